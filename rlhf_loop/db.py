@@ -1,0 +1,289 @@
+"""The ratings database: how to open it, its transactions, and how its schema is brought up to date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from sqlite3 import Connection as SqliteConnection
+from sqlite3 import OperationalError as SqliteOperationalError
+from typing import Any
+
+from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from rlhf_loop.errors import DatabaseError
+from rlhf_loop.extras import require
+
+#: The newest revision in `migrations/versions`. Held here too, so that a database that is up to date costs one query
+#: and not the import of Alembic.
+HEAD = "0001"
+#: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
+VERSION_TABLE = "rlhf_alembic_version"
+
+_BUSY_TIMEOUT_MS = 10_000
+_CONNECT_TIMEOUT_S = 10
+_MIGRATION_TIMEOUT_S = 120
+_MIGRATION_LOCK = 0x524C4846  # "RLHF": the key of PostgreSQL's advisory lock
+
+
+def make_engine(url: str) -> Engine:
+    """Make the engine for a database URL; nothing connects yet.
+
+    `sqlite:///FILE`, `sqlite://` (in memory), `postgresql://...` and `postgres://...` are understood.
+
+    Raises:
+        DatabaseError: the URL cannot be read, or names a database of another kind.
+        MissingExtraError: a PostgreSQL URL without the extra [postgres].
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed)
+    require("psycopg", "postgres")
+    timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_TIMEOUT_S}
+    return create_engine(parsed, pool_pre_ping=True, connect_args=timeout)
+
+
+def open_database(url: str) -> Engine:
+    """Make the engine and bring the schema up to date: what a process does on its first use.
+
+    Raises:
+        DatabaseError: the database cannot be reached or upgraded.
+    """
+    engine = make_engine(url)
+    ensure_schema(engine)
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Write in one transaction: committed at the end of the block, rolled back by an exception.
+
+    On SQLite the write lock is taken at the start. Taken later, a transaction that has read already would fail at once
+    where another process wrote meanwhile, however long the busy timeout.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or stayed locked by others.
+    """
+    with translated_errors(engine), engine.connect() as connection, writing(connection).begin():
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Read in one transaction: everything inside the block sees the same state.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    with translated_errors(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+def writing(connection: Connection) -> Connection:
+    """Mark the connection's next transactions as ones that write (see `transaction`)."""
+    return connection.execution_options(rlhf_writes=True)
+
+
+@contextmanager
+def translated_errors(engine: Engine) -> Iterator[None]:
+    """Turn the driver's errors into `DatabaseError`; a broken constraint or bad value stays what it is."""
+    try:
+        yield
+    except (IntegrityError, DataError):
+        raise
+    except DBAPIError as error:
+        raise DatabaseError(_unusable(engine, error)) from error
+
+
+def ensure_schema(engine: Engine) -> None:
+    """Bring the schema up to date if it is not; one query where it is.
+
+    Raises:
+        DatabaseError: see `migrate`.
+    """
+    if revision(engine) != HEAD:
+        migrate(engine)
+
+
+def migrate(engine: Engine) -> None:
+    """Upgrade the schema to `HEAD`, in one transaction; safe where several processes start at once.
+
+    An earlier hand-made `rlhf_interactions` is adopted with its rows.
+
+    Raises:
+        DatabaseError: the database cannot be reached, is newer than this code, or holds rows that cannot be kept.
+    """
+    with _migration_lock(engine), _readable_errors(engine), transaction(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        if _revision(connection) != HEAD:
+            _upgrade(connection)
+
+
+init = migrate
+
+
+def revision(engine: Engine) -> str | None:
+    """Tell the schema's revision; None for a database without our tables.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    with translated_errors(engine), engine.connect() as connection:
+        return _revision(connection)
+
+
+def describe(engine: Engine) -> str:
+    """Name the database as it may be shown: its URL without password and without driver options."""
+    shown = {key: value for key, value in engine.url.query.items() if key in ("host", "port", "service")}
+    return engine.url.set(query=shown).render_as_string(hide_password=True)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    except (ArgumentError, ValueError):
+        # Neither the URL nor SQLAlchemy's words: they may hold the password.
+        raise DatabaseError(
+            "The database URL cannot be read (it is not shown: it may hold a password). "
+            "Write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
+        ) from None
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise DatabaseError(
+            f"Databases of the kind {parsed.drivername!r} are not supported. "
+            "Use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
+        )
+    return parsed
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    path = _sqlite_path(url)
+    # A database in memory lives in its one connection, so all threads must share that one.
+    if path is None:
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        engine = create_engine(url)
+
+    @event.listens_for(engine, "do_connect")
+    def _make_folder(*_: Any) -> None:
+        if path is not None:
+            _create_parent(path)
+
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(connection: SqliteConnection, _: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, so that they hold DDL too
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged rating survives a power cut
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            # Only where another process opens the new file in this very moment, and then that one sets it; or where
+            # the file is read-only, and then there is nothing to journal.
+            with suppress(SqliteOperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("rlhf_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _sqlite_path(url: URL) -> Path | None:
+    """The database's file; None for one in memory. A URI (`file:...?uri=true`) is left to SQLite."""
+    name = url.database
+    if not name or name == ":memory:" or name.startswith("file:"):
+        return None
+    return Path(name)
+
+
+def _create_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(
+            f"The folder {str(path.parent)!r} of the database cannot be created: {error.strerror}. "
+            "Choose another place with RLHF_DATABASE_URL."
+        ) from error
+
+
+@contextmanager
+def _readable_errors(engine: Engine) -> Iterator[None]:
+    """In a migration the rows themselves may break a constraint: that too is a `DatabaseError`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise DatabaseError(_unusable(engine, error)) from error
+
+
+def _migration_lock(engine: Engine) -> Any:
+    path = _sqlite_path(engine.url) if engine.dialect.name == "sqlite" else None
+    if path is None:
+        return nullcontext()
+    from filelock import FileLock, Timeout
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        _create_parent(path)
+        try:
+            with FileLock(f"{path}.lock", timeout=_MIGRATION_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise DatabaseError(
+                f"Another process has been upgrading {describe(engine)} for {_MIGRATION_TIMEOUT_S} s. "
+                "Wait for it, or end it, and try again."
+            ) from error
+        except OSError as error:
+            raise DatabaseError(
+                f"The lock file {path}.lock cannot be written: {error.strerror}. "
+                "Make the folder writable, or choose another place with RLHF_DATABASE_URL."
+            ) from error
+
+    return locked()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return found
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    current = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise DatabaseError(
+            f"The database {describe(connection.engine)} is at revision {current!r}; this version of rlhf-loop knows "
+            f"none newer than {HEAD!r}. Install the version that upgraded it, or use another database."
+        )
+    command.upgrade(config, "head")
+
+
+def _unusable(engine: Engine, error: SQLAlchemyError) -> str:
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    password = engine.url.password
+    if password:
+        reason = reason.replace(str(password), "***")
+    if "database is locked" in reason:
+        advice = "Another process is writing to it; try again when that has ended."
+    elif "no such table" in reason or ("does not exist" in reason and "relation" in reason):
+        advice = "Run: rlhf-loop init"
+    else:
+        advice = "Check RLHF_DATABASE_URL, that the server runs, and that you may write there."
+    return f"The database {describe(engine)} cannot be used: {reason.rstrip('.')}. {advice}"

@@ -1,0 +1,130 @@
+"""The values that cross module borders: frozen, without behaviour beyond what their fields already say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+#: A rating from here on means "a correct answer": the positive class of the reward model.
+GOOD_RATING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with its candidate answers, in the order in which they came."""
+
+    prompt: str
+    responses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One possible answer to a question, before it is scored.
+
+    `rank` is its place in the order in which it came, from 1; None where that is not known.
+    """
+
+    text: str
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCandidate:
+    """A candidate after re-ranking: `rank` from 1 (best), `score` in [0, 1] or None without a model.
+
+    `position` is its index in the list that was given.
+    """
+
+    text: str
+    rank: int
+    score: float | None
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One row of a ratings file: an answer with what one reviewer said of it, if anybody did.
+
+    `rating` is 1-5 or None (an unrated sibling, kept as context). `reviewer` is None where nobody is named.
+    """
+
+    user_prompt: str
+    ai_response: str
+    rating: int | None = None
+    feedback_comment: str | None = None
+    corrected_response: str | None = None
+    reviewer: str | None = None
+    source: str | None = None
+    candidate_group: str | None = None
+    shown_rank: int | None = None
+    score: float | None = None
+    model_version: str | None = None
+    external_id: str | None = None
+    created_at: datetime | None = None
+    rated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One answer as training sees it: a rated one, or an unrated sibling that is context only (`rating` None).
+
+    `group` names the candidates that were offered together for one question.
+    """
+
+    prompt: str
+    response: str
+    rating: int | None
+    group: str
+    rank: int | None = None
+
+    @property
+    def label(self) -> int | None:
+        """1 if the rating says "correct", 0 if not, None if there is no rating."""
+        return None if self.rating is None else int(self.rating >= GOOD_RATING)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One training run as the table `rlhf_reward_model_training` keeps it, failed runs included.
+
+    `status` is running, succeeded, rejected (worse than the live model) or failed. None is what the run could not know.
+    `metrics` holds every measure that has no field of its own.
+    """
+
+    status: str
+    run_id: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    recipe: str | None = None
+    encoder: str | None = None
+    n_rated: int | None = None
+    n_questions: int | None = None
+    n_positive: int | None = None
+    n_train: int | None = None
+    n_test: int | None = None
+    split_seed: int | None = None
+    accuracy: float | None = None
+    auc: float | None = None
+    cv_accuracy: float | None = None
+    cv_auc: float | None = None
+    precision_at_1: float | None = None
+    ndcg: float | None = None
+    mrr: float | None = None
+    incoming_precision_at_1: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    data_fingerprint: str | None = None
+    library_versions: Mapping[str, str] = field(default_factory=dict)
+    model_file: str | None = None
+    model_sha256: str | None = None
+    error: str | None = None

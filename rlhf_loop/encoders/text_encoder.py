@@ -1,0 +1,105 @@
+"""The encoder as the rest of the package uses it: whole texts or passages, each computed once and then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from rlhf_loop.encoders.passages import PassageSplitter
+from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors
+from rlhf_loop.encoders.vector_cache import VectorCache
+
+#: Tokens of a passage: long enough for a thought, short enough that one vector can hold it.
+PASSAGE_TOKENS = 96
+#: Tokens from the start of one passage to the start of the next: a third of each passage is read twice.
+PASSAGE_STRIDE = 64
+#: Tokens of a whole window beside its two markers; the overlap only keeps words in one piece.
+_WINDOW = MAX_TOKENS - 2
+_WINDOW_STRIDE = _WINDOW - 16
+
+#: New texts that are computed and stored at a time: bounds the memory, and what a kill can lose.
+_CHUNK = 512
+
+_Compute = Callable[[Sequence[str]], list[Vectors]]
+
+
+class TextEncoder:
+    """A runtime with its tokenizer and, unless `cache` is None, the vector cache."""
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, cache: VectorCache | None = None) -> None:
+        self._runtime = runtime
+        self._tokenizer = tokenizer
+        self._passages = PassageSplitter(tokenizer, size=PASSAGE_TOKENS, stride=PASSAGE_STRIDE)
+        self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
+        self._cache = cache
+
+    @property
+    def id(self) -> str:
+        """The model and its precision; a reward model works only with the encoder that it was trained on."""
+        return self._runtime.id
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return one unit vector a text, shape (len(texts), 384), of the first 256 tokens of each."""
+        return _stacked(self._remembered("text", texts, self._compute_texts))
+
+    def encode_whole(self, texts: Sequence[str]) -> Vectors:
+        """Return one unit vector a text, shape (len(texts), 384); of a long text it is the mean over its windows."""
+        windows = self._remembered(self._windows.id, texts, partial(self._compute_passages, self._windows))
+        return _stacked([vectors if len(vectors) == 1 else _mean(vectors) for vectors in windows])
+
+    def encode_passages(self, texts: Sequence[str]) -> list[Vectors]:
+        """Return for each text the unit vectors of its passages, shape (passages, 384); all of the text is read."""
+        return self._remembered(self._passages.id, texts, partial(self._compute_passages, self._passages))
+
+    def count_cut(self, texts: Iterable[str]) -> int:
+        """Return how many of the texts are longer than the window, so that `encode` reads only their beginning."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return sum(len(encoding) > MAX_TOKENS for encoding in encodings)
+
+    def _compute_texts(self, texts: Sequence[str]) -> list[Vectors]:
+        return list(self._runtime.encode(texts)[:, np.newaxis])
+
+    def _compute_passages(self, splitter: PassageSplitter, texts: Sequence[str]) -> list[Vectors]:
+        passages = splitter.split(texts)
+        vectors = self._runtime.encode([passage for of_text in passages for passage in of_text])
+        return np.split(vectors, list(accumulate(map(len, passages)))[:-1])
+
+    def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute) -> list[Vectors]:
+        """Look the texts up, compute those that are new (each once), keep them, and return all in order."""
+        texts = [_encodable(text) for text in texts]
+        keys = [self._key(kind, text) for text in texts]
+        known = self._cache.get(list(dict.fromkeys(keys))) if self._cache else {}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        for chunk in _chunks(list(new)):
+            fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
+            known.update(fresh)
+            if self._cache:
+                self._cache.put(fresh)
+        return [known[key] for key in keys]
+
+    def _key(self, kind: str, text: str) -> bytes:
+        return hashlib.sha256(f"{self.id}\0{kind}\0{text}".encode()).digest()
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer takes: one broken character must not stop a ranking."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _stacked(rows: list[Vectors]) -> Vectors:
+    return np.concatenate(rows) if rows else np.empty((0, DIMENSION), dtype=np.float32)
+
+
+def _mean(vectors: Vectors) -> Vectors:
+    mean = vectors.mean(axis=0, keepdims=True)
+    unit: Vectors = mean / np.linalg.norm(mean)
+    return unit
+
+
+def _chunks(keys: list[bytes]) -> Iterable[list[bytes]]:
+    return (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))

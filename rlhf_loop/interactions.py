@@ -1,0 +1,319 @@
+"""What was offered and what reviewers said of it: record, rate, count, and turn into training examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Insert, Row, case, func, insert, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import GOOD_RATING, Example, Rating
+from rlhf_loop.tables import ANONYMOUS, Interaction, Review
+
+RATINGS = range(1, 6)
+
+_OPTIONAL_TEXTS = (
+    "feedback_comment",
+    "corrected_response",
+    "reviewer",
+    "source",
+    "candidate_group",
+    "model_version",
+    "external_id",
+)
+_TEXTS = ("user_prompt", "ai_response", *_OPTIONAL_TEXTS)
+# What a database cannot store as text: PostgreSQL has no NUL, and a lone surrogate has no UTF-8 form.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatingStats:
+    """What the ratings database holds.
+
+    `questions` counts the candidate groups, `comparable_questions` those with at least two rated answers.
+    `positive_share` is the share of rated answers from `GOOD_RATING` up; None without any.
+    """
+
+    interactions: int
+    rated: int
+    unrated: int
+    reviews: int
+    reviewers: int
+    questions: int
+    comparable_questions: int
+    distribution: Mapping[int, int]
+    positive_share: float | None
+    first_rated_at: datetime | None
+    last_rated_at: datetime | None
+
+
+def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:
+    """Store answers that were served, rated or not; return their ids in the order given.
+
+    Each becomes an interaction of its own, also where the same answer is there already; a rating becomes its first
+    review.
+
+    Raises:
+        ValueError: one of them cannot be stored, or its `external_id` is taken; nothing was stored.
+    """
+    ratings = [cleaned(rating) for rating in ratings]
+    for number, rating in enumerate(ratings):
+        if reason := problem(rating):
+            raise ValueError(f"Item {number} cannot be recorded: {reason}.")
+    if not ratings:
+        return []
+    now = datetime.now(UTC)
+    statement = insert(Interaction).returning(Interaction.id, sort_by_parameter_order=True)
+    with transaction(engine) as connection:
+        try:
+            found = connection.execute(statement, [_interaction_values(rating, now) for rating in ratings])
+        except IntegrityError as error:
+            raise ValueError(
+                f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
+            ) from error
+        ids = list(found.scalars())
+        reviews = [_review_values(id, rating, now) for id, rating in zip(ids, ratings, strict=True) if rating.rating]
+        if reviews:
+            connection.execute(insert(Review), reviews)
+    return ids
+
+
+def rate(
+    engine: Engine,
+    interaction_id: int,
+    *,
+    reviewer: str | None = None,
+    rating: int,
+    comment: str | None = None,
+    correction: str | None = None,
+) -> int:
+    """Add one reviewer's review, or replace the one given earlier; return the consensus that follows.
+
+    Raises:
+        ValueError: a rating outside 1-5, or text that cannot be stored.
+        LookupError: there is no such interaction.
+    """
+    review = cleaned(
+        Rating(
+            user_prompt="-",
+            ai_response="-",
+            rating=rating,
+            feedback_comment=comment,
+            corrected_response=correction,
+            reviewer=reviewer,
+        )
+    )
+    if reason := problem(review):
+        raise ValueError(f"The review of interaction {interaction_id} cannot be stored: {reason}.")
+    with transaction(engine) as connection:
+        # The lock comes first, as in every writer here: reviews of one interaction queue up instead of colliding.
+        locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
+        if connection.execute(locked).scalar() is None:
+            raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
+        connection.execute(_upsert_review(connection, _review_values(interaction_id, review, datetime.now(UTC))))
+        consensus = select(Interaction.rating).where(Interaction.id == interaction_id)
+        return int(connection.execute(consensus).scalar_one() or 0)
+
+
+def stats(engine: Engine) -> RatingStats:
+    """Count what there is, for the screens and for the decision to train."""
+    with reading(engine) as connection:
+        interactions = connection.execute(select(func.count()).select_from(Interaction)).scalar_one()
+        by_rating = connection.execute(
+            select(Interaction.rating, func.count()).where(Interaction.rating.is_not(None)).group_by(Interaction.rating)
+        )
+        found = {int(rating or 0): int(count) for rating, count in by_rating}
+        reviews, reviewers, first, last = connection.execute(
+            select(
+                func.count(),
+                func.count(Review.reviewer.distinct()),
+                func.min(Review.reviewed_at),
+                func.max(Review.reviewed_at),
+            )
+        ).one()
+        rated_by_question = _rated_by_question(connection)
+    rated = sum(found.values())
+    positive = sum(count for rating, count in found.items() if rating >= GOOD_RATING)
+    return RatingStats(
+        interactions=interactions,
+        rated=rated,
+        unrated=interactions - rated,
+        reviews=reviews,
+        reviewers=reviewers,
+        questions=len(rated_by_question),
+        comparable_questions=sum(count >= 2 for count in rated_by_question.values()),
+        distribution={rating: found.get(rating, 0) for rating in RATINGS},
+        positive_share=positive / rated if rated else None,
+        first_rated_at=first,
+        last_rated_at=last,
+    )
+
+
+def examples(engine: Engine) -> list[Example]:
+    """Read what training learns from: every rated answer, and the unrated ones offered beside a rated one.
+
+    Ordered by id. An answer that was served twice for one question is one example; its rating is the lower median of
+    all its reviews.
+    """
+    with reading(engine) as connection:
+        rows = connection.execute(_rated_and_siblings()).all()
+        rated_groups = {_group(row) for row in rows if row.rating is not None}
+        answers: dict[tuple[str, str], list[Row[Any]]] = {}
+        for row in rows:
+            if (group := _group(row)) in rated_groups:
+                answers.setdefault((group, row.ai_response), []).append(row)
+        twice = any(len(servings) > 1 for servings in answers.values())
+        reviews = _ratings_by_interaction(connection) if twice else {}
+    return [_example(group, servings, reviews) for (group, _), servings in answers.items()]
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Name the content of training data: SHA-256, the same whatever the ids and the order."""
+    digests = sorted(
+        hashlib.sha256(json.dumps([e.prompt, e.response, e.rating, e.group, e.rank]).encode()).digest()
+        for e in examples
+    )
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def lower_median(ratings: Sequence[int]) -> int:
+    """The middle rating; of two middle ones the lower, as the database's triggers have it."""
+    return sorted(ratings)[(len(ratings) - 1) // 2]
+
+
+def cleaned(rating: Rating) -> Rating:
+    """Take an empty optional text for a missing one, which files cannot tell apart."""
+    empty: dict[str, Any] = {name: None for name in _OPTIONAL_TEXTS if getattr(rating, name) == ""}
+    return replace(rating, **empty) if empty else rating
+
+
+def problem(rating: Rating) -> str | None:
+    """Say why a rating cannot be stored, with the value seen; None if it can."""
+    for name in _TEXTS:
+        text = getattr(rating, name)
+        if text is not None and (bad := _UNSTORABLE.search(text)):
+            what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
+            return f"{name} holds {what} at position {bad.start()}"
+    for name in ("user_prompt", "ai_response"):
+        if not getattr(rating, name).strip():
+            return f"{name} is empty"
+    for name in ("reviewer", "external_id"):
+        text = getattr(rating, name)
+        if text is not None and not text.strip():
+            return f"{name} is {text!r}, only white space"
+    if rating.rating is not None and (isinstance(rating.rating, bool) or rating.rating not in RATINGS):
+        return f"rating is {rating.rating!r}, not a whole number from 1 to 5"
+    if rating.shown_rank is not None and not 1 <= rating.shown_rank < 2**31:
+        return f"shown_rank is {rating.shown_rank!r}, not a place from 1"
+    if rating.score is not None and not 0 <= rating.score <= 1:
+        return f"score is {rating.score!r}, not between 0 and 1"
+    for name in ("created_at", "rated_at"):
+        moment = getattr(rating, name)
+        if moment is not None and moment.tzinfo is None:
+            return f"{name} is {moment.isoformat()}, without a time zone"
+    return None
+
+
+def _interaction_values(rating: Rating, now: datetime) -> dict[str, Any]:
+    return {
+        "user_prompt": rating.user_prompt,
+        "ai_response": rating.ai_response,
+        "feedback_comment": rating.feedback_comment,
+        "corrected_response": rating.corrected_response,
+        "source": rating.source,
+        "candidate_group": rating.candidate_group,
+        "shown_rank": rating.shown_rank,
+        "score": rating.score,
+        "model_version": rating.model_version,
+        "external_id": rating.external_id or uuid.uuid4().hex,
+        "created_at": rating.created_at or now,
+    }
+
+
+def _review_values(interaction_id: int, rating: Rating, now: datetime) -> dict[str, Any]:
+    return {
+        "interaction_id": interaction_id,
+        "reviewer": rating.reviewer or ANONYMOUS,
+        "rating": rating.rating,
+        "comment": rating.feedback_comment,
+        "correction": rating.corrected_response,
+        "reviewed_at": rating.rated_at or now,
+    }
+
+
+def _upsert_review(connection: Connection, values: Mapping[str, Any]) -> Insert:
+    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
+    changed = {name: values[name] for name in ("rating", "comment", "correction", "reviewed_at")}
+    key = ["interaction_id", "reviewer"]
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
+    return postgresql.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
+
+
+def _rated_and_siblings() -> Any:
+    rated_groups = select(Interaction.candidate_group).where(Interaction.rating.is_not(None))
+    return (
+        select(
+            Interaction.id,
+            Interaction.user_prompt,
+            Interaction.ai_response,
+            Interaction.rating,
+            Interaction.candidate_group,
+            Interaction.shown_rank,
+        )
+        .where(
+            or_(
+                Interaction.rating.is_not(None),
+                Interaction.candidate_group.is_(None),
+                Interaction.candidate_group.in_(rated_groups.where(Interaction.candidate_group.is_not(None))),
+            )
+        )
+        .order_by(Interaction.id)
+    )
+
+
+def _group(row: Row[Any]) -> str:
+    """The row's candidate group; without one, the prompt, so that the answers to one question belong together."""
+    if row.candidate_group is not None:
+        return str(row.candidate_group)
+    return "prompt:" + " ".join(row.user_prompt.casefold().split())
+
+
+def _ratings_by_interaction(connection: Connection) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for interaction_id, rating in connection.execute(select(Review.interaction_id, Review.rating)):
+        found.setdefault(interaction_id, []).append(rating)
+    return found
+
+
+def _example(group: str, servings: Sequence[Row[Any]], reviews: Mapping[int, Sequence[int]]) -> Example:
+    first = servings[0]
+    rating = first.rating
+    if len(servings) > 1:
+        ratings = [rating for row in servings for rating in reviews.get(row.id, ())]
+        rating = lower_median(ratings) if ratings else None
+    rank = next((row.shown_rank for row in servings if row.shown_rank is not None), None)
+    return Example(prompt=first.user_prompt, response=first.ai_response, rating=rating, group=group, rank=rank)
+
+
+def _rated_by_question(connection: Connection) -> dict[str, int]:
+    """How many rated answers each question has."""
+    prompt = case((Interaction.candidate_group.is_(None), Interaction.user_prompt))
+    counted = select(
+        Interaction.candidate_group, prompt.label("user_prompt"), func.count(Interaction.rating).label("rated")
+    ).group_by(Interaction.candidate_group, prompt)
+    found: dict[str, int] = {}
+    for row in connection.execute(counted):
+        group = _group(row)
+        found[group] = found.get(group, 0) + row.rated
+    return found

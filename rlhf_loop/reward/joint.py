@@ -1,0 +1,38 @@
+"""The plain recipe: one vector of question and answer together. Kept as the yardstick that every other must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from rlhf_loop.domain import Question
+from rlhf_loop.encoders import DIMENSION, TextEncoder
+from rlhf_loop.reward.recipe import Matrix
+
+SEPARATOR = " </s> "
+
+
+class JointRecipe:
+    """`prompt + " </s> " + response` -> one vector of 384 dimensions, cut at the encoder's 256 tokens."""
+
+    name: ClassVar[str] = "joint"
+    version: ClassVar[int] = 1
+    scaled: ClassVar[bool] = False
+    penalty_c: ClassVar[float] = 1.0
+
+    def feature_names(self) -> list[str]:
+        """Return a name for each dimension."""
+        return [f"dimension {index}" for index in range(DIMENSION)]
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Matrix:
+        """Return the vectors, shape (candidates, 384)."""
+        return encoder.encode(joint_texts(questions)).astype(np.float64)
+
+
+def joint_texts(questions: Sequence[Question]) -> list[str]:
+    """Return the text that is embedded for each candidate."""
+    return [
+        question.prompt + SEPARATOR + response for question in questions for response in question.responses
+    ]

@@ -1,0 +1,65 @@
+"""Words of a question found again in an answer: what a sentence vector blurs, such as the name of a rare disease."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_WORD = re.compile(r"[^\W_]+")
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
+_TITLE = re.compile(r"(.{10,200}?[.?!:])(?:\s|$)", re.DOTALL)
+_TITLE_LENGTH = 200
+
+#: Words that say nothing about the subject of a question.
+_STOP_WORDS = frozenset(
+    """a about am an and any are as at be been but by can could did do does for from get had has have he help her his
+    how i if in information into is it its just know like me my need no not of on or our please she should so some
+    tell than that the their then there these they this those to us was we were what when where which who why will
+    with would you your""".split()
+)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text`, casefolded."""
+    return _WORD.findall(text.casefold())
+
+
+def content_words(text: str) -> list[str]:
+    """Return the words that carry meaning, each once, in order, as written but casefolded."""
+    return list(dict.fromkeys(word for word in words(text) if len(word) > 1 and word not in _STOP_WORDS))
+
+
+def terms(text: str) -> list[str]:
+    """Return the words that carry meaning, plural endings folded, in order and with repetitions."""
+    return [_singular(word) for word in words(text) if len(word) > 1 and word not in _STOP_WORDS]
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of `text` that have at least two words; the whole text if none has."""
+    return [part for part in _SENTENCE_END.split(text) if len(part.split()) > 1] or [text]
+
+
+def title(text: str) -> str:
+    """Return the heading or the first sentence: up to the first `.`, `?`, `!` or `:`, at most 200 characters."""
+    match = _TITLE.match(text)
+    return match.group(1) if match else text[:_TITLE_LENGTH]
+
+
+def coverage(wanted: Sequence[str], found: Sequence[str]) -> float:
+    """Return the share of the distinct terms `wanted` that are among `found`; 0 if nothing is wanted."""
+    distinct = set(wanted)
+    return len(distinct.intersection(found)) / len(distinct) if distinct else 0.0
+
+
+def best_window_coverage(wanted: Sequence[str], found: Sequence[str], *, size: int = 50, stride: int = 20) -> float:
+    """Return the highest coverage that any window of `size` consecutive terms of `found` reaches."""
+    starts = range(0, max(1, len(found) - size + stride), stride)
+    return max(coverage(wanted, found[start : start + size]) for start in starts)
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 5:
+        return word[:-3] + "y"
+    if word.endswith("es") and len(word) > 4:
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and len(word) > 3 else word

@@ -1,0 +1,67 @@
+"""Splits by question: answers to one prompt never stand on both sides.
+
+Questions are laid out by their share of correct answers and dealt from there, so that each part gets its share of easy
+and hard ones: stratified as far as whole questions allow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+
+def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
+    """Return which answers are held out: those of about `share` of the questions, at least one and not all.
+
+    Args:
+        question: a number for each answer; equal numbers stay together.
+        label: 0 or 1 for each answer.
+    """
+    rng = np.random.default_rng(seed)
+    order = _layout(question, label, rng)
+    count = min(max(1, round(share * len(order))), len(order) - 1)
+    # One question from each of `count` stretches of equal length.
+    edges = np.linspace(0, len(order), count + 1)
+    chosen = [order[int(rng.integers(int(low), max(int(high), int(low) + 1)))] for low, high in _pairs(edges)]
+    held: Mask = np.isin(question, chosen)
+    return held
+
+
+def folds(question: Ints, label: Ints, *, count: int, seed: int) -> Ints:
+    """Return a fold number from 0 to `count` - 1 for each answer; every fold's complement has both classes.
+
+    There are fewer folds where the questions do not suffice for `count`.
+
+    Raises:
+        ValueError: no two folds are possible, because all correct or all incorrect answers belong to one question.
+    """
+    most = min(count, len(np.unique(question[label == 1])), len(np.unique(question[label == 0])))
+    for parts in range(most, 1, -1):
+        fold = _dealt(question, label, parts, np.random.default_rng(seed))
+        if all(len(np.unique(label[fold != part])) == 2 for part in range(parts)):
+            return fold
+    raise ValueError("All correct or all incorrect answers belong to one question. Rate answers to more questions.")
+
+
+def _dealt(question: Ints, label: Ints, parts: int, rng: np.random.Generator) -> Ints:
+    order = _layout(question, label, rng)
+    rounds = -(-len(order) // parts)
+    deal = np.concatenate([rng.permutation(parts) for _ in range(rounds)])[: len(order)]
+    fold_of = np.empty(int(question.max()) + 1, dtype=np.intp)
+    fold_of[order] = deal
+    return fold_of[question]
+
+
+def _layout(question: Ints, label: Ints, rng: np.random.Generator) -> Ints:
+    """Return the questions ordered by their share of correct answers, equal ones shuffled."""
+    names, index = np.unique(question, return_inverse=True)
+    share = np.bincount(index, weights=label) / np.bincount(index)
+    ordered: Ints = names[np.lexsort((rng.permutation(len(names)), share))]
+    return ordered
+
+
+def _pairs(edges: NDArray[np.float64]) -> list[tuple[float, float]]:
+    return list(zip(edges[:-1], edges[1:], strict=True))

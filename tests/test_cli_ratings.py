@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rlhf_loop import __version__
+from rlhf_loop.cli import main
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'rlhf.db'}"
+
+
+def call(database: str, *arguments: str | Path) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments], env={"RLHF_DATABASE_URL": database})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def csv_file(tmp_path: Path, *rows: str) -> Path:
+    path = tmp_path / "ratings.csv"
+    path.write_text("\n".join(["prompt,answer,rating", *rows]) + "\n")
+    return path
+
+
+def test_version_and_help() -> None:
+    """The version is the package's, and every command explains itself."""
+    assert __version__ in call("sqlite://", "--version").output
+    for command in ([], ["init"], ["ratings"], ["ratings", "import"], ["ratings", "export"], ["ratings", "stats"]):
+        result = call("sqlite://", *command, "--help")
+        assert result.exit_code == 0
+        assert "Usage: main" in result.output
+
+
+def test_init_can_run_twice(database: str) -> None:
+    """init makes the database and says so, a second time as well."""
+    for _ in range(2):
+        result = call(database, "init")
+        assert (result.exit_code, "is ready" in result.output) == (0, True)
+
+
+def test_import_stats_and_export(database: str, tmp_path: Path) -> None:
+    """A file goes in, is counted and comes out."""
+    path = csv_file(tmp_path, *(f"q{n},a{n},{1 + n % 5}" for n in range(60)))
+    result = call(database, "ratings", "import", path)
+    assert (result.exit_code, result.output) == (0, "60 rows: 60 added, 0 updated, 0 unchanged.\n")
+    stats = call(database, "ratings", "stats").output
+    assert "60 rated, enough to train." in stats
+    assert "█" in stats
+    result = call(database, "ratings", "export", tmp_path / "out.jsonl")
+    assert (result.exit_code, len((tmp_path / "out.jsonl").read_text().splitlines())) == (0, 60)
+
+
+def test_stats_tell_how_many_are_needed(database: str, tmp_path: Path) -> None:
+    """Below fifty rated answers the way to go is shown, without any too."""
+    assert "0 of 50 rated" in call(database, "ratings", "stats").output
+    call(database, "ratings", "import", csv_file(tmp_path, "q,a,4"))
+    assert "1 of 50 rated" in call(database, "ratings", "stats").output
+
+
+def test_invalid_rows_are_printed_and_nothing_is_stored(database: str, tmp_path: Path) -> None:
+    """Each bad row is on stderr, twenty at most; the exit code is 2 and --skip-invalid is offered."""
+    path = csv_file(tmp_path, "q,a,4", *(f"q,b{n},9" for n in range(25)))
+    result = call(database, "ratings", "import", path)
+    assert result.exit_code == 2
+    assert "line 3: rating is 9, not a whole number from 1 to 5\n" in result.stderr
+    assert "... and 5 more" in result.stderr
+    assert "Nothing was stored" in result.stderr
+    assert "--skip-invalid" in result.stderr
+    assert "0 answers" in call(database, "ratings", "stats").output
+    result = call(database, "ratings", "import", path, "--skip-invalid")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "26 rows: 1 added, 0 updated, 0 unchanged, 25 invalid and left out.\n",
+    )
+
+
+def test_columns_are_named_on_the_command_line(database: str, tmp_path: Path) -> None:
+    """--column maps a field, and a mapping of another form is refused with an example."""
+    path = tmp_path / "a.csv"
+    path.write_text("frage,answer,mood\nq,a,sunny\n")
+    result = call(database, "ratings", "import", path, "--column", "user_prompt=frage")
+    assert (result.exit_code, "Columns not used: mood." in result.output) == (0, True)
+    result = call(database, "ratings", "import", path, "--column", "frage")
+    assert (result.exit_code, "FIELD=NAME" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("database_url", "arguments", "message"),
+    [
+        ("mysql://h/d", ["init"], "not supported"),
+        ("sqlite://", ["ratings", "import", "absent.csv"], "cannot be read"),
+    ],
+)
+def test_a_deliberate_error_is_a_message_and_exit_code_2(database_url: str, arguments: list[str], message: str) -> None:
+    """What goes wrong is one line on stderr, without a traceback."""
+    result = call(database_url, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.startswith("Error: ")

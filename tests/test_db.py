@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import IntegrityError
+
+from rlhf_loop import db, tables
+from rlhf_loop.errors import DatabaseError
+
+
+def run(engine: Engine, sql: str, **values: Any) -> None:
+    with db.transaction(engine) as connection:
+        connection.execute(text(sql), values)
+
+
+def rows(engine: Engine, sql: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(sql))]
+
+
+def add_answer(engine: Engine) -> None:
+    run(engine, "INSERT INTO rlhf_interactions (user_prompt, ai_response) VALUES ('q', 'a')")
+
+
+def review(engine: Engine, reviewer: str, rating: int, comment: str | None = None) -> None:
+    sql = "INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment) VALUES (1, :who, :rating, :comment)"
+    run(engine, sql, who=reviewer, rating=rating, comment=comment)
+
+
+def consensus(engine: Engine) -> Any:
+    return rows(engine, "SELECT rating FROM rlhf_interactions WHERE id = 1")[0][0]
+
+
+# --- Opening ---------------------------------------------------------------------------------------------------------
+
+
+def test_sqlite_keeps_acknowledged_writes_and_foreign_keys(sqlite_engine: Engine) -> None:
+    """A SQLite connection has WAL, foreign keys, full synchronisation and a busy timeout."""
+    assert rows(sqlite_engine, "PRAGMA journal_mode") == [("wal",)]
+    assert rows(sqlite_engine, "PRAGMA foreign_keys") == [(1,)]
+    assert rows(sqlite_engine, "PRAGMA synchronous") == [(2,)]
+    assert rows(sqlite_engine, "PRAGMA busy_timeout") == [(10_000,)]
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    """The folder of a SQLite file is created on the first use."""
+    engine = db.open_database(f"sqlite:///{tmp_path}/new/folder/rlhf.db")
+    assert (tmp_path / "new/folder/rlhf.db").exists()
+    engine.dispose()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """Where the folder cannot be created the error names it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatabaseError, match="file/folder"):
+        db.open_database(f"sqlite:///{tmp_path}/file/folder/rlhf.db")
+
+
+def test_memory_database_is_shared_by_its_threads() -> None:
+    """A database in memory is one database for all threads of the process."""
+    engine = db.open_database("sqlite://")
+    add_answer(engine)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(rows, engine, "SELECT count(*) FROM rlhf_interactions").result() == [(1,)]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_postgresql_means_psycopg(scheme: str) -> None:
+    """postgres:// and postgresql:// are served by psycopg 3."""
+    assert db.make_engine(f"{scheme}://u:p@localhost/x").url.drivername == "postgresql+psycopg"
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    """The error of a database that cannot be reached shows the host and never the password."""
+    engine = db.make_engine("postgresql://user:s3cret-word@127.0.0.1:1/ratings?password=s3cret-word")
+    with pytest.raises(DatabaseError) as caught:
+        db.ensure_schema(engine)
+    assert "127.0.0.1:1/ratings" in str(caught.value)
+    assert "s3cret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://u:s3cret@h/d", "no url s3cret", "postgresql://u:s3cret@h:port/d"])
+def test_an_unusable_url_is_refused_without_its_password(url: str) -> None:
+    """A URL of another kind, or none at all, is a DatabaseError that shows what to write."""
+    with pytest.raises(DatabaseError, match="sqlite:///FILE") as caught:
+        db.make_engine(url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A file of another kind is a DatabaseError, and stays as it is."""
+    (tmp_path / "notes.txt").write_text("these are notes, and they are long enough to be read as a header " * 20)
+    with pytest.raises(DatabaseError, match="not a database"):
+        db.open_database(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+# --- Migrations ------------------------------------------------------------------------------------------------------
+
+
+def test_migrations_and_tables_agree(engine: Engine) -> None:
+    """Alembic finds no difference between what the migrations made and what the code declares."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "version_table": db.VERSION_TABLE, "target_metadata": None}
+        )
+        assert compare_metadata(context, tables.Base.metadata) == []
+
+
+def test_migrations_and_tables_have_the_same_constraints(engine: Engine, tmp_path: Path) -> None:
+    """The checks, which Alembic does not compare, have the declared names."""
+    for table in tables.Base.metadata.sorted_tables:
+        declared = {str(c.name) for c in table.constraints if type(c).__name__ == "CheckConstraint"}
+        found = {c["name"] for c in inspect(engine).get_check_constraints(table.name)}
+        assert declared <= found
+        assert all(constraint.name for constraint in table.constraints)
+
+
+def test_head_is_the_newest_revision() -> None:
+    """The revision held in the code is the newest of the migrations."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == db.HEAD
+
+
+def test_a_current_database_costs_no_alembic(tmp_path: Path) -> None:
+    """Opening a database that is up to date does not import Alembic."""
+    url = f"sqlite:///{tmp_path / 'rlhf.db'}"
+    db.open_database(url).dispose()
+    code = (
+        f"import sys; from rlhf_loop.db import open_database; open_database({url!r}); print('alembic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_newer_database_is_refused(engine: Engine) -> None:
+    """A database of a newer version is left alone, and the error says which revision it has."""
+    run(engine, f"UPDATE {db.VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(DatabaseError, match="9999"):
+        db.ensure_schema(engine)
+
+
+def test_several_processes_migrate_at_once(database_url: str) -> None:
+    """Processes that start together end up with one schema and no error."""
+    code = f"from rlhf_loop.db import open_database; open_database({database_url!r})"
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+
+
+HAND_MADE = """
+    CREATE TABLE rlhf_interactions (
+        id {id} PRIMARY KEY, user_prompt TEXT, ai_response TEXT, rating INTEGER, feedback_comment TEXT)
+"""
+
+
+@pytest.fixture
+def hand_made(empty_engine: Engine) -> Engine:
+    run(empty_engine, HAND_MADE.format(id="INTEGER" if empty_engine.dialect.name == "sqlite" else "SERIAL"))
+    run(
+        empty_engine,
+        "INSERT INTO rlhf_interactions (id, user_prompt, ai_response, rating, feedback_comment) "
+        "VALUES (3, 'q', 'a', 4, 'fine'), (7, 'q', 'b', NULL, NULL)",
+    )
+    return empty_engine
+
+
+def test_a_hand_made_table_is_adopted(hand_made: Engine) -> None:
+    """An earlier hand-made table keeps its rows and ids, and its ratings become reviews."""
+    if hand_made.dialect.name == "sqlite":  # PostgreSQL refuses to drop a table that a view reads
+        run(hand_made, "CREATE VIEW good AS SELECT id FROM rlhf_interactions")
+    db.migrate(hand_made)
+    assert rows(hand_made, "SELECT id, ai_response, rating, feedback_comment FROM rlhf_interactions ORDER BY id") == [
+        (3, "a", 4, "fine"),
+        (7, "b", None, None),
+    ]
+    assert rows(hand_made, "SELECT interaction_id, reviewer, rating, comment FROM rlhf_reviews") == [
+        (3, "anonymous", 4, "fine")
+    ]
+    add_answer(hand_made)
+    assert rows(hand_made, "SELECT max(id) FROM rlhf_interactions") == [(8,)]
+    test_migrations_and_tables_agree(hand_made)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE rlhf_interactions SET rating = 9 WHERE id = 7", r"not 1-5 .*id 7"),
+        ("UPDATE rlhf_interactions SET ai_response = ' ' WHERE id = 3", r"empty ai_response .*id 3"),
+        ("ALTER TABLE rlhf_interactions ADD COLUMN mood TEXT", "mood"),
+    ],
+)
+def test_a_hand_made_table_that_cannot_be_kept_is_refused(hand_made: Engine, change: str, message: str) -> None:
+    """Rows that break a rule are named, and nothing is changed."""
+    run(hand_made, change)
+    before = rows(hand_made, "SELECT * FROM rlhf_interactions ORDER BY id")
+    with pytest.raises(DatabaseError, match=message):
+        db.migrate(hand_made)
+    assert rows(hand_made, "SELECT * FROM rlhf_interactions ORDER BY id") == before
+    assert not inspect(hand_made).has_table("rlhf_reviews")
+
+
+# --- Constraints and times -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ("rating", "0"),
+        ("rating", "6"),
+        ("shown_rank", "0"),
+        ("score", "1.5"),
+        ("user_prompt", "' '"),
+        ("ai_response", "''"),
+    ],
+)
+def test_the_database_itself_refuses_bad_rows(engine: Engine, columns: str, values: str) -> None:
+    """A row that breaks a rule is refused whoever writes it."""
+    given = {"user_prompt": "'q'", "ai_response": "'a'"} | {columns: values}
+    with pytest.raises(IntegrityError):
+        run(engine, f"INSERT INTO rlhf_interactions ({', '.join(given)}) VALUES ({', '.join(given.values())})")
+
+
+def test_times_come_back_aware_and_in_utc(engine: Engine) -> None:
+    """A time of any zone is the same time in UTC when it is read; one without a zone is refused."""
+    given = datetime(2025, 3, 1, 12, 0, 0, 5, tzinfo=timezone(timedelta(hours=2)))
+    table = tables.Interaction.__table__
+    with db.transaction(engine) as connection:
+        connection.execute(table.insert(), {"user_prompt": "q", "ai_response": "a", "created_at": given})  # type: ignore[attr-defined]
+        found = connection.execute(select(tables.Interaction.created_at)).scalar_one()
+    assert found == given
+    assert found.tzinfo == UTC
+    with pytest.raises(Exception, match="no time zone"), engine.connect() as connection:
+        connection.execute(select(tables.Interaction.id).where(tables.Interaction.created_at == datetime(2025, 1, 1)))
+
+
+def test_the_servers_clock_is_utc(engine: Engine) -> None:
+    """A row that is written without a time has the present one."""
+    add_answer(engine)
+    with engine.connect() as connection:
+        created = connection.execute(select(tables.Interaction.created_at)).scalar_one()
+    assert abs(datetime.now(UTC) - created) < timedelta(seconds=10)
+
+
+# --- The consensus ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratings", "expected"),
+    [([5], 5), ([5, 2], 2), ([5, 2, 4], 4), ([1, 3, 4, 5], 3), ([4, 4, 4, 1, 1], 4)],
+)
+def test_the_rating_is_the_lower_median(engine: Engine, ratings: list[int], expected: int) -> None:
+    """The rating is the median of the reviews, of two middle ones the lower."""
+    add_answer(engine)
+    for number, rating in enumerate(ratings):
+        review(engine, f"reviewer {number}", rating)
+    assert consensus(engine) == expected
+
+
+def test_changed_and_deleted_reviews_change_the_rating(engine: Engine) -> None:
+    """The rating follows an update and a deletion, and is gone with the last review."""
+    add_answer(engine)
+    review(engine, "ann", 5, "good")
+    review(engine, "bob", 1)
+    run(engine, "UPDATE rlhf_reviews SET rating = 4 WHERE reviewer = 'bob'")
+    assert consensus(engine) == 4
+    run(engine, "DELETE FROM rlhf_reviews WHERE reviewer = 'bob'")
+    assert consensus(engine) == 5
+    run(engine, "DELETE FROM rlhf_reviews")
+    assert rows(engine, "SELECT rating, rated_at, feedback_comment FROM rlhf_interactions") == [(None, None, None)]
+
+
+def test_a_moved_review_changes_both_ratings(engine: Engine) -> None:
+    """A review that moves to another answer leaves the one and counts for the other."""
+    add_answer(engine)
+    add_answer(engine)
+    review(engine, "ann", 5, "good")
+    run(engine, "UPDATE rlhf_reviews SET interaction_id = 2")
+    assert rows(engine, "SELECT rating, feedback_comment FROM rlhf_interactions ORDER BY id") == [
+        (None, None),
+        (5, "good"),
+    ]
+
+
+def test_the_newest_comment_is_shown(engine: Engine) -> None:
+    """The answer's comment is that of the latest review that has one."""
+    add_answer(engine)
+    review(engine, "ann", 5, "old")
+    review(engine, "bob", 5, "new")
+    review(engine, "eve", 5)
+    assert rows(engine, "SELECT feedback_comment FROM rlhf_interactions") == [("new",)]
+
+
+def test_a_comment_without_rating_stays_until_a_review_has_one(engine: Engine) -> None:
+    """A remark on an unrated answer survives reviews without words."""
+    run(
+        engine,
+        "INSERT INTO rlhf_interactions (user_prompt, ai_response, feedback_comment) VALUES ('q', 'a', 'remark')",
+    )
+    review(engine, "ann", 5)
+    run(engine, "UPDATE rlhf_reviews SET rating = 4")
+    assert rows(engine, "SELECT rating, feedback_comment FROM rlhf_interactions") == [(4, "remark")]
+
+
+def test_a_plain_insert_becomes_the_anonymous_review(engine: Engine) -> None:
+    """Plain SQL that writes a rating is a review like any other."""
+    run(
+        engine,
+        "INSERT INTO rlhf_interactions (user_prompt, ai_response, rating, feedback_comment) "
+        "VALUES ('q', 'a', 2, 'bad')",
+    )
+    assert rows(engine, "SELECT interaction_id, reviewer, rating, comment FROM rlhf_reviews") == [
+        (1, "anonymous", 2, "bad")
+    ]
+    assert rows(engine, "SELECT rating, feedback_comment FROM rlhf_interactions") == [(2, "bad")]
+    assert rows(engine, "SELECT count(*) FROM rlhf_interactions WHERE rated_at IS NOT NULL") == [(1,)]
+
+
+def test_a_plain_update_changes_the_anonymous_review(engine: Engine) -> None:
+    """A plain update is the anonymous reviewer's word; the rating stays the consensus of all."""
+    add_answer(engine)
+    review(engine, "ann", 5)
+    review(engine, "bob", 5)
+    run(engine, "UPDATE rlhf_interactions SET rating = 1, feedback_comment = 'no' WHERE id = 1")
+    assert consensus(engine) == 5
+    found = "SELECT rating, comment FROM rlhf_reviews WHERE reviewer = 'anonymous'"
+    assert rows(engine, found) == [(1, "no")]
+    assert rows(engine, "SELECT feedback_comment FROM rlhf_interactions") == [("no",)]
+    run(engine, "UPDATE rlhf_interactions SET rating = 5, feedback_comment = 'yes' WHERE id = 1")
+    assert rows(engine, found) == [(5, "yes")]
+    run(engine, "UPDATE rlhf_interactions SET feedback_comment = 'hm' WHERE id = 1")
+    assert rows(engine, found) == [(5, "hm")]
+    run(engine, "UPDATE rlhf_interactions SET rating = NULL WHERE id = 1")
+    assert rows(engine, found) == []
+    assert consensus(engine) == 5
+
+
+def test_a_plain_update_to_the_present_rating_counts_too(engine: Engine) -> None:
+    """Setting the rating to what it is already adds the anonymous review."""
+    add_answer(engine)
+    review(engine, "ann", 4)
+    run(engine, "UPDATE rlhf_interactions SET rating = 4")
+    assert rows(engine, "SELECT reviewer FROM rlhf_reviews ORDER BY id") == [("ann",), ("anonymous",)]
+
+
+def test_a_deleted_answer_takes_its_reviews_along(engine: Engine) -> None:
+    """Deleting an interaction deletes its reviews."""
+    add_answer(engine)
+    review(engine, "ann", 4)
+    run(engine, "DELETE FROM rlhf_interactions")
+    assert rows(engine, "SELECT count(*) FROM rlhf_reviews") == [(0,)]
+
+
+def in_threads(work: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
+
+
+def test_concurrent_plain_reviews_all_count(engine: Engine) -> None:
+    """Reviews that arrive together neither collide nor leave a stale rating."""
+    add_answer(engine)
+    in_threads(lambda number: review(engine, f"reviewer {number}", 1 + number % 5), 10)
+    assert rows(engine, "SELECT count(*) FROM rlhf_reviews") == [(10,)]
+    assert consensus(engine) == 3
