@@ -16,12 +16,8 @@ from rlhf_loop.errors import RlhfLoopError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from rlhf_loop.exchange import ImportReport
-    from rlhf_loop.interactions import RatingStats
-
-#: From here on the training has enough to learn from.
-ENOUGH_RATED = 50
-LISTED_ROWS = 20
+    from rlhf_loop.config import Settings
+    from rlhf_loop.learning_curve import CurvePoint
 
 _FORMATS = click.Choice(["csv", "jsonl", "parquet"])
 
@@ -89,6 +85,7 @@ def import_(
     Either all rows are stored or none, and importing a file again changes nothing. Rows need the columns user_prompt
     and ai_response; without a rating (1-5) a row is kept as an unrated answer.
     """
+    from rlhf_loop.console import print_import, print_invalid
     from rlhf_loop.exchange import InvalidRowsError, import_ratings
 
     engine = _database()
@@ -105,10 +102,10 @@ def import_(
                 progress=progress,
             )
     except InvalidRowsError as error:
-        _print_invalid(error.report)
+        print_invalid(error.report)
         raise
-    _print_invalid(report)
-    _print_import(report)
+    print_invalid(report)
+    print_import(report)
 
 
 @ratings.command("export")
@@ -119,26 +116,144 @@ def export(file: Path, format: str | None) -> None:
 
     One row for each review, and one for each answer without any. An import of the file restores them all.
     """
+    from rlhf_loop.console import counted
     from rlhf_loop.exchange import export_ratings
 
     with _progress(f"Exporting {file.name}") as progress:
         count = export_ratings(_database(), file, format=format, progress=progress)
-    click.echo(f"{_count(count, 'row')} written to {file}.")
+    click.echo(f"{counted(count, 'row')} written to {file}.")
 
 
 @ratings.command("stats")
 def stats() -> None:
     """Show how many ratings there are, how they are spread, and whether they are enough to train."""
+    from rlhf_loop.console import print_stats
     from rlhf_loop.interactions import stats as count
 
-    _print_stats(count(_database()))
+    print_stats(count(_database()))
+
+
+@main.command()
+@click.option(
+    "--recipe",
+    type=click.Choice(["auto", "passages", "joint"]),
+    default="auto",
+    show_default=True,
+    help="How answers become features. auto tries all and keeps the best by cross-validation.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and the folds.")
+@click.option(
+    "--min-samples",
+    type=click.IntRange(min=2),
+    default=50,
+    show_default=True,
+    help="Rated answers below which nothing is trained.",
+)
+@click.option(
+    "--learning-curve",
+    "curve",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_flag=False,
+    flag_value="learning_curve.png",
+    metavar="[PNG]",
+    help="Also show what more ratings would bring: a table, and a picture (default: learning_curve.png).",
+)
+def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
+    """Train the reward model on the ratings, judge it, and put it live.
+
+    A model that ranks worse than the incoming order is kept, but does not go live (exit code 3). Too few ratings, or
+    only good or only bad ones: exit code 2.
+    """
+    from rlhf_loop.console import print_curve, print_training
+    from rlhf_loop.training_run import run_training
+
+    engine, settings = _database(), _settings()
+    with _working("Training"):
+        outcome = run_training(engine, settings, recipe=recipe, seed=seed, min_samples=min_samples)
+    print_training(outcome)
+    if curve is not None:
+        with _working("Drawing the learning curve"):
+            points = _learning_curve(engine, settings, outcome.report.recipe, seed, curve)
+        print_curve(points, curve)
+    if not outcome.live:
+        sys.exit(3)
+
+
+@main.command()
+@click.argument("query", required=False)
+@click.argument("candidates", nargs=-1)
+def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
+    """Put the best of the CANDIDATES for QUERY first. Without arguments: a built-in example.
+
+    For example: rlhf-loop rerank "What helps against hiccups?" "Hold your breath." "Hiccups are short."
+    """
+    from rlhf_loop import sample
+    from rlhf_loop.console import print_ranking
+
+    given = list(candidates) if query else list(sample.CANDIDATES)
+    if query and not given:
+        raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
+    print_ranking(query or sample.QUESTION, given, _ranked(query or sample.QUESTION, given))
+
+
+@main.command()
+def demo() -> None:
+    """See the whole loop at work on sample ratings: import, train, re-rank.
+
+    The sample (200 rated answers, not medical advice) goes into the database that the settings name.
+    """
+    from rlhf_loop import sample
+    from rlhf_loop.console import headline, print_import, print_next_steps, print_ranking, print_stats, print_training
+    from rlhf_loop.exchange import import_ratings
+    from rlhf_loop.interactions import stats as count
+    from rlhf_loop.training_run import run_training
+
+    engine, settings = _database(), _settings()
+    headline("1  Sample ratings (not medical advice)")
+    print_import(import_ratings(engine, sample.RATINGS_FILE, source="sample"))
+    print_stats(count(engine))
+    headline("2  Training")
+    with _working("Training"):
+        outcome = run_training(engine, settings)
+    print_training(outcome)
+    headline("3  A question that the model has not seen")
+    given = list(sample.CANDIDATES)
+    print_ranking(sample.QUESTION, given, _ranked(sample.QUESTION, given))
+    headline("What next")
+    print_next_steps()
+
+
+def _settings() -> Settings:
+    from rlhf_loop.config import Settings
+
+    return Settings.from_env()
 
 
 def _database() -> Engine:
-    from rlhf_loop.config import Settings
     from rlhf_loop.db import open_database
 
-    return open_database(Settings.from_env().database_url)
+    return open_database(_settings().database_url)
+
+
+def _ranked(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
+    from rlhf_loop.ranking import rerank_candidates
+
+    try:
+        return rerank_candidates(query, candidates)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _learning_curve(engine: Engine, settings: Settings, recipe: str, seed: int, path: Path) -> list[CurvePoint]:
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.interactions import examples
+    from rlhf_loop.learning_curve import learning_curve, plot
+    from rlhf_loop.reward import recipe_named
+
+    known = examples(engine)
+    points = learning_curve(known, recipe=recipe_named(recipe), encoder=load_encoder(settings), seed=seed)
+    plot(points, path, title=f"Recipe {recipe}: quality by number of rated answers")
+    return points
 
 
 def _column_mapping(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -165,50 +280,13 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _print_invalid(report: ImportReport) -> None:
-    for row in report.invalid[:LISTED_ROWS]:
-        click.echo(f"line {row.line}: {row.reason}", err=True)
-    if report.invalid_count > LISTED_ROWS:
-        click.echo(f"... and {report.invalid_count - LISTED_ROWS} more", err=True)
-
-
-def _print_import(report: ImportReport) -> None:
-    parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
-    skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
-    click.echo(f"{_count(report.rows, 'row')}: {parts}{skipped}.")
-    if report.ignored:
-        click.echo(f"Columns not used: {', '.join(report.ignored)}.")
-
-
-def _print_stats(stats: RatingStats) -> None:
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A sign of life on stderr while the block runs; none where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(
-        f"{_count(stats.interactions, 'answer')} to {_count(stats.questions, 'question')}: "
-        f"{stats.rated} rated, {stats.unrated} unrated; "
-        f"{_count(stats.reviews, 'review')} by {_count(stats.reviewers, 'reviewer')}."
-    )
-    table = Table(box=None, show_header=False)
-    most = max(stats.distribution.values())
-    for rating, count in sorted(stats.distribution.items(), reverse=True):
-        table.add_row(str(rating), "█" * _bar_length(count, most), str(count))
-    console.print(table)
-    if stats.positive_share is not None:
-        console.print(
-            f"{stats.positive_share:.0%} are good (4 or 5). "
-            f"{_count(stats.comparable_questions, 'question')} with two or more rated answers."
-        )
-    if stats.rated >= ENOUGH_RATED:
-        console.print(f"{stats.rated} rated, enough to train.")
-    else:
-        console.print(f"{stats.rated} of {ENOUGH_RATED} rated answers that training needs.")
-
-
-def _bar_length(count: int, most: int) -> int:
-    return max(1, round(40 * count / most)) if count else 0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    with Console(stderr=True).status(f"{what} ..."):
+        yield

@@ -21,13 +21,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One possible answer to a question, before it is scored.
-
-    `rank` is its place in the order in which it came, from 1; None where that is not known.
-    """
+    """One possible answer to a question, before it is scored."""
 
     text: str
-    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Double, Index, Integer, MetaData, Row, Table, Text, bindparam, func, insert, select, text
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.db import ANONYMOUS, Interaction, Review, UtcDateTime, reading, translated_errors, writing
+from rlhf_loop import import_stage
+from rlhf_loop.db import reading, translated_errors, writing
 from rlhf_loop.domain import Rating
 from rlhf_loop.errors import ImportFileError
+from rlhf_loop.import_stage import RowError
 from rlhf_loop.interactions import problem
 from rlhf_loop.ratings_file import RatingsReader, written_file
+from rlhf_loop.tables import ANONYMOUS, Interaction, Review
 
 #: How many invalid rows a report lists; all are counted.
 LISTED_ROWS = 1000
@@ -25,15 +25,6 @@ LISTED_ROWS = 1000
 Progress = Callable[[int, int], None]
 
 _CHUNK = 1000
-_IMPORT_LOCK = 0x524C4849  # the key of PostgreSQL's advisory lock
-
-
-@dataclass(frozen=True, slots=True)
-class RowError:
-    """A row that cannot be stored: the line where it starts (a Parquet file's row), and why."""
-
-    line: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +81,18 @@ def import_ratings(
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
     reader = RatingsReader(path, format=format, columns=columns)
     errors = _Errors()
-    with translated_errors(engine), _staging(engine) as connection:
+    with translated_errors(engine), import_stage.stage(engine) as connection:
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
         with connection.begin():
             rows = _stage(connection, reader, errors, reviewer=reviewer, source=source, progress=progress)
-            _drop_contradictions(connection, errors)
+            errors.extend(import_stage.drop_contradictions(connection))
         with writing(connection).begin() as storing:
-            _lock(connection)
-            _drop_other_texts(connection, errors)
+            import_stage.lock(connection)
+            errors.extend(import_stage.drop_other_texts(connection))
             if errors.count and not skip_invalid:
                 storing.rollback()
                 raise InvalidRowsError(path, errors.report(rows=rows, added=0, updated=0, ignored=reader.ignored))
-            added, updated = _store(connection)
+            added, updated = import_stage.store(connection)
     return errors.report(rows=rows, added=added, updated=updated, ignored=reader.ignored)
 
 
@@ -146,11 +137,15 @@ class _Errors:
         self.count = 0
         self._rows: list[RowError] = []
 
-    def add(self, line: int, reason: str) -> None:
+    def add(self, row: RowError) -> None:
         self.count += 1
-        self._rows.append(RowError(line, reason))
+        self._rows.append(row)
         if len(self._rows) > 2 * LISTED_ROWS:
             self._keep_first()
+
+    def extend(self, rows: Iterable[RowError]) -> None:
+        for row in rows:
+            self.add(row)
 
     def _keep_first(self) -> None:
         self._rows = sorted(self._rows, key=lambda row: row.line)[:LISTED_ROWS]
@@ -171,24 +166,21 @@ def _stage(
     progress: Progress | None,
 ) -> int:
     rows = 0
-    chunk: list[dict[str, Any]] = []
+    chunk: list[tuple[int, Rating]] = []
     for row in reader:
         rows += 1
         if row.rating is None:
-            errors.add(row.line, row.reason)
+            errors.add(RowError(row.line, row.reason))
         else:
-            chunk.append(_staged(row.line, row.rating, reviewer, source))
+            chunk.append((row.line, row.rating))
         if len(chunk) == _CHUNK:
-            connection.execute(insert(_STAGE), chunk)
+            import_stage.add(connection, chunk, reviewer=reviewer, source=source)
             chunk = []
             if progress:
                 progress(reader.position, reader.size)
-    if chunk:
-        connection.execute(insert(_STAGE), chunk)
+    import_stage.add(connection, chunk, reviewer=reviewer, source=source)
     if progress:
         progress(reader.size, reader.size)
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("ANALYZE rlhf_import"))  # without it the planner takes the table for a tiny one
     return rows
 
 

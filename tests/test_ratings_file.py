@@ -323,14 +323,14 @@ def test_a_killed_import_leaves_nothing(engine: Engine, database_url: str, tmp_p
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from rlhf_loop import db, exchange\n"
-        "store = exchange._store\n"
+        "from rlhf_loop import db, exchange, import_stage\n"
+        "store = import_stage.store\n"
         "def slow(connection):\n"
         "    counts = store(connection)\n"
         "    print('stored', flush=True)\n"
         "    time.sleep(60)\n"
         "    return counts\n"
-        "exchange._store = slow\n"
+        "import_stage.store = slow\n"
         f"exchange.import_ratings(db.make_engine({database_url!r}), Path({str(path)!r}))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2 as an ONNX graph, written straight from the safetensors file, without torch.
 
-The graph is the published architecture in standard operators (opset 23, whose `Attention` ONNX Runtime has a fast kernel
-for): embeddings, six post-norm transformer layers (Devlin et al. 2019, "BERT"), the mean over real tokens, L2
+The graph is the published architecture in standard operators (opset 23, whose `Attention` ONNX Runtime has a fast
+kernel for): embeddings, six post-norm transformer layers (Devlin et al. 2019, "BERT"), the mean over real tokens, L2
 normalisation. It takes `input_ids` and `attention_mask` (int32, batch x tokens) and gives `embedding` (float32,
 batch x 384).
 """
@@ -15,7 +15,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
-
 
 LAYERS = 6
 HEADS = 12
@@ -56,7 +55,9 @@ class _Graph:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
 
     def _node(self, operator: str, inputs: list[str], output: str, **attributes: int | float) -> str:
-        self._nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        node = helper.make_node(operator, inputs, [output], name=output)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self._nodes.append(node)
         return output
 
     def _tensor(self, name: str, value: NDArray[np.generic]) -> str:
@@ -91,11 +92,9 @@ class _Graph:
         return self._norm("embeddings.LayerNorm", self._node("Add", [words, places], "embeddings.sum"))
 
     def _layer(self, at: str, hidden: str, mask: str) -> str:
-        query, key, value = (
-            self._linear(f"{at}attention.self.{part}", hidden) for part in ("query", "key", "value")
-        )
-        heads = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
-        context = self._node("Attention", [query, key, value, mask], f"{at}attention", **heads)
+        query, key, value = (self._linear(f"{at}attention.self.{part}", hidden) for part in ("query", "key", "value"))
+        inputs = [query, key, value, mask]
+        context = self._node("Attention", inputs, f"{at}attention", q_num_heads=HEADS, kv_num_heads=HEADS)
         projected = self._linear(f"{at}attention.output.dense", context)
         attended = self._node("Add", [projected, hidden], f"{at}attention.residual")
         attended = self._norm(f"{at}attention.output.LayerNorm", attended)

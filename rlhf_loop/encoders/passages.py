@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
+
 def load_tokenizer(file: Path) -> Tokenizer:
     """Load `tokenizer.json` with no truncation and no padding: both are the caller's decision."""
     tokenizer = Tokenizer.from_file(str(file))

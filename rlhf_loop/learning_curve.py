@@ -1,0 +1,116 @@
+"""What more ratings bring: quality against the number of rated answers, on questions that no model was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop import metrics
+from rlhf_loop.domain import Example
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.reward import Recipe, RewardClassifier
+from rlhf_loop.splitting import folds
+from rlhf_loop.training import MIN_SAMPLES, TrainingSet, assemble
+
+#: The operator's goal for accuracy.
+TARGET = 0.80
+_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Mean and standard deviation over the folds of models that were fitted on about `rated` answers."""
+
+    rated: int
+    accuracy: float
+    accuracy_deviation: float
+    auc: float
+    auc_deviation: float
+    precision_at_1: float
+    precision_at_1_deviation: float
+
+
+def learning_curve(
+    examples: Sequence[Example], *, recipe: Recipe, encoder: TextEncoder, seed: int = 0
+) -> list[CurvePoint]:
+    """Fit on 50, 100, 200 ... rated answers of four fifths of the questions, and judge on the other fifth, five times.
+
+    Whole questions are drawn, so 50 answers mean as few questions as they would in practice.
+    """
+    data = assemble(examples)
+    features = recipe.features(data.questions, encoder)[data.row]
+    fold = folds(data.prompt, data.label, count=_FOLDS, seed=seed)
+    rng = np.random.default_rng(seed)
+    parts = np.unique(fold)
+    most = min(int((fold != part).sum()) for part in parts)
+    results: dict[int, list[tuple[float, float, float]]] = {}
+    for part in parts:
+        order = rng.permutation(np.unique(data.prompt[fold != part]))
+        for size in _sizes(most):
+            rows = _first_questions(data, order, size)
+            try:
+                classifier = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled, seed=seed)
+                classifier.fit(features[rows], data.label[rows], data.prompt[rows])
+            except ValueError:
+                # A small draw may hold too few questions with correct answers to fit anything.
+                continue
+            held = fold == part
+            results.setdefault(size, []).append(_judge(data, held, classifier.predict_proba(features[held])[:, 1]))
+    return [_point(size, values) for size, values in sorted(results.items())]
+
+
+def plot(points: Sequence[CurvePoint], path: Path, *, title: str) -> None:
+    """Draw the curve as a picture; the ending of `path` says which kind."""
+    # Imported here: matplotlib takes a second, and only this needs it.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    rated = [point.rated for point in points]
+    for name, label in (("accuracy", "accuracy"), ("auc", "AUC"), ("precision_at_1", "P@1")):
+        mean = np.array([getattr(point, name) for point in points])
+        deviation = np.array([getattr(point, f"{name}_deviation") for point in points])
+        (line,) = axes.plot(rated, mean, marker="o", label=label)
+        axes.fill_between(rated, mean - deviation, mean + deviation, alpha=0.15, color=line.get_color())
+    axes.axhline(TARGET, color="grey", linestyle="--", linewidth=1, label=f"target for accuracy, {TARGET:.0%}")
+    axes.set(xscale="log", xlabel="rated answers", ylabel="on other questions", title=title)
+    axes.set_xticks(rated, [str(size) for size in rated])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def _sizes(most: int) -> list[int]:
+    sizes = [MIN_SAMPLES]
+    while sizes[-1] * 2 < most:
+        sizes.append(sizes[-1] * 2)
+    return [size for size in sizes if size < most] + [most]
+
+
+def _first_questions(data: TrainingSet, order: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
+    """Return the answers to as many questions as it takes, in that order, to have `size` of them."""
+    counts = np.bincount(data.prompt)[order]
+    enough = int(np.searchsorted(np.cumsum(counts), size)) + 1
+    chosen: NDArray[np.bool_] = np.isin(data.prompt, order[:enough])
+    return chosen
+
+
+def _judge(data: TrainingSet, held: NDArray[np.bool_], probability: NDArray[np.float64]) -> tuple[float, float, float]:
+    of = data.predictions(probability, held)
+    sample = np.ones((1, int(of.question.max()) + 1))
+    place = metrics.places(of.question, probability)
+    return (
+        float(metrics.accuracy(of.question, of.label, probability, sample)[0]),
+        float(metrics.auc(of.question, of.label, probability, sample)[0]),
+        float(metrics.precision_at_1(of.question, of.rating, of.label, place, sample)[0]),
+    )
+
+
+def _point(size: int, values: list[tuple[float, float, float]]) -> CurvePoint:
+    mean, deviation = np.mean(values, axis=0), np.std(values, axis=0)
+    return CurvePoint(size, *(float(value) for pair in zip(mean, deviation, strict=True) for value in pair))

@@ -1,0 +1,166 @@
+"""Re-ranking: the best candidate first, by the model that is live at this moment."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate, Question, RankedCandidate
+from rlhf_loop.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from rlhf_loop.encoders import TextEncoder
+    from rlhf_loop.reward.model_file import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+_Stamp = tuple[int, int, int]
+
+
+class Ranker:
+    """Ranks candidates by the reward model at `settings.model_path`. Safe to share between threads.
+
+    The encoder is loaded once, at the first ranking. A model file that appears or changes is picked up by the next
+    ranking; one that then turns out damaged is reported in the log, and the last good model stays.
+    """
+
+    def __init__(self, settings: Settings, *, encoder: TextEncoder | None = None) -> None:
+        self._settings = settings
+        self._encoder = encoder
+        self._lock = threading.Lock()
+        self._loaded: LoadedModel | None = None
+        self._stamp: _Stamp | None = None
+        self._warned = False
+
+    @property
+    def model_version(self) -> str | None:
+        """The name of the live model, None while there is none."""
+        live = self._live()
+        return live[0].version if live else None
+
+    def rank(self, query: str, candidates: Sequence[Candidate]) -> list[RankedCandidate]:
+        """Return the candidates best first; without a model in the incoming order, with the score None.
+
+        Raises:
+            ModelFileError: there is a model file, but it cannot be trusted, and no good one was loaded before.
+        """
+        if not candidates:
+            return []
+        live = self._live()
+        if live is None:
+            return [
+                RankedCandidate(candidate.text, rank=place + 1, score=None, position=place)
+                for place, candidate in enumerate(candidates)
+            ]
+        loaded, encoder = live
+        question = Question(query, tuple(candidate.text for candidate in candidates))
+        (scores,) = loaded.model.score([question], encoder)
+        # sorted() is stable, so ties keep the incoming order.
+        order = sorted(range(len(candidates)), key=lambda index: -scores[index])
+        return [
+            RankedCandidate(candidates[index].text, rank=place, score=float(scores[index]), position=index)
+            for place, index in enumerate(order, start=1)
+        ]
+
+    def _live(self) -> tuple[LoadedModel, TextEncoder] | None:
+        """Return the model and its encoder, loaded anew if the file is another than last time."""
+        path = self._settings.model_path
+        stamp = _stamp(path)
+        with self._lock:
+            if stamp is None and self._loaded is None:
+                self._warn_once(path)
+                return None
+            if stamp != self._stamp:
+                self._reload(path, stamp)
+            if self._loaded is None or self._encoder is None:
+                return None
+            return self._loaded, self._encoder
+
+    def _reload(self, path: Path, stamp: _Stamp | None) -> None:
+        # Imported here: whoever only imports the package need not wait for numpy and ONNX Runtime.
+        from rlhf_loop.encoders import load_encoder
+        from rlhf_loop.reward.model_file import load
+
+        if self._encoder is None:
+            self._encoder = load_encoder(self._settings)
+        try:
+            self._loaded = load(path, encoder=self._encoder.id)
+        except ModelFileError as error:
+            if self._loaded is None:
+                raise
+            logger.error("Keeping the model %s: %s", self._loaded.version, error)
+        self._stamp = stamp
+
+    def _warn_once(self, path: Path) -> None:
+        if not self._warned:
+            logger.warning(
+                "No reward model at %s yet: candidates keep their incoming order. Run: rlhf-loop train", path
+            )
+            self._warned = True
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """Return what changes when the file is replaced or written to, None if there is no file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+_default: Ranker | None = None
+_default_lock = threading.Lock()
+
+
+def default_ranker() -> Ranker:
+    """Return the process's ranker, made from the environment at the first call."""
+    global _default  # one ranker a process is the point
+    with _default_lock:
+        if _default is None:
+            _default = Ranker(Settings.from_env())
+        return _default
+
+
+def rerank_candidates(
+    query: str, candidates: Iterable[str | Mapping[str, Any]], *, ranker: Ranker | None = None
+) -> list[dict[str, Any]]:
+    """Put the best answer first.
+
+    Args:
+        query: the question.
+        candidates: the answers in their incoming order: strings, or mappings with `text` and any other keys.
+        ranker: which ranker to use; by default one that the environment's `RLHF_*` variables describe.
+
+    Returns:
+        One new dict a candidate, best first: `text`, `score` in [0, 1] (the probability that an expert would rate the
+        answer 4 or 5), `rank` from 1, and all other keys of the candidate. Ties keep the incoming order. Without a
+        trained model: the incoming order, `score` None, and one warning in the log.
+
+    Raises:
+        ValueError: an empty query, or a candidate without text; the message names its position, from 0.
+        ModelFileError: the model file is altered, foreign, or of another encoder.
+    """
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
+    if isinstance(candidates, str | bytes | Mapping):
+        raise ValueError(f"The candidates must be a list of answers, but they are one {type(candidates).__name__}.")
+    given = [_as_dict(candidate, position) for position, candidate in enumerate(candidates)]
+    ranked = (ranker or default_ranker()).rank(query, [Candidate(candidate["text"]) for candidate in given])
+    return [{**given[best.position], "score": best.score, "rank": best.rank} for best in ranked]
+
+
+def _as_dict(candidate: object, position: int) -> dict[str, Any]:
+    if isinstance(candidate, str):
+        candidate = {"text": candidate}
+    if not isinstance(candidate, Mapping):
+        raise ValueError(
+            f"Candidate {position} is a {type(candidate).__name__}. Pass a string, or a dict with the key 'text'."
+        )
+    text = candidate.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"Candidate {position} has no text: {text!r}. Give it a 'text' that is not empty.")
+    return dict(candidate)

@@ -1,0 +1,207 @@
+"""`reward_model.joblib`: written whole or not at all, and never unpickled before its sha256 is known to be right.
+
+A pickle can run any code, so the sum comes first: it stands beside the file, in the form that `sha256sum -c` reads. A
+new model replaces an old one in three steps, each atomic: the sums of both, the model, the sum of the new one. At each
+instant the file that is there has its sum beside it. A lock keeps two trainings from doing this at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from filelock import FileLock
+
+from rlhf_loop.errors import ModelFileError
+from rlhf_loop.reward.model import RewardModel
+from rlhf_loop.reward.recipes import RECIPES
+
+FORMAT = "rlhf-loop reward model"
+FORMAT_VERSION = 1
+
+_RETRAIN = "Train a new one: rlhf-loop train."
+_NUMBERS = ("intercept", "slope", "offset")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with the sha256 of the file it came from."""
+
+    model: RewardModel
+    sha256: str
+
+    @property
+    def version(self) -> str:
+        """A short name for exactly this model."""
+        return f"{self.model.recipe}-{self.sha256[:12]}"
+
+
+def save(model: RewardModel, path: Path) -> str:
+    """Write the model to `path` and its sum to `path`.sha256; return the sum.
+
+    Raises:
+        ModelFileError: the files cannot be written; the old ones are still there.
+    """
+    content = _serialised(model)
+    new = hashlib.sha256(content).hexdigest()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            _replace(sum_file(path), _sum_lines(path, [*_expected(path), new]))
+            _replace(path, content)
+            _replace(sum_file(path), _sum_lines(path, [new]))
+    except OSError as error:
+        raise ModelFileError(
+            f"Cannot write the reward model to {path}: {error.strerror or error}. Set RLHF_MODEL_PATH to another place."
+        ) from error
+    return new
+
+
+def load(path: Path, *, encoder: str) -> LoadedModel:
+    """Read the model at `path`, after its sum is verified, for use with the encoder of that id.
+
+    Raises:
+        ModelFileError: no file, no sum, another sum, not a reward model, another encoder, or a recipe or format that
+            this version of the package does not know.
+    """
+    content = _read(path)
+    found = hashlib.sha256(content).hexdigest()
+    try:
+        _verify(path, found)
+    except ModelFileError:
+        # The sum was read after the file: a training may have replaced both in between.
+        if (newer := _read(path)) == content:
+            raise
+        content, found = newer, hashlib.sha256(newer).hexdigest()
+        _verify(path, found)
+    return LoadedModel(_checked(path, _unpickled(path, content), encoder), found)
+
+
+def sum_file(path: Path) -> Path:
+    """Return where the sum of `path` stands."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"There is no reward model at {path}. {_RETRAIN}") from None
+    except OSError as error:
+        raise ModelFileError(f"Cannot read the reward model {path}: {error.strerror or error}.") from error
+
+
+def _verify(path: Path, found: str) -> None:
+    expected = _expected(path)
+    if not expected:
+        raise ModelFileError(
+            f"{path} has no checksum beside it ({sum_file(path).name}), so it is not opened: a model file from "
+            f"elsewhere can run any code. Restore the checksum that came with it. {_RETRAIN}"
+        )
+    if found not in expected:
+        raise ModelFileError(
+            f"{path} was altered or damaged: its sha256 is {found}, {sum_file(path).name} says "
+            f"{' or '.join(expected)}. Restore the file from a copy. {_RETRAIN}"
+        )
+
+
+def _expected(path: Path) -> list[str]:
+    """Return the sums that stand beside the file: one, or two while it is being replaced."""
+    if not sum_file(path).exists():
+        return []
+    return re.findall(r"^[0-9a-f]{64}(?=  )", sum_file(path).read_text("ascii", errors="replace"), re.MULTILINE)
+
+
+def _serialised(model: RewardModel) -> bytes:
+    # A dictionary of plain values, not the object: the file outlives the class, and serving needs no scikit-learn.
+    values = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "recipe": model.recipe,
+        "recipe_version": model.recipe_version,
+        "encoder": model.encoder,
+        "coef": np.asarray(model.coef, dtype=np.float64),
+        "card": dict(model.card),
+        **{name: getattr(model, name) for name in _NUMBERS},
+    }
+    buffer = io.BytesIO()
+    joblib.dump(values, buffer, compress=3)
+    return buffer.getvalue()
+
+
+def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
+    try:
+        values = joblib.load(io.BytesIO(content))
+    except Exception as error:
+        # Any exception: a pickle of a library that is absent or too old fails in its own way.
+        raise ModelFileError(
+            f"{path} cannot be read by the installed libraries (numpy {np.__version__}, joblib {joblib.__version__}): "
+            f"{type(error).__name__}: {error}. {_RETRAIN}"
+        ) from error
+    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+        raise ModelFileError(f"{path} is not a reward model of rlhf-loop but a {type(values).__name__}. {_RETRAIN}")
+    return values
+
+
+def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel:
+    if values["format_version"] != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has format version {values['format_version']}; this rlhf-loop reads {FORMAT_VERSION}. "
+            f"Install the version that wrote it. {_RETRAIN}"
+        )
+    recipe = RECIPES.get(values["recipe"])
+    if recipe is None or recipe.version != values["recipe_version"]:
+        known = ", ".join(f"{name} {known.version}" for name, known in RECIPES.items())
+        raise ModelFileError(
+            f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop knows {known}. "
+            f"{_RETRAIN}"
+        )
+    if values["encoder"] != encoder:
+        raise ModelFileError(
+            f"{path} was trained with the encoder {values['encoder']}, but {encoder} is in use; their vectors do not "
+            f"fit together. Set the encoder back. {_RETRAIN}"
+        )
+    coef = np.asarray(values["coef"], dtype=np.float64)
+    if coef.shape != (len(recipe.feature_names()),) or not np.isfinite(coef).all():
+        raise ModelFileError(f"{path} holds unusable coefficients, shape {coef.shape}. {_RETRAIN}")
+    numbers = {name: float(values[name]) for name in _NUMBERS}
+    if not all(map(math.isfinite, numbers.values())):
+        raise ModelFileError(f"{path} holds numbers that are not finite: {numbers}. {_RETRAIN}")
+    return RewardModel(
+        recipe=values["recipe"],
+        recipe_version=values["recipe_version"],
+        encoder=values["encoder"],
+        coef=coef,
+        card=values["card"],
+        **numbers,
+    )
+
+
+def _sum_lines(path: Path, sums: list[str]) -> bytes:
+    return "".join(f"{value}  {path.name}\n" for value in dict.fromkeys(sums)).encode("ascii")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path` atomically and durably."""
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a service under another user must be able to read the model.
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

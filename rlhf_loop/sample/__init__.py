@@ -1,0 +1,38 @@
+"""Sample data to try the loop with: 50 health questions, four answers each, rated. A sample, not medical advice.
+
+For each question there is a good answer, an incomplete one, one that misses the point and one that is wrong, rated as a
+careful expert would rate them. Written for this project. The wrong answers are wrong on purpose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RATINGS_FILE = Path(__file__).with_name("ratings.jsonl")
+
+#: A question that is not among the rated ones, its candidates in the order in which a search might return them.
+QUESTION = "My daughter hit her head at handball and felt dizzy for a while. When can she play again?"
+CANDIDATES = (
+    {
+        "text": "Handball is a fast indoor sport for two teams of seven. Head contact is most frequent for pivots and "
+        "goalkeepers, and most clubs now teach safer blocking from the youth teams on.",
+        "source": "wikipedia",
+    },
+    {
+        "text": "She can play again the next day if the dizziness has gone. A concussion without loss of consciousness "
+        "leaves no trace in the brain, and training on helps to clear the head.",
+        "source": "vector-db",
+    },
+    {
+        "text": "Dizziness has many causes, among them low blood pressure, inner ear trouble, dehydration and some "
+        "medicines. Drinking enough and standing up slowly helps in most cases.",
+        "source": "vector-db",
+    },
+    {
+        "text": "Dizziness after a blow to the head is a sign of concussion, so she should not play again the same day. "
+        "After a day or two of relative rest she can return step by step: light exercise, training without contact, "
+        "then full training, each step at least a day and only while she has no symptoms. A doctor should clear her "
+        "before a match. Vomiting, growing headache, drowsiness or confusion need emergency care at once.",
+        "source": "vector-db",
+    },
+)

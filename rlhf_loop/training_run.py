@@ -1,0 +1,133 @@
+"""One training from the database to the live model file: logged from its start, and live only if it earns it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Example, RunRecord
+from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.weights import MODEL_NAME
+from rlhf_loop.interactions import examples, fingerprint
+from rlhf_loop.reward.model_file import save
+from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, assemble, check_enough, train
+from rlhf_loop.training_log import begin_run, end_run
+
+#: What the numbers of a model may depend on.
+_LIBRARIES = ("joblib", "numpy", "onnxruntime", "rlhf-loop", "scikit-learn", "scipy", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """A finished training. `live` says whether its model serves now, or was only kept beside the live one."""
+
+    run_id: str
+    report: TrainingReport
+    path: Path
+    sha256: str
+    live: bool
+
+
+def run_training(
+    engine: Engine,
+    settings: Settings,
+    *,
+    recipe: str = AUTO,
+    seed: int = 0,
+    min_samples: int = MIN_SAMPLES,
+    encoder: TextEncoder | None = None,
+) -> TrainingOutcome:
+    """Train on what the database holds, and put the model live unless it ranks worse than doing nothing.
+
+    The run is in the log from its start, and however it ends. A refused model is kept as `*.rejected.joblib`.
+
+    Raises:
+        NotEnoughDataError: too few rated answers, or one class only.
+        ModelFileError: the model cannot be written; the live one is untouched.
+    """
+    run_id = begin_run(engine, started_at=datetime.now(UTC), recipe=recipe, encoder=MODEL_NAME, split_seed=seed)
+    record = RunRecord(status="failed", library_versions=library_versions())
+    try:
+        known = examples(engine)
+        record = replace(record, **_counts(known), data_fingerprint=fingerprint(known))
+        # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
+        check_enough(assemble(known), min_samples=min_samples)
+        encoder = encoder or load_encoder(settings)
+        model, report = train(known, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples)
+        live = not report.worse_than_nothing
+        path = settings.model_path if live else rejected_path(settings.model_path)
+        card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measures(report)}
+        sha256 = save(replace(model, card=card), path)
+        record = replace(
+            record,
+            status="succeeded" if live else "rejected",
+            encoder=encoder.id,
+            model_file=str(path),
+            model_sha256=sha256,
+            **_results(report),
+        )
+    except BaseException as error:
+        # BaseException: a run that was stopped from the keyboard must not look as if it were still running.
+        record = replace(record, error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
+    return TrainingOutcome(run_id, report, path, sha256, live)
+
+
+def rejected_path(path: Path) -> Path:
+    """Return where a model is kept that must not go live at `path`."""
+    return path.with_name(f"{path.stem}.rejected{path.suffix}")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a model depends on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}}
+
+
+def measures(report: TrainingReport) -> dict[str, Any]:
+    """Return every measure of a report as plain values, intervals included."""
+    return {
+        "recipe": report.recipe,
+        "trained_on": report.trained_on,
+        "held_out": asdict(report.held_out),
+        "overall": asdict(report.overall),
+        "cross_validated": {name: asdict(evaluation) for name, evaluation in report.cross_validated.items()},
+        "seconds": dict(report.seconds),
+    }
+
+
+def _counts(known: list[Example]) -> Mapping[str, int]:
+    data = assemble(known)
+    return {
+        "n_rated": len(data.row),
+        "n_questions": len(set(data.prompt.tolist())),
+        "n_positive": int(data.label.sum()),
+    }
+
+
+def _results(report: TrainingReport) -> Mapping[str, Any]:
+    inside, order = report.cross_validated[report.recipe], report.overall.orders["model"]
+    incoming = report.overall.orders.get("incoming")
+    return {
+        "recipe": report.recipe,
+        "n_train": report.trained_on,
+        "n_test": report.rated - report.trained_on,
+        "accuracy": report.held_out.accuracy.value,
+        "auc": report.held_out.auc.value,
+        "cv_accuracy": inside.accuracy.value,
+        "cv_auc": inside.auc.value,
+        "precision_at_1": order.precision_at_1.value,
+        "ndcg": order.ndcg.value,
+        "mrr": order.mrr.value,
+        "incoming_precision_at_1": incoming.precision_at_1.value if incoming else None,
+        "metrics": measures(report),
+    }
