@@ -37,18 +37,13 @@ def main() -> int:
         _passed("store", f"{rated} rated interactions")
 
         encoder = load_encoder(settings)
-        similar, different = encoder.encode(["fever", "high temperature", "bicycle"])[1:] @ encoder.encode(["fever"])[0]
-        _check(
-            similar > different, "encoder", f"'fever' is nearer to 'high temperature' ({similar:.2f}, {different:.2f})"
-        )
+        fever, temperature, bicycle = encoder.encode(["fever", "high temperature", "bicycle"])
+        near, far = fever @ temperature, fever @ bicycle
+        _check(near > far, "encoder", f"'fever' to 'high temperature' {near:.2f}, to 'bicycle' {far:.2f}")
 
         outcome = run_training(engine, settings, encoder=encoder)
-        accuracy = outcome.report.held_out.accuracy.value
-        _check(
-            outcome.live and settings.model_path.exists(),
-            "train",
-            f"recipe {outcome.report.recipe}, held-out accuracy {accuracy:.2f}",
-        )
+        detail = f"recipe {outcome.report.recipe}, held-out accuracy {outcome.report.held_out.accuracy.value:.2f}"
+        _check(outcome.live and settings.model_path.exists(), "train", detail)
 
         ranked = rerank_candidates(sample.QUESTION, sample.CANDIDATES, ranker=Ranker(settings, encoder=encoder))
         scores = [entry["score"] for entry in ranked]

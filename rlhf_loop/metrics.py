@@ -124,7 +124,8 @@ def ndcg(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Floats
 
 def gains(rating: Ints) -> Floats:
     """Return what an answer is worth to NDCG: 0, 1, 3, 7 or 15."""
-    return np.exp2(np.asarray(rating, dtype=np.float64) - 1) - 1
+    worth: Floats = np.exp2(np.asarray(rating, dtype=np.float64) - 1) - 1
+    return worth
 
 
 def random_order(question: Ints, rating: Ints, label: Ints) -> tuple[float, float, float]:
@@ -155,7 +156,8 @@ def _plain_mean(values: list[float]) -> float:
 
 
 def _by_question(question: Ints, values: NDArray[np.generic], questions: int) -> Floats:
-    return np.bincount(question, weights=np.asarray(values, dtype=np.float64), minlength=questions)
+    sums: Floats = np.bincount(question, weights=np.asarray(values, dtype=np.float64), minlength=questions)
+    return sums
 
 
 def _ratio(weights: Floats, question: Ints, upper: NDArray[np.generic], lower: NDArray[np.generic]) -> Floats:
@@ -172,4 +174,5 @@ def _mean(weights: Floats, question: Ints, of_question: Floats) -> Floats:
 
 
 def _divide(upper: Floats, lower: Floats) -> Floats:
-    return np.divide(upper, lower, out=np.full(len(upper), np.nan), where=lower > 0)
+    quotient: Floats = np.divide(upper, lower, out=np.full(len(upper), np.nan), where=lower > 0)
+    return quotient

@@ -6,6 +6,8 @@ and hard ones: stratified as far as whole questions allow.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +27,7 @@ def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
     count = min(max(1, round(share * len(order))), len(order) - 1)
     # One question from each of `count` stretches of equal length.
     edges = np.linspace(0, len(order), count + 1)
-    chosen = [order[int(rng.integers(int(low), max(int(high), int(low) + 1)))] for low, high in _pairs(edges)]
+    chosen = [order[int(rng.integers(int(low), max(int(high), int(low) + 1)))] for low, high in pairwise(edges)]
     held: Mask = np.isin(question, chosen)
     return held
 
@@ -61,7 +63,3 @@ def _layout(question: Ints, label: Ints, rng: np.random.Generator) -> Ints:
     share = np.bincount(index, weights=label) / np.bincount(index)
     ordered: Ints = names[np.lexsort((rng.permutation(len(names)), share))]
     return ordered
-
-
-def _pairs(edges: NDArray[np.float64]) -> list[tuple[float, float]]:
-    return list(zip(edges[:-1], edges[1:], strict=True))

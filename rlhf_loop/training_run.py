@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Example, RunRecord
+from rlhf_loop.domain import RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.interactions import examples, fingerprint
@@ -57,9 +56,16 @@ def run_training(
     record = RunRecord(status="failed", library_versions=library_versions())
     try:
         known = examples(engine)
-        record = replace(record, **_counts(known), data_fingerprint=fingerprint(known))
+        data = assemble(known)
+        record = replace(
+            record,
+            n_rated=len(data.row),
+            n_questions=len(set(data.prompt.tolist())),
+            n_positive=int(data.label.sum()),
+            data_fingerprint=fingerprint(known),
+        )
         # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
-        check_enough(assemble(known), min_samples=min_samples)
+        check_enough(data, min_samples=min_samples)
         encoder = encoder or load_encoder(settings)
         model, report = train(known, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples)
         live = not report.worse_than_nothing
@@ -105,16 +111,7 @@ def measures(report: TrainingReport) -> dict[str, Any]:
     }
 
 
-def _counts(known: list[Example]) -> Mapping[str, int]:
-    data = assemble(known)
-    return {
-        "n_rated": len(data.row),
-        "n_questions": len(set(data.prompt.tolist())),
-        "n_positive": int(data.label.sum()),
-    }
-
-
-def _results(report: TrainingReport) -> Mapping[str, Any]:
+def _results(report: TrainingReport) -> dict[str, Any]:
     inside, order = report.cross_validated[report.recipe], report.overall.orders["model"]
     incoming = report.overall.orders.get("incoming")
     return {

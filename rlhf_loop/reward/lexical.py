@@ -12,12 +12,13 @@ _TITLE_LENGTH = 200
 
 #: Words that say nothing about the subject of a question.
 _STOP_WORDS = frozenset(
-    (
+    re.findall(
+        r"\w+",
         "a about am an and any are as at be been but by can could did do does for from get had has have he help her "
         "his how i if in information into is it its just know like me my need no not of on or our please she should "
         "so some tell than that the their then there these they this those to us was we were what when where which "
-        "who why will with would you your"
-    ).split(" ")
+        "who why will with would you your",
+    )
 )
 
 

@@ -163,8 +163,8 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
     if recipe is None or recipe.version != values["recipe_version"]:
         known = ", ".join(f"{name} {known.version}" for name, known in RECIPES.items())
         raise ModelFileError(
-            f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop knows {known}. "
-            f"{_RETRAIN}"
+            f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop "
+            f"knows {known}. {_RETRAIN}"
         )
     if values["encoder"] != encoder:
         raise ModelFileError(

@@ -29,7 +29,7 @@ CANDIDATES = (
         "source": "vector-db",
     },
     {
-        "text": "Dizziness after a blow to the head is a sign of concussion, so she should not play again the same day. "
+        "text": "Dizziness after a blow to the head is a sign of concussion, so she should not play again that day. "
         "After a day or two of relative rest she can return step by step: light exercise, training without contact, "
         "then full training, each step at least a day and only while she has no symptoms. A doctor should clear her "
         "before a match. Vomiting, growing headache, drowsiness or confusion need emergency care at once.",
