@@ -156,8 +156,8 @@ def _plain_mean(values: list[float]) -> float:
 
 
 def _by_question(question: Ints, values: NDArray[np.generic], questions: int) -> Floats:
-    sums: Floats = np.bincount(question, weights=np.asarray(values, dtype=np.float64), minlength=questions)
-    return sums
+    sums = np.bincount(question, weights=np.asarray(values, dtype=np.float64), minlength=questions)
+    return sums.astype(np.float64)
 
 
 def _ratio(weights: Floats, question: Ints, upper: NDArray[np.generic], lower: NDArray[np.generic]) -> Floats:

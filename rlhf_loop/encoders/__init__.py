@@ -9,6 +9,8 @@ from rlhf_loop.errors import ConfigError
 
 __all__ = ["DIMENSION", "MAX_TOKENS", "Runtime", "TextEncoder", "Vectors", "load_encoder"]
 
+RUNTIMES = ("onnxruntime", "sentence-transformers")
+
 
 def load_encoder(settings: Settings) -> TextEncoder:
     """Load the encoder that the settings name.
@@ -18,6 +20,8 @@ def load_encoder(settings: Settings) -> TextEncoder:
         EncoderError: no weights, or not the official ones.
         MissingExtraError: the runtime's package is not installed.
     """
+    if settings.encoder_runtime not in RUNTIMES:
+        raise ConfigError(f"Unknown RLHF_ENCODER_RUNTIME={settings.encoder_runtime!r}. Choose {' or '.join(RUNTIMES)}.")
     from rlhf_loop.encoders.vector_cache import VectorCache
     from rlhf_loop.encoders.weights import find_model_folder
 
@@ -28,11 +32,7 @@ def load_encoder(settings: Settings) -> TextEncoder:
 
         onnx = OnnxRuntime(folder, settings.cache_dir, threads=settings.encoder_threads)
         return TextEncoder(onnx, onnx.tokenizer, cache)
-    if settings.encoder_runtime == "sentence-transformers":
-        from rlhf_loop.encoders.torch_runtime import TorchRuntime
+    from rlhf_loop.encoders.torch_runtime import TorchRuntime
 
-        torch = TorchRuntime(folder, threads=settings.encoder_threads)
-        return TextEncoder(torch, torch.tokenizer, cache)
-    raise ConfigError(
-        f"Unknown RLHF_ENCODER_RUNTIME={settings.encoder_runtime!r}. Choose onnxruntime or sentence-transformers."
-    )
+    torch = TorchRuntime(folder, threads=settings.encoder_threads)
+    return TextEncoder(torch, torch.tokenizer, cache)

@@ -6,7 +6,7 @@ The graph is written once into the cache folder, beside its sha256 sums; a later
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +26,9 @@ GRAPH_VERSION = 1
 BATCH_TOKENS = 1024
 
 _GRAPH_FILE = "model.onnx"
+_DATA_FILE = "model.onnx.data"
 _SUMS_FILE = "SHA256SUMS"
+_LOCK_TIMEOUT_S = 120
 
 
 class OnnxRuntime:
@@ -80,33 +82,34 @@ def cached_graph(model_folder: Path, cache_dir: Path) -> Path:
 
 def _write(model_folder: Path, folder: Path) -> None:
     """Write the graph beside its place and move it there whole, so that no reader ever sees half of it."""
-    # Imported here: only the first start on a machine needs it.
+    # Imported here: only the first start on a machine needs them.
+    from filelock import FileLock
+
     from rlhf_loop.encoders.onnx_graph import write_graph
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=folder.name, dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "graph"
+    with FileLock(f"{folder}.lock", timeout=_LOCK_TIMEOUT_S):
+        if _intact(folder):
+            return  # another process was quicker
+        fresh = folder.with_name(f"{folder.name}.new")
+        for remains in (fresh, folder):
+            if remains.exists():
+                shutil.rmtree(remains)
         fresh.mkdir()
         write_graph(model_folder / weights.WEIGHTS_FILE, fresh / _GRAPH_FILE)
-        sums = {file.name: _sha256(file) for file in sorted(fresh.iterdir())}
-        (fresh / _SUMS_FILE).write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
-        if folder.exists():
-            folder.replace(Path(scratch) / "damaged")
-        try:
-            fresh.replace(folder)
-        except OSError:
-            # Another process was quicker; its graph is as good as ours.
-            if not _intact(folder):
-                raise
+        (fresh / _SUMS_FILE).write_bytes(_sums(fresh))
+        fresh.replace(folder)
 
 
 def _intact(folder: Path) -> bool:
     try:
-        lines = (folder / _SUMS_FILE).read_text().splitlines()
-        sums = {name: value for value, _, name in (line.partition("  ") for line in lines)}
-        return _GRAPH_FILE in sums and all(_sha256(folder / name) == value for name, value in sums.items())
+        return (folder / _SUMS_FILE).read_bytes() == _sums(folder)
     except OSError:
         return False
+
+
+def _sums(folder: Path) -> bytes:
+    return "".join(f"{_sha256(folder / name)}  {name}\n" for name in (_GRAPH_FILE, _DATA_FILE)).encode()
 
 
 def _sha256(file: Path) -> str:

@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
+
+from rlhf_loop.errors import EncoderError
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
-    """Load `tokenizer.json` with no truncation and no padding: both are the caller's decision."""
-    tokenizer = Tokenizer.from_file(str(file))
+    """Load `tokenizer.json` with no truncation and no padding: both are the caller's decision.
+
+    Raises:
+        EncoderError: the file cannot be read.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library has no narrower class
+        raise EncoderError(
+            f"The tokenizer {file} cannot be read: {error}. Fetch the model again, or unset RLHF_ENCODER_PATH."
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 class PassageSplitter:
-    """Cuts texts between words into passages of at most `size` tokens, a new one every `stride` tokens."""
+    """Cuts texts into passages of at most `size` tokens, a new one every `stride` tokens or a little sooner.
+
+    A passage starts with a word. Only a word of more than `stride` tokens is cut, and its second part may then make a
+    few tokens more than `size`, as the middle of a word is read otherwise than its start.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, size: int, stride: int) -> None:
         self._tokenizer = tokenizer
@@ -27,30 +42,36 @@ class PassageSplitter:
     @property
     def id(self) -> str:
         """Names the way of cutting: part of each cache key, as other passages have other vectors."""
-        return f"{self._size}/{self._stride}"
+        return f"words:{self._size}/{self._stride}"
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the passages of each text in order; a text that fits is its own single passage."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [self._cut(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
-
-    def _cut(self, text: str, encoding: Encoding) -> list[str]:
-        count = len(encoding)
-        if count <= self._size:
-            return [text]
-        words, offsets = encoding.word_ids, encoding.offsets
-        # The last passage ends with the text and is as long as the others: a short rest makes a poor vector.
-        last = count - self._size
         passages = []
-        for nominal in [*range(0, last, self._stride), last]:
-            start = self._word_start(words, nominal)
-            end = min(start + self._size, count) if nominal < last else count
-            passages.append(text[offsets[start][0] : offsets[end - 1][1]])
+        for text, encoding in zip(texts, encodings, strict=True):
+            offsets, end = encoding.offsets, len(encoding) - 1
+            spans = [(start, min(start + self._size - 1, end)) for start in self._starts(encoding.word_ids)]
+            cut = [text[offsets[first][0] : offsets[final][1]] for first, final in spans]
+            passages.append(cut if len(cut) > 1 else [text])
         return passages
 
-    def _word_start(self, words: Sequence[int | None], token: int) -> int:
-        """Step back to the first piece of the word, but never so far that the passage before would not reach."""
-        start = token
-        while start > 0 and words[start] == words[start - 1] and token - start < self._size - self._stride:
-            start -= 1
-        return start
+    def _starts(self, words: Sequence[int | None]) -> list[int]:
+        """Return the token at which each passage starts, given the word of each token."""
+        starts = [0]
+        # The last passage ends with the text and is about as long as the others: a short rest makes a poor vector.
+        last = len(words) - self._size
+        while (reach := starts[-1] + self._size) < len(words):
+            nominal = starts[-1] + self._stride
+            if nominal >= last:
+                found = _first_word_start(words, range(last, reach + 1))
+                if found is not None:
+                    return [*starts, found]
+                nominal = last
+            # Back to the start of the word, however far that is, but always past the passage before.
+            found = _first_word_start(words, range(nominal, starts[-1], -1))
+            starts.append(nominal if found is None else found)
+        return starts
+
+
+def _first_word_start(words: Sequence[int | None], tokens: range) -> int | None:
+    return next((token for token in tokens if words[token] != words[token - 1]), None)

@@ -58,7 +58,7 @@ class TextEncoder:
 
     def count_cut(self, texts: Iterable[str]) -> int:
         """Return how many of the texts are longer than the window, so that `encode` reads only their beginning."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts])
         return sum(len(encoding) > MAX_TOKENS for encoding in encodings)
 
     def _compute_texts(self, texts: Sequence[str]) -> list[Vectors]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_loop.encoders import weights
 from rlhf_loop.encoders.passages import load_tokenizer
-from rlhf_loop.encoders.runtime import MAX_TOKENS, Vectors
+from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Vectors
 from rlhf_loop.extras import require
 
 
@@ -36,4 +36,5 @@ class TorchRuntime:
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (len(texts), 384), of the first 256 tokens of each."""
         vectors = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
+        # Of no texts the library makes an array of shape (0,).
+        return np.asarray(vectors, dtype=np.float32).reshape(-1, DIMENSION)

@@ -11,9 +11,10 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -40,6 +41,10 @@ _MAKE_ROOM = "DELETE FROM vectors WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(i
 _KEYS_A_QUERY = 900
 _BUSY_S = 10
 _ROW_BYTES = 4 * DIMENSION
+#: A parent process's connections, kept so that they are never closed here.
+_INHERITED: list[sqlite3.Connection | None] = []
+
+_Result = TypeVar("_Result")
 
 
 class VectorCache:
@@ -50,42 +55,33 @@ class VectorCache:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._process = 0
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        self.close()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """Return the matrices of those keys that are known and undamaged."""
-        found: dict[bytes, Vectors] = {}
-        with self._open() as connection:
-            for start in range(0, len(keys), _KEYS_A_QUERY):
-                part = keys[start : start + _KEYS_A_QUERY]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT key, checksum, data FROM vectors WHERE key IN ({marks})"
-                for key, checksum, data in connection.execute(query, part):
-                    if len(data) % _ROW_BYTES == 0 and zlib.crc32(data) == checksum:
-                        found[key] = np.frombuffer(data, dtype=np.float32).reshape(-1, DIMENSION)
-        return found
+        """Return the matrices, read-only, of those keys that are known and undamaged."""
+        return self._attempt(lambda connection: _read(connection, keys)) or {}
 
     def put(self, entries: Mapping[bytes, Vectors]) -> None:
         """Keep the matrices, each in place of an older one of the same key; the oldest entries make room."""
         blobs = {key: np.ascontiguousarray(matrix, dtype=np.float32).tobytes() for key, matrix in entries.items()}
         rows = [(key, zlib.crc32(blob), blob) for key, blob in blobs.items()]
-        with self._open() as connection, connection:
-            connection.executemany("INSERT OR REPLACE INTO vectors (key, checksum, data) VALUES (?, ?, ?)", rows)
-            (used,) = connection.execute(_USED_BYTES).fetchone()
-            if used > self._max_bytes:
-                connection.execute(_MAKE_ROOM)
+        self._attempt(lambda connection: _write(connection, rows, self._max_bytes))
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
+        self._notice_fork()
         with self._lock:
             self._disconnect()
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection; what goes wrong with the file is logged, and is nobody else's trouble."""
+    def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+        """Do the work; what goes wrong with the file is logged, and is nobody else's trouble."""
+        self._notice_fork()
         with self._lock:
             try:
-                yield self._connect()
+                return work(self._connect())
             except sqlite3.OperationalError as error:
                 # Locked for too long, disk full, no such folder: the next use may be luckier.
                 logger.warning("The vector cache %s cannot be used now: %s.", self._path, error)
@@ -94,14 +90,23 @@ class VectorCache:
                 logger.warning("The vector cache %s is damaged (%s); starting a new one.", self._path, error)
                 self._disconnect()
                 self._delete()
+        return None
+
+    def _notice_fork(self) -> None:
+        """In a new process, open the file anew: neither the connection nor the lock's state may cross a fork."""
+        if self._process != os.getpid():
+            # Closing the inherited connection would disturb the parent's: https://sqlite.org/howtocorrupt.html, 2.6
+            _INHERITED.append(self._connection)
+            self._connection = None
+            self._lock = threading.Lock()
+            self._process = os.getpid()
 
     def _connect(self) -> sqlite3.Connection:
-        # A connection must not cross a fork: a worker process that inherits one opens its own.
-        if self._connection is None or self._process != os.getpid():
+        if self._connection is None:
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
-            self._process = os.getpid()
+            self._connection.text_factory = bytes  # of a damaged row, text that is none must not raise
             self._connection.execute("PRAGMA journal_mode = WAL")
             # A power cut may cost the newest entries, never the file.
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -109,7 +114,7 @@ class VectorCache:
         return self._connection
 
     def _disconnect(self) -> None:
-        if self._connection is not None and self._process == os.getpid():
+        if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
@@ -118,3 +123,23 @@ class VectorCache:
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
                 self._path.with_name(self._path.name + suffix).unlink()
+
+
+def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
+    found: dict[bytes, Vectors] = {}
+    for start in range(0, len(keys), _KEYS_A_QUERY):
+        part = keys[start : start + _KEYS_A_QUERY]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT key, checksum, data FROM vectors WHERE key IN ({marks})"
+        for key, checksum, data in connection.execute(query, part):
+            if isinstance(data, bytes) and len(data) % _ROW_BYTES == 0 and zlib.crc32(data) == checksum:
+                found[key] = np.frombuffer(data, dtype=np.float32).reshape(-1, DIMENSION)
+    return found
+
+
+def _write(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, int, bytes]], max_bytes: int) -> None:
+    with connection:
+        connection.executemany("INSERT OR REPLACE INTO vectors (key, checksum, data) VALUES (?, ?, ?)", rows)
+        (used,) = connection.execute(_USED_BYTES).fetchone()
+        if used > max_bytes:
+            connection.execute(_MAKE_ROOM)
