@@ -190,15 +190,17 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
     from rlhf_loop import sample
     from rlhf_loop.console import print_ranking
 
-    given = list(candidates) if query else list(sample.CANDIDATES)
-    if query and not given:
+    given: list[Any] = list(candidates)
+    if query is None:
+        query, given = sample.QUESTION, list(sample.CANDIDATES)
+    elif not given:
         raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
-    print_ranking(query or sample.QUESTION, given, _ranked(query or sample.QUESTION, given))
+    print_ranking(query, given, _ranked(query, given))
 
 
 @main.command()
 def demo() -> None:
-    """See the whole loop at work on sample ratings: import, train, re-rank.
+    """See the whole loop at work on sample ratings.
 
     The sample (200 rated answers, not medical advice) goes into the database that the settings name.
     """

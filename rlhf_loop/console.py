@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -68,21 +70,22 @@ def print_training(outcome: TrainingOutcome) -> None:
 
 def print_curve(points: Sequence[CurvePoint], path: Path) -> None:
     """Print a learning curve as a table."""
-    table = Table(title="Learning curve: mean ± standard deviation over five folds of questions", title_justify="left")
+    table = Table()
     for name in ("rated answers", "accuracy", "AUC-ROC", "P@1"):
         table.add_column(name, justify="right")
     for point in points:
         table.add_row(
             str(point.rated),
-            f"{point.accuracy:.3f} ± {point.accuracy_deviation:.3f}",
-            f"{point.auc:.3f} ± {point.auc_deviation:.3f}",
-            f"{point.precision_at_1:.3f} ± {point.precision_at_1_deviation:.3f}",
+            _spread(point.accuracy, point.accuracy_deviation),
+            _spread(point.auc, point.auc_deviation),
+            _spread(point.precision_at_1, point.precision_at_1_deviation),
         )
     console = _console()
+    console.print("\nLearning curve: mean ± standard deviation over five folds of questions.")
     console.print(table)
     reached = next((point.rated for point in points if point.accuracy >= TARGET), None)
     goal = f"reached with {reached} ratings" if reached else "not reached yet"
-    console.print(f"Accuracy of {TARGET:.0%}: {goal}. Picture: {path}")
+    console.print(f"Accuracy of {TARGET:.0%}: {goal}. Picture: {escape(str(path))}")
 
 
 def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str, Any]]) -> None:
@@ -92,7 +95,7 @@ def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str
     table = Table(show_lines=True, width=_WIDTH)
     for name in ("now", "before", "score"):
         table.add_column(name, justify="right")
-    table.add_column("answer")
+    table.add_column("answer", ratio=1)
     for entry in ranked:
         score = "-" if entry["score"] is None else f"{entry['score']:.2f}"
         text = textwrap.shorten(entry["text"], 220, placeholder=" ...")
@@ -119,16 +122,17 @@ def print_next_steps() -> None:
 def _verdict(outcome: TrainingOutcome) -> str:
     report = outcome.report
     ranked = report.overall
-    ours = ranked.orders["model"].precision_at_1.value
+    ours, path = ranked.orders["model"].precision_at_1.value, escape(str(outcome.path))
     if not outcome.live:
-        theirs = (
+        why = (
+            f"a good answer first for {ours:.0%} of the questions; "
             f"the incoming order {ranked.orders['incoming'].precision_at_1.value:.0%}"
             if "incoming" in ranked.orders
-            else "chance would do better"
+            else f"AUC {ranked.auc.value:.2f}; chance has 0.50"
         )
         return (
-            f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red] (a good answer first for "
-            f"{ours:.0%} of the questions; {theirs}). It is kept in {outcome.path}; what was live stays live."
+            f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red] ({why}). "
+            f"It is kept in {path}; what was live stays live."
         )
     parts = []
     if ranked.ranked_questions:
@@ -140,14 +144,14 @@ def _verdict(outcome: TrainingOutcome) -> str:
             f"{100 * ranked.gain.value:+.0f} points against the incoming order "
             f"({100 * ranked.gain.low:+.0f} to {100 * ranked.gain.high:+.0f})"
         )
-    return f"[bold green]LIVE[/bold green] in {outcome.path}: {', '.join(parts)}."
+    return f"[bold green]LIVE[/bold green] in {path}: {', '.join(parts)}."
 
 
 def _choice(report: TrainingReport) -> str:
     if report.requested != AUTO:
         return f"Recipe {report.recipe}, as asked."
     tried = "; ".join(
-        f"{name} AUC {evaluation.auc.value:.3f}, P@1 {evaluation.orders['model'].precision_at_1.value:.2f}"
+        f"{name} AUC {_number(evaluation.auc.value)}, P@1 {_number(evaluation.orders['model'].precision_at_1.value)}"
         for name, evaluation in report.cross_validated.items()
     )
     return f"Recipe {report.recipe}: the best by cross-validation over the training questions ({tried})."
@@ -176,9 +180,17 @@ def _order_table(evaluation: Evaluation) -> Table:
     return table
 
 
+def _number(value: float) -> str:
+    return f"{value:.3f}" if isfinite(value) else "-"
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}" if isfinite(mean) else "-"
+
+
 def _interval(value: Interval) -> str:
-    if value.low == value.high:
-        return f"{value.value:.3f}"
+    if value.low == value.high or not isfinite(value.value):
+        return _number(value.value)
     return f"{value.value:.3f} ({value.low:.2f} to {value.high:.2f})"
 
 

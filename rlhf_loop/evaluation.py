@@ -71,21 +71,21 @@ class Evaluation:
         return self.gain is not None and self.gain.value < 0
 
 
-def evaluate(predictions: Predictions, *, seed: int = 0) -> Evaluation:
-    """Measure predictions; `seed` is the bootstrap's."""
+def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:
+    """Measure predictions; `seed` and `draws` are the bootstrap's. Without draws (0) the intervals are nan."""
     question, label = predictions.question, predictions.label
-    weights = _weights(int(question.max(initial=-1)) + 1, seed)
+    weights = _weights(question, seed, draws)
     classed = {
         name: Interval(*metrics.interval(measure(question, label, predictions.probability, weights)))
         for name, measure in _MEASURES.items()
     }
     ranked = _with_rivals(question)
     known = ranked & ~np.isin(question, question[np.isnan(predictions.rank)])
-    orders = _orders(_only(predictions, ranked), seed)
+    orders = _orders(_only(predictions, ranked), seed, draws)
     gain = None
     if known.any():
         paired = _only(predictions, known)
-        orders["incoming"], gain = _against_incoming(paired, seed)
+        orders["incoming"], gain = _against_incoming(paired, seed, draws)
     return Evaluation(
         answers=len(question),
         questions=len(np.unique(question)),
@@ -107,8 +107,8 @@ _MEASURES = {
 }
 
 
-def _orders(of: Predictions, seed: int) -> dict[str, Order]:
-    weights = _weights(int(of.question.max(initial=-1)) + 1, seed)
+def _orders(of: Predictions, seed: int, draws: int | None) -> dict[str, Order]:
+    weights = _weights(of.question, seed, draws)
     random = (Interval(value, value, value) for value in metrics.random_order(of.question, of.rating, of.label))
     return {
         "model": _order(of, of.probability, weights),
@@ -124,8 +124,8 @@ def _order(of: Predictions, key: NDArray[np.float64], weights: metrics.Floats) -
     return Order(*(Interval(*metrics.interval(value)) for value in values))
 
 
-def _against_incoming(of: Predictions, seed: int) -> tuple[Order, Interval]:
-    weights = _weights(int(of.question.max()) + 1, seed)
+def _against_incoming(of: Predictions, seed: int, draws: int | None) -> tuple[Order, Interval]:
+    weights = _weights(of.question, seed, draws)
     ours, theirs = (
         metrics.precision_at_1(of.question, of.rating, of.label, metrics.places(of.question, key), weights)
         for key in (of.probability, -of.rank)
@@ -147,5 +147,8 @@ def _only(of: Predictions, rows: NDArray[np.bool_]) -> Predictions:
     return Predictions(question, of.rating[chosen], of.probability[chosen], of.rank[chosen])
 
 
-def _weights(questions: int, seed: int) -> metrics.Floats:
-    return metrics.bootstrap_weights(questions, draws=200 if questions > _MANY_QUESTIONS else 1000, seed=seed)
+def _weights(question: NDArray[np.intp], seed: int, draws: int | None) -> metrics.Floats:
+    questions = int(question.max(initial=-1)) + 1
+    if draws is None:
+        draws = 200 if questions > _MANY_QUESTIONS else 1000
+    return metrics.bootstrap_weights(questions, draws=draws, seed=seed)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop import metrics
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.evaluation import evaluate
 from rlhf_loop.reward import Recipe, RewardClassifier
 from rlhf_loop.splitting import folds
 from rlhf_loop.training import MIN_SAMPLES, TrainingSet, assemble
@@ -82,6 +82,7 @@ def plot(points: Sequence[CurvePoint], path: Path, *, title: str) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
@@ -101,16 +102,12 @@ def _first_questions(data: TrainingSet, order: NDArray[np.intp], size: int) -> N
 
 
 def _judge(data: TrainingSet, held: NDArray[np.bool_], probability: NDArray[np.float64]) -> tuple[float, float, float]:
-    of = data.predictions(probability, held)
-    sample = np.ones((1, int(of.question.max()) + 1))
-    place = metrics.places(of.question, probability)
-    return (
-        float(metrics.accuracy(of.question, of.label, probability, sample)[0]),
-        float(metrics.auc(of.question, of.label, probability, sample)[0]),
-        float(metrics.precision_at_1(of.question, of.rating, of.label, place, sample)[0]),
-    )
+    measured = evaluate(data.predictions(probability, held), draws=0)
+    return measured.accuracy.value, measured.auc.value, measured.orders["model"].precision_at_1.value
 
 
 def _point(size: int, values: list[tuple[float, float, float]]) -> CurvePoint:
-    mean, deviation = np.mean(values, axis=0), np.std(values, axis=0)
+    # A fold may leave a measure undefined: AUC with one class only, P@1 where no question has two rated answers.
+    known = np.ma.masked_invalid(values)
+    mean, deviation = known.mean(axis=0).filled(np.nan), known.std(axis=0).filled(np.nan)
     return CurvePoint(size, *(float(value) for pair in zip(mean, deviation, strict=True) for value in pair))

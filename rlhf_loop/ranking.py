@@ -107,7 +107,7 @@ def _stamp(path: Path) -> _Stamp | None:
     """Return what changes when the file is replaced or written to, None if there is no file."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 

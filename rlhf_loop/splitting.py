@@ -40,20 +40,24 @@ def folds(question: Ints, label: Ints, *, count: int, seed: int) -> Ints:
     Raises:
         ValueError: no two folds are possible, because all correct or all incorrect answers belong to one question.
     """
-    most = min(count, len(np.unique(question[label == 1])), len(np.unique(question[label == 0])))
-    for parts in range(most, 1, -1):
-        fold = _dealt(question, label, parts, np.random.default_rng(seed))
-        if all(len(np.unique(label[fold != part])) == 2 for part in range(parts)):
-            return fold
-    raise ValueError("All correct or all incorrect answers belong to one question. Rate answers to more questions.")
-
-
-def _dealt(question: Ints, label: Ints, parts: int, rng: np.random.Generator) -> Ints:
+    parts = min(count, len(np.unique(question[label == 1])), len(np.unique(question[label == 0])))
+    if parts < 2:
+        raise ValueError("All correct or all incorrect answers belong to one question. Rate answers to more questions.")
+    rng = np.random.default_rng(seed)
     order = _layout(question, label, rng)
     rounds = -(-len(order) // parts)
-    deal = np.concatenate([rng.permutation(parts) for _ in range(rounds)])[: len(order)]
-    fold_of = np.empty(int(question.max()) + 1, dtype=np.intp)
-    fold_of[order] = deal
+    fold = _dealt(question, order, np.concatenate([rng.permutation(parts) for _ in range(rounds)]))
+    if any(len(np.unique(label[fold != part])) < 2 for part in range(parts)):
+        # By chance all questions of a small class went into one fold. They are neighbours in the layout, so the same
+        # deal in each round keeps them apart.
+        fold = _dealt(question, order, np.tile(np.arange(parts), rounds))
+    return fold
+
+
+def _dealt(question: Ints, order: Ints, deal: Ints) -> Ints:
+    """Return the fold of each answer when the questions of `order` get the fold numbers of `deal`."""
+    fold_of = np.empty(int(question.max(initial=0)) + 1, dtype=np.intp)
+    fold_of[order] = deal[: len(order)]
     return fold_of[question]
 
 

@@ -137,11 +137,7 @@ def train(
 
 
 def assemble(examples: Sequence[Example]) -> TrainingSet:
-    """Put examples into questions; those of a group without any rated one are left out.
-
-    Raises:
-        ValueError: two examples of one group and prompt have the same response.
-    """
+    """Put examples into questions; those of a group without any rated one are left out."""
     grouped: dict[tuple[str, str], list[Example]] = {}
     for example in examples:
         grouped.setdefault((example.group, prompt_key(example.prompt)), []).append(example)

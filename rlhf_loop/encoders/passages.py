@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from rlhf_loop.errors import EncoderError
 
@@ -47,13 +47,14 @@ class PassageSplitter:
     def split(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the passages of each text in order; a text that fits is its own single passage."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        passages = []
-        for text, encoding in zip(texts, encodings, strict=True):
-            offsets, end = encoding.offsets, len(encoding) - 1
-            spans = [(start, min(start + self._size - 1, end)) for start in self._starts(encoding.word_ids)]
-            cut = [text[offsets[first][0] : offsets[final][1]] for first, final in spans]
-            passages.append(cut if len(cut) > 1 else [text])
-        return passages
+        return [self._cut(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def _cut(self, text: str, encoding: Encoding) -> list[str]:
+        if len(encoding) <= self._size:
+            return [text]
+        offsets, end = encoding.offsets, len(encoding) - 1
+        spans = [(start, min(start + self._size - 1, end)) for start in self._starts(encoding.word_ids)]
+        return [text[offsets[first][0] : offsets[final][1]] for first, final in spans]
 
     def _starts(self, words: Sequence[int | None]) -> list[int]:
         """Return the token at which each passage starts, given the word of each token."""

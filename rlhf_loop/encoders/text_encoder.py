@@ -67,6 +67,7 @@ class TextEncoder:
     def _compute_passages(self, splitter: PassageSplitter, texts: Sequence[str]) -> list[Vectors]:
         passages = splitter.split(texts)
         vectors = self._runtime.encode([passage for of_text in passages for passage in of_text])
+        vectors.flags.writeable = False  # like those from the cache: a caller must not see which it got
         return np.split(vectors, list(accumulate(map(len, passages)))[:-1])
 
     def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute) -> list[Vectors]:

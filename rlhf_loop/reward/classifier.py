@@ -12,8 +12,11 @@ from rlhf_loop.splitting import folds
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-#: Standard deviation of the prior that draws the calibration to "as it is" while there are few ratings.
-_PRIOR = 0.5
+#: The prior of slope and offset: as it is, without calibration. The offset, which follows the share of correct answers,
+#: is what a handful of questions tells least about.
+_PRIOR_MEAN = np.array([1.0, 0.0])
+_PRIOR_DEVIATION = np.array([0.5, 0.25])
+_LEAST_SLOPE = 1e-6
 _ITERATIONS = 2000
 
 
@@ -86,20 +89,20 @@ class RewardClassifier:
 
 
 def _calibrate(score: Floats, label: Ints) -> tuple[float, float]:
-    """Return the slope and offset that maximise the posterior, by Newton's method (the problem is convex)."""
-    inputs = np.stack([score, np.ones(len(score))], axis=1)
-    prior_mean, precision = np.array([1.0, 0.0]), np.eye(2) / _PRIOR**2
-    found = prior_mean
-    for _ in range(100):
-        probability = _sigmoid(inputs @ found)
-        gradient = inputs.T @ (probability - label) + precision @ (found - prior_mean)
-        curvature = (inputs * (probability * (1 - probability))[:, None]).T @ inputs + precision
-        step = np.linalg.solve(curvature, gradient)
-        found = found - step
-        if np.abs(step).max() < 1e-8:
-            break
-    # A negative slope would turn the ranking around; calibration may not.
-    return max(float(found[0]), 1e-6), float(found[1])
+    """Return the slope and offset of highest posterior; the slope stays positive, so the ranking stays as it is."""
+    # Imported here, like scikit-learn: serving does without it.
+    from scipy.optimize import minimize
+
+    def loss(at: Floats) -> tuple[float, Floats]:
+        margin = at[0] * score + at[1]
+        residual = _sigmoid(margin) - label
+        distance = (at - _PRIOR_MEAN) / _PRIOR_DEVIATION
+        value = (np.logaddexp(0, margin) - label * margin).sum() + distance @ distance / 2
+        return float(value), np.array([residual @ score, residual.sum()]) + distance / _PRIOR_DEVIATION
+
+    bounds = [(_LEAST_SLOPE, None), (None, None)]
+    slope, offset = minimize(loss, _PRIOR_MEAN, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(slope), float(offset)
 
 
 def _sigmoid(values: Floats) -> Floats:

@@ -84,7 +84,13 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
             raise
         content, found = newer, hashlib.sha256(newer).hexdigest()
         _verify(path, found)
-    return LoadedModel(_checked(path, _unpickled(path, content), encoder), found)
+    values = _unpickled(path, content)
+    try:
+        return LoadedModel(_checked(path, values, encoder), found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is not a whole reward model: {type(error).__name__}: {error}. {_RETRAIN}"
+        ) from error
 
 
 def sum_file(path: Path) -> Path:
@@ -102,7 +108,10 @@ def _read(path: Path) -> bytes:
 
 
 def _verify(path: Path, found: str) -> None:
-    expected = _expected(path)
+    try:
+        expected = _expected(path)
+    except OSError as error:
+        raise ModelFileError(f"Cannot read the checksum {sum_file(path)}: {error.strerror or error}.") from error
     if not expected:
         raise ModelFileError(
             f"{path} has no checksum beside it ({sum_file(path).name}), so it is not opened: a model file from "
@@ -188,7 +197,7 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
 
 
 def _sum_lines(path: Path, sums: list[str]) -> bytes:
-    return "".join(f"{value}  {path.name}\n" for value in dict.fromkeys(sums)).encode("ascii")
+    return "".join(f"{value}  {path.name}\n" for value in dict.fromkeys(sums)).encode("utf-8", "surrogateescape")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -47,7 +47,7 @@ class PassagesRecipe:
     name: ClassVar[str] = "passages"
     version: ClassVar[int] = 1
     scaled: ClassVar[bool] = True
-    penalty_c: ClassVar[float] = 0.03
+    penalty_c: ClassVar[float] = 0.02
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: each feature of an answer in three forms, then those of its question."""

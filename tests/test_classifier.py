@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from rlhf_loop import metrics
+from rlhf_loop.reward import RewardClassifier
+from rlhf_loop.reward.classifier import Floats, Ints
+
+
+def data(seed: int = 0, *, questions: int = 100, answers: int = 4, level: float = -1.0) -> tuple[Floats, Ints, Ints]:
+    """Features on different scales of which the first two matter; a lower level makes correct answers rarer."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(questions * answers, 6)) * [1, 5, 1, 0.2, 1, 1] + [0, 3, 0, 0, 10, 0]
+    margin = 1.5 * features[:, 0] + 0.2 * (features[:, 1] - 3) + level
+    label = (rng.random(len(margin)) < 1 / (1 + np.exp(-margin))).astype(np.intp)
+    return features, label, np.repeat(np.arange(questions), answers)
+
+
+def sigmoid(values: Floats) -> Floats:
+    return 1 / (1 + np.exp(-values))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_coefficients_are_those_of_scikit_learn(scaled: bool) -> None:
+    """The uncalibrated scores are those of a balanced LogisticRegression, after a StandardScaler if scaled."""
+    features, label, question = data()
+    ours = RewardClassifier(penalty_c=0.3, scaled=scaled).fit(features, label, question)
+    regression = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
+    model = make_pipeline(StandardScaler(), regression) if scaled else regression
+    model.fit(features, label)
+    assert ours.decision_function(features) == pytest.approx(model.decision_function(features), abs=1e-6)
+    if not scaled:
+        assert ours.coef_ == pytest.approx(regression.coef_[0], abs=1e-12)
+        assert ours.intercept_ == pytest.approx(regression.intercept_[0], abs=1e-12)
+
+
+def test_fold_scores_come_from_models_that_did_not_see_the_question() -> None:
+    """Features that only name the question, whose answers share a label, fit perfectly and predict nothing."""
+    question = np.repeat(np.arange(40), 4)
+    label = np.repeat(np.random.default_rng(0).permutation(np.arange(40) % 2), 4).astype(np.intp)
+    features = np.eye(40)[question]
+    classifier = RewardClassifier(penalty_c=10.0, scaled=False).fit(features, label, question)
+    assert roc_auc_score(label, classifier.decision_function(features)) == 1.0
+    assert len(np.unique(classifier.fold_score_)) <= 5  # each fold's model knows none of its questions
+    assert roc_auc_score(label, classifier.fold_probability_) < 0.6
+
+
+@pytest.mark.parametrize("level", [-3.0, -2.0, 2.0])
+def test_calibration_undoes_the_balancing(level: float) -> None:
+    """On new answers where one class is rare, the probabilities are better than the raw balanced ones."""
+    features, label, question = data(1, level=level)
+    classifier = RewardClassifier().fit(features, label, question)
+    new, truth, groups = data(2, questions=1000, level=level)
+    probability = classifier.predict_proba(new)[:, 1]
+    raw = sigmoid(classifier.decision_function(new))
+    sample = np.ones((1, 1000))
+    assert brier_score_loss(truth, probability) < brier_score_loss(truth, raw) - 0.01
+    error, raw_error = (float(metrics.calibration_error(groups, truth, p, sample)[0]) for p in (probability, raw))
+    assert error < min(0.06, raw_error / 2)
+    assert probability.mean() == pytest.approx(truth.mean(), abs=0.05)
+
+
+def test_fold_probabilities_are_calibrated() -> None:
+    """The out-of-fold probabilities of the training answers are calibrated as well."""
+    features, label, question = data(3, level=-2.5, questions=300)
+    classifier = RewardClassifier().fit(features, label, question)
+    assert classifier.fold_probability_.mean() == pytest.approx(label.mean(), abs=0.03)
+    raw = sigmoid(classifier.fold_score_)
+    assert brier_score_loss(label, classifier.fold_probability_) < brier_score_loss(label, raw)
+
+
+def test_calibration_survives_scores_that_mean_nothing() -> None:
+    """Scores that are far apart and unrelated to the labels end near the base rate, not at 0 and 1."""
+    rng = np.random.default_rng(0)
+    for scale, share in ((5, 0.5), (20, 0.9), (100, 0.05)):
+        question = np.repeat(np.arange(200), 4)
+        label = (rng.random(800) < share).astype(np.intp)
+        features = np.c_[scale * np.sign(rng.normal(size=(800, 3))), rng.normal(size=(800, 200))]
+        classifier = RewardClassifier(penalty_c=1e6).fit(features, label, question)
+        assert classifier.fold_probability_.mean() == pytest.approx(label.mean(), abs=0.05)
+        assert brier_score_loss(label, classifier.fold_probability_) < share * (1 - share) + 0.02
+
+
+def test_scores_the_wrong_way_round_leave_the_level() -> None:
+    """Out-of-fold scores that are worse than chance are flattened to the base rate and never turned around."""
+    # The label is the opposite of what all other questions suggest.
+    question = np.repeat(np.arange(60), 2)
+    label = (np.arange(60) % 4 == 0).repeat(2).astype(np.intp)
+    features = np.eye(60)[question]
+    classifier = RewardClassifier(penalty_c=100.0, scaled=False).fit(features, label, question)
+    assert classifier.slope_ > 0
+    assert classifier.fold_probability_.mean() == pytest.approx(label.mean(), abs=0.1)
+
+
+def test_a_constant_column_changes_nothing() -> None:
+    """A feature that never varies gets the coefficient 0 and leaves the others as they are."""
+    features, label, question = data()
+    plain = RewardClassifier().fit(features, label, question)
+    padded = np.c_[features, np.full(len(label), 0.1), np.zeros(len(label))]
+    with_constants = RewardClassifier().fit(padded, label, question)
+    assert with_constants.coef_[-2:].tolist() == [0, 0]
+    assert with_constants.predict_proba(padded) == pytest.approx(plain.predict_proba(features), abs=1e-6)
+
+
+def test_probabilities_rise_with_the_score() -> None:
+    """A higher score is a higher probability; the two classes sum to 1."""
+    features, label, question = data()
+    classifier = RewardClassifier().fit(features, label, question)
+    order = np.argsort(classifier.decision_function(features))
+    both = classifier.predict_proba(features)
+    assert (np.diff(both[order, 1]) >= 0).all()
+    assert both.sum(axis=1) == pytest.approx(np.ones(len(label)))
+    assert ((both >= 0) & (both <= 1)).all()
+
+
+def test_the_same_seed_learns_the_same() -> None:
+    """Two fits agree to the last bit; another seed deals other folds but keeps the coefficients."""
+    features, label, question = data()
+    one, same, other = (RewardClassifier(seed=seed).fit(features, label, question) for seed in (1, 1, 2))
+    assert (one.fold_score_ == same.fold_score_).all()
+    assert (one.coef_ == same.coef_).all()
+    assert (one.slope_, one.offset_) == (same.slope_, same.offset_)
+    assert (one.fold_score_ != other.fold_score_).any()
+    assert (one.coef_ == other.coef_).all()
+
+
+def test_one_class_cannot_be_learned() -> None:
+    """Labels of one class only are refused."""
+    features, label, question = data()
+    with pytest.raises(ValueError, match="Rate answers to more questions"):
+        RewardClassifier().fit(features, np.ones_like(label), question)

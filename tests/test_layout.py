@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rlhf_loop
+
+PACKAGE = Path(rlhf_loop.__file__).parent
+
+#: The house, top to bottom: a module imports only from those above it, inside its functions too.
+#: A folder's own name is its `__init__.py`, which comes after what it re-exports.
+HOUSE = """
+    rlhf_loop
+    errors
+    domain
+    config
+    extras
+
+    tables
+    db
+    migrations
+    migrations.env
+    migrations.versions
+    migrations.versions.r0001_ratings
+    interactions
+    training_log
+    rating_fields
+    ratings_file
+    import_stage
+    exchange
+
+    encoders.runtime
+    encoders.weights
+    encoders.passages
+    encoders.vector_cache
+    encoders.text_encoder
+    encoders.onnx_graph
+    encoders.onnx_runtime
+    encoders.torch_runtime
+    encoders
+
+    metrics
+    splitting
+    reward.recipe
+    reward.joint
+    reward.lexical
+    reward.passages
+    reward.recipes
+    reward.classifier
+    reward.model
+    reward.model_file
+    reward
+
+    evaluation
+    training
+    training_run
+    learning_curve
+    ranking
+
+    sample
+    console
+    cli
+""".split()  # noqa: SIM905  one name a line is easier to edit
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "rlhf_loop"
+
+
+FILES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Give the line and the module of every import from this package, wherever in the file it stands."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}:{node.lineno} is a relative import. Write the whole name."
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == "rlhf_loop":
+                inside = rest if rest in FILES else rest.rpartition(".")[0]
+                yield node.lineno, inside or "rlhf_loop"
+
+
+def test_every_module_has_its_place() -> None:
+    """The list in this test names each module once, and none that is gone."""
+    missing, gone = sorted(set(FILES) - set(HOUSE)), sorted(set(HOUSE) - set(FILES))
+    assert not missing, f"Not in the house: {', '.join(missing)}. Add them to HOUSE, below all that they import."
+    assert not gone, f"No such modules: {', '.join(gone)}. Take them out of HOUSE."
+    assert len(HOUSE) == len(set(HOUSE)), "HOUSE names a module twice."
+
+
+@pytest.mark.parametrize("name", HOUSE)
+def test_a_module_imports_only_from_above(name: str) -> None:
+    """No import goes downwards, so that the package can be read from the top and has no circles."""
+    above = HOUSE[: HOUSE.index(name)]
+    downwards = [f"line {line}: {found}" for line, found in imports(FILES[name]) if found not in above]
+    assert not downwards, f"{name} imports from below ({'; '.join(downwards)}). Move one of them, or the code."

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_loop.domain import Question
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.reward import RECIPES, Recipe, recipe_named
+from rlhf_loop.reward.joint import joint_texts
+from rlhf_loop.reward.passages import ANSWER_FEATURES, QUESTION_FEATURES
+
+FEVER = Question(
+    "How can I bring down a fever?",
+    (
+        "Rest, drink enough, and take paracetamol in the dose for your weight. It lowers the temperature for hours.",
+        "A fever is a body temperature above 38 degrees.",
+        "Bicycles have two wheels.",
+    ),
+)
+BACK = Question("Why does my back hurt?", ("Often the muscles are strained. Keep moving.", "Try swimming."))
+
+SIZE = len(ANSWER_FEATURES)
+#: The absolute features that compare an answer with the question alone, not with the other candidates.
+OWN = [index for index, name in enumerate(ANSWER_FEATURES) if name != "apart from the subject"]
+
+
+@pytest.fixture
+def passages() -> Recipe:
+    return recipe_named("passages")
+
+
+@pytest.fixture(params=RECIPES)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return RECIPES[request.param]
+
+
+def test_recipes_have_names() -> None:
+    """A recipe is found by its name; an unknown name is refused with those that exist."""
+    assert list(RECIPES) == ["passages", "joint"]
+    assert all(recipe_named(name).name == name for name in RECIPES)
+    with pytest.raises(ValueError, match=r"'magic'.*passages, joint"):
+        recipe_named("magic")
+
+
+def test_joint_text_is_prompt_separator_response(encoder: TextEncoder) -> None:
+    """Recipe joint embeds exactly `prompt + " </s> " + response`."""
+    assert joint_texts([BACK]) == [
+        "Why does my back hurt? </s> Often the muscles are strained. Keep moving.",
+        "Why does my back hurt? </s> Try swimming.",
+    ]
+    features = recipe_named("joint").features([BACK], encoder)
+    assert features == pytest.approx(encoder.encode(joint_texts([BACK])), abs=1e-7)
+
+
+def test_one_finite_row_a_candidate(recipe: Recipe, encoder: TextEncoder) -> None:
+    """All candidates of all questions come in order, one row each, with a column for each name."""
+    features = recipe.features([FEVER, BACK], encoder)
+    assert features.shape == (5, len(recipe.feature_names()))
+    assert features.dtype == np.float64
+    assert np.isfinite(features).all()
+    assert len(set(recipe.feature_names())) == features.shape[1]
+    assert np.allclose(features[3:], recipe.features([BACK], encoder), atol=1e-6)
+
+
+def test_nothing_gives_no_rows(recipe: Recipe, encoder: TextEncoder) -> None:
+    """No questions give an empty matrix of the right width."""
+    assert recipe.features([], encoder).shape == (0, len(recipe.feature_names()))
+
+
+def test_many_questions_are_as_each_alone(passages: Recipe, encoder: TextEncoder) -> None:
+    """Questions are embedded in chunks, and the rows do not show it."""
+    many = passages.features([FEVER, BACK] * 40, encoder)
+    assert np.allclose(many, np.tile(passages.features([FEVER, BACK], encoder), (40, 1)), atol=1e-6)
+
+
+def test_the_incoming_order_says_nothing(recipe: Recipe, encoder: TextEncoder) -> None:
+    """Candidates in another order have the same features, in that order."""
+    order = [2, 0, 1]
+    shuffled = Question(FEVER.prompt, tuple(FEVER.responses[index] for index in order))
+    expected = recipe.features([FEVER], encoder)[order]
+    assert np.allclose(recipe.features([shuffled], encoder), expected, atol=1e-5)
+
+
+def test_another_candidate_changes_relative_columns_only(passages: Recipe, encoder: TextEncoder) -> None:
+    """What an answer has in common with the question stays when an unrelated candidate joins; its standing does not."""
+    alone = passages.features([FEVER], encoder)
+    joined = passages.features([Question(FEVER.prompt, (*FEVER.responses, "The harbour freezes over."))], encoder)[:3]
+    assert np.allclose(alone[:, OWN], joined[:, OWN], atol=1e-6)
+    from_mean = slice(SIZE, 2 * SIZE)
+    assert not np.allclose(alone[:, from_mean], joined[:, from_mean], atol=1e-3)
+
+
+def test_a_single_candidate_has_no_standing(passages: Recipe, encoder: TextEncoder) -> None:
+    """Without rivals the relative columns, and what is apart from the shared subject, are 0."""
+    features = passages.features([Question(FEVER.prompt, FEVER.responses[:1])], encoder)
+    assert (features[:, SIZE : 3 * SIZE] == 0).all()
+    assert features[0, ANSWER_FEATURES.index("apart from the subject")] == 0
+    assert features.shape[1] == 3 * SIZE + len(QUESTION_FEATURES)
+    assert np.isfinite(features).all()
+
+
+def test_equal_candidates_have_equal_rows(passages: Recipe, encoder: TextEncoder) -> None:
+    """The same text twice gets the same features twice, all finite."""
+    features = passages.features([Question(FEVER.prompt, (FEVER.responses[0], BACK.responses[0]) * 2)], encoder)
+    assert np.allclose(features[:2], features[2:], atol=1e-5)
+    assert np.isfinite(passages.features([Question("Why?", ("Same.", "Same.", "Same."))], encoder)).all()
+
+
+def test_a_long_answer_is_read_to_its_end(passages: Recipe, encoder: TextEncoder) -> None:
+    """The one passage that answers the question counts even behind thousands of other words."""
+    filler = "The museum shows ships of all ages, and the harbour below it is open to visitors. " * 250
+    end = "To bring down a fever, rest, drink enough and take paracetamol."
+    question = Question(FEVER.prompt, (filler + end, filler + "The ticket is four euros.", end))
+    features = passages.features([question], encoder)
+    for name in ("soft maximum of passages", "best sentence of the question", "terms in one passage"):
+        column = features[:, ANSWER_FEATURES.index(name)]
+        assert column[0] > column[1] + 0.04, name
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("?", ("!",)),
+        Question("Is it?", ("It is.", "...")),
+        Question("发烧怎么办？", ("多喝水，休息。", "Ruhe 🤒 und Wasser")),
+        Question("broken \ud800", ("broken \udfff too", "whole")),
+        Question("a " * 3000, ("b",)),
+        Question("line\nbreaks\t", ("\x00", "\u200b")),
+    ],
+)
+def test_odd_texts_have_finite_features(recipe: Recipe, encoder: TextEncoder, question: Question) -> None:
+    """Punctuation, other scripts, broken characters and stop words alone are no error."""
+    features = recipe.features([question], encoder)
+    assert features.shape[0] == len(question.responses)
+    assert np.isfinite(features).all()

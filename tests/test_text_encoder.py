@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from rlhf_loop.config import Settings
+from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors, load_encoder
+from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.vector_cache import VectorCache
+from rlhf_loop.errors import ConfigError
+
+DATA = Path(__file__).parent / "data"
+REFERENCE_TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())["texts"]
+TEXTS = list(REFERENCE_TEXTS.values())
+LONG = REFERENCE_TEXTS["400 tokens, cut"]
+
+
+class FakeRuntime:
+    """Vectors made from the text's hash; remembers what it was asked."""
+
+    def __init__(self, name: str = "fake") -> None:
+        self.id = name
+        self.asked: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.asked += texts
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") for text in texts]
+        vectors = np.array([np.random.default_rng(seed).standard_normal(DIMENSION) for seed in seeds], dtype=np.float32)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    return load_tokenizer(model_folder / "tokenizer.json")
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+def cached(runtime: FakeRuntime, tokenizer: Tokenizer, tmp_path: Path) -> TextEncoder:
+    return TextEncoder(runtime, tokenizer, VectorCache(tmp_path / "vectors.db"))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Vectors:
+    vectors: Vectors = np.load(DATA / "reference_vectors.npz")["vectors"]
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def uncached(encoder: TextEncoder, tokenizer: Tokenizer) -> TextEncoder:
+    """The real encoder, computing each text whenever it is asked."""
+    return TextEncoder(encoder._runtime, tokenizer)
+
+
+# --- The vectors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REFERENCE_TEXTS)
+def test_a_text_has_its_reference_vector(uncached: TextEncoder, reference: Vectors, name: str) -> None:
+    """The vector of a text is the one that sentence-transformers computes on torch."""
+    (vector,) = uncached.encode([REFERENCE_TEXTS[name]])
+    assert vector @ reference[list(REFERENCE_TEXTS).index(name)] >= 0.9999
+
+
+def test_a_batch_has_the_reference_vectors(uncached: TextEncoder, reference: Vectors) -> None:
+    """In one batch, too, each text has its reference vector."""
+    cosines = np.sum(uncached.encode(TEXTS) * reference, axis=1)
+    assert cosines.min() >= 0.9999
+
+
+def test_vectors_are_float32_of_unit_length(uncached: TextEncoder) -> None:
+    """Each vector has the length 1, that of an empty text too."""
+    for vectors in (uncached.encode(TEXTS), uncached.encode_whole(TEXTS), *uncached.encode_passages(TEXTS)):
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_the_batch_does_not_change_a_vector(uncached: TextEncoder) -> None:
+    """A text has the same vector alone, among others, and among the same in another order."""
+    together = uncached.encode(TEXTS)
+    np.testing.assert_allclose(np.concatenate([uncached.encode([text]) for text in TEXTS]), together, atol=1e-5)
+    np.testing.assert_allclose(uncached.encode(TEXTS[::-1])[::-1], together, atol=1e-5)
+
+
+def test_no_texts_make_no_vectors(uncached: TextEncoder) -> None:
+    """An empty list is no error."""
+    assert uncached.encode([]).shape == uncached.encode_whole([]).shape == (0, DIMENSION)
+    assert uncached.encode_passages([]) == []
+    assert uncached.count_cut([]) == 0
+
+
+def test_lone_surrogates_are_read_as_question_marks(uncached: TextEncoder) -> None:
+    """Half a character, which no tokenizer takes, stops nothing."""
+    broken, mended = ["a \ud83d heart"], ["a ? heart"]
+    np.testing.assert_array_equal(uncached.encode(broken), uncached.encode(mended))
+    np.testing.assert_array_equal(uncached.encode_whole(broken), uncached.encode_whole(mended))
+    np.testing.assert_array_equal(uncached.encode_passages(broken)[0], uncached.encode_passages(mended)[0])
+    assert uncached.count_cut(broken) == 0
+
+
+# --- Long texts ------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_of_a_long_text_is_read(uncached: TextEncoder) -> None:
+    """What stands behind the window changes `encode_whole` and the passages, and does not change `encode`."""
+    other = LONG.replace("above the southern rocks.", "above the frozen volcano.")
+    assert other != LONG
+    np.testing.assert_array_equal(uncached.encode([LONG]), uncached.encode([other]))
+    whole = uncached.encode_whole([LONG, other])
+    assert whole[0] @ whole[1] < 0.999
+    passages = uncached.encode_passages([LONG, other])
+    assert passages[0][-1] @ passages[1][-1] < 0.99
+    assert uncached.encode([LONG])[0] @ whole[0] < 0.999
+
+
+def test_a_text_that_fits_is_its_own_window(uncached: TextEncoder) -> None:
+    """`encode_whole` and `encode` agree on a text that fills the window, and part from the next word piece on."""
+    full, longer = REFERENCE_TEXTS["a full window"], REFERENCE_TEXTS["one too many"]
+    np.testing.assert_allclose(uncached.encode_whole([full]), uncached.encode([full]), atol=1e-6)
+    assert np.abs(uncached.encode_whole([longer]) - uncached.encode([longer])).max() > 1e-3
+
+
+def test_cut_texts_are_counted(uncached: TextEncoder) -> None:
+    """254 word pieces are read whole, 255 are not; any iterable will do."""
+    assert uncached.count_cut([REFERENCE_TEXTS["a full window"]]) == 0
+    assert uncached.count_cut(text for text in (REFERENCE_TEXTS["one too many"], "short", LONG)) == 2
+
+
+def test_a_book_is_read_to_its_end(cached: TextEncoder, runtime: FakeRuntime) -> None:
+    """A text of 8,000 words becomes many passages, the last of which has the last word."""
+    (vectors,) = cached.encode_passages([" ".join(f"word{n}" for n in range(8000))])
+    assert len(vectors) == len(runtime.asked) > 300
+    assert runtime.asked[-1].endswith(" word7999")
+
+
+# --- The cache -------------------------------------------------------------------------------------------------------
+
+
+def test_only_new_texts_are_computed(cached: TextEncoder, runtime: FakeRuntime) -> None:
+    """A text is computed once, whether it comes back in the same call, the next one, or another process."""
+    first = cached.encode(["a", "b", "a"])
+    assert runtime.asked == ["a", "b"]
+    second = cached.encode(["b", "c", "a"])
+    assert runtime.asked == ["a", "b", "c"]
+    np.testing.assert_array_equal(first[[1, 0]], second[[0, 2]])
+
+
+def test_another_encoder_finds_the_same_cache(runtime: FakeRuntime, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The vectors outlive the encoder that computed them."""
+    vectors = TextEncoder(runtime, tokenizer, VectorCache(tmp_path / "v.db")).encode_passages([LONG, "b"])
+    count = len(runtime.asked)
+    again = TextEncoder(runtime, tokenizer, VectorCache(tmp_path / "v.db")).encode_passages(["b", LONG])
+    assert len(runtime.asked) == count
+    for before, after in zip(vectors, reversed(again), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_models_and_ways_of_cutting_do_not_share_vectors(
+    cached: TextEncoder, runtime: FakeRuntime, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """A cached vector is served to its own model and its own use only."""
+    cached.encode([LONG])
+    assert len(cached.encode_whole([LONG])) == 1
+    assert len(cached.encode_passages([LONG])[0]) > 2
+    other = FakeRuntime("other")
+    TextEncoder(other, tokenizer, VectorCache(tmp_path / "vectors.db")).encode([LONG])
+    assert other.asked == [LONG]
+
+
+def test_passages_are_read_only_from_the_start(cached: TextEncoder) -> None:
+    """A caller cannot tell computed passages from cached ones."""
+    for _ in range(2):
+        assert not any(vectors.flags.writeable for vectors in cached.encode_passages(["a", LONG]))
+
+
+def test_more_texts_than_a_chunk_keep_their_order(cached: TextEncoder, tokenizer: Tokenizer) -> None:
+    """Many texts are computed in parts and come back in the order given."""
+    texts = [f"text {n}" for n in range(1200)]
+    expected = TextEncoder(FakeRuntime(), tokenizer).encode(texts)
+    np.testing.assert_array_equal(cached.encode(texts), expected)
+    np.testing.assert_array_equal(cached.encode(texts), expected)
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
+    """A runtime that does not exist is named before anything is loaded."""
+    settings = Settings(encoder_runtime="tensorflow", encoder_path=tmp_path / "none", cache_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"RLHF_ENCODER_RUNTIME='tensorflow'.*onnxruntime or sentence-transformers"):
+        load_encoder(settings)
+
+
+def test_the_default_runtime_never_imports_torch(model_folder: Path, encoder_cache: Path, tmp_path: Path) -> None:
+    """Encoding works without torch, and leaves it alone where it is installed."""
+    for name in ("torch", "transformers", "sentence_transformers"):
+        (tmp_path / f"{name}.py").write_text("")  # so that an attempt to import it would succeed, and show
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from pathlib import Path\n"
+        "from rlhf_loop.config import Settings\n"
+        "from rlhf_loop.encoders import load_encoder\n"
+        f"settings = Settings(encoder_path=Path({str(model_folder)!r}), cache_dir=Path({str(encoder_cache)!r}))\n"
+        "assert load_encoder(settings).encode(['a text of its own']).shape == (1, 384)\n"
+        "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_loop.domain import Example, Question
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.errors import NotEnoughDataError
+from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
+from rlhf_loop.learning_curve import learning_curve, plot
+from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
+from rlhf_loop.training import TrainingReport, assemble, best_recipe, check_enough, prompt_key, train
+
+
+def example(prompt: str, response: str, rating: int | None, *, group: str = "g", rank: int | None = None) -> Example:
+    return Example(prompt=prompt, response=response, rating=rating, group=group, rank=rank)
+
+
+def test_the_report_has_all_numbers(trained: tuple[RewardModel, TrainingReport], sample_examples: list[Example]) -> None:
+    """On the sample ratings the report counts what was there, and judges both the model and its recipe."""
+    report = trained[1]
+    positive = sum(known.label or 0 for known in sample_examples)
+    assert (report.rated, report.unrated, report.questions, report.positive) == (200, 0, 50, positive)
+    assert (report.requested, report.seed) == ("auto", 0)
+    assert report.trained_on == 200 - report.held_out.answers == 176
+    assert (report.held_out.questions, report.overall.questions) == (6, 50)
+    assert report.overall.answers == 200
+    assert report.cross_validated[report.recipe].answers == 176
+    assert report.cut == 0
+    assert set(report.seconds) == {"passages features", "passages fit", "joint features", "joint fit", "evaluation"}
+    assert not report.worse_than_nothing
+
+
+def test_auto_keeps_the_better_recipe(trained: tuple[RewardModel, TrainingReport]) -> None:
+    """With auto both recipes are tried, and the one that is best by cross-validation makes the model."""
+    model, report = trained
+    assert set(report.cross_validated) == set(RECIPES)
+    p_at_1 = {name: found.orders["model"].precision_at_1.value for name, found in report.cross_validated.items()}
+    assert report.recipe == model.recipe == max(p_at_1, key=lambda name: p_at_1[name])
+    assert p_at_1["passages"] > p_at_1["joint"] + 0.1
+
+
+def test_a_recipe_can_be_asked_for(sample_examples: list[Example], encoder: TextEncoder) -> None:
+    """With a name only that recipe is tried; an unknown one is refused."""
+    model, report = train(sample_examples, encoder=encoder, recipe="joint")
+    assert (model.recipe, report.recipe, report.requested) == ("joint", "joint", "joint")
+    assert list(report.cross_validated) == ["joint"]
+    with pytest.raises(ValueError, match="magic"):
+        train(sample_examples, encoder=encoder, recipe="magic")
+
+
+def test_the_seed_decides(
+    trained: tuple[RewardModel, TrainingReport], sample_examples: list[Example], encoder: TextEncoder
+) -> None:
+    """The same seed gives the same model and numbers; another seed holds out other questions."""
+    model, report = trained
+    again, same = train(sample_examples, encoder=encoder)
+    other, different = train(sample_examples, encoder=encoder, seed=1)
+    assert (again.coef == model.coef).all()
+    assert (again.intercept, again.slope, again.offset) == (model.intercept, model.slope, model.offset)
+    assert replace(same, seconds=report.seconds) == report
+    assert (other.coef != model.coef).any()
+    assert different.held_out != report.held_out
+
+
+def test_the_model_scores_what_the_report_judged(
+    trained: tuple[RewardModel, TrainingReport], encoder: TextEncoder
+) -> None:
+    """The model tells apart answers to a question of which it knows nothing."""
+    question = Question(
+        "Is it safe to take ibuprofen while pregnant?",
+        (
+            "The Eiffel Tower is repainted every seven years.",
+            "Ibuprofen should not be taken from week 20 of pregnancy on, because it can harm the baby's kidneys and "
+            "heart. Paracetamol is the usual choice; ask your doctor or midwife before taking any medicine.",
+        ),
+    )
+    (scores,) = trained[0].score([question], encoder)
+    assert 0 < scores[0] < scores[1] < 1
+
+
+def varied(count: int, *, good: Sequence[int] = (), answers: int = 2) -> list[Example]:
+    """Answers to `count` questions; the first answer of those in `good` is a good one."""
+    return [
+        example(
+            f"Question {number} about subject {number % 7}?",
+            f"Answer {place} of subject {number % 7 if place == 0 else number % 5}.",
+            5 if number in good and place == 0 else 2,
+            group=f"g{number}",
+        )
+        for number in range(count)
+        for place in range(answers)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "Only 0 rated interactions; training needs 50"),
+        (varied(12, good=range(12)), "Only 24 rated interactions; training needs 50"),
+        ([replace(known, rating=None) for known in varied(60)], "Only 0 rated"),
+        (varied(30), r"All 60 rated interactions are rated < 4: 0 correct, 60 incorrect"),
+        (varied(60, good=range(60), answers=1), r"All 60 rated interactions are rated >= 4: 60 correct, 0 incorrect"),
+        (varied(30, good=[3]), "Only 1 of the 30 questions have correct answers; training needs 3"),
+        (varied(30, good=[3, 4]), "Only 2 of the 30 questions have correct answers"),
+        (varied(60, good=range(58), answers=1), "Only 2 of the 60 questions have incorrect answers"),
+        (varied(1, good=[0], answers=60), "Only 1 of the 1 questions have correct answers"),
+    ],
+)
+def test_too_little_to_learn_from(encoder: TextEncoder, examples: list[Example], message: str) -> None:
+    """Too few ratings, one class or too few questions is an error that has the counts."""
+    with pytest.raises(NotEnoughDataError, match=message):
+        train(examples, encoder=encoder)
+
+
+def test_the_least_there_must_be(encoder: TextEncoder) -> None:
+    """Three questions of each class suffice for a training, whatever the seed and the number of the others."""
+    for count in (26, 27, 33):
+        for seed in range(4):
+            _, report = train(varied(count, good=[1, 2, 3]), encoder=encoder, seed=seed, recipe="joint")
+            assert report.positive == 3
+    check_enough(assemble(varied(4, good=[0, 1, 2])), min_samples=8)
+
+
+class SpyRecipe:
+    """A recipe that remembers what it was asked for; its feature is the length of the answer."""
+
+    name, version, scaled, penalty_c = "spy", 1, True, 1.0
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+
+    def feature_names(self) -> list[str]:
+        return ["length"]
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> np.ndarray:
+        self.questions += questions
+        return np.array([[float(len(response))] for question in questions for response in question.responses])
+
+
+def test_the_same_question_in_other_groups_stays_on_one_side(
+    monkeypatch: pytest.MonkeyPatch, encoder: TextEncoder
+) -> None:
+    """Answers to one prompt are never split, though it was asked in different groups and in other letter case."""
+    prompts = [f"Question {number}?" for number in range(20)]
+    examples = [
+        example(
+            prompt.upper() if group % 2 else f" {prompt}  ", f"{group} {'long' * (index % 3)}", 1 + index % 5, group=str(n)
+        )
+        for n, (index, prompt, group) in enumerate((i, p, g) for i, p in enumerate(prompts) for g in range(4))
+    ]
+    data = assemble(examples)
+    assert len(data.questions) == 80
+    assert len(np.unique(data.prompt)) == 20
+    seen: list[Predictions] = []
+
+    def spy(predictions: Predictions) -> Evaluation:
+        seen.append(predictions)
+        return evaluate(predictions)
+
+    monkeypatch.setitem(RECIPES, "spy", SpyRecipe())
+    monkeypatch.setattr("rlhf_loop.training.evaluate", spy)
+    _, report = train(examples, encoder=encoder, recipe="spy")
+    assert report.questions == 20
+    inside, outside, _ = (len(predictions.question) for predictions in seen)
+    assert (inside, outside) == (72, 8)  # two of the twenty questions, with the four answers to each
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("What?", " what?\n", True), ("a  b", "A b", True), ("STRASSE", "straße", True), ("What?", "What", False)],
+)
+def test_prompt_key(one: str, other: str, same: bool) -> None:
+    """Letter case and white space make no other question, anything else does."""
+    assert (prompt_key(one) == prompt_key(other)) is same
+
+
+def test_assemble_lays_out_rows() -> None:
+    """Each rated answer knows its row among all candidates, its question, its rank; groups without ratings are out."""
+    data = assemble(
+        [
+            example("A?", "a1", None, group="a"),
+            example("B?", "b1", 5, group="b", rank=2),
+            example("C?", "c1", None, group="c"),
+            example("A?", "a2", 1, group="a"),
+            example("b?", "b2", 4, group="b"),
+            example("B?", "b3", 2, group="b2", rank=1),
+        ]
+    )
+    assert [question.responses for question in data.questions] == [("a1", "a2"), ("b1", "b2"), ("b3",)]
+    assert data.row.tolist() == [1, 2, 3, 4]
+    assert data.question.tolist() == [0, 1, 1, 2]
+    assert data.prompt.tolist() == [0, 1, 1, 1]
+    assert data.label.tolist() == [0, 1, 1, 0]
+    assert data.rank.tolist() == pytest.approx([np.nan, 2, np.nan, 1], nan_ok=True)
+
+
+def test_unrated_siblings_are_context(sample_examples: list[Example], encoder: TextEncoder) -> None:
+    """Unrated siblings change the features of the rated answers, and are themselves neither learned nor judged."""
+    kept = {group: position for position, group in enumerate(dict.fromkeys(e.group for e in sample_examples))}
+    places: dict[str, int] = {}
+    thinned = []
+    for known in sample_examples:
+        place = places[known.group] = places.get(known.group, -1) + 1
+        rated = place in (kept[known.group] % 4, (kept[known.group] + 1) % 4)
+        thinned.append(known if rated else replace(known, rating=None))
+    with_context, report = train(thinned, encoder=encoder, recipe="passages")
+    without, alone = train([e for e in thinned if e.rating], encoder=encoder, recipe="passages")
+    assert (report.rated, report.unrated) == (100, 100)
+    assert (alone.rated, alone.unrated) == (100, 0)
+    assert report.overall.answers == alone.overall.answers == 100
+    assert report.positive == alone.positive
+    assert not np.allclose(with_context.coef, without.coef, atol=1e-3)
+
+
+def _evaluation(auc: float, *, questions: int) -> Evaluation:
+    """An evaluation in which P@1 and AUC disagree: the better P@1, the lower AUC."""
+    found = evaluate(Predictions(np.zeros(2, np.intp), np.array([5, 1]), np.array([0.9, 0.1]), np.ones(2)), draws=0)
+    order = replace(found.orders["model"], precision_at_1=replace(found.auc, value=1 - auc))
+    return replace(
+        found, auc=replace(found.auc, value=auc), ranked_questions=questions, orders={**found.orders, "model": order}
+    )
+
+
+@pytest.mark.parametrize(("questions", "expected"), [(0, "b"), (9, "b"), (10, "a"), (100, "a")])
+def test_best_recipe(questions: int, expected: str) -> None:
+    """P@1 decides where ten questions or more can be ranked, AUC where not."""
+    both = {"a": _evaluation(0.6, questions=questions), "b": _evaluation(0.8, questions=questions)}
+    assert best_recipe(both) == expected
+
+
+def test_best_recipe_of_equals_is_the_first() -> None:
+    """Between equals the first one is kept."""
+    same = _evaluation(0.7, questions=50)
+    assert best_recipe({"x": same, "y": same}) == "x"
+
+
+@pytest.mark.parametrize(
+    ("auc", "ranks", "worse"),
+    [(0.4, False, True), (0.6, False, False), (0.4, True, True), (0.5, False, False)],
+)
+def test_worse_than_nothing(
+    trained: tuple[RewardModel, TrainingReport], auc: float, ranks: bool, worse: bool
+) -> None:
+    """A model is worse than nothing if it loses to the incoming order, or to chance where that is not known."""
+    overall = _evaluation(auc, questions=50)
+    gain = replace(overall.auc, value=-0.1) if ranks else None
+    assert replace(trained[1], overall=replace(overall, gain=gain)).worse_than_nothing is worse
+
+
+def test_learning_curve(sample_examples: list[Example], encoder: TextEncoder, tmp_path: Path) -> None:
+    """The points rise in ratings from 50 to four fifths of all, all measured, and can be drawn."""
+    points = learning_curve(sample_examples, recipe=recipe_named("passages"), encoder=encoder)
+    assert [point.rated for point in points] == [50, 100, 160]
+    for point in points:
+        for value in (point.accuracy, point.auc, point.precision_at_1):
+            assert 0 < value <= 1
+    assert points == learning_curve(sample_examples, recipe=recipe_named("passages"), encoder=encoder)
+    picture = tmp_path / "new folder" / "curve.png"
+    plot(points, picture, title="Quality")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_learning_curve_of_single_answers(encoder: TextEncoder) -> None:
+    """Where every question has one answer nothing can be ranked: P@1 is nan and the rest is measured."""
+    examples = varied(60, good=range(0, 60, 3), answers=1)
+    (first, last) = learning_curve(examples, recipe=recipe_named("joint"), encoder=encoder)
+    assert np.isnan([first.precision_at_1, last.precision_at_1]).all() or first.rated == 48
+    assert 0 <= last.accuracy <= 1

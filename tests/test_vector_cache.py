@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_loop.encoders import DIMENSION, Vectors
+from rlhf_loop.encoders.vector_cache import VectorCache
+
+
+def matrix(seed: int, rows: int = 1) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((rows, DIMENSION)).astype(np.float32)
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "folder" / "vectors.db"
+
+
+def change(path: Path, sql: str, *values: object) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(sql, values).rowcount == 1
+
+
+def test_what_goes_in_comes_out(path: Path) -> None:
+    """Matrices of any number of rows come back exactly; unknown keys do not; the folder is made."""
+    entries = {key(n): matrix(n, rows=n) for n in (1, 2, 70)}
+    VectorCache(path).put(entries)
+    found = VectorCache(path).get([*entries, key(5)])
+    assert found.keys() == entries.keys()
+    for name, expected in entries.items():
+        np.testing.assert_array_equal(found[name], expected)
+
+
+def test_many_keys_are_found_in_one_call(path: Path) -> None:
+    """A call may ask for more keys than one query can take."""
+    cache = VectorCache(path)
+    entries = {key(n): matrix(n) for n in range(2500)}
+    cache.put(entries)
+    assert cache.get(list(entries)).keys() == entries.keys()
+    assert cache.get([]) == {}
+
+
+def test_a_later_entry_replaces_an_earlier_one(path: Path) -> None:
+    """A key has one matrix, the latest."""
+    cache = VectorCache(path)
+    cache.put({key(1): matrix(1)})
+    cache.put({key(1): matrix(2, rows=3)})
+    np.testing.assert_array_equal(cache.get([key(1)])[key(1)], matrix(2, rows=3))
+
+
+def flipped(path: Path) -> bytes:
+    with closing(sqlite3.connect(path)) as connection:
+        (data,) = connection.execute("SELECT data FROM vectors WHERE key = ?", (key(1),)).fetchone()
+    return bytes([data[0] ^ 1]) + bytes(data[1:])
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut", "empty", "text", "number"])
+def test_a_damaged_entry_is_not_served(path: Path, damage: str) -> None:
+    """An entry whose checksum or form is wrong counts as unknown, the others stay, and a new one takes its place."""
+    cache = VectorCache(path)
+    cache.put({key(1): matrix(1), key(2): matrix(2)})
+    values = {"a flipped bit": flipped(path), "cut": flipped(path)[:100], "empty": b"", "text": "ab\udcff", "number": 7}
+    value = values[damage]
+    sql = "UPDATE vectors SET data = ? WHERE key = ?"
+    if isinstance(value, str):  # text that is not UTF-8, as a damaged page may hold it
+        sql, value = "UPDATE vectors SET data = CAST(? AS TEXT) WHERE key = ?", b"ab\xff"
+    change(path, sql, value, key(1))
+    assert cache.get([key(1), key(2)]).keys() == {key(2)}
+    cache.put({key(1): matrix(1)})
+    np.testing.assert_array_equal(cache.get([key(1)])[key(1)], matrix(1))
+
+
+def test_a_damaged_file_is_replaced(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no database is logged and deleted, and the cache works again."""
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"this was never a database" * 1000)
+    cache = VectorCache(path)
+    assert cache.get([key(1)]) == {}
+    assert "is damaged" in caplog.text
+    cache.put({key(1): matrix(1)})
+    assert cache.get([key(1)]).keys() == {key(1)}
+
+
+def test_a_file_damaged_in_the_middle_is_replaced(path: Path) -> None:
+    """Pages overwritten behind an intact header cost the entries, not the run."""
+    cache = VectorCache(path)
+    cache.put({key(n): matrix(n) for n in range(200)})
+    cache.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    for _ in range(2):
+        cache.get([key(n) for n in range(200)])
+        cache.put({key(1): matrix(1)})
+    np.testing.assert_array_equal(cache.get([key(1)])[key(1)], matrix(1))
+
+
+@pytest.mark.parametrize("obstacle", ["parent is a file", "path is a folder"])
+def test_without_a_place_to_write_nothing_is_cached(
+    tmp_path: Path, obstacle: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no file can be written the cache stays empty, and a warning says so."""
+    path = tmp_path / "obstacle" / "vectors.db"
+    if obstacle == "parent is a file":
+        path.parent.write_text("in the way")
+    else:
+        path.mkdir(parents=True)
+    cache = VectorCache(path)
+    cache.put({key(1): matrix(1)})
+    assert cache.get([key(1)]) == {}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert "cannot be used now" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="file modes do not bind this user")
+def test_a_read_only_file_is_still_read(path: Path) -> None:
+    """Without the right to write, what is there is served and nothing is added."""
+    cache = VectorCache(path)
+    cache.put({key(1): matrix(1)})
+    path.chmod(0o444)
+    reader = VectorCache(path)
+    reader.put({key(2): matrix(2)})
+    assert reader.get([key(1), key(2)]).keys() == {key(1)}
+
+
+def test_a_full_cache_drops_its_oldest_entries(path: Path) -> None:
+    """The file stays near its limit, and the newest entries are the ones that stay."""
+    limit = 400_000
+    cache = VectorCache(path, max_bytes=limit)
+    for start in range(0, 2000, 10):
+        cache.put({key(n): matrix(n) for n in range(start, start + 10)})
+    found = sorted(int.from_bytes(name, "big") for name in cache.get([key(n) for n in range(2000)]))
+    assert 100 < len(found) < 260
+    assert found == list(range(found[0], 2000))
+    cache.close()
+    assert path.stat().st_size < 1.3 * limit
+
+
+def test_threads_share_a_cache(path: Path) -> None:
+    """Threads may read and write one cache at once."""
+    cache = VectorCache(path)
+
+    def work(thread: int) -> None:
+        for n in range(thread * 100, thread * 100 + 100):
+            cache.put({key(n): matrix(n)})
+            np.testing.assert_array_equal(cache.get([key(n)])[key(n)], matrix(n))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert len(cache.get([key(n) for n in range(400)])) == 400
+
+
+def test_processes_share_a_file(path: Path) -> None:
+    """Processes that start and write at the same time all find their entries there."""
+    code = (
+        "import sys\nfrom pathlib import Path\nimport numpy as np\n"
+        "from rlhf_loop.encoders.vector_cache import VectorCache\n"
+        "first = int(sys.argv[2])\n"
+        "cache = VectorCache(Path(sys.argv[1]))\n"
+        "for n in range(first, first + 200):\n"
+        "    cache.put({n.to_bytes(32, 'big'): np.full((1, 384), n, dtype=np.float32)})\n"
+    )
+    commands = [[sys.executable, "-c", code, str(path), str(first)] for first in (0, 200, 400)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 3
+    found = VectorCache(path).get([key(n) for n in range(600)])
+    assert len(found) == 600
+    assert all(int(found[key(n)][0, 0]) == n for n in range(600))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_cache_survives_a_fork(path: Path) -> None:
+    """A forked child reads and writes on, even if another thread held the lock; so does the parent."""
+    code = (
+        "import os, sys, threading, warnings\nfrom pathlib import Path\nimport numpy as np\n"
+        "from rlhf_loop.encoders.vector_cache import VectorCache\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"  # that a fork with threads is risky: the very point
+        "one = np.ones((1, 384), dtype=np.float32)\n"
+        "cache = VectorCache(Path(sys.argv[1]))\n"
+        "cache.put({b'before': one})\n"
+        "locked, forked = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with cache._lock:\n"
+        "        locked.set()\n"
+        "        forked.wait()\n"
+        "threading.Thread(target=hold).start()\n"
+        "locked.wait()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    cache.put({b'child': one})\n"
+        "    os._exit(0 if len(cache.get([b'before', b'child'])) == 2 else 1)\n"
+        "forked.set()\n"
+        "status = os.waitpid(child, 0)[1]\n"
+        "cache.put({b'after': one})\n"
+        "print(status, len(cache.get([b'before', b'child', b'after'])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("0 3\n", "")

@@ -1,0 +1,1 @@
+"""Measure the recipes on real expert ratings and write docs/RESULTS.md: `make results`."""

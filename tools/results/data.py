@@ -1,0 +1,48 @@
+"""The real ratings, read from beside the checkout; they are for measuring and not part of the project."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.domain import Example
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.reward import RECIPES
+from rlhf_loop.training import TrainingSet, assemble
+
+RATINGS = Path(__file__).parents[3] / "shared" / "data" / "expert_ratings.jsonl.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """The ratings in questions, each recipe's features of all of them, and which belong to the validation split."""
+
+    data: TrainingSet
+    features: dict[str, NDArray[np.float64]]
+    validation: NDArray[np.bool_]
+
+
+def read_examples(path: Path = RATINGS) -> tuple[list[Example], list[bool]]:
+    """Return the examples, and for each whether it belongs to the validation split."""
+    if not path.exists():
+        sys.exit(f"The real ratings are not at {path}, and there is nothing else to measure on.")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = sorted(map(json.loads, lines), key=lambda row: (row["group"], row["system_rank"]))
+    examples = [
+        Example(row["user_prompt"], row["ai_response"], row["rating"], row["group"], row["system_rank"]) for row in rows
+    ]
+    return examples, [row["split"] == "validation" for row in rows]
+
+
+def load(encoder: TextEncoder) -> Ratings:
+    """Read the ratings and compute the features of each recipe."""
+    examples, validation = read_examples()
+    data = assemble(examples)
+    features = {name: recipe.features(data.questions, encoder)[data.row] for name, recipe in RECIPES.items()}
+    return Ratings(data, features, np.array(validation))

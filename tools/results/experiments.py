@@ -1,0 +1,157 @@
+"""The experiments: who is fitted on what, and judged on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.domain import Interval
+from rlhf_loop.evaluation import Evaluation, evaluate
+from rlhf_loop.reward import RECIPES, RewardClassifier
+from rlhf_loop.splitting import folds
+from rlhf_loop.training import TrainingSet
+from tools.results.data import Ratings
+
+Mask = NDArray[np.bool_]
+Matrix = NDArray[np.float64]
+
+SEEDS = range(5)
+FOLDS = 5
+#: Of a few answers: enough that the mean is known to half a point.
+DRAWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The headline measures of one or several evaluations."""
+
+    auc: float
+    accuracy: float
+    precision_at_1: float
+    ndcg: float
+    mrr: float
+    brier: float
+    calibration_error: float
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Scores:
+        order = evaluation.orders["model"]
+        values: Iterable[Interval] = (
+            evaluation.auc,
+            evaluation.accuracy,
+            order.precision_at_1,
+            order.ndcg,
+            order.mrr,
+            evaluation.brier,
+            evaluation.calibration_error,
+        )
+        return cls(*(value.value for value in values))
+
+
+def summary(scores: Sequence[Scores]) -> tuple[Scores, Scores]:
+    """Return the means and the standard deviations."""
+    table = np.array([[getattr(score, field.name) for field in fields(Scores)] for score in scores])
+    return Scores(*table.mean(axis=0).tolist()), Scores(*table.std(axis=0).tolist())
+
+
+def cross_validated(ratings: Ratings, recipe: str, rows: Mask | None = None) -> list[Evaluation]:
+    """Five folds by question, dealt anew for each seed; every answer is judged by a model fitted on other questions."""
+    return list(_cross_validated(ratings.data, ratings.features[recipe], recipe, rows))
+
+
+def out_of_fold(ratings: Ratings, recipe: str) -> Matrix:
+    """Return the probability that each answer got from a model fitted on other questions."""
+    rows = np.ones(len(ratings.data.row), dtype=np.bool_)
+    probability: Matrix = _fitted(ratings.features[recipe], ratings.data, rows, recipe).fold_probability_
+    return probability
+
+
+def ablated(ratings: Ratings, columns: NDArray[np.intp] | None, extra: Matrix | None = None) -> Scores:
+    """Cross-validate recipe `passages` on the training split with only some columns, or with some more."""
+    features = ratings.features["passages"]
+    features = features if columns is None else features[:, columns]
+    features = features if extra is None else np.hstack([features, extra])
+    return summary(
+        [Scores.of(each) for each in _cross_validated(ratings.data, features, "passages", ~ratings.validation)]
+    )[0]
+
+
+def on_validation(ratings: Ratings, recipe: str) -> Evaluation:
+    """Fit on the training split, judge on the validation split."""
+    return _fit_and_judge(ratings, recipe, ~ratings.validation, ratings.validation)
+
+
+def few_answers(
+    ratings: Ratings, recipe: str, draw: Callable[[TrainingSet, np.random.Generator], Mask]
+) -> list[Scores]:
+    """Fit on the drawn answers, judge on all questions that none of them belongs to; `DRAWS` times."""
+    results = []
+    rng = np.random.default_rng(0)
+    while len(results) < DRAWS:
+        drawn = draw(ratings.data, rng)
+        others = ~np.isin(ratings.data.prompt, ratings.data.prompt[drawn])
+        try:
+            results.append(Scores.of(_fit_and_judge(ratings, recipe, drawn, others, draws=0)))
+        except ValueError:
+            # Fewer than two questions with correct or with incorrect answers: training would refuse, too.
+            continue
+    return results
+
+
+def fifty_anywhere(data: TrainingSet, rng: np.random.Generator) -> Mask:
+    """Draw 50 answers from all."""
+    mask = np.zeros(len(data.row), dtype=np.bool_)
+    mask[rng.choice(len(mask), 50, replace=False)] = True
+    return mask
+
+
+def fifty_together(data: TrainingSet, rng: np.random.Generator) -> Mask:
+    """Draw questions until they have 50 answers, and keep 50."""
+    order = rng.permutation(np.unique(data.prompt))
+    place = np.argsort(order)[data.prompt]
+    mask = np.zeros(len(data.row), dtype=np.bool_)
+    mask[np.argsort(place, kind="stable")[:50]] = True
+    return mask
+
+
+def one_answer_a_question(ratings: Ratings, recipe: str) -> list[Scores]:
+    """Fit on one random answer to each training question, judge on the full lists of the other questions.
+
+    The other answers to a training question are there as its context, but nobody has rated them.
+    """
+    data, results = ratings.data, []
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        fold = folds(data.prompt, data.label, count=FOLDS, seed=seed)
+        probability = np.empty(len(fold))
+        for part in range(FOLDS):
+            out = fold == part
+            chosen = [rng.choice(np.flatnonzero(data.prompt == prompt)) for prompt in np.unique(data.prompt[~out])]
+            classifier = _fitted(ratings.features[recipe], data, np.isin(np.arange(len(fold)), chosen), recipe)
+            probability[out] = classifier.predict_proba(ratings.features[recipe][out])[:, 1]
+        results.append(Scores.of(evaluate(data.predictions(probability), draws=0)))
+    return results
+
+
+def _cross_validated(data: TrainingSet, features: Matrix, recipe: str, rows: Mask | None) -> Iterator[Evaluation]:
+    rows = np.ones(len(data.row), dtype=np.bool_) if rows is None else rows
+    for seed in SEEDS:
+        classifier = _fitted(features, data, rows, recipe, seed=seed)
+        yield evaluate(data.predictions(classifier.fold_probability_, rows))
+
+
+def _fit_and_judge(
+    ratings: Ratings, recipe: str, fitted: Mask, judged: Mask, *, draws: int | None = None
+) -> Evaluation:
+    features = ratings.features[recipe]
+    classifier = _fitted(features, ratings.data, fitted, recipe)
+    return evaluate(ratings.data.predictions(classifier.predict_proba(features[judged])[:, 1], judged), draws=draws)
+
+
+def _fitted(features: Matrix, data: TrainingSet, rows: Mask, recipe: str, *, seed: int = 0) -> RewardClassifier:
+    settings = RECIPES[recipe]
+    classifier = RewardClassifier(penalty_c=settings.penalty_c, scaled=settings.scaled, fold_count=FOLDS, seed=seed)
+    return classifier.fit(features[rows], data.label[rows], data.prompt[rows])
