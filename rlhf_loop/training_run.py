@@ -76,7 +76,7 @@ def run_training(
             record,
             status="succeeded" if live else "rejected",
             encoder=encoder.id,
-            model_file=str(path),
+            model_file=str(path.resolve()),
             model_sha256=sha256,
             **_results(report),
         )

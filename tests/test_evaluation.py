@@ -67,9 +67,7 @@ def test_single_answers_have_no_order() -> None:
     assert (found.ranked_questions, found.gain, found.auc.value, found.accuracy.value) == (0, None, 1, 0.75)
     assert np.isnan(found.orders["model"].precision_at_1.value)
     both = evaluate(
-        Predictions(
-            np.array([0, 0, 1]), np.array([5, 1, 1]), np.array([0.9, 0.1, 0.9]), np.array([1.0, 2.0, 1.0])
-        )
+        Predictions(np.array([0, 0, 1]), np.array([5, 1, 1]), np.array([0.9, 0.1, 0.9]), np.array([1.0, 2.0, 1.0]))
     )
     assert (both.ranked_questions, both.orders["model"].precision_at_1.value) == (1, 1)
 

@@ -20,7 +20,9 @@ def example(prompt: str, response: str, rating: int | None, *, group: str = "g",
     return Example(prompt=prompt, response=response, rating=rating, group=group, rank=rank)
 
 
-def test_the_report_has_all_numbers(trained: tuple[RewardModel, TrainingReport], sample_examples: list[Example]) -> None:
+def test_the_report_has_all_numbers(
+    trained: tuple[RewardModel, TrainingReport], sample_examples: list[Example]
+) -> None:
     """On the sample ratings the report counts what was there, and judges both the model and its recipe."""
     report = trained[1]
     positive = sum(known.label or 0 for known in sample_examples)
@@ -149,7 +151,10 @@ def test_the_same_question_in_other_groups_stays_on_one_side(
     prompts = [f"Question {number}?" for number in range(20)]
     examples = [
         example(
-            prompt.upper() if group % 2 else f" {prompt}  ", f"{group} {'long' * (index % 3)}", 1 + index % 5, group=str(n)
+            prompt.upper() if group % 2 else f" {prompt}  ",
+            f"{group} {'long' * (index % 3)}",
+            1 + index % 5,
+            group=str(n),
         )
         for n, (index, prompt, group) in enumerate((i, p, g) for i, p in enumerate(prompts) for g in range(4))
     ]
@@ -243,9 +248,7 @@ def test_best_recipe_of_equals_is_the_first() -> None:
     ("auc", "ranks", "worse"),
     [(0.4, False, True), (0.6, False, False), (0.4, True, True), (0.5, False, False)],
 )
-def test_worse_than_nothing(
-    trained: tuple[RewardModel, TrainingReport], auc: float, ranks: bool, worse: bool
-) -> None:
+def test_worse_than_nothing(trained: tuple[RewardModel, TrainingReport], auc: float, ranks: bool, worse: bool) -> None:
     """A model is worse than nothing if it loses to the incoming order, or to chance where that is not known."""
     overall = _evaluation(auc, questions=50)
     gain = replace(overall.auc, value=-0.1) if ranks else None
