@@ -11,6 +11,11 @@ from typing import Any
 GOOD_RATING = 4
 
 
+def prompt_key(prompt: str) -> str:
+    """Return what makes two prompts the same question: case and white space do not matter."""
+    return " ".join(prompt.casefold().split())
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One question with its candidate answers, in the order in which they came."""

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.db import reading, transaction
-from rlhf_loop.domain import GOOD_RATING, Example, Rating
+from rlhf_loop.domain import GOOD_RATING, Example, Rating, prompt_key
 from rlhf_loop.tables import ANONYMOUS, Interaction, Review
 
 RATINGS = range(1, 6)
@@ -286,7 +286,7 @@ def _group(row: Row[Any]) -> str:
     """The row's candidate group; without one, the prompt, so that the answers to one question belong together."""
     if row.candidate_group is not None:
         return str(row.candidate_group)
-    return "prompt:" + " ".join(row.user_prompt.casefold().split())
+    return f"prompt:{prompt_key(row.user_prompt)}"
 
 
 def _ratings_by_interaction(connection: Connection) -> dict[int, list[int]]:

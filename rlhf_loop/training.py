@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import GOOD_RATING, Example, Question
+from rlhf_loop.domain import GOOD_RATING, Example, Question, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
@@ -158,11 +158,6 @@ def assemble(examples: Sequence[Example]) -> TrainingSet:
         else (np.empty(0, dtype=np.intp) for _ in range(5))
     )
     return TrainingSet(tuple(questions), row, question, number_, rating, rank_.astype(np.float64))
-
-
-def prompt_key(prompt: str) -> str:
-    """Return what makes two prompts the same question: case and white space do not matter."""
-    return " ".join(prompt.casefold().split())
 
 
 def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:

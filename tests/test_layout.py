@@ -1,3 +1,5 @@
+"""The house stays in order: each module has its place, and imports only from above it."""
+
 from __future__ import annotations
 
 import ast
@@ -13,7 +15,6 @@ PACKAGE = Path(rlhf_loop.__file__).parent
 #: The house, top to bottom: a module imports only from those above it, inside its functions too.
 #: A folder's own name is its `__init__.py`, which comes after what it re-exports.
 HOUSE = """
-    rlhf_loop
     errors
     domain
     config
@@ -59,6 +60,7 @@ HOUSE = """
     training_run
     learning_curve
     ranking
+    rlhf_loop
 
     sample
     console

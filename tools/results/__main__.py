@@ -23,7 +23,8 @@ from tools.results import cost, plots
 from tools.results import experiments as run
 from tools.results.data import Ratings, load, read_examples
 
-DOCS = Path(__file__).parents[2] / "docs"
+README = Path(__file__).parents[2] / "README.md"
+DOCS = README.parent / "docs"
 IMAGES = DOCS / "images"
 _NAMES = tuple(reversed(RECIPES))
 _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error")
@@ -51,7 +52,8 @@ def main() -> None:
     plots.curves(IMAGES / "learning_curve.png", points, first["joint"].orders["incoming"].precision_at_1.value)
     plots.reliability(IMAGES / "calibration.png", {name: _out_of_fold(ratings, name) for name in _NAMES})
     (DOCS / "RESULTS.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    _say(f"written to {DOCS / 'RESULTS.md'}")
+    _put_into_readme(_short_table(crossed))
+    _say(f"written to {DOCS / 'RESULTS.md'}, and the short table to README.md")
 
 
 def _introduction(ratings: Ratings) -> str:
@@ -96,6 +98,25 @@ P@1 against the incoming order, with 95 % intervals (paired bootstrap over quest
 {"; ".join(gains)}. So the plain recipe ranks worse than doing nothing on this data, and would not go live.
 
 ![P@1 of each order](images/orders.png)"""
+
+
+def _short_table(crossed: dict[str, list[Evaluation]]) -> str:
+    """Return the headline numbers, for README.md."""
+    first = crossed["passages"][0].orders
+    lines = [["random order", f"{first['random'].precision_at_1.value:.0%}", "", ""]]
+    for name, label in (("joint", "plain recipe, `joint`"), ("passages", "**default recipe, `passages`**")):
+        mean, _ = run.summary([run.Scores.of(each) for each in crossed[name]])
+        lines.append([label, f"{mean.precision_at_1:.0%}", f"{mean.auc:.2f}", f"{mean.accuracy:.0%}"])
+        if name == "joint":
+            lines.append(["the order in which they came", f"{first['incoming'].precision_at_1.value:.0%}", "", ""])
+    lines.append(["best possible order", f"{first['oracle'].precision_at_1.value:.0%}", "", ""])
+    return _table(("", "correct answer first", "AUC", "accuracy"), lines)
+
+
+def _put_into_readme(table: str) -> None:
+    before, start, rest = README.read_text(encoding="utf-8").partition("<!-- results -->\n")
+    _, end, after = rest.partition("<!-- /results -->")
+    README.write_text(f"{before}{start}{table}\n{end}{after}", encoding="utf-8")
 
 
 def _validation(ratings: Ratings) -> str:

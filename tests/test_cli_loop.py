@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from rlhf_loop import ranking, sample
+from rlhf_loop.cli import main
+from rlhf_loop.db import open_database
+from rlhf_loop.domain import Rating
+from rlhf_loop.interactions import record
+from rlhf_loop.reward.model_file import sum_file
+from rlhf_loop.training_log import runs
+
+
+class Loop:
+    """The command line in a folder of its own."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.database = f"sqlite:///{folder / 'rlhf.db'}"
+        self.model = folder / "model [1].joblib"  # brackets: they mean something to what prints them
+        self.environment = {
+            "RLHF_DATABASE_URL": self.database,
+            "RLHF_MODEL_PATH": str(self.model),
+            "RLHF_CACHE_DIR": str(cache),
+            "COLUMNS": "300",
+        }
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> Result:
+        ranking._default = None  # each call is a process of its own
+        result = CliRunner().invoke(main, [str(a) for a in arguments], env=self.environment)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    def hopeless(self) -> None:
+        """Store ratings whose good answers all came first and cannot be told from the others."""
+        engine = open_database(self.database)
+        record(
+            engine,
+            [
+                Rating(
+                    user_prompt=f"What about case {number}?",
+                    ai_response=f"Answer {(number * rank) % 7}.",
+                    rating=5 if rank == 1 else 1,
+                    candidate_group=str(number),
+                    shown_rank=rank,
+                )
+                for number in range(40)
+                for rank in (1, 2, 3)
+            ],
+        )
+        engine.dispose()
+
+
+@pytest.fixture
+def loop(tmp_path: Path, encoder_cache: Path, encoder: object) -> Iterator[Loop]:
+    yield Loop(tmp_path, encoder_cache)
+    ranking._default = None
+
+
+def flat(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
+def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [(), *(path for path, _ in commands())], ids=" ".join)
+def test_every_command_explains_itself(loop: Loop, path: tuple[str, ...]) -> None:
+    """-h says in words what a command does, and what each of its options is for."""
+    output = loop(*path, "-h").output
+    assert "Usage:" in output
+    assert len(output.split("\n\n")[1].split()) > 4
+    command = dict(commands()).get(path)
+    for option in command.params if command else ():
+        assert not isinstance(option, click.Option) or option.help, option.name
+
+
+def test_train_says_live_first(loop: Loop) -> None:
+    """A good model is live: exit code 0, the first line says so and where, tables of measures and orders follow."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    result = loop("train")
+    assert result.output.startswith("LIVE in ")
+    text = flat(result)
+    assert loop.model.name in text
+    for part in ("Recipe passages: the best by cross-validation", "AUC-ROC", "P@1", "incoming order", "best possible"):
+        assert part in text
+    assert loop.model.exists()
+    assert sum_file(loop.model).exists()
+
+
+def test_train_by_a_named_recipe(loop: Loop) -> None:
+    """A recipe and a seed can be asked for, and the report names both."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    text = flat(loop("train", "--recipe", "joint", "--seed", "5"))
+    assert "Recipe joint, as asked." in text
+    assert "(seed 5)" in text
+    loop("train", "--recipe", "magic", code=2)
+
+
+def test_train_without_ratings(loop: Loop) -> None:
+    """Too few ratings: exit code 2, the counts and what to do on stderr, the run logged."""
+    result = loop("train", code=2)
+    assert result.stderr.startswith("Error: Only 0 rated interactions; training needs 50.")
+    engine = open_database(loop.database)
+    assert [run.status for run in runs(engine)] == ["failed"]
+    engine.dispose()
+    assert not loop.model.exists()
+
+
+def test_train_with_a_lower_bar(loop: Loop) -> None:
+    """--min-samples raises or lowers the number of ratings that it takes."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    assert "training needs 201" in loop("train", "--min-samples", "201", code=2).stderr
+    loop("train", "--min-samples", "200", "--recipe", "joint")
+
+
+def test_a_worse_model_does_not_go_live(loop: Loop) -> None:
+    """A model that is worse than the incoming order: exit code 3, the first line says so, nothing goes live."""
+    loop.hopeless()
+    result = loop("train", code=3)
+    assert result.output.startswith("NOT LIVE: this model ranks worse than doing nothing")
+    assert "the incoming order 100%" in flat(result)
+    assert not loop.model.exists()
+    assert (loop.folder / "model [1].rejected.joblib").exists()
+
+
+def test_a_learning_curve(loop: Loop) -> None:
+    """--learning-curve adds a table, and a picture at the place given."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    picture = loop.folder / "plots" / "curve.png"
+    text = flat(loop("train", "--learning-curve", picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Learning curve" in text
+    assert "Accuracy of 80%" in text
+
+
+def test_the_learning_curve_has_a_usual_place(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a place the picture is learning_curve.png in the current folder, whatever option follows."""
+    monkeypatch.chdir(loop.folder)
+    loop("ratings", "import", sample.RATINGS_FILE)
+    loop("train", "--learning-curve", "--recipe", "joint")
+    assert (loop.folder / "learning_curve.png").exists()
+
+
+def test_rerank(loop: Loop) -> None:
+    """Candidates on the command line come back in a table, best first, with where they were before."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    loop("train")
+    good = "Cool the burn with running water for 20 minutes and cover it loosely. See a doctor if it is large."
+    output = loop("rerank", "How do I treat a burn?", "The museum opens at ten.", good).output
+    assert output.startswith("How do I treat a burn?")
+    assert output.index("Cool the burn") < output.index("The museum")
+
+
+def test_rerank_the_example(loop: Loop) -> None:
+    """Without arguments a built-in example is ranked; without a model in its incoming order, without scores."""
+    output = loop("rerank").output
+    first, *others = (str(candidate["text"])[:30] for candidate in sample.CANDIDATES)
+    assert sample.QUESTION in flat(loop("rerank"))
+    assert all(output.index(first) < output.index(other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Only a query?"], "nothing to rank"),
+        (["Why?", "a good one", " "], "Candidate 1 has no text"),
+        (["", "a", "b"], "query"),
+        (["", ""], "query"),
+    ],
+)
+def test_rerank_of_nothing(loop: Loop, arguments: list[str], message: str) -> None:
+    """A query without candidates, or an empty one, is a usage error."""
+    assert message in loop("rerank", *arguments, code=2).stderr
+
+
+def test_a_damaged_model_is_no_traceback(loop: Loop) -> None:
+    """A model file that cannot be trusted is an error of one line, exit code 2."""
+    loop.model.write_bytes(b"foreign")
+    assert loop("rerank", code=2).stderr.startswith("Error: ")
+
+
+def test_a_wrong_setting_is_no_traceback(loop: Loop) -> None:
+    """An unknown setting is an error that names it, exit code 2."""
+    loop.environment["RLHF_COLOUR"] = "red"
+    assert "RLHF_COLOUR" in loop("ratings", "stats", code=2).stderr
+
+
+def test_demo(loop: Loop) -> None:
+    """The demo shows the whole loop and names what to type next; a second one finds its ratings there."""
+    text = flat(loop("demo"))
+    assert "200 rows: 200 added" in text
+    assert "LIVE in" in text
+    assert text.index("Dizziness after a blow") < text.index("Handball is a fast")
+    for step in ("rlhf-loop ratings import FILE", "rlhf-loop train", "from rlhf_reranker import rerank_candidates"):
+        assert step in text
+    assert "200 unchanged" in flat(loop("demo"))

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import ConfigError
+
+
+def test_defaults() -> None:
+    """Without variables everything has a default, and other variables are nobody's business."""
+    settings = Settings.from_env({"PATH": "/bin", "MY_RLHF_X": "1", "rlhf_database_url": "x"})
+    assert settings == Settings()
+    assert settings.database_url == "sqlite:///rlhf.db"
+    assert settings.model_path == Path("reward_model.joblib")
+    assert settings.cache_dir.name == "rlhf-loop"
+    assert settings.encoder_path is None
+
+
+def test_every_setting_can_be_set() -> None:
+    """Each field has its variable, and the value gets the field's type."""
+    settings = Settings.from_env(
+        {
+            "RLHF_DATABASE_URL": "postgresql://me@host/db",
+            "RLHF_MODEL_PATH": "models/a.joblib",
+            "RLHF_CACHE_DIR": "/var/cache/rlhf",
+            "RLHF_ENCODER_PATH": "/models/minilm",
+            "RLHF_ENCODER_RUNTIME": "sentence-transformers",
+            "RLHF_ENCODER_THREADS": "4",
+        }
+    )
+    assert settings == Settings(
+        database_url="postgresql://me@host/db",
+        model_path=Path("models/a.joblib"),
+        cache_dir=Path("/var/cache/rlhf"),
+        encoder_path=Path("/models/minilm"),
+        encoder_runtime="sentence-transformers",
+        encoder_threads=4,
+    )
+    assert len(fields(Settings)) == 6  # a new setting belongs in the mapping above
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"RLHF_DATABASE": "x"}, r"Unknown setting RLHF_DATABASE='x'.*RLHF_DATABASE_URL"),
+        ({"RLHF_": "x"}, "Unknown setting RLHF_="),
+        ({"RLHF_MODEL_PATH": ""}, "RLHF_MODEL_PATH is set but empty"),
+        ({"RLHF_DATABASE_URL": "  "}, "RLHF_DATABASE_URL is set but empty"),
+        ({"RLHF_ENCODER_THREADS": "many"}, "RLHF_ENCODER_THREADS='many' is not a whole number"),
+        ({"RLHF_ENCODER_THREADS": "2.5"}, "not a whole number"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(environ: dict[str, str], message: str) -> None:
+    """An unknown variable, an empty value or one of the wrong type is an error that shows it."""
+    with pytest.raises(ConfigError, match=message):
+        Settings.from_env(environ)
+
+
+def test_every_setting_explains_itself() -> None:
+    """Each field has a help text of a sentence."""
+    for field in fields(Settings):
+        assert field.metadata["help"].endswith(".")
+
+
+def test_settings_do_not_change() -> None:
+    """Settings are values: nobody changes them under another's feet."""
+    with pytest.raises(FrozenInstanceError):
+        Settings().database_url = "sqlite://"  # type: ignore[misc]

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+
+from rlhf_loop import ranking
+from rlhf_loop.cli import main
+from rlhf_loop.config import PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+DOCS = "\n".join([README, *(path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md")))])
+#: Python in the README; a comment before a block takes it out where it needs what a test has not.
+BLOCKS = re.findall(r"(<!-- not run -->\s*)?^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+RUN = [code for skipped, code in BLOCKS if not skipped]
+
+
+def commands(group: click.Group = main, path: str = "rlhf-loop") -> list[str]:
+    found = []
+    for name, command in group.commands.items():
+        deeper = commands(command, f"{path} {name}") if isinstance(command, click.Group) else [f"{path} {name}"]
+        found += deeper
+    return found
+
+
+def extras() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return [f"[{name}]" for name in project["optional-dependencies"]]
+
+
+def targets() -> list[str]:
+    return [f"make {name}" for name in re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "name", [*commands(), *(PREFIX + field.name.upper() for field in fields(Settings)), *extras(), *targets()]
+)
+def test_what_exists_is_documented(name: str) -> None:
+    """Each command, setting, extra and make target is named in README.md or docs/."""
+    assert name in DOCS
+
+
+def test_what_is_documented_exists() -> None:
+    """Each setting, command and make target that README.md or docs/ name is there."""
+    known = {PREFIX + field.name.upper() for field in fields(Settings)}
+    assert set(re.findall(r"\bRLHF_[A-Z_]+[A-Z]\b(?!\d|\.md|_)", DOCS)) - known == set()
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", DOCS, re.MULTILINE)) <= {name.split()[1] for name in targets()}
+    for name in re.findall(r"(?:^|[`/])rlhf-loop ((?:ratings )?[a-z]+)", DOCS, re.MULTILINE):
+        assert f"rlhf-loop {name}" in [*commands(), "rlhf-loop ratings"]
+
+
+def test_files_that_are_named_are_there() -> None:
+    """Links from README.md and docs/ to files lead somewhere."""
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("code", RUN, ids=range(len(RUN)))
+def test_examples_run(
+    code: str, tmp_path: Path, encoder_cache: Path, encoder: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each Python block in README.md runs on its own, in an empty folder."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RLHF_CACHE_DIR", str(encoder_cache))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ranking, "_default", None)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})

@@ -1,0 +1,120 @@
+"""The commands that were there before the package, each run as a newcomer would: from a fresh copy of the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_loop import sample
+
+ROOT = Path(__file__).parents[1]
+COUNT = """
+from sqlalchemy import text
+from model_utils import engine
+with engine.connect() as connection:
+    print(connection.execute(text("SELECT COUNT(*) FROM rlhf_interactions WHERE rating IS NOT NULL")).scalar())
+"""
+
+
+class Clone:
+    """A copy of the files that git knows or would know, and a way to run Python in it."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self._cache = cache
+
+    def python(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RLHF_", "PYTHON"))}
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env={**environment, "RLHF_CACHE_DIR": str(self._cache), "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result
+
+    def import_sample(self) -> None:
+        file = str(self.folder / "rlhf_loop" / "sample" / sample.RATINGS_FILE.name)
+        self.python("-c", f"from rlhf_loop.cli import main; main(['ratings', 'import', {file!r}])")
+
+
+@pytest.fixture
+def clone(tmp_path: Path, encoder_cache: Path, encoder: object) -> Clone:
+    git = shutil.which("git")
+    listed = None
+    if git is not None:
+        command = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.py", "*.jsonl", "*.mako"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed is None or listed.returncode:
+        pytest.skip("this is no git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "tools/")):
+            target = tmp_path / "clone" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+    return Clone(tmp_path / "clone", encoder_cache)
+
+
+def test_the_copy_is_what_runs(clone: Clone) -> None:
+    """From its folder a copy of the checkout imports its own package, not an installed one."""
+    code = "import rlhf_loop.cli, rlhf_reranker; print(rlhf_loop.__file__); print(rlhf_reranker.__file__)"
+    for line in clone.python("-c", code).stdout.splitlines():
+        assert Path(line).is_relative_to(clone.folder.resolve())
+
+
+def test_import_is_ready(clone: Clone) -> None:
+    """`python -c "import rlhf_reranker; print('Ready')"` prints Ready, and makes no file."""
+    result = clone.python("-c", "import rlhf_reranker; print('Ready')")
+    assert (result.stdout, result.stderr) == ("Ready\n", "")
+    assert not list(clone.folder.glob("*.db"))
+
+
+def test_engine_counts_the_rated(clone: Clone) -> None:
+    """`from model_utils import engine` gives a database that is ready, empty at first and then counted."""
+    assert clone.python("-c", COUNT).stdout == "0\n"
+    clone.import_sample()
+    assert clone.python("-c", COUNT).stdout == "200\n"
+    assert (clone.folder / "rlhf.db").exists()
+
+
+def test_train_script(clone: Clone) -> None:
+    """`python train_reward_sbert.py` says what is missing in an empty database, and makes a model from ratings."""
+    empty = clone.python("train_reward_sbert.py", code=2)
+    assert "Only 0 rated interactions; training needs 50" in empty.stderr
+    assert "Traceback" not in empty.stderr
+    clone.import_sample()
+    result = clone.python("train_reward_sbert.py")
+    assert result.stdout.startswith("LIVE in reward_model.joblib")
+    assert (clone.folder / "reward_model.joblib").stat().st_size < 50_000
+    assert (clone.folder / "reward_model.joblib.sha256").exists()
+    assert "--learning-curve" in clone.python("train_reward_sbert.py", "--help").stdout
+
+
+def test_rerank_script(clone: Clone) -> None:
+    """`python rlhf_reranker.py` prints the example in its incoming order, and with a model the best answer first."""
+    before = clone.python("rlhf_reranker.py")
+    assert "No reward model at reward_model.joblib yet" in before.stderr
+    assert before.stdout.index("Handball is a fast") < before.stdout.index("is a sign of")
+    clone.import_sample()
+    clone.python("train_reward_sbert.py", "--recipe", "passages")
+    after = clone.python("rlhf_reranker.py")
+    assert after.stdout.index("is a sign of") < after.stdout.index("Handball is a fast")
+    assert after.stderr == ""
+
+
+def test_pipeline_script(clone: Clone) -> None:
+    """`python test_rlhf_pipeline.py` checks every stage and leaves nothing behind."""
+    before = {path for path in clone.folder.iterdir() if path.name != "__pycache__"}
+    result = clone.python("test_rlhf_pipeline.py")
+    assert result.stdout.endswith("The pipeline works.\n")
+    for stage in ("store", "encoder", "train", "re-rank", "best answer"):
+        assert f"ok  {stage}" in result.stdout
+    assert {path for path in clone.folder.iterdir() if path.name != "__pycache__"} == before

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from rlhf_loop import sample
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Rating, RunRecord
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.errors import ModelFileError, NotEnoughDataError
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.interactions import examples, fingerprint, record
+from rlhf_loop.reward.model_file import load, sum_file
+from rlhf_loop.training_log import runs
+from rlhf_loop.training_run import library_versions, rejected_path, run_training
+
+
+@pytest.fixture
+def settings(tmp_path: Path, encoder_cache: Path) -> Settings:
+    return Settings(model_path=tmp_path / "models" / "reward_model.joblib", cache_dir=encoder_cache)
+
+
+@pytest.fixture
+def sampled(sqlite_engine: Engine) -> Engine:
+    """A database with the sample ratings."""
+    import_ratings(sqlite_engine, sample.RATINGS_FILE, source="sample")
+    return sqlite_engine
+
+
+def hopeless() -> list[Rating]:
+    """Ratings that the texts do not explain, whose good answers all came first: no model can rank them better."""
+    rng = random.Random(0)
+    texts = [f"Answer about {word}." for word in ("fever", "cough", "sleep", "burns", "knees", "teeth", "eyes", "skin")]
+    return [
+        Rating(
+            user_prompt=f"What about case {number}?",
+            ai_response=text,
+            rating=5 if rank == 1 else 1,
+            candidate_group=f"g{number}",
+            shown_rank=rank,
+        )
+        for number in range(40)
+        for rank, text in enumerate(rng.sample(texts, 3), start=1)
+    ]
+
+
+def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """A good model is at its path with its sum, and the log has a value in every column."""
+    outcome = run_training(sampled, settings, encoder=encoder)
+    assert (outcome.live, outcome.path) == (True, settings.model_path)
+    assert outcome.sha256 == hashlib.sha256(settings.model_path.read_bytes()).hexdigest()
+    assert outcome.sha256 in sum_file(settings.model_path).read_text()
+
+    (run,) = runs(sampled)
+    assert run.error is None
+    missing = [
+        field.name for field in fields(RunRecord) if field.name != "error" and getattr(run, field.name) in (None, {})
+    ]
+    assert missing == []
+    assert (run.run_id, run.status, run.recipe) == (outcome.run_id, "succeeded", outcome.report.recipe)
+    assert (run.encoder, run.model_file) == (encoder.id, str(settings.model_path))
+    assert run.model_sha256 == outcome.sha256
+    assert (run.n_rated, run.n_questions, run.n_train, run.n_test, run.split_seed) == (200, 50, 176, 24, 0)
+    assert run.n_positive == outcome.report.positive
+    assert run.started_at is not None
+    assert run.finished_at is not None
+    assert run.started_at.utcoffset() == timedelta(0)
+    assert run.started_at <= run.finished_at
+    assert run.data_fingerprint == fingerprint(examples(sampled))
+    assert run.library_versions == library_versions()
+    report = outcome.report
+    assert (run.accuracy, run.auc) == (report.held_out.accuracy.value, report.held_out.auc.value)
+    assert run.cv_auc == report.cross_validated[report.recipe].auc.value
+    assert run.precision_at_1 == report.overall.orders["model"].precision_at_1.value
+    assert run.incoming_precision_at_1 == report.overall.orders["incoming"].precision_at_1.value
+    assert set(run.metrics["cross_validated"]) == {"passages", "joint"}
+
+
+def test_the_model_knows_where_it_comes_from(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """The card inside the model file names the run and its measures."""
+    outcome = run_training(sampled, settings, encoder=encoder)
+    card = load(settings.model_path, encoder=encoder.id).model.card
+    assert card["run_id"] == outcome.run_id
+    assert card["metrics"]["held_out"]["answers"] == 24
+    assert settings.model_path.stat().st_size < 50_000
+
+
+def test_a_retraining_replaces_the_model(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """A second training puts its own model live, and both runs are in the log, newest first."""
+    first = run_training(sampled, settings, encoder=encoder)
+    second = run_training(sampled, settings, encoder=encoder, seed=1, recipe="passages")
+    assert load(settings.model_path, encoder=encoder.id).sha256 == second.sha256 != first.sha256
+    assert [(run.run_id, run.split_seed) for run in runs(sampled)] == [(second.run_id, 1), (first.run_id, 0)]
+
+
+def test_too_little_data_is_logged(sqlite_engine: Engine, settings: Settings) -> None:
+    """A training that cannot start is logged with its counts and its error, and no encoder was loaded for it."""
+    record(sqlite_engine, hopeless()[:12])
+    no_encoder = Settings(model_path=settings.model_path, encoder_path=Path("/nowhere"))
+    with pytest.raises(NotEnoughDataError, match="Only 12 rated"):
+        run_training(sqlite_engine, no_encoder)
+    (run,) = runs(sqlite_engine)
+    assert (run.status, run.n_rated, run.n_questions, run.n_positive) == ("failed", 12, 4, 4)
+    assert run.error is not None
+    assert run.error.startswith("NotEnoughDataError: Only 12 rated interactions; training needs 50.")
+    assert run.finished_at is not None
+    assert (run.model_file, run.auc) == (None, None)
+    assert not settings.model_path.exists()
+
+
+class BrokenEncoder(TextEncoder):
+    """An encoder in whose middle something happens."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @property
+    def id(self) -> str:
+        return "broken"
+
+    def encode_whole(self, texts: object) -> object:  # type: ignore[override]
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the disk is on fire"), SystemExit(1)])
+def test_what_breaks_a_training_is_logged(sampled: Engine, settings: Settings, error: BaseException) -> None:
+    """An exception, or an interrupt from the keyboard, ends the run as failed, and goes on to the caller."""
+    with pytest.raises(type(error)):
+        run_training(sampled, settings, encoder=BrokenEncoder(error))
+    (run,) = runs(sampled)
+    assert (run.status, run.n_rated) == ("failed", 200)
+    assert run.error == f"{type(error).__name__}: {error}"
+    assert run.finished_at is not None
+
+
+def test_a_model_that_cannot_be_written_is_logged(
+    sampled: Engine, settings: Settings, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    """Where the model cannot be written the run has failed, although the training went well."""
+    (tmp_path / "models").touch()
+    with pytest.raises(ModelFileError, match="RLHF_MODEL_PATH"):
+        run_training(sampled, settings, encoder=encoder, recipe="joint")
+    (run,) = runs(sampled)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error.startswith("ModelFileError")
+
+
+def test_an_unknown_recipe_is_logged(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """An unknown recipe is a failed run."""
+    with pytest.raises(ValueError, match="magic"):
+        run_training(sampled, settings, encoder=encoder, recipe="magic")
+    assert runs(sampled)[0].status == "failed"
+
+
+def test_a_worse_model_does_not_go_live(sqlite_engine: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """A model that ranks worse than the incoming order is kept beside the live one, which stays as it is."""
+    settings.model_path.parent.mkdir()
+    settings.model_path.write_bytes(b"the live model")
+    sum_file(settings.model_path).write_bytes(b"its sum")
+    record(sqlite_engine, hopeless())
+    outcome = run_training(sqlite_engine, settings, encoder=encoder)
+    assert not outcome.live
+    assert outcome.report.worse_than_nothing
+    assert outcome.path == rejected_path(settings.model_path)
+    assert outcome.path.name == "reward_model.rejected.joblib"
+    assert load(outcome.path, encoder=encoder.id).sha256 == outcome.sha256
+    assert settings.model_path.read_bytes() == b"the live model"
+    assert sum_file(settings.model_path).read_bytes() == b"its sum"
+    (run,) = runs(sqlite_engine)
+    assert (run.status, run.model_file, run.error) == ("rejected", str(outcome.path), None)
+    assert run.incoming_precision_at_1 == 1
+    assert run.precision_at_1 is not None
+    assert run.precision_at_1 < 1
+
+
+def test_unrated_answers_are_counted_as_context(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """Unrated answers in the group of rated ones reach the training, those of unrated groups do not."""
+    record(
+        sampled,
+        [
+            Rating(user_prompt=known.prompt, ai_response="One more candidate.", candidate_group=known.group)
+            for known in examples(sampled)[:4:4]
+        ]
+        + [Rating(user_prompt="Unrated?", ai_response="Nobody said.", candidate_group="unrated")],
+    )
+    outcome = run_training(sampled, settings, encoder=encoder, recipe="passages")
+    assert (outcome.report.rated, outcome.report.unrated) == (200, 1)
