@@ -74,6 +74,18 @@ def test_fold_probabilities_are_calibrated() -> None:
     assert brier_score_loss(label, classifier.fold_probability_) < brier_score_loss(label, raw)
 
 
+def test_each_fold_is_calibrated_by_the_others() -> None:
+    """Without any information each fold gets the base rate of the other folds, not one that its own labels enter."""
+    _, label, question = data(0, questions=53)
+    classifier = RewardClassifier().fit(np.zeros((len(label), 1)), label, question)
+    shares = {
+        float(probability): label[classifier.fold_probability_ != probability].mean()
+        for probability in np.unique(classifier.fold_probability_)
+    }
+    assert len(shares) > 2
+    assert sorted(shares, key=lambda probability: shares[probability]) == sorted(shares)
+
+
 def test_calibration_survives_scores_that_mean_nothing() -> None:
     """Scores that are far apart and unrelated to the labels end near the base rate, not at 0 and 1."""
     rng = np.random.default_rng(0)

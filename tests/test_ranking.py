@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -237,7 +238,7 @@ def test_a_model_of_another_encoder_is_an_error(
 
 
 class CountingLoader:
-    """`load_encoder` that counts its calls."""
+    """`load_encoder` that counts its calls, and takes as long as to let other threads in."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.calls = 0
@@ -245,6 +246,7 @@ class CountingLoader:
 
     def __call__(self, settings: Settings) -> TextEncoder:
         self.calls += 1
+        time.sleep(0.05)
         return self._encoder
 
 

@@ -117,6 +117,16 @@ def test_a_long_answer_is_read_to_its_end(passages: Recipe, encoder: TextEncoder
         assert column[0] > column[1] + 0.04, name
 
 
+def test_the_title_is_only_the_title(passages: Recipe, encoder: TextEncoder) -> None:
+    """What follows its first sentence does not change how an answer's title fits."""
+    heading = "How to bring down a fever."
+    features = passages.features([Question(FEVER.prompt, (heading, f"{heading} Bicycles have two wheels."))], encoder)
+    for index, name in enumerate(ANSWER_FEATURES):
+        same = features[0, index] == pytest.approx(features[1, index], abs=1e-5)
+        assert same or "title" not in name, name
+    assert not np.allclose(features[0], features[1], atol=1e-2)
+
+
 @pytest.mark.parametrize(
     "question",
     [

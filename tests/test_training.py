@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_loop.domain import Example, Question
+from rlhf_loop.domain import Example, Question, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
 from rlhf_loop.learning_curve import learning_curve, plot
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
-from rlhf_loop.training import TrainingReport, assemble, best_recipe, check_enough, prompt_key, train
+from rlhf_loop.training import TrainingReport, assemble, best_recipe, check_enough, train
 
 
 def example(prompt: str, response: str, rating: int | None, *, group: str = "g", rank: int | None = None) -> Example:
@@ -173,6 +173,30 @@ def test_the_same_question_in_other_groups_stays_on_one_side(
     assert report.questions == 20
     inside, outside, _ = (len(predictions.question) for predictions in seen)
     assert (inside, outside) == (72, 8)  # two of the twenty questions, with the four answers to each
+
+
+class NamingRecipe(SpyRecipe):
+    """A recipe whose features only name the prompt."""
+
+    name = "naming"
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> np.ndarray:
+        prompts = [question.prompt for question in questions for _ in question.responses]
+        return np.equal.outer(prompts, sorted(set(prompts))).astype(float)
+
+
+def test_cross_validation_knows_no_prompt(monkeypatch: pytest.MonkeyPatch, encoder: TextEncoder) -> None:
+    """A prompt that was asked in several groups is in one fold: to know its other answers would be a giveaway."""
+    ratings = np.random.default_rng(0).permutation([1, 5] * 20)
+    examples = [
+        example(f"Question {number}?", f"{group}", int(rating), group=f"{number} {group}")
+        for group in range(4)
+        for number, rating in enumerate(ratings)
+    ]
+    monkeypatch.setitem(RECIPES, "naming", NamingRecipe())
+    _, report = train(examples, encoder=encoder, recipe="naming")
+    assert report.cross_validated["naming"].auc.value < 0.6
+    assert report.held_out.auc.value < 0.6
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
 from rlhf_loop.evaluation import Evaluation
-from rlhf_loop.learning_curve import learning_curve
+from rlhf_loop.learning_curve import CurvePoint, learning_curve
 from rlhf_loop.reward import RECIPES
 from rlhf_loop.reward.passages import ANSWER_FEATURES
 from rlhf_loop.training_run import library_versions
@@ -42,7 +42,7 @@ def main() -> None:
     _say("learning curves")
     examples, _ = read_examples()
     points = {name: learning_curve(examples, recipe=RECIPES[name], encoder=encoder) for name in _NAMES}
-    sections += [_curves(), _calibration()]
+    sections += [_curves(points), _calibration()]
     _say("ablations")
     sections.append(_ablations(ratings))
     _say("cost")
@@ -67,10 +67,11 @@ returned by a real question-answering system and judged by medical experts; {dat
 (rating >= 4).
 
 Rules: questions, never single answers, are split. What is judged was not seen by the model that judges it. Where a
-choice had to be made (features, penalty), it was made by cross-validation on the training split; the 5-fold results on
-all questions below contain those questions, so they are slightly kind to recipe `passages`; the validation split was
-used for choosing nothing but between finished variants. P@1 counts the questions without any correct answer as missed
-(so no order can exceed the oracle). NDCG has the gain 2^(rating-1) - 1 over the whole list."""
+choice had to be made (features, penalty), it was made by cross-validation on the training split, and the prior of the
+calibration by draws of 50 answers from all questions. The 5-fold results on all questions contain the training split,
+so they are a little kind to recipe `passages`; by the validation split nothing was chosen. P@1 counts the questions
+without any correct answer as missed (so no order can exceed the oracle). NDCG has the gain 2^(rating-1) - 1 over the
+whole list."""
 
 
 def _main_table(crossed: dict[str, list[Evaluation]]) -> str:
@@ -151,13 +152,26 @@ deviation over {run.DRAWS} draws of 50 answers, or {len(run.SEEDS)} shufflings o
 {_table(("fitted on", "recipe", *_HEADER), lines)}"""
 
 
-def _curves() -> str:
-    return """## Learning curve
+def _curves(points: dict[str, list[CurvePoint]]) -> str:
+    lines = [
+        [
+            str(point.rated),
+            f"`{name}`",
+            f"{point.auc:.3f} ± {point.auc_deviation:.3f}",
+            f"{point.accuracy:.3f} ± {point.accuracy_deviation:.3f}",
+            f"{point.precision_at_1:.3f} ± {point.precision_at_1_deviation:.3f}",
+        ]
+        for name, of_recipe in points.items()
+        for point in of_recipe
+    ]
+    return f"""## Learning curve
 
 Mean and standard deviation over five folds by question; whole questions are drawn. The same for your own ratings:
 `rlhf-loop train --learning-curve`.
 
-![Learning curves](images/learning_curve.png)"""
+![Learning curves](images/learning_curve.png)
+
+{_table(("rated answers", "recipe", "AUC", "accuracy", "P@1"), lines)}"""
 
 
 def _calibration() -> str:
