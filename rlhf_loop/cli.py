@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlhf_loop.config import Settings
     from rlhf_loop.learning_curve import CurvePoint
 
+_PICTURES = (".png", ".svg", ".pdf")
 _FORMATS = click.Choice(["csv", "jsonl", "parquet"])
 
 
@@ -156,6 +157,7 @@ def stats() -> None:
     is_flag=False,
     flag_value="learning_curve.png",
     metavar="[PNG]",
+    callback=lambda ctx, param, path: _picture(path),
     help="Also show what more ratings would bring: a table, and a picture (default: learning_curve.png).",
 )
 def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
@@ -238,10 +240,10 @@ def _database() -> Engine:
 
 
 def _ranked(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
-    from rlhf_loop.ranking import rerank_candidates
+    from rlhf_loop.ranking import Ranker, rerank_candidates
 
     try:
-        return rerank_candidates(query, candidates)
+        return rerank_candidates(query, candidates, ranker=Ranker(_settings()))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -256,6 +258,13 @@ def _learning_curve(engine: Engine, settings: Settings, recipe: str, seed: int, 
     points = learning_curve(known, recipe=recipe_named(recipe), encoder=load_encoder(settings), seed=seed)
     plot(points, path, title=f"Recipe {recipe}: quality by number of rated answers")
     return points
+
+
+def _picture(path: Path | None) -> Path | None:
+    # Before the training, not after it: the answer would come too late.
+    if path is not None and path.suffix.lower() not in _PICTURES:
+        raise click.BadParameter(f"{str(path)!r} has not one of the endings {', '.join(_PICTURES)}.")
+    return path
 
 
 def _column_mapping(pairs: tuple[str, ...]) -> dict[str, str]:

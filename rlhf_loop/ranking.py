@@ -104,11 +104,17 @@ class Ranker:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """Return what changes when the file is replaced or written to, None if there is no file."""
+    """Return what changes when the file is replaced or written to, None if there is no file.
+
+    Raises:
+        ModelFileError: nobody can tell, because a folder on the way cannot be entered.
+    """
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ModelFileError(f"Cannot look for the reward model {path}: {error.strerror}. Check its rights.") from error
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 

@@ -133,7 +133,7 @@ def train(
         seconds=seconds,
     )
     seconds["evaluation"] = perf_counter() - started
-    return RewardModel.of(classifier, recipe=chosen, encoder=encoder.id, card={}), report
+    return RewardModel.of(classifier.scorer_, recipe=chosen, encoder=encoder.id), report
 
 
 def assemble(examples: Sequence[Example]) -> TrainingSet:

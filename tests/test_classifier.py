@@ -35,8 +35,8 @@ def test_the_coefficients_are_those_of_scikit_learn(scaled: bool) -> None:
     model.fit(features, label)
     assert ours.decision_function(features) == pytest.approx(model.decision_function(features), abs=1e-6)
     if not scaled:
-        assert ours.coef_ == pytest.approx(regression.coef_[0], abs=1e-12)
-        assert ours.intercept_ == pytest.approx(regression.intercept_[0], abs=1e-12)
+        assert ours.scorer_.coef == pytest.approx(regression.coef_[0], abs=1e-12)
+        assert ours.scorer_.intercept == pytest.approx(regression.intercept_[0], abs=1e-12)
 
 
 def test_fold_scores_come_from_models_that_did_not_see_the_question() -> None:
@@ -105,7 +105,7 @@ def test_scores_the_wrong_way_round_leave_the_level() -> None:
     label = (np.arange(60) % 4 == 0).repeat(2).astype(np.intp)
     features = np.eye(60)[question]
     classifier = RewardClassifier(penalty_c=100.0, scaled=False).fit(features, label, question)
-    assert classifier.slope_ > 0
+    assert classifier.scorer_.slope > 0
     assert classifier.fold_probability_.mean() == pytest.approx(label.mean(), abs=0.1)
 
 
@@ -115,7 +115,7 @@ def test_a_constant_column_changes_nothing() -> None:
     plain = RewardClassifier().fit(features, label, question)
     padded = np.c_[features, np.full(len(label), 0.1), np.zeros(len(label))]
     with_constants = RewardClassifier().fit(padded, label, question)
-    assert with_constants.coef_[-2:].tolist() == [0, 0]
+    assert with_constants.scorer_.coef[-2:].tolist() == [0, 0]
     assert with_constants.predict_proba(padded) == pytest.approx(plain.predict_proba(features), abs=1e-6)
 
 
@@ -135,10 +135,10 @@ def test_the_same_seed_learns_the_same() -> None:
     features, label, question = data()
     one, same, other = (RewardClassifier(seed=seed).fit(features, label, question) for seed in (1, 1, 2))
     assert (one.fold_score_ == same.fold_score_).all()
-    assert (one.coef_ == same.coef_).all()
-    assert (one.slope_, one.offset_) == (same.slope_, same.offset_)
+    assert (one.scorer_.coef == same.scorer_.coef).all()
+    assert (one.scorer_.slope, one.scorer_.offset) == (same.scorer_.slope, same.scorer_.offset)
     assert (one.fold_score_ != other.fold_score_).any()
-    assert (one.coef_ == other.coef_).all()
+    assert (one.scorer_.coef == other.scorer_.coef).all()
 
 
 def test_one_class_cannot_be_learned() -> None:

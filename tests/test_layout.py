@@ -50,6 +50,7 @@ HOUSE = """
     reward.lexical
     reward.passages
     reward.recipes
+    reward.scorer
     reward.classifier
     reward.model
     reward.model_file

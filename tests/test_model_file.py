@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.model_file import load, save, sum_file
+from rlhf_loop.reward.scorer import Scorer
 from rlhf_loop.training import TrainingReport
 
 ENCODER = "an encoder"
@@ -33,10 +34,14 @@ def model(number: float = 1.0, *, recipe: str = "passages") -> RewardModel:
         recipe=recipe,
         recipe_version=RECIPES[recipe].version,
         encoder=ENCODER,
-        coef=np.random.default_rng(0).normal(size=size),
-        intercept=number,
-        slope=1.5,
-        offset=-0.5,
+        scorer=Scorer(
+            coef=np.random.default_rng(0).normal(size=size),
+            intercept=number,
+            low=np.full(size, -np.inf),
+            high=np.ones(size),
+            slope=1.5,
+            offset=-0.5,
+        ),
         card={"run_id": "r1", "metrics": {"auc": 0.9}},
     )
 
@@ -47,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def intercept(path: Path) -> float:
-    return load(path, encoder=ENCODER).model.intercept
+    return load(path, encoder=ENCODER).model.scorer.intercept
 
 
 def sealed(path: Path, content: bytes) -> None:
@@ -72,8 +77,9 @@ def test_round_trip(path: Path, recipe: str) -> None:
     loaded = load(path, encoder=ENCODER)
     assert loaded.sha256 == total == hashlib.sha256(path.read_bytes()).hexdigest()
     assert loaded.version == f"{recipe}-{total[:12]}"
-    assert (loaded.model.coef == saved.coef).all()
-    assert replace(loaded.model, coef=saved.coef) == saved
+    assert replace(loaded.model, scorer=saved.scorer) == saved
+    for name, number in asdict(saved.scorer).items():
+        assert np.array_equal(getattr(loaded.model.scorer, name), number), name
     assert path.stat().st_size < 50_000
 
 
@@ -185,7 +191,10 @@ def _size() -> int:
         ({"recipe": "magic"}, "recipe magic"),
         ({"recipe_version": 99}, "recipe passages 99"),
         ({"encoder": "another"}, "another, but an encoder is in use"),
-        ({"coef": np.zeros(3)}, r"shape \(3,\)"),
+        ({"coef": np.zeros(3)}, r"coef \(3,\)"),
+        ({"low": np.zeros(3)}, r"low \(3,\)"),
+        ({"low": np.full(_size(), 2.0)}, "above the high one"),
+        ({"high": np.full(_size(), np.nan)}, "above the high one"),
         ({"coef": np.full(_size(), np.nan)}, "coefficients"),
         ({"coef": np.full(_size(), np.inf)}, "coefficients"),
         ({"coef": "many"}, "not a whole reward model"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_loop.reward.scorer import Floats, Scorer, sigmoid
 from rlhf_loop.splitting import folds
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 #: The prior of slope and offset: as it is, without calibration. The offset, which follows the share of correct answers,
@@ -29,12 +30,12 @@ class RewardClassifier:
 
     Args:
         penalty_c: inverse strength of the L2 penalty.
-        scaled: bring the features to mean 0 and variance 1 first.
+        scaled: bring the features to mean 0 and variance 1 first, and later clip new ones to the range seen here.
         fold_count: of the cross-validation by question.
         seed: of the folds.
 
-    After `fit`: `coef_`, `intercept_` (on the features as given), `slope_`, `offset_`, and for each training answer
-    `fold_score_` and `fold_probability_`, which neither saw its question.
+    After `fit`: `scorer_`, which is all that prediction needs, its coefficients for the features as given; and for each
+    training answer `fold_score_` and `fold_probability_`, of models that did not see its question.
     """
 
     def __init__(self, *, penalty_c: float = 1.0, scaled: bool = True, fold_count: int = 5, seed: int = 0) -> None:
@@ -53,39 +54,41 @@ class RewardClassifier:
         self.fold_score_ = np.empty(len(label))
         for part in np.unique(fold):
             out = fold == part
-            coef, intercept = self._regress(features[~out], label[~out])
-            self.fold_score_[out] = features[out] @ coef + intercept
+            self.fold_score_[out] = self._regress(features[~out], label[~out]).decision(features[out])
         self.fold_probability_ = np.empty(len(label))
         for part in np.unique(fold):
             out = fold == part
             slope, offset = _calibrate(self.fold_score_[~out], label[~out])
-            self.fold_probability_[out] = _sigmoid(slope * self.fold_score_[out] + offset)
-        self.slope_, self.offset_ = _calibrate(self.fold_score_, label)
-        self.coef_, self.intercept_ = self._regress(features, label)
+            self.fold_probability_[out] = sigmoid(slope * self.fold_score_[out] + offset)
+        slope, offset = _calibrate(self.fold_score_, label)
+        self.scorer_ = replace(self._regress(features, label), slope=slope, offset=offset)
         return self
 
     def decision_function(self, features: Floats) -> Floats:
-        """Return the uncalibrated scores, shape (n,)."""
-        scores: Floats = features @ self.coef_ + self.intercept_
-        return scores
+        """Return the scores before calibration, shape (n,)."""
+        return self.scorer_.decision(features)
 
     def predict_proba(self, features: Floats) -> Floats:
         """Return the probabilities of "incorrect" and "correct", shape (n, 2)."""
-        correct = _sigmoid(self.slope_ * self.decision_function(features) + self.offset_)
+        correct = self.scorer_.probability(features)
         return np.stack([1 - correct, correct], axis=1)
 
-    def _regress(self, features: Floats, label: Ints) -> tuple[Floats, float]:
+    def _regress(self, features: Floats, label: Ints) -> Scorer:
         # Imported here: scikit-learn takes a second to import, and serving does without it.
         from sklearn.linear_model import LogisticRegression
 
-        mean = features.mean(axis=0) if self.scaled else np.zeros(features.shape[1])
-        deviation = features.std(axis=0) if self.scaled else np.ones(features.shape[1])
+        model = LogisticRegression(C=self.penalty_c, class_weight="balanced", max_iter=_ITERATIONS)
+        if not self.scaled:
+            model.fit(features, label)
+            anything = np.full(features.shape[1], np.inf)
+            return Scorer(model.coef_[0], float(model.intercept_[0]), -anything, anything)
+        mean, deviation = features.mean(axis=0), features.std(axis=0)
         # A feature that never varies says nothing; dividing by its rounding noise would say something wild.
         deviation = np.where(deviation > 1e-9, deviation, np.inf)
-        model = LogisticRegression(C=self.penalty_c, class_weight="balanced", max_iter=_ITERATIONS)
         model.fit((features - mean) / deviation, label)
         coef: Floats = model.coef_[0] / deviation
-        return coef, float(model.intercept_[0] - mean @ coef)
+        intercept = float(model.intercept_[0] - mean @ coef)
+        return Scorer(coef, intercept, features.min(axis=0), features.max(axis=0))
 
 
 def _calibrate(score: Floats, label: Ints) -> tuple[float, float]:
@@ -95,7 +98,7 @@ def _calibrate(score: Floats, label: Ints) -> tuple[float, float]:
 
     def loss(at: Floats) -> tuple[float, Floats]:
         margin = at[0] * score + at[1]
-        residual = _sigmoid(margin) - label
+        residual = sigmoid(margin) - label
         distance = (at - _PRIOR_MEAN) / _PRIOR_DEVIATION
         value = (np.logaddexp(0, margin) - label * margin).sum() + distance @ distance / 2
         return float(value), np.array([residual @ score, residual.sum()]) + distance / _PRIOR_DEVIATION
@@ -103,8 +106,3 @@ def _calibrate(score: Floats, label: Ints) -> tuple[float, float]:
     bounds = [(_LEAST_SLOPE, None), (None, None)]
     slope, offset = minimize(loss, _PRIOR_MEAN, jac=True, method="L-BFGS-B", bounds=bounds).x
     return float(slope), float(offset)
-
-
-def _sigmoid(values: Floats) -> Floats:
-    result: Floats = 0.5 * (1 + np.tanh(values / 2))
-    return result

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
+from functools import lru_cache
+
+import snowballstemmer
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _TITLE = re.compile(r"(.{10,200}?[.?!:])(?:\s|$)", re.DOTALL)
 _TITLE_LENGTH = 200
+#: Porter 2, "The English stemmer" of Snowball (Porter 2001). For another language, another stemmer.
+_STEMMER = snowballstemmer.stemmer("english")
+_STEMMER_LOCK = threading.Lock()
 
 #: Words that say nothing about the subject of a question.
 _STOP_WORDS = frozenset(
@@ -33,8 +40,8 @@ def content_words(text: str) -> list[str]:
 
 
 def terms(text: str) -> list[str]:
-    """Return the words that carry meaning, plural endings folded, in order and with repetitions."""
-    return [_singular(word) for word in words(text) if len(word) > 1 and word not in _STOP_WORDS]
+    """Return the stems of the words that carry meaning (disease and diseases: diseas), in order, with repetitions."""
+    return [_stem(word) for word in words(text) if len(word) > 1 and word not in _STOP_WORDS]
 
 
 def sentences(text: str) -> list[str]:
@@ -60,9 +67,8 @@ def best_window_coverage(wanted: Sequence[str], found: Sequence[str], *, size: i
     return max(coverage(wanted, found[start : start + size]) for start in starts)
 
 
-def _singular(word: str) -> str:
-    if word.endswith("ies") and len(word) > 5:
-        return word[:-3] + "y"
-    if word.endswith("es") and len(word) > 4:
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and len(word) > 3 else word
+@lru_cache(maxsize=100_000)
+def _stem(word: str) -> str:
+    # A stemmer keeps the word it is at in itself, so two threads may not use it at once.
+    with _STEMMER_LOCK:
+        return str(_STEMMER.stemWord(word))

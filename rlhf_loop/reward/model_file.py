@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from filelock import FileLock
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.model import RewardModel
 from rlhf_loop.reward.recipes import RECIPES
+from rlhf_loop.reward.scorer import Scorer
 
 FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
 
 _RETRAIN = "Train a new one: rlhf-loop train."
-_NUMBERS = ("intercept", "slope", "offset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,8 @@ def _serialised(model: RewardModel) -> bytes:
         "recipe": model.recipe,
         "recipe_version": model.recipe_version,
         "encoder": model.encoder,
-        "coef": np.asarray(model.coef, dtype=np.float64),
         "card": dict(model.card),
-        **{name: getattr(model, name) for name in _NUMBERS},
+        **asdict(model.scorer),
     }
     buffer = io.BytesIO()
     joblib.dump(values, buffer, compress=3)
@@ -180,19 +179,32 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
             f"{path} was trained with the encoder {values['encoder']}, but {encoder} is in use; their vectors do not "
             f"fit together. Set the encoder back. {_RETRAIN}"
         )
-    coef = np.asarray(values["coef"], dtype=np.float64)
-    if coef.shape != (len(recipe.feature_names()),) or not np.isfinite(coef).all():
-        raise ModelFileError(f"{path} holds unusable coefficients, shape {coef.shape}. {_RETRAIN}")
-    numbers = {name: float(values[name]) for name in _NUMBERS}
-    if not all(map(math.isfinite, numbers.values())):
-        raise ModelFileError(f"{path} holds numbers that are not finite: {numbers}. {_RETRAIN}")
     return RewardModel(
         recipe=values["recipe"],
         recipe_version=values["recipe_version"],
         encoder=values["encoder"],
-        coef=coef,
+        scorer=_checked_scorer(path, values, len(recipe.feature_names())),
         card=values["card"],
-        **numbers,
+    )
+
+
+def _checked_scorer(path: Path, values: Mapping[str, Any], size: int) -> Scorer:
+    columns = {name: np.asarray(values[name], dtype=np.float64) for name in ("coef", "low", "high")}
+    if any(column.shape != (size,) for column in columns.values()) or not np.isfinite(columns["coef"]).all():
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise ModelFileError(f"{path} holds unusable coefficients, shapes {shapes}; expected {size}. {_RETRAIN}")
+    if not (columns["low"] <= columns["high"]).all():
+        raise ModelFileError(f"{path} holds ranges of features whose low end is above the high one. {_RETRAIN}")
+    numbers = {name: float(values[name]) for name in ("intercept", "slope", "offset")}
+    if not all(map(math.isfinite, numbers.values())):
+        raise ModelFileError(f"{path} holds numbers that are not finite: {numbers}. {_RETRAIN}")
+    return Scorer(
+        coef=columns["coef"],
+        low=columns["low"],
+        high=columns["high"],
+        intercept=numbers["intercept"],
+        slope=numbers["slope"],
+        offset=numbers["offset"],
     )
 
 

@@ -22,6 +22,8 @@ from rlhf_loop.reward.recipe import Matrix
 
 #: How sharply the soft maximum prefers the best passage: a second one just as good adds log(2) / 20 = 0.035.
 SHARPNESS = 20.0
+#: Passages that the soft maximum looks at: the gain of repeating oneself ends here.
+_BEST = 5
 #: Questions embedded at a time: bounds the vectors in memory.
 _CHUNK = 64
 
@@ -36,7 +38,7 @@ ANSWER_FEATURES = (
     "title",
     "terms in title",
     "terms in one passage",
-    "log length",
+    "log of distinct terms",
 )
 QUESTION_FEATURES = ("agreement mean", "agreement best")
 
@@ -110,11 +112,11 @@ def _features(of: _Embedded) -> Matrix:
 def _answer_features(of: _Embedded) -> Matrix:
     starts = _starts(of)
     similarity = of.passages @ of.query
-    best = of.passages[_best_passages(of, similarity)]
+    best = of.passages[_by_similarity(of, similarity)[starts]]
     whole = _unit(np.add.reduceat(of.passages, starts))
     to_words = np.maximum.reduceat(of.passages @ of.words.T, starts) if len(of.words) else np.zeros((len(starts), 1))
     columns = [
-        np.log(np.add.reduceat(np.exp(SHARPNESS * similarity.astype(np.float64)), starts)) / SHARPNESS,
+        _soft_maximum(of, similarity),
         np.add.reduceat(similarity, starts) / of.counts,
         whole @ of.query,
         np.maximum.reduceat((of.passages @ of.sentences.T).max(axis=1), starts),
@@ -127,13 +129,24 @@ def _answer_features(of: _Embedded) -> Matrix:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
+def _soft_maximum(of: _Embedded, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the log-sum-exp of each answer's best passages: the best one counts most, others as good add a little."""
+    starts = _starts(of)
+    ordered = similarity[_by_similarity(of, similarity)].astype(np.float64)
+    place = np.arange(len(ordered)) - np.repeat(starts, of.counts)
+    terms = np.where(place < _BEST, np.exp(SHARPNESS * ordered), 0.0)
+    soft: NDArray[np.float64] = np.log(np.add.reduceat(terms, starts)) / SHARPNESS
+    return soft
+
+
 def _lexical_features(question: Question) -> Matrix:
     wanted = lexical.terms(question.prompt)
     rows = []
     for response in question.responses:
         found = lexical.terms(response)
         in_title = lexical.coverage(wanted, lexical.terms(lexical.title(response)))
-        rows.append((in_title, lexical.best_window_coverage(wanted, found), np.log1p(len(found))))
+        # Distinct ones: what is said twice makes an answer longer, not richer.
+        rows.append((in_title, lexical.best_window_coverage(wanted, found), np.log1p(len(set(found)))))
     return np.array(rows)
 
 
@@ -161,7 +174,7 @@ def _agreement(of: _Embedded) -> NDArray[np.float32]:
     scores = np.maximum.reduceat(similarity, starts)
     if len(scores) == 1:
         return scores
-    best = of.passages[_best_passages(of, similarity)]
+    best = of.passages[_by_similarity(of, similarity)[starts]]
     weights = np.tile(np.exp(SHARPNESS * (scores - scores.max())), (len(scores), 1))
     np.fill_diagonal(weights, 0.0)
     others = _unit(weights @ best)
@@ -173,11 +186,9 @@ def _starts(of: _Embedded) -> NDArray[np.intp]:
     return np.concatenate([[0], np.cumsum(of.counts)[:-1]])
 
 
-def _best_passages(of: _Embedded, similarity: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Return the row of each answer's best passage."""
-    owner = np.repeat(np.arange(len(of.counts)), of.counts)
-    order = np.lexsort((-similarity, owner))
-    return order[_starts(of)]
+def _by_similarity(of: _Embedded, similarity: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the rows of the passages, still answer by answer, but each answer's best one first."""
+    return np.lexsort((-similarity, np.repeat(np.arange(len(of.counts)), of.counts)))
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
