@@ -131,9 +131,8 @@ def gains(rating: Ints) -> Floats:
 def random_order(question: Ints, rating: Ints, label: Ints) -> tuple[float, float, float]:
     """Return P@1, NDCG and MRR that a random order has on average, exactly and not by drawing."""
     first, gain, reciprocal = [], [], []
-    for index in np.unique(question):
-        rows = question == index
-        count, correct = int(rows.sum()), int(label[rows].sum())
+    for rows in _rows_by_question(question):
+        count, correct = len(rows), int(label[rows].sum())
         first.append(correct / count)
         reciprocal.append(_expected_reciprocal_rank(count, correct))
         discounts = 1 / np.log2(np.arange(count) + 2)
@@ -149,6 +148,11 @@ def _expected_reciprocal_rank(count: int, correct: int) -> float:
         return 0.0
     ways = comb(count, correct)
     return sum(comb(count - place, correct - 1) / ways / place for place in range(1, count - correct + 2))
+
+
+def _rows_by_question(question: Ints) -> list[Ints]:
+    order = np.argsort(question, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(question[order])) + 1) if len(order) else []
 
 
 def _plain_mean(values: list[float]) -> float:

@@ -18,6 +18,9 @@ Mask = NDArray[np.bool_]
 def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
     """Return which answers are held out: those of about `share` of the questions, at least one and not all.
 
+    Of three or more questions with correct answers two are never held out, and the same with incorrect ones: with fewer
+    there would be nothing to cross-validate on.
+
     Args:
         question: a number for each answer; equal numbers stay together.
         label: 0 or 1 for each answer.
@@ -28,8 +31,18 @@ def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
     # One question from each of `count` stretches of equal length.
     edges = np.linspace(0, len(order), count + 1)
     chosen = [order[int(rng.integers(int(low), max(int(high), int(low) + 1)))] for low, high in pairwise(edges)]
-    held: Mask = np.isin(question, chosen)
+    held: Mask = np.isin(question, _releasing(question, label, chosen))
     return held
+
+
+def _releasing(question: Ints, label: Ints, chosen: list[int]) -> list[int]:
+    """Leave out of `chosen` what must stay for the fit: a class that few questions have may not be held out."""
+    for kind in (0, 1):
+        having = np.unique(question[label == kind])
+        spare = max(len(having) - 2, 1)
+        held = [name for name in chosen if name in having]
+        chosen = [name for name in chosen if name not in held[spare:]]
+    return chosen
 
 
 def folds(question: Ints, label: Ints, *, count: int, seed: int) -> Ints:

@@ -146,18 +146,15 @@ def assemble(examples: Sequence[Example]) -> TrainingSet:
     questions, rated, place = [], [], 0
     for index, ((_, prompt), group) in enumerate(rated_groups.items()):
         questions.append(Question(group[0].prompt, tuple(example.response for example in group)))
-        number = prompts.setdefault(prompt, len(prompts))
+        prompt_number = prompts.setdefault(prompt, len(prompts))
         for offset, example in enumerate(group):
             if example.rating is not None:
                 rank = np.nan if example.rank is None else float(example.rank)
-                rated.append((place + offset, index, number, example.rating, rank))
+                rated.append((place + offset, index, prompt_number, example.rating, rank))
         place += len(group)
-    row, question, number_, rating, rank_ = (
-        (np.array(column) for column in zip(*rated, strict=True))
-        if rated
-        else (np.empty(0, dtype=np.intp) for _ in range(5))
-    )
-    return TrainingSet(tuple(questions), row, question, number_, rating, rank_.astype(np.float64))
+    table = np.array(rated, dtype=np.float64).reshape(-1, 5)
+    row, question, number, rating = table[:, :4].astype(np.intp).T
+    return TrainingSet(tuple(questions), row, question, number, rating, rank=table[:, 4])
 
 
 def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:

@@ -101,3 +101,15 @@ def test_impossible_folds(question: list[int], label: list[int]) -> None:
     """If one class is in a single question or in none, no folds are possible, and the error says what to do."""
     with pytest.raises(ValueError, match="Rate answers to more questions"):
         folds(np.array(question, dtype=np.intp), np.array(label, dtype=np.intp), count=5, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_rare_class_is_not_held_out_whole(seed: int) -> None:
+    """Of three questions with correct answers among a hundred, two stay, so that folds are possible."""
+    question = np.repeat(np.arange(100), 2)
+    label = np.zeros(200, dtype=np.intp)
+    label[[0, 2, 4]] = 1
+    held = holdout(question, label, share=0.12, seed=seed)
+    assert len(np.unique(question[(label == 1) & ~held])) >= 2
+    assert held.any()
+    folds(question[~held], label[~held], count=5, seed=seed)
