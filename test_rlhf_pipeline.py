@@ -70,4 +70,9 @@ def _check(good: bool, stage: str, detail: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    sys.exit(main())
+    from rlhf_loop.errors import RlhfLoopError
+
+    try:
+        sys.exit(main())
+    except RlhfLoopError as error:
+        sys.exit(f"Error: {error}")

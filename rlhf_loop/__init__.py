@@ -3,7 +3,6 @@
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.ranking import Ranker, rerank_candidates
+from rlhf_loop.version import __version__
 
 __all__ = ["Ranker", "RlhfLoopError", "Settings", "__version__", "rerank_candidates"]
-
-__version__ = "0.1.0"

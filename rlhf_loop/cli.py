@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlhf_loop import __version__
 from rlhf_loop.errors import RlhfLoopError
+from rlhf_loop.version import __version__
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -27,6 +28,10 @@ class _Commands(click.Group):
     """The one place where a deliberate error becomes a message and exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # What stops a container stops a run like Ctrl-C does: it can still say so in its log.
+        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            with suppress(ValueError):  # only the main thread may
+                signal.signal(stop, lambda number, frame: sys.exit(128 + number))
         try:
             return super().invoke(ctx)
         except RlhfLoopError as error:
@@ -142,7 +147,9 @@ def stats() -> None:
     show_default=True,
     help="How answers become features. auto tries all and keeps the best by cross-validation.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and the folds.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the split and the folds."
+)
 @click.option(
     "--min-samples",
     type=click.IntRange(min=2),
@@ -213,6 +220,7 @@ def demo() -> None:
     from rlhf_loop.training_run import run_training
 
     engine, settings = _database(), _settings()
+    _refuse_own_ratings(engine)
     headline("1  Sample ratings (not medical advice)")
     print_import(import_ratings(engine, sample.RATINGS_FILE, source="sample"))
     print_stats(count(engine))
@@ -225,6 +233,24 @@ def demo() -> None:
     print_ranking(sample.QUESTION, given, _ranked(sample.QUESTION, given))
     headline("What next")
     print_next_steps()
+
+
+def _refuse_own_ratings(engine: Engine) -> None:
+    """The demo trains on what the database holds and replaces the model: not on and not over somebody's own."""
+    from sqlalchemy import func, select
+
+    from rlhf_loop.db import describe
+    from rlhf_loop.errors import DatabaseError
+    from rlhf_loop.tables import Interaction
+
+    own = select(func.count()).where(Interaction.source.is_distinct_from("sample"))
+    with engine.connect() as connection:
+        count = connection.execute(own).scalar_one()
+    if count:
+        raise DatabaseError(
+            f"The database {describe(engine)} holds {count} answers that are not of the sample. Run the demo "
+            "elsewhere: RLHF_DATABASE_URL=sqlite:///demo.db RLHF_MODEL_PATH=demo.joblib rlhf-loop demo"
+        )
 
 
 def _settings() -> Settings:
@@ -264,6 +290,12 @@ def _picture(path: Path | None) -> Path | None:
     # Before the training, not after it: the answer would come too late.
     if path is not None and path.suffix.lower() not in _PICTURES:
         raise click.BadParameter(f"{str(path)!r} has not one of the endings {', '.join(_PICTURES)}.")
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    except OSError as error:
+        raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}.") from error
     return path
 
 

@@ -69,7 +69,10 @@ def _parse(name: str, text: str, setting: Field[Any]) -> Any:
         raise ConfigError(f"{name} is set but empty. Give it a value, or unset it for the default.")
     if kind == "int":
         try:
-            return int(text)
+            number = int(text)
         except ValueError:
-            raise ConfigError(f"{name}={text!r} is not a whole number. Give it one, or unset it.") from None
+            number = -1
+        if number < 0:
+            raise ConfigError(f"{name}={text!r} is not a whole number from 0 on. Give it one, or unset it.")
+        return number
     return Path(text) if "Path" in kind else text

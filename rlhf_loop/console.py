@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_loop.domain import Interval
-from rlhf_loop.evaluation import Evaluation
+from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.exchange import ImportReport
 from rlhf_loop.interactions import RatingStats
 from rlhf_loop.learning_curve import TARGET, CurvePoint
@@ -98,11 +99,11 @@ def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str
     table.add_column("answer", ratio=1)
     for entry in ranked:
         score = "-" if entry["score"] is None else f"{entry['score']:.2f}"
-        text = textwrap.shorten(entry["text"], 220, placeholder=" ...")
+        text = textwrap.shorten(_printable(entry["text"]), 220, placeholder=" ...")
         style = "bold" if entry["rank"] == 1 else ""
         table.add_row(str(entry["rank"]), str(places[id(entry)]), score, Text(text), style=style)
     console = _console()
-    console.print(Text(query, style="bold"))
+    console.print(Text(_printable(query), style="bold"))
     console.print(table)
 
 
@@ -115,36 +116,41 @@ def print_next_steps() -> None:
     steps.add_row("from rlhf_reranker import rerank_candidates", "use it in your application")
     console = _console()
     console.print(steps)
-    console.print("\nThe commands are in .venv/bin. The sample is in the database too: start your own with a new")
-    console.print("one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in README.md.")
+    console.print(
+        f"\nThe commands are in {_commands_folder()}. The database holds the sample now: start your own with a new "
+        "one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in the README."
+    )
+
+
+def _commands_folder() -> Path:
+    folder, here = Path(sys.executable).parent, Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _verdict(outcome: TrainingOutcome) -> str:
-    report = outcome.report
-    ranked = report.overall
-    ours, path = ranked.orders["model"].precision_at_1.value, escape(str(outcome.path))
-    if not outcome.live:
-        why = (
-            f"a good answer first for {ours:.0%} of the questions; "
-            f"the incoming order {ranked.orders['incoming'].precision_at_1.value:.0%}"
-            if "incoming" in ranked.orders
-            else f"AUC {ranked.auc.value:.2f}; chance has 0.50"
-        )
+    path, why = escape(str(outcome.path)), _comparison(outcome.report.overall)
+    if outcome.live:
+        return f"[bold green]LIVE[/bold green] in {path}: {why}."
+    return (
+        f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red]: {why}. "
+        f"It is kept in {path}; what was live stays live."
+    )
+
+
+def _comparison(overall: Evaluation) -> str:
+    """Say what decided whether the model goes live: P@1 beside the incoming order's, or AUC beside chance."""
+    if overall.gain is not None and overall.comparable:
+        theirs, gain = overall.orders["incoming"].precision_at_1.value, overall.gain
         return (
-            f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red] ({why}). "
-            f"It is kept in {path}; what was live stays live."
+            f"a good answer first for {theirs + gain.value:.0%} of {overall.incoming_questions} questions, "
+            f"{100 * gain.value:+.0f} points against the incoming order "
+            f"({100 * gain.low:+.0f} to {100 * gain.high:+.0f})"
         )
-    parts = []
-    if ranked.ranked_questions:
-        parts.append(f"a good answer first for {ours:.0%} of the questions")
-    if ranked.gain is None:
-        parts.append("the incoming order is not known, so there is nothing to compare with")
+    if overall.ranked_questions < ENOUGH_QUESTIONS:
+        reason = f"two or more answers are rated for only {counted(overall.ranked_questions, 'question')}"
     else:
-        parts.append(
-            f"{100 * ranked.gain.value:+.0f} points against the incoming order "
-            f"({100 * ranked.gain.low:+.0f} to {100 * ranked.gain.high:+.0f})"
-        )
-    return f"[bold green]LIVE[/bold green] in {path}: {', '.join(parts)}."
+        reason = f"the incoming order is known for only {counted(overall.incoming_questions, 'question')}"
+    return f"AUC {_number(overall.auc.value)}, chance has 0.500 ({reason}, too few to compare orders)"
 
 
 def _choice(report: TrainingReport) -> str:
@@ -176,6 +182,8 @@ def _order_table(evaluation: Evaluation) -> Table:
     for name, label in _ORDERS.items():
         if name in evaluation.orders:
             order = evaluation.orders[name]
+            if name == "incoming" and evaluation.incoming_questions < evaluation.ranked_questions:
+                label = f"{label} ({evaluation.incoming_questions})"
             table.add_row(label, *(_interval(value) for value in (order.precision_at_1, order.ndcg, order.mrr)))
     return table
 
@@ -192,6 +200,11 @@ def _interval(value: Interval) -> str:
     if value.low == value.high or not isfinite(value.value):
         return _number(value.value)
     return f"{value.value:.3f} ({value.low:.2f} to {value.high:.2f})"
+
+
+def _printable(text: str) -> str:
+    """Leave out what a terminal would obey instead of showing."""
+    return "".join(character for character in text if character.isprintable() or character.isspace())
 
 
 def _places(texts: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[int]:

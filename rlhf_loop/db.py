@@ -279,7 +279,7 @@ def _unusable(engine: Engine, error: SQLAlchemyError) -> str:
     reason = " ".join(str(getattr(error, "orig", None) or error).split())
     password = engine.url.password
     if password:
-        reason = reason.replace(str(password), "***")
+        reason = reason.replace(f":{password}@", ":***@")
     if "database is locked" in reason:
         advice = "Another process is writing to it; try again when that has ended."
     elif "no such table" in reason or ("does not exist" in reason and "relation" in reason):

@@ -99,7 +99,8 @@ class Interval:
 class RunRecord:
     """One training run as the table `rlhf_reward_model_training` keeps it, failed runs included.
 
-    `status` is running, succeeded, rejected (worse than the live model) or failed. None is what the run could not know.
+    `status` is running, succeeded, rejected (the model ranks worse than doing nothing) or failed. None is what the run
+    could not know.
     `metrics` holds every measure that has no field of its own.
     """
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rlhf_loop import metrics
 from rlhf_loop.domain import GOOD_RATING, Interval
 
+#: Questions with two or more rated answers from which on an order is judged by them.
+ENOUGH_QUESTIONS = 10
 #: Beyond this many questions the intervals are narrow anyway, and fewer draws save memory.
 _MANY_QUESTIONS = 5_000
 
@@ -66,9 +68,19 @@ class Evaluation:
     gain: Interval | None
 
     @property
-    def worse_than_incoming(self) -> bool:
-        """Whether the model puts a correct answer first less often than doing nothing does."""
-        return self.gain is not None and self.gain.value < 0
+    def comparable(self) -> bool:
+        """Whether enough questions have a known incoming order to compare the model with it."""
+        return self.incoming_questions >= ENOUGH_QUESTIONS
+
+    @property
+    def worse_than_nothing(self) -> bool:
+        """Whether the model puts a correct answer first less often than the incoming order does.
+
+        Where too few questions tell, whether it separates good from bad answers worse than chance.
+        """
+        if self.gain is not None and self.comparable:
+            return self.gain.value < 0
+        return self.auc.value < 0.5
 
 
 def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:

@@ -149,10 +149,11 @@ def rerank_candidates(
     Raises:
         ValueError: an empty query, or a candidate without text; the message names its position, from 0.
         ModelFileError: the model file is altered, foreign, or of another encoder.
+        ConfigError, EncoderError: at the first call, if the settings or the encoder's weights are no good.
     """
     if not isinstance(query, str) or not query.strip():
         raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
-    if isinstance(candidates, str | bytes | Mapping):
+    if isinstance(candidates, str | bytes | Mapping) or not isinstance(candidates, Iterable):
         raise ValueError(f"The candidates must be a list of answers, but they are one {type(candidates).__name__}.")
     given = [_as_dict(candidate, position) for position, candidate in enumerate(candidates)]
     ranked = (ranker or default_ranker()).rank(query, [Candidate(candidate["text"]) for candidate in given])

@@ -112,6 +112,8 @@ class RatingsReader:
             raise ImportFileError(
                 f"The file {str(self.path)!r} cannot be read: {error.strerror}. Check its name."
             ) from error
+        if not self._file.seekable():
+            raise ImportFileError(f"{str(self.path)!r} is a pipe. Save it to a file first, and import that.")
         start = self._file.read(2)
         self._file.seek(0)
         if start in _UTF16_MARKS and self.format != "parquet":
@@ -173,6 +175,9 @@ def written_file(path: Path, *, format: str | None = None) -> Iterator[RatingsWr
     writers: dict[str, Callable[[IO[bytes]], RatingsWriter]]
     writers = {"csv": _CsvWriter, "jsonl": _JsonlWriter, "parquet": _ParquetWriter}
     make = writers[format or format_of(path)]
+    path = path.resolve()  # a link stays a link: its target is what gets replaced
+    if path.exists() and not path.is_file():
+        raise ImportFileError(f"{str(path)!r} is there and no regular file. Choose another name.")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import GOOD_RATING, Example, Question, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
+from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, Predictions, evaluate
 from rlhf_loop.reward import RECIPES, Recipe, RewardClassifier, RewardModel, recipe_named
 from rlhf_loop.reward.joint import JointRecipe, joint_texts
 from rlhf_loop.splitting import holdout
@@ -22,8 +22,6 @@ MIN_SAMPLES = 50
 #: Share of the questions that is kept from the fit, to judge the very model that is saved.
 HOLDOUT_SHARE = 0.12
 AUTO = "auto"
-#: Questions with two or more rated answers from which on recipes are compared by P@1, else by AUC.
-_ENOUGH_TO_RANK = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +74,6 @@ class TrainingReport:
     overall: Evaluation
     cut: int | None
     seconds: Mapping[str, float]
-
-    @property
-    def worse_than_nothing(self) -> bool:
-        """Whether the model ranks worse than the incoming order, or than chance where that order is unknown."""
-        return self.overall.worse_than_incoming or (self.overall.gain is None and self.overall.auc.value < 0.5)
 
 
 def train(
@@ -192,7 +185,7 @@ def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
 
     def quality(name: str) -> tuple[float, float]:
         evaluation = evaluations[name]
-        enough = evaluation.ranked_questions >= _ENOUGH_TO_RANK
+        enough = evaluation.ranked_questions >= ENOUGH_QUESTIONS
         return (evaluation.orders["model"].precision_at_1.value if enough else 0.0, evaluation.auc.value)
 
     return max(evaluations, key=quality)

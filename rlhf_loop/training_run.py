@@ -19,9 +19,10 @@ from rlhf_loop.interactions import examples, fingerprint
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, assemble, check_enough, train
 from rlhf_loop.training_log import begin_run, end_run
+from rlhf_loop.version import __version__
 
 #: What the numbers of a model may depend on.
-_LIBRARIES = ("joblib", "numpy", "onnxruntime", "rlhf-loop", "scikit-learn", "scipy", "tokenizers")
+_LIBRARIES = ("joblib", "numpy", "onnxruntime", "scikit-learn", "scipy", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def run_training(
         check_enough(data, min_samples=min_samples)
         encoder = encoder or load_encoder(settings)
         model, report = train(known, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples)
-        live = not report.worse_than_nothing
+        live = not report.overall.worse_than_nothing
         path = settings.model_path if live else rejected_path(settings.model_path)
         card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measures(report)}
         sha256 = save(replace(model, card=card), path)
@@ -82,7 +83,7 @@ def run_training(
         )
     except BaseException as error:
         # BaseException: a run that was stopped from the keyboard must not look as if it were still running.
-        record = replace(record, error=f"{type(error).__name__}: {error}")
+        record = replace(record, error=f"{type(error).__name__}: {error}".removesuffix(": "))
         raise
     finally:
         end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
@@ -96,7 +97,8 @@ def rejected_path(path: Path) -> Path:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a model depends on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}}
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), "rlhf-loop": __version__, **libraries}
 
 
 def measures(report: TrainingReport) -> dict[str, Any]:

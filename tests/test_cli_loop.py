@@ -129,7 +129,7 @@ def test_a_worse_model_does_not_go_live(loop: Loop) -> None:
     loop.hopeless()
     result = loop("train", code=3)
     assert result.output.startswith("NOT LIVE: this model ranks worse than doing nothing")
-    assert "the incoming order 100%" in flat(result)
+    assert "points against the incoming order" in flat(result).split(". ")[0]
     assert not loop.model.exists()
     assert (loop.folder / "model [1].rejected.joblib").exists()
 
@@ -205,3 +205,10 @@ def test_demo(loop: Loop) -> None:
     for step in ("rlhf-loop ratings import FILE", "rlhf-loop train", "from rlhf_reranker import rerank_candidates"):
         assert step in text
     assert "200 unchanged" in flat(loop("demo"))
+
+
+def test_the_demo_leaves_own_ratings_alone(loop: Loop) -> None:
+    """In a database with ratings of one's own the demo refuses to run, and says how to run it elsewhere."""
+    loop.hopeless()
+    result = loop("demo", code=2)
+    assert "RLHF_DATABASE_URL=sqlite:///demo.db" in flat(result)

@@ -50,6 +50,7 @@ def test_every_setting_can_be_set() -> None:
         ({"RLHF_MODEL_PATH": ""}, "RLHF_MODEL_PATH is set but empty"),
         ({"RLHF_DATABASE_URL": "  "}, "RLHF_DATABASE_URL is set but empty"),
         ({"RLHF_ENCODER_THREADS": "many"}, "RLHF_ENCODER_THREADS='many' is not a whole number"),
+        ({"RLHF_ENCODER_THREADS": "-3"}, "RLHF_ENCODER_THREADS='-3' is not a whole number from 0"),
         ({"RLHF_ENCODER_THREADS": "2.5"}, "not a whole number"),
     ],
 )

@@ -23,7 +23,7 @@ def test_a_good_model_beats_the_incoming_order() -> None:
     assert values == pytest.approx({"model": 1, "incoming": 0, "random": 1 / 3, "oracle": 1})
     assert found.orders["oracle"].ndcg.value == 1
     assert found.gain == Interval(1.0, 1.0, 1.0)
-    assert not found.worse_than_incoming
+    assert not found.worse_than_nothing
     assert (found.accuracy.value, found.auc.value) == (1, 1)
 
 
@@ -33,7 +33,7 @@ def test_a_bad_model_is_worse_than_the_incoming_order() -> None:
     first = np.tile([2.0, 1.0, 3.0], 30)
     found = evaluate(Predictions(good.question, good.rating, good.probability, first))
     assert found.gain == Interval(-1.0, -1.0, -1.0)
-    assert found.worse_than_incoming
+    assert found.worse_than_nothing
 
 
 def test_an_equal_model_is_not_worse() -> None:
@@ -41,14 +41,33 @@ def test_an_equal_model_is_not_worse() -> None:
     found = evaluate(predictions(better=False))
     assert found.gain is not None
     assert found.gain.value == 0
-    assert not found.worse_than_incoming
+    assert not found.worse_than_nothing
 
 
 def test_an_unknown_incoming_order_is_not_compared() -> None:
-    """Without incoming ranks there is no incoming order and no gain, and the model is not called worse."""
-    found = evaluate(predictions(better=False, known=False))
+    """Without incoming ranks there is no incoming order and no gain; what counts is whether chance does better."""
+    found = evaluate(predictions(known=False))
     assert set(found.orders) == {"model", "random", "oracle"}
-    assert (found.gain, found.incoming_questions, found.worse_than_incoming) == (None, 0, False)
+    assert (found.gain, found.incoming_questions, found.worse_than_nothing) == (None, 0, False)
+    turned = predictions(known=False)
+    turned = Predictions(turned.question, turned.rating, 1 - turned.probability, turned.rank)
+    assert evaluate(turned).worse_than_nothing
+
+
+def test_a_handful_of_questions_decides_nothing() -> None:
+    """Where the incoming order is known for too few questions, a bad P@1 on those is not held against the model."""
+    of = predictions(30)
+    rank = np.full(90, np.nan)
+    rank[:3] = [3.0, 2.0, 1.0]
+    turned = of.probability.copy()
+    turned[:3] = [0.9, 0.1, 0.4]
+    rank[1] = 1.0
+    rank[2] = 2.0
+    found = evaluate(Predictions(of.question, of.rating, turned, rank))
+    assert found.gain is not None
+    assert found.gain.value == -1
+    assert not found.comparable
+    assert not found.worse_than_nothing
 
 
 def test_one_unknown_rank_takes_its_question_out_of_the_comparison() -> None:

@@ -15,6 +15,7 @@ PACKAGE = Path(rlhf_loop.__file__).parent
 #: The house, top to bottom: a module imports only from those above it, inside its functions too.
 #: A folder's own name is its `__init__.py`, which comes after what it re-exports.
 HOUSE = """
+    version
     errors
     domain
     config

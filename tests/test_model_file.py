@@ -165,7 +165,7 @@ def test_a_truncated_file_is_refused(path: Path) -> None:
         load(path, encoder=ENCODER)
     for content in (half, b""):
         sealed(path, content)
-        with pytest.raises(ModelFileError, match="cannot be read"):
+        with pytest.raises(ModelFileError, match="not a reward model"):
             load(path, encoder=ENCODER)
 
 
@@ -177,6 +177,35 @@ def test_a_foreign_pickle_is_refused(path: Path, foreign: object) -> None:
     sealed(path, buffer.getvalue())
     with pytest.raises(ModelFileError, match="not a reward model"):
         load(path, encoder=ENCODER)
+
+
+class Runs:
+    """Unpickling it would run code."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self._trace),)
+
+
+def test_a_foreign_file_runs_nothing_even_under_a_right_sum(path: Path, tmp_path: Path) -> None:
+    """Whoever can write both the file and its sum still cannot make it run code."""
+    trace = tmp_path / "ran"
+    buffer = io.BytesIO()
+    joblib.dump({"format": "rlhf-loop reward model", "coef": Runs(trace)}, buffer)
+    sealed(path, buffer.getvalue())
+    with pytest.raises(ModelFileError, match="asks for"):
+        load(path, encoder=ENCODER)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("form", ["{sum} *{name}\n", "{sum}\n", "{upper}  {name}\n"])
+def test_other_forms_of_a_sum_are_understood(path: Path, form: str) -> None:
+    """Sums as other tools write them are sums too."""
+    total = save(model(), path)
+    sum_file(path).write_text(form.format(sum=total, upper=total.upper(), name=path.name))
+    assert intercept(path) == 1.0
 
 
 def _size() -> int:
@@ -191,12 +220,12 @@ def _size() -> int:
         ({"recipe": "magic"}, "recipe magic"),
         ({"recipe_version": 99}, "recipe passages 99"),
         ({"encoder": "another"}, "another, but an encoder is in use"),
-        ({"coef": np.zeros(3)}, r"coef \(3,\)"),
-        ({"low": np.zeros(3)}, r"low \(3,\)"),
-        ({"low": np.full(_size(), 2.0)}, "above the high one"),
-        ({"high": np.full(_size(), np.nan)}, "above the high one"),
-        ({"coef": np.full(_size(), np.nan)}, "coefficients"),
-        ({"coef": np.full(_size(), np.inf)}, "coefficients"),
+        ({"coef": [0.0] * 3}, r"coef \(3,\)"),
+        ({"low": [0.0] * 3}, r"low \(3,\)"),
+        ({"low": [2.0] * _size()}, "above the high one"),
+        ({"high": [np.nan] * _size()}, "above the high one"),
+        ({"coef": [np.nan] * _size()}, "coefficients"),
+        ({"coef": [np.inf] * _size()}, "coefficients"),
         ({"coef": "many"}, "not a whole reward model"),
         ({"coef": None}, "coef"),
         ({"slope": float("nan")}, "not finite"),

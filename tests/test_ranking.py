@@ -274,6 +274,23 @@ def test_a_thousand_candidates(ranker: Ranker) -> None:
     assert [entry["rank"] for entry in ranked] == list(range(1, 1001))
 
 
+@pytest.mark.parametrize("count", range(2, 8))
+def test_equal_answers_have_equal_scores(ranker: Ranker, count: int) -> None:
+    """The same text several times scores the same to the last bit, and keeps its order, alone or among rivals."""
+    for rivals in ([], [BAD]):
+        given = [{"text": GOOD, "place": place} for place in range(count)]
+        ranked = [entry for entry in rerank_candidates(QUERY, [*given, *rivals], ranker=ranker) if "place" in entry]
+        assert len({entry["score"] for entry in ranked}) == 1
+        assert [entry["place"] for entry in ranked] == list(range(count))
+
+
+@pytest.mark.parametrize("candidates", [None, 5, object()])
+def test_what_is_no_list_is_refused(ranker: Ranker, candidates: Any) -> None:
+    """Candidates that cannot be gone through are a ValueError like all bad input."""
+    with pytest.raises(ValueError, match="must be a list"):
+        rerank_candidates(QUERY, candidates, ranker=ranker)
+
+
 def test_a_very_long_text(ranker: Ranker) -> None:
     """A candidate of 100,000 characters is ranked and comes back whole; by its length alone it does not win."""
     long = "Nothing about it here. " * 4500

@@ -34,7 +34,7 @@ def test_the_report_has_all_numbers(
     assert report.cross_validated[report.recipe].answers == 176
     assert report.cut == 0
     assert set(report.seconds) == {"passages features", "passages fit", "joint features", "joint fit", "evaluation"}
-    assert not report.worse_than_nothing
+    assert not report.overall.worse_than_nothing
 
 
 def test_auto_keeps_the_better_recipe(trained: tuple[RewardModel, TrainingReport]) -> None:
@@ -269,14 +269,15 @@ def test_best_recipe_of_equals_is_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("auc", "ranks", "worse"),
-    [(0.4, False, True), (0.6, False, False), (0.4, True, True), (0.5, False, False)],
+    ("auc", "compared", "worse"),
+    [(0.4, None, True), (0.6, None, False), (0.9, 50, True), (0.9, 9, False), (0.4, 9, True), (0.5, None, False)],
 )
-def test_worse_than_nothing(trained: tuple[RewardModel, TrainingReport], auc: float, ranks: bool, worse: bool) -> None:
-    """A model is worse than nothing if it loses to the incoming order, or to chance where that is not known."""
+def test_worse_than_nothing(auc: float, compared: int | None, worse: bool) -> None:
+    """A model is worse than nothing if it loses to the incoming order, or to chance where too few questions tell."""
     overall = _evaluation(auc, questions=50)
-    gain = replace(overall.auc, value=-0.1) if ranks else None
-    assert replace(trained[1], overall=replace(overall, gain=gain)).worse_than_nothing is worse
+    if compared:
+        overall = replace(overall, gain=replace(overall.auc, value=-0.1), incoming_questions=compared)
+    assert overall.worse_than_nothing is worse
 
 
 def test_learning_curve(sample_examples: list[Example], encoder: TextEncoder, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_breaks_a_training_is_logged(sampled: Engine, settings: Settings, e
         run_training(sampled, settings, encoder=BrokenEncoder(error))
     (run,) = runs(sampled)
     assert (run.status, run.n_rated) == ("failed", 200)
-    assert run.error == f"{type(error).__name__}: {error}"
+    assert run.error == f"{type(error).__name__}: {error}".removesuffix(": ")
     assert run.finished_at is not None
 
 
@@ -167,7 +167,7 @@ def test_a_worse_model_does_not_go_live(sqlite_engine: Engine, settings: Setting
     record(sqlite_engine, hopeless())
     outcome = run_training(sqlite_engine, settings, encoder=encoder)
     assert not outcome.live
-    assert outcome.report.worse_than_nothing
+    assert outcome.report.overall.worse_than_nothing
     assert outcome.path == rejected_path(settings.model_path)
     assert outcome.path.name == "reward_model.rejected.joblib"
     assert load(outcome.path, encoder=encoder.id).sha256 == outcome.sha256

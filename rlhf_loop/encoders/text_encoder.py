@@ -37,6 +37,8 @@ class TextEncoder:
         self._passages = PassageSplitter(tokenizer, size=PASSAGE_TOKENS, stride=PASSAGE_STRIDE)
         self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
         self._cache = cache
+        # Part of each key: the same weights behind another tokenizer give other vectors.
+        self._tokenizer_sum = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
     @property
     def id(self) -> str:
@@ -84,7 +86,7 @@ class TextEncoder:
         return [known[key] for key in keys]
 
     def _key(self, kind: str, text: str) -> bytes:
-        return hashlib.sha256(f"{self.id}\0{kind}\0{text}".encode()).digest()
+        return hashlib.sha256(f"{self.id}\0{self._tokenizer_sum}\0{kind}\0{text}".encode()).digest()
 
 
 def _encodable(text: str) -> str:

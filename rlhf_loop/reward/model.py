@@ -35,6 +35,11 @@ class RewardModel:
 
     def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[NDArray[np.float64]]:
         """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4."""
-        features = recipe_named(self.recipe).features(questions, encoder)
-        ends = np.cumsum([len(question.responses) for question in questions])
-        return np.split(self.scorer.probability(features), ends[:-1])
+        # Each distinct text once: equal answers then have equal scores to the last bit, and are no rivals of their own.
+        distinct = [Question(q.prompt, tuple(dict.fromkeys(q.responses))) for q in questions]
+        probability = iter(self.scorer.probability(recipe_named(self.recipe).features(distinct, encoder)).tolist())
+        scores = [dict(zip(question.responses, probability, strict=False)) for question in distinct]
+        return [
+            np.array([of_text[response] for response in question.responses])
+            for question, of_text in zip(questions, scores, strict=True)
+        ]

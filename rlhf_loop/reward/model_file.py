@@ -1,6 +1,7 @@
 """`reward_model.joblib`: written whole or not at all, and never unpickled before its sha256 is known to be right.
 
-A pickle can run any code, so the sum comes first: it stands beside the file, in the form that `sha256sum -c` reads. A
+A pickle can run any code, so the sum comes first: it stands beside the file, in the form that `sha256sum -c` reads. And
+what is then read is plain values only; anything that would have to be imported or called is refused. A
 new model replaces an old one in three steps, each atomic: the sums of both, the model, the sum of the new one. At each
 instant the file that is there has its sum beside it. A lock keeps two trainings from doing this at the same time.
 """
@@ -11,6 +12,7 @@ import hashlib
 import io
 import math
 import os
+import pickle
 import re
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +33,8 @@ FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
 
 _RETRAIN = "Train a new one: rlhf-loop train."
+#: How long a training waits for another one that is writing its model at this moment.
+_LOCK_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,11 @@ def save(model: RewardModel, path: Path) -> str:
         ModelFileError: the files cannot be written; the old ones are still there.
     """
     content = _serialised(model)
+    _unpickled(path, content)  # a card with anything but plain values in it would be written, and never be read again
     new = hashlib.sha256(content).hexdigest()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
             _replace(sum_file(path), _sum_lines(path, [*_expected(path), new]))
             _replace(path, content)
             _replace(sum_file(path), _sum_lines(path, [new]))
@@ -128,11 +133,11 @@ def _expected(path: Path) -> list[str]:
     """Return the sums that stand beside the file: one, or two while it is being replaced."""
     if not sum_file(path).exists():
         return []
-    return re.findall(r"^[0-9a-f]{64}(?=  )", sum_file(path).read_text("ascii", errors="replace"), re.MULTILINE)
+    return re.findall(r"^[0-9a-f]{64}\b", sum_file(path).read_text("ascii", errors="replace").lower(), re.MULTILINE)
 
 
 def _serialised(model: RewardModel) -> bytes:
-    # A dictionary of plain values, not the object: the file outlives the class, and serving needs no scikit-learn.
+    # Plain values all through, no object and no array: the file outlives the classes, and reading it runs no code.
     values = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -140,21 +145,27 @@ def _serialised(model: RewardModel) -> bytes:
         "recipe_version": model.recipe_version,
         "encoder": model.encoder,
         "card": dict(model.card),
-        **asdict(model.scorer),
+        **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
     }
     buffer = io.BytesIO()
-    joblib.dump(values, buffer, compress=3)
+    joblib.dump(values, buffer)
     return buffer.getvalue()
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads what a model file holds, and nothing that would have to be imported or called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
     try:
-        values = joblib.load(io.BytesIO(content))
+        values = _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:
-        # Any exception: a pickle of a library that is absent or too old fails in its own way.
+        # Any exception: a stream of bytes that is no pickle fails in many ways.
         raise ModelFileError(
-            f"{path} cannot be read by the installed libraries (numpy {np.__version__}, joblib {joblib.__version__}): "
-            f"{type(error).__name__}: {error}. {_RETRAIN}"
+            f"{path} is not a reward model of rlhf-loop: {type(error).__name__}: {error}. {_RETRAIN}"
         ) from error
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a reward model of rlhf-loop but a {type(values).__name__}. {_RETRAIN}")

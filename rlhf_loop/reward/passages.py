@@ -24,6 +24,8 @@ from rlhf_loop.reward.recipe import Matrix
 SHARPNESS = 20.0
 #: Passages that the soft maximum looks at: the gain of repeating oneself ends here.
 _BEST = 5
+#: What is left of a unit vector of float32 numbers when all of it is subtracted may be this long.
+_NOISE = 1e-4
 #: Questions embedded at a time: bounds the vectors in memory.
 _CHUNK = 64
 
@@ -192,7 +194,7 @@ def _by_similarity(of: _Embedded, similarity: NDArray[np.float32]) -> NDArray[np
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring vectors to length 1; a zero vector stays zero."""
+    """Bring vectors to length 1; one that is nothing but rounding noise becomes zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.maximum(length, 1e-9)
+    unit: NDArray[np.float32] = np.where(length > _NOISE, vectors / np.maximum(length, _NOISE), np.float32(0))
     return unit

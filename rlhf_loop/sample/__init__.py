@@ -16,23 +16,23 @@ CANDIDATES = (
     {
         "text": "Handball is a fast indoor sport for two teams of seven. Head contact is most frequent for pivots and "
         "goalkeepers, and most clubs now teach safer blocking from the youth teams on.",
-        "source": "wikipedia",
+        "source": "sample",
     },
     {
         "text": "She can play again the next day if the dizziness has gone. A concussion without loss of consciousness "
         "leaves no trace in the brain, and training on helps to clear the head.",
-        "source": "vector-db",
+        "source": "sample",
     },
     {
         "text": "Dizziness has many causes, among them low blood pressure, inner ear trouble, dehydration and some "
         "medicines. Drinking enough and standing up slowly helps in most cases.",
-        "source": "vector-db",
+        "source": "sample",
     },
     {
         "text": "Dizziness after a blow to the head is a sign of concussion, so she should not play again that day. "
         "After a day or two of relative rest she can return step by step: light exercise, training without contact, "
         "then full training, each step at least a day and only while she has no symptoms. A doctor should clear her "
         "before a match. Vomiting, growing headache, drowsiness or confusion need emergency care at once.",
-        "source": "vector-db",
+        "source": "sample",
     },
 )

@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
 from rlhf_loop import sample
 
@@ -63,6 +64,7 @@ class Cost:
     load: float
     train: float
     megabytes: float
+    wall: float
 
 
 def training_costs(recipes: tuple[str, ...], *, real: bool) -> dict[tuple[str, str], Cost]:
@@ -74,7 +76,9 @@ def training_costs(recipes: tuple[str, ...], *, real: bool) -> dict[tuple[str, s
             with tempfile.TemporaryDirectory() as cache:
                 _prepare_graph(cache)
                 for state in ("cold", "cached"):
-                    runs.setdefault((recipe, state), []).append(Cost(**json.loads(_run(code, recipe, cache=cache))))
+                    started = perf_counter()
+                    parts = json.loads(_run(code, recipe, cache=cache))
+                    runs.setdefault((recipe, state), []).append(Cost(**parts, wall=perf_counter() - started))
     return {
         key: Cost(*(median(getattr(cost, name) for cost in costs) for name in Cost.__slots__))
         for key, costs in runs.items()

@@ -69,6 +69,26 @@ def out_of_fold(ratings: Ratings, recipe: str) -> Matrix:
     return probability
 
 
+def other_ndcg(ratings: Ratings, recipe: str) -> dict[str, float]:
+    """Return NDCG with other gains, and with 0 for a question that has no ideal order, as some define it."""
+    from sklearn.metrics import ndcg_score
+
+    data, probability = ratings.data, out_of_fold(ratings, recipe)
+    found: dict[str, list[float]] = {}
+    for question in np.unique(data.question):
+        rows = data.question == question
+        for name, gain in (("2^(rating-1) - 1", np.exp2(data.rating - 1.0) - 1), ("rating - 1", data.rating - 1.0)):
+            # scikit-learn gives 0 where all gains are 0, and averages over ties.
+            found.setdefault(name, []).append(float(ndcg_score([gain[rows]], [probability[rows]])))
+    return {
+        f"gain {name}{', undefined counted as 0' if zeros else ''}": float(
+            np.mean(values if zeros else [value for value in values if value > 0])
+        )
+        for name, values in found.items()
+        for zeros in (False, True)
+    }
+
+
 def ablated(ratings: Ratings, columns: NDArray[np.intp] | None, extra: Matrix | None = None) -> Scores:
     """Cross-validate recipe `passages` on the training split with only some columns, or with some more."""
     features = ratings.features["passages"]
