@@ -83,6 +83,7 @@ class Ranker:
     def _reload(self, path: Path, stamp: _Stamp | None) -> None:
         # Imported here: whoever only imports the package need not wait for numpy and ONNX Runtime.
         from rlhf_loop.encoders import load_encoder
+        from rlhf_loop.reward import recipe_named
         from rlhf_loop.reward.model_file import load
 
         if self._encoder is None:
@@ -93,6 +94,10 @@ class Ranker:
             if self._loaded is None:
                 raise
             logger.error("Keeping the model %s: %s", self._loaded.version, error)
+        else:
+            recipe = recipe_named(self._loaded.model.recipe)
+            if not recipe.reads_all:
+                logger.warning("The live model's recipe %s reads only the first 256 tokens of a text.", recipe.name)
         self._stamp = stamp
 
     def _warn_once(self, path: Path) -> None:

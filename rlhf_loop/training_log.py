@@ -19,9 +19,16 @@ from rlhf_loop.tables import TrainingRun
 _FIELDS = tuple(field.name for field in fields(RunRecord))
 
 
-def begin_run(engine: Engine, *, started_at: datetime, recipe: str, encoder: str, split_seed: int) -> str:
-    """Log that a training run starts; return its id."""
-    run_id = str(uuid.uuid4())
+def new_run_id() -> str:
+    """Return an id that no run has."""
+    return str(uuid.uuid4())
+
+
+def begin_run(
+    engine: Engine, *, started_at: datetime, recipe: str, encoder: str, split_seed: int, run_id: str | None = None
+) -> str:
+    """Log that a training run starts; return its id, `run_id` or a new one."""
+    run_id = run_id or new_run_id()
     with transaction(engine) as connection:
         connection.execute(
             insert(TrainingRun).values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,7 +19,7 @@ from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.interactions import examples, fingerprint
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, assemble, check_enough, train
-from rlhf_loop.training_log import begin_run, end_run
+from rlhf_loop.training_log import begin_run, end_run, new_run_id
 from rlhf_loop.version import __version__
 
 #: What the numbers of a model may depend on.
@@ -53,9 +54,19 @@ def run_training(
         NotEnoughDataError: too few rated answers, or one class only.
         ModelFileError: the model cannot be written; the live one is untouched.
     """
-    run_id = begin_run(engine, started_at=datetime.now(UTC), recipe=recipe, encoder=MODEL_NAME, split_seed=seed)
-    record = RunRecord(status="failed", library_versions=library_versions())
+    run_id = new_run_id()
+    record = RunRecord(status="failed")
     try:
+        # Inside the block, and with an id from before: whatever stops the run from here on, its end is logged.
+        begin_run(
+            engine,
+            run_id=run_id,
+            started_at=datetime.now(UTC),
+            recipe=recipe,
+            encoder=MODEL_NAME,
+            split_seed=seed,
+        )
+        record = replace(record, library_versions=library_versions())
         known = examples(engine)
         data = assemble(known)
         record = replace(
@@ -86,7 +97,8 @@ def run_training(
         record = replace(record, error=f"{type(error).__name__}: {error}".removesuffix(": "))
         raise
     finally:
-        end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
+        with suppress(LookupError):  # stopped before the run was even logged
+            end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
     return TrainingOutcome(run_id, report, path, sha256, live)
 
 

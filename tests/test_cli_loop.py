@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,3 +217,20 @@ def test_the_demo_leaves_own_ratings_alone(loop: Loop) -> None:
     loop.hopeless()
     result = loop("demo", code=2)
     assert "RLHF_DATABASE_URL=sqlite:///demo.db" in flat(result)
+
+
+def test_a_training_that_is_stopped_says_so_in_the_log(loop: Loop) -> None:
+    """SIGTERM, which is how a container stops, ends the run as failed and leaves no model."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    environment = {**os.environ, **loop.environment, "RLHF_CACHE_DIR": str(loop.folder / "cache")}
+    code = "from rlhf_loop.cli import main; main(['train'])"
+    training = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    engine = open_database(loop.database)
+    while training.poll() is None and not runs(engine):
+        time.sleep(0.02)
+    training.send_signal(signal.SIGTERM)
+    assert training.wait() == 128 + signal.SIGTERM
+    (run,) = runs(engine)
+    assert (run.status, run.error) == ("failed", "SystemExit: 143")
+    assert not loop.model.exists()
+    engine.dispose()

@@ -19,8 +19,9 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
-from rlhf_loop.reward import RewardModel
+from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.model_file import save, sum_file
+from rlhf_loop.reward.scorer import Scorer
 from rlhf_loop.training import TrainingReport
 
 QUERY = "How do I treat a small burn?"
@@ -289,6 +290,22 @@ def test_what_is_no_list_is_refused(ranker: Ranker, candidates: Any) -> None:
     """Candidates that cannot be gone through are a ValueError like all bad input."""
     with pytest.raises(ValueError, match="must be a list"):
         rerank_candidates(QUERY, candidates, ranker=ranker)
+
+
+def test_a_model_that_cuts_texts_is_announced(
+    settings: Settings, encoder: TextEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a model of recipe joint live, the log says once that only the beginning of a text counts."""
+    size = len(RECIPES["joint"].feature_names())
+    nothing = np.zeros(size)
+    save(
+        RewardModel.of(Scorer(nothing, 0.0, nothing, nothing), recipe="joint", encoder=encoder.id), settings.model_path
+    )
+    ranker = Ranker(settings, encoder=encoder)
+    for _ in range(2):
+        rerank_candidates(QUERY, [GOOD, BAD], ranker=ranker)
+    assert [record.message for record in caplog.records if "first 256 tokens" in record.message] != []
+    assert len(caplog.records) == 1
 
 
 def test_a_very_long_text(ranker: Ranker) -> None:

@@ -19,6 +19,7 @@ class JointRecipe:
 
     name: ClassVar[str] = "joint"
     version: ClassVar[int] = 1
+    reads_all: ClassVar[bool] = False
     scaled: ClassVar[bool] = False
     penalty_c: ClassVar[float] = 1.0
 

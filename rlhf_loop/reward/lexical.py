@@ -7,14 +7,14 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
-import snowballstemmer
+import Stemmer
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _TITLE = re.compile(r"(.{10,200}?[.?!:])(?:\s|$)", re.DOTALL)
 _TITLE_LENGTH = 200
 #: Porter 2, "The English stemmer" of Snowball (Porter 2001). For another language, another stemmer.
-_STEMMER = snowballstemmer.stemmer("english")
+_STEMMER = Stemmer.Stemmer("english")
 _STEMMER_LOCK = threading.Lock()
 
 #: Words that say nothing about the subject of a question.

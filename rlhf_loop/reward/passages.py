@@ -50,6 +50,7 @@ class PassagesRecipe:
 
     name: ClassVar[str] = "passages"
     version: ClassVar[int] = 1
+    reads_all: ClassVar[bool] = True
     scaled: ClassVar[bool] = True
     penalty_c: ClassVar[float] = 0.02
 

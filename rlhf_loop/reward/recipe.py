@@ -20,6 +20,8 @@ class Recipe(Protocol):
     name: ClassVar[str]
     #: Raised when the features change their meaning: a model file of another version is refused.
     version: ClassVar[int]
+    #: Whether texts of any length are read to their end, or only as far as the encoder's window.
+    reads_all: ClassVar[bool]
     #: Whether the features are brought to mean 0 and variance 1 before the fit.
     scaled: ClassVar[bool]
     #: Inverse strength of the fit's L2 penalty, as in scikit-learn.
