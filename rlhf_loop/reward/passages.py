@@ -81,21 +81,25 @@ class _Embedded:
 
 
 def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Embedded]:
-    """Embed all texts of all questions in three calls, so that batches are full."""
-    prompts = encoder.encode_whole([question.prompt for question in questions])
+    """Embed all texts of all questions in two calls, so that batches are full."""
     answers = iter(encoder.encode_passages([response for q in questions for response in q.responses]))
     pieces = [
-        (lexical.sentences(q.prompt), lexical.content_words(q.prompt), [lexical.title(r) for r in q.responses])
+        part
         for q in questions
+        for part in (
+            [q.prompt],
+            lexical.sentences(q.prompt),
+            lexical.content_words(q.prompt),
+            [lexical.title(response) for response in q.responses],
+        )
     ]
-    short = encoder.encode_whole([text for parts in pieces for part in parts for text in part])
-    ends = list(accumulate(len(part) for parts in pieces for part in parts))
-    parts = iter(np.split(short, ends[:-1]))
-    for question, prompt in zip(questions, prompts, strict=True):
+    vectors = encoder.encode_whole([text for part in pieces for text in part])
+    parts = iter(np.split(vectors, list(accumulate(map(len, pieces)))[:-1]))
+    for question in questions:
         own = [next(answers) for _ in question.responses]
         yield _Embedded(
             question=question,
-            query=prompt,
+            query=next(parts)[0],
             sentences=next(parts),
             words=next(parts),
             titles=next(parts),
