@@ -124,7 +124,7 @@ class BrokenEncoder(TextEncoder):
     def id(self) -> str:
         return "broken"
 
-    def encode_whole(self, texts: object) -> object:  # type: ignore[override]
+    def encode_passages(self, texts: object) -> object:  # type: ignore[override]
         raise self.error
 
 
