@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,8 +31,10 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # What stops a container stops a run like Ctrl-C does: it can still say so in its log.
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            with suppress(ValueError):  # only the main thread may
-                signal.signal(stop, lambda number, frame: sys.exit(128 + number))
+            # Not where somebody decided otherwise: nohup ignores SIGHUP. And only the main thread may.
+            if signal.getsignal(stop) is signal.SIG_DFL:
+                with suppress(ValueError):
+                    signal.signal(stop, lambda number, frame: sys.exit(128 + number))
         try:
             return super().invoke(ctx)
         except RlhfLoopError as error:
@@ -293,9 +296,10 @@ def _picture(path: Path | None) -> Path | None:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
     except OSError as error:
         raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
     return path
 
 

@@ -127,9 +127,6 @@ def migrate(engine: Engine) -> None:
             _upgrade(connection)
 
 
-init = migrate
-
-
 def revision(engine: Engine) -> str | None:
     """Tell the schema's revision; None for a database without our tables.
 
