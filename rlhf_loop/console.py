@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_loop.doctor import Finding
 from rlhf_loop.domain import Interval
 from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.exchange import ImportReport
@@ -53,10 +54,15 @@ def print_training(outcome: TrainingOutcome) -> None:
     console.print(
         f"\n{report.rated} rated answers ({report.positive} good, {report.rated - report.positive} not) to "
         f"{counted(report.questions, 'question')}, {report.unrated} unrated ones as context. "
-        f"Fitted on {report.trained_on}, judged on {report.rated - report.trained_on} of other questions (seed "
+        f"Fitted on {report.trained_on}, judged on {report.held_out.answers} of other questions (seed "
         f"{report.seed})."
     )
     console.print(_choice(report))
+    if report.sampled:
+        console.print(
+            f"Recipe joint, the yardstick, had a random sample of the questions, with {report.sampled} rated answers."
+            + (" Both were compared on those of it that are not held out." if report.requested == AUTO else "")
+        )
     if report.cut:
         console.print(f"Recipe joint read only the first 256 tokens of {report.cut} texts; passages reads all.")
     console.print()
@@ -239,6 +245,19 @@ def print_import(report: ImportReport) -> None:
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
     if report.ignored:
         click.echo(f"Columns not used: {', '.join(report.ignored)}.")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Show what `doctor` found, one line each, and what to do about what is not all right."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    topic = ""
+    for finding in findings:
+        mark = Text("ok", style="green") if finding.ok else Text("!!", style="bold red")
+        table.add_row(mark, "" if finding.topic == topic else finding.topic, Text(_printable(finding.text)))
+        if finding.advice:
+            table.add_row("", "", Text(_printable(finding.advice), style="bold"))
+        topic = finding.topic
+    _console().print(table)
 
 
 def print_stats(stats: RatingStats) -> None:

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from rlhf_loop import metrics
 from rlhf_loop.domain import GOOD_RATING, Interval
+from rlhf_loop.threads import one_thread
 
 #: Questions with two or more rated answers from which on an order is judged by them.
 ENOUGH_QUESTIONS = 10
-#: Beyond this many questions the intervals are narrow anyway, and fewer draws save memory.
-_MANY_QUESTIONS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +84,24 @@ class Evaluation:
 
 def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:
     """Measure predictions; `seed` and `draws` are the bootstrap's. Without draws (0) the intervals are nan."""
+    with one_thread():
+        return _evaluate(predictions, _Bootstrap(seed, draws))
+
+
+def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
     question, label = predictions.question, predictions.label
-    weights = _weights(question, seed, draws)
+    weights = bootstrap.weights(question)
     classed = {
         name: Interval(*metrics.interval(measure(question, label, predictions.probability, weights)))
         for name, measure in _MEASURES.items()
     }
     ranked = _with_rivals(question)
     known = ranked & ~np.isin(question, question[np.isnan(predictions.rank)])
-    orders = _orders(_only(predictions, ranked), seed, draws)
+    orders = _orders(_only(predictions, ranked), bootstrap)
     gain = None
     if known.any():
         paired = _only(predictions, known)
-        orders["incoming"], gain = _against_incoming(paired, seed, draws)
+        orders["incoming"], gain = _against_incoming(paired, bootstrap)
     return Evaluation(
         answers=len(question),
         questions=len(np.unique(question)),
@@ -119,8 +123,8 @@ _MEASURES = {
 }
 
 
-def _orders(of: Predictions, seed: int, draws: int | None) -> dict[str, Order]:
-    weights = _weights(of.question, seed, draws)
+def _orders(of: Predictions, bootstrap: _Bootstrap) -> dict[str, Order]:
+    weights = bootstrap.weights(of.question)
     random = (Interval(value, value, value) for value in metrics.random_order(of.question, of.rating, of.label))
     return {
         "model": _order(of, of.probability, weights),
@@ -129,15 +133,15 @@ def _orders(of: Predictions, seed: int, draws: int | None) -> dict[str, Order]:
     }
 
 
-def _order(of: Predictions, key: NDArray[np.float64], weights: metrics.Floats) -> Order:
+def _order(of: Predictions, key: NDArray[np.float64], weights: metrics.Weights) -> Order:
     place = metrics.places(of.question, key)
     measures = (metrics.precision_at_1, metrics.ndcg, metrics.mrr)
     values = (measure(of.question, of.rating, of.label, place, weights) for measure in measures)
     return Order(*(Interval(*metrics.interval(value)) for value in values))
 
 
-def _against_incoming(of: Predictions, seed: int, draws: int | None) -> tuple[Order, Interval]:
-    weights = _weights(of.question, seed, draws)
+def _against_incoming(of: Predictions, bootstrap: _Bootstrap) -> tuple[Order, Interval]:
+    weights = bootstrap.weights(of.question)
     ours, theirs = (
         metrics.precision_at_1(of.question, of.rating, of.label, metrics.places(of.question, key), weights)
         for key in (of.probability, -of.rank)
@@ -159,8 +163,19 @@ def _only(of: Predictions, rows: NDArray[np.bool_]) -> Predictions:
     return Predictions(question, of.rating[chosen], of.probability[chosen], of.rank[chosen])
 
 
-def _weights(question: NDArray[np.intp], seed: int, draws: int | None) -> metrics.Floats:
-    questions = int(question.max(initial=-1)) + 1
-    if draws is None:
-        draws = 200 if questions > _MANY_QUESTIONS else 1000
-    return metrics.bootstrap_weights(questions, draws=draws, seed=seed)
+class _Bootstrap:
+    """Draws of questions; the same ones for equally many questions, so that each is drawn once."""
+
+    def __init__(self, seed: int, draws: int | None) -> None:
+        self._seed = seed
+        self._draws = draws
+        self._known: dict[int, metrics.Weights] = {}
+
+    def weights(self, question: NDArray[np.intp]) -> metrics.Weights:
+        """Return how often each question is in each draw, the sample itself first."""
+        questions = int(question.max(initial=-1)) + 1
+        if questions not in self._known:
+            usual = 200 if questions > metrics.MANY_QUESTIONS else 1000
+            draws = usual if self._draws is None else self._draws
+            self._known[questions] = metrics.bootstrap_weights(questions, draws=draws, seed=self._seed)
+        return self._known[questions]

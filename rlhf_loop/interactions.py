@@ -1,9 +1,7 @@
-"""What was offered and what reviewers said of it: record, rate, count, and turn into training examples."""
+"""What was offered and what reviewers said of it: record, rate and count."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,13 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Insert, Row, case, func, insert, or_, select
+from sqlalchemy import Insert, case, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.db import reading, transaction
-from rlhf_loop.domain import GOOD_RATING, Example, Rating, prompt_key
+from rlhf_loop.domain import GOOD_RATING, Rating, prompt_key
 from rlhf_loop.tables import ANONYMOUS, Interaction, Review
 
 RATINGS = range(1, 6)
@@ -151,7 +149,7 @@ def stats(engine: Engine) -> RatingStats:
         reviews=reviews,
         reviewers=reviewers,
         questions=len(rated_by_question),
-        comparable_questions=sum(count >= 2 for count in rated_by_question.values()),
+        comparable_questions=sum(count >= 2 for count in rated_by_question),
         distribution={rating: found.get(rating, 0) for rating in RATINGS},
         positive_share=positive / rated if rated else None,
         first_rated_at=first,
@@ -159,36 +157,9 @@ def stats(engine: Engine) -> RatingStats:
     )
 
 
-def examples(engine: Engine) -> list[Example]:
-    """Read what training learns from: every rated answer, and the unrated ones offered beside a rated one.
-
-    Ordered by id. An answer that was served twice for one question is one example; its rating is the lower median of
-    all its reviews.
-    """
-    with reading(engine) as connection:
-        rows = connection.execute(_rated_and_siblings()).all()
-        rated_groups = {_group(row) for row in rows if row.rating is not None}
-        answers: dict[tuple[str, str], list[Row[Any]]] = {}
-        for row in rows:
-            if (group := _group(row)) in rated_groups:
-                answers.setdefault((group, row.ai_response), []).append(row)
-        twice = any(len(servings) > 1 for servings in answers.values())
-        reviews = _ratings_by_interaction(connection) if twice else {}
-    return [_example(group, servings, reviews) for (group, _), servings in answers.items()]
-
-
-def fingerprint(examples: Sequence[Example]) -> str:
-    """Name the content of training data: SHA-256, the same whatever the ids and the order."""
-    digests = sorted(
-        hashlib.sha256(json.dumps([e.prompt, e.response, e.rating, e.group, e.rank]).encode()).digest()
-        for e in examples
-    )
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def lower_median(ratings: Sequence[int]) -> int:
-    """The middle rating; of two middle ones the lower, as the database's triggers have it."""
-    return sorted(ratings)[(len(ratings) - 1) // 2]
+def group_name(candidate_group: str | None, prompt: str) -> str:
+    """Return the candidate group; without one, the prompt, so that the answers to one question belong together."""
+    return f"prompt:{prompt_key(prompt)}" if candidate_group is None else candidate_group
 
 
 def cleaned(rating: Rating) -> Rating:
@@ -260,60 +231,15 @@ def _upsert_review(connection: Connection, values: Mapping[str, Any]) -> Insert:
     return postgresql.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
 
 
-def _rated_and_siblings() -> Any:
-    rated_groups = select(Interaction.candidate_group).where(Interaction.rating.is_not(None))
-    return (
-        select(
-            Interaction.id,
-            Interaction.user_prompt,
-            Interaction.ai_response,
-            Interaction.rating,
-            Interaction.candidate_group,
-            Interaction.shown_rank,
-        )
-        .where(
-            or_(
-                Interaction.rating.is_not(None),
-                Interaction.candidate_group.is_(None),
-                Interaction.candidate_group.in_(rated_groups.where(Interaction.candidate_group.is_not(None))),
-            )
-        )
-        .order_by(Interaction.id)
-    )
-
-
-def _group(row: Row[Any]) -> str:
-    """The row's candidate group; without one, the prompt, so that the answers to one question belong together."""
-    if row.candidate_group is not None:
-        return str(row.candidate_group)
-    return f"prompt:{prompt_key(row.user_prompt)}"
-
-
-def _ratings_by_interaction(connection: Connection) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for interaction_id, rating in connection.execute(select(Review.interaction_id, Review.rating)):
-        found.setdefault(interaction_id, []).append(rating)
-    return found
-
-
-def _example(group: str, servings: Sequence[Row[Any]], reviews: Mapping[int, Sequence[int]]) -> Example:
-    first = servings[0]
-    rating = first.rating
-    if len(servings) > 1:
-        ratings = [rating for row in servings for rating in reviews.get(row.id, ())]
-        rating = lower_median(ratings) if ratings else None
-    rank = next((row.shown_rank for row in servings if row.shown_rank is not None), None)
-    return Example(prompt=first.user_prompt, response=first.ai_response, rating=rating, group=group, rank=rank)
-
-
-def _rated_by_question(connection: Connection) -> dict[str, int]:
+def _rated_by_question(connection: Connection) -> list[int]:
     """How many rated answers each question has."""
     prompt = case((Interaction.candidate_group.is_(None), Interaction.user_prompt))
     counted = select(
         Interaction.candidate_group, prompt.label("user_prompt"), func.count(Interaction.rating).label("rated")
     ).group_by(Interaction.candidate_group, prompt)
-    found: dict[str, int] = {}
-    for row in connection.execute(counted):
-        group = _group(row)
+    # By their hashes: where answers have no group, the names of their questions are all the prompts there are.
+    found: dict[int, int] = {}
+    for row in connection.execute(counted, execution_options={"yield_per": 1000}):
+        group = hash(group_name(row.candidate_group, row.user_prompt))
         found[group] = found.get(group, 0) + row.rated
-    return found
+    return list(found.values())

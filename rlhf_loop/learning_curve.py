@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.evaluation import evaluate
+from rlhf_loop.features import read_features, rows_for
 from rlhf_loop.reward import Recipe, RewardClassifier
 from rlhf_loop.splitting import folds
-from rlhf_loop.training import MIN_SAMPLES, TrainingSet, assemble
+from rlhf_loop.training import MIN_SAMPLES
+from rlhf_loop.training_data import TrainingSet, assemble
 
 #: The operator's goal for accuracy.
 TARGET = 0.80
@@ -35,14 +37,16 @@ class CurvePoint:
 
 
 def learning_curve(
-    examples: Sequence[Example], *, recipe: Recipe, encoder: TextEncoder, seed: int = 0
+    examples: Sequence[Example] | TrainingSet, *, recipe: Recipe, encoder: TextEncoder, seed: int = 0
 ) -> list[CurvePoint]:
     """Fit on 50, 100, 200 ... rated answers of four fifths of the questions, and judge on the other fifth, five times.
 
     Whole questions are drawn, so 50 answers mean as few questions as they would in practice.
     """
-    data = assemble(examples)
-    features = recipe.features(data.questions, encoder)[data.row]
+    data = examples if isinstance(examples, TrainingSet) else assemble(examples)
+    rows = rows_for(recipe, data, seed=seed)
+    found = read_features(data, {recipe.name: rows}, encoder)
+    data, features = data.only(rows & found.there), found.features[recipe.name]
     fold = folds(data.prompt, data.label, count=_FOLDS, seed=seed)
     rng = np.random.default_rng(seed)
     parts = np.unique(fold)

@@ -19,16 +19,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
+Weights = NDArray[np.uint8] | NDArray[np.float64]
+
+#: Beyond this many questions intervals are narrow anyway, and are allowed fewer draws.
+MANY_QUESTIONS = 5_000
+#: Numbers that are held in float64 at a time while weighting.
+_BLOCK = 2**18
 #: Equal-width bins of the expected calibration error (Guo et al. 2017).
 CALIBRATION_BINS = 10
 
 
-def bootstrap_weights(questions: int, *, draws: int = 1000, seed: int = 0) -> Floats:
+def bootstrap_weights(questions: int, *, draws: int = 1000, seed: int = 0) -> Weights:
     """Return how often each question is in each draw, shape (draws + 1, questions); row 0 is the sample itself."""
     rng = np.random.default_rng(seed)
-    weights = np.ones((draws + 1, questions))
-    if questions:
-        weights[1:] = rng.multinomial(questions, np.full(questions, 1 / questions), size=draws)
+    # A byte each: of hundreds of thousands of questions there are many millions, and none is drawn 256 times.
+    weights = np.ones((draws + 1, questions), dtype=np.uint8)
+    share = np.full(questions, 1 / max(1, questions))
+    for draw in range(1, draws + 1):
+        if questions > MANY_QUESTIONS:
+            # The same distribution at a tenth of the cost.
+            weights[draw] = np.bincount(rng.integers(questions, size=questions), minlength=questions)
+        elif questions:
+            weights[draw] = rng.multinomial(questions, share)
     return weights
 
 
@@ -39,50 +51,55 @@ def interval(values: Floats) -> tuple[float, float, float]:
     return float(values[0]), float(low), float(high)
 
 
-def accuracy(question: Ints, label: Ints, probability: Floats, weights: Floats) -> Floats:
+def accuracy(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Share of answers on the right side of one half."""
     return _ratio(weights, question, (probability >= 0.5) == label, np.ones(len(label)))
 
 
-def precision(question: Ints, label: Ints, probability: Floats, weights: Floats) -> Floats:
+def precision(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Share of correct answers among those predicted to be correct."""
     predicted = probability >= 0.5
     return _ratio(weights, question, predicted * label, predicted)
 
 
-def recall(question: Ints, label: Ints, probability: Floats, weights: Floats) -> Floats:
+def recall(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Share of the correct answers that were predicted to be correct."""
     return _ratio(weights, question, (probability >= 0.5) * label, label)
 
 
-def brier(question: Ints, label: Ints, probability: Floats, weights: Floats) -> Floats:
+def brier(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Mean squared difference of probability and label (Brier 1950); 0 is perfect."""
     return _ratio(weights, question, (probability - label) ** 2, np.ones(len(label)))
 
 
-def calibration_error(question: Ints, label: Ints, probability: Floats, weights: Floats) -> Floats:
+def calibration_error(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Expected calibration error: mean distance of predicted and observed share over ten bins; 0 is perfect."""
     bins = np.minimum((probability * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1)
-    gap = np.zeros(len(weights))
-    for index in range(CALIBRATION_BINS):
-        gap += np.abs(weights @ _by_question(question, (probability - label) * (bins == index), weights.shape[1]))
-    return _divide(gap, weights @ _by_question(question, np.ones(len(label)), weights.shape[1]))
+    questions = weights.shape[1]
+    gaps = [
+        _by_question(question, (probability - label) * (bins == index), questions) for index in range(CALIBRATION_BINS)
+    ]
+    sums = _weighted(weights, *gaps, _by_question(question, np.ones(len(label)), questions))
+    return _divide(np.abs(sums[:, :-1]).sum(axis=1), sums[:, -1])
 
 
-def auc(question: Ints, label: Ints, probability: Floats, weights: Floats) -> Floats:
+def auc(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Area under the ROC curve: how often a correct answer scores above an incorrect one, ties counting one half."""
     order = np.argsort(probability, kind="stable")
     question, label, probability = question[order], label[order], probability[order]
-    ties = np.flatnonzero(np.r_[True, probability[1:] != probability[:-1]]) if len(order) else np.empty(0, np.intp)
+    of_positive, of_negative = question[label == 1], question[label == 0]
+    # Between these places of the sorted negatives lie those that tie with a positive.
+    low, high = (
+        np.searchsorted(probability[label == 0], probability[label == 1], side=side) for side in ("left", "right")
+    )
     values = np.full(len(weights), np.nan)
     for draw, of_question in enumerate(weights):
-        weight = of_question[question]
-        positive = np.add.reduceat(weight * label, ties) if len(ties) else np.empty(0)
-        negative = np.add.reduceat(weight * (1 - label), ties) if len(ties) else np.empty(0)
-        pairs = positive.sum() * negative.sum()
+        positive, negative = of_question[of_positive], of_question[of_negative]
+        below = np.zeros(len(negative) + 1)
+        np.cumsum(negative, dtype=np.float64, out=below[1:])
+        pairs = positive.sum(dtype=np.float64) * below[-1]
         if pairs > 0:
-            below = np.cumsum(negative) - negative
-            values[draw] = (positive * (below + negative / 2)).sum() / pairs
+            values[draw] = positive @ (below[low] + below[high]) / 2 / pairs
     return values
 
 
@@ -97,19 +114,20 @@ def places(question: Ints, key: Floats) -> Ints:
     return result
 
 
-def precision_at_1(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Floats) -> Floats:
+def precision_at_1(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
     """Share of questions with a correct answer at the top; a question without any correct answer counts as missed."""
-    return _mean(weights, question, _by_question(question, label * (place == 0), weights.shape[1]))
+    questions = weights.shape[1]
+    return _mean(weights, _by_question(question, label * (place == 0), questions), _present(question, questions))
 
 
-def mrr(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Floats) -> Floats:
+def mrr(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
     """Mean reciprocal rank of the first correct answer; 0 for a question without any."""
     reciprocal = np.zeros(weights.shape[1])
     np.maximum.at(reciprocal, question, label / (place + 1))
-    return _mean(weights, question, reciprocal)
+    return _mean(weights, reciprocal, _present(question, weights.shape[1]))
 
 
-def ndcg(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Floats) -> Floats:
+def ndcg(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
     """Normalised discounted cumulative gain over the whole list (Järvelin and Kekäläinen 2002).
 
     The gain of an answer is 2 ** (rating - 1) - 1. Questions whose answers are all rated 1 have no ideal order and
@@ -119,7 +137,7 @@ def ndcg(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Floats
     gain = gains(rating)
     found = _by_question(question, gain / np.log2(place + 2), questions)
     ideal = _by_question(question, gain / np.log2(places(question, gain) + 2), questions)
-    return _mean(weights[:, ideal > 0], np.arange((ideal > 0).sum()), found[ideal > 0] / ideal[ideal > 0])
+    return _mean(weights, _divide(found, ideal), ideal > 0)
 
 
 def gains(rating: Ints) -> Floats:
@@ -130,16 +148,22 @@ def gains(rating: Ints) -> Floats:
 
 def random_order(question: Ints, rating: Ints, label: Ints) -> tuple[float, float, float]:
     """Return P@1, NDCG and MRR that a random order has on average, exactly and not by drawing."""
-    first, gain, reciprocal = [], [], []
-    for rows in _rows_by_question(question):
-        count, correct = len(rows), int(label[rows].sum())
-        first.append(correct / count)
-        reciprocal.append(_expected_reciprocal_rank(count, correct))
-        discounts = 1 / np.log2(np.arange(count) + 2)
-        ideal = (np.sort(gains(rating[rows]))[::-1] * discounts).sum()
-        if ideal > 0:
-            gain.append(gains(rating[rows]).mean() * discounts.sum() / ideal)
-    return _plain_mean(first), _plain_mean(gain), _plain_mean(reciprocal)
+    questions = int(question.max(initial=-1)) + 1
+    present = _present(question, questions)
+    count, correct = (_by_question(question, values, questions) for values in (np.ones(len(label)), label))
+    # Few kinds of questions: what counts is how many answers they have, and how many of these are correct.
+    kinds, kind = np.unique(np.stack([count, correct]).astype(np.intp), axis=1, return_inverse=True)
+    reciprocal = np.array([_expected_reciprocal_rank(*of_kind) for of_kind in kinds.T.tolist()])
+    gain = gains(rating)
+    discount = 1 / np.log2(np.arange(int(count.max(initial=0))) + 2)
+    ideal = _by_question(question, gain * discount[places(question, gain)], questions)
+    mean = _divide(_by_question(question, gain, questions), count)
+    found = _divide(mean * np.r_[0, np.cumsum(discount)][count.astype(np.intp)], ideal)
+    return (
+        _plain_mean(_divide(correct, count)[present]),
+        _plain_mean(found[ideal > 0]),
+        _plain_mean(reciprocal[kind.ravel()][present]) if questions else float("nan"),
+    )
 
 
 def _expected_reciprocal_rank(count: int, correct: int) -> float:
@@ -150,13 +174,8 @@ def _expected_reciprocal_rank(count: int, correct: int) -> float:
     return sum(comb(count - place, correct - 1) / ways / place for place in range(1, count - correct + 2))
 
 
-def _rows_by_question(question: Ints) -> list[Ints]:
-    order = np.argsort(question, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(question[order])) + 1) if len(order) else []
-
-
-def _plain_mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def _plain_mean(values: Floats) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def _by_question(question: Ints, values: NDArray[np.generic], questions: int) -> Floats:
@@ -164,17 +183,28 @@ def _by_question(question: Ints, values: NDArray[np.generic], questions: int) ->
     return sums.astype(np.float64)
 
 
-def _ratio(weights: Floats, question: Ints, upper: NDArray[np.generic], lower: NDArray[np.generic]) -> Floats:
-    questions = weights.shape[1]
-    return _divide(
-        weights @ _by_question(question, upper, questions), weights @ _by_question(question, lower, questions)
-    )
+def _present(question: Ints, questions: int) -> NDArray[np.bool_]:
+    """Return which questions have answers."""
+    return np.bincount(question, minlength=questions) > 0
 
 
-def _mean(weights: Floats, question: Ints, of_question: Floats) -> Floats:
-    """Mean over the questions that have answers."""
-    present = _by_question(question, np.ones(len(question)), weights.shape[1]) > 0
-    return _divide(weights @ (of_question * present), weights @ present.astype(np.float64))
+def _ratio(weights: Weights, question: Ints, upper: NDArray[np.generic], lower: NDArray[np.generic]) -> Floats:
+    sums = _weighted(weights, *(_by_question(question, values, weights.shape[1]) for values in (upper, lower)))
+    return _divide(sums[:, 0], sums[:, 1])
+
+
+def _mean(weights: Weights, of_question: Floats, chosen: NDArray[np.bool_]) -> Floats:
+    """Mean over the chosen questions."""
+    sums = _weighted(weights, np.where(chosen, of_question, 0.0), chosen.astype(np.float64))
+    return _divide(sums[:, 0], sums[:, 1])
+
+
+def _weighted(weights: Weights, *of_question: Floats) -> Floats:
+    """Return the weighted sums, shape (draws, how many were given), with only some of the weights in float64."""
+    values = np.stack(of_question, axis=1)
+    step = max(1, _BLOCK // max(1, len(values)))
+    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
+    return np.concatenate([block.astype(np.float64) @ values for block in blocks])
 
 
 def _divide(upper: Floats, lower: Floats) -> Floats:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate
@@ -14,11 +17,13 @@ from rlhf_loop.errors import ModelFileError
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
+    from rlhf_loop.reward.model import RewardModel
     from rlhf_loop.reward.model_file import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 _Stamp = tuple[int, int, int]
+_Entry = TypeVar("_Entry")
 
 
 class Ranker:
@@ -32,6 +37,8 @@ class Ranker:
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()
+        self._queue: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
         self._loaded: LoadedModel | None = None
         self._stamp: _Stamp | None = None
         self._warned = False
@@ -48,28 +55,49 @@ class Ranker:
         Raises:
             ModelFileError: there is a model file, but it cannot be trusted, and no good one was loaded before.
         """
-        if not candidates:
-            return []
+        return self._in_turn(query, [candidate.text for candidate in candidates], finish=list)
+
+    def _in_turn(
+        self, query: str, texts: Sequence[str], *, finish: Callable[[list[RankedCandidate]], list[_Entry]]
+    ) -> list[_Entry]:
+        """Rank, and make of the result what the caller wants; in the worker, too, which has the processor then."""
         live = self._live()
-        if live is None:
-            return [
-                RankedCandidate(candidate.text, rank=place + 1, score=None, position=place)
-                for place, candidate in enumerate(candidates)
-            ]
+        if live is None or not texts:
+            incoming = enumerate(texts, start=1)
+            return finish(
+                [RankedCandidate(text, rank=place, score=None, position=place - 1) for place, text in incoming]
+            )
+        from rlhf_loop.encoders.text_encoder import UnknownTextError
+
         loaded, encoder = live
-        question = Question(query, tuple(candidate.text for candidate in candidates))
-        (scores,) = loaded.model.score([question], encoder)
-        # sorted() is stable, so ties keep the incoming order.
-        order = sorted(range(len(candidates)), key=lambda index: -scores[index])
-        return [
-            RankedCandidate(candidates[index].text, rank=place, score=float(scores[index]), position=index)
-            for place, index in enumerate(order, start=1)
-        ]
+        question = Question(query, tuple(texts))
+        known = encoder.only_known()
+        try:
+            # The caller's context goes along, so that a log line knows its request.
+            turn = self._worker().submit(copy_context().run, lambda: finish(_ranked(question, loaded.model, known)))
+            return turn.result()
+        except UnknownTextError:
+            # To embed is other work, on all cores and outside of Python: it must not hold up requests that have none.
+            return finish(_ranked(question, loaded.model, encoder))
+
+    def _worker(self) -> ThreadPoolExecutor:
+        """Return the one thread that ranks known candidates.
+
+        That is work in Python, which threads cannot do at once anyway. Each in its own thread, they would interrupt
+        each other in the middle and carry their data from core to core: eight then did less than one alone.
+        """
+        with self._lock:
+            if self._queue is None:
+                self._queue = ThreadPoolExecutor(1, thread_name_prefix="rlhf-ranking")
+            return self._queue
 
     def _live(self) -> tuple[LoadedModel, TextEncoder] | None:
         """Return the model and its encoder, loaded anew if the file is another than last time."""
         path = self._settings.model_path
         stamp = _stamp(path)
+        if self._process != os.getpid():
+            # After a fork: threads of the parent do not exist here; they will never release a lock, nor rank.
+            self._lock, self._queue, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             if stamp is None and self._loaded is None:
                 self._warn_once(path)
@@ -106,6 +134,16 @@ class Ranker:
                 "No reward model at %s yet: candidates keep their incoming order. Run: rlhf-loop train", path
             )
             self._warned = True
+
+
+def _ranked(question: Question, model: RewardModel, encoder: TextEncoder) -> list[RankedCandidate]:
+    (scores,) = model.score([question], encoder)
+    # sorted() is stable, so ties keep the incoming order.
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    return [
+        RankedCandidate(question.responses[index], rank=place, score=float(scores[index]), position=index)
+        for place, index in enumerate(order, start=1)
+    ]
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -161,8 +199,11 @@ def rerank_candidates(
     if isinstance(candidates, str | bytes | Mapping) or not isinstance(candidates, Iterable):
         raise ValueError(f"The candidates must be a list of answers, but they are one {type(candidates).__name__}.")
     given = [_as_dict(candidate, position) for position, candidate in enumerate(candidates)]
-    ranked = (ranker or default_ranker()).rank(query, [Candidate(candidate["text"]) for candidate in given])
-    return [{**given[best.position], "score": best.score, "rank": best.rank} for best in ranked]
+    return (ranker or default_ranker())._in_turn(
+        query,
+        [candidate["text"] for candidate in given],
+        finish=lambda ranked: [{**given[of.position], "score": of.score, "rank": of.rank} for of in ranked],
+    )
 
 
 def _as_dict(candidate: object, position: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
     count = min(max(1, round(share * len(order))), len(order) - 1)
     # One question from each of `count` stretches of equal length.
     edges = np.linspace(0, len(order), count + 1)
-    chosen = [order[int(rng.integers(int(low), max(int(high), int(low) + 1)))] for low, high in pairwise(edges)]
+    chosen = [int(order[rng.integers(int(low), max(int(high), int(low) + 1))]) for low, high in pairwise(edges)]
     held: Mask = np.isin(question, _releasing(question, label, chosen))
     return held
 
@@ -38,10 +38,10 @@ def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
 def _releasing(question: Ints, label: Ints, chosen: list[int]) -> list[int]:
     """Leave out of `chosen` what must stay for the fit: a class that few questions have may not be held out."""
     for kind in (0, 1):
-        having = np.unique(question[label == kind])
+        having = set(question[label == kind].tolist())
         spare = max(len(having) - 2, 1)
-        held = [name for name in chosen if name in having]
-        chosen = [name for name in chosen if name not in held[spare:]]
+        released = set([name for name in chosen if name in having][spare:])
+        chosen = [name for name in chosen if name not in released]
     return chosen
 
 

@@ -9,46 +9,21 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import GOOD_RATING, Example, Question, prompt_key
+from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, Predictions, evaluate
+from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate
+from rlhf_loop.features import Progress, read_features, rows_for
 from rlhf_loop.reward import RECIPES, Recipe, RewardClassifier, RewardModel, recipe_named
-from rlhf_loop.reward.joint import JointRecipe, joint_texts
+from rlhf_loop.reward.scorer import Scorer
 from rlhf_loop.splitting import holdout
+from rlhf_loop.training_data import TrainingSet, assemble
 
 #: Rated answers from which on a training is worth its while.
 MIN_SAMPLES = 50
 #: Share of the questions that is kept from the fit, to judge the very model that is saved.
 HOLDOUT_SHARE = 0.12
 AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSet:
-    """Questions with all their candidates, and which of those are rated.
-
-    The arrays have one entry a rated answer: `row` among all candidates of all questions in order, `question` (index),
-    `prompt` (a number for each distinct prompt: what splits keep together), `rating`, `rank` (nan where unknown).
-    """
-
-    questions: tuple[Question, ...]
-    row: NDArray[np.intp]
-    question: NDArray[np.intp]
-    prompt: NDArray[np.intp]
-    rating: NDArray[np.intp]
-    rank: NDArray[np.float64]
-
-    @property
-    def label(self) -> NDArray[np.intp]:
-        """1 for a correct answer, 0 for any other."""
-        return (self.rating >= GOOD_RATING).astype(np.intp)
-
-    def predictions(self, probability: NDArray[np.float64], rows: NDArray[np.bool_] | None = None) -> Predictions:
-        """Put probabilities (one a rated answer, or one for each of `rows`) beside what is known of the answers."""
-        chosen = np.ones(len(self.row), dtype=np.bool_) if rows is None else rows
-        question = np.unique(self.question[chosen], return_inverse=True)[1]
-        return Predictions(question, self.rating[chosen], probability, self.rank[chosen])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +33,8 @@ class TrainingReport:
     `cross_validated` has each recipe that was tried, on the training questions. `held_out` judges the model itself on
     questions kept from everything. `overall` joins both for the chosen recipe: each question judged by a model that
     was not fitted on it. `cut` counts the texts that recipe `joint` could not read to their end, None if not tried.
+    `sampled` is how many rated answers recipe `joint` had, if these were not all (see `MOST_ANSWERS`): the recipes are
+    then compared on those of them that are not held out.
     """
 
     recipe: str
@@ -73,81 +50,70 @@ class TrainingReport:
     held_out: Evaluation
     overall: Evaluation
     cut: int | None
+    sampled: int | None
     seconds: Mapping[str, float]
 
 
 def train(
-    examples: Sequence[Example],
+    examples: Sequence[Example] | TrainingSet,
     *,
     encoder: TextEncoder,
     recipe: str = AUTO,
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
+    progress: Progress | None = None,
 ) -> tuple[RewardModel, TrainingReport]:
     """Train a reward model on the rated examples; unrated ones count as context of their group.
 
     12 % of the questions are held out. On the rest, `recipe="auto"` tries each recipe and keeps the one that is best
     by cross-validation over questions. The model returned is the one that was fitted on the training questions, so
-    `held_out` is its own result and not that of a relative.
+    `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are read once, a chunk of
+    questions at a time, and never all in memory.
 
     Raises:
         NotEnoughDataError: fewer than `min_samples` rated examples, one class only, or too few questions.
         ValueError: an unknown recipe.
     """
     recipes = list(RECIPES.values()) if recipe == AUTO else [recipe_named(recipe)]
-    data = assemble(examples)
+    data = examples if isinstance(examples, TrainingSet) else assemble(examples)
     check_enough(data, min_samples=min_samples)
     held = holdout(data.prompt, data.label, share=HOLDOUT_SHARE, seed=seed)
-    seconds: dict[str, float] = {}
-    fits = {option.name: _fit(option, data, ~held, encoder, seed, seconds) for option in recipes}
+    rows = {each.name: rows_for(each, data, held=held, seed=seed) for each in recipes}
+    found = read_features(data, rows, encoder, progress=progress)
+    if not found.there.all():
+        data, held = data.only(found.there), held[found.there]
+        rows = {name: mask[found.there] for name, mask in rows.items()}
+        check_enough(data, min_samples=min_samples)
+    seconds = dict(found.seconds)
+    fits = {each.name: _fit(each, found.features, data, rows, held, seed, seconds) for each in recipes}
+    started = perf_counter()
+    # The same questions for all: where one recipe had a sample only, the others are compared with it on that.
+    compared = np.logical_and.reduce([~held, *rows.values()])
     inside = {
-        name: evaluate(data.predictions(classifier.fold_probability_, ~held)) for name, (classifier, _) in fits.items()
+        name: evaluate(data.predictions(probability[compared], compared)) for name, (_, probability) in fits.items()
     }
     chosen = best_recipe(inside)
-    classifier, features = fits[chosen]
-    outside = classifier.predict_proba(features[held])[:, 1]
-    probability = np.empty(len(held))
-    probability[held], probability[~held] = outside, classifier.fold_probability_
-    started = perf_counter()
+    scorer, probability = fits[chosen]
+    judged, outside = rows[chosen], rows[chosen] & held
     report = TrainingReport(
         recipe=chosen,
         requested=recipe,
         seed=seed,
         encoder=encoder.id,
         rated=len(data.row),
-        unrated=sum(len(question.responses) for question in data.questions) - len(data.row),
+        unrated=found.candidates - len(data.row),
         questions=len(np.unique(data.prompt)),
         positive=int(data.label.sum()),
-        trained_on=int((~held).sum()),
+        trained_on=int((judged & ~held).sum()),
         cross_validated=inside,
-        held_out=evaluate(data.predictions(outside, held)),
-        overall=evaluate(data.predictions(probability)),
-        cut=encoder.count_cut(joint_texts(data.questions)) if JointRecipe.name in fits else None,
+        held_out=evaluate(data.predictions(probability[outside], outside)),
+        overall=evaluate(data.predictions(probability[judged], judged)),
+        cut=found.cut,
+        sampled=next((int(mask.sum()) for mask in rows.values() if not mask.all()), None),
         seconds=seconds,
     )
     seconds["evaluation"] = perf_counter() - started
-    return RewardModel.of(classifier.scorer_, recipe=chosen, encoder=encoder.id), report
-
-
-def assemble(examples: Sequence[Example]) -> TrainingSet:
-    """Put examples into questions; those of a group without any rated one are left out."""
-    grouped: dict[tuple[str, str], list[Example]] = {}
-    for example in examples:
-        grouped.setdefault((example.group, prompt_key(example.prompt)), []).append(example)
-    rated_groups = {key: group for key, group in grouped.items() if any(e.rating is not None for e in group)}
-    prompts: dict[str, int] = {}
-    questions, rated, place = [], [], 0
-    for index, ((_, prompt), group) in enumerate(rated_groups.items()):
-        questions.append(Question(group[0].prompt, tuple(example.response for example in group)))
-        prompt_number = prompts.setdefault(prompt, len(prompts))
-        for offset, example in enumerate(group):
-            if example.rating is not None:
-                rank = np.nan if example.rank is None else float(example.rank)
-                rated.append((place + offset, index, prompt_number, example.rating, rank))
-        place += len(group)
-    table = np.array(rated, dtype=np.float64).reshape(-1, 5)
-    row, question, number, rating = table[:, :4].astype(np.intp).T
-    return TrainingSet(tuple(questions), row, question, number, rating, rank=table[:, 4])
+    return RewardModel.of(scorer, recipe=chosen, encoder=encoder.id), report
 
 
 def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
@@ -193,17 +159,21 @@ def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
 
 def _fit(
     recipe: Recipe,
+    features: Mapping[str, NDArray[np.float32]],
     data: TrainingSet,
-    rows: NDArray[np.bool_],
-    encoder: TextEncoder,
+    rows: Mapping[str, NDArray[np.bool_]],
+    held: NDArray[np.bool_],
     seed: int,
     seconds: dict[str, float],
-) -> tuple[RewardClassifier, NDArray[np.float64]]:
+) -> tuple[Scorer, NDArray[np.float64]]:
+    """Fit on what is not held out; return the model, and for each answer a probability by one that did not see it."""
     started = perf_counter()
-    features = recipe.features(data.questions, encoder)[data.row]
-    featured = perf_counter()
+    matrix, having = features[recipe.name], rows[recipe.name]
+    inside = ~held[having]
     classifier = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled, seed=seed)
-    classifier.fit(features[rows], data.label[rows], data.prompt[rows])
-    seconds[f"{recipe.name} features"] = featured - started
-    seconds[f"{recipe.name} fit"] = perf_counter() - featured
-    return classifier, features
+    classifier.fit(matrix[inside], data.label[having & ~held], data.prompt[having & ~held])
+    probability = np.full(len(having), np.nan)
+    probability[having & ~held] = classifier.fold_probability_
+    probability[having & held] = classifier.predict_proba(matrix[~inside])[:, 1]
+    seconds[f"{recipe.name} fit"] = perf_counter() - started
+    return classifier.scorer_, probability

@@ -16,9 +16,10 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.weights import MODEL_NAME
-from rlhf_loop.interactions import examples, fingerprint
+from rlhf_loop.examples import training_set
+from rlhf_loop.features import Progress
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, assemble, check_enough, train
+from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, check_enough, train
 from rlhf_loop.training_log import begin_run, end_run, new_run_id
 from rlhf_loop.version import __version__
 
@@ -45,6 +46,7 @@ def run_training(
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
     encoder: TextEncoder | None = None,
+    progress: Progress | None = None,
 ) -> TrainingOutcome:
     """Train on what the database holds, and put the model live unless it ranks worse than doing nothing.
 
@@ -67,19 +69,20 @@ def run_training(
             split_seed=seed,
         )
         record = replace(record, library_versions=library_versions())
-        known = examples(engine)
-        data = assemble(known)
+        data = training_set(engine)
         record = replace(
             record,
             n_rated=len(data.row),
             n_questions=len(set(data.prompt.tolist())),
             n_positive=int(data.label.sum()),
-            data_fingerprint=fingerprint(known),
+            data_fingerprint=data.fingerprint,
         )
         # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
         check_enough(data, min_samples=min_samples)
         encoder = encoder or load_encoder(settings)
-        model, report = train(known, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples)
+        model, report = train(
+            data, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress
+        )
         live = not report.overall.worse_than_nothing
         path = settings.model_path if live else rejected_path(settings.model_path)
         card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measures(report)}
@@ -118,6 +121,7 @@ def measures(report: TrainingReport) -> dict[str, Any]:
     return {
         "recipe": report.recipe,
         "trained_on": report.trained_on,
+        "sampled": report.sampled,
         "held_out": asdict(report.held_out),
         "overall": asdict(report.overall),
         "cross_validated": {name: asdict(evaluation) for name, evaluation in report.cross_validated.items()},
@@ -131,7 +135,7 @@ def _results(report: TrainingReport) -> dict[str, Any]:
     return {
         "recipe": report.recipe,
         "n_train": report.trained_on,
-        "n_test": report.rated - report.trained_on,
+        "n_test": report.held_out.answers,
         "accuracy": report.held_out.accuracy.value,
         "auc": report.held_out.auc.value,
         "cv_accuracy": inside.accuracy.value,

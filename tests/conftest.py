@@ -18,9 +18,10 @@ from rlhf_loop.config import Settings
 from rlhf_loop.db import make_engine, migrate
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
 from rlhf_loop.encoders.weights import PACKAGE, find_model_folder
+from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import examples
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import TrainingReport, train
 
@@ -114,8 +115,14 @@ def encoder_cache() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def encoder(model_folder: Path, encoder_cache: Path) -> TextEncoder:
-    """The real encoder on ONNX Runtime, loaded once for all tests."""
+    """The real encoder as this processor gets it, loaded once for all tests."""
     return load_encoder(Settings(encoder_path=model_folder, cache_dir=encoder_cache))
+
+
+@pytest.fixture(scope="session")
+def exact(model_folder: Path, encoder_cache: Path) -> OnnxRuntime:
+    """The encoder's runtime in 32 bits."""
+    return OnnxRuntime(model_folder, encoder_cache, precision="fp32")
 
 
 @pytest.fixture(scope="session")

@@ -146,3 +146,16 @@ def test_one_class_cannot_be_learned() -> None:
     features, label, question = data()
     with pytest.raises(ValueError, match="Rate answers to more questions"):
         RewardClassifier().fit(features, np.ones_like(label), question)
+
+
+def test_single_precision_is_enough() -> None:
+    """Features in float32 give the same model to four digits, and are not changed by the fit."""
+    features, label, question = data()
+    single = features.astype(np.float32)
+    kept = single.copy()
+    exact = RewardClassifier().fit(features, label, question)
+    rounded = RewardClassifier().fit(single, label, question)
+    assert (single == kept).all()
+    assert rounded.fold_probability_ == pytest.approx(exact.fold_probability_, abs=1e-4)
+    assert rounded.scorer_.coef == pytest.approx(exact.scorer_.coef, abs=1e-4)
+    assert rounded.predict_proba(single).dtype == np.float64

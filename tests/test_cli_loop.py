@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +102,21 @@ def test_train_says_live_first(loop: Loop) -> None:
         assert part in text
     assert loop.model.exists()
     assert sum_file(loop.model).exists()
+
+
+def test_train_says_what_was_sampled(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the yardstick had a sample only, the report says how large, and counts what was fitted and judged."""
+    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": 120})
+    loop("ratings", "import", sample.RATINGS_FILE)
+    text = flat(loop("train"))
+    assert "Fitted on 176, judged on 24 of other questions" in text
+    assert "had a random sample of the questions, with 120 rated answers. Both were compared on" in text
+    text = flat(loop("train", "--recipe", "joint", code=3))
+    assert "with 120 rated answers." in text
+    assert "Both were" not in text
+    assert "200 rated answers" in text
+    fitted, judged = re.findall(r"Fitted on (\d+), judged on (\d+)", text)[0]
+    assert int(fitted) + int(judged) == 120
 
 
 def test_train_by_a_named_recipe(loop: Loop) -> None:

@@ -28,6 +28,7 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_CACHE_DIR": "/var/cache/rlhf",
             "RLHF_ENCODER_PATH": "/models/minilm",
             "RLHF_ENCODER_RUNTIME": "sentence-transformers",
+            "RLHF_ENCODER_PRECISION": "fp32",
             "RLHF_ENCODER_THREADS": "4",
         }
     )
@@ -37,9 +38,10 @@ def test_every_setting_can_be_set() -> None:
         cache_dir=Path("/var/cache/rlhf"),
         encoder_path=Path("/models/minilm"),
         encoder_runtime="sentence-transformers",
+        encoder_precision="fp32",
         encoder_threads=4,
     )
-    assert len(fields(Settings)) == 6  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 7  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

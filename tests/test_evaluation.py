@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -129,3 +131,15 @@ def test_without_draws_there_are_only_values() -> None:
     plain, full = evaluate(predictions(), draws=0), evaluate(predictions())
     assert plain.brier.value == pytest.approx(full.brier.value)
     assert np.isnan(plain.brier.low)
+
+
+def test_many_questions_take_little_memory() -> None:
+    """The draws of many questions do not stand in memory as numbers of eight bytes."""
+    many = predictions(20_000)
+    tracemalloc.start()
+    try:
+        evaluate(many)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 201 * 20_000 * 8

@@ -20,6 +20,7 @@ HOUSE = """
     domain
     config
     extras
+    threads
 
     tables
     db
@@ -34,12 +35,17 @@ HOUSE = """
     import_stage
     exchange
 
+    encoders.processor
     encoders.runtime
     encoders.weights
     encoders.passages
     encoders.vector_cache
     encoders.text_encoder
     encoders.onnx_graph
+    encoders.calibration
+    encoders.int8_graph
+    encoders.graph_file
+    encoders.batches
     encoders.onnx_runtime
     encoders.torch_runtime
     encoders
@@ -49,6 +55,8 @@ HOUSE = """
     reward.recipe
     reward.joint
     reward.lexical
+    reward.recent
+    reward.term_index
     reward.passages
     reward.recipes
     reward.scorer
@@ -58,10 +66,15 @@ HOUSE = """
     reward
 
     evaluation
+    training_data
+    examples
+    features
     training
     training_run
     learning_curve
     ranking
+    warming
+    doctor
     rlhf_loop
 
     sample

@@ -57,6 +57,17 @@ def test_bootstrap_begins_with_the_sample() -> None:
     assert metrics.bootstrap_weights(0, draws=2).shape == (3, 0)
 
 
+def test_many_questions_are_drawn_alike() -> None:
+    """Beyond the number from which on draws are made otherwise they still have as many questions, each as likely."""
+    questions = metrics.MANY_QUESTIONS + 1
+    weights = metrics.bootstrap_weights(questions, draws=20, seed=1)
+    assert (weights[0] == 1).all()
+    assert (weights.sum(axis=1, dtype=int) == questions).all()
+    assert weights[1:].var() == pytest.approx(1, abs=0.05)
+    assert np.abs(weights[1:].mean(axis=0) - 1).max() < 6 / np.sqrt(20)
+    assert (weights == metrics.bootstrap_weights(questions, draws=20, seed=1)).all()
+
+
 def test_auc_is_that_of_scikit_learn(answers: Answers) -> None:
     """AUC equals roc_auc_score with ties, on the sample and with the weights of each draw."""
     values = metrics.auc(answers.question, answers.label, answers.probability, answers.weights)

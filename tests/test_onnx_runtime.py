@@ -1,113 +1,88 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlhf_loop.encoders import onnx_graph
-from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS, OnnxRuntime, cached_graph
-from rlhf_loop.errors import EncoderError
+from rlhf_loop.encoders import Vectors
+from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS, OnnxRuntime
+
+DATA = Path(__file__).parent / "data"
+TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())["texts"]
 
 
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Write small files in place of the graph, and list the writings."""
-    calls: list[Path] = []
-
-    def write_graph(weights: Path, target: Path) -> None:
-        calls.append(target)
-        target.write_bytes(b"graph")
-        target.with_name(f"{target.name}.data").write_bytes(b"tensors" * 1000)
-
-    monkeypatch.setattr(onnx_graph, "write_graph", write_graph)
-    return calls
+@pytest.fixture(scope="module")
+def rounded(model_folder: Path, encoder_cache: Path) -> OnnxRuntime:
+    return OnnxRuntime(model_folder, encoder_cache, precision="int8")
 
 
-def test_the_graph_is_written_once(model_folder: Path, tmp_path: Path, written: list[Path]) -> None:
-    """A second start reads the graph of the first, and nothing else is left in the folder but the lock."""
-    graph = cached_graph(model_folder, tmp_path)
-    assert cached_graph(model_folder, tmp_path) == graph
-    assert len(written) == 1
-    assert {path.name for path in graph.parent.parent.iterdir()} <= {graph.parent.name, f"{graph.parent.name}.lock"}
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def runtime(request: pytest.FixtureRequest, exact: OnnxRuntime, rounded: OnnxRuntime) -> OnnxRuntime:
+    return exact if request.param == "fp32" else rounded
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "SHA256SUMS"])
-def test_an_altered_file_is_written_anew(model_folder: Path, tmp_path: Path, written: list[Path], name: str) -> None:
-    """A graph that does not match its sums is replaced, not run."""
-    graph = cached_graph(model_folder, tmp_path)
-    file = graph.with_name(name)
-    before = file.read_bytes()
-    file.write_bytes(bytes([before[0] ^ 0x80]) + before[1:])
-    cached_graph(model_folder, tmp_path)
-    assert len(written) == 2
-    assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "SHA256SUMS"])
-def test_a_half_written_folder_is_not_used(model_folder: Path, tmp_path: Path, written: list[Path], name: str) -> None:
-    """A folder that lacks a file is written anew."""
-    graph = cached_graph(model_folder, tmp_path)
-    graph.with_name(name).unlink()
-    cached_graph(model_folder, tmp_path)
-    assert len(written) == 2
-    assert graph.with_name(name).exists()
-
-
-def test_what_a_killed_process_left_is_cleared_away(model_folder: Path, tmp_path: Path, written: list[Path]) -> None:
-    """Files that a killed process had half written take no room for ever, and do not get into the graph."""
-    graph = cached_graph(model_folder, tmp_path)
-    graph.parent.rename(graph.parent.with_name(f"{graph.parent.name}.new"))
-    assert cached_graph(model_folder, tmp_path) == graph
-    assert len(written) == 2
-    assert not list(tmp_path.glob("encoder/*.new"))
-
-
-def test_an_unwritable_cache_folder_is_named(model_folder: Path, tmp_path: Path) -> None:
-    """Where the graph cannot be written, the message names the folder and the setting."""
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(EncoderError, match=r"Cannot write the encoder graph to .*file.*RLHF_CACHE_DIR"):
-        cached_graph(model_folder, tmp_path / "file")
-
-
-@pytest.fixture
-def short_lived_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="rlhf-cache-") as folder:
-        yield Path(folder)
-
-
-def test_processes_that_start_together_share_one_graph(model_folder: Path, short_lived_folder: Path) -> None:
-    """Two first starts at the same moment both succeed, with the same vectors, also on a damaged graph."""
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from rlhf_loop.encoders.onnx_runtime import OnnxRuntime\n"
-        "runtime = OnnxRuntime(Path(sys.argv[1]), Path(sys.argv[2]), threads=1)\n"
-        "print(runtime.encode(['bread']).tobytes().hex())\n"
-    )
-    graph = cached_graph(model_folder, short_lived_folder)
-    graph.write_bytes(b"damaged")
-    command = [sys.executable, "-c", code, str(model_folder), str(short_lived_folder)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    (first, first_error), (second, second_error) = [process.communicate(timeout=60) for process in processes]
-    assert (first_error, second_error) == ("", "")
-    assert first == second != ""
+def cosines(some: Vectors, others: Vectors) -> Vectors:
+    products: Vectors = (some * others).sum(axis=1)
+    return products
 
 
 def test_threads_do_not_change_the_vectors(model_folder: Path, encoder_cache: Path) -> None:
     """One thread and several give the same vectors."""
     texts = ["rye bread", "the tide turned " * 60, ""]
-    one, two = (OnnxRuntime(model_folder, encoder_cache, threads=n).encode(texts) for n in (1, 2))
+    one, two = (OnnxRuntime(model_folder, encoder_cache, precision="fp32", threads=n).encode(texts) for n in (1, 2))
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
-def test_a_large_batch_is_run_in_parts(model_folder: Path, encoder_cache: Path) -> None:
+def test_a_large_batch_is_run_in_parts(exact: OnnxRuntime) -> None:
     """More tokens than one batch holds, of mixed lengths, come back in the order given."""
     texts = [f"word{n} " * (1 + n * 7 % 50) for n in range(60)]
-    assert sum(len(text.split()) for text in texts) > BATCH_TOKENS
-    runtime = OnnxRuntime(model_folder, encoder_cache)
-    alone = np.concatenate([runtime.encode([text]) for text in texts])
-    np.testing.assert_allclose(runtime.encode(texts), alone, atol=1e-5)
+    assert sum(len(text.split()) for text in texts) > BATCH_TOKENS["fp32"]
+    alone = np.concatenate([exact.encode([text]) for text in texts])
+    np.testing.assert_allclose(exact.encode(texts), alone, atol=1e-5)
+
+
+def test_vectors_are_unit_vectors(runtime: OnnxRuntime) -> None:
+    """In any precision a vector is float32 and of length 1, also that of an empty text."""
+    vectors = runtime.encode(list(TEXTS.values()))
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_eight_bits_give_nearly_the_same_vectors(rounded: OnnxRuntime) -> None:
+    """On prose that no calibration has seen, the mean cosine with the reference is at least 0.999."""
+    reference = np.load(DATA / "reference_vectors.npz")["vectors"]
+    prose = [place for place, text in enumerate(TEXTS.values()) if text.isascii() and len(text.split()) > 20]
+    assert len(prose) >= 6
+    found = rounded.encode([list(TEXTS.values())[place] for place in prose])
+    assert cosines(found, reference[prose]).mean() >= 0.999
+
+
+def test_eight_bits_hold_for_any_text(rounded: OnnxRuntime) -> None:
+    """No script, sign or length breaks the 8-bit vectors: the least cosine with the reference stays above 0.98."""
+    reference = np.load(DATA / "reference_vectors.npz")["vectors"]
+    assert cosines(rounded.encode(list(TEXTS.values())), reference).min() >= 0.98
+
+
+def test_the_batch_hardly_changes_a_rounded_vector(rounded: OnnxRuntime) -> None:
+    """Rounding may fall the other way in another batch, but only in a few places."""
+    texts = list(TEXTS.values())
+    alone = np.concatenate([rounded.encode([text]) for text in texts])
+    assert cosines(rounded.encode(texts), alone).min() >= 0.9995
+
+
+def test_threads_may_share_a_runtime(runtime: OnnxRuntime) -> None:
+    """Four threads at once get what one alone gets."""
+    texts = list(TEXTS.values())
+    alone = runtime.encode(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: runtime.encode(texts), range(8)):
+            np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_the_id_names_the_precision(exact: OnnxRuntime, rounded: OnnxRuntime) -> None:
+    """Vectors of different precision have different ids, and so never meet in the cache."""
+    assert exact.id == "all-MiniLM-L6-v2/fp32"
+    assert rounded.id.startswith("all-MiniLM-L6-v2/int8.")

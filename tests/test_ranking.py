@@ -3,7 +3,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +20,8 @@ import pytest
 import rlhf_reranker
 from rlhf_loop import encoders, ranking, sample
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.encoders import TextEncoder, Vectors
+from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
@@ -329,3 +334,98 @@ def test_the_default_ranker_follows_the_environment(
     ranked = rlhf_reranker.rerank_candidates(QUERY, [BAD, GOOD])
     assert texts(ranked) == [GOOD, BAD]
     assert ranking.default_ranker() is ranking.default_ranker()
+
+
+def test_serving_loads_only_what_it_uses(settings: Settings, model_folder: Path, reward_model: RewardModel) -> None:
+    """A process that ranks loads no library of training, of files or of the command line."""
+    save(reward_model, settings.model_path)
+    code = (
+        "import sys\n"
+        "from rlhf_reranker import rerank_candidates\n"
+        "assert rerank_candidates('What helps against hiccups?', ['Hold your breath.', 'Bees.'])[0]['score']\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(settings, model_folder),
+        timeout=60,
+    )
+    heavy = {"sklearn", "scipy", "pyarrow", "onnx", "joblib", "sqlalchemy", "matplotlib", "rich", "click", "torch"}
+    assert set(done.stdout.split()) & heavy == set()
+
+
+class StoppedRuntime:
+    """Stops at each new text until it is let go."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.id = encoder.id
+        self.asked, self.go = threading.Event(), threading.Event()
+        self._runtime = encoder._runtime
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.asked.set()
+        assert self.go.wait(timeout=30)
+        return self._runtime.encode(texts)
+
+
+def test_known_candidates_do_not_wait_for_new_ones(
+    settings: Settings, encoder: TextEncoder, reward_model: RewardModel
+) -> None:
+    """While one thread embeds a new text, others rank known candidates."""
+    save(reward_model, settings.model_path)
+    expected = rerank_candidates(QUERY, [BAD, GOOD], ranker=Ranker(settings, encoder=encoder))
+    runtime = StoppedRuntime(encoder)
+    slow = TextEncoder(runtime, encoder._tokenizer, VectorCache(settings.cache_dir / "vectors.db"))
+    ranker = Ranker(settings, encoder=slow)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(rerank_candidates, QUERY, [BAD, "An answer nobody has seen before."], ranker=ranker)
+        assert runtime.asked.wait(timeout=30)
+        assert rerank_candidates(QUERY, [BAD, GOOD], ranker=ranker) == expected
+        assert not waiting.done()
+        runtime.go.set()
+        assert len(waiting.result(timeout=30)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_ranker_survives_a_fork(settings: Settings, model_folder: Path, reward_model: RewardModel) -> None:
+    """A child process ranks, even if a thread of its parent was just ranking, loading or embedding."""
+    save(reward_model, settings.model_path)
+    code = (
+        "import os, sys, warnings\n"
+        "from rlhf_loop.config import Settings\n"
+        "from rlhf_loop.ranking import Ranker, rerank_candidates\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"  # that a fork with threads is risky: the very point
+        "ranker = Ranker(Settings.from_env())\n"
+        "first = rerank_candidates('What helps?', ['Sleep.', 'Bees.'], ranker=ranker)\n"
+        "locks = ranker._lock, ranker._encoder._turn\n"
+        "for lock in locks: lock.acquire()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    same = rerank_candidates('What helps?', ['Sleep.', 'Bees.'], ranker=ranker) == first\n"
+        "    new = rerank_candidates('What else helps?', [f'{os.getpid()} is new.'], ranker=ranker)\n"
+        "    os._exit(0 if same and len(new) == 1 else 1)\n"
+        "for lock in locks: lock.release()\n"
+        "print(os.waitpid(child, 0)[1], rerank_candidates('What helps?', ['Sleep.'], ranker=ranker)[0]['rank'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(settings, model_folder),
+        timeout=60,
+    )
+    assert done.stdout == "0 1\n"
+
+
+def environment(settings: Settings, model_folder: Path) -> dict[str, str]:
+    """What a process needs to rank with these settings."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RLHF_")},
+        "RLHF_MODEL_PATH": str(settings.model_path),
+        "RLHF_CACHE_DIR": str(settings.cache_dir),
+        "RLHF_ENCODER_PATH": str(model_folder),
+    }

@@ -21,8 +21,9 @@ from sqlalchemy import Engine, text
 from rlhf_loop.db import make_engine, migrate, transaction
 from rlhf_loop.domain import Rating
 from rlhf_loop.errors import ImportFileError
+from rlhf_loop.examples import examples
 from rlhf_loop.exchange import ImportReport, InvalidRowsError, export_ratings, import_ratings
-from rlhf_loop.interactions import examples, rate, record, stats
+from rlhf_loop.interactions import rate, record, stats
 
 NASTY = [
     'quo"ted, and comma',

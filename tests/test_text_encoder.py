@@ -4,7 +4,9 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from tokenizers import Tokenizer
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors, load_encoder
+from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
 from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.text_encoder import UnknownTextError
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ConfigError
 
@@ -60,9 +64,9 @@ def reference() -> Vectors:
 
 
 @pytest.fixture(scope="module")
-def uncached(encoder: TextEncoder, tokenizer: Tokenizer) -> TextEncoder:
-    """The real encoder, computing each text whenever it is asked."""
-    return TextEncoder(encoder._runtime, tokenizer)
+def uncached(exact: OnnxRuntime, tokenizer: Tokenizer) -> TextEncoder:
+    """The real encoder in 32 bits, computing each text whenever it is asked."""
+    return TextEncoder(exact, tokenizer)
 
 
 # --- The vectors -----------------------------------------------------------------------------------------------------
@@ -192,6 +196,51 @@ def test_more_texts_than_a_chunk_keep_their_order(cached: TextEncoder, tokenizer
     expected = TextEncoder(FakeRuntime(), tokenizer).encode(texts)
     np.testing.assert_array_equal(cached.encode(texts), expected)
     np.testing.assert_array_equal(cached.encode(texts), expected)
+
+
+def test_only_what_is_known(cached: TextEncoder, runtime: FakeRuntime) -> None:
+    """An encoder that may not compute serves known texts, and names new ones as an error instead of asking for them."""
+    expected = cached.encode_passages([LONG, "a"])
+    count = len(runtime.asked)
+    known = cached.only_known()
+    for before, after in zip(expected, known.encode_passages([LONG, "a"]), strict=True):
+        np.testing.assert_array_equal(before, after)
+    with pytest.raises(UnknownTextError, match="1 of 2"):
+        known.encode_passages([LONG, "b"])
+    assert len(runtime.asked) == count
+    assert len(cached.encode_passages(["b"])) == 1
+
+
+def test_texts_are_counted(cached: TextEncoder) -> None:
+    """The encoder counts what it computed and what it remembered, each distinct text of a call once."""
+    cached.encode(["a", "b", "a"])
+    cached.encode(["b", "c"])
+    assert (cached.computed, cached.remembered) == (3, 1)
+
+
+class SlowRuntime(FakeRuntime):
+    """Takes its time, and remembers how many calls there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        time.sleep(0.02)
+        self.now -= 1
+        return super().encode(texts)
+
+
+def test_one_thread_at_a_time_computes(tokenizer: Tokenizer) -> None:
+    """Threads with new texts wait for each other: memory for one call at a time is enough."""
+    runtime = SlowRuntime()
+    encoder = TextEncoder(runtime, tokenizer)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: encoder.encode([f"text {n}"]), range(16)))
+    assert runtime.most == 1
+    assert len(runtime.asked) == encoder.computed == 16
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
 from rlhf_loop.learning_curve import learning_curve, plot
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
-from rlhf_loop.training import TrainingReport, assemble, best_recipe, check_enough, train
+from rlhf_loop.training import TrainingReport, best_recipe, check_enough, train
+from rlhf_loop.training_data import assemble
 
 
 def example(prompt: str, response: str, rating: int | None, *, group: str = "g", rank: int | None = None) -> Example:
@@ -33,7 +34,10 @@ def test_the_report_has_all_numbers(
     assert report.overall.answers == 200
     assert report.cross_validated[report.recipe].answers == 176
     assert report.cut == 0
-    assert set(report.seconds) == {"passages features", "passages fit", "joint features", "joint fit", "evaluation"}
+    assert set(report.seconds) == {
+        "reading",
+        *("passages features", "passages fit", "joint features", "joint fit", "evaluation"),
+    }
     assert not report.overall.worse_than_nothing
 
 
@@ -159,7 +163,7 @@ def test_the_same_question_in_other_groups_stays_on_one_side(
         for n, (index, prompt, group) in enumerate((i, p, g) for i, p in enumerate(prompts) for g in range(4))
     ]
     data = assemble(examples)
-    assert len(data.questions) == 80
+    assert len(data.start) - 1 == 80
     assert len(np.unique(data.prompt)) == 20
     seen: list[Predictions] = []
 
@@ -220,7 +224,11 @@ def test_assemble_lays_out_rows() -> None:
             example("B?", "b3", 2, group="b2", rank=1),
         ]
     )
-    assert [question.responses for question in data.questions] == [("a1", "a2"), ("b1", "b2"), ("b3",)]
+    assert [question.responses for chunk in data.chunks() for question in chunk.questions] == [
+        ("a1", "a2"),
+        ("b1", "b2"),
+        ("b3",),
+    ]
     assert data.row.tolist() == [1, 2, 3, 4]
     assert data.question.tolist() == [0, 1, 1, 2]
     assert data.prompt.tolist() == [0, 1, 1, 1]

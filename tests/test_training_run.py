@@ -14,9 +14,11 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError, NotEnoughDataError
+from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import examples, fingerprint, record
+from rlhf_loop.interactions import record
 from rlhf_loop.reward.model_file import load, sum_file
+from rlhf_loop.training_data import fingerprint
 from rlhf_loop.training_log import runs
 from rlhf_loop.training_run import library_versions, rejected_path, run_training
 

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -81,6 +82,41 @@ def test_a_damaged_entry_is_not_served(path: Path, damage: str) -> None:
     assert cache.get([key(1), key(2)]).keys() == {key(2)}
     cache.put({key(1): matrix(1)})
     np.testing.assert_array_equal(cache.get([key(1)])[key(1)], matrix(1))
+
+
+def test_an_entry_of_no_vectors_is_not_served(path: Path) -> None:
+    """Zeros where an entry was, which have the checksum 0, are not a matrix without rows."""
+    cache = VectorCache(path)
+    cache.put({key(1): matrix(1)})
+    change(path, "UPDATE vectors SET data = ?, checksum = 0 WHERE key = ?", b"", key(1))
+    assert cache.get([key(1)]) == {}
+
+
+def test_vectors_of_another_text_are_not_served(path: Path) -> None:
+    """Vectors that are intact but stand under the key of another text count as damaged."""
+    cache = VectorCache(path)
+    cache.put({key(1): matrix(1), key(2): matrix(2)})
+    change(path, "UPDATE vectors SET key = ? WHERE key = ?", key(3), key(1))
+    change(path, "UPDATE vectors SET key = ? WHERE key = ?", key(1), key(2))
+    assert cache.get([key(1), key(2), key(3)]) == {}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_flipped_bits_are_never_served(path: Path, seed: int) -> None:
+    """Wherever in the file bits have flipped, what is served is what was stored, and what is put anew is kept."""
+    cache = VectorCache(path)
+    entries = {key(n): matrix(n, rows=n % 5 + 1) for n in range(60)}
+    cache.put(entries)
+    cache.close()
+    random, content = Random(seed), bytearray(path.read_bytes())
+    for place in random.choices(range(100, len(content)), k=random.choice([1, 10, 100])):
+        content[place] ^= 1 << random.randrange(8)
+    path.write_bytes(content)
+    for _ in range(3):  # damage of the file itself shows at a write, too, and empties it
+        found = cache.get(list(entries))
+        assert all(np.array_equal(matrix, entries[name]) for name, matrix in found.items())
+        cache.put({name: matrix for name, matrix in entries.items() if name not in found})
+    assert cache.get(list(entries)).keys() == entries.keys()
 
 
 def test_a_damaged_file_is_replaced(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -179,6 +215,65 @@ def test_processes_share_a_file(path: Path) -> None:
     found = VectorCache(path).get([key(n) for n in range(600)])
     assert len(found) == 600
     assert all(int(found[key(n)][0, 0]) == n for n in range(600))
+
+
+#: Stores entries one after the other and says after each that it is kept.
+WRITER = (
+    "import sys\nfrom pathlib import Path\nimport numpy as np\n"
+    "from rlhf_loop.encoders.vector_cache import VectorCache\n"
+    "cache = VectorCache(Path(sys.argv[1]))\n"
+    "for n in range(int(sys.argv[2]), int(sys.argv[3])):\n"
+    "    rows = np.random.default_rng(n).standard_normal((n % 40 + 1, 384)).astype(np.float32)\n"
+    "    cache.put({n.to_bytes(32, 'big'): rows})\n"
+    "    print(n, flush=True)\n"
+)
+
+
+def writer(path: Path, first: int, last: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(path), str(first), str(last)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_kill_in_the_middle_of_writing(path: Path) -> None:
+    """A writer that is killed loses at most the entry it was at; other writers go on and find theirs."""
+    others = [writer(path, first, first + 150) for first in (0, 1000)]
+    kept = []
+    for first in (10_000, 20_000, 30_000):
+        victim = writer(path, first, first + 10_000)
+        assert victim.stdout is not None
+        kept += [int(victim.stdout.readline()) for _ in range(30)]
+        victim.kill()
+        victim.communicate(timeout=60)
+    assert [process.communicate(timeout=60)[1] for process in others] == ["", ""]
+    kept += [*range(150), *range(1000, 1150)]
+    found = VectorCache(path).get([key(n) for n in range(40_000)])
+    assert {key(n) for n in kept} <= found.keys()
+    for name, vectors in found.items():
+        number = int.from_bytes(name, "big")
+        np.testing.assert_array_equal(vectors, matrix(number, rows=number % 40 + 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no limit on a file's size")
+def test_a_full_disk_costs_no_more_than_the_new_entries(path: Path) -> None:
+    """Where a write finds no room, a warning says so, what is there is served, and with room again writing goes on."""
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
+        f"{WRITER}"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+        "cache.put({b'later': rows})\n"
+        "print(len(cache.get([b'later'])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), "0", "60"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "1"
+    assert "cannot be used now" in done.stderr
+    found = VectorCache(path).get([key(n) for n in range(60)])
+    assert 0 < len(found) < 60
+    for name, vectors in found.items():
+        number = int.from_bytes(name, "big")
+        np.testing.assert_array_equal(vectors, matrix(number, rows=number % 40 + 1))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

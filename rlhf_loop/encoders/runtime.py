@@ -21,9 +21,18 @@ class Runtime(Protocol):
 
     @property
     def id(self) -> str:
-        """The model, its precision and whatever else changes the vectors: part of each cache key and model file."""
+        """`MODEL/PRECISION`: the model and whatever else changes the vectors, part of each cache key and model file."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (len(texts), 384), of the first `MAX_TOKENS` tokens of each."""
         ...
+
+
+def same_model(some: str, other: str) -> bool:
+    """Whether two ids name one model, be it in different precision.
+
+    A reward model fitted on the vectors of one precision scores those of another as well (`make bench` shows the loss),
+    so it may serve on another kind of processor. In a cache they are kept apart.
+    """
+    return some.partition("/")[0] == other.partition("/")[0]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
@@ -22,14 +25,24 @@ PASSAGE_STRIDE = 64
 _WINDOW = MAX_TOKENS - 2
 _WINDOW_STRIDE = _WINDOW - 16
 
-#: New texts that are computed and stored at a time: bounds the memory, and what a kill can lose.
-_CHUNK = 512
+#: New texts that are computed and stored at a time: bounds the memory, what a kill can lose, and how long other threads
+#: wait for their turn.
+_CHUNK = 128
+
+
+class UnknownTextError(LookupError):
+    """A text is not in the cache, and nothing may be computed."""
+
 
 _Compute = Callable[[Sequence[str]], list[Vectors]]
 
 
 class TextEncoder:
-    """A runtime with its tokenizer and, unless `cache` is None, the vector cache."""
+    """A runtime with its tokenizer and, unless `cache` is None, the vector cache. Safe to share between threads.
+
+    One thread at a time computes: a runtime uses all its cores for one call, and takes memory for each call at once.
+    `computed` counts the texts that were computed so far, `remembered` those that the cache knew.
+    """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, cache: VectorCache | None = None) -> None:
         self._runtime = runtime
@@ -37,6 +50,10 @@ class TextEncoder:
         self._passages = PassageSplitter(tokenizer, size=PASSAGE_TOKENS, stride=PASSAGE_STRIDE)
         self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
         self._cache = cache
+        self._turn = threading.Lock()
+        self._process = os.getpid()
+        self._computes = True
+        self.computed = self.remembered = 0
         # Part of each key: the same weights behind another tokenizer give other vectors.
         self._tokenizer_sum = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
@@ -44,6 +61,12 @@ class TextEncoder:
     def id(self) -> str:
         """The model and its precision; a reward model works only with the encoder that it was trained on."""
         return self._runtime.id
+
+    def only_known(self) -> TextEncoder:
+        """Return the same encoder, but one that computes nothing: a text that is not known is an `UnknownTextError`."""
+        known = copy.copy(self)
+        known._computes = False
+        return known
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (len(texts), 384), of the first 256 tokens of each."""
@@ -77,13 +100,24 @@ class TextEncoder:
         texts = [_encodable(text) for text in texts]
         keys = [self._key(kind, text) for text in texts]
         known = self._cache.get(list(dict.fromkeys(keys))) if self._cache else {}
+        self.remembered += len(known)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if new and not self._computes:
+            raise UnknownTextError(f"{len(new)} of {len(texts)} texts are new.")
         for chunk in _chunks(list(new)):
-            fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
+            with self._my_turn():
+                fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
+                self.computed += len(chunk)
             known.update(fresh)
             if self._cache:
                 self._cache.put(fresh)
         return [known[key] for key in keys]
+
+    def _my_turn(self) -> threading.Lock:
+        if self._process != os.getpid():
+            # In the parent another thread may have been at it, and will never end its turn here.
+            self._turn, self._process = threading.Lock(), os.getpid()
+        return self._turn
 
     def _key(self, kind: str, text: str) -> bytes:
         return hashlib.sha256(f"{self.id}\0{self._tokenizer_sum}\0{kind}\0{text}".encode()).digest()

@@ -67,7 +67,7 @@ class VectorCache:
     def put(self, entries: Mapping[bytes, Vectors]) -> None:
         """Keep the matrices, each in place of an older one of the same key; the oldest entries make room."""
         blobs = {key: np.ascontiguousarray(matrix, dtype=np.float32).tobytes() for key, matrix in entries.items()}
-        rows = [(key, zlib.crc32(blob), blob) for key, blob in blobs.items()]
+        rows = [(key, _checksum(key, blob), blob) for key, blob in blobs.items()]
         self._attempt(lambda connection: _write(connection, rows, self._max_bytes))
 
     def close(self) -> None:
@@ -132,9 +132,20 @@ def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, 
         marks = ",".join("?" * len(part))
         query = f"SELECT key, checksum, data FROM vectors WHERE key IN ({marks})"
         for key, checksum, data in connection.execute(query, part):
-            if isinstance(data, bytes) and len(data) % _ROW_BYTES == 0 and zlib.crc32(data) == checksum:
+            if _intact(key, checksum, data):
                 found[key] = np.frombuffer(data, dtype=np.float32).reshape(-1, DIMENSION)
     return found
+
+
+def _intact(key: object, checksum: object, data: object) -> bool:
+    if not (isinstance(key, bytes) and isinstance(data, bytes)):
+        return False
+    return len(data) > 0 and len(data) % _ROW_BYTES == 0 and _checksum(key, data) == checksum
+
+
+def _checksum(key: bytes, data: bytes) -> int:
+    # Of both: where the file's index is damaged, a key may lead to the vectors of another text.
+    return zlib.crc32(data, zlib.crc32(key))
 
 
 def _write(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, int, bytes]], max_bytes: int) -> None:

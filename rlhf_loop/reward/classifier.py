@@ -8,8 +8,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.reward.scorer import Floats, Scorer, sigmoid
+from rlhf_loop.reward.scorer import Features, Floats, Scorer, sigmoid
 from rlhf_loop.splitting import folds
+from rlhf_loop.threads import one_thread
 
 Ints = NDArray[np.intp]
 
@@ -44,13 +45,28 @@ class RewardClassifier:
         self.fold_count = fold_count
         self.seed = seed
 
-    def fit(self, features: Floats, label: Ints, question: Ints) -> Self:
+    def fit(self, features: Features, label: Ints, question: Ints) -> Self:
         """Learn from answers: features (n, d), labels 0 or 1 (n,), and the number of each one's question (n,).
+
+        Features in float32 are exact enough; only those of one fit at a time are copied into float64.
 
         Raises:
             ValueError: the labels or questions do not allow a cross-validation.
         """
         fold = folds(question, label, count=self.fold_count, seed=self.seed)
+        with one_thread():
+            return self._fit(features, label, fold)
+
+    def decision_function(self, features: Features) -> Floats:
+        """Return the scores before calibration, shape (n,)."""
+        return self.scorer_.decision(features)
+
+    def predict_proba(self, features: Features) -> Floats:
+        """Return the probabilities of "incorrect" and "correct", shape (n, 2)."""
+        correct = self.scorer_.probability(features)
+        return np.stack([1 - correct, correct], axis=1)
+
+    def _fit(self, features: Features, label: Ints, fold: Ints) -> Self:
         self.fold_score_ = np.empty(len(label))
         for part in np.unique(fold):
             out = fold == part
@@ -64,31 +80,27 @@ class RewardClassifier:
         self.scorer_ = replace(self._regress(features, label), slope=slope, offset=offset)
         return self
 
-    def decision_function(self, features: Floats) -> Floats:
-        """Return the scores before calibration, shape (n,)."""
-        return self.scorer_.decision(features)
-
-    def predict_proba(self, features: Floats) -> Floats:
-        """Return the probabilities of "incorrect" and "correct", shape (n, 2)."""
-        correct = self.scorer_.probability(features)
-        return np.stack([1 - correct, correct], axis=1)
-
-    def _regress(self, features: Floats, label: Ints) -> Scorer:
+    def _regress(self, features: Features, label: Ints) -> Scorer:
         # Imported here: scikit-learn takes a second to import, and serving does without it.
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=self.penalty_c, class_weight="balanced", max_iter=_ITERATIONS)
+        values = features.astype(np.float64)
         if not self.scaled:
-            model.fit(features, label)
+            model.fit(values, label)
             anything = np.full(features.shape[1], np.inf)
             return Scorer(model.coef_[0], float(model.intercept_[0]), -anything, anything)
-        mean, deviation = features.mean(axis=0), features.std(axis=0)
+        low, high = values.min(axis=0), values.max(axis=0)
+        # All in place: of a large training this is the largest array there is.
+        mean = values.mean(axis=0)
+        values -= mean
+        deviation = np.sqrt(np.einsum("ij,ij->j", values, values) / len(values))
         # A feature that never varies says nothing; dividing by its rounding noise would say something wild.
         deviation = np.where(deviation > 1e-9, deviation, np.inf)
-        model.fit((features - mean) / deviation, label)
+        values /= deviation
+        model.fit(values, label)
         coef: Floats = model.coef_[0] / deviation
-        intercept = float(model.intercept_[0] - mean @ coef)
-        return Scorer(coef, intercept, features.min(axis=0), features.max(axis=0))
+        return Scorer(coef, float(model.intercept_[0] - mean @ coef), low, high)
 
 
 def _calibrate(score: Floats, label: Ints) -> tuple[float, float]:

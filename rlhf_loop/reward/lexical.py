@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Sequence
-from functools import lru_cache
 
 import Stemmer
 
@@ -14,8 +12,9 @@ _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _TITLE = re.compile(r"(.{10,200}?[.?!:])(?:\s|$)", re.DOTALL)
 _TITLE_LENGTH = 200
 #: Porter 2, "The English stemmer" of Snowball (Porter 2001). For another language, another stemmer.
-_STEMMER = Stemmer.Stemmer("english")
-_STEMMER_LOCK = threading.Lock()
+_LANGUAGE = "english"
+#: Each byte of an ASCII text as a word has it: a lower-case letter or a digit, or else a blank.
+_IN_A_WORD = "".join(chr(code).lower() if chr(code).isalnum() and code < 128 else " " for code in range(256)).encode()
 
 #: Words that say nothing about the subject of a question.
 _STOP_WORDS = frozenset(
@@ -31,17 +30,25 @@ _STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """Return the words of `text`, casefolded."""
+    if text.isascii():  # the same, in a fifth of the time
+        return text.encode().translate(_IN_A_WORD).decode().split()
     return _WORD.findall(text.casefold())
 
 
 def content_words(text: str) -> list[str]:
     """Return the words that carry meaning, each once, in order, as written but casefolded."""
-    return list(dict.fromkeys(word for word in words(text) if len(word) > 1 and word not in _STOP_WORDS))
+    return list(dict.fromkeys(word for word in words(text) if _has_meaning(word)))
 
 
 def terms(text: str) -> list[str]:
     """Return the stems of the words that carry meaning (disease and diseases: diseas), in order, with repetitions."""
-    return [_stem(word) for word in words(text) if len(word) > 1 and word not in _STOP_WORDS]
+    return [stem for word in words(text) if (stem := term(word)) is not None]
+
+
+def term(word: str) -> str | None:
+    """Return the stem of a casefolded word, None if the word carries no meaning."""
+    # A new stemmer each time costs nothing; one that is shared would need a lock: it keeps the word it is at in itself.
+    return str(Stemmer.Stemmer(_LANGUAGE, 0).stemWord(word)) if _has_meaning(word) else None
 
 
 def sentences(text: str) -> list[str]:
@@ -67,8 +74,5 @@ def best_window_coverage(wanted: Sequence[str], found: Sequence[str], *, size: i
     return max(coverage(wanted, found[start : start + size]) for start in starts)
 
 
-@lru_cache(maxsize=100_000)
-def _stem(word: str) -> str:
-    # A stemmer keeps the word it is at in itself, so two threads may not use it at once.
-    with _STEMMER_LOCK:
-        return str(_STEMMER.stemWord(word))
+def _has_meaning(word: str) -> bool:
+    return len(word) > 1 and word not in _STOP_WORDS

@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from filelock import FileLock
 
+from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.model import RewardModel
 from rlhf_loop.reward.recipes import RECIPES
@@ -73,7 +73,7 @@ def save(model: RewardModel, path: Path) -> str:
 
 
 def load(path: Path, *, encoder: str) -> LoadedModel:
-    """Read the model at `path`, after its sum is verified, for use with the encoder of that id.
+    """Read the model at `path`, after its sum is verified, for use with the encoder of that id, in any precision.
 
     Raises:
         ModelFileError: no file, no sum, another sum, not a reward model, another encoder, or a recipe or format that
@@ -147,6 +147,9 @@ def _serialised(model: RewardModel) -> bytes:
         "card": dict(model.card),
         **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
     }
+    # Imported here: only a training writes, and it would take 8 MB of a process that only serves.
+    import joblib
+
     buffer = io.BytesIO()
     joblib.dump(values, buffer)
     return buffer.getvalue()
@@ -185,7 +188,7 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
             f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop "
             f"knows {known}. {_RETRAIN}"
         )
-    if values["encoder"] != encoder:
+    if not same_model(values["encoder"], encoder):
         raise ModelFileError(
             f"{path} was trained with the encoder {values['encoder']}, but {encoder} is in use; their vectors do not "
             f"fit together. Set the encoder back. {_RETRAIN}"

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.domain import Question
-from rlhf_loop.encoders import TextEncoder, Vectors
+from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
 from rlhf_loop.reward import lexical
 from rlhf_loop.reward.recipe import Matrix
+from rlhf_loop.reward.term_index import TermIndex
 
 #: How sharply the soft maximum prefers the best passage: a second one just as good adds log(2) / 20 = 0.035.
 SHARPNESS = 20.0
@@ -26,8 +27,12 @@ SHARPNESS = 20.0
 _BEST = 5
 #: What is left of a unit vector of float32 numbers when all of it is subtracted may be this long.
 _NOISE = 1e-4
+#: Multiplications up to which OpenBLAS leaves a product to one thread (`interface/gemm.c`).
+_ONE_THREAD = 4 * 65536
 #: Questions embedded at a time: bounds the vectors in memory.
 _CHUNK = 64
+
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 ANSWER_FEATURES = (
     "soft maximum of passages",
@@ -54,6 +59,9 @@ class PassagesRecipe:
     scaled: ClassVar[bool] = True
     penalty_c: ClassVar[float] = 0.02
 
+    def __init__(self) -> None:
+        self._terms = TermIndex()
+
     def feature_names(self) -> list[str]:
         """Return a name for each column: each feature of an answer in three forms, then those of its question."""
         forms = ("{}", "{}, from the mean", "{}, from the best")
@@ -63,7 +71,9 @@ class PassagesRecipe:
         """Return the features, shape (candidates, columns)."""
         blocks = [np.empty((0, len(self.feature_names())))]
         for start in range(0, len(questions), _CHUNK):
-            blocks += map(_features, _embed(questions[start : start + _CHUNK], encoder))
+            for embedded in _embed(questions[start : start + _CHUNK], encoder):
+                question = embedded.question
+                blocks.append(_features(embedded, self._terms.features(question.prompt, question.responses)))
         return np.concatenate(blocks)
 
 
@@ -108,53 +118,65 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Emb
         )
 
 
-def _features(of: _Embedded) -> Matrix:
+def _features(of: _Embedded, words: Matrix) -> Matrix:
     """Return the features of one question's candidates: absolute, from the mean, from the best, and the question's."""
-    answer = _answer_features(of)
-    agreement = _agreement(of)
+    fits = _fits(of)
+    answer = np.hstack([_answer_features(of, fits), words])
+    agreement = _agreement(of, fits)
     question = np.broadcast_to([agreement.mean(), agreement.max()], (len(answer), 2))
     return np.hstack([answer, answer - answer.mean(axis=0), answer - answer.max(axis=0), question])
 
 
-def _answer_features(of: _Embedded) -> Matrix:
-    starts = _starts(of)
-    similarity = of.passages @ of.query
-    best = of.passages[_by_similarity(of, similarity)[starts]]
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """How well the passages fit the question.
+
+    `starts` is each answer's first passage, `order` the passages answer by answer with each answer's best one first,
+    `best` the vectors of those.
+    """
+
+    query: NDArray[np.float32]
+    sentences: Vectors
+    words: Vectors
+    starts: NDArray[np.intp]
+    order: NDArray[np.intp]
+    best: Vectors
+
+
+def _fits(of: _Embedded) -> _Fits:
+    # All in one product: the passages are read from memory once.
+    wanted = np.concatenate([of.query[np.newaxis], of.sentences, of.words])
+    query, sentences, words = np.split(_products(of.passages, wanted), [1, 1 + len(of.sentences)], axis=1)
+    starts = np.cumsum(of.counts) - of.counts
+    order = np.lexsort((-query[:, 0], np.repeat(np.arange(len(of.counts)), of.counts)))
+    return _Fits(query[:, 0], sentences, words, starts, order, of.passages[order[starts]])
+
+
+def _answer_features(of: _Embedded, fits: _Fits) -> Matrix:
+    starts = fits.starts
     whole = _unit(np.add.reduceat(of.passages, starts))
-    to_words = np.maximum.reduceat(of.passages @ of.words.T, starts) if len(of.words) else np.zeros((len(starts), 1))
+    to_words = np.maximum.reduceat(fits.words, starts) if len(of.words) else np.zeros((len(starts), 1))
+    titles = _products(of.titles, np.concatenate([of.query[np.newaxis], of.sentences]))
     columns = [
-        _soft_maximum(of, similarity),
-        np.add.reduceat(similarity, starts) / of.counts,
-        whole @ of.query,
-        np.maximum.reduceat((of.passages @ of.sentences.T).max(axis=1), starts),
+        _soft_maximum(of, fits),
+        np.add.reduceat(fits.query, starts) / of.counts,
+        _products(whole, of.query[np.newaxis])[:, 0],
+        np.maximum.reduceat(fits.sentences.max(axis=1), starts),
         to_words.mean(axis=1),
-        _apart_from_subject(best, of.query),
-        (of.titles @ of.sentences.T).max(axis=1),
-        of.titles @ of.query,
-        *_lexical_features(of.question).T,
+        _apart_from_subject(fits.best, of.query),
+        titles[:, 1:].max(axis=1),
+        titles[:, 0],
     ]
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _soft_maximum(of: _Embedded, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+def _soft_maximum(of: _Embedded, fits: _Fits) -> NDArray[np.float64]:
     """Return the log-sum-exp of each answer's best passages: the best one counts most, others as good add a little."""
-    starts = _starts(of)
-    ordered = similarity[_by_similarity(of, similarity)].astype(np.float64)
-    place = np.arange(len(ordered)) - np.repeat(starts, of.counts)
+    ordered = fits.query[fits.order].astype(np.float64)
+    place = np.arange(len(ordered)) - np.repeat(fits.starts, of.counts)
     terms = np.where(place < _BEST, np.exp(SHARPNESS * ordered), 0.0)
-    soft: NDArray[np.float64] = np.log(np.add.reduceat(terms, starts)) / SHARPNESS
+    soft: NDArray[np.float64] = np.log(np.add.reduceat(terms, fits.starts)) / SHARPNESS
     return soft
-
-
-def _lexical_features(question: Question) -> Matrix:
-    wanted = lexical.terms(question.prompt)
-    rows = []
-    for response in question.responses:
-        found = lexical.terms(response)
-        in_title = lexical.coverage(wanted, lexical.terms(lexical.title(response)))
-        # Distinct ones: what is said twice makes an answer longer, not richer.
-        rows.append((in_title, lexical.best_window_coverage(wanted, found), np.log1p(len(set(found)))))
-    return np.array(rows)
 
 
 def _apart_from_subject(best: Vectors, query: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -166,40 +188,43 @@ def _apart_from_subject(best: Vectors, query: NDArray[np.float32]) -> NDArray[np
     if len(best) == 1:
         return np.zeros(1, dtype=np.float32)
     subject = _unit(best.mean(axis=0))
-    rest = _unit(best - np.outer(best @ subject, subject))
-    return rest @ _unit(query - (query @ subject) * subject)
+    rest = _unit(best - _products(best, subject[np.newaxis]) * subject)
+    return _products(rest, _unit(query - (query @ subject) * subject)[np.newaxis])[:, 0]
 
 
-def _agreement(of: _Embedded) -> NDArray[np.float32]:
+def _agreement(of: _Embedded, fits: _Fits) -> NDArray[np.float64]:
     """Return how well each answer's best passage fits what the others say, weighted by how well they fit the question.
 
     Pseudo-relevance feedback (Rocchio 1971) with the other candidates as the feedback. A question whose candidates
     agree has more correct ones among them.
     """
-    similarity = of.passages @ of.query
-    starts = _starts(of)
-    scores = np.maximum.reduceat(similarity, starts)
+    scores = fits.query[fits.order[fits.starts]].astype(np.float64)
     if len(scores) == 1:
         return scores
-    best = of.passages[_by_similarity(of, similarity)[starts]]
-    weights = np.tile(np.exp(SHARPNESS * (scores - scores.max())), (len(scores), 1))
-    np.fill_diagonal(weights, 0.0)
-    others = _unit(weights @ best)
-    fit = of.passages @ others.T
-    return np.maximum.reduceat(fit, starts).diagonal()
+    weighted = np.exp(SHARPNESS * (scores - scores.max()))[:, np.newaxis] * fits.best
+    # The sum less one's own part, in double precision: one's own part may be nearly all of it.
+    others = _unit(weighted.sum(axis=0) - weighted).astype(np.float32)
+    fit = np.einsum("pd,pd->p", of.passages, np.repeat(others, of.counts, axis=0))
+    best: NDArray[np.float64] = np.maximum.reduceat(fit, fits.starts).astype(np.float64)
+    return best
 
 
-def _starts(of: _Embedded) -> NDArray[np.intp]:
-    return np.concatenate([[0], np.cumsum(of.counts)[:-1]])
+def _products(left: Vectors, right: Vectors) -> Vectors:
+    """Return `left @ right.T`, computed by this thread alone.
+
+    OpenBLAS would share larger products among threads of its own. That gains nothing here, and where another process
+    keeps a core busy, all wait for the thread that sits on it: 8 ms instead of 0.3.
+    """
+    rows = max(1, _ONE_THREAD // (DIMENSION * len(right)))
+    whole = len(left) // rows * rows
+    products = np.empty((len(left), len(right)), dtype=np.float32)
+    np.matmul(left[:whole].reshape(-1, rows, DIMENSION), right.T, out=products[:whole].reshape(-1, rows, len(right)))
+    np.matmul(left[whole:], right.T, out=products[whole:])
+    return products
 
 
-def _by_similarity(of: _Embedded, similarity: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Return the rows of the passages, still answer by answer, but each answer's best one first."""
-    return np.lexsort((-similarity, np.repeat(np.arange(len(of.counts)), of.counts)))
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(vectors: NDArray[_Float]) -> NDArray[_Float]:
     """Bring vectors to length 1; one that is nothing but rounding noise becomes zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: NDArray[np.float32] = np.where(length > _NOISE, vectors / np.maximum(length, _NOISE), np.float32(0))
+    unit: NDArray[_Float] = np.where(length > _NOISE, vectors / np.maximum(length, _NOISE), vectors.dtype.type(0))
     return unit

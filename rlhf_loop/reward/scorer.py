@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Features = NDArray[np.float64] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,12 @@ class Scorer:
     slope: float = 1.0
     offset: float = 0.0
 
-    def decision(self, features: Floats) -> Floats:
+    def decision(self, features: Features) -> Floats:
         """Return the scores before calibration, shape (n,)."""
-        scores: Floats = np.clip(features, self.low, self.high) @ self.coef + self.intercept
-        return scores
+        clipped: Floats = np.clip(features, self.low, self.high)
+        return clipped @ self.coef + self.intercept
 
-    def probability(self, features: Floats) -> Floats:
+    def probability(self, features: Features) -> Floats:
         """Return the calibrated probabilities, shape (n,)."""
         return sigmoid(self.slope * self.decision(features) + self.offset)
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -19,50 +13,48 @@ from rlhf_loop.learning_curve import CurvePoint, learning_curve
 from rlhf_loop.reward import RECIPES
 from rlhf_loop.reward.passages import ANSWER_FEATURES
 from rlhf_loop.training_run import library_versions
+from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
 from tools.results import cost, plots
 from tools.results import experiments as run
 from tools.results.data import Ratings, load, read_examples
 
-README = Path(__file__).parents[2] / "README.md"
-DOCS = README.parent / "docs"
-IMAGES = DOCS / "images"
 _NAMES = tuple(reversed(RECIPES))
 _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error")
 
 
 def main() -> None:
     """Measure everything, then write the document, so that an interrupted run leaves the old one."""
-    _say("features of all ratings, both recipes")
+    say("features of all ratings, both recipes")
     encoder = load_encoder(Settings.from_env())
     ratings = load(encoder)
-    _say("cross-validation")
+    say("cross-validation")
     crossed = {name: run.cross_validated(ratings, name) for name in _NAMES}
     first = {name: evaluations[0] for name, evaluations in crossed.items()}
     sections = [_introduction(ratings), _main_table(ratings, crossed), _validation(ratings), _small(ratings)]
-    _say("learning curves")
+    say("learning curves")
     examples, _ = read_examples()
     points = {name: learning_curve(examples, recipe=RECIPES[name], encoder=encoder) for name in _NAMES}
     sections += [_curves(points), _calibration()]
-    _say("ablations")
+    say("ablations")
     sections.append(_ablations(ratings))
-    _say("cost")
+    say("cost")
     sections.append(_cost())
     IMAGES.mkdir(parents=True, exist_ok=True)
     plots.orders(IMAGES / "orders.png", first)
     plots.curves(IMAGES / "learning_curve.png", points, first["joint"].orders["incoming"].precision_at_1.value)
     plots.reliability(IMAGES / "calibration.png", {name: _out_of_fold(ratings, name) for name in _NAMES})
     (DOCS / "RESULTS.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    _put_into_readme(_short_table(crossed))
-    _say(f"written to {DOCS / 'RESULTS.md'}, and the short table to README.md")
+    put_into_readme("results", _short_table(crossed))
+    say(f"written to {DOCS / 'RESULTS.md'}, and the short table to README.md")
 
 
 def _introduction(ratings: Ratings) -> str:
     data = ratings.data
     return f"""# Results
 
-Everything on this page is printed by one command, `make results` (last run {datetime.now(UTC):%Y-%m-%d}). It reads
+Everything on this page is printed by one command, `make results` (last run {today()}). It reads
 real ratings from a folder beside the checkout, which are not part of the project: MEDIQA 2019 task 3 (Ben Abacha,
-Shivade, Demner-Fushman, BioNLP 2019). {len(data.row):,} answers to {len(data.questions)} consumer-health questions,
+Shivade, Demner-Fushman, BioNLP 2019). {len(data.row):,} answers to {len(data.start) - 1} consumer-health questions,
 returned by a real question-answering system and judged by medical experts; {data.label.mean():.0%} are correct
 (rating >= 4).
 
@@ -94,7 +86,7 @@ def _main_table(ratings: Ratings, crossed: dict[str, list[Evaluation]]) -> str:
 
 Mean ± standard deviation over {len(run.SEEDS)} shufflings of the folds.
 
-{_table(("", *_HEADER), lines)}
+{table(("", *_HEADER), lines)}
 
 P@1 against the incoming order, with 95 % intervals (paired bootstrap over questions, first shuffling):
 {"; ".join(gains)}.
@@ -120,13 +112,7 @@ def _short_table(crossed: dict[str, list[Evaluation]]) -> str:
         if name == "joint":
             lines.append(["the order in which they came", f"{first['incoming'].precision_at_1.value:.0%}", "", ""])
     lines.append(["best possible order", f"{first['oracle'].precision_at_1.value:.0%}", "", ""])
-    return _table(("", "correct answer first", "AUC", "accuracy"), lines)
-
-
-def _put_into_readme(table: str) -> None:
-    before, start, rest = README.read_text(encoding="utf-8").partition("<!-- results -->\n")
-    _, end, after = rest.partition("<!-- /results -->")
-    README.write_text(f"{before}{start}{table}\n{end}{after}", encoding="utf-8")
+    return table(("", "correct answer first", "AUC", "accuracy"), lines)
 
 
 def _validation(ratings: Ratings) -> str:
@@ -139,7 +125,7 @@ def _validation(ratings: Ratings) -> str:
 
 {count} answers to {len(np.unique(ratings.data.prompt[ratings.validation]))} questions.
 
-{_table(("", *_HEADER, "95 % of AUC"), lines)}"""
+{table(("", *_HEADER, "95 % of AUC"), lines)}"""
 
 
 def _small(ratings: Ratings) -> str:
@@ -158,7 +144,7 @@ The ratings at the beginning, and those of most real tables, where one answer a 
 a rated question are there as its context, unrated. Judged on the full lists of all other questions. Mean ± standard
 deviation over {run.DRAWS} draws of 50 answers, or {len(run.SEEDS)} shufflings of five folds.
 
-{_table(("fitted on", "recipe", *_HEADER), lines)}"""
+{table(("fitted on", "recipe", *_HEADER), lines)}"""
 
 
 def _curves(points: dict[str, list[CurvePoint]]) -> str:
@@ -180,7 +166,7 @@ Mean and standard deviation over five folds by question; whole questions are dra
 
 ![Learning curves](images/learning_curve.png)
 
-{_table(("rated answers", "recipe", "AUC", "accuracy", "P@1"), lines)}"""
+{table(("rated answers", "recipe", "AUC", "accuracy", "P@1"), lines)}"""
 
 
 def _calibration() -> str:
@@ -222,7 +208,7 @@ def _ablations(ratings: Ratings) -> str:
 Five folds by question on the training split only, mean over {len(run.SEEDS)} shufflings. Each feature of an answer
 comes in three forms (absolute, from the mean, from the best of its question); "without" takes out all three.
 
-{_table(header, lines)}
+{table(header, lines)}
 
 The differences of a single feature are within the noise of a shuffling (see the deviations above); the forms and the
 question's own features are not. The incoming rank is left out on purpose: it brings nothing here, and a rank that the
@@ -245,11 +231,11 @@ A process each: imports, loading the encoder, then `train` (features, cross-vali
 intervals). "All" is the whole process on the wall clock, the start of Python included. "Cold" starts with an empty
 vector cache. Medians of {cost.REPEATS} for the sample, one run for all ratings.
 
-{_table(header, lines)}
+{table(header, lines)}
 
 `import rlhf_reranker` takes {cost.import_seconds():.2f} s.
 
-Measured on {_machine()}; {versions}."""
+Measured on {machine()}; {versions}."""
 
 
 def _out_of_fold(ratings: Ratings, recipe: str) -> tuple[np.ndarray, np.ndarray]:
@@ -266,23 +252,6 @@ def _plain(scores: run.Scores) -> list[str]:
 
 def _span(evaluation: Evaluation) -> str:
     return f"{evaluation.auc.low:.3f} to {evaluation.auc.high:.3f}"
-
-
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(": ")[2] if names else model
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{datetime.now():%H:%M:%S} {text}\n")
 
 
 if __name__ == "__main__":

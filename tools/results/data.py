@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.features import read_features, rows_for
 from rlhf_loop.reward import RECIPES
-from rlhf_loop.training import TrainingSet, assemble
+from rlhf_loop.training_data import TrainingSet, assemble
 
 RATINGS = Path(__file__).parents[3] / "shared" / "data" / "expert_ratings.jsonl.gz"
 
@@ -24,7 +26,7 @@ class Ratings:
     """The ratings in questions, each recipe's features of all of them, and which belong to the validation split."""
 
     data: TrainingSet
-    features: dict[str, NDArray[np.float64]]
+    features: Mapping[str, NDArray[np.float32]]
     validation: NDArray[np.bool_]
 
 
@@ -44,5 +46,5 @@ def load(encoder: TextEncoder) -> Ratings:
     """Read the ratings and compute the features of each recipe."""
     examples, validation = read_examples()
     data = assemble(examples)
-    features = {name: recipe.features(data.questions, encoder)[data.row] for name, recipe in RECIPES.items()}
-    return Ratings(data, features, np.array(validation))
+    rows = {recipe.name: rows_for(recipe, data) for recipe in RECIPES.values()}
+    return Ratings(data, read_features(data, rows, encoder).features, np.array(validation))

@@ -12,7 +12,7 @@ from rlhf_loop.domain import Interval
 from rlhf_loop.evaluation import Evaluation, evaluate
 from rlhf_loop.reward import RECIPES, RewardClassifier
 from rlhf_loop.splitting import folds
-from rlhf_loop.training import TrainingSet
+from rlhf_loop.training_data import TrainingSet
 from tools.results.data import Ratings
 
 Mask = NDArray[np.bool_]

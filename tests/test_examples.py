@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import random
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import Example, Rating, prompt_key
+from rlhf_loop.examples import examples, training_set
+from rlhf_loop.interactions import rate, record
+from rlhf_loop.training_data import TrainingSet, assemble, fingerprint
+
+_NAMES = ("row", "question", "prompt", "rating", "rank", "start")
+
+
+def in_memory(engine: Engine) -> list[Example]:
+    """What training learns from, in the plainest words: the whole table, row by row."""
+    with reading(engine) as connection:
+        rows = connection.execute(text("SELECT * FROM rlhf_interactions ORDER BY id")).all()
+        reviews = connection.execute(text("SELECT interaction_id, rating FROM rlhf_reviews")).all()
+    answers: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        group = row.candidate_group if row.candidate_group is not None else f"prompt:{prompt_key(row.user_prompt)}"
+        answers.setdefault((group, row.ai_response), []).append(row)
+    rated = {group for (group, _), servings in answers.items() for row in servings if row.rating is not None}
+    found = []
+    for (group, response), servings in answers.items():
+        ids = {row.id for row in servings}
+        ratings = sorted(review.rating for review in reviews if review.interaction_id in ids)
+        ranks = [row.shown_rank for row in servings if row.shown_rank is not None]
+        rating = ratings[(len(ratings) - 1) // 2] if ratings else None
+        if group in rated:
+            found.append(Example(servings[0].user_prompt, response, rating, group, ranks[0] if ranks else None))
+    return found
+
+
+def fill(engine: Engine, seed: int) -> None:
+    """Answers of all sorts: in groups and without, rated, unrated, by several, served again, in other letter case."""
+    rng = random.Random(seed)
+    ids = record(
+        engine,
+        [
+            Rating(
+                user_prompt=rng.choice(["Why?", " why? ", "WHY?", "How so?", "Ärger?", "What about subject 17?"]),
+                ai_response=f"Answer {rng.randint(1, 30)}.",
+                rating=rng.choice([None, None, 1, 2, 3, 4, 5]),
+                candidate_group=rng.choice([None, *(f"g{number}" for number in range(12)), "prompt:why?"]),
+                shown_rank=rng.choice([None, 1, 2, 3, 4]),
+            )
+            for _ in range(400)
+        ],
+    )
+    for _ in range(200):
+        rate(engine, rng.choice(ids), reviewer=rng.choice(["ann", "bob", "eve"]), rating=rng.randint(1, 5))
+
+
+def same(one: TrainingSet, other: TrainingSet) -> bool:
+    questions = [[each for chunk in data.chunks() for each in chunk.questions] for data in (one, other)]
+    arrays = all(np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in _NAMES)
+    return arrays and questions[0] == questions[1] and one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_database_gives_what_all_in_memory_would(engine: Engine, seed: int) -> None:
+    """Numbers first and texts later give the same examples, questions and fingerprint as the whole table at once."""
+    fill(engine, seed)
+    expected = in_memory(engine)
+    assert len(expected) > 100
+    assert examples(engine) == expected
+    assert same(training_set(engine), assemble(expected))
+    assert training_set(engine).fingerprint == fingerprint(expected)
+
+
+def test_an_empty_database_gives_an_empty_set(engine: Engine) -> None:
+    """Without ratings there is nothing to learn from, whatever was served."""
+    assert examples(engine) == []
+    record(engine, [Rating("q", "a"), Rating("q", "a"), Rating("q", "b", candidate_group="g")])
+    data = training_set(engine)
+    assert (len(data.candidates), len(data.row), list(data.chunks())) == (0, 0, [])
+
+
+def test_memory_does_not_depend_on_the_length_of_texts(engine: Engine) -> None:
+    """Reading the numbers and then the texts of 40 MB of answers takes a fraction of that memory."""
+    for part in range(8):
+        record(
+            engine,
+            [Rating(f"Question {part}-{i // 5}?", f"{i} {'long ' * 2_000}", 1 + i % 5) for i in range(500)],
+        )
+    tracemalloc.start()
+    try:
+        data = training_set(engine)
+        assert sum(len(chunk.row) for chunk in data.chunks()) == 4_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 25e6
+
+
+def test_what_was_deleted_or_changed_after_the_numbers_were_read_is_left_out(engine: Engine) -> None:
+    """Rows that somebody deletes or edits while the texts are read are missing, the others are whole."""
+    ids = record(engine, [Rating(f"Question {i // 3}?", f"Answer {i}.", 1 + i % 5, shown_rank=1) for i in range(30)])
+    before = examples(engine)
+    data = training_set(engine)
+    with transaction(engine) as connection:
+        connection.execute(
+            text("DELETE FROM rlhf_interactions WHERE id IN (:one, :other)"), {"one": ids[4], "other": ids[9]}
+        )
+        connection.execute(text("UPDATE rlhf_interactions SET ai_response = 'Other.' WHERE id = :id"), {"id": ids[10]})
+        connection.execute(text("UPDATE rlhf_interactions SET candidate_group = 'g' WHERE id = :id"), {"id": ids[11]})
+        connection.execute(text("UPDATE rlhf_interactions SET rating = 1 WHERE id = :id"), {"id": ids[29]})
+    record(engine, [Rating("Question 0?", "One more.", 5)])
+    (chunk,) = data.chunks()
+    assert chunk.row.tolist() == [row for row in range(30) if row not in (4, 9, 10, 11)]
+    texts = [response for question in chunk.questions for response in question.responses]
+    assert texts == [before[row].response for row in chunk.row]
+    assert data.rating.tolist() == [each.rating for each in before]

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlhf_loop.domain import Example
+from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
+from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.errors import NotEnoughDataError
+from rlhf_loop.features import MOST_ANSWERS, read_features, rows_for
+from rlhf_loop.learning_curve import learning_curve
+from rlhf_loop.reward import recipe_named
+from rlhf_loop.splitting import holdout
+from rlhf_loop.training import train
+from rlhf_loop.training_data import AnswerText, Texts, TrainingSet, assemble, fingerprint, numbered
+
+
+class QuickRuntime:
+    """A runtime without a model: the vector of a text depends on nothing but its words."""
+
+    id = "quick"
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().split():
+                vectors[row, sum(word.encode()) % DIMENSION] += 1
+        vectors[:, 0] += 0.1
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+@pytest.fixture(scope="module")
+def quick(model_folder) -> TextEncoder:  # type: ignore[no-untyped-def]
+    return TextEncoder(QuickRuntime(), load_tokenizer(model_folder / "tokenizer.json"))
+
+
+def many(answers: int) -> list[Example]:
+    """Five answers to each question, the first of them rated best most of the time, the last one not at all."""
+    return [
+        Example(
+            f"What about subject {number // 5}?",
+            f"{'Subject' if number % 5 < 2 else 'Thing'} {number // 5} has number {number}.",
+            None if number % 5 == 4 else 5 if number % 5 < 1 + number % 2 else 2,
+            f"g{number // 5}",
+            1 + number % 5,
+        )
+        for number in range(answers)
+    ]
+
+
+class Tracked(str):
+    """A text that can be watched."""
+
+
+class Watching:
+    """Gives texts out and knows which ones are still held by somebody."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self.alive: weakref.WeakSet[Tracked] = weakref.WeakSet()
+        self.most = 0
+        self.asked: list[int] = []
+
+    def read(self, ids: Sequence[int]) -> Mapping[int, AnswerText]:
+        self.asked += ids
+        found = {id: replace(text, response=Tracked(text.response)) for id, text in self._texts.read(ids).items()}
+        self.alive.update(text.response for text in found.values())  # type: ignore[arg-type]
+        self.most = max(self.most, len(self.alive))
+        return found
+
+
+class Losing:
+    """Texts some of which are gone or not what they were."""
+
+    def __init__(self, texts: Texts, gone: Sequence[int], changed: Sequence[int]) -> None:
+        self._texts = texts
+        self._gone = set(gone)
+        self._changed = set(changed)
+
+    def read(self, ids: Sequence[int]) -> Mapping[int, AnswerText]:
+        return {
+            id: replace(text, response=text.response + "!") if id in self._changed else text
+            for id, text in self._texts.read(ids).items()
+            if id not in self._gone
+        }
+
+
+def test_no_step_holds_all_texts(quick: TextEncoder) -> None:
+    """A training reads each text once for both recipes, and never holds more than two chunks of them."""
+    data = assemble(many(10_000))
+    watching = Watching(data.texts)
+    _, report = train(replace(data, texts=watching), encoder=quick)
+    assert (report.rated, report.unrated) == (8_000, 2_000)
+    assert sorted(watching.asked) == list(range(10_000))
+    assert watching.most <= 2 * 1024
+    assert len(watching.alive) == 0
+
+
+def test_progress_reaches_the_end(quick: TextEncoder) -> None:
+    """The progress rises to the number of all candidates."""
+    seen: list[tuple[int, int]] = []
+    train(many(3_000), encoder=quick, recipe="passages", progress=lambda *done: seen.append(done))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len(seen) == 3
+    assert seen[-1] == (3_000, 3_000)
+
+
+def test_chunks_are_whole_questions() -> None:
+    """Chunks have whole questions in order, a question of any size in one, and no candidate twice."""
+    sizes = [3, 1023, 1, 1, 5000, 2, 600, 600]
+    examples = [
+        Example(f"Question {question}?", f"Answer {number}.", 1 + number % 5, "g")
+        for question, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    chunks = list(assemble(examples).chunks())
+    assert [[len(each.responses) for each in chunk.questions] for chunk in chunks] == [
+        [3],
+        [1023, 1],
+        [1],
+        [5000],
+        [2, 600],
+        [600],
+    ]
+    assert np.concatenate([chunk.row for chunk in chunks]).tolist() == list(range(sum(sizes)))
+    assert list(assemble([]).chunks()) == []
+
+
+def test_part_of_a_chunk() -> None:
+    """Of a chunk the questions with wanted candidates can be had, with all of their candidates."""
+    (chunk,) = assemble(many(20)).chunks()
+    wanted = np.zeros(20, dtype=np.bool_)
+    wanted[[7, 16]] = True
+    part = chunk.only(wanted)
+    assert part.questions == (chunk.questions[1], chunk.questions[3])
+    assert part.row.tolist() == [5, 6, 7, 8, 9, 15, 16, 17, 18, 19]
+    assert chunk.only(wanted & False).questions == ()
+
+
+def test_what_is_gone_or_changed_is_left_out(quick: TextEncoder) -> None:
+    """Answers that are no longer what was rated are left out of the training, and what remains is trained on."""
+    examples = many(3_000)
+    data = assemble(examples)
+    ids = data.candidates["id"].tolist()
+    gone, changed = [*range(1500, 2800), 4], [0, 9]
+    lossy = replace(data, texts=Losing(data.texts, gone, changed))
+    chunks = list(lossy.chunks())
+    there = [ids[row] for chunk in chunks for row in chunk.row]
+    assert there == [id for id in ids if id not in {*gone, *changed}]
+    assert chunks[0].questions[0].responses == tuple(each.response for each in examples[1:4])
+    _, report = train(lossy, encoder=quick)
+    _, plain = train([examples[id] for id in there], encoder=quick)
+    assert (report.rated, report.unrated) == (plain.rated, plain.unrated) == (1359, 338)
+    assert report.overall.answers == 1359
+    points = learning_curve(lossy, recipe=recipe_named("passages"), encoder=quick)
+    assert points[-1].rated < 1359
+
+
+def test_nothing_left_is_too_little(quick: TextEncoder) -> None:
+    """Where all texts have gone meanwhile there is not enough data, as if there had never been any."""
+    data = assemble(many(1_200))
+    with pytest.raises(NotEnoughDataError, match="Only 0 rated"):
+        train(replace(data, texts=Losing(data.texts, range(1_200), [])), encoder=quick)
+
+
+def test_features_are_those_of_all_questions_at_once(quick: TextEncoder) -> None:
+    """Chunk by chunk a recipe gives each rated answer the features that it gets among all questions."""
+    data = assemble(many(3_000))
+    questions = [question for chunk in data.chunks() for question in chunk.questions]
+    for name in ("passages", "joint"):
+        recipe = recipe_named(name)
+        found = read_features(data, {name: rows_for(recipe, data)}, quick)
+        assert found.features[name].dtype == np.float32
+        assert found.there.all()
+        assert found.candidates == 3_000
+        expected = recipe.features(questions, quick)[data.row]
+        assert np.allclose(found.features[name], expected, atol=1e-6)
+
+
+def sampled_set(monkeypatch: pytest.MonkeyPatch, most: int) -> TrainingSet:
+    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": most})
+    return assemble(many(3_000))
+
+
+def test_the_yardstick_has_a_sample(quick: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its limit recipe joint has a random sample of questions, and the recipes are compared on that."""
+    data = sampled_set(monkeypatch, 500)
+    _, report = train(data, encoder=quick)
+    assert report.sampled == 500
+    inside = {name: (each.answers, each.questions) for name, each in report.cross_validated.items()}
+    assert inside["passages"] == inside["joint"]
+    assert inside["joint"][0] < 500
+    assert report.recipe == "passages"
+    assert (report.trained_on + report.held_out.answers, report.overall.answers) == (2_400, 2_400)
+    _, joint = train(data, encoder=quick, recipe="joint")
+    assert (joint.rated, joint.sampled, joint.overall.answers) == (2_400, 500, 500)
+    assert joint.trained_on + joint.held_out.answers == 500
+    assert joint.cross_validated["joint"].answers == inside["joint"][0]
+    points = learning_curve(data, recipe=recipe_named("joint"), encoder=quick)
+    assert points[-1].rated <= 400
+
+
+def test_without_need_there_is_no_sample(quick: TextEncoder) -> None:
+    """Few ratings are used by every recipe."""
+    data = assemble(many(100))
+    assert len(data.row) < MOST_ANSWERS["joint"]
+    assert train(data, encoder=quick)[1].sampled is None
+    assert rows_for(recipe_named("joint"), data).all()
+
+
+def test_the_sample_is_of_whole_questions_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question is in the sample with all of its answers or with none; the seed decides which ones."""
+    data = sampled_set(monkeypatch, 501)
+    rows = rows_for(recipe_named("joint"), data)
+    assert rows.sum() == 500
+    assert not set(data.prompt[rows]) & set(data.prompt[~rows])
+    assert (rows == rows_for(recipe_named("joint"), data)).all()
+    assert (rows != rows_for(recipe_named("joint"), data, seed=1)).any()
+    assert rows_for(recipe_named("passages"), data).all()
+
+
+def test_a_rare_class_is_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However rare good answers are, the sample has two questions with some on the side that is fitted."""
+    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": 100})
+    examples = [
+        Example(f"Question {number}?", "Answer.", 5 if number in (7, 500, 900) else 1, f"g{number}")
+        for number in range(1_000)
+    ]
+    data = assemble(examples)
+    for seed in range(10):
+        held = holdout(data.prompt, data.label, share=0.12, seed=seed)
+        rows = rows_for(recipe_named("joint"), data, held=held, seed=seed)
+        assert data.label[rows & ~held].sum() >= 2
+        assert rows.sum() == 100
+
+
+def test_equal_rows_are_numbered_alike() -> None:
+    """Rows are numbered from 0 as they first appear, by all columns together."""
+    one, other = np.array([5, 5, 2, 5, 2, 9]), np.array([1, 1, 1, 0, 1, 7])
+    assert numbered(one).tolist() == [0, 0, 1, 0, 1, 2]
+    assert numbered(one, other).tolist() == [0, 0, 1, 2, 1, 3]
+    assert numbered(one[:0]).tolist() == []
+
+
+def test_the_fingerprint_is_of_content_alone() -> None:
+    """The order does not change the fingerprint, every field does; a training set has that of its examples."""
+    first, second = Example("q", "a", 4, "g", 1), Example("q", "b", None, "g", 2)
+    assert fingerprint([first, second]) == fingerprint([second, first]) == assemble([first, second]).fingerprint
+    others = [
+        second,
+        *(replace(first, **change) for change in ({"rating": 5}, {"group": "h"}, {"rank": 2}, {"rank": None})),
+        replace(first, prompt="Q"),
+        replace(first, prompt="qa", response="-"),
+        replace(first, prompt="q", response="a-"),
+    ]
+    assert len({fingerprint([each]) for each in [first, *others]}) == len(others) + 1
+    assert fingerprint([first]) != fingerprint([first, first])
+    # Recorded once: it must not depend on the process, or two runs could not be compared.
+    assert fingerprint([first, second])[:16] == "fde6fcacc7687a9a"

@@ -1,0 +1,1 @@
+"""Measure speed, size and growth and write docs/BENCHMARKS.md: `make bench`."""

@@ -1,0 +1,347 @@
+"""What serving costs: time, memory and threads of `rerank_candidates`, on texts made of the sample's sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from random import Random
+from statistics import linear_regression, median, quantiles
+from time import perf_counter
+from typing import Any
+
+from tools.report import megabytes, table
+
+SIZES = (1, 3, 10, 30, 100, 300, 1000)
+THREADS = (1, 2, 4, 8)
+#: Known answers; a request takes some of them.
+_POOL = 1000
+_CANDIDATES = 100
+_REQUESTS = 500
+#: Requests of one run with a number of threads, and how often all numbers take their turn.
+_THREAD_REQUESTS = 100
+_ROUNDS = 9
+_SERVED = 1000
+#: Requests a size, and in how many processes of their own.
+_SIZE_REQUESTS = 30
+_SIZE_PROCESSES = 3
+#: Below this the fixed part of a request hides how the work grows.
+_FROM = 100
+_SENTENCES = (1, 2, 3, 4, 6, 8, 12)
+#: Of answers that come while the memory is measured: from one sentence to several pages.
+_NEW_SENTENCES = (1, 3, 10, 30, 150)
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Requests with 100 known candidates each: milliseconds of a request, and candidates a second."""
+
+    requests: int
+    words: float
+    p50: float
+    p99: float
+    candidates_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A number of known candidates: median milliseconds of a request, and the peak memory of its process in MB."""
+
+    candidates: int
+    milliseconds: float
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Requests a second with that many threads, and the median ratio to one thread in the same round."""
+
+    threads: int
+    requests_per_second: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory of a serving process at some moment, in MB: its own, and mapped from files."""
+
+    moment: str
+    resident: float
+    own: float
+    files: float
+    peak: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """All of them, with the libraries that a serving process has loaded."""
+
+    known: Known
+    sizes: Sequence[Size]
+    threads: Sequence[Threads]
+    memory: Sequence[Memory]
+    libraries: Sequence[str]
+
+
+def measure() -> Serving:
+    """Train a model on the sample, make answers known, and measure each part in processes of its own."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-serving-") as name:
+        folder = Path(name)
+        _process("prepare", folder)
+        served = _process("memory", folder)
+        return Serving(
+            known=Known(**_process("known", folder)),
+            sizes=_sizes(folder),
+            threads=[Threads(**each) for each in _process("threads", folder)],
+            memory=[Memory(**each) for each in served["memory"]],
+            libraries=served["libraries"],
+        )
+
+
+def section(result: Serving) -> str:
+    """Return the sections of the document."""
+    known, last = result.known, result.memory[-1]
+    exponents = (_exponent(result.sizes, "milliseconds"), _exponent(result.sizes, "megabytes"))
+    sizes = [[f"{each.candidates:,}", f"{each.milliseconds:.2f}", f"{each.megabytes:.0f}"] for each in result.sizes]
+    threads = [[str(each.threads), f"{each.requests_per_second:,.0f}", f"{each.ratio:.2f}"] for each in result.threads]
+    memory = [
+        [each.moment, f"{each.resident:.0f}", f"{each.own:.0f}", f"{each.files:.0f}", f"{each.peak:.0f}"]
+        for each in result.memory
+    ]
+    return f"""## Known candidates
+
+`rerank_candidates` with {_CANDIDATES} candidates drawn anew for each of {known.requests} requests from {_POOL:,} known
+answers of {known.words:.0f} words on average; one process, one thread, the vectors in the vector cache.
+
+{
+        table(
+            ("candidates a second", "p50, ms a request", "p99, ms a request"),
+            [[f"{known.candidates_per_second:,.0f}", f"{known.p50:.1f}", f"{known.p99:.1f}"]],
+        )
+    }
+
+## One to a thousand candidates
+
+Median time of a request with known candidates, and the peak memory of a process that serves such requests only; median
+of {_SIZE_PROCESSES} processes. From {_FROM} candidates on, time grows with their number to the power of
+{exponents[0]:.2f} and peak memory to the power of {exponents[1]:.2f} (slope in the log-log plot; 1 is linear).
+
+{table(("candidates", "ms a request", "peak memory, MB"), sizes)}
+
+![One to a thousand candidates](images/candidates.png)
+
+## Threads
+
+Threads that share one process and call `rerank_candidates` with {_CANDIDATES} known candidates each, on
+{os.cpu_count()} cores. In each of {_ROUNDS} rounds every number of threads has its turn, upwards and downwards
+alternately; the ratio is the median over the rounds.
+
+{table(("threads", "requests a second", "ratio to one thread"), threads)}
+
+## Memory of a serving process
+
+Resident memory of a new process that imports `rlhf_reranker`, loads model and encoder, and serves {_SERVED:,} requests:
+1 to 50 candidates each, most of them known, some new, from one sentence to several pages. After them it holds
+{last.resident:.0f} MB. "Files" is what is mapped from files, weights and libraries, and shared with other processes.
+
+{table(("", "resident, MB", "own, MB", "files, MB", "peak so far, MB"), memory)}
+
+Libraries it has loaded: {", ".join(result.libraries)}."""
+
+
+def plot(path: Path, result: Serving) -> None:
+    """Draw time and peak memory against the number of candidates, both axes logarithmic."""
+    # Here and not above: the processes that are measured would load it, too.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    count = [each.candidates for each in result.sizes]
+    panels = (("milliseconds", "ms a request", "#1b6ca8"), ("megabytes", "peak memory, MB", "#c8553d"))
+    for axes, (name, label, colour) in zip(figure.subplots(1, 2), panels, strict=True):
+        values = [getattr(each, name) for each in result.sizes]
+        slope = f"slope {_exponent(result.sizes, name):.2f} from {_FROM} on"
+        axes.plot(count, values, marker="o", color=colour, label=slope)
+        for x, value in zip(count, values, strict=True):
+            axes.annotate(f"{value:.3g}", (x, value), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        axes.set(xscale="log", yscale="log", xlabel="known candidates", ylabel=label)
+        axes.set_ylim(min(values) / 2, max(values) * 3)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left")
+    figure.savefig(path, dpi=150)
+
+
+def _sizes(folder: Path) -> list[Size]:
+    runs: dict[int, list[dict[str, float]]] = {}
+    for _ in range(_SIZE_PROCESSES):
+        for size in SIZES:
+            runs.setdefault(size, []).append(_process("size", folder, size))
+    return [
+        Size(size, median(run["milliseconds"] for run in of_size), median(run["megabytes"] for run in of_size))
+        for size, of_size in runs.items()
+    ]
+
+
+def _process(step: str, folder: Path, *arguments: int) -> Any:
+    """Run a step in a process of its own, and return what it says."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    environment |= {"RLHF_MODEL_PATH": str(folder / "reward_model.joblib"), "RLHF_CACHE_DIR": str(folder)}
+    # The runtime and the weights stay those that the caller chose.
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("RLHF_ENCODER_")}
+    command = [sys.executable, "-m", "tools.bench.serving", step, str(folder), *map(str, arguments)]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"The step {step!r} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+# --- Run in processes of their own -----------------------------------------------------------------------------------
+
+
+def _prepare(folder: Path) -> None:
+    """Train a model, and warm the vector cache with the answers and questions of all steps."""
+    from rlhf_loop import sample
+    from rlhf_loop.config import Settings
+    from rlhf_loop.db import open_database
+    from rlhf_loop.exchange import import_ratings
+    from rlhf_loop.training_run import run_training
+    from rlhf_loop.warming import warm
+
+    settings, engine = Settings.from_env(), open_database(f"sqlite:///{folder / 'rlhf.db'}")
+    import_ratings(engine, sample.RATINGS_FILE)
+    run_training(engine, settings, recipe="passages")
+    (folder / "answers.txt").write_text("\n".join(_answers()), encoding="utf-8")
+    warm(folder / "answers.txt", settings)
+
+
+def _known(folder: Path) -> dict[str, float]:
+    answers = _answers()
+    seconds = _timed(_requests(_REQUESTS, _CANDIDATES, seed=1))
+    return {
+        "requests": len(seconds),
+        "words": sum(len(answer.split()) for answer in answers) / len(answers),
+        "p50": median(seconds) * 1e3,
+        "p99": quantiles(seconds, n=100)[98] * 1e3,
+        "candidates_per_second": _CANDIDATES * len(seconds) / sum(seconds),
+    }
+
+
+def _size(folder: Path, candidates: int) -> dict[str, float]:
+    seconds = _timed(_requests(_SIZE_REQUESTS, candidates, seed=2))
+    return {"milliseconds": median(seconds) * 1e3, "megabytes": megabytes("VmHWM")}
+
+
+def _threads(folder: Path) -> list[dict[str, float]]:
+    from rlhf_reranker import rerank_candidates
+
+    rates: dict[int, list[float]] = {}
+    # Threads that live as long as those of a server: a new one first has to get its memory.
+    pools = {threads: ThreadPoolExecutor(threads) for threads in THREADS}
+    for seed in range(_ROUNDS + 1):
+        requests = _requests(_THREAD_REQUESTS, _CANDIDATES, seed=seed)
+        for threads in THREADS if seed % 2 else reversed(THREADS):
+            started = perf_counter()
+            list(pools[threads].map(lambda request: rerank_candidates(*request), requests))
+            if seed:  # the first round only warms up
+                rates.setdefault(threads, []).append(len(requests) / (perf_counter() - started))
+    return [
+        {
+            "threads": threads,
+            "requests_per_second": median(of_threads),
+            "ratio": median(rate / one for rate, one in zip(of_threads, rates[1], strict=True)),
+        }
+        for threads, of_threads in sorted(rates.items())
+    ]
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    # The texts come first: what they take is no part of a serving process, and is taken off.
+    before = megabytes("RssAnon")
+    requests = _requests(_SERVED, 50, seed=3, varied=True)
+    texts = megabytes("RssAnon") - before
+    moments = []
+
+    def note(moment: str) -> None:
+        resident, own, files, peak = (megabytes(name) for name in ("VmRSS", "RssAnon", "RssFile", "VmHWM"))
+        values = (resident - texts, own - texts, files, peak - texts)
+        moments.append({"moment": moment, **dict(zip(("resident", "own", "files", "peak"), values, strict=True))})
+
+    from rlhf_loop.ranking import default_ranker
+    from rlhf_reranker import rerank_candidates
+
+    note("after import")
+    assert default_ranker().model_version
+    note("after loading")
+    rerank_candidates(*requests[0])
+    note("after the first request")
+    for number, request in enumerate(requests, start=1):
+        rerank_candidates(*request)
+        if number in (_SERVED // 10, _SERVED):
+            note(f"after {number:,} requests")
+    loaded = {name.partition(".")[0] for name in sys.modules if not name.startswith("_")}
+    return {"memory": moments, "libraries": sorted(loaded - set(sys.stdlib_module_names) - {"rlhf_reranker", "tools"})}
+
+
+def _timed(requests: Sequence[tuple[str, list[str]]]) -> list[float]:
+    from rlhf_reranker import rerank_candidates
+
+    for request in requests[:10]:
+        rerank_candidates(*request)
+    seconds = []
+    for request in requests:
+        started = perf_counter()
+        rerank_candidates(*request)
+        seconds.append(perf_counter() - started)
+    return seconds
+
+
+def _requests(count: int, candidates: int, *, seed: int, varied: bool = False) -> list[tuple[str, list[str]]]:
+    """Return questions of the sample with candidates; `varied` ones have 1 to `candidates`, one in four a new one."""
+    random, answers, (questions, sentences) = Random(seed), _answers(), _sample()
+    requests = []
+    for _ in range(count):
+        chosen = random.sample(answers, random.randint(1, candidates) if varied else candidates)
+        if varied and random.random() < 0.25:
+            chosen[0] = " ".join(random.choices(sentences, k=random.choice(_NEW_SENTENCES)))
+        requests.append((random.choice(questions), chosen))
+    return requests
+
+
+def _answers() -> list[str]:
+    random, (_, sentences) = Random(0), _sample()
+    return [" ".join(random.choices(sentences, k=random.choice(_SENTENCES))) for _ in range(_POOL)]
+
+
+def _sample() -> tuple[list[str], list[str]]:
+    """Return the questions of the sample, and the sentences of its answers."""
+    from rlhf_loop.sample import RATINGS_FILE
+
+    rows = [json.loads(line) for line in RATINGS_FILE.read_text(encoding="utf-8").splitlines()]
+    sentences = [part for row in rows for part in re.split(r"(?<=[.?!])\s+", row["ai_response"])]
+    return sorted({row["user_prompt"] for row in rows}), sentences
+
+
+def _exponent(sizes: Sequence[Size], name: str) -> float:
+    large = [each for each in sizes if each.candidates >= _FROM]
+    return linear_regression(*([log(getattr(each, field)) for each in large] for field in ("candidates", name))).slope
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+_STEPS: dict[str, Callable[..., Any]] = {
+    "prepare": _prepare, "known": _known, "size": _size, "threads": _threads, "memory": _memory
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_STEPS[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))))

@@ -1,0 +1,55 @@
+"""What the written reports share: tables, the machine's name, and a word on how far a run is."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+IMAGES = DOCS / "images"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def put_into_readme(name: str, text: str) -> None:
+    """Replace what stands between the README's markers of that name."""
+    readme = DOCS.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, _, after = rest.partition(f"<!-- /{name} -->")
+    readme.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}", encoding="utf-8")
+
+
+def machine() -> str:
+    """Name the processor, how much of it there is, and the system."""
+    # Here and not above: processes whose memory is measured use this module, too.
+    from rlhf_loop.encoders.processor import cores, name
+
+    return f"{name()}, {cores()} cores, {platform.system()}"
+
+
+def today() -> str:
+    """Return the date of a run."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def megabytes(of: str) -> float:
+    """Return a memory figure of this process: "VmRSS" now, or "VmHWM", its peak.
+
+    Not getrusage: its maximum starts with that of the process this one was forked from.
+    """
+    status = Path("/proc/self/status").read_text()
+    found = re.search(rf"{of}:\s*(\d+)", status)
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    sys.stderr.write(f"{datetime.now():%H:%M:%S} {text}\n")
