@@ -102,8 +102,8 @@ def _smoothed(inputs: Floats, matrix: Floats, strength: float, outliers: NDArray
     smooth = inputs / smoothing
     return Calibration(
         smoothing=smoothing,
-        low=np.float32(smooth.min() * MARGIN),
-        high=np.float32(smooth.max() * MARGIN),
+        low=np.asarray(smooth.min() * MARGIN, dtype=np.float32),
+        high=np.asarray(smooth.max() * MARGIN, dtype=np.float32),
         outliers=outliers.astype(np.int64),
         correction=np.zeros(len(matrix), dtype=np.float32),
     )

@@ -1,7 +1,7 @@
-"""The encoder's graph with its products in 8 bits: half the time and a third of the memory of 32.
+"""The encoder's graph with its products in 8 bits: about half the time and memory of 32 (`make bench`).
 
 Weights are rounded to signed 8 bits, one scale an output channel; inputs to unsigned 8 bits, with ranges from the
-calibration. Attention itself, GELU and the norms stay in 32 bits: they are a third of the time, and the least exact.
+calibration. Attention itself, GELU and the norms stay in 32 bits.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _INPUT_OF = {layer: name for name, layers in INPUTS.items() for layer in layers}
 class Int8Graph(Graph):
     """The same graph with another kind of linear layer, and the word vectors in 16 bits.
 
-    The product is ONNX Runtime's own operator: it adds the bias in the same step, and was a tenth faster than the
-    standard ones. Its `SkipLayerNormalization` is not used: it was far slower than a sum and a norm.
+    The product is ONNX Runtime's own operator: it adds the bias in the same step, which the standard ones do not.
+    Its `SkipLayerNormalization` is not used: it was far slower here than a sum and a norm.
     """
 
     def __init__(self, weights: Weights, calibration: Mapping[str, Calibration]) -> None:

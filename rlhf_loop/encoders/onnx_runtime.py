@@ -26,8 +26,8 @@ class OnnxRuntime:
     """all-MiniLM-L6-v2 on the CPU.
 
     A few texts are run by all threads together. Of many, in 8 bits, each thread runs batches of its own, which saves
-    waiting for each other after every product: a tenth of the time. For that the weights are there twice, which in 32
-    bits would take more memory than it is worth.
+    waiting for each other after every product. For that the weights are there twice, which in 32 bits would take more
+    memory than it is worth.
 
     Args:
         model_folder: holds `model.safetensors` and `tokenizer.json`.

@@ -6,63 +6,77 @@ import sys
 from importlib.metadata import version
 from platform import python_version
 
-from tools.bench import encoders, growth, serving
+from tools.bench import encoders, growth, operators, serving
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, today
 
-#: What the README shows of it.
-_short: dict[str, str] = {}
+PARTS = ("encoders", "serving", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
 
 
 def main(parts: list[str]) -> None:
-    """Measure what is named, or everything; the document is written only at the end of everything."""
-    known = {"encoders": _encoders, "serving": _serving, "growth": _growth}
-    if unknown := sorted(set(parts) - set(known)):
-        sys.exit(f"No such part: {', '.join(unknown)}. Choose among {', '.join(known)}.")
-    sections = [_introduction()]
-    for name, measure in known.items():
-        if not parts or name in parts:
-            say(name)
-            sections += measure()
-    text = "\n\n".join(sections) + "\n"
+    """Measure what is named, or everything; the documents are written only at the end of everything."""
+    if unknown := sorted(set(parts) - set(PARTS)):
+        sys.exit(f"No such part: {', '.join(unknown)}. Choose among {', '.join(PARTS)}.")
+    report = Report()
+    for part in PARTS:
+        if not parts or part in parts:
+            say(part)
+            getattr(report, part)()
+    text = "\n\n".join(report.sections) + "\n"
     sys.stdout.write(text)
     if not parts:
         (DOCS / "BENCHMARKS.md").write_text(text, encoding="utf-8")
-        put_into_readme("speed", "\n\n".join(_short.values()))
-        say(f"written to {DOCS / 'BENCHMARKS.md'}")
+        put_into_readme("speed", "\n\n".join(report.short))
+        say(f"written to {DOCS / 'BENCHMARKS.md'}, and the short table to README.md")
 
 
-def _introduction() -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
-    return (
-        "# Benchmarks\n\n"
-        f"Everything on this page is printed by one command, `make bench` (last run {today()}, on {machine()}; Python "
-        f"{python_version()}, {libraries}). Times on a shared machine drift from minute to minute; what is compared "
-        "here is measured in turn (A B A B) in one run, so the ratios hold better than the times."
-    )
+class Report:
+    """The sections of the document, and the few lines of it that the README shows, as far as they are measured."""
 
+    def __init__(self) -> None:
+        libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+        self.sections = [
+            "# Benchmarks\n\n"
+            f"Everything on this page is printed by one command, `make bench` (last run {today()}, on {machine()}; "
+            f"Python {python_version()}, {libraries}). Times on a shared machine drift from minute to minute; what is "
+            "compared here is measured in turn (A B A B) in one run, so the ratios hold better than the times."
+        ]
+        self.short: list[str] = []
+        self._reference: float | None = None
 
-def _encoders() -> list[str]:
-    results = encoders.measure()
-    _short["new"] = encoders.short_table(results)
-    return [encoders.section(results), encoders.batch_section(encoders.batch_sizes())]
+    def encoders(self) -> None:
+        """Add new text."""
+        results = encoders.measure()
+        self._reference = encoders.texts_per_second(results)
+        self.sections += [
+            encoders.section(results),
+            encoders.batch_section(encoders.batch_sizes()),
+            operators.section(operators.measure()),
+        ]
+        self.short.append(encoders.short_table(results))
 
+    def serving(self) -> None:
+        """Add known candidates, threads and memory."""
+        result = serving.measure()
+        serving.plot(IMAGES / "candidates.png", result)
+        known = (
+            f"Candidates that were seen before: {result.known.candidates_per_second:,.0f} a second, a request of 100 "
+            f"in {result.known.p50:.1f} ms (p99 {result.known.p99:.1f} ms)."
+        )
+        if self._reference:
+            times = result.known.candidates_per_second / self._reference
+            known += (
+                f" That is {times:,.0f} times as many as sentence-transformers fp32 embeds texts of about "
+                f"{encoders.COMPARED_LENGTH} tokens."
+            )
+        self.sections += [serving.section(result), known]
+        self.short.append(known)
 
-def _serving() -> list[str]:
-    result = serving.measure()
-    known = result.known
-    _short["known"] = (
-        f"Candidates that were seen before: {known.candidates_per_second:,.0f} a second, a request of 100 in "
-        f"{known.p50:.1f} ms (p99 {known.p99:.1f})."
-    )
-    serving.plot(IMAGES / "candidates.png", result)
-    return [serving.section(result)]
-
-
-def _growth() -> list[str]:
-    results = growth.measure()
-    growth.plot(IMAGES / "growth.png", results)
-    return [growth.section(results)]
+    def growth(self) -> None:
+        """Add the growth of training."""
+        results = growth.measure()
+        growth.plot(IMAGES / "growth.png", results)
+        self.sections.append(growth.section(results))
 
 
 if __name__ == "__main__":

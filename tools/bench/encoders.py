@@ -41,6 +41,8 @@ from tools.report import say, table
 from tools.results.data import RATINGS, read_examples
 
 LENGTHS = (30, 115, 209)
+#: About a passage of an answer.
+COMPARED_LENGTH = 115
 ROUNDS = 7
 BATCH = 64
 SINGLE = 20
@@ -314,6 +316,12 @@ def section(results: Mapping[str, Result]) -> str:
     return "\n\n".join(lines)
 
 
+def texts_per_second(results: Mapping[str, Result]) -> float | None:
+    """Return how many texts of the compared length the reference embeds in a second; None if it is not there."""
+    reference = results[REFERENCE]
+    return None if reference.skipped else 1e3 / median(reference.batch[COMPARED_LENGTH])
+
+
 def short_table(results: Mapping[str, Result]) -> str:
     """Return what a reader in a hurry wants to know."""
     names = [name for name in (REFERENCE, "ours-fp32", DEFAULT) if not results[name].skipped]
@@ -350,10 +358,10 @@ def _speed_table(results: Mapping[str, Result], length: int) -> str:
                 result.title,
                 f"{np.median(batch):.2f}",
                 f"{1e3 / np.median(batch):,.0f}",
-                _ratio(base and base.batch[length], batch),
+                _ratio(base.batch[length] if base else None, batch),
                 f"{np.median(single):.2f}",
                 f"{np.percentile(single, 99):.2f}",
-                _ratio(base and base.single[length], single),
+                _ratio(base.single[length] if base else None, single),
             )
         )
     return table(header, rows)

@@ -334,11 +334,6 @@ def _exponent(sizes: Sequence[Size], name: str) -> float:
     return linear_regression(*([log(getattr(each, field)) for each in large] for field in ("candidates", name))).slope
 
 
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
 _STEPS: dict[str, Callable[..., Any]] = {
     "prepare": _prepare, "known": _known, "size": _size, "threads": _threads, "memory": _memory
 }  # fmt: skip
