@@ -35,10 +35,10 @@ class Calibration:
     """How the input of a product becomes 8 bits.
 
     `smoothing` divides each input channel, and multiplies the weights instead (Xiao et al. 2023, "SmoothQuant"): a few
-    channels are more than ten times as large as the others and would leave these few bits. `low` and `high` are the range
-    after that. `outliers` are the channels that not even this tames; they are multiplied in 32 bits. `correction` is
-    added to the outputs, all layers' of this input one after the other: the mean of what the rounding does to them
-    (Nagel et al. 2019, "Data-Free Quantization").
+    channels are more than ten times as large as the others and would leave these few bits. `low` and `high` are the
+    range after that. `outliers` are the channels that not even this tames; they are multiplied in 32 bits.
+    `correction` is added to the outputs, all layers' of this input one after the other: the mean of what the rounding
+    does to them (Nagel et al. 2019, "Data-Free Quantization").
     """
 
     smoothing: NDArray[np.float32]
