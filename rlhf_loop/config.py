@@ -36,6 +36,9 @@ class Settings:
         default_factory=_cache_dir,
         metadata={"help": "Folder of the encoder graph and the vector cache. Default: the user's cache folder."},
     )
+    cache_max_mb: int = _setting(
+        2000, "Megabytes that the vector cache may have; 2,000 hold the passages of some 300,000 answers."
+    )
     encoder_path: Path | None = _setting(
         None, "Local folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); it comes before any package."
     )

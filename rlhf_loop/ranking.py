@@ -6,14 +6,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate
 from rlhf_loop.errors import ModelFileError
+from rlhf_loop.worker import Worker
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -24,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _Stamp = tuple[int, int, int]
 _Entry = TypeVar("_Entry")
+
+#: A recipe looks texts up in two calls; whatever is new in one of them is found by an attempt of its own.
+_ATTEMPTS = 3
 
 
 class Ranker:
@@ -37,7 +39,7 @@ class Ranker:
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()
-        self._queue: ThreadPoolExecutor | None = None
+        self._queue: Worker | None = None
         self._process = os.getpid()
         self._loaded: LoadedModel | None = None
         self._stamp: _Stamp | None = None
@@ -72,23 +74,19 @@ class Ranker:
         loaded, encoder = live
         question = Question(query, tuple(texts))
         known = encoder.only_known()
-        try:
-            # The caller's context goes along, so that a log line knows its request.
-            turn = self._worker().submit(copy_context().run, lambda: finish(_ranked(question, loaded.model, known)))
-            return turn.result()
-        except UnknownTextError:
-            # To embed is other work, on all cores and outside of Python: it must not hold up requests that have none.
-            return finish(_ranked(question, loaded.model, encoder))
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._worker().run(lambda: finish(_ranked(question, loaded.model, known)))
+            except UnknownTextError as unknown:
+                # To embed is other work, on all cores and outside of Python: it must not hold up who needs none.
+                encoder.remember(unknown)
+        # The cache does not keep what it is given, be it full of others' texts or out of order.
+        return finish(_ranked(question, loaded.model, encoder))
 
-    def _worker(self) -> ThreadPoolExecutor:
-        """Return the one thread that ranks known candidates.
-
-        That is work in Python, which threads cannot do at once anyway. Each in its own thread, they would interrupt
-        each other in the middle and carry their data from core to core: eight then did less than one alone.
-        """
+    def _worker(self) -> Worker:
         with self._lock:
             if self._queue is None:
-                self._queue = ThreadPoolExecutor(1, thread_name_prefix="rlhf-ranking")
+                self._queue = Worker("rlhf-ranking")
             return self._queue
 
     def _live(self) -> tuple[LoadedModel, TextEncoder] | None:

@@ -26,6 +26,7 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_DATABASE_URL": "postgresql://me@host/db",
             "RLHF_MODEL_PATH": "models/a.joblib",
             "RLHF_CACHE_DIR": "/var/cache/rlhf",
+            "RLHF_CACHE_MAX_MB": "500",
             "RLHF_ENCODER_PATH": "/models/minilm",
             "RLHF_ENCODER_RUNTIME": "sentence-transformers",
             "RLHF_ENCODER_PRECISION": "fp32",
@@ -36,12 +37,13 @@ def test_every_setting_can_be_set() -> None:
         database_url="postgresql://me@host/db",
         model_path=Path("models/a.joblib"),
         cache_dir=Path("/var/cache/rlhf"),
+        cache_max_mb=500,
         encoder_path=Path("/models/minilm"),
         encoder_runtime="sentence-transformers",
         encoder_precision="fp32",
         encoder_threads=4,
     )
-    assert len(fields(Settings)) == 7  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 8  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ HOUSE = """
     config
     extras
     threads
+    worker
 
     tables
     db

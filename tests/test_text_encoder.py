@@ -205,7 +205,7 @@ def test_only_what_is_known(cached: TextEncoder, runtime: FakeRuntime) -> None:
     known = cached.only_known()
     for before, after in zip(expected, known.encode_passages([LONG, "a"]), strict=True):
         np.testing.assert_array_equal(before, after)
-    with pytest.raises(UnknownTextError, match="1 of 2"):
+    with pytest.raises(UnknownTextError, match="1 texts are new"):
         known.encode_passages([LONG, "b"])
     assert len(runtime.asked) == count
     assert len(cached.encode_passages(["b"])) == 1

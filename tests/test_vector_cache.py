@@ -288,7 +288,7 @@ def test_a_cache_survives_a_fork(path: Path) -> None:
         "cache.put({b'before': one})\n"
         "locked, forked = threading.Event(), threading.Event()\n"
         "def hold():\n"
-        "    with cache._lock:\n"
+        "    with cache._reader._lock, cache._writer._lock:\n"
         "        locked.set()\n"
         "        forked.wait()\n"
         "threading.Thread(target=hold).start()\n"

@@ -47,7 +47,7 @@ def megabytes(of: str) -> float:
     """
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"{of}:\s*(\d+)", status)
-    return int(found[1]) / 1024 if found else float("nan")
+    return int(found[1]) * 1024 / 1e6 if found else float("nan")
 
 
 def say(text: str) -> None:

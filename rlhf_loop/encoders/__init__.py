@@ -64,7 +64,7 @@ def load_encoder(settings: Settings) -> TextEncoder:
     from rlhf_loop.encoders.weights import find_model_folder
 
     folder = find_model_folder(settings.encoder_path)
-    cache = VectorCache(settings.cache_dir / "vectors.db")
+    cache = VectorCache(settings.cache_dir / "vectors.db", max_bytes=settings.cache_max_mb * 10**6)
     threads = settings.encoder_threads
     if choice.runtime == "sentence-transformers":
         from rlhf_loop.encoders.torch_runtime import TorchRuntime

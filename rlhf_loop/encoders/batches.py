@@ -29,21 +29,18 @@ class Batcher:
     Args:
         tokenizer: without truncation and padding.
         tokens: of a batch at most, padding included (a single text may be longer).
-        multiple: batches are padded to a multiple of this many tokens; a runtime that compiles for each length has
-            fewer of them then.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, tokens: int, multiple: int = 1) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, tokens: int) -> None:
         self._tokenizer = tokenizer
         self._tokens = tokens
-        self._multiple = multiple
         self._start, self._end = (tokenizer.token_to_id(marker) for marker in ("[CLS]", "[SEP]"))
 
     def batches(self, texts: Sequence[str]) -> Iterator[Batch]:
         """Return the batches, short texts first."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         tokens = [[self._start, *encoding.ids[: MAX_TOKENS - 2], self._end] for encoding in encodings]
-        lengths = [-(-len(ids) // self._multiple) * self._multiple for ids in tokens]
+        lengths = [len(ids) for ids in tokens]
         order = np.argsort(lengths, kind="stable")
         start = 0
         while start < len(order):

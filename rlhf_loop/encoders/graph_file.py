@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_loop.encoders import calibration, weights
 from rlhf_loop.errors import EncoderError
@@ -35,7 +39,8 @@ def cached_graph(model_folder: Path, cache_dir: Path, *, precision: str = "fp32"
             _write(model_folder, folder, precision)
         except OSError as error:
             raise EncoderError(
-                f"Cannot write the encoder graph to {folder}: {error}. Free some space, or set RLHF_CACHE_DIR."
+                f"Cannot write the encoder graph to {folder}: {error}. Free some space, mend the folder's rights, or "
+                "set RLHF_CACHE_DIR."
             ) from error
     return folder / _GRAPH_FILE
 
@@ -43,14 +48,36 @@ def cached_graph(model_folder: Path, cache_dir: Path, *, precision: str = "fp32"
 def write_graph(weights_file: Path, target: Path, *, precision: str) -> None:
     """Write the graph of that precision to `target`, and its tensors beside it."""
     # Imported here: only the first start on a machine needs them.
-    from safetensors.numpy import load_file
-
     from rlhf_loop.encoders.int8_graph import Int8Graph
     from rlhf_loop.encoders.onnx_graph import Graph, save_graph
 
-    tensors = load_file(weights_file)
+    tensors = _Tensors(weights_file)
     graph = Graph(tensors) if precision == "fp32" else Int8Graph(tensors, calibration.load())
     save_graph(graph.build(), target)
+
+
+class _Tensors(Mapping[str, NDArray[np.float32]]):
+    """The weights, each read when it is asked for: all at once would take 90 MB more at a first start."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        from safetensors import safe_open
+
+        # Opened anew each time, as what was read stays in memory for as long as it is open.
+        with safe_open(self._file, framework="numpy") as tensors:
+            tensor: NDArray[np.float32] = tensors.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        from safetensors import safe_open
+
+        with safe_open(self._file, framework="numpy") as tensors:
+            yield from tensors.keys()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _write(model_folder: Path, folder: Path, precision: str) -> None:
@@ -68,6 +95,8 @@ def _write(model_folder: Path, folder: Path, precision: str) -> None:
         fresh.mkdir()
         write_graph(model_folder / weights.WEIGHTS_FILE, fresh / _GRAPH_FILE, precision=precision)
         (fresh / _SUMS_FILE).write_bytes(_sums(fresh))
+        for file in fresh.iterdir():
+            file.chmod(0o644)  # onnx keeps its tensors from other users, who may share the folder
         fresh.replace(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from rlhf_loop.encoders.graph_file import cached_graph
 from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.processor import cores
 from rlhf_loop.encoders.runtime import DIMENSION, Vectors
+from rlhf_loop.worker import share_out
 
 #: Tokens of a batch, padding included; its activations then fit the processor's cache (`make bench` shows others).
-BATCH_TOKENS = {"fp32": 1024, "int8": 256}
+BATCH_TOKENS = {"fp32": 512, "int8": 256}
 
 
 class OnnxRuntime:
@@ -58,10 +58,8 @@ class OnnxRuntime:
             for batch in batches:
                 run(self._together, batch)
         else:
-            # Threads of this call only: any that were kept would be missing after a fork.
-            with ThreadPoolExecutor(self._threads) as pool:
-                # The longest first, so that no thread is left with it at the end.
-                list(pool.map(partial(run, self._alone), reversed(batches)))
+            # The longest first, so that no thread is left with it at the end.
+            share_out(partial(run, self._alone), reversed(batches), threads=self._threads)
         return vectors
 
 

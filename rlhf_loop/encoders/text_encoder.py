@@ -31,7 +31,12 @@ _CHUNK = 128
 
 
 class UnknownTextError(LookupError):
-    """A text is not in the cache, and nothing may be computed."""
+    """Texts are not in the cache, and nothing may be computed. `TextEncoder.remember` makes them known."""
+
+    def __init__(self, kind: str, texts: Sequence[str]) -> None:
+        super().__init__(f"{len(texts)} texts are new.")
+        self.kind = kind
+        self.texts = texts
 
 
 _Compute = Callable[[Sequence[str]], list[Vectors]]
@@ -59,7 +64,7 @@ class TextEncoder:
 
     @property
     def id(self) -> str:
-        """The model and its precision; a reward model works only with the encoder that it was trained on."""
+        """The model and its precision; a reward model works only with the model that it was trained on."""
         return self._runtime.id
 
     def only_known(self) -> TextEncoder:
@@ -67,6 +72,14 @@ class TextEncoder:
         known = copy.copy(self)
         known._computes = False
         return known
+
+    def remember(self, unknown: UnknownTextError) -> None:
+        """Compute what was not known, and keep it."""
+        compute = self._compute_texts
+        for splitter in (self._passages, self._windows):
+            if unknown.kind == splitter.id:
+                compute = partial(self._compute_passages, splitter)
+        self._remembered(unknown.kind, unknown.texts, compute)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (len(texts), 384), of the first 256 tokens of each."""
@@ -103,7 +116,7 @@ class TextEncoder:
         self.remembered += len(known)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new and not self._computes:
-            raise UnknownTextError(f"{len(new)} of {len(texts)} texts are new.")
+            raise UnknownTextError(kind, list(new.values()))
         for chunk in _chunks(list(new)):
             with self._my_turn():
                 fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))

@@ -22,9 +22,6 @@ from rlhf_loop.encoders.runtime import DIMENSION, Vectors
 
 logger = logging.getLogger(__name__)
 
-#: The oldest entries make room when the file outgrows this; it holds the passages of some 300,000 answers.
-MAX_BYTES = 2 * 1024**3
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (
     id INTEGER PRIMARY KEY,
@@ -48,49 +45,77 @@ _Result = TypeVar("_Result")
 
 
 class VectorCache:
-    """Keys (bytes) -> matrices of shape (n, 384), float32. Safe to share between threads and across a fork."""
+    """Keys (bytes) -> matrices of shape (n, 384), float32. Safe to share between threads and across a fork.
 
-    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
+    It reads and writes by two connections, so that who reads does not wait with a writer for another process's lock.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = 2 * 10**9) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._process = os.getpid()
+        self._reader, self._writer = _Connection(path), _Connection(path)
 
     def __del__(self) -> None:
         self.close()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
         """Return the matrices, read-only, of those keys that are known and undamaged."""
-        return self._attempt(lambda connection: _read(connection, keys)) or {}
+        return self._attempt(self._reader, lambda connection: _read(connection, keys)) or {}
 
     def put(self, entries: Mapping[bytes, Vectors]) -> None:
         """Keep the matrices, each in place of an older one of the same key; the oldest entries make room."""
         blobs = {key: np.ascontiguousarray(matrix, dtype=np.float32).tobytes() for key, matrix in entries.items()}
         rows = [(key, _checksum(key, blob), blob) for key, blob in blobs.items()]
-        self._attempt(lambda connection: _write(connection, rows, self._max_bytes))
+        self._attempt(self._writer, lambda connection: _write(connection, rows, self._max_bytes))
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        self._notice_fork()
-        with self._lock:
-            self._disconnect()
+        self._reader.close()
+        self._writer.close()
 
-    def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+    def _attempt(self, connection: _Connection, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
         """Do the work; what goes wrong with the file is logged, and is nobody else's trouble."""
+        try:
+            return connection.do(work)
+        except sqlite3.OperationalError as error:
+            # Locked for too long, disk full, no such folder: the next use may be luckier.
+            logger.warning("The vector cache %s cannot be used now: %s.", self._path, error)
+        except sqlite3.DatabaseError as error:
+            logger.warning("The vector cache %s is damaged (%s); starting a new one.", self._path, error)
+            self.close()
+            self._delete()
+        return None
+
+    def _delete(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()
+
+
+class _Connection:
+    """A connection that is opened when it is needed, anew after an error or a fork; one thread at a time uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = os.getpid()
+
+    def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Return the result of the work; after an error of SQLite, which is passed on, the next use opens anew."""
         self._notice_fork()
         with self._lock:
             try:
-                return work(self._connect())
-            except sqlite3.OperationalError as error:
-                # Locked for too long, disk full, no such folder: the next use may be luckier.
-                logger.warning("The vector cache %s cannot be used now: %s.", self._path, error)
+                return work(self._open())
+            except sqlite3.Error:
                 self._disconnect()
-            except sqlite3.DatabaseError as error:
-                logger.warning("The vector cache %s is damaged (%s); starting a new one.", self._path, error)
-                self._disconnect()
-                self._delete()
-        return None
+                raise
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        self._notice_fork()
+        with self._lock:
+            self._disconnect()
 
     def _notice_fork(self) -> None:
         """In a new process, open the file anew: neither the connection nor the lock's state may cross a fork."""
@@ -101,7 +126,7 @@ class VectorCache:
             self._lock = threading.Lock()
             self._process = os.getpid()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +143,6 @@ class VectorCache:
             with suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
-
-    def _delete(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
 
 
 def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:

@@ -91,8 +91,11 @@ class _Embedded:
 
 
 def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Embedded]:
-    """Embed all texts of all questions in two calls, so that batches are full."""
-    answers = iter(encoder.encode_passages([response for q in questions for response in q.responses]))
+    """Embed all texts of all questions in two calls, so that batches are full.
+
+    The questions come first: new ones with known answers are the usual case, and where nothing may be computed the
+    answers need not be looked up in vain.
+    """
     pieces = [
         part
         for q in questions
@@ -104,6 +107,7 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Emb
         )
     ]
     vectors = encoder.encode_whole([text for part in pieces for text in part])
+    answers = iter(encoder.encode_passages([response for q in questions for response in q.responses]))
     parts = iter(np.split(vectors, list(accumulate(map(len, pieces)))[:-1]))
     for question in questions:
         own = [next(answers) for _ in question.responses]

@@ -6,8 +6,10 @@ import sys
 from importlib.metadata import version
 from platform import python_version
 
+from rlhf_loop.training import AUTO
 from tools.bench import encoders, growth, operators, serving
-from tools.report import DOCS, IMAGES, machine, put_into_readme, say, today
+from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
+from tools.results.cost import REPEATS, training_costs
 
 PARTS = ("encoders", "serving", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
@@ -69,11 +71,17 @@ class Report:
                 f" That is {times:,.0f} times as many as sentence-transformers fp32 embeds texts of about "
                 f"{encoders.COMPARED_LENGTH} tokens."
             )
-        self.sections += [serving.section(result), known]
+        self.sections.append(serving.section(result, note=f" {known}"))
         self.short.append(known)
 
     def growth(self) -> None:
-        """Add the growth of training."""
+        """Add training: on the sample, and its growth."""
+        costs = training_costs((AUTO,), real=False)
+        rows = [(state, f"{of.train:.2f}", f"{of.wall:.2f}", f"{of.megabytes:.0f}") for (_, state), of in costs.items()]
+        self.sections.append(
+            "## Training on the sample\n\n200 ratings, both recipes; cold: no vector is known. A process each, medians "
+            f"of {REPEATS}.\n\n{table(('vectors', 'training, s', 'whole process, s', 'peak memory, MB'), rows)}"
+        )
         results = growth.measure()
         growth.plot(IMAGES / "growth.png", results)
         self.sections.append(growth.section(results))

@@ -39,7 +39,7 @@ class Contender:
 CONTENDERS = {
     "st-fp32": Contender("sentence-transformers fp32", ("sentence-transformers", "torch")),
     "st-bf16": Contender("sentence-transformers bf16", ("sentence-transformers", "torch")),
-    "openvino-bf16": Contender("OpenVINO bf16, our graph", ("openvino",)),
+    "openvino-bf16": Contender("OpenVINO bf16, our graph", ("openvino",), "bf16"),
     "onnx-dynamic": Contender("ONNX Runtime int8, its plain dynamic quantisation", ("onnxruntime",)),
     "ours-fp32": Contender("ONNX Runtime fp32, our graph (`RLHF_ENCODER_PRECISION=fp32`)", ("onnxruntime",)),
     "ours-int8": Contender("**ONNX Runtime int8, our graph** (the default here)", ("onnxruntime",), "int8"),
@@ -48,10 +48,10 @@ CONTENDERS = {
 
 def load(name: str, cache: Path) -> tuple[float, float, Encode]:
     """Return the seconds that importing and loading took, and the function that embeds."""
+    started = perf_counter()
     from rlhf_loop.encoders.weights import find_model_folder
 
     folder = find_model_folder()
-    started = perf_counter()
     if name.startswith("st-"):
         from sentence_transformers import SentenceTransformer
 

@@ -88,7 +88,8 @@ have more sentences of answers to their question. They are imported into a SQLit
 vector cache before the clock starts: a text that is not there stops the measurement. These vectors are no real ones,
 as embedding a million answers takes hours. They are the normalised mean of the real vectors of a text's words, put into
 the real cache under the real keys. So times and memory are those of real ratings, and the AUC says only that there was
-something to learn.
+something to learn. The cache is given more room than `RLHF_CACHE_MAX_MB` has by default, as a user with a million
+answers would have to.
 
 {table(header, lines)}
 

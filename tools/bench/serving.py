@@ -63,11 +63,12 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Requests a second with that many threads, and the median ratio to one thread in the same round."""
+    """Requests a second with that many threads; median and least ratio to one thread in the same round."""
 
     threads: int
     requests_per_second: float
     ratio: float
+    least: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,11 @@ class Serving:
     """All of them, with the libraries that a serving process has loaded."""
 
     known: Known
+    asked_anew: Known
     sizes: Sequence[Size]
     threads: Sequence[Threads]
     memory: Sequence[Memory]
+    exact_memory: Memory
     libraries: Sequence[str]
 
 
@@ -98,21 +101,27 @@ def measure() -> Serving:
         folder = Path(name)
         _process("prepare", folder)
         served = _process("memory", folder)
+        exact = _process("memory", folder, precision="fp32")
         return Serving(
             known=Known(**_process("known", folder)),
+            asked_anew=Known(**_process("asked_anew", folder)),
             sizes=_sizes(folder),
             threads=[Threads(**each) for each in _process("threads", folder)],
             memory=[Memory(**each) for each in served["memory"]],
+            exact_memory=Memory(**exact["memory"][-1]),
             libraries=served["libraries"],
         )
 
 
-def section(result: Serving) -> str:
-    """Return the sections of the document."""
+def section(result: Serving, *, note: str = "") -> str:
+    """Return the sections of the document; the note goes to the known candidates."""
     known, last = result.known, result.memory[-1]
     exponents = (_exponent(result.sizes, "milliseconds"), _exponent(result.sizes, "megabytes"))
     sizes = [[f"{each.candidates:,}", f"{each.milliseconds:.2f}", f"{each.megabytes:.0f}"] for each in result.sizes]
-    threads = [[str(each.threads), f"{each.requests_per_second:,.0f}", f"{each.ratio:.2f}"] for each in result.threads]
+    threads = [
+        [str(each.threads), f"{each.requests_per_second:,.0f}", f"{each.ratio:.2f}", f"{each.least:.2f}"]
+        for each in result.threads
+    ]
     memory = [
         [each.moment, f"{each.resident:.0f}", f"{each.own:.0f}", f"{each.files:.0f}", f"{each.peak:.0f}"]
         for each in result.memory
@@ -120,12 +129,16 @@ def section(result: Serving) -> str:
     return f"""## Known candidates
 
 `rerank_candidates` with {_CANDIDATES} candidates drawn anew for each of {known.requests} requests from {_POOL:,} known
-answers of {known.words:.0f} words on average; one process, one thread, the vectors in the vector cache.
+answers of {known.words:.0f} words on average; one process, one thread, the vectors in the vector cache. A question that
+is new each time is embedded in each request, with its sentences and words.{note}
 
 {
         table(
-            ("candidates a second", "p50, ms a request", "p99, ms a request"),
-            [[f"{known.candidates_per_second:,.0f}", f"{known.p50:.1f}", f"{known.p99:.1f}"]],
+            ("question", "candidates a second", "p50, ms a request", "p99, ms a request"),
+            [
+                [name, f"{of.candidates_per_second:,.0f}", f"{of.p50:.1f}", f"{of.p99:.1f}"]
+                for name, of in (("known", known), ("new each time", result.asked_anew))
+            ],
         )
     }
 
@@ -145,13 +158,14 @@ Threads that share one process and call `rerank_candidates` with {_CANDIDATES} k
 {os.cpu_count()} cores. In each of {_ROUNDS} rounds every number of threads has its turn, upwards and downwards
 alternately; the ratio is the median over the rounds.
 
-{table(("threads", "requests a second", "ratio to one thread"), threads)}
+{table(("threads", "requests a second", "ratio to one thread: median", "least"), threads)}
 
 ## Memory of a serving process
 
 Resident memory of a new process that imports `rlhf_reranker`, loads model and encoder, and serves {_SERVED:,} requests:
 1 to 50 candidates each, most of them known, some new, from one sentence to several pages. After them it holds
-{last.resident:.0f} MB. "Files" is what is mapped from files, weights and libraries, and shared with other processes.
+{last.resident:.0f} MB, and {result.exact_memory.resident:.0f} MB where the encoder runs at fp32. "Files" is what is
+mapped from files, weights and libraries, and shared with other processes.
 
 {table(("", "resident, MB", "own, MB", "files, MB", "peak so far, MB"), memory)}
 
@@ -190,12 +204,13 @@ def _sizes(folder: Path) -> list[Size]:
     ]
 
 
-def _process(step: str, folder: Path, *arguments: int) -> Any:
+def _process(step: str, folder: Path, *arguments: int, precision: str | None = None) -> Any:
     """Run a step in a process of its own, and return what it says."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
     environment |= {"RLHF_MODEL_PATH": str(folder / "reward_model.joblib"), "RLHF_CACHE_DIR": str(folder)}
     # The runtime and the weights stay those that the caller chose.
     environment |= {name: value for name, value in os.environ.items() if name.startswith("RLHF_ENCODER_")}
+    environment |= {"RLHF_ENCODER_PRECISION": precision} if precision else {}
     command = [sys.executable, "-m", "tools.bench.serving", step, str(folder), *map(str, arguments)]
     done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -223,8 +238,12 @@ def _prepare(folder: Path) -> None:
 
 
 def _known(folder: Path) -> dict[str, float]:
+    return _figures(_requests(_REQUESTS, _CANDIDATES, seed=1))
+
+
+def _figures(requests: Sequence[tuple[str, list[str]]]) -> dict[str, float]:
     answers = _answers()
-    seconds = _timed(_requests(_REQUESTS, _CANDIDATES, seed=1))
+    seconds = _timed(requests)
     return {
         "requests": len(seconds),
         "words": sum(len(answer.split()) for answer in answers) / len(answers),
@@ -232,6 +251,11 @@ def _known(folder: Path) -> dict[str, float]:
         "p99": quantiles(seconds, n=100)[98] * 1e3,
         "candidates_per_second": _CANDIDATES * len(seconds) / sum(seconds),
     }
+
+
+def _asked_anew(folder: Path) -> dict[str, float]:
+    requests = _requests(_REQUESTS, _CANDIDATES, seed=4)
+    return _figures([(f"{query} This is number {number}.", given) for number, (query, given) in enumerate(requests)])
 
 
 def _size(folder: Path, candidates: int) -> dict[str, float]:
@@ -257,6 +281,7 @@ def _threads(folder: Path) -> list[dict[str, float]]:
             "threads": threads,
             "requests_per_second": median(of_threads),
             "ratio": median(rate / one for rate, one in zip(of_threads, rates[1], strict=True)),
+            "least": min(rate / one for rate, one in zip(of_threads, rates[1], strict=True)),
         }
         for threads, of_threads in sorted(rates.items())
     ]
@@ -335,8 +360,8 @@ def _exponent(sizes: Sequence[Size], name: str) -> float:
 
 
 _STEPS: dict[str, Callable[..., Any]] = {
-    "prepare": _prepare, "known": _known, "size": _size, "threads": _threads, "memory": _memory
-}  # fmt: skip
+    step.__name__.removeprefix("_"): step for step in (_prepare, _known, _asked_anew, _size, _threads, _memory)
+}
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(_STEPS[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))))

@@ -33,7 +33,7 @@ trained = time.perf_counter()
 print(json.dumps({
     "imports": imported - started, "load": loaded - imported, "train": trained - loaded,
     # Not getrusage: its maximum starts with that of the process this one was forked from.
-    "megabytes": int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024,
+    "megabytes": int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024 / 1e6,
 }))
 """
 _SAMPLE = """
