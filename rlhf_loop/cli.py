@@ -228,7 +228,7 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
 def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
     """Embed the answers of FILE now, so that the first request need not wait.
 
-    FILE is a ratings file (CSV, JSONL, Parquet; ratings do not matter) or a text with one answer a line (.txt), also
+    FILE is a ratings file (CSV, JSONL, Parquet; ratings are not needed) or a text with one answer a line (.txt), also
     gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done.
     """
     from rlhf_loop.console import counted

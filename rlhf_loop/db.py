@@ -161,7 +161,7 @@ def _parse(url: str) -> URL:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    path = _sqlite_path(url)
+    path = sqlite_file(url)
     # A database in memory lives in its one connection, so all threads must share that one.
     if path is None:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -193,7 +193,7 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-def _sqlite_path(url: URL) -> Path | None:
+def sqlite_file(url: URL) -> Path | None:
     """The database's file; None for one in memory. A URI (`file:...?uri=true`) is left to SQLite."""
     name = url.database
     if not name or name == ":memory:" or name.startswith("file:"):
@@ -221,7 +221,7 @@ def _readable_errors(engine: Engine) -> Iterator[None]:
 
 
 def _migration_lock(engine: Engine) -> Any:
-    path = _sqlite_path(engine.url) if engine.dialect.name == "sqlite" else None
+    path = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
     if path is None:
         return nullcontext()
     from filelock import FileLock, Timeout

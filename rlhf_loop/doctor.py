@@ -7,11 +7,14 @@ made by looking.
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import choose
@@ -19,11 +22,18 @@ from rlhf_loop.encoders.processor import abilities, cores, name
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.version import __version__
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
 #: What each extra brings, by the name of its package and that of the module.
 EXTRAS = {
     "postgres": (("psycopg", "psycopg"),),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
+
+
+_INIT = "Run: rlhf-loop init"
+_SQLITE_HEADER = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,9 @@ def _found(part: Callable[[Settings], Iterator[Finding]], settings: Settings) ->
     except RlhfLoopError as error:
         text, _, advice = str(error).partition(". ")
         yield Finding(part.__name__.strip("_"), text, ok=False, advice=advice)
+    except OSError as error:
+        text = f"{error.filename} cannot be looked at: {error.strerror}"
+        yield Finding(part.__name__.strip("_"), text, ok=False, advice="Check the rights of the folders on the way.")
 
 
 def _software(settings: Settings) -> Iterator[Finding]:
@@ -74,39 +87,72 @@ def _encoder(settings: Settings) -> Iterator[Finding]:
     choice = choose(settings)
     threads = settings.encoder_threads or cores()
     yield Finding("encoder", f"{choice.runtime} in {choice.precision}, {threads} threads: {choice.reason}")
-    folder = find_model_folder(settings.encoder_path)
+    if choice.runtime == "sentence-transformers" and not importlib.util.find_spec("sentence_transformers"):
+        advice = "Run: pip install 'rlhf-loop[torch]', or unset RLHF_ENCODER_RUNTIME"
+        yield Finding("encoder", "sentence-transformers is not installed", ok=False, advice=advice)
+    folder = find_model_folder(settings.encoder_path, download=False)
     verify(folder)
     yield Finding("encoder", f"the official weights of {MODEL_NAME} are in {folder}")
 
 
 def _cache(settings: Settings) -> Iterator[Finding]:
-    from rlhf_loop.encoders.vector_cache import MAX_BYTES
-
-    file = settings.cache_dir / "vectors.db"
-    if not file.exists():
+    file, limit = settings.cache_dir / "vectors.db", settings.cache_max_mb
+    there = next(folder for folder in (settings.cache_dir, *settings.cache_dir.absolute().parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        advice = "Mend its rights, or set RLHF_CACHE_DIR"
+        yield Finding(
+            "cache", f"nothing can be kept in {settings.cache_dir}, because of {there}", ok=False, advice=advice
+        )
+    elif not file.exists():
         yield Finding("cache", f"{file} is not there yet; the first texts that are embedded make it")
-        return
-    size, limit = file.stat().st_size / 1e6, MAX_BYTES / 1e6
-    yield Finding("cache", f"{file} has {size:,.0f} MB of at most {limit:,.0f}")
+    elif not file.is_file() or _beginning(file) not in (b"", _SQLITE_HEADER):
+        advice = "Delete it; it is made anew"
+        yield Finding("cache", f"{file} is no vector cache", ok=False, advice=advice)
+    else:
+        yield Finding("cache", f"{file} has {file.stat().st_size / 1e6:,.0f} MB of at most {limit:,}")
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(len(_SQLITE_HEADER))
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    from rlhf_loop.db import HEAD, describe, make_engine, revision
+    from rlhf_loop.db import HEAD, describe, make_engine, revision, sqlite_file
 
     engine = make_engine(settings.database_url)
-    try:
-        # To connect would create the file.
-        if engine.dialect.name == "sqlite" and not Path(engine.url.database or ".").exists():
-            yield Finding("database", f"{describe(engine)} is not there yet", ok=False, advice="Run: rlhf-loop init")
+    if engine.dialect.name == "sqlite" and (file := sqlite_file(engine.url)):
+        if not file.exists():
+            yield Finding("database", f"{describe(engine)} is not there yet", ok=False, advice=_INIT)
             return
+        engine = _read_only(file)
+    elif engine.dialect.name == "sqlite":
+        yield Finding("database", f"{describe(engine)} is SQLite's own business: in memory, or named by a URI")
+        return
+    try:
         found = revision(engine)
-        if found == HEAD:
-            yield Finding("database", f"{describe(engine)} is at revision {found}")
-        else:
-            state = f"at revision {found}, not {HEAD}" if found else "without our tables"
-            yield Finding("database", f"{describe(engine)} is {state}", ok=False, advice="Run: rlhf-loop init")
     finally:
         engine.dispose()
+    shown = describe(make_engine(settings.database_url))
+    if found == HEAD:
+        yield Finding("database", f"{shown} is at revision {found}")
+    elif found is None:
+        yield Finding("database", f"{shown} is without our tables", ok=False, advice=_INIT)
+    elif found < HEAD:
+        yield Finding("database", f"{shown} is at revision {found}, not {HEAD}", ok=False, advice=_INIT)
+    else:
+        advice = "Install the version of rlhf-loop that upgraded it, or use another database"
+        yield Finding("database", f"{shown} is at revision {found}, and {HEAD} is known here", ok=False, advice=advice)
+
+
+def _read_only(file: Path) -> Engine:
+    """Return an engine that leaves the file as it is, byte for byte, and makes none beside it."""
+    from sqlalchemy import create_engine
+
+    # Where no writer left a log, the file alone is the database; only then may SQLite be told that it will not change.
+    alone = not file.with_name(f"{file.name}-wal").exists()
+    uri = f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+    return create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True))
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

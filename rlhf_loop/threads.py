@@ -1,8 +1,7 @@
 """Linear algebra on one thread.
 
 Threads that share a matrix product wait for each other by spinning. Training multiplies long and narrow matrices, where
-two threads gain next to nothing; and beside other work on the machine they lose much: the fits on 100,000 answers then
-took 15 s of processor time on two threads, and 2 s on one.
+two threads gain next to nothing; and beside other work on the machine they lose much.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from time import perf_counter
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Question, Rating
 from rlhf_loop.encoders import TextEncoder, load_encoder
-from rlhf_loop.errors import ImportFileError
+from rlhf_loop.encoders.text_encoder import UnknownTextError
+from rlhf_loop.errors import EncoderError, ImportFileError
 from rlhf_loop.ratings_file import FileRow, RatingsReader
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.joint import JointRecipe
@@ -58,13 +59,13 @@ def warm(
 ) -> WarmReport:
     """Embed all that a ranking of the answers in a file will look up, by the recipe of the live model.
 
-    The file is a ratings file, whose ratings do not matter, or has one answer a line (`TEXT`, also gzip-compressed).
+    The file is a ratings file, whose ratings are not needed, or has one answer a line (`TEXT`, also gzip-compressed).
     Chunks that are done stay done, however the rest ends. A row that cannot be read is left out.
 
     Raises:
         ImportFileError: the file cannot be read, or nothing in it can be used.
         ModelFileError: there is a live model, but it cannot be trusted.
-        EncoderError: no weights, or not the official ones.
+        EncoderError: no weights, or not the official ones; or the cache does not keep what it is given.
     """
     started = perf_counter()
     reader = _reader(path, format=format, columns=columns)
@@ -78,13 +79,15 @@ def warm(
     new, known = encoder.computed, encoder.remembered
     answers = invalid_count = 0
     invalid: list[FileRow] = []
+    questions: list[Question] = []
     for rows in _chunks(reader):
         bad = [row for row in rows if row.rating is None]
         invalid_count += len(bad)
         invalid += bad[: LISTED_ROWS - len(invalid)]
         ratings = [row.rating for row in rows if row.rating is not None]
         # Through the features themselves, although nobody wants them here: so nothing can be looked up but not warmed.
-        recipe.features(_questions(ratings), encoder)
+        questions = _questions(ratings)
+        recipe.features(questions, encoder)
         answers += len(ratings)
         if progress:
             progress(reader.position, reader.size)
@@ -93,6 +96,7 @@ def warm(
         raise ImportFileError(
             f"The file {str(path)!r} has no answer that can be used ({invalid_count} invalid rows{reason}). Correct it."
         )
+    _check_kept(recipe, questions, encoder, settings)
     return WarmReport(
         answers=answers,
         new=encoder.computed - new,
@@ -101,6 +105,17 @@ def warm(
         invalid=tuple(invalid),
         seconds=perf_counter() - started,
     )
+
+
+def _check_kept(recipe: Recipe, questions: Sequence[Question], encoder: TextEncoder, settings: Settings) -> None:
+    """Look the last chunk up again: a cache that cannot be written only says so in the log, as serving goes on."""
+    try:
+        recipe.features(questions, encoder.only_known())
+    except UnknownTextError as error:
+        raise EncoderError(
+            f"The vector cache in {settings.cache_dir} does not keep what it is given: of the last rows {error} The "
+            "log has the reason. Set RLHF_CACHE_DIR to a folder that can be written, or raise RLHF_CACHE_MAX_MB."
+        ) from error
 
 
 class _TextReader(RatingsReader):

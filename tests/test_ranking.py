@@ -421,6 +421,34 @@ def test_a_ranker_survives_a_fork(settings: Settings, model_folder: Path, reward
     assert done.stdout == "0 1\n"
 
 
+def test_ranking_goes_on_after_the_main_thread(
+    settings: Settings, model_folder: Path, reward_model: RewardModel
+) -> None:
+    """A thread that still serves when the script has come to its last line ranks known and new candidates."""
+    save(reward_model, settings.model_path)
+    code = (
+        "import threading\n"
+        "from rlhf_reranker import rerank_candidates\n"
+        "first = rerank_candidates('What helps?', ['Sleep.', 'Bees.'])\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    again = rerank_candidates('What helps?', ['Sleep.', 'Bees.'])\n"
+        "    new = rerank_candidates('What helps?', ['The tide turns twice a day. ' * 99, *'abcdefgh'])\n"
+        "    print(again == first, len(new))\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(settings, model_folder),
+        cwd=Path(__file__).parents[1],
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("True 9\n", "")
+
+
 def environment(settings: Settings, model_folder: Path) -> dict[str, str]:
     """What a process needs to rank with these settings."""
     return {

@@ -126,7 +126,7 @@ class BrokenEncoder(TextEncoder):
     def id(self) -> str:
         return "broken"
 
-    def encode_passages(self, texts: object) -> object:  # type: ignore[override]
+    def encode_whole(self, texts: object) -> object:  # type: ignore[override]
         raise self.error
 
 

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -306,3 +307,20 @@ def test_a_cache_survives_a_fork(path: Path) -> None:
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=30
     )
     assert (done.stdout, done.stderr) == ("0 3\n", "")
+
+
+def test_reading_does_not_wait_for_a_writer(path: Path) -> None:
+    """While another process holds the write lock, what is known is served at once, also beside a waiting writer."""
+    one = np.ones((1, 384), dtype=np.float32)
+    cache = VectorCache(path)
+    cache.put({b"known": one})
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = pool.submit(cache.put, {b"new": one})
+        while not cache._writer._lock.locked():
+            time.sleep(0.001)
+        assert list(cache.get([b"known"])) == [b"known"]
+        assert not waiting.done()
+        other.execute("ROLLBACK")
+        waiting.result(timeout=30)
+    assert len(cache.get([b"known", b"new"])) == 2

@@ -16,7 +16,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
 from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
-from rlhf_loop.errors import ImportFileError, ModelFileError
+from rlhf_loop.errors import EncoderError, ImportFileError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.model_file import save
@@ -229,3 +229,11 @@ def test_ctrl_c_of_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     stopped = CliRunner().invoke(main, ["warm", str(tmp_path / "any.txt")])
     assert stopped.exit_code == 130
     assert "is kept" in stopped.stderr
+
+
+def test_a_cache_that_keeps_nothing_is_no_success(settings: Settings, encoder: TextEncoder, tmp_path: Path) -> None:
+    """Warming is for the cache: one that cannot be written is an error, although serving would go on without it."""
+    (settings.cache_dir / "vectors.db").mkdir(parents=True)
+    (tmp_path / "answers.txt").write_text("Bread and butter.\n", encoding="utf-8")
+    with pytest.raises(EncoderError, match=r"does not keep what it is given.*RLHF_CACHE_DIR"):
+        warm(tmp_path / "answers.txt", settings, encoder=encoder)

@@ -109,7 +109,7 @@ def test_the_hub_is_asked_for_one_pinned_revision(tmp_path: Path, monkeypatch: p
     """The download names a commit, so that a push to the hub cannot change the vectors; half a download is refused."""
     asked = []
 
-    def download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
+    def download(repository: str, *, revision: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((repository, revision))
         return str(tmp_path / "download")
 

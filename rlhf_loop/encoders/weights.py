@@ -22,8 +22,10 @@ HUB_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 
 
-def find_model_folder(local: Path | None = None) -> Path:
+def find_model_folder(local: Path | None = None, *, download: bool = True) -> Path:
     """Return the folder with the weights and the tokenizer: `local`, else the installed package, else the model hub.
+
+    Without `download` only what was fetched from the hub before is found.
 
     Raises:
         EncoderError: the folder lacks a file, or nothing is installed and the hub cannot be reached.
@@ -33,7 +35,7 @@ def find_model_folder(local: Path | None = None) -> Path:
     package = importlib.util.find_spec(PACKAGE)
     if package is not None and package.origin is not None:
         return _complete(Path(package.origin).parent / "model", hint=f"Reinstall it: {_INSTALL}.")
-    return _from_hub()
+    return _from_hub(download=download)
 
 
 def verify(folder: Path) -> None:
@@ -62,13 +64,16 @@ def _complete(folder: Path, *, hint: str) -> Path:
     return folder
 
 
-def _from_hub() -> Path:
+def _from_hub(*, download: bool) -> Path:
     # Imported here: it takes half a second and most machines never need it.
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(
-            HUB_REPOSITORY, revision=HUB_REVISION, allow_patterns=[WEIGHTS_FILE, "*.json", "*/config.json", "vocab.txt"]
+            HUB_REPOSITORY,
+            revision=HUB_REVISION,
+            allow_patterns=[WEIGHTS_FILE, "*.json", "*/config.json", "vocab.txt"],
+            local_files_only=not download,
         )
     except Exception as error:  # its own classes and those of the HTTP library below, which has changed before
         raise EncoderError(

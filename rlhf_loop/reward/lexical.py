@@ -30,7 +30,7 @@ _STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """Return the words of `text`, casefolded."""
-    if text.isascii():  # the same, in a fifth of the time
+    if text.isascii():  # the same, and much quicker
         return text.encode().translate(_IN_A_WORD).decode().split()
     return _WORD.findall(text.casefold())
 

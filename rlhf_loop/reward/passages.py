@@ -217,7 +217,7 @@ def _products(left: Vectors, right: Vectors) -> Vectors:
     """Return `left @ right.T`, computed by this thread alone.
 
     OpenBLAS would share larger products among threads of its own. That gains nothing here, and where another process
-    keeps a core busy, all wait for the thread that sits on it: 8 ms instead of 0.3.
+    keeps a core busy, all wait for the thread that sits on it.
     """
     rows = max(1, _ONE_THREAD // (DIMENSION * len(right)))
     whole = len(left) // rows * rows
