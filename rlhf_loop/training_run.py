@@ -134,6 +134,10 @@ def _results(report: TrainingReport) -> dict[str, Any]:
     incoming = report.overall.orders.get("incoming")
     return {
         "recipe": report.recipe,
+        # Again: a row that was deleted while the training read its texts is not counted.
+        "n_rated": report.rated,
+        "n_questions": report.questions,
+        "n_positive": report.positive,
         "n_train": report.trained_on,
         "n_test": report.held_out.answers,
         "accuracy": report.held_out.accuracy.value,

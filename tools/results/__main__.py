@@ -30,7 +30,12 @@ def main() -> None:
     say("cross-validation")
     crossed = {name: run.cross_validated(ratings, name) for name in _NAMES}
     first = {name: evaluations[0] for name, evaluations in crossed.items()}
-    sections = [_introduction(ratings), _main_table(ratings, crossed), _validation(ratings), _small(ratings)]
+    sections = [
+        _introduction(ratings, encoder.id),
+        _main_table(ratings, crossed),
+        _validation(ratings),
+        _small(ratings),
+    ]
     say("learning curves")
     examples, _ = read_examples()
     points = {name: learning_curve(examples, recipe=RECIPES[name], encoder=encoder) for name in _NAMES}
@@ -48,7 +53,7 @@ def main() -> None:
     say(f"written to {DOCS / 'RESULTS.md'}, and the short table to README.md")
 
 
-def _introduction(ratings: Ratings) -> str:
+def _introduction(ratings: Ratings, encoder: str) -> str:
     data = ratings.data
     return f"""# Results
 
@@ -56,7 +61,8 @@ Everything on this page is printed by one command, `make results` (last run {tod
 real ratings from a folder beside the checkout, which are not part of the project: MEDIQA 2019 task 3 (Ben Abacha,
 Shivade, Demner-Fushman, BioNLP 2019). {len(data.row):,} answers to {len(data.start) - 1} consumer-health questions,
 returned by a real question-answering system and judged by medical experts; {data.label.mean():.0%} are correct
-(rating >= 4).
+(rating >= 4). The vectors are those of {encoder}, the default on this processor; [Benchmarks](BENCHMARKS.md) says what
+other precisions change.
 
 Rules: questions, never single answers, are split. What is judged was not seen by the model that judges it. Where a
 choice had to be made (features, penalty), it was made by cross-validation on the training split, and the prior of the
