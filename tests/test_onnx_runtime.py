@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_loop.encoders import Vectors
 from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS, OnnxRuntime
+from rlhf_loop.encoders.processor import abilities
 
 DATA = Path(__file__).parent / "data"
 TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())["texts"]
@@ -16,6 +17,8 @@ TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())[
 
 @pytest.fixture(scope="module")
 def rounded(model_folder: Path, encoder_cache: Path) -> OnnxRuntime:
+    if "int8" not in abilities():
+        pytest.skip("this processor has no 8-bit products, and older ones are less exact without them")
     return OnnxRuntime(model_folder, encoder_cache, precision="int8")
 
 
