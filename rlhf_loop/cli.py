@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 _PICTURES = (".png", ".svg", ".pdf")
 _FORMATS = click.Choice(["csv", "jsonl", "parquet"])
+_columns = click.option(
+    "--column",
+    "columns",
+    metavar="FIELD=NAME",
+    multiple=True,
+    callback=lambda ctx, param, pairs: _column_mapping(pairs),
+    help="Which column of the file holds a field, e.g. user_prompt=frage. May be given several times. "
+    "Usual names (prompt, question, answer, comment ...) are found without it.",
+)
 
 
 class _Commands(click.Group):
@@ -71,15 +80,7 @@ def ratings() -> None:
 
 @ratings.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--column",
-    "columns",
-    metavar="FIELD=NAME",
-    multiple=True,
-    callback=lambda ctx, param, pairs: _column_mapping(pairs),
-    help="Which column of the file holds a field, e.g. user_prompt=frage. May be given several times. "
-    "Usual names (prompt, question, answer, comment ...) are found without it.",
-)
+@_columns
 @click.option("--format", type=_FORMATS, help="The file's format. Default: by the name's ending.")
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."
@@ -212,14 +213,7 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--column",
-    "columns",
-    metavar="FIELD=NAME",
-    multiple=True,
-    callback=lambda ctx, param, pairs: _column_mapping(pairs),
-    help="Which column of the file holds a field, as in ratings import.",
-)
+@_columns
 @click.option(
     "--format",
     type=click.Choice([*_FORMATS.choices, "txt"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from tokenizers import Tokenizer
 
 from rlhf_loop import sample
 from rlhf_loop.config import Settings
@@ -19,6 +20,7 @@ from rlhf_loop.db import make_engine, migrate
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
+from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.weights import PACKAGE, find_model_folder
 from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
@@ -117,6 +119,12 @@ def encoder_cache() -> Iterator[Path]:
 def encoder(model_folder: Path, encoder_cache: Path) -> TextEncoder:
     """The real encoder as this processor gets it, loaded once for all tests."""
     return load_encoder(Settings(encoder_path=model_folder, cache_dir=encoder_cache))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    """The encoder's tokenizer, without truncation and padding."""
+    return load_tokenizer(model_folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="session")

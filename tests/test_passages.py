@@ -23,11 +23,6 @@ Texts = Callable[[], Iterator[str]]
 SIZES = [(96, 64), (254, 238)]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_folder: Path) -> Tokenizer:
-    return load_tokenizer(model_folder / "tokenizer.json")
-
-
 @pytest.fixture(params=SIZES, ids=lambda sizes: f"{sizes[0]}-{sizes[1]}")
 def splitter(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> PassageSplitter:
     size, stride = request.param

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors, load_encoder
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
-from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.text_encoder import UnknownTextError
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ConfigError
@@ -40,11 +39,6 @@ class FakeRuntime:
         vectors = np.array([np.random.default_rng(seed).standard_normal(DIMENSION) for seed in seeds], dtype=np.float32)
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_folder: Path) -> Tokenizer:
-    return load_tokenizer(model_folder / "tokenizer.json")
 
 
 @pytest.fixture

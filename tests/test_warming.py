@@ -14,7 +14,6 @@ from rlhf_loop import sample, warming
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
-from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import EncoderError, ImportFileError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
@@ -41,11 +40,6 @@ class CountingRuntime:
         vectors[:, 0] = [len(text) for text in texts]
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_folder: Path) -> Tokenizer:
-    return load_tokenizer(model_folder / "tokenizer.json")
 
 
 @pytest.fixture
