@@ -345,14 +345,7 @@ def test_serving_loads_only_what_it_uses(settings: Settings, model_folder: Path,
         "assert rerank_candidates('What helps against hiccups?', ['Hold your breath.', 'Bees.'])[0]['score']\n"
         "print(*{name.partition('.')[0] for name in sys.modules})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment(settings, model_folder),
-        timeout=60,
-    )
+    done = run(code, settings, model_folder)
     heavy = {"sklearn", "scipy", "pyarrow", "onnx", "joblib", "sqlalchemy", "matplotlib", "rich", "click", "torch"}
     assert set(done.stdout.split()) & heavy == set()
 
@@ -410,14 +403,7 @@ def test_a_ranker_survives_a_fork(settings: Settings, model_folder: Path, reward
         "for lock in locks: lock.release()\n"
         "print(os.waitpid(child, 0)[1], rerank_candidates('What helps?', ['Sleep.'], ranker=ranker)[0]['rank'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment(settings, model_folder),
-        timeout=60,
-    )
+    done = run(code, settings, model_folder)
     assert done.stdout == "0 1\n"
 
 
@@ -437,23 +423,24 @@ def test_ranking_goes_on_after_the_main_thread(
         "    print(again == first, len(new))\n"
         "threading.Thread(target=late).start()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment(settings, model_folder),
-        cwd=Path(__file__).parents[1],
-        timeout=60,
-    )
+    done = run(code, settings, model_folder)
     assert (done.stdout, done.stderr) == ("True 9\n", "")
 
 
-def environment(settings: Settings, model_folder: Path) -> dict[str, str]:
-    """What a process needs to rank with these settings."""
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RLHF_")},
+def run(code: str, settings: Settings, model_folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own that ranks with these settings."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    variables |= {
         "RLHF_MODEL_PATH": str(settings.model_path),
         "RLHF_CACHE_DIR": str(settings.cache_dir),
         "RLHF_ENCODER_PATH": str(model_folder),
     }
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=variables,
+        cwd=Path(__file__).parents[1],
+        timeout=60,
+    )
