@@ -43,12 +43,23 @@ class _Commands(click.Group):
             # Not where somebody decided otherwise: nohup ignores SIGHUP. And only the main thread may.
             if signal.getsignal(stop) is signal.SIG_DFL:
                 with suppress(ValueError):
-                    signal.signal(stop, lambda number, frame: sys.exit(128 + number))
+                    signal.signal(stop, self._stop)
         try:
             return super().invoke(ctx)
         except RlhfLoopError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
+        except Exception:
+            if self._stopped:
+                # A library that was just being imported may make an error of its own out of the stop.
+                sys.exit(128 + self._stopped)
+            raise
+
+    _stopped = 0
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopped = number
+        sys.exit(128 + number)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -247,6 +247,8 @@ def test_a_training_that_is_stopped_says_so_in_the_log(loop: Loop) -> None:
     training.send_signal(signal.SIGTERM)
     assert training.wait() == 128 + signal.SIGTERM
     (run,) = runs(engine)
-    assert (run.status, run.error) == ("failed", "SystemExit: 143")
+    # Not which error: a library that is being imported at that moment makes one of its own out of it.
+    assert run.status == "failed"
+    assert run.error
     assert not loop.model.exists()
     engine.dispose()
