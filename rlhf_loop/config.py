@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,18 @@ from rlhf_loop.errors import ConfigError
 
 PREFIX = "RLHF_"
 
+_NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}
+
 
 def _setting(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
+
+
+def _secret(help_text: str) -> Any:
+    return field(default="", repr=False, metadata={"help": help_text})
 
 
 def _cache_dir() -> Path:
@@ -50,6 +59,32 @@ class Settings:
         "auto", "Its numbers: fp32, int8 (onnxruntime only), or auto: int8 where the processor is made for it."
     )
     encoder_threads: int = _setting(0, "Threads of the encoder; 0 means one for each core.")
+    sources: tuple[str, ...] = _setting(
+        ("index", "wikipedia", "arxiv"),
+        "Where candidates come from, in this order: index, wikipedia, arxiv, or package.module:name of your own.",
+    )
+    source_deadline_s: float = _setting(3.0, "Seconds that all sources together have to find candidates.")
+    candidates_per_source: int = _setting(5, "Candidates of each source; more are left out.")
+    source_cache_hours: float = _setting(24.0, "Hours for which a page of Wikipedia or arXiv is not fetched again.")
+    contact: str = _setting("", "E-mail or URL by which Wikipedia and arXiv can reach you; sent with each request.")
+    index_path: Path = _setting(
+        Path("rlhf_index"), "Folder of the vector database; with a PostgreSQL URL it is in that database instead."
+    )
+    index_language: str = _setting("english", "Language of the indexed texts, for the stems of full-text search.")
+    wikipedia_url: str = _setting(
+        "https://{language}.wikipedia.org/w/api.php", "Address of the MediaWiki action API; {language} is filled in."
+    )
+    wikipedia_language: str = _setting("en", "Language of the Wikipedia that is asked.")
+    arxiv_url: str = _setting("https://export.arxiv.org/api/query", "Address of arXiv's API.")
+    llm_url: str = _setting("", "Base URL of an OpenAI-compatible endpoint that drafts answers; empty: none does.")
+    llm_model: str = _setting("", "Name of the model that drafts answers.")
+    llm_api_key: str = _secret("Key for that endpoint, if it wants one.")
+    llm_drafts: int = _setting(1, "Drafts for each source; the best one wins.")
+    llm_timeout_s: float = _setting(20.0, "Seconds for all drafts; what is not there by then falls back to passages.")
+    outbox_path: Path = _setting(
+        Path("rlhf_outbox.db"), "File that keeps what cannot be recorded while the database is down."
+    )
+    outbox_max: int = _setting(10_000, "Answers and ratings that may wait in that file.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -65,7 +100,8 @@ class Settings:
             if not name.startswith(PREFIX):
                 continue
             if name not in known:
-                raise ConfigError(f"Unknown setting {name}={text!r}. Known settings: {', '.join(sorted(known))}.")
+                # Without its value: it may be a secret behind a mistyped name.
+                raise ConfigError(f"Unknown setting {name}. Known settings: {', '.join(sorted(known))}.")
             values[known[name].name] = _parse(name, text, known[name])
         return cls(**values)
 
@@ -74,12 +110,15 @@ def _parse(name: str, text: str, setting: Field[Any]) -> Any:
     kind = str(setting.type)
     if not text.strip():
         raise ConfigError(f"{name} is set but empty. Give it a value, or unset it for the default.")
-    if kind == "int":
+    if kind in _NUMBERS:
+        read, what = _NUMBERS[kind]
         try:
-            number = int(text)
+            number = read(text)
         except ValueError:
             number = -1
-        if number < 0:
-            raise ConfigError(f"{name}={text!r} is not a whole number from 0 on. Give it one, or unset it.")
+        if not 0 <= number < float("inf"):
+            raise ConfigError(f"{name}={text!r} is not {what} from 0 on. Give it one, or unset it.")
         return number
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     return Path(text) if "Path" in kind else text

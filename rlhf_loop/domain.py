@@ -24,11 +24,30 @@ class Question:
     responses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One possible answer to a question, before it is scored."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A piece of text that a source found for a question, best first, with what an answer made of it has to name.
+
+    `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text was fetched or indexed.
+    """
 
     text: str
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    retrieved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One possible answer to a question, before it is scored, with where it comes from."""
+
+    text: str
+    source: str | None = None
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    retrieved_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +61,41 @@ class RankedCandidate:
     rank: int
     score: float | None
     position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedAnswer:
+    """A candidate as the question-answering service gives it: ranked, and with the id by which it can be rated."""
+
+    text: str
+    rank: int
+    score: float | None
+    source: str
+    interaction_id: str
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    retrieved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the service found for a question: the candidates best first, none of them where nothing was found.
+
+    `degraded` says, by the name of what did not work (a source, "model", "drafts", "recording"), why. `timings` are
+    milliseconds by stage, "total" among them. `model_version` is None where the candidates keep their incoming order.
+    """
+
+    query: str
+    ranked: tuple[RankedAnswer, ...]
+    model_version: str | None
+    degraded: Mapping[str, str]
+    timings: Mapping[str, float]
+
+    @property
+    def best(self) -> RankedAnswer | None:
+        """The best candidate, None if there is none."""
+        return self.ranked[0] if self.ranked else None
 
 
 @dataclass(frozen=True, slots=True)

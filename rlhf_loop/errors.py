@@ -9,7 +9,11 @@
     ├── EncoderError         weights missing, altered, or of another model
     ├── TrainingError        training cannot start or end well
     │   └── NotEnoughDataError   too few rated answers, or only one class of them
-    └── ModelFileError       the reward model file is missing, altered, foreign or incompatible
+    ├── ModelFileError       the reward model file is missing, altered, foreign or incompatible
+    ├── DocumentError        a file cannot be read into the vector database
+    ├── VectorStoreError     the vector database cannot be opened or used
+    ├── SourceError          a source of candidates cannot answer now
+    └── OutboxError          what cannot be recorded cannot be kept for later either
 
 A message has three parts: what happened, the value seen, what to do next. Bad arguments of a call stay plain
 `ValueError`, as Python users expect.
@@ -52,3 +56,23 @@ class NotEnoughDataError(TrainingError):
 
 class ModelFileError(RlhfLoopError):
     """The reward model file is missing, altered, foreign or incompatible."""
+
+
+class DocumentError(RlhfLoopError):
+    """A file cannot be read into the vector database."""
+
+
+class VectorStoreError(RlhfLoopError):
+    """The vector database cannot be opened or used."""
+
+
+class SourceError(RlhfLoopError):
+    """A source of candidates cannot answer now; `retry_after_s` is how long it asks to be left alone, if it does."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OutboxError(RlhfLoopError):
+    """What the database cannot take now cannot be kept for later either: the outbox is full or cannot be written."""

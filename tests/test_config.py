@@ -31,6 +31,23 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_ENCODER_RUNTIME": "sentence-transformers",
             "RLHF_ENCODER_PRECISION": "fp32",
             "RLHF_ENCODER_THREADS": "4",
+            "RLHF_SOURCES": "index, my.own:source",
+            "RLHF_SOURCE_DEADLINE_S": "1.5",
+            "RLHF_CANDIDATES_PER_SOURCE": "3",
+            "RLHF_SOURCE_CACHE_HOURS": "0.5",
+            "RLHF_CONTACT": "me@example.org",
+            "RLHF_INDEX_PATH": "my_index",
+            "RLHF_INDEX_LANGUAGE": "german",
+            "RLHF_WIKIPEDIA_URL": "http://localhost/w/api.php",
+            "RLHF_WIKIPEDIA_LANGUAGE": "de",
+            "RLHF_ARXIV_URL": "http://localhost/arxiv",
+            "RLHF_LLM_URL": "http://localhost/v1",
+            "RLHF_LLM_MODEL": "small",
+            "RLHF_LLM_API_KEY": "sk-1",
+            "RLHF_LLM_DRAFTS": "2",
+            "RLHF_LLM_TIMEOUT_S": "5",
+            "RLHF_OUTBOX_PATH": "waiting.db",
+            "RLHF_OUTBOX_MAX": "10",
         }
     )
     assert settings == Settings(
@@ -42,20 +59,40 @@ def test_every_setting_can_be_set() -> None:
         encoder_runtime="sentence-transformers",
         encoder_precision="fp32",
         encoder_threads=4,
+        sources=("index", "my.own:source"),
+        source_deadline_s=1.5,
+        candidates_per_source=3,
+        source_cache_hours=0.5,
+        contact="me@example.org",
+        index_path=Path("my_index"),
+        index_language="german",
+        wikipedia_url="http://localhost/w/api.php",
+        wikipedia_language="de",
+        arxiv_url="http://localhost/arxiv",
+        llm_url="http://localhost/v1",
+        llm_model="small",
+        llm_api_key="sk-1",
+        llm_drafts=2,
+        llm_timeout_s=5.0,
+        outbox_path=Path("waiting.db"),
+        outbox_max=10,
     )
-    assert len(fields(Settings)) == 8  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 25  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"RLHF_DATABASE": "x"}, r"Unknown setting RLHF_DATABASE='x'.*RLHF_DATABASE_URL"),
-        ({"RLHF_": "x"}, "Unknown setting RLHF_="),
+        ({"RLHF_DATABASE": "x"}, r"Unknown setting RLHF_DATABASE\..*RLHF_DATABASE_URL"),
+        ({"RLHF_": "x"}, r"Unknown setting RLHF_\."),
         ({"RLHF_MODEL_PATH": ""}, "RLHF_MODEL_PATH is set but empty"),
         ({"RLHF_DATABASE_URL": "  "}, "RLHF_DATABASE_URL is set but empty"),
         ({"RLHF_ENCODER_THREADS": "many"}, "RLHF_ENCODER_THREADS='many' is not a whole number"),
         ({"RLHF_ENCODER_THREADS": "-3"}, "RLHF_ENCODER_THREADS='-3' is not a whole number from 0"),
         ({"RLHF_ENCODER_THREADS": "2.5"}, "not a whole number"),
+        ({"RLHF_SOURCE_DEADLINE_S": "soon"}, "RLHF_SOURCE_DEADLINE_S='soon' is not a number from 0"),
+        ({"RLHF_SOURCE_DEADLINE_S": "nan"}, "is not a number from 0"),
+        ({"RLHF_SOURCE_DEADLINE_S": "inf"}, "is not a number from 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(environ: dict[str, str], message: str) -> None:
@@ -74,3 +111,11 @@ def test_settings_do_not_change() -> None:
     """Settings are values: nobody changes them under another's feet."""
     with pytest.raises(FrozenInstanceError):
         Settings().database_url = "sqlite://"  # type: ignore[misc]
+
+
+def test_a_secret_is_not_shown() -> None:
+    """Neither the settings' text nor the error for a mistyped name gives a key away."""
+    assert "sk-1" not in repr(Settings(llm_api_key="sk-1"))
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"RLHF_LLM_KEY": "sk-1"})
+    assert "sk-1" not in str(caught.value)

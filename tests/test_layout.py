@@ -22,6 +22,7 @@ HOUSE = """
     extras
     threads
     worker
+    recent
 
     tables
     db
@@ -56,7 +57,6 @@ HOUSE = """
     reward.recipe
     reward.joint
     reward.lexical
-    reward.recent
     reward.term_index
     reward.passages
     reward.recipes

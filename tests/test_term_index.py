@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rlhf_loop import sample
+from rlhf_loop.recent import Recent
 from rlhf_loop.reward import lexical, term_index
-from rlhf_loop.reward.recent import Recent
 from rlhf_loop.reward.term_index import TermIndex
 
 WORDS = re.findall(

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from rlhf_loop.encoders.passages import PassageSplitter
 from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
+from rlhf_loop.recent import Recent
 
 #: Tokens of a passage: long enough for a thought, short enough that one vector can hold it.
 PASSAGE_TOKENS = 96
@@ -28,6 +29,8 @@ _WINDOW_STRIDE = _WINDOW - 16
 #: New texts that are computed and stored at a time: bounds the memory, what a kill can lose, and how long other threads
 #: wait for their turn.
 _CHUNK = 128
+#: Memory for vectors that others keep and lend.
+_LENT_BYTES = 16_000_000
 
 
 class UnknownTextError(LookupError):
@@ -55,9 +58,10 @@ class TextEncoder:
         self._passages = PassageSplitter(tokenizer, size=PASSAGE_TOKENS, stride=PASSAGE_STRIDE)
         self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
         self._cache = cache
+        self._lent: Recent[Vectors] = Recent(max_bytes=_LENT_BYTES)
         self._turn = threading.Lock()
         self._process = os.getpid()
-        self._computes = True
+        self._computes = self._keeps = True
         self.computed = self.remembered = 0
         # Part of each key: the same weights behind another tokenizer give other vectors.
         self._tokenizer_sum = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
@@ -94,6 +98,17 @@ class TextEncoder:
         """Return for each text the unit vectors of its passages, shape (passages, 384); all of the text is read."""
         return self._remembered(self._passages.id, texts, partial(self._compute_passages, self._passages))
 
+    def passages_to_keep(self, texts: Sequence[str]) -> list[Vectors]:
+        """Return what `encode_passages` does, for somebody who keeps it: nothing goes into the cache."""
+        reader = copy.copy(self)
+        reader._keeps = False
+        return reader.encode_passages(texts)
+
+    def lend_passages(self, texts: Sequence[str], vectors: Sequence[Vectors]) -> None:
+        """Take what `passages_to_keep` returned as known, for as long as there is memory; no file is written."""
+        for text, matrix in zip(texts, vectors, strict=True):
+            self._lent.put(self._key(self._passages.id, _encodable(text)), matrix, matrix.nbytes)
+
     def count_cut(self, texts: Iterable[str]) -> int:
         """Return how many of the texts are longer than the window, so that `encode` reads only their beginning."""
         encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts])
@@ -112,7 +127,10 @@ class TextEncoder:
         """Look the texts up, compute those that are new (each once), keep them, and return all in order."""
         texts = [_encodable(text) for text in texts]
         keys = [self._key(kind, text) for text in texts]
-        known = self._cache.get(list(dict.fromkeys(keys))) if self._cache else {}
+        lent = {key: self._lent.get(key) for key in dict.fromkeys(keys)}
+        known = {key: matrix for key, matrix in lent.items() if matrix is not None}
+        if self._cache and (others := [key for key in lent if key not in known]):
+            known |= self._cache.get(others)
         self.remembered += len(known)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new and not self._computes:
@@ -122,7 +140,7 @@ class TextEncoder:
                 fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
                 self.computed += len(chunk)
             known.update(fresh)
-            if self._cache:
+            if self._cache and self._keeps:
                 self._cache.put(fresh)
         return [known[key] for key in keys]
 
