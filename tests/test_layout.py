@@ -80,6 +80,10 @@ HOUSE = """
 
     sample
     console
+    cli.common
+    cli.ratings
+    cli.model
+    cli.setup
     cli
 """.split()  # noqa: SIM905  one name a line is easier to edit
 

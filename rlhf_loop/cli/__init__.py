@@ -1,0 +1,24 @@
+"""The command line: reads the settings, calls one service, and says what happened."""
+
+from __future__ import annotations
+
+import click
+
+from rlhf_loop.cli.common import Commands
+from rlhf_loop.cli.model import rerank, train, warm
+from rlhf_loop.cli.ratings import ratings
+from rlhf_loop.cli.setup import demo, doctor, init
+from rlhf_loop.version import __version__
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rlhf-loop")
+def main() -> None:
+    """Expert ratings become a reward model that puts the best answer first.
+
+    Settings come from the environment: RLHF_DATABASE_URL names the database (default: sqlite:///rlhf.db).
+    """
+
+
+for command in (init, ratings, train, rerank, warm, doctor, demo):
+    main.add_command(command)

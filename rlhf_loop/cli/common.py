@@ -1,0 +1,107 @@
+"""What the commands share: errors become messages, the settings and the database, signs of life on stderr."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlhf_loop.errors import RlhfLoopError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from rlhf_loop.config import Settings
+
+FORMATS = click.Choice(["csv", "jsonl", "parquet"])
+columns_option = click.option(
+    "--column",
+    "columns",
+    metavar="FIELD=NAME",
+    multiple=True,
+    callback=lambda ctx, param, pairs: _column_mapping(pairs),
+    help="Which column of the file holds a field, e.g. user_prompt=frage. May be given several times. "
+    "Usual names (prompt, question, answer, comment ...) are found without it.",
+)
+
+
+class Commands(click.Group):
+    """The one place where a deliberate error becomes a message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # What stops a container stops a run like Ctrl-C does: it can still say so in its log.
+        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            # Not where somebody decided otherwise: nohup ignores SIGHUP. And only the main thread may.
+            if signal.getsignal(stop) is signal.SIG_DFL:
+                with suppress(ValueError):
+                    signal.signal(stop, self._stop)
+        try:
+            return super().invoke(ctx)
+        except RlhfLoopError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+        except Exception:
+            if self._stopped:
+                # A library that was just being imported may make an error of its own out of the stop.
+                sys.exit(128 + self._stopped)
+            raise
+
+    _stopped = 0
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopped = number
+        sys.exit(128 + number)
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment."""
+    from rlhf_loop.config import Settings
+
+    return Settings.from_env()
+
+
+def open_ratings() -> Engine:
+    """Open the database that the settings name."""
+    from rlhf_loop.db import open_database
+
+    return open_database(read_settings().database_url)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr while the block runs; none where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A sign of life on stderr while the block runs; none where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{what} ..."):
+        yield
+
+
+def _column_mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    mapping = {}
+    for pair in pairs:
+        field, equals, name = pair.partition("=")
+        if not (field and equals and name):
+            raise click.BadParameter(f"{pair!r} is not of the form FIELD=NAME, e.g. user_prompt=question.")
+        mapping[field.strip()] = name
+    return mapping
