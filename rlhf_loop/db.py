@@ -24,16 +24,16 @@ HEAD = "0001"
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 
-_BUSY_TIMEOUT_MS = 10_000
-_CONNECT_TIMEOUT_S = 10
+_PATIENCE_S = 10
 _MIGRATION_TIMEOUT_S = 120
 _MIGRATION_LOCK = 0x524C4846  # "RLHF": the key of PostgreSQL's advisory lock
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
     """Make the engine for a database URL; nothing connects yet.
 
-    `sqlite:///FILE`, `sqlite://` (in memory), `postgresql://...` and `postgres://...` are understood.
+    `sqlite:///FILE`, `sqlite://` (in memory), `postgresql://...` and `postgres://...` are understood. `patience_s` is
+    how long to wait for a connection, and on SQLite for another process's lock.
 
     Raises:
         DatabaseError: the URL cannot be read, or names a database of another kind.
@@ -41,10 +41,10 @@ def make_engine(url: str) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed)
+        return _sqlite_engine(parsed, patience_s)
     require("psycopg", "postgres")
-    timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_TIMEOUT_S}
-    return create_engine(parsed, pool_pre_ping=True, connect_args=timeout)
+    timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": patience_s}
+    return create_engine(parsed, pool_pre_ping=True, pool_timeout=patience_s, connect_args=timeout)
 
 
 def open_database(url: str) -> Engine:
@@ -160,7 +160,7 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, patience_s: int) -> Engine:
     path = sqlite_file(url)
     # A database in memory lives in its one connection, so all threads must share that one.
     if path is None:
@@ -176,7 +176,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _set_pragmas(connection: SqliteConnection, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun below, so that they hold DDL too
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        connection.execute(f"PRAGMA busy_timeout = {1000 * patience_s}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged rating survives a power cut
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):

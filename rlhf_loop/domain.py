@@ -63,6 +63,14 @@ class RankedCandidate:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates best first, and the model that ranked them; None without one: then it is the incoming order."""
+
+    candidates: tuple[RankedCandidate, ...]
+    model_version: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedAnswer:
     """A candidate as the question-answering service gives it: ranked, and with the id by which it can be rated."""

@@ -79,11 +79,11 @@ def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:
             raise ValueError(
                 f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
             ) from error
-        ids = list(found.scalars())
-        reviews = [_review_values(id, rating, now) for id, rating in zip(ids, ratings, strict=True) if rating.rating]
+        new = list(found.scalars())
+        reviews = [_review_values(id, rating, now) for id, rating in zip(new, ratings, strict=True) if rating.rating]
         if reviews:
             connection.execute(insert(Review), reviews)
-    return ids
+    return new
 
 
 def rate(
@@ -94,11 +94,14 @@ def rate(
     rating: int,
     comment: str | None = None,
     correction: str | None = None,
+    rated_at: datetime | None = None,
 ) -> int:
     """Add one reviewer's review, or replace the one given earlier; return the consensus that follows.
 
+    `rated_at` is the time of the review, by default now.
+
     Raises:
-        ValueError: a rating outside 1-5, or text that cannot be stored.
+        ValueError: a rating outside 1-5, a time without a zone, or text that cannot be stored.
         LookupError: there is no such interaction.
     """
     review = cleaned(
@@ -109,6 +112,7 @@ def rate(
             feedback_comment=comment,
             corrected_response=correction,
             reviewer=reviewer,
+            rated_at=rated_at,
         )
     )
     if reason := problem(review):
@@ -121,6 +125,13 @@ def rate(
         connection.execute(_upsert_review(connection, _review_values(interaction_id, review, datetime.now(UTC))))
         consensus = select(Interaction.rating).where(Interaction.id == interaction_id)
         return int(connection.execute(consensus).scalar_one() or 0)
+
+
+def ids(engine: Engine, external_ids: Sequence[str]) -> dict[str, int]:
+    """Return the ids of those of the external ids that are there."""
+    wanted = select(Interaction.external_id, Interaction.id).where(Interaction.external_id.in_(external_ids))
+    with reading(engine) as connection:
+        return {row.external_id: row.id for row in connection.execute(wanted)}
 
 
 def stats(engine: Engine) -> RatingStats:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, Question, RankedCandidate
+from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.worker import Worker
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
     from rlhf_loop.reward.model import RewardModel
     from rlhf_loop.reward.model_file import LoadedModel
+
+    _Live = tuple[LoadedModel, TextEncoder]
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +59,27 @@ class Ranker:
         Raises:
             ModelFileError: there is a model file, but it cannot be trusted, and no good one was loaded before.
         """
-        return self._in_turn(query, [candidate.text for candidate in candidates], finish=list)
+        return list(self.ranking(query, candidates).candidates)
+
+    def ranking(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
+        """Return what `rank` does, with the version of the very model that did it.
+
+        Raises:
+            ModelFileError: see `rank`.
+        """
+        live = self._live()
+        ranked = self._in_turn(live, query, [candidate.text for candidate in candidates], finish=list)
+        return Ranking(tuple(ranked), live[0].version if live else None)
 
     def _in_turn(
-        self, query: str, texts: Sequence[str], *, finish: Callable[[list[RankedCandidate]], list[_Entry]]
+        self,
+        live: _Live | None,
+        query: str,
+        texts: Sequence[str],
+        *,
+        finish: Callable[[list[RankedCandidate]], list[_Entry]],
     ) -> list[_Entry]:
         """Rank, and make of the result what the caller wants; in the worker, too, which has the processor then."""
-        live = self._live()
         if live is None or not texts:
             incoming = enumerate(texts, start=1)
             return finish(
@@ -89,7 +105,7 @@ class Ranker:
                 self._queue = Worker("rlhf-ranking")
             return self._queue
 
-    def _live(self) -> tuple[LoadedModel, TextEncoder] | None:
+    def _live(self) -> _Live | None:
         """Return the model and its encoder, loaded anew if the file is another than last time."""
         path = self._settings.model_path
         stamp = _stamp(path)
@@ -197,7 +213,9 @@ def rerank_candidates(
     if isinstance(candidates, str | bytes | Mapping) or not isinstance(candidates, Iterable):
         raise ValueError(f"The candidates must be a list of answers, but they are one {type(candidates).__name__}.")
     given = [_as_dict(candidate, position) for position, candidate in enumerate(candidates)]
-    return (ranker or default_ranker())._in_turn(
+    ranker = ranker or default_ranker()
+    return ranker._in_turn(
+        ranker._live(),
         query,
         [candidate["text"] for candidate in given],
         finish=lambda ranked: [{**given[of.position], "score": of.score, "rank": of.rank} for of in ranked],

@@ -1,6 +1,7 @@
-"""Threads for work: one that does the work of all others in turn, and several that share out one piece of work.
+"""Threads for work: one that does the work of all others in turn, several that share out one piece of work, and one for
+what somebody may not want to wait for.
 
-Neither is an executor of the standard library. Those refuse work as soon as the main thread has ended, while other
+None is an executor of the standard library. Those refuse work as soon as the main thread has ended, while other
 threads may still be serving.
 """
 
@@ -48,6 +49,21 @@ def _serve(tasks: queue.SimpleQueue[_Task | None]) -> None:
         except BaseException as error:  # whatever it is, the caller has to know
             future.set_exception(error)
         del given, future, task  # or the last result would be kept until the next
+
+
+def start(task: Callable[[], _Result], *, name: str) -> Future[_Result]:
+    """Run the task in a thread of its own that does not keep the process alive; the context variables go along."""
+    future: Future[_Result] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(task))
+        except BaseException as error:  # whatever it is, whoever waits has to know
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 def share_out(work: Callable[[_Item], None], items: Iterable[_Item], *, threads: int) -> None:
