@@ -1,0 +1,61 @@
+"""What failed several times in a row is left alone for a while, so that nobody waits for it in vain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+#: Failures in a row after which it is left alone.
+FAILURES = 3
+#: Seconds of the first rest; each further one is twice as long, up to the longest.
+_FIRST_REST_S = 10.0
+_LONGEST_REST_S = 300.0
+
+
+class Breaker:
+    """Counts failures in a row (Nygard 2018, "Release It!", circuit breaker). Safe to share between threads.
+
+    After a rest, one caller may try, while the others go on leaving it alone until that try has ended.
+    """
+
+    def __init__(self, *, failures: int = FAILURES, clock: Callable[[], float] = monotonic) -> None:
+        self._failures = failures
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._in_a_row = self._rests = 0
+        self._until = 0.0
+
+    def rest_s(self) -> float:
+        """Return for how many more seconds it is left alone; 0 if it is not."""
+        with self._lock:
+            return max(0.0, self._until - self._clock())
+
+    def may_try(self) -> bool:
+        """Tell whether the caller may try now. Who may then says how it went, by `succeeded` or `failed`."""
+        with self._lock:
+            now = self._clock()
+            if now < self._until:
+                return False
+            if self._rests:
+                # The one that tries after a rest; the others wait for its result at most as long as a rest.
+                self._until = now + _FIRST_REST_S
+            return True
+
+    def succeeded(self) -> None:
+        """Forget all failures."""
+        with self._lock:
+            self._in_a_row = self._rests = 0
+            self._until = 0.0
+
+    def failed(self, *, retry_after_s: float | None = None) -> None:
+        """Count a failure; `retry_after_s` is a rest that was asked for, and begins at once."""
+        with self._lock:
+            self._in_a_row += 1
+            rest = retry_after_s or 0.0
+            if self._in_a_row >= self._failures or self._rests:
+                rest = max(rest, min(_FIRST_REST_S * 2**self._rests, _LONGEST_REST_S))
+                self._rests = min(self._rests + 1, 10)
+            if rest:
+                self._rests = max(self._rests, 1)
+                self._until = max(self._until, self._clock() + min(rest, 3600.0))

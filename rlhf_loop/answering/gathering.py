@@ -1,0 +1,181 @@
+"""Ask all sources at the same time, and take what is there in time: none of them is trusted, and none can hold up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from time import perf_counter
+
+from rlhf_loop.answering.breaker import Breaker
+from rlhf_loop.domain import Passage
+from rlhf_loop.errors import SourceError
+from rlhf_loop.plain_text import label, plain, web_address
+from rlhf_loop.sources.source import Source
+from rlhf_loop.worker import start
+
+logger = logging.getLogger(__name__)
+
+#: Questions that a source may be busy with at once; one that hangs keeps a thread for each.
+_BUSY = 32
+#: Characters of a passage that are read; nobody answers a question with a book.
+_LONGEST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What the sources found, in their order, why others found nothing, and how long each took, in milliseconds."""
+
+    passages: Mapping[str, tuple[Passage, ...]]
+    degraded: Mapping[str, str]
+    timings: Mapping[str, float]
+
+
+class Gatherer:
+    """Asks the sources, each in a thread of its own. Safe to share between threads."""
+
+    def __init__(self, sources: Sequence[Source], *, deadline_s: float, limit: int) -> None:
+        self._asked = [_Asked(source, limit) for source in sources]
+        self._deadline_s = deadline_s
+
+    def gather(self, query: str) -> Gathered:
+        """Return what is there at the deadline. A source that fails, hangs or lies costs only its own candidates."""
+        started = perf_counter()
+        running = [(asked, asked.start(query)) for asked in self._asked]
+        found = []
+        for asked, result in running:
+            left = max(0.0, started + self._deadline_s - perf_counter())
+            found.append((asked.name, asked.collect(result, wait_s=left, deadline_s=self._deadline_s)))
+        return Gathered(
+            passages={name: result.passages for name, result in found},
+            degraded={name: result.trouble for name, result in found if result.trouble},
+            timings={name: result.milliseconds for name, result in found},
+        )
+
+    def warm_up(self) -> None:
+        """Let those sources prepare that can: a source may have a method `warm_up` without arguments."""
+        for asked in self._asked:
+            asked.warm_up()
+
+    def resting(self) -> Mapping[str, float]:
+        """Return for how many more seconds which sources are left alone."""
+        rests = {asked.name: asked.breaker.rest_s() for asked in self._asked}
+        return {name: seconds for name, seconds in rests.items() if seconds}
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    passages: tuple[Passage, ...] = ()
+    trouble: str = ""
+    milliseconds: float = 0.0
+
+
+class _Asked:
+    """A source with what is known of its reliability."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self.name = source.name
+        self.breaker = Breaker()
+        self._source = source
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._busy = 0
+
+    def warm_up(self) -> None:
+        """Let the source prepare, if it can."""
+        try:
+            if prepare := getattr(self._source, "warm_up", None):
+                prepare()
+        except Exception as error:
+            logger.warning("Source %s cannot prepare: %s", self.name, error)
+
+    def start(self, query: str) -> Future[_Result] | str:
+        """Ask in a thread of its own, or say why not."""
+        with self._lock:
+            if self._busy >= _BUSY:
+                return f"still busy with {self._busy} questions"
+            if not self.breaker.may_try():
+                return f"left alone for {self.breaker.rest_s():.0f} s after repeated failures"
+            self._busy += 1
+        try:
+            return start(lambda: self._ask(query), name=f"rlhf-source-{self.name}")
+        except BaseException:
+            self._end()
+            raise
+
+    def collect(self, result: Future[_Result] | str, *, wait_s: float, deadline_s: float) -> _Result:
+        """Return what was found, or what was the trouble."""
+        if isinstance(result, str):
+            return _Result(trouble=result)
+        if not wait([result], timeout=wait_s).done:
+            self.breaker.failed()
+            logger.warning("Source %s: no answer within %g s.", self.name, deadline_s)
+            return _Result(trouble=f"no answer within {deadline_s:g} s", milliseconds=1000 * deadline_s)
+        try:
+            found = result.result()
+        except Exception as error:
+            self.breaker.failed(retry_after_s=error.retry_after_s if isinstance(error, SourceError) else None)
+            # What is no SourceError is a defect of the source: somebody will want to see where.
+            logger.warning("Source %s: %s", self.name, error, exc_info=not isinstance(error, SourceError))
+            return _Result(trouble=_first_line(error))
+        if found.passages or not found.trouble:
+            self.breaker.succeeded()
+        else:
+            self.breaker.failed()
+        if found.trouble:
+            logger.warning("Source %s: %s", self.name, found.trouble)
+        return found
+
+    def _ask(self, query: str) -> _Result:
+        try:
+            started = perf_counter()
+            given = self._source.search(query, limit=self._limit)
+            passages, trouble = _checked(given, self._limit)
+            return _Result(passages, trouble, 1000 * (perf_counter() - started))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._busy -= 1
+
+
+def _checked(given: object, limit: int) -> tuple[tuple[Passage, ...], str]:
+    """Return what of it can be used, and what was wrong with the rest."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise SourceError(f"It gave a {type(given).__name__} instead of a list of passages. Correct its search().")
+    passages, troubles = [], []
+    for number, passage in enumerate(islice(given, limit + 1)):
+        if number == limit:
+            troubles.append(f"gave more than {limit} passages")
+            break
+        if not isinstance(passage, Passage):
+            troubles.append(f"gave a {type(passage).__name__} instead of a passage")
+        elif not isinstance(passage.text, str) or not (text := plain(passage.text[:_LONGEST])):
+            troubles.append("gave a passage without text")
+        else:
+            if len(passage.text) > _LONGEST:
+                troubles.append(f"gave a passage of {len(passage.text):,} characters")
+            passages.append(_honest(passage, text))
+    return tuple(passages), "; ".join(dict.fromkeys(troubles))
+
+
+def _honest(passage: Passage, text: str) -> Passage:
+    """Return the passage with what can be shown of it."""
+    moment = passage.retrieved_at
+    return replace(
+        passage,
+        text=text,
+        title=label(passage.title),
+        url=web_address(passage.url),
+        licence=label(passage.licence),
+        retrieved_at=moment if isinstance(moment, datetime) and moment.tzinfo else None,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

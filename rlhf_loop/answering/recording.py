@@ -1,0 +1,259 @@
+"""Answers and ratings into the database; while it is down into the outbox, and as soon as it is back from there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from sqlalchemy.engine import Engine
+
+from rlhf_loop import interactions
+from rlhf_loop.answering.outbox import Entry, Outbox
+from rlhf_loop.config import Settings
+from rlhf_loop.db import ensure_schema, make_engine
+from rlhf_loop.domain import Rating
+from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
+from rlhf_loop.worker import start
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+#: How long a question may wait for the database, in seconds; one that hangs counts as one that is down.
+PATIENCE_S = 2
+#: Entries read from the outbox at a time.
+_BATCH = 100
+#: Seconds between two looks into the outbox.
+_LOOK_EVERY_S = 2.0
+_ANSWER, _RATING = "answer", "rating"
+
+
+class Recorder:
+    """Writes what was answered and rated. Safe to share between threads; light until its first use.
+
+    What is written twice, because nobody could tell whether the first time went well, is there once: each interaction
+    has an external id, and a rating replaces the same reviewer's earlier one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._outbox = Outbox(settings.outbox_path, limit=settings.outbox_max)
+        self._down = False
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._ready = False
+        self._stop = threading.Event()
+        self._replaying = False
+
+    def record(self, ratings: Sequence[Rating]) -> str:
+        """Keep the candidates of one answer; return why they wait in the outbox, an empty text if they do not.
+
+        Raises:
+            OutboxError: neither the database nor the outbox can take them.
+        """
+        body = {"candidates": [_plain(rating) for rating in ratings]}
+        names = [rating.external_id for rating in ratings if rating.external_id]
+        return self._do(_ANSWER, body, names)
+
+    def rate(self, interaction_id: str, *, rating: int, reviewer: str, comment: str | None = None) -> bool:
+        """Keep a rating of the interaction with that external id; return False if it waits in the outbox.
+
+        Raises:
+            ValueError: it cannot be stored.
+            LookupError: there is no such interaction, neither in the database nor in the outbox.
+            OutboxError: neither the database nor the outbox can take it.
+        """
+        now = datetime.now(UTC)
+        checked = Rating("-", "-", rating=rating, reviewer=reviewer, feedback_comment=comment, rated_at=now)
+        if reason := interactions.problem(interactions.cleaned(checked)):
+            raise ValueError(f"The rating cannot be stored: {reason}.")
+        body = {
+            "interaction": interaction_id,
+            "rating": rating,
+            "reviewer": reviewer,
+            "comment": comment,
+            "rated_at": now.isoformat(),
+        }
+        return not self._do(_RATING, body, [interaction_id])
+
+    def waiting(self) -> tuple[int, int]:
+        """Return how many entries wait in the outbox, and how many the database has refused.
+
+        Raises:
+            OutboxError: the outbox cannot be read.
+        """
+        return self._outbox.count()
+
+    def check(self) -> None:
+        """Look whether the database can be used, and start to replay what waits from an earlier life.
+
+        Raises:
+            DatabaseError: it cannot.
+        """
+        self._start_replaying()
+        self._bounded(ensure_schema)
+
+    def close(self) -> None:
+        """Stop replaying, and close the connections; what waits stays on disk."""
+        self._stop.set()
+        self._outbox.close()
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose()
+            self._engine, self._ready = None, False
+
+    def _do(self, kind: str, body: Mapping[str, Any], names: Sequence[str]) -> str:
+        """Write now if it can be done, else later; return why later."""
+        self._start_replaying()
+        if self._down:
+            # Only the replaying thread tries again: no question has to wait for that.
+            reason = "the database cannot be used"
+        elif kind == _RATING and self._mentioned(names[0]):
+            # What it is about comes first, or an earlier rating that it replaces.
+            reason = "it follows what waits already"
+        else:
+            try:
+                self._bounded(lambda engine: _write(engine, kind, body))
+                return ""
+            except DatabaseError as error:
+                self._lost()
+                logger.error("Recording goes to the outbox %s: %s", self._outbox.path, error)
+                reason = "the database cannot be used"
+        self._outbox.put(kind, body, interactions=names)
+        return reason
+
+    def _lost(self) -> None:
+        # What comes back may be another database: restored, or empty.
+        self._down, self._ready = True, False
+
+    def _mentioned(self, interaction_id: str) -> bool:
+        try:
+            return self._outbox.mentions(interaction_id)
+        except OutboxError as error:
+            logger.error("%s", error)
+            return False
+
+    def _bounded(self, work: Callable[[Engine], _Result]) -> _Result:
+        """Do the work in a thread of its own, and do not wait for ever: a database that hangs says nothing."""
+
+        def do() -> _Result:
+            return work(self._opened())
+
+        result = start(do, name="rlhf-recording")
+        # Twice as long: to find an old connection dead, and to open a new one.
+        if not wait([result], timeout=2 * PATIENCE_S).done:
+            raise DatabaseError(f"The database gave no answer within {2 * PATIENCE_S} s. Check that its server runs.")
+        return result.result()
+
+    def _opened(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = make_engine(self._settings.database_url, patience_s=PATIENCE_S)
+            engine = self._engine
+        if not self._ready:
+            ensure_schema(engine)
+            self._ready = True
+        return engine
+
+    def _start_replaying(self) -> None:
+        with self._lock:
+            if self._replaying:
+                return
+            self._replaying = True
+        threading.Thread(target=self._replay_for_ever, name="rlhf-replay", daemon=True).start()
+
+    def _replay_for_ever(self) -> None:
+        said = ""
+        while not self._stop.is_set():
+            try:
+                self._replay()
+                said = ""
+            except RlhfLoopError as error:
+                # Once for each reason, and not every two seconds.
+                if said != (said := str(error)):
+                    logger.warning("What waits in the outbox cannot be recorded yet: %s", error)
+            except Exception:
+                logger.exception("Replaying the outbox failed.")
+            self._stop.wait(_LOOK_EVERY_S)
+
+    def _replay(self) -> None:
+        """Write what waits, in order; one process at a time does it."""
+        if self._down:
+            self._bounded(ensure_schema)
+            self._down = False
+        if not self._outbox.waiting(limit=1):
+            return
+        replayed = 0
+        with suppress(Timeout), FileLock(f"{self._outbox.path}.lock", timeout=0):
+            # Read under the lock: an older rating that another process has replayed must not come twice.
+            while (entries := self._outbox.waiting(limit=_BATCH)) and not self._stop.is_set():
+                replayed += sum(self._replay_one(entry) for entry in entries)
+        if replayed:
+            logger.info("%d entries of the outbox are in the database now.", replayed)
+
+    def _replay_one(self, entry: Entry) -> int:
+        try:
+            self._bounded(lambda engine: _write(engine, entry.kind, entry.body))
+        except DatabaseError:
+            self._lost()
+            raise
+        except Exception as error:
+            # The database is there and says no: to try again would change nothing, and hold up the rest.
+            logger.error(
+                "The outbox %s keeps entry %d, which the database refuses: %s", self._outbox.path, entry.id, error
+            )
+            self._outbox.refuse(entry, f"{type(error).__name__}: {error}")
+            return 0
+        self._outbox.done(entry)
+        return 1
+
+
+def _write(engine: Engine, kind: str, body: Mapping[str, Any]) -> None:
+    if kind == _ANSWER:
+        _write_answer(engine, [_rating(values) for values in body["candidates"]])
+    else:
+        _write_rating(engine, body)
+
+
+def _write_answer(engine: Engine, ratings: Sequence[Rating]) -> None:
+    try:
+        interactions.record(engine, ratings)
+    except ValueError:
+        # Perhaps a first attempt did more than anybody heard of.
+        there = interactions.ids(engine, [rating.external_id for rating in ratings if rating.external_id])
+        if not there:
+            raise
+        interactions.record(engine, [rating for rating in ratings if rating.external_id not in there])
+
+
+def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
+    name = body["interaction"]
+    id = interactions.ids(engine, [name]).get(name)
+    if id is None:
+        raise LookupError(f"There is no answer with the id {name!r}. Ask the question again, and rate the new answer.")
+    interactions.rate(
+        engine,
+        id,
+        reviewer=body["reviewer"],
+        rating=body["rating"],
+        comment=body["comment"],
+        rated_at=datetime.fromisoformat(body["rated_at"]),
+    )
+
+
+def _plain(rating: Rating) -> dict[str, Any]:
+    """Return the fields that are set, as JSON has them."""
+    values = {name: value for name, value in asdict(rating).items() if value is not None}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _rating(values: Mapping[str, Any]) -> Rating:
+    times = {name: datetime.fromisoformat(values[name]) for name in ("created_at", "rated_at") if name in values}
+    return Rating(**{**values, **times})

@@ -1,0 +1,293 @@
+"""The question-answering service: gather, draft, rank, record. It knows no web framework."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING
+
+from rlhf_loop.answering.drafting import Drafter, Drafts, quote
+from rlhf_loop.answering.gathering import Gathered, Gatherer
+from rlhf_loop.answering.recording import Recorder
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Answer, Candidate, RankedAnswer, RankedCandidate, Ranking, Rating
+from rlhf_loop.errors import EncoderError, OutboxError, RlhfLoopError
+from rlhf_loop.ranking import Ranker
+from rlhf_loop.sources.source import Source
+
+if TYPE_CHECKING:
+    from rlhf_loop.encoders import TextEncoder
+
+logger = logging.getLogger(__name__)
+
+MAX_QUERY_CHARS = 4000
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+#: Seconds after which weights that were missing are looked for again.
+_LOOK_AGAIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether questions can be answered well now, and the state of each part in words."""
+
+    ready: bool
+    checks: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is dear to load. `trouble` says why there is no encoder; then nothing is ranked, and no index searched."""
+
+    gatherer: Gatherer
+    ranker: Ranker | None
+    drafter: Drafter | None
+    trouble: str
+    loaded_at: float
+
+
+class AnswerService:
+    """Answers questions from its sources, the best candidate first. Safe to share between threads.
+
+    It is light until the first question or `warm_up`. `sources` stand in for those that the settings choose.
+    """
+
+    def __init__(
+        self, settings: Settings, *, sources: Sequence[Source] | None = None, encoder: TextEncoder | None = None
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._encoder = encoder
+        self._recorder = Recorder(settings)
+        self._lock = threading.Lock()
+        self._parts: _Parts | None = None
+        self._warm = False
+
+    def answer(self, query: str) -> Answer:
+        """Return the candidates best first, each recorded under its `interaction_id`.
+
+        Whatever fails on the way is named in `degraded` and costs only its own part.
+
+        Raises:
+            ValueError: the query is no text, empty, or too long; the message is for whoever asked.
+            ConfigError, MissingExtraError: a source or the language model that the settings name cannot be had.
+        """
+        query = checked_query(query)
+        timings: dict[str, float] = {}
+        with _timed(timings, "total"):
+            parts = self._loaded()
+            with _timed(timings, "sources"):
+                gathered = parts.gatherer.gather(query)
+            timings |= {f"source:{name}": taken for name, taken in gathered.timings.items()}
+            degraded = dict(gathered.degraded)
+            drafts = self._drafted(parts, query, gathered, timings)
+            if drafts.trouble:
+                degraded["drafts"] = drafts.trouble
+            with _timed(timings, "ranking"):
+                ranking = _ranked(parts, query, drafts.candidates, degraded)
+            ranked = _answers(ranking.candidates, drafts.candidates)
+            with _timed(timings, "recording"):
+                self._record(query, ranked, ranking, degraded)
+        return Answer(
+            query=query,
+            ranked=ranked,
+            model_version=ranking.model_version,
+            degraded=degraded,
+            timings={name: round(taken, 3) for name, taken in timings.items()},
+        )
+
+    def rate(self, interaction_id: str, *, rating: int, reviewer: str, comment: str | None = None) -> bool:
+        """Keep what somebody thinks of an answer; return False if it waits for the database.
+
+        Raises:
+            ValueError: it cannot be stored.
+            LookupError: there is no such answer.
+            OutboxError: neither the database nor the outbox can take it.
+        """
+        return self._recorder.rate(interaction_id, rating=rating, reviewer=reviewer, comment=comment)
+
+    def warm_up(self) -> None:
+        """Load the encoder, the model and the index, so that the first question need not wait.
+
+        What cannot be loaded is logged and named by `readiness`.
+        """
+        try:
+            parts = self._loaded()
+            if parts.ranker is not None:
+                ranked = parts.ranker.ranking("Is it warm?", [Candidate("It is."), Candidate("Not yet.")])
+                logger.info("Warm, with the reward model %s.", ranked.model_version)
+            parts.gatherer.warm_up()
+            self._recorder.check()
+        except RlhfLoopError as error:
+            logger.error("Warming up: %s", error)
+        finally:
+            self._warm = True
+
+    def readiness(self) -> Readiness:
+        """Tell whether questions can be answered; what is only degraded is named, and does no harm to `ready`."""
+        if not self._warm or (parts := self._parts) is None:
+            return Readiness(False, {"service": "warming up"})
+        checks = {"encoder": parts.trouble or "ok", "model": _model_state(parts)}
+        checks |= {f"source:{name}": f"left alone for {rest:.0f} s" for name, rest in parts.gatherer.resting().items()}
+        checks["recording"] = self._recording_state()
+        return Readiness(not parts.trouble, checks)
+
+    def close(self) -> None:
+        """Close what is open. What waits in the outbox stays there for the next start."""
+        self._recorder.close()
+        if self._parts is not None and self._parts.drafter is not None:
+            self._parts.drafter.close()
+
+    def _loaded(self) -> _Parts:
+        with self._lock:
+            parts = self._parts
+            if parts is None or (parts.trouble and monotonic() - parts.loaded_at > _LOOK_AGAIN_S):
+                self._parts = parts = self._load()
+            return parts
+
+    def _load(self) -> _Parts:
+        # Imported here: whoever only makes a service need not wait for numpy and ONNX Runtime.
+        from rlhf_loop.encoders import load_encoder
+        from rlhf_loop.sources import sources_from
+
+        settings, trouble = self._settings, ""
+        encoder = self._encoder
+        if encoder is None:
+            try:
+                encoder = load_encoder(settings)
+            except EncoderError as error:
+                logger.error("Nothing can be ranked: %s", error)
+                trouble = str(error)
+                settings = replace(settings, sources=tuple(name for name in settings.sources if name != "index"))
+        sources = self._sources if self._sources is not None else sources_from(settings, encoder=encoder)
+        return _Parts(
+            gatherer=Gatherer(sources, deadline_s=settings.source_deadline_s, limit=settings.candidates_per_source),
+            ranker=Ranker(settings, encoder=encoder) if encoder is not None else None,
+            drafter=Drafter(settings) if settings.llm_url else None,
+            trouble=trouble,
+            loaded_at=monotonic(),
+        )
+
+    def _drafted(self, parts: _Parts, query: str, gathered: Gathered, timings: dict[str, float]) -> Drafts:
+        if parts.drafter is None:
+            return Drafts(quote(query, gathered.passages))
+        with _timed(timings, "drafts"):
+            return parts.drafter.draft(query, gathered.passages)
+
+    def _record(self, query: str, ranked: Sequence[RankedAnswer], ranking: Ranking, degraded: dict[str, str]) -> None:
+        group, now = f"question:{uuid.uuid4().hex}", datetime.now(UTC)
+        ratings = [
+            Rating(
+                user_prompt=query,
+                ai_response=answer.text,
+                source=answer.source,
+                candidate_group=group,
+                shown_rank=of.position + 1,
+                score=answer.score,
+                model_version=ranking.model_version,
+                external_id=answer.interaction_id,
+                created_at=now,
+            )
+            for answer, of in zip(ranked, ranking.candidates, strict=True)
+        ]
+        if not ratings:
+            return
+        try:
+            if reason := self._recorder.record(ratings):
+                degraded["recording"] = f"waits in the outbox: {reason}"
+        except OutboxError as error:
+            logger.error("An answer is not recorded: %s", error)
+            degraded["recording"] = f"not recorded, so it cannot be rated: {error}"
+        except Exception as error:
+            logger.exception("An answer is not recorded.")
+            degraded["recording"] = f"not recorded, so it cannot be rated ({type(error).__name__})"
+
+    def _recording_state(self) -> str:
+        try:
+            waiting, refused = self._recorder.waiting()
+        except OutboxError as error:
+            return str(error)
+        aside = f", {refused} refused by the database" if refused else ""
+        return f"{waiting} waiting in the outbox{aside}" if waiting or refused else "ok"
+
+
+def checked_query(query: object) -> str:
+    """Return the question without white space around it.
+
+    Raises:
+        ValueError: it is no text, empty, too long, or holds what cannot be stored.
+    """
+    if not isinstance(query, str):
+        raise ValueError(f"The query must be a text, but it is a {type(query).__name__}. Send the user's question.")
+    if len(query) > MAX_QUERY_CHARS:
+        raise ValueError(
+            f"The query has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are read. Shorten the question."
+        )
+    if found := _UNSTORABLE.search(query):
+        raise ValueError(
+            f"The query holds the character {found.group()!a} at position {found.start()}, which cannot be stored. "
+            "Send the question as plain text."
+        )
+    if not query.strip():
+        raise ValueError("The query is empty. Send the user's question.")
+    return query.strip()
+
+
+def _ranked(parts: _Parts, query: str, candidates: Sequence[Candidate], degraded: dict[str, str]) -> Ranking:
+    """Rank, or keep the incoming order and say why."""
+    try:
+        if parts.ranker is not None:
+            return parts.ranker.ranking(query, candidates)
+        degraded["model"] = f"candidates keep their incoming order: {parts.trouble}"
+    except RlhfLoopError as error:
+        logger.error("The candidates keep their incoming order: %s", error)
+        degraded["model"] = f"candidates keep their incoming order: {error}"
+    except Exception as error:
+        logger.exception("The candidates keep their incoming order.")
+        degraded["model"] = f"candidates keep their incoming order ({type(error).__name__})"
+    incoming = enumerate(candidates)
+    return Ranking(
+        tuple(RankedCandidate(of.text, rank=place + 1, score=None, position=place) for place, of in incoming), None
+    )
+
+
+def _answers(ranked: Sequence[RankedCandidate], candidates: Sequence[Candidate]) -> tuple[RankedAnswer, ...]:
+    def answer(of: RankedCandidate) -> RankedAnswer:
+        candidate = candidates[of.position]
+        return RankedAnswer(
+            text=of.text,
+            rank=of.rank,
+            score=of.score,
+            source=candidate.source or "",
+            interaction_id=uuid.uuid4().hex,
+            title=candidate.title,
+            url=candidate.url,
+            licence=candidate.licence,
+            retrieved_at=candidate.retrieved_at,
+        )
+
+    return tuple(answer(of) for of in ranked)
+
+
+def _model_state(parts: _Parts) -> str:
+    try:
+        version = parts.ranker.model_version if parts.ranker else None
+    except RlhfLoopError as error:
+        return str(error)
+    return version or "none: candidates keep their incoming order"
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Note how many milliseconds the block takes."""
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        timings[name] = 1000 * (perf_counter() - started)

@@ -1,0 +1,31 @@
+"""Text from outside as it may be stored and shown: without control characters, and URLs only of the web."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+_LONGEST_LABEL = 2_000
+#: What no database and no page should get: control characters except line breaks and tabs, and lone surrogates.
+_UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """Return the text without control characters and without white space around it; its lines end with one newline."""
+    return _UNWANTED.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+def label(text: object) -> str | None:
+    """Return a title or the like in one line of at most 2,000 characters, None if there is nothing to read."""
+    return (" ".join(plain(text[:_LONGEST_LABEL]).split()) or None) if isinstance(text, str) else None
+
+
+def web_address(url: object) -> str | None:
+    """Return the URL if it leads to a page of the web, else None: others (javascript:) must not become links."""
+    if not isinstance(url, str) or len(url) > _LONGEST_LABEL or _UNWANTED.search(url) or url.split() != [url]:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return url if parts.scheme in ("http", "https") and parts.hostname else None

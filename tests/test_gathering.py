@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from rlhf_loop.answering import gathering
+from rlhf_loop.answering.gathering import Gathered, Gatherer
+from rlhf_loop.domain import Passage
+from rlhf_loop.errors import SourceError
+
+QUERY = "What helps against hiccups?"
+
+
+class FakeSource:
+    """Answers as it is told, and counts how often it was asked."""
+
+    def __init__(self, name: str, search: Callable[[str, int], Any]) -> None:
+        self.name = name
+        self.asked = 0
+        self._search = search
+
+    def search(self, query: str, *, limit: int) -> Sequence[Passage]:
+        self.asked += 1
+        found: Sequence[Passage] = self._search(query, limit)
+        return found
+
+
+def good(name: str = "good", *texts: str) -> FakeSource:
+    return FakeSource(name, lambda query, limit: [Passage(text=text) for text in texts or ("Hold your breath.",)])
+
+
+def failing(error: BaseException, name: str = "bad") -> FakeSource:
+    def search(query: str, limit: int) -> None:
+        raise error
+
+    return FakeSource(name, search)
+
+
+def gather(*sources: FakeSource, deadline_s: float = 30, limit: int = 3) -> Gathered:
+    return Gatherer(sources, deadline_s=deadline_s, limit=limit).gather(QUERY)
+
+
+@pytest.fixture
+def hanging() -> Iterator[FakeSource]:
+    """A source that answers only when the test is over."""
+    released = threading.Event()
+
+    def search(query: str, limit: int) -> list[Passage]:
+        released.wait(60)
+        return [Passage(text="Too late.")]
+
+    yield FakeSource("hanging", search)
+    released.set()
+
+
+def test_all_are_asked_at_the_same_time() -> None:
+    """Two sources that wait for each other both answer; their passages come in the order of the sources."""
+    barrier = threading.Barrier(2, timeout=30)
+
+    def search(query: str, limit: int) -> list[Passage]:
+        barrier.wait()
+        return [Passage(text=f"{query} {limit}")]
+
+    found = gather(FakeSource("b", search), FakeSource("a", search))
+    assert list(found.passages) == ["b", "a"]
+    assert found.passages["a"] == (Passage(text=f"{QUERY} 3"),)
+    assert found.degraded == {}
+    assert set(found.timings) == {"a", "b"}
+
+
+def test_one_that_hangs_costs_only_its_candidates(hanging: FakeSource) -> None:
+    """At the deadline the others' passages are returned, and the one that hangs is named."""
+    found = gather(hanging, good(), deadline_s=0.2)
+    assert found.passages == {"hanging": (), "good": (Passage(text="Hold your breath."),)}
+    assert found.degraded == {"hanging": "no answer within 0.2 s"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SourceError("The site said no.\nAnd more."), "The site said no."),
+        (RuntimeError(), "RuntimeError"),
+        (TimeoutError("connect"), "connect"),
+        (SystemExit(3), None),
+    ],
+)
+def test_one_that_fails_costs_only_its_candidates(error: BaseException, reason: str | None) -> None:
+    """An error of any kind is a reason in one line."""
+    if isinstance(error, SystemExit):
+        with pytest.raises(SystemExit):  # whoever ends the process means it
+            gather(failing(error))
+        return
+    found = gather(failing(error), good())
+    assert found.degraded == {"bad": reason}
+    assert len(found.passages["good"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "reason"),
+    [
+        (None, 0, "It gave a NoneType instead of a list of passages"),
+        ("text", 0, "It gave a str instead"),
+        ({"text": "x"}, 0, "It gave a dict instead"),
+        (["x", Passage(text="y")], 1, "gave a str instead of a passage"),
+        ([Passage(text="  "), Passage(text="y")], 1, "gave a passage without text"),
+        ([Passage(text=None)], 0, "gave a passage without text"),  # type: ignore[arg-type]
+        ([Passage(text="x" * 200_000)], 1, "gave a passage of 200,000 characters"),
+        ([Passage(text=str(n)) for n in range(9)], 3, "gave more than 3 passages"),
+    ],
+)
+def test_one_that_lies_costs_only_its_candidates(given: Any, kept: int, reason: str) -> None:
+    """What is not a list of passages with text is left out, and the source is named."""
+    found = gather(FakeSource("liar", lambda query, limit: given), good())
+    assert reason in found.degraded["liar"]
+    assert len(found.passages["liar"]) == kept
+    assert all(len(passage.text) <= 100_000 for passage in found.passages["liar"])
+    assert len(found.passages["good"]) == 1
+
+
+def test_a_flood_without_end_is_cut_off() -> None:
+    """Of a generator that never ends, only the first passages are taken."""
+    found = gather(FakeSource("flood", lambda query, limit: (Passage(text=str(n)) for n in itertools.count())))
+    assert [passage.text for passage in found.passages["flood"]] == ["0", "1", "2"]
+    assert found.degraded == {"flood": "gave more than 3 passages"}
+
+
+def test_what_may_be_shown_of_a_passage() -> None:
+    """Control characters go, labels become one line, and only addresses of the web stay."""
+    now = datetime.now(UTC)
+    given = [
+        Passage(text="a\x00b", title="T\n1", url="https://example.org/", licence="CC0", retrieved_at=now),
+        Passage(text="c", title="\x00", url="javascript:alert(1)", retrieved_at=datetime(2026, 1, 1)),
+    ]
+    found = gather(FakeSource("s", lambda query, limit: given))
+    assert found.passages["s"] == (
+        Passage(text="ab", title="T 1", url="https://example.org/", licence="CC0", retrieved_at=now),
+        Passage(text="c"),
+    )
+
+
+def test_one_that_fails_repeatedly_is_left_alone() -> None:
+    """After three failures in a row a source is not asked, the others are, and one says for how long."""
+    bad, fine = failing(SourceError("down")), good()
+    gatherer = Gatherer([bad, fine], deadline_s=30, limit=3)
+    reasons = [gatherer.gather(QUERY).degraded["bad"] for _ in range(5)]
+    assert reasons[:3] == ["down"] * 3
+    assert all("left alone for 10 s after repeated failures" in reason for reason in reasons[3:])
+    assert (bad.asked, fine.asked) == (3, 5)
+    assert list(gatherer.resting()) == ["bad"]
+
+
+def test_one_that_asks_for_a_rest_gets_it_at_once() -> None:
+    """A source whose site says Retry-After is left alone from then on."""
+    bad = failing(SourceError("slow down", retry_after_s=100))
+    gatherer = Gatherer([bad], deadline_s=30, limit=3)
+    gatherer.gather(QUERY)
+    assert "left alone for 100 s" in gatherer.gather(QUERY).degraded["bad"]
+    assert bad.asked == 1
+
+
+def test_finding_nothing_is_no_failure() -> None:
+    """An empty list is an answer, however often it comes."""
+    empty = FakeSource("empty", lambda query, limit: [])
+    gatherer = Gatherer([empty], deadline_s=30, limit=3)
+    assert [gatherer.gather(QUERY).degraded for _ in range(5)] == [{}] * 5
+    assert empty.asked == 5
+
+
+def test_one_that_hangs_gets_a_bounded_number_of_threads(hanging: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions beyond a limit do not wait in line behind those that hang."""
+    monkeypatch.setattr(gathering, "_BUSY", 2)
+    gatherer = Gatherer([hanging], deadline_s=0.05, limit=3)
+    reasons = [gatherer.gather(QUERY).degraded["hanging"] for _ in range(3)]
+    assert reasons == ["no answer within 0.05 s"] * 2 + ["still busy with 2 questions"]
+    assert hanging.asked == 2
+
+
+def test_sources_may_prepare() -> None:
+    """A source with a method `warm_up` is told to; if it fails, the others still are."""
+    prepared = []
+    bad, fine = good("bad"), good("fine")
+    bad.warm_up = lambda: 1 / 0  # type: ignore[attr-defined]
+    fine.warm_up = lambda: prepared.append(True)  # type: ignore[attr-defined]
+    Gatherer([bad, fine, good("none")], deadline_s=1, limit=1).warm_up()
+    assert prepared == [True]

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from outage import Outage
+from sqlalchemy import Engine, func, select, text
+
+from rlhf_loop.answering import recording
+from rlhf_loop.answering.recording import Recorder
+from rlhf_loop.config import Settings
+from rlhf_loop.db import make_engine, migrate
+from rlhf_loop.domain import Rating
+from rlhf_loop.errors import OutboxError
+from rlhf_loop.tables import Interaction, Review
+
+
+def candidates(name: str, count: int = 2) -> list[Rating]:
+    return [
+        Rating(
+            "What helps against hiccups?",
+            f"Answer {name}-{number}.",
+            source="index",
+            candidate_group=f"question:{name}",
+            shown_rank=number + 1,
+            score=0.5,
+            model_version="v1",
+            external_id=f"{name}-{number}",
+        )
+        for number in range(count)
+    ]
+
+
+def settings_for(url: str, folder: Path) -> Settings:
+    return Settings(database_url=url, outbox_path=folder / "outbox.db", outbox_max=50)
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float = 60) -> None:
+    """Wait until it holds; the limit is only there so that a broken test ends."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, "It did not come true."
+        time.sleep(0.02)
+
+
+def count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(Interaction)).scalar_one())
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "_LOOK_EVERY_S", 0.05)
+
+
+@pytest.fixture
+def recorder(database_url: str, tmp_path: Path) -> Iterator[Recorder]:
+    recorder = Recorder(settings_for(database_url, tmp_path))
+    yield recorder
+    recorder.close()
+
+
+@pytest.fixture
+def outage(postgres_url: str) -> Iterator[Outage]:
+    outage = Outage(postgres_url)
+    yield outage
+    outage.close()
+
+
+def test_an_answer_and_its_rating_are_stored(recorder: Recorder, database_url: str) -> None:
+    """All candidates become interactions of one group, and a rating finds its own by its id."""
+    assert recorder.record(candidates("a")) == ""
+    assert recorder.rate("a-1", rating=5, reviewer="visitor:1", comment="yes")
+    assert recorder.rate("a-1", rating=2, reviewer="visitor:1")
+    assert recorder.rate("a-1", rating=4, reviewer="visitor:2")
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(select(Interaction).order_by(Interaction.id)).all()
+        assert [(row.external_id, row.shown_rank, row.candidate_group) for row in rows] == [
+            ("a-0", 1, "question:a"),
+            ("a-1", 2, "question:a"),
+        ]
+        reviews = connection.execute(select(Review.reviewer, Review.rating).order_by(Review.reviewer)).all()
+        assert [tuple(review) for review in reviews] == [("visitor:1", 2), ("visitor:2", 4)]
+    engine.dispose()
+    assert recorder.waiting() == (0, 0)
+
+
+def test_bad_ratings(recorder: Recorder) -> None:
+    """A rating of an unknown answer, or outside 1-5, is an error and leaves nothing."""
+    recorder.record(candidates("a"))
+    with pytest.raises(LookupError, match=r"no answer with the id 'zzz'.*Ask the question again"):
+        recorder.rate("zzz", rating=3, reviewer="visitor:1")
+    for bad in (0, 6, True, 2.5):
+        with pytest.raises(ValueError, match="not a whole number from 1 to 5"):
+            recorder.rate("a-0", rating=bad, reviewer="visitor:1")  # type: ignore[arg-type]
+    assert recorder.waiting() == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["cut", "hang"])
+def test_nothing_is_lost_while_the_database_is_down(
+    outage: Outage, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Answers and ratings wait on disk while PostgreSQL is away or stuck, and are there once it is back, once.
+
+    Only the first of them tries the database in vain; the others do not wait.
+    """
+    recorder = Recorder(settings_for(outage.url, tmp_path))
+    assert recorder.record(candidates("before")) == ""
+    getattr(outage, how)()
+    assert recorder.record(candidates("during")) == "the database cannot be used"
+    for number in range(5):
+        assert recorder.record(candidates(f"more{number}"))
+    assert not recorder.rate("during-0", rating=5, reviewer="visitor:1")
+    assert not recorder.rate("before-0", rating=1, reviewer="visitor:1")
+    assert recorder.waiting() == (8, 0)
+    assert caplog.text.count("Recording goes to the outbox") == 1
+    outage.restore()
+    eventually(lambda: recorder.waiting() == (0, 0))
+    assert recorder.rate("before-0", rating=4, reviewer="visitor:1")
+    recorder.close()
+    engine = make_engine(outage.url)
+    assert count(engine) == 14
+    with engine.connect() as connection:
+        rated = select(Interaction.external_id, Interaction.rating).where(Interaction.rating.is_not(None))
+        assert {tuple(row) for row in connection.execute(rated)} == {("during-0", 5), ("before-0", 4)}
+    engine.dispose()
+
+
+def test_a_server_may_start_without_its_database(outage: Outage, tmp_path: Path) -> None:
+    """Nothing has to be up at the start: the schema is made when the database comes."""
+    outage.cut()
+    recorder = Recorder(settings_for(outage.url, tmp_path))
+    assert recorder.record(candidates("a"))
+    outage.restore()
+    eventually(lambda: recorder.waiting() == (0, 0))
+    assert recorder.record(candidates("b")) == ""
+    recorder.close()
+
+
+def test_what_waited_in_an_earlier_life_is_recorded(outage: Outage, tmp_path: Path) -> None:
+    """A process that was killed while the database was down leaves its entries to the next one."""
+    outage.cut()
+    code = (
+        "import os, sys; from pathlib import Path; from rlhf_loop.answering.recording import Recorder\n"
+        "from rlhf_loop.config import Settings; from rlhf_loop.domain import Rating\n"
+        "recorder = Recorder(Settings(database_url=sys.argv[1], outbox_path=Path(sys.argv[2])))\n"
+        "assert recorder.record([Rating('q', 'a', external_id='left')])\n"
+        "assert not recorder.rate('left', rating=5, reviewer='visitor:1')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    arguments = [sys.executable, "-c", code, outage.url, str(tmp_path / "outbox.db")]
+    assert subprocess.run(arguments, stderr=subprocess.DEVNULL).returncode == -9
+    outage.restore()
+    recorder = Recorder(settings_for(outage.url, tmp_path))
+    recorder.check()
+    eventually(lambda: recorder.waiting() == (0, 0))
+    recorder.close()
+    engine = make_engine(outage.url)
+    with engine.connect() as connection:
+        assert connection.execute(select(Interaction.external_id, Interaction.rating)).one() == ("left", 5)
+    engine.dispose()
+
+
+def test_what_is_written_twice_is_there_once(recorder: Recorder, database_url: str) -> None:
+    """An answer that reached the database, although nobody heard of it, is completed and not doubled."""
+    recorder.record(candidates("a", 1))
+    engine = make_engine(database_url)
+    recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("a", 3)]})
+    recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("a", 3)]})
+    assert count(engine) == 3
+    engine.dispose()
+
+
+def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp_path: Path) -> None:
+    """A rating of an answer that nobody knows stays in the outbox with the reason; what follows it is recorded."""
+    recorder = Recorder(settings_for(outage.url, tmp_path))
+    recorder.check()
+    outage.cut()
+    recorder.record(candidates("a"))
+    recorder.rate("nobody-knows", rating=5, reviewer="visitor:1")
+    recorder.record(candidates("b"))
+    outage.restore()
+    eventually(lambda: recorder.waiting() == (0, 1))
+    recorder.close()
+    with sqlite3.connect(tmp_path / "outbox.db") as connection:
+        (reason,) = connection.execute("SELECT refused FROM entries").fetchone()
+    connection.close()
+    assert "no answer with the id 'nobody-knows'" in reason
+
+
+def test_two_processes_replay_each_entry_once(outage: Outage, tmp_path: Path) -> None:
+    """Workers of one server share the outbox; together they leave each answer once."""
+    recorders = [Recorder(settings_for(outage.url, tmp_path)) for _ in range(3)]
+    for recorder in recorders:
+        recorder.check()
+    outage.cut()
+    threads = [
+        threading.Thread(target=lambda r=r, n=n: [r.record(candidates(f"{n}.{i}")) for i in range(8)])  # type: ignore[misc]
+        for n, r in enumerate(recorders)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    outage.restore()
+    eventually(lambda: recorders[0].waiting() == (0, 0))
+    for recorder in recorders:
+        recorder.close()
+    engine = make_engine(outage.url)
+    assert count(engine) == 48
+    engine.dispose()
+
+
+def test_a_full_outbox_says_so(outage: Outage, tmp_path: Path) -> None:
+    """Where neither database nor outbox can take an answer, the caller hears it."""
+    recorder = Recorder(replace(settings_for(outage.url, tmp_path), outbox_max=1))
+    outage.cut()
+    recorder.record(candidates("a"))
+    with pytest.raises(OutboxError, match="is full"):
+        recorder.record(candidates("b"))
+    recorder.close()
+
+
+def test_sqlite_that_is_locked_for_too_long(tmp_path: Path) -> None:
+    """A SQLite database that another process holds is down, too; afterwards all is recorded."""
+    file = tmp_path / "rlhf.db"
+    engine = make_engine(f"sqlite:///{file}")
+    migrate(engine)
+    recorder = Recorder(settings_for(f"sqlite:///{file}", tmp_path))
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    assert recorder.record(candidates("a")) == "the database cannot be used"
+    holder.execute("ROLLBACK")
+    holder.close()
+    eventually(lambda: recorder.waiting() == (0, 0))
+    assert count(engine) == 2
+    recorder.close()
+    engine.dispose()
+
+
+def test_a_database_that_was_replaced_by_an_empty_one(postgres_url: str, tmp_path: Path) -> None:
+    """If the tables are gone, they are made again: no answer is lost for that."""
+    recorder = Recorder(settings_for(postgres_url, tmp_path))
+    recorder.record(candidates("a"))
+    engine = make_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    recorder.record(candidates("b"))
+    eventually(lambda: recorder.waiting() == (0, 0))
+    assert count(engine) == 2
+    recorder.close()
+    engine.dispose()
