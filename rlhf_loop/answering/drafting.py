@@ -88,11 +88,14 @@ class Drafter:
         self._settings = settings
         self._breaker = Breaker()
         # No retries: they would come after the answer. Local endpoints want no key, but the client insists on one.
-        self._client: OpenAI = require("openai", "llm").OpenAI(
+        openai = require("openai", "llm")
+        self._client: OpenAI = openai.OpenAI(
             base_url=settings.llm_url,
             api_key=settings.llm_api_key or "none",
             timeout=settings.llm_timeout_s,
             max_retries=0,
+            # Questions and key go to the configured host, and to no other that it may name.
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
 
     def draft(self, query: str, passages: Mapping[str, Sequence[Passage]]) -> Drafts:

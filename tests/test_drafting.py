@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from rlhf_loop.answering.drafting import Drafter, excerpt, quote
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate, Passage
+from rlhf_loop.errors import ConfigError
+
+QUERY = "What helps against hiccups?"
+PASSAGES = {
+    "index": (Passage(text="Hold your breath.", title="Hiccups", url="https://example.org/1", licence="CC0"),),
+    "wikipedia": (Passage(text="Hiccups are short."), Passage(text="Drink water slowly.")),
+}
+
+
+class Endpoint:
+    """An endpoint on loopback that speaks chat completions; `reply` decides what each request gets."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[dict[str, Any], str]] = []
+        self.reply: Callable[[dict[str, Any]], tuple[int, object]] = lambda body: (200, completion("A draft."))
+        self.location = ""
+        self.released = threading.Event()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append((body, self.headers["Authorization"]))
+                status, answer = endpoint.reply(body)
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                if endpoint.location:
+                    self.send_header("Location", endpoint.location)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def hang(self, body: dict[str, Any]) -> tuple[int, object]:
+        self.released.wait(60)
+        return 200, completion("Too late.")
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def completion(text: str | None, *, reason: str = "stop") -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "small",
+        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+    }
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()
+
+
+def drafter(endpoint: Endpoint, **settings: Any) -> Drafter:
+    return Drafter(Settings(llm_url=endpoint.url, llm_model="small", **settings))
+
+
+def texts(candidates: tuple[Candidate, ...]) -> list[tuple[str | None, str]]:
+    return [(candidate.source, candidate.text) for candidate in candidates]
+
+
+def test_without_a_model_passages_are_quoted() -> None:
+    """The first of each source comes first; each names its source, title, URL and licence."""
+    quoted = quote(QUERY, PASSAGES)
+    assert texts(quoted) == [
+        ("index", "Hold your breath."),
+        ("wikipedia", "Hiccups are short."),
+        ("wikipedia", "Drink water slowly."),
+    ]
+    assert (quoted[0].title, quoted[0].url, quoted[0].licence) == ("Hiccups", "https://example.org/1", "CC0")
+    assert quote(QUERY, {"empty": ()}) == quote(QUERY, {}) == ()
+
+
+def test_what_two_sources_say_alike_is_quoted_once() -> None:
+    """The first that says it keeps it, in its place."""
+    passages = {
+        "a": (Passage(text="One."), Passage(text="Two.")),
+        "b": (Passage(text="ONE. "), Passage(text="Three.")),
+    }
+    assert texts(quote(QUERY, passages)) == [("a", "One."), ("a", "Two."), ("b", "Three.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("All of it. Every word.", "All of it. Every word."),
+        ("of the kidney. It is rare. Most people rec", "It is rare."),
+        ("It is rare. Most people rec", "It is rare."),
+        ("Symptoms:\n- fever\n- a dry cough", "Symptoms:\n- fever\n- a dry cough"),
+        ("no end and no beginning", "no end and no beginning"),
+        ("Das hilft. (Meist.)", "Das hilft. (Meist.)"),
+        ("mRNA vaccines help. They are new.", "mRNA vaccines help. They are new."),
+    ],
+)
+def test_whole_sentences(text: str, expected: str) -> None:
+    """What is cut off at the start or end goes; lists, and texts that have nothing else, stay."""
+    assert excerpt(QUERY, text) == expected
+
+
+def test_of_a_long_text_the_part_that_fits_is_shown() -> None:
+    """A chapter about much else gives the part with the words of the question, in whole sentences."""
+    other = " ".join(f"This sentence, number {number}, says something about gardens." for number in range(60))
+    found = excerpt(QUERY, f"{other} Hiccups stop if one holds one's breath. This helps most people. {other}")
+    assert "Hiccups stop if one holds one's breath." in found
+    assert len(found) <= 1500
+    assert found.startswith("This sentence, number") or found.startswith("Hiccups")
+    assert found.endswith(".")
+
+
+def test_each_source_becomes_a_draft(endpoint: Endpoint) -> None:
+    """The model gets a source's passages and the question; its draft names the source's first page."""
+    endpoint.reply = lambda body: (200, completion("From memory." if "breath" in str(body) else "From a page."))
+    drafts = drafter(endpoint, llm_api_key="sk-1").draft(QUERY, PASSAGES)
+    assert texts(drafts.candidates) == [("index", "From memory."), ("wikipedia", "From a page.")]
+    assert drafts.candidates[0].url == "https://example.org/1"
+    assert drafts.trouble == ""
+    for body, authorization in endpoint.requests:
+        assert body["model"] == "small"
+        assert QUERY in body["messages"][1]["content"]
+        assert authorization == "Bearer sk-1"
+    assert any("[2] Drink water slowly." in str(body) for body, _ in endpoint.requests)
+
+
+def test_best_of_n(endpoint: Endpoint) -> None:
+    """With three drafts a source, six requests are made, and all that differ are candidates."""
+    lock, numbers = threading.Lock(), iter(range(99))
+
+    def reply(body: dict[str, Any]) -> tuple[int, object]:
+        with lock:
+            return 200, completion(f"Draft {next(numbers)}.")
+
+    endpoint.reply = reply
+    drafts = drafter(endpoint, llm_drafts=3).draft(QUERY, PASSAGES)
+    assert sorted(text for _, text in texts(drafts.candidates)) == [f"Draft {n}." for n in range(6)]
+    assert [source for source, _ in texts(drafts.candidates)] == ["index", "wikipedia"] * 3
+    assert all(body["temperature"] > 0 for body, _ in endpoint.requests)
+
+
+@pytest.mark.parametrize(
+    ("reply", "trouble"),
+    [
+        ((500, {"error": {"message": "out of memory"}}), "InternalServerError"),
+        ((401, {"error": {"message": "bad key"}}), "AuthenticationError"),
+        ((429, {"error": {"message": "slow down"}}), "RateLimitError"),
+        ((200, b"<html>not JSON"), "the language model failed"),
+        ((200, {"choices": []}), "the language model failed"),
+        ((200, {"choices": None}), "the language model failed"),
+        ((200, completion(None)), ""),
+        ((200, completion("  ")), ""),
+        ((200, completion("No answer.")), ""),
+    ],
+)
+def test_a_model_that_fails_or_knows_nothing_falls_back(
+    endpoint: Endpoint, reply: tuple[int, object], trouble: str
+) -> None:
+    """The passages stand in for its drafts, and a failure is named."""
+    endpoint.reply = lambda body: reply
+    drafts = drafter(endpoint).draft(QUERY, PASSAGES)
+    assert drafts.candidates == quote(QUERY, PASSAGES)
+    assert trouble in drafts.trouble
+    assert bool(drafts.trouble) == bool(trouble)
+
+
+def test_a_model_that_hangs_falls_back(endpoint: Endpoint) -> None:
+    """What is not there in time is replaced; what was drafted in time stays."""
+    endpoint.reply = lambda body: endpoint.hang(body) if "breath" in str(body) else (200, completion("In time."))
+    drafts = drafter(endpoint, llm_timeout_s=0.5).draft(QUERY, PASSAGES)
+    assert texts(drafts.candidates) == [("wikipedia", "In time."), ("index", "Hold your breath.")]
+    assert drafts.trouble
+
+
+def test_a_model_that_is_down_is_left_alone(endpoint: Endpoint) -> None:
+    """After three failures in a row nobody waits for it."""
+    endpoint.close()
+    model = drafter(endpoint)
+    troubles = [model.draft(QUERY, PASSAGES).trouble for _ in range(4)]
+    assert troubles[:3] == ["the language model failed (APIConnectionError)"] * 3
+    assert "left alone" in troubles[3]
+
+
+def test_no_other_host_is_asked(endpoint: Endpoint) -> None:
+    """An endpoint that sends the client elsewhere has failed."""
+    elsewhere = Endpoint()
+    endpoint.location = f"{elsewhere.url}/chat/completions"
+    endpoint.reply = lambda body: (307, {})
+    assert drafter(endpoint).draft(QUERY, PASSAGES).trouble
+    assert elsewhere.requests == []
+    elsewhere.close()
+
+
+def test_a_draft_that_was_cut_off_ends_with_a_sentence(endpoint: Endpoint) -> None:
+    """Where the model reached its limit of tokens, the begun sentence goes; control characters always do."""
+    endpoint.reply = lambda body: (200, completion("It hel\x00ps. It also stops most hic", reason="length"))
+    drafts = drafter(endpoint).draft(QUERY, {"index": PASSAGES["index"]})
+    assert texts(drafts.candidates) == [("index", "It helps.")]
+
+
+def test_nothing_found_needs_no_model(endpoint: Endpoint) -> None:
+    """Without passages the model is not asked: it would answer from imagination."""
+    assert drafter(endpoint).draft(QUERY, {"index": ()}).candidates == ()
+    assert endpoint.requests == []
+
+
+def test_an_endpoint_needs_a_model() -> None:
+    """The settings have to name it."""
+    with pytest.raises(ConfigError, match="RLHF_LLM_MODEL is not set"):
+        Drafter(Settings(llm_url="http://127.0.0.1:1/v1"))
+
+
+def test_without_the_extra_the_message_names_it() -> None:
+    """Where openai is not installed, one reads which extra brings it."""
+    code = (
+        "import sys; sys.modules['openai'] = None\n"
+        "from rlhf_loop.answering.drafting import Drafter; from rlhf_loop.config import Settings\n"
+        "Drafter(Settings(llm_url='http://127.0.0.1:1/v1', llm_model='small'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'rlhf-loop[llm]'" in done.stderr

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outage import Outage
+from sqlalchemy import select
+
+from rlhf_loop import sample
+from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
+from rlhf_loop.config import Settings
+from rlhf_loop.db import make_engine
+from rlhf_loop.domain import Passage
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.errors import SourceError
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.reward.model_file import save
+from rlhf_loop.tables import Interaction
+from rlhf_loop.training import TrainingReport
+
+QUERY = sample.QUESTION
+TEXTS = [candidate["text"] for candidate in sample.CANDIDATES]
+
+
+class Fixed:
+    """A source that always knows the same."""
+
+    def __init__(self, name: str, texts: Sequence[str]) -> None:
+        self.name = name
+        self.texts = texts
+
+    def search(self, query: str, *, limit: int) -> list[Passage]:
+        return [Passage(text=text, url=f"https://example.org/{self.name}") for text in self.texts[:limit]]
+
+
+class Broken:
+    name = "broken"
+
+    def search(self, query: str, *, limit: int) -> list[Passage]:
+        raise SourceError("The site is down.")
+
+
+broken = Broken()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Settings:
+    return Settings(
+        database_url=f"sqlite:///{tmp_path / 'rlhf.db'}",
+        model_path=tmp_path / "reward_model.joblib",
+        cache_dir=encoder_cache,
+        encoder_path=model_folder,
+        outbox_path=tmp_path / "outbox.db",
+        source_deadline_s=30,
+    )
+
+
+@pytest.fixture
+def live(settings: Settings, trained: tuple[RewardModel, TrainingReport]) -> str:
+    """The version of a model that is live."""
+    return put_live(trained[0], settings)
+
+
+def put_live(model: RewardModel, settings: Settings) -> str:
+    return f"{model.recipe}-{save(model, settings.model_path)[:12]}"
+
+
+@pytest.fixture
+def make(encoder: TextEncoder, settings: Settings) -> Iterator[Any]:
+    """Make a service; it is closed after the test."""
+    made = []
+
+    def make(*sources: object, **changes: Any) -> AnswerService:
+        given = sources or (Fixed("one", TEXTS[:3]), Fixed("two", TEXTS[3:]))
+        service = AnswerService(replace(settings, **changes), sources=given, encoder=encoder)  # type: ignore[arg-type]
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        service.close()
+
+
+def rows(settings: Settings) -> list[Any]:
+    engine = make_engine(settings.database_url)
+    with engine.connect() as connection:
+        found = list(connection.execute(select(Interaction).order_by(Interaction.id)))
+    engine.dispose()
+    return found
+
+
+def test_the_best_candidate_comes_first_and_all_are_recorded(make: Any, live: str, settings: Settings) -> None:
+    """Candidates of all sources are ranked together; each is stored with its place, score and model."""
+    answer = make().answer(f"  {QUERY}\n")
+    assert answer.query == QUERY
+    assert answer.model_version == live
+    assert answer.degraded == {}
+    scores = [of.score for of in answer.ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+    assert [of.rank for of in answer.ranked] == list(range(1, len(TEXTS) + 1))
+    assert answer.best is answer.ranked[0]
+    assert answer.best.url == f"https://example.org/{answer.best.source}"
+    assert {"total", "sources", "source:one", "source:two", "ranking", "recording"} == set(answer.timings)
+    stored = rows(settings)
+    assert [(row.external_id, row.ai_response, row.source, row.score) for row in stored] == [
+        (of.interaction_id, of.text, of.source, of.score) for of in answer.ranked
+    ]
+    assert {(row.user_prompt, row.model_version, row.rating) for row in stored} == {(QUERY, live, None)}
+    assert len({row.candidate_group for row in stored}) == 1
+    by_place = [row.source for row in sorted(stored, key=lambda row: row.shown_rank)]
+    assert by_place == ["one", "two", "one", "one"]
+
+
+def test_an_answer_can_be_rated(make: Any, live: str, settings: Settings) -> None:
+    """The id of a candidate is all that a rating needs."""
+    service = make()
+    answer = service.answer(QUERY)
+    assert service.rate(answer.ranked[1].interaction_id, rating=4, reviewer="visitor:1", comment="good")
+    assert [row.rating for row in rows(settings)] == [None, 4, *[None] * (len(answer.ranked) - 2)]
+    with pytest.raises(LookupError):
+        service.rate("unknown", rating=4, reviewer="visitor:1")
+
+
+def test_without_a_model_the_incoming_order_stays(make: Any) -> None:
+    """Then there are no scores and no version, and nothing pretends otherwise."""
+    answer = make(Fixed("one", ["B.", "A."]), Fixed("two", ["C."])).answer(QUERY)
+    assert [(of.text, of.rank, of.score) for of in answer.ranked] == [("B.", 1, None), ("C.", 2, None), ("A.", 3, None)]
+    assert answer.model_version is None
+    assert answer.degraded == {}
+
+
+def test_a_model_that_comes_later_is_used(
+    make: Any, settings: Settings, trained: tuple[RewardModel, TrainingReport]
+) -> None:
+    """A first training while the service runs needs no restart."""
+    service = make()
+    assert service.answer(QUERY).model_version is None
+    version = put_live(trained[0], settings)
+    assert service.answer(QUERY).model_version == version
+
+
+def test_a_damaged_model_costs_only_the_order(make: Any, live: str, settings: Settings) -> None:
+    """The answers flow in their incoming order, and the reason is named."""
+    settings.model_path.write_bytes(b"damaged")
+    answer = make().answer(QUERY)
+    assert len(answer.ranked) == len(TEXTS)
+    assert "incoming order" in answer.degraded["model"]
+    assert answer.model_version is None
+
+
+def test_without_weights_the_answers_flow(settings: Settings, live: str, tmp_path: Path) -> None:
+    """If the encoder cannot be loaded, the sources are asked all the same; the service says that it is not ready."""
+    (tmp_path / "empty").mkdir()
+    without = replace(settings, encoder_path=tmp_path / "empty")
+    service = AnswerService(without, sources=[Fixed("one", ["A."])])
+    answer = service.answer(QUERY)
+    assert [of.text for of in answer.ranked] == ["A."]
+    assert "incoming order" in answer.degraded["model"]
+    service.warm_up()
+    assert not service.readiness().ready
+    service.close()
+
+
+def test_a_source_that_fails_is_named(make: Any, live: str) -> None:
+    """The others' candidates are ranked as if it were not there."""
+    answer = make(Broken(), Fixed("one", ["A."])).answer(QUERY)
+    assert answer.degraded == {"broken": "The site is down."}
+    assert [of.source for of in answer.ranked] == ["one"]
+
+
+def test_nothing_found_is_an_answer(make: Any, live: str, settings: Settings) -> None:
+    """No candidates: nothing is ranked, nothing recorded, and nothing made up."""
+    answer = make(Fixed("one", []), Broken()).answer(QUERY)
+    assert answer.ranked == ()
+    assert answer.best is None
+    assert list(answer.degraded) == ["broken"]
+    assert not settings.outbox_path.exists()
+
+
+def test_a_database_that_is_down_costs_no_answer(
+    make: Any, postgres_url: str, settings: Settings, tmp_path: Path
+) -> None:
+    """The candidates come, recording waits, and it is named; when the outbox is full, too."""
+    outage = Outage(postgres_url)
+    outage.cut()
+    service = make(database_url=outage.url, outbox_max=1)
+    first, second = service.answer(QUERY), service.answer(QUERY)
+    assert len(first.ranked) == len(second.ranked) == len(TEXTS)
+    assert "waits in the outbox" in first.degraded["recording"]
+    assert "not recorded, so it cannot be rated" in second.degraded["recording"]
+    service.warm_up()
+    assert service.readiness().ready
+    assert service.readiness().checks["recording"] == "1 waiting in the outbox"
+    outage.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (None, "must be a text, but it is a NoneType"),
+        (7, "must be a text, but it is a int"),
+        (["x"], "must be a text"),
+        ("", "is empty"),
+        (" \n\t", "is empty"),
+        ("x" * (MAX_QUERY_CHARS + 1), "has 4,001 characters; at most 4,000"),
+        ("a\x00b", r"'\\x00' at position 1"),
+        ("a\ud800", r"'\\ud800' at position 1"),
+    ],
+)
+def test_bad_questions(make: Any, query: Any, message: str) -> None:
+    """What is no question is refused with the value seen; no source is asked."""
+    with pytest.raises(ValueError, match=message):
+        make(Broken()).answer(query)
+
+
+def test_the_longest_question(make: Any, live: str) -> None:
+    """4,000 characters are read."""
+    assert make().answer("hiccups " * 500).best is not None
+
+
+def test_readiness(make: Any, live: str) -> None:
+    """It is ready once it is warm, and says which model is live and which sources rest."""
+    service = make(Broken(), Fixed("one", ["A."]))
+    assert not service.readiness().ready
+    service.warm_up()
+    for _ in range(3):
+        service.answer(QUERY)
+    state = service.readiness()
+    assert state.ready
+    assert state.checks["model"] == live
+    assert state.checks["recording"] == "ok"
+    assert "left alone" in state.checks["source:broken"]
+
+
+def test_many_at_once(make: Any, live: str, settings: Settings) -> None:
+    """Questions of several threads are each answered and recorded whole."""
+    service = make()
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(service.answer(f"{QUERY} {n}"))) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 8
+    stored = rows(settings)
+    assert {row.external_id for row in stored} == {of.interaction_id for answer in answers for of in answer.ranked}
+    assert len({row.candidate_group for row in stored}) == 8
+
+
+def test_the_settings_choose_the_sources(settings: Settings, encoder: TextEncoder, monkeypatch: Any) -> None:
+    """A source of one's own is named by module and name."""
+    service = AnswerService(replace(settings, sources=("test_service:broken",)), encoder=encoder)
+    assert service.answer(QUERY).degraded == {"broken": "The site is down."}
+    service.close()
