@@ -119,6 +119,7 @@ def print_next_steps() -> None:
     steps.add_row("rlhf-loop ratings import FILE", "bring your own ratings in (CSV, JSONL, Parquet)")
     steps.add_row("rlhf-loop train --learning-curve", "train on them, and see what more would bring")
     steps.add_row("rlhf-loop rerank QUESTION ANSWER ANSWER", "try the model on any question")
+    steps.add_row("rlhf-loop serve", "answer questions at http://127.0.0.1:8000/data-html")
     steps.add_row("from rlhf_reranker import rerank_candidates", "use it in your application")
     console = _console()
     console.print(steps)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 #: What each extra brings, by the name of its package and that of the module.
 EXTRAS = {
-    "postgres": (("psycopg", "psycopg"),),
+    "postgres": (("psycopg", "psycopg"), ("pgvector", "pgvector")),
+    "llm": (("openai", "openai"),),
+    "langchain": (("langchain-core", "langchain_core"),),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
 

@@ -51,8 +51,8 @@ def test_what_is_documented_exists() -> None:
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
     assert set(re.findall(r"\bRLHF_[A-Z_]+[A-Z]\b(?!\d|\.md|_)", DOCS)) - known == set()
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", DOCS, re.MULTILINE)) <= {name.split()[1] for name in targets()}
-    for name in re.findall(r"(?:^|[`/])rlhf-loop ((?:ratings )?[a-z]+)", DOCS, re.MULTILINE):
-        assert f"rlhf-loop {name}" in [*commands(), "rlhf-loop ratings"]
+    for name in re.findall(r"(?:^|[`/])rlhf-loop ((?:ratings |index )?[a-z]+)", DOCS, re.MULTILINE):
+        assert f"rlhf-loop {name}" in [*commands(), "rlhf-loop ratings", "rlhf-loop index"]
 
 
 def test_files_that_are_named_are_there() -> None:
