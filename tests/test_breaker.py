@@ -68,13 +68,20 @@ def test_rests_grow_up_to_a_limit(breaker: Breaker, clock: Clock) -> None:
 
 
 def test_a_rest_that_is_asked_for_begins_at_once(breaker: Breaker, clock: Clock) -> None:
-    """Retry-After counts from the first failure, and not for more than an hour."""
+    """Retry-After counts from the first time, not for more than an hour; it is no failure, however often it comes."""
     breaker.failed(retry_after_s=25)
     assert breaker.rest_s() == 25
     clock.now += 25
     assert breaker.may_try()
     breaker.failed(retry_after_s=10**9)
     assert breaker.rest_s() == 3600
+    clock.now += 3600
+    for _ in range(9):
+        assert breaker.may_try()
+        breaker.failed(retry_after_s=3)
+        clock.now += 3
+    fail(breaker, 2)
+    assert breaker.rest_s() == 0
 
 
 def test_a_try_that_never_ends_holds_nobody_up_for_ever(breaker: Breaker, clock: Clock) -> None:

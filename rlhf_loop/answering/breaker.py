@@ -11,6 +11,8 @@ FAILURES = 3
 #: Seconds of the first rest; each further one is twice as long, up to the longest.
 _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 300.0
+#: Seconds of a rest that somebody may ask for.
+_LONGEST_WISH_S = 3600.0
 
 
 class Breaker:
@@ -49,13 +51,14 @@ class Breaker:
             self._until = 0.0
 
     def failed(self, *, retry_after_s: float | None = None) -> None:
-        """Count a failure; `retry_after_s` is a rest that was asked for, and begins at once."""
+        """Count a failure. One that says when to come back is none: it is believed, and only left alone until then."""
         with self._lock:
-            self._in_a_row += 1
-            rest = retry_after_s or 0.0
-            if self._in_a_row >= self._failures or self._rests:
-                rest = max(rest, min(_FIRST_REST_S * 2**self._rests, _LONGEST_REST_S))
+            if retry_after_s:
+                rest = min(retry_after_s, _LONGEST_WISH_S)
+            else:
+                self._in_a_row += 1
+                if self._in_a_row < self._failures and not self._rests:
+                    return
+                rest = min(_FIRST_REST_S * 2**self._rests, _LONGEST_REST_S)
                 self._rests = min(self._rests + 1, 10)
-            if rest:
-                self._rests = max(self._rests, 1)
-                self._until = max(self._until, self._clock() + min(rest, 3600.0))
+            self._until = max(self._until, self._clock() + rest)

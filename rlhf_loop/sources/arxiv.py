@@ -1,0 +1,162 @@
+"""arXiv, by its Atom API: abstracts of papers, one request every three seconds and not two at once.
+
+The API: https://info.arxiv.org/help/api/user-manual.html. The limit and the licence of what it gives:
+https://info.arxiv.org/help/api/tou.html.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import combinations
+from xml.etree import ElementTree
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Passage
+from rlhf_loop.errors import SourceError
+from rlhf_loop.plain_text import label
+from rlhf_loop.sources.best_parts import Document, Part, best_passages
+from rlhf_loop.sources.courtesy import Courtesy
+from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
+from rlhf_loop.sources.markup import without_markup
+from rlhf_loop.sources.page_cache import PageCache
+from rlhf_loop.sources.search_words import search_words
+
+#: Title and abstract are "descriptive metadata", which arXiv's terms put under CC0; the paper itself is not.
+LICENCE = "CC0 1.0 (arXiv metadata; the paper has its own licence)"
+#: Seconds between requests that arXiv asks for.
+INTERVAL_S = 3.0
+
+_WORDS = 5
+_RESULTS = 10
+_MOST_RESULTS = 50
+_MAX_BYTES = 2 * 10**6
+_URL = "RLHF_ARXIV_URL"
+_MEDIA_TYPES = ("application/atom+xml", "application/xml", "text/xml")
+_ATOM = "{http://www.w3.org/2005/Atom}"
+_TOTAL = "{http://a9.com/-/spec/opensearch/1.1/}totalResults"
+#: Both kinds of identifier: https://info.arxiv.org/help/arxiv_identifier.html.
+_PAPER = re.compile(
+    r"https?://(?:export\.)?arxiv\.org/abs/"
+    r"([0-9]{4}\.[0-9]{4,5}(?:v[0-9]{1,4})?|[a-z-]{2,20}(?:\.[A-Z]{2})?/[0-9]{7}(?:v[0-9]{1,4})?)"
+)
+_ERROR_ID = "/api/errors"
+
+
+class ArxivSource:
+    """Searches arXiv for papers with at least two of the question's words in common, and gives their abstracts."""
+
+    name = "arxiv"
+
+    def __init__(self, settings: Settings, *, interval_s: float = INTERVAL_S) -> None:
+        courtesy = Courtesy(settings.cache_dir / "arxiv.lock", interval_s=interval_s, site="arXiv")
+        self._client = HttpClient(
+            settings.arxiv_url, setting=_URL, contact=settings.contact, max_bytes=_MAX_BYTES, turn=courtesy.turn
+        )
+        self._cache = PageCache(settings.cache_dir / "pages.db", max_age_s=settings.source_cache_hours * 3600)
+        self._budget_s = BUDGET_SHARE * settings.source_deadline_s
+
+    def warm_up(self) -> None:
+        """Prepare for the first request, without sending one."""
+        self._client.warm_up()
+
+    def search(self, query: str, *, limit: int) -> list[Passage]:
+        """Return abstracts that fit the question.
+
+        Raises:
+            SourceError: arXiv cannot be asked now, as others of this machine just did, or sends what is no answer.
+        """
+        words = search_words(query, at_most=_WORDS)
+        if not words or limit < 1:
+            return []
+        params = {
+            "search_query": search_query(words),
+            "start": "0",
+            "max_results": str(min(max(limit, _RESULTS), _MOST_RESULTS)),
+            "sortBy": "relevance",
+            "sortOrder": "descending",
+        }
+        deadline = time.monotonic() + self._budget_s
+
+        def fetch() -> bytes:
+            budget_s = max(0.0, deadline - time.monotonic())
+            body = self._client.get(params, budget_s=budget_s, media_types=_MEDIA_TYPES)
+            self._feed(body)  # what is none is not kept
+            return body
+
+        page = self._cache.page(self._client.address(params), fetch)
+        documents = list(_papers(self._feed(page.body), page.retrieved_at))
+        return best_passages(query, documents, limit=limit)
+
+    def _feed(self, body: bytes) -> ElementTree.Element:
+        parser = ElementTree.XMLParser(target=_NoDoctype())
+        try:
+            parser.feed(body)
+            feed = parser.close()
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            raise self._no_feed(str(error)) from error
+        if feed.tag != f"{_ATOM}feed":
+            raise self._no_feed(f"its root is {label(feed.tag[:80])!r}")
+        entries = feed.findall(f"{_ATOM}entry")
+        for entry in entries:
+            if _ERROR_ID in _text(entry, "id") or _text(entry, "title") == "Error":
+                raise SourceError(
+                    f"arXiv refused the request: {_text(entry, 'summary')[:200]}. "
+                    "Ask in other words, or try again later."
+                )
+        total = (feed.findtext(_TOTAL) or "0").strip()
+        if not entries and total.strip("0"):
+            # It happens under load; kept, it would hide the papers for a day.
+            raise SourceError(
+                f"arXiv found {label(total[:20])} papers and sent none of them. Its passages are missing this time; "
+                "try again later."
+            )
+        return feed
+
+    def _no_feed(self, reason: str) -> SourceError:
+        return SourceError(
+            f"{self._client.host} sent what is no Atom feed ({reason}). Check that {_URL} is the address of arXiv's "
+            "API, or try again later."
+        )
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses a document type, which Atom does not have: only there can entities be declared, so no bomb goes off."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it has a document type")
+
+
+def search_query(words: list[str]) -> str:
+    """Return a query for papers with at least two of the words, or the only one.
+
+    A second request, with fewer words, would have to wait three seconds. Words are letters and digits only.
+    """
+    terms = [f"all:{word}" for word in words]
+    if len(terms) <= 2:
+        return " AND ".join(terms)
+    return " OR ".join(f"({one} AND {other})" for one, other in combinations(terms, 2))
+
+
+def _papers(feed: ElementTree.Element, retrieved_at: datetime) -> Iterator[Document]:
+    seen: set[str] = set()
+    for entry in feed.iterfind(f"{_ATOM}entry"):
+        paper = _PAPER.fullmatch(_text(entry, "id"))
+        abstract, title = _text(entry, "summary"), _text(entry, "title")
+        if not paper or not abstract or paper.group(1) in seen:
+            continue
+        seen.add(paper.group(1))
+        yield Document(
+            title=title[:500] or f"arXiv:{paper.group(1)}",
+            parts=(Part("", abstract),),
+            url=f"https://arxiv.org/abs/{paper.group(1)}",
+            licence=LICENCE,
+            retrieved_at=retrieved_at,
+        )
+
+
+def _text(entry: ElementTree.Element, name: str) -> str:
+    found = entry.find(f"{_ATOM}{name}")
+    return "" if found is None else " ".join(without_markup("".join(found.itertext())).split())

@@ -1,0 +1,107 @@
+"""The sources that the settings name, in their order."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import ConfigError
+from rlhf_loop.sources.langchain import LangChainSource
+from rlhf_loop.sources.source import Source
+
+if TYPE_CHECKING:
+    from rlhf_loop.encoders import TextEncoder
+
+_SETTING = "RLHF_SOURCES"
+
+
+def sources_from(settings: Settings, *, encoder: TextEncoder | None) -> list[Source]:
+    """Make the sources that `settings.sources` names; `encoder` is the one of the vector database, which only
+    "index" needs.
+
+    An entry `package.module:name` is a source of one's own: an object with `name` and `search`, a retriever of
+    LangChain, or a callable that takes the settings and returns one of these.
+
+    Raises:
+        ConfigError: an entry is unknown, is no source, or two have the same name.
+    """
+    chosen: list[Source] = []
+    for entry in settings.sources:
+        source = _make(entry, settings, encoder)
+        if source.name in [other.name for other in chosen]:
+            raise ConfigError(f"{_SETTING} names {source.name!r} twice. Take one of them out.")
+        chosen.append(source)
+    return chosen
+
+
+def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source:
+    if entry == "index":
+        if encoder is None:
+            raise ValueError("The source 'index' needs an encoder, and encoder=None was given. Give one.")
+        from rlhf_loop.sources.vector_database import VectorDatabase
+
+        return VectorDatabase(settings, encoder)
+    if entry == "wikipedia":
+        from rlhf_loop.sources.wikipedia import WikipediaSource
+
+        return WikipediaSource(settings)
+    if entry == "arxiv":
+        from rlhf_loop.sources.arxiv import ArxivSource
+
+        return ArxivSource(settings)
+    if ":" in entry:
+        return _own(entry, settings)
+    raise ConfigError(
+        f"{_SETTING} names {entry!r}, which is unknown. Known are index, wikipedia, arxiv, and package.module:name of "
+        "your own."
+    )
+
+
+def _own(entry: str, settings: Settings) -> Source:
+    module, _, name = entry.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        # A module that is there but imports what is not shows its own error.
+        if isinstance(error, ModuleNotFoundError) and not _is_part(error.name, module):
+            raise
+        raise ConfigError(
+            f"{_SETTING} names {entry!r}, and there is no module {module!r}. Install it, or correct the name."
+        ) from error
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ConfigError(
+                f"{_SETTING} names {entry!r}, and module {module!r} has no {name!r}. Correct the name."
+            ) from error
+    if isinstance(found, type) or not (_is_source(found) or _is_retriever(found)):
+        if not callable(found):
+            raise _no_source(entry, found)
+        found = cast(Callable[[Settings], Any], found)(settings)
+    if _is_source(found):
+        return cast(Source, found)
+    if _is_retriever(found):
+        return LangChainSource(found, name=name)
+    raise _no_source(entry, found)
+
+
+def _is_part(missing: str | None, module: str) -> bool:
+    return missing is not None and f"{module}.".startswith(f"{missing}.")
+
+
+def _is_source(found: object) -> bool:
+    return callable(getattr(found, "search", None)) and isinstance(getattr(found, "name", None), str)
+
+
+def _is_retriever(found: object) -> bool:
+    return callable(getattr(found, "invoke", None))
+
+
+def _no_source(entry: str, found: object) -> ConfigError:
+    return ConfigError(
+        f"{_SETTING} names {entry!r}, which gives {type(found).__name__} and not a source. "
+        "A source has a name and a method search(query, *, limit)."
+    )
