@@ -43,7 +43,9 @@ class Settings:
     model_path: Path = _setting(Path("reward_model.joblib"), "The live reward model file.")
     cache_dir: Path = field(
         default_factory=_cache_dir,
-        metadata={"help": "Folder of the encoder graph and the vector cache. Default: the user's cache folder."},
+        metadata={
+            "help": "Folder of the encoder graph, the vector cache and fetched pages. Default: the user's cache folder."
+        },
     )
     cache_max_mb: int = _setting(
         2000, "Megabytes that the vector cache may have; 2,000 hold the passages of some 300,000 answers."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import GOOD_RATING, Rating, prompt_key
+from rlhf_loop.plain_text import unstorable
 from rlhf_loop.tables import ANONYMOUS, Interaction, Review
 
 RATINGS = range(1, 6)
@@ -30,8 +30,6 @@ _OPTIONAL_TEXTS = (
     "external_id",
 )
 _TEXTS = ("user_prompt", "ai_response", *_OPTIONAL_TEXTS)
-# What a database cannot store as text: PostgreSQL has no NUL, and a lone surrogate has no UTF-8 form.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +181,7 @@ def problem(rating: Rating) -> str | None:
     """Say why a rating cannot be stored, with the value seen; None if it can."""
     for name in _TEXTS:
         text = getattr(rating, name)
-        if text is not None and (bad := _UNSTORABLE.search(text)):
+        if text is not None and (bad := unstorable(text)):
             what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
             return f"{name} holds {what} at position {bad.start()}"
     for name in ("user_prompt", "ai_response"):

@@ -9,6 +9,14 @@ _LONGEST_LABEL = 2_000
 #: What no database and no page should get: control characters except line breaks and tabs, and lone surrogates.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
+# What a database cannot store as text: PostgreSQL has no NUL, and a lone surrogate has no UTF-8 form.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def unstorable(text: str) -> re.Match[str] | None:
+    """Return the first character that no database takes, None if there is none."""
+    return _UNSTORABLE.search(text)
+
 
 def plain(text: str) -> str:
     """Return the text without control characters and without white space around it; its lines end with one newline."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Answer, Candidate, RankedAnswer, RankedCandidate, Ranking, Rating
 from rlhf_loop.errors import EncoderError, OutboxError, RlhfLoopError
+from rlhf_loop.plain_text import unstorable
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.sources.source import Source
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_QUERY_CHARS = 4000
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
 
@@ -229,7 +228,7 @@ def checked_query(query: object) -> str:
         raise ValueError(
             f"The query has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are read. Shorten the question."
         )
-    if found := _UNSTORABLE.search(query):
+    if found := unstorable(query):
         raise ValueError(
             f"The query holds the character {found.group()!a} at position {found.start()}, which cannot be stored. "
             "Send the question as plain text."
