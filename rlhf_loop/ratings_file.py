@@ -52,8 +52,11 @@ class FileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    """A row as the format gives it: its column names and cells, or the reason why there are none."""
+class Record:
+    """A row as the format gives it: its column names and cells, or the reason why there are none.
+
+    The names may come alone, before the first row.
+    """
 
     line: int
     names: tuple[str, ...] = ()
@@ -91,11 +94,10 @@ class RatingsReader:
         Raises:
             ImportFileError: the file cannot be read as a whole: absent, damaged, or without the required columns.
         """
-        records = {"csv": _csv_records, "jsonl": _jsonl_records, "parquet": _parquet_records}[self.format]
         matched: dict[tuple[str, ...], Columns] = {}
         with ExitStack() as stack:
             stream = self._open(stack)
-            for record in _with_file_errors(self.path, records(stream)):
+            for record in read_records(self.path, stream, format=self.format):
                 if record.reason:
                     yield FileRow(record.line, None, record.reason)
                     continue
@@ -105,22 +107,9 @@ class RatingsReader:
                     yield _file_row(record, matched[record.names])
 
     def _open(self, stack: ExitStack) -> IO[bytes]:
-        try:
-            self._file = stack.enter_context(self.path.open("rb"))
-            self.size = os.fstat(self._file.fileno()).st_size
-        except OSError as error:
-            raise ImportFileError(
-                f"The file {str(self.path)!r} cannot be read: {error.strerror}. Check its name."
-            ) from error
-        if not self._file.seekable():
-            raise ImportFileError(f"{str(self.path)!r} is a pipe. Save it to a file first, and import that.")
-        start = self._file.read(2)
-        self._file.seek(0)
-        if start in _UTF16_MARKS and self.format != "parquet":
-            raise ImportFileError(f"The file {str(self.path)!r} is in UTF-16. Save it as UTF-8 and try again.")
-        if start == _GZIP_MAGIC:
-            return cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=self._file)))
-        return self._file
+        self._file, stream = open_stream(self.path, stack, text=self.format != "parquet")
+        self.size = os.fstat(self._file.fileno()).st_size
+        return stream
 
     def _match(self, names: tuple[str, ...]) -> Columns:
         columns = match_columns(names, self._columns)
@@ -155,6 +144,37 @@ def format_of(path: Path) -> str:
             f"Give one with --format ({', '.join(FORMATS)}), or end the name in {', '.join(_EXTENSIONS)}."
         )
     return found
+
+
+def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the file as it lies there and, where it is gzip-compressed, what is in it; `stack` closes both.
+
+    Raises:
+        ImportFileError: it cannot be read, is a pipe, or is a `text` in UTF-16.
+    """
+    try:
+        file = stack.enter_context(path.open("rb"))
+    except OSError as error:
+        raise ImportFileError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
+    if not file.seekable():
+        raise ImportFileError(f"{str(path)!r} is a pipe. Save it to a file first, and import that.")
+    start = file.read(2)
+    file.seek(0)
+    if start in _UTF16_MARKS and text:
+        raise ImportFileError(f"The file {str(path)!r} is in UTF-16. Save it as UTF-8 and try again.")
+    if start == _GZIP_MAGIC:
+        return file, cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
+    return file, file
+
+
+def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Record]:
+    """Read the rows of an open file of that format, as they are; `path` is for messages.
+
+    Raises:
+        ImportFileError: the file is damaged or of another format.
+    """
+    records = {"csv": _csv_records, "jsonl": _jsonl_records, "parquet": _parquet_records}[format]
+    return _with_file_errors(path, records(stream))
 
 
 class RatingsWriter(Protocol):
@@ -212,14 +232,14 @@ def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def _file_row(record: _Record, columns: Columns) -> FileRow:
+def _file_row(record: Record, columns: Columns) -> FileRow:
     try:
         return FileRow(record.line, to_rating({name: record.cells[place] for name, place in columns.positions.items()}))
     except ValueError as error:
         return FileRow(record.line, None, str(error))
 
 
-def _with_file_errors(path: Path, records: Iterable[_Record]) -> Iterator[_Record]:
+def _with_file_errors(path: Path, records: Iterable[Record]) -> Iterator[Record]:
     from pyarrow import ArrowException
 
     try:
@@ -230,7 +250,7 @@ def _with_file_errors(path: Path, records: Iterable[_Record]) -> Iterator[_Recor
         ) from error
 
 
-def _csv_records(stream: IO[bytes]) -> Iterator[_Record]:
+def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
     # Answers run to more than the 131,072 characters that Python allows a cell; the limit is one for the process.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     # Bytes that are not UTF-8 come through as surrogates, so that the row they are in can be named.
@@ -240,14 +260,14 @@ def _csv_records(stream: IO[bytes]) -> Iterator[_Record]:
         names: tuple[str, ...] = ()
         for line, cells in _csv_rows(reader):
             if isinstance(cells, str):
-                yield _Record(line, reason=f"the CSV is malformed: {cells}")
+                yield Record(line, reason=f"the CSV is malformed: {cells}")
             elif not names:
                 names = tuple(cells)
-                yield _Record(line, names)
+                yield Record(line, names)
             elif len(cells) != len(names):
-                yield _Record(line, reason=f"the row has {len(cells)} columns, the header has {len(names)}")
+                yield Record(line, reason=f"the row has {len(cells)} columns, the header has {len(names)}")
             else:
-                yield _Record(line, names, cells)
+                yield Record(line, names, cells)
     if not names:
         raise ImportFileError("The file is empty. Its first line must name the columns.")
 
@@ -272,7 +292,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _jsonl_records(stream: IO[bytes]) -> Iterator[_Record]:
+def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
     for line, raw in enumerate(stream, 1):
         raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
         if not raw.strip():
@@ -280,21 +300,21 @@ def _jsonl_records(stream: IO[bytes]) -> Iterator[_Record]:
         try:
             value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
         except UnicodeDecodeError as error:
-            yield _Record(line, reason=f"byte {error.start + 1} of the line is not UTF-8")
+            yield Record(line, reason=f"byte {error.start + 1} of the line is not UTF-8")
         except (ValueError, RecursionError) as error:
-            yield _Record(line, reason=f"the line is not JSON: {error}")
+            yield Record(line, reason=f"the line is not JSON: {error}")
         else:
             if isinstance(value, dict) and value:
-                yield _Record(line, tuple(value), tuple(value.values()))
+                yield Record(line, tuple(value), tuple(value.values()))
             else:
-                yield _Record(line, reason=f"the line is not a JSON object: {str(value)[:60]}")
+                yield Record(line, reason=f"the line is not a JSON object: {str(value)[:60]}")
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not allowed")
 
 
-def _parquet_records(stream: IO[bytes]) -> Iterator[_Record]:
+def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -305,12 +325,12 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[_Record]:
             stream = unpacked
         file = stack.enter_context(pq.ParquetFile(stream))
         names = tuple(file.schema_arrow.names)
-        yield _Record(1, names)
+        yield Record(1, names)
         row = 0
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             for cells in zip(*(_python_values(column, pa) for column in batch.columns), strict=True):
                 row += 1
-                yield _Record(row, names, cells)
+                yield Record(row, names, cells)
 
 
 def _python_values(column: Any, pa: Any) -> list[Any]:

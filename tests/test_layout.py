@@ -18,6 +18,7 @@ HOUSE = """
     version
     errors
     domain
+    plain_text
     config
     extras
     threads
@@ -75,15 +76,52 @@ HOUSE = """
     learning_curve
     ranking
     warming
+    excerpts
+    index.store
+    index.fusion
+    index.lancedb_store
+    index.pgvector_store
+    index
+    index.prose_files
+    index.documents
+    index.indexing
+    sources.source
+    sources.timed_transport
+    sources.http
+    sources.page_cache
+    sources.courtesy
+    sources.markup
+    sources.search_words
+    sources.best_parts
+    sources.wikipedia
+    sources.arxiv
+    sources.langchain
+    sources.vector_database
+    sources.chosen
+    sources
+    web.logs
+    web.schemas
+    web.problems
+    web.openapi
+    web.visitors
+    web.warmup
+    web.api
+    web.pages
+    web.reference
+    web.app
+    web
+    web.server
     doctor
     rlhf_loop
 
     sample
     console
     cli.common
+    cli.index
     cli.ratings
     cli.model
     cli.setup
+    cli.serve
     cli
 """.split()  # noqa: SIM905  one name a line is easier to edit
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_QUERY_CHARS = 4000
+#: How the names of candidate groups begin that this service made.
+ANSWERED = "question:"
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
 
@@ -180,7 +182,7 @@ class AnswerService:
             return parts.drafter.draft(query, gathered.passages)
 
     def _record(self, query: str, ranked: Sequence[RankedAnswer], ranking: Ranking, degraded: dict[str, str]) -> None:
-        group, now = f"question:{uuid.uuid4().hex}", datetime.now(UTC)
+        group, now = f"{ANSWERED}{uuid.uuid4().hex}", datetime.now(UTC)
         ratings = [
             Rating(
                 user_prompt=query,

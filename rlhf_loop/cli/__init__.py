@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from rlhf_loop.cli.common import Commands
+from rlhf_loop.cli.index import index
 from rlhf_loop.cli.model import rerank, train, warm
 from rlhf_loop.cli.ratings import ratings
+from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
 from rlhf_loop.version import __version__
 
@@ -20,5 +22,5 @@ def main() -> None:
     """
 
 
-for command in (init, ratings, train, rerank, warm, doctor, demo):
+for command in (init, ratings, train, rerank, warm, index, serve, doctor, demo):
     main.add_command(command)

@@ -23,7 +23,7 @@ columns_option = click.option(
     "columns",
     metavar="FIELD=NAME",
     multiple=True,
-    callback=lambda ctx, param, pairs: _column_mapping(pairs),
+    callback=lambda ctx, param, pairs: column_mapping(pairs),
     help="Which column of the file holds a field, e.g. user_prompt=frage. May be given several times. "
     "Usual names (prompt, question, answer, comment ...) are found without it.",
 )
@@ -97,11 +97,12 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def _column_mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+def column_mapping(pairs: tuple[str, ...], *, example: str = "user_prompt=question") -> dict[str, str]:
+    """Read the pairs FIELD=NAME of an option."""
     mapping = {}
     for pair in pairs:
         field, equals, name = pair.partition("=")
         if not (field and equals and name):
-            raise click.BadParameter(f"{pair!r} is not of the form FIELD=NAME, e.g. user_prompt=question.")
+            raise click.BadParameter(f"{pair!r} is not of the form FIELD=NAME, e.g. {example}.")
         mapping[field.strip()] = name
     return mapping

@@ -46,11 +46,15 @@ def doctor() -> None:
 def demo() -> None:
     """See the whole loop at work on sample ratings.
 
-    The sample (200 rated answers, not medical advice) goes into the database that the settings name.
+    The sample (200 rated answers, not medical advice) goes into the database that the settings name, and its texts into
+    the index.
     """
     from rlhf_loop import sample
     from rlhf_loop.console import headline, print_import, print_next_steps, print_ranking, print_stats, print_training
+    from rlhf_loop.encoders import load_encoder
     from rlhf_loop.exchange import import_ratings
+    from rlhf_loop.index import open_store
+    from rlhf_loop.index.indexing import add
     from rlhf_loop.interactions import stats as count
     from rlhf_loop.training_run import run_training
 
@@ -66,19 +70,37 @@ def demo() -> None:
     headline("3  A question that the model has not seen")
     given = list(sample.CANDIDATES)
     print_ranking(sample.QUESTION, given, ranked(sample.QUESTION, given))
+    headline("4  The sample's answers as documents to answer from")
+    with working("Indexing"):
+        columns = {"text": "ai_response", "title": "user_prompt"}
+        add(
+            [sample.RATINGS_FILE],
+            store=open_store(settings),
+            encoder=load_encoder(settings),
+            source="sample",
+            columns=columns,
+        )
+    click.echo("They are in the index now: rlhf-loop serve answers from them. Some are wrong on purpose.")
     headline("What next")
     print_next_steps()
 
 
 def _refuse_own_ratings(engine: Engine) -> None:
-    """The demo trains on what the database holds and replaces the model: not on and not over somebody's own."""
-    from sqlalchemy import func, select
+    """The demo trains on what the database holds and replaces the model: not on and not over somebody's own.
 
+    What the service answered and nobody rated does no harm: whoever tried it may see the demo again.
+    """
+    from sqlalchemy import false, func, not_, select
+
+    from rlhf_loop.answering.service import ANSWERED
     from rlhf_loop.db import describe
     from rlhf_loop.errors import DatabaseError
     from rlhf_loop.tables import Interaction
 
-    own = select(func.count()).where(Interaction.source.is_distinct_from("sample"))
+    served = Interaction.candidate_group.startswith(ANSWERED) & Interaction.rating.is_(None)
+    own = select(func.count()).where(
+        Interaction.source.is_distinct_from("sample"), not_(func.coalesce(served, false()))
+    )
     with engine.connect() as connection:
         count = connection.execute(own).scalar_one()
     if count:

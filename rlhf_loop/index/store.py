@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.encoders import Vectors
+from rlhf_loop.encoders.runtime import same_model
+from rlhf_loop.errors import VectorStoreError
 
 Mode = Literal["hybrid", "vector", "text"]
 
@@ -34,11 +36,27 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """A section that was found, with the unit vectors of its passages, shape (passages, 384); more `score` is better."""
+class Entry:
+    """A section to keep, with the unit vectors of its passages, shape (passages, 384).
+
+    `heading` is the vector of the document's title, shape (384,), by which its first section can be found as well.
+    """
 
     section: Section
     vectors: Vectors
+    heading: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A section that was found, with the vectors of its passages, shape (passages, 384), by the encoder of that id.
+
+    More `score` is better; scores of different modes do not compare.
+    """
+
+    section: Section
+    vectors: Vectors
+    encoder: str
     score: float
 
 
@@ -54,27 +72,47 @@ class SourceCount:
 class VectorStore(Protocol):
     """Keeps sections and finds them again, by vectors, by words, or by both. Safe to share between threads.
 
-    Several processes may read while one writes. Whatever fails is a `VectorStoreError`.
+    Several processes may read and write at once. Whatever fails is a `VectorStoreError`.
     """
 
     @property
     def encoder(self) -> str | None:
-        """The id of the encoder that made the vectors, None while it is empty."""
+        """The id of an encoder that made the vectors, None while it is empty."""
 
-    def add(self, sections: Sequence[Section], vectors: Sequence[Vectors]) -> None:
-        """Keep the sections, all or none; one that is there already is replaced."""
+    def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
+        """Keep the sections, all or none; one that is there already is replaced.
+
+        All sections of a document come together. The vectors of another model than those that are there are refused;
+        another precision of the same model is kept beside.
+        """
 
     def known(self, documents: Collection[str]) -> set[str]:
         """Return those of the documents that are there."""
 
     def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
-        """Return the best sections for a question, given with its unit vector, shape (384,)."""
+        """Return the best sections for a question, given with its unit vector, shape (384,).
 
-    def delete(self, source: str) -> int:
-        """Forget all of a source; return how many documents that were."""
+        By words, any of them counts. By vectors, a section is as near as the nearest of its passages, or its heading.
+        """
+
+    def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
+        """Forget all of a source but the documents to `keep`; return how many documents went."""
 
     def sources(self) -> list[SourceCount]:
         """Count what is there, by source in alphabetical order."""
 
     def optimize(self) -> None:
-        """Make searches fast after many sections were added or deleted."""
+        """Make searches fast after many sections were added or deleted. What is new is found before that, too."""
+
+
+def refuse_other_model(there: str | None, encoder: str) -> None:
+    """Check that vectors of `encoder` may stand beside those that are there.
+
+    Raises:
+        VectorStoreError: they are of different models.
+    """
+    if there is not None and not same_model(there, encoder):
+        raise VectorStoreError(
+            f"The index holds vectors of {there}; those of {encoder} do not compare with them. Use that encoder, or "
+            "delete all sources (rlhf-loop index list, rlhf-loop index delete SOURCE) and add the files again."
+        )

@@ -40,9 +40,10 @@ def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source
     if entry == "index":
         if encoder is None:
             raise ValueError("The source 'index' needs an encoder, and encoder=None was given. Give one.")
+        from rlhf_loop.index import open_store
         from rlhf_loop.sources.vector_database import VectorDatabase
 
-        return VectorDatabase(settings, encoder)
+        return VectorDatabase(open_store(settings), encoder)
     if entry == "wikipedia":
         from rlhf_loop.sources.wikipedia import WikipediaSource
 

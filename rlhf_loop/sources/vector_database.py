@@ -39,6 +39,10 @@ class VectorDatabase:
         self._encoder.lend_passages([hit.section.text for hit in lent], [hit.vectors for hit in lent])
         return [_passage(hit) for hit in best]
 
+    def warm_up(self) -> None:
+        """Open the index and load what a search needs."""
+        self.search("Is it warm?", limit=1)
+
 
 def _diverse(hits: Sequence[Hit]) -> list[Hit]:
     """Put the best section of each document first, and the others behind."""

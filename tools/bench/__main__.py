@@ -7,11 +7,11 @@ from importlib.metadata import version
 from platform import python_version
 
 from rlhf_loop.training import AUTO
-from tools.bench import encoders, growth, operators, serving
+from tools.bench import encoders, growth, operators, service, serving
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
 from tools.results.cost import REPEATS, training_costs
 
-PARTS = ("encoders", "serving", "growth")
+PARTS = ("encoders", "serving", "service", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
 
 
@@ -73,6 +73,12 @@ class Report:
             )
         self.sections.append(serving.section(result, note=f" {known}"))
         self.short.append(known)
+
+    def service(self) -> None:
+        """Add the whole service under load."""
+        result = service.measure()
+        self.sections.append(service.section(result))
+        self.short.append(service.short(result))
 
     def growth(self) -> None:
         """Add training: on the sample, and its growth."""

@@ -1,7 +1,12 @@
-"""Run all experiments and write docs/RESULTS.md with its pictures."""
+"""Run all experiments and write docs/RESULTS.md with its pictures.
+
+`python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -17,6 +22,7 @@ from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, tod
 from tools.results import cost, plots
 from tools.results import experiments as run
 from tools.results.data import Ratings, load, read_examples
+from tools.results.index import measured as vector_databases
 
 _NAMES = tuple(reversed(RECIPES))
 _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error")
@@ -42,6 +48,8 @@ def main() -> None:
     sections += [_curves(points), _calibration()]
     say("ablations")
     sections.append(_ablations(ratings))
+    say("vector databases")
+    sections.append(vector_databases(Settings.from_env()))
     say("cost")
     sections.append(_cost())
     IMAGES.mkdir(parents=True, exist_ok=True)
@@ -51,6 +59,22 @@ def main() -> None:
     (DOCS / "RESULTS.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     put_into_readme("results", _short_table(crossed))
     say(f"written to {DOCS / 'RESULTS.md'}, and the short table to README.md")
+
+
+def only_index(rows: int | None) -> None:
+    """Measure the vector databases alone, print that section, and put it into the document in place of the older one.
+
+    With `rows` only so many of the corpus, and the document stays as it is.
+    """
+    section = vector_databases(Settings.from_env(), rows=rows)
+    sys.stdout.write(section + "\n")
+    if rows is None:
+        file = DOCS / "RESULTS.md"
+        parts = re.split(r"\n+(?=## )", file.read_text(encoding="utf-8").rstrip("\n"))
+        kept = [part for part in parts if not part.startswith("## Vector database")]
+        place = next((place for place, part in enumerate(kept) if part.startswith("## Cost")), len(kept))
+        kept.insert(place, section)
+        file.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
 
 
 def _introduction(ratings: Ratings, encoder: str) -> str:
@@ -261,4 +285,7 @@ def _span(evaluation: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["index"]:
+        only_index(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    else:
+        main()

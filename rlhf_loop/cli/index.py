@@ -1,0 +1,138 @@
+"""`rlhf-loop index`: files into the vector database, out of it, and what is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rlhf_loop.cli.common import column_mapping, progress_bar, read_settings, working
+
+if TYPE_CHECKING:
+    from rlhf_loop.index.documents import Found
+
+
+@click.group()
+def index() -> None:
+    """Fill the vector database with your own documents, and see what it holds."""
+
+
+@index.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--source", metavar="NAME", help="The name to list and delete them by. Default: the file's, or the folder's."
+)
+@click.option(
+    "--column",
+    "columns",
+    metavar="FIELD=NAME",
+    multiple=True,
+    callback=lambda ctx, param, pairs: column_mapping(pairs, example="text=abstract"),
+    help="Which column of a file holds a field: text, title, url, licence or source. May be given several times. "
+    "Usual names (text, answer, content; title, question; url, link; licence) are found without it.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["jsonl", "csv", "parquet", "md", "txt", "pdf"]),
+    help="The files' format. Default: by each name's ending.",
+)
+@click.option("--skip-invalid", is_flag=True, help="Index what can be read even if other rows or files cannot.")
+@click.option(
+    "--replace", is_flag=True, help="At the end, delete what else these sources hold: older versions of the files."
+)
+def add(
+    paths: tuple[Path, ...],
+    source: str | None,
+    columns: dict[str, str],
+    format: str | None,
+    skip_invalid: bool,
+    replace: bool,
+) -> None:
+    """Index the documents of PATH...: files, or folders with all that is in them.
+
+    JSONL, CSV and Parquet hold a document a row; Markdown, text and PDF are a document each. What is indexed already is
+    skipped, so the same command goes on after Ctrl-C. A changed file adds its new documents; the old ones stay, unless
+    --replace.
+    """
+    from rlhf_loop.console import counted
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.index import open_store
+    from rlhf_loop.index.indexing import InvalidDocumentsError
+    from rlhf_loop.index.indexing import add as index_files
+
+    settings = read_settings()
+    store = open_store(settings)
+    with working("Loading the encoder"):
+        encoder = load_encoder(settings)
+    try:
+        with progress_bar("Indexing") as progress:
+            report = index_files(
+                paths,
+                store=store,
+                encoder=encoder,
+                source=source,
+                columns=columns,
+                format=format,
+                skip_invalid=skip_invalid,
+                replace=replace,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+    except InvalidDocumentsError as error:
+        _print_invalid(error.invalid, error.count)
+        raise
+    _print_invalid(report.invalid, report.invalid_count)
+    parts = f"{report.new} new ({counted(report.sections, 'section')}, {counted(report.passages, 'passage')})"
+    parts += f", {report.known} known"
+    if report.replaced:
+        parts += f", {report.replaced} older deleted"
+    if report.invalid_count:
+        parts += f", {report.invalid_count} invalid and left out"
+    click.echo(f"{counted(report.documents, 'document')}: {parts}, in {report.seconds:.1f} s.")
+
+
+@index.command()
+@click.argument("source")
+def delete(source: str) -> None:
+    """Delete all documents of SOURCE, a name as `rlhf-loop index list` shows it."""
+    from rlhf_loop.console import counted
+    from rlhf_loop.errors import VectorStoreError
+    from rlhf_loop.index import open_store
+
+    store = open_store(read_settings())
+    with working(f"Deleting {source}"):
+        count = store.delete(source)
+        store.optimize()
+    if not count:
+        there = ", ".join(repr(each.source) for each in store.sources()) or "none"
+        raise VectorStoreError(f"There is no source {source!r} in the index. Its sources are: {there}.")
+    click.echo(f"{counted(count, 'document')} deleted.")
+
+
+@index.command("list")
+def list_() -> None:
+    """Show the sources with the number of their documents and sections."""
+    from rlhf_loop.console import counted
+    from rlhf_loop.index import open_store
+
+    store = open_store(read_settings())
+    sources = store.sources()
+    if not sources:
+        click.echo("The index is empty. Fill it with: rlhf-loop index add PATH...")
+        return
+    for each in sources:
+        click.echo(f"{each.source}: {counted(each.documents, 'document')}, {counted(each.sections, 'section')}")
+    click.echo(f"The vectors are those of {store.encoder}.")
+
+
+def _print_invalid(invalid: Sequence[Found], count: int) -> None:
+    for found in invalid:
+        place = f" line {found.line}" if found.line else ""
+        click.echo(f"{found.path}{place}: {found.reason}", err=True)
+    if count > len(invalid):
+        click.echo(f"... and {count - len(invalid)} more", err=True)

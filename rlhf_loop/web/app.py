@@ -1,0 +1,151 @@
+"""The routes as a blueprint for anybody's Flask application, and as an application of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flask import Blueprint, Flask, Response, redirect, request, url_for
+from werkzeug import Response as BaseResponse
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
+
+from rlhf_loop.answering import AnswerService
+from rlhf_loop.config import Settings
+from rlhf_loop.sources.source import Source
+from rlhf_loop.web import api, logs, openapi, pages, reference
+from rlhf_loop.web.problems import as_problem, unexpected
+from rlhf_loop.web.warmup import WarmUp
+
+#: The longest question takes 48,000 bytes where each of its characters is an escaped pair of surrogates.
+MAX_BODY_BYTES = 64 * 1024
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+#: Pages, images and addresses only from here, no script inside a page, and no other site around it.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+
+def blueprint(
+    settings: Settings, *, sources: Sequence[Source] | None = None, service: AnswerService | None = None
+) -> Blueprint:
+    """Return the routes of the service, for `app.register_blueprint`; `url_prefix` may put them under a path.
+
+    Nothing is loaded until the first request. `sources` are asked in place of those that the settings name; `service`
+    is one that you have made yourself.
+    """
+    service = service or AnswerService(settings, sources=sources)
+    return _routes(service, WarmUp(service))
+
+
+def create_app(
+    settings: Settings,
+    *,
+    sources: Sequence[Source] | None = None,
+    service: AnswerService | None = None,
+    warm_up: bool = False,
+) -> Flask:
+    """Return an application with these routes and nothing else; `warm_up` begins to load at once, in a thread.
+
+    Not for a process that will fork: no thread survives that.
+    """
+    service = service or AnswerService(settings, sources=sources)
+    warmup = WarmUp(service)
+    app = Flask("rlhf_loop.web", static_folder=None, template_folder=None)
+    app.register_blueprint(_routes(service, warmup))
+    # Once more for the whole application: what is not found belongs to no blueprint.
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.teardown_request(_forget)
+    app.register_error_handler(HTTPException, as_problem)
+
+    @app.get("/")
+    def home() -> BaseResponse:
+        return redirect(url_for("rlhf_loop.data_html"))
+
+    if warm_up:
+        warmup.start()
+    return app
+
+
+def _routes(service: AnswerService, warmup: WarmUp) -> Blueprint:
+    # The templates lie in a folder of their own, so that an application can put its own in their place.
+    web = Blueprint(
+        "rlhf_loop",
+        __name__,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/data-html/static",
+    )
+    web.before_request(_begin)
+    web.after_request(_finish)
+    web.teardown_request(_forget)
+    web.register_error_handler(HTTPException, _http_error)
+    web.register_error_handler(Exception, _unexpected)
+    # These come first: a route of Flask's would answer OPTIONS, too, and name all methods.
+    for path, allowed in openapi.methods().items():
+        _answer_other_methods(web, path, allowed)
+    api.add_routes(web, service, warmup)
+    pages.add_routes(web, service)
+    reference.add_routes(web)
+    return web
+
+
+def _answer_other_methods(web: Blueprint, path: str, allowed: Sequence[str]) -> None:
+    """Refuse what a path cannot do: Flask's own refusal is none of the blueprint's, and would be a page in HTML."""
+    others = [method for method in _METHODS if method not in allowed]
+
+    def refuse() -> Response:
+        raise MethodNotAllowed(valid_methods=_with_head(allowed))
+
+    def options() -> Response:
+        return Response(status=204, headers={"Allow": ", ".join(_with_head(allowed))})
+
+    name = path.strip("/").replace("/", "_").replace(".", "_")
+    web.add_url_rule(path, f"refuse_{name}", refuse, methods=others, provide_automatic_options=False)
+    web.add_url_rule(path, f"options_{name}", options, methods=["OPTIONS"], provide_automatic_options=False)
+
+
+def _with_head(methods: Sequence[str]) -> list[str]:
+    return sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
+
+
+def _begin() -> None:
+    logs.begin(request)
+    request.max_content_length = MAX_BODY_BYTES
+    request.max_form_memory_size = MAX_BODY_BYTES
+
+
+def _finish(response: Response) -> Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    # An answer is for who asked. "private" and not "no-store": a browser could not go back to it.
+    if request.endpoint is None or not request.endpoint.endswith(".static"):
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+    return logs.end(request, response)
+
+
+def _forget(_: BaseException | None) -> None:
+    logs.forget()
+
+
+def _http_error(error: HTTPException) -> Response:
+    for_people = (request.endpoint or "").endswith((".data_html", ".data_html_post", ".rate_html"))
+    return pages.error_page(error) if for_people else as_problem(error)
+
+
+def _unexpected(error: Exception) -> Response:
+    return _http_error(InternalServerError(unexpected(error)))

@@ -1,0 +1,112 @@
+"""One line of JSON for whatever is logged, each with the id of its request.
+
+The text of a question is in no line: it may be personal.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import uuid
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TextIO
+
+from flask import Request, Response, g
+from pythonjsonlogger.json import JsonFormatter
+
+logger = logging.getLogger(__name__)
+
+HEADER = "X-Request-ID"
+
+#: Of an id that a proxy or a client brings along. Others are replaced: they would end up in logs and headers.
+_SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_current: ContextVar[str | None] = ContextVar("rlhf_request_id", default=None)
+
+
+@dataclass(slots=True)
+class RequestNotes:
+    """What becomes the line of one request."""
+
+    id: str
+    started: float
+    model_version: str | None = None
+    degraded: Sequence[str] = field(default=())
+    logged: bool = False
+
+
+def begin(request: Request) -> RequestNotes:
+    """Give the request its id, that of its header if that is a usable one; only once a request."""
+    found: RequestNotes | None = g.get("rlhf_notes")
+    if found is None:
+        given = request.headers.get(HEADER, "")
+        found = RequestNotes(given if _SANE.fullmatch(given) else uuid.uuid4().hex, perf_counter())
+        g.rlhf_notes = found
+        _current.set(found.id)
+    return found
+
+
+def end(request: Request, response: Response) -> Response:
+    """Log the request's line, and tell the client its id; only once a request."""
+    notes = begin(request)
+    response.headers[HEADER] = notes.id
+    if not notes.logged:
+        notes.logged = True
+        logger.log(
+            _level(request, response),
+            "%s %s %d",
+            request.method,
+            request.path,
+            response.status_code,
+            extra={
+                "method": request.method,
+                "path": request.path,
+                "status": response.status_code,
+                "duration_ms": round((perf_counter() - notes.started) * 1e3, 1),
+                "model_version": notes.model_version,
+                "degraded": list(notes.degraded),
+            },
+        )
+    return response
+
+
+def forget() -> None:
+    """Leave the request: the thread's next lines belong to another one, or to none."""
+    _current.set(None)
+
+
+def configure(stream: TextIO | None = None) -> None:
+    """Make JSON of everything that this process logs, warnings included; replaces what was configured before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(
+        JsonFormatter(
+            ["levelname", "name", "process", "request_id", "message"],
+            rename_fields={"levelname": "level", "name": "logger", "process": "pid"},
+            timestamp="time",
+            json_ensure_ascii=False,
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    # Each request to Wikipedia, with its address, which holds the words of the question.
+    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    if not hasattr(record, "request_id"):
+        record.request_id = _current.get()
+    return True
+
+
+def _level(request: Request, response: Response) -> int:
+    if response.status_code >= 500 and not request.path.endswith("/readyz"):
+        return logging.ERROR
+    # Somebody asks every few seconds, and mostly all is well.
+    return logging.DEBUG if request.path.endswith(("/healthz", "/readyz")) else logging.INFO

@@ -1,0 +1,123 @@
+"""The page a person uses: `/data-html`. It works without JavaScript; a small script makes rating smoother."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
+from rlhf_loop.version import __version__
+from rlhf_loop.web import logs
+from rlhf_loop.web.api import answered, checked, rated
+from rlhf_loop.web.problems import detail
+from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
+from rlhf_loop.web.visitors import refuse_other_sites, remember, visitor
+
+#: What the five ratings mean, in the words of the buttons.
+MEANINGS = {
+    1: "wrong or useless",
+    2: "mostly wrong",
+    3: "partly right",
+    4: "right, with small gaps",
+    5: "exactly right",
+}
+#: What the service calls the parts that may not work, in the reader's words.
+_PARTS = {"model": "The ranking", "drafts": "Written answers", "recording": "Keeping a record", "sources": "The search"}
+
+
+def add_routes(web: Blueprint, service: AnswerService) -> None:
+    """Give the blueprint the page, and what its forms need without JavaScript."""
+
+    @web.get("/data-html")
+    def data_html() -> Response:
+        # An empty box is where everybody starts; only what was asked is judged.
+        return _asked(service, request.args["query"]) if "query" in request.args else _page()
+
+    @web.post("/data-html")
+    def data_html_post() -> Response:
+        return _asked(service, request.form.get("query", ""))
+
+    @web.post("/data-html/ratings")
+    def rate_html() -> Response:
+        refuse_other_sites()
+        # An empty field is what a form sends for nothing.
+        rating, name = checked(RatingIn, {key: value for key, value in request.form.items() if value}), visitor()
+        return remember(_thanks(rated(service, rating, name)), name)
+
+
+def error_page(error: HTTPException) -> Response:
+    """Return the page with an error in it, and the question still in its box."""
+    code = error.code or 500
+    # What is too large to be read cannot be shown either.
+    query = "" if code == 413 else request.values.get("query", "")
+    return _page(query=query[:MAX_QUERY_CHARS], error=detail(error), status=code)
+
+
+def score_in_words(score: float | None) -> str:
+    """Say what a score means."""
+    return f"An expert would rate this 4 or 5 with {percent(score)} probability." if score is not None else "No score."
+
+
+def percent(score: float) -> str:
+    """Return a probability as a percentage; only what is certain is 0 or 100."""
+    near = "less than 1%" if 0 < score < 0.01 else "more than 99%" if 0.99 < score < 1 else f"{score:.0%}"
+    return near.replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def seconds(milliseconds: float) -> str:
+    """Say how long something took."""
+    return f"{milliseconds / 1000:.1f} seconds" if milliseconds >= 100 else "less than 0.1 seconds"
+
+
+def web_address(url: str | None) -> str | None:
+    """Return the address if it may become a link: `javascript:` and the like run in the page of whoever clicks."""
+    try:
+        parts = urlsplit((url or "").strip())
+    except ValueError:
+        return None
+    return parts.geturl() if parts.scheme in ("http", "https") and parts.hostname else None
+
+
+def _asked(service: AnswerService, query: str) -> Response:
+    # A browser sends the line breaks of a text field as two characters, and counts them as one.
+    query = query.replace("\r\n", "\n")
+    answer = answered(service, checked(QuestionIn, {"query": query}))
+    return _page(query=query, answer=answer)
+
+
+def _page(*, query: str = "", answer: AnswerOut | None = None, error: str | None = None, status: int = 200) -> Response:
+    page = render_template(
+        "rlhf_loop/data.html",
+        query=query,
+        answer=answer,
+        error=error,
+        status=status,
+        request_id=logs.begin(request).id,
+        max_query_chars=MAX_QUERY_CHARS,
+        **_shared(),
+    )
+    return _html(page, status=status)
+
+
+def _thanks(result: RatingOut) -> Response:
+    return _html(
+        render_template("rlhf_loop/thanks.html", result=result, **_shared()), status=200 if result.stored else 202
+    )
+
+
+def _shared() -> dict[str, object]:
+    return {
+        "version": __version__,
+        "meanings": MEANINGS,
+        "parts": _PARTS,
+        "percent": percent,
+        "score_in_words": score_in_words,
+        "seconds": seconds,
+        "web_address": web_address,
+    }
+
+
+def _html(page: str, *, status: int = 200) -> Response:
+    return Response(page, status=status, content_type="text/html; charset=utf-8")

@@ -1,0 +1,65 @@
+"""Errors as problem+json (RFC 9457): what happened, the value seen, what to do next, and the request's id."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from flask import Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from rlhf_loop.web import logs
+from rlhf_loop.web.schemas import ProblemOut
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+#: Where werkzeug's own words help nobody.
+_DETAILS = {
+    404: "There is nothing at {path}. The list of addresses is at /docs.",
+    405: "{method} is not possible at {path}. Allowed: {allowed}.",
+    413: "The request is larger than {limit:,} bytes. Send less: a question has at most 4,000 characters.",
+    415: "The body is {type}. Send JSON, with the header Content-Type: application/json.",
+}
+
+
+def as_problem(error: HTTPException) -> Response:
+    """Return the problem that an HTTP error is, with the headers that belong to it; a redirect stays one."""
+    # Its own response bears the headers: Allow, Retry-After, or where a redirect leads.
+    response = current_app.make_response(error)
+    if error.code is None or error.code < 400 or error.response is not None:
+        return response
+    body = ProblemOut(
+        type="about:blank",
+        title=HTTPStatus(error.code).phrase,
+        status=error.code,
+        detail=detail(error),
+        request_id=logs.begin(request).id,
+    )
+    response.data = body.model_dump_json()
+    response.content_type = MEDIA_TYPE
+    return response
+
+
+def detail(error: HTTPException) -> str:
+    """Say in words what an HTTP error is."""
+    own = getattr(type(error), "description", None)
+    if error.code in _DETAILS and error.description in (None, own):
+        return _DETAILS[error.code].format(
+            path=request.path,
+            method=request.method,
+            allowed=", ".join(sorted(getattr(error, "valid_methods", None) or ())),
+            limit=request.max_content_length or 0,
+            type=repr(request.mimetype) if request.mimetype else "of no named type",
+        )
+    return error.description or "Something is wrong with the request."
+
+
+def unexpected(error: Exception) -> str:
+    """Log what nobody foresaw, with its traceback, and say where to look."""
+    logger.error("%s %s failed: %s", request.method, request.path, type(error).__name__, exc_info=error)
+    return (
+        f"Something unexpected happened here. The log says what, under the request id {logs.begin(request).id}. "
+        "Try again; if it stays, tell whoever runs this service."
+    )

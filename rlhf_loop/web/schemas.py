@@ -1,0 +1,203 @@
+"""What goes in and out over HTTP: these models check each request, and the OpenAPI document is made of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
+from rlhf_loop.domain import Answer, RankedAnswer
+
+MAX_COMMENT_CHARS = 4000
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is only white space")
+    return text
+
+
+def _encodable(text: Any) -> Any:
+    # A lone surrogate, as careless decoders of others leave them, has no UTF-8 form and would end the whole response.
+    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text
+
+
+_Text = Annotated[str, BeforeValidator(_encodable)]
+
+
+class QuestionIn(BaseModel):
+    """A question."""
+
+    # A field that nobody knows is refused: it is a known one with a typing mistake.
+    model_config = ConfigDict(extra="forbid", strict=True, title="Question")
+
+    query: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."),
+        AfterValidator(_not_blank),
+    ]
+
+
+class RatingIn(BaseModel):
+    """What somebody says of one answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Rating")
+
+    interaction_id: Annotated[
+        str, Field(min_length=1, max_length=200, description="Which answer: the id that came with it.")
+    ]
+    rating: Annotated[int, Field(ge=1, le=5, description="From 1 (wrong) to 5 (exactly right).")]
+    comment: Annotated[
+        str | None, Field(max_length=MAX_COMMENT_CHARS, description="Why, in words; empty is the same as none.")
+    ] = None
+
+
+class RankedOut(BaseModel):
+    """One candidate answer, with where it comes from."""
+
+    model_config = ConfigDict(title="RankedAnswer")
+
+    text: Annotated[_Text, Field(description="The answer.")]
+    score: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="Probability that an expert would rate it 4 or 5; null without a model.",
+        ),
+    ]
+    rank: Annotated[int, Field(ge=1, description="Its place, from 1 (best).")]
+    source: Annotated[_Text, Field(description="The name of the source that found it.")]
+    title: Annotated[_Text | None, Field(description="The title of the page or document.")]
+    url: Annotated[_Text | None, Field(description="Its address, as the source gave it; check it before you link.")]
+    licence: Annotated[_Text | None, Field(description="Under which terms the text may be used.")]
+    retrieved_at: Annotated[datetime | None, Field(description="When the text was fetched or indexed.")]
+    interaction_id: Annotated[str, Field(description="By this it can be rated.")]
+
+    @classmethod
+    def of(cls, ranked: RankedAnswer) -> RankedOut:
+        """Take over a candidate of the service."""
+        # A NaN is between no numbers, and none of JSON's either.
+        score = ranked.score if ranked.score is not None and 0 <= ranked.score <= 1 else None
+        return cls(
+            text=ranked.text,
+            score=score,
+            rank=ranked.rank,
+            source=ranked.source,
+            title=ranked.title,
+            url=ranked.url,
+            licence=ranked.licence,
+            retrieved_at=ranked.retrieved_at,
+            interaction_id=ranked.interaction_id,
+        )
+
+
+class AnswerOut(BaseModel):
+    """All candidates for a question, best first."""
+
+    model_config = ConfigDict(title="Answer")
+
+    query: Annotated[str, Field(description="The question as it was asked.")]
+    best_answer: Annotated[_Text | None, Field(description="The best answer's text; null where nothing was found.")]
+    ranked: Annotated[list[RankedOut], Field(description="All candidates, best first; empty if nothing was found.")]
+    interaction_id: Annotated[str | None, Field(description="By this the best answer can be rated.")]
+    model_version: Annotated[
+        str | None, Field(description="The reward model that ranked; null where the incoming order was kept.")
+    ]
+    degraded: Annotated[
+        dict[str, _Text], Field(description="What did not work, by name, with the reason; empty if all is well.")
+    ]
+    timings: Annotated[dict[str, float], Field(description="Milliseconds by stage; `total` is all of it.")]
+
+    @classmethod
+    def of(cls, answer: Answer) -> AnswerOut:
+        """Take over an answer of the service."""
+        best = answer.best
+        return cls(
+            query=answer.query,
+            best_answer=best.text if best else None,
+            ranked=[RankedOut.of(ranked) for ranked in answer.ranked],
+            interaction_id=best.interaction_id if best else None,
+            model_version=answer.model_version,
+            degraded=dict(answer.degraded),
+            timings={stage: round(milliseconds, 3) for stage, milliseconds in answer.timings.items()},
+        )
+
+
+class RatingOut(BaseModel):
+    """What became of a rating."""
+
+    model_config = ConfigDict(title="RatingResult")
+
+    interaction_id: str
+    rating: Annotated[int, Field(ge=1, le=5)]
+    stored: Annotated[bool, Field(description="false: it waits beside the database, and is stored when that is back.")]
+    message: Annotated[str, Field(description="The same in words, for people.")]
+
+
+class ProblemOut(BaseModel):
+    """What went wrong, as RFC 9457 describes it."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: Annotated[str, Field(description="Always `about:blank`: the status says what kind of problem it is.")]
+    title: Annotated[str, Field(description="The status in words.")]
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    request_id: Annotated[str, Field(description="By this the log's lines for the request can be found.")]
+
+
+class HealthOut(BaseModel):
+    """The process is alive."""
+
+    model_config = ConfigDict(title="Health")
+
+    status: Annotated[str, Field(description="Always `ok`.")]
+
+
+class ReadinessOut(BaseModel):
+    """Whether the process can answer at full speed."""
+
+    model_config = ConfigDict(title="Readiness")
+
+    ready: bool
+    checks: Annotated[dict[str, str], Field(description="What was looked at, with what was found.")]
+
+    @classmethod
+    def of(cls, readiness: Readiness) -> ReadinessOut:
+        """Take over a readiness of the service."""
+        return cls(ready=readiness.ready, checks=dict(readiness.checks))
+
+
+def reason(error: ValidationError) -> str:
+    """Say what is wrong with a request, in one or more sentences."""
+    return " ".join(f"{_sentence(each)}." for each in error.errors(include_url=False, include_context=True))
+
+
+def _sentence(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    kind, value, limits = error["type"], error["input"], error.get("ctx", {})
+    if not name:
+        return f"The body is a {type(value).__name__}, not an object such as {{...}}"
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind == "extra_forbidden":
+        return f"{name} is not a field of this request"
+    if kind == "string_too_short":
+        return f"{name} is empty"
+    if kind == "string_too_long":
+        return f"{name} has {len(value):,} characters; at most {limits['max_length']:,} are allowed"
+    if kind == "value_error":
+        return f"{name} {limits['error']}"
+    if kind in ("greater_than_equal", "less_than_equal") or name == "rating":
+        return f"{name} is {_shown(value)}, not a whole number from 1 to 5"
+    if kind == "string_type":
+        return f"{name} is {_shown(value)}, not a text"
+    return f"{name}: {error['msg']}"
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"a {type(value).__name__}"

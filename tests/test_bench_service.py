@@ -1,0 +1,36 @@
+"""What `make bench` computes and writes of the service under load; the measurement itself takes more than a minute."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+
+from tools.bench import service
+
+RESULT = service.Service(
+    workers="2 processes with 8 threads each",
+    load=service.Load(answers=6000, errors=0, degraded=0, rate=100.0, p50=490.4, p99=900.6),
+    before=500.0,
+    memory=[(10, 510.0), (30, 511.0), (60, 512.0)],
+    exit_code=0,
+)
+
+
+def test_the_section_has_all_that_was_promised() -> None:
+    """Answers a second, p50, p99, errors, and the memory over time."""
+    text = service.section(RESULT)
+    for row in ("| answers a second | 100 |", "| p50 | 490 ms |", "| p99 | 901 ms |", "| errors | 0 |"):
+        assert row in text
+    assert "| memory after 60 s | 512 MB |" in text
+    assert "100 answers a second, p50 490 ms, p99 901 ms, 0 errors in 60 s, 512 MB" in service.short(RESULT)
+
+
+def test_no_question_comes_twice() -> None:
+    """So that none is answered from what is known of an earlier one."""
+    asked = list(islice(service._questions(seed=1), 2000))
+    assert len(set(asked)) == 2000
+
+
+def test_memory_counts_the_children() -> None:
+    """This process has more than ten and less than ten thousand megabytes."""
+    assert 10 < service._megabytes(os.getpid()) < 10_000

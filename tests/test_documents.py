@@ -1,0 +1,273 @@
+"""Files become documents: each format with its title, and a clear word on what cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+from rlhf_loop.errors import DocumentError
+from rlhf_loop.index import prose_files
+from rlhf_loop.index.documents import Document, Found, find_files
+
+ROW = {"text": "Hold your breath.", "title": "Hiccups", "url": "https://example.org", "licence": "CC0"}
+
+
+def found_in(*paths: Path, **options: Any) -> list[Found]:
+    """Everything that these paths hold."""
+    return [found for file in find_files(list(paths), **options) for found in file]
+
+
+def only(*paths: Path, **options: Any) -> Document:
+    """The only document, which is valid."""
+    (found,) = found_in(*paths, **options)
+    assert found.document is not None, found.reason
+    return found.document
+
+
+def reason(path: Path, **options: Any) -> str:
+    """Why the only thing in a file is no document."""
+    (found,) = found_in(path, **options)
+    assert found.document is None
+    return found.reason
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def pdf(pages: list[str], *, title: str | None = None, password: str | None = None) -> bytes:
+    """A PDF with a line of Helvetica for each line of each page."""
+    writer = PdfWriter()
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    for text in pages:
+        page = writer.add_blank_page(400, 400)
+        lines = "".join(f"({line}) Tj 0 -14 Td " for line in text.split("\n"))
+        stream = DecodedStreamObject()
+        stream.set_data(f"BT /F1 12 Tf 20 350 Td {lines}ET".encode("latin-1") if text else b"")
+        page[NameObject("/Contents")] = writer._add_object(stream)
+        fonts = DictionaryObject({NameObject("/F1"): writer._add_object(font)})
+        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+    if title:
+        writer.add_metadata({"/Title": title})
+    if password is not None:
+        writer.encrypt(password, algorithm="RC4-128")
+    file = io.BytesIO()
+    writer.write(file)
+    return file.getvalue()
+
+
+def jsonl(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
+def test_tabular_files(tmp_path: Path, format: str, compressed: bool) -> None:
+    """A row is a document; the source is the file's name, as it was given."""
+    if format == "jsonl":
+        content = jsonl(ROW).encode()
+    elif format == "csv":
+        content = ("Text,title,URL,licence,other\n" + ",".join(ROW.values()) + ",1\n").encode()
+    else:
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([{**ROW, "other": 1.5}]), buffer)
+        content = buffer.getvalue()
+    name = f"facts.{format}" + (".gz" if compressed else "")
+    path = write(tmp_path / name, gzip.compress(content) if compressed else content)
+    assert only(path) == Document(source=name, **ROW)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"answer": "A", "question": "Q", "link": "L"}, Document(text="A", source="f.jsonl", title="Q", url="L")),
+        ({"content": "A", "heading": " two\n lines "}, Document(text="A", source="f.jsonl", title="two lines")),
+        ({"body": "A", "license": "MIT"}, Document(text="A", source="f.jsonl", licence="MIT")),
+        ({"passage": " A\n", "source": "not asked for", "title": None}, Document(text=" A\n", source="f.jsonl")),
+    ],
+)
+def test_usual_names_of_columns(tmp_path: Path, row: Any, expected: Document) -> None:
+    """Common names are understood; a column named source is not, as it may mean anything."""
+    assert only(write(tmp_path / "f.jsonl", jsonl(row))) == expected
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    """Any column may be a field, the source among them; a row without one has the file's."""
+    path = write(tmp_path / "f.jsonl", jsonl({"x": "A", "text": "no", "set": "nih"}, {"x": "B", "set": ""}))
+    documents = [found.document for found in found_in(path, columns={"text": "x", "source": "set"})]
+    assert documents == [Document(text="A", source="nih"), Document(text="B", source="f.jsonl")]
+    assert only(write(tmp_path / "g.jsonl", jsonl(ROW)), source="mine").source == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "A"', "not JSON"),
+        ('{"title": "A"}', "text is missing or blank"),
+        ('{"text": " \\n"}', "text is missing or blank"),
+        ('{"text": 5}', "text is '5', not text"),
+        ('{"text": ["A"]}', "not text"),
+        ('{"text": "A\\u0000B"}', "text holds a NUL character, the 2th of it"),
+        ('{"text": "A\\ud800B"}', "not valid Unicode at its character 2"),
+        ('{"text": "A", "title": "' + "x" * 2001 + '"}', "title has 2,001 characters"),
+        (b'{"text": "\xff"}', "not UTF-8"),
+        ("[1]", "not a JSON object"),
+    ],
+)
+def test_an_invalid_row_has_its_line_and_the_reason(tmp_path: Path, line: str | bytes, expected: str) -> None:
+    """The rows around it are read."""
+    raw = line.encode() if isinstance(line, str) else line
+    found = found_in(write(tmp_path / "f.jsonl", jsonl(ROW).encode() + raw + b"\n" + jsonl(ROW).encode()))
+    assert [each.document is not None for each in found] == [True, False, True]
+    assert found[1].line == 2
+    assert expected in found[1].reason
+
+
+def test_a_huge_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that is longer than any book is a mistake, and is told so."""
+    monkeypatch.setattr("rlhf_loop.index.documents.MAX_CHARS", 100)
+    assert "text has 101 characters; at most 100" in reason(write(tmp_path / "f.jsonl", jsonl({"text": "x" * 101})))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "name,other\n1,2\n", r"no column 'text'. Its columns are: name, other. .*--column text=NAME"),
+        ("a.csv", "", "empty"),
+        ("a.csv", "text\n", "has no rows"),
+        ("a.jsonl", "\n\n", "has no rows"),
+        ("a.parquet", b"no parquet", "damaged or of another format"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "A"}\n' * 999)[:40], "damaged"),
+        ("a.txt", "", "empty"),
+        ("a.md", " \n", "empty"),
+        ("a.txt", b"\x89PNG\0\0", "NUL bytes: it is no text"),
+        ("a.txt", b"fine\nna\xefve\n", "not UTF-8 in line 2"),
+        ("a.txt", "text".encode("utf-16"), "UTF-16"),
+        ("a.txt.gz", gzip.compress(b"text" * 999)[:25], "damaged"),
+        ("a.pdf", b"", "damaged"),
+        ("a.pdf", b"%PDF-1.4 nothing", "damaged"),
+        ("a.pdf", pdf(["text"], password="secret"), "encrypted"),
+        ("a.pdf", pdf(["", ""]), r"no text on its 2 page.*scanned"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: str | bytes, expected: str) -> None:
+    """The reason names the file and says what to do."""
+    import re
+
+    path = write(tmp_path / name, content)
+    said = [found.reason for found in found_in(path) if found.document is None][-1]
+    assert re.search(expected, said)
+    assert said.endswith(".")
+
+
+def test_a_pdf(tmp_path: Path) -> None:
+    """Its pages become one text, lines paragraphs, and words that were divided at a line's end whole again."""
+    path = write(tmp_path / "some_paper.pdf", pdf(["The heart pumps\nblood through the ves-\nsels.", "It beats."]))
+    document = only(path)
+    assert document.text.split() == "The heart pumps blood through the vessels. It beats.".split()
+    assert "\n" not in document.text.split("vessels")[0]
+    assert (document.title, document.source) == ("some paper", "some_paper.pdf")
+    assert only(write(tmp_path / "b.pdf", pdf(["Text."], title="On Hearts"))).title == "On Hearts"
+    assert only(write(tmp_path / "c.pdf", pdf(["Text."], password=""))).text.strip() == "Text."
+
+
+def test_a_damaged_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library raises while it reads a page becomes a reason with the page's number."""
+    path = write(tmp_path / "a.pdf", pdf(["One.", "Two."]))
+    page = type(PdfReader(path).pages[0])
+    monkeypatch.setattr(page, "extract_text", lambda self: {}["/Font"])
+    assert "damaged at page 1: '/Font'" in reason(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "title", "text"),
+    [
+        ("# Heading #\n\nText.", "Heading", "# Heading #\n\nText."),
+        ("---\ntitle: 'Front'\ntags: a\n---\n# Heading\nText.", "Front", "# Heading\nText."),
+        ("---\ntags: a\n---\nText.\n\nUnder\n-----\n", "Under", "Text.\n\nUnder\n-----\n"),
+        ("---\n---\nText.", "some notes", "Text."),
+        ("```sh\n# no heading\n```\n## Real\n", "Real", "```sh\n# no heading\n```\n## Real\n"),
+        ("\ufeffText\r\nwith Windows' line ends.", "some notes", "Text\nwith Windows' line ends."),
+        ("#hashtag is none", "some notes", "#hashtag is none"),
+    ],
+)
+def test_markdown(tmp_path: Path, content: str, title: str, text: str) -> None:
+    """The title is that of the front matter, the first heading, or the file's name; front matter is no text."""
+    document = only(write(tmp_path / "some_notes.md", content))
+    assert (document.title, document.text) == (title, text)
+
+
+def test_front_matter_takes_no_time() -> None:
+    """A long file that begins like front matter and is none is read at once."""
+    assert prose_files._FRONT_MATTER.match("---\n" + "a\n" * 200_000) is None
+
+
+def test_folders_are_walked(tmp_path: Path) -> None:
+    """Sorted, without hidden files and unknown kinds; all of it belongs to the folder's name."""
+    folder = tmp_path / "handbook"
+    for name in ("b.txt", "a/z.md", "a/b.jsonl", ".hidden.txt", ".git/x.txt", "picture.png", "C.TXT.GZ"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = jsonl(ROW).encode() if name.endswith("jsonl") else b"Text."
+        write(path, gzip.compress(content) if name.endswith("GZ") else content)
+    files = find_files([folder])
+    assert [str(file.path.relative_to(folder)) for file in files] == ["C.TXT.GZ", "b.txt", "a/b.jsonl", "a/z.md"]
+    assert {file.source for file in files} == {"handbook"}
+    assert all(found.document for found in found_in(folder))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda folder: folder / "none.txt", "There is no file or folder"),
+        (lambda folder: folder, "holds no file that can be read"),
+        (lambda folder: write(folder / "a.docx", "x"), "does not tell the format"),
+        (lambda folder: write(folder / "a.pdf.gz", "x"), "does not tell the format"),
+    ],
+)
+def test_paths_that_lead_nowhere(tmp_path: Path, make: Any, expected: str) -> None:
+    """A path that was named and cannot be read is an error, not a surprise later."""
+    with pytest.raises(DocumentError, match=expected):
+        find_files([make(tmp_path)])
+
+
+def test_a_given_format(tmp_path: Path) -> None:
+    """A file without a telling name can be read all the same."""
+    assert only(write(tmp_path / "README", "# T\n"), format="md").title == "T"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "two\nlines", "x" * 201])
+def test_a_source_needs_a_name(tmp_path: Path, name: str) -> None:
+    """What is listed and deleted by name has one that can be typed."""
+    with pytest.raises(ValueError, match="the source's name"):
+        find_files([write(tmp_path / "a.txt", "x")], source=name)
+
+
+def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    """The message lists the fields."""
+    with pytest.raises(ValueError, match="no field 'author'. The fields are: text, title"):
+        find_files([tmp_path], columns={"author": "x"})
+
+
+def test_the_id_is_that_of_the_content() -> None:
+    """The same content of the same source is the same document; anything else is another."""
+    same = [Document(text="A", source="s", title=title) for title in (None, "", None)]
+    assert len({document.id for document in same}) == 1
+    other = [Document(text="A", source="t"), Document(text="A", source="s", url="u"), Document(text="B", source="s")]
+    assert len({document.id for document in (*same, *other)}) == 4

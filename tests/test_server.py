@@ -1,0 +1,265 @@
+"""The real server: `rlhf-loop serve` in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_loop.config import Settings
+from rlhf_loop.web.server import _share_cores, default_workers
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
+
+#: A source that answers at once, or once it may: when the file that the question names is there.
+SOURCE = """
+import time
+from pathlib import Path
+from rlhf_loop.domain import Passage
+
+class Mine:
+    name = "mine"
+
+    def search(self, query, *, limit):
+        if query.startswith("wait for "):
+            file = Path(query.removeprefix("wait for "))
+            file.with_suffix(f".{time.monotonic_ns()}.asked").touch()
+            while not file.exists():
+                time.sleep(0.01)
+        return [Passage(text="Rest in a dark room."), Passage(text="Handball is a game.")]
+
+source = Mine()
+"""
+PATIENCE_S = 60
+
+
+class Server:
+    """A running `rlhf-loop serve`, its port, and what it printed."""
+
+    def __init__(self, folder: Path, environ: dict[str, str], *options: str) -> None:
+        self.log = folder / "server.log"
+        command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0", *options]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self.process.stdout is not None
+        self.greeting = []
+        for line in self.process.stdout:
+            self.greeting.append(line)
+            if line.startswith("Workers"):
+                break
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/data-html", "".join(self.greeting))
+        assert found, self.log.read_text()
+        self.port = int(found[1])
+        until(lambda: self.get("/readyz")[0] == 200)
+
+    def connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+
+    def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        connection = self.connect()
+        try:
+            return get(connection, path, **headers)
+        finally:
+            connection.close()
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(PATIENCE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+def get(connection: HTTPConnection, path: str, **headers: str) -> tuple[int, Any]:
+    connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for something that will happen, however slow the machine is."""
+    end = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < end, "It did not happen."
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str, str]:
+    (tmp_path / "my_source.py").write_text(SOURCE)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_PATH": str(model_folder),
+        "RLHF_SOURCES": "my_source:source",
+    }
+
+
+@pytest.fixture
+def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Server]]:
+    started: list[Server] = []
+
+    def start(*options: str, **changes: str) -> Server:
+        started.append(Server(tmp_path, {**environ, **changes}, *options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.wait()
+
+
+def test_it_answers_from_several_workers(start: Callable[..., Server], tmp_path: Path) -> None:
+    """It says what it does, answers, logs a line of JSON a request with its id, and ends with exit code 0."""
+    server = start("--workers", "2", "--threads", "3")
+    said = "".join(server.greeting)
+    for words in ("/data-html", "my_source:source (your own)", "none at reward_model.joblib yet", "2 processes with 3"):
+        assert words in said
+    status, found = server.get("/data?query=Why", X_Request_ID="mine-1")
+    assert (status, found["best_answer"], found["model_version"]) == (200, "Rest in a dark room.", None)
+    assert server.get("/nowhere")[0] == 404
+    assert server.stop() == 0
+    lines = server.lines()
+    (line,) = [line for line in lines if line["request_id"] == "mine-1" and "status" in line]
+    assert (line["level"], line["method"], line["path"], line["status"]) == ("INFO", "GET", "/data", 200)
+    assert len({line["pid"] for line in lines if line["message"].startswith("Booting worker")}) == 2
+    assert all({"time", "level", "logger", "pid", "message"} <= set(line) for line in lines)
+    assert (tmp_path / "rlhf.db").exists()
+
+
+def test_a_stop_loses_no_answer(start: Callable[..., Server], tmp_path: Path) -> None:
+    """What runs, and what waits in line for a thread, is answered in full after SIGTERM; then nobody is let in."""
+    server = start("--workers", "2", "--threads", "2")
+    gate = tmp_path / "gate"
+    clients = [server.connect() for _ in range(8)]
+    for client in clients:
+        client.request("GET", f"/data?query=wait+for+{gate}")
+    until(lambda: len(list(tmp_path.glob("gate.*.asked"))) >= 2)  # the system may give all of them to one worker
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: refused(server.port))
+    gate.touch()
+    for client in clients:
+        response = client.getresponse()
+        assert (response.status, json.loads(response.read())["best_answer"]) == (200, "Rest in a dark room.")
+        client.close()
+    assert server.wait() == 0
+
+
+def test_a_stop_under_load_loses_no_answer(start: Callable[..., Server]) -> None:
+    """Clients ask without a pause when SIGTERM comes: whoever got a connection gets an answer on it."""
+    server = start("--workers", "2", "--threads", "4")
+    lost: list[str] = []
+    answered = [0] * 16
+    with ThreadPoolExecutor(16) as clients:
+        for number in range(16):
+            clients.submit(ask_until_refused, server, number, answered, lost, keep=number % 2 == 0)
+        until(lambda: sum(answered) > 200)
+        server.process.send_signal(signal.SIGTERM)
+    assert lost == []
+    assert server.wait() == 0
+
+
+def ask_until_refused(server: Server, number: int, answered: list[int], lost: list[str], *, keep: bool) -> None:
+    connection = server.connect()
+    while True:
+        try:
+            connection.connect()
+        except OSError:  # refused, or reset while the system makes the connection: nothing was asked yet
+            return
+        while True:
+            try:
+                status, found = get(connection, "/data?query=Why")
+                assert (status, found["best_answer"]) == (200, "Rest in a dark room.")
+            except Exception as error:
+                lost.append(f"client {number}: {error!r}")
+                connection.close()
+                return
+            answered[number] += 1
+            # After "Connection: close" the client has hung up by itself.
+            if not keep or connection.sock is None:
+                connection.close()
+                break
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_requests_that_the_application_never_sees(start: Callable[..., Server]) -> None:
+    """An address that is too long, and a body of no declared length that is too large, are problems as well."""
+    server = start("--workers", "1")
+    assert server.get(f"/data?query={'x' * 5000}")[0] == 422
+    status, found = server.get(f"/data?query={'x' * 9000}")
+    assert (status, found["status"], found["title"]) == (414, 414, "URI Too Long")
+    assert "by POST" in found["detail"]
+    connection = server.connect()
+    pieces = (b" " * 1000 for _ in range(70))
+    connection.request("POST", "/data", body=pieces, headers={"Content-Type": "application/json"}, encode_chunked=True)
+    response = connection.getresponse()
+    assert json.loads(response.read())["status"] == response.status == 413
+    connection.close()
+    assert server.stop() == 0
+    (line,) = [line for line in server.lines() if line.get("status") == 414]
+    assert line["request_id"] == found["request_id"]
+
+
+def test_a_database_that_is_down_stops_nothing(start: Callable[..., Server], tmp_path: Path) -> None:
+    """It starts, says so, and answers; what should be recorded waits in the outbox."""
+    (tmp_path / "no_folder").touch()
+    server = start(RLHF_DATABASE_URL=f"sqlite:///{tmp_path / 'no_folder' / 'rlhf.db'}")
+    assert "does not answer" in "".join(server.greeting)
+    status, found = server.get("/data?query=Why")
+    assert (status, found["best_answer"]) == (200, "Rest in a dark room.")
+    assert set(found["degraded"]) == {"recording"}
+    assert server.stop() == 0
+
+
+def test_a_port_in_use_is_a_clear_error(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Exit code 2 and a sentence, at once and without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", str(port)]
+        result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"Error: Port {port} on 127.0.0.1 is taken by another process.")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 2), (2, 2), (4, 2), (6, 3), (8, 4), (64, 4)])
+def test_workers_by_cores(cores: int, workers: int) -> None:
+    """From two to four of them."""
+    assert default_workers(cores) == workers
+
+
+def test_workers_share_the_cores() -> None:
+    """Each encoder gets its part of the cores, unless the settings say how many."""
+    assert _share_cores(Settings(), 4).encoder_threads == 4
+    assert _share_cores(Settings(), 0).encoder_threads == 1
+    assert _share_cores(Settings(encoder_threads=7), 4).encoder_threads == 7

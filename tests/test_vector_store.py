@@ -1,0 +1,473 @@
+"""One contract for both vector databases, LanceDB and pgvector: what is kept is found, exactly and by everybody."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rlhf_loop import extras
+from rlhf_loop.config import Settings
+from rlhf_loop.db import make_engine
+from rlhf_loop.encoders import DIMENSION
+from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
+from rlhf_loop.index import Entry, Section, SourceCount, VectorStore, open_store
+from rlhf_loop.index.fusion import reciprocal_rank_fusion
+from rlhf_loop.index.lancedb_store import LanceDbStore
+from rlhf_loop.index.pgvector_store import PgVectorStore
+
+ENCODER = "model-a/fp32"
+WHEN = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
+
+Open = Callable[[], VectorStore]
+
+
+@pytest.fixture(params=["lancedb", "pgvector"])
+def open_(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens one and the same vector database, anew with each call; its vectors are indexed from ten sections on."""
+    if request.param == "lancedb":
+        yield lambda: LanceDbStore(tmp_path / "index", ann_from=10)
+        return
+    url: str = request.getfixturevalue("postgres_url")
+    engines = []
+
+    def opened() -> VectorStore:
+        engines.append(make_engine(url))
+        return PgVectorStore(engines[-1], ann_from=10)
+
+    yield opened
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def store(open_: Open) -> VectorStore:
+    """An empty vector database."""
+    return open_()
+
+
+def unit(*seeds: int) -> NDArray[np.float32]:
+    """Random unit vectors, shape (len(seeds), 384), the same for the same seeds."""
+    rows = np.stack([np.random.default_rng(seed).standard_normal(DIMENSION) for seed in seeds])
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def entry(
+    document: str,
+    text: str = "some text",
+    *,
+    number: int = 0,
+    source: str = "s",
+    title: str | None = None,
+    seeds: tuple[int, ...] = (1,),
+    heading: int | None = None,
+) -> Entry:
+    """A section with random vectors."""
+    section = Section(
+        id=f"{document}-{number}",
+        document=document,
+        number=number,
+        source=source,
+        text=text,
+        title=title,
+        url="https://example.org/?a='b'",
+        licence=None,
+        added_at=WHEN,
+    )
+    return Entry(section, unit(*seeds), None if heading is None else unit(heading)[0])
+
+
+def found(store: VectorStore, query: str, mode: str = "text", *, seed: int = 0, limit: int = 10) -> list[str]:
+    """The documents that are found, best first."""
+    hits = store.search(query, unit(seed)[0], limit=limit, mode=mode)  # type: ignore[arg-type]
+    return [hit.section.document for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("rankings", "expected"),
+    [
+        ([], []),
+        ([[]], []),
+        ([["a", "b"]], ["a", "b"]),
+        ([["a", "b", "c"], ["c", "b"]], ["c", "b", "a"]),
+        ([["a"], ["b"]], ["a", "b"]),
+        ([["a", "a", "b"], ["b"]], ["b", "a"]),
+    ],
+)
+def test_reciprocal_rank_fusion(rankings: list[list[str]], expected: list[str]) -> None:
+    """What stands well in both rankings comes first; an equal sum is decided by the first ranking."""
+    assert [name for name, _ in reciprocal_rank_fusion(rankings)] == expected
+
+
+def test_the_sum_of_the_paper() -> None:
+    """The score is the sum of 1 / (60 + rank)."""
+    assert dict(reciprocal_rank_fusion([["a", "b"], ["b"]]))["b"] == pytest.approx(1 / 62 + 1 / 61)
+
+
+def test_an_empty_store_answers(store: VectorStore) -> None:
+    """Nothing is there, and that is no error; looking creates nothing."""
+    assert store.encoder is None
+    assert store.sources() == []
+    assert store.known(["d"]) == set()
+    assert store.delete("s") == 0
+    assert found(store, "heart", "hybrid") == []
+    store.optimize()
+    store.add([], encoder=ENCODER)
+    assert store.encoder is None
+
+
+def test_what_is_kept_comes_back_exactly(store: VectorStore) -> None:
+    """Every field and every bit of the vectors; a heading is found by, but is not among the passages."""
+    tiny = np.full((1, DIMENSION), np.float32(1e-30))
+    tiny[0, 0] = 1.0
+    kept = [entry("a", "Über ‘hearts’ 😀\n", title="T", seeds=(1, 2, 3), heading=7), entry("b", seeds=(4,))]
+    kept.append(Entry(entry("c").section, tiny))
+    store.add(kept, encoder=ENCODER)
+    hits = store.search("", unit(7)[0], limit=5, mode="vector")
+    assert hits[0].section.document == "a"
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+    by_document = {hit.section.document: hit for hit in hits}
+    for each in kept:
+        hit = by_document[each.section.document]
+        assert hit.section == each.section
+        assert hit.vectors.dtype == np.float32
+        assert hit.vectors.tobytes() == each.vectors.tobytes()
+        assert hit.encoder == ENCODER
+    assert store.encoder == ENCODER
+
+
+def test_a_section_is_as_near_as_its_nearest_passage(store: VectorStore) -> None:
+    """Also before and after the vectors are indexed, and for what is added later."""
+    store.add([entry(f"d{n}", seeds=(10 * n, 10 * n + 1, 10 * n + 2)) for n in range(1, 30)], encoder=ENCODER)
+    assert found(store, "", "vector", seed=71, limit=3)[0] == "d7"
+    store.optimize()
+    store.add([entry("new", seeds=(901, 902))], encoder=ENCODER)
+    for seed, expected in ((72, "d7"), (290, "d29"), (902, "new")):
+        assert found(store, "", "vector", seed=seed, limit=3)[0] == expected
+    assert len(found(store, "", "vector", limit=100)) == 30
+
+
+def test_words_are_found_by_their_stems_and_any_is_enough(store: VectorStore) -> None:
+    """The title counts, too; words that everybody uses do not; what is new is found before optimize()."""
+    store.add([entry("a", "Running hearts of men"), entry("b", "kidneys", title="Diseases")], encoder=ENCODER)
+    assert found(store, "run zebra") == ["a"]
+    assert found(store, "What is the disease of the") == ["b"]
+    assert found(store, "HEART kidney") == ["a", "b"] or found(store, "HEART kidney") == ["b", "a"]
+    store.optimize()
+    store.add([entry("c", "zebras")], encoder=ENCODER)
+    assert found(store, "run zebra zebra") in (["a", "c"], ["c", "a"])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        " \n",
+        "the of and is",
+        "😀",
+        '"heart',
+        "heart AND (kidney OR",
+        "'; DROP TABLE sections; --",
+        "a:* & !b | <-> \\ ' ''",
+        "title:heart^3 ~2 [a TO z] *",
+        "nul \0 and half \ud83d",
+        "https://example.org/a?b=c&d=e",
+        "heart " * 700,
+        "x" * 4000,
+        " ".join(f"word{number}" for number in range(500)),
+    ],
+)
+def test_no_question_is_too_strange(store: VectorStore, query: str) -> None:
+    """Signs that mean something to a database are characters like others."""
+    store.add([entry("a", "heart and kidney")], encoder=ENCODER)
+    assert found(store, query) in ([], ["a"])
+    assert found(store, query, "hybrid") == ["a"]
+    assert found(store, "heart") == ["a"]
+
+
+def test_hybrid_puts_first_what_both_find(store: VectorStore) -> None:
+    """A section that is near and has the words comes before those that have one of both."""
+    near = unit(5)
+    store.add([entry("words", "a zebra is here, too", seeds=(1,))], encoder=ENCODER)
+    store.add([Entry(entry("vector", "horses").section, near)], encoder=ENCODER)
+    store.add([Entry(entry("both", "zebra stripes").section, near)], encoder=ENCODER)
+    hits = store.search("zebra stripes", near[0], limit=3)
+    assert hits[0].section.document == "both"
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len(store.search("zebra", near[0], limit=2)) == 2
+    assert store.search("zebra", near[0], limit=0) == []
+
+
+def test_adding_again_replaces(store: VectorStore) -> None:
+    """A section that is there already is not there twice, and its new text and vectors count."""
+    store.add([entry("a", "old words", seeds=(1, 2))], encoder=ENCODER)
+    store.add([entry("a", "new words", seeds=(3,)), entry("b", "other")], encoder=ENCODER)
+    assert store.sources() == [SourceCount("s", 2, 2)]
+    assert found(store, "old") == []
+    assert len(store.search("new", unit(3)[0], limit=1)[0].vectors) == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["plain", "it's", 'a "b"', "back\\slash", "'; DROP TABLE x; --", "100% %s :x", "é😀"]
+)
+def test_delete_by_source(store: VectorStore, source: str) -> None:
+    """Exactly that source goes, whatever characters its name has."""
+    store.add(
+        [
+            entry("a", source=source, seeds=(1, 2)),
+            entry("a", number=1, source=source),
+            entry("b", source=source),
+            entry("c", source="other"),
+        ],
+        encoder=ENCODER,
+    )
+    assert store.sources() == sorted(
+        [SourceCount("other", 1, 1), SourceCount(source, 2, 3)], key=lambda each: each.source
+    )
+    assert store.known(["a", "b", "c", "d", "it's"]) == {"a", "b", "c"}
+    assert store.delete(source + "x") == 0
+    assert store.delete(source, keep=["b", "c"]) == 1
+    assert store.known(["a", "b", "c"]) == {"b", "c"}
+    assert store.delete(source) == 1
+    store.optimize()
+    assert store.sources() == [SourceCount("other", 1, 1)]
+
+
+def test_another_model_is_refused_and_another_precision_kept_beside(store: VectorStore) -> None:
+    """Vectors of two models do not compare; each hit says whose its vectors are."""
+    store.add([entry("a", seeds=(1,))], encoder=ENCODER)
+    with pytest.raises(VectorStoreError, match=r"holds vectors of model-a/fp32; those of model-b/fp32"):
+        store.add([entry("b")], encoder="model-b/fp32")
+    store.add([entry("c", seeds=(2,))], encoder="model-a/int8.1")
+    hits = store.search("", unit(2)[0], limit=5, mode="vector")
+    assert [(hit.section.document, hit.encoder) for hit in hits] == [("c", "model-a/int8.1"), ("a", ENCODER)]
+    store.delete("s")
+    store.add([entry("b")], encoder="model-b/fp32")
+    assert store.encoder == "model-b/fp32"
+
+
+def test_many_documents_are_looked_up_at_once(store: VectorStore) -> None:
+    """A list of any length may be asked for."""
+    store.add([entry(f"d{number}", seeds=(number,)) for number in range(1200)], encoder=ENCODER)
+    assert len(store.known([f"d{number}" for number in range(5000)])) == 1200
+    assert store.known([]) == set()
+    assert store.delete("s", keep=[f"d{number}" for number in range(0, 1200, 2)]) == 600
+
+
+def test_another_reader_sees_what_is_committed(store: VectorStore, open_: Open) -> None:
+    """Two that have the database open see each other's changes at once, also after optimize()."""
+    other = open_()
+    assert other.sources() == []
+    store.add([entry("a", "heart")], encoder=ENCODER)
+    assert found(other, "heart") == ["a"]
+    other.add([entry("b", "heart", seeds=(2,))], encoder=ENCODER)
+    store.optimize()
+    assert sorted(found(store, "heart", "hybrid")) == sorted(found(other, "heart", "hybrid")) == ["a", "b"]
+    store.delete("s")
+    assert found(other, "heart") == []
+
+
+def test_threads_share_a_store(store: VectorStore) -> None:
+    """Some add, some search and one optimizes; nothing is lost and nothing raises."""
+
+    def work(number: int) -> None:
+        for step in range(3):
+            store.add([entry(f"d{number}.{step}", "heart", seeds=(10 * number + step,))], encoder=ENCODER)
+            assert f"d{number}.{step}" in store.known([f"d{number}.{step}"])
+            assert found(store, "heart", "hybrid", limit=50)
+        if number == 0:
+            store.optimize()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert store.sources() == [SourceCount("s", 12, 12)]
+
+
+def test_no_hit_is_half_while_others_write(store: VectorStore, open_: Open) -> None:
+    """A reader meets old or new text, each with its own vectors, never a mixture."""
+    versions = [("first words", (1, 2)), ("second words", (3, 4, 5))]
+    store.add([entry("a", versions[0][0], seeds=versions[0][1])], encoder=ENCODER)
+    stop = threading.Event()
+
+    def write() -> None:
+        writer, turn = open_(), random.Random(0)
+        while not stop.is_set():
+            text, seeds = turn.choice(versions)
+            writer.add([entry("a", text, seeds=seeds)], encoder=ENCODER)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(30):
+            for hit in store.search("words", unit(1)[0], limit=1):
+                assert hit.vectors.tobytes() == unit(*dict(versions)[hit.section.text]).tobytes()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_damaged_folder_says_so(tmp_path: Path) -> None:
+    """What cannot be read is a clear error that names the folder and the way out."""
+    folder = tmp_path / "index"
+    store = LanceDbStore(folder)
+    store.add([entry("a")], encoder=ENCODER)
+    for file in folder.rglob("*.manifest"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(VectorStoreError, match=r"index.*cannot be used.*delete the folder"):
+        LanceDbStore(folder).sources()
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    """A file in the way of the folder is named."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(VectorStoreError, match="RLHF_INDEX_PATH"):
+        LanceDbStore(tmp_path / "file" / "index").add([entry("a")], encoder=ENCODER)
+
+
+def test_a_changed_language_is_indexed_anew(tmp_path: Path) -> None:
+    """After optimize() words have the stems of the language that the settings name now."""
+    store = LanceDbStore(tmp_path / "index")
+    store.add([entry("a", "Die Häuser der Stadt")], encoder=ENCODER)
+    assert found(store, "Haus") == []
+    german = LanceDbStore(tmp_path / "index", language="german")
+    german.optimize()
+    assert found(german, "Haus") == ["a"]
+
+
+FORKED = """
+import os, sys, warnings
+from rlhf_loop.config import Settings
+from rlhf_loop.index import open_store
+warnings.simplefilter("ignore")
+store = open_store(Settings.from_env())
+if sys.argv[1] == "used":
+    assert store.known(["a"]) == {"a"}
+child = os.fork()
+if child == 0:
+    try:
+        print(store.known(["a"]), flush=True)
+    except Exception as error:
+        print(error, flush=True)
+    finally:
+        os._exit(0)
+os.waitpid(child, 0)
+assert store.known(["a"]) == {"a"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "expected"),
+    [
+        ("lancedb", "new", "{'a'}"),
+        ("lancedb", "used", "LanceDB does not survive"),
+        ("pgvector", "new", "{'a'}"),
+        ("pgvector", "used", "{'a'}"),
+    ],
+)
+def test_a_fork(kind: str, state: str, expected: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A child process opens the index for itself; where LanceDB's threads are lost, it says so and does not hang."""
+    url = "sqlite://" if kind == "lancedb" else request.getfixturevalue("postgres_url")
+    environ = {"RLHF_DATABASE_URL": url, "RLHF_INDEX_PATH": str(tmp_path / "index")}
+    store = open_store(Settings.from_env(environ))
+    store.add([entry("a")], encoder=ENCODER)
+    if isinstance(store, PgVectorStore):
+        store.close()
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKED, state],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environ},
+    )
+    assert expected in ran.stdout
+
+
+def test_a_dead_server_is_a_store_error() -> None:
+    """What the driver says comes as this package's own error, without the password."""
+    store = PgVectorStore.from_url("postgresql://me:secret@127.0.0.1:1/none?connect_timeout=1")
+    with pytest.raises(VectorStoreError, match=r"cannot be used") as error:
+        store.search("heart", unit(1)[0], limit=3)
+    assert "secret" not in str(error.value)
+
+
+def test_without_the_right_to_create_the_extension(postgres_url: str) -> None:
+    """An ordinary user is told what an administrator has to do; the transaction leaves nothing behind."""
+    from sqlalchemy import text
+
+    admin = make_engine(postgres_url)
+    with admin.begin() as connection:
+        connection.execute(text("DROP ROLE IF EXISTS plain_user"))
+        connection.execute(text("CREATE ROLE plain_user LOGIN PASSWORD 'x'"))
+        connection.execute(text("UPDATE pg_database SET datdba = datdba"))
+        connection.execute(text("GRANT CREATE ON SCHEMA public TO plain_user"))
+    plain = make_engine(postgres_url)
+
+    from sqlalchemy import event
+
+    @event.listens_for(plain, "connect")
+    def become(connection: object, _: object) -> None:
+        connection.execute("SET SESSION AUTHORIZATION plain_user")  # type: ignore[attr-defined]
+        connection.commit()  # type: ignore[attr-defined]
+
+    store = PgVectorStore(plain)
+    assert store.sources() == []
+    with pytest.raises(VectorStoreError, match=r"administrator run CREATE EXTENSION vector"):
+        store.add([entry("a")], encoder=ENCODER)
+    PgVectorStore(admin).add([entry("a")], encoder=ENCODER)
+    with pytest.raises(VectorStoreError, match="permission denied"):
+        store.sources()
+    for engine in (plain, admin):
+        engine.dispose()
+
+
+def test_several_first_uses_at_once(open_: Open) -> None:
+    """Processes that start together create the tables once."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: open_().add([entry(f"d{n}", seeds=(n,))], encoder=ENCODER), range(4)))
+    assert open_().sources() == [SourceCount("s", 4, 4)]
+
+
+@pytest.mark.parametrize(("url", "kind"), [("sqlite:///x.db", LanceDbStore), ("postgresql://h/x", PgVectorStore)])
+def test_the_settings_choose_the_store(url: str, kind: type, tmp_path: Path) -> None:
+    """A PostgreSQL URL means pgvector in that database, all others LanceDB in a folder; nothing is created."""
+    settings = Settings(database_url=url, index_path=tmp_path / "index")
+    assert isinstance(open_store(settings), kind)
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_unknown_language_is_refused() -> None:
+    """The message lists those that there are."""
+    with pytest.raises(ConfigError, match=r"RLHF_INDEX_LANGUAGE='klingon'.*english"):
+        open_store(Settings(index_language="klingon"))
+
+
+def test_without_pgvector_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra [postgres] brings it."""
+    monkeypatch.setitem(sys.modules, "pgvector", None)
+    monkeypatch.setattr(extras.importlib, "import_module", _no_pgvector)
+    with pytest.raises(MissingExtraError, match=r"rlhf-loop\[postgres\]"):
+        PgVectorStore.from_url("postgresql://h/x")
+
+
+def _no_pgvector(name: str) -> object:
+    raise ModuleNotFoundError(name=name)
+
+
+def test_opening_loads_no_library() -> None:
+    """LanceDB is imported by the first use of an index that exists: a server without one never pays for it."""
+    code = (
+        "import sys; from rlhf_loop.config import Settings; from rlhf_loop.index import open_store; "
+        "assert open_store(Settings()).sources() == []; assert 'lancedb' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")

@@ -1,0 +1,88 @@
+"""A service that answers without any model: what the web's tests ask where ranking is not the point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from rlhf_loop import sample
+from rlhf_loop.answering import Readiness
+from rlhf_loop.domain import Answer, Passage, RankedAnswer
+
+GOOD = RankedAnswer(
+    text="Rest in a dark room.\nTake the painkiller early.",
+    rank=1,
+    score=0.83,
+    source="wikipedia",
+    interaction_id="id-1",
+    title="Migraine",
+    url="https://en.wikipedia.org/wiki/Migraine",
+    licence="CC BY-SA 4.0",
+    retrieved_at=datetime(2026, 11, 23, 9, 30, tzinfo=UTC),
+)
+OTHER = RankedAnswer(text="Migraine is a disease.", rank=2, score=0.12, source="index", interaction_id="id-2")
+
+
+class FakeService:
+    """Gives the answers it is told to give, and remembers what it was asked and told."""
+
+    def __init__(
+        self,
+        *ranked: RankedAnswer,
+        model_version: str | None = "passages-1a2b3c4d5e6f",
+        degraded: Mapping[str, str] | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        self.ranked, self.model_version, self.degraded, self.error = ranked, model_version, degraded or {}, error
+        self.stores = True
+        self.ready = False
+        self.asked: list[str] = []
+        self.rated: list[tuple[str, int, str, str | None]] = []
+        self.on_answer: Callable[[], None] = lambda: None
+
+    def answer(self, query: str) -> Answer:
+        self.asked.append(query)
+        self.on_answer()
+        if self.error:
+            raise self.error
+        return Answer(
+            query=query,
+            ranked=tuple(self.ranked),
+            model_version=self.model_version,
+            degraded=self.degraded,
+            timings={"sources": 1.5, "total": 2.0},
+        )
+
+    def rate(self, interaction_id: str, *, rating: int, reviewer: str, comment: str | None = None) -> bool:
+        if self.error:
+            raise self.error
+        self.rated.append((interaction_id, rating, reviewer, comment))
+        return self.stores
+
+    def warm_up(self) -> None:
+        self.ready = True
+
+    def readiness(self) -> Readiness:
+        return Readiness(self.ready, {"encoder": "ok" if self.ready else "warming up"})
+
+    def close(self) -> None:
+        pass
+
+
+class SampleSource:
+    """Finds the sample's candidates for any question, with an address and terms of use."""
+
+    name = "sample"
+
+    def search(self, query: str, *, limit: int) -> list[Passage]:
+        fetched = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
+        return [
+            Passage(
+                text=found["text"],
+                title="Sample",
+                url=f"https://example.org/{number}",
+                licence="CC0",
+                retrieved_at=fetched,
+            )
+            for number, found in enumerate(sample.CANDIDATES[:limit])
+        ]
