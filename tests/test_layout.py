@@ -76,6 +76,7 @@ HOUSE = """
     learning_curve
     ranking
     warming
+
     excerpts
     index.store
     index.fusion
@@ -85,6 +86,7 @@ HOUSE = """
     index.prose_files
     index.documents
     index.indexing
+
     sources.source
     sources.timed_transport
     sources.http
@@ -99,6 +101,15 @@ HOUSE = """
     sources.vector_database
     sources.chosen
     sources
+
+    answering.breaker
+    answering.gathering
+    answering.drafting
+    answering.outbox
+    answering.recording
+    answering.service
+    answering
+
     web.logs
     web.schemas
     web.problems
@@ -111,17 +122,18 @@ HOUSE = """
     web.app
     web
     web.server
+
     doctor
     rlhf_loop
 
     sample
     console
     cli.common
-    cli.index
     cli.ratings
     cli.model
-    cli.setup
+    cli.index
     cli.serve
+    cli.setup
     cli
 """.split()  # noqa: SIM905  one name a line is easier to edit
 
