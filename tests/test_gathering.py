@@ -84,8 +84,9 @@ def test_one_that_hangs_costs_only_its_candidates(hanging: FakeSource) -> None:
     ("error", "reason"),
     [
         (SourceError("The site said no.\nAnd more."), "The site said no."),
-        (RuntimeError(), "RuntimeError"),
-        (TimeoutError("connect"), "connect"),
+        (RuntimeError("secret"), "failed (RuntimeError); the log says more"),
+        (TimeoutError("connect"), "failed (TimeoutError); the log says more"),
+        (SourceError(""), "It gave no reason."),
         (SystemExit(3), None),
     ],
 )

@@ -16,7 +16,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.db import make_engine
 from rlhf_loop.domain import Passage
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.errors import SourceError
+from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.tables import Interaction
@@ -150,6 +150,7 @@ def test_a_damaged_model_costs_only_the_order(make: Any, live: str, settings: Se
     answer = make().answer(QUERY)
     assert len(answer.ranked) == len(TEXTS)
     assert "incoming order" in answer.degraded["model"]
+    assert str(settings.model_path) not in str(answer.degraded)
     assert answer.model_version is None
 
 
@@ -257,3 +258,22 @@ def test_the_settings_choose_the_sources(settings: Settings, encoder: TextEncode
     service = AnswerService(replace(settings, sources=("test_service:broken",)), encoder=encoder)
     assert service.answer(QUERY).degraded == {"broken": "The site is down."}
     service.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ("index", "wikipedai")}, "'wikipedai', which is unknown"),
+        ({"sources": ("no_such_module:source",)}, "no module 'no_such_module'"),
+        ({"sources": ("index",), "index_language": "klingon"}, "RLHF_INDEX_LANGUAGE='klingon'"),
+        ({"wikipedia_url": "ftp://example.org"}, "RLHF_WIKIPEDIA_URL is no web address"),
+        ({"llm_url": "http://127.0.0.1:1/v1"}, "RLHF_LLM_MODEL is not set"),
+    ],
+)
+def test_settings_that_cannot_work_are_noticed_before_the_first_question(
+    settings: Settings, changes: dict[str, Any], message: str
+) -> None:
+    """`check` loads no encoder, and says what each question would run into."""
+    with pytest.raises(ConfigError, match=message):
+        AnswerService(replace(settings, **changes)).check()
+    AnswerService(settings).check()

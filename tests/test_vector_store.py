@@ -380,8 +380,7 @@ def test_a_fork(kind: str, state: str, expected: str, tmp_path: Path, request: p
     environ = {"RLHF_DATABASE_URL": url, "RLHF_INDEX_PATH": str(tmp_path / "index")}
     store = open_store(Settings.from_env(environ))
     store.add([entry("a")], encoder=ENCODER)
-    if isinstance(store, PgVectorStore):
-        store.close()
+    store.close()
     ran = subprocess.run(
         [sys.executable, "-c", FORKED, state],
         check=True,

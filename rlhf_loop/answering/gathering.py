@@ -121,7 +121,7 @@ class _Asked:
             self.breaker.failed(retry_after_s=error.retry_after_s if isinstance(error, SourceError) else None)
             # What is no SourceError is a defect of the source: somebody will want to see where.
             logger.warning("Source %s: %s", self.name, error, exc_info=not isinstance(error, SourceError))
-            return _Result(trouble=_first_line(error))
+            return _Result(trouble=_reason(error))
         if found.passages or not found.trouble:
             self.breaker.succeeded()
         else:
@@ -177,5 +177,8 @@ def _honest(passage: Passage, text: str) -> Passage:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _reason(error: Exception) -> str:
+    """Say why for whoever asked: what is no SourceError was written for the log, and may hold paths and names."""
+    if isinstance(error, SourceError):
+        return (str(error).strip().splitlines() or ["It gave no reason."])[0][:300]
+    return f"failed ({type(error).__name__}); the log says more"

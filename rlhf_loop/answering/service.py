@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 MAX_QUERY_CHARS = 4000
 #: How the names of candidate groups begin that this service made.
 ANSWERED = "question:"
+# What whoever asked is told; the log has the reason, with paths and names in it.
+_INCOMING_ORDER = "it cannot be used, so the candidates keep their incoming order; the log says why"
+_NOT_RECORDED = "not recorded, so it cannot be rated; the log says why"
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
 
@@ -69,6 +72,22 @@ class AnswerService:
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
         self._warm = False
+
+    def check(self) -> None:
+        """Say at once what would go wrong with each question: a source or a model that cannot be had.
+
+        Raises:
+            ConfigError, MissingExtraError: the settings name it.
+        """
+        from rlhf_loop.index import open_store
+        from rlhf_loop.sources import sources_from
+
+        names = self._settings.sources
+        sources_from(replace(self._settings, sources=tuple(name for name in names if name != "index")), encoder=None)
+        if "index" in names:
+            open_store(self._settings)
+        if self._settings.llm_url:
+            Drafter(self._settings).close()
 
     def answer(self, query: str) -> Answer:
         """Return the candidates best first, each recorded under its `interaction_id`.
@@ -204,10 +223,10 @@ class AnswerService:
                 degraded["recording"] = f"waits in the outbox: {reason}"
         except OutboxError as error:
             logger.error("An answer is not recorded: %s", error)
-            degraded["recording"] = f"not recorded, so it cannot be rated: {error}"
-        except Exception as error:
+            degraded["recording"] = _NOT_RECORDED
+        except Exception:
             logger.exception("An answer is not recorded.")
-            degraded["recording"] = f"not recorded, so it cannot be rated ({type(error).__name__})"
+            degraded["recording"] = _NOT_RECORDED
 
     def _recording_state(self) -> str:
         try:
@@ -245,13 +264,11 @@ def _ranked(parts: _Parts, query: str, candidates: Sequence[Candidate], degraded
     try:
         if parts.ranker is not None:
             return parts.ranker.ranking(query, candidates)
-        degraded["model"] = f"candidates keep their incoming order: {parts.trouble}"
     except RlhfLoopError as error:
         logger.error("The candidates keep their incoming order: %s", error)
-        degraded["model"] = f"candidates keep their incoming order: {error}"
-    except Exception as error:
+    except Exception:
         logger.exception("The candidates keep their incoming order.")
-        degraded["model"] = f"candidates keep their incoming order ({type(error).__name__})"
+    degraded["model"] = _INCOMING_ORDER
     incoming = enumerate(candidates)
     return Ranking(
         tuple(RankedCandidate(of.text, rank=place + 1, score=None, position=place) for place, of in incoming), None

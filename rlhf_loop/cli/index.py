@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,10 @@ def add(
     from rlhf_loop.index.indexing import add as index_files
 
     settings = read_settings()
-    store = open_store(settings)
     with working("Loading the encoder"):
         encoder = load_encoder(settings)
     try:
-        with progress_bar("Indexing") as progress:
+        with closing(open_store(settings)) as store, progress_bar("Indexing") as progress:
             report = index_files(
                 paths,
                 store=store,
@@ -104,13 +104,13 @@ def delete(source: str) -> None:
     from rlhf_loop.errors import VectorStoreError
     from rlhf_loop.index import open_store
 
-    store = open_store(read_settings())
-    with working(f"Deleting {source}"):
-        count = store.delete(source)
-        store.optimize()
-    if not count:
-        there = ", ".join(repr(each.source) for each in store.sources()) or "none"
-        raise VectorStoreError(f"There is no source {source!r} in the index. Its sources are: {there}.")
+    with closing(open_store(read_settings())) as store:
+        with working(f"Deleting {source}"):
+            count = store.delete(source)
+            store.optimize()
+        if not count:
+            there = ", ".join(repr(each.source) for each in store.sources()) or "none"
+            raise VectorStoreError(f"There is no source {source!r} in the index. Its sources are: {there}.")
     click.echo(f"{counted(count, 'document')} deleted.")
 
 
@@ -120,14 +120,14 @@ def list_() -> None:
     from rlhf_loop.console import counted
     from rlhf_loop.index import open_store
 
-    store = open_store(read_settings())
-    sources = store.sources()
+    with closing(open_store(read_settings())) as store:
+        sources, encoder = store.sources(), store.encoder
     if not sources:
         click.echo("The index is empty. Fill it with: rlhf-loop index add PATH...")
         return
     for each in sources:
         click.echo(f"{each.source}: {counted(each.documents, 'document')}, {counted(each.sections, 'section')}")
-    click.echo(f"The vectors are those of {store.encoder}.")
+    click.echo(f"The vectors are those of {encoder}.")
 
 
 def _print_invalid(invalid: Sequence[Found], count: int) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    help="Processes, about 250 MB each. Default: half as many as cores, from 2 to 4.",
+    help="Processes, about 300 MB each. Default: half as many as cores, from 2 to 4.",
 )
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="Questions at a time in each process."
@@ -45,10 +45,12 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
             "rlhf-loop serve runs on gunicorn, which there is for Linux and macOS only, and this is Windows. "
             "Serve rlhf_loop.web.create_app(settings) with another server, such as waitress."
         )
+    from rlhf_loop.answering import AnswerService
     from rlhf_loop.web import server
 
     # A source of one's own (RLHF_SOURCES=package.module:name) is found where one stands, as with flask and gunicorn.
     sys.path.insert(0, os.getcwd())
+    AnswerService(settings).check()
     cores = server.cores()
     size = server.Size(workers or server.default_workers(cores), threads)
     listener = server.listen(host, port)

@@ -235,7 +235,7 @@ def _text(field: str, value: object) -> str | None:
     if not value.strip():
         return None
     if (place := value.find("\0")) >= 0:
-        raise ValueError(f"{field} holds a NUL character, the {place + 1}th of it")
+        raise ValueError(f"{field} holds a NUL character, at its character {place + 1}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -125,6 +125,10 @@ class LanceDbStore:
             self._index_vectors(table)
             table.optimize(cleanup_older_than=_GRACE)
 
+    def close(self) -> None:
+        """Let go of the files; the next use opens them again."""
+        self._table = None
+
     def _read(self, work: Callable[[Table], _Result], otherwise: _Result) -> _Result:
         """Return the result of the work on the table, `otherwise` if there is none yet."""
         with self._errors():

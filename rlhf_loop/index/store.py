@@ -104,6 +104,9 @@ class VectorStore(Protocol):
     def optimize(self) -> None:
         """Make searches fast after many sections were added or deleted. What is new is found before that, too."""
 
+    def close(self) -> None:
+        """Let go of files and connections; the next use opens them again."""
+
 
 def refuse_other_model(there: str | None, encoder: str) -> None:
     """Check that vectors of `encoder` may stand beside those that are there.

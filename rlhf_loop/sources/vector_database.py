@@ -45,10 +45,11 @@ class VectorDatabase:
 
 
 def _diverse(hits: Sequence[Hit]) -> list[Hit]:
-    """Put the best section of each document first, and the others behind."""
+    """Put the best section of each document first, and the others behind; the same text stands there once."""
+    different = {hit.section.text: hit for hit in reversed(hits)}
     first: dict[str, Hit] = {}
     others = []
-    for hit in hits:
+    for hit in reversed(different.values()):
         if first.setdefault(hit.section.document, hit) is not hit:
             others.append(hit)
     return [*first.values(), *others]

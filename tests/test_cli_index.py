@@ -1,0 +1,99 @@
+"""`rlhf-loop index` as a user meets it: what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rlhf_loop.cli import main
+
+
+@pytest.fixture(params=["lancedb", "pgvector"])
+def environ(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path, encoder_cache: Path) -> dict[str, str]:
+    """The settings of each vector database, as environment variables."""
+    url = "sqlite://" if request.param == "lancedb" else request.getfixturevalue("postgres_url")
+    return {
+        "RLHF_DATABASE_URL": url,
+        "RLHF_INDEX_PATH": str(tmp_path / "index"),
+        "RLHF_ENCODER_PATH": str(model_folder),
+        "RLHF_CACHE_DIR": str(encoder_cache),
+    }
+
+
+def run(environ: dict[str, str], *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["index", *arguments], env=environ)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "facts.jsonl"
+    rows = [{"text": f"Fact {number}.", "title": "A title", "set": "half"} for number in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_add_list_delete(environ: dict[str, str], file: str) -> None:
+    """A file goes in once, is listed under its name, and goes out by it."""
+    assert run(environ, "list").output == "The index is empty. Fill it with: rlhf-loop index add PATH...\n"
+    first = run(environ, "add", file)
+    assert first.exit_code == 0, first.output
+    assert first.output.startswith("3 documents: 3 new (3 sections, 3 passages), 0 known, in ")
+    assert run(environ, "add", file).output.startswith("3 documents: 0 new (0 sections, 0 passages), 3 known, in ")
+    assert run(environ, "add", file, "--column", "source=set").exit_code == 0
+    listed = run(environ, "list").output
+    assert listed.startswith("facts.jsonl: 3 documents, 3 sections\nhalf: 3 documents, 3 sections\nThe vectors are")
+    gone = run(environ, "delete", "facts.jsonl")
+    assert (gone.exit_code, gone.output) == (0, "3 documents deleted.\n")
+    missing = run(environ, "delete", "facts.jsonl")
+    assert (missing.exit_code, missing.output) == (
+        2,
+        "Error: There is no source 'facts.jsonl' in the index. Its sources are: 'half'.\n",
+    )
+
+
+def test_replace(environ: dict[str, str], file: str) -> None:
+    """With --replace the old version of a changed file goes."""
+    run(environ, "add", file)
+    Path(file).write_text('{"text": "Fact 1.", "title": "A title"}\n{"text": "New."}\n')
+    assert "1 new (1 section, 1 passage), 1 known, 2 older deleted" in run(environ, "add", file, "--replace").output
+    assert "facts.jsonl: 2 documents" in run(environ, "list").output
+
+
+def test_invalid_rows(environ: dict[str, str], file: str) -> None:
+    """They are listed with their lines; nothing is stored, or all others are."""
+    with Path(file).open("a") as lines:
+        lines.write("no json\n" + '{"text": ""}\n' * 30)
+    refused = run(environ, "add", file)
+    assert refused.exit_code == 2
+    assert "facts.jsonl line 4: the line is not JSON" in refused.output
+    assert "... and 11 more\n" in refused.output
+    assert "Error: 31 of 34 documents cannot be read" in refused.output
+    assert "The index is empty" in run(environ, "list").output
+    skipped = run(environ, "add", file, "--skip-invalid")
+    assert skipped.exit_code == 0
+    assert "3 new (3 sections, 3 passages), 0 known, 31 invalid and left out" in skipped.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["add"], "Missing argument"),
+        (["add", "/no/such/file.txt"], "There is no file or folder '/no/such/file.txt'"),
+        (["add", "{file}", "--column", "text"], "not of the form FIELD=NAME, e.g. text=abstract"),
+        (["add", "{file}", "--column", "author=x"], "no field 'author'"),
+        (["add", "{file}", "--source", " "], "the source's name ''"),
+        (["add", "{file}", "--format", "docx"], "'docx' is not one of"),
+        (["delete"], "Missing argument"),
+    ],
+)
+def test_mistakes(arguments: list[str], expected: str, file: str, tmp_path: Path, model_folder: Path) -> None:
+    """Exit code 2 and a sentence that says what to do."""
+    environ = {"RLHF_INDEX_PATH": str(tmp_path / "index"), "RLHF_ENCODER_PATH": str(model_folder)}
+    environ["RLHF_DATABASE_URL"] = "sqlite://"
+    result = run(environ, *(argument.format(file=file) for argument in arguments))
+    assert result.exit_code == 2
+    assert expected in result.output
+    assert not (tmp_path / "index").exists()
