@@ -316,6 +316,27 @@ def test_no_hit_is_half_while_others_write(store: VectorStore, open_: Open) -> N
         thread.join()
 
 
+def test_looking_creates_no_folder(tmp_path: Path) -> None:
+    """Only add() does."""
+    store = LanceDbStore(tmp_path / "index")
+    test_an_empty_store_answers(store)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_table_whose_creation_was_killed_is_mended(tmp_path: Path) -> None:
+    """Rows in a table without any index are found, and optimize() builds what is missing."""
+    import lancedb
+
+    from rlhf_loop.index import lancedb_store
+
+    lancedb.connect(tmp_path / "index").create_table(lancedb_store.TABLE, schema=lancedb_store._schema())
+    store = LanceDbStore(tmp_path / "index")
+    store.add([entry("a", "hearts", seeds=(1,))], encoder=ENCODER)
+    assert found(store, "hearts", "hybrid") == ["a"]
+    store.optimize()
+    assert found(store, "heart") == ["a"]
+
+
 def test_a_damaged_folder_says_so(tmp_path: Path) -> None:
     """What cannot be read is a clear error that names the folder and the way out."""
     folder = tmp_path / "index"

@@ -45,6 +45,7 @@ _RETRAIN = 4
 _GRACE = timedelta(milliseconds=1)
 _LOCK_TIMEOUT_S = 120
 _KEYS_A_QUERY = 500
+_KEYS = ("id", "document")
 _WORDS = ("text", "title")
 #: What a word of the text and one of the title count. From 2 on titles find as much as they can on MedQuAD.
 _BOOSTS = [1.0, 2.0]
@@ -96,8 +97,7 @@ class LanceDbStore:
         """Forget all of a source but the documents to `keep`; return how many documents went."""
         from lancedb.expr import col, lit
 
-        with self._errors(), self._writing():
-            table = self._open()
+        with self._changing() as table:
             if table is None:
                 return 0
             where = col("source") == lit(source)
@@ -117,11 +117,10 @@ class LanceDbStore:
 
     def optimize(self) -> None:
         """Merge small files, drop old versions, and bring all indices up to date."""
-        with self._errors(), self._writing():
-            table = self._open()
+        with self._changing() as table:
             if table is None:
                 return
-            self._index_words(table)
+            self._index_columns(table)
             self._index_vectors(table)
             table.optimize(cleanup_older_than=_GRACE)
 
@@ -165,20 +164,19 @@ class LanceDbStore:
         return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
 
     def _create(self) -> Table:
-        from lancedb.index import BTree
-
         table: Table = self._connect().create_table(TABLE, schema=_schema(), exist_ok=True)
-        for column in ("id", "document"):
-            table.create_index(column, config=BTree(), name=f"{column}_btree")
-        self._index_words(table)
+        self._index_columns(table)
         self._table = table
         return table
 
-    def _index_words(self, table: Table) -> None:
-        """Make sure that words are indexed in this language: even an empty index tells how to read new rows."""
-        from lancedb.index import FTS
+    def _index_columns(self, table: Table) -> None:
+        """Make sure that keys are indexed, and words in this language: an empty index tells how to read new rows."""
+        from lancedb.index import FTS, BTree
 
         there = {index.name for index in table.list_indices()}
+        for column in _KEYS:
+            if (name := f"{column}_btree") not in there:
+                table.create_index(column, config=BTree(), name=name)
         # The name holds the language, so that a changed setting is noticed.
         for column in _WORDS:
             if (name := f"{column}_{self._language}") in there:
@@ -198,6 +196,16 @@ class LanceDbStore:
         stats = table.index_stats(_VECTOR_INDEX)
         if stats is None or count > _RETRAIN * stats.num_indexed_rows:
             table.create_index("vectors", config=IvfSq(distance_type="cosine"), name=_VECTOR_INDEX, replace=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Table | None]:
+        """The table, to be changed by nobody else; None, and no folder, while there is none."""
+        with self._errors():
+            if self._open() is None:
+                yield None
+                return
+            with self._writing():
+                yield self._open()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

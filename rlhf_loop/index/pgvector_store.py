@@ -6,7 +6,6 @@ Its tables are no part of the migrations. A server without pgvector must still k
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -118,7 +117,6 @@ class PgVectorStore:
         self._ann_from = ann_from
         self._ready = False
         self._process = os.getpid()
-        self._forking = threading.Lock()
 
     @classmethod
     def from_url(cls, url: str, *, language: str = "english") -> PgVectorStore:

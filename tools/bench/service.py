@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from statistics import quantiles
@@ -30,8 +28,8 @@ SECONDS = 60
 DOCUMENTS = 5000
 #: Seconds from the start of the load at which the memory is read.
 _MOMENTS = (10, 30, 60)
-#: Asked beforehand, so that each worker has everything loaded.
-_WARM_REQUESTS = 200
+#: Asked beforehand, by as many clients at once: until all threads have what they need, memory grows.
+_WARM_REQUESTS = 1500
 _SENTENCES = (3, 10)
 #: What a client gives up after; a service that slow has failed.
 _PATIENCE_S = 30
@@ -68,7 +66,7 @@ def measure(*, clients: int = CLIENTS, seconds: int = SECONDS, documents: int = 
         environ = _environ(folder)
         _run("prepare", folder, str(documents), environ=environ)
         with _serving(folder, environ) as (server, port, workers):
-            warmed = Load(**_run("ask", folder, str(port), "8", "0", str(_WARM_REQUESTS), environ=environ))
+            warmed = Load(**_run("ask", folder, str(port), str(clients), "0", str(_WARM_REQUESTS), environ=environ))
             if warmed.errors or warmed.degraded:
                 sys.exit(f"The server does not answer well:\n{(folder / 'server.log').read_text()[-3000:]}")
             before = _megabytes(server.pid)
@@ -93,7 +91,7 @@ def section(service: Service) -> str:
         ("answers", f"{load.answers:,}"),
         ("errors", f"{load.errors}"),
         ("answers with something degraded", f"{load.degraded}"),
-        ("memory before", f"{service.before:.0f} MB"),
+        (f"memory before, after {_WARM_REQUESTS:,} other questions", f"{service.before:.0f} MB"),
         *((f"memory after {moment} s", f"{megabytes:.0f} MB") for moment, megabytes in service.memory),
     ]
     return (
@@ -198,32 +196,17 @@ def _prepare(folder: Path, documents: str) -> None:
     from rlhf_loop.db import open_database
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.exchange import import_ratings
-    from rlhf_loop.index import Entry, Section, open_store
+    from rlhf_loop.index import open_store
+    from rlhf_loop.index.indexing import add
     from rlhf_loop.training_run import run_training
 
     settings = Settings.from_env()
     engine = open_database(settings.database_url)
     import_ratings(engine, sample.RATINGS_FILE)
     run_training(engine, settings, recipe="passages")
-    encoder, store = load_encoder(settings), open_store(settings)
-    texts, now = _documents(int(documents)), datetime.now(UTC)
-    entries = []
-    for text, vectors in zip(texts, encoder.passages_to_keep(texts), strict=True):
-        key = hashlib.sha256(text.encode()).hexdigest()
-        made = Section(
-            id=f"{key}-0",
-            document=key,
-            number=0,
-            source="bench",
-            text=text,
-            title=None,
-            url=None,
-            licence=None,
-            added_at=now,
-        )
-        entries.append(Entry(made, vectors))
-    store.add(entries, encoder=encoder.id)
-    store.optimize()
+    file = folder / "documents.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in _documents(int(documents))))
+    add([file], store=open_store(settings), encoder=load_encoder(settings))
 
 
 def _ask(folder: Path, port: str, clients: str, seconds: str, requests: str) -> dict[str, Any]:
