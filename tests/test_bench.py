@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_loop.encoders.passages import load_tokenizer
+from tools.bench import __main__ as report
 from tools.bench import encoders, serving
 from tools.report import megabytes, table
 
@@ -46,3 +47,15 @@ def test_texts_have_the_length_that_they_are_said_to_have(model_folder: Path) ->
 def test_memory_is_in_megabytes() -> None:
     """This process has more than ten and less than ten thousand, and its peak is not below."""
     assert 10 < megabytes("VmRSS") <= megabytes("VmHWM") < 10_000
+
+
+def test_a_part_that_is_measured_alone_replaces_its_section() -> None:
+    """The other sections stay, a new one comes at the end, and each says when it was measured."""
+    old = report._split("# Benchmarks\n\nAll.\n\n## A\n\nold a\n\n## B\n\nold b\n")
+    new = report._split("# Benchmarks\n\nAll.\n\n## A\n\nnew a\n\n## C\n\nnew c")[1:]
+    assert report._replaced(old, new, "Today.") == [
+        "# Benchmarks\n\nAll.",
+        "## A\n\nToday.\n\nnew a",
+        "## B\n\nold b",
+        "## C\n\nToday.\n\nnew c",
+    ]

@@ -284,6 +284,8 @@ def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[st
 def _ranked(
     connection: Connection, query: str, vector: NDArray[np.float32], limit: int, mode: Mode, language: str
 ) -> list[tuple[str, float]]:
+    # To compile such a query takes longer than to run it.
+    connection.execute(text("SET LOCAL jit = off"))
     if mode == "vector":
         return _by_vector(connection, vector, limit)
     if mode == "text":

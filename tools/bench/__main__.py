@@ -1,7 +1,11 @@
-"""Run all measurements and write docs/BENCHMARKS.md with its pictures; or only print some: `... encoders serving`."""
+"""Run all measurements and write docs/BENCHMARKS.md with its pictures; or only some: `... encoders serving`.
+
+The sections of those that are named replace the older ones, and say when they were measured.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import version
 from platform import python_version
@@ -24,12 +28,32 @@ def main(parts: list[str]) -> None:
         if not parts or part in parts:
             say(part)
             getattr(report, part)()
-    text = "\n\n".join(report.sections) + "\n"
-    sys.stdout.write(text)
-    if not parts:
-        (DOCS / "BENCHMARKS.md").write_text(text, encoding="utf-8")
+    sys.stdout.write("\n\n".join(report.sections) + "\n")
+    file = DOCS / "BENCHMARKS.md"
+    if parts:
+        note = f'Measured on {today()}, by `make bench PARTS="{" ".join(parts)}"`.'
+        sections = _replaced(_split(file.read_text(encoding="utf-8")), _split("\n\n".join(report.sections))[1:], note)
+    else:
+        sections = report.sections
         put_into_readme("speed", "\n\n".join(report.short))
-        say(f"written to {DOCS / 'BENCHMARKS.md'}, and the short table to README.md")
+    file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    if report.whole:
+        put_into_readme("service", report.whole)
+    say(f"written to {file}, and its short form to README.md")
+
+
+def _split(text: str) -> list[str]:
+    return re.split(r"\n+(?=## )", text.rstrip("\n"))
+
+
+def _replaced(old: list[str], new: list[str], note: str) -> list[str]:
+    """Put each new section in the place of the old one of the same heading, or at the end."""
+    sections = list(old)
+    for section in new:
+        heading, _, rest = section.partition("\n\n")
+        place = next((place for place, there in enumerate(sections) if there.startswith(f"{heading}\n")), len(sections))
+        sections[place : place + 1] = [f"{heading}\n\n{note}\n\n{rest}"]
+    return sections
 
 
 class Report:
@@ -44,6 +68,7 @@ class Report:
             "compared here is measured in turn (A B A B) in one run, so the ratios hold better than the times."
         ]
         self.short: list[str] = []
+        self.whole = ""
         self._reference: float | None = None
 
     def encoders(self) -> None:
@@ -78,7 +103,7 @@ class Report:
         """Add the whole service under load."""
         result = service.measure()
         self.sections.append(service.section(result))
-        self.short.append(service.short(result))
+        self.whole = service.short(result)
 
     def growth(self) -> None:
         """Add training: on the sample, and its growth."""
