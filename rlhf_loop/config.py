@@ -43,9 +43,7 @@ class Settings:
     model_path: Path = _setting(Path("reward_model.joblib"), "The live reward model file.")
     cache_dir: Path = field(
         default_factory=_cache_dir,
-        metadata={
-            "help": "Folder of the encoder graph, known vectors and fetched pages. Default: that of the user."
-        },
+        metadata={"help": "Folder of the encoder graph, known vectors and fetched pages. Default: that of the user."},
     )
     cache_max_mb: int = _setting(
         2000, "Megabytes that the vector cache may have; 2,000 hold the passages of some 300,000 answers."

@@ -24,6 +24,7 @@ HOUSE = """
     threads
     worker
     recent
+    sqlite_connection
 
     tables
     db

@@ -7,17 +7,15 @@ stays in it with the reason: nothing disappears without a trace.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf_loop.errors import OutboxError
+from rlhf_loop.sqlite_connection import SqliteConnection
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -34,8 +32,8 @@ CREATE TABLE IF NOT EXISTS mentions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mentions_by_entry ON mentions (entry);"""
 _BUSY_S = 5
-#: Connections of a parent process, kept so that they are never closed here.
-_INHERITED: list[sqlite3.Connection | None] = []
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +54,7 @@ class Outbox:
     def __init__(self, path: Path, *, limit: int) -> None:
         self.path = path
         self._limit = limit
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._process = os.getpid()
+        self._connection = SqliteConnection(path, prepare=_prepare, busy_s=_BUSY_S)
 
     def put(self, kind: str, body: Mapping[str, Any], *, interactions: Sequence[str]) -> None:
         """Keep an entry that is about these interactions; it survives a power cut.
@@ -66,17 +62,19 @@ class Outbox:
         Raises:
             OutboxError: there is no room, or the file cannot be written.
         """
-        text = json.dumps(body, ensure_ascii=True)
-        with self._transaction() as connection:
+        row = (kind, json.dumps(body, ensure_ascii=True), datetime.now(UTC).isoformat())
+
+        def insert(connection: sqlite3.Connection) -> None:
             (count,) = connection.execute("SELECT count(*) FROM entries").fetchone()
             if count >= self._limit:
                 raise OutboxError(
                     f"The outbox {self.path} is full: {count:,} entries wait for the database. Bring the database "
                     "back, or raise RLHF_OUTBOX_MAX."
                 )
-            row = (kind, text, datetime.now(UTC).isoformat())
             entry = connection.execute("INSERT INTO entries (kind, body, created_at) VALUES (?, ?, ?)", row).lastrowid
             connection.executemany("INSERT INTO mentions VALUES (?, ?)", [(name, entry) for name in set(interactions)])
+
+        self._do(insert)
 
     def waiting(self, *, limit: int) -> list[Entry]:
         """Return the oldest entries that the database has not refused.
@@ -84,12 +82,8 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        if not self.path.exists():
-            return []
-        with self._transaction("BEGIN") as connection:
-            query = "SELECT id, kind, body FROM entries WHERE refused IS NULL ORDER BY id LIMIT ?"
-            rows = connection.execute(query, (limit,)).fetchall()
-        return [Entry(id, kind, json.loads(body)) for id, kind, body in rows]
+        query = "SELECT id, kind, body FROM entries WHERE refused IS NULL ORDER BY id LIMIT ?"
+        return [Entry(id, kind, json.loads(body)) for id, kind, body in self._rows(query, limit)]
 
     def mentions(self, interaction: str) -> bool:
         """Tell whether something about this interaction waits.
@@ -97,13 +91,8 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        if not self.path.exists():
-            return False
-        with self._transaction("BEGIN") as connection:
-            query = (
-                "SELECT 1 FROM mentions JOIN entries ON entries.id = entry WHERE interaction = ? AND refused IS NULL"
-            )
-            return connection.execute(query, (interaction,)).fetchone() is not None
+        query = "SELECT 1 FROM mentions JOIN entries ON entries.id = entry WHERE interaction = ? AND refused IS NULL"
+        return bool(self._rows(query, interaction))
 
     def count(self) -> tuple[int, int]:
         """Return how many entries wait, and how many the database has refused.
@@ -111,68 +100,56 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        if not self.path.exists():
-            return 0, 0
-        with self._transaction("BEGIN") as connection:
-            query = "SELECT count(*) - count(refused), count(refused) FROM entries"
-            waiting, refused = connection.execute(query).fetchone()
-        return int(waiting), int(refused)
+        rows = self._rows("SELECT count(*) - count(refused), count(refused) FROM entries")
+        return rows[0] if rows else (0, 0)
 
     def done(self, entry: Entry) -> None:
         """Forget an entry, now that it is in the database."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM entries WHERE id = ?", (entry.id,))
+        self._do(lambda connection: connection.execute("DELETE FROM entries WHERE id = ?", (entry.id,)))
 
     def refuse(self, entry: Entry, reason: str) -> None:
         """Set an entry aside that the database does not take, and never will."""
-        with self._transaction() as connection:
-            connection.execute("UPDATE entries SET refused = ? WHERE id = ?", (reason, entry.id))
+        values = (reason, entry.id)
+        self._do(lambda connection: connection.execute("UPDATE entries SET refused = ? WHERE id = ?", values))
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        """Return what the query finds; nothing where there is no file yet, and none is made."""
+        if not self.path.exists():
+            return []
+        return self._do(lambda connection: connection.execute(query, values).fetchall(), begin="BEGIN")
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        with self._lock:
-            self._disconnect()
+        self._connection.close()
 
-    @contextmanager
-    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        self._notice_fork()
-        with self._lock:
+    def _do(self, work: Callable[[sqlite3.Connection], _Result], *, begin: str = "BEGIN IMMEDIATE") -> _Result:
+        """Do the work in a transaction."""
+
+        def transaction(connection: sqlite3.Connection) -> _Result:
+            connection.execute(begin)
             try:
-                connection = self._open()
-                connection.execute(begin)
-                try:
-                    yield connection
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
-            except (sqlite3.Error, OSError) as error:
-                self._disconnect()
-                raise OutboxError(
-                    f"The outbox {self.path} cannot be used: {error}. Make its folder writable, or set "
-                    "RLHF_OUTBOX_PATH; a damaged file may be moved away."
-                ) from error
+                result = work(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+            return result
 
-    def _notice_fork(self) -> None:
-        if self._process != os.getpid():
-            # Closing the inherited connection would disturb the parent's: https://sqlite.org/howtocorrupt.html, 2.6
-            _INHERITED.append(self._connection)
-            self._connection, self._lock, self._process = None, threading.Lock(), os.getpid()
+        if not self.path.exists():
+            # Somebody may have deleted it under an open connection, which would go on writing into nothing.
+            self._connection.close()
+        try:
+            return self._connection.do(transaction)
+        except sqlite3.Error as error:
+            raise OutboxError(
+                f"The outbox {self.path} cannot be used: {error}. Make its folder writable, or set RLHF_OUTBOX_PATH; a "
+                "damaged file may be moved away."
+            ) from error
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None or not self.path.exists():
-            self._disconnect()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None)
-            self._connection = connection
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # what is acknowledged survives a power cut
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.executescript(_SCHEMA)
-        return self._connection
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-        self._connection = None
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.isolation_level = None  # transactions are begun above
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # what is acknowledged survives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.executescript(_SCHEMA)

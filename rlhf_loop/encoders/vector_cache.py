@@ -7,9 +7,7 @@ anew, a damaged file is replaced, and where no file can be written the encoder w
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
-import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from rlhf_loop.encoders.runtime import DIMENSION, Vectors
+from rlhf_loop.sqlite_connection import SqliteConnection
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,6 @@ _MAKE_ROOM = "DELETE FROM vectors WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(i
 _KEYS_A_QUERY = 900
 _BUSY_S = 10
 _ROW_BYTES = 4 * DIMENSION
-#: A parent process's connections, kept so that they are never closed here.
-_INHERITED: list[sqlite3.Connection | None] = []
 
 _Result = TypeVar("_Result")
 
@@ -53,7 +50,7 @@ class VectorCache:
     def __init__(self, path: Path, *, max_bytes: int = 2 * 10**9) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._reader, self._writer = _Connection(path), _Connection(path)
+        self._reader, self._writer = (SqliteConnection(path, prepare=_prepare, busy_s=_BUSY_S) for _ in range(2))
 
     def __del__(self) -> None:
         self.close()
@@ -73,7 +70,7 @@ class VectorCache:
         self._reader.close()
         self._writer.close()
 
-    def _attempt(self, connection: _Connection, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+    def _attempt(self, connection: SqliteConnection, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
         """Do the work; what goes wrong with the file is logged, and is nobody else's trouble."""
         try:
             return connection.do(work)
@@ -92,57 +89,12 @@ class VectorCache:
                 self._path.with_name(self._path.name + suffix).unlink()
 
 
-class _Connection:
-    """A connection that is opened when it is needed, anew after an error or a fork; one thread at a time uses it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._process = os.getpid()
-
-    def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        """Return the result of the work; after an error of SQLite, which is passed on, the next use opens anew."""
-        self._notice_fork()
-        with self._lock:
-            try:
-                return work(self._open())
-            except sqlite3.Error:
-                self._disconnect()
-                raise
-
-    def close(self) -> None:
-        """Close it, if it is open."""
-        self._notice_fork()
-        with self._lock:
-            self._disconnect()
-
-    def _notice_fork(self) -> None:
-        """In a new process, open the file anew: neither the connection nor the lock's state may cross a fork."""
-        if self._process != os.getpid():
-            # Closing the inherited connection would disturb the parent's: https://sqlite.org/howtocorrupt.html, 2.6
-            _INHERITED.append(self._connection)
-            self._connection = None
-            self._lock = threading.Lock()
-            self._process = os.getpid()
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            with suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
-            self._connection.text_factory = bytes  # of a damaged row, text that is none must not raise
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            # A power cut may cost the newest entries, never the file.
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.execute(_SCHEMA)
-        return self._connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-        self._connection = None
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.text_factory = bytes  # of a damaged row, text that is none must not raise
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A power cut may cost the newest entries, never the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(_SCHEMA)
 
 
 def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:

@@ -1,0 +1,70 @@
+"""A connection to a SQLite file of our own that outlives errors and forks."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+#: A parent process's connections, kept so that they are never closed here.
+_INHERITED: list[sqlite3.Connection | None] = []
+
+_Result = TypeVar("_Result")
+
+
+class SqliteConnection:
+    """A connection that is opened when it is needed, anew after an error or a fork; one thread at a time uses it.
+
+    `prepare` gets each new connection first. `busy_s` is how long to wait for another process's lock.
+    """
+
+    def __init__(self, path: Path, *, prepare: Callable[[sqlite3.Connection], None], busy_s: float) -> None:
+        self._path = path
+        self._prepare = prepare
+        self._busy_s = busy_s
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = os.getpid()
+
+    def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Return the result of the work; after an error of SQLite, which is passed on, the next use opens anew."""
+        self._notice_fork()
+        with self._lock:
+            try:
+                return work(self._open())
+            except sqlite3.Error:
+                self._disconnect()
+                raise
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        self._notice_fork()
+        with self._lock:
+            self._disconnect()
+
+    def _notice_fork(self) -> None:
+        """In a new process, open the file anew: neither the connection nor the lock's state may cross a fork."""
+        if self._process != os.getpid():
+            # Closing the inherited connection would disturb the parent's: https://sqlite.org/howtocorrupt.html, 2.6
+            _INHERITED.append(self._connection)
+            self._connection = None
+            self._lock = threading.Lock()
+            self._process = os.getpid()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            with suppress(OSError):  # SQLite will say that it cannot open the file
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self._path, timeout=self._busy_s, check_same_thread=False)
+            self._prepare(self._connection)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
