@@ -121,6 +121,20 @@ def test_a_wrong_time_costs_one_pause(tmp_path: Path, stamp: Callable[[], str]) 
     assert time.time() - float((tmp_path / "new" / "site.last").read_text()) < 60
 
 
+@pytest.mark.parametrize("stamp", [lambda: repr(time.time() + 3600), lambda: "", lambda: "nan"])
+def test_a_wrong_time_does_not_shut_out_who_has_little_time(tmp_path: Path, stamp: Callable[[], str]) -> None:
+    """With less time than an interval one is refused once, and let in an interval later."""
+    one = courtesy(tmp_path)
+    with one.turn(30.0):
+        pass
+    (tmp_path / "new" / "site.last").write_text(stamp())
+    with pytest.raises(SourceError, match="may be asked only every"), one.turn(INTERVAL / 2):
+        pytest.fail("it was let in")
+    time.sleep(INTERVAL)
+    with one.turn(INTERVAL / 2):
+        pass
+
+
 def test_without_a_place_to_write_nobody_asks(tmp_path: Path) -> None:
     """Where the pause cannot be kept across processes the site is not asked at all."""
     (tmp_path / "new").write_text("in the way")

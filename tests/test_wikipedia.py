@@ -163,14 +163,17 @@ def test_threads_share_a_source(wiki: WikipediaSource) -> None:
 
 
 def test_a_wiki_without_extracts(settings: Settings, wiki_url: str) -> None:
-    """A wiki that lacks the extension is said to."""
-    pages = {"query": {"pages": [{"pageid": 1, "title": "A"}]}}
+    """A wiki that lacks the extension is said to; once it is installed, nothing of that is left in the cache."""
+    found = {"query": {"pages": [{"pageid": 1, "title": "A"}]}}
+    text = {"query": {"pages": [{"pageid": 1, "title": "A", "extract": "Influenza is an infection."}]}}
     warning = {"warnings": {"query": {"warnings": 'Unrecognized value for parameter "prop": extracts.'}}}
-    with (
-        site(lambda seen: json_page(pages if "gsrsearch" in seen.params else {**pages, **warning})) as there,
-        pytest.raises(SourceError, match="lacks the TextExtracts extension"),
-    ):
-        WikipediaSource(replace(settings, wikipedia_url=there.url)).search("fever", limit=5)
+    answers = [{**found, **warning}, text]
+    with site(lambda seen: json_page(found if "gsrsearch" in seen.params else answers[0])) as there:
+        source = WikipediaSource(replace(settings, wikipedia_url=there.url))
+        with pytest.raises(SourceError, match="lacks the TextExtracts extension"):
+            source.search("influenza", limit=5)
+        answers.reverse()
+        assert [passage.text for passage in source.search("influenza", limit=5)] == ["Influenza is an infection."]
 
 
 # From here on, wikis that do what a real one does not do on demand.

@@ -17,7 +17,7 @@ class Courtesy:
 
     Next to the lock at `path` stands a file with the time of the last request. The system frees the lock of a process
     that dies. Time is the wall clock's, since other processes' monotonic clocks may not compare; whatever it and the
-    file say, nobody waits longer than one interval.
+    file say, an interval later somebody is let in.
     """
 
     def __init__(self, path: Path, *, interval_s: float, site: str) -> None:
@@ -47,9 +47,13 @@ class Courtesy:
         lock = FileLock(self._lock_path, timeout=budget_s)
         try:
             self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-            self._check(self._wait_s(), end)
+            self._check(self._wait_s() or 0.0, end)
             lock.acquire()
             wait = self._wait_s()
+            if wait is None:
+                # From now on it tells: who comes an interval later is let in, however little time he has.
+                self._stamp()
+                wait = self._interval_s
             self._check(wait, end)
             time.sleep(wait)
             self._stamp()  # a crash from here on counts as a request, too
@@ -77,17 +81,19 @@ class Courtesy:
             retry_after_s=wait,
         )
 
-    def _wait_s(self) -> float:
+    def _wait_s(self) -> float | None:
+        """Return the rest of the pause; None where the file does not tell: damaged, or ahead of the clock."""
         try:
-            wait = float(self._stamp_path.read_text()) + self._interval_s - time.time()
+            ago = time.time() - float(self._stamp_path.read_text())
         except FileNotFoundError:
             return 0.0
-        except ValueError:  # a crash in the middle of writing
-            return self._interval_s
-        if wait <= 0:
-            return 0.0
-        # This way round, as what is compared with "nan" is never less.
-        return min(self._interval_s, wait)
+        except ValueError:
+            return None
+        # This way round, as what is compared with "nan" is never true.
+        return max(0.0, self._interval_s - ago) if ago >= 0 else None
 
     def _stamp(self) -> None:
-        self._stamp_path.write_text(repr(time.time()))
+        # In one step: others look without the lock, and a crash leaves the old one.
+        new = self._stamp_path.with_suffix(".new")
+        new.write_text(repr(time.time()))
+        new.replace(self._stamp_path)

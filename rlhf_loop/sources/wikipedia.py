@@ -151,13 +151,7 @@ class WikipediaSource:
             "exlimit": "1",
         }
         answer, retrieved_at = self._ask(wanted, deadline)
-        texts = [page["extract"] for page in _pages(answer) if isinstance(page.get("extract"), str)]
-        if not texts and "warnings" in answer:
-            raise SourceError(
-                f"{self._client.host} gives no plain texts: it lacks the TextExtracts extension. "
-                f"Install that there, or set {_URL} to another wiki."
-            )
-        parts = tuple(_parts("".join(texts[:1])[:_TEXT_CHARS]))
+        parts = tuple(_parts("".join(_extracts(answer)[:1])[:_TEXT_CHARS]))
         return Document(title=hit.title, parts=parts, url=hit.url, licence=licence, retrieved_at=retrieved_at)
 
     def _ask(self, params: Mapping[str, str], deadline: float) -> tuple[dict[str, Any], datetime]:
@@ -169,13 +163,14 @@ class WikipediaSource:
             body = self._client.get(
                 params, budget_s=max(0.0, budget_s), media_types=("application/json",), is_busy=_is_busy
             )
-            self._checked(body)
+            self._checked(body, params)
             return body
 
         page = self._cache.page(self._client.address(params), fetch)
-        return self._checked(page.body), page.retrieved_at
+        return self._checked(page.body, params), page.retrieved_at
 
-    def _checked(self, body: bytes) -> dict[str, Any]:
+    def _checked(self, body: bytes, params: Mapping[str, str]) -> dict[str, Any]:
+        """Return the answer; what is none must not be kept, so this comes before the cache, too."""
         answer = _json(body)
         if not isinstance(answer, dict) or not isinstance(answer.get("query", {}), dict):
             raise SourceError(
@@ -192,6 +187,11 @@ class WikipediaSource:
             raise SourceError(
                 f"{self._client.host} sent pages that are no list. It may be older than MediaWiki 1.25 "
                 f"(formatversion=2); set {_URL} to another wiki."
+            )
+        if params.get("prop") == "extracts" and "warnings" in answer and not _extracts(answer):
+            raise SourceError(
+                f"{self._client.host} gives no plain texts: it lacks the TextExtracts extension. "
+                f"Install that there, or set {_URL} to another wiki."
             )
         return answer
 
@@ -271,6 +271,10 @@ def _query(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pages(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [page for page in _query(answer).get("pages", []) if isinstance(page, dict)]
+
+
+def _extracts(answer: Mapping[str, Any]) -> list[str]:
+    return [page["extract"] for page in _pages(answer) if isinstance(page.get("extract"), str)]
 
 
 def _title(page: Mapping[str, Any]) -> str:
