@@ -12,11 +12,12 @@ from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.extras import require
+from rlhf_loop.sqlite_connection import file_id
 
 #: The newest revision in `migrations/versions`. Held here too, so that a database that is up to date costs one query
 #: and not the import of Alembic.
@@ -184,6 +185,16 @@ def _sqlite_engine(url: URL, patience_s: int) -> Engine:
             # the file is read-only, and then there is nothing to journal.
             with suppress(SqliteOperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")
+
+    @event.listens_for(engine, "connect")
+    def _remember_file(_: SqliteConnection, record: Any) -> None:
+        record.info["file"] = file_id(path) if path is not None else None
+
+    @event.listens_for(engine, "checkout")
+    def _notice_other_file(_: SqliteConnection, record: Any, __: Any) -> None:
+        # A file that was deleted or replaced still takes what is written, and nobody would find it again.
+        if path is not None and record.info["file"] != file_id(path):
+            raise DisconnectionError(f"The file {path} is another one now.")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -28,7 +28,8 @@ class Question:
 class Passage:
     """A piece of text that a source found for a question, best first, with what an answer made of it has to name.
 
-    `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text was fetched or indexed.
+    `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text was fetched or indexed. `whole` says that
+    the text begins and ends with whole sentences; else what looks cut off at its ends is left out of an answer.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Passage:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

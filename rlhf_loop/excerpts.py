@@ -14,7 +14,6 @@ MAX_CHARS = 1500
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _WORDS = re.compile(r"\s*\S+\s*")
-_PARAGRAPH_END = re.compile(r"\n\s*\n\s*\Z")
 #: What sentencex 1.0 does not take: lone surrogates, and white space of several bytes behind a capital letter.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")
@@ -73,13 +72,18 @@ def sections(text: str, *, max_chars: int = MAX_CHARS) -> list[str]:
 def _pieces(text: str, max_chars: int) -> Iterator[_Piece]:
     """Give the smallest pieces that a border may lie between, none longer than a section."""
     for sentence in sentences(text):
-        cost = 0.0 if _PARAGRAPH_END.search(sentence) else _SENTENCE_BORDER
+        cost = 0.0 if _ends_paragraph(sentence) else _SENTENCE_BORDER
         lines = list(_parts(sentence, max_chars, _LINES.findall))
         for line in lines:
             inner = list(_parts(line, max_chars, _WORDS.findall))
             for word in inner[:-1]:
                 yield from _hard(word, max_chars, _WORD_BORDER)
             yield from _hard(inner[-1], max_chars, cost if line is lines[-1] else _SENTENCE_BORDER)
+
+
+def _ends_paragraph(sentence: str) -> bool:
+    # Not by a pattern: one that looks for blank lines takes cubic time where they are many.
+    return sentence[len(sentence.rstrip()) :].count("\n") > 1
 
 
 def _parts(text: str, max_chars: int, split: Callable[[str], list[str]]) -> list[str]:

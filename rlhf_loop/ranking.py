@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Stamp = tuple[int, int, int]
+_Stamp = tuple[tuple[int, int, int], tuple[int, int, int] | None]
 _Entry = TypeVar("_Entry")
 
 #: A recipe looks texts up in two calls; whatever is new in one of them is found by an attempt of its own.
@@ -167,11 +167,22 @@ def _stamp(path: Path) -> _Stamp | None:
         ModelFileError: nobody can tell, because a folder on the way cannot be entered.
     """
     try:
-        status = path.stat()
+        return _of(path.stat()), _of_sum(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ModelFileError(f"Cannot look for the reward model {path}: {error.strerror}. Check its rights.") from error
+
+
+def _of_sum(path: Path) -> tuple[int, int, int] | None:
+    # Of both files: whoever copies a model may be seen between the two.
+    try:
+        return _of(path.with_name(path.name + ".sha256").stat())
+    except FileNotFoundError:
+        return None
+
+
+def _of(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 

@@ -16,6 +16,15 @@ _INHERITED: list[sqlite3.Connection | None] = []
 _Result = TypeVar("_Result")
 
 
+def file_id(path: Path | str) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name, None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class SqliteConnection:
     """A connection that is opened when it is needed, anew after an error or a fork; one thread at a time uses it.
 
@@ -28,6 +37,7 @@ class SqliteConnection:
         self._busy_s = busy_s
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._process = os.getpid()
 
     def do(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
@@ -56,12 +66,31 @@ class SqliteConnection:
             self._process = os.getpid()
 
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and file_id(self._path) != self._file:
+            # Deleted or replaced: what is written into it now would be gone with the last process that has it open.
+            self._disconnect()
         if self._connection is None:
             with suppress(OSError):  # SQLite will say that it cannot open the file
                 self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._remove_orphans()
             self._connection = sqlite3.connect(self._path, timeout=self._busy_s, check_same_thread=False)
             self._prepare(self._connection)
+            self._file = file_id(self._path)
         return self._connection
+
+    def _remove_orphans(self) -> None:
+        """Where the file was deleted without its log, SQLite would take that for the new file's own."""
+        orphans = [self._path.with_name(self._path.name + suffix) for suffix in ("-wal", "-shm")]
+        if self._path.exists() or not any(orphan.exists() for orphan in orphans):
+            return
+        from filelock import FileLock
+
+        with FileLock(f"{self._path}.new"):
+            if not self._path.exists():
+                for orphan in orphans:
+                    orphan.unlink(missing_ok=True)
+                # Under the lock, so that nobody takes the log of the new file for an orphan.
+                self._path.touch()
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from rlhf_loop.answering.drafting import Drafter, excerpt, quote
+from rlhf_loop.answering import drafting
+from rlhf_loop.answering.drafting import Drafter, quote
+from rlhf_loop.answering.extracts import excerpt
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
@@ -29,12 +32,14 @@ class Endpoint:
         self.requests: list[tuple[dict[str, Any], str]] = []
         self.reply: Callable[[dict[str, Any]], tuple[int, object]] = lambda body: (200, completion("A draft."))
         self.location = ""
+        self.headers: list[list[str]] = []
         self.released = threading.Event()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.headers.append(list(self.headers.values()))
                 endpoint.requests.append((body, self.headers["Authorization"]))
                 status, answer = endpoint.reply(body)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -92,14 +97,14 @@ def texts(candidates: tuple[Candidate, ...]) -> list[tuple[str | None, str]]:
 
 def test_without_a_model_passages_are_quoted() -> None:
     """The first of each source comes first; each names its source, title, URL and licence."""
-    quoted = quote(QUERY, PASSAGES)
+    quoted = quote(PASSAGES)
     assert texts(quoted) == [
         ("index", "Hold your breath."),
         ("wikipedia", "Hiccups are short."),
         ("wikipedia", "Drink water slowly."),
     ]
     assert (quoted[0].title, quoted[0].url, quoted[0].licence) == ("Hiccups", "https://example.org/1", "CC0")
-    assert quote(QUERY, {"empty": ()}) == quote(QUERY, {}) == ()
+    assert quote({"empty": ()}) == quote({}) == ()
 
 
 def test_what_two_sources_say_alike_is_quoted_once() -> None:
@@ -108,7 +113,7 @@ def test_what_two_sources_say_alike_is_quoted_once() -> None:
         "a": (Passage(text="One."), Passage(text="Two.")),
         "b": (Passage(text="ONE. "), Passage(text="Three.")),
     }
-    assert texts(quote(QUERY, passages)) == [("a", "One."), ("a", "Two."), ("b", "Three.")]
+    assert texts(quote(passages)) == [("a", "One."), ("a", "Two."), ("b", "Three.")]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_a_model_that_fails_or_knows_nothing_falls_back(
     """The passages stand in for its drafts, and a failure is named."""
     endpoint.reply = lambda body: reply
     drafts = drafter(endpoint).draft(QUERY, PASSAGES)
-    assert drafts.candidates == quote(QUERY, PASSAGES)
+    assert drafts.candidates == quote(PASSAGES)
     assert trouble in drafts.trouble
     assert bool(drafts.trouble) == bool(trouble)
 
@@ -205,7 +210,7 @@ def test_a_model_that_is_down_is_left_alone(endpoint: Endpoint) -> None:
     endpoint.close()
     model = drafter(endpoint)
     troubles = [model.draft(QUERY, PASSAGES).trouble for _ in range(4)]
-    assert troubles[:3] == ["the language model failed (APIConnectionError)"] * 3
+    assert troubles[:3] == ["the language model failed (ConnectError)"] * 3
     assert "left alone" in troubles[3]
 
 
@@ -217,6 +222,44 @@ def test_no_other_host_is_asked(endpoint: Endpoint) -> None:
     assert drafter(endpoint).draft(QUERY, PASSAGES).trouble
     assert elsewhere.requests == []
     elsewhere.close()
+
+
+def test_a_reply_of_any_size_is_bounded(endpoint: Endpoint) -> None:
+    """A draft is cut to some thousand characters, in whole sentences; a reply of megabytes has failed."""
+    endpoint.reply = lambda body: (200, completion("It helps. " * 5000))
+    (draft,) = drafter(endpoint).draft(QUERY, {"index": PASSAGES["index"]}).candidates
+    assert 5000 < len(draft.text) < 6001
+    assert draft.text.endswith("It helps.")
+    endpoint.reply = lambda body: (200, completion("It helps. " * 500_000))
+    drafts = drafter(endpoint).draft(QUERY, PASSAGES)
+    assert drafts.candidates == quote(PASSAGES)
+    assert drafts.trouble
+
+
+def test_an_endpoint_that_drips_keeps_no_thread(endpoint: Endpoint) -> None:
+    """Drafts end by their deadline, even where a byte comes now and then; and only so many run at once."""
+    endpoint.reply = endpoint.hang
+    model = drafter(endpoint, llm_timeout_s=0.3)
+    model.draft(QUERY, PASSAGES)
+    end = time.monotonic() + 30
+    while any(thread.name.startswith("rlhf-draft") for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    model._running = drafting._RUNNING
+    assert "still busy" in model.draft(QUERY, PASSAGES).trouble
+
+
+def test_the_environment_does_not_reach_the_endpoint(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a proxy nor another account's organisation comes from there."""
+    proxy = Endpoint()
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("ALL_PROXY", proxy.url)
+    monkeypatch.setenv("OPENAI_ORG_ID", "another")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "another")
+    assert drafter(endpoint).draft(QUERY, PASSAGES).trouble == ""
+    assert proxy.requests == []
+    assert not any("another" in value for headers in endpoint.headers for value in headers)
+    proxy.close()
 
 
 def test_a_draft_that_was_cut_off_ends_with_a_sentence(endpoint: Endpoint) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -64,11 +65,11 @@ def test_all_are_asked_at_the_same_time() -> None:
 
     def search(query: str, limit: int) -> list[Passage]:
         barrier.wait()
-        return [Passage(text=f"{query} {limit}")]
+        return [Passage(text=f"{limit}: {query}")]
 
     found = gather(FakeSource("b", search), FakeSource("a", search))
     assert list(found.passages) == ["b", "a"]
-    assert found.passages["a"] == (Passage(text=f"{QUERY} 3"),)
+    assert found.passages["a"] == (Passage(text=f"3: {QUERY}"),)
     assert found.degraded == {}
     assert set(found.timings) == {"a", "b"}
 
@@ -87,15 +88,14 @@ def test_one_that_hangs_costs_only_its_candidates(hanging: FakeSource) -> None:
         (RuntimeError("secret"), "failed (RuntimeError); the log says more"),
         (TimeoutError("connect"), "failed (TimeoutError); the log says more"),
         (SourceError(""), "It gave no reason."),
-        (SystemExit(3), None),
+        (SourceError("wish", retry_after_s="soon"), "wish"),  # type: ignore[arg-type]
+        (SystemExit(3), "failed (SystemExit); the log says more"),
+        (KeyboardInterrupt(), "failed (KeyboardInterrupt); the log says more"),
+        (asyncio.CancelledError(), "failed (CancelledError); the log says more"),
     ],
 )
-def test_one_that_fails_costs_only_its_candidates(error: BaseException, reason: str | None) -> None:
-    """An error of any kind is a reason in one line."""
-    if isinstance(error, SystemExit):
-        with pytest.raises(SystemExit):  # whoever ends the process means it
-            gather(failing(error))
-        return
+def test_one_that_fails_costs_only_its_candidates(error: BaseException, reason: str) -> None:
+    """An error of any kind is a reason in one line, also one that would end a process."""
     found = gather(failing(error), good())
     assert found.degraded == {"bad": reason}
     assert len(found.passages["good"]) == 1
@@ -142,6 +142,19 @@ def test_what_may_be_shown_of_a_passage() -> None:
         Passage(text="ab", title="T 1", url="https://example.org/", licence="CC0", retrieved_at=now),
         Passage(text="c"),
     )
+
+
+def test_a_passage_becomes_whole_sentences() -> None:
+    """What looks cut off goes, unless the source says that its passages are whole."""
+    given = [Passage(text="of it. It is rare. Most rec"), Passage(text="of it. It is rare. Most rec", whole=True)]
+    found = gather(FakeSource("s", lambda query, limit: given))
+    assert [passage.text for passage in found.passages["s"]] == ["It is rare.", "of it. It is rare. Most rec"]
+
+
+@pytest.mark.parametrize("text", ["a" + " \n\t" * 33_000 + "b", "First" + " \n" * 49_000 + "end.", "A. " * 33_000])
+def test_a_passage_made_to_take_long_does_not(text: str) -> None:
+    """Runs of white space, and whatever else 100,000 characters may hold, are read in one go. (It took hours once.)"""
+    assert gather(FakeSource("s", lambda query, limit: [Passage(text=text)])).degraded == {}
 
 
 def test_one_that_fails_repeatedly_is_left_alone() -> None:

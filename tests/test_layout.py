@@ -82,6 +82,7 @@ HOUSE = """
     index.store
     index.fusion
     index.lancedb_store
+    index.pgvector_tables
     index.pgvector_store
     index
     index.prose_files
@@ -104,6 +105,7 @@ HOUSE = """
     sources
 
     answering.breaker
+    answering.extracts
     answering.gathering
     answering.drafting
     answering.outbox

@@ -89,6 +89,31 @@ def test_a_file_that_is_deleted_is_made_anew(outbox: Outbox) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("suffixes", [("", "-wal", "-shm"), ("",)])
+def test_two_that_share_a_file_notice_that_it_was_deleted(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
+    """Whoever deletes it, with or without what lies beside it, leaves no process writing into nothing."""
+    one, other = Outbox(tmp_path / "outbox.db", limit=9), Outbox(tmp_path / "outbox.db", limit=9)
+    for outbox in (one, other):
+        outbox.put("rating", {"n": 0}, interactions=[])
+    for suffix in suffixes:
+        (tmp_path / f"outbox.db{suffix}").unlink()
+    for outbox in (one, other, one):
+        outbox.put("rating", {"n": 1}, interactions=[])
+    assert one.count() == other.count() == (3, 0)
+    fresh = Outbox(tmp_path / "outbox.db", limit=9)
+    assert fresh.count() == (3, 0)
+
+
+def test_refused_entries_take_no_room_from_others(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    """They do not count against the limit; of too many, the oldest go into the log."""
+    for number in range(7):
+        outbox.put("answer", {"n": number}, interactions=[])
+        (entry,) = outbox.waiting(limit=9)
+        outbox.refuse(entry, "no")
+    assert outbox.count() == (0, 5)
+    assert [record.getMessage().endswith('{"n": 0}') for record in caplog.records] == [True, False]
+
+
 def test_what_is_put_survives_a_kill(tmp_path: Path) -> None:
     """An entry is there after SIGKILL."""
     path = tmp_path / "outbox.db"

@@ -444,3 +444,19 @@ def run(code: str, settings: Settings, model_folder: Path) -> subprocess.Complet
         cwd=Path(__file__).parents[1],
         timeout=60,
     )
+
+
+def test_a_model_that_is_copied_before_its_sum(
+    tmp_path: Path, encoder: TextEncoder, trained: tuple[RewardModel, TrainingReport]
+) -> None:
+    """A ranking between the two copies keeps the last good model; the next one after them has the new."""
+    settings = Settings(model_path=tmp_path / "live.joblib")
+    save(trained[0], settings.model_path)
+    ranker = Ranker(settings, encoder=encoder)
+    before = ranker.model_version
+    new = tmp_path / "new.joblib"
+    save(replace(trained[0], card={**trained[0].card, "note": "new"}), new)
+    settings.model_path.write_bytes(new.read_bytes())
+    assert ranker.model_version == before
+    sum_file(settings.model_path).write_bytes(sum_file(new).read_bytes().replace(b"new.joblib", b"live.joblib"))
+    assert ranker.model_version not in (None, before)

@@ -180,12 +180,16 @@ def test_what_is_written_twice_is_there_once(recorder: Recorder, database_url: s
 
 
 def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp_path: Path) -> None:
-    """A rating of an answer that nobody knows stays in the outbox with the reason; what follows it is recorded."""
+    """An answer that cannot be stored stays in the outbox with the reason; what follows it is recorded.
+
+    A rating of an answer that nobody knows does not stay: with such, anybody could fill the outbox.
+    """
     recorder = Recorder(settings_for(outage.url, tmp_path))
     recorder.check()
     outage.cut()
     recorder.record(candidates("a"))
     recorder.rate("nobody-knows", rating=5, reviewer="visitor:1")
+    recorder.record([replace(candidates("bad", 1)[0], score=7.0)])
     recorder.record(candidates("b"))
     outage.restore()
     eventually(lambda: recorder.waiting() == (0, 1))
@@ -193,7 +197,31 @@ def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp
     with sqlite3.connect(tmp_path / "outbox.db") as connection:
         (reason,) = connection.execute("SELECT refused FROM entries").fetchone()
     connection.close()
-    assert "no answer with the id 'nobody-knows'" in reason
+    assert "score is 7.0" in reason
+
+
+def test_what_is_refused_at_once_is_kept_with_the_reason(recorder: Recorder) -> None:
+    """A database that is there and says no loses nothing either."""
+    assert recorder.record([replace(candidates("bad", 1)[0], score=7.0)]) == "the database refused it"
+    eventually(lambda: recorder.waiting() == (0, 1))
+    with pytest.raises(LookupError):
+        recorder.rate("a\x00b", rating=3, reviewer="visitor:1")
+
+
+def test_a_sqlite_database_that_is_deleted_under_the_server(tmp_path: Path) -> None:
+    """What comes afterwards goes into a new file, and not into one that nobody can see."""
+    file = tmp_path / "rlhf.db"
+    recorder = Recorder(settings_for(f"sqlite:///{file}", tmp_path))
+    assert recorder.record(candidates("a")) == ""
+    for each in tmp_path.glob("rlhf.db*"):
+        each.unlink()
+    recorder.record(candidates("b"))
+    eventually(lambda: recorder.waiting() == (0, 0))
+    assert recorder.record(candidates("c")) == ""
+    engine = make_engine(f"sqlite:///{file}")
+    assert count(engine) == 4
+    engine.dispose()
+    recorder.close()
 
 
 def test_two_processes_replay_each_entry_once(outage: Outage, tmp_path: Path) -> None:

@@ -260,6 +260,14 @@ def test_the_settings_choose_the_sources(settings: Settings, encoder: TextEncode
     service.close()
 
 
+def test_sources_that_are_given_are_checked_too(make: Any) -> None:
+    """Two of one name, or what is no source, are an error with a name, and not lost candidates."""
+    with pytest.raises(ConfigError, match="Two sources have the name 'one'"):
+        make(Fixed("one", ["A."]), Fixed("one", ["B."])).answer(QUERY)
+    with pytest.raises(ConfigError, match="not a source"):
+        make(object()).answer(QUERY)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

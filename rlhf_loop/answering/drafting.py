@@ -1,24 +1,24 @@
-"""Passages become candidate answers: as they are, in whole sentences, or drafted by a language model."""
+"""Passages become candidate answers: as they are, or drafted by a language model."""
 
 from __future__ import annotations
 
 import logging
-import re
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from rlhf_loop.answering.breaker import Breaker
+from rlhf_loop.answering.extracts import whole_sentences
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.excerpts import MAX_CHARS, sections, sentences
 from rlhf_loop.extras import require
 from rlhf_loop.plain_text import plain
-from rlhf_loop.reward.lexical import terms
+from rlhf_loop.sources.timed_transport import TimedTransport, all_by
 from rlhf_loop.worker import start
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ENDS = re.compile(r"[.?!:;…。！？؟।\"'”’»)\]}|]\s*\Z")
-_BEGINS_INSIDE = re.compile(r"[a-zà-öø-ÿ]+[\s,;:.?!)]")
 _MAX_TOKENS = 700
+#: Characters of a draft, and bytes of the reply that brings it: `max_tokens` is only a wish.
+_LONGEST_DRAFT = 6_000
+_LONGEST_REPLY = 1_000_000
+#: Drafts that may be under way at once.
+_RUNNING = 64
 _NO_ANSWER = "NO ANSWER"
 _TASK = (
     "Answer the question from the passages alone, in plain words and whole sentences, in at most 200 words. Say "
@@ -45,24 +48,11 @@ class Drafts:
     trouble: str = ""
 
 
-def excerpt(query: str, text: str) -> str:
-    """Return what of a passage is shown as an answer: whole sentences, the part that fits the question best.
-
-    A text of at most `MAX_CHARS` characters is only freed of a sentence that is cut off at its start or end.
-    """
-    parts = sections(text)
-    if len(parts) > 1:
-        wanted = set(terms(query))
-        # max() keeps the first of equals: where no word tells, a text's beginning says best what it is about.
-        text = max(parts, key=lambda part: len(wanted & set(terms(part))))
-    return _whole_sentences(text)
-
-
-def quote(query: str, passages: Mapping[str, Sequence[Passage]]) -> tuple[Candidate, ...]:
+def quote(passages: Mapping[str, Sequence[Passage]]) -> tuple[Candidate, ...]:
     """Return the passages as candidates, the first of each source, then the second of each, and so on."""
     rounds = max((len(found) for found in passages.values()), default=0)
     candidates = [
-        _candidate(source, found[place], excerpt(query, found[place].text))
+        _candidate(source, found[place], found[place].text)
         for place in range(rounds)
         for source, found in passages.items()
         if place < len(found)
@@ -87,20 +77,29 @@ class Drafter:
             )
         self._settings = settings
         self._breaker = Breaker()
-        # No retries: they would come after the answer. Local endpoints want no key, but the client insists on one.
-        openai = require("openai", "llm")
+        openai, httpx2 = require("openai", "llm"), require("httpx2", "llm")
+        transport = TimedTransport(
+            secure=settings.llm_url.startswith("https"), connections=_RUNNING, max_bytes=_LONGEST_REPLY
+        )
         self._client: OpenAI = openai.OpenAI(
             base_url=settings.llm_url,
+            # Local endpoints want no key, but the client insists on one.
             api_key=settings.llm_api_key or "none",
-            timeout=settings.llm_timeout_s,
+            # They would come after the answer.
             max_retries=0,
-            # Questions and key go to the configured host, and to no other that it may name.
-            http_client=openai.DefaultHttpxClient(follow_redirects=False),
+            # What is packed could unpack to any size.
+            default_headers={"Accept-Encoding": "identity"},
+            # Questions and key go to the configured host: to no proxy, and to no other host that it may name.
+            http_client=httpx2.Client(transport=transport, trust_env=False, follow_redirects=False),
         )
+        # The client takes these from the environment, where they are meant for another endpoint.
+        self._client.organization = self._client.project = None
+        self._lock = threading.Lock()
+        self._running = 0
 
     def draft(self, query: str, passages: Mapping[str, Sequence[Passage]]) -> Drafts:
         """Return `llm_drafts` drafts a source, and passages where there is none."""
-        quoted = quote(query, passages)
+        quoted = quote(passages)
         if not quoted:
             return Drafts(())
         if not self._breaker.may_try():
@@ -110,8 +109,10 @@ class Drafter:
             (source, start(partial(self._write, query, found), name=f"rlhf-draft-{source}"))
             for _ in range(max(1, self._settings.llm_drafts))
             for source, found in passages.items()
-            if found
+            if found and self._may_run()
         ]
+        if not running:
+            return Drafts(quoted, f"the model is still busy with {_RUNNING} drafts")
         drafted: list[Candidate] = []
         troubles: list[str] = []
         for source, result in running:
@@ -138,15 +139,29 @@ class Drafter:
         if not wait([result], timeout=wait_s).done:
             logger.warning("The language model gave no draft within %g s.", self._settings.llm_timeout_s)
             return "", f"no draft within {self._settings.llm_timeout_s:g} s"
-        try:
-            return result.result(), ""
-        except Exception as error:
-            logger.warning("The language model failed: %s: %s", type(error).__name__, error)
+        if error := result.exception():
+            logger.warning("The language model failed: %r", error)
             return "", f"the language model failed ({type(error).__name__})"
+        return result.result(), ""
+
+    def _may_run(self) -> bool:
+        """Take one of the places for a draft, which `_write` gives back."""
+        with self._lock:
+            free = self._running < _RUNNING
+            self._running += free
+            return free
 
     def _write(self, query: str, passages: Sequence[Passage]) -> str:
         """Return a draft, an empty one where the passages do not answer the question."""
-        quoted = "\n\n".join(f"[{number}] {excerpt(query, of.text)}" for number, of in enumerate(passages, start=1))
+        try:
+            with all_by(monotonic() + self._settings.llm_timeout_s):
+                return self._written(query, passages)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _written(self, query: str, passages: Sequence[Passage]) -> str:
+        quoted = "\n\n".join(f"[{number}] {of.text}" for number, of in enumerate(passages, start=1))
         settings = self._settings
         completion = self._client.chat.completions.create(
             model=settings.llm_model,
@@ -158,9 +173,10 @@ class Drafter:
             # Several drafts are only worth something if they differ.
             temperature=0.7 if settings.llm_drafts > 1 else 0.0,
         )
-        text = plain(completion.choices[0].message.content or "")
-        if completion.choices[0].finish_reason == "length":
-            text = _whole_sentences(text)
+        whole = plain(completion.choices[0].message.content or "")
+        text = whole[:_LONGEST_DRAFT]
+        if completion.choices[0].finish_reason == "length" or text != whole:
+            text = whole_sentences(text)
         return "" if text.strip(" .").upper() == _NO_ANSWER else text
 
 
@@ -181,18 +197,3 @@ def _each_once(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     for candidate in candidates:
         first.setdefault(" ".join(candidate.text.casefold().split()), candidate)
     return tuple(first.values())
-
-
-def _whole_sentences(text: str) -> str:
-    """Leave out what is cut off: a first sentence that begins in its middle, a last one without an end.
-
-    A last line of its own, such as a list's, needs no full stop; and something always stays.
-    """
-    if len(text) <= MAX_CHARS and _ENDS.search(text) and not _BEGINS_INSIDE.match(text):
-        return text
-    parts = sentences(text)
-    if len(parts) > 1 and _BEGINS_INSIDE.match(parts[0]):
-        parts = parts[1:]
-    if len(parts) > 1 and not _ENDS.search(parts[-1]) and not parts[-2].endswith("\n"):
-        parts = parts[:-1]
-    return "".join(parts).strip()

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from time import perf_counter
 
 from rlhf_loop.answering.breaker import Breaker
+from rlhf_loop.answering.extracts import excerpt
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
 from rlhf_loop.plain_text import label, plain, web_address
@@ -91,7 +92,7 @@ class _Asked:
             if prepare := getattr(self._source, "warm_up", None):
                 prepare()
         except Exception as error:
-            logger.warning("Source %s cannot prepare: %s", self.name, error)
+            logger.warning("Source %s cannot prepare: %r", self.name, error)
 
     def start(self, query: str) -> Future[_Result] | str:
         """Ask in a thread of its own, or say why not."""
@@ -115,13 +116,15 @@ class _Asked:
             self.breaker.failed()
             logger.warning("Source %s: no answer within %g s.", self.name, deadline_s)
             return _Result(trouble=f"no answer within {deadline_s:g} s", milliseconds=1000 * deadline_s)
-        try:
-            found = result.result()
-        except Exception as error:
-            self.breaker.failed(retry_after_s=error.retry_after_s if isinstance(error, SourceError) else None)
+        # Of any kind: it comes out of a thread of the source's own, so that none of them is meant for this one.
+        if error := result.exception():
+            self.breaker.failed(retry_after_s=_wish(error))
             # What is no SourceError is a defect of the source: somebody will want to see where.
-            logger.warning("Source %s: %s", self.name, error, exc_info=not isinstance(error, SourceError))
+            logger.warning(
+                "Source %s: %r", self.name, error, exc_info=None if isinstance(error, SourceError) else error
+            )
             return _Result(trouble=_reason(error))
+        found = result.result()
         if found.passages or not found.trouble:
             self.breaker.succeeded()
         else:
@@ -134,7 +137,7 @@ class _Asked:
         try:
             started = perf_counter()
             given = self._source.search(query, limit=self._limit)
-            passages, trouble = _checked(given, self._limit)
+            passages, trouble = _checked(given, self._limit, query)
             return _Result(passages, trouble, 1000 * (perf_counter() - started))
         finally:
             self._end()
@@ -144,7 +147,7 @@ class _Asked:
             self._busy -= 1
 
 
-def _checked(given: object, limit: int) -> tuple[tuple[Passage, ...], str]:
+def _checked(given: object, limit: int, query: str) -> tuple[tuple[Passage, ...], str]:
     """Return what of it can be used, and what was wrong with the rest."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise SourceError(f"It gave a {type(given).__name__} instead of a list of passages. Correct its search().")
@@ -160,7 +163,7 @@ def _checked(given: object, limit: int) -> tuple[tuple[Passage, ...], str]:
         else:
             if len(passage.text) > _LONGEST:
                 troubles.append(f"gave a passage of {len(passage.text):,} characters")
-            passages.append(_honest(passage, text))
+            passages.append(_honest(passage, excerpt(query, text, whole=bool(passage.whole))))
     return tuple(passages), "; ".join(dict.fromkeys(troubles))
 
 
@@ -173,11 +176,17 @@ def _honest(passage: Passage, text: str) -> Passage:
         title=label(passage.title),
         url=web_address(passage.url),
         licence=label(passage.licence),
-        retrieved_at=moment if isinstance(moment, datetime) and moment.tzinfo else None,
+        retrieved_at=moment.astimezone(UTC) if isinstance(moment, datetime) and moment.tzinfo else None,
     )
 
 
-def _reason(error: Exception) -> str:
+def _wish(error: BaseException) -> float | None:
+    """Return for how long a source asks to be left alone, in seconds, if it does."""
+    wish = error.retry_after_s if isinstance(error, SourceError) else None
+    return float(wish) if isinstance(wish, int | float) and 0 < wish < float("inf") else None
+
+
+def _reason(error: BaseException) -> str:
     """Say why for whoever asked: what is no SourceError was written for the log, and may hold paths and names."""
     if isinstance(error, SourceError):
         return (str(error).strip().splitlines() or ["It gave no reason."])[0][:300]

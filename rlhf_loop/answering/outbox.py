@@ -7,6 +7,7 @@ stays in it with the reason: nothing disappears without a trace.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.sqlite_connection import SqliteConnection
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -65,7 +68,7 @@ class Outbox:
         row = (kind, json.dumps(body, ensure_ascii=True), datetime.now(UTC).isoformat())
 
         def insert(connection: sqlite3.Connection) -> None:
-            (count,) = connection.execute("SELECT count(*) FROM entries").fetchone()
+            (count,) = connection.execute("SELECT count(*) FROM entries WHERE refused IS NULL").fetchone()
             if count >= self._limit:
                 raise OutboxError(
                     f"The outbox {self.path} is full: {count:,} entries wait for the database. Bring the database "
@@ -108,9 +111,22 @@ class Outbox:
         self._do(lambda connection: connection.execute("DELETE FROM entries WHERE id = ?", (entry.id,)))
 
     def refuse(self, entry: Entry, reason: str) -> None:
-        """Set an entry aside that the database does not take, and never will."""
-        values = (reason, entry.id)
-        self._do(lambda connection: connection.execute("UPDATE entries SET refused = ? WHERE id = ?", values))
+        """Set an entry aside that the database does not take, and never will.
+
+        Of these, too, only so many are kept: the oldest go into the log.
+        """
+
+        def update(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
+            connection.execute("UPDATE entries SET refused = ? WHERE id = ?", (reason, entry.id))
+            oldest = (
+                "SELECT id, refused, body FROM entries WHERE refused IS NOT NULL ORDER BY id DESC LIMIT -1 OFFSET ?"
+            )
+            gone = connection.execute(oldest, (self._limit,)).fetchall()
+            connection.executemany("DELETE FROM entries WHERE id = ?", [(id,) for id, _, _ in gone])
+            return gone
+
+        for _, why, body in self._do(update):
+            logger.error("The outbox %s lets go of an entry that was refused (%s): %s", self.path, why, body)
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         """Return what the query finds; nothing where there is no file yet, and none is made."""
@@ -135,16 +151,17 @@ class Outbox:
             connection.execute("COMMIT")
             return result
 
-        if not self.path.exists():
-            # Somebody may have deleted it under an open connection, which would go on writing into nothing.
-            self._connection.close()
         try:
             return self._connection.do(transaction)
         except sqlite3.Error as error:
-            raise OutboxError(
-                f"The outbox {self.path} cannot be used: {error}. Make its folder writable, or set RLHF_OUTBOX_PATH; a "
-                "damaged file may be moved away."
-            ) from error
+            if "full" in str(error):
+                advice = "Free space on its disk."
+            else:
+                advice = (
+                    "Make its folder writable, or set RLHF_OUTBOX_PATH; a damaged file may be moved away, together "
+                    "with those beside it that end in -wal and -shm."
+                )
+            raise OutboxError(f"The outbox {self.path} cannot be used: {error}. {advice}") from error
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

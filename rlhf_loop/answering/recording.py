@@ -20,6 +20,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.db import ensure_schema, make_engine
 from rlhf_loop.domain import Rating
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
+from rlhf_loop.plain_text import unstorable
 from rlhf_loop.worker import start
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ class Recorder:
             LookupError: there is no such interaction, neither in the database nor in the outbox.
             OutboxError: neither the database nor the outbox can take it.
         """
+        if unstorable(interaction_id):
+            raise LookupError(
+                f"There is no answer with the id {interaction_id!a}. Send the id that came with the answer."
+            )
         now = datetime.now(UTC)
         checked = Rating("-", "-", rating=rating, reviewer=reviewer, feedback_comment=comment, rated_at=now)
         if reason := interactions.problem(interactions.cleaned(checked)):
@@ -126,6 +131,12 @@ class Recorder:
                 self._lost()
                 logger.error("Recording goes to the outbox %s: %s", self._outbox.path, error)
                 reason = "the database cannot be used"
+            except LookupError:
+                raise
+            except Exception as error:
+                # The database is there and says no. It is tried once more, and stays in the outbox with the reason.
+                logger.error("Recording goes to the outbox %s: %r", self._outbox.path, error)
+                reason = "the database refused it"
         self._outbox.put(kind, body, interactions=names)
         return reason
 
@@ -150,6 +161,8 @@ class Recorder:
         # Twice as long: to find an old connection dead, and to open a new one.
         if not wait([result], timeout=2 * PATIENCE_S).done:
             raise DatabaseError(f"The database gave no answer within {2 * PATIENCE_S} s. Check that its server runs.")
+        if (error := result.exception()) and not isinstance(error, Exception):
+            raise DatabaseError(f"Writing to the database failed: {error!r}. The log says more.") from error
         return result.result()
 
     def _opened(self) -> Engine:
@@ -204,6 +217,9 @@ class Recorder:
         except DatabaseError:
             self._lost()
             raise
+        except LookupError as error:
+            # Nobody knows the answer, so the rating says nothing; anybody could fill the outbox with such.
+            logger.warning("A rating from the outbox is left out: %s", error)
         except Exception as error:
             # The database is there and says no: to try again would change nothing, and hold up the rest.
             logger.error(

@@ -174,18 +174,19 @@ class AnswerService:
     def _load(self) -> _Parts:
         # Imported here: whoever only makes a service need not wait for numpy and ONNX Runtime.
         from rlhf_loop.encoders import load_encoder
-        from rlhf_loop.sources import sources_from
+        from rlhf_loop.sources import checked_sources, sources_from
 
         settings, trouble = self._settings, ""
         encoder = self._encoder
         if encoder is None:
             try:
-                encoder = load_encoder(settings)
+                # Nobody waits for a download with a question; and no host is asked that the settings do not name.
+                encoder = load_encoder(settings, download=False)
             except EncoderError as error:
                 logger.error("Nothing can be ranked: %s", error)
-                trouble = str(error)
+                trouble = "it cannot be loaded; the log says why"
                 settings = replace(settings, sources=tuple(name for name in settings.sources if name != "index"))
-        sources = self._sources if self._sources is not None else sources_from(settings, encoder=encoder)
+        sources = sources_from(settings, encoder=encoder) if self._sources is None else checked_sources(self._sources)
         return _Parts(
             gatherer=Gatherer(sources, deadline_s=settings.source_deadline_s, limit=settings.candidates_per_source),
             ranker=Ranker(settings, encoder=encoder) if encoder is not None else None,
@@ -196,7 +197,7 @@ class AnswerService:
 
     def _drafted(self, parts: _Parts, query: str, gathered: Gathered, timings: dict[str, float]) -> Drafts:
         if parts.drafter is None:
-            return Drafts(quote(query, gathered.passages))
+            return Drafts(quote(gathered.passages))
         with _timed(timings, "drafts"):
             return parts.drafter.draft(query, gathered.passages)
 
@@ -232,7 +233,8 @@ class AnswerService:
         try:
             waiting, refused = self._recorder.waiting()
         except OutboxError as error:
-            return str(error)
+            logger.error("%s", error)
+            return "the outbox cannot be used; the log says why"
         aside = f", {refused} refused by the database" if refused else ""
         return f"{waiting} waiting in the outbox{aside}" if waiting or refused else "ok"
 
@@ -266,7 +268,9 @@ def _ranked(parts: _Parts, query: str, candidates: Sequence[Candidate], degraded
             return parts.ranker.ranking(query, candidates)
     except RlhfLoopError as error:
         logger.error("The candidates keep their incoming order: %s", error)
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a panic of a library written in Rust is no Exception
         logger.exception("The candidates keep their incoming order.")
     degraded["model"] = _INCOMING_ORDER
     incoming = enumerate(candidates)
@@ -297,7 +301,8 @@ def _model_state(parts: _Parts) -> str:
     try:
         version = parts.ranker.model_version if parts.ranker else None
     except RlhfLoopError as error:
-        return str(error)
+        logger.error("%s", error)
+        return "it cannot be used; the log says why"
     return version or "none: candidates keep their incoming order"
 
 

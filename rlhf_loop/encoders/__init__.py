@@ -51,8 +51,8 @@ def choose(settings: Settings) -> Choice:
     return Choice(runtime, "fp32", "the processor has no 8-bit products (VNNI, dot product), or does not say so")
 
 
-def load_encoder(settings: Settings) -> TextEncoder:
-    """Load the encoder that the settings name.
+def load_encoder(settings: Settings, *, download: bool = True) -> TextEncoder:
+    """Load the encoder that the settings name; without `download` only from weights that are on this machine.
 
     Raises:
         ConfigError: an unknown runtime or precision.
@@ -63,7 +63,7 @@ def load_encoder(settings: Settings) -> TextEncoder:
     from rlhf_loop.encoders.vector_cache import VectorCache
     from rlhf_loop.encoders.weights import find_model_folder
 
-    folder = find_model_folder(settings.encoder_path)
+    folder = find_model_folder(settings.encoder_path, download=download)
     cache = VectorCache(settings.cache_dir / "vectors.db", max_bytes=settings.cache_max_mb * 10**6)
     threads = settings.encoder_threads
     if choice.runtime == "sentence-transformers":

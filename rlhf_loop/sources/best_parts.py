@@ -69,6 +69,7 @@ def _by_score(wanted: Sequence[str], document: Document) -> list[_Scored]:
                     url=document.url,
                     licence=document.licence,
                     retrieved_at=document.retrieved_at,
+                    whole=True,
                 )
                 score = coverage(open_terms, [*heading, *terms(text)]), coverage(open_terms, heading)
                 scored.append(_Scored(passage, score))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_loop.config import Settings
@@ -27,13 +27,23 @@ def sources_from(settings: Settings, *, encoder: TextEncoder | None) -> list[Sou
     Raises:
         ConfigError: an entry is unknown, is no source, or two have the same name.
     """
-    chosen: list[Source] = []
-    for entry in settings.sources:
-        source = _make(entry, settings, encoder)
-        if source.name in [other.name for other in chosen]:
-            raise ConfigError(f"{_SETTING} names {source.name!r} twice. Take one of them out.")
-        chosen.append(source)
-    return chosen
+    return checked_sources([_make(entry, settings, encoder) for entry in settings.sources])
+
+
+def checked_sources(sources: Sequence[Source]) -> list[Source]:
+    """Return the sources, if each is one, and each has a name of its own.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    names: list[str] = []
+    for source in sources:
+        if not _is_source(source):
+            raise _no_source(f"{type(source).__name__}", source)
+        if source.name in names:
+            raise ConfigError(f"Two sources have the name {source.name!r}. Take one of them out, or rename it.")
+        names.append(source.name)
+    return list(sources)
 
 
 def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source:

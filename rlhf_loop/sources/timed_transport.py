@@ -38,15 +38,17 @@ class TimedTransport(httpx2.BaseTransport):
     """Plain HTTP/1.1 inside `all_by`: no proxies, redirects, cookies or credentials, and nothing from the environment.
 
     Certificates are the exception: SSL_CERT_FILE and SSL_CERT_DIR say whom to trust, not where to go.
+    `max_bytes` bounds an answer as it comes over the wire.
     Looking up a name cannot be interrupted; it keeps to the limits of the system's resolver instead.
 
     Raises, besides `httpx2.HTTPError`: the errors of `httpcore2`.
     """
 
-    def __init__(self, *, secure: bool) -> None:
+    def __init__(self, *, secure: bool, connections: int = _CONNECTIONS, max_bytes: int | None = None) -> None:
+        self._max_bytes = max_bytes
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpx2.create_ssl_context() if secure else None,  # reads a large file of certificates
-            max_connections=_CONNECTIONS,
+            max_connections=connections,
             keepalive_expiry=_KEEP_S,
             network_backend=_Backend(),
         )
@@ -59,12 +61,15 @@ class TimedTransport(httpx2.BaseTransport):
                 method=request.method,
                 url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
                 headers=request.headers.raw,
+                content=request.stream if isinstance(request.stream, Iterable) else None,
                 extensions={"timeout": {"pool": _left()}},
             )
         )
         body = reply.stream
         assert isinstance(body, Iterable)
-        return httpx2.Response(reply.status, headers=reply.headers, stream=_Body(body), request=request)
+        return httpx2.Response(
+            reply.status, headers=reply.headers, stream=_Body(body, self._max_bytes), request=request
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -79,11 +84,17 @@ def _left() -> float:
 
 
 class _Body(httpx2.SyncByteStream):
-    def __init__(self, parts: Iterable[bytes]) -> None:
+    def __init__(self, parts: Iterable[bytes], max_bytes: int | None) -> None:
         self._parts = parts
+        self._max_bytes = max_bytes
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._parts
+        size = 0
+        for part in self._parts:
+            size += len(part)
+            if self._max_bytes is not None and size > self._max_bytes:
+                raise httpcore2.RemoteProtocolError(f"the answer has more than {self._max_bytes:,} bytes")
+            yield part
 
     def close(self) -> None:
         close = getattr(self._parts, "close", None)

@@ -63,4 +63,5 @@ def _passage(hit: Hit) -> Passage:
         url=section.url,
         licence=section.licence,
         retrieved_at=section.added_at,
+        whole=True,
     )
