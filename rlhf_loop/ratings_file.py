@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import zlib
@@ -153,11 +154,12 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
         ImportFileError: it cannot be read, is a pipe, or is a `text` in UTF-16.
     """
     try:
+        # To open a pipe waits for somebody who writes to it.
+        if is_special(path):
+            raise ImportFileError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and import that.")
         file = stack.enter_context(path.open("rb"))
     except OSError as error:
         raise ImportFileError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
-    if not file.seekable():
-        raise ImportFileError(f"{str(path)!r} is a pipe. Save it to a file first, and import that.")
     start = file.read(2)
     file.seek(0)
     if start in _UTF16_MARKS and text:
@@ -165,6 +167,16 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
     if start == _GZIP_MAGIC:
         return file, cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
     return file, file
+
+
+def is_special(path: Path) -> bool:
+    """Tell whether it is neither a file nor a folder: a pipe, a socket, a device.
+
+    Raises:
+        OSError: it is not there, or may not be looked at.
+    """
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Record]:

@@ -53,7 +53,7 @@ def test_two_lines_in_somebodys_application(
 ) -> None:
     """`app.register_blueprint(rlhf_loop.web.blueprint(settings))`: it answers, ranks, records and takes ratings."""
     save(trained[0], settings.model_path)
-    monkeypatch.setattr("rlhf_loop.encoders.load_encoder", lambda _: encoder)  # loaded once for all tests
+    monkeypatch.setattr("rlhf_loop.encoders.load_encoder", lambda *_, **__: encoder)  # loaded once for all tests
     monkeypatch.setattr("rlhf_loop.sources.sources_from", lambda *_, **__: [SampleSource()])
 
     app.register_blueprint(rlhf_loop.web.blueprint(settings))
@@ -144,3 +144,30 @@ def test_the_rest_of_the_application_stays_as_it_was(app: Flask) -> None:
     assert "Content-Security-Policy" not in web.get("/").headers
     assert web.put("/data").mimetype == "application/problem+json"
     assert web.get("/data").mimetype == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "how", "status"),
+    [
+        ("post", "/data", {"data": "{", "content_type": "application/json"}, 400),
+        ("post", "/data/ratings", {"headers": {"Origin": "https://x"}}, 403),
+        ("get", "/docs/swagger/other.js", {}, 404),
+        ("put", "/data", {}, 405),
+        ("post", "/data", {"data": "x" * 70_000, "content_type": "application/json"}, 413),
+        ("post", "/data", {"data": "x"}, 415),
+        ("get", "/data", {}, 422),
+        ("get", "/data?query=x", {}, 500),
+    ],
+)
+def test_handlers_of_the_application_leave_our_errors_alone(
+    app: Flask, method: str, path: str, how: dict[str, Any], status: int
+) -> None:
+    """Ours are problems, also where the application has a handler for the very code; its own it gets."""
+    for code in (400, 403, 404, 405, 408, 413, 415, 422, 500, 503):
+        app.register_error_handler(code, lambda _: ("theirs", 299))
+    service = FakeService(error=RuntimeError("oh no"))
+    app.register_blueprint(rlhf_loop.web.blueprint(Settings(), service=service), url_prefix="/help")
+    web = app.test_client()
+    found = getattr(web, method)(f"/help{path}", **how)
+    assert (found.status_code, found.mimetype) == (status, "application/problem+json")
+    assert web.get("/nowhere").text == "theirs"

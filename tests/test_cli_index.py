@@ -60,6 +60,60 @@ def test_replace(environ: dict[str, str], file: str) -> None:
     Path(file).write_text('{"text": "Fact 1.", "title": "A title"}\n{"text": "New."}\n')
     assert "1 new (1 section, 1 passage), 1 known, 2 older deleted" in run(environ, "add", file, "--replace").output
     assert "facts.jsonl: 2 documents" in run(environ, "list").output
+    Path(file).write_text('{"text": "New."}\nno json\n')
+    kept = run(environ, "add", file, "--replace", "--skip-invalid")
+    assert "Not replaced, as not all of it could be read: 'facts.jsonl'." in kept.output
+    assert "facts.jsonl: 2 documents" in run(environ, "list").output
+    Path(file).write_text('{"text": "New."}\n')
+    said = run(environ, "add", file, "--replace").output
+    assert "Replaced 'facts.jsonl': 1 document that these files do not hold deleted.\n" in said
+
+
+def test_another_precision(environ: dict[str, str], file: str) -> None:
+    """The list names all precisions and the way out, which renews the vectors."""
+    for precision in ("int8", "fp32"):
+        environ["RLHF_ENCODER_PRECISION"] = precision
+        run(environ, "add", file, *(["--source", "half"] if precision == "fp32" else []))
+    listed = run(environ, "list").output
+    assert "The vectors are those of all-MiniLM-L6-v2/fp32 and all-MiniLM-L6-v2/int8" in listed
+    assert "are computed anew at each ranking, as the encoder works in fp32 now. Add the same files again" in listed
+    assert "0 known, 3 renewed in this precision, in" in run(environ, "add", file).output
+    assert run(environ, "list").output.endswith("The vectors are those of all-MiniLM-L6-v2/fp32.\n")
+
+
+def test_what_is_deleted_is_said_first(environ: dict[str, str], file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the index cannot be tidied afterwards."""
+    from rlhf_loop.errors import VectorStoreError
+    from rlhf_loop.index.lancedb_store import LanceDbStore
+    from rlhf_loop.index.pgvector_store import PgVectorStore
+
+    def fail(self: object) -> None:
+        raise VectorStoreError("The disk is full.")
+
+    run(environ, "add", file)
+    for kind in (LanceDbStore, PgVectorStore):
+        monkeypatch.setattr(kind, "optimize", fail)
+    gone = run(environ, "delete", "facts.jsonl")
+    assert (gone.exit_code, gone.output) == (2, "3 documents deleted.\nError: The disk is full.\n")
+
+
+def test_a_file_that_changes_meanwhile(environ: dict[str, str], file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could be read at first and not later is no success."""
+    from rlhf_loop.index import indexing
+
+    check = indexing._check
+
+    def check_and_spoil(*arguments: object, **options: object) -> int:
+        total = check(*arguments, **options)  # type: ignore[arg-type]
+        with Path(file).open("a") as lines:
+            lines.write("no json\n")
+        return total
+
+    monkeypatch.setattr(indexing, "_check", check_and_spoil)
+    result = run(environ, "add", file)
+    assert result.exit_code == 2
+    assert "3 new (3 sections, 3 passages), 0 known, 1 invalid and left out" in result.output
+    assert "Error: 1 of the rows and files changed while they were indexed" in result.output
 
 
 def test_invalid_rows(environ: dict[str, str], file: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,54 @@ def test_folders_are_walked(tmp_path: Path) -> None:
     assert all(found.document for found in found_in(folder))
 
 
+def test_a_folder_that_cannot_be_listed_is_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in it is not simply missing."""
+    (tmp_path / "closed").mkdir()
+    write(tmp_path / "a.txt", "Text.")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    closed, read = found_in(tmp_path)
+    assert read.document is not None
+    assert (closed.document, closed.path.name) == (None, "closed")
+    assert "Permission denied" in closed.reason
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.pdf"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    """One that is named is an error, one in a folder is invalid; neither is opened."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DocumentError, match="is a pipe or a device"):
+        find_files([tmp_path / name])
+    assert "is a pipe or a device" in reason(tmp_path)
+
+
+def test_links_to_what_is_found_anyway(tmp_path: Path) -> None:
+    """Are left out; those to files elsewhere, or hidden here, are read."""
+    folder, other = tmp_path / "folder", write(tmp_path / "other.txt", "Other.")
+    (folder / "sub").mkdir(parents=True)
+    (folder / "..data").mkdir()
+    write(folder / "a.txt", "A.")
+    write(folder / "..data" / "b.txt", "B.")
+    for link, target in (("sub/z.md", folder / "a.txt"), ("b.txt", Path("..data/b.txt")), ("c.txt", other)):
+        (folder / link).symlink_to(target)
+    assert [file.path.name for file in find_files([folder])] == ["a.txt", "b.txt", "c.txt"]
+
+
+@pytest.mark.parametrize("name", ["two\nlines.txt", os.fsdecode(b"caf\xe9.txt"), "x" * 210 + ".txt"])
+def test_a_file_whose_name_cannot_be_a_source(tmp_path: Path, name: str) -> None:
+    """One error that names the way out, and the way leads out."""
+    path = write(tmp_path / name, "Text.")
+    with pytest.raises(DocumentError, match=r"cannot name its source.*--source NAME"):
+        find_files([path])
+    assert only(path, source="s").text == "Text."
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -271,3 +320,12 @@ def test_the_id_is_that_of_the_content() -> None:
     assert len({document.id for document in same}) == 1
     other = [Document(text="A", source="t"), Document(text="A", source="s", url="u"), Document(text="B", source="s")]
     assert len({document.id for document in (*same, *other)}) == 4
+
+
+def test_a_renamed_file_says_the_same(tmp_path: Path) -> None:
+    """The title that is only the file's name is not part of the id; one in the text is."""
+    old, new = write(tmp_path / "old.txt", "Text."), write(tmp_path / "new.txt", "Text.")
+    assert only(old, source="s").title == "old"
+    assert only(old, source="s").id == only(new, source="s").id
+    named = [write(tmp_path / f"{name}.md", f"---\ntitle: {name}\n---\nText.") for name in "ab"]
+    assert len({only(path, source="s").id for path in named}) == 2

@@ -71,9 +71,9 @@ def test_a_report_counts_what_was_done(tmp_path: Path, store: LanceDbStore) -> N
     path = rows(tmp_path / "a.jsonl", "Short.", long, "Short.")
     report = add(store, path, progress=lambda done, total: seen.append((done, total)))
     assert (report.files, report.documents, report.new, report.known) == (1, 3, 2, 1)
-    assert (report.sections, report.invalid_count, report.replaced) == (3, 0, 0)
+    assert (report.sections, report.invalid_count, report.replaced) == (3, 0, {})
     assert report.passages == sum(len(hit.vectors) for hit in store.search("", _vectors("x")[0], limit=9))
-    assert seen[-1] == (3, 3)
+    assert seen[-1] == (len(long) + 12, len(long) + 12)
     assert store.sources() == [SourceCount("a.jsonl", 2, 3)]
 
 
@@ -97,7 +97,7 @@ def test_a_changed_file(tmp_path: Path, store: LanceDbStore) -> None:
     rows(path, "Two.", "Three.")
     assert (add(store, path).new, store.sources()[0].documents) == (1, 3)
     report = add(store, path, replace=True)
-    assert (report.new, report.known, report.replaced) == (0, 2, 1)
+    assert (report.new, report.known, report.replaced) == (0, 2, {"a.jsonl": 1})
     assert store.sources() == [SourceCount("a.jsonl", 2, 2), SourceCount("other.jsonl", 1, 1)]
     assert store.known([found.document.id for file in find_files([path]) for found in file if found.document])
 
@@ -147,14 +147,104 @@ def test_a_title_is_found_by_its_own_vector_once(tmp_path: Path, store: LanceDbS
     assert encoder.looked_up == ["A sentence that is long enough."] * len(hits)
 
 
+def test_the_title_of_a_renamed_file(tmp_path: Path, store: LanceDbStore) -> None:
+    """A text file under another name is known, not there twice."""
+    path = tmp_path / "old.txt"
+    path.write_text("Text.")
+    add(store, path, source="s")
+    report = add(store, path.rename(tmp_path / "new.txt"), source="s")
+    assert (report.new, report.known) == (0, 1)
+
+
+def test_nothing_goes_of_what_could_not_be_read(tmp_path: Path, store: LanceDbStore) -> None:
+    """With replace, a source with an invalid file or row keeps what it has, and the report says so."""
+    good, bad = rows(tmp_path / "good.jsonl", "One.", "Two."), rows(tmp_path / "bad.jsonl", "Three.", "Four.")
+    add(store, good, bad)
+    rows(good, "One.")
+    bad.write_text('{"text": "Three.", "title": "T"}\n{"text": "Fo')
+    report = add(store, good, bad, skip_invalid=True, replace=True)
+    assert (report.replaced, report.spared) == ({"good.jsonl": 1}, ("bad.jsonl",))
+    assert store.sources() == [SourceCount("bad.jsonl", 2, 2), SourceCount("good.jsonl", 1, 1)]
+
+
+def test_an_invalid_row_may_be_of_any_source_that_rows_name(tmp_path: Path, store: LanceDbStore) -> None:
+    """Where a column tells the sources, none of them is replaced."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "One.", "of": "x"}\n{"text": "Two.", "of": "x"}\n')
+    add(store, path, columns={"source": "of"})
+    path.write_text('{"text": "One.", "of": "x"}\n{"text": "Tw\n')
+    report = add(store, path, columns={"source": "of"}, skip_invalid=True, replace=True)
+    assert (report.replaced, report.spared) == ({}, ("a.jsonl", "x"))
+    assert store.sources() == [SourceCount("x", 2, 2)]
+
+
+def test_a_file_that_changes_meanwhile(tmp_path: Path, store: LanceDbStore) -> None:
+    """What could be read when all was checked and no longer when it is indexed is counted, and nothing of it goes."""
+    path, later = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(64))), tmp_path / "later.jsonl"
+    add(store, rows(later, "Old.", "Later."))
+
+    def spoil(done: int, total: int) -> None:
+        later.write_text("{")
+
+    report = add(store, path, later, replace=True, progress=spoil)
+    assert (report.new, report.invalid_count, report.invalid[0].path) == (64, 1, later)
+    assert report.spared == ("later.jsonl",)
+    assert store.sources()[1] == SourceCount("later.jsonl", 2, 2)
+
+
+def test_another_precision_renews(tmp_path: Path, store: LanceDbStore) -> None:
+    """Known documents get the vectors of the encoder at hand, once."""
+    path = rows(tmp_path / "a.jsonl", "One.", "Two.")
+    add(store, path)
+    for expected in ((0, 2, 0), (0, 0, 2)):
+        report = add(store, path, encoder=FakeEncoder("fake/int8"))
+        assert (report.new, report.renewed, report.known) == expected
+    assert store.encoders() == ["fake/int8"]
+    assert store.sources() == [SourceCount("a.jsonl", 2, 2)]
+
+
+def test_progress_moves_inside_a_long_document(tmp_path: Path, store: LanceDbStore) -> None:
+    """It counts characters, never back, and the document is stored as a whole."""
+    seen: list[int] = []
+    there: list[int] = []
+
+    def note(done: int, total: int) -> None:
+        seen.append(done)
+        there.append(len(store.sources()))
+
+    text = "This is a sentence of a very long document. " * 9000
+    add(store, rows(tmp_path / "a.jsonl", text), progress=note)
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+    assert seen[-1] == len(text)
+    assert there == [0] * (len(there) - 1) + [1]
+
+
+def test_what_stopped_a_run_is_what_is_raised(
+    tmp_path: Path, store: LanceDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what then fails as well."""
+
+    def fail(what: str) -> Any:
+        def raising(*_: Any, **__: Any) -> None:
+            raise VectorStoreError(what)
+
+        return raising
+
+    monkeypatch.setattr(store, "add", fail("first"))
+    monkeypatch.setattr(store, "optimize", fail("second"))
+    with pytest.raises(VectorStoreError, match="first"):
+        add(store, rows(tmp_path / "a.jsonl", "One."))
+
+
 def test_an_interrupted_run_keeps_its_batches(tmp_path: Path, store: LanceDbStore) -> None:
     """Ctrl-C loses the batch at hand; the next run embeds the rest only."""
 
     def stop(done: int, total: int) -> None:
-        if done >= 128:
+        if done >= 128 * len("Text 000."):
             raise KeyboardInterrupt
 
-    path = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(200)))
+    path = rows(tmp_path / "a.jsonl", *(f"Text {number:03}." for number in range(200)))
     with pytest.raises(KeyboardInterrupt):
         add(store, path, progress=stop)
     assert store.sources()[0].documents == 128

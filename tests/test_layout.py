@@ -124,6 +124,7 @@ HOUSE = """
     web.reference
     web.app
     web
+    web.worker
     web.server
 
     doctor

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -219,6 +220,13 @@ def test_an_unreadable_file_is_refused(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImportFileError, match=message):
         import_ratings(sqlite_engine, tmp_path / name)
+
+
+def test_a_pipe_is_not_waited_for(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """It is refused before it is opened: that would wait for somebody who writes to it."""
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(ImportFileError, match=r"is a pipe or a device\. Save it to a file first"):
+        import_ratings(sqlite_engine, tmp_path / "a.csv")
 
 
 def test_a_blank_reviewer_is_refused(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -48,9 +48,12 @@ PATIENCE_S = 60
 class Server:
     """A running `rlhf-loop serve`, its port, and what it printed."""
 
-    def __init__(self, folder: Path, environ: dict[str, str], *options: str) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], *options: str, reading_s: float = 3600) -> None:
         self.log = folder / "server.log"
-        command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0", *options]
+        code = (
+            f"from rlhf_loop.web import worker; worker.READING_S = {reading_s}; from rlhf_loop.cli import main; main()"
+        )
+        command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
@@ -65,6 +68,11 @@ class Server:
         assert found, self.log.read_text()
         self.port = int(found[1])
         until(lambda: self.get("/readyz")[0] == 200)
+
+    def send(self, data: bytes) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        client.sendall(data)
+        return client
 
     def connect(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -121,8 +129,8 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str
 def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(*options: str, **changes: str) -> Server:
-        started.append(Server(tmp_path, {**environ, **changes}, *options))
+    def start(*options: str, reading_s: float = 3600, **changes: str) -> Server:
+        started.append(Server(tmp_path, {**environ, **changes}, *options, reading_s=reading_s))
         return started[-1]
 
     yield start
@@ -228,6 +236,95 @@ def test_requests_that_the_application_never_sees(start: Callable[..., Server]) 
     assert server.stop() == 0
     (line,) = [line for line in server.lines() if line.get("status") == 414]
     assert line["request_id"] == found["request_id"]
+
+
+HALF_A_HEAD = b"GET /data?query=secret HTTP/1.1\r\nHost: x\r\n"
+HALF_A_BODY = b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
+CHUNKS = (
+    b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    b"Connection: close\r\n\r\n"
+)
+
+
+def said(client: socket.socket) -> tuple[int, Any]:
+    """Read what the server says last, until it hangs up."""
+    data = b""
+    with client:
+        while piece := client.recv(65536):
+            data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"\r\ncontent-type: application/problem+json\r\n" in head.lower() + b"\r\n"
+    found = json.loads(body)
+    assert f"\r\nx-request-id: {found['request_id']}\r\n".encode() in head.lower() + b"\r\n"
+    return int(head.split()[1]), found
+
+
+def test_clients_that_never_finish_stop_nobody(start: Callable[..., Server]) -> None:
+    """However many they are: an unfinished request has no thread. It is answered once it is finished."""
+    server = start("--workers", "1", "--threads", "2")
+    slow = [server.send(each) for each in [HALF_A_HEAD, HALF_A_BODY, b""] * 10]
+    assert server.get("/healthz")[0] == 200
+    slow[0].sendall(b"Connection: close\r\n\r\n")
+    assert slow[0].recv(65536).startswith(b"HTTP/1.1 200")
+    slow[1].sendall(b" " * 87 + b"}}")
+    assert slow[1].recv(65536).startswith(b"HTTP/1.1 400")
+    for client in slow:
+        client.close()
+    assert server.stop() == 0
+
+
+def test_clients_that_do_not_hang_up_stop_nobody(start: Callable[..., Server]) -> None:
+    """The server waits a moment for each of them, and answers others meanwhile."""
+    server = start("--workers", "1", "--threads", "2")
+    # Two seconds each, one after the other, would be longer than the patience of the one who comes last.
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    lingering = [server.send(last) for _ in range(PATIENCE_S)]
+    assert server.get("/healthz")[0] == 200
+    for client in lingering:
+        client.close()
+    assert server.stop() == 0
+
+
+def test_a_request_has_to_come_in_time(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Else it is a 408. An answer may take longer than that, and a connection may stay without a request."""
+    server = start("--workers", "1", "--threads", "2", reading_s=0.3)
+    asking, resting = server.connect(), server.connect()
+    assert get(resting, "/healthz")[0] == 200
+    asking.request("GET", f"/data?query=wait+for+{tmp_path / 'gate'}")
+    until(lambda: list(tmp_path.glob("gate.*.asked")))
+    for slow in (HALF_A_HEAD, HALF_A_BODY, CHUNKS + b"5\r\n{"):
+        status, found = said(server.send(slow))
+        assert (status, found["status"], found["title"]) == (408, 408, "Request Timeout")
+    (tmp_path / "gate").touch()
+    assert asking.getresponse().status == 200
+    assert get(resting, "/healthz")[0] == 200
+    asking.close()
+    resting.close()
+    assert server.stop() == 0
+
+
+def test_requests_that_cannot_be_read(start: Callable[..., Server]) -> None:
+    """They are problems with an id as well, and no line of the log has a word of them."""
+    server = start("--workers", "1")
+    head = b"Host: x\r\n"
+    for request, status in (
+        (b"GET /data?query=my secret illness HTTP/1.1\r\n" + head, 400),
+        ("GET /data?query=secrète HTTP/1.1\r\n".encode() + head, 400),
+        (b"GET /data?query=secret HTTP/1.1\r\nBad Header: secret\r\n" + head, 400),
+        (b"GET /data?query=secret HTTP/1.1\r\nX: " + b"secret" * 2000 + b"\r\n" + head, 431),
+        (b"GET /data?query=secret HTTP/1.1\r\n" + b"X: secret\r\n" * 9000, 431),
+        (b"GET /data?query=secret HTTP/1.1\r\nExpect: secret\r\n" + head, 417),
+        (b"POST /data?query=secret HTTP/1.1\r\nTransfer-Encoding: secret\r\n" + head, 501),
+        (CHUNKS + b"zz", 400),
+        (CHUNKS + b"3\r\nsecret", 400),
+    ):
+        seen, found = said(server.send(request + b"\r\n"))
+        assert (seen, found["status"]) == (status, status), request
+        assert "secret" not in found["detail"]
+        assert [line["status"] for line in server.lines() if line["request_id"] == found["request_id"]] == [status]
+    assert server.stop() == 0
+    assert "secret" not in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_database_that_is_down_stops_nothing(start: Callable[..., Server], tmp_path: Path) -> None:

@@ -50,6 +50,17 @@ def open_(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
         engine.dispose()
 
 
+@pytest.fixture(params=["lancedb", "pgvector"])
+def in_language(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], VectorStore]]:
+    """Opens one and the same vector database with the settings of a language."""
+    if request.param == "lancedb":
+        yield lambda language: LanceDbStore(tmp_path / "index", language=language)
+        return
+    engine = make_engine(request.getfixturevalue("postgres_url"))
+    yield lambda language: PgVectorStore(engine, language=language)
+    engine.dispose()
+
+
 @pytest.fixture
 def store(open_: Open) -> VectorStore:
     """An empty vector database."""
@@ -256,6 +267,28 @@ def test_another_model_is_refused_and_another_precision_kept_beside(store: Vecto
     assert store.encoder == "model-b/fp32"
 
 
+def test_what_another_precision_made_is_told_apart(store: VectorStore) -> None:
+    """A document counts as known to an encoder only where all of its vectors are of that very one."""
+    store.add([entry("a"), entry("b"), entry("b", number=1)], encoder=ENCODER)
+    store.add([entry("b", number=1), entry("c")], encoder="model-a/int8.1")
+    assert store.encoders() == ["model-a/fp32", "model-a/int8.1"]
+    assert store.known("abc") == {"a", "b", "c"}
+    assert store.known("abc", encoder=ENCODER) == {"a"}
+    assert store.known("abc", encoder="model-a/int8.1") == {"c"}
+
+
+def test_a_changed_language_is_indexed_anew(in_language: Callable[[str], VectorStore]) -> None:
+    """After optimize() words have the stems of the language that the settings name now, for all readers."""
+    store, german = in_language("english"), in_language("german")
+    store.add([entry("a", "Die Häuser der Stadt")], encoder=ENCODER)
+    assert found(store, "Haus") == []
+    assert found(german, "der Häuser") == ["a"]
+    german.add([entry("b", "Alte Häuser")], encoder=ENCODER)
+    german.optimize()
+    for reader in (store, german):
+        assert sorted(found(reader, "Haus")) == ["a", "b"]
+
+
 def test_many_documents_are_looked_up_at_once(store: VectorStore) -> None:
     """A list of any length may be asked for."""
     store.add([entry(f"d{number}", seeds=(number,)) for number in range(1200)], encoder=ENCODER)
@@ -355,14 +388,44 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         LanceDbStore(tmp_path / "file" / "index").add([entry("a")], encoder=ENCODER)
 
 
-def test_a_changed_language_is_indexed_anew(tmp_path: Path) -> None:
-    """After optimize() words have the stems of the language that the settings name now."""
-    store = LanceDbStore(tmp_path / "index")
-    store.add([entry("a", "Die Häuser der Stadt")], encoder=ENCODER)
-    assert found(store, "Haus") == []
-    german = LanceDbStore(tmp_path / "index", language="german")
-    german.optimize()
-    assert found(german, "Haus") == ["a"]
+def _way_out(tmp_path: Path, error: Exception) -> str:
+    """What the store says where LanceDB raises that."""
+    with pytest.raises(VectorStoreError) as raised, LanceDbStore(tmp_path / "index")._errors():
+        raise error
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError(
+            "lance error: LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"
+        ),
+        PermissionError(13, "Permission denied"),
+        OSError(30, "Read-only file system"),
+    ],
+)
+def test_a_whole_folder_is_not_to_be_deleted(tmp_path: Path, error: Exception) -> None:
+    """A full or foreign disk is no reason to lose what is indexed."""
+    said = _way_out(tmp_path, error)
+    assert "delete" not in said
+    assert "still there" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux counts the open files so")
+def test_no_version_that_was_read_stays_open(tmp_path: Path) -> None:
+    """Readers and writers that live long do not hold on to the files of versions that others replaced."""
+    reader, writer = LanceDbStore(tmp_path / "index"), LanceDbStore(tmp_path / "index")
+    writer.add([entry(f"d{number}", f"heart {number}", seeds=(number,)) for number in range(300)], encoder=ENCODER)
+    writer.optimize()
+    found(reader, "heart")
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(30):
+        writer.add([entry(f"new{number}", f"heart {number}")], encoder=ENCODER)
+        writer.optimize()
+        found(reader, "heart")
+    assert len(os.listdir("/proc/self/fd")) < before + 60
 
 
 FORKED = """
@@ -449,6 +512,48 @@ def test_without_the_right_to_create_the_extension(postgres_url: str) -> None:
         store.sources()
     for engine in (plain, admin):
         engine.dispose()
+
+
+def test_without_the_right_to_create_tables(postgres_url: str) -> None:
+    """The message holds the command for an administrator."""
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE EXTENSION vector"))
+        connection.execute(text("DROP ROLE IF EXISTS bare_user"))
+        connection.execute(text("CREATE ROLE bare_user LOGIN"))
+        connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+    bare = make_engine(postgres_url)
+
+    from sqlalchemy import event
+
+    @event.listens_for(bare, "connect")
+    def become(connection: object, _: object) -> None:
+        connection.execute("SET SESSION AUTHORIZATION bare_user")  # type: ignore[attr-defined]
+        connection.commit()  # type: ignore[attr-defined]
+
+    with pytest.raises(VectorStoreError, match=r"GRANT CREATE ON SCHEMA public TO bare_user"):
+        PgVectorStore(bare).add([entry("a")], encoder=ENCODER)
+    bare.dispose()
+    engine.dispose()
+
+
+def test_dropped_tables_are_no_index(postgres_url: str) -> None:
+    """A process that has used them finds nothing, and can make them anew."""
+    from sqlalchemy import text
+
+    engine = make_engine(postgres_url)
+    store = PgVectorStore(engine)
+    for _ in range(2):
+        store.add([entry("a", "heart")], encoder=ENCODER)
+        assert found(store, "heart") == ["a"]
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE rlhf_index_vectors, rlhf_index_sections"))
+        assert found(store, "heart") == []
+        assert store.sources() == []
+        store.optimize()
+    engine.dispose()
 
 
 def test_several_first_uses_at_once(open_: Open) -> None:

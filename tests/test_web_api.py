@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from web_fakes import GOOD, OTHER, FakeService
+from web_fakes import GOOD, OTHER, FakeService, Unreadable
 from werkzeug.test import TestResponse
 
 from rlhf_loop.config import Settings
@@ -106,6 +106,7 @@ def test_whatever_a_source_gives_stays_json() -> None:
         (b'{"query": ""}', "application/json", 422, "query is empty"),
         (b'{"query": " \\n "}', "application/json", 422, "query is only white space"),
         (b'{"query": "x", "limit": 3}', "application/json", 422, "limit is not a field"),
+        (b'{"query": "x", "query": "y"}', "application/json", 422, "query: more than once"),
         (json.dumps({"query": "x" * 4001}).encode(), "application/json", 422, "4,001 characters; at most 4,000"),
         (json.dumps({"query": "x" * MAX_BODY_BYTES}).encode(), "application/json", 413, "larger than 65,536 bytes"),
     ],
@@ -122,6 +123,39 @@ def test_bad_questions_are_problems(
 def test_bad_questions_in_the_address_are_problems(web: FlaskClient, query: str | None) -> None:
     """The same by GET."""
     problem(web.get("/data", query_string={} if query is None else {"query": query}), 422)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("query=a&query=b", "query is there 2 times"), ("query=a&limit=3&from=x", "from, limit: not")],
+)
+def test_parameters_that_would_be_passed_over_are_refused(
+    web: FlaskClient, service: FakeService, address: str, words: str
+) -> None:
+    """A second question, and what is no parameter."""
+    assert words in problem(web.get(f"/data?{address}"), 422)["detail"]
+    assert service.asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (LookupError("a server's own"), 400, "chunks are broken"),
+        (ConnectionResetError(), 400, "broke off"),
+        (TimeoutError(), 408, "in time"),
+    ],
+)
+def test_bodies_that_cannot_be_read_are_problems(
+    web: FlaskClient, caplog: pytest.LogCaptureFixture, error: Exception, status: int, words: str
+) -> None:
+    """Whatever the server raises when it is asked for them; none of it is a fault of ours."""
+    response = web.post(
+        "/data",
+        content_type="application/json",
+        environ_overrides={"wsgi.input": Unreadable(error), "wsgi.input_terminated": True},
+    )
+    assert words in problem(response, status)["detail"]
+    assert "Traceback" not in caplog.text
 
 
 def test_the_longest_question_fits(web: FlaskClient, service: FakeService) -> None:
@@ -217,6 +251,18 @@ def test_bad_ratings_are_problems(web: FlaskClient, service: FakeService, change
     """Only whole numbers from 1 to 5."""
     detail = problem(web.post("/data/ratings", json={**RATING, **change}), 422)["detail"]
     assert "not a whole number from 1 to 5" in detail
+    assert service.rated == []
+
+
+@pytest.mark.parametrize("name", ["interaction_id", "comment"])
+def test_ratings_that_no_database_stores(web: FlaskClient, service: FakeService, name: str) -> None:
+    """A NUL is refused before it gets there, by JSON and by form."""
+    change = {**RATING, name: "a\0b"}
+    assert (
+        f"{name} holds the character '\\x00' at position 1"
+        in problem(web.post("/data/ratings", json=change), 422)["detail"]
+    )
+    assert web.post("/data-html/ratings", data=change).status_code == 422
     assert service.rated == []
 
 

@@ -3,14 +3,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 
 import pytest
-from web_fakes import GOOD, OTHER, FakeService
+from web_fakes import GOOD, OTHER, FakeService, Unreadable
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import create_app
-from rlhf_loop.web.pages import percent, score_in_words, web_address
+from rlhf_loop.web.pages import percent, score_in_words
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
 
@@ -113,6 +114,8 @@ def test_hostile_text_stays_text() -> None:
         ("HTTPS://EXAMPLE.ORG", True),
         ("javascript:alert(1)", False),
         (" JaVaScRiPt:alert(1)", False),
+        ("https://example.org/a b", False),
+        (f"https://example.org/{'x' * 2000}", False),
         ("java\nscript:alert(1)", False),
         ("data:text/html,<script>", False),
         ("//example.org", False),
@@ -124,8 +127,9 @@ def test_hostile_text_stays_text() -> None:
     ],
 )
 def test_only_addresses_of_the_web_become_links(url: str | None, linked: bool) -> None:
-    """http and https with a host."""
-    assert (web_address(url) is not None) is linked
+    """What `plain_text.web_address` lets through."""
+    page = asked(FakeService(replace(GOOD, url=url)))
+    assert [link["href"] for link in page.all("a") if link.get("target")] == ([url] if linked else [])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,20 @@ def test_a_form_that_is_too_large_is_refused_in_the_page() -> None:
     """413, and not a page of Flask's."""
     page = asked(FakeService(), "x" * 70_000, status=413)
     assert "larger than 65,536 bytes" in page.text
+
+
+def test_a_form_in_pieces_has_the_same_limits() -> None:
+    """Without a declared length it is 413 as well; and 400 where its pieces are broken, or break off."""
+    web = create_app(Settings(), service=FakeService()).test_client()
+    for path in ("/data-html", "/data-html/ratings"):
+        for body, status in ((BytesIO(b"query=" + b"x" * 70_000), 413), (Unreadable(LookupError()), 400)):
+            response = web.post(
+                path,
+                content_type="application/x-www-form-urlencoded",
+                headers={"Transfer-Encoding": "chunked"},
+                environ_overrides={"wsgi.input": body, "wsgi.input_terminated": True},
+            )
+            assert (response.status_code, response.mimetype) == (status, "text/html")
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,13 @@ class SampleSource:
             )
             for number, found in enumerate(sample.CANDIDATES[:limit])
         ]
+
+
+class Unreadable:
+    """A request's body as a server gives it whose client sends what is none."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, size: int = -1) -> bytes:
+        raise self.error

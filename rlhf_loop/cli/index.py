@@ -42,7 +42,10 @@ def index() -> None:
 )
 @click.option("--skip-invalid", is_flag=True, help="Index what can be read even if other rows or files cannot.")
 @click.option(
-    "--replace", is_flag=True, help="At the end, delete what else these sources hold: older versions of the files."
+    "--replace",
+    is_flag=True,
+    help="At the end, delete what else these sources hold: older versions of the files. Two files or folders of one "
+    "name share a source, unless --source is given. A source of which something cannot be read keeps all it holds.",
 )
 def add(
     paths: tuple[Path, ...],
@@ -60,6 +63,7 @@ def add(
     """
     from rlhf_loop.console import counted
     from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.errors import DocumentError
     from rlhf_loop.index import open_store
     from rlhf_loop.index.indexing import InvalidDocumentsError
     from rlhf_loop.index.indexing import add as index_files
@@ -89,11 +93,24 @@ def add(
     _print_invalid(report.invalid, report.invalid_count)
     parts = f"{report.new} new ({counted(report.sections, 'section')}, {counted(report.passages, 'passage')})"
     parts += f", {report.known} known"
-    if report.replaced:
-        parts += f", {report.replaced} older deleted"
+    if report.renewed:
+        parts += f", {report.renewed} renewed in this precision"
+    if older := sum(report.replaced.values()):
+        parts += f", {older} older deleted"
     if report.invalid_count:
         parts += f", {report.invalid_count} invalid and left out"
     click.echo(f"{counted(report.documents, 'document')}: {parts}, in {report.seconds:.1f} s.")
+    for name, count in report.replaced.items():
+        if count:
+            click.echo(f"Replaced {name!r}: {counted(count, 'document')} that these files do not hold deleted.")
+    if report.spared:
+        names = ", ".join(map(repr, report.spared))
+        click.echo(f"Not replaced, as not all of it could be read: {names}. Nothing older was deleted there.", err=True)
+    if report.invalid_count and not skip_invalid:
+        raise DocumentError(
+            f"{report.invalid_count} of the rows and files changed while they were indexed, and cannot be read now. "
+            "The others are indexed. Run the same command again."
+        )
 
 
 @index.command()
@@ -107,27 +124,38 @@ def delete(source: str) -> None:
     with closing(open_store(read_settings())) as store:
         with working(f"Deleting {source}"):
             count = store.delete(source)
-            store.optimize()
         if not count:
             there = ", ".join(repr(each.source) for each in store.sources()) or "none"
             raise VectorStoreError(f"There is no source {source!r} in the index. Its sources are: {there}.")
-    click.echo(f"{counted(count, 'document')} deleted.")
+        # Said before anything else can fail: they are gone.
+        click.echo(f"{counted(count, 'document')} deleted.")
+        with working("Tidying the index"):
+            store.optimize()
 
 
 @index.command("list")
 def list_() -> None:
     """Show the sources with the number of their documents and sections."""
     from rlhf_loop.console import counted
+    from rlhf_loop.encoders import choose
     from rlhf_loop.index import open_store
 
-    with closing(open_store(read_settings())) as store:
-        sources, encoder = store.sources(), store.encoder
+    settings = read_settings()
+    with closing(open_store(settings)) as store:
+        sources, encoders = store.sources(), store.encoders()
     if not sources:
         click.echo("The index is empty. Fill it with: rlhf-loop index add PATH...")
         return
     for each in sources:
         click.echo(f"{each.source}: {counted(each.documents, 'document')}, {counted(each.sections, 'section')}")
-    click.echo(f"The vectors are those of {encoder}.")
+    click.echo(f"The vectors are those of {' and '.join(encoders)}.")
+    precision = choose(settings).precision
+    # An id is MODEL/PRECISION, with a version behind some.
+    if others := [each for each in encoders if each.partition("/")[2].partition(".")[0] != precision]:
+        click.echo(
+            f"Those of {' and '.join(others)} are computed anew at each ranking, as the encoder works in {precision} "
+            "now. Add the same files again, or set RLHF_ENCODER_PRECISION."
+        )
 
 
 def _print_invalid(invalid: Sequence[Found], count: int) -> None:

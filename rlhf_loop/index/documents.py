@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError
 from rlhf_loop.index.prose_files import MAX_CHARS, Prose, read_markdown, read_pdf, read_text
-from rlhf_loop.ratings_file import Record, open_stream, read_records
+from rlhf_loop.ratings_file import Record, is_special, open_stream, read_records
 
 #: The fields of a row, with other names that their columns may have. A column named `source` counts only if asked for:
 #: it may mean anything, and what is deleted by source should be what was named by somebody.
@@ -46,18 +46,24 @@ _MAX_NAME = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A text with where it comes from. The source is the name by which it can be deleted again."""
+    """A text with where it comes from. The source is the name by which it can be deleted again.
+
+    `titled` is False where the title is no more than the name of its file.
+    """
 
     text: str
     source: str
     title: str | None = None
     url: str | None = None
     licence: str | None = None
+    titled: bool = True
 
     @property
     def id(self) -> str:
         """The sha256 of all that it says: the same content of the same source is the same document."""
-        parts = (self.source, self.title or "", self.text, self.url or "", self.licence or "")
+        # A file that is renamed still says the same.
+        title = (self.title or "") if self.titled else ""
+        parts = (self.source, title, self.text, self.url or "", self.licence or "")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -73,15 +79,22 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class DocumentFile:
-    """A file with the name of its source; iterate over it for its documents."""
+    """A file with the name of its source; iterate over it for its documents.
+
+    `problem` is why it cannot be opened, where that is known already: so it is with a folder that may not be listed.
+    """
 
     path: Path
     format: str
     source: str
     columns: Mapping[str, str]
+    problem: str = ""
 
     def __iter__(self) -> Iterator[Found]:
         """Give what is in the file, in order; a file that cannot be read is one thing that was found, and invalid."""
+        if self.problem:
+            yield Found(self.path, None, None, self.problem)
+            return
         try:
             yield from self._rows() if self.format in _TABULAR else self._whole()
         except (DocumentError, ImportFileError) as error:
@@ -92,7 +105,7 @@ class DocumentFile:
         if not prose.text.strip():
             raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
         title = prose.title or _stem(self.path)
-        yield self._found(None, {"text": prose.text, "title": title})
+        yield self._found(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
 
     def _rows(self) -> Iterator[Found]:
         matched: dict[tuple[str, ...], dict[str, int]] = {}
@@ -133,14 +146,14 @@ class DocumentFile:
                     )
         return places
 
-    def _found(self, line: int | None, cells: Mapping[str, Any]) -> Found:
+    def _found(self, line: int | None, cells: Mapping[str, Any], *, titled: bool = True) -> Found:
         try:
             values = {field: _text(field, cells.get(field)) for field in ALIASES}
             source = values.pop("source") or self.source
             text = values.pop("text")
             if text is None:
                 raise ValueError(f"{self.columns.get('text', 'text')} is missing or blank")
-            return Found(self.path, line, Document(text=text, source=check_source(source), **values))
+            return Found(self.path, line, Document(text=text, source=check_source(source), titled=titled, **values))
         except ValueError as error:
             return Found(self.path, line, None, str(error))
 
@@ -155,10 +168,11 @@ def find_files(
     """Return the files that `paths` name, folders with all that is in them, sorted.
 
     The source is the name of the file, or of the folder that was given, unless `source` says another. In folders hidden
-    files are left out, and those whose names do not tell one of the formats.
+    files are left out, and those whose names do not tell one of the formats; so are links to files that are found
+    anyway.
 
     Raises:
-        DocumentError: a path is not there, tells no format, or is a folder without files to read.
+        DocumentError: a path is not there, tells no format, cannot name a source, or is a folder without files to read.
         ValueError: an unknown field in `columns`, or a name for `source` that cannot be one.
     """
     columns = dict(columns or {})
@@ -169,17 +183,9 @@ def find_files(
         check_source(source)
     files: list[DocumentFile] = []
     for path in paths:
-        name = source or path.resolve().name
-        if path.is_dir():
-            inside = [file for file in _walk(path) if _format_of(file)]
-            if not inside:
-                raise DocumentError(
-                    f"The folder {str(path)!r} holds no file that can be read. These can: {', '.join(_ENDINGS)}."
-                )
-        elif path.exists():
-            inside = [path]
-        else:
-            raise DocumentError(f"There is no file or folder {str(path)!r}. Check its name.")
+        inside, problems = _inside(path)
+        name = _source_of(path) if source is None else source
+        files += [DocumentFile(folder, "", name, columns, problem) for folder, problem in problems.items()]
         for file in inside:
             kind = format or _format_of(file)
             if kind is None:
@@ -205,10 +211,50 @@ def check_source(name: str) -> str:
     return name
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):
+def _source_of(path: Path) -> str:
+    try:
+        return check_source(path.resolve().name)
+    except ValueError as error:
+        raise DocumentError(f"{str(path)!r} cannot name its source: {error}. Name one with --source NAME.") from None
+
+
+def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The files that a path names, and the folders in it that cannot be listed, with the reason."""
+    try:
+        if is_special(path):
+            raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and index that.")
+    except FileNotFoundError:
+        raise DocumentError(f"There is no file or folder {str(path)!r}. Check its name.") from None
+    except OSError as error:
+        raise DocumentError(
+            f"{str(path)!r} cannot be read: {error.strerror}. Check its name and its rights."
+        ) from error
+    if not path.is_dir():
+        return [path], {}
+    inside, problems = _walk(path)
+    if not inside and not problems:
+        raise DocumentError(
+            f"The folder {str(path)!r} holds no file that can be read. These can: {', '.join(_ENDINGS)}."
+        )
+    return inside, problems
+
+
+def _walk(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    problems: dict[Path, str] = {}
+    found: list[Path] = []
+
+    def note(error: OSError) -> None:
+        path = Path(error.filename)
+        problems[path] = f"The folder {str(path)!r} cannot be read: {error.strerror}. Check its rights."
+
+    for where, folders, files in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+        paths = (Path(where, name) for name in sorted(files) if not name.startswith("."))
+        found += [path for path in paths if _format_of(path)]
+    links = {path for path in found if path.is_symlink()}
+    # A link to what is hidden here, as Kubernetes mounts files, is the only way to it.
+    real = {os.path.realpath(path) for path in found if path not in links} if links else set()
+    return [path for path in found if path not in links or os.path.realpath(path) not in real], problems
 
 
 def _format_of(path: Path) -> str | None:
@@ -218,7 +264,7 @@ def _format_of(path: Path) -> str | None:
 
 
 def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
+    name = path.name.removesuffix(".gz").encode("utf-8", "replace").decode()
     return Path(name).stem.replace("_", " ")
 
 

@@ -49,6 +49,12 @@ _KEYS = ("id", "document")
 _WORDS = ("text", "title")
 #: What a word of the text and one of the title count. From 2 on titles find as much as they can on MedQuAD.
 _BOOSTS = [1.0, 2.0]
+#: New versions after which a connection is opened anew, in 4 ms: it keeps files of each version that it has read open,
+#: long after they were deleted.
+_VERSIONS = 20
+#: What a full, foreign or read-only disk is called, by the system and deep inside LanceDB's messages.
+_FULL = "no space left"
+_REFUSED = ("permission denied", "read-only")
 #: Processes in which LanceDB runs.
 _AT_WORK: set[int] = set()
 
@@ -65,6 +71,7 @@ class LanceDbStore:
         self._language = language
         self._ann_from = ann_from
         self._table: Table | None = None
+        self._opened_at = 0
         self._process = os.getpid()
         self._opening = threading.Lock()
 
@@ -83,9 +90,13 @@ class LanceDbStore:
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(_rows(entries, encoder))
 
-    def known(self, documents: Collection[str]) -> set[str]:
-        """Return those of the documents that are there."""
-        return self._read(lambda table: _known(table, documents), set())
+    def encoders(self) -> list[str]:
+        """Return the ids of all encoders that made the vectors, sorted."""
+        return self._read(_encoders, [])
+
+    def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
+        """Return those of the documents that are there; see `VectorStore`."""
+        return self._read(lambda table: _known(table, documents, encoder), set())
 
     def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
         """Return the best sections for a question; see `VectorStore`."""
@@ -130,15 +141,19 @@ class LanceDbStore:
 
     def _read(self, work: Callable[[Table], _Result], otherwise: _Result) -> _Result:
         """Return the result of the work on the table, `otherwise` if there is none yet."""
-        with self._errors():
+
+        def once() -> _Result:
             table = self._open()
-            if table is None:
-                return otherwise
+            return otherwise if table is None else work(table)
+
+        with self._errors():
             try:
-                return work(table)
+                return once()
+            except VectorStoreError:
+                raise
             except Exception:  # see _errors
                 # Another process may just have dropped the version that was read; the next read finds the newest.
-                return work(table)
+                return once()
 
     def _open(self) -> Table | None:
         """Return the table, None if there is none yet."""
@@ -150,10 +165,14 @@ class LanceDbStore:
                 "before the index is first used, or start them by spawn."
             )
         with self._opening:
+            if self._table is not None and self._table.version - self._opened_at >= _VERSIONS:
+                # Not closed: other threads may be reading it. It goes with the last of them.
+                self._table = None
             if self._table is None and self._folder.is_dir():
                 database = self._connect()
                 if TABLE in database.list_tables().tables:
                     self._table = database.open_table(TABLE)
+                    self._opened_at = self._table.version
             return self._table
 
     def _connect(self) -> Any:
@@ -166,7 +185,7 @@ class LanceDbStore:
     def _create(self) -> Table:
         table: Table = self._connect().create_table(TABLE, schema=_schema(), exist_ok=True)
         self._index_columns(table)
-        self._table = table
+        self._table, self._opened_at = table, table.version
         return table
 
     def _index_columns(self, table: Table) -> None:
@@ -200,12 +219,11 @@ class LanceDbStore:
     @contextmanager
     def _changing(self) -> Iterator[Table | None]:
         """The table, to be changed by nobody else; None, and no folder, while there is none."""
-        with self._errors():
-            if self._open() is None:
-                yield None
-                return
-            with self._writing():
-                yield self._open()
+        if not self._read(lambda table: True, False):
+            yield None
+            return
+        with self._errors(), self._writing():
+            yield self._open()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -229,12 +247,23 @@ class LanceDbStore:
         except VectorStoreError:
             raise
         except Exception as error:  # LanceDB has no class of its own: ValueError, RuntimeError, OSError, ArrowInvalid
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())
             raise VectorStoreError(
-                f"The index {str(self._folder)!r} cannot be used: {reason.rstrip('.') or type(error).__name__}. Check "
-                "RLHF_INDEX_PATH and that you may write there; if it is damaged, delete the folder and add the files "
-                "again."
+                f"The index {str(self._folder)!r} cannot be used: {reason[:300].rstrip('.') or type(error).__name__}. "
+                f"{_way_out(reason)}"
             ) from error
+
+
+def _way_out(reason: str) -> str:
+    """What to do about it; what is whole is not to be deleted."""
+    if _FULL in reason.lower():
+        return "Make room on that disk and try again; what is indexed is still there."
+    if any(sign in reason.lower() for sign in _REFUSED):
+        return "Check RLHF_INDEX_PATH and that you may write there; what is indexed is still there."
+    return (
+        "Check RLHF_INDEX_PATH and that you may write there; if it is damaged, delete the folder and add the files "
+        "again."
+    )
 
 
 def _schema() -> pa.Schema:
@@ -285,12 +314,18 @@ def _encoder(table: Table) -> str | None:
     return str(rows["encoder"][0]) if len(rows) else None
 
 
-def _known(table: Table, documents: Collection[str]) -> set[str]:
+def _encoders(table: Table) -> list[str]:
+    return sorted(table.search().select(["encoder"]).limit(None).to_arrow()["encoder"].unique().to_pylist())
+
+
+def _known(table: Table, documents: Collection[str], encoder: str | None) -> set[str]:
     found: set[str] = set()
+    others: set[str] = set()
     for some in _parts(documents):
-        rows = table.search().where(_in("document", some)).select(["document"]).limit(None).to_arrow()
-        found.update(rows["document"].to_pylist())
-    return found
+        rows = table.search().where(_in("document", some)).select(["document", "encoder"]).limit(None).to_arrow()
+        for document, made_by in zip(rows["document"].to_pylist(), rows["encoder"].to_pylist(), strict=True):
+            (found if encoder in (None, made_by) else others).add(document)
+    return found - others
 
 
 def _sources(table: Table) -> list[SourceCount]:

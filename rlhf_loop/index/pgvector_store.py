@@ -1,48 +1,29 @@
-"""The vector database inside PostgreSQL, by the extension pgvector: nothing else to run, back up or protect.
-
-Its tables are no part of the migrations. A server without pgvector must still keep ratings.
-"""
+"""The vector database inside PostgreSQL, by the extension pgvector: nothing else to run, back up or protect."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    DateTime,
-    Engine,
-    Float,
-    ForeignKey,
-    Identity,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    bindparam,
-    delete,
-    func,
-    inspect,
-    select,
-    text,
-)
-from sqlalchemy.dialects.postgresql import TSVECTOR, insert
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy import Engine, Float, bindparam, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
-from sqlalchemy.types import UserDefinedType
 
 from rlhf_loop.db import describe, make_engine, reading, transaction
-from rlhf_loop.encoders import DIMENSION, Vectors
+from rlhf_loop.encoders import Vectors
 from rlhf_loop.errors import DatabaseError, VectorStoreError
 from rlhf_loop.extras import require
+from rlhf_loop.index import pgvector_tables
 from rlhf_loop.index.fusion import DEPTH, reciprocal_rank_fusion
+from rlhf_loop.index.pgvector_tables import SECTIONS, VECTORS, Vector
 from rlhf_loop.index.store import Entry, Hit, Mode, Section, SourceCount, refuse_other_model
+
+_Result = TypeVar("_Result")
 
 #: Sections from which on an index of the vectors is worth its building time and its room.
 ANN_FROM = 2_000
@@ -55,52 +36,6 @@ _LOCK = 0x524C4858
 _HEADING = -1
 
 
-class _Vector(UserDefinedType[NDArray[np.float32]]):
-    """Unit vectors as PostgreSQL keeps them: float32, in and out without a change of any bit."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        return f"vector({DIMENSION})"
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
-        vector = require("pgvector", "postgres").Vector
-        # The shortest decimals that read back as the same float32.
-        return lambda value: str(vector(value).to_text())
-
-    def column_expression(self, column: Any) -> Any:
-        return func.vector_send(column, type_=self)
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], NDArray[np.float32]]:
-        vector = require("pgvector", "postgres").Vector
-        return lambda value: np.asarray(vector.from_binary(bytes(value)).to_numpy())
-
-
-_METADATA = MetaData()
-SECTIONS = Table(
-    "rlhf_index_sections",
-    _METADATA,
-    Column("key", BigInteger, Identity(), primary_key=True),
-    Column("id", String, nullable=False, unique=True),
-    Column("document", String, nullable=False, index=True),
-    Column("number", Integer, nullable=False),
-    Column("source", String, nullable=False, index=True),
-    Column("text", String, nullable=False),
-    Column("title", String),
-    Column("url", String),
-    Column("licence", String),
-    Column("added_at", DateTime(timezone=True), nullable=False),
-    Column("encoder", String, nullable=False),
-    Column("words", TSVECTOR, nullable=False),
-    Index("rlhf_index_sections_words", "words", postgresql_using="gin"),
-)
-VECTORS = Table(
-    "rlhf_index_vectors",
-    _METADATA,
-    Column("section", BigInteger, ForeignKey(SECTIONS.c.key, ondelete="CASCADE"), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("vector", _Vector, nullable=False),
-)
 _FIELDS = tuple(Section.__dataclass_fields__)
 
 
@@ -130,21 +65,25 @@ class PgVectorStore:
     @property
     def encoder(self) -> str | None:
         """The id of an encoder that made the vectors, None while it is empty."""
-        with self._reading() as connection:
-            return None if connection is None else _encoder(connection)
+        return self._read(_encoder, None)
+
+    def encoders(self) -> list[str]:
+        """Return the ids of all encoders that made the vectors, sorted."""
+        order = SECTIONS.c.encoder.collate("C")
+        found = select(SECTIONS.c.encoder).group_by(SECTIONS.c.encoder).order_by(order)
+        return self._read(lambda connection: list(connection.execute(found).scalars()), [])
 
     def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
         """Keep the sections, all or none; see `VectorStore`."""
         if not entries:
             return
         with self._writing() as connection:
-            self._create(connection)
+            pgvector_tables.create(connection, language=self._language)
             refuse_other_model(_encoder(connection), encoder)
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
-            language = text(f"'{self._language}'::regconfig")
-            title = func.to_tsvector(language, func.coalesce(bindparam("title"), ""))
-            # A word of the title counts ten times as much, by PostgreSQL's own weights.
-            words = func.setweight(title, text("'A'")).op("||")(func.to_tsvector(language, bindparam("text")))
+            # That of the rows that are there, until optimize() gives all of them another one.
+            language = pgvector_tables.language_of(connection) or self._language
+            words = pgvector_tables.words(bindparam("title"), bindparam("text"), language=language)
             rows = [{name: getattr(entry.section, name) for name in _FIELDS} for entry in entries]
             connection.execute(
                 insert(SECTIONS).values(encoder=encoder, words=words, **{name: bindparam(name) for name in _FIELDS}),
@@ -154,25 +93,30 @@ class PgVectorStore:
             keys = {row.id: row.key for row in connection.execute(found)}
             connection.execute(insert(VECTORS), list(_vectors(entries, keys)))
 
-    def known(self, documents: Collection[str]) -> set[str]:
-        """Return those of the documents that are there."""
-        with self._reading() as connection:
-            if connection is None or not documents:
-                return set()
-            found = select(SECTIONS.c.document).where(SECTIONS.c.document == func.any(list(documents))).distinct()
-            return set(connection.execute(found).scalars())
+    def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
+        """Return those of the documents that are there; see `VectorStore`."""
+        if not documents:
+            return set()
+        found = select(SECTIONS.c.document).where(SECTIONS.c.document == func.any(list(documents)))
+        found = found.group_by(SECTIONS.c.document)
+        if encoder is not None:
+            found = found.having(func.bool_and(SECTIONS.c.encoder == encoder))
+        return self._read(lambda connection: set(connection.execute(found).scalars()), set())
 
     def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
         """Return the best sections for a question; see `VectorStore`."""
-        with self._reading() as connection:
-            if connection is None or limit < 1:
-                return []
+        if limit < 1:
+            return []
+
+        def found(connection: Connection) -> list[Hit]:
             return _hits(connection, _ranked(connection, query, vector, limit, mode, self._language))
+
+        return self._read(found, [])
 
     def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
         """Forget all of a source but the documents to `keep`; return how many documents went."""
         with self._writing() as connection:
-            if not _tables_there(connection):
+            if not pgvector_tables.there(connection):
                 return 0
             of_source = SECTIONS.c.source == source
             there = set(connection.execute(select(SECTIONS.c.document).where(of_source).distinct()).scalars())
@@ -182,20 +126,21 @@ class PgVectorStore:
 
     def sources(self) -> list[SourceCount]:
         """Count what is there, by source in alphabetical order."""
-        with self._reading() as connection:
-            if connection is None:
-                return []
-            documents = func.count().filter(SECTIONS.c.number == 0)
-            # The order of code points, as in Python, whatever the server's locale.
-            order = SECTIONS.c.source.collate("C")
-            counted = select(SECTIONS.c.source, documents, func.count()).group_by(SECTIONS.c.source).order_by(order)
-            return [SourceCount(*row) for row in connection.execute(counted)]
+        documents = func.count().filter(SECTIONS.c.number == 0)
+        # The order of code points, as in Python, whatever the server's locale.
+        order = SECTIONS.c.source.collate("C")
+        counted = select(SECTIONS.c.source, documents, func.count()).group_by(SECTIONS.c.source).order_by(order)
+        return self._read(lambda connection: [SourceCount(*row) for row in connection.execute(counted)], [])
 
     def optimize(self) -> None:
-        """Build the index of the vectors where there are many, and tell the planner how many."""
+        """Build the index of the vectors where there are many, and tell the planner how many; see `VectorStore`."""
         with self._writing() as connection:
-            if not _tables_there(connection):
+            if not pgvector_tables.there(connection):
                 return
+            if pgvector_tables.language_of(connection) != self._language:
+                words = pgvector_tables.words(SECTIONS.c.title, SECTIONS.c.text, language=self._language)
+                connection.execute(update(SECTIONS).values(words=words))
+                pgvector_tables.set_language(connection, self._language)
             if connection.execute(select(func.count()).select_from(SECTIONS)).scalar_one() >= self._ann_from:
                 connection.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
                 connection.execute(
@@ -210,29 +155,23 @@ class PgVectorStore:
         """Close the connections; the next use opens new ones."""
         self._engine.dispose()
 
-    def _create(self, connection: Connection) -> None:
-        if self._ready or _tables_there(connection):
-            self._ready = True
-            return
-        there = text("SELECT count(*) FROM pg_extension WHERE extname = 'vector'")
-        if not connection.execute(there).scalar_one():
-            try:
-                with connection.begin_nested():
-                    connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
-            except DBAPIError as error:
-                raise VectorStoreError(
-                    f"The database {describe(self._engine)} has no extension pgvector, and it cannot be created: "
-                    f"{_reason(error)}. Install pgvector on the server, and let an administrator run CREATE EXTENSION "
-                    "vector; or index into another database with RLHF_DATABASE_URL."
-                ) from error
-        _METADATA.create_all(connection)
+    def _read(self, work: Callable[[Connection], _Result], otherwise: _Result) -> _Result:
+        """Return the result of the work, which sees one state of the tables; `otherwise` while there are none."""
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection | None]:
-        """A connection that sees one state, None while there are no tables."""
-        with self._errors(), reading(self._engine) as connection:
-            self._ready = self._ready or _tables_there(connection)
-            yield connection if self._ready else None
+        def once() -> _Result:
+            with reading(self._engine) as connection:
+                self._ready = self._ready or pgvector_tables.there(connection)
+                return work(connection) if self._ready else otherwise
+
+        with self._errors():
+            try:
+                return once()
+            except DatabaseError as error:
+                if not _no_table(error):
+                    raise
+                # They were there when this process last looked: somebody dropped them.
+                self._ready = False
+                return once()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -247,14 +186,17 @@ class PgVectorStore:
         try:
             yield
         except DatabaseError as error:
-            # The tables may be gone: the next use looks for them again.
-            self._ready = False
+            if _no_table(error):
+                raise self._unusable(error.__cause__) from error
             raise VectorStoreError(str(error)) from error
         except (SQLAlchemyError, DisconnectionError) as error:
-            raise VectorStoreError(
-                f"The index in {describe(self._engine)} cannot be used: {_reason(error)}. If its tables were altered, "
-                "drop rlhf_index_vectors and rlhf_index_sections and add the files again."
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: BaseException | None) -> VectorStoreError:
+        return VectorStoreError(
+            f"The index in {describe(self._engine)} cannot be used: {pgvector_tables.reason(error)}. If its tables "
+            "were altered, drop rlhf_index_vectors and rlhf_index_sections and add the files again."
+        )
 
     def _notice_fork(self) -> None:
         """In a new process, leave the parent's connections alone: two processes cannot share one."""
@@ -263,8 +205,9 @@ class PgVectorStore:
             self._process = os.getpid()
 
 
-def _tables_there(connection: Connection) -> bool:
-    return inspect(connection).has_table(VECTORS.name)
+def _no_table(error: DatabaseError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, DBAPIError) and pgvector_tables.sqlstate(cause) == pgvector_tables.NO_TABLE
 
 
 def _encoder(connection: Connection) -> str | None:
@@ -299,7 +242,7 @@ def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) 
     candidates = max(_CANDIDATES, depth)
     # pgvector takes at most 1,000.
     connection.execute(text(f"SET LOCAL hnsw.ef_search = {min(candidates, 1000)}"))
-    distance = VECTORS.c.vector.op("<=>", return_type=Float())(bindparam("query", vector, _Vector)).label("distance")
+    distance = VECTORS.c.vector.op("<=>", return_type=Float())(bindparam("query", vector, Vector)).label("distance")
     nearest = (
         select(VECTORS.c.section, distance)
         .order_by(distance)
@@ -321,9 +264,9 @@ def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) 
 def _by_words(connection: Connection, query: str, depth: int, language: str) -> list[tuple[str, float]]:
     # PostgreSQL reads the question as plain words, all of which have to match; then any of them may.
     found = text(
-        f"""
+        """
         WITH asked AS (
-            SELECT replace(plainto_tsquery('{language}'::regconfig, :query)::text, '&', '|')::tsquery AS words
+            SELECT replace(plainto_tsquery(CAST(:language AS regconfig), :query)::text, '&', '|')::tsquery AS words
         )
         SELECT id, ts_rank(sections.words, asked.words) AS score
         FROM rlhf_index_sections AS sections, asked
@@ -331,7 +274,8 @@ def _by_words(connection: Connection, query: str, depth: int, language: str) -> 
         ORDER BY score DESC, key LIMIT :depth
         """
     )
-    rows = connection.execute(found, {"query": _storable(query), "depth": depth})
+    asked_in = pgvector_tables.language_of(connection) or language
+    rows = connection.execute(found, {"query": _storable(query), "language": asked_in, "depth": depth})
     return [(row.id, row.score) for row in rows]
 
 
@@ -358,7 +302,3 @@ def _hit(row: Any, vectors: list[NDArray[np.float32]], score: float) -> Hit:
     section = Section(**{name: getattr(row, name) for name in _FIELDS})
     matrix: Vectors = np.stack(vectors)
     return Hit(section, matrix, row.encoder, float(score))
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:300].rstrip(".")

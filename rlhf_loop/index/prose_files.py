@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError
-from rlhf_loop.ratings_file import open_stream
+from rlhf_loop.ratings_file import is_special, open_stream
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
 MAX_CHARS = 5_000_000
@@ -74,6 +74,8 @@ def read_pdf(path: Path) -> Prose:
     logging.getLogger("pypdf").setLevel(logging.ERROR)
     place = ""
     try:
+        if is_special(path):
+            raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first.")
         with path.open("rb") as file:
             reader = PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):

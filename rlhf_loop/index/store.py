@@ -79,6 +79,9 @@ class VectorStore(Protocol):
     def encoder(self) -> str | None:
         """The id of an encoder that made the vectors, None while it is empty."""
 
+    def encoders(self) -> list[str]:
+        """Return the ids of all encoders that made the vectors, sorted: precisions of one model."""
+
     def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
         """Keep the sections, all or none; one that is there already is replaced.
 
@@ -86,8 +89,8 @@ class VectorStore(Protocol):
         another precision of the same model is kept beside.
         """
 
-    def known(self, documents: Collection[str]) -> set[str]:
-        """Return those of the documents that are there."""
+    def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
+        """Return those of the documents that are there; with `encoder` only those with vectors of this very one."""
 
     def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
         """Return the best sections for a question, given with its unit vector, shape (384,).
@@ -102,7 +105,10 @@ class VectorStore(Protocol):
         """Count what is there, by source in alphabetical order."""
 
     def optimize(self) -> None:
-        """Make searches fast after many sections were added or deleted. What is new is found before that, too."""
+        """Make searches fast after many sections were added or deleted. What is new is found before that, too.
+
+        Where the store has another language than before, the words of all sections are indexed anew.
+        """
 
     def close(self) -> None:
         """Let go of files and connections; the next use opens them again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TypeVar
 
@@ -9,8 +10,11 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import (
     BadRequest,
+    ClientDisconnected,
+    HTTPException,
     NotFound,
     RequestEntityTooLarge,
+    RequestTimeout,
     ServiceUnavailable,
     UnprocessableEntity,
     UnsupportedMediaType,
@@ -20,7 +24,7 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.domain import Answer
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import logs
-from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason
+from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened
 from rlhf_loop.web.visitors import refuse_other_sites, remember, visitor
 from rlhf_loop.web.warmup import WarmUp
 
@@ -37,8 +41,7 @@ def add_routes(web: Blueprint, service: AnswerService, warmup: WarmUp) -> None:
 
     @web.get("/data")
     def data() -> Response:
-        if "query" not in request.args:
-            raise UnprocessableEntity("query is missing. Ask with /data?query=..., or POST it as JSON.")
+        _refuse_other_parameters()
         return _json(answered(service, checked(QuestionIn, {"query": request.args["query"]})))
 
     @web.post("/data")
@@ -115,21 +118,44 @@ def parsed(model: type[_Model]) -> _Model:
 
     Raises:
         UnsupportedMediaType, BadRequest, UnprocessableEntity: it is no JSON, broken JSON, or not what the model wants.
-        RequestEntityTooLarge: it is larger than `MAX_BODY_BYTES`.
+        RequestTimeout, RequestEntityTooLarge: as `whole_body` says.
     """
     if not request.is_json:
         raise UnsupportedMediaType
-    body = request.get_data()
-    if request.content_length is None and len(body) >= (request.max_content_length or 0):
-        # Sent in pieces, without its length: then only the beginning was read.
-        raise RequestEntityTooLarge
+    body = whole_body()
     try:
-        return model.model_validate_json(body)
+        found = model.model_validate_json(body)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             message = error.errors()[0]["ctx"]["error"]
             raise BadRequest(f"The body is not JSON: {message}. Send an object such as {{...}}, in UTF-8.") from error
         raise UnprocessableEntity(reason(error)) from error
+    _refuse_doubled_fields(body)
+    return found
+
+
+def whole_body() -> bytes:
+    """Read the request's body; a form is to be found in it afterwards.
+
+    Raises:
+        BadRequest, RequestTimeout: it cannot be read, or not in time.
+        RequestEntityTooLarge: it is larger than `MAX_BODY_BYTES`.
+    """
+    try:
+        body = request.get_data()
+    except HTTPException as error:
+        if isinstance(error.__context__, TimeoutError):
+            raise RequestTimeout("The body did not come in time. Send it again, all at once.") from error
+        if isinstance(error, ClientDisconnected):
+            raise BadRequest("The body broke off before its end. Send it again.") from error
+        raise
+    except Exception as error:
+        # Each server has exceptions of its own for chunks that are none.
+        raise BadRequest("The body cannot be read: its chunks are broken. Send it with a Content-Length.") from error
+    if request.content_length is None and len(body) >= (request.max_content_length or 0):
+        # Sent in pieces, without its length: then only the beginning was read.
+        raise RequestEntityTooLarge
+    return body
 
 
 def checked(model: type[_Model], values: dict[str, str]) -> _Model:
@@ -142,6 +168,26 @@ def checked(model: type[_Model], values: dict[str, str]) -> _Model:
         return model.model_validate(values, strict=False)
     except ValidationError as error:
         raise UnprocessableEntity(reason(error)) from error
+
+
+def _refuse_other_parameters() -> None:
+    given = request.args.getlist("query")
+    if not given:
+        raise UnprocessableEntity("query is missing. Ask with /data?query=..., or POST it as JSON.")
+    if len(given) > 1:
+        raise UnprocessableEntity(f"query is there {len(given)} times. Send one question at a time.")
+    if others := sorted(set(request.args) - {"query"}):
+        raise UnprocessableEntity(f"{shortened(', '.join(others))}: not known here. Send query and nothing else.")
+
+
+def _refuse_doubled_fields(body: bytes) -> None:
+    # pydantic takes the last of them. What it has found good is an object with few fields.
+    def refuse(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise UnprocessableEntity(f"{shortened(', '.join(doubled))}: more than once. Send each field once.")
+
+    json.loads(body, object_pairs_hook=refuse)
 
 
 def _json(body: BaseModel, *, status: int = 200) -> Response:

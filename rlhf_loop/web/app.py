@@ -18,6 +18,8 @@ from rlhf_loop.web.warmup import WarmUp
 #: The longest question takes 48,000 bytes where each of its characters is an escaped pair of surrogates.
 MAX_BODY_BYTES = 64 * 1024
 
+#: The errors of these routes.
+_CODES = (400, 403, 404, 405, 408, 413, 415, 422, 500, 503)
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: Pages, images and addresses only from here, no script inside a page, and no other site around it.
 _POLICY = "; ".join(
@@ -94,6 +96,9 @@ def _routes(service: AnswerService, warmup: WarmUp) -> Blueprint:
     web.after_request(_finish)
     web.teardown_request(_forget)
     web.register_error_handler(HTTPException, _http_error)
+    for code in _CODES:
+        # By its code as well: otherwise Flask would prefer a handler that the application has for it.
+        web.register_error_handler(code, _http_error)
     web.register_error_handler(Exception, _unexpected)
     # These come first: a route of Flask's would answer OPTIONS, too, and name all methods.
     for path, allowed in openapi.methods().items():

@@ -30,9 +30,10 @@ _MODELS: Sequence[tuple[type[BaseModel], JsonSchemaMode]] = [
 ]
 
 _PROBLEMS = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or broken.",
     403: "The request comes from a page of another site.",
     404: "There is no answer with that id.",
+    408: "The body did not come in time.",
     413: "The body is larger than 64 KiB.",
     415: "The body is not declared as JSON.",
     422: "A value is missing, empty, too long or of the wrong type.",
@@ -131,7 +132,7 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "Answers",
                 "Answer a question, in a body",
                 {200: answer},
-                problems=(400, 413, 415, 422, 500),
+                problems=(400, 408, 413, 415, 422, 500),
                 body=_json_body(QuestionIn, {"query": _QUESTION}),
             ),
         },
@@ -141,7 +142,7 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "Answers",
                 "Rate an answer from 1 to 5",
                 {200: rated, 202: waits},
-                problems=(400, 403, 404, 413, 415, 422, 500, 503),
+                problems=(400, 403, 404, 408, 413, 415, 422, 500, 503),
                 body=_json_body(RatingIn, _RATING),
             )
         },
@@ -161,7 +162,7 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "The page with the answers to a question, from its form",
                 {200: page},
                 problems=(),
-                pages=(413, 422, 500),
+                pages=(400, 408, 413, 422, 500),
                 body=_form({"query": QuestionIn.model_json_schema()["properties"]["query"]}, ["query"]),
             ),
         },
@@ -172,7 +173,7 @@ def _paths() -> dict[str, dict[str, Any]]:
                 "Rate an answer, from the page's form",
                 {200: _html("Thanks: it is stored."), 202: _html("Thanks: it is kept for later.")},
                 problems=(),
-                pages=(403, 404, 413, 422, 500, 503),
+                pages=(400, 403, 404, 408, 413, 422, 500, 503),
                 body=_form(RatingIn.model_json_schema()["properties"], ["interaction_id", "rating"]),
             )
         },

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
+from rlhf_loop.plain_text import web_address
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import answered, checked, rated
+from rlhf_loop.web.api import answered, checked, rated, whole_body
 from rlhf_loop.web.problems import detail
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
 from rlhf_loop.web.visitors import refuse_other_sites, remember, visitor
@@ -37,11 +36,13 @@ def add_routes(web: Blueprint, service: AnswerService) -> None:
 
     @web.post("/data-html")
     def data_html_post() -> Response:
+        whole_body()
         return _asked(service, request.form.get("query", ""))
 
     @web.post("/data-html/ratings")
     def rate_html() -> Response:
         refuse_other_sites()
+        whole_body()
         # An empty field is what a form sends for nothing.
         rating, name = checked(RatingIn, {key: value for key, value in request.form.items() if value}), visitor()
         return remember(_thanks(rated(service, rating, name)), name)
@@ -50,8 +51,8 @@ def add_routes(web: Blueprint, service: AnswerService) -> None:
 def error_page(error: HTTPException) -> Response:
     """Return the page with an error in it, and the question still in its box."""
     code = error.code or 500
-    # What is too large to be read cannot be shown either.
-    query = "" if code == 413 else request.values.get("query", "")
+    # With others the body is unread, and may be unreadable.
+    query = request.values.get("query", "") if code in (422, 500) else ""
     return _page(query=query[:MAX_QUERY_CHARS], error=detail(error), status=code)
 
 
@@ -69,15 +70,6 @@ def percent(score: float) -> str:
 def seconds(milliseconds: float) -> str:
     """Say how long something took."""
     return f"{milliseconds / 1000:.1f} seconds" if milliseconds >= 100 else "less than 0.1 seconds"
-
-
-def web_address(url: str | None) -> str | None:
-    """Return the address if it may become a link: `javascript:` and the like run in the page of whoever clicks."""
-    try:
-        parts = urlsplit((url or "").strip())
-    except ValueError:
-        return None
-    return parts.geturl() if parts.scheme in ("http", "https") and parts.hostname else None
 
 
 def _asked(service: AnswerService, query: str) -> Response:

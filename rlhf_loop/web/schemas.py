@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
 from rlhf_loop.domain import Answer, RankedAnswer
+from rlhf_loop.plain_text import unstorable
 
 MAX_COMMENT_CHARS = 4000
 
@@ -16,6 +17,12 @@ MAX_COMMENT_CHARS = 4000
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is only white space")
+    return text
+
+
+def _storable(text: str) -> str:
+    if found := unstorable(text):
+        raise ValueError(f"holds the character {found.group()!a} at position {found.start()}, which cannot be stored")
     return text
 
 
@@ -46,11 +53,14 @@ class RatingIn(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, title="Rating")
 
     interaction_id: Annotated[
-        str, Field(min_length=1, max_length=200, description="Which answer: the id that came with it.")
+        str,
+        Field(min_length=1, max_length=200, description="Which answer: the id that came with it."),
+        AfterValidator(_storable),
     ]
     rating: Annotated[int, Field(ge=1, le=5, description="From 1 (wrong) to 5 (exactly right).")]
     comment: Annotated[
-        str | None, Field(max_length=MAX_COMMENT_CHARS, description="Why, in words; empty is the same as none.")
+        Annotated[str, AfterValidator(_storable)] | None,
+        Field(max_length=MAX_COMMENT_CHARS, description="Why, in words; empty is the same as none."),
     ] = None
 
 
@@ -174,6 +184,11 @@ class ReadinessOut(BaseModel):
 def reason(error: ValidationError) -> str:
     """Say what is wrong with a request, in one or more sentences."""
     return " ".join(f"{_sentence(each)}." for each in error.errors(include_url=False, include_context=True))
+
+
+def shortened(names: str) -> str:
+    """Return names that somebody sent as they may stand in an answer: not at any length."""
+    return names if len(names) <= 100 else f"{names[:100]}..."
 
 
 def _sentence(error: Any) -> str:

@@ -6,32 +6,23 @@ Processes with threads, logs in JSON, and a stop that loses no answer.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 import socket
 import sys
-import uuid
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
-from gunicorn.http.errors import LimitRequestLine  # type: ignore[import-untyped]
-from gunicorn.util import write_nonblock  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
+from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.web import logs
 from rlhf_loop.web.app import create_app
-from rlhf_loop.web.problems import MEDIA_TYPE
-from rlhf_loop.web.schemas import ProblemOut
-
-logger = logging.getLogger(__name__)
+from rlhf_loop.web.worker import Worker
 
 #: How long a stop waits for running requests: longer than a language model may take for its drafts.
 GRACE_S = 30
@@ -104,7 +95,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "bind": self._bind,
             "workers": self._size.workers,
             "threads": self._size.threads,
-            "worker_class": _Worker,
+            "worker_class": Worker,
             "logger_class": _Log,
             "graceful_timeout": GRACE_S,
             "keepalive": _KEEP_ALIVE_S,
@@ -132,45 +123,6 @@ def _end_with_the_terminal(_: object) -> None:
     # Gunicorn takes SIGHUP for "start anew", and would live on, and keep the port, where a terminal is closed.
     if sys.stdin is not None and sys.stdin.isatty():
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-
-
-class _Worker(ThreadWorker):  # type: ignore[misc]
-    """Takes in at its end whoever is connected already and waits: gunicorn's own would hang up on them."""
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        if not enabled and not self.alive:
-            for listener in self.sockets:
-                before = -1
-                while self.nr_conns != before:
-                    before = self.nr_conns
-                    self.accept(listener)
-        super().set_accept_enabled(enabled)
-        if not self.alive:
-            # Now, not when the last answer is given: until then the system would take more in.
-            for listener in self.sockets:
-                with suppress(OSError):
-                    listener.close()
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        if not isinstance(exc, LimitRequestLine):
-            super().handle_error(req, client, addr, exc)
-            return
-        # A question that is too long for an address never gets as far as the application.
-        name = uuid.uuid4().hex
-        logger.warning("The address of a request is too long: %s", exc, extra={"status": 414, "request_id": name})
-        body = ProblemOut(
-            type="about:blank",
-            title="URI Too Long",
-            status=414,
-            detail=f"The address is too long ({exc}). Send the question by POST, as JSON: at most "
-            f"{MAX_QUERY_CHARS:,} characters.",
-            request_id=name,
-        ).model_dump_json()
-        head = (
-            f"HTTP/1.1 414 URI Too Long\r\nConnection: close\r\n{logs.HEADER}: {name}\r\n"
-            f"Content-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body.encode())}\r\n\r\n"
-        )
-        write_nonblock(client, (head + body).encode())
 
 
 class _Log(Logger):  # type: ignore[misc]

@@ -70,7 +70,7 @@ class _Several:
         for store in self.untitled:
             store.add(bare, encoder=encoder)
 
-    def known(self, documents: Collection[str]) -> set[str]:
+    def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
         return self._known.intersection(documents)
 
     def optimize(self) -> None:
@@ -208,8 +208,8 @@ def _postgres_bytes(store: PgVectorStore) -> int:
 
 
 def _every_tenth(done: int, total: int) -> None:
-    if done * 10 // total != max(0, done - 64) * 10 // total:
-        say(f"{done:,} of {total:,}")
+    if done * 10 // total != max(0, done - 100_000) * 10 // total:
+        say(f"{done:,} of {total:,} characters")
 
 
 def _section(
