@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -263,3 +264,17 @@ def test_the_default_runtime_never_imports_torch(model_folder: Path, encoder_cac
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_what_is_lent_keeps_nothing_else_alive(encoder: TextEncoder) -> None:
+    """Vectors may be a small part of a large array; only they are kept, and nobody can change them."""
+    text = "A sentence that nobody else lends."
+    (vectors,) = encoder.passages_to_keep([text])
+    large = np.concatenate([vectors, np.zeros((1000, 384), dtype=np.float32)])
+    kept = weakref.ref(large)
+    encoder.lend_passages([text], [large[:1]])
+    del large
+    assert kept() is None
+    (found,) = encoder.only_known().encode_passages([text])
+    assert np.array_equal(found, vectors)
+    assert not found.flags.writeable

@@ -107,7 +107,12 @@ class TextEncoder:
     def lend_passages(self, texts: Sequence[str], vectors: Sequence[Vectors]) -> None:
         """Take what `passages_to_keep` returned as known, for as long as there is memory; no file is written."""
         for text, matrix in zip(texts, vectors, strict=True):
-            self._lent.put(self._key(self._passages.id, _encodable(text)), matrix, matrix.nbytes)
+            key = self._key(self._passages.id, _encodable(text))
+            if self._lent.get(key) is None:
+                # A copy: what is lent may be a view into all that a search returned, and would keep that in memory.
+                own = np.array(matrix)
+                own.flags.writeable = False
+                self._lent.put(key, own, own.nbytes)
 
     def count_cut(self, texts: Iterable[str]) -> int:
         """Return how many of the texts are longer than the window, so that `encode` reads only their beginning."""
