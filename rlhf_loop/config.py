@@ -20,6 +20,9 @@ _NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
 }
 
 
+_YES_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
 def _setting(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
@@ -85,6 +88,29 @@ class Settings:
         Path("rlhf_outbox.db"), "File that keeps what cannot be recorded while the database is down."
     )
     outbox_max: int = _setting(10_000, "Answers and ratings that may wait in that file.")
+    secret_key: str = _secret(
+        "Signs sessions and forms, the same for all processes. Beyond loopback the server does not start without one."
+    )
+    session_hours: float = _setting(12.0, "Hours after which who signed in has to do so again.")
+    proxies: int = _setting(
+        0, "Proxies in front of the server whose X-Forwarded-For and X-Forwarded-Proto are to be trusted."
+    )
+    rate_limit: str = _setting(
+        "600 per minute", "Requests of one token, user or address, for each process, as in 100 per minute; 0: no limit."
+    )
+    review_blind: bool = _setting(False, "Hide from raters where an answer comes from.")
+    review_daily_goal: int = _setting(30, "Ratings a day that the review screen asks of each rater; 0: no goal.")
+    review_lease_minutes: float = _setting(15.0, "Minutes for which an answer that a rater sees is kept from others.")
+    review_overlap: float = _setting(
+        0.2, "Share of the questions whose answers several raters get, to see if they agree."
+    )
+    review_overlap_raters: int = _setting(3, "How many raters get an answer of that share.")
+    end_user_scale: str = _setting(
+        "stars", "How end users rate on the answers' page: stars (1 to 5) or thumbs (1 or 5)."
+    )
+    end_user_weight: float = _setting(
+        0.25, "How much an end user's rating counts in training where no expert rated; 0: not at all."
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -119,6 +145,10 @@ def _parse(name: str, text: str, setting: Field[Any]) -> Any:
         if not 0 <= number < float("inf"):
             raise ConfigError(f"{name}={text!r} is not {what} from 0 on. Give it one, or unset it.")
         return number
+    if kind == "bool":
+        if text.strip().lower() not in _YES_NO:
+            raise ConfigError(f"{name}={text!r} is neither yes nor no. Give it one of them, or unset it.")
+        return _YES_NO[text.strip().lower()]
     if kind.startswith("tuple"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return Path(text) if "Path" in kind else text

@@ -5,10 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 #: A rating from here on means "a correct answer": the positive class of the reward model.
 GOOD_RATING = 4
+
+
+class ReviewerRole(StrEnum):
+    """Whose word a review is: experts' reviews are the truth that models are judged by, end users' only a hint."""
+
+    EXPERT = "expert"
+    END_USER = "end_user"
+
+
+class UserRole(StrEnum):
+    """What somebody may do: a rater reviews, an admin everything, a service what the scopes of its tokens allow."""
+
+    RATER = "rater"
+    ADMIN = "admin"
+    SERVICE = "service"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person or an application that is known by name."""
+
+    id: int
+    name: str
+    role: UserRole
+    active: bool = True
 
 
 def prompt_key(prompt: str) -> str:
@@ -112,7 +138,8 @@ class Answer:
 class Rating:
     """One row of a ratings file: an answer with what one reviewer said of it, if anybody did.
 
-    `rating` is 1-5 or None (an unrated sibling, kept as context). `reviewer` is None where nobody is named.
+    `rating` is 1-5 or None (an unrated sibling, kept as context). `reviewer` is None where nobody is named. `harmful`
+    is the reviewer's flag.
     """
 
     user_prompt: str
@@ -129,13 +156,20 @@ class Rating:
     external_id: str | None = None
     created_at: datetime | None = None
     rated_at: datetime | None = None
+    reviewer_role: str = ReviewerRole.EXPERT
+    harmful: bool = False
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    retrieved_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One answer as training sees it: a rated one, or an unrated sibling that is context only (`rating` None).
 
-    `group` names the candidates that were offered together for one question.
+    `group` names the candidates that were offered together for one question. `weight` is how much its rating counts in
+    the fit: 1 for an expert's.
     """
 
     prompt: str
@@ -143,11 +177,22 @@ class Example:
     rating: int | None
     group: str
     rank: int | None = None
+    weight: float = 1.0
 
     @property
     def label(self) -> int | None:
         """1 if the rating says "correct", 0 if not, None if there is no rating."""
         return None if self.rating is None else int(self.rating >= GOOD_RATING)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one question of which one is better: a preference, or a correction and what it corrects."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

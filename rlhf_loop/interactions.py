@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Insert, case, func, insert, select
+from sqlalchemy import Insert, case, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from rlhf_loop import audit
 from rlhf_loop.db import reading, transaction
-from rlhf_loop.domain import GOOD_RATING, Rating, prompt_key
+from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, prompt_key
 from rlhf_loop.plain_text import unstorable
 from rlhf_loop.tables import ANONYMOUS, Interaction, Review
 
@@ -28,6 +29,9 @@ _OPTIONAL_TEXTS = (
     "candidate_group",
     "model_version",
     "external_id",
+    "title",
+    "url",
+    "licence",
 )
 _TEXTS = ("user_prompt", "ai_response", *_OPTIONAL_TEXTS)
 
@@ -92,15 +96,50 @@ def rate(
     rating: int,
     comment: str | None = None,
     correction: str | None = None,
+    harmful: bool = False,
+    role: ReviewerRole = ReviewerRole.EXPERT,
     rated_at: datetime | None = None,
 ) -> int:
-    """Add one reviewer's review, or replace the one given earlier; return the consensus that follows.
+    """Add one reviewer's review, or replace the one given earlier; return the experts' consensus, 0 if there is none.
 
     `rated_at` is the time of the review, by default now.
 
     Raises:
         ValueError: a rating outside 1-5, a time without a zone, or text that cannot be stored.
         LookupError: there is no such interaction.
+    """
+    with transaction(engine) as connection:
+        put_review(
+            connection,
+            interaction_id,
+            reviewer=reviewer,
+            rating=rating,
+            comment=comment,
+            correction=correction,
+            harmful=harmful,
+            role=role,
+            rated_at=rated_at,
+        )
+        consensus = select(Interaction.rating).where(Interaction.id == interaction_id)
+        return int(connection.execute(consensus).scalar_one() or 0)
+
+
+def put_review(
+    connection: Connection,
+    interaction_id: int,
+    *,
+    reviewer: str | None,
+    rating: int,
+    comment: str | None = None,
+    correction: str | None = None,
+    harmful: bool = False,
+    role: ReviewerRole = ReviewerRole.EXPERT,
+    rated_at: datetime | None = None,
+) -> bool:
+    """Do what `rate` does, in a transaction of the caller's; return whether the review is the reviewer's first.
+
+    Raises:
+        ValueError, LookupError: as `rate`.
     """
     review = cleaned(
         Rating(
@@ -111,18 +150,34 @@ def rate(
             corrected_response=correction,
             reviewer=reviewer,
             rated_at=rated_at,
+            reviewer_role=role,
+            harmful=harmful,
         )
     )
     if reason := problem(review):
         raise ValueError(f"The review of interaction {interaction_id} cannot be stored: {reason}.")
-    with transaction(engine) as connection:
-        # The lock comes first, as in every writer here: reviews of one interaction queue up instead of colliding.
-        locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
-        if connection.execute(locked).scalar() is None:
-            raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
-        connection.execute(_upsert_review(connection, _review_values(interaction_id, review, datetime.now(UTC))))
-        consensus = select(Interaction.rating).where(Interaction.id == interaction_id)
-        return int(connection.execute(consensus).scalar_one() or 0)
+    _lock(connection, interaction_id)
+    values = _review_values(interaction_id, review, datetime.now(UTC))
+    before = _rating_by(connection, interaction_id, values["reviewer"])
+    connection.execute(_upsert_review(connection, values))
+    action = "review.added" if before is None else "review.changed"
+    detail = {"rating": rating, "role": str(role)} | ({} if before is None else {"before": before})
+    audit.note(connection, values["reviewer"], action, f"interaction:{interaction_id}", detail)
+    return before is None
+
+
+def withdraw_review(connection: Connection, interaction_id: int, *, reviewer: str) -> None:
+    """Take back a reviewer's review of an answer, in a transaction of the caller's.
+
+    Raises:
+        LookupError: there is no such review.
+    """
+    _lock(connection, interaction_id)
+    before = _rating_by(connection, interaction_id, reviewer)
+    if before is None:
+        raise LookupError(f"There is no review of interaction {interaction_id} by {reviewer!r}. Reload the page.")
+    connection.execute(delete(Review).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer))
+    audit.note(connection, reviewer, "review.withdrawn", f"interaction:{interaction_id}", {"before": before})
 
 
 def ids(engine: Engine, external_ids: Sequence[str]) -> dict[str, int]:
@@ -197,11 +252,25 @@ def problem(rating: Rating) -> str | None:
         return f"shown_rank is {rating.shown_rank!r}, not a place from 1"
     if rating.score is not None and not 0 <= rating.score <= 1:
         return f"score is {rating.score!r}, not between 0 and 1"
-    for name in ("created_at", "rated_at"):
+    if rating.reviewer_role not in tuple(ReviewerRole):
+        return f"reviewer_role is {rating.reviewer_role!r}, not one of {', '.join(ReviewerRole)}"
+    for name in ("created_at", "rated_at", "retrieved_at"):
         moment = getattr(rating, name)
         if moment is not None and moment.tzinfo is None:
             return f"{name} is {moment.isoformat()}, without a time zone"
     return None
+
+
+def _lock(connection: Connection, interaction_id: int) -> None:
+    # It comes first, as in every writer here: reviews of one interaction queue up instead of colliding.
+    locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
+    if connection.execute(locked).scalar() is None:
+        raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
+
+
+def _rating_by(connection: Connection, interaction_id: int, reviewer: str) -> int | None:
+    found = select(Review.rating).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
+    return connection.execute(found).scalar()
 
 
 def _interaction_values(rating: Rating, now: datetime) -> dict[str, Any]:
@@ -217,6 +286,10 @@ def _interaction_values(rating: Rating, now: datetime) -> dict[str, Any]:
         "model_version": rating.model_version,
         "external_id": rating.external_id or uuid.uuid4().hex,
         "created_at": rating.created_at or now,
+        "title": rating.title,
+        "url": rating.url,
+        "licence": rating.licence,
+        "retrieved_at": rating.retrieved_at,
     }
 
 
@@ -228,12 +301,14 @@ def _review_values(interaction_id: int, rating: Rating, now: datetime) -> dict[s
         "comment": rating.feedback_comment,
         "correction": rating.corrected_response,
         "reviewed_at": rating.rated_at or now,
+        "role": str(rating.reviewer_role),
+        "harmful": rating.harmful,
     }
 
 
 def _upsert_review(connection: Connection, values: Mapping[str, Any]) -> Insert:
     # Two dialects, one clause: SQLAlchemy has no common spelling of it.
-    changed = {name: values[name] for name in ("rating", "comment", "correction", "reviewed_at")}
+    changed = {name: values[name] for name in ("rating", "comment", "correction", "reviewed_at", "role", "harmful")}
     key = ["interaction_id", "reviewer"]
     if connection.dialect.name == "sqlite":
         return sqlite.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from rlhf_loop.domain import Rating
+from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.interactions import cleaned, problem
 
@@ -31,6 +31,12 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "external_id": ("uuid",),
     "created_at": ("created", "served_at"),
     "rated_at": ("reviewed_at",),
+    "reviewer_role": ("role",),
+    "harmful": ("flagged",),
+    "title": (),
+    "url": ("link",),
+    "licence": ("license",),
+    "retrieved_at": (),
 }
 
 _SHOWN = 60
@@ -168,10 +174,28 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
+def _yes_no(name: str, value: Any) -> bool:
+    if value is None or value == "" or value != value:  # NaN, as data frames write a missing cell
+        return False
+    if isinstance(value, bool):
+        return value
+    found = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{name} is {_shown(value)}, neither true nor false")
+    return found
+
+
+def _role(name: str, value: Any) -> str:
+    return ReviewerRole.EXPERT if value is None or value == "" else str(value)
+
+
 _PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
     "rating": _whole,
     "shown_rank": _whole,
     "score": _real,
     "created_at": _time,
     "rated_at": _time,
+    "retrieved_at": _time,
+    "harmful": _yes_no,
+    "reviewer_role": _role,
 }

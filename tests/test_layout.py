@@ -26,12 +26,20 @@ HOUSE = """
     recent
     sqlite_connection
 
+    tables.columns
+    tables.ratings
+    tables.review
+    tables.people
+    tables.training
     tables
     db
     migrations
     migrations.env
     migrations.versions
     migrations.versions.r0001_ratings
+    migrations.versions.r0002_reviews
+    migrations.versions.r0003_people
+    audit
     interactions
     training_log
     rating_fields
@@ -118,9 +126,14 @@ HOUSE = """
     web.problems
     web.openapi
     web.visitors
+    web.database
+    web.guard
     web.warmup
     web.api
     web.pages
+    web.people
+    web.review
+    web.v1
     web.reference
     web.app
     web

@@ -18,7 +18,7 @@ from rlhf_loop import interactions
 from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.config import Settings
 from rlhf_loop.db import ensure_schema, make_engine
-from rlhf_loop.domain import Rating
+from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.plain_text import unstorable
 from rlhf_loop.worker import start
@@ -258,6 +258,7 @@ def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
         engine,
         id,
         reviewer=body["reviewer"],
+        role=ReviewerRole.END_USER,
         rating=body["rating"],
         comment=body["comment"],
         rated_at=datetime.fromisoformat(body["rated_at"]),

@@ -214,6 +214,10 @@ class AnswerService:
                 model_version=ranking.model_version,
                 external_id=answer.interaction_id,
                 created_at=now,
+                title=answer.title,
+                url=answer.url,
+                licence=answer.licence,
+                retrieved_at=answer.retrieved_at,
             )
             for answer, of in zip(ranked, ranking.candidates, strict=True)
         ]

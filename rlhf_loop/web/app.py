@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from flask import Blueprint, Flask, Response, redirect, request, url_for
+from flask import Blueprint, Flask, Response, current_app, redirect, request, url_for
 from werkzeug import Response as BaseResponse
-from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, ServiceUnavailable
 
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
+from rlhf_loop.errors import DatabaseError
 from rlhf_loop.sources.source import Source
-from rlhf_loop.web import api, logs, openapi, pages, reference
+from rlhf_loop.web import api, logs, openapi, pages, people, reference, review, v1
+from rlhf_loop.web.database import Database
+from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.problems import as_problem, unexpected
 from rlhf_loop.web.warmup import WarmUp
 
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 30
 #: The longest question takes 48,000 bytes where each of its characters is an escaped pair of surrogates.
 MAX_BODY_BYTES = 64 * 1024
 
 #: The errors of these routes.
-_CODES = (400, 403, 404, 405, 408, 413, 415, 422, 500, 503)
+_CODES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503)
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: Pages, images and addresses only from here, no script inside a page, and no other site around it.
 _POLICY = "; ".join(
@@ -50,7 +57,7 @@ def blueprint(
     is one that you have made yourself.
     """
     service = service or AnswerService(settings, sources=sources)
-    return _routes(service, WarmUp(service))
+    return _routes(settings, service, WarmUp(service))
 
 
 def create_app(
@@ -67,7 +74,7 @@ def create_app(
     service = service or AnswerService(settings, sources=sources)
     warmup = WarmUp(service)
     app = Flask("rlhf_loop.web", static_folder=None, template_folder=None)
-    app.register_blueprint(_routes(service, warmup))
+    app.register_blueprint(_routes(settings, service, warmup))
     # Once more for the whole application: what is not found belongs to no blueprint.
     app.before_request(_begin)
     app.after_request(_finish)
@@ -83,7 +90,7 @@ def create_app(
     return app
 
 
-def _routes(service: AnswerService, warmup: WarmUp) -> Blueprint:
+def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Blueprint:
     # The templates lie in a folder of their own, so that an application can put its own in their place.
     web = Blueprint(
         "rlhf_loop",
@@ -99,12 +106,18 @@ def _routes(service: AnswerService, warmup: WarmUp) -> Blueprint:
     for code in _CODES:
         # By its code as well: otherwise Flask would prefer a handler that the application has for it.
         web.register_error_handler(code, _http_error)
+    web.register_error_handler(DatabaseError, _no_database)
     web.register_error_handler(Exception, _unexpected)
     # These come first: a route of Flask's would answer OPTIONS, too, and name all methods.
     for path, allowed in openapi.methods().items():
         _answer_other_methods(web, path, allowed)
     api.add_routes(web, service, warmup)
     pages.add_routes(web, service)
+    database = Database(settings)
+    guard = Guard(settings, database)
+    people.add_routes(web, settings, database, guard)
+    review.add_routes(web, settings, database, guard)
+    v1.add_routes(web, settings, database, guard)
     reference.add_routes(web)
     return web
 
@@ -148,8 +161,19 @@ def _forget(_: BaseException | None) -> None:
 
 
 def _http_error(error: HTTPException) -> Response:
-    for_people = (request.endpoint or "").endswith((".data_html", ".data_html_post", ".rate_html"))
-    return pages.error_page(error) if for_people else as_problem(error)
+    view = current_app.view_functions.get(request.endpoint or "")
+    return pages.error_page(error) if pages.is_for_people(view) else as_problem(error)
+
+
+def _no_database(error: DatabaseError) -> Response:
+    logger.error("%s", error)
+    return _http_error(
+        ServiceUnavailable(
+            "The database does not answer, so nothing can be read or stored. Nothing of yours was stored by this "
+            "request; try again in a minute.",
+            retry_after=_RETRY_AFTER_S,
+        )
+    )
 
 
 def _unexpected(error: Exception) -> Response:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TypeVar
+
 from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
@@ -22,6 +26,9 @@ MEANINGS = {
     4: "right, with small gaps",
     5: "exactly right",
 }
+_FOR_PEOPLE = "for_people"
+_View = TypeVar("_View", bound=Callable[..., object])
+
 #: What the service calls the parts that may not work, in the reader's words.
 _PARTS = {"model": "The ranking", "drafts": "Written answers", "recording": "Keeping a record", "sources": "The search"}
 
@@ -30,16 +37,19 @@ def add_routes(web: Blueprint, service: AnswerService) -> None:
     """Give the blueprint the page, and what its forms need without JavaScript."""
 
     @web.get("/data-html")
+    @for_people
     def data_html() -> Response:
         # An empty box is where everybody starts; only what was asked is judged.
         return _asked(service, request.args["query"]) if "query" in request.args else _page()
 
     @web.post("/data-html")
+    @for_people
     def data_html_post() -> Response:
         whole_body()
         return _asked(service, request.form.get("query", ""))
 
     @web.post("/data-html/ratings")
+    @for_people
     def rate_html() -> Response:
         refuse_other_sites()
         whole_body()
@@ -48,9 +58,31 @@ def add_routes(web: Blueprint, service: AnswerService) -> None:
         return remember(_thanks(rated(service, rating, name)), name)
 
 
+def for_people(view: _View) -> _View:
+    """Mark a view whose errors are pages and not problem+json."""
+    setattr(view, _FOR_PEOPLE, True)
+    return view
+
+
+def is_for_people(view: Callable[..., object] | None) -> bool:
+    """Tell whether a view was marked by `for_people`."""
+    return getattr(view, _FOR_PEOPLE, False)
+
+
 def error_page(error: HTTPException) -> Response:
-    """Return the page with an error in it, and the question still in its box."""
+    """Return an error as a page; on the page of answers with the question still in its box."""
     code = error.code or 500
+    if not (request.endpoint or "").endswith((".data_html", ".data_html_post", ".rate_html")):
+        return _html(
+            render_template(
+                "rlhf_loop/error.html",
+                title=HTTPStatus(code).phrase,
+                detail=detail(error),
+                request_id=logs.begin(request).id,
+                version=__version__,
+            ),
+            status=code,
+        )
     # With others the body is unread, and may be unreadable.
     query = request.values.get("query", "") if code in (422, 500) else ""
     return _page(query=query[:MAX_QUERY_CHARS], error=detail(error), status=code)

@@ -1,0 +1,32 @@
+"""The tables of the ratings database, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from rlhf_loop.tables.columns import Base, UtcDateTime
+from rlhf_loop.tables.people import AnsweredRequest, AuditEntry, OneTimeLink, Session, SignInFailure, Token, User
+from rlhf_loop.tables.ratings import ANONYMOUS, CorrectionDecision, Interaction, Preference, Review
+from rlhf_loop.tables.review import AnswerScore, Assignment, Draft, Guideline, PairAssignment
+from rlhf_loop.tables.training import TrainingRun
+
+__all__ = [
+    "ANONYMOUS",
+    "AnswerScore",
+    "AnsweredRequest",
+    "Assignment",
+    "AuditEntry",
+    "Base",
+    "CorrectionDecision",
+    "Draft",
+    "Guideline",
+    "Interaction",
+    "OneTimeLink",
+    "PairAssignment",
+    "Preference",
+    "Review",
+    "Session",
+    "SignInFailure",
+    "Token",
+    "TrainingRun",
+    "User",
+    "UtcDateTime",
+]
