@@ -48,6 +48,17 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_LLM_TIMEOUT_S": "5",
             "RLHF_OUTBOX_PATH": "waiting.db",
             "RLHF_OUTBOX_MAX": "10",
+            "RLHF_SECRET_KEY": "a-long-secret",
+            "RLHF_SESSION_HOURS": "8",
+            "RLHF_PROXIES": "1",
+            "RLHF_RATE_LIMIT": "5 per second",
+            "RLHF_REVIEW_BLIND": "yes",
+            "RLHF_REVIEW_DAILY_GOAL": "50",
+            "RLHF_REVIEW_LEASE_MINUTES": "2.5",
+            "RLHF_REVIEW_OVERLAP": "0.5",
+            "RLHF_REVIEW_OVERLAP_RATERS": "2",
+            "RLHF_END_USER_SCALE": "thumbs",
+            "RLHF_END_USER_WEIGHT": "0.1",
         }
     )
     assert settings == Settings(
@@ -76,8 +87,19 @@ def test_every_setting_can_be_set() -> None:
         llm_timeout_s=5.0,
         outbox_path=Path("waiting.db"),
         outbox_max=10,
+        secret_key="a-long-secret",
+        session_hours=8.0,
+        proxies=1,
+        rate_limit="5 per second",
+        review_blind=True,
+        review_daily_goal=50,
+        review_lease_minutes=2.5,
+        review_overlap=0.5,
+        review_overlap_raters=2,
+        end_user_scale="thumbs",
+        end_user_weight=0.1,
     )
-    assert len(fields(Settings)) == 25  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 36  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(
@@ -93,6 +115,7 @@ def test_every_setting_can_be_set() -> None:
         ({"RLHF_SOURCE_DEADLINE_S": "soon"}, "RLHF_SOURCE_DEADLINE_S='soon' is not a number from 0"),
         ({"RLHF_SOURCE_DEADLINE_S": "nan"}, "is not a number from 0"),
         ({"RLHF_SOURCE_DEADLINE_S": "inf"}, "is not a number from 0"),
+        ({"RLHF_REVIEW_BLIND": "perhaps"}, "RLHF_REVIEW_BLIND='perhaps' is neither yes nor no"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(environ: dict[str, str], message: str) -> None:
