@@ -13,6 +13,9 @@
     ├── DocumentError        a file cannot be read into the vector database
     ├── VectorStoreError     the vector database cannot be opened or used
     ├── SourceError          a source of candidates cannot answer now
+    ├── AccountError         a user, password, token or link is refused
+    │   └── ThrottledError       too many attempts failed; carries how long to wait
+    ├── ApiError             a service that `client` asked has refused, or did not answer (in client/)
     └── OutboxError          what cannot be recorded cannot be kept for later either
 
 A message has three parts: what happened, the value seen, what to do next. Bad arguments of a call stay plain
@@ -76,3 +79,15 @@ class SourceError(RlhfLoopError):
 
 class OutboxError(RlhfLoopError):
     """What the database cannot take now cannot be kept for later either: the outbox is full or cannot be written."""
+
+
+class AccountError(RlhfLoopError):
+    """A user, password, token or link is refused; the message is for whoever asked."""
+
+
+class ThrottledError(AccountError):
+    """Too many attempts failed; the next one may come after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -55,8 +55,15 @@ class Server:
         )
         command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
         with self.log.open("w") as log:
+            # A group of its own, so that a test can kill all of it.
             self.process = subprocess.Popen(
-                command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+                command,
+                cwd=folder,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
             )
         assert self.process.stdout is not None
         self.greeting = []
@@ -64,7 +71,7 @@ class Server:
             self.greeting.append(line)
             if line.startswith("Workers"):
                 break
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/data-html", "".join(self.greeting))
+        found = re.search(r"http://[\d.]+:(\d+)/data-html", "".join(self.greeting))
         assert found, self.log.read_text()
         self.port = int(found[1])
         until(lambda: self.get("/readyz")[0] == 200)

@@ -7,6 +7,7 @@ import click
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.model import rerank, train, warm
+from rlhf_loop.cli.people import audit, tokens, users
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for command in (init, ratings, train, rerank, warm, index, serve, doctor, demo):
+for command in (init, ratings, train, rerank, warm, index, serve, users, tokens, audit, doctor, demo):
     main.add_command(command)

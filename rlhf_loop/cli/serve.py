@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,6 +19,18 @@ from rlhf_loop.cli.common import read_settings
 if TYPE_CHECKING:
     from rlhf_loop.config import Settings
     from rlhf_loop.web.server import Size
+
+#: Characters of the key that signs sessions: as many as 192 random bits have in Base64.
+_SHORTEST_KEY = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _People:
+    """What the greeting says of the database: its line, and the first admin's link where there is nobody yet."""
+
+    database: str
+    first_admin: str | None
+    reachable: bool
 
 
 @click.command()
@@ -31,8 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="Questions at a time in each process."
 )
-def serve(host: str, port: int, workers: int | None, threads: int) -> None:
-    """Answer questions, for people at /data-html and for programs at /data.
+@click.option("--blind", is_flag=True, help="Do not show raters where an answer comes from, as RLHF_REVIEW_BLIND=yes.")
+def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) -> None:
+    """Answer questions, for people at /data-html and for programs at /data, and have experts rate at /review.
 
     Needs no model and no index to begin with. SIGTERM lets the running requests finish. Logs go to stderr, a line of
     JSON each.
@@ -48,30 +64,72 @@ def serve(host: str, port: int, workers: int | None, threads: int) -> None:
     from rlhf_loop.answering import AnswerService
     from rlhf_loop.web import server
 
+    settings = replace(settings, review_blind=settings.review_blind or blind)
+    own_key = _check_key(settings, host)
+    if not own_key:
+        # Made before the fork, so that all processes know each other's sessions.
+        settings = replace(settings, secret_key=secrets.token_urlsafe(_SHORTEST_KEY))
     # A source of one's own (RLHF_SOURCES=package.module:name) is found where one stands, as with flask and gunicorn.
     sys.path.insert(0, os.getcwd())
     AnswerService(settings).check()
+    server.check(settings)
     cores = server.cores()
     size = server.Size(workers or server.default_workers(cores), threads)
     listener = server.listen(host, port)
-    for line in _greeting(settings, listener.getsockname()[:2], size):
+    for line in _greeting(settings, listener.getsockname()[:2], size, own_key=own_key):
         click.echo(line)
     sys.stdout.flush()
     server.serve(settings, listener, size, cores=cores)
 
 
-def _greeting(settings: Settings, address: tuple[str, int], size: Size) -> Iterator[str]:
-    """Say where it listens, who gets to see the questions, and what is missing."""
+def _check_key(settings: Settings, host: str) -> bool:
+    """Tell whether the settings have a key of the operator's.
+
+    Raises:
+        ConfigError: it is too short, or there is none and others could reach the server.
+    """
+    from rlhf_loop.errors import ConfigError
+
+    advice = "Make one and keep it: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+    if settings.secret_key and len(settings.secret_key) < _SHORTEST_KEY:
+        raise ConfigError(
+            f"RLHF_SECRET_KEY has {len(settings.secret_key)} characters, and fewer than {_SHORTEST_KEY} can be "
+            f"guessed. {advice}"
+        )
+    if not settings.secret_key and not _is_loopback(host):
+        raise ConfigError(
+            f"The server would listen on {host}, where others reach it, and RLHF_SECRET_KEY, which signs the sessions "
+            f"of whoever signs in, is not set. {advice}"
+        )
+    return bool(settings.secret_key)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_key: bool) -> Iterator[str]:
+    """Say where it listens, who gets to see the questions, who may do what, and what is missing."""
     host, port = address
-    shown = f"[{host}]" if ":" in host else host
-    yield f"Open       http://{shown}:{port}/data-html    (for programs: /data, described at /docs)"
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    people = _people(settings)
+    yield f"Open       {base}/data-html    (for programs: /data, described at /docs)"
+    if people.first_admin:
+        yield f"First admin  {base}/welcome/{people.first_admin}    (works once, within 24 hours)"
+    elif people.reachable:
+        yield f"Review     {base}/review    (for experts, who sign in)"
     yield f"Sources    {'; '.join(_described(settings, name) for name in settings.sources) or 'none: set RLHF_SOURCES'}"
     if settings.llm_url:
         yield f"Drafts     by {settings.llm_model}; {_host(settings.llm_url)} gets the question and what was found"
     yield f"Model      {_model(settings.model_path)}"
-    yield f"Database   {_database(settings.database_url)}"
-    if host not in ("127.0.0.1", "::1"):
-        yield "Note       nobody signs in: whoever reaches this port can ask and rate"
+    yield f"Database   {people.database}"
+    if not _is_loopback(host):
+        yield "Note       whoever reaches this port can ask, and rate as an end user; only experts and admins sign in"
+    if not own_key:
+        yield "Sessions   end with this process; set RLHF_SECRET_KEY to keep people signed in when it starts anew"
     yield f"Workers    {size.workers} processes with {size.threads} threads each; stop with Ctrl-C"
 
 
@@ -79,6 +137,8 @@ def _described(settings: Settings, name: str) -> str:
     outside = {"wikipedia": settings.wikipedia_url, "arxiv": settings.arxiv_url}
     if name in outside:
         return f"{name} ({_host(outside[name].replace('{language}', settings.wikipedia_language))} gets the questions)"
+    if name == "corrections":
+        return "corrections (by your experts, once approved)"
     if name == "index":
         return "index (your documents)"
     return f"{name} (your own)"
@@ -99,16 +159,19 @@ def _model(path: Path) -> str:
     return f"{path}, sha256 {known}..." if known else f"{path}, without the checksum that it needs"
 
 
-def _database(url: str) -> str:
+def _people(settings: Settings) -> _People:
+    from rlhf_loop.accounts.links import invite_first_admin
     from rlhf_loop.db import describe, ensure_schema, make_engine
     from rlhf_loop.errors import DatabaseError
 
-    engine = make_engine(url)
+    engine = make_engine(settings.database_url)
     try:
         ensure_schema(engine)
+        first_admin = invite_first_admin(engine)
     except DatabaseError as error:
-        return f"does not answer, so that records and ratings wait in the outbox: {error}"
+        said = f"does not answer, so that records and ratings wait in the outbox: {error}"
+        return _People(said, None, reachable=False)
     finally:
         # No connection may go through the fork.
         engine.dispose()
-    return describe(engine)
+    return _People(describe(engine), first_admin, reachable=True)

@@ -2,21 +2,130 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import NoReturn, TypeVar
+
+from flask import Response, abort, after_this_request, current_app, redirect, request, url_for
+from sqlalchemy.engine import Engine
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
+
+from rlhf_loop.accounts import sessions, tokens
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import ConfigError, DatabaseError
+from rlhf_loop.web.audience import is_for_people
 from rlhf_loop.web.database import Database
+from rlhf_loop.web.limiter import Limiter, network
+from rlhf_loop.web.visitors import home_path, refuse_other_sites
+from rlhf_loop.web.ways import way_back
+
+logger = logging.getLogger(__name__)
+
+SESSION_COOKIE = "rlhf_session"
+#: Of a browser in which nobody is signed in, so that its forms can be told from those of others.
+FORM_COOKIE = "rlhf_form"
+#: The form's field and the script's header.
+FORM_FIELD = "form_token"
+FORM_HEADER = "X-Form-Token"
+
+#: So long a database that did not answer is not asked again who somebody is.
+_DOWN_S = 5.0
+#: Health checks come every few seconds from one address, and a page brings its files along.
+_UNLIMITED = (".healthz", ".readyz", ".static", ".swagger")
+_PLACE = "rlhf_loop.guard"
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(slots=True)
+class _Request:
+    """What is known of one request."""
+
+    user: User | None = None
+    #: What the browser holds, where `user` is somebody.
+    secret: str = ""
+    #: Why nobody knows who it is.
+    trouble: DatabaseError | None = None
+    asked: bool = False
+    bearer: tokens.Bearer | None = None
+    bearer_asked: bool = False
+    form_cookie: str = ""
+    counted: bool = False
 
 
 class Guard:
-    """Answers for the current request; what it finds is kept for the request's time."""
+    """Answers for the current request; what it finds is kept for the request's time.
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    `clock` and `timer` are for tests.
+
+    Raises:
+        ConfigError: the rate limit cannot be read, or sessions would end at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        timer: Callable[[], float] = monotonic,
+    ) -> None:
         self._settings = settings
         self._database = database
+        self._clock = clock
+        self._timer = timer
+        self._limiter = Limiter(settings.rate_limit)
+        if settings.session_hours <= 0:
+            raise ConfigError("RLHF_SESSION_HOURS=0 would end each session at once. Give it a number above 0.")
+        # Without a key of the operator's, one for the time that this process runs.
+        self._key = settings.secret_key.encode() or secrets.token_bytes(32)
+        self._keeping = sessions.Keeping(self._key, settings.session_hours)
+        self._down_until = 0.0
+        self._down = ""
+
+    @property
+    def keeping(self) -> sessions.Keeping:
+        """How sessions are kept."""
+        return self._keeping
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return self._clock()
+
+    def address(self) -> str:
+        """Return where the request comes from, as far as it is counted."""
+        return network(request.remote_addr)
 
     def user(self) -> User | None:
-        """Return who is signed in in this browser, None if nobody is."""
-        raise NotImplementedError
+        """Return who is signed in in this browser, None if nobody is, or if the database does not answer.
+
+        For what a page shows and how it behaves for whom; where it matters who it is, ask `signed_in`.
+        """
+        found = _this()
+        if not found.asked:
+            found.asked = True
+            secret = request.cookies.get(_cookie(SESSION_COOKIE), "")
+            if secret:
+                self._find_session(found, secret)
+        return found.user
+
+    def surely(self) -> User | None:
+        """Return who is signed in, None if surely nobody is.
+
+        Raises:
+            DatabaseError: the browser has a session, and the database does not say whose.
+        """
+        user = self.user()
+        if trouble := _this().trouble:
+            raise trouble
+        return user
 
     def signed_in(self, *roles: UserRole) -> User:
         """Return who is signed in; an admin may do what any role may.
@@ -24,8 +133,18 @@ class Guard:
         Raises:
             HTTPException: nobody is (a page then leads to /sign-in and back, a call by script gets 401), or somebody of
                 another role (403).
+            DatabaseError: the database does not say who it is.
         """
-        raise NotImplementedError
+        user = self.user()
+        if user is None:
+            self._refuse_nobody()
+        if roles and user.role not in (*roles, UserRole.ADMIN):
+            allowed = " and ".join(f"{role}s" for role in dict.fromkeys((*roles, UserRole.ADMIN)))
+            raise Forbidden(
+                f"This is for {allowed}; you are signed in as {user.name}, a {user.role}. Ask an admin for the right, "
+                "or sign in as somebody else."
+            )
+        return user
 
     def bearer(self, scope: str) -> User:
         """Return whose token the request bears in `Authorization: Bearer ...`; it must have the scope.
@@ -34,17 +153,210 @@ class Guard:
             Unauthorized: no token, an unknown, expired or revoked one, or one of a user who is not active.
             Forbidden: the token does not have the scope.
             TooManyRequests: more requests than `rate_limit` allows.
+            DatabaseError: the database does not say whose token it is.
         """
-        raise NotImplementedError
+        found = self._bearer()
+        self.limit()
+        if found is None:
+            if request.authorization is None:
+                raise Unauthorized(
+                    "This needs a token. Send it as Authorization: Bearer rlhf_... An admin makes one at /admin.",
+                    www_authenticate=_challenge("bearer"),
+                )
+            raise Unauthorized(
+                "The token is unknown, has expired or was revoked, or its user is not active. Ask an admin for one.",
+                www_authenticate=_challenge("bearer", error="invalid_token"),
+            )
+        if scope not in found.scopes:
+            raise Forbidden(
+                f"This needs a token with the scope {scope}; yours has {', '.join(sorted(found.scopes))}. Ask an admin "
+                "for another token.",
+            )
+        return found.user
+
+    def has_scope(self, scope: str) -> bool:
+        """Tell whether the request bears a token with this scope."""
+        found = self._bearer()
+        return found is not None and scope in found.scopes
 
     def form_token(self) -> str:
-        """Return what a form of this session has to bring along as `form_token` (scripts: header X-Form-Token)."""
-        raise NotImplementedError
+        """Return what a form of this session has to bring along as `form_token` (scripts: header X-Form-Token).
+
+        Where nobody is signed in, it belongs to a cookie that the response sets.
+        """
+        if self.user() is not None:
+            return self._signed("form", _this().secret)
+        return self._signed("form of a browser", self._form_cookie())
 
     def check_form(self) -> None:
-        """End the request unless it comes from a page of ours in this very session.
+        """End the request unless it comes from a page of ours in this very session. Read the body before.
 
         Raises:
             Forbidden: the form token is missing or of another session, or another site sent the request.
+            DatabaseError: the database does not say whose session it is.
         """
-        raise NotImplementedError
+        refuse_other_sites()
+        user = self.user()
+        if trouble := _this().trouble:
+            raise trouble
+        given = request.headers.get(FORM_HEADER) or request.form.get(FORM_FIELD, "")
+        if user is not None:
+            expected = self._signed("form", _this().secret)
+        else:
+            expected = self._signed("form of a browser", request.cookies.get(_cookie(FORM_COOKIE), ""))
+            if not request.cookies.get(_cookie(FORM_COOKIE)):
+                given = ""
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
+            raise Forbidden(
+                "This form is not of your present session: you signed in or out since it was opened, the service was "
+                "started anew, or your browser keeps no cookies. Nothing was changed. Load the page again and repeat."
+            )
+
+    def limit(self) -> None:
+        """Count the request, once, for its token, its user or else its address; health checks and files are free.
+
+        Raises:
+            TooManyRequests: there were more than `rate_limit` allows.
+        """
+        found = _this()
+        if found.counted or (request.endpoint or "").endswith(_UNLIMITED):
+            return
+        found.counted = True
+        if wait := self._limiter.hit(self._who()):
+            raise TooManyRequests(
+                f"These are more requests than {self._settings.rate_limit}, which is the limit here. Go on after "
+                f"{wait} seconds.",
+                retry_after=wait,
+            )
+
+    def begin(self, response: Response, signed_in: User, secret: str) -> Response:
+        """Have the browser keep the secret of a session that has just begun."""
+        found = _this()
+        found.asked, found.user, found.secret, found.trouble = True, signed_in, secret, None
+        # The table says when it ends; the browser may forget it when it has certainly ended.
+        _set_cookie(response, SESSION_COOKIE, secret, max_age=int(2 * self._keeping.lasts.total_seconds()))
+        return response
+
+    def end(self, response: Response) -> Response:
+        """Have the browser forget its session; the table is the caller's."""
+        response.delete_cookie(
+            _cookie(SESSION_COOKIE), path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
+        )
+        return response
+
+    def session_secret(self) -> str:
+        """Return what this browser holds of its session; empty where nobody is signed in."""
+        return _this().secret if self.user() is not None else ""
+
+    def signing_key(self, purpose: str) -> bytes:
+        """Return a key for something else that the server signs."""
+        return hmac.digest(self._key, f"key for {purpose}".encode(), "sha256")
+
+    def _find_session(self, found: _Request, secret: str) -> None:
+        now = self._clock()
+        try:
+            session = self._ask(lambda engine: sessions.find(engine, secret, keeping=self._keeping, now=now))
+        except DatabaseError as error:
+            found.trouble = error
+            return
+        if session is None:
+            return
+        found.user, found.secret = session.user, secret
+        if session.due:
+            self._note(lambda engine: sessions.keep(engine, secret, keeping=self._keeping, now=now))
+
+    def _bearer(self) -> tokens.Bearer | None:
+        found = _this()
+        given = request.authorization
+        if not found.bearer_asked and given is not None and given.type == "bearer" and given.token:
+            secret, now = given.token, self._clock()
+            bearer = self._ask(lambda engine: tokens.find(engine, secret, now=now))
+            found.bearer = bearer
+            if bearer is not None and bearer.due:
+                self._note(lambda engine: tokens.note_use(engine, bearer.token_id, now=now))
+        found.bearer_asked = True
+        return found.bearer
+
+    def _who(self) -> str:
+        try:
+            bearer = self._bearer()
+        except DatabaseError:
+            # Whoever needs to know is told so by `bearer`; the limit has the address.
+            bearer = None
+        if bearer is not None:
+            return f"token:{bearer.token_id}"
+        user = self.user()
+        return f"user:{user.id}" if user is not None else f"address:{self.address()}"
+
+    def _ask(self, question: Callable[[Engine], _Result]) -> _Result:
+        """Ask the database, unless it did not answer a moment ago: pages for everybody must not wait for it."""
+        if self._timer() < self._down_until:
+            raise DatabaseError(self._down)
+        try:
+            answer = question(self._database.engine())
+        except DatabaseError as error:
+            self._down, self._down_until = str(error), self._timer() + _DOWN_S
+            raise
+        self._down_until = 0.0
+        return answer
+
+    def _note(self, note: Callable[[Engine], None]) -> None:
+        try:
+            self._ask(note)
+        except DatabaseError as error:
+            # That somebody was here is no reason to send them away.
+            logger.warning("The use of a session or token could not be noted: %s", error)
+
+    def _refuse_nobody(self) -> NoReturn:
+        if trouble := _this().trouble:
+            raise trouble
+        if is_for_people(current_app.view_functions.get(request.endpoint or "")):
+            abort(redirect(url_for(".sign_in", next=way_back()), code=303))
+        raise Unauthorized(
+            "Nobody is signed in here, or no longer. Sign in at /sign-in and repeat.",
+            www_authenticate=_challenge("cookie"),
+        )
+
+    def _form_cookie(self) -> str:
+        found = _this()
+        if not found.form_cookie:
+            found.form_cookie = request.cookies.get(_cookie(FORM_COOKIE), "")
+        if not found.form_cookie:
+            value = found.form_cookie = secrets.token_urlsafe(16)
+            after_this_request(lambda response: _set_cookie(response, FORM_COOKIE, value))
+        return found.form_cookie
+
+    def _signed(self, purpose: str, value: str) -> str:
+        return hmac.digest(self._key, f"{purpose}:{value}".encode("utf-8", "replace"), "sha256").hex()
+
+
+def _this() -> _Request:
+    # Not Flask's g: in a test with an application context of its own, that lives longer than a request.
+    found = request.environ.get(_PLACE)
+    if not isinstance(found, _Request):
+        found = request.environ[_PLACE] = _Request()
+    return found
+
+
+def _cookie(name: str) -> str:
+    # So named, a browser takes it from this very host by TLS only, and not from one beside it.
+    return f"__Host-{name}" if request.is_secure and home_path() == "/" else name
+
+
+def _set_cookie(response: Response, name: str, value: str, *, max_age: int | None = None) -> Response:
+    response.set_cookie(
+        _cookie(name),
+        value,
+        max_age=max_age,
+        path=home_path(),
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure,
+    )
+    return response
+
+
+def _challenge(scheme: str, *, error: str = "") -> WWWAuthenticate:
+    # As one piece: werkzeug would leave the quotes out that RFC 9110, 11.5 and RFC 6750, 3 want.
+    parts = ['realm="rlhf-loop"', *([f'error="{error}"'] if error else [])]
+    return WWWAuthenticate(scheme, token=", ".join(parts))

@@ -59,11 +59,11 @@ def end(request: Request, response: Response) -> Response:
             _level(request, response),
             "%s %s %d",
             request.method,
-            request.path,
+            path(request),
             response.status_code,
             extra={
                 "method": request.method,
-                "path": request.path,
+                "path": path(request),
                 "status": response.status_code,
                 "duration_ms": round((perf_counter() - notes.started) * 1e3, 1),
                 "model_version": notes.model_version,
@@ -71,6 +71,12 @@ def end(request: Request, response: Response) -> Response:
             },
         )
     return response
+
+
+def path(request: Request) -> str:
+    """Return the request's path as it may be logged: without the secret part of a one-time link."""
+    secret = (request.view_args or {}).get("secret")
+    return request.path.removesuffix(secret) + "..." if secret else request.path
 
 
 def forget() -> None:

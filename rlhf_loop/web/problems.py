@@ -58,7 +58,7 @@ def detail(error: HTTPException) -> str:
 
 def unexpected(error: Exception) -> str:
     """Log what nobody foresaw, with its traceback, and say where to look."""
-    logger.error("%s %s failed: %s", request.method, request.path, type(error).__name__, exc_info=error)
+    logger.error("%s %s failed: %s", request.method, logs.path(request), type(error).__name__, exc_info=error)
     return (
         f"Something unexpected happened here. The log says what, under the request id {logs.begin(request).id}. "
         "Try again; if it stays, tell whoever runs this service."

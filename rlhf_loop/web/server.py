@@ -22,6 +22,8 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.web import logs
 from rlhf_loop.web.app import create_app
+from rlhf_loop.web.database import Database
+from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.worker import Worker
 
 #: How long a stop waits for running requests: longer than a language model may take for its drafts.
@@ -67,6 +69,15 @@ def listen(host: str, port: int) -> socket.socket:
             ) from error
         advice = "Choose a port from 1024 on." if error.errno == errno.EACCES else "Check --host and --port."
         raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror or error}. {advice}") from error
+
+
+def check(settings: Settings) -> None:
+    """Say before the fork what would keep each process from starting.
+
+    Raises:
+        ConfigError: the settings name it.
+    """
+    Guard(settings, Database(settings))
 
 
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:

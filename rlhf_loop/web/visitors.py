@@ -23,15 +23,19 @@ def visitor() -> str:
 
 def remember(response: Response, name: str) -> Response:
     """Have the browser bring the name along, so that a second rating replaces the first one."""
-    path = url_for(".data").removesuffix("data") or "/"
     response.set_cookie(
-        COOKIE, name, max_age=_YEAR_S, path=path, httponly=True, samesite="Lax", secure=request.is_secure
+        COOKIE, name, max_age=_YEAR_S, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
     )
     return response
 
 
+def home_path() -> str:
+    """Return the path below which all addresses of the service lie: what its cookies are for."""
+    return url_for(".data").removesuffix("data") or "/"
+
+
 def refuse_other_sites() -> None:
-    """End the request if a page of another site makes it: it would rate in the name of whoever looks at that page.
+    """End the request if a page of another site makes it: it would act in the name of whoever looks at that page.
 
     Browsers say so in Sec-Fetch-Site, older ones and those on plain HTTP in Origin; what says neither is no browser.
 
@@ -39,9 +43,16 @@ def refuse_other_sites() -> None:
         Forbidden: it comes from elsewhere.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    # Only hosts are compared: behind a proxy that ends TLS, this process takes https for http.
-    foreign = site not in ("same-origin", "none") if site else origin and urlsplit(origin).netloc != request.host
+    foreign = site not in ("same-origin", "none") if site else origin and _host(origin) != request.host
     if foreign:
         raise Forbidden(
-            f"This rating comes from a page of another site ({origin or site}). Rate on the page that shows the answer."
+            f"This request comes from a page of another site ({origin or site}). Do it on the page of this one."
         )
+
+
+def _host(origin: str) -> str:
+    # Only hosts are compared: behind a proxy that ends TLS, this process takes https for http.
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

@@ -162,6 +162,7 @@ def _environ(folder: Path) -> dict[str, str]:
         **kept,
         "PYTHONPATH": str(_ROOT),
         "RLHF_SOURCES": "index",
+        "RLHF_RATE_LIMIT": "0",
         "RLHF_DATABASE_URL": f"sqlite:///{folder / 'rlhf.db'}",
         "RLHF_MODEL_PATH": str(folder / "reward_model.joblib"),
         "RLHF_INDEX_PATH": str(folder / "index"),

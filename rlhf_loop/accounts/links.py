@@ -1,0 +1,135 @@
+"""Links that work once: by one a user sets a password, by another the first admin comes into being."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop import audit
+from rlhf_loop.accounts import passwords, users
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import AccountError
+from rlhf_loop.tables import OneTimeLink
+from rlhf_loop.tables import User as Users
+
+HOURS = 24
+
+_GONE = (
+    "This link was used already, has expired, or was replaced by a newer one. Ask an admin for a new link, or, for the "
+    "first admin, start the service again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a link is for: a password for `user`, or without one the first admin."""
+
+    user: User | None
+
+
+def invite(engine: Engine, name: str, *, actor: str, now: datetime | None = None) -> str:
+    """Make a link by which the user sets a password, in place of an unused earlier one; return its secret part.
+
+    Raises:
+        AccountError: there is no such user, they are not active, or a service.
+    """
+    now = now or datetime.now(UTC)
+    with transaction(engine) as connection:
+        user = users.known(connection, name).user
+        users.refuse_service(user)
+        if not user.active:
+            raise AccountError(f"{user.name!r} is not active and could not sign in. Activate them first.")
+        connection.execute(delete(OneTimeLink).where(OneTimeLink.user_id == user.id))
+        audit.note(connection, actor, "link.created", f"user:{user.name}")
+        return _put(connection, user.id, now)
+
+
+def invite_first_admin(engine: Engine, *, now: datetime | None = None) -> str | None:
+    """Make a link for the first admin, in place of an unused earlier one; None where there is an active admin."""
+    now = now or datetime.now(UTC)
+    with transaction(engine) as connection:
+        if users.has_active_admin(connection):
+            return None
+        connection.execute(delete(OneTimeLink).where(OneTimeLink.user_id.is_(None)))
+        return _put(connection, None, now)
+
+
+def look(engine: Engine, secret: str, *, now: datetime) -> Invitation:
+    """Return what a link is for, without using it.
+
+    Raises:
+        AccountError: it is good for nothing any more.
+    """
+    with reading(engine) as connection:
+        return _invitation(connection, secret, now)
+
+
+def use(engine: Engine, secret: str, password: str, *, now: datetime, name: str | None = None) -> User:
+    """Set the password by a link, which is good for nothing afterwards; the first admin chooses a name as well.
+
+    A link that is used twice at one moment works for one of them. Where the name or the password is refused, it can be
+    used again.
+
+    Raises:
+        AccountError: the link, the name or the password is refused.
+    """
+    # First, so that whoever guesses links costs no hash of a password.
+    invitation = look(engine, secret, now=now)
+    chosen = invitation.user.name if invitation.user else users.checked_name(name or "")
+    password_hash = passwords.hashed(password, name=chosen)
+    with transaction(engine) as connection:
+        spent = update(OneTimeLink).where(_good(secret, now)).values(used_at=now)
+        if connection.execute(spent).rowcount != 1:
+            raise AccountError(_GONE)
+        if invitation.user:
+            user = users.known(connection, chosen).user
+            if not user.active:
+                raise AccountError(_GONE)
+            users.put_password(connection, user, password_hash, actor=user.name)
+        else:
+            if users.has_active_admin(connection):
+                raise AccountError("There is an admin already, who can add others. This link is good for nothing now.")
+            user = users.put(connection, chosen, role=UserRole.ADMIN, actor=chosen, password_hash=password_hash)
+        audit.note(connection, user.name, "link.used", f"user:{user.name}")
+    return user
+
+
+def _put(connection: Connection, user_id: int | None, now: datetime) -> str:
+    connection.execute(delete(OneTimeLink).where(OneTimeLink.expires_at <= now))
+    secret = secrets.token_urlsafe(32)
+    values = {
+        "token_hash": _hashed(secret),
+        "user_id": user_id,
+        "created_at": now,
+        "expires_at": now + timedelta(hours=HOURS),
+    }
+    connection.execute(insert(OneTimeLink), values)
+    return secret
+
+
+def _invitation(connection: Connection, secret: str, now: datetime) -> Invitation:
+    wanted = (
+        select(OneTimeLink.user_id, Users.name, Users.role, Users.active)
+        .outerjoin(Users, Users.id == OneTimeLink.user_id)
+        .where(_good(secret, now))
+    )
+    row = connection.execute(wanted).first()
+    if row is None or (row.user_id is not None and not row.active):
+        raise AccountError(_GONE)
+    if row.user_id is None:
+        return Invitation(None)
+    return Invitation(User(row.user_id, row.name, UserRole(row.role)))
+
+
+def _good(secret: str, now: datetime) -> ColumnElement[bool]:
+    return and_(OneTimeLink.token_hash == _hashed(secret), OneTimeLink.used_at.is_(None), OneTimeLink.expires_at > now)
+
+
+def _hashed(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

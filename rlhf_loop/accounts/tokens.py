@@ -1,0 +1,201 @@
+"""Tokens of the API: shown once, stored as a hash, with the scopes that they are for."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import insert, or_, select, update
+from sqlalchemy.engine import Engine
+
+from rlhf_loop import audit
+from rlhf_loop.accounts import users
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import AccountError
+from rlhf_loop.plain_text import label
+from rlhf_loop.tables import Token
+from rlhf_loop.tables import User as Users
+
+READ = "interactions:read"
+WRITE = "interactions:write"
+#: Reviews of end users, and those of the token's own user.
+REVIEW = "reviews:write"
+#: Reviews in the name of any expert.
+REVIEW_AS_EXPERT = "reviews:expert"
+SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT)
+
+#: How each begins, so that scanners for leaked secrets can know them.
+PREFIX = "rlhf_"
+LONGEST_DAYS = 3_650
+_SHOWN = len(PREFIX) + 6
+_LONGEST_NAME = 100
+#: A token in use is noted that often, not at each request.
+_NOTED_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was just made; `secret` is nowhere else."""
+
+    id: int
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenInfo:
+    """A token as an admin sees it; `start` is how its secret begins."""
+
+    id: int
+    name: str
+    user: str
+    start: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    used_at: datetime | None
+    revoked_at: datetime | None
+
+    def valid(self, now: datetime) -> bool:
+        """Tell whether the token itself is still good; its user may not be."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Whose token a request bears, and what it is for; `due` says that `note_use` has something to write."""
+
+    token_id: int
+    user: User
+    scopes: frozenset[str]
+    due: bool
+
+
+def add(
+    engine: Engine,
+    name: str,
+    *,
+    user: str,
+    scopes: Iterable[str],
+    actor: str,
+    days: int | None = None,
+    now: datetime | None = None,
+) -> NewToken:
+    """Make a token for a user; without `days` it does not expire.
+
+    Raises:
+        AccountError: there is no such active user or scope, no scope at all, or the name or the days are unusable.
+    """
+    shown, chosen, now = label(name), sorted(set(scopes)), now or datetime.now(UTC)
+    if not shown or len(shown) > _LONGEST_NAME:
+        raise AccountError(f"A token's name has 1 to {_LONGEST_NAME} characters. Say what it is for, e.g. 'my app'.")
+    if not chosen or not set(chosen) <= set(SCOPES):
+        unknown = ", ".join(repr(scope[:80]) for scope in chosen if scope not in SCOPES)
+        what = f"There is no scope {unknown}." if unknown else "A token needs a scope."
+        raise AccountError(f"{what} Choose from: {', '.join(SCOPES)}.")
+    if days is not None and not 1 <= days <= LONGEST_DAYS:
+        raise AccountError(f"A token cannot last {days} days. Choose 1 to {LONGEST_DAYS:,}, or no end.")
+    secret = PREFIX + secrets.token_urlsafe(32)
+    with transaction(engine) as connection:
+        owner = users.known(connection, user).user
+        if not owner.active:
+            raise AccountError(f"{owner.name!r} is not active, so a token would be of no use. Activate them first.")
+        values = {
+            "user_id": owner.id,
+            "name": shown,
+            "token_hash": _hashed(secret),
+            "start": secret[:_SHOWN],
+            "scopes": " ".join(chosen),
+            "created_at": now,
+            "expires_at": None if days is None else now + timedelta(days=days),
+        }
+        id = connection.execute(insert(Token).returning(Token.id), values).scalar_one()
+        detail = {"name": shown, "user": owner.name, "scopes": chosen, "days": days}
+        audit.note(connection, actor, "token.created", f"token:{id}", detail)
+    return NewToken(id, secret)
+
+
+def tokens(engine: Engine) -> list[TokenInfo]:
+    """Return all tokens, the newest first."""
+    wanted = (
+        select(
+            Token.id,
+            Token.name,
+            Users.name.label("user"),
+            Token.start,
+            Token.scopes,
+            Token.created_at,
+            Token.expires_at,
+            Token.used_at,
+            Token.revoked_at,
+        )
+        .join(Users, Users.id == Token.user_id)
+        .order_by(Token.id.desc())
+    )
+    with reading(engine) as connection:
+        return [
+            TokenInfo(
+                id=row.id,
+                name=row.name,
+                user=row.user,
+                start=row.start,
+                scopes=tuple(row.scopes.split()),
+                created_at=row.created_at,
+                expires_at=row.expires_at,
+                used_at=row.used_at,
+                revoked_at=row.revoked_at,
+            )
+            for row in connection.execute(wanted)
+        ]
+
+
+def revoke(engine: Engine, id: int, *, actor: str) -> None:
+    """Make a token worthless; doing it again changes nothing.
+
+    Raises:
+        AccountError: there is no such token.
+    """
+    with transaction(engine) as connection:
+        name = connection.execute(select(Token.name).where(Token.id == id)).scalar()
+        if name is None:
+            raise AccountError(f"There is no token {id}. All tokens: rlhf-loop tokens list")
+        still = update(Token).where(Token.id == id, Token.revoked_at.is_(None)).values(revoked_at=datetime.now(UTC))
+        if connection.execute(still).rowcount:
+            audit.note(connection, actor, "token.revoked", f"token:{id}", {"name": name})
+
+
+def find(engine: Engine, secret: str, *, now: datetime) -> Bearer | None:
+    """Return whose token it is, None if it is unknown, expired, revoked, or of a user who is not active."""
+    if not secret.startswith(PREFIX):
+        return None
+    wanted = (
+        select(Token.id, Token.scopes, Token.used_at, Users.id.label("user_id"), Users.name, Users.role)
+        .join(Users, Users.id == Token.user_id)
+        .where(
+            Token.token_hash == _hashed(secret),
+            Token.revoked_at.is_(None),
+            or_(Token.expires_at.is_(None), Token.expires_at > now),
+            Users.active,
+        )
+    )
+    with reading(engine) as connection:
+        row = connection.execute(wanted).first()
+    if row is None:
+        return None
+    user = User(row.user_id, row.name, UserRole(row.role))
+    due = row.used_at is None or row.used_at + _NOTED_EVERY <= now
+    return Bearer(row.id, user, frozenset(row.scopes.split()), due)
+
+
+def note_use(engine: Engine, id: int, *, now: datetime) -> None:
+    """Note that the token was used just now."""
+    with transaction(engine) as connection:
+        connection.execute(update(Token).where(Token.id == id).values(used_at=now))
+
+
+def _hashed(secret: str) -> str:
+    # Unsalted and fast, as it may be for 256 random bits.
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

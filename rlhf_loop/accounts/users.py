@@ -1,0 +1,228 @@
+"""Users: add, find, change. Whatever changes one is in the audit log, and one active admin always remains."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from rlhf_loop import audit
+from rlhf_loop.accounts import passwords
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import AccountError
+from rlhf_loop.tables import ANONYMOUS, Session
+from rlhf_loop.tables import User as Users
+
+_NAME = re.compile(r"[a-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A user as an admin sees them. Without a password, a person signs in once they have used a link."""
+
+    user: User
+    has_password: bool
+    created_at: datetime
+    signed_in_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A user with the hash of their password, for whoever checks it."""
+
+    user: User
+    password_hash: str | None
+
+
+def checked_name(name: str) -> str:
+    """Return the name as it is stored: in lower case.
+
+    Raises:
+        AccountError: it cannot be a user's.
+    """
+    lower = name.strip().lower()
+    if not _NAME.fullmatch(lower):
+        raise AccountError(
+            f"{name[:80]!r} cannot be a user's name. Use 1 to 64 of the letters a-z, digits, dots, hyphens and "
+            "underscores."
+        )
+    if lower == ANONYMOUS:
+        raise AccountError(f"{ANONYMOUS!r} stands for those who have no name. Choose another name.")
+    return lower
+
+
+def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str | None = None) -> User:
+    """Add a user; without a password nobody can sign in as them until a link is used.
+
+    Raises:
+        AccountError: the name is taken or none, the password is refused, or a service was given one.
+    """
+    name = checked_name(name)
+    if password is not None and role == UserRole.SERVICE:
+        raise AccountError(f"{name!r} is a service, and services have tokens and no password. Leave it out.")
+    password_hash = None if password is None else passwords.hashed(password, name=name)
+    with transaction(engine) as connection:
+        return put(connection, name, role=role, actor=actor, password_hash=password_hash)
+
+
+def put(connection: Connection, name: str, *, role: UserRole, actor: str, password_hash: str | None) -> User:
+    """Do what `add` does, in a transaction of the caller's, with the password already hashed.
+
+    Raises:
+        AccountError: the name is taken.
+    """
+    values = {"name": name, "role": role, "password_hash": password_hash, "active": True}
+    try:
+        id = connection.execute(insert(Users).returning(Users.id), values).scalar_one()
+    except IntegrityError as error:
+        raise AccountError(f"The name {name!r} is taken. Choose another, or change that user.") from error
+    audit.note(connection, actor, "user.added", f"user:{name}", {"role": role.value})
+    return User(id, name, role)
+
+
+def get(engine: Engine, name: str) -> User:
+    """Return the user of that name.
+
+    Raises:
+        AccountError: there is none.
+    """
+    with reading(engine) as connection:
+        return known(connection, name).user
+
+
+def accounts(engine: Engine) -> list[Account]:
+    """Return all users, by name."""
+    wanted = select(
+        Users.id, Users.name, Users.role, Users.active, Users.password_hash, Users.created_at, Users.signed_in_at
+    ).order_by(Users.name)
+    with reading(engine) as connection:
+        return [
+            Account(
+                user=User(row.id, row.name, UserRole(row.role), bool(row.active)),
+                has_password=row.password_hash is not None,
+                created_at=row.created_at,
+                signed_in_at=row.signed_in_at,
+            )
+            for row in connection.execute(wanted)
+        ]
+
+
+def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = None, active: bool | None = None) -> User:
+    """Change what a user may do, or whether they may do anything; return them as they are now.
+
+    Whoever becomes inactive is signed out everywhere; whoever becomes a service, too, and loses the password.
+
+    Raises:
+        AccountError: there is no such user, or no active admin would be left.
+    """
+    with transaction(engine) as connection:
+        admins = _lock_admins(connection)
+        before = known(connection, name).user
+        after = User(
+            before.id,
+            before.name,
+            before.role if role is None else role,
+            before.active if active is None else active,
+        )
+        if after == before:
+            return after
+        if admins == {before.id} and not (after.active and after.role == UserRole.ADMIN):
+            raise AccountError(
+                f"{before.name!r} is the only active admin, and one has to remain. Make somebody else an admin first."
+            )
+        values: dict[str, object] = {"role": after.role, "active": after.active}
+        if after.role == UserRole.SERVICE:
+            values["password_hash"] = None
+        connection.execute(update(Users).where(Users.id == before.id).values(values))
+        if not after.active or after.role == UserRole.SERVICE:
+            sign_out_everywhere(connection, before.id)
+        detail = {
+            key: {"before": old, "after": new}
+            for key, old, new in (
+                ("role", before.role.value, after.role.value),
+                ("active", before.active, after.active),
+            )
+            if old != new
+        }
+        audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
+    return after
+
+
+def set_password(engine: Engine, name: str, password: str, *, actor: str) -> None:
+    """Give a user a new password and sign them out everywhere.
+
+    Raises:
+        AccountError: there is no such user, they are a service, or the password is refused.
+    """
+    password_hash = passwords.hashed(password, name=checked_name(name))
+    with transaction(engine) as connection:
+        put_password(connection, known(connection, name).user, password_hash, actor=actor)
+
+
+def put_password(connection: Connection, user: User, password_hash: str, *, actor: str) -> None:
+    """Do what `set_password` does, in a transaction of the caller's.
+
+    Raises:
+        AccountError: the user is a service.
+    """
+    refuse_service(user)
+    connection.execute(update(Users).where(Users.id == user.id).values(password_hash=password_hash))
+    sign_out_everywhere(connection, user.id)
+    audit.note(connection, actor, "user.password_set", f"user:{user.name}")
+
+
+def refuse_service(user: User) -> None:
+    """Refuse to let an application sign in like a person.
+
+    Raises:
+        AccountError: the user is a service.
+    """
+    if user.role == UserRole.SERVICE:
+        raise AccountError(
+            f"{user.name!r} is a service, and services have tokens and no password. Make a token: "
+            f"rlhf-loop tokens add NAME --user {user.name} --scope interactions:write"
+        )
+
+
+def sign_out_everywhere(connection: Connection, user_id: int) -> int:
+    """End all sessions of a user; return how many there were."""
+    return connection.execute(delete(Session).where(Session.user_id == user_id)).rowcount
+
+
+def has_active_admin(connection: Connection) -> bool:
+    """Tell whether anybody may do everything."""
+    admins = exists().where(Users.role == UserRole.ADMIN, Users.active)
+    return bool(connection.execute(select(admins)).scalar())
+
+
+def known(connection: Connection, name: str) -> Known:
+    """Return the user of that name.
+
+    Raises:
+        AccountError: there is none.
+    """
+    name = checked_name(name)
+    found = find(connection, name)
+    if found is None:
+        raise AccountError(f"There is no user {name!r}. All users: rlhf-loop users list")
+    return found
+
+
+def find(connection: Connection, name: str) -> Known | None:
+    """Return the user of that name, None if there is none."""
+    wanted = select(Users.id, Users.name, Users.role, Users.active, Users.password_hash).where(Users.name == name)
+    row = connection.execute(wanted).first()
+    if row is None:
+        return None
+    return Known(User(row.id, row.name, UserRole(row.role), bool(row.active)), row.password_hash)
+
+
+def _lock_admins(connection: Connection) -> set[int]:
+    # Two who take each other's rights at one moment: on PostgreSQL the second waits here, and then sees what is left.
+    wanted = select(Users.id).where(Users.role == UserRole.ADMIN, Users.active).order_by(Users.id).with_for_update()
+    return set(connection.execute(wanted).scalars())

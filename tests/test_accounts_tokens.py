@@ -1,0 +1,208 @@
+"""Tokens of the API, and links that work once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+
+import pytest
+from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions, count
+from sqlalchemy import Engine, inspect, text
+
+from rlhf_loop import audit
+from rlhf_loop.accounts import links, passwords, tokens, users
+from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import AccountError
+from rlhf_loop.tables import OneTimeLink
+from rlhf_loop.tables import User as Users
+
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
+
+@pytest.fixture
+def bot(engine: Engine) -> User:
+    return users.add(engine, "bot", role=UserRole.SERVICE, actor="test")
+
+
+def everything(engine: Engine) -> str:
+    """All that the database holds, as text."""
+    with engine.connect() as connection:
+        names = inspect(connection).get_table_names()
+        return "".join(str(connection.execute(text(f"SELECT * FROM {name}")).all()) for name in names)
+
+
+def test_a_token_is_stored_as_a_hash(engine: Engine, bot: User) -> None:
+    """It says whose it is and what it is for, begins as scanners for secrets know it, and stands nowhere."""
+    new = tokens.add(engine, " my  app ", user="BOT", scopes=[tokens.REVIEW, tokens.READ], actor="ada", now=NOON)
+    assert new.secret.startswith("rlhf_")
+    assert len(new.secret) == 48
+    found = tokens.find(engine, new.secret, now=NOON)
+    assert found is not None
+    assert (found.user, found.scopes) == (bot, {"interactions:read", "reviews:write"})
+    assert new.secret not in everything(engine)
+    (info,) = tokens.tokens(engine)
+    assert (info.name, info.user, info.scopes) == ("my app", "bot", ("interactions:read", "reviews:write"))
+    assert (info.start, info.used_at, info.expires_at) == (new.secret[:11], None, None)
+    (entry,) = audit.entries(engine, action="token.created")
+    assert (entry.actor, entry.target, entry.detail["user"]) == ("ada", f"token:{new.id}", "bot")
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"name": " "}, "1 to 100 characters"),
+        ({"name": "x" * 101}, "1 to 100 characters"),
+        ({"scopes": []}, "needs a scope"),
+        ({"scopes": ["reviews:write", "all"]}, "no scope 'all'"),
+        ({"days": 0}, "cannot last 0 days"),
+        ({"days": 10**9}, "cannot last"),
+        ({"user": "nobody"}, "no user 'nobody'"),
+    ],
+)
+def test_tokens_that_are_refused(engine: Engine, bot: User, wish: dict[str, object], words: str) -> None:
+    """With what was wrong; none is made."""
+    given = {"name": "x", "user": "bot", "scopes": [tokens.READ], "days": None, **wish}
+    with pytest.raises(AccountError, match=words):
+        tokens.add(engine, given.pop("name"), actor="test", **given)  # type: ignore[arg-type]
+    assert tokens.tokens(engine) == []
+
+
+def test_what_makes_a_token_worthless(engine: Engine, bot: User) -> None:
+    """Its end, being revoked, and a user who is not active."""
+    new = [tokens.add(engine, "x", user="bot", scopes=[tokens.READ], actor="t", days=2, now=NOON) for _ in range(2)]
+    assert tokens.find(engine, new[0].secret, now=NOON + timedelta(days=1.9)) is not None
+    assert tokens.find(engine, new[0].secret, now=NOON + timedelta(days=2)) is None
+    tokens.revoke(engine, new[0].id, actor="ada")
+    tokens.revoke(engine, new[0].id, actor="ada")
+    assert actions(engine).count("token.revoked") == 1
+    assert tokens.find(engine, new[0].secret, now=NOON) is None
+    users.change(engine, "bot", active=False, actor="ada")
+    assert tokens.find(engine, new[1].secret, now=NOON) is None
+    with pytest.raises(AccountError, match="'bot' is not active"):
+        tokens.add(engine, "x", user="bot", scopes=[tokens.READ], actor="t")
+    users.change(engine, "bot", active=True, actor="ada")
+    assert tokens.find(engine, new[1].secret, now=NOON) is not None
+    with pytest.raises(AccountError, match="There is no token 99"):
+        tokens.revoke(engine, 99, actor="ada")
+    for odd in ("", "rlhf_", new[1].secret + "x", new[1].secret[5:], "rlhf_\ud800"):
+        assert tokens.find(engine, odd, now=NOON) is None
+
+
+def test_the_use_of_a_token_is_noted_by_the_minute(engine: Engine, bot: User) -> None:
+    """Not each time: a busy application would write at each request."""
+    new = tokens.add(engine, "x", user="bot", scopes=[tokens.READ], actor="t")
+    dues = []
+    for seconds in (0, 30, 59, 60):
+        found = tokens.find(engine, new.secret, now=NOON + timedelta(seconds=seconds))
+        assert found is not None
+        dues.append(found.due)
+        if found.due:
+            tokens.note_use(engine, new.id, now=NOON + timedelta(seconds=seconds))
+    assert dues == [True, False, False, True]
+    assert tokens.tokens(engine)[0].used_at == NOON + timedelta(seconds=60)
+
+
+def test_the_first_admin_comes_by_a_link(engine: Engine) -> None:
+    """A new link replaces the one that was not used; once there is an admin, there is none."""
+    old = links.invite_first_admin(engine, now=NOON)
+    new = links.invite_first_admin(engine, now=NOON)
+    assert old
+    assert new
+    assert new not in everything(engine)
+    with pytest.raises(AccountError, match="replaced by a newer one"):
+        links.use(engine, old, PASSWORD, name="ada", now=NOON)
+    assert links.look(engine, new, now=NOON).user is None
+    ada = links.use(engine, new, PASSWORD, name="Ada", now=NOON)
+    assert (ada.name, ada.role) == ("ada", UserRole.ADMIN)
+    assert links.invite_first_admin(engine, now=NOON) is None
+    assert actions(engine) == ["user.added", "link.used"]
+
+
+def test_a_link_for_the_first_admin_is_worthless_when_there_is_one(engine: Engine) -> None:
+    """Somebody may have come by the command line meanwhile."""
+    secret = links.invite_first_admin(engine, now=NOON)
+    assert secret
+    users.add(engine, "bea", role=UserRole.ADMIN, actor="cli:root")
+    with pytest.raises(AccountError, match="There is an admin already"):
+        links.use(engine, secret, PASSWORD, name="ada", now=NOON)
+    assert [account.user.name for account in users.accounts(engine)] == ["bea"]
+
+
+def test_a_link_sets_a_password_once(engine: Engine) -> None:
+    """It ends after a day, and a password or name that is refused does not use it up."""
+    users.add(engine, "ann", role=UserRole.RATER, actor="test")
+    late = links.invite(engine, "ann", actor="ada", now=NOON)
+    with pytest.raises(AccountError, match="expired"):
+        links.use(engine, late, PASSWORD, now=NOON + timedelta(hours=24))
+    secret = links.invite(engine, "ann", actor="ada", now=NOON)
+    with pytest.raises(AccountError, match="12 to 1,000"):
+        links.use(engine, secret, "short", now=NOON)
+    found = links.look(engine, secret, now=NOON + timedelta(hours=23)).user
+    assert found is not None
+    assert found.name == "ann"
+    links.use(engine, secret, PASSWORD, now=NOON)
+    for again in (lambda: links.look(engine, secret, now=NOON), lambda: links.use(engine, secret, "x" * 12, now=NOON)):
+        with pytest.raises(AccountError, match="used already"):
+            again()
+
+
+def test_a_taken_name_does_not_use_the_link_up(engine: Engine) -> None:
+    """The first admin chooses another."""
+    users.add(engine, "ada", role=UserRole.RATER, actor="test")
+    secret = links.invite_first_admin(engine, now=NOON)
+    assert secret
+    with pytest.raises(AccountError, match="'ada' is taken"):
+        links.use(engine, secret, PASSWORD, name="ada", now=NOON)
+    assert links.use(engine, secret, PASSWORD, name="bea", now=NOON).name == "bea"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: bool) -> None:
+    """The other is told that it was used; there is one admin, or one password."""
+    if first:
+        secret = links.invite_first_admin(engine, now=NOON)
+    else:
+        users.add(engine, "ann", role=UserRole.RATER, actor="test")
+        secret = links.invite(engine, "ann", actor="ada", now=NOON)
+    assert secret
+    both = Barrier(2)
+    hashed = passwords.hashed
+
+    def use(password: str) -> str:
+        try:
+            links.use(engine, secret, password, name=f"name-{password[0]}", now=NOON)
+        except AccountError as error:
+            return str(error)
+        return password
+
+    def meeting(password: str, *, name: str) -> str:
+        # Both have looked at the link, and found it good, before either uses it.
+        found = hashed(password, name=name)
+        both.wait()
+        return found
+
+    with ThreadPoolExecutor(2) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "hashed", meeting)
+        said = set(threads.map(use, [PASSWORD, OTHER_PASSWORD]))
+    (won,) = said & {PASSWORD, OTHER_PASSWORD}
+    (lost,) = said - {won}
+    assert "used already" in lost
+    assert count(engine, Users) == 1
+    with engine.connect() as connection:
+        known = users.find(connection, users.accounts(engine)[0].user.name)
+    assert known is not None
+    assert passwords.matches(known.password_hash, won)
+
+
+def test_who_gets_no_link(engine: Engine, bot: User) -> None:
+    """Applications, who is not active, and who is not there; and being deactivated makes one worthless."""
+    users.add(engine, "ann", role=UserRole.RATER, actor="test")
+    secret = links.invite(engine, "ann", actor="ada", now=NOON)
+    users.change(engine, "ann", active=False, actor="ada")
+    with pytest.raises(AccountError, match="Ask an admin for a new link"):
+        links.use(engine, secret, PASSWORD, now=NOON)
+    for name, words in (("bot", "services have tokens"), ("ann", "not active"), ("nobody", "no user")):
+        with pytest.raises(AccountError, match=words):
+            links.invite(engine, name, actor="ada", now=NOON)
+    assert count(engine, OneTimeLink) == 1

@@ -1,0 +1,43 @@
+"""How many requests somebody may make."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import ConfigError
+from rlhf_loop.web import create_app
+from rlhf_loop.web.limiter import Limiter, network
+
+
+@pytest.mark.parametrize("limit", ["many", "0 per minute", "10 per fortnight", "-1 per day", "", "10"])
+def test_a_limit_that_is_none_is_refused_at_the_start(limit: str) -> None:
+    """Not at the first request."""
+    with pytest.raises(ConfigError, match="RLHF_RATE_LIMIT"):
+        create_app(Settings(rate_limit=limit))
+
+
+def test_limits() -> None:
+    """Several at once, or none."""
+    both = Limiter("100 per day; 2 per hour")
+    assert [both.hit("a") > 0 for _ in range(3)] == [False, False, True]
+    assert both.hit("b") == 0
+    none = Limiter("0")
+    assert not any(none.hit("a") for _ in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "unknown"),
+        (None, "unknown"),
+        ("nonsense", "unknown"),
+    ],
+)
+def test_what_counts_as_one_address(address: str | None, counted_as: str) -> None:
+    """Of IPv6 a network: whoever has one has any number of addresses."""
+    assert network(address) == counted_as
