@@ -17,7 +17,7 @@ from rlhf_loop import audit
 from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, prompt_key
 from rlhf_loop.plain_text import unstorable
-from rlhf_loop.tables import ANONYMOUS, Interaction, Review
+from rlhf_loop.tables import ANONYMOUS, LARGEST_ID, Interaction, Review
 
 RATINGS = range(1, 6)
 
@@ -40,7 +40,8 @@ _TEXTS = ("user_prompt", "ai_response", *_OPTIONAL_TEXTS)
 class RatingStats:
     """What the ratings database holds.
 
-    `questions` counts the candidate groups, `comparable_questions` those with at least two rated answers.
+    `questions` counts the candidate groups, `comparable_questions` those with at least two rated answers. All of it is
+    about experts; of end users there are `end_user_reviews`, of `end_user_rated` answers.
     `positive_share` is the share of rated answers from `GOOD_RATING` up; None without any.
     """
 
@@ -55,6 +56,8 @@ class RatingStats:
     positive_share: float | None
     first_rated_at: datetime | None
     last_rated_at: datetime | None
+    end_user_reviews: int = 0
+    end_user_rated: int = 0
 
 
 def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:
@@ -66,6 +69,16 @@ def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:
     Raises:
         ValueError: one of them cannot be stored, or its `external_id` is taken; nothing was stored.
     """
+    with transaction(engine) as connection:
+        return put_interactions(connection, ratings)
+
+
+def put_interactions(connection: Connection, ratings: Sequence[Rating]) -> list[int]:
+    """Do what `record` does, in a transaction of the caller's, which has to end with an error.
+
+    Raises:
+        ValueError: as `record`.
+    """
     ratings = [cleaned(rating) for rating in ratings]
     for number, rating in enumerate(ratings):
         if reason := problem(rating):
@@ -74,17 +87,16 @@ def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:
         return []
     now = datetime.now(UTC)
     statement = insert(Interaction).returning(Interaction.id, sort_by_parameter_order=True)
-    with transaction(engine) as connection:
-        try:
-            found = connection.execute(statement, [_interaction_values(rating, now) for rating in ratings])
-        except IntegrityError as error:
-            raise ValueError(
-                f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
-            ) from error
-        new = list(found.scalars())
-        reviews = [_review_values(id, rating, now) for id, rating in zip(new, ratings, strict=True) if rating.rating]
-        if reviews:
-            connection.execute(insert(Review), reviews)
+    try:
+        found = connection.execute(statement, [_interaction_values(rating, now) for rating in ratings])
+    except IntegrityError as error:
+        raise ValueError(
+            f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
+        ) from error
+    new = list(found.scalars())
+    reviews = [_review_values(id, rating, now) for id, rating in zip(new, ratings, strict=True) if rating.rating]
+    if reviews:
+        connection.execute(insert(Review), reviews)
     return new
 
 
@@ -156,7 +168,7 @@ def put_review(
     )
     if reason := problem(review):
         raise ValueError(f"The review of interaction {interaction_id} cannot be stored: {reason}.")
-    _lock(connection, interaction_id)
+    lock(connection, interaction_id)
     values = _review_values(interaction_id, review, datetime.now(UTC))
     before = _rating_by(connection, interaction_id, values["reviewer"])
     connection.execute(_upsert_review(connection, values))
@@ -172,12 +184,25 @@ def withdraw_review(connection: Connection, interaction_id: int, *, reviewer: st
     Raises:
         LookupError: there is no such review.
     """
-    _lock(connection, interaction_id)
+    lock(connection, interaction_id)
     before = _rating_by(connection, interaction_id, reviewer)
     if before is None:
         raise LookupError(f"There is no review of interaction {interaction_id} by {reviewer!r}. Reload the page.")
     connection.execute(delete(Review).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer))
     audit.note(connection, reviewer, "review.withdrawn", f"interaction:{interaction_id}", {"before": before})
+
+
+def lock(connection: Connection, interaction_id: int) -> None:
+    """Keep others from reviewing the answer until the transaction ends: reviews of one queue up instead of colliding.
+
+    Every writer does it first.
+
+    Raises:
+        LookupError: there is no such interaction.
+    """
+    locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
+    if interaction_id > LARGEST_ID or connection.execute(locked).scalar() is None:
+        raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
 
 
 def ids(engine: Engine, external_ids: Sequence[str]) -> dict[str, int]:
@@ -201,7 +226,11 @@ def stats(engine: Engine) -> RatingStats:
                 func.count(Review.reviewer.distinct()),
                 func.min(Review.reviewed_at),
                 func.max(Review.reviewed_at),
-            )
+            ).where(Review.role == ReviewerRole.EXPERT)
+        ).one()
+        end_users = select(func.count(), func.count(Review.interaction_id.distinct()))
+        end_user_reviews, end_user_rated = connection.execute(
+            end_users.where(Review.role == ReviewerRole.END_USER)
         ).one()
         rated_by_question = _rated_by_question(connection)
     rated = sum(found.values())
@@ -218,6 +247,8 @@ def stats(engine: Engine) -> RatingStats:
         positive_share=positive / rated if rated else None,
         first_rated_at=first,
         last_rated_at=last,
+        end_user_reviews=end_user_reviews,
+        end_user_rated=end_user_rated,
     )
 
 
@@ -259,13 +290,6 @@ def problem(rating: Rating) -> str | None:
         if moment is not None and moment.tzinfo is None:
             return f"{name} is {moment.isoformat()}, without a time zone"
     return None
-
-
-def _lock(connection: Connection, interaction_id: int) -> None:
-    # It comes first, as in every writer here: reviews of one interaction queue up instead of colliding.
-    locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
-    if connection.execute(locked).scalar() is None:
-        raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
 
 
 def _rating_by(connection: Connection, interaction_id: int, reviewer: str) -> int | None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, text
 
 from rlhf_loop.db import transaction
-from rlhf_loop.domain import Example, Rating, RunRecord
+from rlhf_loop.domain import Example, Rating, ReviewerRole, RunRecord
 from rlhf_loop.examples import examples
 from rlhf_loop.interactions import rate, record, stats
 from rlhf_loop.training_log import begin_run, end_run, runs
@@ -111,6 +112,18 @@ def test_stats_count_questions_and_ratings(engine: Engine) -> None:
     assert found.distribution == {1: 2, 2: 0, 3: 0, 4: 1, 5: 1}
     assert found.positive_share == 0.5
     assert (found.first_rated_at, found.last_rated_at) == (NOW, NOW + timedelta(days=1))
+
+
+def test_what_end_users_said_is_counted_apart(engine: Engine) -> None:
+    """It moves no number that is about experts."""
+    rated, _ = record(engine, [Rating("Why?", "a", 5, rated_at=NOW), Rating("Why?", "b")])
+    before = stats(engine)
+    for number in range(3):
+        rate(engine, rated, reviewer=f"app:{number}", rating=1, role=ReviewerRole.END_USER)
+    found = stats(engine)
+    assert (before.end_user_reviews, before.end_user_rated) == (0, 0)
+    assert (found.end_user_reviews, found.end_user_rated) == (3, 1)
+    assert replace(found, end_user_reviews=0, end_user_rated=0) == before
 
 
 def test_an_empty_database_has_no_shares_and_times(engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_loop.tables.columns import Base, UtcDateTime
+from rlhf_loop.tables.columns import LARGEST_ID, Base, UtcDateTime
 from rlhf_loop.tables.people import AnsweredRequest, AuditEntry, OneTimeLink, Session, SignInFailure, Token, User
 from rlhf_loop.tables.ratings import ANONYMOUS, CorrectionDecision, Interaction, Preference, Review
 from rlhf_loop.tables.review import AnswerScore, Assignment, Draft, Guideline, PairAssignment
@@ -10,6 +10,7 @@ from rlhf_loop.tables.training import TrainingRun
 
 __all__ = [
     "ANONYMOUS",
+    "LARGEST_ID",
     "AnswerScore",
     "AnsweredRequest",
     "Assignment",

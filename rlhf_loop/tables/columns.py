@@ -11,6 +11,9 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+#: Where PostgreSQL's INTEGER ends. A larger id is nobody's, and asking for it is an error there.
+LARGEST_ID = 2**31 - 1
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A point in time: aware and in UTC on the way out, whatever the database.

@@ -48,6 +48,14 @@ class Interaction(Base):
             sqlite_where=text("rating IS NOT NULL"),
             postgresql_where=text("rating IS NOT NULL"),
         ),
+        Index(
+            "ix_rlhf_interactions_waiting",
+            "id",
+            sqlite_where=text("rating IS NULL"),
+            postgresql_where=text("rating IS NULL"),
+        ),
+        # To find the same answer to the same question again; whole texts are too long for an index.
+        Index("ix_rlhf_interactions_texts", text("substr(user_prompt, 1, 64)"), text("substr(ai_response, 1, 64)")),
         {"sqlite_autoincrement": True},
     )
 
@@ -91,6 +99,12 @@ class Review(Base):
         CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_reviews_rating_1_to_5"),
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_reviews_role"),
         Index("ix_rlhf_reviews_reviewer", "reviewer", "reviewed_at"),
+        Index(
+            "ix_rlhf_reviews_corrected",
+            "id",
+            sqlite_where=text("correction IS NOT NULL"),
+            postgresql_where=text("correction IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -122,6 +136,7 @@ class Preference(Base):
         CheckConstraint("preferred IN ('first', 'second', 'tie')", name="ck_rlhf_preferences_preferred"),
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_preferences_role"),
         Index("ix_rlhf_preferences_second_id", "second_id"),
+        Index("ix_rlhf_preferences_reviewer", "reviewer", "preferred_at"),
         {"sqlite_autoincrement": True},
     )
 

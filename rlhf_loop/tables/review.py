@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, text
+from sqlalchemy import JSON, CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from rlhf_loop.tables.columns import Base, Now
 
 
 class Assignment(Base):
-    """An answer that a rater was given: open until `leased_until`, then reviewed or skipped. It is given only once."""
+    """An answer that a rater was given: open until `leased_until`, then reviewed or skipped. It is given only once.
+
+    `why` is the reason of the queue. `handled_at` is when it was reviewed or skipped; `earlier` is the review that was
+    replaced then, if there was one.
+    """
 
     __tablename__ = "rlhf_assignments"
     __table_args__ = (
@@ -27,8 +32,11 @@ class Assignment(Base):
     reviewer: Mapped[str]
     interaction_id: Mapped[int]
     state: Mapped[str] = mapped_column(server_default=text("'open'"))
+    why: Mapped[str] = mapped_column(server_default=text("'recent'"))
     assigned_at: Mapped[datetime]
     leased_until: Mapped[datetime]
+    handled_at: Mapped[datetime | None]
+    earlier: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
 
 
 class PairAssignment(Base):
@@ -82,7 +90,7 @@ class Draft(Base):
 class AnswerScore(Base):
     """What the live model thinks of an answer that waits for a review, and how far its question's best two are apart.
 
-    `margin` is None where a question has one candidate only.
+    `margin` is None but for those two.
     """
 
     __tablename__ = "rlhf_answer_scores"
@@ -95,6 +103,8 @@ class AnswerScore(Base):
             ondelete="CASCADE",
         ),
         CheckConstraint("score >= 0 AND score <= 1", name="ck_rlhf_answer_scores_score_0_to_1"),
+        Index("ix_rlhf_answer_scores_score", "score"),
+        Index("ix_rlhf_answer_scores_margin", "margin"),
     )
 
     interaction_id: Mapped[int] = mapped_column(autoincrement=False)

@@ -45,6 +45,16 @@ def _extend_interactions() -> None:
     for name in ("title", "url", "licence"):
         op.add_column("rlhf_interactions", sa.Column(name, sa.Text()))
     op.add_column("rlhf_interactions", _time("retrieved_at"))
+    _create_partial_index("ix_rlhf_interactions_waiting", "rlhf_interactions", "rating IS NULL")
+    op.create_index(
+        "ix_rlhf_interactions_texts",
+        "rlhf_interactions",
+        [sa.text("substr(user_prompt, 1, 64)"), sa.text("substr(ai_response, 1, 64)")],
+    )
+
+
+def _create_partial_index(name: str, table: str, where: str) -> None:
+    op.create_index(name, table, ["id"], sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def _extend_reviews() -> None:
@@ -54,6 +64,7 @@ def _extend_reviews() -> None:
     )
     op.execute("ALTER TABLE rlhf_reviews ADD COLUMN harmful BOOLEAN DEFAULT false NOT NULL")
     op.create_index("ix_rlhf_reviews_reviewer", "rlhf_reviews", ["reviewer", "reviewed_at"])
+    _create_partial_index("ix_rlhf_reviews_corrected", "rlhf_reviews", "correction IS NOT NULL")
 
 
 def _create_judgements() -> None:
@@ -81,6 +92,7 @@ def _create_judgements() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_rlhf_preferences_second_id", "rlhf_preferences", ["second_id"])
+    op.create_index("ix_rlhf_preferences_reviewer", "rlhf_preferences", ["reviewer", "preferred_at"])
     op.create_table(
         "rlhf_correction_decisions",
         sa.Column("review_id", sa.Integer(), nullable=False, autoincrement=False),
@@ -101,8 +113,11 @@ def _create_screen() -> None:
         sa.Column("reviewer", sa.Text(), nullable=False),
         sa.Column("interaction_id", sa.Integer(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False, server_default=sa.text("'open'")),
+        sa.Column("why", sa.Text(), nullable=False, server_default=sa.text("'recent'")),
         _time("assigned_at", nullable=False),
         _time("leased_until", nullable=False),
+        _time("handled_at"),
+        sa.Column("earlier", sa.JSON()),
         sa.PrimaryKeyConstraint("reviewer", "interaction_id", name="pk_rlhf_assignments"),
         sa.CheckConstraint("state IN ('open', 'reviewed', 'skipped')", name="ck_rlhf_assignments_state"),
         sa.ForeignKeyConstraint(
@@ -163,6 +178,8 @@ def _create_screen() -> None:
             ondelete="CASCADE",
         ),
     )
+    op.create_index("ix_rlhf_answer_scores_score", "rlhf_answer_scores", ["score"])
+    op.create_index("ix_rlhf_answer_scores_margin", "rlhf_answer_scores", ["margin"])
     op.create_table(
         "rlhf_guidelines",
         sa.Column("id", sa.Integer(), nullable=False),

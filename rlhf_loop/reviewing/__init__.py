@@ -1,0 +1,62 @@
+"""What raters do: the queue of answers, reviews, pairs, corrections, guidelines, progress and agreement."""
+
+from __future__ import annotations
+
+from rlhf_loop.reviewing.agreement import Agreement, RaterReport, WeekPoint, agreement
+from rlhf_loop.reviewing.corrections import (
+    ApprovedStamp,
+    Correction,
+    approved_corrections,
+    approved_stamp,
+    corrections,
+    decide,
+)
+from rlhf_loop.reviewing.guidelines import DEFAULT_GUIDELINES, Guidelines, guidelines, save_guidelines
+from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, Draft, ReviewItem, StoredReview
+from rlhf_loop.reviewing.pairs import PairAnswer, PairItem, next_pair, prefer, skip_pair, undo_pair
+from rlhf_loop.reviewing.progress import Progress, progress
+from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
+from rlhf_loop.reviewing.scoring import Scoring, refresh_scores
+from rlhf_loop.reviewing.work import Submission, save_draft, skip, submit, undo
+
+__all__ = [
+    "DEFAULT_GUIDELINES",
+    "MAX_COMMENT",
+    "MAX_CORRECTION",
+    "Agreement",
+    "ApprovedStamp",
+    "Correction",
+    "Draft",
+    "Guidelines",
+    "PairAnswer",
+    "PairItem",
+    "Progress",
+    "RaterReport",
+    "ReviewItem",
+    "Scoring",
+    "StoredReview",
+    "Submission",
+    "WeekPoint",
+    "agreement",
+    "approved_corrections",
+    "approved_stamp",
+    "corrections",
+    "decide",
+    "following_item",
+    "guidelines",
+    "item",
+    "next_item",
+    "next_pair",
+    "prefer",
+    "previous_item",
+    "progress",
+    "refresh_scores",
+    "renew",
+    "save_draft",
+    "save_guidelines",
+    "skip",
+    "skip_pair",
+    "submit",
+    "undo",
+    "undo_pair",
+]

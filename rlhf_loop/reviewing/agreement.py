@@ -1,0 +1,230 @@
+"""Do the raters agree? Krippendorff's alpha for ordered grades, and how each rater leans and drifts.
+
+Only experts' reviews count. An answer is a unit; those that one expert rated say nothing about agreement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.engine import Engine
+
+from rlhf_loop.db import reading
+from rlhf_loop.domain import Interval, ReviewerRole
+from rlhf_loop.tables import Review
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: The newest reviews that are looked at.
+MOST_REVIEWS = 200_000
+#: A drift takes so many shared answers; halves of fewer say nothing.
+DRIFT_FROM = 20
+#: The weeks of a report, the newest.
+WEEKS = 26
+
+_GRADES = 5
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeekPoint:
+    """A rater's week, which begins on a Monday (UTC); `bias` as in `RaterReport`."""
+
+    start: date
+    reviews: int
+    mean_rating: float
+    bias: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaterReport:
+    """How a rater grades.
+
+    `bias` is the mean difference from the median of the others, on the `shared` answers that others rated too.
+    `drift` is how much it changed from the first half of those answers to the second, with its 95 % interval.
+    """
+
+    reviewer: str
+    reviews: int
+    mean_rating: float
+    bias: float | None
+    shared: int
+    weeks: tuple[WeekPoint, ...]
+    drift: Interval | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Krippendorff's alpha: 1 where all agree, 0 as by chance; where it cannot be computed None, and `reason` says why.
+
+    `interval` is its 95 % interval by a bootstrap over the answers, None without alpha or where resamples have none.
+    `answers` have reviews by two experts or more, `reviews` counts those.
+    """
+
+    alpha: float | None
+    interval: Interval | None
+    reason: str | None
+    answers: int
+    reviews: int
+    raters: tuple[RaterReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rated:
+    reviewer: str
+    rating: int
+    reviewed_at: datetime
+    #: The difference from the median of the others, None without others.
+    difference: float | None
+
+
+def agreement(engine: Engine, *, seed: int = 0) -> Agreement:
+    """Measure how far the experts agree, by their newest 200,000 reviews."""
+    import numpy as np
+
+    wanted = (
+        select(Review.interaction_id, Review.reviewer, Review.rating, Review.reviewed_at)
+        .where(Review.role == ReviewerRole.EXPERT)
+        .order_by(Review.id.desc())
+        .limit(MOST_REVIEWS)
+    )
+    by_answer: dict[int, list[tuple[str, int, datetime]]] = {}
+    with reading(engine) as connection:
+        for id, reviewer, rating, reviewed_at in connection.execute(wanted, execution_options={"yield_per": 5000}):
+            by_answer.setdefault(id, []).append((reviewer, rating, reviewed_at))
+    shared = [[rating for _, rating, _ in reviews] for reviews in by_answer.values() if len(reviews) > 1]
+    rng = np.random.default_rng(seed)
+    alpha, interval, reason = _alpha(shared, rng)
+    return Agreement(
+        alpha=alpha,
+        interval=interval,
+        reason=reason,
+        answers=len(shared),
+        reviews=sum(map(len, shared)),
+        raters=_reports(by_answer.values(), rng),
+    )
+
+
+# --- Alpha -----------------------------------------------------------------------------------------------------------
+
+
+def _alpha(
+    shared: Sequence[Sequence[int]], rng: np.random.Generator
+) -> tuple[float | None, Interval | None, str | None]:
+    import krippendorff
+    import numpy as np
+
+    if not shared:
+        return None, None, "No answer has been rated by two experts yet."
+    if len({rating for ratings in shared for rating in ratings}) == 1:
+        return None, None, f"All shared ratings are {shared[0][0]}: where nothing differs, agreement has no measure."
+    counts = np.zeros((len(shared), _GRADES), dtype=np.int64)
+    for row, ratings in enumerate(shared):
+        for rating in ratings:
+            counts[row, rating - 1] += 1
+    alpha = float(krippendorff.alpha(value_counts=counts, level_of_measurement="ordinal"))
+    patterns, times = np.unique(counts, axis=0, return_counts=True)
+    # To draw answers is to draw how often each pattern of ratings comes up, and there are few of them however many
+    # answers there are.
+    drawn = rng.multinomial(len(shared), times / len(shared), size=_RESAMPLES)
+    resampled = alphas(patterns, drawn)
+    resampled = resampled[np.isfinite(resampled)]
+    if len(resampled) < _RESAMPLES / 2:
+        return alpha, None, None
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return alpha, Interval(alpha, float(low), float(high)), None
+
+
+def alphas(patterns: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return ordinal alpha for several samples at once.
+
+    `patterns` (patterns x grades) holds how many raters gave each grade, two at least; `times` (samples x patterns) how
+    many answers of each pattern a sample has. A sample in which all ratings are the same has NaN. The formula is
+    Krippendorff's (Computing Krippendorff's Alpha-Reliability, 2011); the library computes one sample at a time.
+    """
+    import numpy as np
+
+    raters = patterns.sum(axis=1)
+    same = patterns[:, :, None] * np.eye(patterns.shape[1], dtype=np.int64)
+    pairs = (patterns[:, :, None] * patterns[:, None, :] - same) / (raters - 1)[:, None, None]
+    observed = np.einsum("sp,pij->sij", times.astype(float), pairs, optimize=True)
+    totals = observed.sum(axis=2)
+    # The distance of two grades is how many ratings lie between them, those of the two themselves counted by half.
+    middle = np.cumsum(totals, axis=1) - totals / 2
+    distance = (middle[:, :, None] - middle[:, None, :]) ** 2
+    expected = totals[:, :, None] * totals[:, None, :] / (totals.sum(axis=1) - 1)[:, None, None]
+    disagreement, chance = (observed * distance).sum(axis=(1, 2)), (expected * distance).sum(axis=(1, 2))
+    shares: NDArray[np.float64] = np.divide(disagreement, chance, out=np.full_like(chance, np.nan), where=chance > 0)
+    return 1 - shares
+
+
+# --- Raters ----------------------------------------------------------------------------------------------------------
+
+
+def _reports(
+    answers: Iterable[Sequence[tuple[str, int, datetime]]], rng: np.random.Generator
+) -> tuple[RaterReport, ...]:
+    by_rater: dict[str, list[_Rated]] = {}
+    for reviews in answers:
+        ratings = [rating for _, rating, _ in reviews]
+        for place, (reviewer, rating, reviewed_at) in enumerate(reviews):
+            others = ratings[:place] + ratings[place + 1 :]
+            difference = rating - median(others) if others else None
+            by_rater.setdefault(reviewer, []).append(_Rated(reviewer, rating, reviewed_at, difference))
+    return tuple(_report(reviewer, by_rater[reviewer], rng) for reviewer in sorted(by_rater))
+
+
+def _report(reviewer: str, reviews: list[_Rated], rng: np.random.Generator) -> RaterReport:
+    reviews.sort(key=lambda review: review.reviewed_at)
+    differences = [review.difference for review in reviews if review.difference is not None]
+    weeks: dict[date, list[_Rated]] = {}
+    for review in reviews:
+        day = review.reviewed_at.astimezone(UTC).date()
+        weeks.setdefault(day - timedelta(days=day.weekday()), []).append(review)
+    return RaterReport(
+        reviewer=reviewer,
+        reviews=len(reviews),
+        mean_rating=_mean([review.rating for review in reviews]),
+        bias=_mean(differences) if differences else None,
+        shared=len(differences),
+        weeks=tuple(_week(start, weeks[start]) for start in sorted(weeks)[-WEEKS:]),
+        drift=_drift(differences, rng),
+    )
+
+
+def _week(start: date, reviews: Sequence[_Rated]) -> WeekPoint:
+    differences = [review.difference for review in reviews if review.difference is not None]
+    return WeekPoint(
+        start=start,
+        reviews=len(reviews),
+        mean_rating=_mean([review.rating for review in reviews]),
+        bias=_mean(differences) if differences else None,
+    )
+
+
+def _drift(differences: Sequence[float], rng: np.random.Generator) -> Interval | None:
+    """Return how much the mean differs between the halves, both of them resampled for its interval."""
+    import numpy as np
+
+    if len(differences) < DRIFT_FROM:
+        return None
+    middle = len(differences) // 2
+    halves = np.asarray(differences[:middle]), np.asarray(differences[middle:])
+    means = []
+    for half in halves:
+        values, times = np.unique(half, return_counts=True)
+        drawn = rng.multinomial(len(half), times / len(half), size=_RESAMPLES)
+        means.append(drawn @ values / len(half))
+    low, high = np.quantile(means[1] - means[0], (0.025, 0.975))
+    return Interval(float(halves[1].mean() - halves[0].mean()), float(low), float(high))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

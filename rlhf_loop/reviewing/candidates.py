@@ -1,0 +1,211 @@
+"""What a rater could be given next, best first: a few hundred answers, each found through an index.
+
+The whole queue is never sorted. The value of an answer (see `priority`) is large for one of few reasons, and for each
+there is an order in which the database can begin with the largest. Only where all of these give nothing, the whole
+queue is looked through before anybody is told that nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, case, exists, func, select
+from sqlalchemy.engine import Connection
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.interactions import group_name
+from rlhf_loop.reviewing.priority import DISAGREEMENT, MOST_EXPERTS, Facts, Turn, Why, part, turn, value, wanted
+from rlhf_loop.reviewing.servings import stands_for_all
+from rlhf_loop.tables import AnswerScore, Assignment, Interaction, Review
+
+#: How many answers each way of looking gives.
+_NEAREST, _CLOSEST, _NEWEST = 60, 40, 60
+#: How many rows it looks at for them: reviews for second opinions, and answers that wait.
+_REVIEWS, _WAITING = 400, 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer that the rater may be given, and why."""
+
+    interaction_id: int
+    why: Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rater:
+    """Who asks, when, and after which answer."""
+
+    name: str
+    now: datetime
+    previous: int | None = None
+
+
+def candidates(connection: Connection, rater: Rater, settings: Settings) -> list[Found]:
+    """Return answers that the rater may be given, best first; they have to be checked again when one is taken."""
+    kind = turn(rater.name, rater.previous, settings)
+    if kind is Turn.RANDOM and (drawn := _drawn(connection, rater, settings)):
+        return [*(Found(id, Why.RANDOM) for id in drawn), *_by_value(connection, rater, settings)]
+    if kind is Turn.SECOND_OPINION:
+        begun = _begun(connection, rater, settings)
+        overlap = [Found(each.interaction_id, Why.OVERLAP) for each in begun if value(each)[1] is Why.OVERLAP]
+        return [*overlap, *_by_value(connection, rater, settings, begun)]
+    return _by_value(connection, rater, settings)
+
+
+def all_that_waits(connection: Connection, rater: Rater, settings: Settings, *, limit: int) -> list[Found]:
+    """Look through the whole queue for what the rater may be given, the newest first."""
+    waiting = _free(select(Interaction.id), rater, settings)
+    found = connection.execute(waiting.order_by(Interaction.id.desc()).limit(limit)).scalars()
+    return [Found(id, Why.RECENT) for id in found]
+
+
+def count_waiting(connection: Connection, rater: Rater, settings: Settings, *, most: int) -> int:
+    """Count the answers that no expert has rated and that the rater may be given, of the newest `most` that wait."""
+    free = _stretch(rater, settings, limit=most).subquery()
+    return connection.execute(select(func.count()).select_from(free)).scalar_one()
+
+
+def _by_value(
+    connection: Connection, rater: Rater, settings: Settings, begun: Sequence[Facts] | None = None
+) -> list[Found]:
+    facts = {each.interaction_id: each for each in _waiting(connection, rater, settings)}
+    facts.update((each.interaction_id, each) for each in (begun or _begun(connection, rater, settings)))
+    valued = [(value(each), each.interaction_id) for each in facts.values()]
+    return [Found(id, why) for (_, why), id in sorted(valued, key=lambda one: (-one[0][0], -one[1]))]
+
+
+def _waiting(connection: Connection, rater: Rater, settings: Settings) -> list[Facts]:
+    """Return answers that no expert has rated: of which the model is unsure, close ones, and the newest."""
+    scored = _free(
+        select(Interaction.id).join(AnswerScore, AnswerScore.interaction_id == Interaction.id), rater, settings
+    )
+    ids = _ids(
+        connection,
+        scored.where(AnswerScore.score >= 0.5).order_by(AnswerScore.score).limit(_NEAREST),
+        scored.where(AnswerScore.score < 0.5).order_by(AnswerScore.score.desc()).limit(_NEAREST),
+        scored.where(AnswerScore.margin.is_not(None)).order_by(AnswerScore.margin).limit(_CLOSEST),
+        _stretch(rater, settings),
+    )
+    numbers = (
+        select(
+            Interaction.id,
+            Interaction.score,
+            AnswerScore.score.label("live_score"),
+            AnswerScore.margin,
+            _leases(rater).label("leases"),
+        )
+        .join(AnswerScore, AnswerScore.interaction_id == Interaction.id, isouter=True)
+        .where(Interaction.id.in_(ids))
+    )
+    rows = list(connection.execute(numbers))
+    shared = _questions(connection, [row.id for row in rows if row.leases])
+    return [
+        Facts(
+            interaction_id=row.id,
+            score=row.score if row.live_score is None else row.live_score,
+            margin=row.margin,
+        )
+        for row in rows
+        if not row.leases or row.leases < wanted(shared[row.id], experts=0, spread=0, settings=settings)
+    ]
+
+
+def _begun(connection: Connection, rater: Rater, settings: Settings) -> list[Facts]:
+    """Return answers that experts have rated and that want one more, from two stretches of the reviews.
+
+    One is the newest reviews, the other begins anywhere: so what was left over is found sooner or later, and no rater
+    waits while all reviews are read.
+    """
+    newest = select(Review.id, Review.interaction_id).order_by(Review.id.desc()).limit(_REVIEWS)
+    last = connection.execute(select(func.max(Review.id))).scalar()
+    anywhere = newest.where(Review.id <= int(part("begun", rater.name, str(rater.previous)) * (last or 0)) + 1)
+    ids = _ids(
+        connection,
+        *(select(stretch.c.interaction_id) for stretch in (newest.subquery(), anywhere.subquery())),
+    )
+    most = max(settings.review_overlap_raters if settings.review_overlap else 1, MOST_EXPERTS)
+    experts = func.count().label("experts")
+    spread = (func.max(Review.rating) - func.min(Review.rating)).label("spread")
+    rated = (
+        select(Review.interaction_id, experts, spread)
+        .where(
+            Review.interaction_id.in_(ids),
+            Review.role == ReviewerRole.EXPERT,
+            ~_given(Review.interaction_id, rater),
+        )
+        .group_by(Review.interaction_id)
+        .having(experts < most, func.sum(case((Review.reviewer == rater.name, 1), else_=0)) == 0)
+    )
+    if not settings.review_overlap or settings.review_overlap_raters < 2:
+        rated = rated.having(spread >= DISAGREEMENT)
+    counted = {row.interaction_id: row for row in connection.execute(rated)}
+    questions = _questions(connection, counted)
+    found = []
+    for id in sorted(counted, reverse=True):
+        row = counted[id]
+        if row.experts < wanted(questions[id], experts=row.experts, spread=row.spread, settings=settings):
+            found.append(Facts(interaction_id=id, experts=row.experts, spread=row.spread))
+    return found
+
+
+def _drawn(connection: Connection, rater: Rater, settings: Settings) -> list[int]:
+    """Return answers from anywhere in the queue; another place for each answer before."""
+    waits = Interaction.rating.is_(None)
+    first, last = connection.execute(select(func.min(Interaction.id), func.max(Interaction.id)).where(waits)).one()
+    if first is None:
+        return []
+    place = first + int(part("random", rater.name, str(rater.previous)) * (last - first + 1))
+    return _ids(connection, _stretch(rater, settings, up_to=place, limit=5))
+
+
+def _stretch(rater: Rater, settings: Settings, *, up_to: int | None = None, limit: int = _NEWEST) -> Select[Any]:
+    """Select the newest answers that wait, or the newest of those up to an id."""
+    ids = select(Interaction.id).where(Interaction.rating.is_(None)).order_by(Interaction.id.desc()).limit(_WAITING)
+    if up_to is not None:
+        ids = ids.where(Interaction.id <= up_to)
+    looked_at = ids.subquery()
+    free = _free(select(Interaction.id).join(looked_at, looked_at.c.id == Interaction.id), rater, settings)
+    return free.order_by(looked_at.c.id.desc()).limit(limit)
+
+
+def _free(query: Select[Any], rater: Rater, settings: Settings) -> Select[Any]:
+    """Keep answers that no expert has rated, that the rater was never given, and that not too many look at now."""
+    several = max(1, settings.review_overlap_raters) if settings.review_overlap else 1
+    waits = (Interaction.rating.is_(None), stands_for_all())
+    return query.where(*waits, ~_given(Interaction.id, rater), _leases(rater) < several)
+
+
+def _leases(rater: Rater) -> ScalarSelect[int]:
+    live = (Assignment.state == "open") & (Assignment.leased_until > rater.now)
+    return select(func.count()).where(Assignment.interaction_id == Interaction.id, live).scalar_subquery()
+
+
+def _given(id: Any, rater: Rater) -> ColumnElement[bool]:
+    return exists(select(1).where(Assignment.reviewer == rater.name, Assignment.interaction_id == id))
+
+
+def _ids(connection: Connection, *queries: Select[Any]) -> list[int]:
+    # One statement each: a union would have to bring their orders together, and SQLite cannot.
+    found: dict[int, None] = {}
+    for query in queries:
+        found.update(dict.fromkeys(connection.execute(query).scalars()))
+    return list(found)
+
+
+def _questions(connection: Connection, ids: Iterable[int]) -> Mapping[int, str]:
+    """Return the names of the questions that the answers belong to."""
+    prompt = case((Interaction.candidate_group.is_(None), Interaction.user_prompt))
+    named = select(Interaction.id, Interaction.candidate_group, prompt.label("prompt")).where(
+        Interaction.id.in_(list(ids))
+    )
+    return {row.id: question(row) for row in connection.execute(named)}
+
+
+def question(row: Row[Any]) -> str:
+    """Return the name of the question from a row with `candidate_group` and `prompt`."""
+    return group_name(row.candidate_group, row.prompt or "")

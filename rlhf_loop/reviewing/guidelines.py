@@ -1,0 +1,90 @@
+"""What the five grades mean: the words that raters go by. An admin can change them; each version is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Engine
+
+from rlhf_loop import audit
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.reviewing.items import checked_text
+from rlhf_loop.tables import Guideline
+
+_MAX_INTRODUCTION, _MAX_GRADE = 4_000, 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guidelines:
+    """An introduction, and what each grade from 1 to 5 means; nobody has edited those that come with the package."""
+
+    introduction: str
+    grades: tuple[str, ...]
+    edited_by: str | None = None
+    edited_at: datetime | None = None
+
+
+DEFAULT_GUIDELINES = Guidelines(
+    introduction=(
+        "Read the question first, and decide what a good answer would have to say. Then grade how right and how "
+        "useful this answer is for somebody who may act on it: the facts count, not the style, the length or the "
+        "source. Grade it for the question that was asked, not for one that it would suit better. If following it "
+        "could hurt somebody, flag it as harmful, whatever else it says. If you cannot judge it, skip it: a skipped "
+        "answer is better than a guessed grade."
+    ),
+    grades=(
+        "Wrong or useless: the main statement is false, or nothing in it answers the question. Nobody should act on "
+        "it.",
+        "Mostly wrong: a part is true, but an important statement is false, or so much is missing that a reader is led "
+        "astray.",
+        "Partly right: what counts is there and not false, but it is incomplete, vague or mixed with things beside the "
+        "point. A reader would have to ask again.",
+        "Right, with small gaps: the question is answered correctly and safely. A detail, a limit or a caution that a "
+        "specialist would add is missing.",
+        "Exactly right: correct, complete for this question, clear, and with the cautions that belong to it. You would "
+        "say the same to a patient.",
+    ),
+)
+
+
+def guidelines(engine: Engine) -> Guidelines:
+    """Return the guidelines in force: those that were saved last, else ours."""
+    with reading(engine) as connection:
+        row = connection.execute(select(Guideline.__table__).order_by(Guideline.id.desc()).limit(1)).one_or_none()
+    if row is None:
+        return DEFAULT_GUIDELINES
+    return Guidelines(
+        introduction=row.introduction,
+        grades=(row.grade_1, row.grade_2, row.grade_3, row.grade_4, row.grade_5),
+        edited_by=row.edited_by,
+        edited_at=row.edited_at,
+    )
+
+
+def save_guidelines(
+    engine: Engine, *, introduction: str, grades: Sequence[str], edited_by: str, now: datetime | None = None
+) -> None:
+    """Put new guidelines in force; the earlier ones stay in the database.
+
+    Raises:
+        ValueError: not five grades, one of them or the introduction is empty, too long or cannot be stored.
+    """
+    if len(grades) != 5:
+        raise ValueError(f"There are {len(grades)} grades. Describe five, from 1 to 5.")
+    values = {"introduction": _filled("introduction", introduction, limit=_MAX_INTRODUCTION)}
+    for number, grade in enumerate(grades, start=1):
+        values[f"grade_{number}"] = _filled(f"description of grade {number}", grade, limit=_MAX_GRADE)
+    with transaction(engine) as connection:
+        stored = insert(Guideline).values(**values, edited_by=edited_by, edited_at=now or datetime.now(UTC))
+        version = connection.execute(stored.returning(Guideline.id)).scalar_one()
+        audit.note(connection, edited_by, "guidelines.changed", f"guidelines:{version}")
+
+
+def _filled(name: str, text: str, *, limit: int) -> str:
+    checked = checked_text(name, text, limit=limit)
+    if checked is None:
+        raise ValueError(f"The {name} is empty. Write what raters should go by.")
+    return checked

@@ -1,0 +1,263 @@
+"""The queue: which answer a rater sees next, and the ones before it.
+
+An answer is leased: while a rater looks at it, nobody else gets it, unless it is to have several raters. A lease that
+ran out frees the answer; if nobody took it until its rater comes back, that rater goes on where they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop.config import Settings
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.interactions import group_name
+from rlhf_loop.reviewing.candidates import Found, Rater, all_that_waits, candidates
+from rlhf_loop.reviewing.items import ReviewItem, assigned_item, not_given
+from rlhf_loop.reviewing.priority import wanted
+from rlhf_loop.reviewing.servings import servings
+from rlhf_loop.tables import LARGEST_ID, Assignment, Interaction, Review
+
+#: How often to look anew when others took all that was found.
+_ATTEMPTS = 5
+#: How many of the answers that were found last are waited for, if somebody holds their rows.
+_WAITED_FOR = 20
+#: How many of those that the whole queue still holds are tried; at most as many raters have one open right now.
+_LEFT = 200
+#: How many of the rater's newest answers may still be open.
+_OPEN_AMONG = 50
+
+
+def next_item(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> ReviewItem | None:
+    """Give the rater an answer, None if none is left.
+
+    One that the rater has open comes first, so that a page that is loaded again shows the same; else the best one.
+    """
+    now = now or datetime.now(UTC)
+    with reading(engine) as connection:
+        mine = _open(connection, reviewer)
+    for interaction_id in mine:
+        with transaction(engine) as connection:
+            if _resume(connection, interaction_id, reviewer=reviewer, settings=settings, now=now):
+                return assigned_item(connection, interaction_id, reviewer=reviewer)
+    rater = Rater(name=reviewer, now=now, previous=_newest(engine, reviewer))
+    for _ in range(_ATTEMPTS):
+        with reading(engine) as connection:
+            found = candidates(connection, rater, settings)
+        if item := _first_free(engine, found, rater, settings):
+            return item
+        with reading(engine) as connection:
+            found = all_that_waits(connection, rater, settings, limit=_LEFT)
+        if item := _first_free(engine, found, rater, settings):
+            return item
+        if not found:
+            return None
+    return None
+
+
+def item(engine: Engine, interaction_id: int, *, reviewer: str) -> ReviewItem:
+    """Return an answer that was given to the rater.
+
+    Raises:
+        LookupError: it was not.
+    """
+    with reading(engine) as connection:
+        return assigned_item(connection, interaction_id, reviewer=reviewer)
+
+
+def previous_item(engine: Engine, interaction_id: int | None, *, reviewer: str) -> ReviewItem | None:
+    """Return the answer that the rater was given before that one, None at the beginning.
+
+    Without an id it is the newest that the rater reviewed or skipped.
+
+    Raises:
+        LookupError: that answer was not given to the rater.
+    """
+    before = select(Assignment.interaction_id).where(Assignment.reviewer == reviewer)
+    before = before.order_by(Assignment.assigned_at.desc(), Assignment.interaction_id.desc()).limit(1)
+    with reading(engine) as connection:
+        if interaction_id is None:
+            before = before.where(Assignment.state != "open")
+        else:
+            given = _assigned_at(connection, interaction_id, reviewer)
+            same_moment = and_(Assignment.assigned_at == given, Assignment.interaction_id < interaction_id)
+            before = before.where(or_(Assignment.assigned_at < given, same_moment))
+        found = connection.execute(before).scalar()
+        return None if found is None else assigned_item(connection, found, reviewer=reviewer)
+
+
+def following_item(engine: Engine, interaction_id: int, *, reviewer: str) -> ReviewItem | None:
+    """Return the answer that the rater was given after that one, None at the end.
+
+    Raises:
+        LookupError: that answer was not given to the rater.
+    """
+    with reading(engine) as connection:
+        given = _assigned_at(connection, interaction_id, reviewer)
+        same_moment = and_(Assignment.assigned_at == given, Assignment.interaction_id > interaction_id)
+        after = (
+            select(Assignment.interaction_id)
+            .where(Assignment.reviewer == reviewer, or_(Assignment.assigned_at > given, same_moment))
+            .order_by(Assignment.assigned_at, Assignment.interaction_id)
+            .limit(1)
+        )
+        found = connection.execute(after).scalar()
+        return None if found is None else assigned_item(connection, found, reviewer=reviewer)
+
+
+def renew(
+    engine: Engine, interaction_id: int, *, reviewer: str, settings: Settings, now: datetime | None = None
+) -> None:
+    """Keep an open answer from others for another while; one that was reviewed or skipped stays as it is.
+
+    Raises:
+        LookupError: the answer was not given to the rater.
+    """
+    until = lease(settings, now or datetime.now(UTC))
+    with transaction(engine) as connection:
+        _assigned_at(connection, interaction_id, reviewer)
+        mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id)
+        connection.execute(
+            update(Assignment)
+            .where(*mine, Assignment.state == "open", Assignment.leased_until < until)
+            .values(leased_until=until)
+        )
+
+
+def lease(settings: Settings, now: datetime) -> datetime:
+    """Return until when an answer that is given now is kept from others."""
+    return now + timedelta(minutes=settings.review_lease_minutes)
+
+
+def _assigned_at(connection: Connection, interaction_id: int, reviewer: str) -> datetime:
+    mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id)
+    given = select(Assignment.assigned_at).where(*mine)
+    found = connection.execute(given).scalar() if interaction_id <= LARGEST_ID else None
+    if found is None:
+        raise LookupError(not_given(interaction_id, reviewer))
+    return found
+
+
+def _newest(engine: Engine, reviewer: str) -> int | None:
+    newest = select(Assignment.interaction_id).where(Assignment.reviewer == reviewer)
+    newest = newest.order_by(Assignment.assigned_at.desc(), Assignment.interaction_id.desc()).limit(1)
+    with reading(engine) as connection:
+        return connection.execute(newest).scalar()
+
+
+def _open(connection: Connection, reviewer: str) -> list[int]:
+    """Return the open ones among the rater's newest answers, the one leased last first."""
+    newest = (
+        select(Assignment.interaction_id, Assignment.state, Assignment.leased_until)
+        .where(Assignment.reviewer == reviewer)
+        .order_by(Assignment.assigned_at.desc())
+        .limit(_OPEN_AMONG)
+        .subquery()
+    )
+    found = select(newest.c.interaction_id).where(newest.c.state == "open").order_by(newest.c.leased_until.desc())
+    return list(connection.execute(found).scalars())
+
+
+def _resume(connection: Connection, interaction_id: int, *, reviewer: str, settings: Settings, now: datetime) -> bool:
+    """Lease an answer that the rater has open for another while; False if others have taken its place meanwhile."""
+    mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id, Assignment.state == "open")
+    row = _lock(connection, interaction_id, wait=True)
+    until = connection.execute(select(Assignment.leased_until).where(*mine)).scalar()
+    if row is None or until is None:
+        return False
+    if until <= now and not _is_free(connection, row, Rater(name=reviewer, now=now), settings, again=True):
+        return False
+    connection.execute(update(Assignment).where(*mine).values(leased_until=max(until, lease(settings, now))))
+    return True
+
+
+def _first_free(engine: Engine, found: Sequence[Found], rater: Rater, settings: Settings) -> ReviewItem | None:
+    """Give the rater the first of these that is still free, None if none is."""
+    held = []
+    with transaction(engine) as connection:
+        for one in found:
+            # What was found by a review may be a later serving; all who want the same answer have to lock the same row.
+            first = servings(connection, one.interaction_id, limit=1)
+            if not first:
+                continue
+            each = Found(first[0], one.why)
+            row = _lock(connection, each.interaction_id, wait=False)
+            if row is None:
+                held.append(each)
+            elif item := _take(connection, row, each, rater, settings):
+                return item
+    # Whoever holds a row may be somebody who only rates. They are waited for one by one: with other rows locked, two
+    # who wait could wait for each other.
+    for each in held[:_WAITED_FOR]:
+        with transaction(engine) as connection:
+            row = _lock(connection, each.interaction_id, wait=True)
+            if row is not None and (item := _take(connection, row, each, rater, settings)):
+                return item
+    return None
+
+
+def _lock(connection: Connection, interaction_id: int, *, wait: bool) -> _Question | None:
+    """Lock the answer as reviews do; None if it is gone, or, without `wait`, if somebody holds it."""
+    locked = select(Interaction.id, Interaction.candidate_group, Interaction.user_prompt)
+    locked = locked.where(Interaction.id == interaction_id).with_for_update(key_share=True, skip_locked=not wait)
+    row = connection.execute(locked).one_or_none()
+    return None if row is None else (row.id, group_name(row.candidate_group, row.user_prompt))
+
+
+_Question = tuple[int, str]
+
+
+def _take(connection: Connection, row: _Question, found: Found, rater: Rater, settings: Settings) -> ReviewItem | None:
+    if not _is_free(connection, row, rater, settings):
+        return None
+    values = {
+        "reviewer": rater.name,
+        "interaction_id": found.interaction_id,
+        "why": str(found.why),
+        "assigned_at": rater.now,
+        "leased_until": lease(settings, rater.now),
+    }
+    connection.execute(insert(Assignment), values)
+    return assigned_item(connection, found.interaction_id, reviewer=rater.name)
+
+
+def _is_free(connection: Connection, row: _Question, rater: Rater, settings: Settings, *, again: bool = False) -> bool:
+    """Tell whether the rater may be given the answer: to be asked once the row is locked.
+
+    Reviews and leases of the same answer in other servings count as well. `again` is for an answer that the rater was
+    given before.
+    """
+    interaction_id, question = row
+    same = servings(connection, interaction_id)
+    given = select(Assignment.interaction_id).where(
+        Assignment.interaction_id.in_(same), Assignment.reviewer == rater.name
+    )
+    if again:
+        given = given.where(Assignment.interaction_id != interaction_id)
+    if connection.execute(given.limit(1)).scalar() is not None:
+        return False
+    counted = connection.execute(
+        select(Review.reviewer, Review.rating, Review.role).where(Review.interaction_id.in_(same))
+    ).all()
+    if rater.name in {review.reviewer for review in counted}:
+        return False
+    ratings = [review.rating for review in counted if review.role == ReviewerRole.EXPERT]
+    reviewed = exists(
+        select(1).where(Review.interaction_id == Assignment.interaction_id, Review.reviewer == Assignment.reviewer)
+    )
+    leases = connection.execute(
+        select(func.count()).where(
+            Assignment.interaction_id.in_(same),
+            Assignment.reviewer != rater.name,
+            Assignment.state == "open",
+            Assignment.leased_until > rater.now,
+            ~reviewed,
+        )
+    ).scalar_one()
+    experts = len({review.reviewer for review in counted if review.role == ReviewerRole.EXPERT})
+    spread = max(ratings) - min(ratings) if ratings else 0
+    return experts + leases < wanted(question, experts=experts, spread=spread, settings=settings)
