@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_loop.doctor import Finding
-from rlhf_loop.domain import Interval
+from rlhf_loop.domain import Interval, ReviewerRole
 from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.exchange import ImportReport
 from rlhf_loop.interactions import RatingStats
@@ -51,12 +51,19 @@ def print_training(outcome: TrainingOutcome) -> None:
     """Print what was trained and how good it is; the first line says whether it is any use."""
     report, console = outcome.report, _console()
     console.print(_verdict(outcome))
+    if report.judged_by != ReviewerRole.EXPERT:
+        console.print(
+            "[bold yellow]No experts stand behind these numbers[/bold yellow]: end users' ratings are counted and "
+            f"judged by, too, as experts rated only {report.experts} of the {report.rated} answers."
+        )
     console.print(
         f"\n{report.rated} rated answers ({report.positive} good, {report.rated - report.positive} not) to "
         f"{counted(report.questions, 'question')}, {report.unrated} unrated ones as context. "
         f"Fitted on {report.trained_on}, judged on {report.held_out.answers} of other questions (seed "
         f"{report.seed})."
     )
+    for line in _besides(report):
+        console.print(line)
     console.print(_choice(report))
     if report.sampled:
         console.print(
@@ -158,6 +165,28 @@ def _comparison(overall: Evaluation) -> str:
     else:
         reason = f"the incoming order is known for only {counted(overall.incoming_questions, 'question')}"
     return f"AUC {_number(overall.auc.value)}, chance has 0.500 ({reason}, too few to compare orders)"
+
+
+def _besides(report: TrainingReport) -> Iterator[str]:
+    """Say what was fitted on beside the rated answers that count."""
+    if report.end_users and report.end_user_weight is not None:
+        yield (
+            f"Besides, {counted(report.end_users, 'answer')} that only end users rated: a hint that weighs "
+            f"{report.end_user_weight:.2g} of an expert's rating each, and enters no number here."
+        )
+    pairs = report.pairs
+    if pairs.corrections or pairs.preferences:
+        held = f"; {pairs.held_out} of them, to held-out questions, were not fitted on" if pairs.held_out else ""
+        order = ""
+        if pairs.accuracy is not None:
+            order = (
+                f" Of {pairs.judged} by experts, a model that had not seen the question puts "
+                f"{_interval(pairs.accuracy)} in the right order."
+            )
+        yield (
+            f"Besides, pairs of answers of which one is better: {counted(pairs.corrections, 'correction')} and "
+            f"{counted(pairs.preferences, 'preference')}{held}.{order}"
+        )
 
 
 def _choice(report: TrainingReport) -> str:
@@ -278,6 +307,11 @@ def print_stats(stats: RatingStats) -> None:
         console.print(
             f"{stats.positive_share:.0%} are good (4 or 5). "
             f"{counted(stats.comparable_questions, 'question')} with two or more rated answers."
+        )
+    if stats.end_user_reviews:
+        console.print(
+            f"Apart from these, end users gave {counted(stats.end_user_reviews, 'rating')} to "
+            f"{counted(stats.end_user_rated, 'answer')}."
         )
     if stats.rated >= MIN_SAMPLES:
         console.print(f"{stats.rated} rated, enough to train.")

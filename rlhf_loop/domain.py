@@ -10,6 +10,8 @@ from typing import Any
 
 #: A rating from here on means "a correct answer": the positive class of the reward model.
 GOOD_RATING = 4
+#: The rating that a thumb stands for.
+THUMBS = {"up": 5, "down": 1}
 
 
 class ReviewerRole(StrEnum):
@@ -17,6 +19,20 @@ class ReviewerRole(StrEnum):
 
     EXPERT = "expert"
     END_USER = "end_user"
+
+
+class PairKind(StrEnum):
+    """How a pair came about: somebody compared two answers, or an expert wrote a better one."""
+
+    PREFERENCE = "preference"
+    CORRECTION = "correction"
+
+
+class Scale(StrEnum):
+    """How end users rate on the page of answers."""
+
+    STARS = "stars"
+    THUMBS = "thumbs"
 
 
 class UserRole(StrEnum):
@@ -64,6 +80,7 @@ class Passage:
     licence: str | None = None
     retrieved_at: datetime | None = None
     whole: bool = False
+    verbatim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +186,7 @@ class Example:
     """One answer as training sees it: a rated one, or an unrated sibling that is context only (`rating` None).
 
     `group` names the candidates that were offered together for one question. `weight` is how much its rating counts in
-    the fit: 1 for an expert's.
+    the fit: 1 for an expert's. `role` says whose rating it is: models are judged by experts' wherever there are enough.
     """
 
     prompt: str
@@ -178,6 +195,7 @@ class Example:
     group: str
     rank: int | None = None
     weight: float = 1.0
+    role: ReviewerRole = ReviewerRole.EXPERT
 
     @property
     def label(self) -> int | None:
@@ -187,12 +205,17 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one question of which one is better: a preference, or a correction and what it corrects."""
+    """Two answers to one question of which one is better: a preference, or a correction and what it corrects.
+
+    `weight` is how much it counts among pairs: 1 where one expert or all of several say so.
+    """
 
     prompt: str
     chosen: str
     rejected: str
     weight: float = 1.0
+    kind: PairKind = PairKind.PREFERENCE
+    role: ReviewerRole = ReviewerRole.EXPERT
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,16 @@ def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = Non
         return _evaluate(predictions, _Bootstrap(seed, draws))
 
 
+def pair_accuracy(
+    question: NDArray[np.intp], margin: NDArray[np.float64], *, seed: int = 0, draws: int | None = None
+) -> Interval:
+    """Return how often the better answer of a pair has the higher score: a `margin` above 0; 0 counts one half."""
+    index = np.unique(question, return_inverse=True)[1]
+    with one_thread():
+        weights = _Bootstrap(seed, draws).weights(index)
+        return Interval(*metrics.interval(metrics.mean(index, (np.sign(margin) + 1) / 2, weights)))
+
+
 def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
     question, label = predictions.question, predictions.label
     weights = bootstrap.weights(question)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.pair_data import PairSet
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.joint import JointRecipe, joint_texts
 from rlhf_loop.training_data import Chunk, Ints, Mask, TrainingSet
@@ -38,10 +39,25 @@ class Features:
     seconds: Mapping[str, float]
 
 
-def rows_for(recipe: Recipe, data: TrainingSet, *, held: Mask | None = None, seed: int = 0) -> Mask:
+@dataclass(frozen=True, slots=True)
+class PairFeatures:
+    """For each recipe the features of the better answers less those of the others, in float32.
+
+    `rows` says which pairs each recipe has: those that still had their texts, and of very many a random sample.
+    """
+
+    difference: Mapping[str, NDArray[np.float32]]
+    rows: Mapping[str, Mask]
+    seconds: float
+
+
+def rows_for(
+    recipe: Recipe, data: TrainingSet, *, held: Mask | None = None, judged: Mask | None = None, seed: int = 0
+) -> Mask:
     """Return which rated answers a recipe is fitted and judged on: all, or a random sample of the questions.
 
-    What is not `held` has two questions of each class in the sample, if it has them at all.
+    What is `judged` (by default all) and not `held` has two questions of each class in the sample, if it has them at
+    all. Questions with judged answers come before those without.
     """
     most = MOST_ANSWERS.get(recipe.name)
     if most is None or len(data.row) <= most:
@@ -49,6 +65,9 @@ def rows_for(recipe: Recipe, data: TrainingSet, *, held: Mask | None = None, see
     order = np.random.default_rng(seed).permutation(int(data.prompt.max()) + 1)
     # To the front, which changes nothing unless a class is so rare that chance may leave it out.
     fitted = np.ones(len(data.row), dtype=np.bool_) if held is None else ~held
+    if judged is not None:
+        order = order[np.argsort(~np.isin(order, data.prompt[judged]), kind="stable")]
+        fitted &= judged
     needed = [order[np.isin(order, data.prompt[fitted & (data.label == label)])][:2] for label in (0, 1)]
     first = np.unique(np.concatenate(needed))
     order = np.concatenate([first, order[~np.isin(order, first)]])
@@ -86,6 +105,52 @@ def read_features(
         cut=cut if JointRecipe.name in rows else None,
         seconds=seconds,
     )
+
+
+def read_pairs(
+    pairs: PairSet,
+    recipes: Sequence[Recipe],
+    encoder: TextEncoder,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PairFeatures:
+    """Compute for each recipe the difference of features of each pair.
+
+    A pair is a question with two candidates. The columns that would be others in the list that was served are 0, so a
+    fit learns nothing of them from pairs (see `Recipe.pair_columns`).
+    """
+    started = perf_counter()
+    sampled = {each.name: _sample(len(pairs), MOST_ANSWERS.get(each.name), seed) for each in recipes}
+    found: dict[str, list[NDArray[np.float32]]] = {each.name: [] for each in recipes}
+    there = np.zeros(len(pairs), dtype=np.bool_)
+    for chunk in pairs.chunks():
+        there[chunk.row] = True
+        for recipe in recipes:
+            wanted = sampled[recipe.name][chunk.row]
+            questions = [each for each, keep in zip(chunk.questions, wanted, strict=True) if keep]
+            if questions:
+                features = recipe.features(questions, encoder)
+                difference = (features[::2] - features[1::2]) * recipe.pair_columns()
+                found[recipe.name].append(difference.astype(np.float32))
+        if progress and len(chunk.row):
+            progress(int(chunk.row[-1]) + 1, len(pairs))
+    return PairFeatures(
+        difference={
+            each.name: np.concatenate([np.empty((0, len(each.feature_names())), np.float32), *found[each.name]])
+            for each in recipes
+        },
+        rows={name: mask & there for name, mask in sampled.items()},
+        seconds=perf_counter() - started,
+    )
+
+
+def _sample(pairs: int, most_answers: int | None, seed: int) -> Mask:
+    # Each pair is two rows of a fit.
+    most = pairs if most_answers is None else min(pairs, most_answers // 2)
+    chosen = np.zeros(pairs, dtype=np.bool_)
+    chosen[np.random.default_rng(seed).permutation(pairs)[:most]] = True
+    return chosen
 
 
 class _Table:

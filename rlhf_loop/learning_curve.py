@@ -41,7 +41,8 @@ def learning_curve(
 ) -> list[CurvePoint]:
     """Fit on 50, 100, 200 ... rated answers of four fifths of the questions, and judge on the other fifth, five times.
 
-    Whole questions are drawn, so 50 answers mean as few questions as they would in practice.
+    Whole questions are drawn, so 50 answers mean as few questions as they would in practice. Of ratings alone, each
+    with its weight: no pairs, which would blur what more ratings bring.
     """
     data = examples if isinstance(examples, TrainingSet) else assemble(examples)
     rows = rows_for(recipe, data, seed=seed)
@@ -58,7 +59,8 @@ def learning_curve(
             rows = _first_questions(data, order, size)
             try:
                 classifier = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled, seed=seed)
-                classifier.fit(features[rows], data.label[rows], data.prompt[rows])
+                weight = None if (data.weight == 1).all() else data.weight[rows]
+                classifier.fit(features[rows], data.label[rows], data.prompt[rows], weight=weight)
             except ValueError:
                 # A small draw may hold too few questions with correct answers to fit anything.
                 continue

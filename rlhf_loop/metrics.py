@@ -56,6 +56,11 @@ def accuracy(question: Ints, label: Ints, probability: Floats, weights: Weights)
     return _ratio(weights, question, (probability >= 0.5) == label, np.ones(len(label)))
 
 
+def mean(question: Ints, value: Floats, weights: Weights) -> Floats:
+    """Mean of the values."""
+    return _ratio(weights, question, value, np.ones(len(value)))
+
+
 def precision(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
     """Share of correct answers among those predicted to be correct."""
     predicted = probability >= 0.5

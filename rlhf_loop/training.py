@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import Example
+from rlhf_loop.domain import Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate
-from rlhf_loop.features import Progress, read_features, rows_for
-from rlhf_loop.reward import RECIPES, Recipe, RewardClassifier, RewardModel, recipe_named
-from rlhf_loop.reward.scorer import Scorer
+from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
+from rlhf_loop.features import Progress, read_features, read_pairs, rows_for
+from rlhf_loop.fitting import Compared, Material, fit_recipe, rating_weights
+from rlhf_loop.pair_data import PairSet, pair_set
+from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.splitting import holdout
-from rlhf_loop.training_data import TrainingSet, assemble
+from rlhf_loop.training_data import Ints, Mask, TrainingSet, assemble
 
 #: Rated answers from which on a training is worth its while.
 MIN_SAMPLES = 50
 #: Share of the questions that is kept from the fit, to judge the very model that is saved.
 HOLDOUT_SHARE = 0.12
 AUTO = "auto"
+#: Pairs of questions that are left out of a fit from which on the report says how many are put in the right order.
+ENOUGH_PAIRS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairReport:
+    """Pairs by kind, as they entered a training: those that still had their texts.
+
+    `held_out` of them belong to held-out questions, so the model was not fitted on them. `accuracy` is the share of
+    `judged` pairs by experts that are put in the right order by a model that did not see their question (ties count
+    one half), None where these are too few to tell.
+    """
+
+    corrections: int = 0
+    preferences: int = 0
+    held_out: int = 0
+    judged: int = 0
+    accuracy: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +54,11 @@ class TrainingReport:
     was not fitted on it. `cut` counts the texts that recipe `joint` could not read to their end, None if not tried.
     `sampled` is how many rated answers recipe `joint` had, if these were not all (see `MOST_ANSWERS`): the recipes are
     then compared on those of them that are not held out.
+
+    All counts and measures are of answers that experts rated, as long as `judged_by` is them. `end_users` counts the
+    answers that only end users have rated and that the chosen recipe was fitted on besides, each with the weight
+    `end_user_weight`. With too few ratings by experts `judged_by` says that the end users' are counted and judged by,
+    too, and `experts` is how many of all are experts'.
     """
 
     recipe: str
@@ -51,6 +75,11 @@ class TrainingReport:
     overall: Evaluation
     cut: int | None
     sampled: int | None
+    judged_by: ReviewerRole
+    experts: int
+    end_users: int
+    end_user_weight: float | None
+    pairs: PairReport
     seconds: Mapping[str, float]
 
 
@@ -58,6 +87,7 @@ def train(
     examples: Sequence[Example] | TrainingSet,
     *,
     encoder: TextEncoder,
+    pairs: Sequence[Pair] | PairSet = (),
     recipe: str = AUTO,
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
@@ -70,50 +100,81 @@ def train(
     `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are read once, a chunk of
     questions at a time, and never all in memory.
 
+    Answers that only end users have rated are fitted on with their weights, and so are `pairs` (see `fitting`), unless
+    their question is held out; but whatever is counted, chosen or reported goes by experts' ratings. Together the end
+    users never weigh more than if they had rated as many answers as the experts: what they err in together would else
+    outweigh the experts (docs/RESULTS.md). Only where experts have rated fewer than `min_samples` answers, and all
+    together enough, the end users' ratings are judged by as well, and the report says so.
+
     Raises:
         NotEnoughDataError: fewer than `min_samples` rated examples, one class only, or too few questions.
         ValueError: an unknown recipe.
     """
     recipes = list(RECIPES.values()) if recipe == AUTO else [recipe_named(recipe)]
     data = examples if isinstance(examples, TrainingSet) else assemble(examples)
-    check_enough(data, min_samples=min_samples)
-    held = holdout(data.prompt, data.label, share=HOLDOUT_SHARE, seed=seed)
-    rows = {each.name: rows_for(each, data, held=held, seed=seed) for each in recipes}
-    found = read_features(data, rows, encoder, progress=progress)
+    compared = pairs if isinstance(pairs, PairSet) else pair_set(pairs)
+    judged = judged_rows(data, min_samples)
+    _check_judged(data, judged, min_samples)
+    held = np.isin(data.prompt, _held_prompts(data, judged, seed))
+    rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in recipes}
+    found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
+    of_pairs = read_pairs(compared, recipes, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
+    seconds = dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
+    # Now, and not after the next line: there its prompts still have all their rated answers.
+    question = data.question_of(compared.numbers["prompt"])
+    pair_rows = Compared(compared, of_pairs, question, np.isin(question, data.prompt[held]))
     if not found.there.all():
-        data, held = data.only(found.there), held[found.there]
+        data, held, judged = data.only(found.there), held[found.there], judged[found.there]
         rows = {name: mask[found.there] for name, mask in rows.items()}
-        check_enough(data, min_samples=min_samples)
-    seconds = dict(found.seconds)
-    fits = {each.name: _fit(each, found.features, data, rows, held, seed, seconds) for each in recipes}
+        _check_judged(data, judged, min_samples)
+    material = Material(data, judged, held, found.features, rows, pair_rows)
+    fits = {}
+    for each in recipes:
+        started = perf_counter()
+        fits[each.name] = fit_recipe(each, material, seed=seed)
+        seconds[f"{each.name} fit"] = perf_counter() - started
     started = perf_counter()
     # The same questions for all: where one recipe had a sample only, the others are compared with it on that.
-    compared = np.logical_and.reduce([~held, *rows.values()])
-    inside = {
-        name: evaluate(data.predictions(probability[compared], compared)) for name, (_, probability) in fits.items()
-    }
+    common = np.logical_and.reduce([~held, judged, *rows.values()])
+    inside = {name: evaluate(data.predictions(fit.probability[common], common)) for name, fit in fits.items()}
     chosen = best_recipe(inside)
-    scorer, probability = fits[chosen]
-    judged, outside = rows[chosen], rows[chosen] & held
+    fit, having = fits[chosen], rows[chosen] & judged
+    outside, hints = having & held, rows[chosen] & ~judged & ~held
     report = TrainingReport(
         recipe=chosen,
         requested=recipe,
         seed=seed,
         encoder=encoder.id,
-        rated=len(data.row),
+        rated=int(judged.sum()),
         unrated=found.candidates - len(data.row),
-        questions=len(np.unique(data.prompt)),
-        positive=int(data.label.sum()),
-        trained_on=int((judged & ~held).sum()),
+        questions=len(np.unique(data.prompt[judged])),
+        positive=int(data.label[judged].sum()),
+        trained_on=int((having & ~held).sum()),
         cross_validated=inside,
-        held_out=evaluate(data.predictions(probability[outside], outside)),
-        overall=evaluate(data.predictions(probability[judged], judged)),
+        held_out=evaluate(data.predictions(fit.probability[outside], outside)),
+        overall=evaluate(data.predictions(fit.probability[having], having)),
         cut=found.cut,
-        sampled=next((int(mask.sum()) for mask in rows.values() if not mask.all()), None),
+        sampled=next((int((mask & judged).sum()) for mask in rows.values() if not mask.all()), None),
+        judged_by=ReviewerRole.END_USER if (judged & ~data.expert).any() else ReviewerRole.EXPERT,
+        experts=int((judged & data.expert).sum()),
+        end_users=int(hints.sum()),
+        end_user_weight=float(rating_weights(data, judged, rows[chosen] & ~held)[hints].mean())
+        if hints.any()
+        else None,
+        pairs=_pair_report(pair_rows, chosen, fit.margin),
         seconds=seconds,
     )
     seconds["evaluation"] = perf_counter() - started
-    return RewardModel.of(scorer, recipe=chosen, encoder=encoder.id), report
+    return RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id), report
+
+
+def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:
+    """Return which rated answers a training counts and is judged by: those of experts.
+
+    All, end users' included, where experts have rated fewer than `min_samples` and all together have as many.
+    """
+    experts = int(data.expert.sum())
+    return np.ones_like(data.expert) if experts < min_samples <= len(data.row) else data.expert
 
 
 def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
@@ -122,11 +183,18 @@ def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
     Raises:
         NotEnoughDataError: there is not; the message has the counts.
     """
+    _check_judged(data, judged_rows(data, min_samples), min_samples)
+
+
+def _check_judged(data: TrainingSet, judged: Mask, min_samples: int) -> None:
+    hints = len(data.row) - int(data.expert.sum())
+    data = data.only(judged)
     rated, correct = len(data.row), int(data.label.sum())
     if rated < min_samples:
+        beside = f" by experts, and {hints} by end users" if hints else ""
         raise NotEnoughDataError(
-            f"Only {rated} rated interactions; training needs {min_samples}. Collect more ratings and import them "
-            "(rlhf-loop ratings import FILE), or lower --min-samples."
+            f"Only {rated} rated interactions{beside}; training needs {min_samples}. Collect more ratings and import "
+            "them (rlhf-loop ratings import FILE), or lower --min-samples."
         )
     if correct in (0, rated):
         raise NotEnoughDataError(
@@ -157,23 +225,30 @@ def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
     return max(evaluations, key=quality)
 
 
-def _fit(
-    recipe: Recipe,
-    features: Mapping[str, NDArray[np.float32]],
-    data: TrainingSet,
-    rows: Mapping[str, NDArray[np.bool_]],
-    held: NDArray[np.bool_],
-    seed: int,
-    seconds: dict[str, float],
-) -> tuple[Scorer, NDArray[np.float64]]:
-    """Fit on what is not held out; return the model, and for each answer a probability by one that did not see it."""
-    started = perf_counter()
-    matrix, having = features[recipe.name], rows[recipe.name]
-    inside = ~held[having]
-    classifier = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled, seed=seed)
-    classifier.fit(matrix[inside], data.label[having & ~held], data.prompt[having & ~held])
-    probability = np.full(len(having), np.nan)
-    probability[having & ~held] = classifier.fold_probability_
-    probability[having & held] = classifier.predict_proba(matrix[~inside])[:, 1]
-    seconds[f"{recipe.name} fit"] = perf_counter() - started
-    return classifier.scorer_, probability
+def _held_prompts(data: TrainingSet, judged: Mask, seed: int) -> Ints:
+    """Return the prompts that are held out: of those with answers to judge by."""
+    prompt, label = data.prompt[judged], data.label[judged]
+    held: Ints = np.unique(prompt[holdout(prompt, label, share=HOLDOUT_SHARE, seed=seed)])
+    return held
+
+
+def _pair_report(of: Compared, recipe: str, margin: NDArray[np.float64]) -> PairReport:
+    there, numbers = of.features.rows[recipe], of.pairs.numbers
+    judged = np.isfinite(margin) & numbers["expert"]
+    return PairReport(
+        corrections=int((there & numbers["correction"]).sum()),
+        preferences=int((there & ~numbers["correction"]).sum()),
+        held_out=int((there & of.held).sum()),
+        judged=int(judged.sum()),
+        accuracy=pair_accuracy(of.question[judged], margin[judged]) if judged.sum() >= ENOUGH_PAIRS else None,
+    )
+
+
+def _part(
+    progress: Progress | None, data: TrainingSet, pairs: PairSet, *, first: bool = True
+) -> Callable[[int, int], None] | None:
+    """Make the progress of the answers, then of the pairs, one."""
+    if progress is None or (first and not len(pairs)):
+        return progress
+    before, total = 0 if first else len(data.candidates), len(data.candidates) + 2 * len(pairs)
+    return lambda done, _: progress(before + (done if first else 2 * done), total)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import GOOD_RATING, Example, Question, prompt_key
+from rlhf_loop.domain import GOOD_RATING, Example, Question, ReviewerRole, prompt_key
 from rlhf_loop.evaluation import Predictions
 
 Ints = NDArray[np.intp]
@@ -20,6 +20,7 @@ Mask = NDArray[np.bool_]
 #: What is kept of an answer in place of its texts. `group`, `prompt` and `answer` (the response within its group) are
 #: Python's own hashes, good enough to tell texts apart in one process: of a million, two are taken for the same with
 #: a chance of one in thirty million. `text` outlives the process, as the fingerprint is made of it. 0 is "unknown".
+#: `expert` says whether the rating is an expert's or only an end user's.
 ANSWER = np.dtype(
     [
         ("id", np.int64),
@@ -29,6 +30,8 @@ ANSWER = np.dtype(
         ("text", "<u8", 2),
         ("rating", np.int8),
         ("rank", np.int32),
+        ("weight", np.float64),
+        ("expert", np.bool_),
     ]
 )
 Answers = NDArray[np.void]
@@ -86,8 +89,8 @@ class TrainingSet:
 
     `candidates` has all candidates of all questions in order, `start` where those of each question begin (and the end).
     The other arrays have one entry a rated answer: `row` among the candidates, `question` (index), `prompt` (a number
-    for each distinct prompt: what splits keep together), `rating`, `rank` (nan where unknown). `fingerprint` names the
-    content, the same whatever the ids and the order.
+    for each distinct prompt: what splits keep together), `rating`, `rank` (nan where unknown), the rating's `weight` in
+    a fit, and whether it is an `expert`'s. `fingerprint` names the content, the same whatever the ids and the order.
     """
 
     texts: Texts
@@ -98,6 +101,8 @@ class TrainingSet:
     prompt: Ints
     rating: Ints
     rank: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    expert: Mask
     fingerprint: str
 
     @property
@@ -107,8 +112,18 @@ class TrainingSet:
 
     def only(self, rows: Mask) -> TrainingSet:
         """Leave out the other rated answers."""
-        kept = {name: getattr(self, name)[rows] for name in ("row", "question", "prompt", "rating", "rank")}
-        return replace(self, **kept)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _OF_RATED})
+
+    def question_of(self, prompts: NDArray[np.int64]) -> Ints:
+        """Return the numbers in `prompt` of prompts that are given as hashes of their keys; -1 for one without ratings.
+
+        Answers that `only` has left out are not asked: what splits keep together is decided before.
+        """
+        known, first = np.unique(self.candidates["prompt"][self.row], return_index=True)
+        if not len(known):
+            return np.full(len(prompts), -1, dtype=np.intp)
+        place = np.minimum(np.searchsorted(known, prompts), len(known) - 1)
+        return np.where(known[place] == prompts, self.prompt[first[place]], -1)
 
     def predictions(self, probability: NDArray[np.float64], rows: Mask | None = None) -> Predictions:
         """Put probabilities (one a rated answer, or one for each of `rows`) beside what is known of the answers."""
@@ -142,10 +157,20 @@ class TrainingSet:
         return Chunk(tuple(questions), self.start[begin] + there)
 
 
-def answer_numbers(id: int, text: AnswerText, rating: int | None, rank: int | None) -> tuple[object, ...]:
+_OF_RATED = ("row", "question", "prompt", "rating", "rank", "weight", "expert")
+
+
+def answer_numbers(
+    id: int, text: AnswerText, rating: int | None, rank: int | None, *, weight: float = 1.0, expert: bool = True
+) -> tuple[object, ...]:
     """Return what is kept of an answer in place of its texts: a row of `ANSWER`."""
-    key = prompt_key(text.prompt)
-    return id, hash(text.group), hash(key), hash((text.group, text.response)), text.digest, rating or 0, rank or 0
+    group, answer = hash(text.group), hash((text.group, text.response))
+    return id, group, prompt_hash(text.prompt), answer, text.digest, rating or 0, rank or 0, weight, expert
+
+
+def prompt_hash(prompt: str) -> int:
+    """Return what `ANSWER` has in place of a prompt: equal for what is the same question."""
+    return hash(prompt_key(prompt))
 
 
 def assemble(examples: Sequence[Example]) -> TrainingSet:
@@ -177,6 +202,8 @@ def in_questions(answers: Answers, texts: Texts) -> TrainingSet:
         prompt=prompt[row],
         rating=candidates["rating"][row].astype(np.intp),
         rank=np.where(rank > 0, rank, np.nan),
+        weight=candidates["weight"][row],
+        expert=candidates["expert"][row],
         fingerprint=_fingerprint(answers),
     )
 
@@ -212,10 +239,28 @@ def _text(example: Example) -> AnswerText:
 
 
 def _numbers(examples: Sequence[Example]) -> Answers:
-    rows = (answer_numbers(id, _text(known), known.rating, known.rank) for id, known in enumerate(examples))
+    rows = (
+        answer_numbers(
+            id,
+            _text(known),
+            known.rating,
+            known.rank,
+            weight=known.weight,
+            expert=known.role == ReviewerRole.EXPERT,
+        )
+        for id, known in enumerate(examples)
+    )
     return np.fromiter(rows, dtype=ANSWER)
 
 
 def _fingerprint(answers: Answers) -> str:
-    table = np.column_stack([answers["text"], answers["rating"].astype("<u8"), answers["rank"].astype("<u8")])
+    columns = [answers["text"], answers["rating"].astype("<u8"), answers["rank"].astype("<u8")]
+    rated = answers["rating"] > 0
+    # Only where there are any: data of experts alone keeps the name that it always had.
+    if not (answers["expert"] & (answers["weight"] == 1))[rated].all():
+        columns += [
+            np.where(rated, answers["weight"], 1).astype("<f8").view("<u8"),
+            (rated & answers["expert"]).astype("<u8"),
+        ]
+    table = np.column_stack(columns)
     return hashlib.sha256(table[np.lexsort(table.T)].tobytes()).hexdigest()

@@ -16,10 +16,12 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.weights import MODEL_NAME
+from rlhf_loop.errors import ConfigError
 from rlhf_loop.examples import training_set
 from rlhf_loop.features import Progress
+from rlhf_loop.pairs import training_pairs
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, check_enough, train
+from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
 from rlhf_loop.training_log import begin_run, end_run, new_run_id
 from rlhf_loop.version import __version__
 
@@ -50,9 +52,12 @@ def run_training(
 ) -> TrainingOutcome:
     """Train on what the database holds, and put the model live unless it ranks worse than doing nothing.
 
-    The run is in the log from its start, and however it ends. A refused model is kept as `*.rejected.joblib`.
+    Experts' ratings, corrections and preferences, and what end users say of the answers that no expert has rated, with
+    `settings.end_user_weight`. The run is in the log from its start, and however it ends. A refused model is kept as
+    `*.rejected.joblib`.
 
     Raises:
+        ConfigError: `settings.end_user_weight` is not between 0 and 1.
         NotEnoughDataError: too few rated answers, or one class only.
         ModelFileError: the model cannot be written; the live one is untouched.
     """
@@ -69,19 +74,22 @@ def run_training(
             split_seed=seed,
         )
         record = replace(record, library_versions=library_versions())
-        data = training_set(engine)
+        end_user_weight = checked_weight(settings)
+        data = training_set(engine, end_user_weight=end_user_weight)
+        pairs = training_pairs(engine, end_user_weight=end_user_weight)
+        judged = data.only(judged_rows(data, min_samples))
         record = replace(
             record,
-            n_rated=len(data.row),
-            n_questions=len(set(data.prompt.tolist())),
-            n_positive=int(data.label.sum()),
-            data_fingerprint=data.fingerprint,
+            n_rated=len(judged.row),
+            n_questions=len(set(judged.prompt.tolist())),
+            n_positive=int(judged.label.sum()),
+            data_fingerprint=pairs.fingerprint(data.fingerprint),
         )
         # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
         check_enough(data, min_samples=min_samples)
         encoder = encoder or load_encoder(settings)
         model, report = train(
-            data, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress
+            data, pairs=pairs, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress
         )
         live = not report.overall.worse_than_nothing
         path = settings.model_path if live else rejected_path(settings.model_path)
@@ -105,6 +113,20 @@ def run_training(
     return TrainingOutcome(run_id, report, path, sha256, live)
 
 
+def checked_weight(settings: Settings) -> float:
+    """Return the weight of end users' ratings.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not 0 <= settings.end_user_weight <= 1:
+        raise ConfigError(
+            f"RLHF_END_USER_WEIGHT is {settings.end_user_weight}: an end user's rating cannot count so. Set it between "
+            "0 (not at all) and 1 (as much as an expert's)."
+        )
+    return settings.end_user_weight
+
+
 def rejected_path(path: Path) -> Path:
     """Return where a model is kept that must not go live at `path`."""
     return path.with_name(f"{path.stem}.rejected{path.suffix}")
@@ -122,6 +144,11 @@ def measures(report: TrainingReport) -> dict[str, Any]:
         "recipe": report.recipe,
         "trained_on": report.trained_on,
         "sampled": report.sampled,
+        "judged_by": str(report.judged_by),
+        "experts": report.experts,
+        "end_users": report.end_users,
+        "end_user_weight": report.end_user_weight,
+        "pairs": asdict(report.pairs),
         "held_out": asdict(report.held_out),
         "overall": asdict(report.overall),
         "cross_validated": {name: asdict(evaluation) for name, evaluation in report.cross_validated.items()},

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from rlhf_loop import metrics
 from rlhf_loop.reward import RewardClassifier
-from rlhf_loop.reward.classifier import Floats, Ints
+from rlhf_loop.reward.classifier import Floats, Ints, PairRows
 
 
 def data(seed: int = 0, *, questions: int = 100, answers: int = 4, level: float = -1.0) -> tuple[Floats, Ints, Ints]:
@@ -159,3 +161,108 @@ def test_single_precision_is_enough() -> None:
     assert rounded.fold_probability_ == pytest.approx(exact.fold_probability_, abs=1e-4)
     assert rounded.scorer_.coef == pytest.approx(exact.scorer_.coef, abs=1e-4)
     assert rounded.predict_proba(single).dtype == np.float64
+
+
+def test_weights_of_one_change_nothing() -> None:
+    """Ratings that all weigh 1 give the model that they give without weights, to the solver's accuracy."""
+    features, label, question = data()
+    plain = RewardClassifier().fit(features, label, question)
+    weighed = RewardClassifier().fit(features, label, question, weight=np.ones(len(label)))
+    assert weighed.fold_probability_ == pytest.approx(plain.fold_probability_, abs=1e-4)
+    assert weighed.predict_proba(features) == pytest.approx(plain.predict_proba(features), abs=1e-4)
+
+
+def test_a_weight_of_two_is_an_answer_given_twice() -> None:
+    """Weights count in the fit, in the balance of the classes and in the calibration, as repetitions would."""
+    features, label, question = data(questions=40)
+    twice = np.flatnonzero(np.random.default_rng(0).random(len(label)) < 0.3)
+    weight = np.ones(len(label))
+    weight[twice] = 2
+    weighed = RewardClassifier(scaled=False).fit(features, label, question, weight=weight)
+    both = np.r_[np.arange(len(label)), twice]
+    # The same folds: they go by each question's share of correct answers, which the repetitions must not change.
+    repeated = RewardClassifier(scaled=False)
+    repeated.fit(features[both], label[both], question[both], judged=np.arange(len(both)) < len(label))
+    assert weighed.scorer_.coef == pytest.approx(repeated.scorer_.coef, abs=1e-4)
+    assert weighed.fold_score_ == pytest.approx(repeated.fold_score_[: len(label)], abs=1e-3)
+    scored = weighed.fold_score_
+    assert weighed.scorer_.slope != RewardClassifier(scaled=False).fit(features, label, question).scorer_.slope
+    assert np.isfinite(scored).all()
+
+
+def test_the_calibration_is_weighed() -> None:
+    """Where the correct answers weigh more, the probabilities are higher, as if there were more of them."""
+    features, label, question = data(questions=200)
+    levels = [
+        RewardClassifier().fit(features, label, question, weight=np.where(label == 1, heavy, 1.0)).fold_probability_
+        for heavy in (0.25, 1.0, 4.0)
+    ]
+    low, middle, high = (float(level.mean()) for level in levels)
+    assert middle == pytest.approx(label.mean(), abs=0.05)
+    assert low < middle - 0.05
+    assert high > middle + 0.05
+
+
+def test_what_is_not_judged_is_fitted_on_but_not_dealt() -> None:
+    """Hints are left out with their question and calibrate nothing; where their question is in no fold is no score."""
+    features, label, question = data(questions=300)
+    judged = np.arange(len(label)) % 4 < 2
+    judged[question >= 250] = False
+    hinted = RewardClassifier().fit(features, label, question, judged=judged)
+    alone = RewardClassifier().fit(features[judged], label[judged], question[judged])
+    assert np.isnan(hinted.fold_score_[question >= 250]).all()
+    assert np.isfinite(hinted.fold_score_[question < 250]).all()
+    assert (hinted.fold_score_[judged] != alone.fold_score_).all()
+    turned = np.where(judged, label, 1 - label)
+    misled = RewardClassifier().fit(features, turned, question, judged=judged)
+    # Calibrated on what is judged: hints that say the opposite take away certainty, not the level.
+    assert misled.fold_probability_[judged].mean() == pytest.approx(label[judged].mean(), abs=0.08)
+
+
+@pytest.mark.parametrize("level", [-3.0, 1.0])
+def test_pairs_are_a_regression_on_differences(level: float) -> None:
+    """The coefficients minimise the loss of the ratings, that of the pairs' differences without intercept, and the
+    penalty; the intercept follows the ratings alone.
+    """
+    features, label, question = data(questions=50, level=level)
+    rng = np.random.default_rng(1)
+    difference, weight = rng.normal([0, 3, 0, 0, 0, 0], size=(30, 6)), rng.random(30)
+    balanced = compute_sample_weight("balanced", label)
+
+    def loss(at: Floats) -> float:
+        margin = features @ at[:-1] + at[-1]
+        rated = balanced @ (np.logaddexp(0, margin) - label * margin)
+        compared = weight @ np.logaddexp(0, -difference @ at[:-1])
+        return float(0.3 * (rated + compared) + at[:-1] @ at[:-1] / 2)
+
+    best = minimize(loss, np.zeros(7), tol=1e-10).x
+    pairs = PairRows(difference.astype(np.float32), weight, np.full(30, -1))
+    ours = RewardClassifier(penalty_c=0.3, scaled=False).fit(features, label, question, pairs=pairs)
+    assert ours.scorer_.coef == pytest.approx(best[:-1], abs=0.01)
+    assert ours.scorer_.intercept == pytest.approx(best[-1], abs=0.05)
+    assert np.isnan(ours.fold_margin_).all()
+    scaled = RewardClassifier(penalty_c=0.3).fit(features, label, question, pairs=pairs)
+    assert scaled.scorer_.coef[1] > RewardClassifier(penalty_c=0.3).fit(features, label, question).scorer_.coef[1]
+
+
+def test_a_fold_does_not_see_the_pairs_of_its_questions() -> None:
+    """A feature that only one question's pair has is learned in the end, and unknown where that question is judged."""
+    features, label, question = data(questions=40)
+    features = np.c_[features, np.zeros((len(label), 40))]
+    difference = np.eye(46)[6:]
+    pairs = PairRows(difference, np.full(40, 5.0), np.arange(40))
+    classifier = RewardClassifier(scaled=False).fit(features, label, question, pairs=pairs)
+    assert (classifier.scorer_.coef[6:] > 0.1).all()
+    assert (classifier.fold_margin_ == 0).all()
+    everywhere = PairRows(difference, np.full(40, 5.0), np.full(40, -1))
+    assert np.isnan(RewardClassifier(scaled=False).fit(features, label, question, pairs=everywhere).fold_margin_).all()
+
+
+def test_no_pairs_are_the_same_as_none() -> None:
+    """An empty set of pairs changes no bit."""
+    features, label, question = data()
+    plain = RewardClassifier().fit(features, label, question)
+    empty = PairRows(np.empty((0, 6)), np.empty(0), np.empty(0, dtype=np.intp))
+    same = RewardClassifier().fit(features, label, question, pairs=empty, judged=np.ones(len(label), dtype=np.bool_))
+    assert (same.scorer_.coef == plain.scorer_.coef).all()
+    assert (same.fold_probability_ == plain.fold_probability_).all()

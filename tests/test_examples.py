@@ -9,33 +9,46 @@ import pytest
 from sqlalchemy import Engine, text
 
 from rlhf_loop.db import reading, transaction
-from rlhf_loop.domain import Example, Rating, prompt_key
+from rlhf_loop.domain import Example, Rating, ReviewerRole, prompt_key
 from rlhf_loop.examples import examples, training_set
 from rlhf_loop.interactions import rate, record
 from rlhf_loop.training_data import TrainingSet, assemble, fingerprint
 
-_NAMES = ("row", "question", "prompt", "rating", "rank", "start")
+_NAMES = ("row", "question", "prompt", "rating", "rank", "start", "weight", "expert")
 
 
-def in_memory(engine: Engine) -> list[Example]:
+def in_memory(engine: Engine, end_user_weight: float = 0.0) -> list[Example]:
     """What training learns from, in the plainest words: the whole table, row by row."""
     with reading(engine) as connection:
         rows = connection.execute(text("SELECT * FROM rlhf_interactions ORDER BY id")).all()
-        reviews = connection.execute(text("SELECT interaction_id, rating FROM rlhf_reviews")).all()
+        reviews = connection.execute(text("SELECT interaction_id, rating, role FROM rlhf_reviews")).all()
     answers: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         group = row.candidate_group if row.candidate_group is not None else f"prompt:{prompt_key(row.user_prompt)}"
         answers.setdefault((group, row.ai_response), []).append(row)
-    rated = {group for (group, _), servings in answers.items() for row in servings if row.rating is not None}
     found = []
     for (group, response), servings in answers.items():
         ids = {row.id for row in servings}
-        ratings = sorted(review.rating for review in reviews if review.interaction_id in ids)
+        experts, users = (
+            sorted(review.rating for review in reviews if review.interaction_id in ids and review.role == role)
+            for role in ("expert", "end_user")
+        )
+        hinted = not experts and bool(users) and end_user_weight > 0
+        ratings = users if hinted else experts
         ranks = [row.shown_rank for row in servings if row.shown_rank is not None]
-        rating = ratings[(len(ratings) - 1) // 2] if ratings else None
-        if group in rated:
-            found.append(Example(servings[0].user_prompt, response, rating, group, ranks[0] if ranks else None))
-    return found
+        found.append(
+            Example(
+                servings[0].user_prompt,
+                response,
+                ratings[(len(ratings) - 1) // 2] if ratings else None,
+                group,
+                ranks[0] if ranks else None,
+                end_user_weight if hinted else 1.0,
+                ReviewerRole.END_USER if hinted else ReviewerRole.EXPERT,
+            )
+        )
+    rated = {example.group for example in found if example.rating is not None}
+    return [example for example in found if example.group in rated]
 
 
 def fill(engine: Engine, seed: int) -> None:
@@ -56,6 +69,9 @@ def fill(engine: Engine, seed: int) -> None:
     )
     for _ in range(200):
         rate(engine, rng.choice(ids), reviewer=rng.choice(["ann", "bob", "eve"]), rating=rng.randint(1, 5))
+    for _ in range(200):
+        visitor = f"visitor:{rng.randint(1, 3)}"
+        rate(engine, rng.choice(ids), reviewer=visitor, rating=rng.randint(1, 5), role=ReviewerRole.END_USER)
 
 
 def same(one: TrainingSet, other: TrainingSet) -> bool:
@@ -64,15 +80,51 @@ def same(one: TrainingSet, other: TrainingSet) -> bool:
     return arrays and questions[0] == questions[1] and one.fingerprint == other.fingerprint
 
 
+@pytest.mark.parametrize("end_user_weight", [0.0, 0.25])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_database_gives_what_all_in_memory_would(engine: Engine, seed: int) -> None:
+def test_the_database_gives_what_all_in_memory_would(engine: Engine, seed: int, end_user_weight: float) -> None:
     """Numbers first and texts later give the same examples, questions and fingerprint as the whole table at once."""
     fill(engine, seed)
-    expected = in_memory(engine)
+    expected = in_memory(engine, end_user_weight)
     assert len(expected) > 100
-    assert examples(engine) == expected
-    assert same(training_set(engine), assemble(expected))
-    assert training_set(engine).fingerprint == fingerprint(expected)
+    assert (end_user_weight == 0) is not any(example.role == ReviewerRole.END_USER for example in expected)
+    assert examples(engine, end_user_weight=end_user_weight) == expected
+    data = training_set(engine, end_user_weight=end_user_weight)
+    assert same(data, assemble(expected))
+    assert data.fingerprint == fingerprint(expected)
+
+
+def test_the_consensus_is_by_role(engine: Engine) -> None:
+    """Of an answer served twice the lower median of all experts counts, or without experts that of all end users."""
+    ids = record(engine, [Rating("Why?", text, candidate_group="g") for text in ("a", "a", "b", "b", "c")])
+    for place, reviewer, rating, role in (
+        (0, "visitor:1", 1, ReviewerRole.END_USER),
+        (0, "visitor:2", 1, ReviewerRole.END_USER),
+        (1, "ann", 4, ReviewerRole.EXPERT),
+        (1, "bob", 5, ReviewerRole.EXPERT),
+        (2, "visitor:1", 4, ReviewerRole.END_USER),
+        (3, "visitor:2", 2, ReviewerRole.END_USER),
+        (3, "visitor:3", 5, ReviewerRole.END_USER),
+        (3, "visitor:4", 5, ReviewerRole.END_USER),
+    ):
+        rate(engine, ids[place], reviewer=reviewer, rating=rating, role=role)
+    with_users = [(e.response, e.rating, e.weight, e.role) for e in examples(engine, end_user_weight=0.5)]
+    assert with_users == [
+        ("a", 4, 1.0, ReviewerRole.EXPERT),
+        ("b", 4, 0.5, ReviewerRole.END_USER),
+        ("c", None, 1.0, ReviewerRole.EXPERT),
+    ]
+    assert [e.rating for e in examples(engine)] == [4, None, None]
+    data = training_set(engine, end_user_weight=0.5)
+    assert (data.weight.tolist(), data.expert.tolist()) == ([1.0, 0.5], [True, False])
+
+
+def test_end_users_alone_make_a_question(engine: Engine) -> None:
+    """A group that only end users have rated is read with its siblings, unless their ratings are not wanted."""
+    ids = record(engine, [Rating("Why?", text, candidate_group="g") for text in ("a", "b")])
+    rate(engine, ids[0], reviewer="visitor:1", rating=5, role=ReviewerRole.END_USER)
+    assert examples(engine) == []
+    assert [(e.response, e.rating) for e in examples(engine, end_user_weight=0.1)] == [("a", 5), ("b", None)]
 
 
 def test_an_empty_database_gives_an_empty_set(engine: Engine) -> None:

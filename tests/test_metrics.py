@@ -21,6 +21,13 @@ MEASURES = (
 ORDER_MEASURES = (metrics.precision_at_1, metrics.ndcg, metrics.mrr)
 
 
+def test_mean_of_values() -> None:
+    """A mean goes over answers, each as often as its question is drawn."""
+    weights = np.array([[1, 1], [0, 2], [0, 0]], dtype=np.uint8)
+    found = metrics.mean(np.array([0, 0, 1]), np.array([1.0, 0.0, 0.5]), weights)
+    assert found.tolist() == pytest.approx([0.5, 0.5, np.nan], nan_ok=True)
+
+
 class Answers:
     """Rated answers with rounded probabilities, so that there are ties."""
 

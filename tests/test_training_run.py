@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from sqlalchemy import Engine
 
 from rlhf_loop import sample
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, RunRecord
+from rlhf_loop.domain import Rating, ReviewerRole, RunRecord
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.errors import ModelFileError, NotEnoughDataError
+from rlhf_loop.errors import ConfigError, ModelFileError, NotEnoughDataError
 from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import record
+from rlhf_loop.interactions import rate, record
+from rlhf_loop.pairs import training_pairs
 from rlhf_loop.reward.model_file import load, sum_file
 from rlhf_loop.training_data import fingerprint
 from rlhf_loop.training_log import runs
@@ -74,7 +75,7 @@ def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encod
     assert run.finished_at is not None
     assert run.started_at.utcoffset() == timedelta(0)
     assert run.started_at <= run.finished_at
-    assert run.data_fingerprint == fingerprint(examples(sampled))
+    assert run.data_fingerprint == training_pairs(sampled).fingerprint(fingerprint(examples(sampled)))
     assert run.library_versions == library_versions()
     report = outcome.report
     assert (run.accuracy, run.auc) == (report.held_out.accuracy.value, report.held_out.auc.value)
@@ -82,6 +83,45 @@ def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encod
     assert run.precision_at_1 == report.overall.orders["model"].precision_at_1.value
     assert run.incoming_precision_at_1 == report.overall.orders["incoming"].precision_at_1.value
     assert set(run.metrics["cross_validated"]) == {"passages", "joint"}
+
+
+def test_corrections_and_end_users_are_logged(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """The corrections of the sample and end users' ratings enter, are in the log and in the fingerprint."""
+    outcome = run_training(sampled, settings, encoder=encoder, recipe="passages")
+    pairs = outcome.report.pairs
+    assert (pairs.corrections, pairs.preferences) == (49, 0)
+    ids = record(sampled, [Rating(f"Question {number}?", f"Answer {number}.") for number in range(10)])
+    for place, id in enumerate(ids):
+        rate(sampled, id, reviewer="visitor:1", rating=1 + 4 * (place % 2), role=ReviewerRole.END_USER)
+    hinted = run_training(sampled, settings, encoder=encoder, recipe="passages")
+    assert (hinted.report.rated, hinted.report.questions, hinted.report.end_users) == (200, 50, 10)
+    without = run_training(sampled, replace(settings, end_user_weight=0.0), encoder=encoder, recipe="passages")
+    assert (without.report.end_users, without.sha256) != (10, hinted.sha256)
+    last, middle, first = runs(sampled)
+    assert (first.n_rated, middle.n_rated, last.n_rated) == (200, 200, 200)
+    assert first.data_fingerprint == last.data_fingerprint != middle.data_fingerprint
+    assert first.metrics["pairs"]["corrections"] == 49
+    assert (first.metrics["end_users"], middle.metrics["end_users"]) == (0, 10)
+    assert (middle.metrics["judged_by"], middle.metrics["end_user_weight"]) == ("expert", 0.25)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
+def test_a_weight_that_is_none(sampled: Engine, settings: Settings, encoder: TextEncoder, weight: float) -> None:
+    """An end user's rating weighs between nothing and an expert's: any other setting is an error, and logged."""
+    with pytest.raises(ConfigError, match="RLHF_END_USER_WEIGHT is"):
+        run_training(sampled, replace(settings, end_user_weight=weight), encoder=encoder)
+    assert runs(sampled)[0].status == "failed"
+
+
+def test_end_users_alone_are_logged_as_such(sqlite_engine: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """A model that no expert stands behind says so in the log and in its own card."""
+    ratings = [replace(rating, reviewer="visitor:1", reviewer_role=ReviewerRole.END_USER) for rating in hopeless()]
+    record(sqlite_engine, ratings)
+    outcome = run_training(sqlite_engine, settings, encoder=encoder, recipe="passages")
+    assert outcome.report.judged_by == ReviewerRole.END_USER
+    (run,) = runs(sqlite_engine)
+    assert (run.n_rated, run.metrics["judged_by"], run.metrics["experts"]) == (120, "end_user", 0)
+    assert load(outcome.path, encoder=encoder.id).model.card["metrics"]["judged_by"] == "end_user"
 
 
 def test_the_model_knows_where_it_comes_from(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:

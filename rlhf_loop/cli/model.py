@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rlhf_loop.config import Settings
     from rlhf_loop.learning_curve import CurvePoint
+    from rlhf_loop.training import TrainingReport
 
 _PICTURES = (".png", ".svg", ".pdf")
 
@@ -51,8 +52,9 @@ _PICTURES = (".png", ".svg", ".pdf")
 def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
     """Train the reward model on the ratings, judge it, and put it live.
 
-    A model that ranks worse than the incoming order is kept, but does not go live (exit code 3). Too few ratings, or
-    only good or only bad ones: exit code 2.
+    It learns from experts' ratings, corrections and preferences, and a little from what end users say of answers that
+    no expert has rated; it is judged by experts' ratings. A model that ranks worse than the incoming order is kept, but
+    does not go live (exit code 3). Too few ratings, or only good or only bad ones: exit code 2.
     """
     from rlhf_loop.console import print_curve, print_training
     from rlhf_loop.training_run import run_training
@@ -63,7 +65,7 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
     print_training(outcome)
     if curve is not None:
         with working("Drawing the learning curve"):
-            points = _learning_curve(engine, settings, outcome.report.recipe, seed, curve)
+            points = _learning_curve(engine, settings, outcome.report, seed, curve)
         print_curve(points, curve)
     if not outcome.live:
         sys.exit(3)
@@ -129,15 +131,19 @@ def ranked(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
         raise click.UsageError(str(error)) from error
 
 
-def _learning_curve(engine: Engine, settings: Settings, recipe: str, seed: int, path: Path) -> list[CurvePoint]:
+def _learning_curve(
+    engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path
+) -> list[CurvePoint]:
+    from rlhf_loop.domain import ReviewerRole
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.examples import training_set
     from rlhf_loop.learning_curve import learning_curve, plot
     from rlhf_loop.reward import recipe_named
 
-    data = training_set(engine)
-    points = learning_curve(data, recipe=recipe_named(recipe), encoder=load_encoder(settings), seed=seed)
-    plot(points, path, title=f"Recipe {recipe}: quality by number of rated answers")
+    by_experts = report.judged_by == ReviewerRole.EXPERT
+    data = training_set(engine, end_user_weight=0.0 if by_experts else settings.end_user_weight)
+    points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
+    plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
     return points
 
 

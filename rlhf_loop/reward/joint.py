@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder
@@ -26,6 +27,10 @@ class JointRecipe:
     def feature_names(self) -> list[str]:
         """Return a name for each dimension."""
         return [f"dimension {index}" for index in range(DIMENSION)]
+
+    def pair_columns(self) -> NDArray[np.bool_]:
+        """Return which dimensions two answers alone differ in as they do in a list: all, as none depends on others."""
+        return np.ones(DIMENSION, dtype=np.bool_)
 
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Matrix:
         """Return the vectors, shape (candidates, 384)."""

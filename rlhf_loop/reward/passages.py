@@ -67,6 +67,14 @@ class PassagesRecipe:
         forms = ("{}", "{}, from the mean", "{}, from the best")
         return [form.format(name) for form in forms for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
 
+    def pair_columns(self) -> NDArray[np.bool_]:
+        """Return which columns two answers alone differ in as they do in any list: all but "apart from the subject".
+
+        What compares an answer with the others differs between two of them as the answers themselves do, and what
+        belongs to the question cancels. But what two answers share is not what ten share: their rests are opposites.
+        """
+        return np.array(["apart from the subject" not in name for name in self.feature_names()])
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Matrix:
         """Return the features, shape (candidates, columns)."""
         blocks = [np.empty((0, len(self.feature_names())))]

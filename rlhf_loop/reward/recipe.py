@@ -31,6 +31,10 @@ class Recipe(Protocol):
         """Return a name for each column."""
         ...
 
+    def pair_columns(self) -> NDArray[np.bool_]:
+        """Return which columns differ between two answers alone as they do in any list of candidates that has both."""
+        ...
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Matrix:
         """Return one row a candidate, all questions' candidates one after the other, in order."""
         ...

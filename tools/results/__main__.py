@@ -1,6 +1,7 @@
 """Run all experiments and write docs/RESULTS.md with its pictures.
 
 `python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
+`python -m tools.results pairs` simulates pairs and end users alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tools.results import cost, plots
 from tools.results import experiments as run
 from tools.results.data import Ratings, load, read_examples
 from tools.results.index import measured as vector_databases
+from tools.results.pairs import measured as pairs_and_end_users
 
 _NAMES = tuple(reversed(RECIPES))
 _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error")
@@ -48,6 +50,8 @@ def main() -> None:
     sections += [_curves(points), _calibration()]
     say("ablations")
     sections.append(_ablations(ratings))
+    say("pairs and end users")
+    sections.append(pairs_and_end_users(encoder))
     say("vector databases")
     sections.append(vector_databases(Settings.from_env()))
     say("cost")
@@ -69,12 +73,24 @@ def only_index(rows: int | None) -> None:
     section = vector_databases(Settings.from_env(), rows=rows)
     sys.stdout.write(section + "\n")
     if rows is None:
-        file = DOCS / "RESULTS.md"
-        parts = re.split(r"\n+(?=## )", file.read_text(encoding="utf-8").rstrip("\n"))
-        kept = [part for part in parts if not part.startswith("## Vector database")]
-        place = next((place for place, part in enumerate(kept) if part.startswith("## Cost")), len(kept))
-        kept.insert(place, section)
-        file.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
+        _replace(section, before="## Cost")
+
+
+def only_pairs() -> None:
+    """Simulate pairs and end users alone, print that section, and put it into the document."""
+    section = pairs_and_end_users(load_encoder(Settings.from_env()))
+    sys.stdout.write(section + "\n")
+    _replace(section, before="## Vector database")
+
+
+def _replace(section: str, *, before: str) -> None:
+    """Put a section into the document in place of the older one, before the one that starts so."""
+    file = DOCS / "RESULTS.md"
+    parts = re.split(r"\n+(?=## )", file.read_text(encoding="utf-8").rstrip("\n"))
+    kept = [part for part in parts if not part.startswith(section.partition("\n")[0])]
+    place = next((place for place, part in enumerate(kept) if part.startswith(before)), len(kept))
+    kept.insert(place, section)
+    file.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
 
 
 def _introduction(ratings: Ratings, encoder: str) -> str:
@@ -89,12 +105,12 @@ returned by a real question-answering system and judged by medical experts; {dat
 other precisions change.
 
 Rules: questions, never single answers, are split. What is judged was not seen by the model that judges it. Where a
-choice had to be made (features, penalty), it was made by cross-validation on the training split, and the prior of the
-calibration by draws of 50 answers from all questions. The 5-fold results on all questions contain the training split,
-so they are a little kind to recipe `passages`; by the validation split nothing was chosen. P@1 counts the questions
-without any correct answer as missed (so no order can exceed the oracle). NDCG has the gain 2^(rating-1) - 1 over the
-whole list, and leaves out the questions whose answers are all rated 1, for which no order is better than another;
-other conventions are given below."""
+choice had to be made (features, penalty, the weight of a pair), it was made by cross-validation on the training split,
+and the prior of the calibration by draws of 50 answers from all questions. The 5-fold results on all questions contain
+the training split, so they are a little kind to recipe `passages`; by the validation split nothing was chosen. P@1
+counts the questions without any correct answer as missed (so no order can exceed the oracle). NDCG has the gain
+2^(rating-1) - 1 over the whole list, and leaves out the questions whose answers are all rated 1, for which no order is
+better than another; other conventions are given below."""
 
 
 def _main_table(ratings: Ratings, crossed: dict[str, list[Evaluation]]) -> str:
@@ -287,5 +303,7 @@ def _span(evaluation: Evaluation) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["index"]:
         only_index(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    elif sys.argv[1:2] == ["pairs"]:
+        only_pairs()
     else:
         main()
