@@ -1,5 +1,5 @@
 """From a question to a recorded, ranked answer."""
 
-from rlhf_loop.answering.service import MAX_QUERY_CHARS, AnswerService, Readiness
+from rlhf_loop.answering.service import MAX_QUERY_CHARS, AnswerService, Readiness, end_user_scale
 
-__all__ = ["MAX_QUERY_CHARS", "AnswerService", "Readiness"]
+__all__ = ["MAX_QUERY_CHARS", "AnswerService", "Readiness", "end_user_scale"]

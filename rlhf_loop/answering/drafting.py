@@ -99,11 +99,16 @@ class Drafter:
 
     def draft(self, query: str, passages: Mapping[str, Sequence[Passage]]) -> Drafts:
         """Return `llm_drafts` drafts a source, and passages where there is none."""
+        finished = quote({source: [of for of in found if of.verbatim] for source, found in passages.items()})
+        passages = {source: [of for of in found if not of.verbatim] for source, found in passages.items()}
         quoted = quote(passages)
         if not quoted:
-            return Drafts(())
+            return Drafts(finished)
         if not self._breaker.may_try():
-            return Drafts(quoted, f"the model is left alone for {self._breaker.rest_s():.0f} s after repeated failures")
+            return Drafts(
+                (*finished, *quoted),
+                f"the model is left alone for {self._breaker.rest_s():.0f} s after repeated failures",
+            )
         started = perf_counter()
         running = [
             (source, start(partial(self._write, query, found), name=f"rlhf-draft-{source}"))
@@ -112,7 +117,7 @@ class Drafter:
             if found and self._may_run()
         ]
         if not running:
-            return Drafts(quoted, f"the model is still busy with {_RUNNING} drafts")
+            return Drafts((*finished, *quoted), f"the model is still busy with {_RUNNING} drafts")
         drafted: list[Candidate] = []
         troubles: list[str] = []
         for source, result in running:
@@ -128,7 +133,7 @@ class Drafter:
             self._breaker.succeeded()
         written = {candidate.source for candidate in drafted}
         rest = [candidate for candidate in quoted if candidate.source not in written]
-        return Drafts(_each_once([*drafted, *rest]), "; ".join(dict.fromkeys(troubles)))
+        return Drafts(_each_once([*finished, *drafted, *rest]), "; ".join(dict.fromkeys(troubles)))
 
     def close(self) -> None:
         """Close the connections."""

@@ -62,6 +62,11 @@ class Gatherer:
         for asked in self._asked:
             asked.warm_up()
 
+    def close(self) -> None:
+        """Let those sources close what is open that can: a source may have a method `close` without arguments."""
+        for asked in self._asked:
+            asked.close()
+
     def resting(self) -> Mapping[str, float]:
         """Return for how many more seconds which sources are left alone."""
         rests = {asked.name: asked.breaker.rest_s() for asked in self._asked}
@@ -93,6 +98,14 @@ class _Asked:
                 prepare()
         except Exception as error:
             logger.warning("Source %s cannot prepare: %r", self.name, error)
+
+    def close(self) -> None:
+        """Let the source close what is open, if it can."""
+        try:
+            if close := getattr(self._source, "close", None):
+                close()
+        except Exception as error:
+            logger.warning("Source %s cannot close: %r", self.name, error)
 
     def start(self, query: str) -> Future[_Result] | str:
         """Ask in a thread of its own, or say why not."""
@@ -163,7 +176,8 @@ def _checked(given: object, limit: int, query: str) -> tuple[tuple[Passage, ...]
         else:
             if len(passage.text) > _LONGEST:
                 troubles.append(f"gave a passage of {len(passage.text):,} characters")
-            passages.append(_honest(passage, excerpt(query, text, whole=bool(passage.whole))))
+            shown = text if passage.verbatim else excerpt(query, text, whole=bool(passage.whole))
+            passages.append(_honest(passage, shown))
     return tuple(passages), "; ".join(dict.fromkeys(troubles))
 
 

@@ -63,7 +63,15 @@ class Recorder:
         names = [rating.external_id for rating in ratings if rating.external_id]
         return self._do(_ANSWER, body, names)
 
-    def rate(self, interaction_id: str, *, rating: int, reviewer: str, comment: str | None = None) -> bool:
+    def rate(
+        self,
+        interaction_id: str,
+        *,
+        rating: int,
+        reviewer: str,
+        comment: str | None = None,
+        role: ReviewerRole = ReviewerRole.END_USER,
+    ) -> bool:
         """Keep a rating of the interaction with that external id; return False if it waits in the outbox.
 
         Raises:
@@ -85,6 +93,7 @@ class Recorder:
             "reviewer": reviewer,
             "comment": comment,
             "rated_at": now.isoformat(),
+            "role": str(role),
         }
         return not self._do(_RATING, body, [interaction_id])
 
@@ -258,7 +267,8 @@ def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
         engine,
         id,
         reviewer=body["reviewer"],
-        role=ReviewerRole.END_USER,
+        # What waits from before there were roles is of visitors.
+        role=ReviewerRole(body.get("role", ReviewerRole.END_USER)),
         rating=body["rating"],
         comment=body["comment"],
         rated_at=datetime.fromisoformat(body["rated_at"]),
@@ -272,5 +282,9 @@ def _plain(rating: Rating) -> dict[str, Any]:
 
 
 def _rating(values: Mapping[str, Any]) -> Rating:
-    times = {name: datetime.fromisoformat(values[name]) for name in ("created_at", "rated_at") if name in values}
+    times = {
+        name: datetime.fromisoformat(values[name])
+        for name in ("created_at", "rated_at", "retrieved_at")
+        if name in values
+    }
     return Rating(**{**values, **times})

@@ -16,8 +16,17 @@ from rlhf_loop.answering.drafting import Drafter, Drafts, quote
 from rlhf_loop.answering.gathering import Gathered, Gatherer
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Answer, Candidate, RankedAnswer, RankedCandidate, Ranking, Rating
-from rlhf_loop.errors import EncoderError, OutboxError, RlhfLoopError
+from rlhf_loop.domain import (
+    Answer,
+    Candidate,
+    RankedAnswer,
+    RankedCandidate,
+    Ranking,
+    Rating,
+    ReviewerRole,
+    Scale,
+)
+from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
 from rlhf_loop.plain_text import unstorable
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.sources.source import Source
@@ -79,6 +88,7 @@ class AnswerService:
         Raises:
             ConfigError, MissingExtraError: the settings name it.
         """
+        end_user_scale(self._settings)
         from rlhf_loop.index import open_store
         from rlhf_loop.sources import sources_from
 
@@ -122,7 +132,15 @@ class AnswerService:
             timings={name: round(taken, 3) for name, taken in timings.items()},
         )
 
-    def rate(self, interaction_id: str, *, rating: int, reviewer: str, comment: str | None = None) -> bool:
+    def rate(
+        self,
+        interaction_id: str,
+        *,
+        rating: int,
+        reviewer: str,
+        comment: str | None = None,
+        role: ReviewerRole = ReviewerRole.END_USER,
+    ) -> bool:
         """Keep what somebody thinks of an answer; return False if it waits for the database.
 
         Raises:
@@ -130,7 +148,7 @@ class AnswerService:
             LookupError: there is no such answer.
             OutboxError: neither the database nor the outbox can take it.
         """
-        return self._recorder.rate(interaction_id, rating=rating, reviewer=reviewer, comment=comment)
+        return self._recorder.rate(interaction_id, rating=rating, reviewer=reviewer, comment=comment, role=role)
 
     def warm_up(self) -> None:
         """Load the encoder, the model and the index, so that the first question need not wait.
@@ -149,6 +167,14 @@ class AnswerService:
         finally:
             self._warm = True
 
+    def ranker(self) -> Ranker | None:
+        """Return what ranks here, for others who score answers; None while the encoder cannot be loaded.
+
+        Raises:
+            ConfigError, MissingExtraError: the settings name what cannot be had.
+        """
+        return self._loaded().ranker
+
     def readiness(self) -> Readiness:
         """Tell whether questions can be answered; what is only degraded is named, and does no harm to `ready`."""
         if not self._warm or (parts := self._parts) is None:
@@ -161,8 +187,10 @@ class AnswerService:
     def close(self) -> None:
         """Close what is open. What waits in the outbox stays there for the next start."""
         self._recorder.close()
-        if self._parts is not None and self._parts.drafter is not None:
-            self._parts.drafter.close()
+        if self._parts is not None:
+            self._parts.gatherer.close()
+            if self._parts.drafter is not None:
+                self._parts.drafter.close()
 
     def _loaded(self) -> _Parts:
         with self._lock:
@@ -241,6 +269,20 @@ class AnswerService:
             return "the outbox cannot be used; the log says why"
         aside = f", {refused} refused by the database" if refused else ""
         return f"{waiting} waiting in the outbox{aside}" if waiting or refused else "ok"
+
+
+def end_user_scale(settings: Settings) -> Scale:
+    """Tell how end users rate.
+
+    Raises:
+        ConfigError: the settings name a scale that there is not.
+    """
+    try:
+        return Scale(settings.end_user_scale)
+    except ValueError:
+        raise ConfigError(
+            f"RLHF_END_USER_SCALE={settings.end_user_scale!r} is no scale. Choose from: {', '.join(Scale)}."
+        ) from None
 
 
 def checked_query(query: object) -> str:

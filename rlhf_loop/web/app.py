@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from flask import Blueprint, Flask, Response, current_app, redirect, request, url_for
 from werkzeug import Response as BaseResponse
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, ServiceUnavailable
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import DatabaseError
+from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
-from rlhf_loop.web import api, logs, openapi, pages, people, reference, review, v1
+from rlhf_loop.version import __version__
+from rlhf_loop.web import admin, api, logs, openapi, pages, people, reference, review, v1
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.navigation import navigation
 from rlhf_loop.web.problems import as_problem, unexpected
 from rlhf_loop.web.warmup import WarmUp
 
@@ -74,6 +78,11 @@ def create_app(
     service = service or AnswerService(settings, sources=sources)
     warmup = WarmUp(service)
     app = Flask("rlhf_loop.web", static_folder=None, template_folder=None)
+    if settings.proxies:
+        # Only what so many proxies of our own have added; the rest is what the client claims.
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=settings.proxies, x_proto=settings.proxies, x_host=0, x_port=0, x_prefix=0
+        )
     app.register_blueprint(_routes(settings, service, warmup))
     # Once more for the whole application: what is not found belongs to no blueprint.
     app.before_request(_begin)
@@ -111,12 +120,15 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Bluep
     # These come first: a route of Flask's would answer OPTIONS, too, and name all methods.
     for path, allowed in openapi.methods().items():
         _answer_other_methods(web, path, allowed)
-    api.add_routes(web, service, warmup)
-    pages.add_routes(web, service)
     database = Database(settings)
     guard = Guard(settings, database)
+    api.add_routes(web, service, warmup, guard)
+    pages.add_routes(web, settings, service, guard)
+    web.before_request(guard.limit)
+    web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__})
     people.add_routes(web, settings, database, guard)
-    review.add_routes(web, settings, database, guard)
+    admin.add_routes(web, database, guard)
+    review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
     v1.add_routes(web, settings, database, guard)
     reference.add_routes(web)
     return web
@@ -126,10 +138,10 @@ def _answer_other_methods(web: Blueprint, path: str, allowed: Sequence[str]) -> 
     """Refuse what a path cannot do: Flask's own refusal is none of the blueprint's, and would be a page in HTML."""
     others = [method for method in _METHODS if method not in allowed]
 
-    def refuse() -> Response:
+    def refuse(**_: str) -> Response:
         raise MethodNotAllowed(valid_methods=_with_head(allowed))
 
-    def options() -> Response:
+    def options(**_: str) -> Response:
         return Response(status=204, headers={"Allow": ", ".join(_with_head(allowed))})
 
     name = path.strip("/").replace("/", "_").replace(".", "_")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import TypeVar
 
 from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
+from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Scale
 from rlhf_loop.plain_text import web_address
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import answered, checked, rated, whole_body
+from rlhf_loop.web.api import answered, checked, rated, rater, remembered, whole_body
+from rlhf_loop.web.audience import for_people as for_people
+from rlhf_loop.web.audience import is_for_people as is_for_people
+from rlhf_loop.web.guard import FORM_FIELD, Guard
 from rlhf_loop.web.problems import detail
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
-from rlhf_loop.web.visitors import refuse_other_sites, remember, visitor
+from rlhf_loop.web.visitors import refuse_other_sites
 
 #: What the five ratings mean, in the words of the buttons.
 MEANINGS = {
@@ -26,27 +29,32 @@ MEANINGS = {
     4: "right, with small gaps",
     5: "exactly right",
 }
-_FOR_PEOPLE = "for_people"
-_View = TypeVar("_View", bound=Callable[..., object])
+#: The same for thumbs.
+THUMB_MEANINGS = {"up": "helpful", "down": "not helpful"}
 
 #: What the service calls the parts that may not work, in the reader's words.
 _PARTS = {"model": "The ranking", "drafts": "Written answers", "recording": "Keeping a record", "sources": "The search"}
 
 
-def add_routes(web: Blueprint, service: AnswerService) -> None:
-    """Give the blueprint the page, and what its forms need without JavaScript."""
+def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard: Guard) -> None:
+    """Give the blueprint the page, and what its forms need without JavaScript.
+
+    Raises:
+        ConfigError: there is no such scale for end users.
+    """
+    scale = end_user_scale(settings)
 
     @web.get("/data-html")
     @for_people
     def data_html() -> Response:
         # An empty box is where everybody starts; only what was asked is judged.
-        return _asked(service, request.args["query"]) if "query" in request.args else _page()
+        return _asked(service, request.args["query"], scale) if "query" in request.args else _page()
 
     @web.post("/data-html")
     @for_people
     def data_html_post() -> Response:
         whole_body()
-        return _asked(service, request.form.get("query", ""))
+        return _asked(service, request.form.get("query", ""), scale)
 
     @web.post("/data-html/ratings")
     @for_people
@@ -54,19 +62,9 @@ def add_routes(web: Blueprint, service: AnswerService) -> None:
         refuse_other_sites()
         whole_body()
         # An empty field is what a form sends for nothing.
-        rating, name = checked(RatingIn, {key: value for key, value in request.form.items() if value}), visitor()
-        return remember(_thanks(rated(service, rating, name)), name)
-
-
-def for_people(view: _View) -> _View:
-    """Mark a view whose errors are pages and not problem+json."""
-    setattr(view, _FOR_PEOPLE, True)
-    return view
-
-
-def is_for_people(view: Callable[..., object] | None) -> bool:
-    """Tell whether a view was marked by `for_people`."""
-    return getattr(view, _FOR_PEOPLE, False)
+        given = {name: value for name, value in request.form.items() if value and name != FORM_FIELD}
+        rating, by = checked(RatingIn, given), rater(guard)
+        return remembered(_thanks(rated(service, rating, by)), by)
 
 
 def error_page(error: HTTPException) -> Response:
@@ -104,18 +102,26 @@ def seconds(milliseconds: float) -> str:
     return f"{milliseconds / 1000:.1f} seconds" if milliseconds >= 100 else "less than 0.1 seconds"
 
 
-def _asked(service: AnswerService, query: str) -> Response:
+def _asked(service: AnswerService, query: str, scale: Scale) -> Response:
     # A browser sends the line breaks of a text field as two characters, and counts them as one.
     query = query.replace("\r\n", "\n")
     answer = answered(service, checked(QuestionIn, {"query": query}))
-    return _page(query=query, answer=answer)
+    return _page(query=query, answer=answer, scale=scale)
 
 
-def _page(*, query: str = "", answer: AnswerOut | None = None, error: str | None = None, status: int = 200) -> Response:
+def _page(
+    *,
+    query: str = "",
+    answer: AnswerOut | None = None,
+    scale: Scale = Scale.STARS,
+    error: str | None = None,
+    status: int = 200,
+) -> Response:
     page = render_template(
         "rlhf_loop/data.html",
         query=query,
         answer=answer,
+        scale=scale,
         error=error,
         status=status,
         request_id=logs.begin(request).id,
@@ -135,6 +141,7 @@ def _shared() -> dict[str, object]:
     return {
         "version": __version__,
         "meanings": MEANINGS,
+        "thumb_meanings": THUMB_MEANINGS,
         "parts": _PARTS,
         "percent": percent,
         "score_in_words": score_in_words,

@@ -26,19 +26,24 @@ box.addEventListener("keydown", (event) => {
   }
 });
 
-async function rate(form, value) {
+async function rate(form, pressed) {
   const result = form.querySelector(".result");
-  const buttons = [...form.querySelectorAll("button[name=rating]")];
+  const buttons = [...form.querySelectorAll(".scale button")];
+  const token = form.elements.form_token;
   const comment = form.elements.comment.value.trim();
   form.setAttribute("aria-busy", "true");
   let message, failed = true;
   try {
     const response = await fetch(form.dataset.rate, {
       method: "POST",
-      headers: { "Content-Type": "application/json", Accept: "application/json" },
+      headers: {
+        "Content-Type": "application/json",
+        Accept: "application/json",
+        ...(token ? { "X-Form-Token": token.value } : {}),
+      },
       body: JSON.stringify({
         interaction_id: form.elements.interaction_id.value,
-        rating: value,
+        [pressed.name]: pressed.name === "rating" ? Number(pressed.value) : pressed.value,
         ...(comment ? { comment } : {}),
       }),
     });
@@ -51,7 +56,7 @@ async function rate(form, value) {
   form.removeAttribute("aria-busy");
   form.classList.toggle("failed", failed);
   if (!failed) {
-    for (const each of buttons) each.setAttribute("aria-pressed", String(Number(each.value) === value));
+    for (const each of buttons) each.setAttribute("aria-pressed", String(each === pressed));
   }
   result.textContent = message;
 }
@@ -59,7 +64,7 @@ async function rate(form, value) {
 for (const form of document.querySelectorAll("[data-rate]")) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (event.submitter && !form.hasAttribute("aria-busy")) rate(form, Number(event.submitter.value));
+    if (event.submitter && !form.hasAttribute("aria-busy")) rate(form, event.submitter);
   });
 }
 
@@ -69,5 +74,7 @@ document.addEventListener("keydown", (event) => {
   // The answer that has the focus, else the best one.
   const card = event.target.closest(".answer") || document.querySelector("[data-best]");
   const form = card && card.querySelector("[data-rate]");
-  if (form && !form.hasAttribute("aria-busy")) rate(form, Number(event.key));
+  // Thumbs have no numbers.
+  const pressed = form && form.querySelector(`button[name=rating][value="${event.key}"]`);
+  if (pressed && !form.hasAttribute("aria-busy")) rate(form, pressed);
 });

@@ -1,0 +1,298 @@
+"""The review screen without a browser: what it shows, stores and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from raters import PASSWORD, RESPONSE, Visitor, field, put_answers, put_people, reviews, shown, text
+from sqlalchemy.engine import Engine
+from web_fakes import GOOD, FakeService
+
+from rlhf_loop.config import Settings
+from rlhf_loop.web import blueprint
+
+HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
+PAGES = ("/review", "/review/items/1", "/compare", "/review/guidelines", "/review/agreement", "/review/corrections")
+CALLS = ("/review/next", "/review/newest", "/review/session", "/review/items/1/previous", "/compare/next")
+#: Every address to which the screens send something, with what would be valid there.
+POSTS = {
+    "/review": {"interaction_id": 1, "rating": 4},
+    "/review/undo": {},
+    "/review/difference": {"before": "a", "after": "b"},
+    "/review/items/1/rate": {"rating": 4},
+    "/review/items/1/skip": {},
+    "/review/items/1/draft": {"comment": "Why?"},
+    "/review/guidelines": {"introduction": "x", **{f"grade_{grade}": "x" for grade in range(1, 6)}},
+    "/review/corrections": {"review_id": 1, "decision": "approved", "correction": "x"},
+    "/compare": {"do": "tie", "first_id": 1, "second_id": 2},
+    "/compare/undo": {},
+    "/compare/pairs/1/2/choice": {"better": "left", "left_is_first": True},
+    "/compare/pairs/1/2/skip": {},
+}
+
+
+@pytest.fixture
+def settings(sqlite_engine: Engine) -> Settings:
+    put_people(sqlite_engine)
+    return Settings(database_url=str(sqlite_engine.url), rate_limit="0")
+
+
+@pytest.fixture
+def anna(settings: Settings) -> Visitor:
+    return Visitor(settings, "anna")
+
+
+def test_nobody_gets_in_without_signing_in(settings: Settings) -> None:
+    """A page leads to the sign-in and back, a call by script gets 401 with a reason."""
+    visitor = Visitor(settings)
+    for address in PAGES:
+        response = visitor.client.get(address)
+        assert (response.status_code, "/sign-in?next=" in response.headers["Location"]) == (303, True), address
+    for address in CALLS:
+        assert (visitor.call(address).status_code, visitor.call(address).json["title"]) == (401, "Unauthorized")
+
+
+def test_every_form_needs_its_token(settings: Settings, sqlite_engine: Engine) -> None:
+    """Whatever is sent to these screens without the token of the session is refused, and nothing is stored."""
+    put_answers(sqlite_engine, 1, to_each=2)
+    dora = Visitor(settings, "dora")
+    dora.page("/review")
+    dora.page("/compare")
+    ours = {rule.rule for rule in dora.rules if "POST" in (rule.methods or ()) and "/v1/" not in rule.rule}
+    ours = {rule for rule in ours if rule.startswith(("/review", "/compare"))}
+    assert len(ours) == len(POSTS), f"POSTS does not name them all: {ours}"
+    for address, body in POSTS.items():
+        if address in ("/review", "/compare", "/review/guidelines", "/review/corrections"):
+            response = dora.client.post(address, data=body)
+        else:
+            response = dora.call(address, body, token="wrong")
+        assert response.status_code == 403, address
+        assert "form is not of your present session" in response.text
+    assert reviews(sqlite_engine) == []
+
+
+def test_only_an_admin_oversees(settings: Settings) -> None:
+    """A rater reads the guidelines and changes none, and sees no corrections of others."""
+    anna = Visitor(settings, "anna")
+    assert "Edit the guidelines" not in anna.page("/review/guidelines")
+    anna.page("/review/corrections", status=403)
+    anna.send("/review/guidelines", status=403, **POSTS["/review/guidelines"])
+    anna.send("/review/corrections", status=403, **POSTS["/review/corrections"])
+
+
+def test_an_answer_with_what_it_takes_to_judge_it(anna: Visitor, sqlite_engine: Engine) -> None:
+    """Question, answer, its source as a link, five grades with their meaning, the guidelines and the progress."""
+    put_answers(sqlite_engine, 1)
+    html = anna.page("/review")
+    for words in ("What helps against headache 0?", "Answer 0a.", "wikipedia", "CC0", "0 of 50", "0 of 30 today"):
+        assert words in text(html)
+    assert 'href="https://example.org/a" rel="noopener noreferrer"' in html
+    assert all(f'name="rating" value="{grade}"' in html for grade in range(1, 6))
+    assert "partly right" in html
+
+
+def test_blind(settings: Settings, sqlite_engine: Engine) -> None:
+    """With `review_blind` nothing tells where an answer comes from, on both screens."""
+    put_answers(sqlite_engine, 1, to_each=2)
+    blind = Settings(database_url=settings.database_url, review_blind=True)
+    visitor = Visitor(blind, "anna")
+    for address in ("/review", "/compare"):
+        html = visitor.page(address)
+        assert "Drink water." in html
+        for word in ("wikipedia", "example.org", "Headache", "CC0"):
+            assert word not in html
+
+
+def test_rating_by_form(anna: Visitor, sqlite_engine: Engine) -> None:
+    """Without JavaScript a grade stores the review with comment, correction and flag, and the next answer comes."""
+    answers = put_answers(sqlite_engine, 2)
+    first = shown(anna.page("/review"), answers)
+    html = anna.send(
+        "/review",
+        interaction_id=first,
+        rating=2,
+        comment="Too short.\r\n",
+        correction="Rest.\r\nDrink.",
+        harmful="true",
+    )
+    assert "Rated 2. Next answer." in text(html)
+    assert shown(html, answers) != first
+    assert reviews(sqlite_engine) == [("anna", 2, "Too short.", "Rest.\nDrink.", True)]
+
+
+def test_a_field_left_as_it_was_corrects_nothing(anna: Visitor, sqlite_engine: Engine) -> None:
+    """The correction begins as the answer: sent back so, with a browser's line breaks, it is none."""
+    (id,) = put_answers(sqlite_engine, 1)
+    anna.page("/review")
+    anna.send("/review", interaction_id=id, rating=5, correction=f"{RESPONSE} Answer 0a.\n".replace("\n", "\r\n"))
+    assert reviews(sqlite_engine) == [("anna", 5, None, None, False)]
+
+
+def test_rating_by_script_brings_the_next_answer(anna: Visitor, sqlite_engine: Engine) -> None:
+    """One call stores the review and returns what to announce and the part of the page that changes."""
+    answers = put_answers(sqlite_engine, 2)
+    first = shown(anna.page("/review"), answers)
+    answer = anna.call(f"/review/items/{first}/rate", {"rating": 4, "comment": "Good."}).json
+    assert answer is not None
+    assert (answer["message"], answer["at"]) == ("Rated 4. Next answer.", "/review")
+    second = shown(answer["html"], answers)
+    last = anna.call(f"/review/items/{second}/rate", {"rating": 1}).json
+    assert last is not None
+    assert last["message"] == "Rated 1. Nothing is left to review."
+    assert "Nothing is left to review" in last["html"]
+    assert "2 of 50" in text(last["html"])
+    assert sorted(reviews(sqlite_engine)) == [("anna", 1, None, None, False), ("anna", 4, "Good.", None, False)]
+
+
+def test_looking_back(anna: Visitor, sqlite_engine: Engine) -> None:
+    """An earlier answer shows its grade and can get another; then comes the one after it, in the end the new one."""
+    answers = put_answers(sqlite_engine, 3)
+    first = shown(anna.page("/review"), answers)
+    second = shown(anna.call(f"/review/items/{first}/rate", {"rating": 4}).json["html"], answers)
+    third = shown(anna.call(f"/review/items/{second}/skip", {}).json["html"], answers)
+
+    back = anna.call(f"/review/items/{third}/previous").json
+    assert back["at"] == f"/review/items/{second}"
+    assert "You skipped this answer" in back["html"]
+    earlier = anna.call(f"/review/items/{second}/previous").json["html"]
+    assert "You graded this answer 4 (right, with small gaps)" in text(earlier)
+    assert 'value="following"' in earlier
+    assert anna.call(f"/review/items/{first}/previous").json["html"] is None
+    after = anna.call(f"/review/items/{first}/rate", {"rating": 2}).json
+    assert after["message"] == "Rated 2. The answer after it."
+    assert shown(after["html"], answers) == second
+    new = anna.call(f"/review/items/{second}/following").json
+    assert (shown(new["html"], answers), new["at"]) == (third, "/review")
+    assert 'value="skip"' in new["html"]
+    assert [rating for _, rating, *_ in reviews(sqlite_engine)] == [2]
+    assert "You graded this answer 2" in text(anna.page(f"/review/items/{first}"))
+
+
+def test_undo(anna: Visitor, sqlite_engine: Engine) -> None:
+    """It takes the newest review back, with all that was typed in the fields again; then there is nothing more."""
+    answers = put_answers(sqlite_engine, 2)
+    assert anna.call("/review/undo", {}).json["message"] == "There is nothing to undo."
+    first = shown(anna.page("/review"), answers)
+    anna.call(f"/review/items/{first}/rate", {"rating": 3, "comment": "Hm.", "harmful": True})
+    undone = anna.call("/review/undo", {}).json["html"]
+    assert (shown(undone, answers), reviews(sqlite_engine)) == (first, [])
+    assert "Hm.</textarea>" in undone
+    assert 'aria-pressed="true"><b>3</b>' in undone
+    assert "checked" in undone
+    assert shown(anna.page("/review"), answers) == first
+    html = anna.send("/review", do="undo")
+    assert "There is nothing to undo." in text(html)
+
+
+def test_drafts(anna: Visitor, sqlite_engine: Engine) -> None:
+    """What is typed is back after a reload, with the difference to the answer; an empty draft is none."""
+    (id,) = put_answers(sqlite_engine, 1)
+    anna.page("/review")
+    draft = f"/review/items/{id}/draft"
+    assert anna.call(draft, {"comment": "Half a", "correction": "Drink tea."}).status_code == 200
+    html = anna.page("/review")
+    assert "Half a</textarea>" in html
+    assert "Drink tea.</textarea>" in html
+    assert "<ins>" in html
+    assert "Your draft is back" in html
+    assert reviews(sqlite_engine) == []
+    anna.call(draft, {"rating": None, "comment": None, "correction": None, "harmful": False})
+    assert "Your draft is back" not in anna.page("/review")
+
+
+def test_the_first_time(anna: Visitor, sqlite_engine: Engine) -> None:
+    """Who has rated nothing yet is welcomed with the guidelines, and only then."""
+    answers = put_answers(sqlite_engine, 2)
+    html = anna.page("/review")
+    assert "Welcome" in text(html)
+    assert "Welcome" not in text(anna.send("/review", interaction_id=shown(html, answers), rating=3))
+
+
+def test_nothing_left(anna: Visitor) -> None:
+    """Without answers the page says what to do, and undo and previous do no harm."""
+    html = anna.page("/review")
+    assert "Nothing is left to review" in text(html)
+    assert "rlhf-loop ratings import" in html
+    assert "There is no answer before this one." in text(anna.send("/review", do="previous"))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("rate", {"rating": 6}, 422, "rating is 6, not a whole number from 1 to 5"),
+        ("rate", {"rating": "4"}, 422, "rating is '4'"),
+        ("rate", {}, 422, "The grade is missing"),
+        ("rate", {"rating": 4, "grade": 1}, 422, "grade is not a field"),
+        ("rate", {"rating": 4, "comment": "x" * 4001}, 422, "at most 4,000"),
+        ("rate", {"rating": 4, "correction": "x" * 20_001}, 422, "at most 20,000"),
+        ("rate", {"rating": 4, "comment": "a\x00b"}, 422, "NUL"),
+        ("draft", {"comment": "a\ud800b"}, 400, "The body is not JSON"),
+        ("draft", {"comment": "x" * 300_000}, 413, "262,144 bytes"),
+    ],
+)
+def test_what_cannot_be_stored(
+    anna: Visitor, sqlite_engine: Engine, path: str, body: dict[str, object], status: int, words: str
+) -> None:
+    """A bad value is refused with the reason, and leaves nothing behind."""
+    (id,) = put_answers(sqlite_engine, 1)
+    anna.page("/review")
+    response = anna.call(f"/review/items/{id}/{path}", body)
+    assert (response.status_code, response.mimetype) == (status, "application/problem+json")
+    assert words in response.json["detail"]
+    assert reviews(sqlite_engine) == []
+    assert "Your draft is back" not in anna.page("/review")
+
+
+@pytest.mark.parametrize("id", [999, 2**63, 2**80])
+def test_an_answer_that_is_not_the_raters(anna: Visitor, sqlite_engine: Engine, id: int) -> None:
+    """One that was never given to the rater, or cannot be there, is not found."""
+    put_answers(sqlite_engine, 1)
+    for path, body in (("rate", {"rating": 4}), ("skip", {}), ("draft", {"comment": "x"}), ("previous", None)):
+        assert anna.call(f"/review/items/{id}/{path}", body).status_code == 404
+    assert anna.client.get(f"/review/items/{id}").status_code == 404
+    anna.send("/review", status=404 if id < 2**63 else 422, interaction_id=id, rating=4)
+
+
+def test_hostile_texts_are_only_text(settings: Settings, sqlite_engine: Engine) -> None:
+    """Markup in answers, sources, comments and corrections is escaped wherever it is shown."""
+    put_answers(sqlite_engine, 1, to_each=2, source=HOSTILE, title=HOSTILE, licence=HOSTILE, url="javascript:alert(1)")
+    dora = Visitor(settings, "dora")
+    id = int(field(dora.page("/review"), "interaction_id"))
+    dora.call(f"/review/items/{id}/draft", {"rating": 1, "comment": HOSTILE, "correction": HOSTILE})
+    pages = [dora.page("/review"), dora.page("/compare")]
+    pages.append(dora.call(f"/review/items/{id}/rate", {"rating": 1, "correction": HOSTILE}).json["html"])
+    pages += [dora.page(f"/review/items/{id}"), dora.page("/review/corrections")]
+    for html in pages:
+        assert "&lt;img src=x" in html
+        assert "{{7*7}}" in html
+        for markup in ("<script>alert", "<img", "javascript:"):
+            assert markup not in html
+
+
+def test_the_difference(anna: Visitor) -> None:
+    """The script gets pieces, whatever the line breaks."""
+    answer = anna.call("/review/difference", {"before": "Take\r\naspirin.", "after": "Take\nparacetamol."})
+    assert answer.json["pieces"] == [
+        {"kind": "same", "text": "Take\n"},
+        {"kind": "removed", "text": "aspirin"},
+        {"kind": "added", "text": "paracetamol"},
+        {"kind": "same", "text": "."},
+    ]
+
+
+def test_under_a_path_of_somebody_elses(settings: Settings, sqlite_engine: Engine, tmp_path: Path) -> None:
+    """With `url_prefix` every address on the screens begins with it, and the form works."""
+    (id,) = put_answers(sqlite_engine, 1)
+    app = Flask("somebody_elses")
+    app.register_blueprint(blueprint(settings, service=FakeService(GOOD)), url_prefix="/medical")
+    client = app.test_client()
+    token = field(client.get("/medical/sign-in").text, "form_token")
+    client.post("/medical/sign-in", data={"name": "anna", "password": PASSWORD, "form_token": token})
+    html = client.get("/medical/review").text
+    for attribute in ('="/review', '="/compare', '="/sign-', '="/data'):
+        assert attribute not in html
+    data = {"form_token": field(html, "form_token"), "interaction_id": id, "rating": 4}
+    assert client.post("/medical/review", data=data).headers["Location"] == "/medical/review"
+    assert len(reviews(sqlite_engine)) == 1
