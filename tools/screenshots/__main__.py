@@ -1,125 +1,134 @@
-"""Pictures of the pages for the documents: the real service on the sample ratings, in Debian's Chromium."""
+"""Pictures of the screens for the documents: the real service on the sample ratings, in Debian's Chromium."""
 
 from __future__ import annotations
 
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from flask import Flask
-from playwright.sync_api import Browser, sync_playwright
-from werkzeug.serving import make_server
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from rlhf_loop import sample
-from rlhf_loop.answering import AnswerService
-from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
-from rlhf_loop.domain import Passage
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.training_run import run_training
-from rlhf_loop.web import create_app
 from tools.report import IMAGES, say
+from tools.screenshots.house import ADMIN, PASSWORD, House, open_house
 
 CHROMIUM = "/usr/bin/chromium"
 _DESK = {"width": 900, "height": 700}
+_WIDE = {"width": 1100, "height": 800}
 _PHONE = {"width": 390, "height": 844}
 #: Pixels after which a picture is cut: one of the other answers is enough.
 _LONGEST = 1225
-#: Ending of the file's name; size of the window, its colours, whether the other answers are unfolded.
-_PICTURES = (
-    ("", _DESK, "light", True),
-    ("-dark", _DESK, "dark", False),
-    ("-phone", _PHONE, "light", False),
-)
 
 
-class _Sample:
-    """Finds the sample's candidates, as a search would."""
-
-    name = "sample"
-
-    def search(self, query: str, *, limit: int) -> list[Passage]:
-        """Return them all, whatever the question."""
-        return [
-            Passage(
-                text=found["text"],
-                title=f"Sample article {number}",
-                url=f"https://example.org/{number}",
-                licence="sample text",
-                retrieved_at=datetime.now(UTC),
-            )
-            for number, found in enumerate(sample.CANDIDATES[:limit], start=1)
-        ]
-
-
-def main() -> None:
-    """Train on the sample, serve, ask, and write docs/images/data-html*.png."""
-    with tempfile.TemporaryDirectory(prefix="rlhf-pictures-") as name, _service(Path(name)) as service:
-        app = create_app(Settings(), service=service)
-        with _served(app) as address, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            for ending, window, scheme, unfolded in _PICTURES:
-                path = IMAGES / f"data-html{ending}.png"
-                _picture(browser, address, path, window=window, scheme=scheme, unfolded=unfolded)
-                say(f"written: {path}")
-            browser.close()
-
-
-def _picture(
-    browser: Browser, address: str, path: Path, *, window: dict[str, int], scheme: str, unfolded: bool
-) -> None:
-    context = browser.new_context(viewport=window, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{address}/data-html")
+def _ask(page: Page) -> None:
+    page.goto("/data-html")
     page.get_by_label("Your question").fill(sample.QUESTION)
     page.get_by_role("button", name="Ask").click()
     best = page.locator("[data-best]")
     best.get_by_role("button", name="5 of 5").click()
     best.get_by_role("status").get_by_text("stored").wait_for()
-    if unfolded:
-        page.locator(".others > summary").click()
+
+
+def _ask_and_unfold(page: Page) -> None:
+    _ask(page)
+    page.locator(".others > summary").click()
+
+
+def _review(page: Page) -> None:
+    page.goto("/review")
+    page.locator("[data-response]").wait_for()
+
+
+def _correct(page: Page) -> None:
+    """Rate what is there first, and change a word of the next: the difference is to be seen."""
+    _review(page)
+    page.keyboard.press("e")
+    page.keyboard.press("Control+End")
+    page.keyboard.type(" See a doctor if it lasts for more than two days.")
+    page.locator("ins").first.wait_for()
+
+
+def _go(path: str) -> Callable[[Page], None]:
+    def go(page: Page) -> None:
+        page.goto(path)
+
+    return go
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A screen: the name of its file, who looks at it (nobody in particular without a name), and how to get there."""
+
+    name: str
+    go: Callable[[Page], None]
+    who: str = ""
+    window: dict[str, int] | None = None
+    scheme: str = "light"
+    whole: bool = True
+
+
+_PICTURES = (
+    _Picture("data-html", _ask_and_unfold),
+    _Picture("data-html-dark", _ask, scheme="dark"),
+    _Picture("data-html-phone", _ask, window=_PHONE),
+    _Picture("sign-in", _go("/sign-in"), whole=False),
+    _Picture("review", _review, who="anna", window=_WIDE, whole=False),
+    _Picture("review-correction", _correct, who="anna", window={"width": 1100, "height": 1320}, whole=False),
+    _Picture("review-dark", _review, who="anna", window=_WIDE, scheme="dark", whole=False),
+    _Picture("review-phone", _review, who="anna", window=_PHONE, whole=False),
+    _Picture("compare", _go("/compare"), who="anna", window=_WIDE, whole=False),
+    _Picture("agreement", _go("/review/agreement"), who=ADMIN, window=_WIDE),
+    _Picture("corrections", _go("/review/corrections"), who=ADMIN, window=_WIDE),
+    _Picture("guidelines", _go("/review/guidelines"), who=ADMIN, window=_WIDE),
+    _Picture("admin", _go("/admin"), who=ADMIN, window=_WIDE),
+    _Picture("admin-tokens", _go("/admin/tokens"), who=ADMIN, window=_WIDE),
+    _Picture("admin-audit", _go("/admin/audit"), who=ADMIN, window=_WIDE, whole=False),
+)
+
+
+def main() -> None:
+    """Write docs/images/*.png."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rlhf-pictures-") as name,
+        open_house(Path(name)) as house,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for picture in _PICTURES:
+            path = IMAGES / f"{picture.name}.png"
+            _take(browser, house, picture, path)
+            say(f"written: {path}")
+        browser.close()
+
+
+def _take(browser: Browser, house: House, picture: _Picture, path: Path) -> None:
+    window = picture.window or _DESK
+    context = browser.new_context(
+        viewport=window, color_scheme=picture.scheme, base_url=house.address, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    if picture.who:
+        page.goto("/sign-in")
+        page.get_by_label("Name").fill(picture.who)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/review")
+    picture.go(page)
     # Where the mouse and the focus are is nobody's business.
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
-    height = min(page.evaluate("document.documentElement.scrollHeight"), _LONGEST)
+    page.evaluate("document.fonts.ready")
+    height = (
+        min(page.evaluate("document.documentElement.scrollHeight"), _LONGEST) if picture.whole else window["height"]
+    )
     page.screenshot(
         path=path,
-        full_page=True,
+        full_page=picture.whole,
         animations="disabled",
         clip={"x": 0, "y": 0, "width": window["width"], "height": height},
     )
     context.close()
-
-
-@contextmanager
-def _service(folder: Path) -> Iterator[AnswerService]:
-    settings = Settings(
-        database_url=f"sqlite:///{folder / 'rlhf.db'}",
-        model_path=folder / "reward_model.joblib",
-        outbox_path=folder / "outbox.db",
-    )
-    engine = open_database(settings.database_url)
-    import_ratings(engine, sample.RATINGS_FILE)
-    run_training(engine, settings)
-    engine.dispose()
-    service = AnswerService(settings, sources=[_Sample()])
-    service.warm_up()
-    yield service
-    service.close()
-
-
-@contextmanager
-def _served(app: Flask) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 if __name__ == "__main__":
