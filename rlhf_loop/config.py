@@ -63,8 +63,9 @@ class Settings:
     )
     encoder_threads: int = _setting(0, "Threads of the encoder; 0 means one for each core.")
     sources: tuple[str, ...] = _setting(
-        ("index", "wikipedia", "arxiv"),
-        "Where candidates come from, in this order: index, wikipedia, arxiv, or package.module:name of your own.",
+        ("corrections", "index", "wikipedia", "arxiv"),
+        "Where candidates come from, in this order: corrections, index, wikipedia, arxiv, or package.module:name of "
+        "your own.",
     )
     source_deadline_s: float = _setting(3.0, "Seconds that all sources together have to find candidates.")
     candidates_per_source: int = _setting(5, "Candidates of each source; more are left out.")

@@ -12,7 +12,15 @@ from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import StaticPool
 
 from rlhf_loop.errors import DatabaseError
@@ -99,7 +107,7 @@ def translated_errors(engine: Engine) -> Iterator[None]:
         yield
     except (IntegrityError, DataError):
         raise
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeoutError) as error:
         raise DatabaseError(_unusable(engine, error)) from error
 
 

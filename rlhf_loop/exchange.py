@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop import import_stage
+from rlhf_loop import audit, export_pairs, export_rows, import_stage
 from rlhf_loop.db import reading, translated_errors, writing
-from rlhf_loop.domain import Rating
+from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.import_stage import RowError
+from rlhf_loop.formats import SCORE_NAME, FileRow, Labels, argilla, langfuse, plain, trl
+from rlhf_loop.import_tables import RowError, Unsaid, stage
 from rlhf_loop.interactions import problem
-from rlhf_loop.ratings_file import RatingsReader, written_file
-from rlhf_loop.tables import ANONYMOUS, Interaction, Review
+from rlhf_loop.ratings_file import PLAIN, RatingsReader, chosen_format
+from rlhf_loop.row_writers import Columns, Row, written_file
+from rlhf_loop.tables import ANONYMOUS
 
 #: How many invalid rows a report lists; all are counted.
 LISTED_ROWS = 1000
@@ -62,15 +63,21 @@ def import_ratings(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
     reviewer: str = ANONYMOUS,
+    role: ReviewerRole | None = None,
     source: str | None = None,
+    labels: Labels | None = None,
     skip_invalid: bool = False,
     progress: Progress | None = None,
+    actor: str = "import",
 ) -> ImportReport:
     """Store a ratings file in one transaction: all of it, or with `skip_invalid` all of its valid rows.
 
     An answer is known again by its `external_id`; without one, by its group, source, prompt and text together. What a
     reviewer says of a known answer replaces what the same reviewer said before; a cell left empty replaces nothing.
-    `columns` maps fields to the file's column names; `reviewer` and `source` stand where a row names none.
+    `columns` maps fields to the file's column names; `reviewer`, `role` and `source` stand where a row names none. By
+    default the role is the expert's, but for Langfuse the end user's. `labels` says what becomes of labels and thumbs.
+    Rows are reviews, and answers without any; in a file of preferences they are these. The audit log says that `actor`
+    imported the file.
 
     Raises:
         InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.
@@ -79,12 +86,13 @@ def import_ratings(
     """
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
-    reader = RatingsReader(path, format=format, columns=columns)
+    reader = RatingsReader(path, format=format, columns=columns, labels=labels)
+    unsaid = Unsaid(reviewer=reviewer, role=role or reader.role, source=source)
     errors = _Errors()
-    with translated_errors(engine), import_stage.stage(engine) as connection:
+    with translated_errors(engine), stage(engine) as connection:
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
         with connection.begin():
-            rows = _stage(connection, reader, errors, reviewer=reviewer, source=source, progress=progress)
+            rows = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
             errors.extend(import_stage.drop_contradictions(connection))
         with writing(connection).begin() as storing:
             import_stage.lock(connection)
@@ -92,42 +100,84 @@ def import_ratings(
             if errors.count and not skip_invalid:
                 storing.rollback()
                 raise InvalidRowsError(path, errors.report(rows=rows, added=0, updated=0, ignored=reader.ignored))
-            added, updated = import_stage.store(connection)
-    return errors.report(rows=rows, added=added, updated=updated, ignored=reader.ignored)
+            added, updated = import_stage.store(connection, unsaid=unsaid)
+            report = errors.report(rows=rows, added=added, updated=updated, ignored=reader.ignored)
+            counts = {"format": reader.format, "rows": rows, "added": added, "updated": updated}
+            audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
+    return report
 
 
-def export_ratings(engine: Engine, path: Path, *, format: str | None = None, progress: Progress | None = None) -> int:
-    """Write every review with its answer, and each unreviewed answer once; return the number of rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What the formats of other tools leave open.
 
-    Ordered by interaction and review. The file replaces an older one only when it is whole.
+    `min_gap` is by how much the ratings of two answers must differ to make a pair of them; `conversational` writes
+    TRL's other form; `score_name` is what Langfuse shall call the rating.
+    """
+
+    min_gap: int = 1
+    conversational: bool = False
+    score_name: str = SCORE_NAME
+
+
+def export_ratings(
+    engine: Engine,
+    path: Path,
+    *,
+    format: str | None = None,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write what was said of answers; return the number of rows.
+
+    A file of one's own (csv, jsonl, parquet) holds every review with its answer, and each unreviewed answer once,
+    ordered by interaction and review; argilla and langfuse hold each answer once, with its reviews. trl-preference
+    holds pairs of answers by what experts preferred, corrected and rated, trl-unpaired each answer that experts rated.
+    The file replaces an older one only when it is whole.
 
     Raises:
         ImportFileError: the file cannot be written.
         DatabaseError: the database cannot be reached.
     """
-    joined = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_id == Interaction.id)
+    format, container = chosen_format(path, format)
+    columns = _columns(format, options := options or ExportOptions())
     done = 0
-    with reading(engine) as connection, written_file(path, format=format) as writer:
-        total = connection.execute(select(func.count()).select_from(joined)).scalar_one()
-        found = connection.execution_options(yield_per=_CHUNK).execute(
-            select(
-                Interaction.__table__,
-                Review.id.label("review_id"),
-                Review.reviewer,
-                Review.rating.label("review_rating"),
-                Review.comment,
-                Review.correction,
-                Review.reviewed_at,
-            )
-            .select_from(joined)
-            .order_by(Interaction.id, Review.id)
-        )
-        for chunk in found.partitions():
-            writer.write([_exported(row) for row in chunk])
+    with reading(engine) as connection, written_file(path, container=container, columns=columns) as writer:
+        total = export_rows.count(connection) if progress and format in PLAIN else 0
+        rows = _rows(connection, format, options)
+        while chunk := list(islice(rows, _CHUNK)):
+            writer.write(chunk)
             done += len(chunk)
             if progress:
-                progress(done, total)
+                progress(done, max(done, total))
     return done
+
+
+def _columns(format: str, options: ExportOptions) -> Columns:
+    if format == "argilla":
+        return argilla.COLUMNS
+    if format == "langfuse":
+        return langfuse.COLUMNS
+    if format == "trl-preference":
+        return trl.preference_columns(conversational=options.conversational)
+    if format == "trl-unpaired":
+        return trl.unpaired_columns(conversational=options.conversational)
+    return plain.COLUMNS
+
+
+def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterator[Row]:
+    if format == "argilla":
+        return map(argilla.cells, export_rows.by_answer(connection))
+    if format == "langfuse":
+        return (langfuse.cells(said, score_name=options.score_name) for said in export_rows.by_answer(connection))
+    talk = options.conversational
+    if format == "trl-preference":
+        pairs = export_pairs.pairs(connection, min_gap=options.min_gap)
+        return (trl.preference_cells(pair, conversational=talk) for pair in pairs)
+    if format == "trl-unpaired":
+        rated = export_pairs.labelled(connection)
+        return (trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk) for of in rated)
+    return map(plain.cells, export_rows.ratings(connection))
 
 
 class _Errors:
@@ -157,48 +207,22 @@ class _Errors:
 
 
 def _stage(
-    connection: Connection,
-    reader: RatingsReader,
-    errors: _Errors,
-    *,
-    reviewer: str,
-    source: str | None,
-    progress: Progress | None,
+    connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: Unsaid, progress: Progress | None
 ) -> int:
-    rows = 0
-    chunk: list[tuple[int, Rating]] = []
+    rows = place = 0
+    chunk: list[FileRow] = []
     for row in reader:
         rows += 1
         if row.rating is None:
             errors.add(RowError(row.line, row.reason))
         else:
-            chunk.append((row.line, row.rating))
+            chunk.append(row)
         if len(chunk) == _CHUNK:
-            import_stage.add(connection, chunk, reviewer=reviewer, source=source)
+            place = import_stage.add(connection, chunk, place=place, unsaid=unsaid)
             chunk = []
             if progress:
                 progress(reader.position, reader.size)
-    import_stage.add(connection, chunk, reviewer=reviewer, source=source)
+    import_stage.add(connection, chunk, place=place, unsaid=unsaid)
     if progress:
         progress(reader.size, reader.size)
     return rows
-
-
-def _exported(row: Any) -> Rating:
-    reviewed = row.review_id is not None
-    return Rating(
-        user_prompt=row.user_prompt,
-        ai_response=row.ai_response,
-        rating=row.review_rating,
-        feedback_comment=(row.comment if reviewed else row.feedback_comment) or None,
-        corrected_response=(row.correction if reviewed else row.corrected_response) or None,
-        reviewer=row.reviewer,
-        source=row.source or None,
-        candidate_group=row.candidate_group or None,
-        shown_rank=row.shown_rank,
-        score=row.score,
-        model_version=row.model_version or None,
-        external_id=row.external_id,
-        created_at=row.created_at,
-        rated_at=row.reviewed_at,
-    )

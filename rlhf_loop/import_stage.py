@@ -6,101 +6,83 @@ The statements are plain SQL that SQLite and PostgreSQL read alike. "WHERE ... O
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Column, Double, Index, Integer, MetaData, Row, Table, Text, bindparam, insert, text
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.engine import Connection
 
+from rlhf_loop import import_pairs
 from rlhf_loop.domain import Rating
+from rlhf_loop.formats import FileRow
+from rlhf_loop.import_tables import STAGE, RowError, Unsaid, drop
 from rlhf_loop.tables import UtcDateTime
+
+#: Turns a time into what the driver stores.
+_Time = Callable[[datetime | None], Any]
 
 _IMPORT_LOCK = 0x524C4849  # the key of PostgreSQL's advisory lock
 
 
-@dataclass(frozen=True, slots=True)
-class RowError:
-    """A row that cannot be stored: the line where it starts (a Parquet file's row), and why."""
-
-    line: int
-    reason: str
-
-
-# The rows of the file as they wait to be stored. A temporary table: each connection sees its own, and one that is
-# killed leaves none.
-_STAGE = Table(
-    "rlhf_import",
-    MetaData(),
-    Column("line", Integer, primary_key=True, autoincrement=False),
-    Column("first_line", Integer),
-    Column("first_review", Integer),
-    Column("identity", Text, nullable=False),
-    Column("user_prompt", Text, nullable=False),
-    Column("ai_response", Text, nullable=False),
-    Column("reviewer", Text, nullable=False),
-    Column("rating", Integer),
-    Column("comment", Text),
-    Column("correction", Text),
-    Column("source", Text),
-    Column("candidate_group", Text),
-    Column("shown_rank", Integer),
-    Column("score", Double),
-    Column("model_version", Text),
-    Column("created_at", UtcDateTime),
-    Column("rated_at", UtcDateTime),
-    prefixes=["TEMPORARY"],
-)
-Index("ix_rlhf_import_identity", _STAGE.c.identity, _STAGE.c.reviewer, _STAGE.c.line)
+def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: Unsaid) -> int:
+    """Stage rows that can be stored, from that place on; return the next free one."""
+    answers: list[dict[str, Any]] = []
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    time = partial(UtcDateTime().process_bind_param, dialect=connection.dialect)
+    for row in rows:
+        assert row.rating is not None
+        better = _staged(row, row.rating, place + len(answers), unsaid, time)
+        answers.append(better)
+        if row.worse is not None:
+            worse = _staged(row, row.worse, place + len(answers), unsaid, time)
+            answers.append(worse)
+            pairs.append((better, worse))
+    if answers:
+        _insert(connection, answers)
+    import_pairs.add(connection, pairs)
+    return place + len(answers)
 
 
-@contextmanager
-def stage(engine: Engine) -> Iterator[Connection]:
-    """Give a connection that has the empty temporary table until the block ends."""
-    with engine.connect() as connection:
-        with connection.begin():
-            _STAGE.create(connection, checkfirst=False)
-        try:
-            yield connection
-        finally:
-            connection.rollback()
-            with connection.begin():
-                _STAGE.drop(connection, checkfirst=False)
-
-
-def add(connection: Connection, rows: Sequence[tuple[int, Rating]], *, reviewer: str, source: str | None) -> None:
-    """Stage ratings with their line numbers; `reviewer` and `source` stand where a rating names none."""
-    if rows:
-        connection.execute(insert(_STAGE), [_staged(line, rating, reviewer, source) for line, rating in rows])
+def _insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    # Straight to the driver: what SQLAlchemy does with each of the many cells takes longer than the database does.
+    style = ":{}" if connection.dialect.name == "sqlite" else "%({})s"
+    names = list(rows[0])
+    values = ", ".join(style.format(name) for name in names)
+    connection.exec_driver_sql(f"INSERT INTO {STAGE.name} ({', '.join(names)}) VALUES ({values})", list(rows))
 
 
 def drop_contradictions(connection: Connection) -> list[RowError]:
-    """Take out the rows that contradict an earlier row of the file, and name both lines."""
+    """Take out the rows that contradict an earlier row of the file, and name both lines.
+
+    Texts that are not in a row are looked up first, in the file and in the database.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text("ANALYZE rlhf_import"))  # without it the planner takes the table for a tiny one
-    connection.execute(text(_MARK_FIRST_LINES))
-    errors = [
+        connection.execute(text("ANALYZE rlhf_import_pairs"))
+    errors = _find_texts(connection)
+    connection.execute(text(_MARK_FIRST_PLACES))
+    errors += [
         RowError(row.line, f"external_id is {row.identity!r}, which line {row.earlier} gives to another answer")
-        for row in _drop(connection, _OTHER_TEXT_IN_FILE)
+        for row in drop(connection, _OTHER_TEXT_IN_FILE)
     ]
     connection.execute(text(_MARK_FIRST_REVIEWS))
-    for row in _drop(connection, _OTHER_WORDS_IN_FILE):
+    for row in drop(connection, _OTHER_WORDS_IN_FILE):
         what = f"rating {row.rating} here and {row.before}" if row.rating != row.before else "other words here than"
         reason = (
             f"the answer has {what} on line {row.earlier}, both by {row.reviewer!r}; "
             "if two people said so, add a reviewer column"
         )
         errors.append(RowError(row.line, reason))
-    return errors
+    return errors + import_pairs.drop_contradictions(connection)
 
 
 def drop_other_texts(connection: Connection) -> list[RowError]:
     """Take out the rows whose `external_id` the database has for another answer."""
     return [
         RowError(row.line, f"external_id is {row.identity!r}, which interaction {row.id} has for another answer")
-        for row in _drop(connection, _OTHER_TEXT_IN_DATABASE)
+        for row in drop(connection, _OTHER_TEXT_IN_DATABASE)
     ]
 
 
@@ -111,14 +93,16 @@ def lock(connection: Connection) -> None:
         connection.execute(text(_LOCK_KNOWN))
 
 
-def store(connection: Connection) -> tuple[int, int]:
+def store(connection: Connection, *, unsaid: Unsaid) -> tuple[int, int]:
     """Move the staged rows into the tables; return how many were added and how many updated."""
-    now = bindparam("now", datetime.now(UTC), UtcDateTime)
+    role, moment = str(unsaid.role), datetime.now(UTC)
+    now = bindparam("now", moment, UtcDateTime)
     unrated = connection.execute(text(_COUNT_NEW_UNRATED)).scalar_one()
     connection.execute(text(_ADD_INTERACTIONS).bindparams(now))
     updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now)).rowcount
-    added = connection.execute(text(_ADD_REVIEWS).bindparams(now)).rowcount
-    return unrated + added, updated
+    added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role}).rowcount
+    pairs_added, pairs_updated = import_pairs.store(connection, role=role, now=moment)
+    return unrated + added + pairs_added, updated + pairs_updated
 
 
 def identity(rating: Rating, *, source: str | None) -> str:
@@ -132,70 +116,106 @@ def identity(rating: Rating, *, source: str | None) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _staged(line: int, rating: Rating, reviewer: str, source: str | None) -> dict[str, Any]:
-    source = rating.source if rating.source is not None else source
+def _staged(row: FileRow, rating: Rating, place: int, unsaid: Unsaid, time: _Time) -> dict[str, Any]:
+    source = rating.source if rating.source is not None else unsaid.source
+    elsewhere = row.texts_elsewhere
     return {
-        "line": line,
+        "place": place,
+        "line": row.line,
         "identity": identity(rating, source=source),
-        "user_prompt": rating.user_prompt,
-        "ai_response": rating.ai_response,
-        "reviewer": rating.reviewer or reviewer,
+        "of_pair": row.worse is not None,
+        "texts_elsewhere": elsewhere,
+        "user_prompt": None if elsewhere else rating.user_prompt,
+        "ai_response": None if elsewhere else rating.ai_response,
+        "reviewer": rating.reviewer or unsaid.reviewer,
+        "role": None if "reviewer_role" in row.unsaid else str(rating.reviewer_role),
         "rating": rating.rating,
         "comment": rating.feedback_comment,
         "correction": rating.corrected_response,
+        "harmful": None if "harmful" in row.unsaid else rating.harmful,
         "source": source,
         "candidate_group": rating.candidate_group,
         "shown_rank": rating.shown_rank,
         "score": rating.score,
         "model_version": rating.model_version,
-        "created_at": rating.created_at,
-        "rated_at": rating.rated_at,
+        "title": rating.title,
+        "url": rating.url,
+        "licence": rating.licence,
+        "created_at": time(rating.created_at),
+        "rated_at": time(rating.rated_at),
+        "retrieved_at": time(rating.retrieved_at),
     }
 
 
-def _drop(connection: Connection, statement: str) -> list[Row[Any]]:
-    found = list(connection.execute(text(statement)))
-    if found:
-        lines = [{"line": row.line} for row in found]
-        connection.execute(text("DELETE FROM rlhf_import WHERE line = :line"), lines)
-    return found
+def _find_texts(connection: Connection) -> list[RowError]:
+    lacking = select(STAGE.c.place).where(STAGE.c.user_prompt.is_(None)).limit(1)
+    if connection.execute(lacking).scalar() is None:
+        return []
+    connection.execute(text(_TEXTS_FROM_FILE))
+    connection.execute(text(_TEXTS_FROM_DATABASE))
+    return [
+        RowError(
+            row.line,
+            f"the trace {row.identity!r} is neither in the file nor in the database; import the file of traces first",
+        )
+        for row in drop(connection, _WITHOUT_TEXTS)
+    ]
 
 
-_MARK_FIRST_LINES = """
-    UPDATE rlhf_import SET first_line = f.line
-    FROM (SELECT identity, min(line) AS line FROM rlhf_import GROUP BY identity) AS f
+_TEXTS_FROM_FILE = """
+    UPDATE rlhf_import SET user_prompt = f.user_prompt, ai_response = f.ai_response
+    FROM rlhf_import f
+    WHERE rlhf_import.user_prompt IS NULL AND f.place = (
+        SELECT min(t.place) FROM rlhf_import t
+        WHERE t.identity = rlhf_import.identity AND t.user_prompt IS NOT NULL)
+"""
+
+_TEXTS_FROM_DATABASE = """
+    UPDATE rlhf_import SET user_prompt = i.user_prompt, ai_response = i.ai_response
+    FROM rlhf_interactions i
+    WHERE rlhf_import.user_prompt IS NULL AND i.external_id = rlhf_import.identity
+"""
+
+_WITHOUT_TEXTS = "SELECT place, line, identity FROM rlhf_import WHERE user_prompt IS NULL ORDER BY place"
+
+_MARK_FIRST_PLACES = """
+    UPDATE rlhf_import SET first_place = f.place
+    FROM (SELECT identity, coalesce(min(CASE WHEN NOT texts_elsewhere THEN place END), min(place)) AS place
+          FROM rlhf_import GROUP BY identity) AS f
     WHERE f.identity = rlhf_import.identity
 """
 
 _MARK_FIRST_REVIEWS = """
-    UPDATE rlhf_import SET first_review = f.line
-    FROM (SELECT identity, reviewer, min(line) AS line FROM rlhf_import
+    UPDATE rlhf_import SET first_review = f.place
+    FROM (SELECT identity, reviewer, min(place) AS place FROM rlhf_import
           WHERE rating IS NOT NULL GROUP BY identity, reviewer) AS f
     WHERE f.identity = rlhf_import.identity AND f.reviewer = rlhf_import.reviewer AND rlhf_import.rating IS NOT NULL
 """
 
 _OTHER_TEXT_IN_FILE = """
-    SELECT s.line, s.identity, f.line AS earlier
-    FROM rlhf_import s JOIN rlhf_import f ON f.line = s.first_line
-    WHERE s.line <> s.first_line AND (s.user_prompt <> f.user_prompt OR s.ai_response <> f.ai_response)
-    ORDER BY s.line
+    SELECT s.place, s.line, s.identity, f.line AS earlier
+    FROM rlhf_import s JOIN rlhf_import f ON f.place = s.first_place
+    WHERE s.place <> s.first_place AND (s.user_prompt <> f.user_prompt OR s.ai_response <> f.ai_response)
+    ORDER BY s.place
 """
 
 _OTHER_WORDS_IN_FILE = """
-    SELECT s.line, s.reviewer, s.rating, f.line AS earlier, f.rating AS before
-    FROM rlhf_import s JOIN rlhf_import f ON f.line = s.first_review
-    WHERE s.line <> s.first_review AND (
+    SELECT s.place, s.line, s.reviewer, s.rating, f.line AS earlier, f.rating AS before
+    FROM rlhf_import s JOIN rlhf_import f ON f.place = s.first_review
+    WHERE s.place <> s.first_review AND (
         s.rating <> f.rating
         OR coalesce(s.comment, '') <> coalesce(f.comment, '')
-        OR coalesce(s.correction, '') <> coalesce(f.correction, ''))
-    ORDER BY s.line
+        OR coalesce(s.correction, '') <> coalesce(f.correction, '')
+        OR coalesce(s.harmful, false) <> coalesce(f.harmful, false)
+        OR coalesce(s.role, '') <> coalesce(f.role, ''))
+    ORDER BY s.place
 """
 
 _OTHER_TEXT_IN_DATABASE = """
-    SELECT s.line, s.identity, i.id
+    SELECT s.place, s.line, s.identity, i.id
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
     WHERE s.user_prompt <> i.user_prompt OR s.ai_response <> i.ai_response
-    ORDER BY s.line
+    ORDER BY s.place
 """
 
 _LOCK_KNOWN = """
@@ -205,7 +225,7 @@ _LOCK_KNOWN = """
 
 _COUNT_NEW_UNRATED = """
     SELECT count(*) FROM rlhf_import s
-    WHERE s.line = s.first_line AND s.rating IS NULL
+    WHERE s.place = s.first_place AND s.rating IS NULL AND NOT s.of_pair
         AND NOT EXISTS (SELECT 1 FROM rlhf_interactions i WHERE i.external_id = s.identity)
 """
 
@@ -213,12 +233,12 @@ _COUNT_NEW_UNRATED = """
 _ADD_INTERACTIONS = """
     INSERT INTO rlhf_interactions (
         user_prompt, ai_response, feedback_comment, corrected_response, source, candidate_group, shown_rank, score,
-        model_version, external_id, created_at)
+        model_version, external_id, created_at, title, url, licence, retrieved_at)
     SELECT
         user_prompt, ai_response, CASE WHEN rating IS NULL THEN comment END,
         CASE WHEN rating IS NULL THEN correction END, source, candidate_group, shown_rank, score,
-        model_version, identity, coalesce(created_at, :now)
-    FROM rlhf_import WHERE line = first_line ORDER BY line
+        model_version, identity, coalesce(created_at, :now), title, url, licence, retrieved_at
+    FROM rlhf_import WHERE place = first_place ORDER BY place
     ON CONFLICT (external_id) DO NOTHING
 """
 
@@ -227,19 +247,24 @@ _UPDATE_REVIEWS = """
         rating = s.rating,
         comment = coalesce(s.comment, rlhf_reviews.comment),
         correction = coalesce(s.correction, rlhf_reviews.correction),
+        harmful = coalesce(s.harmful, rlhf_reviews.harmful),
+        role = coalesce(s.role, rlhf_reviews.role),
         reviewed_at = coalesce(s.rated_at, :now)
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
-    WHERE s.line = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer AND (
+    WHERE s.place = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer AND (
         s.rating <> rlhf_reviews.rating
         OR s.comment <> coalesce(rlhf_reviews.comment, '')
         OR s.correction <> coalesce(rlhf_reviews.correction, '')
+        OR s.harmful <> rlhf_reviews.harmful
+        OR s.role <> rlhf_reviews.role
         OR s.rated_at <> rlhf_reviews.reviewed_at)
 """
 
 _ADD_REVIEWS = """
-    INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at)
-    SELECT i.id, s.reviewer, s.rating, s.comment, s.correction, coalesce(s.rated_at, :now)
+    INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at, harmful, role)
+    SELECT i.id, s.reviewer, s.rating, s.comment, s.correction, coalesce(s.rated_at, :now),
+        coalesce(s.harmful, false), coalesce(s.role, :role)
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
-    WHERE s.line = s.first_review ORDER BY s.line
+    WHERE s.place = s.first_review ORDER BY s.place
     ON CONFLICT (interaction_id, reviewer) DO NOTHING
 """

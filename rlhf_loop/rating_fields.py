@@ -109,9 +109,24 @@ def to_rating(values: Mapping[str, Any]) -> Rating:
             raise ValueError(f"{name} is missing")
     parsed: dict[str, Any] = {}
     for name, value in values.items():
-        parse: Callable[[str, Any], Any] = _PARSERS.get(name, _text)
-        parsed[name] = parse(name, value)
-    rating = cleaned(Rating(**parsed))
+        if value is None or (value == "" and name not in REQUIRED):
+            continue
+        parse = _PARSERS.get(name)
+        # Most cells are texts as they are.
+        parsed[name] = value if parse is None and type(value) is str else (parse or _text)(name, value)
+    rating = Rating(**parsed)
+    if reason := problem(rating):
+        raise ValueError(reason)
+    return rating
+
+
+def storable(rating: Rating) -> Rating:
+    """Return the rating as it can be stored.
+
+    Raises:
+        ValueError: it cannot; the message says why, with the value.
+    """
+    rating = cleaned(rating)
     if reason := problem(rating):
         raise ValueError(reason)
     return rating
@@ -174,11 +189,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell is empty; data frames write NaN there."""
+    return value is None or (isinstance(value, str | float) and (value == "" or value != value))
+
+
 def _yes_no(name: str, value: Any) -> bool:
-    if value is None or value == "" or value != value:  # NaN, as data frames write a missing cell
+    if is_missing(value):
         return False
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
     found = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
     if found is None:
         raise ValueError(f"{name} is {_shown(value)}, neither true nor false")
@@ -186,7 +206,9 @@ def _yes_no(name: str, value: Any) -> bool:
 
 
 def _role(name: str, value: Any) -> str:
-    return ReviewerRole.EXPERT if value is None or value == "" else str(value)
+    if is_missing(value):
+        return ReviewerRole.EXPERT
+    return str(value).strip().lower().replace("-", "_").replace(" ", "_")
 
 
 _PARSERS: Mapping[str, Callable[[str, Any], Any]] = {

@@ -15,7 +15,8 @@ from rlhf_loop.domain import Question, Rating
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.text_encoder import UnknownTextError
 from rlhf_loop.errors import EncoderError, ImportFileError
-from rlhf_loop.ratings_file import FileRow, RatingsReader
+from rlhf_loop.formats import FileRow
+from rlhf_loop.ratings_file import RatingsReader
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.joint import JointRecipe
 from rlhf_loop.reward.model_file import load
@@ -122,7 +123,8 @@ class _TextReader(RatingsReader):
     """Reads a file with an answer on each line; blank lines do not count."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, format=TEXT)
+        super().__init__(path, format="jsonl")
+        self.format = TEXT
 
     def __iter__(self) -> Iterator[FileRow]:
         with ExitStack() as stack:

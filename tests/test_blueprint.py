@@ -72,7 +72,7 @@ def test_two_lines_in_somebodys_application(
     engine = open_database(settings.database_url)
     counted = stats(engine)
     engine.dispose()
-    assert (counted.interactions, counted.rated, counted.distribution[5]) == (4, 1, 1)
+    assert (counted.interactions, counted.rated, counted.end_user_rated) == (4, 0, 1)
     assert web.get("/").text == "home"
 
 

@@ -61,8 +61,10 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     closers: list[Callable[[], None]] = []
     complaints: list[str] = []
 
-    def open_page(service: object, *, at: str = "/data-html", **options: object) -> Page:
-        app = create_app(Settings(), service=service)
+    def open_page(
+        service: object, *, at: str = "/data-html", settings: Settings | None = None, **options: object
+    ) -> Page:
+        app = create_app(settings or Settings(), service=service)
         server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -195,6 +197,35 @@ def test_without_javascript(open_page: Callable[..., Page], service: AnswerServi
     assert ratings(settings) == [(BEST, 4, None)]
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_thumbs(open_page: Callable[..., Page], script: bool) -> None:
+    """Where the settings want them: two buttons with names, the pressed one known as such, and no numbers for them."""
+    service = FakeService(GOOD)
+    page = open_page(service, settings=Settings(end_user_scale="thumbs"), java_script_enabled=script)
+    ask(page, "Why?")
+    page.keyboard.press("5")
+    up = page.get_by_role("button", name="Thumb up: helpful")
+    up.click()
+    expect(page.get_by_role("status")).to_have_text("Thank you. Your thumb up is stored.")
+    if script:
+        expect(up).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_role("button", name="Thumb down: not helpful")).to_have_attribute("aria-pressed", "false")
+    assert [rating for _, rating, _, _ in service.rated] == [5]
+
+
+def test_stars_are_full_up_to_the_chosen_one(open_page: Callable[..., Page]) -> None:
+    """As everywhere; which one is chosen is said to a screen reader, too."""
+    page = open_page(FakeService(GOOD))
+    ask(page, "Why?")
+    page.get_by_role("button", name="3 of 5").click()
+    expect(page.get_by_role("button", name="3 of 5")).to_have_attribute("aria-pressed", "true")
+    page.mouse.move(0, 0)
+    filled = page.evaluate(
+        "[...document.querySelectorAll('[data-best] .star')].map((star) => getComputedStyle(star).fill !== 'none')"
+    )
+    assert filled == [True, True, True, False, False]
+
+
 def test_hostile_answers_do_nothing(open_page: Callable[..., Page]) -> None:
     """Markup in whatever a source gives is text, `javascript:` is no link, and nothing runs or sticks out."""
     worst = replace(GOOD, text=HOSTILE, title=HOSTILE, source=HOSTILE, licence=HOSTILE, url="javascript:window.owned=1")
@@ -303,7 +334,7 @@ def test_an_error_keeps_the_question(open_page: Callable[..., Page]) -> None:
 def test_the_reference_obeys_the_policy(open_page: Callable[..., Page]) -> None:
     """Swagger UI draws the document, unfolds an operation and tries it, without anything from elsewhere."""
     page = open_page(FakeService(GOOD), at="/docs")
-    expect(page.locator(".opblock")).to_have_count(10)
+    expect(page.locator(".opblock")).to_have_count(17)
     page.locator("#operations-Answers-ask button").first.click()
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rlhf_loop import __version__
+from rlhf_loop import __version__, audit
 from rlhf_loop.cli import main
+from rlhf_loop.db import make_engine
 
 
 @pytest.fixture
@@ -61,6 +62,17 @@ def test_stats_tell_how_many_are_needed(database: str, tmp_path: Path) -> None:
     assert "1 of 50 rated" in call(database, "ratings", "stats").output
 
 
+def test_stats_tell_what_end_users_said(database: str, tmp_path: Path) -> None:
+    """In a line of its own, and only if they said something."""
+    path = tmp_path / "ratings.csv"
+    path.write_text("prompt,answer,rating,reviewer,role\nq,a,4,dr,expert\nq,a,1,p1,end_user\nq,a,2,p2,end_user\n")
+    assert "end users" not in call(database, "ratings", "stats").output
+    call(database, "ratings", "import", path)
+    stats = call(database, "ratings", "stats").output
+    assert "1 review by 1 reviewer." in stats
+    assert "Apart from these, end users gave 2 ratings to 1 answer." in stats
+
+
 def test_invalid_rows_are_printed_and_nothing_is_stored(database: str, tmp_path: Path) -> None:
     """Each bad row is on stderr, twenty at most; the exit code is 2 and --skip-invalid is offered."""
     path = csv_file(tmp_path, "q,a,4", *(f"q,b{n},9" for n in range(25)))
@@ -101,3 +113,40 @@ def test_a_deliberate_error_is_a_message_and_exit_code_2(database_url: str, argu
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert result.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [("trl-preference", "p.jsonl"), ("trl-unpaired", "u.csv"), ("argilla", "a.json"), ("langfuse", "l.jsonl.gz")],
+)
+def test_the_formats_of_other_tools(database: str, tmp_path: Path, format: str, name: str) -> None:
+    """What goes out in another tool's format comes in by the same option, and a second time changes nothing."""
+    call(database, "ratings", "import", csv_file(tmp_path, "q,a,5", "q,b,1"))
+    result = call(database, "ratings", "export", tmp_path / name, "--format", format)
+    rows = 1 if format == "trl-preference" else 2
+    assert result.output == f"{rows} row{'s'[: rows - 1]} written to {tmp_path / name}.\n"
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    result = call(other, "ratings", "import", tmp_path / name, "--format", format, "--reviewer", "ann")
+    assert result.output == f"{rows} row{'s'[: rows - 1]}: {rows} added, 0 updated, 0 unchanged.\n"
+    result = call(other, "ratings", "import", tmp_path / name, "--format", format, "--reviewer", "ann")
+    assert result.output == f"{rows} row{'s'[: rows - 1]}: 0 added, 0 updated, {rows} unchanged.\n"
+
+
+def test_role_and_labels_are_options(database: str, tmp_path: Path) -> None:
+    """End users' ratings are kept apart; a label may stand for another rating; a bad mapping is refused."""
+    call(database, "ratings", "import", csv_file(tmp_path, "q,a,4"), "--role", "end-user")
+    assert "0 rated" in call(database, "ratings", "stats").output
+    path = tmp_path / "u.csv"
+    path.write_text("prompt,completion,label\nq,b,true\n")
+    call(database, "ratings", "import", path, "--format", "trl-unpaired", "--good", "4")
+    assert "1 rated" in call(database, "ratings", "stats").output
+    result = call(database, "ratings", "import", path, "--format", "trl-unpaired", "--good", "2")
+    assert (result.exit_code, "Good are 4 and 5" in result.stderr) == (2, True)
+
+
+def test_an_import_is_audited_with_who_ran_it(database: str, tmp_path: Path) -> None:
+    """The audit log names whoever is signed in to the machine."""
+    call(database, "ratings", "import", csv_file(tmp_path, "q,a,4"))
+    [entry] = audit.entries(make_engine(database), action="ratings.imported")
+    assert entry.actor.startswith("cli:")
+    assert entry.target == "file:ratings.csv"

@@ -269,6 +269,19 @@ def test_a_draft_that_was_cut_off_ends_with_a_sentence(endpoint: Endpoint) -> No
     assert texts(drafts.candidates) == [("index", "It helps.")]
 
 
+def test_an_answer_as_it_stands_is_not_drafted(endpoint: Endpoint) -> None:
+    """What is verbatim, such as an expert's correction, comes before the drafts, and no model sees it."""
+    finished = Passage(text="Sip cold water.", verbatim=True)
+    writer = drafter(endpoint)
+    drafts = writer.draft(QUERY, {"corrections": (finished,), **PASSAGES})
+    alone = writer.draft(QUERY, {"corrections": (finished,)})
+    writer.close()
+    assert drafts.candidates[0] == Candidate("Sip cold water.", "corrections")
+    assert [of.text for of in alone.candidates] == ["Sip cold water."]
+    assert endpoint.requests
+    assert all("cold" not in json.dumps(body) for body, _ in endpoint.requests)
+
+
 def test_nothing_found_needs_no_model(endpoint: Endpoint) -> None:
     """Without passages the model is not asked: it would answer from imagination."""
     assert drafter(endpoint).draft(QUERY, {"index": ()}).candidates == ()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_loop.domain import Interval
-from rlhf_loop.evaluation import Predictions, evaluate
+from rlhf_loop.evaluation import Predictions, evaluate, pair_accuracy
 
 
 def predictions(questions: int = 30, *, better: bool = True, known: bool = True) -> Predictions:
@@ -36,6 +36,13 @@ def test_a_bad_model_is_worse_than_the_incoming_order() -> None:
     found = evaluate(Predictions(good.question, good.rating, good.probability, first))
     assert found.gain == Interval(-1.0, -1.0, -1.0)
     assert found.worse_than_nothing
+
+
+def test_the_order_of_pairs() -> None:
+    """A pair is in the right order if the better answer has the higher score; equal scores count one half."""
+    found = pair_accuracy(np.array([3, 3, 7, 9]), np.array([0.1, 5.0, 0.0, -0.2]))
+    assert found.value == 0.625
+    assert 0 <= found.low < 0.625 < found.high <= 1
 
 
 def test_an_equal_model_is_not_worse() -> None:

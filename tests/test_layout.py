@@ -24,6 +24,11 @@ HOUSE = """
     threads
     worker
     recent
+    client.failures
+    client.values
+    client.sending
+    client.api
+    client
     sqlite_connection
 
     tables.columns
@@ -40,11 +45,35 @@ HOUSE = """
     migrations.versions.r0002_reviews
     migrations.versions.r0003_people
     audit
+    accounts
+    accounts.passwords
+    accounts.users
+    accounts.sessions
+    accounts.throttle
+    accounts.signing_in
+    accounts.tokens
+    accounts.links
     interactions
+    preferences
+    browsing
+    answered_requests
     training_log
     rating_fields
+    row_files
+    row_writers
+    formats.layout
+    formats.plain
+    formats.messages
+    formats.trl
+    formats.argilla
+    formats.langfuse
+    formats
     ratings_file
+    import_tables
+    import_pairs
     import_stage
+    export_rows
+    export_pairs
     exchange
 
     encoders.processor
@@ -79,12 +108,30 @@ HOUSE = """
     evaluation
     training_data
     examples
+    pair_data
+    pairs
     features
+    fitting
     training
     training_run
     learning_curve
     ranking
     warming
+
+    reviewing.servings
+    reviewing.items
+    reviewing.priority
+    reviewing.candidates
+    reviewing.queue
+    reviewing.work
+    reviewing.pair_candidates
+    reviewing.pairs
+    reviewing.corrections
+    reviewing.guidelines
+    reviewing.progress
+    reviewing.agreement
+    reviewing.scoring
+    reviewing
 
     excerpts
     index.store
@@ -109,6 +156,8 @@ HOUSE = """
     sources.arxiv
     sources.langchain
     sources.vector_database
+    sources.same_question
+    sources.corrections
     sources.chosen
     sources
 
@@ -124,15 +173,31 @@ HOUSE = """
     web.logs
     web.schemas
     web.problems
+    web.operations
+    web.v1_schemas
+    web.v1_operations
     web.openapi
     web.visitors
     web.database
+    web.audience
+    web.limiter
+    web.ways
     web.guard
+    web.navigation
     web.warmup
     web.api
     web.pages
+    web.flashes
     web.people
+    web.admin
+    web.differences
+    web.desk
+    web.guidelines
+    web.corrections
+    web.agreement
+    web.compare
     web.review
+    web.idempotency
     web.v1
     web.reference
     web.app
@@ -149,6 +214,7 @@ HOUSE = """
     cli.ratings
     cli.model
     cli.index
+    cli.people
     cli.serve
     cli.setup
     cli

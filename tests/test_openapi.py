@@ -15,6 +15,8 @@ from rlhf_loop.web import blueprint, create_app
 from rlhf_loop.web.openapi import document, methods
 
 RATING = {"interaction_id": "id-1", "rating": 4}
+#: The screens of raters and admins are for people alone: no program is to call what their scripts call.
+SCREENS = ("account", "admin", "compare", "review", "sign-in", "sign-out", "welcome")
 
 
 def app(service: FakeService | None = None) -> Flask:
@@ -37,11 +39,13 @@ def checker(schema: dict[str, Any]) -> OAS31Validator:
 
 
 def test_each_route_is_in_the_document_and_the_other_way_round() -> None:
-    """Files and the redirect from the start are none of the API's; refusals of other methods are no routes."""
+    """Files, screens and the redirect from the start are none of the API's; refusals of methods are no routes."""
     routes: dict[str, set[str]] = {}
     for rule in app().url_map.iter_rules():
         name = rule.endpoint.rpartition(".")[2]
-        if name not in ("home", "static", "swagger") and not name.startswith(("refuse_", "options_")):
+        if rule.rule.split("/")[1] in SCREENS or name in ("home", "static", "swagger"):
+            continue
+        if not name.startswith(("refuse_", "options_")):
             routes.setdefault(rule.rule, set()).update((rule.methods or set()) - {"HEAD", "OPTIONS"})
     assert routes == {path: set(allowed) for path, allowed in methods().items()}
 
@@ -53,12 +57,18 @@ def test_each_route_is_in_the_document_and_the_other_way_round() -> None:
         ("get", "/data", {"query_string": {"query": "x"}}, FakeService(model_version=None), 200),
         ("get", "/data", {}, FakeService(), 422),
         ("get", "/data", {"query_string": {"query": "x"}}, FakeService(error=RuntimeError()), 500),
+        ("get", "/v1/interactions", {}, FakeService(), 401),
+        ("post", "/v1/interactions", {"json": {}}, FakeService(), 401),
+        ("get", "/v1/interactions/{id}", {}, FakeService(), 401),
+        ("delete", "/v1/interactions/{id}/reviews", {}, FakeService(), 401),
+        ("post", "/v1/preferences", {"json": {}}, FakeService(), 401),
         ("post", "/data", {"json": {"query": "x"}}, FakeService(GOOD), 200),
         ("post", "/data", {"data": "{", "content_type": "application/json"}, FakeService(), 400),
         ("post", "/data", {"data": "x" * 70_000, "content_type": "application/json"}, FakeService(), 413),
         ("post", "/data", {"data": "{}"}, FakeService(), 415),
         ("post", "/data", {"json": {}}, FakeService(), 422),
         ("post", "/data/ratings", {"json": RATING}, FakeService(), 200),
+        ("post", "/data/ratings", {"json": {"interaction_id": "id-1", "thumb": "down"}}, FakeService(), 200),
         ("post", "/data/ratings", {"json": RATING, "headers": {"Origin": "https://x"}}, FakeService(), 403),
         ("post", "/data/ratings", {"json": RATING}, FakeService(error=LookupError("no")), 404),
         ("post", "/data/ratings", {"json": RATING}, FakeService(error=OutboxError("full")), 503),

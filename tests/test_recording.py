@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from rlhf_loop.answering import recording
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.db import make_engine, migrate
-from rlhf_loop.domain import Rating
+from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.tables import Interaction, Review
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 def candidates(name: str, count: int = 2) -> list[Rating]:
@@ -93,6 +96,36 @@ def test_an_answer_and_its_rating_are_stored(recorder: Recorder, database_url: s
     assert recorder.waiting() == (0, 0)
 
 
+def test_visitors_and_experts_are_kept_apart(recorder: Recorder, database_url: str) -> None:
+    """A rating is an end user's unless it is said to be an expert's; neither moves the other's consensus."""
+    recorder.record(candidates("a", 1))
+    for number in range(3):
+        assert recorder.rate("a-0", rating=1, reviewer=f"visitor:{number}")
+    assert recorder.rate("a-0", rating=5, reviewer="anna", role=ReviewerRole.EXPERT)
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(select(Interaction.rating, Interaction.end_user_rating)).one() == (5, 1)
+    engine.dispose()
+
+
+def test_an_expert_waits_in_the_outbox_as_one(outage: Outage, tmp_path: Path) -> None:
+    """What waited comes with its role; what waits from a version without roles is of visitors."""
+    recorder = Recorder(settings_for(outage.url, tmp_path))
+    recorder.record(candidates("a"))
+    outage.cut()
+    assert not recorder.rate("a-0", rating=5, reviewer="anna", role=ReviewerRole.EXPERT)
+    body = {"interaction": "a-1", "rating": 2, "reviewer": "visitor:1", "comment": None, "rated_at": NOON.isoformat()}
+    recorder._outbox.put("rating", body, interactions=["a-1"])
+    outage.restore()
+    eventually(lambda: recorder.waiting() == (0, 0))
+    recorder.close()
+    engine = make_engine(outage.url)
+    with engine.connect() as connection:
+        found = select(Interaction.rating, Interaction.end_user_rating).order_by(Interaction.id)
+        assert connection.execute(found).all() == [(5, None), (None, 2)]
+    engine.dispose()
+
+
 def test_bad_ratings(recorder: Recorder) -> None:
     """A rating of an unknown answer, or outside 1-5, is an error and leaves nothing."""
     recorder.record(candidates("a"))
@@ -129,7 +162,8 @@ def test_nothing_is_lost_while_the_database_is_down(
     engine = make_engine(outage.url)
     assert count(engine) == 14
     with engine.connect() as connection:
-        rated = select(Interaction.external_id, Interaction.rating).where(Interaction.rating.is_not(None))
+        rating = Interaction.end_user_rating
+        rated = select(Interaction.external_id, rating).where(rating.is_not(None))
         assert {tuple(row) for row in connection.execute(rated)} == {("during-0", 5), ("before-0", 4)}
     engine.dispose()
 
@@ -165,7 +199,7 @@ def test_what_waited_in_an_earlier_life_is_recorded(outage: Outage, tmp_path: Pa
     recorder.close()
     engine = make_engine(outage.url)
     with engine.connect() as connection:
-        assert connection.execute(select(Interaction.external_id, Interaction.rating)).one() == ("left", 5)
+        assert connection.execute(select(Interaction.external_id, Interaction.end_user_rating)).one() == ("left", 5)
     engine.dispose()
 
 

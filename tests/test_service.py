@@ -14,7 +14,7 @@ from rlhf_loop import sample
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.db import make_engine
-from rlhf_loop.domain import Passage
+from rlhf_loop.domain import Passage, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.reward import RewardModel
@@ -121,7 +121,9 @@ def test_an_answer_can_be_rated(make: Any, live: str, settings: Settings) -> Non
     service = make()
     answer = service.answer(QUERY)
     assert service.rate(answer.ranked[1].interaction_id, rating=4, reviewer="visitor:1", comment="good")
-    assert [row.rating for row in rows(settings)] == [None, 4, *[None] * (len(answer.ranked) - 2)]
+    assert service.rate(answer.ranked[2].interaction_id, rating=2, reviewer="anna", role=ReviewerRole.EXPERT)
+    said = [(row.rating, row.end_user_rating) for row in rows(settings)]
+    assert said == [(None, None), (None, 4), (2, None), *[(None, None)] * (len(answer.ranked) - 3)]
     with pytest.raises(LookupError):
         service.rate("unknown", rating=4, reviewer="visitor:1")
 
@@ -276,6 +278,7 @@ def test_sources_that_are_given_are_checked_too(make: Any) -> None:
         ({"sources": ("index",), "index_language": "klingon"}, "RLHF_INDEX_LANGUAGE='klingon'"),
         ({"wikipedia_url": "ftp://example.org"}, "RLHF_WIKIPEDIA_URL is no web address"),
         ({"llm_url": "http://127.0.0.1:1/v1"}, "RLHF_LLM_MODEL is not set"),
+        ({"end_user_scale": "smileys"}, "RLHF_END_USER_SCALE='smileys' is no scale. Choose from: stars, thumbs"),
     ],
 )
 def test_settings_that_cannot_work_are_noticed_before_the_first_question(

@@ -88,6 +88,14 @@ def test_warming_up_asks_nobody(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_corrections_are_one_of_them(encoder: TextEncoder, tmp_path: Path) -> None:
+    """Approved corrections are a source by that name, with an encoder and without."""
+    settings = Settings(sources=("corrections",), database_url=f"sqlite:///{tmp_path / 'rlhf.db'}")
+    for given in (encoder, None):
+        assert [source.name for source in sources_from(settings, encoder=given)] == ["corrections"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_index_is_one_of_them(encoder: TextEncoder, tmp_path: Path) -> None:
     """The vector database is a source by the name of index, and needs an encoder."""
     database = f"sqlite:///{tmp_path / 'rlhf.db'}"
@@ -121,7 +129,10 @@ def test_sources_of_ones_own(entry: str, name: str | None) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("wiki", r"'wiki', which is unknown\. Known are index, wikipedia, arxiv, and package\.module:name"),
+        (
+            "wiki",
+            r"'wiki', which is unknown\. Known are corrections, index, wikipedia, arxiv, and package\.module:name",
+        ),
         ("", "which is unknown"),
         ("Wikipedia", "which is unknown"),
         ("no.such.module:name", r"there is no module 'no\.such\.module'"),

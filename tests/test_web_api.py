@@ -179,7 +179,10 @@ def test_what_nobody_foresaw_is_logged(caplog: pytest.LogCaptureFixture) -> None
     assert "RuntimeError: secret" in caplog.text
 
 
-@pytest.mark.parametrize("path", ["/data", "/data-html", "/data/ratings", "/healthz", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path",
+    ["/data", "/data-html", "/data/ratings", "/healthz", "/openapi.json", "/v1/preferences", "/v1/interactions/a"],
+)
 def test_other_methods_are_refused(web: FlaskClient, path: str) -> None:
     """405 with the methods that are allowed; OPTIONS names the same."""
     refused, asked = web.delete(path), web.options(path)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from rlhf_loop import sample
 from rlhf_loop.answering import Readiness
-from rlhf_loop.domain import Answer, Passage, RankedAnswer
+from rlhf_loop.domain import Answer, Passage, RankedAnswer, ReviewerRole
 
 GOOD = RankedAnswer(
     text="Rest in a dark room.\nTake the painkiller early.",
@@ -38,6 +38,7 @@ class FakeService:
         self.ready = False
         self.asked: list[str] = []
         self.rated: list[tuple[str, int, str, str | None]] = []
+        self.roles: list[ReviewerRole] = []
         self.on_answer: Callable[[], None] = lambda: None
 
     def answer(self, query: str) -> Answer:
@@ -53,10 +54,22 @@ class FakeService:
             timings={"sources": 1.5, "total": 2.0},
         )
 
-    def rate(self, interaction_id: str, *, rating: int, reviewer: str, comment: str | None = None) -> bool:
+    def ranker(self) -> None:
+        return None
+
+    def rate(
+        self,
+        interaction_id: str,
+        *,
+        rating: int,
+        reviewer: str,
+        comment: str | None = None,
+        role: ReviewerRole = ReviewerRole.END_USER,
+    ) -> bool:
         if self.error:
             raise self.error
         self.rated.append((interaction_id, rating, reviewer, comment))
+        self.roles.append(role)
         return self.stores
 
     def warm_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +70,15 @@ def open_ratings() -> Engine:
     from rlhf_loop.db import open_database
 
     return open_database(read_settings().database_url)
+
+
+def operator() -> str:
+    """Return who runs this, as the audit log has it; no user's name has a colon."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (OSError, KeyError):
+        # In a container, the number of a user may have no name.
+        return "cli:unknown"
 
 
 @contextmanager

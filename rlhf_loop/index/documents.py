@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError
 from rlhf_loop.index.prose_files import MAX_CHARS, Prose, read_markdown, read_pdf, read_text
-from rlhf_loop.ratings_file import Record, is_special, open_stream, read_records
+from rlhf_loop.row_files import Record, is_special, open_stream, read_records
 
 #: The fields of a row, with other names that their columns may have. A column named `source` counts only if asked for:
 #: it may mean anything, and what is deleted by source should be what was named by somebody.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError
-from rlhf_loop.ratings_file import is_special, open_stream
+from rlhf_loop.row_files import is_special, open_stream
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
 MAX_CHARS = 5_000_000

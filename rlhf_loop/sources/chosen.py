@@ -18,8 +18,8 @@ _SETTING = "RLHF_SOURCES"
 
 
 def sources_from(settings: Settings, *, encoder: TextEncoder | None) -> list[Source]:
-    """Make the sources that `settings.sources` names; `encoder` is the one of the vector database, which only
-    "index" needs.
+    """Make the sources that `settings.sources` names; `encoder` is the one of the vector database, which "index"
+    needs; without it "corrections" finds only what was corrected for the very same question.
 
     An entry `package.module:name` is a source of one's own: an object with `name` and `search`, a retriever of
     LangChain, or a callable that takes the settings and returns one of these.
@@ -47,6 +47,10 @@ def checked_sources(sources: Sequence[Source]) -> list[Source]:
 
 
 def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source:
+    if entry == "corrections":
+        from rlhf_loop.sources.corrections import CorrectionsSource
+
+        return CorrectionsSource(settings, encoder)
     if entry == "index":
         if encoder is None:
             raise ValueError("The source 'index' needs an encoder, and encoder=None was given. Give one.")
@@ -65,8 +69,8 @@ def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source
     if ":" in entry:
         return _own(entry, settings)
     raise ConfigError(
-        f"{_SETTING} names {entry!r}, which is unknown. Known are index, wikipedia, arxiv, and package.module:name of "
-        "your own."
+        f"{_SETTING} names {entry!r}, which is unknown. Known are corrections, index, wikipedia, arxiv, and "
+        "package.module:name of your own."
     )
 
 

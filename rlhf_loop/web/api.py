@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from dataclasses import dataclass
 from typing import TypeVar
 
 from flask import Blueprint, Response, request
@@ -21,9 +23,10 @@ from werkzeug.exceptions import (
 )
 
 from rlhf_loop.answering import AnswerService
-from rlhf_loop.domain import Answer
+from rlhf_loop.domain import Answer, ReviewerRole, UserRole
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import logs
+from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened
 from rlhf_loop.web.visitors import refuse_other_sites, remember, visitor
 from rlhf_loop.web.warmup import WarmUp
@@ -36,28 +39,37 @@ _RETRY_AFTER = 30
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def add_routes(web: Blueprint, service: AnswerService, warmup: WarmUp) -> None:
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """Who rates on the page of answers: a visitor by the name in their cookie, or an expert who is signed in."""
+
+    name: str
+    role: ReviewerRole
+    cookie: str = ""
+
+
+def add_routes(web: Blueprint, service: AnswerService, warmup: WarmUp, guard: Guard) -> None:
     """Give the blueprint the routes of the API."""
 
     @web.get("/data")
     def data() -> Response:
         _refuse_other_parameters()
-        return _json(answered(service, checked(QuestionIn, {"query": request.args["query"]})))
+        return json_response(answered(service, checked(QuestionIn, {"query": request.args["query"]})))
 
     @web.post("/data")
     def data_post() -> Response:
-        return _json(answered(service, parsed(QuestionIn)))
+        return json_response(answered(service, parsed(QuestionIn)))
 
     @web.post("/data/ratings")
     def rate() -> Response:
         refuse_other_sites()
-        rating, name = parsed(RatingIn), visitor()
-        result = rated(service, rating, name)
-        return remember(_json(result, status=200 if result.stored else 202), name)
+        rating, by = parsed(RatingIn), rater(guard)
+        result = rated(service, rating, by)
+        return remembered(json_response(result, status=200 if result.stored else 202), by)
 
     @web.get("/healthz")
     def healthz() -> Response:
-        return _json(HealthOut(status="ok"))
+        return json_response(HealthOut(status="ok"))
 
     @web.get("/readyz")
     def readyz() -> Response:
@@ -65,7 +77,7 @@ def add_routes(web: Blueprint, service: AnswerService, warmup: WarmUp) -> None:
         warmup.start()
         readiness = service.readiness()
         found = ReadinessOut.of(readiness)
-        return _json(found, status=200 if found.ready else 503)
+        return json_response(found, status=200 if found.ready else 503)
 
 
 def answered(service: AnswerService, question: QuestionIn) -> AnswerOut:
@@ -83,8 +95,28 @@ def answered(service: AnswerService, question: QuestionIn) -> AnswerOut:
     return AnswerOut.of(answer)
 
 
-def rated(service: AnswerService, rating: RatingIn, name: str) -> RatingOut:
-    """Record a visitor's rating, and say what became of it.
+def rater(guard: Guard) -> Rater:
+    """Tell who rates. Read the body before.
+
+    Raises:
+        Forbidden: an expert's session, but not from a page of it.
+        DatabaseError: there is a session, and the database does not say whose.
+    """
+    user = guard.surely()
+    if user is None or user.role is UserRole.SERVICE:
+        name = visitor()
+        return Rater(f"visitor:{name}", ReviewerRole.END_USER, name)
+    guard.check_form()
+    return Rater(user.name, ReviewerRole.EXPERT)
+
+
+def remembered(response: Response, by: Rater) -> Response:
+    """Have a visitor's browser bring the name along."""
+    return remember(response, by.cookie) if by.cookie else response
+
+
+def rated(service: AnswerService, rating: RatingIn, by: Rater) -> RatingOut:
+    """Record a rating, and say what became of it.
 
     Raises:
         UnprocessableEntity, NotFound: the service refuses the rating, or does not know the answer.
@@ -92,7 +124,11 @@ def rated(service: AnswerService, rating: RatingIn, name: str) -> RatingOut:
     """
     try:
         stored = service.rate(
-            rating.interaction_id, rating=rating.rating, reviewer=f"visitor:{name}", comment=rating.comment or None
+            rating.interaction_id,
+            rating=rating.stars,
+            reviewer=by.name,
+            comment=rating.comment or None,
+            role=by.role,
         )
     except ValueError as error:
         raise UnprocessableEntity(str(error)) from error
@@ -105,12 +141,14 @@ def rated(service: AnswerService, rating: RatingIn, name: str) -> RatingOut:
             "Try again later.",
             retry_after=_RETRY_AFTER,
         ) from error
-    message = (
-        f"Thank you. Your rating, {rating.rating} of 5, is stored."
-        if stored
-        else f"Thank you. Your rating, {rating.rating} of 5, is kept, and will be stored when the database is back."
+    given = f"Your thumb {rating.thumb}" if rating.thumb else f"Your rating, {rating.stars} of 5,"
+    fate = "is stored" if stored else "is kept, and will be stored when the database is back"
+    return RatingOut(
+        interaction_id=rating.interaction_id,
+        rating=rating.stars,
+        stored=stored,
+        message=f"Thank you. {given} {fate}.",
     )
-    return RatingOut(interaction_id=rating.interaction_id, rating=rating.rating, stored=stored, message=message)
 
 
 def parsed(model: type[_Model]) -> _Model:
@@ -183,12 +221,13 @@ def _refuse_other_parameters() -> None:
 def _refuse_doubled_fields(body: bytes) -> None:
     # pydantic takes the last of them. What it has found good is an object with few fields.
     def refuse(pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
+        times = Counter(name for name, _ in pairs)
+        if doubled := sorted(name for name in times if times[name] > 1):
             raise UnprocessableEntity(f"{shortened(', '.join(doubled))}: more than once. Send each field once.")
 
     json.loads(body, object_pairs_hook=refuse)
 
 
-def _json(body: BaseModel, *, status: int = 200) -> Response:
+def json_response(body: BaseModel, *, status: int = 200) -> Response:
+    """Return the model as a response."""
     return Response(body.model_dump_json(), status=status, content_type="application/json")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
-
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.version import __version__
-from rlhf_loop.web.problems import MEDIA_TYPE
+from rlhf_loop.web import v1_operations
+from rlhf_loop.web.operations import form, html, json_body, json_response, operation, schemas
 from rlhf_loop.web.schemas import (
     AnswerOut,
     HealthOut,
@@ -22,24 +18,9 @@ from rlhf_loop.web.schemas import (
     ReadinessOut,
 )
 
-_REQUESTS = (QuestionIn, RatingIn)
-_RESPONSES = (AnswerOut, RatingOut, ReadinessOut, HealthOut, ProblemOut)
-_MODELS: Sequence[tuple[type[BaseModel], JsonSchemaMode]] = [
-    *((model, "validation") for model in _REQUESTS),
-    *((model, "serialization") for model in _RESPONSES),
-]
+_REQUESTS = (QuestionIn, RatingIn, *v1_operations.REQUESTS)
+_RESPONSES = (AnswerOut, RatingOut, ReadinessOut, HealthOut, ProblemOut, *v1_operations.RESPONSES)
 
-_PROBLEMS = {
-    400: "The body is not JSON, or broken.",
-    403: "The request comes from a page of another site.",
-    404: "There is no answer with that id.",
-    408: "The body did not come in time.",
-    413: "The body is larger than 64 KiB.",
-    415: "The body is not declared as JSON.",
-    422: "A value is missing, empty, too long or of the wrong type.",
-    500: "Something unexpected; the log has it under the request id.",
-    503: "The rating can be kept nowhere at the moment.",
-}
 _QUESTION = "What helps against a migraine attack?"
 _ANSWER = {
     "query": _QUESTION,
@@ -72,6 +53,7 @@ _NO_ANSWER: dict[str, Any] = {
     "timings": {"sources": 3000.2, "total": 3000.9},
 }
 _RATING = {"interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2", "rating": 4, "comment": "Names the right order."}
+_THUMB = {"interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2", "thumb": "up"}
 _RATED = {
     "interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2",
     "rating": 4,
@@ -86,10 +68,18 @@ _QUERY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_CHARS},
     "example": _QUESTION,
 }
+_FORM_TOKEN = {"type": "string", "description": "Of the page that has the form; only who is signed in needs it."}
 _TAGS = {
     "Answers": "Ask, and say how good an answer is.",
+    "Applications": "Record answers of your own, review and list them. By token; an admin makes one.",
     "Pages": "The same for people.",
     "Service": "Is it alive, is it ready, and what can it do?",
+}
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "`Authorization: Bearer rlhf_...`. A token has scopes: interactions:read, interactions:write, "
+    "reviews:write, reviews:expert.",
 }
 
 
@@ -108,179 +98,104 @@ def document(base: str = "") -> dict[str, Any]:
         "servers": [{"url": base or "/"}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": _paths(),
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": schemas(_REQUESTS, _RESPONSES), "securitySchemes": {"bearer": _BEARER}},
     }
 
 
 def methods() -> dict[str, list[str]]:
-    """Return the paths with what can be done there."""
-    return {path: [method.upper() for method in operations] for path, operations in _paths().items()}
+    """Return the paths, as Flask writes them, with what can be done there."""
+    return {
+        path.replace("{id}", "<path:id>"): [method.upper() for method in operations if method != "parameters"]
+        for path, operations in _paths().items()
+    }
 
 
 def _paths() -> dict[str, dict[str, Any]]:
-    answer = _json(AnswerOut, "The candidates, best first.", {"found": _ANSWER, "nothing found": _NO_ANSWER})
-    rated = _json(RatingOut, "The rating is stored.", {"stored": _RATED})
-    waits = _json(RatingOut, "The rating is kept, and is stored once the database is back.", {})
-    page = _html("The page with the answers.")
+    answer = json_response(AnswerOut, "The candidates, best first.", {"found": _ANSWER, "nothing found": _NO_ANSWER})
+    rated = json_response(RatingOut, "The rating is stored.", {"stored": _RATED})
+    waits = json_response(RatingOut, "The rating is kept, and is stored once the database is back.")
+    page = html("The page with the answers.")
     return {
         "/data": {
-            "get": _operation(
-                "ask", "Answers", "Answer a question", {200: answer}, problems=(422, 500), parameters=[_QUERY]
+            "get": operation(
+                "ask", "Answers", "Answer a question", {200: answer}, problems=(414, 422, 429, 500), parameters=[_QUERY]
             ),
-            "post": _operation(
+            "post": operation(
                 "askByPost",
                 "Answers",
                 "Answer a question, in a body",
                 {200: answer},
-                problems=(400, 408, 413, 415, 422, 500),
-                body=_json_body(QuestionIn, {"query": _QUESTION}),
+                problems=(400, 408, 413, 415, 422, 429, 500),
+                body=json_body(QuestionIn, {"question": {"query": _QUESTION}}),
             ),
         },
         "/data/ratings": {
-            "post": _operation(
+            "post": operation(
                 "rate",
                 "Answers",
-                "Rate an answer from 1 to 5",
+                "Rate an answer from 1 to 5, or by a thumb",
                 {200: rated, 202: waits},
-                problems=(400, 403, 404, 408, 413, 415, 422, 500, 503),
-                body=_json_body(RatingIn, _RATING),
+                description="What visitors say is kept apart from what experts say. Who is signed in as an expert "
+                "rates as one, and sends the page's form token as `X-Form-Token`.",
+                problems=(400, 403, 404, 408, 413, 415, 422, 429, 500, 503),
+                body=json_body(RatingIn, {"stars": _RATING, "thumb": _THUMB}),
             )
         },
         "/data-html": {
-            "get": _operation(
+            "get": operation(
                 "page",
                 "Pages",
                 "The page: a box for the question, and its answers",
                 {200: page},
-                problems=(),
-                pages=(422, 500),
+                problems=(414,),
+                pages=(422, 429, 500),
                 parameters=[{**_QUERY, "required": False}],
             ),
-            "post": _operation(
+            "post": operation(
                 "pageByPost",
                 "Pages",
                 "The page with the answers to a question, from its form",
                 {200: page},
                 problems=(),
-                pages=(400, 408, 413, 422, 500),
-                body=_form({"query": QuestionIn.model_json_schema()["properties"]["query"]}, ["query"]),
+                pages=(400, 408, 413, 422, 429, 500),
+                body=form(QuestionIn),
             ),
         },
         "/data-html/ratings": {
-            "post": _operation(
+            "post": operation(
                 "rateByForm",
                 "Pages",
                 "Rate an answer, from the page's form",
-                {200: _html("Thanks: it is stored."), 202: _html("Thanks: it is kept for later.")},
+                {200: html("Thanks: it is stored."), 202: html("Thanks: it is kept for later.")},
                 problems=(),
-                pages=(400, 403, 404, 408, 413, 422, 500, 503),
-                body=_form(RatingIn.model_json_schema()["properties"], ["interaction_id", "rating"]),
+                pages=(400, 403, 404, 408, 413, 422, 429, 500, 503),
+                body=form(RatingIn, form_token=_FORM_TOKEN),
             )
         },
+        **v1_operations.paths(),
         "/healthz": {
-            "get": _operation("alive", "Service", "Is the process alive?", {200: _json(HealthOut, "It is.", {})})
+            "get": operation("alive", "Service", "Is the process alive?", {200: json_response(HealthOut, "It is.")})
         },
         "/readyz": {
-            "get": _operation(
+            "get": operation(
                 "ready",
                 "Service",
                 "Is everything loaded?",
-                {200: _json(ReadinessOut, "It is.", {}), 503: _json(ReadinessOut, "Not yet.", {})},
+                {200: json_response(ReadinessOut, "It is."), 503: json_response(ReadinessOut, "Not yet.")},
             )
         },
         "/openapi.json": {
-            "get": _operation(
+            "get": operation(
                 "describe",
                 "Service",
                 "This document",
                 {200: {"description": "It.", "content": {"application/json": {"schema": {"type": "object"}}}}},
+                problems=(429, 500),
             )
         },
-        "/docs": {"get": _operation("reference", "Service", "This document as a page", {200: _html("The reference.")})},
+        "/docs": {
+            "get": operation(
+                "reference", "Service", "This document as a page", {200: html("The reference.")}, problems=(429, 500)
+            )
+        },
     }
-
-
-def _operation(
-    name: str,
-    tag: str,
-    summary: str,
-    responses: Mapping[int, Mapping[str, Any]],
-    *,
-    problems: Iterable[int] = (500,),
-    pages: Iterable[int] = (),
-    parameters: Sequence[Mapping[str, Any]] = (),
-    body: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    every = {
-        **responses,
-        **{status: _problem(status) for status in problems},
-        **{status: _html(_PROBLEMS[status]) for status in pages},
-    }
-    operation: dict[str, Any] = {"operationId": name, "tags": [tag], "summary": summary}
-    if parameters:
-        operation["parameters"] = list(parameters)
-    if body:
-        operation["requestBody"] = body
-    operation["responses"] = {str(status): every[status] for status in sorted(every)}
-    return operation
-
-
-def _json(model: type[BaseModel], description: str, examples: Mapping[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": _reference(model)}
-    if examples:
-        content["examples"] = {name: {"value": value} for name, value in examples.items()}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _json_body(model: type[BaseModel], example: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "required": True,
-        "content": {"application/json": {"schema": _reference(model), "example": example}},
-    }
-
-
-def _form(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": dict(properties), "required": list(required)}
-    return {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}}
-
-
-def _html(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
-
-
-def _problem(status: int) -> dict[str, Any]:
-    example = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": _PROBLEMS[status],
-        "request_id": "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d",
-    }
-    return {
-        "description": _PROBLEMS[status],
-        "content": {MEDIA_TYPE: {"schema": _reference(ProblemOut), "example": example}},
-    }
-
-
-def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{_name(model)}"}
-
-
-def _name(model: type[BaseModel]) -> str:
-    # Its title: that a class says whether it goes in or out is for our code only.
-    return str(model.model_config["title"])
-
-
-def _schemas() -> dict[str, Any]:
-    _, found = models_json_schema(_MODELS, ref_template="#/components/schemas/{model}")
-    names = {name: schema["title"] for name, schema in found["$defs"].items()}
-    return {names[name]: _renamed(schema, names) for name, schema in sorted(found["$defs"].items())}
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: f"#/components/schemas/{names[inner.rpartition('/')[2]]}" if key == "$ref" else _renamed(inner, names)
-            for key, inner in value.items()
-        }
-    return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
-from rlhf_loop.domain import Answer, RankedAnswer
+from rlhf_loop.domain import THUMBS, Answer, RankedAnswer
 from rlhf_loop.plain_text import unstorable
 
 MAX_COMMENT_CHARS = 4000
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
+    """Refuse a text in which there is nothing to read."""
     if not text.strip():
         raise ValueError("is only white space")
     return text
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Refuse what no database takes."""
     if found := unstorable(text):
         raise ValueError(f"holds the character {found.group()!a} at position {found.start()}, which cannot be stored")
     return text
@@ -43,11 +53,38 @@ class QuestionIn(BaseModel):
     query: Annotated[
         str,
         Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."),
-        AfterValidator(_not_blank),
+        AfterValidator(not_blank),
     ]
 
 
-class RatingIn(BaseModel):
+class Opinion(BaseModel):
+    """A rating, or the thumb that stands for one."""
+
+    # One of the two has to be there; a schema cannot be made to say so by a validator.
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["rating"]}, {"required": ["thumb"]}]})
+
+    rating: Annotated[
+        Annotated[int, Field(ge=1, le=5)] | None, Field(description="From 1 (wrong) to 5 (exactly right).")
+    ] = None
+    thumb: Annotated[
+        Literal["up", "down"] | None, Field(description="In place of a rating: up is a 5, down is a 1.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.rating is None and self.thumb is None:
+            raise ValueError("rating is missing: send it, from 1 to 5, or thumb, up or down")
+        if self.rating is not None and self.thumb is not None:
+            raise ValueError(f"rating {self.rating} and thumb {self.thumb} are both there: send one of them")
+        return self
+
+    @property
+    def stars(self) -> int:
+        """The rating, be it that of a thumb."""
+        return self.rating if self.rating is not None else THUMBS[self.thumb or "down"]
+
+
+class RatingIn(Opinion):
     """What somebody says of one answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Rating")
@@ -55,11 +92,10 @@ class RatingIn(BaseModel):
     interaction_id: Annotated[
         str,
         Field(min_length=1, max_length=200, description="Which answer: the id that came with it."),
-        AfterValidator(_storable),
+        AfterValidator(storable),
     ]
-    rating: Annotated[int, Field(ge=1, le=5, description="From 1 (wrong) to 5 (exactly right).")]
     comment: Annotated[
-        Annotated[str, AfterValidator(_storable)] | None,
+        Annotated[str, AfterValidator(storable)] | None,
         Field(max_length=MAX_COMMENT_CHARS, description="Why, in words; empty is the same as none."),
     ] = None
 
@@ -194,23 +230,27 @@ def shortened(names: str) -> str:
 def _sentence(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     kind, value, limits = error["type"], error["input"], error.get("ctx", {})
+    if kind == "value_error":
+        return f"{name} {limits['error']}".strip()
     if not name:
         return f"The body is a {type(value).__name__}, not an object such as {{...}}"
     if kind == "missing":
         return f"{name} is missing"
     if kind == "extra_forbidden":
-        return f"{name} is not a field of this request"
+        return f"{shortened(name)} is not a field of this request"
     if kind == "string_too_short":
         return f"{name} is empty"
     if kind == "string_too_long":
         return f"{name} has {len(value):,} characters; at most {limits['max_length']:,} are allowed"
-    if kind == "value_error":
-        return f"{name} {limits['error']}"
-    if kind in ("greater_than_equal", "less_than_equal") or name == "rating":
+    if kind == "too_long":
+        return f"{name} has {limits['actual_length']:,} entries; at most {limits['max_length']:,} are allowed"
+    if kind == "too_short":
+        return f"{name} has no entries"
+    if error["loc"][-1] in ("rating", "min_rating", "max_rating"):
         return f"{name} is {_shown(value)}, not a whole number from 1 to 5"
     if kind == "string_type":
         return f"{name} is {_shown(value)}, not a text"
-    return f"{name}: {error['msg']}"
+    return f"{name} is {_shown(value)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
 def _shown(value: object) -> str:

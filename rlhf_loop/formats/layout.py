@@ -1,0 +1,128 @@
+"""What a row of a file says, whatever the format: a layout turns the one into the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlhf_loop.domain import GOOD_RATING, THUMBS, Rating, ReviewerRole
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.row_files import Record
+
+_RATINGS = range(1, 6)
+_GOOD = {"true", "yes", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "good", "positive", "like", "correct"}
+_BAD = {"false", "no", "down", "thumbs down", "thumbs_down", "thumbs-down", "👎", "bad", "negative", "dislike"}
+_BAD |= {"incorrect"}
+
+#: What Langfuse calls the score that holds the rating, unless somebody says otherwise.
+SCORE_NAME = "rating"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row of a file: what it says, or the reason why it cannot be stored. `line` is where it starts, from 1.
+
+    In a Parquet file or a JSON array, which need no lines, it is the row's number.
+
+    `unsaid` names those of `reviewer_role` and `harmful` that the row does not tell. `worse` is an answer to the same
+    question that the reviewer finds worse. With `texts_elsewhere` the answer is the one that the `external_id` names,
+    in another row or in the database.
+    """
+
+    line: int
+    rating: Rating | None
+    reason: str = ""
+    unsaid: frozenset[str] = frozenset()
+    worse: Rating | None = None
+    texts_elsewhere: bool = False
+
+
+class Layout(Protocol):
+    """Reads the rows of one format; one object reads one file."""
+
+    @property
+    def role(self) -> ReviewerRole:
+        """Whose word it is where neither the file nor whoever imports it says so."""
+
+    def match(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Take note of a row's column names; return those that it has no use for.
+
+        Raises:
+            ImportFileError: a column that each row must have is not there, or two mean the same.
+        """
+
+    def rows(self, record: Record) -> Iterable[FileRow]:
+        """Return what a row with those names says: several things, if several people speak in it.
+
+        Raises:
+            ValueError: it cannot be stored; the message says why, with the value.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """How what is no rating from 1 to 5 becomes one: a label, a thumb, a word.
+
+    With `thumbs` numbers are thumbs as well: 1 is up, 0 and -1 are down. `score_name` is what Langfuse calls the score
+    that holds the rating.
+
+    Raises:
+        ImportFileError: `good` and `bad` are no ratings, or the wrong way round.
+    """
+
+    good: int = THUMBS["up"]
+    bad: int = THUMBS["down"]
+    thumbs: bool = False
+    score_name: str = SCORE_NAME
+
+    def __post_init__(self) -> None:
+        if self.bad not in _RATINGS or self.good not in _RATINGS or not self.bad < GOOD_RATING <= self.good:
+            raise ImportFileError(
+                f"A good label would become the rating {self.good} and a bad one {self.bad}. "
+                f"Good are {GOOD_RATING} and 5, bad are the ratings below {GOOD_RATING}."
+            )
+
+    def rating(self, name: str, value: object) -> int:
+        """Return the rating that a value stands for.
+
+        Raises:
+            ValueError: it stands for none.
+        """
+        if isinstance(value, str):
+            value = _number_or_label(name, value)
+        if isinstance(value, bool):
+            return self.label(value)
+        if isinstance(value, int | float):
+            if self.thumbs:
+                if value in (1, 0, -1):
+                    return self.label(value == 1)
+                raise ValueError(f"{name} is {value!r}, and thumbs are 1, 0 or -1")
+            if value in _RATINGS:
+                return int(value)
+            raise ValueError(f"{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so")
+        raise ValueError(f"{name} is {str(value)[:60]!r}, neither a number nor a label")
+
+    def label(self, good: bool) -> int:
+        """Return the rating that a label stands for."""
+        return self.good if good else self.bad
+
+
+def no_columns(columns: object, *, format: str) -> None:
+    """Refuse a mapping of columns where the format fixes their names.
+
+    Raises:
+        ImportFileError: there is one.
+    """
+    if columns:
+        raise ImportFileError(f"The format {format} fixes its names, so that --column has no meaning. Leave it out.")
+
+
+def _number_or_label(name: str, word: str) -> bool | float:
+    plain = word.strip().lower()
+    if plain in _GOOD | _BAD:
+        return plain in _GOOD
+    try:
+        return float(plain)
+    except ValueError:
+        raise ValueError(f"{name} is {word[:60]!r}, neither a rating nor a word for good or bad") from None

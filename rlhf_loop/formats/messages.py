@@ -1,0 +1,123 @@
+"""Conversations as other tools keep them, lists of messages with a role and a content, and the texts in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: Where applications keep the question and the answer in an object of their own.
+_QUESTION_KEYS = ("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content")
+_ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "text", "content", "messages")
+
+
+def prompt_text(name: str, value: object) -> str:
+    """Return the question in a text, in messages, or in an object around one of them.
+
+    What the system was told is no part of the question. Of several turns each begins with its speaker.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return prompt_text(name, _inside(name, value, _QUESTION_KEYS))
+    turns = [turn for turn in _turns(name, value) if turn[0] not in ("system", "developer")]
+    if not turns:
+        raise ValueError(f"{name} has no message of the user")
+    if len(turns) == 1:
+        return turns[0][1]
+    return "\n\n".join(f"{role}: {content}" for role, content in turns)
+
+
+def answer_text(name: str, value: object) -> str:
+    """Return the answer in a text, in one message, or in an object around one of them.
+
+    Raises:
+        ValueError: there is none, or there are several messages.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return answer_text(name, _inside(name, value, _ANSWER_KEYS))
+    turns = _turns(name, value)
+    if len(turns) != 1:
+        raise ValueError(f"{name} has {len(turns)} messages, not one answer")
+    return turns[0][1]
+
+
+def split_prompt(chosen: object, rejected: object) -> tuple[object, object, object]:
+    """Return what two completions have in common at their start, the prompt, and the rest of each.
+
+    Of texts the prompt ends with a whole word.
+
+    Raises:
+        ValueError: they have nothing in common.
+    """
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        same = _common(chosen, rejected)
+        if same < max(len(chosen), len(rejected)):
+            same = max(chosen.rfind(blank, 0, same) for blank in " \n\t") + 1
+        if not chosen[:same].strip():
+            raise ValueError("prompt is missing, and chosen and rejected do not begin alike")
+        return chosen[:same].strip(), chosen[same:], rejected[same:]
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        same = _common(chosen, rejected)
+        if not same:
+            raise ValueError("prompt is missing, and chosen and rejected do not begin with the same messages")
+        return chosen[:same], chosen[same:], rejected[same:]
+    raise ValueError("prompt is missing, and chosen and rejected are not of one kind")
+
+
+def parsed(value: object) -> object:
+    """Return what a text holds, if it is JSON of an object or a list, else the value itself."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def question(text: str) -> list[dict[str, str]]:
+    """Return a question as a conversation."""
+    return [{"role": "user", "content": text}]
+
+
+def answer(text: str) -> list[dict[str, str]]:
+    """Return an answer as the rest of a conversation."""
+    return [{"role": "assistant", "content": text}]
+
+
+def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
+    shorter = min(len(first), len(second))
+    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
+
+
+def _inside(name: str, value: Mapping[Any, Any], keys: Sequence[str]) -> object:
+    for key in keys:
+        if value.get(key):
+            return value[key]
+    raise ValueError(f"{name} is an object with {', '.join(map(str, value))[:60]!r}, and none of {', '.join(keys)}")
+
+
+def _turns(name: str, value: object) -> list[tuple[str, str]]:
+    if value is None:
+        raise ValueError(f"{name} is missing")
+    if not isinstance(value, Sequence):
+        raise ValueError(f"{name} is {str(value)[:60]!r}, neither a text nor messages")
+    return [_turn(name, message) for message in value]
+
+
+def _turn(name: str, message: object) -> tuple[str, str]:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is no message with a role and a content")
+    role, content = message.get("role"), message.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        # Parts, as models that see have them; those without text cannot be judged by their text.
+        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is no message with a role and a text")
+    return role, content

@@ -1,0 +1,310 @@
+"""Files of rows, as they are: CSV, JSONL, arrays of JSON and Parquet, plain or gzip-compressed, read row by row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rlhf_loop.errors import ImportFileError
+
+EXTENSIONS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_GZIP_MAGIC = b"\x1f\x8b"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_PARQUET_ROWS = 1000
+_JSON_READ = 1 << 18
+#: Characters that one object of a JSON array may have: what is broken would else be read to the file's end.
+_LONGEST_OBJECT = 1 << 26
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row as the file gives it: its column names and cells, or the reason why there are none.
+
+    `line` is where it starts, from 1; in Parquet files and JSON arrays, which need no lines, it is the row's number.
+    The names may come alone, before the first row.
+    """
+
+    line: int
+    names: tuple[str, ...] = ()
+    cells: Sequence[Any] = ()
+    reason: str = ""
+
+
+def container_of(path: Path, known: Sequence[str], *, advice: str = "") -> str:
+    """Tell how the file holds its rows from the name's ending, one of `known`; `.gz` may follow it.
+
+    `advice` is what else could be done where it is none of them.
+
+    Raises:
+        ImportFileError: the ending is not one of theirs.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    found = EXTENSIONS.get(Path(name).suffix)
+    if found is None or found not in known:
+        endings = ", ".join(ending for ending, container in EXTENSIONS.items() if container in known)
+        raise ImportFileError(
+            f"The name {path.name!r} does not tell the format of the file. {advice}End the name in {endings}."
+        )
+    return found
+
+
+def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the file as it lies there and, where it is gzip-compressed, what is in it; `stack` closes both.
+
+    Raises:
+        ImportFileError: it cannot be read, is a pipe, or is a `text` in UTF-16.
+    """
+    try:
+        # To open a pipe waits for somebody who writes to it.
+        if is_special(path):
+            raise ImportFileError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and import that.")
+        file = stack.enter_context(path.open("rb"))
+    except OSError as error:
+        raise ImportFileError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
+    start = file.read(2)
+    file.seek(0)
+    if start in _UTF16_MARKS and text:
+        raise ImportFileError(f"The file {str(path)!r} is in UTF-16. Save it as UTF-8 and try again.")
+    if start == _GZIP_MAGIC:
+        return file, cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
+    return file, file
+
+
+def is_special(path: Path) -> bool:
+    """Tell whether it is neither a file nor a folder: a pipe, a socket, a device.
+
+    Raises:
+        OSError: it is not there, or may not be looked at.
+    """
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Record]:
+    """Read the rows of an open file that is csv, jsonl, json or parquet, as they are; `path` is for messages.
+
+    Raises:
+        ImportFileError: the file is damaged or of another format.
+    """
+    readers: dict[str, Callable[[IO[bytes]], Iterator[Record]]]
+    readers = {"csv": _csv_records, "jsonl": _jsonl_records, "json": _json_records, "parquet": _parquet_records}
+    return _with_file_errors(path, readers[format](stream))
+
+
+def _with_file_errors(path: Path, records: Iterable[Record]) -> Iterator[Record]:
+    from pyarrow import ArrowException
+
+    try:
+        yield from records
+    except (*_DAMAGED, ArrowException) as error:
+        raise ImportFileError(
+            f"The file {str(path)!r} is damaged or of another format: {error}. Make it anew, or give --format."
+        ) from error
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
+    # Answers run to more than the 131,072 characters that Python allows a cell; the limit is one for the process.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    # Bytes that are not UTF-8 come through as surrogates, so that the row they are in can be named.
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        header = text.readline()
+        reader = csv.reader(itertools.chain([header], text), delimiter=_delimiter(header), strict=True)
+        names: tuple[str, ...] = ()
+        for line, cells in _csv_rows(reader):
+            if isinstance(cells, str):
+                yield Record(line, reason=f"the CSV is malformed: {cells}")
+            elif not names:
+                names = tuple(cells)
+                yield Record(line, names)
+            elif len(cells) != len(names):
+                yield Record(line, reason=f"the row has {len(cells)} columns, the header has {len(names)}")
+            else:
+                yield Record(line, names, cells)
+    if not names:
+        raise ImportFileError("The file is empty. Its first line must name the columns.")
+
+
+def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
+    """The rows that are not blank, each with the line where it starts; of a malformed one what is wrong."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, str(error)
+            continue
+        if cells:
+            yield line, cells
+
+
+def _delimiter(header: str) -> str:
+    """Comma, semicolon or tab: whichever the header has most of."""
+    return max(",;\t", key=header.count)
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
+    for line, raw in enumerate(stream, 1):
+        raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
+        if not raw.strip():
+            continue
+        try:
+            value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        except UnicodeDecodeError as error:
+            yield Record(line, reason=f"byte {error.start + 1} of the line is not UTF-8")
+        except (ValueError, RecursionError) as error:
+            yield Record(line, reason=f"the line is not JSON: {error}")
+        else:
+            yield _object(line, value, what="line")
+
+
+def _json_records(stream: IO[bytes]) -> Iterator[Record]:
+    """The objects of an array, of the array "data" in an object (as APIs give pages), or the one object there is."""
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        array = _JsonArray(text)
+        row = 0
+        while True:
+            try:
+                more, value = array.next()
+            except (ValueError, RecursionError) as error:
+                raise ImportFileError(
+                    f"After object {row} the file is not JSON: {error}. "
+                    "Make it anew, or end its name in .jsonl if each line is an object."
+                ) from error
+            if not more:
+                return
+            row += 1
+            yield _object(row, value, what="value")
+
+
+class _JsonArray:
+    """Reads the values of an array one by one, so that memory does not depend on the file's length."""
+
+    _START = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+        self._buffer = text.read(_JSON_READ)
+        self._decoder = json.JSONDecoder(parse_constant=_no_constant)
+        found = self._START.match(self._buffer)
+        self._alone = found is None
+        self._place = found.end() if found else 0
+        self._first = True
+
+    def next(self) -> tuple[bool, Any]:
+        """Return whether there was one more, and what it is.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        character = self._character()
+        if self._alone and not self._first:
+            if character:
+                raise ValueError("more follows the first value")
+            return False, None
+        if not self._alone:
+            if character == "]":
+                return False, None
+            if not self._first:
+                if character != ",":
+                    raise ValueError(f"{character!r} where a comma should be" if character else "it ends too early")
+                self._place += 1
+                character = self._character()
+        if not character:
+            raise ValueError("it is empty" if self._alone else "it ends too early")
+        self._first = False
+        return True, self._value()
+
+    def _character(self) -> str:
+        while True:
+            while self._place < len(self._buffer) and self._buffer[self._place] in " \t\r\n":
+                self._place += 1
+            if self._place < len(self._buffer):
+                return self._buffer[self._place]
+            if not self._read_more():
+                return ""
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, self._place = self._decoder.raw_decode(self._buffer, self._place)
+                return value
+            except json.JSONDecodeError as error:
+                if len(self._buffer) - self._place > _LONGEST_OBJECT or not self._read_more():
+                    raise ValueError(error.msg) from error
+
+    def _read_more(self) -> bool:
+        # Twice as much each time: what was decoded in vain is at most what is decoded in the end.
+        more = self._text.read(max(_JSON_READ, len(self._buffer) - self._place))
+        self._buffer = self._buffer[self._place :] + more
+        self._place = 0
+        return bool(more)
+
+
+def _object(line: int, value: Any, *, what: str) -> Record:
+    if isinstance(value, dict) and value:
+        return Record(line, tuple(value), tuple(value.values()))
+    return Record(line, reason=f"the {what} is not a JSON object: {str(value)[:60]}")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not allowed")
+
+
+# --- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with ExitStack() as stack:
+        if isinstance(stream, gzip.GzipFile):  # Parquet is read from its end
+            unpacked = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, unpacked)
+            stream = unpacked
+        file = stack.enter_context(pq.ParquetFile(stream))
+        names = tuple(file.schema_arrow.names)
+        yield Record(1, names)
+        row = 0
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for cells in zip(*(_python_values(column, pa) for column in batch.columns), strict=True):
+                row += 1
+                yield Record(row, names, cells)
+
+
+def _python_values(column: Any, pa: Any) -> list[Any]:
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at the microsecond
+        column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+    values: list[Any] = column.to_pylist()
+    return values

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rating_files import counts, reasons, write_csv, write_jsonl
+from sqlalchemy import Engine, text
+
+from rlhf_loop.db import make_engine, migrate, transaction
+from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.exchange import ExportOptions, export_ratings, import_ratings
+from rlhf_loop.formats import Labels
+from rlhf_loop.interactions import rate, record, stats
+
+
+def score(**changes: Any) -> dict[str, Any]:
+    """Return a score as `GET /api/public/v2/scores` gives it."""
+    return {
+        "id": "s1",
+        "traceId": "t1",
+        "observationId": None,
+        "sessionId": None,
+        "name": "rating",
+        "value": 4,
+        "dataType": "NUMERIC",
+        "source": "API",
+        "comment": None,
+        "configId": None,
+        "authorUserId": None,
+        "metadata": {},
+        "timestamp": "2026-01-31T09:30:00.000Z",
+        "createdAt": "2026-01-31T09:30:00.000Z",
+        "updatedAt": "2026-01-31T09:30:00.000Z",
+        "environment": "default",
+    } | changes
+
+
+def trace(*scores: Any, **changes: Any) -> dict[str, Any]:
+    """Return a trace as `GET /api/public/traces/{traceId}` gives it."""
+    return {
+        "id": "t1",
+        "timestamp": "2026-01-31T09:29:00.000Z",
+        "name": "chat",
+        "input": "What is flu?",
+        "output": "A virus.",
+        "sessionId": None,
+        "userId": "u7",
+        "metadata": {"topic": "any"},
+        "tags": [],
+        "public": False,
+        "htmlPath": "/project/p/traces/t1",
+        "latency": 0.5,
+        "totalCost": 0.0,
+        "observations": [],
+        "scores": list(scores),
+    } | changes
+
+
+def reviews(engine: Engine) -> list[tuple[Any, ...]]:
+    with transaction(engine) as connection:
+        found = connection.execute(
+            text("SELECT reviewer, rating, comment, correction, role, harmful FROM rlhf_reviews ORDER BY id")
+        )
+        return [(*row[:5], bool(row.harmful)) for row in found]
+
+
+def test_a_trace_becomes_an_answer_and_its_scores_reviews(engine: Engine, tmp_path: Path) -> None:
+    """Whoever annotated is a reviewer, else whose trace it is; other scores are named; twice changes nothing."""
+    path = write_jsonl(
+        tmp_path / "a.jsonl",
+        [
+            trace(
+                score(comment="Fine."),
+                score(id="s2", value=2, source="ANNOTATION", authorUserId="a1"),
+                score(id="s3", name="latency", value=0.1),
+                score(
+                    id="s4", name="output", dataType="CORRECTION", value=0, stringValue="An illness.", authorUserId="a1"
+                ),
+            ),
+            trace(id="t2"),
+        ],
+    )
+    report = import_ratings(engine, path, format="langfuse")
+    assert (counts(report), report.ignored) == ((3, 3, 0, 0, 0), ("score latency",))
+    assert reviews(engine) == [
+        ("langfuse:u7", 4, "Fine.", None, "end_user", False),
+        ("langfuse:a1", 2, None, "An illness.", "end_user", False),
+    ]
+    assert counts(import_ratings(engine, path, format="langfuse")) == (3, 0, 0, 3, 0)
+    with transaction(engine) as connection:
+        rows = connection.execute(text("SELECT external_id, ai_response FROM rlhf_interactions ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("t1", "A virus."), ("t2", "A virus.")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "rating"),
+    [
+        ({"value": 5}, {}, 5),
+        ({"value": 5.0}, {}, 5),
+        ({"value": 1}, {}, 1),
+        ({"value": 1}, {"thumbs": True}, 5),
+        ({"value": 0}, {"thumbs": True, "bad": 2}, 2),
+        ({"value": 1, "dataType": "BOOLEAN", "stringValue": "True"}, {}, 5),
+        ({"value": 0, "dataType": "BOOLEAN", "stringValue": "False"}, {"bad": 2}, 2),
+        ({"value": None, "dataType": "CATEGORICAL", "stringValue": "thumbs up"}, {"good": 4}, 4),
+        ({"value": 3, "dataType": "CATEGORICAL", "stringValue": "👎"}, {}, 1),
+        ({"value": None, "dataType": "CATEGORICAL", "stringValue": "3"}, {}, 3),
+        ({"name": "user-feedback", "value": 2}, {"score_name": "user-feedback"}, 2),
+    ],
+)
+def test_each_kind_of_score(
+    sqlite_engine: Engine, tmp_path: Path, changes: dict[str, Any], labels: dict[str, Any], rating: int
+) -> None:
+    """Numbers are ratings, or thumbs where somebody says so; booleans and words are thumbs."""
+    path = write_jsonl(tmp_path / "a.jsonl", [trace(score(**changes))])
+    import_ratings(sqlite_engine, path, format="langfuse", labels=Labels(**labels), role=ReviewerRole.EXPERT)
+    assert [(row[1], row[4]) for row in reviews(sqlite_engine)] == [(rating, "expert")]
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ("What is flu?", "A virus."),
+        ({"query": "What is flu?"}, {"answer": "A virus."}),
+        ([{"role": "user", "content": "What is flu?"}], {"role": "assistant", "content": "A virus."}),
+        ({"messages": [{"role": "user", "content": "What is flu?"}]}, [{"role": "assistant", "content": "A virus."}]),
+        ('[{"role": "user", "content": "What is flu?"}]', '{"output": "A virus."}'),
+    ],
+)
+def test_what_applications_put_into_traces(sqlite_engine: Engine, tmp_path: Path, given: Any, output: Any) -> None:
+    """Texts, messages and objects around them are read, also as the text of JSON."""
+    path = write_jsonl(tmp_path / "a.jsonl", [trace(input=given, output=output)])
+    import_ratings(sqlite_engine, path, format="langfuse")
+    with transaction(sqlite_engine) as connection:
+        row = connection.execute(text("SELECT user_prompt, ai_response FROM rlhf_interactions")).one()
+    assert tuple(row) == ("What is flu?", "A virus.")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_scores_alone_find_their_answer(engine: Engine, tmp_path: Path, kind: str) -> None:
+    """The trace's id is the answer's external_id; also with the names of the exports to blob storage."""
+    record(engine, [Rating("What is flu?", "A virus.", external_id="t1")])
+    names = ["id", "trace_id", "observation_id", "name", "value", "string_value", "data_type", "timestamp", "user_id"]
+    rows = [["s1", "t1", None, "rating", 2, None, "NUMERIC", "2026-01-31 09:30:00.000000", "u7"]]
+    rows += [["s2", "t1", None, "output", 0, "Better.", "CORRECTION", "2026-01-31 09:30:00.000000", "u7"]]
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write_csv(path, [names, *rows])
+    elif kind == "jsonl":
+        write_jsonl(path, [dict(zip(names, row, strict=True)) for row in rows])
+    else:
+        page = {"data": [dict(zip(names, row, strict=True)) for row in rows], "meta": {"page": 1}}
+        path.write_text(json.dumps(page), encoding="utf-8")
+    assert counts(import_ratings(engine, path, format="langfuse")) == (1, 1, 0, 0, 0)
+    assert reviews(engine) == [("langfuse:u7", 2, None, None, "end_user", False)]
+    assert counts(import_ratings(engine, path, format="langfuse")) == (1, 0, 0, 1, 0)
+
+
+def test_scores_may_stand_before_their_trace(engine: Engine, tmp_path: Path) -> None:
+    """Scores and traces of one file find each other; a score whose trace is nowhere is invalid."""
+    path = write_jsonl(tmp_path / "a.jsonl", [score(), trace(metadata={"source": "docs"})])
+    assert counts(import_ratings(engine, path, format="langfuse")) == (2, 2, 0, 0, 0)
+    with transaction(engine) as connection:
+        assert connection.execute(text("SELECT source FROM rlhf_interactions")).scalar() == "docs"
+    path = write_jsonl(tmp_path / "a.jsonl", [trace(), score(traceId="t9")])
+    report = import_ratings(engine, path, format="langfuse", skip_invalid=True)
+    [row] = report.invalid
+    assert row.line == 2
+    assert "the trace 't9' is neither in the file nor in the database; import the file of traces first" in row.reason
+
+
+def test_bad_traces_are_all_named_by_line(engine: Engine, tmp_path: Path) -> None:
+    """Each line is judged alone; nothing is stored."""
+    rows: list[Any] = [
+        trace(score()),
+        trace(id=None),
+        trace(output=None),
+        trace(input={"numbers": [1, 2]}),
+        trace(output=[{"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}]),
+        trace(score(value=7)),
+        trace(score(value=0)),
+        trace(score(value=None)),
+        trace(score(value=None, dataType="CATEGORICAL", stringValue="so so")),
+        trace(scores="none"),
+        trace(timestamp="yesterday"),
+        {"id": "x", "name": "neither"},
+        score(value="much"),
+    ]
+    found = reasons(engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert list(found) == list(range(2, 14))
+    for line, words in {
+        2: "id is missing",
+        3: "output is missing",
+        4: "input is an object with 'numbers', and none of messages, question",
+        5: "output has 2 messages",
+        6: "the score 'rating' is 7, not a whole number from 1 to 5",
+        7: "if 1 and 0 are thumbs, say so",
+        8: "the score 'rating' has no value",
+        9: "neither a rating nor a word",
+        10: "not a list of scores",
+        11: "created_at is 'yesterday'",
+        12: "neither a trace with input and output nor a score",
+        13: "is 'much'",
+    }.items():
+        assert words in found[line]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
+def test_what_goes_out_comes_back(engine: Engine, tmp_path: Path, name: str) -> None:
+    """Names, roles, flags, corrections and times of reviews survive, and where answers are from."""
+    origin = {"source": "s", "candidate_group": "g", "title": "T", "url": "https://x.org/", "licence": "CC"}
+    ids = record(engine, [Rating("q", text, shown_rank=1, score=0.5, **origin) for text in ("a", "b")])  # type: ignore[arg-type]
+    rate(engine, ids[0], reviewer="ann", rating=2, comment="Why?", correction="c", harmful=True)
+    rate(engine, ids[0], reviewer="visitor:1", rating=5, role=ReviewerRole.END_USER)
+    options, labels = ExportOptions(score_name="stars"), Labels(score_name="stars")
+    assert export_ratings(engine, tmp_path / name, format="langfuse", options=options) == 2
+    other = make_engine("sqlite://")
+    migrate(other)
+    assert counts(import_ratings(other, tmp_path / name, format="langfuse", labels=labels)) == (3, 3, 0, 0, 0)
+    assert reviews(other) == reviews(engine)
+    assert stats(other).first_rated_at == stats(engine).first_rated_at
+    before = (tmp_path / name).read_bytes()
+    export_ratings(other, tmp_path / name, format="langfuse", options=options)
+    assert (tmp_path / name).read_bytes() == before
+    other.dispose()
+
+
+def test_a_score_has_langfuses_names(engine: Engine, tmp_path: Path) -> None:
+    """The keys are those of the public API."""
+    rate(engine, record(engine, [Rating("q", "a", external_id="t1")])[0], reviewer="ann", rating=2, correction="c")
+    export_ratings(engine, tmp_path / "a.jsonl", format="langfuse")
+    found = json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8"))
+    assert set(found) <= set(trace())
+    first, second = found["scores"]
+    assert set(first) <= set(score())
+    assert (first["traceId"], first["name"], first["value"], first["dataType"]) == ("t1", "rating", 2, "NUMERIC")
+    assert (second["name"], second["stringValue"], second["dataType"]) == ("output", "c", "CORRECTION")
