@@ -61,8 +61,11 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
     if connection.dialect.name == "postgresql":
         connection.execute(text("ANALYZE rlhf_import"))  # without it the planner takes the table for a tiny one
         connection.execute(text("ANALYZE rlhf_import_pairs"))
-    errors = _find_texts(connection)
-    connection.execute(text(_MARK_FIRST_PLACES))
+    lacking = connection.execute(select(STAGE.c.place).where(STAGE.c.texts_elsewhere).limit(1)).scalar() is not None
+    errors = _find_texts(connection) if lacking else []
+    # A row with the texts has the rest of what is known of the answer, too; where all have them it is quicker.
+    first = "coalesce(min(CASE WHEN NOT texts_elsewhere THEN place END), min(place))" if lacking else "min(place)"
+    connection.execute(text(_MARK_FIRST_PLACES.format(first=first)))
     errors += [
         RowError(row.line, f"external_id is {row.identity!r}, which line {row.earlier} gives to another answer")
         for row in drop(connection, _OTHER_TEXT_IN_FILE)
@@ -148,9 +151,6 @@ def _staged(row: FileRow, rating: Rating, place: int, unsaid: Unsaid, time: _Tim
 
 
 def _find_texts(connection: Connection) -> list[RowError]:
-    lacking = select(STAGE.c.place).where(STAGE.c.user_prompt.is_(None)).limit(1)
-    if connection.execute(lacking).scalar() is None:
-        return []
     connection.execute(text(_TEXTS_FROM_FILE))
     connection.execute(text(_TEXTS_FROM_DATABASE))
     return [
@@ -180,8 +180,7 @@ _WITHOUT_TEXTS = "SELECT place, line, identity FROM rlhf_import WHERE user_promp
 
 _MARK_FIRST_PLACES = """
     UPDATE rlhf_import SET first_place = f.place
-    FROM (SELECT identity, coalesce(min(CASE WHEN NOT texts_elsewhere THEN place END), min(place)) AS place
-          FROM rlhf_import GROUP BY identity) AS f
+    FROM (SELECT identity, {first} AS place FROM rlhf_import GROUP BY identity) AS f
     WHERE f.identity = rlhf_import.identity
 """
 

@@ -181,8 +181,8 @@ def _no_database(error: DatabaseError) -> Response:
     logger.error("%s", error)
     return _http_error(
         ServiceUnavailable(
-            "The database does not answer, so nothing can be read or stored. Nothing of yours was stored by this "
-            "request; try again in a minute.",
+            "The database does not answer, so nothing can be read or stored now. Try again in a minute; what was sent "
+            "is stored once, however often it is sent (with the same Idempotency-Key where it makes something new).",
             retry_after=_RETRY_AFTER_S,
         )
     )
