@@ -51,8 +51,10 @@ def test_what_is_documented_exists() -> None:
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
     assert set(re.findall(r"\bRLHF_[A-Z_]+[A-Z]\b(?!\d|\.md|_)", DOCS)) - known == set()
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", DOCS, re.MULTILINE)) <= {name.split()[1] for name in targets()}
-    for name in re.findall(r"(?:^|[`/])rlhf-loop ((?:ratings |index )?[a-z]+)", DOCS, re.MULTILINE):
-        assert f"rlhf-loop {name}" in [*commands(), "rlhf-loop ratings", "rlhf-loop index"]
+    groups = [f"rlhf-loop {name}" for name, command in main.commands.items() if isinstance(command, click.Group)]
+    of_groups = "|".join(f"{name.split()[1]} " for name in groups)
+    for name in re.findall(rf"(?:^|[`/])rlhf-loop ((?:{of_groups})?[a-z]+)", DOCS, re.MULTILINE):
+        assert f"rlhf-loop {name}" in [*commands(), *groups]
 
 
 def test_files_that_are_named_are_there() -> None:
