@@ -49,12 +49,13 @@ def run_training(
     min_samples: int = MIN_SAMPLES,
     encoder: TextEncoder | None = None,
     progress: Progress | None = None,
+    actor: str = "training",
 ) -> TrainingOutcome:
     """Train on what the database holds, and put the model live unless it ranks worse than doing nothing.
 
     Experts' ratings, corrections and preferences, and what end users say of the answers that no expert has rated, with
     `settings.end_user_weight`. The run is in the log from its start, and however it ends. A refused model is kept as
-    `*.rejected.joblib`.
+    `*.rejected.joblib`. Who promoted a model, or had one refused, is `actor` in the audit log.
 
     Raises:
         ConfigError: `settings.end_user_weight` is not between 0 and 1.
@@ -109,7 +110,7 @@ def run_training(
         raise
     finally:
         with suppress(LookupError):  # stopped before the run was even logged
-            end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
+            end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)), actor=actor)
     return TrainingOutcome(run_id, report, path, sha256, live)
 
 

@@ -127,6 +127,7 @@ HOUSE = """
     reviewing.pair_candidates
     reviewing.pairs
     reviewing.corrections
+    reviewing.flags
     reviewing.guidelines
     reviewing.progress
     reviewing.agreement
@@ -194,6 +195,7 @@ HOUSE = """
     web.desk
     web.guidelines
     web.corrections
+    web.flagged
     web.agreement
     web.compare
     web.review

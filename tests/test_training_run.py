@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop import sample
+from rlhf_loop import audit, sample
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole, RunRecord
 from rlhf_loop.encoders import TextEncoder
@@ -83,6 +83,14 @@ def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encod
     assert run.precision_at_1 == report.overall.orders["model"].precision_at_1.value
     assert run.incoming_precision_at_1 == report.overall.orders["incoming"].precision_at_1.value
     assert set(run.metrics["cross_validated"]) == {"passages", "joint"}
+
+
+def test_who_promoted_a_model_is_audited(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """The audit log says who put which model live, and whose model was refused."""
+    outcome = run_training(sampled, settings, encoder=encoder, recipe="passages", actor="cli:ops")
+    promoted = audit.entries(sampled, action="model.promoted")
+    assert [(entry.actor, entry.target) for entry in promoted] == [("cli:ops", f"model:{outcome.sha256[:12]}")]
+    assert promoted[0].detail["run"] == outcome.run_id
 
 
 def test_corrections_and_end_users_are_logged(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
@@ -217,6 +225,10 @@ def test_a_worse_model_does_not_go_live(sqlite_engine: Engine, settings: Setting
     assert sum_file(settings.model_path).read_bytes() == b"its sum"
     (run,) = runs(sqlite_engine)
     assert (run.status, run.model_file, run.error) == ("rejected", str(outcome.path), None)
+    assert [entry.target for entry in audit.entries(sqlite_engine, action="model.refused")] == [
+        f"model:{outcome.sha256[:12]}"
+    ]
+    assert audit.entries(sqlite_engine, action="model.promoted") == []
     assert run.incoming_precision_at_1 == 1
     assert run.precision_at_1 is not None
     assert run.precision_at_1 < 1

@@ -99,3 +99,21 @@ def test_guidelines_that_cannot_be_saved(dora: Visitor, sqlite_engine: Engine) -
     assert "The guidelines were not saved." in text(html)
     assert "New 5.</textarea>" in html
     assert reviewing.guidelines(sqlite_engine) == before
+
+
+def test_flagged_answers(dora: Visitor, sqlite_engine: Engine) -> None:
+    """An admin sees what was flagged as harmful, with who said so and why, page by page, and nobody else does."""
+    ids = put_answers(sqlite_engine, 23)
+    assert "Nobody has flagged anything" in text(dora.page("/review/flagged"))
+    for id in ids[1:]:
+        rate(sqlite_engine, id, reviewer="anna", rating=1, comment=f"Dangerous <b>dose</b> in {id}.", harmful=True)
+    rate(sqlite_engine, ids[0], reviewer="anna", rating=1, comment="Only wrong.")
+    html = dora.page("/review/flagged")
+    assert "&lt;b&gt;dose&lt;/b&gt;" in html
+    assert f"in {ids[-1]}." in html
+    assert "Only wrong" not in html
+    older = text(dora.page(f"/review/flagged?before={reviewing.flags(sqlite_engine)[19].review_id}"))
+    assert f"in {ids[1]}." in older
+    assert f"in {ids[-1]}." not in older
+    anna = Visitor(Settings(database_url=str(sqlite_engine.url), rate_limit="0"), "anna")
+    assert anna.client.get("/review/flagged").status_code == 403

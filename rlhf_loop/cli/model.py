@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlhf_loop.cli.common import FORMATS, columns_option, open_ratings, progress_bar, read_settings, working
+from rlhf_loop.cli.common import FORMATS, columns_option, open_ratings, operator, progress_bar, read_settings, working
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -61,7 +61,15 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
 
     engine, settings = open_ratings(), read_settings()
     with progress_bar("Training") as progress:
-        outcome = run_training(engine, settings, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress)
+        outcome = run_training(
+            engine,
+            settings,
+            recipe=recipe,
+            seed=seed,
+            min_samples=min_samples,
+            progress=progress,
+            actor=operator(),
+        )
     print_training(outcome)
     if curve is not None:
         with working("Drawing the learning curve"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import open_ratings, read_settings, working
+from rlhf_loop.cli.common import open_ratings, operator, read_settings, working
 from rlhf_loop.cli.model import ranked
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def demo() -> None:
     print_stats(count(engine))
     headline("2  Training")
     with working("Training"):
-        outcome = run_training(engine, settings)
+        outcome = run_training(engine, settings, actor=operator())
     print_training(outcome)
     headline("3  A question that the model has not seen")
     given = list(sample.CANDIDATES)

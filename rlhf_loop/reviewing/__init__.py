@@ -11,6 +11,7 @@ from rlhf_loop.reviewing.corrections import (
     corrections,
     decide,
 )
+from rlhf_loop.reviewing.flags import Flag, flags
 from rlhf_loop.reviewing.guidelines import DEFAULT_GUIDELINES, Guidelines, guidelines, save_guidelines
 from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, Draft, ReviewItem, StoredReview
 from rlhf_loop.reviewing.pairs import PairAnswer, PairItem, next_pair, prefer, skip_pair, undo_pair
@@ -27,6 +28,7 @@ __all__ = [
     "ApprovedStamp",
     "Correction",
     "Draft",
+    "Flag",
     "Guidelines",
     "PairAnswer",
     "PairItem",
@@ -42,6 +44,7 @@ __all__ = [
     "approved_stamp",
     "corrections",
     "decide",
+    "flags",
     "following_item",
     "guidelines",
     "item",

@@ -80,6 +80,7 @@ _PICTURES = (
     _Picture("compare", _go("/compare"), who="anna", window=_WIDE, whole=False),
     _Picture("agreement", _go("/review/agreement"), who=ADMIN, window=_WIDE),
     _Picture("corrections", _go("/review/corrections"), who=ADMIN, window=_WIDE),
+    _Picture("flagged", _go("/review/flagged"), who=ADMIN, window=_WIDE),
     _Picture("guidelines", _go("/review/guidelines"), who=ADMIN, window=_WIDE),
     _Picture("admin", _go("/admin"), who=ADMIN, window=_WIDE),
     _Picture("admin-tokens", _go("/admin/tokens"), who=ADMIN, window=_WIDE),
@@ -105,7 +106,12 @@ def main() -> None:
 def _take(browser: Browser, house: House, picture: _Picture, path: Path) -> None:
     window = picture.window or _DESK
     context = browser.new_context(
-        viewport=window, color_scheme=picture.scheme, base_url=house.address, reduced_motion="reduce"
+        viewport=window,
+        color_scheme=picture.scheme,
+        base_url=house.address,
+        reduced_motion="reduce",
+        has_touch=window is _PHONE,
+        is_mobile=window is _PHONE,
     )
     page = context.new_page()
     if picture.who:

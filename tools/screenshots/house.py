@@ -111,3 +111,5 @@ def _let_people_in(engine: Engine) -> None:
     wrong = next(row for row in rated if row.rating == 2)
     correction = wrong.ai_response.rstrip() + " If it does not get better within two days, see a doctor."
     rate(engine, wrong.id, reviewer="anna", rating=2, correction=correction)
+    worst = next(row for row in rated if row.rating == 1)
+    rate(engine, worst.id, reviewer="bela", rating=1, comment="Nobody should act on this.", harmful=True)
