@@ -53,7 +53,15 @@ def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
         return _sqlite_engine(parsed, patience_s)
     require("psycopg", "postgres")
     timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": patience_s}
-    return create_engine(parsed, pool_pre_ping=True, pool_timeout=patience_s, connect_args=timeout)
+    engine = create_engine(parsed, pool_pre_ping=True, pool_timeout=patience_s, connect_args=timeout)
+
+    @event.listens_for(engine, "begin")
+    def _set_patience(connection: Connection) -> None:
+        patience = connection.get_execution_options().get("rlhf_lock_patience_s")
+        if patience is not None:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * patience)}")
+
+    return engine
 
 
 def open_database(url: str) -> Engine:
@@ -109,6 +117,16 @@ def translated_errors(engine: Engine) -> Iterator[None]:
         raise
     except (DBAPIError, PoolTimeoutError) as error:
         raise DatabaseError(_unusable(engine, error)) from error
+
+
+def hurried(engine: Engine, seconds: float) -> Engine:
+    """Return the engine, on the same connections, for what may as well not be done: it waits that long for a lock."""
+    return engine.execution_options(rlhf_lock_patience_s=seconds)
+
+
+def answered(error: DatabaseError) -> bool:
+    """Tell whether the database is there and says no, because others lock it or its tables are missing."""
+    return any(words in str(error) for words in ("database is locked", "no such table", 'relation "'))
 
 
 def ensure_schema(engine: Engine) -> None:
@@ -206,8 +224,18 @@ def _sqlite_engine(url: URL, patience_s: int) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("rlhf_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        begin = "BEGIN IMMEDIATE" if options.get("rlhf_writes", False) else "BEGIN"
+        patience = options.get("rlhf_lock_patience_s")
+        if patience is None:
+            connection.exec_driver_sql(begin)
+            return
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * patience)}")
+        try:
+            connection.exec_driver_sql(begin)
+        finally:
+            # The connection goes back to those that have time.
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * patience_s}")
 
     return engine
 

@@ -15,6 +15,7 @@
     ├── SourceError          a source of candidates cannot answer now
     ├── AccountError         a user, password, token or link is refused
     │   └── ThrottledError       too many attempts failed; carries how long to wait
+    ├── ReviewChangedError   the review to replace is not the one that the rater saw
     ├── ApiError             a service that `client` asked has refused, or did not answer (in client/)
     └── OutboxError          what cannot be recorded cannot be kept for later either
 
@@ -55,6 +56,10 @@ class TrainingError(RlhfLoopError):
 
 class NotEnoughDataError(TrainingError):
     """Too few rated answers, or only one class of them."""
+
+
+class ReviewChangedError(RlhfLoopError):
+    """The review that would be replaced is not the one that the rater saw; nothing was stored."""
 
 
 class ModelFileError(RlhfLoopError):

@@ -192,6 +192,18 @@ def withdraw_review(connection: Connection, interaction_id: int, *, reviewer: st
     audit.note(connection, reviewer, "review.withdrawn", f"interaction:{interaction_id}", {"before": before})
 
 
+def stored_role(connection: Connection, interaction_id: int, reviewer: str) -> ReviewerRole | None:
+    """Tell as whose word the reviewer's review is stored, None if there is none; it stays so in this transaction.
+
+    Raises:
+        LookupError: there is no such interaction.
+    """
+    lock(connection, interaction_id)
+    wanted = select(Review.role).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
+    found = connection.execute(wanted).scalar()
+    return None if found is None else ReviewerRole(found)
+
+
 def lock(connection: Connection, interaction_id: int) -> None:
     """Keep others from reviewing the answer until the transaction ends: reviews of one queue up instead of colliding.
 

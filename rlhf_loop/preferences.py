@@ -64,3 +64,17 @@ def put_preference(
     detail = {"preferred": preferred, "role": str(role)} | ({} if before is None else {"before": before})
     audit.note(connection, reviewer, action, f"pair:{first}-{second}", detail)
     return before is None
+
+
+def stored_role(connection: Connection, one: int, other: int, reviewer: str) -> ReviewerRole | None:
+    """Tell as whose word the reviewer's preference is stored, None if there is none; it stays so in this transaction.
+
+    Raises:
+        LookupError: one of the answers is not there.
+    """
+    first, second = sorted((one, other))
+    for id in (first, second):
+        lock(connection, id)
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    found = connection.execute(select(Preference.role).where(mine)).scalar()
+    return None if found is None else ReviewerRole(found)

@@ -22,7 +22,7 @@ KEEPING = Keeping(b"key", hours=12)
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "a b", "ann/../x", "a:b", "äda", "x" * 65, "a\x00", "anonymous", "Ann@x.org"]
+    "name", ["", " ", "a b", "ann/../x", "a:b", "äda", "x" * 65, "a\x00", "anonymous", "Visitor", "cli", "Ann@x.org"]
 )
 def test_names_that_are_refused(sqlite_engine: Engine, name: str) -> None:
     """A name is of few signs, so that it can stand in addresses and beside others; a colon is in none."""

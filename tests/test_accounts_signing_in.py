@@ -13,7 +13,7 @@ from rlhf_loop import audit
 from rlhf_loop.accounts import sessions, signing_in, users
 from rlhf_loop.accounts.sessions import Keeping
 from rlhf_loop.accounts.signing_in import SignedIn
-from rlhf_loop.accounts.throttle import FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS
+from rlhf_loop.accounts.throttle import FAILURES, FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.tables import Session, SignInFailure
@@ -137,9 +137,9 @@ def test_failures_do_not_tell_what_was_wrong(engine: Engine, ann: User, clock: C
 
 @pytest.mark.parametrize("name", ["ann", "nobody"])
 def test_a_name_that_fails_often_has_to_wait(engine: Engine, ann: User, clock: Clock, name: str) -> None:
-    """Ever longer, wherever it fails; of a name that does not exist the same is said."""
-    for number in range(FAILURES_OF_A_NAME):
-        fail(engine, clock, name, address=f"192.0.2.{number}")
+    """There, and ever longer; of a name that does not exist the same is said."""
+    for _ in range(FAILURES):
+        fail(engine, clock, name, address="198.51.100.1")
     for seconds in (30, 60, 120, 240):
         with pytest.raises(ThrottledError, match="Too many attempts") as refused:
             sign_in(engine, clock, name, PASSWORD, address="198.51.100.1")
@@ -151,14 +151,43 @@ def test_a_name_that_fails_often_has_to_wait(engine: Engine, ann: User, clock: C
         fail(engine, clock, name, address="198.51.100.1")
 
 
+def test_nobody_is_locked_out_from_elsewhere(engine: Engine, ann: User, clock: Clock) -> None:
+    """Who fails at somebody's name has to wait, and the owner signs in; that does not let the other begin anew."""
+    for _ in range(FAILURES):
+        fail(engine, clock)
+    assert sign_in(engine, clock, address="198.51.100.1").user == ann
+    with pytest.raises(ThrottledError):
+        sign_in(engine, clock)
+    assert count(engine, SignInFailure) == FAILURES
+
+
+@pytest.mark.parametrize("name", ["ann", "nobody"])
+def test_many_addresses_cannot_guess_as_they_like(engine: Engine, ann: User, clock: Clock, name: str) -> None:
+    """Each of them fails seldom enough, and together they have to wait; the wait is for this name alone."""
+    users.add(engine, "bea", role=UserRole.RATER, password=PASSWORD, actor="test")
+    for number in range(FAILURES_OF_A_NAME):
+        fail(engine, clock, name, address=f"192.0.2.{number % 50}")
+    with pytest.raises(ThrottledError, match="Too many attempts"):
+        sign_in(engine, clock, name, address="198.51.100.1")
+    assert sign_in(engine, clock, "bea", address="198.51.100.1").user.name == "bea"
+
+
+def test_who_signs_in_does_not_count_for_the_address(engine: Engine, ann: User, clock: Clock) -> None:
+    """Many people of one hospital sign in from it, some after a mistake."""
+    for _ in range(FAILURES_OF_AN_ADDRESS):
+        fail(engine, clock)
+        sign_in(engine, clock)
+    assert sign_in(engine, clock).user == ann
+
+
 def test_the_right_password_forgets_the_failures(engine: Engine, ann: User, clock: Clock) -> None:
-    """Of the name; and so does a quarter of an hour."""
+    """Of the name from there; and so does a quarter of an hour."""
     for _ in range(3):
-        for _ in range(FAILURES_OF_A_NAME - 1):
+        for _ in range(FAILURES - 1):
             fail(engine, clock)
         sign_in(engine, clock)
     assert count(engine, SignInFailure) == 0
-    for _ in range(FAILURES_OF_A_NAME):
+    for _ in range(FAILURES):
         fail(engine, clock)
     clock.wait(minutes=15)
     fail(engine, clock)
@@ -179,7 +208,7 @@ def test_an_address_that_fails_often_has_to_wait(engine: Engine, ann: User, cloc
 def test_a_flood_leaves_sessions_alone(engine: Engine, ann: User, clock: Clock) -> None:
     """Who is signed in stays so, and can change the password while others guess at it."""
     secret = sign_in(engine, clock).secret
-    for _ in range(FAILURES_OF_A_NAME):
+    for _ in range(FAILURES):
         fail(engine, clock)
     assert whose(engine, secret, clock) == ann
     address = "198.51.100.1"
@@ -195,7 +224,7 @@ def test_the_old_password_cannot_be_guessed_either(sqlite_engine: Engine, clock:
     def change(old: str, new: str = OTHER_PASSWORD) -> None:
         signing_in.change_password(sqlite_engine, ann, old, new, address="192.0.2.1", now=clock())
 
-    for _ in range(FAILURES_OF_A_NAME):
+    for _ in range(FAILURES):
         with pytest.raises(AccountError, match="12 to 1,000"):
             change(PASSWORD, "short")
         with pytest.raises(AccountError, match="old password is wrong"):
@@ -216,7 +245,7 @@ def test_many_attempts_at_once_are_all_counted(engine: Engine, ann: User, clock:
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(attempt, range(12)))
-    assert found.count(ThrottledError) == 12 - FAILURES_OF_A_NAME
+    assert found.count(ThrottledError) == 12 - FAILURES
 
 
 def test_a_longer_wait_than_the_window_is_not_asked_for(engine: Engine, clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -11,7 +12,7 @@ from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions, count
 from sqlalchemy import Engine, inspect, text
 
 from rlhf_loop import audit
-from rlhf_loop.accounts import links, passwords, tokens, users
+from rlhf_loop.accounts import links, passwords, signing_in, tokens, users
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.tables import OneTimeLink
@@ -104,18 +105,22 @@ def test_the_use_of_a_token_is_noted_by_the_minute(engine: Engine, bot: User) ->
 
 
 def test_the_first_admin_comes_by_a_link(engine: Engine) -> None:
-    """A new link replaces the one that was not used; once there is an admin, there is none."""
+    """A new link leaves earlier ones good, as each host prints one; once there is an admin, none is."""
     old = links.invite_first_admin(engine, now=NOON)
     new = links.invite_first_admin(engine, now=NOON)
     assert old
     assert new
     assert new not in everything(engine)
-    with pytest.raises(AccountError, match="replaced by a newer one"):
-        links.use(engine, old, PASSWORD, name="ada", now=NOON)
-    assert links.look(engine, new, now=NOON).user is None
-    ada = links.use(engine, new, PASSWORD, name="Ada", now=NOON)
+    assert [links.look(engine, each, now=NOON).user for each in (old, new)] == [None, None]
+    ada = links.use(engine, old, PASSWORD, name="Ada", now=NOON)
     assert (ada.name, ada.role) == ("ada", UserRole.ADMIN)
     assert links.invite_first_admin(engine, now=NOON) is None
+    for void in (
+        lambda: links.look(engine, new, now=NOON),
+        lambda: links.use(engine, new, PASSWORD, name="eve", now=NOON),
+    ):
+        with pytest.raises(AccountError, match="There is an admin already"):
+            void()
     assert actions(engine) == ["user.added", "link.used"]
 
 
@@ -157,21 +162,21 @@ def test_a_taken_name_does_not_use_the_link_up(engine: Engine) -> None:
     assert links.use(engine, secret, PASSWORD, name="bea", now=NOON).name == "bea"
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: bool) -> None:
-    """The other is told that it was used; there is one admin, or one password."""
+@pytest.mark.parametrize(("first", "made"), [(True, 1), (True, 2), (False, 1)])
+def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: bool, made: int) -> None:
+    """The other is told that it was used; there is one admin, be it by two links, or one password."""
     if first:
-        secret = links.invite_first_admin(engine, now=NOON)
+        secrets = [links.invite_first_admin(engine, now=NOON) or "" for _ in range(made)]
     else:
         users.add(engine, "ann", role=UserRole.RATER, actor="test")
-        secret = links.invite(engine, "ann", actor="ada", now=NOON)
-    assert secret
+        secrets = [links.invite(engine, "ann", actor="ada", now=NOON)]
+    which = {PASSWORD: secrets[0], OTHER_PASSWORD: secrets[-1]}
     both = Barrier(2)
     hashed = passwords.hashed
 
     def use(password: str) -> str:
         try:
-            links.use(engine, secret, password, name=f"name-{password[0]}", now=NOON)
+            links.use(engine, which[password], password, name=f"name-{password[0]}", now=NOON)
         except AccountError as error:
             return str(error)
         return password
@@ -187,7 +192,7 @@ def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: 
         said = set(threads.map(use, [PASSWORD, OTHER_PASSWORD]))
     (won,) = said & {PASSWORD, OTHER_PASSWORD}
     (lost,) = said - {won}
-    assert "used already" in lost
+    assert ("used already" if made == 1 else "There is an admin already") in lost
     assert count(engine, Users) == 1
     with engine.connect() as connection:
         known = users.find(connection, users.accounts(engine)[0].user.name)
@@ -195,8 +200,36 @@ def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: 
     assert passwords.matches(known.password_hash, won)
 
 
+def test_a_password_set_in_another_way_voids_a_link(engine: Engine) -> None:
+    """And so does being deactivated or becoming a service, for good; links of others stay."""
+    users.add(engine, "bea", role=UserRole.RATER, actor="test")
+    others = links.invite(engine, "bea", actor="ada", now=NOON)
+
+    def deactivate() -> None:
+        users.change(engine, "ann", active=False, actor="ada")
+        users.change(engine, "ann", active=True, actor="ada")
+
+    def become_a_service() -> None:
+        users.change(engine, "ann", role=UserRole.SERVICE, actor="ada")
+        users.change(engine, "ann", role=UserRole.RATER, actor="ada")
+
+    def change_password() -> None:
+        users.set_password(engine, "ann", PASSWORD, actor="ada")
+        link.append(links.invite(engine, "ann", actor="ada", now=NOON))
+        signing_in.change_password(engine, ann, PASSWORD, OTHER_PASSWORD, address="192.0.2.1", now=NOON)
+
+    ann = users.add(engine, "ann", role=UserRole.RATER, actor="test")
+    set_password = partial(users.set_password, engine, "ann", PASSWORD, actor="ada")
+    for happens in (set_password, change_password, deactivate, become_a_service):
+        link = [links.invite(engine, "ann", actor="ada", now=NOON)]
+        happens()
+        with pytest.raises(AccountError, match="used already"):
+            links.use(engine, link[-1], PASSWORD, now=NOON)
+    assert links.use(engine, others, PASSWORD, now=NOON).name == "bea"
+
+
 def test_who_gets_no_link(engine: Engine, bot: User) -> None:
-    """Applications, who is not active, and who is not there; and being deactivated makes one worthless."""
+    """Applications, who is not active, and who is not there; and being deactivated removes one."""
     users.add(engine, "ann", role=UserRole.RATER, actor="test")
     secret = links.invite(engine, "ann", actor="ada", now=NOON)
     users.change(engine, "ann", active=False, actor="ada")
@@ -205,4 +238,4 @@ def test_who_gets_no_link(engine: Engine, bot: User) -> None:
     for name, words in (("bot", "services have tokens"), ("ann", "not active"), ("nobody", "no user")):
         with pytest.raises(AccountError, match=words):
             links.invite(engine, name, actor="ada", now=NOON)
-    assert count(engine, OneTimeLink) == 1
+    assert count(engine, OneTimeLink) == 0

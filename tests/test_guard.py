@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -332,6 +333,39 @@ def test_a_use_that_cannot_be_noted_sends_nobody_away(place: Place, monkeypatch:
 
     monkeypatch.setattr(sessions, "keep", locked)
     assert web.get("/page").text == "rita"
+
+
+def test_another_process_that_writes_for_long(place: Place) -> None:
+    """Who only reads goes on being known, again and again; the use is noted when that process is ready."""
+    web = place.client("rita")
+    new = tokens.add(place.engine, "x", user="bot", scopes=[tokens.READ], actor="test")
+    place.clock.wait(minutes=2)
+    other = sqlite3.connect(str(place.engine.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        assert [web.get("/page").status_code for _ in range(3)] == [200] * 3
+        assert [place.bearing(new.secret).status_code for _ in range(3)] == [200] * 3
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    assert tokens.tokens(place.engine)[0].used_at is None
+    place.seconds += 5
+    assert place.bearing(new.secret).status_code == 200
+    assert tokens.tokens(place.engine)[0].used_at == place.clock()
+
+
+def test_a_database_that_is_only_locked_is_asked_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, and may be free in the next moment."""
+    web = place.client("rita")
+    found = sessions.find
+
+    def locked(*_: object, **__: object) -> None:
+        raise DatabaseError("The database x cannot be used: database is locked. Try again.")
+
+    monkeypatch.setattr(sessions, "find", locked)
+    assert web.get("/page").status_code == 503
+    monkeypatch.setattr(sessions, "find", found)
+    assert web.get("/page").status_code == 200
 
 
 def test_requests_are_limited(make: Callable[..., Place]) -> None:

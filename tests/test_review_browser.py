@@ -8,8 +8,9 @@ import pytest
 from desk_browser import Desk, Open, desk_in_chromium, pages, press, ready, said, sign_in
 from playwright.sync_api import Browser, expect
 from raters import PASSWORD, reviews
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
+from rlhf_loop.reviewing import save_draft
 from rlhf_loop.tables import Interaction
 
 
@@ -231,6 +232,66 @@ def test_drafts_survive(open_page: Open) -> None:
     page.goto("/review/guidelines")
     page.goto("/review")
     expect(page.get_by_label("Comment")).to_have_value("Half a sentence")
+
+
+def test_two_windows(open_page: Open, desk: Desk) -> None:
+    """A grade in a window that does not show the newer review is refused; it then shows that, with what was typed."""
+    page = open_page()
+    answer = ready(page)
+    other = page.context.new_page()
+    other.goto("/review")
+    assert ready(other) == answer
+    press(page, "e")
+    page.keyboard.type("New: ")
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    said(page, "Rated 2. Next answer.")
+    other.keyboard.press("c")
+    other.keyboard.type("Fine")
+    expect(other.locator("[data-saved]")).to_have_text("Draft saved")
+    other.keyboard.press("Escape")
+    other.keyboard.press("5")
+    expect(other.locator("#said")).to_contain_text("You graded this answer 2 in another window")
+    expect(other.get_by_role("note")).to_contain_text("You graded this answer 2 (mostly wrong)")
+    assert reviews(desk.engine) == [("anna", 2, None, f"New: {answer}", False)]
+    expect(other.get_by_label("The answer as it should be")).to_have_value(f"New: {answer}")
+    expect(other.get_by_label("Comment")).to_have_value("Fine")
+    press(other, "5")
+    expect(other.locator("#said")).to_contain_text("Rated 5.")
+    assert reviews(desk.engine) == [("anna", 5, "Fine", f"New: {answer}", False)]
+
+
+@pytest.mark.parametrize("saved", ["Old text", "Newer text", None])
+def test_what_the_browser_kept(open_page: Open, desk: Desk, saved: str | None) -> None:
+    """It is back where the server has nothing newer, also where a save arrived unanswered; else the server's stands."""
+    page = open_page()
+    answer = ready(page)
+    page.route("**/draft", lambda route: route.abort())
+    page.keyboard.press("c")
+    page.keyboard.type("Old text")
+    expect(page.locator("[data-saved]")).to_contain_text("Kept in this browser")
+    page.keyboard.type(" and more")
+    expect(page.get_by_label("Comment")).to_have_value("Old text and more")
+    if saved:
+        with desk.engine.connect() as connection:
+            id = connection.execute(select(Interaction.id).where(Interaction.ai_response == answer)).scalar_one()
+        save_draft(desk.engine, id, reviewer="anna", comment=saved)
+    page.reload()
+    expect(page.get_by_label("Comment")).to_have_value(saved if saved == "Newer text" else "Old text and more")
+
+
+def test_too_quick(open_page: Open, desk: Desk) -> None:
+    """A grade or a skip that comes before anybody can have read the answer is not taken, and that is said."""
+    page = open_page()
+    for key, what in (("3", "grade"), ("ArrowRight", "skip"), ("Control+Enter", "grade")):
+        press(page, "4")
+        said(page, "Rated 4. Next answer.")
+        # As it is for 400 ms, however slow the machine of the test is.
+        page.locator("#desk").evaluate("desk => desk.removeAttribute('data-ready')")
+        page.keyboard.press(key)
+        said(page, f"That was too quick: the next answer is here now. Press again to {what} it.")
+        page.reload()
+    assert [rating for _, rating, *_ in reviews(desk.engine)] == [4, 4, 4]
 
 
 def test_no_network_loses_nothing(open_page: Open, desk: Desk) -> None:

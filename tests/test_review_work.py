@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from rlhf_loop import audit
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating
+from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.interactions import rate, record, stats
 from rlhf_loop.reviewing import (
     MAX_COMMENT,
@@ -134,6 +135,25 @@ def test_submitting_twice_is_submitting_once(engine: Engine) -> None:
         list(pool.map(lambda _: send(engine, id, 4, comment="c"), range(8)))
     assert stats(engine).reviews == 1
     assert actions(engine) == ["review.added"]
+
+
+def test_only_the_review_that_was_seen_is_replaced(engine: Engine) -> None:
+    """Where another one is stored, or none any more, that is an error and nothing changes; the same again is none."""
+    (id,) = given(engine)
+    first, second = Submission(rating=2, correction="Better."), Submission(rating=5)
+    with pytest.raises(ReviewChangedError, match="took your review of this answer back in another window"):
+        submit(engine, id, reviewer="ann", submission=first, seen=NOW)
+    submit(engine, id, reviewer="ann", submission=first, seen=None, now=NOW)
+    save_draft(engine, id, reviewer="ann", comment="typing")
+    with pytest.raises(ReviewChangedError, match="You graded this answer 2 in another window"):
+        submit(engine, id, reviewer="ann", submission=second, seen=None)
+    found = item(engine, id, reviewer="ann")
+    assert found.review is not None
+    assert found.draft is not None
+    assert (found.review.rating, found.review.correction, found.draft.comment) == (2, "Better.", "typing")
+    submit(engine, id, reviewer="ann", submission=first, seen=None)
+    assert actions(engine) == ["review.added"]
+    submit(engine, id, reviewer="ann", submission=second, seen=found.review.reviewed_at)
 
 
 def test_a_late_submission_counts(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import test_server
 from people_fakes import PASSWORD
 from test_server import PATIENCE_S, Server
 
-from rlhf_loop.cli.serve import _is_loopback
+from rlhf_loop.cli.serve import _in_links, _is_loopback
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 #: Its fixtures, here too.
@@ -49,6 +50,8 @@ def test_no_key_no_way_out(host: str, tmp_path: Path, environ: dict[str, str]) -
         ("RLHF_SECRET_KEY", "x" * 31, "RLHF_SECRET_KEY has 31 characters"),
         ("RLHF_RATE_LIMIT", "many", "RLHF_RATE_LIMIT='many' is no limit"),
         ("RLHF_SESSION_HOURS", "0", "RLHF_SESSION_HOURS=0"),
+        ("RLHF_SESSION_HOURS", "8785", "RLHF_SESSION_HOURS=8785 is longer than a year"),
+        ("RLHF_SESSION_HOURS", "1e12", "RLHF_SESSION_HOURS=1e+12 is longer than a year"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_the_start(
@@ -79,6 +82,23 @@ def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
     assert _is_loopback(host) == loopback
 
 
+@pytest.mark.parametrize(
+    ("host", "name", "shown"),
+    [
+        ("0.0.0.0", "mill", "mill"),
+        ("::", "mill", "mill"),
+        ("::", "", "127.0.0.1"),
+        ("127.0.0.1", "mill", "127.0.0.1"),
+        ("::1", "mill", "[::1]"),
+        ("192.0.2.1", "mill", "192.0.2.1"),
+    ],
+)
+def test_the_host_in_links(host: str, name: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a browser can open, also where it listens to the whole net."""
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    assert _in_links(host) == shown
+
+
 def link_of(server: Server) -> str:
     found = LINK.search("".join(server.greeting))
     assert found, server.greeting
@@ -97,7 +117,7 @@ def ask(server: Server, method: str, path: str, cookie: str = "", **form: str) -
 
 
 def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) -> None:
-    """A link, new at each start; whoever used it is signed in with all workers, and then there is none."""
+    """A link, new at each start, beside which earlier ones stay good; with the first admin, all are void."""
     first = start("--workers", "2")
     greeting, old = "".join(first.greeting), link_of(first)
     assert "\nReview " not in greeting
@@ -106,7 +126,7 @@ def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) 
     assert first.stop() == 0
     server = start("--workers", "2")
     path = link_of(server)
-    assert [ask(server, "GET", each)[0] for each in (old, path)] == [404, 200]
+    assert [ask(server, "GET", each)[0] for each in (old, path)] == [200, 200]
     _, page, headers = ask(server, "GET", path)
     token = re.search(r'name="form_token" value="(\w+)"', page)
     assert token is not None
@@ -116,6 +136,7 @@ def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) 
     assert status == 303
     session = headers["set-cookie"].partition(";")[0]
     assert [ask(server, "GET", "/admin", session)[0] for _ in range(12)] == [200] * 12
+    assert [ask(server, "GET", each)[0] for each in (old, path)] == [404, 404]
     assert server.stop() == 0
     assert path.removeprefix("/welcome/") not in server.log.read_text()
     third = start()
@@ -127,9 +148,13 @@ def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) 
 
 
 def test_with_a_key_it_listens_for_others(start: Callable[..., Server]) -> None:
-    """And says who can do what; the key is in no line."""
+    """And says who can do what, with links to this machine by its name; the key is in no line."""
     server = start("--host", "0.0.0.0", RLHF_SECRET_KEY="k" * 32)
     greeting = "".join(server.greeting)
+    base = f"http://{socket.gethostname()}:{server.port}"
+    assert f"Open       {base}/data-html " in greeting
+    assert f"\nFirst admin  {base}/welcome/" in greeting
+    assert "0.0.0.0" not in greeting
     assert "\nNote       whoever reaches this port can ask, and rate as an end user; only experts" in greeting
     assert "\nSessions " not in greeting
     assert server.stop() == 0

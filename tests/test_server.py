@@ -71,7 +71,7 @@ class Server:
             self.greeting.append(line)
             if line.startswith("Workers"):
                 break
-        found = re.search(r"http://[\d.]+:(\d+)/data-html", "".join(self.greeting))
+        found = re.search(r"http://[^/\s]+:(\d+)/data-html", "".join(self.greeting))
         assert found, self.log.read_text()
         self.port = int(found[1])
         until(lambda: self.get("/readyz")[0] == 200)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event, Semaphore
 from time import monotonic
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from people_fakes import PASSWORD, Site
+from sqlalchemy import Engine, text
+from v1_apps import ITEM, Caller, app_on, token_for
 
+from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
+from rlhf_loop.db import migrate
+from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.web import database
 from rlhf_loop.web.database import Database
@@ -50,3 +56,52 @@ def test_who_waited_for_a_failure_does_not_try_again(monkeypatch: pytest.MonkeyP
     assert len(tried) == 2
     monkeypatch.setattr(database, "ensure_schema", tried.append)
     assert shared.engine() is shared.engine()
+
+
+def lose(engine: Engine) -> None:
+    """Take all tables away, as somebody does who deletes the file, or drops the database and makes it anew."""
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).unlink()
+        return
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+
+
+def test_a_lost_database_is_made_anew(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a restart: a token of before is nobody's, a new one works; the log says how to get an admin."""
+    web = app_on(engine, tmp_path).test_client()
+    before = Caller(web, token_for(engine, "app"))
+    assert before("POST", "/interactions", ITEM).status_code == 201
+    lose(engine)
+    assert [before("GET", "/interactions").status_code for _ in range(2)] == [401, 401]
+    assert "has no admin" in caplog.text
+    assert "users add NAME --role admin" in caplog.text
+    after = Caller(web, token_for(engine, "app"))
+    assert after("POST", "/interactions", ITEM).status_code == 201
+
+
+@pytest.mark.usefixtures("quick_passwords")
+def test_signing_in_outlives_a_lost_database(sqlite_engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """The session of before is nobody's; whoever is added to the new tables signs in."""
+    site = Site(sqlite_engine)
+    browser = site.browser(site.rita)
+    lose(sqlite_engine)
+    assert browser.get("/review").status_code == 503
+    assert browser.get("/review").status_code == 303
+    migrate(sqlite_engine)
+    users.add(sqlite_engine, "rita", role=UserRole.RATER, password=PASSWORD, actor="test")
+    assert browser.sign_in("rita").status_code == 303
+    assert browser.get("/review").status_code == 200
+    assert "has no admin" in caplog.text
+
+
+def test_a_doubt_that_finds_an_admin_says_nothing(sqlite_engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that passes is no reason to warn."""
+    users.add(sqlite_engine, "ada", role=UserRole.ADMIN, actor="test")
+    shared = Database(Settings(database_url=sqlite_engine.url.render_as_string()))
+    opened = shared.engine()
+    shared.doubt()
+    assert shared.engine() is opened
+    opened.dispose()
+    assert caplog.text == ""

@@ -213,6 +213,43 @@ def test_no_link_is_in_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     assert secret not in stream.getvalue()
 
 
+@pytest.mark.parametrize("prefix", ["", "/review", "/admin/users"])
+def test_no_mistyped_link_is_in_the_log(site: Site, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor on the page that says so: with a slash too many, by another method, below another path, written otherwise."""
+    caplog.set_level("INFO")
+    secret = links.invite(site.engine, "rita", actor="ada")
+    for method, rest in (
+        ("GET", f"/welcome/{secret}/"),
+        ("PUT", f"/welcome/{secret}"),
+        ("DELETE", f"/welcome/{secret}/x"),
+        ("GET", f"/welcome/{secret}%2F"),
+        ("GET", f"/welcome%2F{secret}/"),
+        ("GET", f"/welcome%252F{secret}"),
+        ("GET", f"/Welcome/{secret}"),
+        ("GET", f"/welcome/x%0A{secret}"),
+        ("GET", f"/welcome//{secret}/"),
+    ):
+        response = site.browser().client.open(prefix + rest, method=method)
+        assert response.status_code in (308, 404, 405)
+        if response.status_code != 308:
+            assert secret not in response.text
+    written = [vars(record).get("path", "") + record.getMessage() for record in caplog.records]
+    assert sum("elcome/..." in line for line in written) == 9
+    assert secret not in "".join(written)
+
+
+def test_no_link_is_in_the_lines_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """The server names the address of a request that went wrong before it came to us."""
+    handlers, level = logs.logging.getLogger().handlers, logs.logging.getLogger().level
+    try:
+        logs.configure()
+        logs.logging.getLogger("gunicorn.error").error("Error handling request %s (%d)", "/help/welcome/abc?x=1", 5)
+    finally:
+        logs.logging.captureWarnings(False)
+        logs.logging.getLogger().handlers, logs.logging.getLogger().level = handlers, level
+    assert '"Error handling request /help/welcome/... (5)"' in capsys.readouterr().err
+
+
 def test_changing_ones_password(site: Site) -> None:
     """This browser stays signed in, by a new session; the others do not."""
     browser, other = site.browser(site.rita), site.browser(site.rita)

@@ -15,7 +15,14 @@ from rlhf_loop.web import blueprint
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
 PAGES = ("/review", "/review/items/1", "/compare", "/review/guidelines", "/review/agreement", "/review/corrections")
-CALLS = ("/review/next", "/review/newest", "/review/session", "/review/items/1/previous", "/compare/next")
+CALLS = (
+    "/review/next",
+    "/review/newest",
+    "/review/session",
+    "/review/items/1/previous",
+    "/review/items/1/now",
+    "/compare/next",
+)
 #: Every address to which the screens send something, with what would be valid there.
 POSTS = {
     "/review": {"interaction_id": 1, "rating": 4},
@@ -144,6 +151,55 @@ def test_rating_by_script_brings_the_next_answer(anna: Visitor, sqlite_engine: E
     assert "Nothing is left to review" in last["html"]
     assert "2 of 50" in text(last["html"])
     assert sorted(reviews(sqlite_engine)) == [("anna", 1, None, None, False), ("anna", 4, "Good.", None, False)]
+
+
+def test_a_stale_window_replaces_nothing(anna: Visitor, sqlite_engine: Engine) -> None:
+    """A grade from a window that does not show the review is refused; then it shows it, with what was typed there."""
+    (id,) = put_answers(sqlite_engine, 1)
+    seen = field(anna.page("/review"), "seen")
+    path = f"/review/items/{id}"
+    mine = {"rating": 2, "correction": "Drink tea.", "seen": seen}
+    assert anna.call(f"{path}/rate", mine).status_code == 200
+    refused = anna.call(f"{path}/rate", {"rating": 5, "comment": "Fine.", "correction": None, "seen": seen})
+    assert (refused.status_code, refused.mimetype) == (409, "application/problem+json")
+    assert "You graded this answer 2 in another window" in refused.json["detail"]
+    assert reviews(sqlite_engine) == [("anna", 2, None, "Drink tea.", False)]
+    now = anna.call(f"{path}/now").json["html"]
+    assert "You graded this answer 2" in text(now)
+    assert "Drink tea.</textarea>" in now
+    assert "Fine.</textarea>" in now
+    # The very same again, as after a broken connection, is no conflict.
+    assert anna.call(f"{path}/rate", mine).status_code == 200
+    again = {"rating": 5, "correction": "Drink tea.", "seen": field(now, "seen")}
+    assert anna.call(f"{path}/rate", again).status_code == 200
+    assert reviews(sqlite_engine) == [("anna", 5, None, "Drink tea.", False)]
+    assert anna.call(f"{path}/rate", {**again, "seen": "yesterday"}).status_code == 422
+
+
+def test_a_stale_form_replaces_nothing(anna: Visitor, sqlite_engine: Engine) -> None:
+    """Without JavaScript the same: the page of the answer says it, and has what it takes to press again."""
+    (id,) = put_answers(sqlite_engine, 1)
+    seen = field(anna.page("/review"), "seen")
+    anna.send("/review", interaction_id=id, rating=2, correction="Drink tea.", seen=seen)
+    html = anna.send("/review", interaction_id=id, rating=5, seen=seen)
+    assert "You graded this answer 2 in another window" in text(html)
+    assert "Your draft is back" not in html
+    anna.send("/review", interaction_id=id, rating=4, seen=field(html, "seen"))
+    assert reviews(sqlite_engine) == [("anna", 4, None, None, False)]
+
+
+def test_a_stale_draft_keeps_the_correction(anna: Visitor, sqlite_engine: Engine) -> None:
+    """What a window saves that does not show the review stands beside it, not instead of it."""
+    (id,) = put_answers(sqlite_engine, 1)
+    seen = field(anna.page("/review"), "seen")
+    path = f"/review/items/{id}"
+    anna.call(f"{path}/rate", {"rating": 2, "correction": "Drink tea.", "seen": seen})
+    base = anna.call(f"{path}/draft", {"comment": "Fine.", "seen": seen}).json["base"]
+    html = anna.page(path)
+    assert f'data-base="{base}"' in html
+    assert "Drink tea.</textarea>" in html
+    assert "Fine.</textarea>" in html
+    assert 'aria-pressed="true"><b>2</b>' in html
 
 
 def test_looking_back(anna: Visitor, sqlite_engine: Engine) -> None:

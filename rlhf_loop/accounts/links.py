@@ -21,9 +21,10 @@ from rlhf_loop.tables import User as Users
 HOURS = 24
 
 _GONE = (
-    "This link was used already, has expired, or was replaced by a newer one. Ask an admin for a new link, or, for the "
-    "first admin, start the service again."
+    "This link was used already, has expired, or was replaced by a newer one or a new password. Ask an admin for a new "
+    "link, or, for the first admin, start the service again."
 )
+_NOT_FIRST = "There is an admin already, who can add others. This link is good for nothing now."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,14 @@ def invite(engine: Engine, name: str, *, actor: str, now: datetime | None = None
 
 
 def invite_first_admin(engine: Engine, *, now: datetime | None = None) -> str | None:
-    """Make a link for the first admin, in place of an unused earlier one; None where there is an active admin."""
+    """Make a link for the first admin; None where there is an active admin.
+
+    Earlier ones stay good, since each host that serves prints one of its own; with the first admin, all are void.
+    """
     now = now or datetime.now(UTC)
     with transaction(engine) as connection:
         if users.has_active_admin(connection):
             return None
-        connection.execute(delete(OneTimeLink).where(OneTimeLink.user_id.is_(None)))
         return _put(connection, None, now)
 
 
@@ -84,6 +87,8 @@ def use(engine: Engine, secret: str, password: str, *, now: datetime, name: str 
     chosen = invitation.user.name if invitation.user else users.checked_name(name or "")
     password_hash = passwords.hashed(password, name=chosen)
     with transaction(engine) as connection:
+        if not invitation.user:
+            _lock_first_admin(connection)
         spent = update(OneTimeLink).where(_good(secret, now)).values(used_at=now)
         if connection.execute(spent).rowcount != 1:
             raise AccountError(_GONE)
@@ -94,7 +99,7 @@ def use(engine: Engine, secret: str, password: str, *, now: datetime, name: str 
             users.put_password(connection, user, password_hash, actor=user.name)
         else:
             if users.has_active_admin(connection):
-                raise AccountError("There is an admin already, who can add others. This link is good for nothing now.")
+                raise AccountError(_NOT_FIRST)
             user = users.put(connection, chosen, role=UserRole.ADMIN, actor=chosen, password_hash=password_hash)
         audit.note(connection, user.name, "link.used", f"user:{user.name}")
     return user
@@ -123,8 +128,16 @@ def _invitation(connection: Connection, secret: str, now: datetime) -> Invitatio
     if row is None or (row.user_id is not None and not row.active):
         raise AccountError(_GONE)
     if row.user_id is None:
+        if users.has_active_admin(connection):
+            raise AccountError(_NOT_FIRST)
         return Invitation(None)
     return Invitation(User(row.user_id, row.name, UserRole(row.role)))
+
+
+def _lock_first_admin(connection: Connection) -> None:
+    # Two of these links at one moment: on PostgreSQL the second waits here, and then sees that there is an admin.
+    wanted = select(OneTimeLink.token_hash).where(OneTimeLink.user_id.is_(None)).order_by(OneTimeLink.token_hash)
+    connection.execute(wanted.with_for_update()).all()
 
 
 def _good(secret: str, now: datetime) -> ColumnElement[bool]:

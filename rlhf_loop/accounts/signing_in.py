@@ -36,7 +36,7 @@ def sign_in(
     """Begin a session for whoever knows the password.
 
     Raises:
-        ThrottledError: too many attempts of the name or the address have failed.
+        ThrottledError: too many attempts of the name, there or everywhere, or from the address have failed.
         AccountError: the name or the password is wrong, or the user is not active.
     """
     name = _countable(name)
@@ -47,7 +47,7 @@ def sign_in(
         # Anew: what was true before the password was checked may have changed meanwhile.
         found = users.find(connection, name)
         if right and found and found.user.active and found.password_hash == stored:
-            throttle.succeeded(connection, name)
+            throttle.succeeded(connection, name, address)
             values = {"signed_in_at": now, "password_hash": renewed or stored}
             connection.execute(update(Users).where(Users.id == found.user.id).values(values))
             secret = sessions.begin(connection, found.user.id, keeping=keeping, now=now)
@@ -82,7 +82,7 @@ def change_password(engine: Engine, user: User, old: str, new: str, *, address: 
     if not passwords.matches(stored, old):
         raise AccountError("The old password is wrong. Type it again, or ask an admin for a link.")
     with transaction(engine) as connection:
-        throttle.succeeded(connection, counted_as)
+        throttle.succeeded(connection, counted_as, address)
         users.put_password(connection, user, password_hash, actor=user.name)
 
 

@@ -1,5 +1,7 @@
-"""Signing in, slowed down: after some failures of a name or an address the next attempt has to wait, ever longer.
+"""Signing in, slowed down: after some failures the next attempt has to wait, ever longer.
 
+Few failures of a name from one address are enough for that. From all addresses together it takes many: otherwise
+anybody could lock somebody out whose name they know, while without that limit many machines could guess as they like.
 Kept in the database, so that all processes share it. Whoever is signed in already never comes here.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, text
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, text
 from sqlalchemy.engine import Connection
 
 from rlhf_loop.errors import ThrottledError
@@ -16,8 +18,11 @@ from rlhf_loop.tables import SignInFailure
 
 #: For so long a failure counts.
 WINDOW = timedelta(minutes=15)
-FAILURES_OF_A_NAME = 5
-#: More, since many may share an address: a hospital's, say.
+#: Of one name from one address.
+FAILURES = 5
+#: Of one name, wherever from.
+FAILURES_OF_A_NAME = 100
+#: Of all names from one address: more, since many may share it, as in a hospital.
 FAILURES_OF_AN_ADDRESS = 20
 _FIRST_WAIT_S = 30.0
 _LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
@@ -33,9 +38,11 @@ def attempt(connection: Connection, name: str, address: str, *, now: datetime) -
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    of_name, from_address = SignInFailure.name == name, SignInFailure.address == address
     wait = max(
-        _wait_s(connection, SignInFailure.name == name, FAILURES_OF_A_NAME, now),
-        _wait_s(connection, SignInFailure.address == address, FAILURES_OF_AN_ADDRESS, now),
+        _wait_s(connection, and_(of_name, from_address), FAILURES, now),
+        _wait_s(connection, of_name, FAILURES_OF_A_NAME, now),
+        _wait_s(connection, from_address, FAILURES_OF_AN_ADDRESS, now),
     )
     if wait > 0:
         seconds = math.ceil(wait)
@@ -49,9 +56,14 @@ def attempt(connection: Connection, name: str, address: str, *, now: datetime) -
     return connection.execute(insert(SignInFailure).returning(SignInFailure.id), values).scalar_one()
 
 
-def succeeded(connection: Connection, name: str) -> None:
-    """Forget the failures of a name that has signed in; what its address did with other names still counts."""
-    connection.execute(delete(SignInFailure).where(SignInFailure.name == name))
+def succeeded(connection: Connection, name: str, address: str) -> None:
+    """Forget the failures of a name from where it has signed in, this attempt included.
+
+    What the address did with other names still counts, and what others did with the name: whoever guesses at it from
+    elsewhere must not begin anew each time that its owner signs in.
+    """
+    mine = and_(SignInFailure.name == name, SignInFailure.address == address)
+    connection.execute(delete(SignInFailure).where(mine))
 
 
 def _wait_s(connection: Connection, whose: ColumnElement[bool], allowed: int, now: datetime) -> float:

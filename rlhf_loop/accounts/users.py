@@ -15,10 +15,17 @@ from rlhf_loop.accounts import passwords
 from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.tables import ANONYMOUS, Session
+from rlhf_loop.tables import ANONYMOUS, OneTimeLink, Session
 from rlhf_loop.tables import User as Users
 
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
+#: Of nobody: those without a name, the visitors of our page (visitor:...), and whoever types commands (cli:...). A
+#: service of such a name would speak as they do in the names of its end users.
+_RESERVED = {
+    ANONYMOUS: "those who have no name",
+    "visitor": "the visitors of the page of answers",
+    "cli": "whoever types commands",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +58,8 @@ def checked_name(name: str) -> str:
             f"{name[:80]!r} cannot be a user's name. Use 1 to 64 of the letters a-z, digits, dots, hyphens and "
             "underscores."
         )
-    if lower == ANONYMOUS:
-        raise AccountError(f"{ANONYMOUS!r} stands for those who have no name. Choose another name.")
+    if lower in _RESERVED:
+        raise AccountError(f"{lower!r} stands for {_RESERVED[lower]}. Choose another name.")
     return lower
 
 
@@ -115,12 +122,15 @@ def accounts(engine: Engine) -> list[Account]:
 def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = None, active: bool | None = None) -> User:
     """Change what a user may do, or whether they may do anything; return them as they are now.
 
-    Whoever becomes inactive is signed out everywhere; whoever becomes a service, too, and loses the password.
+    Whoever becomes inactive is signed out everywhere, and a link they have not used is void; whoever becomes a service,
+    too, and loses the password.
 
     Raises:
         AccountError: there is no such user, or no active admin would be left.
     """
     with transaction(engine) as connection:
+        if active is False or role == UserRole.SERVICE:
+            _void_links(connection, name)
         admins = _lock_admins(connection)
         before = known(connection, name).user
         after = User(
@@ -154,7 +164,7 @@ def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = Non
 
 
 def set_password(engine: Engine, name: str, password: str, *, actor: str) -> None:
-    """Give a user a new password and sign them out everywhere.
+    """Give a user a new password, sign them out everywhere, and void a link they have not used.
 
     Raises:
         AccountError: there is no such user, they are a service, or the password is refused.
@@ -171,6 +181,7 @@ def put_password(connection: Connection, user: User, password_hash: str, *, acto
         AccountError: the user is a service.
     """
     refuse_service(user)
+    _void_links(connection, user.name)
     connection.execute(update(Users).where(Users.id == user.id).values(password_hash=password_hash))
     sign_out_everywhere(connection, user.id)
     audit.note(connection, actor, "user.password_set", f"user:{user.name}")
@@ -220,6 +231,12 @@ def find(connection: Connection, name: str) -> Known | None:
     if row is None:
         return None
     return Known(User(row.id, row.name, UserRole(row.role), bool(row.active)), row.password_hash)
+
+
+def _void_links(connection: Connection, name: str) -> None:
+    # Before the user is written, as where a link is used: the other way round, two at once would block each other.
+    whose = select(Users.id).where(Users.name == checked_name(name)).scalar_subquery()
+    connection.execute(delete(OneTimeLink).where(OneTimeLink.user_id == whose, OneTimeLink.used_at.is_(None)))
 
 
 def _lock_admins(connection: Connection) -> set[int]:

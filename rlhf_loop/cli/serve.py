@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -114,7 +115,7 @@ def _is_loopback(host: str) -> bool:
 def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_key: bool) -> Iterator[str]:
     """Say where it listens, who gets to see the questions, who may do what, and what is missing."""
     host, port = address
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    base = f"http://{_in_links(host)}:{port}"
     people = _people(settings)
     yield f"Open       {base}/data-html    (for programs: /data, described at /docs)"
     if people.first_admin:
@@ -131,6 +132,13 @@ def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_k
     if not own_key:
         yield "Sessions   end with this process; set RLHF_SECRET_KEY to keep people signed in when it starts anew"
     yield f"Workers    {size.workers} processes with {size.threads} threads each; stop with Ctrl-C"
+
+
+def _in_links(host: str) -> str:
+    """Return the host as an address has it that somebody can open: no browser gets to "all of this machine's"."""
+    if ip_address(host).is_unspecified:
+        return socket.gethostname() or "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def _described(settings: Settings, name: str) -> str:

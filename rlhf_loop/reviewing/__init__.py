@@ -18,7 +18,7 @@ from rlhf_loop.reviewing.pairs import PairAnswer, PairItem, next_pair, prefer, s
 from rlhf_loop.reviewing.progress import Progress, progress
 from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
 from rlhf_loop.reviewing.scoring import Scoring, refresh_scores
-from rlhf_loop.reviewing.work import Submission, save_draft, skip, submit, undo
+from rlhf_loop.reviewing.work import Seen, Submission, is_seen, save_draft, skip, submit, undo
 
 __all__ = [
     "DEFAULT_GUIDELINES",
@@ -36,6 +36,7 @@ __all__ = [
     "RaterReport",
     "ReviewItem",
     "Scoring",
+    "Seen",
     "StoredReview",
     "Submission",
     "WeekPoint",
@@ -47,6 +48,7 @@ __all__ = [
     "flags",
     "following_item",
     "guidelines",
+    "is_seen",
     "item",
     "next_item",
     "next_pair",

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from enum import Enum
+from typing import Any, Literal
 
 from sqlalchemy import Insert, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,6 +19,7 @@ from rlhf_loop import audit
 from rlhf_loop.config import Settings
 from rlhf_loop.db import transaction
 from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.interactions import lock, put_review, withdraw_review
 from rlhf_loop.reviewing.items import (
     MAX_COMMENT,
@@ -37,6 +39,12 @@ from rlhf_loop.tables import AnswerScore, Assignment, Draft, Interaction
 _UNDONE_WITHIN = timedelta(hours=12)
 
 
+class Seen(Enum):
+    """What a caller says that does not know which review the rater has seen."""
+
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A review as a rater submits it."""
@@ -48,13 +56,21 @@ class Submission:
 
 
 def submit(
-    engine: Engine, interaction_id: int, *, reviewer: str, submission: Submission, now: datetime | None = None
+    engine: Engine,
+    interaction_id: int,
+    *,
+    reviewer: str,
+    submission: Submission,
+    seen: datetime | Literal[Seen.UNKNOWN] | None = Seen.UNKNOWN,
+    now: datetime | None = None,
 ) -> None:
     """Store the rater's review of an answer that they were given, or change it; the draft is gone then.
 
     A correction that says the same as the answer is none. Submitting the same again changes nothing.
+    With `seen`, the time of the review that the rater saw or None for none, only that one is replaced.
 
     Raises:
+        ReviewChangedError: there is another review by the rater than `seen` says, or none any more.
         ValueError: a bad rating, or text that is too long or cannot be stored; review and draft stay as they were.
         LookupError: there is no such answer, or it was not given to the rater.
     """
@@ -66,6 +82,8 @@ def submit(
         correction = checked_correction(submission.correction, response=given.ai_response)
         before = stored_review(connection, interaction_id, reviewer=reviewer)
         same = before is not None and _said(before) == (rating, comment, correction, submission.harmful)
+        if not same and not is_seen(before, seen):
+            raise ReviewChangedError(_changed(before))
         if not same:
             put_review(
                 connection,
@@ -84,6 +102,11 @@ def submit(
         _delete_draft(connection, interaction_id, reviewer)
         # It waits no more: the queue's list of what the model is unsure of holds only what does.
         connection.execute(delete(AnswerScore).where(AnswerScore.interaction_id == interaction_id))
+
+
+def is_seen(review: StoredReview | None, seen: datetime | Literal[Seen.UNKNOWN] | None) -> bool:
+    """Tell whether the review is the one that the rater saw, as far as that is known."""
+    return seen is Seen.UNKNOWN or seen == (review.reviewed_at if review else None)
 
 
 def skip(engine: Engine, interaction_id: int, *, reviewer: str, now: datetime | None = None) -> None:
@@ -192,6 +215,14 @@ def _set(connection: Connection, interaction_id: int, reviewer: str, **values: A
 
 def _said(review: StoredReview) -> tuple[int, str | None, str | None, bool]:
     return review.rating, review.comment, review.correction, review.harmful
+
+
+def _changed(review: StoredReview | None) -> str:
+    what = f"graded this answer {review.rating}" if review else "took your review of this answer back"
+    return (
+        f"You {what} in another window, so this grade was not stored. "
+        f"The screen now shows that; press again to {'replace it' if review else 'grade it'}."
+    )
 
 
 def _as_json(review: StoredReview) -> dict[str, Any]:

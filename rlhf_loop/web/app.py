@@ -115,12 +115,12 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Bluep
     for code in _CODES:
         # By its code as well: otherwise Flask would prefer a handler that the application has for it.
         web.register_error_handler(code, _http_error)
-    web.register_error_handler(DatabaseError, _no_database)
+    database = Database(settings)
+    web.register_error_handler(DatabaseError, lambda error: _no_database(error, database))
     web.register_error_handler(Exception, _unexpected)
     # These come first: a route of Flask's would answer OPTIONS, too, and name all methods.
     for path, allowed in openapi.methods().items():
         _answer_other_methods(web, path, allowed)
-    database = Database(settings)
     guard = Guard(settings, database)
     api.add_routes(web, service, warmup, guard)
     pages.add_routes(web, settings, service, guard)
@@ -177,8 +177,9 @@ def _http_error(error: HTTPException) -> Response:
     return pages.error_page(error) if pages.is_for_people(view) else as_problem(error)
 
 
-def _no_database(error: DatabaseError) -> Response:
+def _no_database(error: DatabaseError, database: Database) -> Response:
     logger.error("%s", error)
+    database.doubt()
     return _http_error(
         ServiceUnavailable(
             "The database does not answer, so nothing can be read or stored now. Try again in a minute; what was sent "

@@ -18,6 +18,7 @@ from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 
 from rlhf_loop.accounts import sessions, tokens
 from rlhf_loop.config import Settings
+from rlhf_loop.db import answered, hurried
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.web.audience import is_for_people
@@ -37,9 +38,12 @@ FORM_HEADER = "X-Form-Token"
 
 #: So long a database that did not answer is not asked again who somebody is.
 _DOWN_S = 5.0
+#: So long a request waits to note that it was made, where others write.
+_NOTE_PATIENCE_S = 0.1
 #: Health checks come every few seconds from one address, and a page brings its files along.
 _UNLIMITED = (".healthz", ".readyz", ".static", ".swagger")
 _PLACE = "rlhf_loop.guard"
+_LONGEST_SESSION_H = 24 * 366
 
 _Result = TypeVar("_Result")
 
@@ -66,7 +70,7 @@ class Guard:
     `clock` and `timer` are for tests.
 
     Raises:
-        ConfigError: the rate limit cannot be read, or sessions would end at once.
+        ConfigError: the rate limit cannot be read, or sessions would end at once or hardly ever.
     """
 
     def __init__(
@@ -84,11 +88,17 @@ class Guard:
         self._limiter = Limiter(settings.rate_limit)
         if settings.session_hours <= 0:
             raise ConfigError("RLHF_SESSION_HOURS=0 would end each session at once. Give it a number above 0.")
+        if settings.session_hours > _LONGEST_SESSION_H:
+            raise ConfigError(
+                f"RLHF_SESSION_HOURS={settings.session_hours:g} is longer than a year. Give it {_LONGEST_SESSION_H} at "
+                "most; a session in use lasts up to twice that time."
+            )
         # Without a key of the operator's, one for the time that this process runs.
         self._key = settings.secret_key.encode() or secrets.token_bytes(32)
         self._keeping = sessions.Keeping(self._key, settings.session_hours)
         self._down_until = 0.0
         self._down = ""
+        self._no_notes_until = 0.0
 
     @property
     def keeping(self) -> sessions.Keeping:
@@ -295,17 +305,22 @@ class Guard:
         try:
             answer = question(self._database.engine())
         except DatabaseError as error:
-            self._down, self._down_until = str(error), self._timer() + _DOWN_S
+            self._database.doubt()
+            if not answered(error):
+                self._down, self._down_until = str(error), self._timer() + _DOWN_S
             raise
         self._down_until = 0.0
         return answer
 
     def _note(self, note: Callable[[Engine], None]) -> None:
+        """Note a use, if that can be done at once: it is no reason to keep anybody waiting, or to send them away."""
+        if self._timer() < self._no_notes_until:
+            return
         try:
-            self._ask(note)
+            note(hurried(self._database.engine(), _NOTE_PATIENCE_S))
         except DatabaseError as error:
-            # That somebody was here is no reason to send them away.
-            logger.warning("The use of a session or token could not be noted: %s", error)
+            self._no_notes_until = self._timer() + _DOWN_S
+            logger.info("The use of a session or token could not be noted: %s", error)
 
     def _refuse_nobody(self) -> NoReturn:
         if trouble := _this().trouble:

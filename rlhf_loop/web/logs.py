@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TextIO
+from typing import Any, TextIO
 
 from flask import Request, Response, g
 from pythonjsonlogger.json import JsonFormatter
@@ -24,7 +24,17 @@ HEADER = "X-Request-ID"
 
 #: Of an id that a proxy or a client brings along. Others are replaced: they would end up in logs and headers.
 _SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+#: What follows is the secret part of a one-time link, however the address was mistyped or meant for another method.
+_LINK = re.compile(r"(?<=/welcome)(?:/|%2f|\\).*", re.IGNORECASE | re.DOTALL)
+_LINK_IN_TEXT = re.compile(r"(?<=/welcome)(?:/|%2f|\\)[^\s\"'<>]+", re.IGNORECASE)
 _current: ContextVar[str | None] = ContextVar("rlhf_request_id", default=None)
+
+
+class _Lines(JsonFormatter):
+    """Masks links in what others log, too: gunicorn names the address of a request that went wrong in its own hands."""
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return {k: _LINK_IN_TEXT.sub("/...", v) if isinstance(v, str) else v for k, v in log_data.items()}
 
 
 @dataclass(slots=True)
@@ -74,9 +84,8 @@ def end(request: Request, response: Response) -> Response:
 
 
 def path(request: Request) -> str:
-    """Return the request's path as it may be logged: without the secret part of a one-time link."""
-    secret = (request.view_args or {}).get("secret")
-    return request.path.removesuffix(secret) + "..." if secret else request.path
+    """Return the request's path as it may be logged and shown: without the secret part of a one-time link."""
+    return _LINK.sub("/...", request.path)
 
 
 def forget() -> None:
@@ -89,7 +98,7 @@ def configure(stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(_add_request_id)
     handler.setFormatter(
-        JsonFormatter(
+        _Lines(
             ["levelname", "name", "process", "request_id", "message"],
             rename_fields={"levelname": "level", "name": "logger", "process": "pid"},
             timestamp="time",

@@ -47,7 +47,7 @@ def detail(error: HTTPException) -> str:
     own = getattr(type(error), "description", None)
     if error.code in _DETAILS and error.description in (None, own):
         return _DETAILS[error.code].format(
-            path=request.path,
+            path=logs.path(request),
             method=request.method,
             allowed=", ".join(sorted(getattr(error, "valid_methods", None) or ())),
             limit=request.max_content_length or 0,

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field
-from werkzeug.exceptions import UnprocessableEntity
+from werkzeug.exceptions import Conflict, UnprocessableEntity
 
 from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User
-from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, Submission
-from rlhf_loop.web import agreement, compare, corrections, guidelines
+from rlhf_loop.errors import ReviewChangedError
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, Seen, Submission
+from rlhf_loop.web import agreement, compare, corrections, flagged, guidelines
 from rlhf_loop.web.api import checked, parsed
 from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.database import Database
@@ -52,7 +54,10 @@ _NONE_BEFORE = "There is no answer before this one."
 
 
 class ReviewIn(BaseModel):
-    """What a rater says of an answer; `rating` is missing in a draft."""
+    """What a rater says of an answer; `rating` is missing in a draft.
+
+    `seen` is the time of the rater's review that the screen showed, empty for none.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Review")
 
@@ -60,6 +65,7 @@ class ReviewIn(BaseModel):
     comment: Annotated[str | None, Field(max_length=MAX_COMMENT)] = None
     correction: Annotated[str | None, Field(max_length=MAX_CORRECTION)] = None
     harmful: bool = False
+    seen: Annotated[str | None, Field(max_length=40)] = None
 
 
 class FormIn(ReviewIn):
@@ -67,6 +73,13 @@ class FormIn(ReviewIn):
 
     interaction_id: Annotated[int | None, Field(ge=1, lt=2**63)] = None
     do: Annotated[str, Field(pattern="^(rate|skip|undo|previous|following|keep)$")] = "rate"
+
+
+class DraftOut(BaseModel):
+    """That a draft is saved, and what the server has now; see `Screen.base`."""
+
+    message: str
+    base: str
 
 
 class DifferenceIn(BaseModel):
@@ -103,6 +116,7 @@ class Screen:
     """What the template shows: an answer or that none is left, and what stands in the fields.
 
     `back` says that the rater looks at an answer that was reviewed or skipped, `first_use` that there was none before.
+    `base` tells what the server has of the rater's: what a browser keeps of an answer goes with the base it had.
     """
 
     item: ReviewItem | None
@@ -116,6 +130,7 @@ class Screen:
     correction: str
     harmful: bool
     changes: Sequence[Piece]
+    base: str
 
 
 def add_routes(
@@ -126,6 +141,7 @@ def add_routes(
     guidelines.add_routes(web, desk)
     agreement.add_routes(web, desk)
     corrections.add_routes(web, desk)
+    flagged.add_routes(web, desk)
     compare.add_routes(web, desk)
     _add_pages(web, desk)
     _add_calls(web, desk)
@@ -149,7 +165,9 @@ def _add_pages(web: Blueprint, desk: Desk) -> None:
     @for_people
     def review_form() -> Response:
         user = desk.posting_rater()
-        form = checked(FormIn, {key: text for key, text in request.form.items() if text and key != "form_token"})
+        form = checked(
+            FormIn, {key: text for key, text in request.form.items() if (text or key == "seen") and key != "form_token"}
+        )
         with said():
             return _done(desk, user, form)
 
@@ -177,6 +195,14 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
             found = reviewing.previous_item(desk.engine(), interaction_id, reviewer=user.name)
         return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
 
+    @web.get(f"/review/items/<{ID}:interaction_id>/now")
+    def review_now(interaction_id: int) -> Response:
+        user = desk.rater()
+        with said():
+            return _shown(
+                desk, user, reviewing.item(desk.engine(), interaction_id, reviewer=user.name), "As it is now."
+            )
+
     @web.get(f"/review/items/<{ID}:interaction_id>/following")
     def review_following(interaction_id: int) -> Response:
         user = desk.rater()
@@ -203,7 +229,8 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
         with said():
             _keep(desk, user, interaction_id, sent)
-        return json(DeskOut(message="The draft is saved."))
+            item = reviewing.item(desk.engine(), interaction_id, reviewer=user.name)
+        return json(DraftOut(message="The draft is saved.", base=_base(item)))
 
     @web.post("/review/undo")
     def review_undo() -> Response:
@@ -228,7 +255,10 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
         undone = reviewing.undo(engine, reviewer=user.name, settings=desk.settings)
         return desk.onward(_address(undone), "Taken back." if undone else _NOTHING)
     if form.do == "rate" and id is not None:
-        found = _rated(desk, user, id, form)
+        try:
+            found = _rated(desk, user, id, form)
+        except Conflict as error:
+            return desk.onward(address("review_item", interaction_id=id), str(error.description))
         return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
     if id is not None:
         _keep(desk, user, id, form)
@@ -269,7 +299,11 @@ def _rated(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> Revie
         correction=_correction(item, sent),
         harmful=sent.harmful,
     )
-    reviewing.submit(engine, interaction_id, reviewer=user.name, submission=submission)
+    try:
+        reviewing.submit(engine, interaction_id, reviewer=user.name, submission=submission, seen=_seen(sent))
+    except ReviewChangedError as error:
+        _keep_beside(desk, user, interaction_id, sent)
+        raise Conflict(str(error)) from error
     return _next(desk, user) if item.state == "open" else _after(desk, user, interaction_id)
 
 
@@ -277,6 +311,9 @@ def _keep(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
     """Save a draft; who writes one is still at work, and so the answer stays theirs."""
     engine = desk.engine()
     item = reviewing.item(engine, interaction_id, reviewer=user.name)
+    if not reviewing.is_seen(item.review, _seen(sent)):
+        _keep_beside(desk, user, interaction_id, sent)
+        return
     reviewing.save_draft(
         engine,
         interaction_id,
@@ -287,6 +324,51 @@ def _keep(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
         harmful=sent.harmful,
     )
     reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
+
+
+def _keep_beside(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
+    """Save what was typed where the review was not seen; where nothing was, it is as the review says, or the draft."""
+    engine = desk.engine()
+    item = reviewing.item(engine, interaction_id, reviewer=user.name)
+    there = item.review or item.draft
+    rating = there.rating if there else None
+    comment = own_lines(sent.comment).strip() or (there.comment if there else None)
+    correction = _correction(item, sent) or (there.correction if there else None)
+    harmful = sent.harmful or bool(there and there.harmful)
+    if item.review and (comment, correction, harmful) == (
+        item.review.comment,
+        item.review.correction,
+        item.review.harmful,
+    ):
+        # An empty draft is none: the review speaks for itself.
+        rating, comment, correction, harmful = None, None, None, False
+    reviewing.save_draft(
+        engine,
+        interaction_id,
+        reviewer=user.name,
+        rating=rating,
+        comment=comment,
+        correction=correction,
+        harmful=harmful,
+    )
+    reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
+
+
+def _seen(sent: ReviewIn) -> datetime | Literal[Seen.UNKNOWN] | None:
+    if sent.seen is None:
+        return Seen.UNKNOWN
+    try:
+        return datetime.fromisoformat(sent.seen) if sent.seen else None
+    except ValueError as error:
+        raise UnprocessableEntity(
+            f"seen is {sent.seen!r}, not the time of a review. Reload the page, and grade again."
+        ) from error
+
+
+def _base(item: ReviewItem) -> str:
+    if item.draft:
+        return item.draft.saved_at.isoformat()
+    return item.review.reviewed_at.isoformat() if item.review else ""
 
 
 def _correction(item: ReviewItem, sent: ReviewIn) -> str | None:
@@ -334,4 +416,5 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
         correction=correction or (item.response if item else ""),
         harmful=bool(written and written.harmful),
         changes=difference(own_lines(item.response), own_lines(correction)) if item and correction else [],
+        base=_base(item) if item else "",
     )

@@ -12,9 +12,9 @@ from flask import Blueprint, Response, request, url_for
 from pydantic import BaseModel
 from pydantic_core import from_json
 from sqlalchemy.engine import Connection
-from werkzeug.exceptions import Conflict, Forbidden, NotFound, UnprocessableEntity
+from werkzeug.exceptions import Conflict, Forbidden, NotFound, RequestEntityTooLarge, UnprocessableEntity
 
-from rlhf_loop import audit, browsing
+from rlhf_loop import audit, browsing, interactions, preferences
 from rlhf_loop.accounts import tokens
 from rlhf_loop.answered_requests import StoredAnswer
 from rlhf_loop.browsing import read_review, row_id
@@ -128,6 +128,8 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 
         def review(connection: Connection) -> StoredAnswer:
             number = _number(connection, id)
+            stored = interactions.stored_role(connection, number, speaker.name)
+            _refuse_experts_word(guard, stored, speaker.name, own=_is_own(user, given.reviewer))
             new = _put(connection, number, given, speaker)
             body = ReviewOut.of(id, read_review(connection, number, reviewer=speaker.name)).model_dump_json()
             return StoredAnswer(201, body, url_for(".v1_reviews", id=id)) if new else StoredAnswer(200, body)
@@ -142,6 +144,8 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         def withdraw(connection: Connection) -> StoredAnswer:
             number, reviewer = _number(connection, id), _stored_name(user, asked.reviewer)
             try:
+                stored = interactions.stored_role(connection, number, reviewer)
+                _refuse_experts_word(guard, stored, reviewer, own=_is_own(user, asked.reviewer))
                 withdraw_review(connection, number, reviewer=reviewer)
             except LookupError as error:
                 raise NotFound(f"There is no review of {shortened(id)!r} by {reviewer!r}. Nothing was done.") from error
@@ -158,6 +162,8 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 
         def prefer(connection: Connection) -> StoredAnswer:
             chosen, rejected = _number(connection, given.chosen_id), _number(connection, given.rejected_id)
+            stored = preferences.stored_role(connection, chosen, rejected, speaker.name)
+            _refuse_experts_word(guard, stored, speaker.name, own=_is_own(user, given.reviewer))
             try:
                 new = put_preference(
                     connection,
@@ -185,7 +191,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 
 def _interactions() -> InteractionIn | InteractionBatchIn:
     """Read one interaction or several: whoever sends the field `interactions` means several."""
-    _allow_more()
+    _read_more()
     try:
         several = "interactions" in from_json(whole_body())
     except (ValueError, TypeError):
@@ -195,13 +201,23 @@ def _interactions() -> InteractionIn | InteractionBatchIn:
 
 
 def _body(model: type[_Model]) -> _Model:
-    _allow_more()
+    _read_more()
     return parsed(model)
 
 
-def _allow_more() -> None:
+def _read_more() -> None:
     # Only here, where the request has shown a token that is valid.
     request.max_content_length = MAX_BODY_BYTES
+    if not request.is_json:
+        # Then `parsed` says so, and there is no need to read it.
+        return
+    try:
+        whole_body()
+    except RequestEntityTooLarge as error:
+        raise RequestEntityTooLarge(
+            f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send less at once: shorter texts, or a batch in "
+            "several requests."
+        ) from error
 
 
 def _asked(model: type[_Model]) -> _Model:
@@ -218,7 +234,7 @@ def _speaker(guard: Guard, user: User, given: ReviewIn | PreferenceIn) -> _Speak
     Raises:
         Forbidden: an expert's, without the right to it.
     """
-    oneself = user.role is not UserRole.SERVICE and given.reviewer is None
+    oneself = _is_own(user, given.reviewer)
     role = ReviewerRole(given.role or (ReviewerRole.EXPERT if oneself else ReviewerRole.END_USER))
     if role is ReviewerRole.EXPERT and not oneself and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
         raise Forbidden(
@@ -226,6 +242,24 @@ def _speaker(guard: Guard, user: User, given: ReviewIn | PreferenceIn) -> _Speak
             "another token, or send role end_user."
         )
     return _Speaker(_stored_name(user, given.reviewer), role)
+
+
+def _is_own(user: User, reviewer: str | None) -> bool:
+    """Tell whether somebody speaks for themselves: an application is nobody who could."""
+    return user.role is not UserRole.SERVICE and reviewer is None
+
+
+def _refuse_experts_word(guard: Guard, stored: ReviewerRole | None, name: str, *, own: bool) -> None:
+    """Keep an expert's word from whoever could not have sent it.
+
+    Raises:
+        Forbidden: it is stored as an expert's, and the token is neither theirs nor one for the word of experts.
+    """
+    if stored is ReviewerRole.EXPERT and not own and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
+        raise Forbidden(
+            f"What {name!r} said of this is stored as the word of an expert. To replace it or take it back, this token "
+            f"needs the scope {tokens.REVIEW_AS_EXPERT}. Nothing was changed; ask an admin for another token."
+        )
 
 
 def _stored_name(user: User, reviewer: str | None) -> str:

@@ -106,7 +106,8 @@ _READING = (401, 403, 414, 422, 429, 500, 503)
 _WRITING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
 _WORDS = {
     400: "The body is not JSON, or the Idempotency-Key is none.",
-    403: "The token does not have the scope, or not that for reviews of experts.",
+    403: "The token does not have the scope, or not that for the word of experts: to send it, and to replace or take "
+    "back what is stored as an expert's.",
     404: "There is no interaction with that id, or no such review.",
     405: "The id begins with a slash.",
     409: "The id is taken, or the request with this Idempotency-Key is still under way.",

@@ -59,7 +59,7 @@ const desk = (() => {
   async function renewToken() {
     const session = await once(place.dataset.session);
     if (session.name !== place.dataset.name) {
-      throw new Refused(409, `You are signed in as ${session.name} now, but this page is ${place.dataset.name}'s. ` +
+      throw new Refused(403, `You are signed in as ${session.name} now, but this page is ${place.dataset.name}'s. ` +
         "Sign in as before to keep what is typed, or reload the page.");
     }
     token = session.form_token;
@@ -124,6 +124,14 @@ const desk = (() => {
     }
     say(answer.message);
     return answer.html !== null;
+  }
+
+  // Whether a grade is taken now. One that comes too early must not look as if it were given.
+  function takes(what) {
+    if (working) return false;
+    if (place.hasAttribute("data-ready")) return true;
+    say(`That was too quick: the next answer is here now. Press again to ${what} it.`);
+    return false;
   }
 
   // One thing at a time: what is pressed meanwhile is not meant for what comes next.
@@ -242,7 +250,7 @@ const desk = (() => {
   };
 
   return {
-    act, call, complain, calm, kept, place, say, showHelp, start,
+    act, call, complain, calm, kept, place, say, showHelp, start, takes,
     get ready() { return !working && place.hasAttribute("data-ready"); },
     get working() { return working; },
   };

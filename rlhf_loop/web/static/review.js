@@ -5,11 +5,14 @@
   const SAVE_AFTER_MS = 600;
   const COMPARE_AFTER_MS = 250;
   const TRY_AGAIN_MS = 15000;
+  const UNANSWERED = 8;
   const { place } = desk;
   let form = null;
   let original = "";
   let rating = null;
   let stored = "";
+  let base = "";
+  let unanswered = [];
   let saving = Promise.resolve();
   let saveTimer = 0;
   let compareTimer = 0;
@@ -29,6 +32,17 @@
     };
   }
 
+  // With what the server had of it: what it has got since, from another window or device, is newer than this.
+  function keep(at, text) {
+    desk.kept.write(at, { base, unanswered, text });
+  }
+
+  // What is sent may arrive without an answer to say so; then the server has that, and what is kept here is newer.
+  function sending(text) {
+    unanswered = [...unanswered, JSON.stringify(text)].slice(-UNANSWERED);
+    keep(key(), text);
+  }
+
   const isDirty = () => Boolean(form && form.dataset.id) && JSON.stringify(values()) !== stored;
 
   function holdsText() {
@@ -46,8 +60,10 @@
     if (!isDirty()) return saving;
     const [saved, at, url, mine] = [values(), key(), form.dataset.draft, form];
     const send = async () => {
+      if (mine === form) sending(saved);
+      let answer;
       try {
-        await desk.call(url, saved, { keepalive });
+        answer = await desk.call(url, { ...saved, seen: mine.elements.seen.value }, { keepalive });
       } catch (error) {
         if (mine !== form) return;
         note(error.status === 422 || error.status === 413 ? error.message : "Kept in this browser: the server has no draft yet");
@@ -57,7 +73,9 @@
       }
       if (mine !== form) return;
       stored = JSON.stringify(saved);
-      if (!isDirty()) desk.kept.forget(at);
+      [base, unanswered] = [answer.base, []];
+      if (isDirty()) keep(at, values());
+      else desk.kept.forget(at);
       note("Draft saved");
     };
     // A page that goes away cannot wait.
@@ -66,7 +84,7 @@
   }
 
   function changed() {
-    if (isDirty()) desk.kept.write(key(), values());
+    if (isDirty()) keep(key(), values());
     clearTimeout(saveTimer);
     // What is being submitted takes the draft away; a later one would bring it back.
     saveTimer = setTimeout(() => desk.working || save(), SAVE_AFTER_MS);
@@ -115,8 +133,10 @@
   }
 
   function restore() {
-    const text = desk.kept.read(key());
-    if (!text || JSON.stringify(text) === stored) return desk.kept.forget(key());
+    const found = desk.kept.read(key());
+    const text = found && found.text;
+    const newer = text && (found.base === base || found.unanswered.includes(stored));
+    if (!newer || JSON.stringify(text) === stored) return desk.kept.forget(key());
     fields().comment.value = text.comment || "";
     fields().harmful.checked = Boolean(text.harmful);
     if (text.correction) {
@@ -140,6 +160,7 @@
     const pressed = form.querySelector("[name=rating][aria-pressed=true]");
     rating = pressed ? Number(pressed.value) : null;
     stored = JSON.stringify(values());
+    [base, unanswered] = [form.dataset.base, []];
     if (!values().correction) showDifference();
     restore();
     form.addEventListener("input", (event) => {
@@ -149,21 +170,23 @@
   }
 
   function rate(value) {
-    if (!form.dataset.id || !desk.ready) return;
+    if (!form.dataset.id || !desk.takes("grade")) return;
     choose(value);
-    const [sent, at, url] = [values(), key(), form.dataset.rate];
-    desk.kept.write(at, sent);
+    const [sent, at, { rate: url, now }] = [values(), key(), form.dataset];
+    const seen = fields().seen.value;
+    sending(sent);
     clearTimeout(saveTimer);
     desk.act(async () => {
       await saving;
       let answer;
       try {
-        answer = await desk.call(url, sent);
+        answer = await desk.call(url, { ...sent, seen });
       } catch (error) {
-        if (error.status !== 404) throw error;
-        // It is gone, for example deleted: there is nothing to rate any more.
-        answer = await desk.call(place.dataset.next);
-        answer.message = `${error.message} Here is the next one.`;
+        if (error.status !== 404 && error.status !== 409) throw error;
+        // It is gone, for example deleted: there is nothing to rate any more. Or it was graded in another window.
+        const gone = error.status === 404;
+        answer = await desk.call(gone ? place.dataset.next : now);
+        answer.message = gone ? `${error.message} Here is the next one.` : error.message;
       }
       desk.kept.forget(at);
       return answer;
@@ -171,7 +194,7 @@
   }
 
   function submit() {
-    if (!form.dataset.id || !desk.ready) return;
+    if (!form.dataset.id || !desk.takes("grade")) return;
     if (rating !== null) return rate(rating);
     const { comment, correction } = values();
     const what = correction ? "your correction" : comment ? "your comment" : "this answer";
@@ -192,7 +215,7 @@
   function skip() {
     if (!form.dataset.id) return;
     if ("back" in form.dataset) return go(form.dataset.following);
-    if (!desk.ready) return;
+    if (!desk.takes("skip")) return;
     const url = form.dataset.skip;
     desk.act(async () => {
       await save();
