@@ -91,7 +91,10 @@ class VectorCache:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.text_factory = bytes  # of a damaged row, text that is none must not raise
-    connection.execute("PRAGMA journal_mode = WAL")
+    if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
+        # Of several processes that open a new file at once one sets it; SQLite refuses the others without any waiting.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL")
     # A power cut may cost the newest entries, never the file.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(_SCHEMA)

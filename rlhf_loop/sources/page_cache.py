@@ -122,7 +122,10 @@ class PageCache:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as connection:
                 connection.text_factory = bytes  # of a damaged row, text that is none must not raise
-                connection.execute("PRAGMA journal_mode = WAL")
+                if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
+                    # Of several processes that open a new file one sets it; SQLite refuses the others without waiting.
+                    with suppress(sqlite3.OperationalError):
+                        connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(_SCHEMA)
                 return work(connection)

@@ -6,6 +6,7 @@ Processes with threads, logs in JSON, and a stop that loses no answer.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -125,9 +126,24 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._service = AnswerService(self._settings)
         return create_app(self._settings, service=self._service, warm_up=True)
 
-    def _close(self, server: object, worker: object) -> None:
+    def _close(self, server: object, worker: Any) -> None:
         if self._service is not None:
             self._service.close()
+        if worker.pid == os.getpid():
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """End this process with the exit code that it is about to end with, and without tidying up after threads.
+
+    One that still loads is often in the middle of ONNX Runtime. If Python ends beneath it, C++ ends the process as if by
+    a fault, with a line on standard error that is none of ours.
+    """
+    end = sys.exc_info()[1]
+    code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _end_with_the_terminal(_: object) -> None:
