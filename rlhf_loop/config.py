@@ -44,6 +44,9 @@ class Settings:
         "SQLAlchemy URL of the ratings database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     )
     model_path: Path = _setting(Path("reward_model.joblib"), "The live reward model file.")
+    models_path: Path = _setting(
+        Path("reward_models"), "Folder of all trained versions; machines that share a database need to share it, too."
+    )
     cache_dir: Path = field(
         default_factory=_cache_dir,
         metadata={"help": "Folder of the encoder graph, known vectors and fetched pages. Default: that of the user."},
@@ -111,6 +114,34 @@ class Settings:
     )
     end_user_weight: float = _setting(
         0.25, "How much an end user's rating counts in training where no expert rated; 0: not at all."
+    )
+
+    reviewer_weighting: bool = _setting(
+        True, "Let experts count in training by how far they agree with the others, as soon as that can be told."
+    )
+    retrain_ratings: int = _setting(50, "New ratings by experts from which on a retraining is due.")
+    retrain_days: float = _setting(7.0, "Days after which it is due anyway, if there is any new rating.")
+    worker_schedule: str = _setting(
+        "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due: minute hour day month weekday, in UTC."
+    )
+    experiment_share: float = _setting(
+        0.0,
+        "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth.",
+    )
+    experiment_against: str = _setting(
+        "incoming", "That other order: incoming, or the version of a model, as `rlhf-loop models list` has it."
+    )
+    experiment_interleave: bool = _setting(
+        False, "Show those questions the answers of both orders in turn, in place of the other order alone."
+    )
+    quality_threshold: float = _setting(0.5, "Score of the first answer below which it counts as weak in the trends.")
+    alarm_queue: int = _setting(500, "Answers waiting for a review from which on there is an alarm; 0: never.")
+    alarm_webhook: str = _secret("URL that gets each alarm as JSON by POST; empty: none does.")
+    metrics_public: bool = _setting(
+        False, "Serve /metrics to everybody; else to loopback, and to tokens with the scope metrics:read."
+    )
+    telemetry: bool = _setting(
+        False, "Send traces by OpenTelemetry, set up by its own OTEL_* variables; needs the extra [otel]."
     )
 
     @classmethod

@@ -43,6 +43,26 @@ class UserRole(StrEnum):
     SERVICE = "service"
 
 
+class ModelState(StrEnum):
+    """Where a version of the reward model stands: at most one is live, and what a retired one was, it can be again."""
+
+    CANDIDATE = "candidate"
+    LIVE = "live"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+
+
+class AlarmKind(StrEnum):
+    """What may be amiss. `ACCURACY` is that of fresh ratings, `MODEL_FILE` a file that is damaged or missing."""
+
+    ACCURACY = "accuracy"
+    DRIFT = "drift"
+    SOURCE = "source"
+    QUEUE = "queue"
+    MODEL_FILE = "model_file"
+    TRAINING = "training"
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """A person or an application that is known by name."""
@@ -179,6 +199,26 @@ class Rating:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """How a question was answered, for its row in `rlhf_served_questions`.
+
+    `policy` is live, incoming, the version of a model, or interleaved; it was chosen with the probability `propensity`.
+    `first_id` is the external id of the answer that came first. `teams` has for interleaved answers, by external id,
+    the policy whose answer it is.
+    """
+
+    candidate_group: str
+    served_at: datetime
+    policy: str
+    propensity: float = 1.0
+    model_version: str | None = None
+    first_id: str | None = None
+    teams: Mapping[str, str] = field(default_factory=dict)
+    degraded: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ def test_every_setting_can_be_set() -> None:
         {
             "RLHF_DATABASE_URL": "postgresql://me@host/db",
             "RLHF_MODEL_PATH": "models/a.joblib",
+            "RLHF_MODELS_PATH": "models/all",
             "RLHF_CACHE_DIR": "/var/cache/rlhf",
             "RLHF_CACHE_MAX_MB": "500",
             "RLHF_ENCODER_PATH": "/models/minilm",
@@ -59,11 +60,24 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_REVIEW_OVERLAP_RATERS": "2",
             "RLHF_END_USER_SCALE": "thumbs",
             "RLHF_END_USER_WEIGHT": "0.1",
+            "RLHF_REVIEWER_WEIGHTING": "no",
+            "RLHF_RETRAIN_RATINGS": "20",
+            "RLHF_RETRAIN_DAYS": "1.5",
+            "RLHF_WORKER_SCHEDULE": "17 3 * * 1",
+            "RLHF_EXPERIMENT_SHARE": "0.1",
+            "RLHF_EXPERIMENT_AGAINST": "joint-0123456789ab",
+            "RLHF_EXPERIMENT_INTERLEAVE": "on",
+            "RLHF_QUALITY_THRESHOLD": "0.6",
+            "RLHF_ALARM_QUEUE": "40",
+            "RLHF_ALARM_WEBHOOK": "http://localhost/alarm",
+            "RLHF_METRICS_PUBLIC": "true",
+            "RLHF_TELEMETRY": "1",
         }
     )
     assert settings == Settings(
         database_url="postgresql://me@host/db",
         model_path=Path("models/a.joblib"),
+        models_path=Path("models/all"),
         cache_dir=Path("/var/cache/rlhf"),
         cache_max_mb=500,
         encoder_path=Path("/models/minilm"),
@@ -98,8 +112,20 @@ def test_every_setting_can_be_set() -> None:
         review_overlap_raters=2,
         end_user_scale="thumbs",
         end_user_weight=0.1,
+        reviewer_weighting=False,
+        retrain_ratings=20,
+        retrain_days=1.5,
+        worker_schedule="17 3 * * 1",
+        experiment_share=0.1,
+        experiment_against="joint-0123456789ab",
+        experiment_interleave=True,
+        quality_threshold=0.6,
+        alarm_queue=40,
+        alarm_webhook="http://localhost/alarm",
+        metrics_public=True,
+        telemetry=True,
     )
-    assert len(fields(Settings)) == 36  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 49  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ HOUSE = """
     tables.review
     tables.people
     tables.training
+    tables.models
+    tables.operation
     tables
     db
     migrations
@@ -44,6 +46,7 @@ HOUSE = """
     migrations.versions.r0001_ratings
     migrations.versions.r0002_reviews
     migrations.versions.r0003_people
+    migrations.versions.r0004_improvement
     audit
     accounts
     accounts.passwords

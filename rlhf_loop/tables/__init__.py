@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from rlhf_loop.tables.columns import LARGEST_ID, Base, UtcDateTime
+from rlhf_loop.tables.models import ModelVersion
+from rlhf_loop.tables.operation import Alarm, ServedQuestion
 from rlhf_loop.tables.people import AnsweredRequest, AuditEntry, OneTimeLink, Session, SignInFailure, Token, User
 from rlhf_loop.tables.ratings import ANONYMOUS, CorrectionDecision, Interaction, Preference, Review
 from rlhf_loop.tables.review import AnswerScore, Assignment, Draft, Guideline, PairAssignment
@@ -11,6 +13,7 @@ from rlhf_loop.tables.training import TrainingRun
 __all__ = [
     "ANONYMOUS",
     "LARGEST_ID",
+    "Alarm",
     "AnswerScore",
     "AnsweredRequest",
     "Assignment",
@@ -20,10 +23,12 @@ __all__ = [
     "Draft",
     "Guideline",
     "Interaction",
+    "ModelVersion",
     "OneTimeLink",
     "PairAssignment",
     "Preference",
     "Review",
+    "ServedQuestion",
     "Session",
     "SignInFailure",
     "Token",

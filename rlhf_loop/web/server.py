@@ -136,8 +136,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
 def _leave() -> NoReturn:
     """End this process with the exit code that it is about to end with, and without tidying up after threads.
 
-    One that still loads is often in the middle of ONNX Runtime. If Python ends beneath it, C++ ends the process as if by
-    a fault, with a line on standard error that is none of ours.
+    One that still loads is often in the middle of ONNX Runtime. If Python ended beneath it, C++ would end the process
+    as if by a fault, with a line on standard error that is none of ours.
     """
     end = sys.exc_info()[1]
     code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
