@@ -48,6 +48,7 @@ HOUSE = """
     migrations.versions.r0003_people
     migrations.versions.r0004_improvement
     audit
+    alarms
     accounts
     accounts.passwords
     accounts.users
@@ -173,6 +174,9 @@ HOUSE = """
     answering.recording
     answering.service
     answering
+
+    monitoring.figure
+    monitoring
 
     web.logs
     web.schemas
