@@ -44,8 +44,10 @@ class Settings:
         "SQLAlchemy URL of the ratings database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     )
     model_path: Path = _setting(Path("reward_model.joblib"), "The live reward model file.")
-    models_path: Path = _setting(
-        Path("reward_models"), "Folder of all trained versions; machines that share a database need to share it, too."
+    models_path: Path | None = _setting(
+        None,
+        "Folder of all trained versions, which machines that share a database have to share, too. Default: "
+        "reward_models beside the live model.",
     )
     cache_dir: Path = field(
         default_factory=_cache_dir,

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_loop.doctor import Finding
-from rlhf_loop.domain import Interval, ReviewerRole
+from rlhf_loop.domain import Interval, ModelState, ReviewerRole
 from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.exchange import ImportReport
 from rlhf_loop.interactions import RatingStats
@@ -143,11 +143,17 @@ def _commands_folder() -> Path:
 
 def _verdict(outcome: TrainingOutcome) -> str:
     path, why = escape(str(outcome.path)), _comparison(outcome.report.overall)
+    name, said = escape(outcome.version.version), escape(outcome.judgement.reason)
     if outcome.live:
-        return f"[bold green]LIVE[/bold green] in {path}: {why}."
+        return f"[bold green]LIVE[/bold green] in {path}: {why}.\n[dim]{name}. {said}[/dim]"
+    if outcome.judgement.state == ModelState.REJECTED:
+        return (
+            f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red]: {why}. "
+            f"It is kept in {path}; what was live stays live."
+        )
     return (
-        f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red]: {why}. "
-        f"It is kept in {path}; what was live stays live."
+        f"[bold yellow]NOT LIVE: this model waits[/bold yellow]: {why}. {said} It is kept in {path}; what was live stays "
+        f"live. To promote it all the same: rlhf-loop models promote {name} --force --reason TEXT"
     )
 
 
@@ -168,7 +174,17 @@ def _comparison(overall: Evaluation) -> str:
 
 
 def _besides(report: TrainingReport) -> Iterator[str]:
-    """Say what was fitted on beside the rated answers that count."""
+    """Say whose ratings count less, and what was fitted on beside those that count."""
+    if report.raters:
+        named = ", ".join(
+            f"{escape(_printable(each.reviewer))} ({each.weight:.2g}, by {counted(each.overlapping, 'shared answer')})"
+            for each in report.raters
+        )
+        verb = "counts" if len(report.raters) == 1 else "count"
+        lost = (
+            f" {counted(report.disregarded, 'answer')} that nobody else rated left out." if report.disregarded else ""
+        )
+        yield f"{counted(len(report.raters), 'rater')} {verb} less, being at odds with the others: {named}.{lost}"
     if report.end_users and report.end_user_weight is not None:
         yield (
             f"Besides, {counted(report.end_users, 'answer')} that only end users rated: a hint that weighs "

@@ -8,7 +8,9 @@
     │   └── InvalidRowsError     some of its rows cannot be stored (in exchange.py: it carries the rows)
     ├── EncoderError         weights missing, altered, or of another model
     ├── TrainingError        training cannot start or end well
-    │   └── NotEnoughDataError   too few rated answers, or only one class of them
+    │   ├── NotEnoughDataError   too few rated answers, or only one class of them
+    │   └── TrainingRunningError another training is running
+    ├── RegistryError        a version of the model is unknown, or may not become live
     ├── ModelFileError       the reward model file is missing, altered, foreign or incompatible
     ├── DocumentError        a file cannot be read into the vector database
     ├── VectorStoreError     the vector database cannot be opened or used
@@ -56,6 +58,14 @@ class TrainingError(RlhfLoopError):
 
 class NotEnoughDataError(TrainingError):
     """Too few rated answers, or only one class of them."""
+
+
+class TrainingRunningError(TrainingError):
+    """Another training is running, here or on another machine with the same database."""
+
+
+class RegistryError(RlhfLoopError):
+    """A version of the reward model is unknown, or may not become live."""
 
 
 class ReviewChangedError(RlhfLoopError):

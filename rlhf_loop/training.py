@@ -15,7 +15,9 @@ from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
 from rlhf_loop.features import Progress, read_features, read_pairs, rows_for
 from rlhf_loop.fitting import Compared, Material, fit_recipe, rating_weights
+from rlhf_loop.frozen import is_frozen
 from rlhf_loop.pair_data import PairSet, pair_set
+from rlhf_loop.reliability import RaterReliability
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.splitting import holdout
 from rlhf_loop.training_data import Ints, Mask, TrainingSet, assemble
@@ -58,7 +60,8 @@ class TrainingReport:
     All counts and measures are of answers that experts rated, as long as `judged_by` is them. `end_users` counts the
     answers that only end users have rated and that the chosen recipe was fitted on besides, each with the weight
     `end_user_weight`. With too few ratings by experts `judged_by` says that the end users' are counted and judged by,
-    too, and `experts` is how many of all are experts'.
+    too, and `experts` is how many of all are experts'. `raters` are the experts who count less than others, and
+    `disregarded` the answers that none but experts who count nothing have rated: they are not among the rated.
     """
 
     recipe: str
@@ -81,6 +84,26 @@ class TrainingReport:
     end_user_weight: float | None
     pairs: PairReport
     seconds: Mapping[str, float]
+    frozen_share: float = 0.0
+    raters: tuple[RaterReliability, ...] = ()
+    disregarded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model with its report, and what a comparison with another one needs.
+
+    `probability` has one entry a rated answer of `data`, each by a model that was not fitted on its question; nan where
+    there is none. `judged` are the answers that may decide. `fitted` are the questions that the model was fitted on, as
+    `prompt_hash` names them, in order.
+    """
+
+    model: RewardModel
+    report: TrainingReport
+    data: TrainingSet
+    judged: Mask
+    probability: NDArray[np.float64]
+    fitted: NDArray[np.int64]
 
 
 def train(
@@ -91,11 +114,38 @@ def train(
     recipe: str = AUTO,
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
+    frozen_share: float = 0.0,
     progress: Progress | None = None,
 ) -> tuple[RewardModel, TrainingReport]:
+    """Return only the model and the report of `train_for_comparison`."""
+    trained = train_for_comparison(
+        examples,
+        encoder=encoder,
+        pairs=pairs,
+        recipe=recipe,
+        seed=seed,
+        min_samples=min_samples,
+        frozen_share=frozen_share,
+        progress=progress,
+    )
+    return trained.model, trained.report
+
+
+def train_for_comparison(
+    examples: Sequence[Example] | TrainingSet,
+    *,
+    encoder: TextEncoder,
+    pairs: Sequence[Pair] | PairSet = (),
+    recipe: str = AUTO,
+    seed: int = 0,
+    min_samples: int = MIN_SAMPLES,
+    frozen_share: float = 0.0,
+    progress: Progress | None = None,
+) -> Trained:
     """Train a reward model on the rated examples; unrated ones count as context of their group.
 
-    12 % of the questions are held out. On the rest, `recipe="auto"` tries each recipe and keeps the one that is best
+    12 % of the questions are held out: those of the `frozen_share`, which no training may fit on, and as many others as
+    are missing, drawn with the `seed`. On the rest, `recipe="auto"` tries each recipe and keeps the one that is best
     by cross-validation over questions. The model returned is the one that was fitted on the training questions, so
     `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are read once, a chunk of
     questions at a time, and never all in memory.
@@ -115,14 +165,16 @@ def train(
     compared = pairs if isinstance(pairs, PairSet) else pair_set(pairs)
     judged = judged_rows(data, min_samples)
     _check_judged(data, judged, min_samples)
-    held = np.isin(data.prompt, _held_prompts(data, judged, seed))
+    held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
+    _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
     rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in recipes}
     found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
     of_pairs = read_pairs(compared, recipes, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
     seconds = dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
     # Now, and not after the next line: there its prompts still have all their rated answers.
     question = data.question_of(compared.numbers["prompt"])
-    pair_rows = Compared(compared, of_pairs, question, np.isin(question, data.prompt[held]))
+    kept_out = np.isin(question, data.prompt[held]) | is_frozen(compared.numbers["prompt"], frozen_share)
+    pair_rows = Compared(compared, of_pairs, question, kept_out)
     if not found.there.all():
         data, held, judged = data.only(found.there), held[found.there], judged[found.there]
         rows = {name: mask[found.there] for name, mask in rows.items()}
@@ -163,9 +215,16 @@ def train(
         else None,
         pairs=_pair_report(pair_rows, chosen, fit.margin),
         seconds=seconds,
+        frozen_share=frozen_share,
+        raters=data.raters,
+        disregarded=data.disregarded,
     )
     seconds["evaluation"] = perf_counter() - started
-    return RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id), report
+    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id)
+    fitted = np.union1d(
+        data.candidates["prompt"][data.row[rows[chosen] & ~held]], compared.numbers["prompt"][~kept_out]
+    ).astype(np.int64)
+    return Trained(model, report, data, judged, fit.probability, fitted)
 
 
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:
@@ -186,7 +245,8 @@ def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
     _check_judged(data, judged_rows(data, min_samples), min_samples)
 
 
-def _check_judged(data: TrainingSet, judged: Mask, min_samples: int) -> None:
+def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_class: int | None = None) -> None:
+    least = _MIN_QUESTIONS_A_CLASS if least_a_class is None else least_a_class
     hints = len(data.row) - int(data.expert.sum())
     data = data.only(judged)
     rated, correct = len(data.row), int(data.label.sum())
@@ -203,10 +263,11 @@ def _check_judged(data: TrainingSet, judged: Mask, min_samples: int) -> None:
         )
     for kind, label in (("correct", 1), ("incorrect", 0)):
         count = len(np.unique(data.prompt[data.label == label]))
-        if count < _MIN_QUESTIONS_A_CLASS:
+        if count < least:
+            left = "" if least_a_class is None else " that are not kept for comparisons"
             raise NotEnoughDataError(
-                f"Only {count} of the {len(np.unique(data.prompt))} questions have {kind} answers; training needs "
-                f"{_MIN_QUESTIONS_A_CLASS}, to learn on some and be judged on others. Rate answers to more questions."
+                f"Only {count} of the {len(np.unique(data.prompt))} questions{left} have {kind} answers; training "
+                f"needs {least}, to learn on some and be judged on others. Rate answers to more questions."
             )
 
 
@@ -225,11 +286,18 @@ def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
     return max(evaluations, key=quality)
 
 
-def _held_prompts(data: TrainingSet, judged: Mask, seed: int) -> Ints:
-    """Return the prompts that are held out: of those with answers to judge by."""
-    prompt, label = data.prompt[judged], data.label[judged]
-    held: Ints = np.unique(prompt[holdout(prompt, label, share=HOLDOUT_SHARE, seed=seed)])
-    return held
+def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: float) -> Ints:
+    """Return the prompts that are held out: the frozen ones, and others where these are too few to judge by."""
+    frozen = is_frozen(data.candidates["prompt"][data.row], frozen_share)
+    held: Ints = np.unique(data.prompt[frozen])
+    free = judged & ~frozen
+    prompt, label = data.prompt[free], data.label[free]
+    questions = len(np.unique(data.prompt[judged]))
+    missing = HOLDOUT_SHARE * questions - len(np.unique(data.prompt[judged & frozen]))
+    if missing < 0.5 or len(np.unique(prompt)) < 2:
+        return held
+    drawn = prompt[holdout(prompt, label, share=missing / len(np.unique(prompt)), seed=seed)]
+    return np.union1d(held, drawn)
 
 
 def _pair_report(of: Compared, recipe: str, margin: NDArray[np.float64]) -> PairReport:

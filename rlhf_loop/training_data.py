@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import GOOD_RATING, Example, Question, ReviewerRole, prompt_key
 from rlhf_loop.evaluation import Predictions
+from rlhf_loop.reliability import RaterReliability
 
 Ints = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-#: What is kept of an answer in place of its texts. `group`, `prompt` and `answer` (the response within its group) are
-#: Python's own hashes, good enough to tell texts apart in one process: of a million, two are taken for the same with
-#: a chance of one in thirty million. `text` outlives the process, as the fingerprint is made of it. 0 is "unknown".
+#: What is kept of an answer in place of its texts. `group` and `answer` (the response within its group) are Python's
+#: own hashes, good enough to tell texts apart in one process: of a million, two are taken for the same with a chance of
+#: one in thirty million. `prompt` and `text` outlive the process: by the one questions are frozen, of the other the
+#: fingerprint is made. 0 is "unknown".
 #: `expert` says whether the rating is an expert's or only an end user's.
 ANSWER = np.dtype(
     [
@@ -91,6 +93,7 @@ class TrainingSet:
     The other arrays have one entry a rated answer: `row` among the candidates, `question` (index), `prompt` (a number
     for each distinct prompt: what splits keep together), `rating`, `rank` (nan where unknown), the rating's `weight` in
     a fit, and whether it is an `expert`'s. `fingerprint` names the content, the same whatever the ids and the order.
+    `raters` are the experts who count less than others, `disregarded` the answers whose raters count nothing.
     """
 
     texts: Texts
@@ -104,6 +107,8 @@ class TrainingSet:
     weight: NDArray[np.float64]
     expert: Mask
     fingerprint: str
+    raters: tuple[RaterReliability, ...] = ()
+    disregarded: int = 0
 
     @property
     def label(self) -> Ints:
@@ -169,8 +174,9 @@ def answer_numbers(
 
 
 def prompt_hash(prompt: str) -> int:
-    """Return what `ANSWER` has in place of a prompt: equal for what is the same question."""
-    return hash(prompt_key(prompt))
+    """Return what `ANSWER` has in place of a prompt: equal for what is the same question, everywhere and always."""
+    key = prompt_key(prompt).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"rlhf question").digest(), "little", signed=True)
 
 
 def assemble(examples: Sequence[Example]) -> TrainingSet:

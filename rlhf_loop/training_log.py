@@ -12,14 +12,11 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Engine
 
-from rlhf_loop import audit
 from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.tables import TrainingRun
 
 _FIELDS = tuple(field.name for field in fields(RunRecord))
-#: What the end of a run means for the model that serves.
-_AUDITED = {"succeeded": "model.promoted", "rejected": "model.refused"}
 
 
 def new_run_id() -> str:
@@ -46,10 +43,8 @@ def begin_run(
     return run_id
 
 
-def end_run(engine: Engine, run_id: str, record: RunRecord, *, actor: str = "training") -> None:
+def end_run(engine: Engine, run_id: str, record: RunRecord) -> None:
     """Log how a run ended. What `record` leaves None stays as `begin_run` wrote it.
-
-    The audit log says that `actor` promoted a model, or that one was refused.
 
     Raises:
         LookupError: there is no such run.
@@ -60,9 +55,6 @@ def end_run(engine: Engine, run_id: str, record: RunRecord, *, actor: str = "tra
         result = connection.execute(update(TrainingRun).where(TrainingRun.run_id == run_id).values(known))
         if result.rowcount == 0:
             raise LookupError(f"There is no training run {run_id!r}. Begin it with begin_run.")
-        if record.status in _AUDITED:
-            detail = {"run": run_id, "recipe": record.recipe, "file": record.model_file}
-            audit.note(connection, actor, _AUDITED[record.status], f"model:{(record.model_sha256 or '')[:12]}", detail)
 
 
 def runs(engine: Engine, limit: int = 20) -> list[RunRecord]:

@@ -1,8 +1,11 @@
-"""One training from the database to the live model file: logged from its start, and live only if it earns it."""
+"""One training from the database to a version of the model: logged from its start, and live only if it earns it."""
 
 from __future__ import annotations
 
+import logging
+import math
 import platform
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -12,18 +15,24 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import RunRecord
+from rlhf_loop.domain import ModelState, RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.weights import MODEL_NAME
-from rlhf_loop.errors import ConfigError
+from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.examples import training_set
 from rlhf_loop.features import Progress
+from rlhf_loop.frozen import frozen_share
+from rlhf_loop.gate import Judgement, LiveModel, judge
 from rlhf_loop.pairs import training_pairs
-from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
+from rlhf_loop.registry import Version
+from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train_for_comparison
+from rlhf_loop.training_lock import training_lock
 from rlhf_loop.training_log import begin_run, end_run, new_run_id
 from rlhf_loop.version import __version__
+
+logger = logging.getLogger(__name__)
 
 #: What the numbers of a model may depend on.
 _LIBRARIES = ("joblib", "numpy", "onnxruntime", "scikit-learn", "scipy", "tokenizers")
@@ -31,13 +40,23 @@ _LIBRARIES = ("joblib", "numpy", "onnxruntime", "scikit-learn", "scipy", "tokeni
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """A finished training. `live` says whether its model serves now, or was only kept beside the live one."""
+    """A finished training: its model is a version in the registry, and live if the gate let it pass."""
 
     run_id: str
     report: TrainingReport
+    version: Version
+    judgement: Judgement
     path: Path
-    sha256: str
-    live: bool
+
+    @property
+    def live(self) -> bool:
+        """Whether the model serves now, or was only kept."""
+        return self.version.state == ModelState.LIVE
+
+    @property
+    def sha256(self) -> str:
+        """The sum of the model's file."""
+        return self.version.sha256
 
 
 def run_training(
@@ -51,17 +70,32 @@ def run_training(
     progress: Progress | None = None,
     actor: str = "training",
 ) -> TrainingOutcome:
-    """Train on what the database holds, and put the model live unless it ranks worse than doing nothing.
+    """Train on what the database holds, keep the model as a version, and put it live if the gate lets it pass.
 
     Experts' ratings, corrections and preferences, and what end users say of the answers that no expert has rated, with
-    `settings.end_user_weight`. The run is in the log from its start, and however it ends. A refused model is kept as
-    `*.rejected.joblib`. Who promoted a model, or had one refused, is `actor` in the audit log.
+    `settings.end_user_weight`. The run is in the log from its start, and however it ends. One training runs at a time.
+    Who promoted a model, or had one refused, is `actor` in the audit log.
 
     Raises:
+        TrainingRunningError: another training is running.
         ConfigError: `settings.end_user_weight` is not between 0 and 1.
         NotEnoughDataError: too few rated answers, or one class only.
         ModelFileError: the model cannot be written; the live one is untouched.
     """
+    with training_lock(engine, settings):
+        return _run(engine, settings, recipe, seed, min_samples, encoder, progress, actor)
+
+
+def _run(
+    engine: Engine,
+    settings: Settings,
+    recipe: str,
+    seed: int,
+    min_samples: int,
+    encoder: TextEncoder | None,
+    progress: Progress | None,
+    actor: str,
+) -> TrainingOutcome:
     run_id = new_run_id()
     record = RunRecord(status="failed")
     try:
@@ -75,9 +109,10 @@ def run_training(
             split_seed=seed,
         )
         record = replace(record, library_versions=library_versions())
+        registry.settle(engine, settings)
         end_user_weight = checked_weight(settings)
-        data = training_set(engine, end_user_weight=end_user_weight)
-        pairs = training_pairs(engine, end_user_weight=end_user_weight)
+        data = training_set(engine, end_user_weight=end_user_weight, reviewer_weighting=settings.reviewer_weighting)
+        pairs = training_pairs(engine, end_user_weight=end_user_weight, raters=data.raters)
         judged = data.only(judged_rows(data, min_samples))
         record = replace(
             record,
@@ -89,19 +124,41 @@ def run_training(
         # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
         check_enough(data, min_samples=min_samples)
         encoder = encoder or load_encoder(settings)
-        model, report = train(
-            data, pairs=pairs, encoder=encoder, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress
+        share = frozen_share(record.n_questions or 0, before=registry.frozen_before(engine))
+        trained = train_for_comparison(
+            data,
+            pairs=pairs,
+            encoder=encoder,
+            recipe=recipe,
+            seed=seed,
+            min_samples=min_samples,
+            frozen_share=share,
+            progress=progress,
         )
-        live = not report.overall.worse_than_nothing
-        path = settings.model_path if live else rejected_path(settings.model_path)
+        report = trained.report
+        judgement = judge(trained, _live_model(engine, settings, encoder), encoder=encoder)
         card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measures(report)}
-        sha256 = save(replace(model, card=card), path)
+        version = registry.add(
+            engine,
+            settings,
+            replace(trained.model, card=card),
+            state=judgement.state,
+            reason=judgement.reason,
+            judgement=plain(asdict(judgement)),
+            metrics=plain(measures(report)),
+            fitted=trained.fitted,
+            run_id=run_id,
+            frozen_share=share,
+            actor=actor,
+        )
+        live = version.state == ModelState.LIVE
+        path = settings.model_path if live else registry.version_path(settings, version.version)
         record = replace(
             record,
-            status="succeeded" if live else "rejected",
+            status="rejected" if judgement.state == ModelState.REJECTED else "succeeded",
             encoder=encoder.id,
             model_file=str(path.resolve()),
-            model_sha256=sha256,
+            model_sha256=version.sha256,
             **_results(report),
         )
     except BaseException as error:
@@ -110,8 +167,34 @@ def run_training(
         raise
     finally:
         with suppress(LookupError):  # stopped before the run was even logged
-            end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)), actor=actor)
-    return TrainingOutcome(run_id, report, path, sha256, live)
+            end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
+    return TrainingOutcome(run_id, report, version, judgement, path)
+
+
+def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> LiveModel | None:
+    """Return what a new model has to stand up to; one that cannot be read, or is of another encoder, is no rival."""
+    version = registry.live(engine)
+    if version is None:
+        return None
+    try:
+        loaded = registry.load(settings, version, encoder=encoder.id)
+    except ModelFileError as error:
+        logger.error("The new model is not compared with the live one: %s", error)
+        return None
+    return LiveModel(
+        version=version.version, model=loaded.model, fitted=registry.fitted_questions(settings, version.version)
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON has it: what is not finite becomes None."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
 
 
 def checked_weight(settings: Settings) -> float:
@@ -126,11 +209,6 @@ def checked_weight(settings: Settings) -> float:
             "0 (not at all) and 1 (as much as an expert's)."
         )
     return settings.end_user_weight
-
-
-def rejected_path(path: Path) -> Path:
-    """Return where a model is kept that must not go live at `path`."""
-    return path.with_name(f"{path.stem}.rejected{path.suffix}")
 
 
 def library_versions() -> dict[str, str]:
@@ -150,6 +228,9 @@ def measures(report: TrainingReport) -> dict[str, Any]:
         "end_users": report.end_users,
         "end_user_weight": report.end_user_weight,
         "pairs": asdict(report.pairs),
+        "raters": [asdict(rater) for rater in report.raters],
+        "disregarded": report.disregarded,
+        "frozen_share": report.frozen_share,
         "held_out": asdict(report.held_out),
         "overall": asdict(report.overall),
         "cross_validated": {name: asdict(evaluation) for name, evaluation in report.cross_validated.items()},

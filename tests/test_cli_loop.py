@@ -142,7 +142,7 @@ def test_train_with_a_lower_bar(loop: Loop) -> None:
     """--min-samples raises or lowers the number of ratings that it takes."""
     loop("ratings", "import", sample.RATINGS_FILE)
     assert "training needs 201" in loop("train", "--min-samples", "201", code=2).stderr
-    loop("train", "--min-samples", "200", "--recipe", "joint")
+    loop("train", "--min-samples", "200", "--recipe", "joint", code=3)
 
 
 def test_a_worse_model_does_not_go_live(loop: Loop) -> None:
@@ -152,7 +152,7 @@ def test_a_worse_model_does_not_go_live(loop: Loop) -> None:
     assert result.output.startswith("NOT LIVE: this model ranks worse than doing nothing")
     assert "points against the incoming order" in flat(result).split(". ")[0]
     assert not loop.model.exists()
-    assert (loop.folder / "model [1].rejected.joblib").exists()
+    assert len(list((loop.folder / "reward_models").glob("*.joblib"))) == 1
 
 
 def test_a_learning_curve(loop: Loop) -> None:
@@ -169,7 +169,7 @@ def test_the_learning_curve_has_a_usual_place(loop: Loop, monkeypatch: pytest.Mo
     """Without a place the picture is learning_curve.png in the current folder, whatever option follows."""
     monkeypatch.chdir(loop.folder)
     loop("ratings", "import", sample.RATINGS_FILE)
-    loop("train", "--learning-curve", "--recipe", "joint")
+    assert "NOT LIVE: this model waits" in flat(loop("train", "--learning-curve", "--recipe", "joint", code=3))
     assert (loop.folder / "learning_curve.png").exists()
 
 

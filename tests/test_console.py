@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from rlhf_loop.console import print_training
-from rlhf_loop.domain import Interval, ReviewerRole
+from rlhf_loop.domain import Interval, ModelState, ReviewerRole
+from rlhf_loop.gate import Judgement
+from rlhf_loop.registry import Version
+from rlhf_loop.reliability import RaterReliability
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import PairReport, TrainingReport
 from rlhf_loop.training_run import TrainingOutcome
@@ -14,8 +18,29 @@ from rlhf_loop.training_run import TrainingOutcome
 Trained = tuple[RewardModel, TrainingReport]
 
 
-def printed(report: TrainingReport, capsys: pytest.CaptureFixture[str]) -> str:
-    print_training(TrainingOutcome("run", report, Path("model.joblib"), "0" * 64, live=True))
+def printed(report: TrainingReport, capsys: pytest.CaptureFixture[str], state: ModelState = ModelState.LIVE) -> str:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    version = Version(
+        id=1,
+        version="passages-0123456789ab",
+        sha256="0" * 64,
+        state=state,
+        reason="Better.",
+        recipe="passages",
+        encoder="e",
+        run_id="run",
+        frozen_share=0.1,
+        judgement={},
+        metrics={},
+        made_at=now,
+        changed_at=now,
+        live_from=now,
+        live_until=None,
+    )
+    judgement = Judgement(
+        state=state, reasons=("The gate says so.",), incoming=None, live=None, precision_at_1=None, auc=None
+    )
+    print_training(TrainingOutcome("run", report, version, judgement, Path("model.joblib")))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -44,3 +69,24 @@ def test_no_experts_is_said_first(trained: Trained, capsys: pytest.CaptureFixtur
     text = printed(replace(trained[1], judged_by=ReviewerRole.END_USER, experts=3), capsys)
     assert text.index("No experts stand behind these numbers") < text.index("200 rated answers (")
     assert "experts rated only 3 of the 200 answers" in text
+
+
+def test_what_waits_says_why(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that the gate holds back, or refuses, is said to be so, with what can be done."""
+    text = printed(trained[1], capsys, ModelState.CANDIDATE)
+    assert "NOT LIVE: this model waits" in text
+    assert "The gate says so." in text
+    assert "models promote passages-0123456789ab --force --reason" in text
+    assert "worse than doing nothing" in printed(trained[1], capsys, ModelState.REJECTED)
+
+
+def test_raters_who_count_less_are_named(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """Raters who are at odds with the others are named with their weight, and what that leaves out is counted."""
+    eve = RaterReliability(reviewer="eve[1]", overlapping=40, accuracy=0.15, at_most=0.3, weight=0.0)
+    text = printed(replace(trained[1], raters=(eve,)), capsys)
+    assert "1 rater counts less, being at odds with the others: eve[1] (0, by 40 shared answers)." in text
+    assert "left out" not in text
+    bob = replace(eve, reviewer="bob", weight=0.5)
+    text = printed(replace(trained[1], raters=(bob, eve), disregarded=7), capsys)
+    assert "2 raters count less, being at odds with the others: bob (0.5, by 40 shared answers), eve[1]" in text
+    assert "7 answers that nobody else rated left out." in text

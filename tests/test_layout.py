@@ -97,6 +97,7 @@ HOUSE = """
 
     metrics
     splitting
+    frozen
     reward.recipe
     reward.joint
     reward.lexical
@@ -110,6 +111,8 @@ HOUSE = """
     reward
 
     evaluation
+    reliability
+    consensus
     training_data
     examples
     pair_data
@@ -117,6 +120,14 @@ HOUSE = """
     features
     fitting
     training
+    comparing
+    gate
+    training_lock
+    registry.versions
+    registry.cards
+    registry.files
+    registry.promotion
+    registry
     training_run
     learning_curve
     ranking
@@ -212,6 +223,7 @@ HOUSE = """
     web.app
     web
     web.worker
+    web.watch
     web.server
 
     doctor

@@ -11,17 +11,18 @@ from sqlalchemy import Engine
 
 from rlhf_loop import audit, sample
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, ReviewerRole, RunRecord
+from rlhf_loop.domain import ModelState, Rating, ReviewerRole, RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, ModelFileError, NotEnoughDataError
 from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
 from rlhf_loop.interactions import rate, record
 from rlhf_loop.pairs import training_pairs
+from rlhf_loop.registry import versions
 from rlhf_loop.reward.model_file import load, sum_file
 from rlhf_loop.training_data import fingerprint
 from rlhf_loop.training_log import runs
-from rlhf_loop.training_run import library_versions, rejected_path, run_training
+from rlhf_loop.training_run import library_versions, run_training
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_who_promoted_a_model_is_audited(sampled: Engine, settings: Settings, en
     """The audit log says who put which model live, and whose model was refused."""
     outcome = run_training(sampled, settings, encoder=encoder, recipe="passages", actor="cli:ops")
     promoted = audit.entries(sampled, action="model.promoted")
-    assert [(entry.actor, entry.target) for entry in promoted] == [("cli:ops", f"model:{outcome.sha256[:12]}")]
+    assert [(entry.actor, entry.target) for entry in promoted] == [("cli:ops", f"model:{outcome.version.version}")]
     assert promoted[0].detail["run"] == outcome.run_id
 
 
@@ -193,13 +194,24 @@ def test_a_model_that_cannot_be_written_is_logged(
     sampled: Engine, settings: Settings, encoder: TextEncoder, tmp_path: Path
 ) -> None:
     """Where the model cannot be written the run has failed, although the training went well."""
-    (tmp_path / "models").touch()
-    with pytest.raises(ModelFileError, match="RLHF_MODEL_PATH"):
-        run_training(sampled, settings, encoder=encoder, recipe="joint")
+    (tmp_path / "all").touch()
+    with pytest.raises(ModelFileError, match="RLHF_MODELS_PATH"):
+        run_training(sampled, replace(settings, models_path=tmp_path / "all"), encoder=encoder, recipe="joint")
     (run,) = runs(sampled)
     assert run.status == "failed"
     assert run.error is not None
     assert run.error.startswith("ModelFileError")
+    assert versions(sampled) == []
+
+
+def test_nothing_begins_where_nothing_can_be_written(
+    sampled: Engine, settings: Settings, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    """Where not even the lock beside the live model can be written, that is said before the work."""
+    (tmp_path / "models").touch()
+    with pytest.raises(ModelFileError, match="RLHF_MODEL_PATH"):
+        run_training(sampled, settings, encoder=encoder)
+    assert runs(sampled) == []
 
 
 def test_an_unknown_recipe_is_logged(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
@@ -218,15 +230,15 @@ def test_a_worse_model_does_not_go_live(sqlite_engine: Engine, settings: Setting
     outcome = run_training(sqlite_engine, settings, encoder=encoder)
     assert not outcome.live
     assert outcome.report.overall.worse_than_nothing
-    assert outcome.path == rejected_path(settings.model_path)
-    assert outcome.path.name == "reward_model.rejected.joblib"
+    assert outcome.version.state == ModelState.REJECTED
+    assert outcome.path == settings.model_path.parent / "reward_models" / f"{outcome.version.version}.joblib"
     assert load(outcome.path, encoder=encoder.id).sha256 == outcome.sha256
     assert settings.model_path.read_bytes() == b"the live model"
     assert sum_file(settings.model_path).read_bytes() == b"its sum"
     (run,) = runs(sqlite_engine)
     assert (run.status, run.model_file, run.error) == ("rejected", str(outcome.path), None)
     assert [entry.target for entry in audit.entries(sqlite_engine, action="model.refused")] == [
-        f"model:{outcome.sha256[:12]}"
+        f"model:{outcome.version.version}"
     ]
     assert audit.entries(sqlite_engine, action="model.promoted") == []
     assert run.incoming_precision_at_1 == 1

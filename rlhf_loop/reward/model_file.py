@@ -47,7 +47,27 @@ class LoadedModel:
     @property
     def version(self) -> str:
         """A short name for exactly this model."""
-        return f"{self.model.recipe}-{self.sha256[:12]}"
+        return version_name(self.model.recipe, self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOrigin:
+    """What a model file says of itself, and the sha256 of the file."""
+
+    recipe: str
+    encoder: str
+    card: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def version(self) -> str:
+        """A short name for exactly this model."""
+        return version_name(self.recipe, self.sha256)
+
+
+def version_name(recipe: str, sha256: str) -> str:
+    """Return the short name of the model in the file with that sum."""
+    return f"{recipe}-{sha256[:12]}"
 
 
 def save(model: RewardModel, path: Path) -> str:
@@ -56,15 +76,22 @@ def save(model: RewardModel, path: Path) -> str:
     Raises:
         ModelFileError: the files cannot be written; the old ones are still there.
     """
-    content = _serialised(model)
-    _unpickled(path, content)  # a card with anything but plain values in it would be written, and never be read again
+    return put(serialised(model)[0], path)
+
+
+def put(content: bytes, path: Path) -> str:
+    """Write what a model file holds to `path`, and its sum beside it; return the sum.
+
+    Raises:
+        ModelFileError: the files cannot be written; the old ones are still there.
+    """
     new = hashlib.sha256(content).hexdigest()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
-            _replace(sum_file(path), _sum_lines(path, [*_expected(path), new]))
-            _replace(path, content)
-            _replace(sum_file(path), _sum_lines(path, [new]))
+            replace_file(sum_file(path), _sum_lines(path, [*_expected(path), new]))
+            replace_file(path, content)
+            replace_file(sum_file(path), _sum_lines(path, [new]))
     except OSError as error:
         raise ModelFileError(
             f"Cannot write the reward model to {path}: {error.strerror or error}. Set RLHF_MODEL_PATH to another place."
@@ -79,6 +106,22 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
         ModelFileError: no file, no sum, another sum, not a reward model, another encoder, or a recipe or format that
             this version of the package does not know.
     """
+    content, found = verified(path)
+    values = _unpickled(path, content)
+    try:
+        return LoadedModel(_checked(path, values, encoder), found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is not a whole reward model: {type(error).__name__}: {error}. {_RETRAIN}"
+        ) from error
+
+
+def verified(path: Path) -> tuple[bytes, str]:
+    """Return what the file holds, and its sum, which is the one that stands beside it.
+
+    Raises:
+        ModelFileError: no file, no sum, or another sum.
+    """
     content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     try:
@@ -89,13 +132,21 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
             raise
         content, found = newer, hashlib.sha256(newer).hexdigest()
         _verify(path, found)
+    return content, found
+
+
+def origin(path: Path) -> ModelOrigin:
+    """Return what a model file says of itself, whatever encoder is in use.
+
+    Raises:
+        ModelFileError: see `load`.
+    """
+    content, found = verified(path)
     values = _unpickled(path, content)
     try:
-        return LoadedModel(_checked(path, values, encoder), found)
+        return ModelOrigin(str(values["recipe"]), str(values["encoder"]), dict(values["card"]), found)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} is not a whole reward model: {type(error).__name__}: {error}. {_RETRAIN}"
-        ) from error
+        raise ModelFileError(f"{path} is not a whole reward model: {type(error).__name__}: {error}.") from error
 
 
 def sum_file(path: Path) -> Path:
@@ -136,7 +187,12 @@ def _expected(path: Path) -> list[str]:
     return re.findall(r"^[0-9a-f]{64}\b", sum_file(path).read_text("ascii", errors="replace").lower(), re.MULTILINE)
 
 
-def _serialised(model: RewardModel) -> bytes:
+def serialised(model: RewardModel) -> tuple[bytes, str]:
+    """Return what the model's file holds, and the sha256 of that.
+
+    Raises:
+        ModelFileError: its card has anything but plain values in it.
+    """
     # Plain values all through, no object and no array: the file outlives the classes, and reading it runs no code.
     values = {
         "format": FORMAT,
@@ -152,7 +208,9 @@ def _serialised(model: RewardModel) -> bytes:
 
     buffer = io.BytesIO()
     joblib.dump(values, buffer)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    _unpickled(Path("The new model"), content)  # else it would be written, and never be read again
+    return content, hashlib.sha256(content).hexdigest()
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -226,8 +284,12 @@ def _sum_lines(path: Path, sums: list[str]) -> bytes:
     return "".join(f"{value}  {path.name}\n" for value in dict.fromkeys(sums)).encode("utf-8", "surrogateescape")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path` atomically and durably."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Put `content` at `path` atomically and durably.
+
+    Raises:
+        OSError: it cannot be written; what was there is there.
+    """
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

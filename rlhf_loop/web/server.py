@@ -25,6 +25,7 @@ from rlhf_loop.web import logs
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.watch import Watch
 from rlhf_loop.web.worker import Worker
 
 #: How long a stop waits for running requests: longer than a language model may take for its drafts.
@@ -100,6 +101,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._settings, self._size = settings, size
         self._bind = f"fd://{listener.detach()}"
         self._service: AnswerService | None = None
+        self._watch: Watch | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -124,9 +126,13 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         self._service = AnswerService(self._settings)
+        self._watch = Watch(self._settings, Database(self._settings))
+        self._watch.start()
         return create_app(self._settings, service=self._service, warm_up=True)
 
     def _close(self, server: object, worker: Any) -> None:
+        if self._watch is not None:
+            self._watch.stop()
         if self._service is not None:
             self._service.close()
         if worker.pid == os.getpid():

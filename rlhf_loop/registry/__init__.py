@@ -1,0 +1,25 @@
+"""The registry: every trained model is a version, with its file, its card, and its state; at most one is live."""
+
+from __future__ import annotations
+
+from rlhf_loop.registry.cards import card
+from rlhf_loop.registry.files import card_path, fitted_questions, load, version_path
+from rlhf_loop.registry.promotion import add, promote, rollback, settle
+from rlhf_loop.registry.versions import Version, find, frozen_before, live, versions
+
+__all__ = [
+    "Version",
+    "add",
+    "card",
+    "card_path",
+    "find",
+    "fitted_questions",
+    "frozen_before",
+    "live",
+    "load",
+    "promote",
+    "rollback",
+    "settle",
+    "version_path",
+    "versions",
+]

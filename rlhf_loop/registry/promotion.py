@@ -1,0 +1,258 @@
+"""What becomes of versions: added, promoted, rolled back; and the live file kept as the registry has it.
+
+The registry decides which version is live, the file at `settings.model_path` is what serves. A promotion changes the
+one in a transaction and then replaces the other; killed in between, `settle` does the rest, in whichever process comes
+first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from rlhf_loop import audit
+from rlhf_loop.alarms import clear_alarm, raise_alarm
+from rlhf_loop.config import Settings
+from rlhf_loop.db import reading, transaction
+from rlhf_loop.domain import AlarmKind, ModelState
+from rlhf_loop.errors import ModelFileError, RegistryError
+from rlhf_loop.registry import files
+from rlhf_loop.registry.cards import card
+from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.reward.model_file import origin, serialised, verified, version_name
+from rlhf_loop.tables import ModelVersion
+
+logger = logging.getLogger(__name__)
+
+_ADOPTED = "It was live before there was a registry."
+
+
+def add(
+    engine: Engine,
+    settings: Settings,
+    model: RewardModel,
+    *,
+    state: ModelState,
+    reason: str,
+    judgement: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    fitted: NDArray[np.int64],
+    run_id: str | None = None,
+    frozen_share: float | None = None,
+    actor: str = "training",
+) -> Version:
+    """Keep a new version: its files first, then its row; with the state live it is promoted.
+
+    Raises:
+        ModelFileError: its files cannot be written. The live model is untouched.
+    """
+    content, sha256 = serialised(model)
+    now = datetime.now(UTC)
+    new = Version(
+        id=0,
+        version=version_name(model.recipe, sha256),
+        sha256=sha256,
+        state=state,
+        reason=reason,
+        recipe=model.recipe,
+        encoder=model.encoder,
+        run_id=run_id,
+        frozen_share=frozen_share,
+        judgement=judgement,
+        metrics=metrics,
+        made_at=now,
+        changed_at=now,
+        live_from=None,
+        live_until=None,
+    )
+    files.keep(settings, new.version, content, fitted=fitted, card=card(new))
+    # The same model again: its file already is what it should be.
+    with suppress(IntegrityError), transaction(engine) as connection:
+        _insert(connection, replace(new, state=ModelState.CANDIDATE if state == ModelState.LIVE else state))
+        if state == ModelState.REJECTED:
+            audit.note(connection, actor, "model.refused", f"model:{new.version}", {"run": run_id, "reason": reason})
+    if state == ModelState.LIVE:
+        return _promoted(engine, settings, new.version, actor=actor, reason=reason, detail={"run": run_id})
+    return find(engine, new.version)
+
+
+def promote(
+    engine: Engine, settings: Settings, name: str, *, actor: str, force: bool = False, reason: str = ""
+) -> Version:
+    """Put a version live; `force` does it against the gate, and needs a reason, which is kept.
+
+    Raises:
+        RegistryError: there is no such version, the gate has not let it pass, or a reason is missing.
+        ModelFileError: its file is missing or damaged; the live one is untouched.
+    """
+    version = find(engine, name)
+    if version.state in (ModelState.CANDIDATE, ModelState.REJECTED):
+        if not force:
+            raise RegistryError(
+                f"The gate has not let {version.version} pass: {version.reason} To promote it all the same: rlhf-loop "
+                f'models promote {version.version} --force --reason "..."'
+            )
+        if not reason.strip():
+            raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
+    verified(files.version_path(settings, version.version))
+    said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason.strip())))
+    detail = {"forced": force, "reason": reason.strip(), "gate": version.reason if force else None}
+    return _promoted(engine, settings, version.version, actor=actor, reason=said, detail=detail)
+
+
+def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = "") -> Version:
+    """Put the version live that was live before; the one that is live now counts as rejected from then on.
+
+    Raises:
+        RegistryError: there is none.
+        ModelFileError: its file is missing or damaged; the live one is untouched.
+    """
+    with reading(engine) as connection:
+        now, before = live_version(connection), previous(connection)
+    if now is None or before is None:
+        raise RegistryError(
+            f"There is nothing to go back to: {now.version if now else 'no model'} is live, and none was before. See "
+            "all versions: rlhf-loop models list"
+        )
+    verified(files.version_path(settings, before.version))
+    why = " ".join(filter(None, (f"Rolled back by {actor}.", reason.strip())))
+    back = f"Live again: {now.version} was rolled back by {actor}."
+    detail = {"rolled_back": now.version, "reason": reason.strip()}
+    fate = (ModelState.REJECTED, why)
+    return _promoted(engine, settings, before.version, actor=actor, reason=back, detail=detail, fate=fate)
+
+
+def settle(engine: Engine, settings: Settings) -> str:
+    """Make the live file what the registry has, and return what is wrong with it; nothing is wrong with an empty text.
+
+    Finishes a promotion that was killed, restores a file that is damaged or missing, and adopts one from before there
+    was a registry. What cannot be mended raises an alarm, and the processes that serve keep the model that they have.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+    """
+    version = live(engine)
+    if version is None:
+        _adopt(engine, settings)
+        return ""
+    path, trouble = settings.model_path, ""
+    try:
+        _, found = verified(path)
+    except ModelFileError as error:
+        trouble, found = str(error), None
+    if found == version.sha256:
+        clear_alarm(engine, AlarmKind.MODEL_FILE)
+        return ""
+    if found is not None and not _known(engine, found):
+        trouble = (
+            f"{path} is none of the registry's models, which has {version.version} as live. If it is meant to serve, "
+            "leave it; else put the registry's back: rlhf-loop models promote " + version.version
+        )
+        raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path)})
+        return trouble
+    try:
+        files.deploy(settings, version)
+    except ModelFileError as error:
+        trouble = f"{trouble} {error}".strip() + " The processes that serve keep the model that they have."
+        raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path), "version": version.version})
+        return trouble
+    if trouble:
+        # Mended, but somebody should hear of it: the alarm is over with the next look.
+        raise_alarm(engine, AlarmKind.MODEL_FILE, f"{trouble} It was restored from {version.version}.")
+    logger.info("The live model file is %s now.", version.version)
+    return trouble
+
+
+def _promoted(
+    engine: Engine,
+    settings: Settings,
+    name: str,
+    *,
+    actor: str,
+    reason: str,
+    detail: Mapping[str, Any],
+    fate: tuple[ModelState, str] | None = None,
+) -> Version:
+    """Make it live and the one that was live something else, in one transaction; then bring its file to its place."""
+    now = datetime.now(UTC)
+    with transaction(engine) as connection:
+        version, before = named(connection, name), live_version(connection)
+        if before is not None and before.id != version.id:
+            state, why = fate or (ModelState.RETIRED, f"Replaced by {version.version}.")
+            gone = {"state": state, "reason": why, "changed_at": now, "live_until": now}
+            connection.execute(update(ModelVersion).where(ModelVersion.id == before.id).values(gone))
+        if before is None or before.id != version.id:
+            came = {"state": ModelState.LIVE, "reason": reason, "changed_at": now, "live_from": now, "live_until": None}
+            connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(came))
+            replaced = {"replaces": before.version if before else None}
+            audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
+        promoted = named(connection, name)
+    files.deploy(settings, promoted)
+    return promoted
+
+
+def _adopt(engine: Engine, settings: Settings) -> None:
+    try:
+        content, _ = verified(settings.model_path)
+        of = origin(settings.model_path)
+    except ModelFileError:
+        return  # there is none, or it is none; who wants to rank hears of it
+    metrics = of.card.get("metrics")
+    now = datetime.now(UTC)
+    version = Version(
+        id=0,
+        version=of.version,
+        sha256=of.sha256,
+        state=ModelState.LIVE,
+        reason=_ADOPTED,
+        recipe=of.recipe,
+        encoder=of.encoder,
+        run_id=of.card.get("run_id"),
+        frozen_share=None,
+        judgement={},
+        metrics=metrics if isinstance(metrics, Mapping) else {},
+        made_at=_moment(of.card.get("trained_at")) or now,
+        changed_at=now,
+        live_from=now,
+        live_until=None,
+    )
+    try:
+        if not files.version_path(settings, version.version).exists():
+            files.keep(settings, version.version, content, fitted=None, card=card(version))
+        with suppress(IntegrityError), transaction(engine) as connection:  # another process was faster
+            _insert(connection, version)
+            audit.note(connection, "registry", "model.promoted", f"model:{version.version}", {"reason": _ADOPTED})
+    except ModelFileError as error:
+        logger.warning("The live model is not in the registry yet: %s", error)
+
+
+def _insert(connection: Connection, version: Version) -> None:
+    names = [column.name for column in ModelVersion.__table__.columns if column.name != "id"]
+    values = {name: getattr(version, name) for name in names}
+    for name in ("judgement", "metrics"):
+        values[name] = dict(values[name]) or None
+    connection.execute(insert(ModelVersion).values(values))
+
+
+def _known(engine: Engine, sha256: str) -> bool:
+    with reading(engine) as connection:
+        return connection.execute(select(ModelVersion.id).where(ModelVersion.sha256 == sha256)).first() is not None
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,117 @@
+"""What the database knows of each version of the reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop.db import reading
+from rlhf_loop.domain import ModelState
+from rlhf_loop.errors import RegistryError
+from rlhf_loop.tables import ModelVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A trained model: `version` is its name, `reason` says in words why it has its `state`.
+
+    `judgement` is what the gate saw, `metrics` what the training measured (`training_run.measures`), both as plain
+    values; empty for a model from before the registry. `live_from` and `live_until` are of the last time it was live.
+    """
+
+    id: int
+    version: str
+    sha256: str
+    state: ModelState
+    reason: str
+    recipe: str
+    encoder: str
+    run_id: str | None
+    frozen_share: float | None
+    judgement: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    made_at: datetime
+    changed_at: datetime
+    live_from: datetime | None
+    live_until: datetime | None
+
+
+def versions(engine: Engine, *, limit: int = 100) -> list[Version]:
+    """Return the latest versions, the newest first."""
+    with reading(engine) as connection:
+        newest = select(ModelVersion.__table__).order_by(ModelVersion.id.desc()).limit(limit)
+        return [_version(row) for row in connection.execute(newest).mappings()]
+
+
+def live(engine: Engine) -> Version | None:
+    """Return the version that is live, None if there is none."""
+    with reading(engine) as connection:
+        return live_version(connection)
+
+
+def find(engine: Engine, name: str) -> Version:
+    """Return a version by its number, its name, or the beginning of its name that no other one has.
+
+    Raises:
+        RegistryError: there is none, or several begin like that.
+    """
+    with reading(engine) as connection:
+        return named(connection, name)
+
+
+def frozen_before(engine: Engine) -> float:
+    """Return the largest share of the questions that a version was kept from."""
+    with reading(engine) as connection:
+        return float(connection.execute(select(func.max(ModelVersion.frozen_share))).scalar() or 0.0)
+
+
+def live_version(connection: Connection) -> Version | None:
+    """Return the version that is live, as this transaction sees it."""
+    wanted = select(ModelVersion.__table__).where(ModelVersion.state == ModelState.LIVE)
+    row = connection.execute(wanted).mappings().first()
+    return _version(row) if row else None
+
+
+def named(connection: Connection, name: str) -> Version:
+    """See `find`."""
+    table = ModelVersion
+    wanted = select(table.__table__)
+    if name.isdecimal() and len(name) < 10:
+        wanted = wanted.where((table.id == int(name)) | (table.version == name))
+    else:
+        escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        wanted = wanted.where(table.version.like(f"{escaped}%", escape="\\"))
+    rows = connection.execute(wanted.order_by(table.id.desc()).limit(6)).mappings().all()
+    found = [_version(row) for row in rows]
+    exact = [each for each in found if each.version == name]
+    if len(found) == 1 or exact:
+        return (exact or found)[0]
+    if not found:
+        raise RegistryError(f"There is no version {name!r} of the reward model. See them all: rlhf-loop models list")
+    several = ", ".join(each.version for each in found)
+    raise RegistryError(f"{name!r} may be {several}. Give more of the name, or the number.")
+
+
+def previous(connection: Connection) -> Version | None:
+    """Return the version that was live before the live one, None if there is none."""
+    wanted = (
+        select(ModelVersion.__table__)
+        .where(ModelVersion.state == ModelState.RETIRED, ModelVersion.live_until.is_not(None))
+        .order_by(ModelVersion.live_until.desc(), ModelVersion.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(wanted).mappings().first()
+    return _version(row) if row else None
+
+
+def _version(row: Mapping[Any, Any]) -> Version:
+    values = {field.name: row[field.name] for field in fields(Version)}
+    values["state"] = ModelState(values["state"])
+    values["judgement"] = values["judgement"] or {}
+    values["metrics"] = values["metrics"] or {}
+    return Version(**values)

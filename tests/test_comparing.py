@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_loop.comparing import against_incoming, compare, predict
+from rlhf_loop.domain import Example
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.evaluation import Predictions
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.training import TrainingReport
+from rlhf_loop.training_data import assemble
+
+NAN = float("nan")
+
+
+def predictions(question: list[int], rating: list[int], probability: list[float], rank: list[float]) -> Predictions:
+    return Predictions(np.array(question), np.array(rating), np.array(probability), np.array(rank))
+
+
+def test_differences_by_question() -> None:
+    """P@1, accuracy and AUC of both, with ours less theirs; a question with one answer says nothing of an order."""
+    of = predictions([0, 0, 1, 1, 2], [5, 1, 1, 5, 5], [0.9, 0.1, 0.2, 0.8, 0.9], [1, 2, 1, 2, 1])
+    found = compare(of, np.array([0.9, 0.1, 0.8, 0.2, 0.9]))
+    assert found.precision_at_1 is not None
+    assert (found.precision_at_1.questions, found.precision_at_1.answers) == (2, 4)
+    assert (found.precision_at_1.ours, found.precision_at_1.theirs) == (1.0, 0.5)
+    assert found.precision_at_1.difference.value == 0.5
+    assert found.accuracy is not None
+    assert (found.accuracy.answers, found.accuracy.difference.value) == (5, pytest.approx(0.4))
+    assert found.auc is not None
+    assert found.auc.ours == 1.0
+
+
+def test_equal_models_differ_by_nothing() -> None:
+    """A model against itself: the difference is 0 in every draw, and nobody is better."""
+    of = predictions([0, 0, 1, 1], [5, 1, 1, 5], [0.9, 0.1, 0.2, 0.8], [NAN] * 4)
+    found = compare(of, of.probability)
+    for each in (found.precision_at_1, found.auc, found.accuracy):
+        assert each is not None
+        assert (each.difference.value, each.difference.low, each.difference.high, each.certainty) == (0, 0, 0, 0)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    """No answers, or none of one class: no AUC, and no order without rivals."""
+    nothing = compare(predictions([], [], [], []), np.array([]))
+    assert (nothing.accuracy, nothing.auc, nothing.precision_at_1) == (None, None, None)
+    alone = compare(predictions([0, 1], [5, 5], [0.1, 0.2], [1, 1]), np.array([0.3, 0.4]))
+    assert (alone.auc, alone.precision_at_1) == (None, None)
+    assert alone.accuracy is not None
+
+
+def test_the_incoming_order_where_it_is_known() -> None:
+    """Only questions whose ranks are all known count, and equal scores keep that order."""
+    of = predictions([0, 0, 1, 1, 2, 2], [1, 5, 5, 1, 5, 1], [0.1, 0.9, 0.5, 0.5, 0.9, 0.1], [1, 2, 1, 2, NAN, 2])
+    found = against_incoming(of)
+    assert found is not None
+    assert (found.questions, found.ours, found.theirs) == (2, 1.0, 0.5)
+    assert 0 < found.certainty < 1
+    assert against_incoming(predictions([0, 0], [1, 5], [0.1, 0.9], [NAN, 1])) is None
+
+
+def test_a_model_sees_all_candidates(
+    trained: tuple[RewardModel, TrainingReport], sample_examples: list[Example], encoder: TextEncoder
+) -> None:
+    """Asked of some answers, a model says the same as of all, since their questions stay whole; the rest is nan."""
+    data = assemble(sample_examples)
+    every = predict(trained[0], data, np.ones(len(data.row), dtype=np.bool_), encoder)
+    assert np.isfinite(every).all()
+    rows = np.arange(len(data.row)) % 3 == 0
+    some = predict(trained[0], data, rows, encoder)
+    assert some[rows] == pytest.approx(every[rows], abs=1e-12)
+    assert np.isnan(some[~rows]).all()
