@@ -21,7 +21,7 @@ serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1
 	@$(BIN)/rlhf-loop serve $(OPTIONS)
 
 test: $(VENV)/.installed-dev  ## Run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -53,8 +53,8 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
     """Train the reward model on the ratings, judge it, and put it live.
 
     It learns from experts' ratings, corrections and preferences, and a little from what end users say of answers that
-    no expert has rated; it is judged by experts' ratings. A model that ranks worse than the incoming order is kept, but
-    does not go live (exit code 3). Too few ratings, or only good or only bad ones: exit code 2.
+    no expert has rated; it is judged by experts' ratings. A model that is not better than the incoming order, or worse
+    than the live one, is kept, but does not go live (exit code 3). Too few ratings, or only good or only bad ones: exit code 2.
     """
     from rlhf_loop.console import print_curve, print_training
     from rlhf_loop.training_run import run_training
@@ -149,7 +149,11 @@ def _learning_curve(
     from rlhf_loop.reward import recipe_named
 
     by_experts = report.judged_by == ReviewerRole.EXPERT
-    data = training_set(engine, end_user_weight=0.0 if by_experts else settings.end_user_weight)
+    data = training_set(
+        engine,
+        end_user_weight=0.0 if by_experts else settings.end_user_weight,
+        reviewer_weighting=settings.reviewer_weighting,
+    )
     points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
     plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
     return points

@@ -35,6 +35,8 @@ FORMAT_VERSION = 1
 _RETRAIN = "Train a new one: rlhf-loop train."
 #: How long a training waits for another one that is writing its model at this moment.
 _LOCK_TIMEOUT_S = 30
+#: How often a file is read that is another one each time.
+_LOOKS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +125,18 @@ def verified(path: Path) -> tuple[bytes, str]:
         ModelFileError: no file, no sum, or another sum.
     """
     content = _read(path)
-    found = hashlib.sha256(content).hexdigest()
-    try:
-        _verify(path, found)
-    except ModelFileError:
-        # The sum was read after the file: a training may have replaced both in between.
-        if (newer := _read(path)) == content:
-            raise
-        content, found = newer, hashlib.sha256(newer).hexdigest()
-        _verify(path, found)
+    for _ in range(_LOOKS):
+        found = hashlib.sha256(content).hexdigest()
+        try:
+            _verify(path, found)
+            break
+        except ModelFileError:
+            # The sum was read after the file: a training may have replaced both in between, and another one again.
+            if (newer := _read(path)) == content:
+                raise
+            content = newer
+    else:
+        raise ModelFileError(f"{path} is replaced over and over, faster than it can be read. Try again.")
     return content, found
 
 
