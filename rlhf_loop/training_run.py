@@ -27,6 +27,7 @@ from rlhf_loop.frozen import frozen_share
 from rlhf_loop.gate import Judgement, LiveModel, judge
 from rlhf_loop.pairs import training_pairs
 from rlhf_loop.registry import Version
+from rlhf_loop.retraining import last_review
 from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train_for_comparison
 from rlhf_loop.training_lock import training_lock
 from rlhf_loop.training_log import begin_run, end_run, new_run_id
@@ -110,6 +111,7 @@ def _run(
         )
         record = replace(record, library_versions=library_versions())
         registry.settle(engine, settings)
+        seen = last_review(engine)  # before anything is read: what comes meanwhile is new for the next training
         end_user_weight = checked_weight(settings)
         data = training_set(engine, end_user_weight=end_user_weight, reviewer_weighting=settings.reviewer_weighting)
         pairs = training_pairs(engine, end_user_weight=end_user_weight, raters=data.raters)
@@ -159,7 +161,7 @@ def _run(
             encoder=encoder.id,
             model_file=str(path.resolve()),
             model_sha256=version.sha256,
-            **_results(report),
+            **_results(report, seen),
         )
     except BaseException as error:
         # BaseException: a run that was stopped from the keyboard must not look as if it were still running.
@@ -238,7 +240,7 @@ def measures(report: TrainingReport) -> dict[str, Any]:
     }
 
 
-def _results(report: TrainingReport) -> dict[str, Any]:
+def _results(report: TrainingReport, seen: int) -> dict[str, Any]:
     inside, order = report.cross_validated[report.recipe], report.overall.orders["model"]
     incoming = report.overall.orders.get("incoming")
     return {
@@ -257,5 +259,5 @@ def _results(report: TrainingReport) -> dict[str, Any]:
         "ndcg": order.ndcg.value,
         "mrr": order.mrr.value,
         "incoming_precision_at_1": incoming.precision_at_1.value if incoming else None,
-        "metrics": measures(report),
+        "metrics": {**measures(report), "last_review": seen},
     }

@@ -54,7 +54,8 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
 
     It learns from experts' ratings, corrections and preferences, and a little from what end users say of answers that
     no expert has rated; it is judged by experts' ratings. A model that is not better than the incoming order, or worse
-    than the live one, is kept, but does not go live (exit code 3). Too few ratings, or only good or only bad ones: exit code 2.
+    than the live one, is kept, but does not go live (exit code 3). Too few ratings, or only good or only bad ones: exit
+    code 2.
     """
     from rlhf_loop.console import print_curve, print_training
     from rlhf_loop.training_run import run_training

@@ -17,7 +17,7 @@ from rlhf_loop.reward.model_file import load as load_file
 
 def folder(settings: Settings) -> Path:
     """Return where the files of all versions are."""
-    return settings.models_path or settings.model_path.parent / "reward_models"
+    return settings.models_folder
 
 
 def version_path(settings: Settings, version: str) -> Path:

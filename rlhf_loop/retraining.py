@@ -1,0 +1,85 @@
+"""When to train again: enough new ratings, or enough time, and never without any reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop.config import Settings
+from rlhf_loop.db import reading
+from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.tables import Interaction, Review, TrainingRun
+from rlhf_loop.training import MIN_SAMPLES
+
+#: After a failed run the next one waits that long: the cause is seldom gone at once.
+_AFTER_FAILURE = timedelta(hours=1)
+_FINISHED = ("succeeded", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Whether a retraining is due, and why or why not in a sentence."""
+
+    due: bool
+    reason: str
+
+
+def due(engine: Engine, settings: Settings, *, now: datetime | None = None) -> Due:
+    """Tell whether to train again: by experts' ratings since the last training, by its age, or for the first time.
+
+    A changed rating counts as a new one. A training that failed does not count as one, but for an hour after it nothing
+    is due.
+    """
+    now = now or datetime.now(UTC)
+    with reading(engine) as connection:
+        failed, _ = _last(connection, ("failed",))
+        last, seen = _last(connection, _FINISHED)
+        rated = connection.execute(
+            select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
+        ).scalar_one()
+        new = _new_ratings(connection, last, seen) if last else rated
+    if failed is not None and now - failed < _AFTER_FAILURE and (last is None or failed > last):
+        return Due(False, f"The last training failed at {failed:%Y-%m-%d %H:%M} UTC; the next try is an hour later.")
+    if rated < MIN_SAMPLES:
+        return Due(False, f"Only {rated} answers are rated by experts; training needs {MIN_SAMPLES}.")
+    if last is None:
+        return Due(True, f"{rated} answers are rated, and nothing was trained yet.")
+    age = now - last
+    if new >= max(1, settings.retrain_ratings):
+        return Due(True, f"{new} ratings by experts are new since the last training.")
+    if new and age >= timedelta(days=settings.retrain_days):
+        return Due(True, f"The last training was {age.days} days ago, and {new} ratings are new.")
+    return Due(
+        False,
+        f"{new} ratings are new since the last training at {last:%Y-%m-%d %H:%M} UTC; due with "
+        f"{settings.retrain_ratings}, or after {settings.retrain_days:g} days with any.",
+    )
+
+
+def last_review(engine: Engine) -> int:
+    """Return the id of the newest review, for the log of a training: later ones are new."""
+    with reading(engine) as connection:
+        return connection.execute(select(func.max(Review.id))).scalar() or 0
+
+
+def _last(connection: Connection, states: tuple[str, ...]) -> tuple[datetime | None, int | None]:
+    """Return when the last such run began, and the newest review that it knew."""
+    newest = (
+        select(TrainingRun.started_at, TrainingRun.metrics)
+        .where(TrainingRun.status.in_(states))
+        .order_by(TrainingRun.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(newest).first()
+    return (row.started_at, (row.metrics or {}).get("last_review")) if row else (None, None)
+
+
+def _new_ratings(connection: Connection, since: datetime, seen: int | None) -> int:
+    # By id as well as by time: what was imported since may have been rated long before.
+    new = Review.reviewed_at > since
+    if seen is not None:
+        new = or_(new, Review.id > seen)
+    return connection.execute(select(func.count()).where(Review.role == ReviewerRole.EXPERT, new)).scalar_one()

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rlhf_loop import sample
+from rlhf_loop.cli import main
+from rlhf_loop.config import Settings
+from rlhf_loop.db import open_database
+from rlhf_loop.training_lock import training_lock
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str, str]:
+    return {
+        "RLHF_DATABASE_URL": f"sqlite:///{tmp_path / 'rlhf.db'}",
+        "RLHF_MODEL_PATH": str(tmp_path / "m.joblib"),
+        "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_PATH": str(model_folder),
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def loop(environment: dict[str, str]) -> Run:
+    def run(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [str(each) for each in arguments], env=environment)
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_from_ratings_to_a_rollback(loop: Run) -> None:
+    """Train, list, show, compare, promote by force, roll back: as an operator would type it."""
+    assert "There is no version yet" in loop("models", "list").stdout
+    assert "Not due: Only 0 answers" in loop("retrain", "--if-due").stdout
+    loop("ratings", "import", sample.RATINGS_FILE)
+    assert loop("retrain", "--if-due").stdout.startswith("Due: 200 answers are rated")
+    assert loop("retrain", "--if-due").stdout.startswith("Not due: 0 ratings are new")
+    loop("train", "--recipe", "joint", code=3)
+    second, first = json.loads(loop("models", "list", "--json").stdout)
+    assert (first["state"], second["state"], second["recipe"]) == ("live", "candidate", "joint")
+    listed = loop("models", "list").stdout
+    assert f"{second['id']}: {second['reason']}" in listed
+    card = loop("models", "show", second["id"]).stdout
+    assert f"# Reward model {second['version']}" in card
+    assert "## Limits" in card
+    assert json.loads(loop("models", "show", second["version"][:9], "--json").stdout)["sha256"] == second["sha256"]
+    compared = loop("models", "compare", first["id"], second["id"]).stdout
+    assert "questions that neither was fitted on" in " ".join(compared.split())
+    values = json.loads(loop("models", "compare", first["id"], second["id"], "--json").stdout)
+    assert values["auc"]["difference"]["low"] <= values["auc"]["difference"]["value"]
+    assert 0 < values["answers"] < 200
+    assert "The gate has not let" in loop("models", "promote", second["id"], code=2).stderr
+    assert "--force needs a reason" in loop("models", "promote", second["id"], "--force", code=2).stderr
+    said = loop("models", "promote", second["id"], "--force", "--reason", "To see it.").stdout
+    assert said == f"{second['version']} is live.\n"
+    assert loop("models", "rollback", "--reason", "Seen.").stdout == f"{first['version']} is live again.\n"
+    assert "nothing to go back to" in loop("models", "rollback", code=2).stderr
+    assert "There is no version 'nothing'" in loop("models", "show", "nothing", code=2).stderr
+
+
+def test_two_at_once(loop: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """While one training runs another one says so, with an exit code of its own, and leaves no trace."""
+    loop("ratings", "import", sample.RATINGS_FILE)
+    engine = open_database(environment["RLHF_DATABASE_URL"])
+    with training_lock(engine, Settings(model_path=tmp_path / "m.joblib")):
+        assert "Another training is running" in loop("retrain", code=75).stderr
+        assert "Another training is running" in loop("train", code=2).stderr
+    engine.dispose()
+    assert json.loads(loop("models", "list", "--json").stdout) == []
+    loop("retrain")
