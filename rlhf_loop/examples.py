@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ from numpy.typing import NDArray
 from sqlalchemy import null, or_, select
 from sqlalchemy.engine import Connection, Engine
 
+from rlhf_loop.consensus import Reviews, consensus, read_reviews
 from rlhf_loop.db import reading
 from rlhf_loop.domain import Example, ReviewerRole
 from rlhf_loop.interactions import group_name
-from rlhf_loop.tables import Interaction, Review
+from rlhf_loop.reliability import RaterReliability
+from rlhf_loop.tables import Interaction
 from rlhf_loop.training_data import (
     ANSWER,
     Answers,
     AnswerText,
-    Ints,
     TrainingSet,
     answer_numbers,
     in_questions,
@@ -30,7 +32,7 @@ _STREAMED = {"yield_per": 1000}
 _IDS_A_QUERY = 900
 
 
-def training_set(engine: Engine, *, end_user_weight: float = 0.0) -> TrainingSet:
+def training_set(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> TrainingSet:
     """Read what training learns from: every rated answer, and the unrated ones offered beside a rated one.
 
     Ordered by id. An answer that was served twice for one question is one answer; its rating is the lower median of all
@@ -38,16 +40,22 @@ def training_set(engine: Engine, *, end_user_weight: float = 0.0) -> TrainingSet
     with a weight of 0 (or less) their ratings are not read. Of the texts only hashes are kept, so memory does not
     depend on their length.
 
+    With `reviewer_weighting` an expert counts as far as the others bear them out (see `reliability`): the median is by
+    weight, and the answer's weight that of the most reliable of its raters. Answers whose raters all count nothing are
+    as good as unrated. As long as nobody is to be doubted, it changes nothing.
+
     All numbers are from one transaction and fit together. The texts are read afterwards, chunk by chunk in transactions
     of their own: embedding them may take hours, and for so long a reader would keep SQLite's log and PostgreSQL's dead
     rows from being cleared. What changed meanwhile is recognised by its hash and left out (see `TrainingSet.chunks`).
     """
-    return in_questions(_answers(engine, end_user_weight), _Stored(engine))
+    found = _read(engine, end_user_weight, reviewer_weighting)
+    data = in_questions(found.answers, _Stored(engine))
+    return replace(data, raters=found.raters, disregarded=found.disregarded)
 
 
-def examples(engine: Engine, *, end_user_weight: float = 0.0) -> list[Example]:
+def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> list[Example]:
     """Read the same with all texts, for data that is known to be small."""
-    answers = _answers(engine, end_user_weight)
+    answers = _read(engine, end_user_weight, reviewer_weighting).answers
     ids = answers["id"].tolist()
     texts = _Stored(engine).read(ids)
     return [
@@ -83,14 +91,26 @@ class _Stored:
         return found
 
 
-def _answers(engine: Engine, end_user_weight: float) -> Answers:
-    """Read the numbers of all examples, ordered by id."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The numbers of all examples, ordered by id; the experts who count less, and how many answers that leaves out."""
+
+    answers: Answers
+    raters: tuple[RaterReliability, ...] = ()
+    disregarded: int = 0
+
+
+def _read(engine: Engine, end_user_weight: float, reviewer_weighting: bool) -> _Found:
     with reading(engine) as connection:
         rows = connection.execute(_rated_and_siblings(end_user_weight > 0), execution_options=_STREAMED)
-        served = np.fromiter(_numbers(rows, end_user_weight), dtype=ANSWER)
-        group = numbered(served["group"])
-        served = served[np.bincount(group[served["rating"] > 0], minlength=len(served))[group] > 0]
-        return _distinct(connection, served, end_user_weight)
+        served = _in_rated_groups(np.fromiter(_numbers(rows, end_user_weight), dtype=ANSWER))
+        return _distinct(connection, served, end_user_weight, reviewer_weighting)
+
+
+def _in_rated_groups(answers: Answers) -> Answers:
+    group = numbered(answers["group"])
+    rated: Answers = answers[np.bincount(group[answers["rating"] > 0], minlength=len(answers))[group] > 0]
+    return rated
 
 
 def _numbers(rows: Any, end_user_weight: float) -> Iterator[tuple[object, ...]]:
@@ -124,46 +144,41 @@ def _rated_and_siblings(by_end_users: bool) -> Any:
     )
 
 
-def _distinct(connection: Connection, served: Answers, end_user_weight: float) -> Answers:
+def _distinct(connection: Connection, served: Answers, end_user_weight: float, reviewer_weighting: bool) -> _Found:
     """Make the servings of one answer one: the first, with the first known rank and the rating by all reviews."""
     number = numbered(served["answer"])
-    servings = np.bincount(number)
-    if (servings == 1).all():
-        return served
+    recounted = np.bincount(number) > 1
+    if not (reviewer_weighting or recounted.any()):
+        return _Found(served)
+    reviews = read_reviews(connection, served["id"], number, end_users=end_user_weight > 0)
+    raters = reviews.reliability() if reviewer_weighting else {}
+    weight = reviews.weights(raters)
+    recounted[reviews.answer[weight < 1]] = True
+    if not recounted.any():
+        return _Found(served)
     answers = served[np.unique(number, return_index=True)[1]]
     ranked = np.flatnonzero(served["rank"] > 0)
     which, first = np.unique(number[ranked], return_index=True)
     answers["rank"][which] = served["rank"][ranked[first]]
-    several = servings > 1
     for name, unrated in (("rating", 0), ("weight", 1.0), ("expert", True)):
-        answers[name][several] = unrated
-    which, rating, expert = _reviews(connection, served["id"], number, several)
-    # The experts last: where one of them has rated, the end users' word is overwritten.
+        answers[name][recounted] = unrated
+    wanted = recounted[reviews.answer]
+    _rate(answers, reviews.only(wanted), weight[wanted], end_user_weight)
+    less = tuple(rater for rater in raters.values() if rater.weight < 1)
+    if not less:
+        return _Found(answers)
+    by_experts = np.zeros(len(answers), dtype=np.bool_)
+    by_experts[reviews.answer[reviews.expert]] = True
+    by_experts[reviews.answer[reviews.expert & (weight > 0)]] = False
+    return _Found(_in_rated_groups(answers), less, int(by_experts.sum()))
+
+
+def _rate(answers: Answers, reviews: Reviews, weight: NDArray[np.float64], end_user_weight: float) -> None:
+    """Give the answers the ratings that their reviews amount to."""
+    # The experts last: where one of them counts, the end users' word is overwritten.
     for of_experts in (False, True):
-        if of_experts or end_user_weight > 0:
-            of_role = expert == of_experts
-            rated, median = _lower_medians(which[of_role], rating[of_role])
-            answers["rating"][rated] = median
-            answers["weight"][rated] = 1.0 if of_experts else end_user_weight
-            answers["expert"][rated] = of_experts
-    return answers
-
-
-def _reviews(
-    connection: Connection, id: Ints, number: Ints, several: NDArray[np.bool_]
-) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-    """Return the answers that the reviews of those served several times belong to, the ratings, and if experts'."""
-    wanted = select(Review.interaction_id, Review.rating, Review.role == ReviewerRole.EXPERT)
-    rows = connection.execute(wanted, execution_options=_STREAMED)
-    columns = [("interaction", np.int64), ("rating", np.intp), ("expert", np.bool_)]
-    reviews = np.fromiter(map(tuple, rows), dtype=columns)
-    place = np.minimum(np.searchsorted(id, reviews["interaction"]), len(id) - 1)
-    of_several = (id[place] == reviews["interaction"]) & several[number[place]]
-    return number[place[of_several]], reviews["rating"][of_several], reviews["expert"][of_several]
-
-
-def _lower_medians(number: Ints, rating: Ints) -> tuple[Ints, Ints]:
-    """Return each number and the middle one of its ratings; of two the lower, as the database's triggers have it."""
-    order = np.lexsort((rating, number))
-    which, start, count = np.unique(number[order], return_index=True, return_counts=True)
-    return which, rating[order][start + (count - 1) // 2]
+        of_role = reviews.expert == of_experts
+        found = consensus(reviews.answer[of_role], reviews.rating[of_role], weight[of_role])
+        answers["rating"][found.answer] = found.rating
+        answers["weight"][found.answer] = found.weight if of_experts else end_user_weight
+        answers["expert"][found.answer] = of_experts

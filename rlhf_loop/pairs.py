@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -15,16 +15,19 @@ from sqlalchemy.orm import aliased
 from rlhf_loop.db import reading
 from rlhf_loop.domain import ReviewerRole, prompt_key
 from rlhf_loop.pair_data import PAIR, PairNumbers, PairSet, PairText, pair_numbers
+from rlhf_loop.reliability import RaterReliability
 from rlhf_loop.tables import CorrectionDecision, Interaction, Preference, Review
 
 _STREAMED = {"yield_per": 1000}
 #: Ids of one query: the lowest limit on variables among SQLite's builds is 999.
 _IDS_A_QUERY = 900
 _TIE = "tie"
+#: A lead that is no more than the rounding of a sum of weights is none.
+_ROUNDING = 1e-9
 _First, _Second = aliased(Interaction), aliased(Interaction)
 
 
-def training_pairs(engine: Engine, *, end_user_weight: float = 0.0) -> PairSet:
+def training_pairs(engine: Engine, *, end_user_weight: float = 0.0, raters: Sequence[RaterReliability] = ()) -> PairSet:
     """Read the pairs that training learns from: corrections first, then preferences.
 
     An expert's correction is better than the answer that it corrects. It counts at once, unless an admin has refused
@@ -36,10 +39,14 @@ def training_pairs(engine: Engine, *, end_user_weight: float = 0.0) -> PairSet:
     times `end_user_weight`. Answers of the same wording are the same answer, however often they were served; two to
     different questions are no pair.
 
+    An expert who is among `raters` counts by the weight there: in the lead and in the share, and a pair weighs no more
+    than the most reliable who prefers one. Their corrections do likewise, but for those that an admin has approved.
+
     As with `examples.training_set` the numbers are from one transaction, and the texts are read later.
     """
     with reading(engine) as connection:
-        rows = chain(_corrections(connection), _preferences(connection, end_user_weight))
+        weights = {rater.reviewer: rater.weight for rater in raters}
+        rows = chain(_corrections(connection, weights), _preferences(connection, end_user_weight, weights))
         return PairSet(_Stored(engine), np.fromiter(rows, dtype=PAIR))
 
 
@@ -62,7 +69,14 @@ class _Stored:
 
 
 _CORRECTIONS = (
-    select(Review.id, Interaction.user_prompt, Interaction.ai_response, Review.correction)
+    select(
+        Review.id,
+        Review.reviewer,
+        Interaction.user_prompt,
+        Interaction.ai_response,
+        Review.correction,
+        CorrectionDecision.approved,
+    )
     .join(Interaction, Interaction.id == Review.interaction_id)
     .outerjoin(
         CorrectionDecision,
@@ -79,6 +93,7 @@ _PREFERENCES = (
     select(
         Preference.id,
         Preference.role,
+        Preference.reviewer,
         Preference.preferred,
         _First.user_prompt,
         _First.ai_response.label("first"),
@@ -101,45 +116,56 @@ def _compared(row: Any) -> PairText:
     return PairText(row.user_prompt, *both)
 
 
-def _corrections(connection: Connection) -> Iterator[tuple[object, ...]]:
+def _corrections(connection: Connection, weights: Mapping[str, float]) -> Iterator[tuple[object, ...]]:
     seen: set[int] = set()
     for row in connection.execute(_CORRECTIONS, execution_options=_STREAMED):
+        weight = 1.0 if row.approved else weights.get(row.reviewer, 1.0)
+        if not weight:
+            continue
         text = _corrected(row)
         key = hash((prompt_key(text.prompt), text.chosen, text.rejected))
         if text.differs and text.chosen.strip() and key not in seen:
             seen.add(key)
-            yield pair_numbers(row.id, text, 1.0, correction=True, expert=True)
+            yield pair_numbers(row.id, text, weight, correction=True, expert=True)
 
 
 @dataclass(slots=True)
 class _Votes:
-    """What reviewers of one role say of two answers; `said` has for either side the first pair that says so."""
+    """What reviewers of one role say of two answers, by weight.
 
-    count: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    `said` has for either side the first pair that says so, `most` the largest weight of those who do.
+    """
+
+    count: dict[bool, float] = field(default_factory=lambda: {False: 0.0, True: 0.0})
     said: dict[bool, tuple[object, ...]] = field(default_factory=dict)
-    voters: int = 0
+    voters: float = 0.0
+    most: dict[bool, float] = field(default_factory=dict)
 
 
-def _preferences(connection: Connection, end_user_weight: float) -> Iterator[tuple[object, ...]]:
+def _preferences(
+    connection: Connection, end_user_weight: float, weights: Mapping[str, float]
+) -> Iterator[tuple[object, ...]]:
     votes: dict[int, dict[bool, _Votes]] = {}
     for row in connection.execute(_PREFERENCES, execution_options=_STREAMED):
         text, expert = _compared(row), row.role == ReviewerRole.EXPERT
         same_question = prompt_key(row.user_prompt) == prompt_key(row.second_prompt)
-        if not same_question or not text.differs or not (expert or end_user_weight > 0):
+        weight = weights.get(row.reviewer, 1.0) if expert else float(end_user_weight > 0)
+        if not same_question or not text.differs or not weight:
             continue
         # By the texts, in one order whichever of them was served first.
         low, high = sorted((text.chosen, text.rejected))
         of_role = votes.setdefault(hash((prompt_key(text.prompt), low, high)), {}).setdefault(expert, _Votes())
-        of_role.voters += 1
+        of_role.voters += weight
         if row.preferred != _TIE:
             side = text.chosen == high
-            of_role.count[side] += 1
+            of_role.count[side] += weight
+            of_role.most[side] = max(weight, of_role.most.get(side, 0.0))
             of_role.said.setdefault(side, pair_numbers(row.id, text, 1.0, correction=False, expert=expert))
     for of_pair in votes.values():
         expert = True in of_pair
         found = of_pair[expert]
         lead = found.count[True] - found.count[False]
-        if lead:
+        if abs(lead) > _ROUNDING:
             id, prompt, digest, *_ = found.said[lead > 0]
-            weight = abs(lead) / found.voters * (1.0 if expert else end_user_weight)
+            weight = abs(lead) / found.voters * (found.most[lead > 0] if expert else end_user_weight)
             yield id, prompt, digest, weight, False, expert

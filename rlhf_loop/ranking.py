@@ -53,6 +53,11 @@ class Ranker:
         live = self._live()
         return live[0].version if live else None
 
+    @property
+    def encoder(self) -> TextEncoder | None:
+        """What reads texts here, None before the first ranking of a ranker that loads its own."""
+        return self._encoder
+
     def rank(self, query: str, candidates: Sequence[Candidate]) -> list[RankedCandidate]:
         """Return the candidates best first; without a model in the incoming order, with the score None.
 

@@ -9,6 +9,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from argon2 import PasswordHasher
@@ -28,6 +29,10 @@ from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import TrainingReport, train
+
+if TYPE_CHECKING:
+    from desk_browser import Desk, Open
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")
@@ -159,3 +164,27 @@ def sample_examples() -> list[Example]:
 def trained(sample_examples: list[Example], encoder: TextEncoder) -> tuple[RewardModel, TrainingReport]:
     """A model trained on the sample ratings, with its report."""
     return train(sample_examples, encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, Browser]]:
+    """A server of the module's own with people and answers, and Chromium, for the tests of the screens."""
+    from desk_browser import desk_in_chromium
+
+    with desk_in_chromium(tmp_path_factory.mktemp("desk")) as both:
+        yield both
+
+
+@pytest.fixture
+def desk(chromium: tuple[Desk, Browser]) -> Desk:
+    """That server; `open_page` empties its database before each test."""
+    return chromium[0]
+
+
+@pytest.fixture
+def open_page(chromium: tuple[Desk, Browser]) -> Iterator[Open]:
+    """Open a page of that server as somebody who is signed in."""
+    from desk_browser import pages
+
+    with pages(*chromium) as open_page:
+        yield open_page

@@ -25,6 +25,7 @@ class Seen:
     headers: Message
     client: tuple[str, int]
     at: float
+    body: bytes = b""
 
 
 #: The whole answer, status line and headers included, in one or more pieces.
@@ -63,7 +64,8 @@ class Site:
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 params = dict(parse_qsl(parts.query, keep_blank_values=True))
-                seen = Seen(parts.path, params, self.headers, self.client_address, time.monotonic())
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                seen = Seen(parts.path, params, self.headers, self.client_address, time.monotonic(), body)
                 site.seen.append(seen)
                 given = answer(seen)
                 self.close_connection = not isinstance(given, bytes) or b"\r\nContent-Length:" not in given
@@ -72,6 +74,8 @@ class Site:
                         self.wfile.write(piece)
                 except OSError:
                     site.hung_up.set()
+
+            do_POST = do_GET
 
             def handle(self) -> None:
                 with suppress(OSError):  # hung up on, or no handshake

@@ -63,15 +63,12 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_REVIEWER_WEIGHTING": "no",
             "RLHF_RETRAIN_RATINGS": "20",
             "RLHF_RETRAIN_DAYS": "1.5",
-            "RLHF_WORKER_SCHEDULE": "17 3 * * 1",
             "RLHF_EXPERIMENT_SHARE": "0.1",
             "RLHF_EXPERIMENT_AGAINST": "joint-0123456789ab",
             "RLHF_EXPERIMENT_INTERLEAVE": "on",
             "RLHF_QUALITY_THRESHOLD": "0.6",
             "RLHF_ALARM_QUEUE": "40",
             "RLHF_ALARM_WEBHOOK": "http://localhost/alarm",
-            "RLHF_METRICS_PUBLIC": "true",
-            "RLHF_TELEMETRY": "1",
         }
     )
     assert settings == Settings(
@@ -115,17 +112,14 @@ def test_every_setting_can_be_set() -> None:
         reviewer_weighting=False,
         retrain_ratings=20,
         retrain_days=1.5,
-        worker_schedule="17 3 * * 1",
         experiment_share=0.1,
         experiment_against="joint-0123456789ab",
         experiment_interleave=True,
         quality_threshold=0.6,
         alarm_queue=40,
         alarm_webhook="http://localhost/alarm",
-        metrics_public=True,
-        telemetry=True,
     )
-    assert len(fields(Settings)) == 49  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 46  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

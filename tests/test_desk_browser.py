@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from desk_browser import Desk, Open, desk_in_chromium, pages, press, ready, said
-from playwright.sync_api import Browser, expect
+from desk_browser import Desk, Open, press, ready, said
+from playwright.sync_api import expect
 from raters import put_answers, reviews
 from sqlalchemy import select
 from test_browser import CONTRASTS, no_sideways_scroll
@@ -16,23 +14,6 @@ from rlhf_loop.interactions import rate
 from rlhf_loop.tables import Interaction, Preference
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, Browser]]:
-    with desk_in_chromium(tmp_path_factory.mktemp("desk")) as both:
-        yield both
-
-
-@pytest.fixture
-def desk(chromium: tuple[Desk, Browser]) -> Desk:
-    return chromium[0]
-
-
-@pytest.fixture
-def open_page(chromium: tuple[Desk, Browser]) -> Iterator[Open]:
-    with pages(*chromium) as open_page:
-        yield open_page
 
 
 def test_compare(open_page: Open, desk: Desk) -> None:

@@ -49,6 +49,7 @@ HOUSE = """
     migrations.versions.r0004_improvement
     audit
     alarms
+    served
     accounts
     accounts.passwords
     accounts.users
@@ -127,7 +128,9 @@ HOUSE = """
     registry.cards
     registry.files
     registry.promotion
+    registry.contests
     registry
+    retraining
     training_run
     learning_curve
     ranking
@@ -183,11 +186,37 @@ HOUSE = """
     answering.drafting
     answering.outbox
     answering.recording
+    answering.interleaving
+    answering.policies
+    answering.rows
     answering.service
     answering
 
     monitoring.figure
+    monitoring.effect
+    monitoring.experiment
+    monitoring.shifts
+    monitoring.asked
+    monitoring.drift
+    monitoring.fresh_accuracy
+    monitoring.source_health
+    monitoring.backlog
+    monitoring.checks
+    monitoring.webhook
+    monitoring.chart_words
+    monitoring.chart_axes
+    monitoring.chart_brush
+    monitoring.chart_over
+    monitoring.chart_rows
+    monitoring.charts
+    monitoring.figure_table
+    monitoring.panel
+    monitoring.overview
+    monitoring.weekly
+    monitoring.figures
     monitoring
+
+    report
 
     web.logs
     web.schemas
@@ -211,12 +240,15 @@ HOUSE = """
     web.admin
     web.differences
     web.desk
+    web.drafts
     web.guidelines
     web.corrections
     web.flagged
     web.agreement
     web.compare
     web.review
+    web.board
+    web.dashboard
     web.idempotency
     web.v1
     web.reference
@@ -231,9 +263,14 @@ HOUSE = """
 
     sample
     console
+    console_models
     cli.common
+    cli.alarms
     cli.ratings
     cli.model
+    cli.models
+    cli.retrain
+    cli.report
     cli.index
     cli.people
     cli.serve

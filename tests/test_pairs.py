@@ -10,6 +10,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.interactions import rate, record
 from rlhf_loop.pair_data import PairSet, pair_set
 from rlhf_loop.pairs import training_pairs
+from rlhf_loop.reliability import RaterReliability
 from rlhf_loop.tables import CorrectionDecision, Interaction, Preference, Review
 
 
@@ -183,3 +184,34 @@ def test_many_pairs_are_read_in_order(engine: Engine) -> None:
     better = [question.responses[0] for chunk in pairs.chunks() for question in chunk.questions]
     assert better == [f"Answer {2 * i + i % 2}." for i in range(1_200)]
     assert len(pair_set([])) == 0
+
+
+def rater(name: str, weight: float) -> RaterReliability:
+    return RaterReliability(reviewer=name, overlapping=50, accuracy=0.5, at_most=0.5, weight=weight)
+
+
+def test_experts_who_count_less_prefer_and_correct_less(engine: Engine, answers: list[int]) -> None:
+    """A preference or a correction weighs what its author does, and nothing at all of one who counts nothing."""
+    prefer(engine, answers[0], answers[1], "eve")
+    prefer(engine, answers[2], answers[0], "bob")
+    rate(engine, answers[4], reviewer="eve", rating=1, correction="As ever.")
+    assert [weight for *_, weight in read(training_pairs(engine))] == [1.0, 1.0, 1.0]
+    found = read(training_pairs(engine, raters=[rater("eve", 0.0), rater("bob", 0.5)]))
+    assert found == [("Why?", "Who asks?", "Because.", 0.5)]
+
+
+def test_the_reliable_decide_a_pair(engine: Engine, answers: list[int]) -> None:
+    """Of two who disagree the more reliable one wins, and the lead is a share of the weight of both."""
+    prefer(engine, answers[0], answers[1], "bob")
+    prefer(engine, answers[1], answers[0], "ann")
+    assert read(training_pairs(engine)) == []
+    (pair,) = read(training_pairs(engine, raters=[rater("bob", 0.25)]))
+    assert pair[:3] == ("Why?", "Nobody knows.", "Because.")
+    assert pair[3] == pytest.approx(0.75 / 1.25)
+
+
+def test_an_approved_correction_counts_whoever_wrote_it(engine: Engine, answers: list[int]) -> None:
+    """An admin's approval vouches for a correction by somebody who otherwise counts nothing."""
+    rate(engine, answers[4], reviewer="eve", rating=1, correction="As ever.")
+    decide(engine, answers[4], "As ever.", approved=True)
+    assert read(training_pairs(engine, raters=[rater("eve", 0.0)])) == [("How so?", "As ever.", "Because.", 1.0)]

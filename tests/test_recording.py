@@ -18,9 +18,9 @@ from rlhf_loop.answering import recording
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.db import make_engine, migrate
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.tables import Interaction, Review
+from rlhf_loop.tables import Interaction, Review, ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -210,6 +210,34 @@ def test_what_is_written_twice_is_there_once(recorder: Recorder, database_url: s
     recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("a", 3)]})
     recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("a", 3)]})
     assert count(engine) == 3
+    engine.dispose()
+
+
+def test_how_an_answer_was_served_comes_with_it(recorder: Recorder, database_url: str) -> None:
+    """Both are written at once, and each once; entries from before there was such a row are replayed without one."""
+    served = Served(candidate_group="question:a", served_at=NOON, policy="live", first_id="a-0", timings={"total": 1.5})
+    assert recorder.record(candidates("a"), served) == ""
+    engine = make_engine(database_url)
+    body = {"candidates": [recording._plain(each) for each in candidates("a", 3)], "served": recording._plain(served)}
+    for _ in range(2):
+        recording._write(engine, "answer", body)
+    recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("old")]})
+    recording._write(
+        engine, "answer", {"candidates": [], "served": {**body["served"], "candidate_group": "question:b"}}
+    )  # type: ignore[dict-item]
+    with engine.connect() as connection:
+        found = select(ServedQuestion.candidate_group, ServedQuestion.served_at, ServedQuestion.timings)
+        assert connection.execute(found.order_by(ServedQuestion.candidate_group)).all() == [
+            ("question:a", NOON, {"total": 1.5}),
+            ("question:b", NOON, {"total": 1.5}),
+        ]
+    assert count(engine) == 5
+    with pytest.raises(ValueError, match=r"score is 7\.0"):
+        recording._write_answer(
+            engine, [replace(candidates("bad", 1)[0], score=7.0)], replace(served, candidate_group="question:c")
+        )
+    with engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(ServedQuestion)).scalar_one() == 2
     engine.dispose()
 
 

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from desk_browser import Desk, Open, desk_in_chromium, pages, press, ready, said, sign_in
-from playwright.sync_api import Browser, expect
+from desk_browser import Desk, Open, press, ready, said, sign_in
+from playwright.sync_api import expect
 from raters import PASSWORD, reviews
 from sqlalchemy import delete, select
 
 from rlhf_loop.reviewing import save_draft
 from rlhf_loop.tables import Interaction
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, Browser]]:
-    with desk_in_chromium(tmp_path_factory.mktemp("desk")) as both:
-        yield both
-
-
-@pytest.fixture
-def desk(chromium: tuple[Desk, Browser]) -> Desk:
-    return chromium[0]
-
-
-@pytest.fixture
-def open_page(chromium: tuple[Desk, Browser]) -> Iterator[Open]:
-    with pages(*chromium) as open_page:
-        yield open_page
 
 
 def test_sign_in_and_rate_five(open_page: Open, desk: Desk) -> None:

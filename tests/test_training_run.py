@@ -258,3 +258,28 @@ def test_unrated_answers_are_counted_as_context(sampled: Engine, settings: Setti
     )
     outcome = run_training(sampled, settings, encoder=encoder, recipe="passages")
     assert (outcome.report.rated, outcome.report.unrated) == (200, 1)
+
+
+def test_a_hostile_rater_counts_nothing_unless_all_are_to_count(
+    sampled: Engine, settings: Settings, encoder: TextEncoder
+) -> None:
+    """Who contradicts two others is left out of fit and judgement, and named; without the setting they count."""
+    answers = [(known, number + 1) for number, known in enumerate(examples(sampled))]
+    for known, id in answers[:60]:
+        assert known.rating is not None
+        rate(sampled, id, reviewer="ann", rating=known.rating)
+        rate(sampled, id, reviewer="eve", rating=6 - known.rating)
+    (extra,) = record(
+        sampled, [Rating(answers[0][0].prompt, "Nobody else has rated this.", candidate_group="sample-001")]
+    )
+    rate(sampled, extra, reviewer="eve", rating=5)
+
+    weighted = run_training(sampled, settings, recipe="passages", encoder=encoder)
+    (eve,) = weighted.report.raters
+    assert (eve.reviewer, eve.overlapping, eve.weight) == ("eve", 60, 0.0)
+    assert (weighted.report.rated, weighted.report.disregarded) == (200, 1)
+    assert weighted.version.metrics["raters"] == [
+        {"reviewer": "eve", "overlapping": 60, "accuracy": eve.accuracy, "at_most": eve.at_most, "weight": 0.0}
+    ]
+    alike = run_training(sampled, replace(settings, reviewer_weighting=False), recipe="passages", encoder=encoder)
+    assert (alike.report.raters, alike.report.rated, alike.report.disregarded) == ((), 201, 0)

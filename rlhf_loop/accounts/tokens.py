@@ -26,7 +26,9 @@ WRITE = "interactions:write"
 REVIEW = "reviews:write"
 #: Reviews in the name of any expert.
 REVIEW_AS_EXPERT = "reviews:expert"
-SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT)
+#: What Prometheus needs, and nothing else.
+METRICS = "metrics:read"
+SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS)
 
 #: How each begins, so that scanners for leaked secrets can know them.
 PREFIX = "rlhf_"

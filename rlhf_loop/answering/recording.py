@@ -17,10 +17,11 @@ from sqlalchemy.engine import Engine
 from rlhf_loop import interactions
 from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.config import Settings
-from rlhf_loop.db import ensure_schema, make_engine
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.db import ensure_schema, make_engine, transaction
+from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.plain_text import unstorable
+from rlhf_loop.served import put as put_served
 from rlhf_loop.worker import start
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,17 @@ class Recorder:
         self._stop = threading.Event()
         self._replaying = False
 
-    def record(self, ratings: Sequence[Rating]) -> str:
-        """Keep the candidates of one answer; return why they wait in the outbox, an empty text if they do not.
+    def record(self, ratings: Sequence[Rating], served: Served | None = None) -> str:
+        """Keep the candidates of one answer, with how it was served; return why they wait in the outbox.
+
+        An empty text says that they do not. All of it is in the database, or nothing of it.
 
         Raises:
             OutboxError: neither the database nor the outbox can take them.
         """
-        body = {"candidates": [_plain(rating) for rating in ratings]}
+        body: dict[str, Any] = {"candidates": [_plain(rating) for rating in ratings]}
+        if served is not None:
+            body["served"] = _plain(served)
         names = [rating.external_id for rating in ratings if rating.external_id]
         return self._do(_ANSWER, body, names)
 
@@ -242,20 +247,29 @@ class Recorder:
 
 def _write(engine: Engine, kind: str, body: Mapping[str, Any]) -> None:
     if kind == _ANSWER:
-        _write_answer(engine, [_rating(values) for values in body["candidates"]])
+        # What waits from before questions were counted has candidates only.
+        served = _served(body["served"]) if "served" in body else None
+        _write_answer(engine, [_rating(values) for values in body["candidates"]], served)
     else:
         _write_rating(engine, body)
 
 
-def _write_answer(engine: Engine, ratings: Sequence[Rating]) -> None:
+def _write_answer(engine: Engine, ratings: Sequence[Rating], served: Served | None) -> None:
     try:
-        interactions.record(engine, ratings)
+        _write_once(engine, ratings, served)
     except ValueError:
         # Perhaps a first attempt did more than anybody heard of.
         there = interactions.ids(engine, [rating.external_id for rating in ratings if rating.external_id])
         if not there:
             raise
-        interactions.record(engine, [rating for rating in ratings if rating.external_id not in there])
+        _write_once(engine, [rating for rating in ratings if rating.external_id not in there], served)
+
+
+def _write_once(engine: Engine, ratings: Sequence[Rating], served: Served | None) -> None:
+    with transaction(engine) as connection:
+        interactions.put_interactions(connection, ratings)
+        if served is not None:
+            put_served(connection, served)
 
 
 def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
@@ -275,9 +289,9 @@ def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
     )
 
 
-def _plain(rating: Rating) -> dict[str, Any]:
+def _plain(of: Rating | Served) -> dict[str, Any]:
     """Return the fields that are set, as JSON has them."""
-    values = {name: value for name, value in asdict(rating).items() if value is not None}
+    values = {name: value for name, value in asdict(of).items() if value is not None}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
@@ -288,3 +302,7 @@ def _rating(values: Mapping[str, Any]) -> Rating:
         if name in values
     }
     return Rating(**{**values, **times})
+
+
+def _served(values: Mapping[str, Any]) -> Served:
+    return Served(**{**values, "served_at": datetime.fromisoformat(values["served_at"])})

@@ -12,9 +12,12 @@ from datetime import UTC, datetime
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
+from rlhf_loop.answering import policies
 from rlhf_loop.answering.drafting import Drafter, Drafts, quote
 from rlhf_loop.answering.gathering import Gathered, Gatherer
+from rlhf_loop.answering.policies import Experiment, Order
 from rlhf_loop.answering.recording import Recorder
+from rlhf_loop.answering.rows import recorded_answers, served_as
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import (
     Answer,
@@ -25,6 +28,7 @@ from rlhf_loop.domain import (
     Rating,
     ReviewerRole,
     Scale,
+    Served,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
 from rlhf_loop.plain_text import unstorable
@@ -60,6 +64,7 @@ class _Parts:
 
     gatherer: Gatherer
     ranker: Ranker | None
+    experiment: Experiment
     drafter: Drafter | None
     trouble: str
     loaded_at: float
@@ -89,6 +94,7 @@ class AnswerService:
             ConfigError, MissingExtraError: the settings name it.
         """
         end_user_scale(self._settings)
+        policies.check(self._settings)
         from rlhf_loop.index import open_store
         from rlhf_loop.sources import sources_from
 
@@ -110,6 +116,7 @@ class AnswerService:
         """
         query = checked_query(query)
         timings: dict[str, float] = {}
+        started = perf_counter()
         with _timed(timings, "total"):
             parts = self._loaded()
             with _timed(timings, "sources"):
@@ -121,15 +128,18 @@ class AnswerService:
                 degraded["drafts"] = drafts.trouble
             with _timed(timings, "ranking"):
                 ranking = _ranked(parts, query, drafts.candidates, degraded)
-            ranked = _answers(ranking.candidates, drafts.candidates)
+                order = parts.experiment.order(query, drafts.candidates, ranking)
+            ranked = _answers(order.candidates, drafts.candidates)
             with _timed(timings, "recording"):
-                self._record(query, ranked, ranking, degraded)
+                so_far = {**timings, "total": 1000 * (perf_counter() - started)}
+                self._record(query, ranked, order, ranking.model_version, degraded, so_far)
         return Answer(
             query=query,
             ranked=ranked,
             model_version=ranking.model_version,
             degraded=degraded,
-            timings={name: round(taken, 3) for name, taken in timings.items()},
+            timings=_rounded(timings),
+            policy=order.policy,
         )
 
     def rate(
@@ -160,6 +170,7 @@ class AnswerService:
             if parts.ranker is not None:
                 ranked = parts.ranker.ranking("Is it warm?", [Candidate("It is."), Candidate("Not yet.")])
                 logger.info("Warm, with the reward model %s.", ranked.model_version)
+            parts.experiment.state()
             parts.gatherer.warm_up()
             self._recorder.check()
         except RlhfLoopError as error:
@@ -181,6 +192,8 @@ class AnswerService:
             return Readiness(False, {"service": "warming up"})
         checks = {"encoder": parts.trouble or "ok", "model": _model_state(parts)}
         checks |= {f"source:{name}": f"left alone for {rest:.0f} s" for name, rest in parts.gatherer.resting().items()}
+        if compared := parts.experiment.state():
+            checks["experiment"] = compared
         checks["recording"] = self._recording_state()
         return Readiness(not parts.trouble, checks)
 
@@ -218,6 +231,7 @@ class AnswerService:
         return _Parts(
             gatherer=Gatherer(sources, deadline_s=settings.source_deadline_s, limit=settings.candidates_per_source),
             ranker=Ranker(settings, encoder=encoder) if encoder is not None else None,
+            experiment=Experiment(settings, encoder=encoder),
             drafter=Drafter(settings) if settings.llm_url else None,
             trouble=trouble,
             loaded_at=monotonic(),
@@ -229,37 +243,43 @@ class AnswerService:
         with _timed(timings, "drafts"):
             return parts.drafter.draft(query, gathered.passages)
 
-    def _record(self, query: str, ranked: Sequence[RankedAnswer], ranking: Ranking, degraded: dict[str, str]) -> None:
+    def _record(
+        self,
+        query: str,
+        ranked: Sequence[RankedAnswer],
+        order: Order,
+        model_version: str | None,
+        degraded: dict[str, str],
+        timings: Mapping[str, float],
+    ) -> None:
         group, now = f"{ANSWERED}{uuid.uuid4().hex}", datetime.now(UTC)
-        ratings = [
-            Rating(
-                user_prompt=query,
-                ai_response=answer.text,
-                source=answer.source,
-                candidate_group=group,
-                shown_rank=of.position + 1,
-                score=answer.score,
-                model_version=ranking.model_version,
-                external_id=answer.interaction_id,
-                created_at=now,
-                title=answer.title,
-                url=answer.url,
-                licence=answer.licence,
-                retrieved_at=answer.retrieved_at,
-            )
-            for answer, of in zip(ranked, ranking.candidates, strict=True)
-        ]
-        if not ratings:
-            return
+        ratings = recorded_answers(query, ranked, order, group=group, model_version=model_version, now=now)
+        served = served_as(
+            query,
+            ranked,
+            order,
+            group=group,
+            model_version=model_version,
+            degraded=degraded,
+            timings=_rounded(timings),
+            now=now,
+        )
+        trouble = self._recorded(ratings, served)
+        # Where nothing was found there is nothing to rate, and whoever asked misses nothing.
+        if trouble and ratings:
+            degraded["recording"] = trouble
+
+    def _recorded(self, ratings: Sequence[Rating], served: Served) -> str:
+        """Record, and say what is wrong with that; an empty text if nothing is."""
         try:
-            if reason := self._recorder.record(ratings):
-                degraded["recording"] = f"waits in the outbox: {reason}"
+            reason = self._recorder.record(ratings, served)
         except OutboxError as error:
             logger.error("An answer is not recorded: %s", error)
-            degraded["recording"] = _NOT_RECORDED
+            return _NOT_RECORDED
         except Exception:
             logger.exception("An answer is not recorded.")
-            degraded["recording"] = _NOT_RECORDED
+            return _NOT_RECORDED
+        return f"waits in the outbox: {reason}" if reason else ""
 
     def _recording_state(self) -> str:
         try:
@@ -341,6 +361,10 @@ def _answers(ranked: Sequence[RankedCandidate], candidates: Sequence[Candidate])
         )
 
     return tuple(answer(of) for of in ranked)
+
+
+def _rounded(timings: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(taken, 3) for name, taken in timings.items()}
 
 
 def _model_state(parts: _Parts) -> str:

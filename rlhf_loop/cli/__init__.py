@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import click
 
+from rlhf_loop.cli.alarms import alarms
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.model import rerank, train, warm
+from rlhf_loop.cli.models import models
 from rlhf_loop.cli.people import audit, tokens, users
 from rlhf_loop.cli.ratings import ratings
+from rlhf_loop.cli.report import report
+from rlhf_loop.cli.retrain import retrain
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
 from rlhf_loop.version import __version__
@@ -23,5 +27,22 @@ def main() -> None:
     """
 
 
-for command in (init, ratings, train, rerank, warm, index, serve, users, tokens, audit, doctor, demo):
+for command in (
+    init,
+    ratings,
+    train,
+    retrain,
+    models,
+    rerank,
+    warm,
+    index,
+    serve,
+    users,
+    tokens,
+    audit,
+    alarms,
+    report,
+    doctor,
+    demo,
+):
     main.add_command(command)

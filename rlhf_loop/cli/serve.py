@@ -126,6 +126,8 @@ def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_k
     if settings.llm_url:
         yield f"Drafts     by {settings.llm_model}; {_host(settings.llm_url)} gets the question and what was found"
     yield f"Model      {_model(settings.model_path)}"
+    if settings.experiment_share:
+        yield f"Experiment {_experiment(settings)}"
     yield f"Database   {people.database}"
     if not _is_loopback(host):
         yield "Note       whoever reaches this port can ask, and rate as an end user; only experts and admins sign in"
@@ -165,6 +167,11 @@ def _model(path: Path) -> str:
     if not path.exists():
         return f"none at {path} yet: answers keep the order in which they come. Train one: rlhf-loop train"
     return f"{path}, sha256 {known}..." if known else f"{path}, without the checksum that it needs"
+
+
+def _experiment(settings: Settings) -> str:
+    way = "interleaved with" if settings.experiment_interleave else "answered by"
+    return f"{100 * settings.experiment_share:g} % of the questions are {way} {settings.experiment_against}"
 
 
 def _people(settings: Settings) -> _People:

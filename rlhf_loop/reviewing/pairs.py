@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Insert, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop import audit
 from rlhf_loop.config import Settings
 from rlhf_loop.db import reading, transaction
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.preferences import put_preference
 from rlhf_loop.reviewing.items import MAX_COMMENT, checked_text
 from rlhf_loop.reviewing.pair_candidates import FoundPair, is_free, pair_candidates
 from rlhf_loop.reviewing.priority import part
@@ -101,7 +100,8 @@ def prefer(
     """Store which of two answers the rater finds better, or change it; the same again changes nothing.
 
     Raises:
-        ValueError: `preferred` is no choice, or the comment is too long or cannot be stored.
+        ValueError: `preferred` is no choice, the comment is too long or cannot be stored, or the answers were changed
+            and are to different questions now.
         LookupError: the pair was not given to the rater.
     """
     now = now or datetime.now(UTC)
@@ -114,20 +114,17 @@ def prefer(
         earlier = _preference(connection, reviewer, pair)
         if state == "preferred" and earlier == (preferred, comment):
             return
-        values = {
-            "reviewer": reviewer,
-            "first_id": first_id,
-            "second_id": second_id,
-            "role": str(ReviewerRole.EXPERT),
-            "preferred": preferred,
-            "comment": comment,
-            "preferred_at": now,
-        }
-        connection.execute(_upsert(connection, values))
+        chosen, rejected = (second_id, first_id) if preferred == "second" else (first_id, second_id)
+        put_preference(
+            connection,
+            chosen,
+            rejected,
+            reviewer=reviewer,
+            tie=preferred == "tie",
+            comment=comment,
+            preferred_at=now,
+        )
         _set(connection, reviewer, pair, state="preferred")
-        action = "preference.added" if earlier is None else "preference.changed"
-        before = {} if earlier is None else {"before": earlier[0]}
-        audit.note(connection, reviewer, action, _target(pair), {"preferred": preferred} | before)
 
 
 def skip_pair(engine: Engine, *, reviewer: str, first_id: int, second_id: int) -> None:
@@ -246,11 +243,3 @@ def _answer(row: Any) -> PairAnswer:
         url=row.url,
         licence=row.licence,
     )
-
-
-def _upsert(connection: Connection, values: dict[str, Any]) -> Insert:
-    changed = {name: values[name] for name in ("preferred", "comment", "preferred_at", "role")}
-    key = ["first_id", "second_id", "reviewer"]
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(Preference).values(values).on_conflict_do_update(index_elements=key, set_=changed)
-    return postgresql.insert(Preference).values(values).on_conflict_do_update(index_elements=key, set_=changed)

@@ -15,9 +15,10 @@ class ServedQuestion(Base):
     """A question that was answered. `candidate_group` is that of its interactions.
 
     `policy` is what ordered the answers (live, incoming, a model's version, or interleaved), chosen with the
-    probability `propensity`. `first_id` is the external id of the answer that came first, None where nothing was found.
-    `teams` has for interleaved answers, by external id, the ranking that put each one there. `degraded` has what did
-    not work and `timings` milliseconds by stage.
+    probability `propensity`. `experiment` names what the live order was compared with then: the other order, with
+    " interleaved" behind it where both were shown in turn. `first_id` is the external id of the answer that came first,
+    None where nothing was found. `teams` has for interleaved answers, by external id, the ranking that put each one
+    there. `degraded` has what did not work and `timings` milliseconds by stage.
     """
 
     __tablename__ = "rlhf_served_questions"
@@ -26,12 +27,20 @@ class ServedQuestion(Base):
         CheckConstraint("propensity > 0 AND propensity <= 1", name="ck_rlhf_served_questions_propensity"),
         Index("ix_rlhf_served_questions_served_at", "served_at"),
         Index("ix_rlhf_served_questions_first_id", "first_id"),
+        Index(
+            "ix_rlhf_served_questions_experiment",
+            "experiment",
+            "served_at",
+            sqlite_where=text("experiment IS NOT NULL"),
+            postgresql_where=text("experiment IS NOT NULL"),
+        ),
     )
 
     candidate_group: Mapped[str]
     served_at: Mapped[datetime]
     policy: Mapped[str]
     propensity: Mapped[float] = mapped_column(server_default=text("1.0"))
+    experiment: Mapped[str | None]
     model_version: Mapped[str | None]
     first_id: Mapped[str | None]
     teams: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
@@ -43,6 +52,7 @@ class Alarm(Base):
     """Something that is amiss, from `raised_at` until `cleared_at`. Of one kind and subject at most one is open.
 
     `notified_at` is when the webhook took the news that it was raised, `cleared_notified_at` that it is over.
+    Until `taken_until` a process is telling it.
     """
 
     __tablename__ = "rlhf_alarms"
@@ -70,3 +80,4 @@ class Alarm(Base):
     cleared_at: Mapped[datetime | None]
     notified_at: Mapped[datetime | None]
     cleared_notified_at: Mapped[datetime | None]
+    taken_until: Mapped[datetime | None]

@@ -91,7 +91,7 @@ def answered(service: AnswerService, question: QuestionIn) -> AnswerOut:
     except ValueError as error:
         raise UnprocessableEntity(str(error)) from error
     notes = logs.begin(request)
-    notes.model_version, notes.degraded = answer.model_version, sorted(answer.degraded)
+    notes.answer, notes.model_version, notes.degraded = answer, answer.model_version, sorted(answer.degraded)
     return AnswerOut.of(answer)
 
 
@@ -141,6 +141,7 @@ def rated(service: AnswerService, rating: RatingIn, by: Rater) -> RatingOut:
             "Try again later.",
             retry_after=_RETRY_AFTER,
         ) from error
+    logs.begin(request).ratings.append(by.role)
     given = f"Your thumb {rating.thumb}" if rating.thumb else f"Your rating, {rating.stars} of 5,"
     fate = "is stored" if stored else "is kept, and will be stored when the database is back"
     return RatingOut(

@@ -12,11 +12,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.version import __version__
-from rlhf_loop.web import admin, api, logs, openapi, pages, people, reference, review, v1
+from rlhf_loop.web import admin, api, dashboard, logs, openapi, pages, people, reference, review, v1
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.navigation import navigation
@@ -129,9 +130,15 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Bluep
     people.add_routes(web, settings, database, guard)
     admin.add_routes(web, database, guard)
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
+    dashboard.add_routes(web, settings, database, guard, lambda: _encoder(service))
     v1.add_routes(web, settings, database, guard)
     reference.add_routes(web)
     return web
+
+
+def _encoder(service: AnswerService) -> TextEncoder | None:
+    ranker = service.ranker()
+    return ranker.encoder if ranker else None
 
 
 def _answer_other_methods(web: Blueprint, path: str, allowed: Sequence[str]) -> None:

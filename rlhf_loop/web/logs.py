@@ -18,6 +18,8 @@ from typing import Any, TextIO
 from flask import Request, Response, g
 from pythonjsonlogger.json import JsonFormatter
 
+from rlhf_loop.domain import Answer, ReviewerRole
+
 logger = logging.getLogger(__name__)
 
 HEADER = "X-Request-ID"
@@ -39,13 +41,17 @@ class _Lines(JsonFormatter):
 
 @dataclass(slots=True)
 class RequestNotes:
-    """What becomes the line of one request."""
+    """What becomes the line of one request, and what is counted of it."""
 
     id: str
     started: float
     model_version: str | None = None
     degraded: Sequence[str] = field(default=())
+    #: What is counted of it where it goes well.
+    answer: Answer | None = None
+    ratings: list[ReviewerRole] = field(default_factory=list)
     logged: bool = False
+    counted: bool = False
 
 
 def begin(request: Request) -> RequestNotes:

@@ -10,7 +10,7 @@ from rlhf_loop.domain import User, UserRole
 from rlhf_loop.web.guard import Guard
 
 _FOR_RATERS = {"review": "Review", "compare": "Compare", "agreement": "Agreement"}
-_FOR_ADMINS = {"corrections": "Corrections", "flagged": "Flagged", "admin": "Admin"}
+_FOR_ADMINS = {"dashboard": "Dashboard", "corrections": "Corrections", "flagged": "Flagged", "admin": "Admin"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ _ANSWER = {
     ],
     "interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2",
     "model_version": "passages-1a2b3c4d5e6f",
+    "policy": "live",
     "degraded": {},
     "timings": {"sources": 182.4, "source:wikipedia": 181.9, "ranking": 9.6, "recording": 3.1, "total": 195.5},
 }
@@ -49,6 +50,7 @@ _NO_ANSWER: dict[str, Any] = {
     "ranked": [],
     "interaction_id": None,
     "model_version": "passages-1a2b3c4d5e6f",
+    "policy": "live",
     "degraded": {"wikipedia": "no answer within 3 s"},
     "timings": {"sources": 3000.2, "total": 3000.9},
 }

@@ -43,18 +43,20 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
         ConfigError: there is no such scale for end users.
     """
     scale = end_user_scale(settings)
+    # In an experiment nobody may see which order they got, nor rate an answer by its score instead of by what it says.
+    scores = not settings.experiment_share
 
     @web.get("/data-html")
     @for_people
     def data_html() -> Response:
         # An empty box is where everybody starts; only what was asked is judged.
-        return _asked(service, request.args["query"], scale) if "query" in request.args else _page()
+        return _asked(service, request.args["query"], scale, scores=scores) if "query" in request.args else _page()
 
     @web.post("/data-html")
     @for_people
     def data_html_post() -> Response:
         whole_body()
-        return _asked(service, request.form.get("query", ""), scale)
+        return _asked(service, request.form.get("query", ""), scale, scores=scores)
 
     @web.post("/data-html/ratings")
     @for_people
@@ -102,11 +104,11 @@ def seconds(milliseconds: float) -> str:
     return f"{milliseconds / 1000:.1f} seconds" if milliseconds >= 100 else "less than 0.1 seconds"
 
 
-def _asked(service: AnswerService, query: str, scale: Scale) -> Response:
+def _asked(service: AnswerService, query: str, scale: Scale, *, scores: bool) -> Response:
     # A browser sends the line breaks of a text field as two characters, and counts them as one.
     query = query.replace("\r\n", "\n")
     answer = answered(service, checked(QuestionIn, {"query": query}))
-    return _page(query=query, answer=answer, scale=scale)
+    return _page(query=query, answer=answer, scale=scale, scores=scores)
 
 
 def _page(
@@ -114,6 +116,7 @@ def _page(
     query: str = "",
     answer: AnswerOut | None = None,
     scale: Scale = Scale.STARS,
+    scores: bool = True,
     error: str | None = None,
     status: int = 200,
 ) -> Response:
@@ -122,6 +125,7 @@ def _page(
         query=query,
         answer=answer,
         scale=scale,
+        scores=scores,
         error=error,
         status=status,
         request_id=logs.begin(request).id,

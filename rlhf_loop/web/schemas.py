@@ -114,7 +114,7 @@ class RankedOut(BaseModel):
             description="Probability that an expert would rate it 4 or 5; null without a model.",
         ),
     ]
-    rank: Annotated[int, Field(ge=1, description="Its place, from 1 (best).")]
+    rank: Annotated[int, Field(ge=1, description="Its place, from 1.")]
     source: Annotated[_Text, Field(description="The name of the source that found it.")]
     title: Annotated[_Text | None, Field(description="The title of the page or document.")]
     url: Annotated[_Text | None, Field(description="Its address, as the source gave it; check it before you link.")]
@@ -147,10 +147,20 @@ class AnswerOut(BaseModel):
 
     query: Annotated[str, Field(description="The question as it was asked.")]
     best_answer: Annotated[_Text | None, Field(description="The best answer's text; null where nothing was found.")]
-    ranked: Annotated[list[RankedOut], Field(description="All candidates, best first; empty if nothing was found.")]
+    ranked: Annotated[
+        list[RankedOut],
+        Field(description="All candidates, in the order of `policy`, mostly best first; empty if nothing was found."),
+    ]
     interaction_id: Annotated[str | None, Field(description="By this the best answer can be rated.")]
     model_version: Annotated[
-        str | None, Field(description="The reward model that ranked; null where the incoming order was kept.")
+        str | None, Field(description="The reward model whose scores these are; null where there is none.")
+    ]
+    policy: Annotated[
+        str,
+        Field(
+            description="What ordered them: live (that model), incoming (as they came), and in an experiment also the "
+            "version of another model, or interleaved. For your own numbers: whoever rates should not see it."
+        ),
     ]
     degraded: Annotated[
         dict[str, _Text], Field(description="What did not work, by name, with the reason; empty if all is well.")
@@ -167,6 +177,7 @@ class AnswerOut(BaseModel):
             ranked=[RankedOut.of(ranked) for ranked in answer.ranked],
             interaction_id=best.interaction_id if best else None,
             model_version=answer.model_version,
+            policy=answer.policy,
             degraded=dict(answer.degraded),
             timings={stage: round(milliseconds, 3) for stage, milliseconds in answer.timings.items()},
         )

@@ -23,6 +23,7 @@ from rlhf_loop.domain import ReviewerRole, User, UserRole
 from rlhf_loop.interactions import put_interactions, put_review, withdraw_review
 from rlhf_loop.plain_text import unstorable
 from rlhf_loop.preferences import put_preference
+from rlhf_loop.web import logs
 from rlhf_loop.web.api import checked, json_response, parsed, whole_body
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
@@ -304,6 +305,7 @@ def _recorded(id: str, item: InteractionIn, speaker: _Speaker | None) -> Recorde
 
 
 def _put(connection: Connection, number: int, given: ReviewIn, speaker: _Speaker) -> bool:
+    logs.begin(request).ratings.append(speaker.role)
     return put_review(
         connection,
         number,

@@ -69,6 +69,7 @@ def _create_served_questions() -> None:
         _time("served_at", nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("propensity", sa.Double(), nullable=False, server_default=sa.text("1.0")),
+        sa.Column("experiment", sa.Text()),
         sa.Column("model_version", sa.Text()),
         sa.Column("first_id", sa.Text()),
         sa.Column("teams", sa.JSON()),
@@ -79,6 +80,14 @@ def _create_served_questions() -> None:
     )
     op.create_index("ix_rlhf_served_questions_served_at", "rlhf_served_questions", ["served_at"])
     op.create_index("ix_rlhf_served_questions_first_id", "rlhf_served_questions", ["first_id"])
+    in_experiment = sa.text("experiment IS NOT NULL")
+    op.create_index(
+        "ix_rlhf_served_questions_experiment",
+        "rlhf_served_questions",
+        ["experiment", "served_at"],
+        sqlite_where=in_experiment,
+        postgresql_where=in_experiment,
+    )
 
 
 def _create_alarms() -> None:
@@ -94,6 +103,7 @@ def _create_alarms() -> None:
         _time("cleared_at"),
         _time("notified_at"),
         _time("cleared_notified_at"),
+        _time("taken_until"),
         sa.PrimaryKeyConstraint("id", name="pk_rlhf_alarms"),
         sqlite_autoincrement=True,
     )

@@ -1,0 +1,206 @@
+"""What the live order is worth to those who ask: how they rate its first answer, and how that of another order.
+
+An end user's rating comes before the experts': it is their satisfaction, and experts get to see first what the live
+model is unsure of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop.db import reading
+from rlhf_loop.domain import Interval, prompt_key
+from rlhf_loop.monitoring.effect import MIN_RATED, FirstAnswers, compare, outcome, preference
+from rlhf_loop.served import INTERLEAVED, LIVE, experiment_name, other_order
+from rlhf_loop.tables import Interaction, ServedQuestion
+
+#: Rows that are in memory at a time.
+_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ArmReport:
+    """How one order did. `questions` were answered by it, and of `rated` of them the first answer was rated."""
+
+    policy: str
+    questions: int
+    rated: int
+    mean_rating: Interval | None
+    good_share: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class InterleavingReport:
+    """How often the live order's answers were rated higher than the other's in the same list.
+
+    `questions` were answered so; those with a rating are wins, losses (of the live order) or ties. `preference` is the
+    share of wins less that of losses, from -1 to 1.
+    """
+
+    questions: int
+    wins: int
+    losses: int
+    ties: int
+    preference: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentReport:
+    """The live order (first of the `arms`) and the one that it was compared with last.
+
+    The differences are the live order's value less the other's. `reason` says why something is missing yet.
+    """
+
+    arms: tuple[ArmReport, ...] = ()
+    rating_difference: Interval | None = None
+    good_difference: Interval | None = None
+    interleaving: InterleavingReport | None = None
+    reason: str = ""
+
+
+def experiment(engine: Engine, *, since: datetime | None = None) -> ExperimentReport:
+    """Compare the live order with the one that the newest experiment is against.
+
+    Questions count that were answered since that time, and only those that either order could have answered.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    table = ServedQuestion
+    recent = [table.served_at >= since] if since is not None else []
+    with reading(engine) as connection:
+        newest = (
+            select(table.experiment)
+            .where(table.experiment.is_not(None), *recent)
+            .order_by(table.served_at.desc(), table.candidate_group)
+            .limit(1)
+        )
+        name = connection.execute(newest.where(table.propensity < 1)).scalar()
+        if name is None:
+            return ExperimentReport(reason=_nothing(connection.execute(newest).scalar()))
+        other = other_order(name)
+        taking_part = [table.propensity < 1, *recent]
+        mixed = table.experiment == experiment_name(other, interleaved=True)
+        interleaving = _interleaving(connection, [mixed, table.policy == INTERLEAVED, *taking_part])
+        return _report(connection, other, [table.experiment == other, *taking_part], interleaving)
+
+
+def _report(
+    connection: Connection,
+    other: str,
+    where: Sequence[ColumnElement[bool]],
+    interleaving: InterleavingReport | None,
+) -> ExperimentReport:
+    table = ServedQuestion
+    counted = select(table.policy, func.count()).where(*where).group_by(table.policy)
+    answered: dict[str, int] = {policy: count for policy, count in connection.execute(counted)}
+    if not answered:
+        few = interleaving is not None and interleaving.preference is None
+        return ExperimentReport(interleaving=interleaving, reason=_few_interleaved(interleaving) if few else "")
+    answers = _first_answers(connection, where)
+    found = compare(answers)
+    ours = sum(answers.live)
+    theirs = len(answers.live) - ours
+    arms = (
+        ArmReport(LIVE, answered.get(LIVE, 0), ours, found.live_rating, found.live_good),
+        ArmReport(other, answered.get(other, 0), theirs, found.other_rating, found.other_good),
+    )
+    reason = "" if found.rating_difference else _few(arms)
+    return ExperimentReport(arms, found.rating_difference, found.good_difference, interleaving, reason)
+
+
+def _first_answers(connection: Connection, where: Sequence[ColumnElement[bool]]) -> FirstAnswers:
+    table = ServedQuestion
+    wanted = (
+        select(table.policy, table.propensity, _RATING, Interaction.user_prompt)
+        .join(Interaction, Interaction.external_id == table.first_id)
+        .where(*where, _RATED)
+        .order_by(table.served_at, table.candidate_group)
+    )
+    answers, questions = FirstAnswers(), _Questions()
+    for policy, propensity, rating, prompt in _streamed(connection, wanted):
+        answers.live.append(policy == LIVE)
+        answers.propensity.append(propensity)
+        answers.rating.append(rating)
+        answers.question.append(questions.number(prompt))
+    return answers
+
+
+def _interleaving(connection: Connection, where: Sequence[ColumnElement[bool]]) -> InterleavingReport | None:
+    table = ServedQuestion
+    answered = connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one()
+    if not answered:
+        return None
+    wanted = (
+        select(table.candidate_group, table.teams, Interaction.external_id, _RATING, Interaction.user_prompt)
+        .join(Interaction, Interaction.candidate_group == table.candidate_group)
+        .where(*where, _RATED)
+        .order_by(table.served_at, table.candidate_group)
+    )
+    ratings: dict[str, tuple[list[int], list[int]]] = {}
+    asked: dict[str, int] = {}
+    questions = _Questions()
+    for group, teams, name, rating, prompt in _streamed(connection, wanted):
+        # An answer that somebody added to the list later is nobody's.
+        if team := (teams or {}).get(name):
+            ratings.setdefault(group, ([], []))[team != LIVE].append(rating)
+            asked[group] = questions.number(prompt)
+    outcomes = [outcome(*of) for of in ratings.values()]
+    return InterleavingReport(
+        questions=answered,
+        wins=outcomes.count(1),
+        losses=outcomes.count(-1),
+        ties=outcomes.count(0),
+        preference=preference(outcomes, [asked[group] for group in ratings]),
+    )
+
+
+class _Questions:
+    """Numbers questions from 0; other spellings of one are the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def number(self, prompt: str) -> int:
+        # By their hashes: the texts of hundreds of thousands would take much memory.
+        return self._known.setdefault(hash(prompt_key(prompt)), len(self._known))
+
+
+_RATING = func.coalesce(Interaction.end_user_rating, Interaction.rating)
+_RATED = or_(Interaction.end_user_rating.is_not(None), Interaction.rating.is_not(None))
+
+
+def _streamed(connection: Connection, wanted: Any) -> Any:
+    return connection.execute(wanted, execution_options={"yield_per": _AT_ONCE})
+
+
+def _nothing(one_sided: str | None) -> str:
+    if one_sided is not None:
+        return (
+            f"All questions go to the experiment ({one_sided}), and none to the live order, so there is nothing to "
+            "compare. Set RLHF_EXPERIMENT_SHARE below 1."
+        )
+    return (
+        "No question has taken part in an experiment yet. Set RLHF_EXPERIMENT_SHARE, such as 0.1, and start the "
+        "service anew."
+    )
+
+
+def _few(arms: Sequence[ArmReport]) -> str:
+    rated = " and ".join(f"{arm.rated:,} of {arm.questions:,} of {arm.policy}" for arm in arms)
+    return f"Too few first answers are rated: {rated}. Ask users to rate; it takes {MIN_RATED} questions of each."
+
+
+def _few_interleaved(report: InterleavingReport | None) -> str:
+    rated = report.wins + report.losses + report.ties if report else 0
+    answered = report.questions if report else 0
+    return (
+        f"Too few interleaved answers are rated: {rated:,} of {answered:,}. Ask users to rate; it takes "
+        f"{MIN_RATED} questions."
+    )

@@ -1,0 +1,107 @@
+"""The report: one file with everything in it, written whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from figure_fakes import ALL, HOSTILE, SOURCES
+from sqlalchemy import Engine
+
+from rlhf_loop import report as reports
+from rlhf_loop.alarms import raise_alarm
+from rlhf_loop.cli import main
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import AlarmKind
+from rlhf_loop.monitoring import Figure, figures
+from rlhf_loop.monitoring.figure_table import figure_csv
+
+NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {figure.name: figure for figure in ALL}
+
+    def figure(name: str, engine: Engine, settings: object, *, encoder: object = None) -> Figure:
+        return found[name]
+
+    monkeypatch.setattr(figures, "FIGURES", tuple(found))
+    monkeypatch.setattr(figures, "figure", figure)
+
+
+@pytest.mark.usefixtures("made")
+def test_it_is_complete(sqlite_engine: Engine) -> None:
+    """All titles, sentences, pictures and data; nothing from elsewhere and nothing that runs; the same twice."""
+    raise_alarm(sqlite_engine, AlarmKind.SOURCE, "It fails. " + HOSTILE, now=NOW)
+    text = reports.report(sqlite_engine, Settings(), now=NOW)
+    assert text == reports.report(sqlite_engine, Settings(), now=NOW)
+    for figure in ALL:
+        assert figure.title in text
+        assert figure.summary in html.unescape(text)
+    links = re.findall(r'(?:href|src|srcset)="([^"]*)"', text)
+    assert links
+    assert all(link.startswith("data:") for link in links)
+    assert not re.search(r"<script|<link|@import|url\(", text)
+    assert HOSTILE not in text
+    assert "24 Nov 2026, 09:30</time> UTC" in text
+    assert "1 open alarm" in text
+    assert f"data:text/csv;charset=utf-8;base64,{base64.b64encode(figure_csv(SOURCES).encode()).decode()}" in text
+    assert 'download="sources.csv"' in text
+
+
+def test_an_empty_database(sqlite_engine: Engine) -> None:
+    """The report says so, and what to do."""
+    text = reports.report(sqlite_engine, Settings(), now=NOW)
+    assert "nothing to report" in text
+    assert "No model is live" in text
+
+
+def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the last report and no rest; a link stays a link."""
+    path, target = tmp_path / "report.html", tmp_path / "kept.html"
+    path.symlink_to(target)
+    reports.write_whole(path, "first")
+    assert path.is_symlink()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        reports.write_whole(path, "second")
+    assert target.read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == [target, path]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLHF_DATABASE_URL", f"sqlite:///{tmp_path / 'rlhf.db'}")
+    monkeypatch.setenv("RLHF_ENCODER_PATH", str(tmp_path))
+    return CliRunner()
+
+
+@pytest.mark.usefixtures("made")
+def test_the_command(run: CliRunner) -> None:
+    """It writes rlhf_report.html, or what it is told; without the encoder it leaves out what needs one, and says so."""
+    found = run.invoke(main, ["report"])
+    assert found.exit_code == 0, found.output
+    assert "The report is in rlhf_report.html" in found.stdout
+    assert "Without the encoder" in found.stderr
+    assert Path("rlhf_report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert run.invoke(main, ["report", "other.html"]).exit_code == 0
+    assert Path("other.html").exists()
+
+
+def test_a_place_that_cannot_be_written(run: CliRunner) -> None:
+    """It is refused before anything is computed."""
+    found = run.invoke(main, ["report", "nowhere/report.html"])
+    assert found.exit_code == 2
+    assert "cannot be written" in found.output
+    assert not Path("rlhf.db").exists()

@@ -1,0 +1,220 @@
+"""The dashboard: who may see it, what it says, its pictures and its data, and what it does while figures take long."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from figure_fakes import ALL, HOSTILE, MILESTONE, SOURCES
+from people_fakes import Browser, Site
+from sqlalchemy import Engine, insert
+
+from rlhf_loop.alarms import raise_alarm
+from rlhf_loop.db import transaction
+from rlhf_loop.domain import AlarmKind, RunRecord
+from rlhf_loop.monitoring import Figure, figures
+from rlhf_loop.tables import ModelVersion
+from rlhf_loop.training_log import begin_run, end_run
+from rlhf_loop.web import dashboard
+
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
+NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
+
+
+@dataclass
+class Figures:
+    """Stands in for what is computed; waits until it may go on."""
+
+    found: dict[str, Figure] = field(default_factory=lambda: {figure.name: figure for figure in ALL})
+    go_on: threading.Event = field(default_factory=threading.Event)
+    asked: list[str] = field(default_factory=list)
+
+    def figure(self, name: str, engine: Engine, settings: object, *, encoder: object = None) -> Figure:
+        self.go_on.wait(30)
+        self.asked.append(name)
+        return self.found[name]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Figures]:
+    made = Figures()
+    made.go_on.set()
+    monkeypatch.setattr(figures, "FIGURES", tuple(made.found))
+    monkeypatch.setattr(figures, "figure", made.figure)
+    monkeypatch.setattr(dashboard, "_PATIENCE_S", 30)
+    yield made
+    made.go_on.set()
+
+
+@pytest.fixture
+def site(sqlite_engine: Engine, made: Figures) -> Site:
+    return Site(sqlite_engine)
+
+
+@pytest.fixture
+def ada(site: Site) -> Browser:
+    return site.browser(site.ada)
+
+
+def add_version(engine: Engine, number: int, **values: Any) -> None:
+    row = {
+        "version": f"passages-{number}a2b3c4d5e6f", "sha256": f"{number:064}", "state": "candidate", "reason": "",
+        "recipe": "passages", "encoder": "all-MiniLM-L6-v2", "made_at": NOW, "changed_at": NOW,
+    }  # fmt: skip
+    with transaction(engine) as connection:
+        connection.execute(insert(ModelVersion).values({**row, **values}))
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/dashboard/sources.svg", "/dashboard/sources.csv"])
+def test_only_admins_come_in(site: Site, made: Figures, path: str) -> None:
+    """A rater is refused with a page, nobody is led to the sign-in, and nothing is computed for them."""
+    refused = site.browser(site.rita).get(path)
+    assert (refused.status_code, refused.mimetype) == (403, "text/html")
+    led = site.browser().get(path)
+    assert led.status_code == 303
+    assert led.headers["Location"].startswith("/sign-in")
+    assert made.asked == []
+
+
+def test_the_way_there(site: Site, ada: Browser) -> None:
+    """An admin finds it in the header, a rater does not."""
+    assert '<a href="/dashboard" aria-current="page">Dashboard</a>' in ada.get("/dashboard").text
+    assert 'href="/dashboard"' not in site.browser(site.rita).get("/account").text
+
+
+def test_each_figure(ada: Browser) -> None:
+    """Its title, its sentence, its pictures for each screen with a text instead, its table and its download."""
+    page = ada.get("/dashboard").text
+    for figure in ALL:
+        assert f'<h2 id="{figure.name}-title">{figure.title}</h2>' in page
+        assert figure.summary in html.unescape(page)
+        assert (f'href="/dashboard/{figure.name}.csv"' in page) == bool(figure.rows)
+    assert 'srcset="/dashboard/sources.svg?dark=1&amp;narrow=1"' in page
+    assert 'media="(max-width: 36rem) and (prefers-color-scheme: dark)"' in page
+    assert 'alt="By source. wikipedia wins most often."' in page
+    assert page.count("<img") == len(ALL) - 1
+    assert HOSTILE not in page
+    assert HOSTILE in html.unescape(page)
+    assert "41.0\xa0%" in page
+
+
+def test_all_is_computed_once(ada: Browser, made: Figures) -> None:
+    """The page, its pictures and its data share what was computed."""
+    ada.get("/dashboard")
+    for address in ("/dashboard/sources.svg", "/dashboard/sources.svg?dark=1", "/dashboard/sources.csv", "/dashboard"):
+        assert ada.get(address).status_code == 200
+    assert sorted(made.asked) == sorted(made.found)
+
+
+def test_a_picture(ada: Browser) -> None:
+    """SVG that may run and load nothing; each way to draw it has its own tag, and who has it gets no second one."""
+    ways = ["", "?dark=1", "?narrow=1", "?dark=1&narrow=1"]
+    answers = [ada.get(f"/dashboard/sources.svg{way}") for way in ways]
+    assert {answer.mimetype for answer in answers} == {"image/svg+xml"}
+    assert len({answer.headers["ETag"] for answer in answers}) == len({answer.data for answer in answers}) == 4
+    policy = answers[0].headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    again = ada.client.get("/dashboard/sources.svg", headers={"If-None-Match": answers[0].headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    other = ada.client.get("/dashboard/sources.svg?dark=1", headers={"If-None-Match": answers[0].headers["ETag"]})
+    assert (other.status_code, other.data) == (200, answers[1].data)
+
+
+def test_the_data(ada: Browser) -> None:
+    """CSV for a spreadsheet, with a name, in no cache; a cell that looks like a formula is none."""
+    answer = ada.get("/dashboard/sources.csv")
+    assert answer.mimetype == "text/csv"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="sources.csv"'
+    assert answer.headers["Cache-Control"] == "no-store"
+    rows = list(csv.reader(io.StringIO(answer.text, newline="")))
+    assert rows[0] == ["source", "wins"]
+    assert rows[1] == ["wikipedia", "0.41"]
+    assert rows[-1][0].startswith("'=1+1")
+    assert len(rows) == len(SOURCES.rows) + 1
+
+
+@pytest.mark.parametrize("name", ["nothing", "sources.csv", "a" * 500, "SOURCES"])
+@pytest.mark.parametrize("kind", ["svg", "csv"])
+def test_there_is_no_such_figure(ada: Browser, name: str, kind: str) -> None:
+    """It is a page that says where the figures are."""
+    answer = ada.get(f"/dashboard/{name}.{kind}")
+    assert (answer.status_code, answer.mimetype) == (404, "text/html")
+
+
+def test_while_a_figure_takes_long(ada: Browser, made: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page comes without it and says so, its picture comes later, and the next page has it."""
+    monkeypatch.setattr(dashboard, "_PATIENCE_S", 0)
+    monkeypatch.setattr(dashboard, "_PATIENCE_FOR_ONE_S", 0)
+    made.go_on.clear()
+    page = ada.get("/dashboard").text
+    assert page.count("This is being computed") == len(ALL)
+    assert "Milestone</h2>" in page
+    early = ada.get("/dashboard/milestone.svg")
+    assert (early.status_code, early.mimetype) == (503, "text/html")
+    monkeypatch.setattr(dashboard, "_PATIENCE_S", 30)
+    made.go_on.set()
+    page = ada.get("/dashboard").text
+    assert "This is being computed" not in page
+    assert MILESTONE.summary in page
+
+
+def test_a_figure_that_fails(ada: Browser, made: Figures, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are there; the page, the picture and the log say that this one is not."""
+    del made.found["sources"]
+    page = ada.get("/dashboard").text
+    assert "This could not be computed." in page
+    assert MILESTONE.summary in page
+    assert ada.get("/dashboard/sources.svg").status_code == 500
+    assert "The figure sources of the dashboard cannot be computed" in caplog.text
+
+
+def test_nothing_has_happened_yet(ada: Browser) -> None:
+    """Without a model, an alarm or a training, the page says what to do."""
+    page = ada.get("/dashboard").text
+    assert "No model is live" in page
+    assert "No alarm is open." in page
+    assert "Nothing has been trained yet." in page
+
+
+def test_the_state_of_the_loop(site: Site, ada: Browser) -> None:
+    """What is amiss comes first, then the live model; then versions with the gate's words, and how trainings ended."""
+    engine = site.engine
+    raise_alarm(engine, AlarmKind.SOURCE, "It fails. " + HOSTILE, subject="<wikipedia>", now=NOW)
+    add_version(engine, 1, state="rejected", reason="It is worse than the incoming order.")
+    said = {"reasons": ["It is better than the incoming order.", "There was no live model."]}
+    metrics = {"overall": {"answers": 1200}}
+    add_version(engine, 2, state="live", reason="Promoted by ada.", judgement=said, metrics=metrics, live_from=NOW)
+    run = begin_run(engine, started_at=NOW, recipe="passages", encoder="x", split_seed=0)
+    end_run(engine, run, RunRecord(status="failed", n_rated=12, error="Only 12 rated interactions."))
+    begin_run(engine, started_at=NOW, recipe="passages", encoder="x", split_seed=0)
+    page = ada.get("/dashboard").text
+    places = [
+        page.index(words)
+        for words in (
+            "1 open alarm<", "&lt;wikipedia&gt;", "It fails.", '<p class="version">passages-2a2b3c4d5e6f</p>',
+            "Live since", "Promoted by ada.", MILESTONE.title, "1,200 rated answers",
+            "It is better than the incoming order. There was no live model.", "It is worse than the incoming order.",
+            "Latest trainings", "running", "Only 12 rated interactions.",
+        )
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert "No alarm is open." not in page
+    assert HOSTILE not in page
+
+
+def test_many_versions(site: Site, ada: Browser) -> None:
+    """The page has the newest, and says where the others are."""
+    for number in range(12):
+        add_version(site.engine, number)
+    page = ada.get("/dashboard").text
+    assert page.count('<span class="badge candidate">') == 10
+    assert "rlhf-loop models list" in page
