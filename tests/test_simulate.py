@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tools.simulate.__main__ import main
 
 from rlhf_loop.domain import ModelState
 from rlhf_loop.encoders import TextEncoder
 from tools.simulate import summary
+from tools.simulate.__main__ import main
 from tools.simulate.loop import Run, Week
 from tools.simulate.measuring import Scores, Yardstick
 from tools.simulate.raters import CARELESS, HOSTILE, OVERLAP_RATERS, Arm, calendar, reviews
