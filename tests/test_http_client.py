@@ -323,7 +323,7 @@ def test_redirects_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("when", ["0", date(-100)])
+@pytest.mark.parametrize("when", ["0", date(-100)], ids=["seconds", "a date that is over"])
 def test_a_busy_site_is_asked_once_more(status: int, when: str) -> None:
     """Where the time named by Retry-After, in seconds or as a date, is in the budget, there is a second try."""
     with in_turn(page(status=status, headers={"Retry-After": when}), page("Hello")) as there:
