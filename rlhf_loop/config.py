@@ -123,6 +123,9 @@ class Settings:
     )
     retrain_ratings: int = _setting(50, "New ratings by experts from which on a retraining is due.")
     retrain_days: float = _setting(7.0, "Days after which it is due anyway, if there is any new rating.")
+    worker_schedule: str = _setting(
+        "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due, as in a crontab, in UTC."
+    )
     experiment_share: float = _setting(
         0.0,
         "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth.",

@@ -1,9 +1,10 @@
-"""When to train again: enough new ratings, or enough time, and never without any reason."""
+"""When to train again: enough new ratings, enough time, or other questions than before; never without any reason."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.engine import Connection, Engine
@@ -16,6 +17,8 @@ from rlhf_loop.training import MIN_SAMPLES
 
 #: After a failed run the next one waits that long: the cause is seldom gone at once.
 _AFTER_FAILURE = timedelta(hours=1)
+#: Drift alone teaches nothing: so many ratings have to be new since the last training, and a day has to have passed.
+DRIFT_RATINGS, DRIFT_AFTER = 10, timedelta(days=1)
 _FINISHED = ("succeeded", "rejected")
 
 
@@ -27,11 +30,19 @@ class Due:
     reason: str
 
 
-def due(engine: Engine, settings: Settings, *, now: datetime | None = None) -> Due:
-    """Tell whether to train again: by experts' ratings since the last training, by its age, or for the first time.
+def due(
+    engine: Engine,
+    settings: Settings,
+    *,
+    now: datetime | None = None,
+    drifted: Callable[[], date | None] | None = None,
+) -> Due:
+    """Tell whether to train again: by experts' ratings since the last training, by its age, by drift, or for the
+    first time.
 
     A changed rating counts as a new one. A training that failed does not count as one, but for an hour after it nothing
-    is due.
+    is due. `drifted` tells since which week questions or scores have drifted; as that takes seconds, it is only asked
+    where it decides.
     """
     now = now or datetime.now(UTC)
     with reading(engine) as connection:
@@ -51,11 +62,14 @@ def due(engine: Engine, settings: Settings, *, now: datetime | None = None) -> D
     if new >= max(1, settings.retrain_ratings):
         return Due(True, f"{new} ratings by experts are new since the last training.")
     if new and age >= timedelta(days=settings.retrain_days):
-        return Due(True, f"The last training was {age.days} days ago, and {new} ratings are new.")
+        return Due(True, f"The last training was {age.days} days ago, and {_ratings(new)} new.")
+    if drifted and new >= DRIFT_RATINGS and age >= DRIFT_AFTER and (since := drifted()):
+        return Due(True, f"Questions or scores have drifted since the week of {since}, and {_ratings(new)} new.")
     return Due(
         False,
-        f"{new} ratings are new since the last training at {last:%Y-%m-%d %H:%M} UTC; due with "
-        f"{settings.retrain_ratings}, or after {settings.retrain_days:g} days with any.",
+        f"{_ratings(new)} new since the last training at {last:%Y-%m-%d %H:%M} UTC; due with "
+        f"{settings.retrain_ratings}, after {settings.retrain_days:g} days with any, or with {DRIFT_RATINGS} if "
+        "questions or scores drift.",
     )
 
 
@@ -83,3 +97,7 @@ def _new_ratings(connection: Connection, since: datetime, seen: int | None) -> i
     if seen is not None:
         new = or_(new, Review.id > seen)
     return connection.execute(select(func.count()).where(Review.role == ReviewerRole.EXPERT, new)).scalar_one()
+
+
+def _ratings(count: int) -> str:
+    return "1 rating is" if count == 1 else f"{count} ratings are"

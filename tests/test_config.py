@@ -63,6 +63,7 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_REVIEWER_WEIGHTING": "no",
             "RLHF_RETRAIN_RATINGS": "20",
             "RLHF_RETRAIN_DAYS": "1.5",
+            "RLHF_WORKER_SCHEDULE": "30 3 * * 1-5",
             "RLHF_EXPERIMENT_SHARE": "0.1",
             "RLHF_EXPERIMENT_AGAINST": "joint-0123456789ab",
             "RLHF_EXPERIMENT_INTERLEAVE": "on",
@@ -112,6 +113,7 @@ def test_every_setting_can_be_set() -> None:
         reviewer_weighting=False,
         retrain_ratings=20,
         retrain_days=1.5,
+        worker_schedule="30 3 * * 1-5",
         experiment_share=0.1,
         experiment_against="joint-0123456789ab",
         experiment_interleave=True,
@@ -119,7 +121,7 @@ def test_every_setting_can_be_set() -> None:
         alarm_queue=40,
         alarm_webhook="http://localhost/alarm",
     )
-    assert len(fields(Settings)) == 46  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 47  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

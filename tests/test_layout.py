@@ -216,6 +216,7 @@ HOUSE = """
     monitoring.figures
     monitoring
 
+    chores
     report
 
     web.logs
@@ -274,8 +275,10 @@ HOUSE = """
     cli.index
     cli.people
     cli.serve
+    cli.worker
     cli.setup
     cli
+    __main__
 """.split()  # noqa: SIM905  one name a line is easier to edit
 
 

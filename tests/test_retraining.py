@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine
@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole, RunRecord
 from rlhf_loop.interactions import rate, record
-from rlhf_loop.retraining import due, last_review
+from rlhf_loop.retraining import Due, due, last_review
 from rlhf_loop.training_log import begin_run, end_run
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
@@ -62,8 +62,32 @@ def test_age(engine: Engine) -> None:
     ran(engine, at=NOW - timedelta(days=8))
     assert not due(engine, SETTINGS, now=NOW + timedelta(days=99)).due
     add(engine, 1, at=NOW)
-    assert due(engine, SETTINGS, now=NOW).reason == "The last training was 8 days ago, and 1 ratings are new."
+    assert due(engine, SETTINGS, now=NOW).reason == "The last training was 8 days ago, and 1 rating is new."
     assert not due(engine, replace(SETTINGS, retrain_days=9), now=NOW).due
+
+
+def test_drift(engine: Engine) -> None:
+    """Where people ask other things than before, ten new ratings are enough, a day after the last training."""
+    add(engine, 60, at=NOW - timedelta(days=30))
+    ran(engine, at=NOW - timedelta(days=1))
+    settings = replace(SETTINGS, retrain_ratings=50)
+    asked: list[datetime] = []
+
+    def drifted() -> date:
+        asked.append(NOW)
+        return date(2026, 5, 11)
+
+    add(engine, 9, at=NOW)
+    assert not due(engine, settings, now=NOW, drifted=drifted).due
+    assert not asked
+    add(engine, 1, at=NOW)
+    assert due(engine, settings, now=NOW, drifted=drifted) == Due(
+        True, "Questions or scores have drifted since the week of 2026-05-11, and 10 ratings are new."
+    )
+    assert not due(engine, settings, now=NOW, drifted=lambda: None).due
+    assert not due(engine, settings, now=NOW).due
+    assert not due(engine, settings, now=NOW - timedelta(minutes=1), drifted=drifted).due
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("hours", "expected"), [(0.5, False), (1.5, True)])

@@ -15,6 +15,7 @@ from rlhf_loop.cli.report import report
 from rlhf_loop.cli.retrain import retrain
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
+from rlhf_loop.cli.worker import worker
 from rlhf_loop.version import __version__
 
 
@@ -37,6 +38,7 @@ for command in (
     warm,
     index,
     serve,
+    worker,
     users,
     tokens,
     audit,

@@ -13,7 +13,11 @@ _TRY_LATER = 75
 
 
 @click.command()
-@click.option("--if-due", is_flag=True, help="Only if there are enough new ratings, or any and enough time has passed.")
+@click.option(
+    "--if-due",
+    is_flag=True,
+    help="Only if enough ratings are new, or any and enough time has passed, or some and the questions have drifted.",
+)
 def retrain(if_due: bool) -> None:
     """Train again, and put the model live if the gate lets it pass.
 
@@ -26,12 +30,13 @@ def retrain(if_due: bool) -> None:
     """
     from rlhf_loop.console import print_training
     from rlhf_loop.errors import TrainingRunningError
+    from rlhf_loop.monitoring.checks import drifted_since
     from rlhf_loop.retraining import due
     from rlhf_loop.training_run import run_training
 
     engine, settings = open_ratings(), read_settings()
     if if_due:
-        found = due(engine, settings)
+        found = due(engine, settings, drifted=lambda: drifted_since(engine, settings))
         click.echo(f"{'Due' if found.due else 'Not due'}: {found.reason}")
         if not found.due:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -125,6 +125,15 @@ def _drift(context: _Context) -> Iterator[_Verdict]:
     elif encoder is not None:
         # Without an encoder nobody can tell that the questions are as they were.
         yield _Verdict(kind=AlarmKind.DRIFT)
+
+
+def drifted_since(engine: Engine, settings: Settings) -> date | None:
+    """Return the week since when questions or scores have drifted; None if they have not, or nobody can tell.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    return drift(engine, encoder=_own_encoder(settings)).drifted_since
 
 
 def _own_encoder(settings: Settings) -> TextEncoder | None:

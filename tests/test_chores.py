@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from loopback import page, site
+from test_server import until
+
+from rlhf_loop import chores as module
+from rlhf_loop.alarms import alarms, raise_alarm
+from rlhf_loop.chores import Chores, Schedule
+from rlhf_loop.config import Settings
+from rlhf_loop.db import open_database
+from rlhf_loop.domain import AlarmKind
+from rlhf_loop.errors import ConfigError, DatabaseError
+from rlhf_loop.training_log import begin_run, runs
+
+#: A training that does nothing but end with some exit code.
+ENDS = "import sys; print('what it says'); sys.exit(int(sys.argv[1]))"
+#: One that lasts, leaves a file once it runs, and another one when it is told to end.
+LASTS = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+
+def end(number, frame):
+    (folder / "ended").touch()
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, end)
+(folder / "running").touch()
+time.sleep(60)
+"""
+#: One that does not listen.
+DEAF = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(pathlib.Path(sys.argv[1]) / "running").touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        database_url=f"sqlite:///{tmp_path / 'rlhf.db'}", model_path=tmp_path / "m.joblib", encoder_path=tmp_path
+    )
+
+
+def python(code: str, *values: object) -> list[str]:
+    return [sys.executable, "-c", code, *map(str, values)]
+
+
+@pytest.mark.parametrize(
+    ("crontab", "after"),
+    [
+        ("0 * * * *", "2026-05-20T13:00"),
+        ("30 3 * * 1-5", "2026-05-21T03:30"),
+        # Sunday is 0, as in a crontab; and 7, too.
+        ("15 4 * * 0", "2026-05-24T04:15"),
+        ("15 4 * * 7", "2026-05-24T04:15"),
+        ("0 0 1 */3 *", "2026-07-01T00:00"),
+    ],
+)
+def test_schedule(crontab: str, after: str) -> None:
+    """The next time is the one that a crontab means, in UTC."""
+    now = datetime(2026, 5, 20, 12, 30, tzinfo=UTC)
+    expected = datetime.fromisoformat(after).replace(tzinfo=UTC)
+    assert Schedule(crontab).get_next_fire_time(None, now) == expected
+
+
+@pytest.mark.parametrize(
+    ("crontab", "reason"),
+    [
+        ("daily", "1 fields instead of 5"),
+        ("0 0 * * * *", "6 fields instead of 5"),
+        ("61 * * * *", "minute"),
+        ("0 0 31 2 *", "day-of-month"),
+        ("a b c d e", "minute"),
+    ],
+)
+def test_bad_schedules(settings: Settings, crontab: str, reason: str) -> None:
+    """What is no time, or none that ever comes, is an error that shows it and an example."""
+    with pytest.raises(ConfigError, match=reason) as caught:
+        Chores(replace(settings, worker_schedule=crontab), retrain=[])
+    assert f"RLHF_WORKER_SCHEDULE={crontab!r}" in str(caught.value)
+    assert "30 3 * * 1-5" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "words", "fine"),
+    [
+        (0, logging.INFO, "is live, or nothing was due", True),
+        (3, logging.WARNING, "waits or is refused", True),
+        (75, logging.INFO, "another training is running", True),
+        (2, logging.ERROR, "it failed", False),
+    ],
+)
+def test_the_end_of_a_training(
+    settings: Settings, caplog: pytest.LogCaptureFixture, code: int, level: int, words: str, fine: bool
+) -> None:
+    """What a training said and how it ended is logged; that a model was refused is no failure of the worker."""
+    caplog.set_level(logging.INFO, logger=module.__name__)
+    assert Chores(settings, retrain=python(ENDS, code)).once() is fine
+    (record,) = [record for record in caplog.records if "Retraining ended" in record.message]
+    assert (record.levelno, record.exit_code, record.said) == (level, code, "what it says")
+    assert words in record.message
+
+
+def test_a_training_that_is_killed(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the signal, and the next chores are done."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert not Chores(settings, retrain=python(kill)).once()
+    assert "Retraining ended with exit code -9: killed by signal 9." in caplog.messages
+
+
+def test_killed_runs_are_marked(settings: Settings) -> None:
+    """A run whose process died is marked as failed by the worker."""
+    engine = open_database(settings.database_url)
+    begin_run(engine, started_at=datetime.now(UTC), recipe="auto", encoder="e", split_seed=0)
+    Chores(settings, retrain=python(ENDS, 0)).once()
+    assert [run.status for run in runs(engine)] == ["failed"]
+    engine.dispose()
+
+
+def test_alarms_are_told(settings: Settings) -> None:
+    """An open alarm is looked at and told to the webhook, once."""
+    engine = open_database(settings.database_url)
+    raise_alarm(engine, AlarmKind.MODEL_FILE, "It is damaged.")
+    with site(lambda request: page("")) as there:
+        given = replace(settings, alarm_webhook=f"{there.url}/hook")
+        for _ in range(2):
+            assert Chores(given, retrain=python(ENDS, 0)).once()
+        assert [seen.path for seen in there.seen] == ["/api/hook"]
+    assert [alarm.kind for alarm in alarms(engine)] == [AlarmKind.MODEL_FILE]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("error", [DatabaseError("The database is away. Start it."), ZeroDivisionError("no")])
+def test_one_that_fails_holds_up_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """A chore that fails is logged with its reason, the others are done, and `once` says that not all was."""
+
+    def fails(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "check", fails)
+    done = settings.model_path.with_name("done")
+    assert not Chores(settings, retrain=python("import sys; open(sys.argv[1], 'w').close()", done)).once()
+    assert done.exists()
+    assert any(
+        "looking for what is amiss" in message and "again at its next time" in message for message in caplog.messages
+    )
+
+
+def running(chores: Chores) -> threading.Thread:
+    thread = threading.Thread(target=chores.run)
+    thread.start()
+    return thread
+
+
+def now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make each time of a schedule come at once."""
+    monkeypatch.setattr(Schedule, "get_next_fire_time", lambda self, before, now: now if before is None else None)
+
+
+@pytest.mark.parametrize(("code", "heard"), [(LASTS, True), (DEAF, False)])
+def test_a_stop_ends_a_training(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, heard: bool
+) -> None:
+    """A training is told to end and has its time to do so; one that does not listen is killed."""
+    now_and_then(monkeypatch)
+    monkeypatch.setattr(module, "GRACE_S", 5.0 if heard else 0.1)
+    chores = Chores(settings, retrain=python(code, tmp_path))
+    thread = running(chores)
+    until((tmp_path / "running").exists)
+    chores.stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert (tmp_path / "ended").exists() is heard
+
+
+def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chore is done again and again, never twice at once, whatever happened to it before."""
+    soon = timedelta(milliseconds=20)
+    monkeypatch.setattr(Schedule, "get_next_fire_time", lambda self, before, now: (before or now) + soon)
+    done: list[str] = []
+    at_once = threading.Lock()
+
+    def retrain(self: Chores) -> bool:
+        assert at_once.acquire(blocking=False)
+        try:
+            done.append("retrain")
+            if len(done) == 1:
+                raise ZeroDivisionError
+        finally:
+            at_once.release()
+        time.sleep(0.01)
+        return True
+
+    monkeypatch.setattr(Chores, "_retrain", retrain)
+    chores = Chores(settings, retrain=[])
+    thread = running(chores)
+    until(lambda: len(done) > 3)
+    chores.stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def test_signals_are_given_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the worker runs SIGTERM stops it; afterwards whoever handled it before does so again."""
+    from rlhf_loop.cli.worker import _stopped_by_signals
+
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = threading.Event()
+    with _stopped_by_signals(stopped.set):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(10)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,146 @@
+"""The examples of `deploy/`: what they name exists in this program, and their own tools take them."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from rlhf_loop.cli import main
+from rlhf_loop.config import Settings
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+UNITS = sorted((DEPLOY / "systemd").iterdir())
+MANIFESTS = sorted((DEPLOY / "kubernetes").iterdir())
+PROGRAM = "/opt/rlhf-loop/.venv/bin/rlhf-loop"
+
+
+class Unit(RawConfigParser):
+    """systemd's keys are case-sensitive, and may come several times; the last one wins here."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(strict=False, interpolation=None, delimiters="=", comment_prefixes="#")
+        self.read_string(file.read_text(encoding="utf-8"))
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def understood(words: Sequence[str]) -> None:
+    """Refuse a command, an option or a value that this program does not have."""
+    command: click.Command = main
+    context = click.Context(main)
+    rest = list(words)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, rest.pop(0))
+        assert found is not None, words
+        command = found
+    command.make_context(command.name, rest)
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+
+
+def everything(value: object) -> Iterator[tuple[str, Any]]:
+    """Give each key below a value, with what it has."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield key, below
+            yield from everything(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from everything(below)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """systemd's own check has nothing to say about them."""
+    units = []
+    for file in UNITS:
+        unit = tmp_path / file.name
+        unit.write_text(file.read_text(encoding="utf-8").replace(PROGRAM, "/bin/true"), encoding="utf-8")
+        units.append(str(unit))
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if "rlhf-loop" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.parametrize("file", UNITS, ids=lambda file: file.name)
+def test_units(file: Path) -> None:
+    """Each runs a command of ours as a user of its own, who may write to its own folders only."""
+    unit = Unit(file)
+    if file.suffix == ".timer":
+        assert file.with_suffix(".service") in UNITS
+        assert unit["Timer"]["OnCalendar"] == "hourly"
+        return
+    service = unit["Service"]
+    for key in ("ExecStart", "ExecStartPost"):
+        if key in service:
+            program, *words = shlex.split(service[key].removeprefix("-"))
+            assert program == PROGRAM
+            understood(words)
+    assert (service["User"], service["ProtectSystem"], service["NoNewPrivileges"]) == ("rlhf", "strict", "yes")
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
+    assert service["Environment"] == f"RLHF_CACHE_DIR=/var/cache/{service['CacheDirectory']}"
+    if "retrain" in service["ExecStart"]:
+        # Those of `rlhf-loop retrain` that need nobody to look at once.
+        assert service["SuccessExitStatus"].split() == ["3", "75"]
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
+def test_manifests(file: Path) -> None:
+    """Containers run commands of ours, not as root, with a root file system that cannot be written to."""
+    found = documents(file)
+    assert all({"apiVersion", "kind", "metadata"} <= document.keys() for document in found)
+    pods = [below for key, below in everything(found) if key == "spec" and "containers" in below]
+    assert pods
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        own = {volume["name"] for volume in pod["volumes"]}
+        own |= {
+            claim["metadata"]["name"]
+            for key, claims in everything(found)
+            if key == "volumeClaimTemplates"
+            for claim in claims
+        }
+        for container in pod["containers"]:
+            understood(container["args"])
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert {mount["name"] for mount in container["volumeMounts"]} == own
+            names = {source[kind]["name"] for source in container["envFrom"] for kind in source}
+            assert names == {"rlhf-loop"}
+
+
+def test_settings_of_the_manifests(tmp_path: Path) -> None:
+    """What the manifests set is known, and each path is on a volume that is mounted."""
+    (settings,) = [
+        document["data"] for file in MANIFESTS for document in documents(file) if document["kind"] == "ConfigMap"
+    ]
+    read = Settings.from_env(settings)
+    assert read.models_folder.is_relative_to("/models")
+    assert all(path.is_relative_to("/state") for path in (read.model_path, read.outbox_path, read.cache_dir))
+
+
+def test_probes_and_the_cron_job() -> None:
+    """Probes ask what the service has; one job at a time, and its exit codes are told apart as documented."""
+    found = [document for file in MANIFESTS for document in documents(file)]
+    probes = {below["path"] for key, below in everything(found) if key == "httpGet"}
+    assert probes == {"/healthz", "/readyz"}
+    (job,) = [document for document in found if document["kind"] == "CronJob"]
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    assert job["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0
+    actions = {
+        code: rule["action"]
+        for rule in job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+        for code in rule["onExitCodes"]["values"]
+    }
+    assert actions == {75: "Ignore", 2: "FailJob", 3: "FailJob"}

@@ -1,0 +1,214 @@
+"""Trainings as processes: killed at any instant, the live model is whole and the run failed; of two, one runs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from test_server import PATIENCE_S, until
+
+from rlhf_loop import registry, sample
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import RunRecord
+from rlhf_loop.encoders.weights import MODEL_NAME
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.reward.model_file import load
+from rlhf_loop.training_lock import mark_dead_runs
+from rlhf_loop.training_log import runs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
+]
+
+#: `rlhf-loop` with a gate that lets everything pass, so that each training that gets so far replaces the live model.
+#: It says when it begins. With a function and a number, it gets a signal just before that call of the function.
+COMMAND = """
+import importlib, os, signal, sys
+from dataclasses import replace
+from rlhf_loop import training_run
+from rlhf_loop.cli import main
+from rlhf_loop.domain import ModelState
+
+judge = training_run.judge
+training_run.judge = lambda *args, **options: replace(judge(*args, **options), state=ModelState.LIVE)
+
+step = sys.argv.pop(1)
+if step:
+    module, name, left, number = step.split(":")
+    module, left = importlib.import_module(module), int(left)
+    function = getattr(module, name)
+
+    def signalled(*args, **options):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.Signals[number])
+        return function(*args, **options)
+
+    setattr(module, name, signalled)
+print("began", flush=True)
+main()
+"""
+#: Instants that chance would seldom hit.
+STEPS = {
+    "its files are written, the registry does not know it": "rlhf_loop.registry.promotion:_insert:1:SIGKILL",
+    "it is a candidate": "rlhf_loop.registry.promotion:_promoted:1:SIGKILL",
+    "it is live, its file is not in its place": "rlhf_loop.registry.files:deploy:1:SIGKILL",
+    "the sums of both are there, the old file still is": "rlhf_loop.reward.model_file:replace_file:5:SIGKILL",
+    "the new file is there, the sums of both still are": "rlhf_loop.reward.model_file:replace_file:6:SIGKILL",
+    "all is done, the log does not know it": "rlhf_loop.training_run:end_run:1:SIGKILL",
+}
+
+
+@dataclass
+class Trainings:
+    """Trainings in processes of their own, and what they left behind."""
+
+    engine: Engine
+    settings: Settings
+    environ: dict[str, str]
+    seeds: int = field(default=0)
+
+    def start(self, step: str = "", *, command: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Start one, with a seed and thus a model of its own; return it when all is imported."""
+        self.seeds += 1
+        command = command or ("train", "--recipe", "passages", "--seed", str(self.seeds))
+        process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, step, *command],
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        return process
+
+    def complete(self) -> float:
+        """Let one run to its end; return the seconds that it took."""
+        process = self.start()
+        began = time.monotonic()
+        said, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, said
+        return time.monotonic() - began
+
+    def sha256(self) -> str:
+        """Return the sum of the live model file, which can be used."""
+        return load(self.settings.model_path, encoder=MODEL_NAME).sha256
+
+    def check(self, before: str, known: int) -> RunRecord | None:
+        """Look at what a killed training left, as others do; return its run, None if it had none yet.
+
+        `before` is the sum of the model that was live, `known` the number of runs that there were.
+        """
+        at_once = self.sha256()
+        assert at_once in {before, registry.versions(self.engine)[0].sha256}
+        registry.settle(self.engine, self.settings)
+        live = registry.live(self.engine)
+        assert live is not None
+        assert self.sha256() == live.sha256
+        assert at_once in {before, live.sha256}
+        for version in registry.versions(self.engine):
+            assert registry.load(self.settings, version, encoder=MODEL_NAME).sha256 == version.sha256
+
+        def marked() -> bool:  # PostgreSQL takes a moment to notice that somebody is gone
+            mark_dead_runs(self.engine, self.settings)
+            return runs(self.engine)[0].status != "running"
+
+        until(marked)
+        found = runs(self.engine)
+        assert {run.status for run in found} <= {"succeeded", "failed"}
+        return found[0] if len(found) > known else None
+
+
+@pytest.fixture
+def trainings(engine: Engine, database_url: str, tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Trainings:
+    """With one training behind them, so that there is a live model, and the vectors are known."""
+    import_ratings(engine, sample.RATINGS_FILE)
+    settings = Settings(database_url=database_url, model_path=tmp_path / "m.joblib")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    environ = {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "RLHF_DATABASE_URL": database_url,
+        "RLHF_MODEL_PATH": str(settings.model_path),
+        "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_PATH": str(model_folder),
+    }
+    found = Trainings(engine, settings, environ)
+    found.complete()
+    return found
+
+
+def test_killed_at_any_instant(trainings: Trainings) -> None:
+    """Ten times at random, three on PostgreSQL: the live model is the old or the new one, whole; then all goes on."""
+    kills = 10 if trainings.engine.dialect.name == "sqlite" else 3
+    chance = random.Random(20260524)
+    seconds = trainings.complete()
+    failed = 0
+    while kills:
+        before, known = trainings.sha256(), len(runs(trainings.engine))
+        process = trainings.start()
+        time.sleep(chance.uniform(0, seconds))
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:  # it was faster than the first one, so that nothing was killed
+            continue
+        assert process.returncode == -signal.SIGKILL
+        kills -= 1
+        run = trainings.check(before, known)
+        if run is not None and run.status == "failed":
+            failed += 1
+            assert run.finished_at is not None
+            assert run.error is not None
+            assert run.error.startswith("The process ended without a word")
+    assert failed
+    before = trainings.sha256()
+    trainings.complete()
+    assert trainings.sha256() != before
+    assert runs(trainings.engine)[0].status == "succeeded"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_killed_where_it_matters(trainings: Trainings) -> None:
+    """Killed between two steps of a promotion, which `settle` then finishes, or leaves as if it had not begun."""
+    promoted = {}
+    for name, step in STEPS.items():
+        before, known = trainings.sha256(), len(runs(trainings.engine))
+        process = trainings.start(step)
+        said, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == -signal.SIGKILL, said
+        run = trainings.check(before, known)
+        assert run is not None
+        assert run.status == "failed", name
+        promoted[name] = trainings.sha256() != before
+    assert list(promoted.values()) == [False, False, True, True, True, True]
+
+
+def test_two_at_once(trainings: Trainings) -> None:
+    """While one runs, another one says since when, ends with an exit code of its own, and leaves no trace."""
+    first = trainings.start("rlhf_loop.training_run:_live_model:1:SIGSTOP")
+    try:
+        os.waitpid(first.pid, os.WUNTRACED)
+        (running, *others) = runs(trainings.engine)
+        assert running.status == "running"
+        second = trainings.start(command=("retrain",))
+        said, _ = second.communicate(timeout=PATIENCE_S)
+        assert second.returncode == 75
+        assert f"Another training is running since {running.started_at:%Y-%m-%d %H:%M} UTC" in said
+        assert runs(trainings.engine) == [running, *others]
+    finally:
+        first.send_signal(signal.SIGCONT)
+        said, _ = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 0, said
+    assert runs(trainings.engine)[0].status == "succeeded"

@@ -1,0 +1,99 @@
+"""`rlhf-loop worker` as a process, as a service manager meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_server import PATIENCE_S, until
+
+from rlhf_loop import registry, sample
+from rlhf_loop.db import open_database
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.training_log import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")]
+
+Environ = dict[str, str]
+
+
+@pytest.fixture
+def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Environ:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "RLHF_DATABASE_URL": f"sqlite:///{tmp_path / 'rlhf.db'}",
+        "RLHF_MODEL_PATH": str(tmp_path / "m.joblib"),
+        "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_PATH": str(model_folder),
+    }
+
+
+@contextmanager
+def worker(environ: Environ, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", "rlhf_loop", "worker", *options]
+        with subprocess.Popen(command, env=environ, stdout=stream, stderr=stream) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+def said(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def has_said(log: Path, words: str) -> Callable[[], bool]:
+    return lambda: log.exists() and words in log.read_text()
+
+
+def test_once(environ: Environ, tmp_path: Path) -> None:
+    """With --once it trains on what is there, puts the model live, and ends; all that it says is JSON."""
+    engine = open_database(environ["RLHF_DATABASE_URL"])
+    import_ratings(engine, sample.RATINGS_FILE)
+    with worker(environ, tmp_path / "log", "--once") as process:
+        assert process.wait(PATIENCE_S) == 0
+    (line,) = [line for line in said(tmp_path / "log") if "Retraining ended" in line["message"]]
+    assert line["exit_code"] == 0
+    assert line["said"].startswith("Due: 200 answers are rated, and nothing was trained yet.")
+    live = registry.live(engine)
+    assert live is not None
+    assert runs(engine)[0].status == "succeeded"
+    engine.dispose()
+
+
+def test_once_that_fails(environ: Environ, tmp_path: Path) -> None:
+    """If something could not be done, --once says so by its exit code, and the log has the reason."""
+    (tmp_path / "rlhf.db").write_bytes(b"no database at all, but long enough to be read as one" * 20)
+    with worker(environ, tmp_path / "log", "--once") as process:
+        assert process.wait(PATIENCE_S) == 1
+    assert any("could not be done" in line["message"] for line in said(tmp_path / "log"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(environ: Environ, tmp_path: Path, number: signal.Signals) -> None:
+    """It runs until it is told to end, and ends with exit code 0."""
+    with worker(environ, tmp_path / "log") as process:
+        until(has_said(tmp_path / "log", "The worker begins"))
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 0
+    first, *_, last = said(tmp_path / "log")
+    assert "every hour" in first["message"]
+    assert last["message"] == "The worker ends."
+
+
+def test_a_bad_schedule(environ: Environ, tmp_path: Path) -> None:
+    """A schedule that is none is an error at once."""
+    with worker({**environ, "RLHF_WORKER_SCHEDULE": "daily"}, tmp_path / "log") as process:
+        assert process.wait(PATIENCE_S) == 2
+    assert "Error: RLHF_WORKER_SCHEDULE='daily' is not a time as in a crontab" in (tmp_path / "log").read_text()
