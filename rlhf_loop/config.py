@@ -139,6 +139,18 @@ class Settings:
     quality_threshold: float = _setting(0.5, "Score of the first answer below which it counts as weak in the trends.")
     alarm_queue: int = _setting(500, "Answers waiting for a review from which on there is an alarm; 0: never.")
     alarm_webhook: str = _secret("URL that gets each alarm as JSON by POST; empty: none does.")
+    metrics_public: bool = _setting(
+        False, "Serve /metrics to everybody; else to loopback, and to tokens with the scope metrics:read."
+    )
+    rerank_public: bool = _setting(
+        False, "Let everybody use the rerank API; else only loopback, and tokens with the scope rerank."
+    )
+    rerank_without_model: str = _setting(
+        "error", "What the rerank API does while there is no model: error, or incoming: keep the incoming order."
+    )
+    telemetry: bool = _setting(
+        False, "Send traces by OpenTelemetry, set up by its own OTEL_* variables; needs the extra [otel]."
+    )
 
     @property
     def models_folder(self) -> Path:

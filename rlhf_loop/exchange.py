@@ -16,7 +16,7 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.formats import SCORE_NAME, FileRow, Labels, argilla, langfuse, plain, trl
 from rlhf_loop.import_tables import RowError, Unsaid, stage
 from rlhf_loop.interactions import problem
-from rlhf_loop.ratings_file import PLAIN, RatingsReader, chosen_format
+from rlhf_loop.ratings_file import INCOMING, PLAIN, RatingsReader, chosen_format
 from rlhf_loop.row_writers import Columns, Row, written_file
 from rlhf_loop.tables import ANONYMOUS
 
@@ -75,9 +75,9 @@ def import_ratings(
     An answer is known again by its `external_id`; without one, by its group, source, prompt and text together. What a
     reviewer says of a known answer replaces what the same reviewer said before; a cell left empty replaces nothing.
     `columns` maps fields to the file's column names; `reviewer`, `role` and `source` stand where a row names none. By
-    default the role is the expert's, but for Langfuse the end user's. `labels` says what becomes of labels and thumbs.
-    Rows are reviews, and answers without any; in a file of preferences they are these. The audit log says that `actor`
-    imported the file.
+    default the role is the expert's, but for Langfuse, Open WebUI and Phoenix the end user's. `labels` says what
+    becomes of labels, thumbs and other scales. Rows are reviews, and answers without any; in a file of preferences they
+    are these. The audit log says that `actor` imported the file.
 
     Raises:
         InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.
@@ -139,6 +139,8 @@ def export_ratings(
         ImportFileError: the file cannot be written.
         DatabaseError: the database cannot be reached.
     """
+    if format in INCOMING:
+        raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
     format, container = chosen_format(path, format)
     columns = _columns(format, options := options or ExportOptions())
     done = 0

@@ -11,15 +11,17 @@ from rlhf_loop.errors import MissingExtraError
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or say how to install the extra that brings it.
 
-    Only the absence of the package itself is translated: a package that is installed but broken shows its own error.
+    Only the absence of `module` or of a package that holds it is translated: one that is installed but broken shows its
+    own error.
 
     Raises:
-        MissingExtraError: the top-level package of `module` is not installed.
+        MissingExtraError: it is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        # Of packages that share a top level, any may be missing.
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise MissingExtraError(
             f"The optional package {error.name!r} is not installed. Run: pip install 'rlhf-loop[{extra}]'"

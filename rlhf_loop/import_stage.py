@@ -156,7 +156,8 @@ def _find_texts(connection: Connection) -> list[RowError]:
     return [
         RowError(
             row.line,
-            f"the trace {row.identity!r} is neither in the file nor in the database; import the file of traces first",
+            f"the answer {row.identity!r} is neither in the file nor in the database; import the file of traces or "
+            "spans first",
         )
         for row in drop(connection, _WITHOUT_TEXTS)
     ]

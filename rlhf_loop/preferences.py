@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
@@ -64,6 +64,23 @@ def put_preference(
     detail = {"preferred": preferred, "role": str(role)} | ({} if before is None else {"before": before})
     audit.note(connection, reviewer, action, f"pair:{first}-{second}", detail)
     return before is None
+
+
+def withdraw_preference(connection: Connection, one: int, other: int, *, reviewer: str) -> None:
+    """Take back what a reviewer said of two answers, in a transaction of the caller's.
+
+    Raises:
+        LookupError: there is no such preference, or one of the answers is not there.
+    """
+    first, second = sorted((one, other))
+    for id in (first, second):
+        lock(connection, id)
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    before = connection.execute(select(Preference.preferred).where(mine)).scalar()
+    if before is None:
+        raise LookupError(f"There is no preference between {first} and {second} by {reviewer!r}. Nothing was done.")
+    connection.execute(delete(Preference).where(mine))
+    audit.note(connection, reviewer, "preference.withdrawn", f"pair:{first}-{second}", {"before": before})
 
 
 def stored_role(connection: Connection, one: int, other: int, reviewer: str) -> ReviewerRole | None:

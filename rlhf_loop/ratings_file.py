@@ -10,8 +10,11 @@ from typing import IO
 
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.formats.argilla import ArgillaLayout
+from rlhf_loop.formats.label_studio import LabelStudioLayout
 from rlhf_loop.formats.langfuse import LangfuseLayout
 from rlhf_loop.formats.layout import FileRow, Labels, Layout, no_columns
+from rlhf_loop.formats.openwebui import OpenWebUILayout
+from rlhf_loop.formats.phoenix import PhoenixLayout
 from rlhf_loop.formats.plain import PlainLayout
 from rlhf_loop.formats.trl import PreferenceLayout, UnpairedLayout
 from rlhf_loop.row_files import container_of, open_stream, read_records
@@ -24,8 +27,14 @@ FOREIGN = {
     "trl-unpaired": ("jsonl", "json", "parquet", "csv"),
     "argilla": ("json", "jsonl"),
     "langfuse": ("jsonl", "json", "csv", "parquet"),
+    "openwebui": ("json", "jsonl"),
+    "label-studio": ("json", "jsonl", "csv"),
+    "phoenix": ("parquet", "jsonl", "json", "csv"),
 }
 FORMATS = (*PLAIN, *FOREIGN)
+#: Those that are only read.
+INCOMING = ("openwebui", "label-studio", "phoenix")
+_ADVICE = {"openwebui": "Open WebUI's CSV has neither questions nor answers; export JSON. "}
 
 
 class RatingsReader:
@@ -46,7 +55,10 @@ class RatingsReader:
         self.path = path
         self.format, self._container = chosen_format(path, format)
         self.size = 0
-        self._layout = _layout(path, self.format, columns or {}, labels or Labels())
+        if self.format in PLAIN:
+            self._layout: Layout = PlainLayout(path, columns=columns or {}, each_alone=self.format == "jsonl")
+        else:
+            self._layout = layout_of(self.format, columns=columns or {}, labels=labels or Labels())
         self._ignored: dict[str, None] = {}
         self._file: IO[bytes] | None = None
 
@@ -56,8 +68,10 @@ class RatingsReader:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        others = self._layout.other_scores if isinstance(self._layout, LangfuseLayout) else ()
-        return (*self._ignored, *others)
+        layout = self._layout
+        if isinstance(layout, LangfuseLayout | LabelStudioLayout | PhoenixLayout):
+            return (*self._ignored, *layout.left_out)
+        return tuple(self._ignored)
 
     @property
     def position(self) -> int:
@@ -100,15 +114,24 @@ def chosen_format(path: Path, format: str | None) -> tuple[str, str]:
     """
     if format is None:
         format = container_of(path, PLAIN, advice=f"Give the format with --format ({', '.join(FORMATS)}), or: ")
-    return format, format if format in PLAIN else container_of(path, FOREIGN[format])
-
-
-def _layout(path: Path, format: str, columns: Mapping[str, str], labels: Labels) -> Layout:
     if format in PLAIN:
-        return PlainLayout(path, columns=columns, each_alone=format == "jsonl")
+        return format, format
+    return format, container_of(path, FOREIGN[format], advice=_ADVICE.get(format, ""))
+
+
+def layout_of(format: str, *, columns: Mapping[str, str], labels: Labels) -> Layout:
+    """Return what reads the rows of another tool's format.
+
+    Raises:
+        ImportFileError: columns have a name where the format fixes theirs.
+    """
     if format == "argilla":
         return ArgillaLayout(labels, columns=columns)
+    if format == "label-studio":
+        return LabelStudioLayout(labels, columns=columns)
     no_columns(columns, format=format)
-    if format == "langfuse":
-        return LangfuseLayout(labels)
-    return PreferenceLayout() if format == "trl-preference" else UnpairedLayout(labels)
+    if format == "trl-preference":
+        return PreferenceLayout()
+    named: Mapping[str, type[LangfuseLayout | OpenWebUILayout | PhoenixLayout | UnpairedLayout]]
+    named = {"langfuse": LangfuseLayout, "openwebui": OpenWebUILayout, "phoenix": PhoenixLayout}
+    return named.get(format, UnpairedLayout)(labels)

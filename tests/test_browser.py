@@ -26,6 +26,7 @@ from rlhf_loop.reward.model_file import save
 from rlhf_loop.tables import Interaction, Review
 from rlhf_loop.training import TrainingReport
 from rlhf_loop.web import create_app
+from rlhf_loop.web.openapi import document
 
 CHROMIUM = Path("/usr/bin/chromium")
 BEST = "Dizziness after a blow to the head is a sign of concussion"
@@ -334,7 +335,7 @@ def test_an_error_keeps_the_question(open_page: Callable[..., Page]) -> None:
 def test_the_reference_obeys_the_policy(open_page: Callable[..., Page]) -> None:
     """Swagger UI draws the document, unfolds an operation and tries it, without anything from elsewhere."""
     page = open_page(FakeService(GOOD), at="/docs")
-    expect(page.locator(".opblock")).to_have_count(17)
+    expect(page.locator(".opblock")).to_have_count(sum(len(path) for path in document()["paths"].values()))
     page.locator("#operations-Answers-ask button").first.click()
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()

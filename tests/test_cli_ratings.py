@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,58 @@ def test_an_import_is_audited_with_who_ran_it(database: str, tmp_path: Path) -> 
     [entry] = audit.entries(make_engine(database), action="ratings.imported")
     assert entry.actor.startswith("cli:")
     assert entry.target == "file:ratings.csv"
+
+
+OPENWEBUI = {
+    "id": "f1",
+    "user_id": "u-1",
+    "type": "rating",
+    "data": {"rating": 1, "model_id": "llama3.2", "comment": "Ja."},
+    "meta": {"chat_id": "c", "message_id": "a"},
+    "snapshot": {
+        "chat": {
+            "chat": {
+                "history": {
+                    "messages": {
+                        "q": {"id": "q", "parentId": None, "role": "user", "content": "Was hilft? 🤕"},
+                        "a": {"id": "a", "parentId": "q", "role": "assistant", "content": "Ruhe."},
+                    }
+                }
+            }
+        }
+    },
+}
+
+
+def test_from_names_the_tool(database: str, tmp_path: Path) -> None:
+    """--from is --format; whose word it is by default, and what thumbs become, can be said otherwise."""
+    path = tmp_path / "feedback.json"
+    path.write_text(json.dumps([OPENWEBUI]))
+    for added in (1, 0):
+        result = call(database, "ratings", "import", "--from", "openwebui", path)
+        assert result.output == f"1 row: {added} added, 0 updated, {1 - added} unchanged.\n"
+    assert "0 rated" in call(database, "ratings", "stats").output
+    call(database, "ratings", "import", "--from", "openwebui", path, "--role", "expert", "--good", "4")
+    path = tmp_path / "again.csv"
+    call(database, "ratings", "export", path)
+    assert ",4,Ja.," in path.read_text()
+
+
+def test_a_scale_is_two_numbers(database: str, tmp_path: Path) -> None:
+    """The lowest first; thumbs have none; what is beside it is named with its line."""
+    path = tmp_path / "annotations.json"
+    control = {"from_name": "rating", "to_name": "answer", "type": "rating", "value": {"rating": 9}}
+    task = {"data": {"prompt": "q", "answer": "a"}, "annotations": [{"id": 1, "completed_by": 1, "result": [control]}]}
+    path.write_text(json.dumps([task]))
+    arguments = ("ratings", "import", "--from", "label-studio", path)
+    for options, words in (
+        ((), "first line 1: rating is 9, not a whole number from 1 to 5"),
+        (("--scale", "1,5"), "first line 1: rating is 9, not on the scale from 1 to 5"),
+        (("--scale", "10"), "'10' is not of the form MIN,MAX"),
+        (("--scale", "10,1"), "A scale from 10 to 1 has no steps"),
+        (("--scale", "1,10", "--thumbs"), "Leave out --thumbs or --scale"),
+    ):
+        result = call(database, *arguments, *options)
+        assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
+    assert "1 added" in call(database, *arguments, "--scale", "1,10").output
+    assert "1 rated" in call(database, "ratings", "stats").output

@@ -105,6 +105,23 @@ def test_all_that_an_application_does(client: Client) -> None:
     assert [each.reviewer for each in client.reviews(second.id)] == ["app:p"]
 
 
+def test_feedback_on_what_is_known_and_what_is_not(client: Client) -> None:
+    """By question and answer, then by the id that it got; what is older changes nothing."""
+    texts = {"prompt": "Why?", "response": "So.", "source": "llama3.2"}
+    first = client.feedback(**texts, thumb="up", reviewer="p-7", rated_at=NOON, created_at=NOON)  # type: ignore[arg-type]
+    assert (first.rating, first.reviewer, first.reviewed_at) == (5, "app:p-7", NOON)
+    second = client.feedback(first.interaction_id, rating=2, reviewer="p-7", comment="No.", correction="Thus.")
+    assert (second.interaction_id, second.rating, second.correction) == (first.interaction_id, 2, "Thus.")
+    assert client.feedback(**texts, thumb="up", reviewer="p-7", rated_at=NOON) == second  # type: ignore[arg-type]
+    assert client.interaction(first.interaction_id).source == "llama3.2"
+    with pytest.raises(NotFoundError, match="There is no interaction with the id 'gone'"):
+        client.feedback("gone", rating=3)
+    with pytest.raises(ConflictError, match="another prompt or response"):
+        client.feedback(first.interaction_id, prompt="Why?", response="Other.", rating=3)
+    with pytest.raises(RejectedError, match="rating is 6"):
+        client.feedback(first.interaction_id, rating=6)
+
+
 def test_many_of_them(client: Client) -> None:
     """More than fit into one request go in several, and come back in pages, each once and in order."""
     items = [NewInteraction(prompt="Why?", response=f"{number}", review=NewReview(thumb="up")) for number in range(250)]

@@ -70,6 +70,10 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_QUALITY_THRESHOLD": "0.6",
             "RLHF_ALARM_QUEUE": "40",
             "RLHF_ALARM_WEBHOOK": "http://localhost/alarm",
+            "RLHF_METRICS_PUBLIC": "1",
+            "RLHF_TELEMETRY": "true",
+            "RLHF_RERANK_PUBLIC": "yes",
+            "RLHF_RERANK_WITHOUT_MODEL": "incoming",
         }
     )
     assert settings == Settings(
@@ -120,8 +124,12 @@ def test_every_setting_can_be_set() -> None:
         quality_threshold=0.6,
         alarm_queue=40,
         alarm_webhook="http://localhost/alarm",
+        metrics_public=True,
+        telemetry=True,
+        rerank_public=True,
+        rerank_without_model="incoming",
     )
-    assert len(fields(Settings)) == 47  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 51  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,10 @@ def test_scores_may_stand_before_their_trace(engine: Engine, tmp_path: Path) -> 
     report = import_ratings(engine, path, format="langfuse", skip_invalid=True)
     [row] = report.invalid
     assert row.line == 2
-    assert "the trace 't9' is neither in the file nor in the database; import the file of traces first" in row.reason
+    assert (
+        "the answer 't9' is neither in the file nor in the database; import the file of traces or spans first"
+        in row.reason
+    )
 
 
 def test_bad_traces_are_all_named_by_line(engine: Engine, tmp_path: Path) -> None:

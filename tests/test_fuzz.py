@@ -23,7 +23,7 @@ class Quiet(WSGIRequestHandler):
 @pytest.mark.slow
 def test_no_request_is_a_fault_of_ours(engine: Engine, tmp_path: Path) -> None:
     """Whatever the document allows or forbids: no 500, and each response is one that the document names."""
-    settings = settings_for(engine, tmp_path)
+    settings = settings_for(engine, tmp_path, rerank_without_model="incoming")
     keys = fuzz.prepare(settings.database_url)
     service = FakeService(GOOD)
     service.ready = True

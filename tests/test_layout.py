@@ -23,6 +23,8 @@ HOUSE = """
     extras
     threads
     worker
+    turns
+    tracing
     recent
     client.failures
     client.values
@@ -69,9 +71,16 @@ HOUSE = """
     formats.layout
     formats.plain
     formats.messages
+    formats.values
     formats.trl
     formats.argilla
     formats.langfuse
+    formats.openwebui_chat
+    formats.openwebui
+    formats.label_studio_task
+    formats.label_studio
+    formats.label_studio_events
+    formats.phoenix
     formats
     ratings_file
     import_tables
@@ -80,6 +89,7 @@ HOUSE = """
     export_rows
     export_pairs
     exchange
+    feedback
 
     encoders.processor
     encoders.runtime
@@ -118,6 +128,8 @@ HOUSE = """
     examples
     pair_data
     pairs
+    dataset_card
+    dataset_folder
     features
     fitting
     training
@@ -134,6 +146,7 @@ HOUSE = """
     training_run
     learning_curve
     ranking
+    document_ranking
     warming
 
     reviewing.servings
@@ -181,6 +194,7 @@ HOUSE = """
     sources
 
     answering.breaker
+    answering.stages
     answering.extracts
     answering.gathering
     answering.drafting
@@ -201,6 +215,7 @@ HOUSE = """
     monitoring.fresh_accuracy
     monitoring.source_health
     monitoring.backlog
+    monitoring.census
     monitoring.checks
     monitoring.webhook
     monitoring.chart_words
@@ -220,11 +235,17 @@ HOUSE = """
     report
 
     web.logs
+    web.catalogue
+    web.instruments
     web.schemas
     web.problems
     web.operations
     web.v1_schemas
     web.v1_operations
+    web.feedback_schemas
+    web.feedback_operations
+    web.rerank_schemas
+    web.rerank_operations
     web.openapi
     web.visitors
     web.database
@@ -251,10 +272,17 @@ HOUSE = """
     web.board
     web.dashboard
     web.idempotency
+    web.speakers
     web.v1
+    web.feedback
+    web.rerank_errors
+    web.rerank
     web.reference
+    web.metrics
     web.app
     web
+    web.traces
+    web.shared_counts
     web.worker
     web.watch
     web.server

@@ -394,13 +394,13 @@ def test_a_ranker_survives_a_fork(settings: Settings, model_folder: Path, reward
         "ranker = Ranker(Settings.from_env())\n"
         "first = rerank_candidates('What helps?', ['Sleep.', 'Bees.'], ranker=ranker)\n"
         "locks = ranker._lock, ranker._encoder._turn\n"
-        "for lock in locks: lock.acquire()\n"
+        "for lock in locks: lock.__enter__()\n"
         "child = os.fork()\n"
         "if not child:\n"
         "    same = rerank_candidates('What helps?', ['Sleep.', 'Bees.'], ranker=ranker) == first\n"
         "    new = rerank_candidates('What else helps?', [f'{os.getpid()} is new.'], ranker=ranker)\n"
         "    os._exit(0 if same and len(new) == 1 else 1)\n"
-        "for lock in locks: lock.release()\n"
+        "for lock in locks: lock.__exit__(None, None, None)\n"
         "print(os.waitpid(child, 0)[1], rerank_candidates('What helps?', ['Sleep.'], ranker=ranker)[0]['rank'])\n"
     )
     done = run(code, settings, model_folder)

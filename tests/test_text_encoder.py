@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -236,6 +237,67 @@ def test_one_thread_at_a_time_computes(tokenizer: Tokenizer) -> None:
         list(pool.map(lambda n: encoder.encode([f"text {n}"]), range(16)))
     assert runtime.most == 1
     assert len(runtime.asked) == encoder.computed == 16
+
+
+class BusyRuntime(FakeRuntime):
+    """Does not end its first call before another thread waits for its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.wanted = threading.Event(), threading.Event()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.begun.set()
+        assert self.wanted.wait(60)
+        return super().encode(texts)
+
+
+def test_a_long_document_does_not_hold_up_others(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document of many passages is computed in turns, between which a short text of another thread has its own."""
+    monkeypatch.setattr("rlhf_loop.encoders.text_encoder.cores", lambda: 2)
+    runtime = BusyRuntime()
+    encoder = TextEncoder(runtime, tokenizer)
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(encoder.encode_passages, [" ".join(f"word{n}" for n in range(8000))])
+        assert runtime.begun.wait(60)
+        short = pool.submit(encoder.encode, ["short"])
+        while not encoder._turn.waiting:
+            time.sleep(0)
+        runtime.wanted.set()
+        (vectors,) = long.result()
+        assert short.result().shape == (1, DIMENSION)
+    assert len(vectors) > 300
+    assert runtime.asked.index("short") <= 128
+    assert encoder.computed == 2
+
+
+# --- Tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_counted(uncached: TextEncoder, tokenizer: Tokenizer) -> None:
+    """The count is the tokenizer's, without markers, for each text in order, also of texts that were counted before."""
+    texts = ["", "Hold your breath.", LONG, "a\ud800b", "Hold your breath.", "\x00"]
+    expected = [0, 4, len(tokenizer.encode(LONG, add_special_tokens=False)), 3, 4, 0]
+    assert uncached.count_tokens(texts) == expected
+    assert uncached.count_tokens(texts[::-1]) == expected[::-1]
+    assert uncached.count_tokens([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "beginning"),
+    [
+        ("Hold your breath.", 2, "Hold your"),
+        ("Hold your breath.", 4, "Hold your breath."),
+        ("Hold your breath.", 1, "Hold"),
+        ("  Hold   your breath", 2, "  Hold   your"),
+        ("ab", 5, "ab"),
+        ("x\ud800 y z", 1, "x"),
+        ("\x00\x00\x00", 1, "\x00\x00\x00"),
+    ],
+)
+def test_the_beginning_of_a_text(uncached: TextEncoder, text: str, tokens: int, beginning: str) -> None:
+    """A text is cut after so many tokens, as it is written, and left alone if it has no more."""
+    assert uncached.beginning(text, tokens=tokens) == beginning
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------

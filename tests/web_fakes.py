@@ -57,6 +57,12 @@ class FakeService:
     def ranker(self) -> None:
         return None
 
+    def serving(self) -> str | None:
+        return self.model_version
+
+    def waiting(self) -> tuple[int, int]:
+        return 0, 0
+
     def rate(
         self,
         interaction_id: str,

@@ -27,11 +27,17 @@ from urllib.parse import urlsplit
 
 import click
 
+from rlhf_loop import sample
 from rlhf_loop.accounts import tokens, users
+from rlhf_loop.config import Settings
 from rlhf_loop.db import open_database
 from rlhf_loop.domain import Passage, Rating, UserRole
+from rlhf_loop.exchange import import_ratings
 from rlhf_loop.interactions import record
+from rlhf_loop.training_run import run_training
 
+#: The live model in the server's folder.
+MODEL = "reward_model.joblib"
 #: Interactions that are there from the start, so that requests find some.
 KNOWN_IDS = tuple(f"known-{number}" for number in range(20))
 _CHUNK = 50
@@ -89,6 +95,14 @@ def prepare(url: str) -> Keys:
     reading = tokens.add(engine, "reading", user="fuzz", scopes=[tokens.READ], actor="fuzz").secret
     engine.dispose()
     return Keys(every, reading)
+
+
+def train(url: str, folder: Path) -> None:
+    """Put a model of the sample ratings live, so that there is something to rank by."""
+    engine = open_database(url)
+    import_ratings(engine, sample.RATINGS_FILE)
+    run_training(engine, Settings(database_url=url, model_path=folder / MODEL))
+    engine.dispose()
 
 
 def fuzz(url: str, keys: Keys, *, requests: int, seed: int) -> Report:
@@ -191,7 +205,7 @@ def served(database_url: str, folder: Path) -> Iterator[str]:
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         "RLHF_DATABASE_URL": database_url,
         "RLHF_OUTBOX_PATH": str(folder / "outbox.db"),
-        "RLHF_MODEL_PATH": str(folder / "reward_model.joblib"),
+        "RLHF_MODEL_PATH": str(folder / MODEL),
         "RLHF_SOURCES": "tools.fuzz:source",
         "RLHF_RATE_LIMIT": "0",
     }
@@ -242,6 +256,7 @@ def main(requests: int, seed: int, database: str | None) -> None:
         folder = Path(name)
         url = database or f"sqlite:///{folder / 'rlhf.db'}"
         keys = prepare(url)
+        train(url, folder)
         started = time.monotonic()
         with served(url, folder) as address:
             report = fuzz(address, keys, requests=requests, seed=seed)

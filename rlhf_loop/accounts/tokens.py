@@ -28,7 +28,9 @@ REVIEW = "reviews:write"
 REVIEW_AS_EXPERT = "reviews:expert"
 #: What Prometheus needs, and nothing else.
 METRICS = "metrics:read"
-SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS)
+#: To have documents ranked.
+RERANK = "rerank"
+SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS, RERANK)
 
 #: How each begins, so that scanners for leaked secrets can know them.
 PREFIX = "rlhf_"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from time import perf_counter
 
+from rlhf_loop import tracing
 from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.answering.extracts import excerpt
 from rlhf_loop.domain import Passage
@@ -149,7 +150,8 @@ class _Asked:
     def _ask(self, query: str) -> _Result:
         try:
             started = perf_counter()
-            given = self._source.search(query, limit=self._limit)
+            with tracing.span("source", {"rlhf.source": self.name}):
+                given = self._source.search(query, limit=self._limit)
             passages, trouble = _checked(given, self._limit, query)
             return _Result(passages, trouble, 1000 * (perf_counter() - started))
         finally:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
@@ -18,6 +17,7 @@ from rlhf_loop.answering.gathering import Gathered, Gatherer
 from rlhf_loop.answering.policies import Experiment, Order
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.answering.rows import recorded_answers, served_as
+from rlhf_loop.answering.stages import stage
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import (
     Answer,
@@ -117,20 +117,20 @@ class AnswerService:
         query = checked_query(query)
         timings: dict[str, float] = {}
         started = perf_counter()
-        with _timed(timings, "total"):
+        with stage(timings, "total"):
             parts = self._loaded()
-            with _timed(timings, "sources"):
+            with stage(timings, "sources"):
                 gathered = parts.gatherer.gather(query)
             timings |= {f"source:{name}": taken for name, taken in gathered.timings.items()}
             degraded = dict(gathered.degraded)
             drafts = self._drafted(parts, query, gathered, timings)
             if drafts.trouble:
                 degraded["drafts"] = drafts.trouble
-            with _timed(timings, "ranking"):
+            with stage(timings, "ranking"):
                 ranking = _ranked(parts, query, drafts.candidates, degraded)
                 order = parts.experiment.order(query, drafts.candidates, ranking)
             ranked = _answers(order.candidates, drafts.candidates)
-            with _timed(timings, "recording"):
+            with stage(timings, "recording"):
                 so_far = {**timings, "total": 1000 * (perf_counter() - started)}
                 self._record(query, ranked, order, ranking.model_version, degraded, so_far)
         return Answer(
@@ -186,6 +186,23 @@ class AnswerService:
         """
         return self._loaded().ranker
 
+    def serving(self) -> str | None:
+        """Return the version of the model that ranks here, None without one, or before anything is loaded.
+
+        Raises:
+            ModelFileError: there is a model file that cannot be trusted, and no good one was loaded before.
+        """
+        parts = self._parts
+        return parts.ranker.model_version if parts is not None and parts.ranker is not None else None
+
+    def waiting(self) -> tuple[int, int]:
+        """Return how many answers and ratings wait for the database, and how many it has refused.
+
+        Raises:
+            OutboxError: the outbox cannot be read.
+        """
+        return self._recorder.waiting()
+
     def readiness(self) -> Readiness:
         """Tell whether questions can be answered; what is only degraded is named, and does no harm to `ready`."""
         if not self._warm or (parts := self._parts) is None:
@@ -240,7 +257,7 @@ class AnswerService:
     def _drafted(self, parts: _Parts, query: str, gathered: Gathered, timings: dict[str, float]) -> Drafts:
         if parts.drafter is None:
             return Drafts(quote(gathered.passages))
-        with _timed(timings, "drafts"):
+        with stage(timings, "drafts"):
             return parts.drafter.draft(query, gathered.passages)
 
     def _record(
@@ -374,13 +391,3 @@ def _model_state(parts: _Parts) -> str:
         logger.error("%s", error)
         return "it cannot be used; the log says why"
     return version or "none: candidates keep their incoming order"
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many milliseconds the block takes."""
-    started = perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = 1000 * (perf_counter() - started)

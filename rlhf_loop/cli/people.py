@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _ROLES = click.Choice(["rater", "admin", "service"])
 #: As in accounts.tokens, which would load the database's library before it is known what is wanted.
-_SCOPES = click.Choice(["interactions:read", "interactions:write", "reviews:write", "reviews:expert", "metrics:read"])
+_SCOPES = click.Choice(
+    ["interactions:read", "interactions:write", "reviews:write", "reviews:expert", "metrics:read", "rerank"]
+)
 _password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of the standard input."
 )

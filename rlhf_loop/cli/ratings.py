@@ -6,13 +6,22 @@ from pathlib import Path
 
 import click
 
-from rlhf_loop.cli.common import columns_option, open_ratings, operator, progress_bar
+from rlhf_loop.cli.common import columns_option, open_ratings, operator, progress_bar, read_settings
 
-_FORMATS = click.Choice(["csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse"])
+_BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
+_IN = click.Choice([*_BOTH_WAYS, "openwebui", "label-studio", "phoenix"])
+_OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
 _FORMAT_HELP = "The file's format. Default: csv, jsonl or parquet by the name's ending."
-_SCORE_NAME = click.option(
-    "--score-name", metavar="NAME", default="rating", show_default=True, help="Langfuse: the score that is the rating."
-)
+
+
+def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    lowest, _, highest = value.partition(",")
+    try:
+        return float(lowest), float(highest)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not of the form MIN,MAX, e.g. 1,10.") from None
 
 
 @click.group()
@@ -23,14 +32,14 @@ def ratings() -> None:
 @ratings.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @columns_option
-@click.option("--format", type=_FORMATS, help=_FORMAT_HELP)
+@click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP)
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."
 )
 @click.option(
     "--role",
     type=click.Choice(["expert", "end-user"]),
-    help="Whose word it is, where no row says. Default: expert; of Langfuse's scores end-user.",
+    help="Whose word it is, where no row says. Default: expert; of Langfuse, Open WebUI and Phoenix end-user.",
 )
 @click.option("--source", metavar="NAME", help="Where the answers come from, where no row says.")
 @click.option(
@@ -43,8 +52,20 @@ def ratings() -> None:
 @click.option(
     "--bad", type=click.IntRange(1, 5), default=1, show_default=True, help="That of a label false, or a thumb down."
 )
-@click.option("--thumbs", is_flag=True, help="Argilla, Langfuse: the numbers are thumbs, 1 up and 0 or -1 down.")
-@_SCORE_NAME
+@click.option("--thumbs", is_flag=True, help="Other tools: the numbers are thumbs, 1 up and 0 or -1 down.")
+@click.option(
+    "--scale",
+    metavar="MIN,MAX",
+    callback=_number_scale,
+    help="Other tools: the numbers go from MIN to MAX, and become 1 to 5.",
+)
+@click.option(
+    "--score-name",
+    metavar="NAME",
+    default="rating",
+    show_default=True,
+    help="Langfuse, Phoenix: the score or annotation that is the rating.",
+)
 @click.option("--skip-invalid", is_flag=True, help="Store the valid rows even if others are invalid.")
 def import_(
     file: Path,
@@ -56,6 +77,7 @@ def import_(
     good: int,
     bad: int,
     thumbs: bool,
+    scale: tuple[float, float] | None,
     score_name: str,
     skip_invalid: bool,
 ) -> None:
@@ -64,15 +86,19 @@ def import_(
     Either all rows are stored or none, and importing a file again changes nothing. Rows need the columns user_prompt
     and ai_response; without a rating (1-5) a row is kept as an unrated answer.
 
-    Files of other tools are read by their format: trl-preference (prompt, chosen, rejected) becomes preferences of the
-    reviewer, trl-unpaired (prompt, completion, label) ratings, argilla (records) and langfuse (traces and scores)
+    Files of other tools are read by their format, --from TOOL: trl-preference (prompt, chosen, rejected) becomes
+    preferences of the reviewer, trl-unpaired (prompt, completion, label) ratings; argilla (records), langfuse (traces
+    and scores), openwebui (feedback or chats), label-studio (JSON, JSON_MIN, CSV) and phoenix (spans and annotations)
     reviews.
     """
     from rlhf_loop.console import print_import, print_invalid
     from rlhf_loop.domain import ReviewerRole
     from rlhf_loop.exchange import InvalidRowsError, import_ratings
-    from rlhf_loop.formats import Labels
+    from rlhf_loop.formats import Labels, NumberScale
 
+    labels = Labels(
+        good=good, bad=bad, thumbs=thumbs, score_name=score_name, scale=NumberScale(*scale) if scale else None
+    )
     engine = open_ratings()
     try:
         with progress_bar(f"Importing {file.name}") as progress:
@@ -84,7 +110,7 @@ def import_(
                 reviewer=reviewer,
                 role=ReviewerRole(role.replace("-", "_")) if role else None,
                 source=source,
-                labels=Labels(good=good, bad=bad, thumbs=thumbs, score_name=score_name),
+                labels=labels,
                 skip_invalid=skip_invalid,
                 progress=progress,
                 actor=operator(),
@@ -98,17 +124,20 @@ def import_(
 
 @ratings.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--format", type=_FORMATS, help=_FORMAT_HELP)
+@click.option("--format", type=_OUT, help=_FORMAT_HELP)
 @click.option(
     "--min-gap",
     type=click.IntRange(1, 4),
     default=1,
     show_default=True,
-    help="trl-preference: by how much the ratings of two answers must differ to make a pair of them.",
+    help="trl-preference, hf-dataset: by how much the ratings of two answers must differ to make a pair of them.",
 )
-@click.option("--conversational", is_flag=True, help="trl-...: write messages with roles instead of texts.")
-@_SCORE_NAME
-def export(file: Path, format: str | None, min_gap: int, conversational: bool, score_name: str) -> None:
+@click.option("--conversational", is_flag=True, help="trl-..., hf-dataset: write messages with roles instead of texts.")
+@click.option(
+    "--score-name", metavar="NAME", default="rating", show_default=True, help="Langfuse: what the rating is called."
+)
+@click.option("--names", is_flag=True, help="hf-dataset: raters and ids as they are, not pseudonyms.")
+def export(file: Path, format: str | None, min_gap: int, conversational: bool, score_name: str, names: bool) -> None:
     """Write all ratings to FILE: CSV, JSONL or Parquet; a name that ends in .gz is compressed.
 
     One row for each review, and one for each answer without any. An import of the file restores them all. Preferences
@@ -117,14 +146,38 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
     For other tools: trl-preference has pairs of answers as experts preferred, corrected and rated them, trl-unpaired
     each rated answer with a label, argilla and langfuse each answer with its reviews. The name's ending tells how the
     file holds them: .jsonl, .json, and for trl-... also .parquet and .csv.
+
+    With hf-dataset FILE is a folder that Hugging Face's load_dataset reads: ratings and both trl-... as Parquet, split
+    by question, with a card. Raters have pseudonyms there, lasting ones if RLHF_SECRET_KEY is set.
     """
     from rlhf_loop.console import counted
     from rlhf_loop.exchange import ExportOptions, export_ratings
 
+    if format == "hf-dataset":
+        _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
+        return
     options = ExportOptions(min_gap=min_gap, conversational=conversational, score_name=score_name)
     with progress_bar(f"Exporting {file.name}") as progress:
         count = export_ratings(open_ratings(), file, format=format, options=options, progress=progress)
     click.echo(f"{counted(count, 'row')} written to {file}.")
+
+
+def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: bool) -> None:
+    from rlhf_loop.console import counted
+    from rlhf_loop.dataset_folder import DatasetOptions, export_dataset
+
+    key = read_settings().secret_key
+    options = DatasetOptions(min_gap=min_gap, conversational=conversational, names=names, key=key)
+    with progress_bar(f"Exporting {folder.name}") as progress:
+        configs = export_dataset(open_ratings(), folder, options=options, progress=progress)
+    for config in configs:
+        parts = ", ".join(f"{split.rows} {split.name}" for split in config.splits)
+        click.echo(f"{config.name}: {counted(config.rows, 'row')}{f' ({parts})' if parts else ''}.")
+    click.echo(f"Written to {folder}.")
+    if not names and not key:
+        click.echo(
+            "The raters' pseudonyms are of this export only. Set RLHF_SECRET_KEY to keep them from one to the next."
+        )
 
 
 @ratings.command("stats")

@@ -10,6 +10,7 @@
             review=NewReview(thumb="up", reviewer="patient-7"),
         )
         client.review(answer.id, 4, reviewer="patient-8", comment="It took a minute.")
+        client.feedback(prompt="Why do we yawn?", response="Nobody knows.", thumb="down", reviewer="patient-7")
         for interaction in client.interactions(source="our-chatbot"):
             print(interaction.id, interaction.end_user_rating)
 

@@ -144,6 +144,52 @@ class Client:
             ),
         )
 
+    def feedback(
+        self,
+        interaction_id: str | None = None,
+        *,
+        rating: int | None = None,
+        thumb: Thumb | None = None,
+        prompt: str | None = None,
+        response: str | None = None,
+        source: str | None = None,
+        candidate_group: str | None = None,
+        created_at: datetime | None = None,
+        rated_at: datetime | None = None,
+        comment: str | None = None,
+        correction: str | None = None,
+        harmful: bool = False,
+        reviewer: str | None = None,
+        role: Role | None = None,
+    ) -> Review:
+        """Say how good an answer is, by its id or by question and answer; it need not be known before.
+
+        Give a `rating` from 1 to 5 or a `thumb`. What is older (`rated_at`) than what the reviewer said since changes
+        nothing; then the answer is what they said last.
+
+        Raises:
+            NotFoundError: there is no answer with this id, and question and answer were not given.
+            ConflictError: the id is of an answer that says something else.
+            ApiError: it was not stored, or nobody knows.
+        """
+        sent = {
+            "interaction_id": interaction_id,
+            "rating": rating,
+            "thumb": thumb,
+            "prompt": prompt,
+            "response": response,
+            "source": source,
+            "candidate_group": candidate_group,
+            "created_at": created_at,
+            "rated_at": rated_at,
+            "comment": comment,
+            "correction": correction,
+            "harmful": harmful,
+            "reviewer": reviewer,
+            "role": role,
+        }
+        return self._write("POST", "/v1/feedback", _plain(sent), Review)
+
     def thumb(
         self,
         id: str,

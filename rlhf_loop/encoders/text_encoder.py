@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -14,9 +13,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rlhf_loop.encoders.passages import PassageSplitter
+from rlhf_loop.encoders.processor import cores
 from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.recent import Recent
+from rlhf_loop.turns import Turns
 
 #: Tokens of a passage: long enough for a thought, short enough that one vector can hold it.
 PASSAGE_TOKENS = 96
@@ -26,9 +27,14 @@ PASSAGE_STRIDE = 64
 _WINDOW = MAX_TOKENS - 2
 _WINDOW_STRIDE = _WINDOW - 16
 
-#: New texts that are computed and stored at a time: bounds the memory, what a kill can lose, and how long other threads
-#: wait for their turn.
-_CHUNK = 128
+#: New texts, and characters of them, that are cut, computed and stored at a time: bounds the memory, and what a kill
+#: can lose. A text that is longer is a chunk of its own.
+_CHUNK, _CHUNK_CHARS = 128, 256 * 1024
+#: Texts for each core that a thread computes before others have their turn: a fraction of a second, however long the
+#: documents are, and enough that the cores seldom wait for each other.
+_TURN = 32
+#: Memory for how many tokens the texts have that were counted lately: some 10,000 of them.
+_COUNTED_BYTES = 8_000_000
 #: Memory for vectors that others keep and lend.
 _LENT_BYTES = 16_000_000
 
@@ -48,8 +54,8 @@ _Compute = Callable[[Sequence[str]], list[Vectors]]
 class TextEncoder:
     """A runtime with its tokenizer and, unless `cache` is None, the vector cache. Safe to share between threads.
 
-    One thread at a time computes: a runtime uses all its cores for one call, and takes memory for each call at once.
-    `computed` counts the texts that were computed so far, `remembered` those that the cache knew.
+    One thread at a time computes, and not for long: a runtime uses all its cores for one call, and takes memory for
+    each call at once. `computed` counts the texts that were computed so far, `remembered` those that the cache knew.
     """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, cache: VectorCache | None = None) -> None:
@@ -59,7 +65,8 @@ class TextEncoder:
         self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
         self._cache = cache
         self._lent: Recent[Vectors] = Recent(max_bytes=_LENT_BYTES)
-        self._turn = threading.Lock()
+        self._counted: Recent[int] = Recent(max_bytes=_COUNTED_BYTES)
+        self._turn = Turns()
         self._process = os.getpid()
         self._computes = self._keeps = True
         self.computed = self.remembered = 0
@@ -119,14 +126,45 @@ class TextEncoder:
         encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts])
         return sum(len(encoding) > MAX_TOKENS for encoding in encodings)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, without markers; what was counted lately is remembered."""
+        texts = [_encodable(text) for text in texts]
+        keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+        known = {key: self._counted.get(key) for key in keys}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
+        for chunk in _chunks(new):
+            encodings = self._tokenizer.encode_batch_fast([new[key] for key in chunk], add_special_tokens=False)
+            for key, encoding in zip(chunk, encodings, strict=True):
+                known[key] = len(encoding)
+                self._counted.put(key, len(encoding), 0)
+        return [known[key] or 0 for key in keys]
+
+    def beginning(self, text: str, *, tokens: int) -> str:
+        """Return the text up to the end of so many tokens, all of it if it has no more."""
+        # A token has at least one character.
+        if len(text) <= tokens:
+            return text
+        ends = self._tokenizer.encode(_encodable(text), add_special_tokens=False).offsets
+        return text[: ends[tokens - 1][1]] if len(ends) > tokens else text
+
     def _compute_texts(self, texts: Sequence[str]) -> list[Vectors]:
-        return list(self._runtime.encode(texts)[:, np.newaxis])
+        return list(self._computed(texts, count=len(texts))[:, np.newaxis])
 
     def _compute_passages(self, splitter: PassageSplitter, texts: Sequence[str]) -> list[Vectors]:
         passages = splitter.split(texts)
-        vectors = self._runtime.encode([passage for of_text in passages for passage in of_text])
+        vectors = self._computed([passage for of_text in passages for passage in of_text], count=len(texts))
         vectors.flags.writeable = False  # like those from the cache: a caller must not see which it got
         return np.split(vectors, list(accumulate(map(len, passages)))[:-1])
+
+    def _computed(self, pieces: Sequence[str], *, count: int) -> Vectors:
+        """Compute the vectors of so many texts, piece by piece, and let others have their turn in between."""
+        parts = []
+        turn = _TURN * cores()
+        for start in range(0, len(pieces), turn):
+            with self._my_turn():
+                parts.append(self._runtime.encode(pieces[start : start + turn]))
+                self.computed += 0 if start else count
+        return parts[0] if len(parts) == 1 else _stacked(parts)
 
     def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute) -> list[Vectors]:
         """Look the texts up, compute those that are new (each once), keep them, and return all in order."""
@@ -140,19 +178,17 @@ class TextEncoder:
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new and not self._computes:
             raise UnknownTextError(kind, list(new.values()))
-        for chunk in _chunks(list(new)):
-            with self._my_turn():
-                fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
-                self.computed += len(chunk)
+        for chunk in _chunks(new):
+            fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
             known.update(fresh)
             if self._cache and self._keeps:
                 self._cache.put(fresh)
         return [known[key] for key in keys]
 
-    def _my_turn(self) -> threading.Lock:
+    def _my_turn(self) -> Turns:
         if self._process != os.getpid():
             # In the parent another thread may have been at it, and will never end its turn here.
-            self._turn, self._process = threading.Lock(), os.getpid()
+            self._turn, self._process = Turns(), os.getpid()
         return self._turn
 
     def _key(self, kind: str, text: str) -> bytes:
@@ -174,5 +210,14 @@ def _mean(vectors: Vectors) -> Vectors:
     return unit
 
 
-def _chunks(keys: list[bytes]) -> Iterable[list[bytes]]:
-    return (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
+def _chunks(texts: Mapping[bytes, str]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    chars = 0
+    for key, text in texts.items():
+        if chunk and (len(chunk) == _CHUNK or chars + len(text) > _CHUNK_CHARS):
+            yield chunk
+            chunk, chars = [], 0
+        chunk.append(key)
+        chars += len(text)
+    if chunk:
+        yield chunk

@@ -1,5 +1,5 @@
-"""The formats of ratings files: one's own, and those of TRL, Argilla and Langfuse."""
+"""The formats of ratings files: one's own, and those of other tools."""
 
-from rlhf_loop.formats.layout import SCORE_NAME, FileRow, Labels, Layout
+from rlhf_loop.formats.layout import SCORE_NAME, FileRow, Labels, Layout, NumberScale
 
-__all__ = ["SCORE_NAME", "FileRow", "Labels", "Layout"]
+__all__ = ["SCORE_NAME", "FileRow", "Labels", "Layout", "NumberScale"]

@@ -52,7 +52,7 @@ class LangfuseLayout:
         return ()
 
     @property
-    def other_scores(self) -> tuple[str, ...]:
+    def left_out(self) -> tuple[str, ...]:
         """The names of the scores that were left out so far."""
         return tuple(self._others)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,7 @@ _GOOD = {"true", "yes", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "go
 _BAD = {"false", "no", "down", "thumbs down", "thumbs_down", "thumbs-down", "👎", "bad", "negative", "dislike"}
 _BAD |= {"incorrect"}
 
-#: What Langfuse calls the score that holds the rating, unless somebody says otherwise.
+#: What Langfuse calls the score that holds the rating, and Phoenix the annotation, unless somebody says otherwise.
 SCORE_NAME = "rating"
 
 
@@ -60,23 +61,55 @@ class Layout(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """How what is no rating from 1 to 5 becomes one: a label, a thumb, a word.
-
-    With `thumbs` numbers are thumbs as well: 1 is up, 0 and -1 are down. `score_name` is what Langfuse calls the score
-    that holds the rating.
+@dataclass(frozen=True, slots=True)
+class NumberScale:
+    """Numbers from `lowest` to `highest` that stand for ratings from 1 to 5, in equal steps.
 
     Raises:
-        ImportFileError: `good` and `bad` are no ratings, or the wrong way round.
+        ImportFileError: there is nothing between the two.
+    """
+
+    lowest: float
+    highest: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lowest) and math.isfinite(self.highest) and self.lowest < self.highest):
+            raise ImportFileError(
+                f"A scale from {self.lowest:g} to {self.highest:g} has no steps. Give the lowest number first, "
+                "for instance 1,10."
+            )
+
+    def rating(self, name: str, value: float) -> int:
+        """Return the rating nearest to a number, the better one where it lies between two.
+
+        Raises:
+            ValueError: it is not on the scale.
+        """
+        if not self.lowest <= value <= self.highest:
+            raise ValueError(f"{name} is {value!r}, not on the scale from {self.lowest:g} to {self.highest:g}")
+        return 1 + math.floor(4 * (value - self.lowest) / (self.highest - self.lowest) + 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """How what is no rating from 1 to 5 becomes one: a label, a thumb, a word, a number of another scale.
+
+    With `thumbs` numbers are thumbs as well: 1 is up, 0 and -1 are down; with a `scale` they are of that one.
+    `score_name` is what Langfuse calls the score that holds the rating, and Phoenix the annotation.
+
+    Raises:
+        ImportFileError: `good` and `bad` are no ratings, or the wrong way round, or thumbs have a scale.
     """
 
     good: int = THUMBS["up"]
     bad: int = THUMBS["down"]
     thumbs: bool = False
     score_name: str = SCORE_NAME
+    scale: NumberScale | None = None
 
     def __post_init__(self) -> None:
+        if self.thumbs and self.scale is not None:
+            raise ImportFileError("Numbers are either thumbs or of a scale. Leave out --thumbs or --scale.")
         if self.bad not in _RATINGS or self.good not in _RATINGS or not self.bad < GOOD_RATING <= self.good:
             raise ImportFileError(
                 f"A good label would become the rating {self.good} and a bad one {self.bad}. "
@@ -98,10 +131,23 @@ class Labels:
                 if value in (1, 0, -1):
                     return self.label(value == 1)
                 raise ValueError(f"{name} is {value!r}, and thumbs are 1, 0 or -1")
+            if self.scale is not None:
+                return self.scale.rating(name, value)
             if value in _RATINGS:
                 return int(value)
-            raise ValueError(f"{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so")
+            raise ValueError(
+                f"{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so, or give its scale"
+            )
         raise ValueError(f"{name} is {str(value)[:60]!r}, neither a number nor a label")
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether somebody said what numbers mean."""
+        return self.thumbs or self.scale is not None
+
+    def knows(self, word: object) -> bool:
+        """Tell whether a word says good or bad by itself."""
+        return isinstance(word, str) and word.strip().lower() in _GOOD | _BAD
 
     def label(self, good: bool) -> int:
         """Return the rating that a label stands for."""

@@ -8,7 +8,7 @@ from typing import Any
 
 #: Where applications keep the question and the answer in an object of their own.
 _QUESTION_KEYS = ("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content")
-_ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "text", "content", "messages")
+_ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "text", "content", "messages", "choices")
 
 
 def prompt_text(name: str, value: object) -> str:
@@ -113,7 +113,9 @@ def _turns(name: str, value: object) -> list[tuple[str, str]]:
 def _turn(name: str, message: object) -> tuple[str, str]:
     if not isinstance(message, Mapping):
         raise ValueError(f"{name} holds {str(message)[:60]!r}, which is no message with a role and a content")
-    role, content = message.get("role"), message.get("content")
+    # A choice of OpenAI's has its message inside; spans of OpenInference have it with dots.
+    message = message["message"] if isinstance(message.get("message"), Mapping) else message
+    role, content = (message.get(key, message.get(f"message.{key}")) for key in ("role", "content"))
     if isinstance(content, Sequence) and not isinstance(content, str):
         # Parts, as models that see have them; those without text cannot be judged by their text.
         parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]

@@ -34,6 +34,8 @@ _SCOPES = {
     tokens.WRITE: "record answers",
     tokens.REVIEW: "rate in the name of its end users, and of itself",
     tokens.REVIEW_AS_EXPERT: "rate in the name of experts, who train the model",
+    tokens.METRICS: "read the metrics, for Prometheus",
+    tokens.RERANK: "have documents ranked, by the rerank API",
 }
 _DEFAULT_DAYS = 365
 _LARGEST_ID = 2**31 - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request, url_for
 from werkzeug import Response as BaseResponse
@@ -17,12 +18,16 @@ from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.version import __version__
-from rlhf_loop.web import admin, api, dashboard, logs, openapi, pages, people, reference, review, v1
+from rlhf_loop.web import admin, api, dashboard, feedback, logs, openapi, pages, people, reference, rerank, review, v1
+from rlhf_loop.web.audience import own_errors
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.navigation import navigation
 from rlhf_loop.web.problems import as_problem, unexpected
 from rlhf_loop.web.warmup import WarmUp
+
+if TYPE_CHECKING:
+    from rlhf_loop.web.instruments import Instruments
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +66,10 @@ def blueprint(
     Nothing is loaded until the first request. `sources` are asked in place of those that the settings name; `service`
     is one that you have made yourself.
     """
+    from rlhf_loop.web.instruments import Instruments
+
     service = service or AnswerService(settings, sources=sources)
-    return _routes(settings, service, WarmUp(service))
+    return _routes(settings, service, WarmUp(service), Instruments())
 
 
 def create_app(
@@ -71,12 +78,15 @@ def create_app(
     sources: Sequence[Source] | None = None,
     service: AnswerService | None = None,
     warm_up: bool = False,
+    counts: Instruments | None = None,
 ) -> Flask:
     """Return an application with these routes and nothing else; `warm_up` begins to load at once, in a thread.
 
-    Not for a process that will fork: no thread survives that.
+    Not for a process that will fork: no thread survives that. `counts` are instruments that somebody else reads, too.
     """
-    service = service or AnswerService(settings, sources=sources)
+    from rlhf_loop.web.instruments import Instruments
+
+    service, counts = service or AnswerService(settings, sources=sources), counts or Instruments()
     warmup = WarmUp(service)
     app = Flask("rlhf_loop.web", static_folder=None, template_folder=None)
     if settings.proxies:
@@ -84,10 +94,11 @@ def create_app(
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=settings.proxies, x_proto=settings.proxies, x_host=0, x_port=0, x_prefix=0
         )
-    app.register_blueprint(_routes(settings, service, warmup))
+    app.register_blueprint(_routes(settings, service, warmup, counts))
     # Once more for the whole application: what is not found belongs to no blueprint.
     app.before_request(_begin)
     app.after_request(_finish)
+    app.after_request(lambda response: counts.count(request, response))
     app.teardown_request(_forget)
     app.register_error_handler(HTTPException, as_problem)
 
@@ -100,7 +111,10 @@ def create_app(
     return app
 
 
-def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Blueprint:
+def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: Instruments) -> Blueprint:
+    # Here, as the library has to be told first where the processes of a server count together.
+    from rlhf_loop.web import metrics
+
     # The templates lie in a folder of their own, so that an application can put its own in their place.
     web = Blueprint(
         "rlhf_loop",
@@ -111,6 +125,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Bluep
     )
     web.before_request(_begin)
     web.after_request(_finish)
+    web.after_request(lambda response: counts.count(request, response))
     web.teardown_request(_forget)
     web.register_error_handler(HTTPException, _http_error)
     for code in _CODES:
@@ -132,7 +147,10 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp) -> Bluep
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
     dashboard.add_routes(web, settings, database, guard, lambda: _encoder(service))
     v1.add_routes(web, settings, database, guard)
+    feedback.add_routes(web, database, guard)
+    rerank.add_routes(web, settings, service, guard)
     reference.add_routes(web)
+    metrics.add_routes(web, settings, service, database, guard, counts)
     return web
 
 
@@ -181,6 +199,8 @@ def _forget(_: BaseException | None) -> None:
 
 def _http_error(error: HTTPException) -> Response:
     view = current_app.view_functions.get(request.endpoint or "")
+    if answer := own_errors(view):
+        return answer(error)
     return pages.error_page(error) if pages.is_for_people(view) else as_problem(error)
 
 

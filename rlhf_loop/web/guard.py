@@ -23,7 +23,7 @@ from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.web.audience import is_for_people
 from rlhf_loop.web.database import Database
-from rlhf_loop.web.limiter import Limiter, network
+from rlhf_loop.web.limiter import Limiter, is_loopback, network
 from rlhf_loop.web.visitors import home_path, refuse_other_sites
 from rlhf_loop.web.ways import way_back
 
@@ -42,6 +42,10 @@ _DOWN_S = 5.0
 _NOTE_PATIENCE_S = 0.1
 #: Health checks come every few seconds from one address, and a page brings its files along.
 _UNLIMITED = (".healthz", ".readyz", ".static", ".swagger")
+#: Free for this machine only: others may ask as often as for anything else.
+_METRICS = ".metrics"
+#: Headers by which a proxy can be told, also one of which the settings know nothing.
+_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 _PLACE = "rlhf_loop.guard"
 _LONGEST_SESSION_H = 24 * 366
 
@@ -112,6 +116,12 @@ class Guard:
     def address(self) -> str:
         """Return where the request comes from, as far as it is counted."""
         return network(request.remote_addr)
+
+    def from_this_machine(self) -> bool:
+        """Tell whether the request was surely made on this machine, and not passed on by a proxy that runs here."""
+        if not self._settings.proxies and any(name in request.headers for name in _PASSED_ON):
+            return False
+        return is_loopback(request.remote_addr)
 
     def user(self) -> User | None:
         """Return who is signed in in this browser, None if nobody is, or if the database does not answer.
@@ -228,8 +238,10 @@ class Guard:
         Raises:
             TooManyRequests: there were more than `rate_limit` allows.
         """
-        found = _this()
-        if found.counted or (request.endpoint or "").endswith(_UNLIMITED):
+        found, endpoint = _this(), request.endpoint or ""
+        if found.counted or endpoint.endswith(_UNLIMITED):
+            return
+        if endpoint.endswith(_METRICS) and self.from_this_machine():
             return
         found.counted = True
         if wait := self._limiter.hit(self._who()):

@@ -65,6 +65,16 @@ class Limiter:
             return self._counter
 
 
+def is_loopback(address: str | None) -> bool:
+    """Tell whether the address is that of this machine to itself."""
+    try:
+        found = ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
 def network(address: str | None) -> str:
     """Return what counts as one address: an IPv4 address, or the network of an IPv6 one."""
     try:

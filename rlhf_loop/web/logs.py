@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from flask import Request, Response, g
 from pythonjsonlogger.json import JsonFormatter
 
+from rlhf_loop import tracing
 from rlhf_loop.domain import Answer, ReviewerRole
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def forget() -> None:
 def configure(stream: TextIO | None = None) -> None:
     """Make JSON of everything that this process logs, warnings included; replaces what was configured before."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.addFilter(_add_request_id)
+    handler.addFilter(_add_ids)
     handler.setFormatter(
         _Lines(
             ["levelname", "name", "process", "request_id", "message"],
@@ -120,9 +121,11 @@ def configure(stream: TextIO | None = None) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def _add_request_id(record: logging.LogRecord) -> bool:
+def _add_ids(record: logging.LogRecord) -> bool:
     if not hasattr(record, "request_id"):
         record.request_id = _current.get()
+    if found := tracing.trace_id():
+        record.trace_id = found
     return True
 
 

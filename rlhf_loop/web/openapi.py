@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.version import __version__
-from rlhf_loop.web import v1_operations
+from rlhf_loop.web import feedback_operations, rerank_operations, v1_operations
 from rlhf_loop.web.operations import form, html, json_body, json_response, operation, schemas
 from rlhf_loop.web.schemas import (
     AnswerOut,
@@ -18,8 +19,17 @@ from rlhf_loop.web.schemas import (
     ReadinessOut,
 )
 
-_REQUESTS = (QuestionIn, RatingIn, *v1_operations.REQUESTS)
-_RESPONSES = (AnswerOut, RatingOut, ReadinessOut, HealthOut, ProblemOut, *v1_operations.RESPONSES)
+_REQUESTS = (QuestionIn, RatingIn, *v1_operations.REQUESTS, *feedback_operations.REQUESTS, *rerank_operations.REQUESTS)
+_RESPONSES = (
+    AnswerOut,
+    RatingOut,
+    ReadinessOut,
+    HealthOut,
+    ProblemOut,
+    *v1_operations.RESPONSES,
+    *feedback_operations.RESPONSES,
+    *rerank_operations.RESPONSES,
+)
 
 _QUESTION = "What helps against a migraine attack?"
 _ANSWER = {
@@ -73,6 +83,7 @@ _QUERY = {
 _FORM_TOKEN = {"type": "string", "description": "Of the page that has the form; only who is signed in needs it."}
 _TAGS = {
     "Answers": "Ask, and say how good an answer is.",
+    "Ranking": "The live model as a reranker for other stacks, in the dialects that their clients speak.",
     "Applications": "Record answers of your own, review and list them. By token; an admin makes one.",
     "Pages": "The same for people.",
     "Service": "Is it alive, is it ready, and what can it do?",
@@ -81,7 +92,7 @@ _BEARER = {
     "type": "http",
     "scheme": "bearer",
     "description": "`Authorization: Bearer rlhf_...`. A token has scopes: interactions:read, interactions:write, "
-    "reviews:write, reviews:expert.",
+    "reviews:write, reviews:expert, metrics:read, rerank.",
 }
 
 
@@ -175,6 +186,8 @@ def _paths() -> dict[str, dict[str, Any]]:
             )
         },
         **v1_operations.paths(),
+        **feedback_operations.paths(),
+        **rerank_operations.paths(),
         "/healthz": {
             "get": operation("alive", "Service", "Is the process alive?", {200: json_response(HealthOut, "It is.")})
         },
@@ -186,6 +199,7 @@ def _paths() -> dict[str, dict[str, Any]]:
                 {200: json_response(ReadinessOut, "It is."), 503: json_response(ReadinessOut, "Not yet.")},
             )
         },
+        "/metrics": {"get": _metrics()},
         "/openapi.json": {
             "get": operation(
                 "describe",
@@ -201,3 +215,18 @@ def _paths() -> dict[str, dict[str, Any]]:
             )
         },
     }
+
+
+def _metrics() -> dict[str, Any]:
+    text = {"description": "In Prometheus's text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    found = operation(
+        "measure",
+        "Service",
+        "What a monitoring system watches",
+        {200: text},
+        description="For whoever asks on the server's own machine; others need a token, unless it is for everybody "
+        "here (`RLHF_METRICS_PUBLIC`).",
+        problems=(401, 403, 429, 500, 503),
+        words={403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."},
+    )
+    return {**found, "security": [{}, {"bearer": [tokens.METRICS]}]}

@@ -230,7 +230,7 @@ class ReadinessOut(BaseModel):
 
 def reason(error: ValidationError) -> str:
     """Say what is wrong with a request, in one or more sentences."""
-    return " ".join(f"{_sentence(each)}." for each in error.errors(include_url=False, include_context=True))
+    return " ".join(f"{sentence(each)}." for each in error.errors(include_url=False, include_context=True))
 
 
 def shortened(names: str) -> str:
@@ -238,7 +238,8 @@ def shortened(names: str) -> str:
     return names if len(names) <= 100 else f"{names[:100]}..."
 
 
-def _sentence(error: Any) -> str:
+def sentence(error: Any) -> str:
+    """Say what one of pydantic's errors means, without the full stop."""
     name = ".".join(str(part) for part in error["loc"])
     kind, value, limits = error["type"], error["input"], error.get("ctx", {})
     if kind == "value_error":
@@ -258,12 +259,13 @@ def _sentence(error: Any) -> str:
     if kind == "too_short":
         return f"{name} has no entries"
     if error["loc"][-1] in ("rating", "min_rating", "max_rating"):
-        return f"{name} is {_shown(value)}, not a whole number from 1 to 5"
+        return f"{name} is {shown(value)}, not a whole number from 1 to 5"
     if kind == "string_type":
-        return f"{name} is {_shown(value)}, not a text"
-    return f"{name} is {_shown(value)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+        return f"{name} is {shown(value)}, not a text"
+    return f"{name} is {shown(value)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"a {type(value).__name__}"
+def shown(value: object) -> str:
+    """Return a value that somebody sent as it may stand in an answer: by its type where it is long."""
+    written = repr(value)
+    return written if len(written) <= 40 else f"a {type(value).__name__}"

@@ -18,13 +18,15 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
+from rlhf_loop import tracing
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.web import logs
+from rlhf_loop.web import logs, rerank, traces
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.shared_counts import forget, shared_counts
 from rlhf_loop.web.watch import Watch
 from rlhf_loop.web.worker import Worker
 
@@ -77,15 +79,19 @@ def check(settings: Settings) -> None:
     """Say before the fork what would keep each process from starting.
 
     Raises:
-        ConfigError: the settings name it.
+        ConfigError, MissingExtraError: the settings name it.
     """
     Guard(settings, Database(settings))
+    rerank.check(settings)
+    if settings.telemetry:
+        tracing.check()
 
 
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
     """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
     logs.configure()
-    _Server(_share_cores(settings, cores // size.workers), listener, size).run()
+    with shared_counts():
+        _Server(_share_cores(settings, cores // size.workers), listener, size).run()
     sys.exit(0)
 
 
@@ -120,21 +126,31 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "when_ready": _end_with_the_terminal,
             "worker_exit": self._close,
+            "child_exit": lambda _, worker: forget(worker.pid),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        self._service = AnswerService(self._settings)
-        self._watch = Watch(self._settings, Database(self._settings))
+        # Here, after the fork: it has to be told before where the processes count together.
+        from rlhf_loop.web.instruments import Instruments
+
+        service, counts = AnswerService(self._settings), Instruments()
+        self._service = service
+        self._watch = Watch(self._settings, Database(self._settings), then=lambda: counts.serves(service.serving()))
         self._watch.start()
-        return create_app(self._settings, service=self._service, warm_up=True)
+        app = create_app(self._settings, service=service, warm_up=True, counts=counts)
+        if self._settings.telemetry:
+            tracing.begin()
+            traces.trace(app)
+        return app
 
     def _close(self, server: object, worker: Any) -> None:
         if self._watch is not None:
             self._watch.stop()
         if self._service is not None:
             self._service.close()
+        tracing.end()
         if worker.pid == os.getpid():
             _leave()
 

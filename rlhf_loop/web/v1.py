@@ -4,31 +4,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
 from uuid import uuid4
 
 from flask import Blueprint, Response, request, url_for
-from pydantic import BaseModel
 from pydantic_core import from_json
 from sqlalchemy.engine import Connection
-from werkzeug.exceptions import Conflict, Forbidden, NotFound, RequestEntityTooLarge, UnprocessableEntity
+from werkzeug.exceptions import Conflict, NotFound, UnprocessableEntity
 
 from rlhf_loop import audit, browsing, interactions, preferences
 from rlhf_loop.accounts import tokens
 from rlhf_loop.answered_requests import StoredAnswer
 from rlhf_loop.browsing import read_review, row_id
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole, User, UserRole
+from rlhf_loop.domain import ReviewerRole, User
 from rlhf_loop.interactions import put_interactions, put_review, withdraw_review
 from rlhf_loop.plain_text import unstorable
 from rlhf_loop.preferences import put_preference
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import checked, json_response, parsed, whole_body
+from rlhf_loop.web.api import json_response, parsed, whole_body
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.idempotency import written
 from rlhf_loop.web.schemas import shortened
+from rlhf_loop.web.speakers import (
+    Speaker,
+    is_own,
+    owner,
+    read_address,
+    read_body,
+    read_more,
+    refuse_experts_word,
+    stored_name,
+    whose_word,
+)
 from rlhf_loop.web.v1_schemas import (
     InteractionBatchIn,
     InteractionFilters,
@@ -48,18 +57,6 @@ from rlhf_loop.web.v1_schemas import (
     ReviewsAsked,
 )
 
-MAX_BODY_BYTES = 1024 * 1024
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True)
-class _Speaker:
-    """Whose word a review or preference is, as it is stored."""
-
-    name: str
-    role: ReviewerRole
-
 
 def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Guard) -> None:
     """Give the blueprint these routes.
@@ -70,7 +67,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/v1/interactions")
     def v1_record() -> Response:
         user = guard.bearer(tokens.WRITE)
-        _asked(NothingAsked)
+        read_address(NothingAsked)
         given = _interactions()
         batch = given.interactions if isinstance(given, InteractionBatchIn) else [given]
         speakers = [_speaker(guard, user, item.review) if item.review else None for item in batch]
@@ -83,12 +80,12 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
                 return StoredAnswer(201, RecordedBatchOut(interactions=found).model_dump_json())
             return StoredAnswer(201, found[0].model_dump_json(), url_for(".v1_interaction", id=found[0].id))
 
-        return written(database.engine(), _owner(user), given.model_dump_json(), record)
+        return written(database.engine(), owner(user), given.model_dump_json(), record)
 
     @web.get("/v1/interactions")
     def v1_interactions() -> Response:
         guard.bearer(tokens.READ)
-        asked = _asked(InteractionFilters)
+        asked = read_address(InteractionFilters)
         try:
             page = browsing.interactions(database.engine(), asked.filters(), limit=asked.limit, cursor=asked.cursor)
         except ValueError as error:
@@ -98,7 +95,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.get("/v1/interactions/<path:id>", merge_slashes=False)
     def v1_interaction(id: str) -> Response:
         guard.bearer(tokens.READ)
-        _asked(NothingAsked)
+        read_address(NothingAsked)
         try:
             entry, page = browsing.interaction(database.engine(), _storable(id))
         except LookupError as error:
@@ -111,7 +108,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.get("/v1/interactions/<path:id>/reviews", merge_slashes=False)
     def v1_reviews(id: str) -> Response:
         guard.bearer(tokens.READ)
-        asked = _asked(ReviewsAsked)
+        asked = read_address(ReviewsAsked)
         try:
             page = browsing.reviews(database.engine(), _storable(id), limit=asked.limit, cursor=asked.cursor)
         except LookupError as error:
@@ -123,48 +120,48 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/v1/interactions/<path:id>/reviews", merge_slashes=False)
     def v1_review(id: str) -> Response:
         user = guard.bearer(tokens.REVIEW)
-        _asked(NothingAsked)
-        given = _body(ReviewIn)
+        read_address(NothingAsked)
+        given = read_body(ReviewIn)
         speaker = _speaker(guard, user, given)
 
         def review(connection: Connection) -> StoredAnswer:
             number = _number(connection, id)
             stored = interactions.stored_role(connection, number, speaker.name)
-            _refuse_experts_word(guard, stored, speaker.name, own=_is_own(user, given.reviewer))
+            refuse_experts_word(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             new = _put(connection, number, given, speaker)
             body = ReviewOut.of(id, read_review(connection, number, reviewer=speaker.name)).model_dump_json()
             return StoredAnswer(201, body, url_for(".v1_reviews", id=id)) if new else StoredAnswer(200, body)
 
-        return written(database.engine(), _owner(user), given.model_dump_json(), review)
+        return written(database.engine(), owner(user), given.model_dump_json(), review)
 
     @web.delete("/v1/interactions/<path:id>/reviews", merge_slashes=False)
     def v1_withdraw(id: str) -> Response:
         user = guard.bearer(tokens.REVIEW)
-        asked = _asked(ReviewAsked)
+        asked = read_address(ReviewAsked)
 
         def withdraw(connection: Connection) -> StoredAnswer:
-            number, reviewer = _number(connection, id), _stored_name(user, asked.reviewer)
+            number, reviewer = _number(connection, id), stored_name(user, asked.reviewer)
             try:
                 stored = interactions.stored_role(connection, number, reviewer)
-                _refuse_experts_word(guard, stored, reviewer, own=_is_own(user, asked.reviewer))
+                refuse_experts_word(guard, stored, reviewer, own=is_own(user, asked.reviewer))
                 withdraw_review(connection, number, reviewer=reviewer)
             except LookupError as error:
                 raise NotFound(f"There is no review of {shortened(id)!r} by {reviewer!r}. Nothing was done.") from error
             return StoredAnswer(204, "")
 
-        return written(database.engine(), _owner(user), asked.model_dump_json(), withdraw)
+        return written(database.engine(), owner(user), asked.model_dump_json(), withdraw)
 
     @web.post("/v1/preferences")
     def v1_prefer() -> Response:
         user = guard.bearer(tokens.REVIEW)
-        _asked(NothingAsked)
-        given = _body(PreferenceIn)
+        read_address(NothingAsked)
+        given = read_body(PreferenceIn)
         speaker = _speaker(guard, user, given)
 
         def prefer(connection: Connection) -> StoredAnswer:
             chosen, rejected = _number(connection, given.chosen_id), _number(connection, given.rejected_id)
             stored = preferences.stored_role(connection, chosen, rejected, speaker.name)
-            _refuse_experts_word(guard, stored, speaker.name, own=_is_own(user, given.reviewer))
+            refuse_experts_word(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             try:
                 new = put_preference(
                     connection,
@@ -187,12 +184,12 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
             )
             return StoredAnswer(201 if new else 200, body.model_dump_json())
 
-        return written(database.engine(), _owner(user), given.model_dump_json(), prefer)
+        return written(database.engine(), owner(user), given.model_dump_json(), prefer)
 
 
 def _interactions() -> InteractionIn | InteractionBatchIn:
     """Read one interaction or several: whoever sends the field `interactions` means several."""
-    _read_more()
+    read_more()
     try:
         several = "interactions" in from_json(whole_body())
     except (ValueError, TypeError):
@@ -201,75 +198,12 @@ def _interactions() -> InteractionIn | InteractionBatchIn:
     return parsed(InteractionBatchIn) if several else parsed(InteractionIn)
 
 
-def _body(model: type[_Model]) -> _Model:
-    _read_more()
-    return parsed(model)
-
-
-def _read_more() -> None:
-    # Only here, where the request has shown a token that is valid.
-    request.max_content_length = MAX_BODY_BYTES
-    if not request.is_json:
-        # Then `parsed` says so, and there is no need to read it.
-        return
-    try:
-        whole_body()
-    except RequestEntityTooLarge as error:
-        raise RequestEntityTooLarge(
-            f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send less at once: shorter texts, or a batch in "
-            "several requests."
-        ) from error
-
-
-def _asked(model: type[_Model]) -> _Model:
-    """Read what stands in the address."""
-    given = request.args.to_dict(flat=False)
-    if doubled := sorted(name for name, values in given.items() if len(values) > 1):
-        raise UnprocessableEntity(f"{shortened(', '.join(doubled))}: more than once. Send each parameter once.")
-    return checked(model, {name: values[0] for name, values in given.items()})
-
-
-def _speaker(guard: Guard, user: User, given: ReviewIn | PreferenceIn) -> _Speaker:
-    """Tell whose word it is.
-
-    Raises:
-        Forbidden: an expert's, without the right to it.
-    """
-    oneself = _is_own(user, given.reviewer)
-    role = ReviewerRole(given.role or (ReviewerRole.EXPERT if oneself else ReviewerRole.END_USER))
-    if role is ReviewerRole.EXPERT and not oneself and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
-        raise Forbidden(
-            f"To send the word of an expert, this token needs the scope {tokens.REVIEW_AS_EXPERT}. Ask an admin for "
-            "another token, or send role end_user."
-        )
-    return _Speaker(_stored_name(user, given.reviewer), role)
-
-
-def _is_own(user: User, reviewer: str | None) -> bool:
-    """Tell whether somebody speaks for themselves: an application is nobody who could."""
-    return user.role is not UserRole.SERVICE and reviewer is None
-
-
-def _refuse_experts_word(guard: Guard, stored: ReviewerRole | None, name: str, *, own: bool) -> None:
-    """Keep an expert's word from whoever could not have sent it.
-
-    Raises:
-        Forbidden: it is stored as an expert's, and the token is neither theirs nor one for the word of experts.
-    """
-    if stored is ReviewerRole.EXPERT and not own and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
-        raise Forbidden(
-            f"What {name!r} said of this is stored as the word of an expert. To replace it or take it back, this token "
-            f"needs the scope {tokens.REVIEW_AS_EXPERT}. Nothing was changed; ask an admin for another token."
-        )
-
-
-def _stored_name(user: User, reviewer: str | None) -> str:
-    # No user's name has a colon, so that nobody can speak in the name of another user.
-    return user.name if reviewer is None else f"{user.name}:{reviewer}"
+def _speaker(guard: Guard, user: User, given: ReviewIn | PreferenceIn) -> Speaker:
+    return whose_word(guard, user, reviewer=given.reviewer, role=given.role)
 
 
 def _stored(
-    connection: Connection, user: User, batch: Sequence[InteractionIn], speakers: Sequence[_Speaker | None]
+    connection: Connection, user: User, batch: Sequence[InteractionIn], speakers: Sequence[Speaker | None]
 ) -> list[RecordedOut]:
     named = Counter(item.id for item in batch if item.id)
     if doubled := sorted(id for id, times in named.items() if times > 1):
@@ -293,7 +227,7 @@ def _stored(
     return [_recorded(*each) for each in zip(names, batch, speakers, strict=True)]
 
 
-def _recorded(id: str, item: InteractionIn, speaker: _Speaker | None) -> RecordedOut:
+def _recorded(id: str, item: InteractionIn, speaker: Speaker | None) -> RecordedOut:
     # The consensus of one is what that one says.
     rating = item.review.stars if item.review else None
     role = speaker.role if speaker else None
@@ -304,7 +238,7 @@ def _recorded(id: str, item: InteractionIn, speaker: _Speaker | None) -> Recorde
     )
 
 
-def _put(connection: Connection, number: int, given: ReviewIn, speaker: _Speaker) -> bool:
+def _put(connection: Connection, number: int, given: ReviewIn, speaker: Speaker) -> bool:
     logs.begin(request).ratings.append(speaker.role)
     return put_review(
         connection,
@@ -329,8 +263,3 @@ def _storable(id: str) -> str:
     if unstorable(id):
         raise NotFound(browsing.unknown(id))
     return id
-
-
-def _owner(user: User) -> str:
-    # By number: a name could be given to somebody else later.
-    return f"user:{user.id}"

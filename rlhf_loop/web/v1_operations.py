@@ -35,7 +35,7 @@ RESPONSES = (
     PreferenceOut,
 )
 
-_TAG = "Applications"
+TAG = "Applications"
 _EXAMPLE_ID = "ticket-4711.1"
 _INTERACTION = {
     "id": _EXAMPLE_ID,
@@ -47,7 +47,7 @@ _INTERACTION = {
     "review": {"thumb": "up", "reviewer": "patient-7"},
 }
 _RECORDED = {"id": _EXAMPLE_ID, "rating": None, "end_user_rating": 5}
-_REVIEW = {
+REVIEW = {
     "interaction_id": _EXAMPLE_ID,
     "reviewer": "app:patient-7",
     "role": "end_user",
@@ -84,7 +84,7 @@ _ID = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 200},
     "example": _EXAMPLE_ID,
 }
-_KEY = {
+KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
@@ -94,17 +94,17 @@ _KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY + 2, "pattern": "^[!#-+.-~][!-+.-~]*$"},
     "example": "8e03978e-40d5-43e8-bc93-6f91d2e8a4c1",
 }
-_REPLAYED = {
+REPLAYED = {
     "Idempotency-Replayed": {
         "description": "`true`: this was the answer to an earlier request with the same key.",
         "schema": {"type": "string"},
     }
 }
-_LOCATION = {"Location": {"description": "Where it is to be found.", "schema": {"type": "string"}}}
+LOCATION = {"Location": {"description": "Where it is to be found.", "schema": {"type": "string"}}}
 
 _READING = (401, 403, 414, 422, 429, 500, 503)
-_WRITING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
-_WORDS = {
+WRITING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
+WORDS = {
     400: "The body is not JSON, or the Idempotency-Key is none.",
     403: "The token does not have the scope, or not that for the word of experts: to send it, and to replace or take "
     "back what is stored as an expert's.",
@@ -125,9 +125,9 @@ def paths() -> dict[str, dict[str, Any]]:
         "It is stored.",
         {"one": _RECORDED, "several": {"interactions": [_RECORDED]}},
         others=[RecordedBatchOut],
-        headers={**_LOCATION, **_REPLAYED},
+        headers={**LOCATION, **REPLAYED},
     )
-    review = {"stored": _REVIEW}
+    review = {"stored": REVIEW}
     preference = {
         "stored": {**_PREFERENCE, "reviewer": "app:patient-7", "role": "end_user", "tie": False, "comment": None}
     }
@@ -135,7 +135,7 @@ def paths() -> dict[str, dict[str, Any]]:
         "/v1/interactions": {
             "get": operation(
                 "listInteractions",
-                _TAG,
+                TAG,
                 "List what was offered, newest first",
                 {
                     200: json_response(
@@ -143,19 +143,19 @@ def paths() -> dict[str, dict[str, Any]]:
                     )
                 },
                 problems=_READING,
-                words=_WORDS,
+                words=WORDS,
                 parameters=query_parameters(InteractionFilters),
                 scope=tokens.READ,
             ),
             "post": operation(
                 "recordInteractions",
-                _TAG,
+                TAG,
                 "Record an answer that was given, with a review if there is one; or up to 100, all or none",
                 {201: recorded},
                 description="With a review the token needs the scope `reviews:write`, too.",
-                problems=_WRITING,
-                words=_WORDS,
-                parameters=[_KEY],
+                problems=WRITING,
+                words=WORDS,
+                parameters=[KEY],
                 body=json_body(InteractionIn, {**one, **many}, others=[InteractionBatchIn]),
                 scope=tokens.WRITE,
             ),
@@ -163,17 +163,17 @@ def paths() -> dict[str, dict[str, Any]]:
         "/v1/interactions/{id}": {
             "get": operation(
                 "readInteraction",
-                _TAG,
+                TAG,
                 "One answer with its consensus and reviews",
                 {
                     200: json_response(
                         ReviewedInteractionOut,
                         "It.",
-                        {"reviewed": {"interaction": _FOUND, "reviews": [_REVIEW], "next": None}},
+                        {"reviewed": {"interaction": _FOUND, "reviews": [REVIEW], "next": None}},
                     )
                 },
                 problems=(*_READING, 404, 405),
-                words=_WORDS,
+                words=WORDS,
                 parameters=[_ID],
                 scope=tokens.READ,
             )
@@ -181,25 +181,25 @@ def paths() -> dict[str, dict[str, Any]]:
         "/v1/interactions/{id}/reviews": {
             "get": operation(
                 "listReviews",
-                _TAG,
+                TAG,
                 "The reviews of an answer, newest first",
-                {200: json_response(ReviewPageOut, "A page.", {"last page": {"reviews": [_REVIEW], "next": None}})},
+                {200: json_response(ReviewPageOut, "A page.", {"last page": {"reviews": [REVIEW], "next": None}})},
                 problems=(*_READING, 404, 405),
-                words=_WORDS,
+                words=WORDS,
                 parameters=[_ID, *query_parameters(ReviewsAsked)],
                 scope=tokens.READ,
             ),
             "post": operation(
                 "review",
-                _TAG,
+                TAG,
                 "Say how good an answer is; a second review by the same reviewer replaces the first",
                 {
-                    200: json_response(ReviewOut, "The earlier one is replaced.", review, headers=_REPLAYED),
-                    201: json_response(ReviewOut, "It is stored.", review, headers={**_LOCATION, **_REPLAYED}),
+                    200: json_response(ReviewOut, "The earlier one is replaced.", review, headers=REPLAYED),
+                    201: json_response(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
                 },
-                problems=(*_WRITING, 404, 405),
-                words=_WORDS,
-                parameters=[_ID, _KEY],
+                problems=(*WRITING, 404, 405),
+                words=WORDS,
+                parameters=[_ID, KEY],
                 body=json_body(
                     ReviewIn,
                     {
@@ -211,27 +211,27 @@ def paths() -> dict[str, dict[str, Any]]:
             ),
             "delete": operation(
                 "withdrawReview",
-                _TAG,
+                TAG,
                 "Take back a review that was sent with a token of the same user",
-                {204: {"description": "It is gone.", "headers": _REPLAYED}},
-                problems=(*(status for status in _WRITING if status not in (408, 413, 415)), 404, 405, 414),
-                words=_WORDS,
-                parameters=[_ID, *query_parameters(ReviewAsked), _KEY],
+                {204: {"description": "It is gone.", "headers": REPLAYED}},
+                problems=(*(status for status in WRITING if status not in (408, 413, 415)), 404, 405, 414),
+                words=WORDS,
+                parameters=[_ID, *query_parameters(ReviewAsked), KEY],
                 scope=tokens.REVIEW,
             ),
         },
         "/v1/preferences": {
             "post": operation(
                 "prefer",
-                _TAG,
+                TAG,
                 "Say which of two answers to one question is better; a second time replaces the first",
                 {
-                    200: json_response(PreferenceOut, "The earlier one is replaced.", preference, headers=_REPLAYED),
-                    201: json_response(PreferenceOut, "It is stored.", preference, headers=_REPLAYED),
+                    200: json_response(PreferenceOut, "The earlier one is replaced.", preference, headers=REPLAYED),
+                    201: json_response(PreferenceOut, "It is stored.", preference, headers=REPLAYED),
                 },
-                problems=(*_WRITING, 404),
-                words=_WORDS,
-                parameters=[_KEY],
+                problems=(*WRITING, 404),
+                words=WORDS,
+                parameters=[KEY],
                 body=json_body(PreferenceIn, {"better": _PREFERENCE}),
                 scope=tokens.REVIEW,
             )

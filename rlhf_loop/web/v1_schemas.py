@@ -19,7 +19,7 @@ _MAX_NAME_CHARS = 200
 #: What an id may be that an application chooses: all that an address takes as it is. Older ones may be anything.
 NEW_ID = r"^[A-Za-z0-9_~-][A-Za-z0-9._:~-]{0,199}$"
 
-_Role = Literal["expert", "end_user"]
+Role = Literal["expert", "end_user"]
 
 
 def _utc(moment: datetime) -> datetime:
@@ -35,15 +35,15 @@ def _of_the_web(url: str) -> str:
     return url
 
 
-_Words = Annotated[
+Words = Annotated[
     str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(not_blank), AfterValidator(storable)
 ]
-_Label = Annotated[str, Field(max_length=_MAX_LABEL_CHARS), AfterValidator(storable)]
-_Name = Annotated[str, Field(max_length=_MAX_NAME_CHARS), AfterValidator(storable)]
-_Id = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_CHARS), AfterValidator(storable)]
-_Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
-_Comment = Annotated[str, Field(max_length=MAX_COMMENT_CHARS), AfterValidator(storable)]
-_Reviewer = Annotated[
+Label = Annotated[str, Field(max_length=_MAX_LABEL_CHARS), AfterValidator(storable)]
+Name = Annotated[str, Field(max_length=_MAX_NAME_CHARS), AfterValidator(storable)]
+Id = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_CHARS), AfterValidator(storable)]
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+Comment = Annotated[str, Field(max_length=MAX_COMMENT_CHARS), AfterValidator(storable)]
+Reviewer = Annotated[
     str, Field(min_length=1, max_length=_MAX_NAME_CHARS), AfterValidator(not_blank), AfterValidator(storable)
 ]
 _REVIEWER = (
@@ -61,14 +61,14 @@ class ReviewIn(Opinion):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="ReviewInput")
 
-    comment: Annotated[_Comment | None, Field(description="Why, in words.")] = None
+    comment: Annotated[Comment | None, Field(description="Why, in words.")] = None
     correction: Annotated[
         Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(storable)] | None,
         Field(description="The answer as it should have been."),
     ] = None
     harmful: Annotated[bool, Field(description="Flags an answer that could do harm.")] = False
-    reviewer: Annotated[_Reviewer | None, Field(description=_REVIEWER)] = None
-    role: Annotated[_Role | None, Field(description=_ROLE)] = None
+    reviewer: Annotated[Reviewer | None, Field(description=_REVIEWER)] = None
+    role: Annotated[Role | None, Field(description=_ROLE)] = None
 
 
 class InteractionIn(BaseModel):
@@ -76,23 +76,23 @@ class InteractionIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="InteractionInput")
 
-    prompt: Annotated[_Words, Field(description="The question.")]
-    response: Annotated[_Words, Field(description="The answer that was given.")]
+    prompt: Annotated[Words, Field(description="The question.")]
+    response: Annotated[Words, Field(description="The answer that was given.")]
     id: Annotated[
         Annotated[str, Field(pattern=NEW_ID)] | None,
         Field(description="Your id for it, unique in the database. Without it, one is made."),
     ] = None
-    source: Annotated[_Name | None, Field(description="Where the answer comes from: the name of a source.")] = None
-    title: Annotated[_Label | None, Field(description="The title of the page or document.")] = None
+    source: Annotated[Name | None, Field(description="Where the answer comes from: the name of a source.")] = None
+    title: Annotated[Label | None, Field(description="The title of the page or document.")] = None
     url: Annotated[
         Annotated[str, Field(max_length=_MAX_LABEL_CHARS, pattern="^https?://")] | None,
         AfterValidator(lambda url: url and _of_the_web(url)),
         Field(description="Its address."),
     ] = None
-    licence: Annotated[_Label | None, Field(description="Under which terms the text may be used.")] = None
-    retrieved_at: Annotated[_Moment | None, Field(description="When the text was fetched.")] = None
+    licence: Annotated[Label | None, Field(description="Under which terms the text may be used.")] = None
+    retrieved_at: Annotated[Moment | None, Field(description="When the text was fetched.")] = None
     candidate_group: Annotated[
-        _Name | None, Field(description="The same for all answers that were offered together for one question.")
+        Name | None, Field(description="The same for all answers that were offered together for one question.")
     ] = None
     shown_rank: Annotated[
         Annotated[int, Field(ge=1, lt=2**31)] | None, Field(description="Its place among them, from 1 (best).")
@@ -100,8 +100,8 @@ class InteractionIn(BaseModel):
     score: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None, Field(description="What a model thought of it, from 0 to 1.")
     ] = None
-    model_version: Annotated[_Name | None, Field(description="Which model that was.")] = None
-    created_at: Annotated[_Moment | None, Field(description="When it was given. Default: now.")] = None
+    model_version: Annotated[Name | None, Field(description="Which model that was.")] = None
+    created_at: Annotated[Moment | None, Field(description="When it was given. Default: now.")] = None
     review: Annotated[ReviewIn | None, Field(description="What somebody says of it already.")] = None
 
     def rating(self) -> Rating:
@@ -136,12 +136,12 @@ class PreferenceIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="PreferenceInput")
 
-    chosen_id: Annotated[_Id, Field(description="The better answer.")]
-    rejected_id: Annotated[_Id, Field(description="The other one.")]
+    chosen_id: Annotated[Id, Field(description="The better answer.")]
+    rejected_id: Annotated[Id, Field(description="The other one.")]
     tie: Annotated[bool, Field(description="Neither is better; then it does not matter which is which.")] = False
-    comment: Annotated[_Comment | None, Field(description="Why, in words.")] = None
-    reviewer: Annotated[_Reviewer | None, Field(description=_REVIEWER)] = None
-    role: Annotated[_Role | None, Field(description=_ROLE)] = None
+    comment: Annotated[Comment | None, Field(description="Why, in words.")] = None
+    reviewer: Annotated[Reviewer | None, Field(description=_REVIEWER)] = None
+    role: Annotated[Role | None, Field(description=_ROLE)] = None
 
 
 class InteractionFilters(BaseModel):
@@ -156,12 +156,12 @@ class InteractionFilters(BaseModel):
     max_rating: Annotated[
         Annotated[int, Field(ge=1, le=5)] | None, Field(description="Those with at most that consensus of experts.")
     ] = None
-    source: Annotated[_Label | None, Field(description="Those of that source.")] = None
-    candidate_group: Annotated[_Label | None, Field(description="Those of that group.")] = None
-    model_version: Annotated[_Label | None, Field(description="Those that this model ranked.")] = None
+    source: Annotated[Label | None, Field(description="Those of that source.")] = None
+    candidate_group: Annotated[Label | None, Field(description="Those of that group.")] = None
+    model_version: Annotated[Label | None, Field(description="Those that this model ranked.")] = None
     harmful: Annotated[bool | None, Field(description="Those that somebody flagged, or those that nobody did.")] = None
-    created_after: Annotated[_Moment | None, Field(description="Those that were given later.")] = None
-    created_before: Annotated[_Moment | None, Field(description="Those that were given before.")] = None
+    created_after: Annotated[Moment | None, Field(description="Those that were given later.")] = None
+    created_before: Annotated[Moment | None, Field(description="Those that were given before.")] = None
     limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE, description="Entries of a page.")] = 20
     cursor: Annotated[
         Annotated[str, Field(max_length=200)] | None,
@@ -200,7 +200,7 @@ class ReviewAsked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reviewer: Annotated[
-        _Reviewer | None, Field(description="As it was sent with the review. Without it, it is the token's user.")
+        Reviewer | None, Field(description="As it was sent with the review. Without it, it is the token's user.")
     ] = None
 
 
@@ -235,7 +235,7 @@ class ReviewOut(BaseModel):
 
     interaction_id: str
     reviewer: Annotated[str, Field(description="A user, or `user:name` for whom an application speaks for.")]
-    role: _Role
+    role: Role
     rating: Annotated[int, Field(ge=1, le=5)]
     comment: str | None
     correction: str | None
@@ -337,5 +337,5 @@ class PreferenceOut(BaseModel):
     rejected_id: str
     tie: bool
     reviewer: str
-    role: _Role
+    role: Role
     comment: str | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
@@ -26,10 +27,10 @@ _RUNS_EVERY_S = 60.0
 
 
 class Watch:
-    """Looks after the live model file, in a thread that ends with the process."""
+    """Looks after the live model file, in a thread that ends with the process. `then` is called after each look."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self._settings, self._database = settings, database
+    def __init__(self, settings: Settings, database: Database, *, then: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._database, self._then = settings, database, then
         self._stop = threading.Event()
         self._seen: tuple[object, ...] = ()
         self._runs_at = 0.0
@@ -64,7 +65,10 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
-                self.look()
+                try:
+                    self.look()
+                finally:
+                    self._then()
                 self._said = ""
             except RlhfLoopError as error:
                 # Once for each reason, and not every two seconds.

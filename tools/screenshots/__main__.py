@@ -16,6 +16,7 @@ from tools.screenshots.house import ADMIN, PASSWORD, House, open_house
 CHROMIUM = "/usr/bin/chromium"
 _DESK = {"width": 900, "height": 700}
 _WIDE = {"width": 1100, "height": 800}
+_BOARD = {"width": 1280, "height": 900}
 _PHONE = {"width": 390, "height": 844}
 #: Pixels after which a picture is cut: one of the other answers is enough.
 _LONGEST = 1225
@@ -49,6 +50,18 @@ def _correct(page: Page) -> None:
     page.locator("ins").first.wait_for()
 
 
+def _dashboard(page: Page) -> None:
+    """Wait for what takes long to compute, and have all pictures drawn, those out of sight as well."""
+    page.goto("/dashboard")
+    while page.locator("[data-pending]").count():
+        page.wait_for_timeout(1_000)
+        page.goto("/dashboard")
+    for picture in page.locator(".panel img").all():
+        picture.scroll_into_view_if_needed()
+        picture.evaluate("(image) => image.decode()")
+    page.evaluate("window.scrollTo(0, 0)")
+
+
 def _go(path: str) -> Callable[[Page], None]:
     def go(page: Page) -> None:
         page.goto(path)
@@ -79,6 +92,9 @@ _PICTURES = (
     _Picture("review-phone", _review, who="anna", window=_PHONE, whole=False),
     _Picture("compare", _go("/compare"), who="anna", window=_WIDE, whole=False),
     _Picture("agreement", _go("/review/agreement"), who=ADMIN, window=_WIDE),
+    _Picture("dashboard", _dashboard, who=ADMIN, window=_BOARD),
+    _Picture("dashboard-dark", _dashboard, who=ADMIN, window=_BOARD, scheme="dark"),
+    _Picture("dashboard-phone", _dashboard, who=ADMIN, window=_PHONE),
     _Picture("corrections", _go("/review/corrections"), who=ADMIN, window=_WIDE),
     _Picture("flagged", _go("/review/flagged"), who=ADMIN, window=_WIDE),
     _Picture("guidelines", _go("/review/guidelines"), who=ADMIN, window=_WIDE),

@@ -1,0 +1,291 @@
+"""What goes in and out of the rerank API, dialect by dialect: Jina's, Cohere's, TEI's, and that of vLLM and Infinity.
+
+Fields that are not known are passed over, as those services do it: clients send some that mean nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag
+
+from rlhf_loop.web.schemas import not_blank, shortened, shown
+
+MAX_DOCUMENTS = 1_000
+MAX_QUERY_CHARS = 8_000
+
+#: The two kinds of documents, which pydantic makes a part of an error's place.
+TEXT, OBJECT = "a text", "an object"
+
+
+class DocumentIn(BaseModel):
+    """A document with its text, and whatever else a client knows of it."""
+
+    model_config = ConfigDict(extra="allow", title="RerankDocument")
+
+    text: Annotated[str | None, Field(description="What is read, unless `rank_fields` names other fields.")] = None
+
+
+def _kind(document: object) -> str | None:
+    if isinstance(document, str):
+        return TEXT
+    return OBJECT if isinstance(document, Mapping | DocumentIn) else None
+
+
+_Document = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[DocumentIn, Tag(OBJECT)],
+    Discriminator(
+        _kind, custom_error_type="document", custom_error_message="Neither a text nor an object with the field text"
+    ),
+]
+_RankFields = Annotated[
+    list[str] | None, Field(description="Which fields of documents that are objects are read, in this order.")
+]
+_Longest = Annotated[
+    Annotated[int, Field(ge=1)] | None, Field(description="Tokens that are read of each document; by default all.")
+]
+_RawScores = Annotated[bool | None, Field(description="Return logits in place of probabilities.")]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    query: Annotated[
+        str, Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."), AfterValidator(not_blank)
+    ]
+
+
+class _DocumentsAsked(_Asked):
+    documents: Annotated[
+        list[_Document],
+        Field(
+            min_length=1,
+            max_length=MAX_DOCUMENTS,
+            description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
+        ),
+    ]
+    model: Annotated[str | None, Field(description="Any name: there is one model here, the live one.")] = None
+    top_n: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
+    ] = None
+    rank_fields: _RankFields = None
+
+    def texts(self) -> list[str]:
+        """Return what is to be read of each document.
+
+        Raises:
+            ValueError: a document has nothing of the kind.
+        """
+        return [_text(document, place, self.rank_fields or ()) for place, document in enumerate(self.documents)]
+
+    def document(self, index: int) -> dict[str, Any]:
+        """Return a document as it goes back: whole if it came as an object."""
+        document = self.documents[index]
+        return {"text": document} if isinstance(document, str) else document.model_dump(exclude_unset=True)
+
+
+class JinaIn(_DocumentsAsked):
+    """A question with documents, as Jina has it, and Cohere in its version 1."""
+
+    model_config = ConfigDict(title="JinaRerankRequest")
+
+    return_documents: Annotated[bool | None, Field(description="Send the documents back; by default not.")] = None
+
+
+class CohereIn(_DocumentsAsked):
+    """A question with documents, as Cohere has it in its version 2."""
+
+    model_config = ConfigDict(title="CohereRerankRequest")
+
+    max_tokens_per_doc: _Longest = None
+
+
+class VllmIn(_DocumentsAsked):
+    """A question with documents, as vLLM and Infinity have it."""
+
+    model_config = ConfigDict(title="VllmRerankRequest")
+
+    top_n: Annotated[
+        Annotated[int, Field(ge=0)] | None, Field(description="How many come back; 0, or by default, all.")
+    ] = None
+    return_documents: Annotated[bool | None, Field(description="Send the documents back; by default yes.")] = None
+    max_tokens_per_doc: _Longest = None
+    raw_scores: _RawScores = None
+
+
+class TeiIn(_Asked):
+    """A question with texts, as Text Embeddings Inference has it."""
+
+    model_config = ConfigDict(title="TeiRerankRequest")
+
+    texts: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            max_length=MAX_DOCUMENTS,
+            description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
+        ),
+    ]
+    top_n: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
+    ] = None
+    truncate: Annotated[bool | None, Field(description="Without effect: texts of any length are read whole.")] = None
+    truncation_direction: Annotated[str | None, Field(description="Without effect, like `truncate`.")] = None
+    raw_scores: _RawScores = None
+    return_text: Annotated[bool | None, Field(description="Send the texts back; by default not.")] = None
+
+
+class UsageOut(BaseModel):
+    """What was read."""
+
+    model_config = ConfigDict(title="RerankUsage")
+
+    total_tokens: Annotated[int, Field(ge=0, description="The encoder's tokens of the query and of all documents.")]
+    prompt_tokens: Annotated[int, Field(ge=0, description="The same.")]
+
+
+class ResultOut(BaseModel):
+    """A document's place is that in the list of results; `index` is that in the request."""
+
+    model_config = ConfigDict(title="RerankResult")
+
+    index: Annotated[int, Field(ge=0)]
+    relevance_score: Annotated[
+        float, Field(description="From 0 to 1: the probability that an expert would rate it 4 or 5.")
+    ]
+    document: Annotated[dict[str, Any] | None, Field(description="Where it was asked for.")] = None
+
+
+class ApiVersionOut(BaseModel):
+    """The version of Cohere's API."""
+
+    model_config = ConfigDict(title="CohereApiVersion")
+
+    version: str
+
+
+class BilledUnitsOut(BaseModel):
+    """What Cohere would bill: a unit is a query with up to 100 documents."""
+
+    model_config = ConfigDict(title="CohereBilledUnits")
+
+    search_units: Annotated[int, Field(ge=1)]
+
+
+class MetaOut(BaseModel):
+    """What Cohere's clients look at."""
+
+    model_config = ConfigDict(title="CohereMeta")
+
+    api_version: ApiVersionOut
+    billed_units: BilledUnitsOut
+
+
+class JinaOut(BaseModel):
+    """A ranking as Jina has it; `id` and `meta` are there for Cohere's clients of version 1."""
+
+    model_config = ConfigDict(title="JinaRanking")
+
+    id: Annotated[str, Field(description="The request's id.")]
+    model: Annotated[str, Field(description="The live model's version.")]
+    usage: UsageOut
+    results: list[ResultOut]
+    meta: MetaOut
+
+
+class CohereOut(BaseModel):
+    """A ranking as Cohere has it in its version 2."""
+
+    model_config = ConfigDict(title="CohereRanking")
+
+    id: Annotated[str, Field(description="The request's id.")]
+    results: list[ResultOut]
+    meta: MetaOut
+
+
+class VllmOut(BaseModel):
+    """A ranking as vLLM and Infinity have it."""
+
+    model_config = ConfigDict(title="VllmRanking")
+
+    id: Annotated[str, Field(description="The request's id.")]
+    model: Annotated[str, Field(description="The live model's version.")]
+    usage: UsageOut
+    results: list[ResultOut]
+
+
+class TeiRankOut(BaseModel):
+    """A text's place is that in the list; `index` is that in the request."""
+
+    model_config = ConfigDict(title="TeiRank")
+
+    index: Annotated[int, Field(ge=0)]
+    score: Annotated[float, Field(description="From 0 to 1, or a logit where raw scores were asked for.")]
+    text: str | None = None
+
+
+class TeiOut(RootModel[list[TeiRankOut]]):
+    """A ranking as Text Embeddings Inference has it."""
+
+    model_config = ConfigDict(title="TeiRanking")
+
+
+class JinaErrorOut(BaseModel):
+    """What is wrong, as Jina says it."""
+
+    model_config = ConfigDict(title="JinaError")
+
+    detail: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+
+
+class CohereErrorOut(BaseModel):
+    """What is wrong, as Cohere says it."""
+
+    model_config = ConfigDict(title="CohereError")
+
+    message: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    id: Annotated[str, Field(description="The request's id.")]
+
+
+class TeiErrorOut(BaseModel):
+    """What is wrong, as Text Embeddings Inference says it."""
+
+    model_config = ConfigDict(title="TeiError")
+
+    error: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    error_type: Annotated[
+        str, Field(description="`Empty`, `Validation`, `Overloaded`, `Unhealthy`, `Backend`, or `Unauthorized`.")
+    ]
+
+
+class VllmFaultOut(BaseModel):
+    """The inside of vLLM's errors."""
+
+    model_config = ConfigDict(title="VllmFault")
+
+    message: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    type: Annotated[str, Field(description="Such as `BadRequestError`.")]
+    code: Annotated[int, Field(description="The status.")]
+
+
+class VllmErrorOut(BaseModel):
+    """What is wrong, as vLLM says it."""
+
+    model_config = ConfigDict(title="VllmError")
+
+    error: VllmFaultOut
+
+
+def _text(document: str | DocumentIn, place: int, fields: Sequence[str]) -> str:
+    if isinstance(document, str):
+        return document
+    given = document.model_dump(exclude_unset=True)
+    wanted = fields or ("text",)
+    parts = [str(given[name]) for name in wanted if isinstance(given.get(name), str | int | float)]
+    if not parts:
+        raise ValueError(
+            f"documents.{place} is {shown(given)}: it has nothing in {shortened(', '.join(wanted))}. Send a text, an "
+            "object with the field text, or rank_fields that name fields it has."
+        )
+    return "\n".join(parts)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, ranker_in
+
+from rlhf_loop.config import Settings
+from rlhf_loop.document_ranking import DocumentRanking, WithoutModel, logit, rank_documents, without_model
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.errors import ConfigError, ModelFileError
+from rlhf_loop.ranking import Ranker, rerank_candidates
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.training import TrainingReport
+
+Trained = tuple[RewardModel, TrainingReport]
+
+
+@pytest.fixture
+def ranker(tmp_path: Path, encoder: TextEncoder, trained: Trained) -> Ranker:
+    return ranker_in(tmp_path, encoder, trained[0])
+
+
+@pytest.fixture
+def empty_ranker(tmp_path: Path, encoder: TextEncoder) -> Ranker:
+    """A ranker without a model."""
+    return ranker_in(tmp_path, encoder, None)
+
+
+def order(ranking: DocumentRanking) -> list[int]:
+    return [document.index for document in ranking.documents]
+
+
+def test_the_scores_are_those_of_the_ranker(ranker: Ranker) -> None:
+    """The best document first, with the very probabilities that `rerank_candidates` gives, and the model's version."""
+    ranking = rank_documents(ranker, QUERY, DOCUMENTS)
+    expected = rerank_candidates(QUERY, DOCUMENTS, ranker=ranker)
+    assert [(DOCUMENTS[found.index], found.score) for found in ranking.documents] == [
+        (entry["text"], entry["score"]) for entry in expected
+    ]
+    assert order(ranking)[0] == 1
+    assert ranking.model_version == ranker.model_version
+    assert ranking.tokens == 0
+
+
+def test_empty_documents_come_last(ranker: Ranker) -> None:
+    """Documents without any text keep their index, have the score 0 and come last, and do not change other scores."""
+    ranking = rank_documents(ranker, QUERY, ["", BAD, " \n", GOOD, FAIR, ""])
+    alone = rank_documents(ranker, QUERY, [BAD, GOOD, FAIR])
+    assert order(ranking)[0] == 3
+    assert order(ranking)[3:] == [0, 2, 5]
+    assert [found.score for found in ranking.documents] == [found.score for found in alone.documents] + [0.0] * 3
+    assert order(rank_documents(ranker, QUERY, ["", ""])) == [0, 1]
+
+
+def test_ties_keep_the_incoming_order(ranker: Ranker) -> None:
+    """The same text has the same score wherever it stands, and its places stay in order."""
+    ranking = rank_documents(ranker, QUERY, [BAD, GOOD] * 10)
+    assert order(ranking) == [*range(1, 20, 2), *range(0, 20, 2)]
+
+
+@pytest.mark.parametrize("text", ["\x00", "\ud800", "\u200b", "x" * 200_000, "\x00 and \udfff", "۞" * 50])
+def test_odd_documents_are_ranked(ranker: Ranker, text: str) -> None:
+    """Whatever a text holds, it has a score from 0 to 1, and the good one still comes first."""
+    ranking = rank_documents(ranker, QUERY, [text, GOOD], count=True, longest=400)
+    assert order(ranking)[0] == 1
+    assert all(0 <= found.score <= 1 for found in ranking.documents)
+
+
+def test_documents_can_be_cut(ranker: Ranker) -> None:
+    """Of each document so many tokens are read, and counted."""
+    cut = rank_documents(ranker, QUERY, [f"{BAD} {GOOD}", FAIR], longest=6, count=True)
+    short = rank_documents(ranker, QUERY, ["The harbour museum opens at ten", FAIR], count=True)
+    assert [found.score for found in cut.documents] == [found.score for found in short.documents]
+    assert cut.tokens == short.tokens == sum(ranker.encoder.count_tokens([QUERY, FAIR]) if ranker.encoder else []) + 6
+
+
+def test_raw_scores_are_logits(ranker: Ranker) -> None:
+    """The raw score of a probability is its logit, finite also for those that are sure."""
+    ranking = rank_documents(ranker, QUERY, [GOOD, ""])
+    best, empty = ranking.documents
+    assert 1 / (1 + math.exp(-ranking.raw(best))) == pytest.approx(best.score)
+    assert ranking.raw(empty) < -27
+    assert logit(0.5) == 0
+    assert logit(1.0) == pytest.approx(-logit(0.0)) == pytest.approx(27.63, abs=0.01)
+
+
+def test_without_a_model_it_is_an_error(empty_ranker: Ranker) -> None:
+    """Nothing is made up: without a model, or without what reads texts, the error says what to do."""
+    for ranker in (empty_ranker, None):
+        with pytest.raises(ModelFileError, match=r"no usable reward model.*rlhf-loop train.*RLHF_RERANK_WITHOUT_MODEL"):
+            rank_documents(ranker, QUERY, DOCUMENTS)
+
+
+def test_the_incoming_order_where_it_is_wanted(empty_ranker: Ranker) -> None:
+    """Without a model the settings may ask for the incoming order: scores then say nothing but the place."""
+    for ranker in (empty_ranker, None):
+        ranking = rank_documents(ranker, QUERY, [BAD, "", GOOD], otherwise=WithoutModel.INCOMING, count=True)
+        assert [(found.index, found.score) for found in ranking.documents] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+        assert (ranking.model_version, ranking.tokens) == (None, 0)
+        assert [ranking.raw(found) for found in ranking.documents] == [1.0, 0.5, 1 / 3]
+
+
+def test_a_damaged_model_is_as_none(ranker: Ranker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model file that cannot be trusted is an error that names no path, or the incoming order; the log has why."""
+    (tmp_path / "reward_model.joblib").write_bytes(b"no model")
+    with caplog.at_level(logging.ERROR):
+        with pytest.raises(ModelFileError) as caught:
+            rank_documents(ranker, QUERY, DOCUMENTS)
+        assert str(tmp_path) not in str(caught.value)
+        ranking = rank_documents(ranker, QUERY, DOCUMENTS, otherwise=WithoutModel.INCOMING)
+    assert order(ranking) == [0, 1, 2]
+    assert ranking.model_version is None
+    assert str(tmp_path) in caplog.text
+
+
+def test_a_panic_of_a_library_is_an_error() -> None:
+    """What is no Exception, as libraries in Rust raise it, becomes one, so that the request is answered."""
+
+    class Panic(BaseException):
+        pass
+
+    class Broken:
+        def ranking(self, *_: Any) -> Any:
+            raise Panic
+
+    with pytest.raises(RuntimeError, match="Panic"):
+        rank_documents(Broken(), QUERY, DOCUMENTS)  # type: ignore[arg-type]
+
+
+def test_what_to_do_without_a_model_is_a_setting() -> None:
+    """The setting is one of two words; another is refused with both."""
+    assert without_model(Settings()) is WithoutModel.ERROR
+    assert without_model(Settings(rerank_without_model="incoming")) is WithoutModel.INCOMING
+    with pytest.raises(ConfigError, match=r"RLHF_RERANK_WITHOUT_MODEL='random'.*error, incoming"):
+        without_model(Settings(rerank_without_model="random"))

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rating_files import counts, reasons, write_csv, write_jsonl
+from sqlalchemy import Engine, text
+
+from rlhf_loop.db import transaction
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.formats import Labels, NumberScale
+
+THUMBS = Labels(thumbs=True, score_name="user feedback")
+SCALE = Labels(scale=NumberScale(0, 1), score_name="user feedback")
+
+
+def span(**changes: Any) -> dict[str, Any]:
+    """Return a row of `client.spans.get_spans_dataframe()`, with its index."""
+    return {
+        "context.span_id": "67f6740bbe1ddc3f",
+        "name": "chat",
+        "span_kind": "CHAIN",
+        "parent_id": None,
+        "start_time": datetime(2026, 1, 31, 9, 29, tzinfo=UTC),
+        "end_time": datetime(2026, 1, 31, 9, 30, tzinfo=UTC),
+        "status_code": "OK",
+        "status_message": "",
+        "events": [],
+        "context.trace_id": "c63b3f0e6d2e4f6c8d1d2f0a9b8c7d6e",
+        "attributes.input.value": "What is flu?",
+        "attributes.input.mime_type": "text/plain",
+        "attributes.output.value": "A virus.",
+        "attributes.llm.model_name": None,
+        "attributes.openinference.span.kind": "CHAIN",
+    } | changes
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    """Return a row of `client.spans.get_span_annotations_dataframe()`, with its index."""
+    return {
+        "span_id": "67f6740bbe1ddc3f",
+        "annotation_name": "user feedback",
+        "annotator_kind": "HUMAN",
+        "metadata": {},
+        "identifier": "user-123",
+        "id": "U3BhbkFubm90YXRpb246MQ==",
+        "created_at": "2026-01-31T09:31:00+00:00",
+        "updated_at": "2026-01-31T09:32:00+00:00",
+        "source": "API",
+        "user_id": None,
+        "result.label": None,
+        "result.score": 1.0,
+        "result.explanation": "Short.",
+    } | changes
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        # Parquet has no objects without fields.
+        plain = [{name: value for name, value in row.items() if value not in ({}, [])} for row in rows]
+        pq.write_table(pa.Table.from_pylist(plain), path)
+    elif path.suffix == ".csv":
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        write_csv(path, [names, *[["" if row.get(name) is None else row[name] for name in names] for row in rows]])
+    else:
+        write_jsonl(path, [json.loads(json.dumps(row, default=str)) for row in rows])
+    return path
+
+
+def stored(engine: Engine) -> list[tuple[Any, ...]]:
+    wanted = """
+        SELECT i.external_id, i.user_prompt, i.ai_response, r.reviewer, r.rating, r.comment, r.role
+        FROM rlhf_interactions i LEFT JOIN rlhf_reviews r ON r.interaction_id = i.id ORDER BY i.id, r.id
+    """
+    with transaction(engine) as connection:
+        return [tuple(row) for row in connection.execute(text(wanted))]
+
+
+SPAN_ID = "67f6740bbe1ddc3f"
+RATED = (SPAN_ID, "What is flu?", "A virus.", "phoenix:user-123", 5, "Short.", "end_user")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_spans_first_then_their_annotations(engine: Engine, tmp_path: Path, kind: str) -> None:
+    """A span is known by its id; whoever annotated is an end user; a second time changes nothing."""
+    spans = written(tmp_path / f"spans.{kind}", [span(), span(**{"context.span_id": "b"})])
+    said = written(tmp_path / f"annotations.{kind}", [annotation()])
+    assert counts(import_ratings(engine, spans, format="phoenix")) == (2, 2, 0, 0, 0)
+    assert counts(import_ratings(engine, said, format="phoenix", labels=THUMBS)) == (1, 1, 0, 0, 0)
+    assert stored(engine) == [RATED, ("b", *RATED[1:3], None, None, None, None)]
+    for path, rows in ((spans, 2), (said, 1)):
+        assert counts(import_ratings(engine, path, format="phoenix", labels=THUMBS)) == (rows, 0, 0, rows, 0)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_annotations_joined_to_their_spans(sqlite_engine: Engine, tmp_path: Path, kind: str) -> None:
+    """As `spans.join(annotations)` gives it: parts of a request count where they are annotated, and only there."""
+    said = {name: value for name, value in annotation().items() if name not in ("span_id", "metadata", "id")}
+    nobody = dict.fromkeys(said) | ({"result.score": math.nan} if kind == "parquet" else {})
+    rows = [
+        span() | said,
+        span() | said | {"identifier": "px-app:VXNlcjox", "user_id": "VXNlcjox", "result.score": 0.0},
+        span(**{"context.span_id": "b", "parent_id": SPAN_ID, "span_kind": "LLM"}) | nobody,
+        span(**{"context.span_id": "c", "parent_id": SPAN_ID, "span_kind": "LLM"}) | said,
+        span(**{"context.span_id": "d", "span_kind": "RETRIEVER"}) | nobody,
+        span(**{"context.span_id": "e"}) | nobody,
+    ]
+    import_ratings(sqlite_engine, written(tmp_path / f"a.{kind}", rows), format="phoenix", labels=THUMBS)
+    assert [(row[0], row[3], row[4]) for row in stored(sqlite_engine)] == [
+        (SPAN_ID, "phoenix:user-123", 5),
+        (SPAN_ID, "phoenix:VXNlcjox", 1),
+        ("c", "phoenix:user-123", 5),
+        ("e", None, None),
+    ]
+
+
+def test_what_the_api_gives(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Objects instead of dots, in pages; a model's messages are read from its attributes."""
+    attributes = {
+        "llm.model_name": "gpt-5",
+        "input.value": '{"messages": [{"role": "user", "content": "What is flu?"}], "temperature": 0}',
+        "llm.input_messages": [
+            {"message": {"role": "system", "content": "Be brief."}},
+            {"message.role": "user", "message.content": "What is flu?"},
+        ],
+        "output": {"value": '{"choices": [{"message": {"role": "assistant", "content": "A virus."}}]}'},
+    }
+    found = {"id": "x", "context": {"trace_id": "t", "span_id": SPAN_ID}, "parent_id": None, "span_kind": "LLM"}
+    said = {"span_id": SPAN_ID, "name": "user feedback", "annotator_kind": "HUMAN", "identifier": "user-123"}
+    said["result"] = {"label": "thumbs-up", "score": 1, "explanation": "Short."}
+    path = tmp_path / "page.json"
+    page = {"data": [said, {**found, "attributes": attributes}], "next_cursor": None}
+    path.write_text(json.dumps(page), encoding="utf-8")
+    import_ratings(sqlite_engine, path, format="phoenix", labels=Labels(score_name="user feedback"))
+    assert stored(sqlite_engine) == [RATED]
+    with transaction(sqlite_engine) as connection:
+        assert connection.execute(text("SELECT source FROM rlhf_interactions")).scalar() == "gpt-5"
+
+
+def test_examples_of_a_dataset(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """With the annotations in their metadata; bad ones are named by their number."""
+    said = {"label": "good", "score": None, "explanation": "Short.", "annotator_kind": "HUMAN", "user_id": "VXNlcjox"}
+    examples = [
+        {
+            "id": "RGF0YXNldEV4YW1wbGU6MQ==",
+            "input": {"question": "What is flu?"},
+            "output": {"answer": "A virus."},
+            "metadata": {"annotations": {"user feedback": [said], "correctness": [{**said, "annotator_kind": "LLM"}]}},
+            "updated_at": "2026-01-31T09:30:00Z",
+        },
+        {"id": "2", "input": {"question": "Why?"}, "output": {"answer": "So."}, "metadata": {}},
+        {"id": "3", "input": {"numbers": [1]}, "output": {"answer": "So."}, "metadata": {}},
+    ]
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"data": {"dataset_id": "d", "version_id": "v", "examples": examples}}))
+    labels = Labels(score_name="user feedback")
+    report = import_ratings(sqlite_engine, path, format="phoenix", labels=labels, skip_invalid=True)
+    assert (report.added, report.ignored) == (2, ("annotation correctness",))
+    [row] = report.invalid
+    assert (row.line, "the input is an object with 'numbers'" in row.reason) == (3, True)
+    assert [each[1:5] for each in stored(sqlite_engine)] == [
+        ("What is flu?", "A virus.", "phoenix:VXNlcjox", 5),
+        ("Why?", "So.", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "rating"),
+    [
+        ({"result.score": 1.0}, THUMBS, 5),
+        ({"result.score": 0.0}, THUMBS, 1),
+        ({"result.score": 0.5}, SCALE, 3),
+        ({"result.score": 0.9}, SCALE, 5),
+        ({"result.score": None, "result.label": "👎"}, SCALE, 1),
+        ({"result.score": 0.7, "result.label": "relevant"}, SCALE, 4),
+        (
+            {"result.score": 4, "result.label": "relevant"},
+            Labels(scale=NumberScale(1, 5), score_name="user feedback"),
+            4,
+        ),
+        ({"result.score": None, "result.label": None}, SCALE, None),
+        ({"annotator_kind": "LLM"}, THUMBS, None),
+        ({"annotator_kind": None}, THUMBS, 5),
+        ({"annotation_name": "correctness"}, THUMBS, None),
+    ],
+)
+def test_each_kind_of_annotation(
+    sqlite_engine: Engine, tmp_path: Path, changes: dict[str, Any], labels: Labels, rating: int | None
+) -> None:
+    """A word for good or bad comes first, then the number on its scale; a model's word is no one's."""
+    path = written(tmp_path / "a.jsonl", [span() | annotation(**changes)])
+    import_ratings(sqlite_engine, path, format="phoenix", labels=labels)
+    assert [row[4] for row in stored(sqlite_engine)] == [rating]
+
+
+def test_bad_spans_and_annotations_are_all_named(engine: Engine, tmp_path: Path) -> None:
+    """Each is judged alone; nothing is stored."""
+    rows = [
+        span(),
+        span(**{"context.span_id": None}),
+        span(**{"attributes.output.value": None}),
+        annotation(span_id=None),
+        annotation(**{"result.score": 1.5}),
+        annotation(**{"result.score": None, "result.label": "so so"}),
+        annotation(span_id="gone"),
+        {"id": "x", "name": "neither"},
+    ]
+    found = reasons(engine, written(tmp_path / "a.jsonl", rows), format="phoenix", labels=SCALE)
+    assert list(found) == list(range(2, 9))
+    for number, words in {
+        2: "context.span_id is missing",
+        3: "the output is missing",
+        4: "span_id is missing",
+        5: "the annotation 'user feedback' is 1.5, not on the scale from 0 to 1",
+        6: "is 'so so', neither a rating nor a word",
+        7: "the answer 'gone' is neither in the file nor in the database",
+        8: "it is neither a span with input and output, nor an annotation, nor an example",
+    }.items():
+        assert words in found[number]
+    unsaid = Labels(score_name="user feedback")
+    found = reasons(engine, written(tmp_path / "b.jsonl", [span() | annotation()]), format="phoenix", labels=unsaid)
+    assert found[1].endswith("is 1.0; say what its scale is, such as --scale 0,1, or --thumbs")

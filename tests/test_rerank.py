@@ -1,0 +1,280 @@
+"""The rerank API: what each dialect returns."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, REQUESTS, app_with, post, ranker_in
+from test_openapi import checker
+
+from rlhf_loop.document_ranking import logit
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.ranking import Ranker, rerank_candidates
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.training import TrainingReport
+from rlhf_loop.web.openapi import document
+
+#: Each dialect: its path, the field of its documents, and what it returns of a ranking.
+DIALECTS = {"jina": "/v1/rerank", "cohere": "/v2/rerank", "vllm": "/rerank", "tei": "/rerank"}
+
+
+@pytest.fixture(scope="module")
+def ranker(
+    tmp_path_factory: pytest.TempPathFactory, encoder: TextEncoder, trained: tuple[RewardModel, TrainingReport]
+) -> Ranker:
+    return ranker_in(tmp_path_factory.mktemp("model"), encoder, trained[0])
+
+
+@pytest.fixture(scope="module")
+def web(ranker: Ranker, tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    return app_with(ranker, tmp_path_factory.mktemp("web")).test_client()
+
+
+@pytest.fixture(scope="module")
+def expected(ranker: Ranker) -> list[tuple[int, float]]:
+    """The documents' indexes with their scores, best first."""
+    return [(DOCUMENTS.index(one["text"]), one["score"]) for one in rerank_candidates(QUERY, DOCUMENTS, ranker=ranker)]
+
+
+def asked(dialect: str, documents: Any = DOCUMENTS, **more: Any) -> dict[str, Any]:
+    return {"query": QUERY, "texts" if dialect == "tei" else "documents": documents, **more}
+
+
+def pairs(dialect: str, answer: Any) -> list[tuple[int, float]]:
+    if dialect == "tei":
+        return [(one["index"], one["score"]) for one in answer]
+    return [(one["index"], one["relevance_score"]) for one in answer["results"]]
+
+
+def said(dialect: str, answer: Any) -> str:
+    """Return an error's message."""
+    if dialect == "vllm":
+        return str(answer["error"]["message"])
+    return str(answer[{"jina": "detail", "cohere": "message", "tei": "error"}[dialect]])
+
+
+# --- What comes back -------------------------------------------------------------------------------------------------
+
+
+def test_jina(web: FlaskClient, ranker: Ranker, expected: list[tuple[int, float]]) -> None:
+    """Jina's form: model, usage and results; the id and what Cohere's first version has besides."""
+    response = post(web, "/v1/rerank", asked("jina", model="jina-reranker-v2-base-multilingual"))
+    tokens = sum(ranker.encoder.count_tokens([QUERY, *DOCUMENTS])) if ranker.encoder else 0
+    assert response.json == {
+        "id": response.headers["X-Request-ID"],
+        "model": ranker.model_version,
+        "usage": {"total_tokens": tokens, "prompt_tokens": tokens},
+        "results": [{"index": index, "relevance_score": score} for index, score in expected],
+        "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}},
+    }
+    assert tokens > 40
+    assert response.headers["X-RLHF-Ranking"] == "model"
+    assert response.headers["X-RLHF-Model"] == ranker.model_version
+
+
+def test_cohere(web: FlaskClient, expected: list[tuple[int, float]]) -> None:
+    """Cohere's second form: id, results and meta, never the documents."""
+    response = post(web, "/v2/rerank", asked("cohere", model="rerank-v3.5", return_documents=True))
+    assert response.json == {
+        "id": response.headers["X-Request-ID"],
+        "results": [{"index": index, "relevance_score": score} for index, score in expected],
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+    }
+
+
+def test_tei(web: FlaskClient, expected: list[tuple[int, float]]) -> None:
+    """TEI's form: a bare list, with texts or logits where they are asked for."""
+    body = asked("tei", truncate=True, truncation_direction="Right")
+    assert post(web, "/rerank", body).json == [{"index": index, "score": score} for index, score in expected]
+    raw = post(web, "/rerank", {**body, "raw_scores": True, "return_text": True}).json
+    assert raw == [{"index": index, "score": logit(score), "text": DOCUMENTS[index]} for index, score in expected]
+
+
+def test_vllm(web: FlaskClient, ranker: Ranker, expected: list[tuple[int, float]]) -> None:
+    """vLLM's form: with the documents, unless they are not wanted."""
+    answer = post(web, "/rerank", asked("vllm", model="BAAI/bge-reranker-v2-m3", top_n=0)).json
+    assert answer is not None
+    assert set(answer) == {"id", "model", "usage", "results"}
+    assert answer["results"] == [
+        {"index": index, "relevance_score": score, "document": {"text": DOCUMENTS[index]}} for index, score in expected
+    ]
+    bare = post(web, "/rerank", asked("vllm", return_documents=False, raw_scores=True)).json
+    assert bare is not None
+    assert bare["results"] == [{"index": index, "relevance_score": logit(score)} for index, score in expected]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(("top_n", "count"), [(None, 3), (1, 1), (3, 3), (99, 3)])
+def test_top_n(
+    web: FlaskClient, expected: list[tuple[int, float]], dialect: str, top_n: int | None, count: int
+) -> None:
+    """The best so many come back; all where none, or more than there are, is said."""
+    answer = post(web, DIALECTS[dialect], asked(dialect, top_n=top_n)).json
+    assert pairs(dialect, answer) == expected[:count]
+
+
+def test_documents_as_objects(web: FlaskClient, expected: list[tuple[int, float]]) -> None:
+    """Objects are read by their text, or by the fields that are named, and go back whole."""
+    documents: list[Any] = [{"text": BAD, "id": 7}, {"text": GOOD}, FAIR]
+    answer = post(web, "/v1/rerank", asked("jina", documents, return_documents=True)).json
+    assert pairs("jina", answer) == expected
+    assert answer is not None
+    found = {one["index"]: one["document"] for one in answer["results"]}
+    assert found == {0: {"text": BAD, "id": 7}, 1: {"text": GOOD}, 2: {"text": FAIR}}
+    by_field = [{"title": text, "text": "Nothing.", "year": 2026} for text in DOCUMENTS]
+    answer = post(web, "/v1/rerank", asked("jina", by_field, rank_fields=["title"])).json
+    assert pairs("jina", answer) == expected
+
+
+def test_documents_keep_their_index(web: FlaskClient) -> None:
+    """Among duplicates and empty documents each has its own index; ties stay in order, empty ones come last."""
+    for dialect, path in DIALECTS.items():
+        answer = post(web, path, asked(dialect, ["", GOOD, BAD, GOOD, " "])).json
+        assert [index for index, _ in pairs(dialect, answer)] == [1, 3, 2, 0, 4], dialect
+
+
+def test_long_documents_can_be_cut(web: FlaskClient) -> None:
+    """Cohere's max_tokens_per_doc: what stands behind is not read."""
+    documents = [f"{BAD} {GOOD}", FAIR]
+    whole = dict(pairs("cohere", post(web, "/v2/rerank", asked("cohere", documents)).json))
+    cut = dict(pairs("cohere", post(web, "/v2/rerank", asked("cohere", documents, max_tokens_per_doc=8)).json))
+    assert cut[0] < whole[0]
+
+
+def test_billed_units(web: FlaskClient) -> None:
+    """As Cohere defines it, a unit is a query with up to 100 documents."""
+    for count, units in ((100, 1), (101, 2), (1000, 10)):
+        answer = post(web, "/v2/rerank", asked("cohere", [FAIR] * count)).json
+        assert answer is not None
+        assert answer["meta"]["billed_units"] == {"search_units": units}
+        assert len(answer["results"]) == count
+
+
+@pytest.mark.parametrize("sent", REQUESTS, ids=[one["client"] for one in REQUESTS])
+def test_what_real_clients_send(web: FlaskClient, sent: dict[str, Any]) -> None:
+    """The requests of real clients, recorded by `make clients`, are answered as the document has it."""
+    headers = {name.title(): value for name, value in sent["headers"].items()}
+    response = web.post(sent["path"], json=sent["body"], headers=headers)
+    assert response.status_code == 200, response.text
+    described = document()["paths"][sent["path"]]["post"]["responses"]["200"]["content"]["application/json"]
+    checker(described["schema"]).validate(response.json)
+    dialect = "tei" if isinstance(response.json, list) else "jina"
+    indexes = [index for index, _ in pairs(dialect, response.json)]
+    # The first and the fifth are the same, the last is empty.
+    assert sorted(indexes) == list(range(6))
+    assert indexes.index(4) == indexes.index(0) + 1
+    assert indexes[-1] == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        pytest.param("/v1/rerank", {"model": "reranker", "top_n": 3}, id="Open WebUI, external"),
+        pytest.param(
+            "/v1/rerank", {"model": "x", "return_documents": "true", "return_len": "true"}, id="RAGFlow, Xinference"
+        ),
+        pytest.param("/v1/rerank", {"model": "x", "top_n": 3, "return_documents": False}, id="RAGFlow, VLLM"),
+        pytest.param("/rerank", {"model": "x", "top_n": 3}, id="RAGFlow, OpenAI-API-Compatible"),
+        pytest.param(
+            "/v1/rerank",
+            {"model": "x", "top_n": 3, "return_documents": True, "score_threshold": 0.8},
+            id="Dify, OpenAI-API-compatible",
+        ),
+    ],
+)
+def test_what_applications_send(
+    web: FlaskClient, expected: list[tuple[int, float]], path: str, more: dict[str, Any]
+) -> None:
+    """Requests with the fields that the public sources of these applications name; what is not known is passed over."""
+    answer = post(web, path, asked("jina", **more)).json
+    assert pairs("jina", answer) == expected
+    assert answer is not None
+    assert answer["usage"]["total_tokens"] > 0
+
+
+# --- What is wrong ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"query": ""}, 422, "query is empty"),
+        ({"query": " "}, 422, "query is only white space"),
+        ({"query": None}, 422, "query is None, not a text"),
+        ({"query": {"text": QUERY}}, 422, "query is {.*, not a text|query is a dict, not a text"),
+        ({"query": "x" * 8001}, 413, "query has 8,001 characters; at most 8,000"),
+        ({"documents": []}, 422, "documents has no entries. Send at least one"),
+        ({"documents": None}, 422, "documents is None"),
+        ({"documents": GOOD}, 422, "documents is a str"),
+        ({"documents": {"a": GOOD}}, 422, "documents is"),
+        ({"documents": [GOOD, None]}, 422, "documents.1 is None"),
+        ({"documents": [GOOD, 5, [GOOD], True, 7.5]}, 422, "documents.1 is 5.*And 1 more"),
+        ({"documents": [FAIR] * 1001}, 413, "documents has 1,001 entries; at most 1,000 are allowed. Send less"),
+        ({"documents": [{"title": GOOD}]}, 422, "documents.0 is"),
+        ({"documents": [{"text": None}]}, 422, "documents.0"),
+        ({"documents": [{"text": 5}]}, 422, "documents.0"),
+        ({"top_n": -1}, 422, "top_n is -1"),
+        ({"top_n": "all"}, 422, "top_n is 'all'"),
+        ({"top_n": 1.5}, 422, "top_n is 1.5"),
+    ],
+)
+def test_what_cannot_be_meant(
+    web: FlaskClient, dialect: str, change: dict[str, Any], status: int, message: str
+) -> None:
+    """Each dialect refuses it in its own shape, with the field, the value and what to do."""
+    field = "texts" if dialect == "tei" else "documents"
+    body = {**asked(dialect), **{field if name == "documents" else name: value for name, value in change.items()}}
+    response = post(web, DIALECTS[dialect], body)
+    if status == 422 and (dialect == "vllm" or (dialect == "tei" and change == {"documents": []})):
+        status = 400
+    assert response.status_code == status
+    assert response.mimetype == "application/json"
+    assert re.search(message.replace("documents", field), said(dialect, response.json)), response.text
+    described = document()["paths"][DIALECTS[dialect]]["post"]["responses"][str(status)]["content"]["application/json"]
+    checker(described["schema"]).validate(response.json)
+
+
+@pytest.mark.parametrize("dialect", ["jina", "cohere", "tei"])
+def test_a_top_n_of_0(web: FlaskClient, dialect: str) -> None:
+    """Nothing at all cannot be wanted; only in vLLM's form 0 means all."""
+    response = post(web, DIALECTS[dialect], asked(dialect, top_n=0))
+    assert response.status_code == 422
+    assert "top_n is 0: input should be greater than or equal to 1" in said(dialect, response.json)
+
+
+def test_fields_that_documents_do_not_have(web: FlaskClient) -> None:
+    """A document without any of the fields that are to be read is named."""
+    response = post(web, "/v1/rerank", asked("jina", [{"title": GOOD}, {"text": BAD}], rank_fields=["title", "body"]))
+    assert response.status_code == 422
+    assert "documents.1 is a dict: it has nothing in title, body. Send a text" in said("jina", response.json)
+
+
+@pytest.mark.parametrize("body", [{"query": QUERY}, {"query": QUERY, "text": DOCUMENTS}, {}])
+def test_neither_texts_nor_documents(web: FlaskClient, body: dict[str, Any]) -> None:
+    """As long as nobody knows which dialect it is, TEI's stands in."""
+    response = post(web, "/rerank", body)
+    assert response.status_code == 422
+    assert "texts is missing" in said("tei", response.json)
+
+
+def test_texts_and_documents(web: FlaskClient) -> None:
+    """Both at once are two dialects at once."""
+    response = post(web, "/rerank", {**asked("tei"), **asked("vllm")})
+    assert response.status_code == 422
+    assert "both texts and documents" in said("tei", response.json)
+    assert response.json is not None
+    assert response.json["error_type"] == "Validation"
+
+
+def test_errors_have_the_types_of_their_dialect(web: FlaskClient) -> None:
+    """TEI's are named as TEI names them, vLLM's as Python's."""
+    empty = post(web, "/rerank", asked("tei", [])).json
+    assert empty is not None
+    assert empty["error_type"] == "Empty"
+    wrong = post(web, "/rerank", asked("vllm", [None])).json
+    assert wrong is not None
+    assert {**wrong["error"], "message": ""} == {"message": "", "type": "BadRequestError", "code": 400}

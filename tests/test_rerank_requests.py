@@ -1,0 +1,271 @@
+"""The rerank API: who may ask, what is no request, and what happens where nothing can be ranked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from rerank_apps import BAD, DOCUMENTS, GOOD, QUERY, RankingService, app_with, post, ranker_in
+from sqlalchemy import Engine
+from v1_apps import settings_for, token_for
+
+from rlhf_loop.accounts import tokens
+from rlhf_loop.config import Settings
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.errors import ConfigError
+from rlhf_loop.ranking import Ranker
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.reward.model_file import save
+from rlhf_loop.training import TrainingReport
+from rlhf_loop.web import blueprint, create_app, server
+from rlhf_loop.web.rerank import MAX_BODY_BYTES
+
+#: Each path with what it is asked in its dialect, and where its errors say what is wrong.
+ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "jina": ("/v1/rerank", {"query": QUERY, "documents": DOCUMENTS}, "detail"),
+    "cohere": ("/v2/rerank", {"query": QUERY, "documents": DOCUMENTS}, "message"),
+    "tei": ("/rerank", {"query": QUERY, "texts": DOCUMENTS}, "error"),
+}
+ELSEWHERE = {"REMOTE_ADDR": "203.0.113.7"}
+dialects = pytest.mark.parametrize("dialect", ASKED)
+
+
+@pytest.fixture(scope="module")
+def ranker(
+    tmp_path_factory: pytest.TempPathFactory, encoder: TextEncoder, trained: tuple[RewardModel, TrainingReport]
+) -> Ranker:
+    return ranker_in(tmp_path_factory.mktemp("model"), encoder, trained[0])
+
+
+@pytest.fixture(scope="module")
+def web(ranker: Ranker, tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    return app_with(ranker, tmp_path_factory.mktemp("web")).test_client()
+
+
+# --- Who may ---------------------------------------------------------------------------------------------------------
+
+
+@dialects
+def test_others_need_a_token(engine: Engine, tmp_path: Path, ranker: Ranker, dialect: str) -> None:
+    """From another machine, or through a proxy, only a token with the scope is let in; refusals are in the dialect."""
+    path, body, said = ASKED[dialect]
+    web = create_app(settings_for(engine, tmp_path), service=RankingService(ranker)).test_client()
+    good = token_for(engine, "search", scopes=[tokens.RERANK])
+    poor = token_for(engine, "app", scopes=[tokens.READ])
+
+    def ask(token: str = "", **more: Any) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        response = post(web, path, body, headers={**headers, **more.pop("headers", {})}, **more)
+        failed = response.status_code != 200
+        return response.status_code, response.json[said] if failed and response.json is not None else ""
+
+    assert ask(environ_base=ELSEWHERE)[0] == 401
+    assert ask(headers={"X-Forwarded-For": "203.0.113.7"})[0] == 401
+    status, message = ask("rlhf_wrong", environ_base=ELSEWHERE)
+    assert (status, "Ask an admin" in message) == (401, True)
+    status, message = ask(poor, environ_base=ELSEWHERE)
+    assert (status, "the scope rerank; yours has interactions:read" in message) == (403, True)
+    assert ask(good, environ_base=ELSEWHERE) == (200, "")
+    # On this machine, clients that want some key may send any.
+    assert ask("a-key-that-is-none") == (200, "")
+
+
+def test_it_can_be_for_everybody(ranker: Ranker, tmp_path: Path) -> None:
+    """A setting lets everybody in."""
+    web = app_with(ranker, tmp_path, rerank_public=True).test_client()
+    assert post(web, "/v2/rerank", ASKED["cohere"][1], environ_base=ELSEWHERE).status_code == 200
+
+
+@dialects
+def test_while_the_database_is_down(ranker: Ranker, tmp_path: Path, dialect: str) -> None:
+    """Where no token can be looked up, others get an error of the dialect; this machine needs none, and is served."""
+    path, body, said = ASKED[dialect]
+    web = app_with(ranker, tmp_path, database_url=f"sqlite:///{tmp_path}").test_client()
+    headers = {"Authorization": "Bearer rlhf_some"}
+    refused = post(web, path, body, headers=headers, environ_base=ELSEWHERE)
+    assert refused.status_code == 503
+    assert refused.json is not None
+    assert "database does not answer" in refused.json[said]
+    assert post(web, path, body, headers=headers).status_code == 200
+
+
+@dialects
+def test_too_many_requests(ranker: Ranker, tmp_path: Path, dialect: str) -> None:
+    """The limit is that of all requests, and says when to go on, in the dialect."""
+    path, body, said = ASKED[dialect]
+    web = app_with(ranker, tmp_path, rate_limit="1 per hour").test_client()
+    assert post(web, path, body).status_code == 200
+    refused = post(web, path, body)
+    assert refused.status_code == 429
+    assert refused.json is not None
+    assert "more requests than 1 per hour" in refused.json[said]
+    assert int(refused.headers["Retry-After"]) > 0
+
+
+def test_other_methods(web: FlaskClient) -> None:
+    """What is posted cannot be fetched."""
+    response = web.get("/v1/rerank")
+    assert response.status_code == 405
+    assert "POST" in response.headers["Allow"]
+
+
+def test_behind_a_prefix(ranker: Ranker, tmp_path: Path) -> None:
+    """In somebody's application the routes are under the blueprint's path, with errors of their own."""
+    host = Flask("host")
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'rlhf.db'}")
+    host.register_blueprint(blueprint(settings, service=RankingService(ranker)), url_prefix="/qa")  # type: ignore[arg-type]
+    web = host.test_client()
+    assert post(web, "/qa/v1/rerank", ASKED["jina"][1]).status_code == 200
+    assert set(post(web, "/qa/v2/rerank", {}).json or ()) == {"message", "id"}
+
+
+# --- What is no request ----------------------------------------------------------------------------------------------
+
+
+@dialects
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (b"", 400, "not JSON"),
+        (b'{"query": "x", "docu', 400, "not JSON: Unterminated string"),
+        (b"query=x", 400, "not JSON"),
+        (b'{"query": "\xff"}', 400, "not JSON: 'utf-8' codec"),
+        (b'{"query": NaN}', 400, "NaN is no number"),
+        (b"[" * 100_000, 400, "nested too deeply"),
+        (b'{"a": ' + b"[" * 110 + b"]" * 110 + b"}", 400, "nested too deeply"),
+        (b'{"top_n": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+        (b"[]", 422, "The body is a list, not an object"),
+        (b"null", 422, "The body is a NoneType"),
+        (b'"text"', 422, "The body is a str"),
+        (b"x" * (MAX_BODY_BYTES + 1), 413, "larger than 4,194,304 bytes. Send fewer documents"),
+    ],
+    ids=[
+        "nothing",
+        "truncated",
+        "form",
+        "no UTF-8",
+        "NaN",
+        "deep",
+        "too deep",
+        "huge number",
+        "list",
+        "null",
+        "text",
+        "too large",
+    ],
+)
+def test_bodies_that_are_none(web: FlaskClient, dialect: str, data: bytes, status: int, message: str) -> None:
+    """What cannot be read is refused in the dialect, with the reason."""
+    path, _, said = ASKED[dialect]
+    response = post(web, path, data=data)
+    assert response.status_code == status
+    assert response.json is not None
+    assert message in response.json[said]
+
+
+@dialects
+def test_another_content_type(web: FlaskClient, dialect: str) -> None:
+    """JSON has to be declared as such: a page of another site could send anything else."""
+    path, body, said = ASKED[dialect]
+    response = web.post(path, data=json.dumps(body), content_type="text/plain")
+    assert response.status_code == 415
+    assert response.json is not None
+    assert "Content-Type: application/json" in response.json[said]
+
+
+def test_odd_characters(web: FlaskClient) -> None:
+    """NUL characters, lone surrogates and a byte order mark are no reason to refuse; what goes back can be encoded."""
+    data = (
+        '\ufeff{"query": "\\ud800 burns\\u0000?", "return_documents": true, '
+        '"documents": ["\\ud83d\\ude00", "a\\udfffb", "\\u0000", {"text": "x", "\\udfff": "\\ud800"}]}'
+    )
+    response = post(web, "/v1/rerank", data=data.encode())
+    assert response.status_code == 200
+    assert response.json is not None
+    found = {one["index"]: one["document"] for one in response.json["results"]}
+    assert found == {0: {"text": "😀"}, 1: {"text": "a?b"}, 2: {"text": "\x00"}, 3: {"text": "x", "?": "?"}}
+
+
+def test_a_document_of_a_megabyte(web: FlaskClient) -> None:
+    """A body may be larger than those of other routes, and a long document is read as far as is asked."""
+    long = f"{BAD} " * 17_000
+    assert len(long) > 1_000_000
+    response = post(web, "/v2/rerank", {"query": QUERY, "documents": [long, GOOD], "max_tokens_per_doc": 500})
+    assert response.status_code == 200
+    assert response.json is not None
+    assert [one["index"] for one in response.json["results"]] == [1, 0]
+
+
+# --- Where nothing can be ranked -------------------------------------------------------------------------------------
+
+
+@dialects
+def test_without_a_model(encoder: TextEncoder, tmp_path: Path, dialect: str) -> None:
+    """No order is made up: it is an error of the dialect, which says what to do and when to try again."""
+    path, body, said = ASKED[dialect]
+    for ranker in (ranker_in(tmp_path, encoder, None), None):
+        response = post(app_with(ranker, tmp_path).test_client(), path, body)
+        assert response.status_code == 503
+        assert response.json is not None
+        assert "no usable reward model" in response.json[said]
+        assert response.headers["Retry-After"]
+        assert "X-RLHF-Ranking" not in response.headers
+
+
+@dialects
+def test_the_incoming_order_where_a_setting_asks_for_it(encoder: TextEncoder, tmp_path: Path, dialect: str) -> None:
+    """The documents keep their order, with scores that fall with the place, and a header says so."""
+    path, body, _ = ASKED[dialect]
+    web = app_with(ranker_in(tmp_path, encoder, None), tmp_path, rerank_without_model="incoming").test_client()
+    response = post(web, path, body)
+    answer = response.json
+    results = answer["results"] if isinstance(answer, dict) else answer
+    assert results is not None
+    assert [one["index"] for one in results] == [0, 1, 2]
+    assert [one.get("score", one.get("relevance_score")) for one in results] == [1, 1 / 2, 1 / 3]
+    assert response.headers["X-RLHF-Ranking"] == "incoming"
+    assert "X-RLHF-Model" not in response.headers
+    if dialect == "jina":
+        assert isinstance(answer, dict)
+        assert (answer["model"], answer["usage"]["total_tokens"]) == ("incoming", 0)
+
+
+def test_a_promoted_model_ranks_from_then_on(
+    encoder: TextEncoder, tmp_path: Path, trained: tuple[RewardModel, TrainingReport]
+) -> None:
+    """The model is the live one at this moment: what was an error becomes a ranking without a restart."""
+    ranker = ranker_in(tmp_path, encoder, None)
+    web = app_with(ranker, tmp_path).test_client()
+    assert post(web, "/v1/rerank", ASKED["jina"][1]).status_code == 503
+    save(trained[0], tmp_path / "reward_model.joblib")
+    response = post(web, "/v1/rerank", ASKED["jina"][1])
+    assert response.json is not None
+    assert response.json["model"] == ranker.model_version == response.headers["X-RLHF-Model"]
+
+
+@dialects
+def test_what_nobody_foresaw(tmp_path: Path, dialect: str) -> None:
+    """A fault is one of the dialect, too, with the id by which the log has it."""
+    path, body, said = ASKED[dialect]
+
+    class Broken:
+        encoder = None
+
+        def ranking(self, *_: Any) -> Any:
+            raise ZeroDivisionError
+
+    response = post(app_with(Broken(), tmp_path).test_client(), path, body)
+    assert response.status_code == 500
+    assert response.json is not None
+    assert response.headers["X-Request-ID"] in response.json[said]
+
+
+def test_a_setting_that_there_is_not(tmp_path: Path) -> None:
+    """A typing mistake is found before the server starts."""
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'rlhf.db'}", rerank_without_model="none")
+    with pytest.raises(ConfigError, match="RLHF_RERANK_WITHOUT_MODEL='none'"):
+        server.check(settings)

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+from v1_apps import Caller, another_token, caller, token_for
+
+from rlhf_loop.accounts import tokens
+from rlhf_loop.db import make_engine, transaction
+from rlhf_loop.domain import Rating, UserRole
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.feedback import Fate, OtherTextsError, add_answer, find_answer, take_review
+from rlhf_loop.interactions import record
+from rlhf_loop.tables import AuditEntry, Interaction, Review
+
+TEXTS = {"prompt": "What helps against hiccups?", "response": "Hold your breath."}
+EARLY, LATE = "2026-01-31T09:30:00Z", "2026-02-01T09:30:00Z"
+
+
+@pytest.fixture
+def app(engine: Engine, tmp_path: Path) -> Caller:
+    return caller(engine, tmp_path)
+
+
+def count(engine: Engine, table: Any = Interaction) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def test_feedback_on_a_known_answer(app: Caller) -> None:
+    """By its id; the second of the same reviewer replaces the first, and others stand beside it."""
+    app.record()
+    first = app("POST", "/feedback", {"interaction_id": "a-1", "thumb": "up", "reviewer": "u7", "comment": "Ja. 🙂"})
+    assert first.status_code == 201
+    assert {name: first.json[name] for name in ("interaction_id", "reviewer", "role", "rating", "comment")} == {
+        "interaction_id": "a-1",
+        "reviewer": "app:u7",
+        "role": "end_user",
+        "rating": 5,
+        "comment": "Ja. 🙂",
+    }
+    assert first.headers["Location"].endswith("/v1/interactions/a-1/reviews")
+    second = app("POST", "/feedback", {"interaction_id": "a-1", "rating": 2, "reviewer": "u7", "correction": "Drink."})
+    assert (second.status_code, second.json["rating"], second.json["correction"]) == (200, 2, "Drink.")
+    assert app("POST", "/feedback", {"interaction_id": "a-1", "rating": 4, "reviewer": "u8"}).status_code == 201
+    found = app("GET", "/interactions/a-1").json["interaction"]
+    assert (found["end_user_reviews"], found["end_user_rating"], found["expert_reviews"]) == (2, 2, 0)
+
+
+def test_feedback_with_its_texts(app: Caller, engine: Engine, tmp_path: Path) -> None:
+    """The answer is added once, with what is known of it, whoever speaks of it, and an import knows it again."""
+    sent = {**TEXTS, "source": "llama3.2", "candidate_group": "g", "created_at": EARLY, "rated_at": EARLY}
+    first = app("POST", "/feedback", {**sent, "rating": 4, "reviewer": "u7"})
+    second = app("POST", "/feedback", {**sent, "thumb": "down", "reviewer": "u8"})
+    assert (first.status_code, second.status_code, count(engine)) == (201, 201, 1)
+    assert first.json["reviewed_at"] == EARLY
+    id = first.json["interaction_id"]
+    found = app("GET", f"/interactions/{id}").json["interaction"]
+    assert (found["prompt"], found["source"], found["candidate_group"], found["created_at"]) == (
+        TEXTS["prompt"],
+        "llama3.2",
+        "g",
+        EARLY,
+    )
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt,answer,source,group,rating\n{TEXTS['prompt']},{TEXTS['response']},llama3.2,g,5\n")
+    import_ratings(engine, path)
+    assert (count(engine), count(engine, Review)) == (1, 3)
+
+
+def test_an_id_and_texts(app: Caller, engine: Engine) -> None:
+    """Unknown, the answer gets the id; known, its texts must be the same."""
+    sent = {**TEXTS, "interaction_id": "trace-1", "rating": 3, "reviewer": "u7"}
+    assert app("POST", "/feedback", sent).status_code == 201
+    assert app("POST", "/feedback", {**sent, "reviewer": "u8"}).json["interaction_id"] == "trace-1"
+    other = app("POST", "/feedback", {**sent, "response": "Jump."})
+    assert (other.status_code, count(engine)) == (409, 1)
+    assert "has another prompt or response" in other.json["detail"]
+    odd = app("POST", "/feedback", {**sent, "interaction_id": "/x y"})
+    assert (odd.status_code, count(engine)) == (422, 1)
+    assert "is no id for a new answer" in odd.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"interaction_id": "gone"}, 404, "There is no interaction with the id 'gone'"),
+        ({"rating": 0}, 422, "rating is 0, not a whole number from 1 to 5"),
+        ({"rating": 6}, 422, "rating is 6, not a whole number from 1 to 5"),
+        ({"rating": 2.5}, 422, "rating is 2.5"),
+        ({"thumb": "sideways"}, 422, "thumb is 'sideways'"),
+        ({"rating": None}, 422, "rating is missing: send it, from 1 to 5, or thumb"),
+        ({"thumb": "up"}, 422, "send one of them"),
+        ({"interaction_id": None}, 422, "interaction_id is missing: send it, or prompt and response"),
+        ({"prompt": "Why?"}, 422, "prompt and response belong together"),
+        ({"prompt": " ", "response": "x"}, 422, "prompt is only white space"),
+        ({"reviewer": ""}, 422, "reviewer is empty"),
+        ({"comment": "a\x00b"}, 422, "cannot be stored"),
+        ({"rated_at": "yesterday"}, 422, "rated_at"),
+        ({"rated_at": "2026-01-31T09:30:00"}, 422, "rated_at"),
+        ({"stars": 4}, 422, "stars is not a field of this request"),
+        ({"role": "expert"}, 403, "needs the scope reviews:expert"),
+    ],
+)
+def test_what_is_refused(app: Caller, engine: Engine, changes: dict[str, Any], status: int, words: str) -> None:
+    """As problem+json, in words; nothing is stored."""
+    app.record()
+    sent = {"interaction_id": "a-1", "rating": 4, "reviewer": "u7", **changes}
+    response = app("POST", "/feedback", {name: value for name, value in sent.items() if value is not None})
+    assert (response.status_code, response.mimetype) == (status, "application/problem+json")
+    assert words in response.json["detail"]
+    assert (count(engine), count(engine, Review)) == (1, 0)
+
+
+def test_what_a_token_is_for(engine: Engine, tmp_path: Path) -> None:
+    """Reviews of known answers need one scope, new answers two, the word of experts a third."""
+    everything = caller(engine, tmp_path)
+    everything.record()
+    reviewing = Caller(everything.web, another_token(engine, "app", scopes=(tokens.REVIEW,)))
+    about = {"rating": 4, "reviewer": "u7"}
+    assert reviewing("POST", "/feedback", {"interaction_id": "a-1", **about}).status_code == 201
+    refused = reviewing("POST", "/feedback", {**TEXTS, "response": "New.", **about})
+    assert (refused.status_code, "needs the scope interactions:write" in refused.json["detail"]) == (403, True)
+    for scopes, status in (((tokens.READ,), 403), ((tokens.REVIEW, tokens.REVIEW_AS_EXPERT), 201)):
+        other = Caller(everything.web, another_token(engine, "app", scopes=scopes))
+        sent = {"interaction_id": "a-1", "rating": 4, "reviewer": "dr.ann", "role": "expert"}
+        assert other("POST", "/feedback", sent).status_code == status
+    again = reviewing("POST", "/feedback", {"interaction_id": "a-1", "rating": 1, "reviewer": "dr.ann"})
+    assert (again.status_code, "the word of an expert" in again.json["detail"]) == (403, True)
+    assert everything.web.post("/v1/feedback", json=about).status_code == 401
+    rater = Caller(everything.web, token_for(engine, "ann", role=UserRole.RATER, scopes=(tokens.REVIEW,)))
+    own = rater("POST", "/feedback", {"interaction_id": "a-1", "rating": 4})
+    assert (own.json["reviewer"], own.json["role"]) == ("ann", "expert")
+
+
+def test_a_key_makes_it_once(app: Caller, engine: Engine) -> None:
+    """The same key and content is answered again; with other content it is refused; errors free it."""
+    sent = {**TEXTS, "rating": 4, "reviewer": "u7"}
+    first, again = (app("POST", "/feedback", sent, key="k") for _ in range(2))
+    assert (first.status_code, again.status_code, first.data) == (201, 201, again.data)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert app("POST", "/feedback", {**sent, "rating": 1}, key="k").status_code == 422
+    assert app("POST", "/feedback", {"interaction_id": "later", "rating": 1}, key="k2").status_code == 404
+    app.record(id="later")
+    assert app("POST", "/feedback", {"interaction_id": "later", "rating": 1}, key="k2").status_code == 201
+
+
+def test_events_come_late_and_twice(app: Caller, engine: Engine) -> None:
+    """What is older than what is known changes nothing, nor does the same again; the log has only what changed."""
+    app.record()
+
+    def send(rating: int, at: str | None) -> tuple[int, int]:
+        sent = {"interaction_id": "a-1", "rating": rating, "reviewer": "u7", **({"rated_at": at} if at else {})}
+        response = app("POST", "/feedback", sent)
+        return response.status_code, response.json["rating"]
+
+    assert [send(4, LATE), send(1, EARLY), send(4, LATE), send(4, None)] == [(201, 4), (200, 4), (200, 4), (200, 4)]
+    assert send(2, None) == (200, 2)
+    # A clock that is ahead does not keep out what comes later.
+    assert send(3, "2999-01-01T00:00:00Z") == (200, 3)
+    assert send(5, None) == (200, 5)
+    with engine.connect() as connection:
+        actions = select(AuditEntry.action).where(AuditEntry.action.startswith("review.")).order_by(AuditEntry.id)
+        assert list(connection.execute(actions).scalars()) == ["review.added", *["review.changed"] * 3]
+
+
+def test_two_bring_the_same_new_answer_at_once(database_url: str, engine: Engine) -> None:
+    """The answer is there once; whoever comes second speaks of the first one's."""
+    rating = Rating("q", "a", source="s")
+    barrier, numbers = threading.Barrier(2), []
+
+    def add() -> None:
+        other = make_engine(database_url)
+        with transaction(other) as connection:
+            if other.dialect.name == "postgresql":
+                # Both have looked, and both found nothing; SQLite lets one in at a time.
+                assert find_answer(connection, rating) is None
+                barrier.wait(10)
+            numbers.append(add_answer(connection, rating, actor="test"))
+        other.dispose()
+
+    threads = [threading.Thread(target=add) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(numbers) == 2
+    assert (len(set(numbers)), count(engine)) == (1, 1)
+
+
+def test_the_service_alone(engine: Engine) -> None:
+    """What becomes of a review, and an id that is taken."""
+    [number] = record(engine, [Rating("q", "a", external_id="x")])
+    with transaction(engine) as connection:
+        said = Rating("q", "a", rating=4, external_id="x")
+        assert find_answer(connection, said) == number
+        with pytest.raises(OtherTextsError, match="'x' has another prompt or response"):
+            find_answer(connection, Rating("q", "b", external_id="x"))
+        fates = [take_review(connection, number, said, reviewer="u", role="end_user") for _ in range(2)]  # type: ignore[arg-type]
+        assert fates == [Fate.ADDED, Fate.KEPT]
+        with pytest.raises(ValueError, match="cannot be recorded"):
+            add_answer(connection, Rating("q", " "), actor="test")

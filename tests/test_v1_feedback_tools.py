@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, text
+from test_formats_label_studio import PAIRWISE, annotation, preferences, result, task
+from test_formats_langfuse import score, trace
+from test_formats_openwebui import feedback, written
+from test_formats_phoenix import annotation as span_annotation
+from test_formats_phoenix import span
+from v1_apps import Caller, another_token, app_on, caller, token_for
+
+from rlhf_loop.accounts import tokens
+from rlhf_loop.db import transaction
+from rlhf_loop.exchange import import_ratings
+from rlhf_loop.tables import Review
+
+NOTHING = {"interactions": 0, "reviews": 0, "preferences": 0, "withdrawn": 0}
+
+
+@pytest.fixture
+def app(engine: Engine, tmp_path: Path) -> Caller:
+    return caller(engine, tmp_path)
+
+
+def taken(tool: str, **counts: int) -> dict[str, Any]:
+    return {"tool": tool, **NOTHING, **counts}
+
+
+def reviews(engine: Engine) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        found = connection.execute(select(Review.reviewer, Review.rating, Review.role).order_by(Review.id))
+        return [tuple(row) for row in found]
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as JSON has it."""
+    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in record.items()}
+
+
+RECORDS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
+    ("openwebui", feedback(), {"interactions": 2, "reviews": 1}),
+    ("langfuse", trace(score(), score(name="latency", value=0.2)), {"interactions": 1, "reviews": 1}),
+    ("label-studio", task(annotation(result("rating", "rating", 4))), {"interactions": 1, "reviews": 1}),
+    (
+        "phoenix?thumbs=true&score_name=user+feedback",
+        plain(span() | span_annotation()),
+        {"interactions": 1, "reviews": 1},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "record", "counts"), RECORDS, ids=[path.split("?")[0] for path, _, _ in RECORDS])
+def test_a_record_of_each_tool(app: Caller, path: str, record: dict[str, Any], counts: dict[str, int]) -> None:
+    """As the tool has it; a second time changes nothing, and with a key it is not even looked at."""
+    tool = path.split("?")[0]
+    if tool == "label-studio":
+        record = {"action": "ANNOTATION_CREATED", "annotation": record["annotations"][0], "task": record}
+    first, second = (app("POST", f"/feedback/{path}", record) for _ in range(2))
+    assert (first.status_code, first.json) == (200, taken(tool, **counts)), first.text
+    assert second.json == taken(tool)
+    replayed = [app("POST", f"/feedback/{path}", record, key="k") for _ in range(2)]
+    assert [response.headers.get("Idempotency-Replayed") for response in replayed] == [None, "true"]
+    assert app("POST", f"/feedback/{tool}?good=4", record, key="k").status_code == 422
+
+
+def test_who_is_named_as_the_tool_speaks_for_its_users(engine: Engine, tmp_path: Path) -> None:
+    """Then a webhook and an import of the tool's file know the same reviewers; else they stay apart."""
+    app = caller(engine, tmp_path, "openwebui")
+    assert app("POST", "/feedback/openwebui", feedback()).json == taken("openwebui", interactions=2, reviews=1)
+    report = import_ratings(engine, written(tmp_path, feedback()), format="openwebui")
+    assert (report.added, report.updated) == (0, 0)
+    other = Caller(app.web, token_for(engine, "app"))
+    assert other("POST", "/feedback/openwebui", feedback()).json == taken("openwebui", reviews=1)
+    assert reviews(engine) == [("openwebui:u-1", 5, "end_user"), ("app:u-1", 5, "end_user")]
+
+
+def event(action: str, *annotations: dict[str, Any], of: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a webhook of Label Studio, as its documentation has it."""
+    about = of or task()
+    one = {"annotation": annotations[0]} if len(annotations) == 1 else {"annotation": list(annotations)}
+    return {"action": action, **one, "task": {"id": 1, "data": about["data"]}, "project": {"id": 1, "title": "P"}}
+
+
+def test_the_life_of_an_annotation(app: Caller, engine: Engine) -> None:
+    """Made, changed, skipped after all, made again, deleted; a deletion has nothing but ids."""
+    post = "/feedback/label-studio"
+
+    def rated(stars: int, **more: Any) -> dict[str, Any]:
+        return annotation(result("rating", "rating", stars), **more)
+
+    assert app("POST", post, event("ANNOTATION_CREATED", rated(4))).json["reviews"] == 1
+    later = rated(2, updated_at="2026-01-31T10:00:00Z")
+    assert app("POST", post, event("ANNOTATION_UPDATED", later)).json["reviews"] == 1
+    # Webhooks may overtake each other.
+    assert app("POST", post, event("ANNOTATION_CREATED", rated(4))).json == taken("label-studio")
+    assert reviews(engine) == [("app:1", 2, "end_user")]
+    skipped = annotation(was_cancelled=True)
+    assert app("POST", post, event("ANNOTATION_UPDATED", skipped)).json["withdrawn"] == 1
+    assert reviews(engine) == []
+    both = event("ANNOTATIONS_CREATED", rated(3, id=20), rated(5, id=21, by=2))
+    assert app("POST", post, both).json["reviews"] == 2
+    gone = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 20}, {"id": 99}], "project": {"id": 1}}
+    assert [app("POST", post, gone).json["withdrawn"] for _ in range(2)] == [1, 0]
+    assert reviews(engine) == [("app:2", 5, "end_user")]
+
+
+def test_a_comparison_comes_and_goes(app: Caller, engine: Engine) -> None:
+    """A preference between two answers, with the ratings of each; a deletion takes back all three."""
+    made = event("ANNOTATION_CREATED", PAIRWISE["annotations"][0], of=PAIRWISE)
+    report = app("POST", "/feedback/label-studio", made).json
+    assert report == taken("label-studio", interactions=2, reviews=2, preferences=1)
+    assert preferences(engine) == [("A", "B", "second", "app:1", "end_user")]
+    assert app("POST", "/feedback/label-studio", made).json == taken("label-studio")
+    gone = {"action": "ANNOTATION_DELETED", "id": 11, "project": {"id": 1}}
+    assert app("POST", "/feedback/label-studio", gone).json["withdrawn"] == 3
+    assert (preferences(engine), reviews(engine)) == ([], [])
+
+
+def test_another_applications_annotations_stay(engine: Engine, tmp_path: Path) -> None:
+    """The ids of two Label Studios are the same numbers."""
+    one = caller(engine, tmp_path)
+    other = Caller(one.web, token_for(engine, "other"))
+    made = event("ANNOTATION_CREATED", annotation(result("rating", "rating", 4)))
+    for app in (one, other):
+        assert app("POST", "/feedback/label-studio", made).json["reviews"] == 1
+    gone = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 11}]}
+    assert other("POST", "/feedback/label-studio", gone).json["withdrawn"] == 1
+    assert [row[0] for row in reviews(engine)] == ["app:1"]
+
+
+@pytest.mark.parametrize("action", ["TASK_CREATED", "PROJECT_UPDATED", "START_TRAINING"])
+def test_other_events_change_nothing(sqlite_engine: Engine, tmp_path: Path, action: str) -> None:
+    """Whoever has all events sent need not choose."""
+    app = caller(sqlite_engine, tmp_path)
+    response = app("POST", "/feedback/label-studio", {"action": action, "project": {"id": 1}})
+    assert (response.status_code, response.json) == (200, taken("label-studio"))
+
+
+def test_a_score_finds_its_trace(app: Caller, engine: Engine) -> None:
+    """What goes to Langfuse's own API; the trace is an answer with that id, or it is not here."""
+    sent = {"traceId": "a-1", "name": "helpful", "value": 1, "dataType": "BOOLEAN", "comment": "Ja."}
+    missing = app("POST", "/feedback/langfuse?score_name=helpful", sent)
+    assert (missing.status_code, "no interaction with the id 'a-1'" in missing.json["detail"]) == (404, True)
+    app.record()
+    assert app("POST", "/feedback/langfuse?score_name=helpful", sent).json == taken("langfuse", reviews=1)
+    assert app("POST", "/feedback/langfuse", sent).json == taken("langfuse")
+    assert reviews(engine) == [("app", 5, "end_user")]
+
+
+def test_nobody_gets_a_role_by_a_record(engine: Engine, tmp_path: Path) -> None:
+    """The word of experts takes the scope for it, whatever the metadata say; with it the address asks for it."""
+    app = caller(engine, tmp_path)
+    boasting = trace(score(metadata={"reviewer": "dr.ann", "role": "expert"}))
+    assert app("POST", "/feedback/langfuse", boasting).json["reviews"] == 1
+    assert reviews(engine) == [("app:dr.ann", 4, "end_user")]
+    assert app("POST", "/feedback/langfuse?role=expert", boasting).status_code == 403
+    scopes = (tokens.WRITE, tokens.REVIEW, tokens.REVIEW_AS_EXPERT)
+    trusted = Caller(app.web, another_token(engine, "app", scopes=scopes))
+    assert trusted("POST", "/feedback/langfuse?role=expert", boasting).json["reviews"] == 1
+    assert reviews(engine) == [("app:dr.ann", 4, "expert")]
+    assert app("POST", "/feedback/langfuse", trace(score(value=1, metadata={"reviewer": "dr.ann"}))).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "record", "status", "words"),
+    [
+        ("openwebui", {"rating": 1}, 422, "The record cannot be taken: it is neither a feedback"),
+        ("openwebui", {}, 422, "it is neither a feedback"),
+        ("openwebui", feedback(data={"rating": 7}), 422, "thumbs are 1 or -1"),
+        ("openwebui?thumbs=true&scale=1,10", feedback(), 422, "either thumbs or of a scale"),
+        ("openwebui?good=2", feedback(), 422, "A good label would become the rating 2"),
+        ("openwebui?scale=ten", feedback(), 422, "scale"),
+        ("openwebui?columns=rating%3Dx", feedback(), 422, "fixes its names"),
+        ("openwebui", feedback(user_id="u" * 201), 422, "reviewer has more than 200 characters"),
+        ("langfuse", trace(score(value=9)), 422, "is 9, not a whole number from 1 to 5"),
+        ("phoenix?score_name=user+feedback", plain(span() | span_annotation()), 422, "say what its scale is"),
+        ("label-studio", {"annotation": {}}, 422, "action is missing"),
+        ("label-studio", {"action": "ANNOTATION_CREATED"}, 422, "switch on 'Send payload'"),
+        ("label-studio", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}}, 422, "the task of the annotation"),
+        ("label-studio?columns=stars%3Drating", event("ANNOTATION_CREATED", annotation()), 422, "no field 'stars'"),
+        ("phoenix", [1], 422, "list"),
+        ("unknown", {}, 404, "nothing at"),
+    ],
+)
+def test_what_is_refused(
+    sqlite_engine: Engine, tmp_path: Path, path: str, record: Any, status: int, words: str
+) -> None:
+    """As problem+json, in words; nothing is stored."""
+    app = caller(sqlite_engine, tmp_path)
+    response = app("POST", f"/feedback/{path}", record)
+    assert (response.status_code, response.mimetype) == (status, "application/problem+json"), response.text
+    assert words in response.json["detail"]
+    with transaction(sqlite_engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM rlhf_interactions")).scalar() == 0
+
+
+def test_other_texts_under_a_known_id(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A trace that says something else now is a conflict, and the first one stays."""
+    app = caller(sqlite_engine, tmp_path)
+    assert app("POST", "/feedback/langfuse", trace(score())).status_code == 200
+    assert app("POST", "/feedback/langfuse", trace(score(), output="Other.")).status_code == 409
+    web = app_on(sqlite_engine, tmp_path).test_client()
+    assert web.post("/v1/feedback/langfuse", json=trace(score())).status_code == 401

@@ -1,0 +1,1 @@
+"""Real clients of other people's rerank servers, set on ours."""
