@@ -88,8 +88,7 @@ class Chores:
             ConfigError: the schedule cannot be read.
             DatabaseError: the URL of the database cannot be read.
         """
-        schedule = Schedule(settings.worker_schedule)
-        self.schedule = schedule.words
+        self.schedule = schedule = Schedule(settings.worker_schedule)
         self._settings, self._command = settings, tuple(retrain)
         self._engine = make_engine(settings.database_url)
         self._stopped = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,8 @@ def print_versions(versions: Sequence[Version]) -> None:
     if not versions:
         console.print("There is no version yet. Train one: rlhf-loop train")
         return
-    table = Table()
+    # Without its frame the table fits into 80 columns, also with state "candidate".
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, justify in (("#", "right"), ("version", "left"), ("state", "left"), ("made (UTC)", "left")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for name in ("accuracy", "AUC", "P@1"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, not_, or_, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
@@ -20,6 +20,8 @@ _AFTER_FAILURE = timedelta(hours=1)
 #: Drift alone teaches nothing: so many ratings have to be new since the last training, and a day has to have passed.
 DRIFT_RATINGS, DRIFT_AFTER = 10, timedelta(days=1)
 _FINISHED = ("succeeded", "rejected")
+#: How the error of a run begins that somebody stopped: there was nothing wrong with it.
+STOPPED = ("KeyboardInterrupt", "SystemExit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,13 @@ def due(
     first time.
 
     A changed rating counts as a new one. A training that failed does not count as one, but for an hour after it nothing
-    is due. `drifted` tells since which week questions or scores have drifted; as that takes seconds, it is only asked
-    where it decides.
+    is due, unless somebody stopped it. `drifted` tells since which week questions or scores have drifted; as that takes
+    seconds, it is only asked where it decides.
     """
     now = now or datetime.now(UTC)
     with reading(engine) as connection:
-        failed, _ = _last(connection, ("failed",))
+        error = func.coalesce(TrainingRun.error, "")
+        failed, _ = _last(connection, ("failed",), not_(or_(*(error.startswith(name) for name in STOPPED))))
         last, seen = _last(connection, _FINISHED)
         rated = connection.execute(
             select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
@@ -79,11 +82,13 @@ def last_review(engine: Engine) -> int:
         return connection.execute(select(func.max(Review.id))).scalar() or 0
 
 
-def _last(connection: Connection, states: tuple[str, ...]) -> tuple[datetime | None, int | None]:
+def _last(
+    connection: Connection, states: tuple[str, ...], *conditions: ColumnElement[bool]
+) -> tuple[datetime | None, int | None]:
     """Return when the last such run began, and the newest review that it knew."""
     newest = (
         select(TrainingRun.started_at, TrainingRun.metrics)
-        .where(TrainingRun.status.in_(states))
+        .where(TrainingRun.status.in_(states), *conditions)
         .order_by(TrainingRun.id.desc())
         .limit(1)
     )

@@ -76,6 +76,13 @@ def test_schedule(crontab: str, after: str) -> None:
     assert Schedule(crontab).get_next_fire_time(None, now) == expected
 
 
+def test_missed_times_come_once() -> None:
+    """However many times were missed, the next one is the first to come: none is made up twice."""
+    now = datetime(2026, 5, 20, 12, 30, tzinfo=UTC)
+    expected = datetime(2026, 5, 20, 13, tzinfo=UTC)
+    assert Schedule("0 * * * *").get_next_fire_time(now - timedelta(days=3), now) == expected
+
+
 @pytest.mark.parametrize(
     ("crontab", "reason"),
     [
@@ -213,6 +220,24 @@ def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) 
     chores.stop()
     thread.join(timeout=30)
     assert not thread.is_alive()
+
+
+def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A time that passed while the machine slept is not lost: the training begins as soon as it wakes."""
+    usual = Schedule.get_next_fire_time
+
+    def slept(self: Schedule, before: datetime | None, now: datetime) -> datetime:
+        return now - timedelta(hours=5) if before is None else usual(self, before, now)
+
+    monkeypatch.setattr(Schedule, "get_next_fire_time", slept)
+    code = "import sys; open(sys.argv[1], 'a').write('trained ')"
+    chores = Chores(settings, retrain=python(code, tmp_path / "done"))
+    thread = running(chores)
+    until((tmp_path / "done").exists)
+    chores.stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert (tmp_path / "done").read_text() == "trained "
 
 
 def test_signals_are_given_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from operation_fakes import START, put_live, put_questions
 
 from rlhf_loop import sample
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.db import open_database
+from rlhf_loop.domain import Rating, RunRecord
+from rlhf_loop.interactions import record
 from rlhf_loop.training_lock import training_lock
+from rlhf_loop.training_log import begin_run, end_run
 
 Run = Callable[..., Result]
 
@@ -77,3 +82,25 @@ def test_two_at_once(loop: Run, environment: dict[str, str], tmp_path: Path) -> 
     engine.dispose()
     assert json.loads(loop("models", "list", "--json").stdout) == []
     loop("retrain")
+
+
+def test_drift_is_a_reason(loop: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """Where the questions have drifted a few new ratings are enough; without the encoder's weights nobody can tell."""
+    trained = START + timedelta(weeks=6)
+    engine = open_database(environment["RLHF_DATABASE_URL"])
+    for week in range(8):
+        put_questions(engine, week, ["heart", "lung", "liver"] * 20 if week < 6 else ["vaccine"] * 60)
+    run = begin_run(engine, started_at=trained, recipe="auto", encoder="e", split_seed=0)
+    end_run(engine, run, RunRecord(status="succeeded", finished_at=trained))
+    put_live(engine, made_at=trained)
+    for place in range(60):
+        rated = trained + timedelta(days=1 if place < 12 else -1)
+        record(engine, [Rating(f"Question {place}?", "An answer.", rating=3, reviewer="anna", rated_at=rated)])
+    settings = Settings.from_env(environment)
+    environment["RLHF_RETRAIN_DAYS"] = "10000"
+    with training_lock(engine, settings):  # so that it is only said
+        said = loop("retrain", "--if-due", code=75).stdout
+        assert said == "Due: Questions or scores have drifted since the week of 2026-02-16, and 12 ratings are new.\n"
+        environment["RLHF_ENCODER_PATH"] = str(tmp_path / "nowhere")
+        assert loop("retrain", "--if-due").stdout.startswith("Not due: 12 ratings are new since the last training")
+    engine.dispose()

@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+import kubernetes_validate
 import pytest
 import yaml
+from sqlalchemy import Engine
 
+from rlhf_loop import chores
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
+from rlhf_loop.web import create_app, server
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
 MANIFESTS = sorted((DEPLOY / "kubernetes").iterdir())
 PROGRAM = "/opt/rlhf-loop/.venv/bin/rlhf-loop"
+#: The oldest that has all the fields; later ones are only added to.
+KUBERNETES = "1.33"
 
 
 class Unit(RawConfigParser):
@@ -61,6 +67,10 @@ def everything(value: object) -> Iterator[tuple[str, Any]]:
             yield from everything(below)
 
 
+def pods(value: object) -> list[dict[str, Any]]:
+    return [below for key, below in everything(value) if key == "spec" and "containers" in below]
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     """systemd's own check has nothing to say about them."""
@@ -91,9 +101,21 @@ def test_units(file: Path) -> None:
     assert (service["User"], service["ProtectSystem"], service["NoNewPrivileges"]) == ("rlhf", "strict", "yes")
     assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
     assert service["Environment"] == f"RLHF_CACHE_DIR=/var/cache/{service['CacheDirectory']}"
+    # So that whatever has to end in order has the time.
+    assert int(service["TimeoutStopSec"]) > max(server.GRACE_S, chores.GRACE_S)
     if "retrain" in service["ExecStart"]:
         # Those of `rlhf-loop retrain` that need nobody to look at once.
         assert service["SuccessExitStatus"].split() == ["3", "75"]
+    else:
+        # That of a wrong setting.
+        assert service["RestartPreventExitStatus"] == "2"
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
+def test_kubernetes_takes_the_manifests(file: Path) -> None:
+    """Kubernetes' own schemas know each field, and miss none."""
+    for document in documents(file):
+        assert kubernetes_validate.validate(document, KUBERNETES, strict=True) == KUBERNETES
 
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
@@ -101,9 +123,8 @@ def test_manifests(file: Path) -> None:
     """Containers run commands of ours, not as root, with a root file system that cannot be written to."""
     found = documents(file)
     assert all({"apiVersion", "kind", "metadata"} <= document.keys() for document in found)
-    pods = [below for key, below in everything(found) if key == "spec" and "containers" in below]
-    assert pods
-    for pod in pods:
+    assert pods(found)
+    for pod in pods(found):
         assert pod["securityContext"]["runAsNonRoot"] is True
         own = {volume["name"] for volume in pod["volumes"]}
         own |= {
@@ -130,11 +151,24 @@ def test_settings_of_the_manifests(tmp_path: Path) -> None:
     assert all(path.is_relative_to("/state") for path in (read.model_path, read.outbox_path, read.cache_dir))
 
 
-def test_probes_and_the_cron_job() -> None:
-    """Probes ask what the service has; one job at a time, and its exit codes are told apart as documented."""
+def test_probes(sqlite_engine: Engine) -> None:
+    """Probes ask what the service has, where it listens, and a stop has the time that it needs."""
     found = [document for file in MANIFESTS for document in documents(file)]
-    probes = {below["path"] for key, below in everything(found) if key == "httpGet"}
-    assert probes == {"/healthz", "/readyz"}
+    (pod,) = [pod for document in found if document["kind"] == "StatefulSet" for pod in pods(document)]
+    (container,) = pod["containers"]
+    asked = {below["path"] for key, below in everything(container) if key == "httpGet"}
+    app = create_app(Settings(database_url=str(sqlite_engine.url), sources=()))
+    assert asked == {"/healthz", "/readyz"}
+    assert asked <= {str(rule) for rule in app.url_map.iter_rules()}
+    (port,) = container["ports"]
+    assert container["args"][container["args"].index("--port") + 1] == str(port["containerPort"])
+    assert {below["port"] for key, below in everything(container) if key == "httpGet"} == {port["name"]}
+    assert pod["terminationGracePeriodSeconds"] > server.GRACE_S
+
+
+def test_the_cron_job() -> None:
+    """One job at a time, and its exit codes are told apart as documented."""
+    found = [document for file in MANIFESTS for document in documents(file)]
     (job,) = [document for document in found if document["kind"] == "CronJob"]
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
     assert job["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 from test_server import PATIENCE_S, until
+from training_process import TrainingProcess, start
 
 from rlhf_loop import registry, sample
 from rlhf_loop.config import Settings
@@ -30,35 +30,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
 ]
 
-#: `rlhf-loop` with a gate that lets everything pass, so that each training that gets so far replaces the live model.
-#: It says when it begins. With a function and a number, it gets a signal just before that call of the function.
-COMMAND = """
-import importlib, os, signal, sys
-from dataclasses import replace
-from rlhf_loop import training_run
-from rlhf_loop.cli import main
-from rlhf_loop.domain import ModelState
-
-judge = training_run.judge
-training_run.judge = lambda *args, **options: replace(judge(*args, **options), state=ModelState.LIVE)
-
-step = sys.argv.pop(1)
-if step:
-    module, name, left, number = step.split(":")
-    module, left = importlib.import_module(module), int(left)
-    function = getattr(module, name)
-
-    def signalled(*args, **options):
-        global left
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), signal.Signals[number])
-        return function(*args, **options)
-
-    setattr(module, name, signalled)
-print("began", flush=True)
-main()
-"""
+#: More runs than there will be.
+MANY = 1000
 #: Instants that chance would seldom hit.
 STEPS = {
     "its files are written, the registry does not know it": "rlhf_loop.registry.promotion:_insert:1:SIGKILL",
@@ -76,30 +49,24 @@ class Trainings:
 
     engine: Engine
     settings: Settings
-    environ: dict[str, str]
-    seeds: int = field(default=0)
+    environ: Mapping[str, str]
+    folder: Path
+    started: list[TrainingProcess] = field(default_factory=list)
 
-    def start(self, step: str = "", *, command: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """Start one, with a seed and thus a model of its own; return it when all is imported."""
-        self.seeds += 1
-        command = command or ("train", "--recipe", "passages", "--seed", str(self.seeds))
-        process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, step, *command],
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "began\n"
+    def start(self, *command: str, step: str = "") -> TrainingProcess:
+        """Start one, with a seed and thus a model of its own, unless `command` is another; return it when it runs."""
+        number = len(self.started)
+        command = command or ("train", "--recipe", "passages", "--seed", str(number))
+        process = start(command, environ=self.environ, log=self.folder / f"{number}.log", step=step)
+        self.started.append(process)
+        until(lambda: "began" in process.said())
         return process
 
     def complete(self) -> float:
         """Let one run to its end; return the seconds that it took."""
         process = self.start()
         began = time.monotonic()
-        said, _ = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, said
+        assert process.wait(PATIENCE_S) == 0, process.said()
         return time.monotonic() - began
 
     def sha256(self) -> str:
@@ -126,28 +93,32 @@ class Trainings:
             return runs(self.engine)[0].status != "running"
 
         until(marked)
-        found = runs(self.engine)
+        found = runs(self.engine, limit=MANY)
         assert {run.status for run in found} <= {"succeeded", "failed"}
         return found[0] if len(found) > known else None
 
 
 @pytest.fixture
-def trainings(engine: Engine, database_url: str, tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Trainings:
+def trainings(
+    engine: Engine, database_url: str, tmp_path: Path, encoder_cache: Path, model_folder: Path
+) -> Iterator[Trainings]:
     """With one training behind them, so that there is a live model, and the vectors are known."""
     import_ratings(engine, sample.RATINGS_FILE)
     settings = Settings(database_url=database_url, model_path=tmp_path / "m.joblib")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
     environ = {
         **kept,
-        "PYTHONPATH": os.pathsep.join(sys.path),
         "RLHF_DATABASE_URL": database_url,
         "RLHF_MODEL_PATH": str(settings.model_path),
         "RLHF_CACHE_DIR": str(encoder_cache),
         "RLHF_ENCODER_PATH": str(model_folder),
     }
-    found = Trainings(engine, settings, environ)
+    found = Trainings(engine, settings, environ, tmp_path)
     found.complete()
-    return found
+    yield found
+    for each in found.started:
+        each.process.kill()
+        each.process.join()
 
 
 def test_killed_at_any_instant(trainings: Trainings) -> None:
@@ -157,14 +128,13 @@ def test_killed_at_any_instant(trainings: Trainings) -> None:
     seconds = trainings.complete()
     failed = 0
     while kills:
-        before, known = trainings.sha256(), len(runs(trainings.engine))
-        process = trainings.start()
+        before, known = trainings.sha256(), len(runs(trainings.engine, limit=MANY))
+        training = trainings.start()
         time.sleep(chance.uniform(0, seconds))
-        process.kill()
-        process.communicate()
-        if process.returncode == 0:  # it was faster than the first one, so that nothing was killed
+        training.process.kill()
+        if training.wait(PATIENCE_S) == 0:  # it was faster than the first one, so that nothing was killed
             continue
-        assert process.returncode == -signal.SIGKILL
+        assert training.wait(0) == -signal.SIGKILL, training.said()
         kills -= 1
         run = trainings.check(before, known)
         if run is not None and run.status == "failed":
@@ -184,10 +154,9 @@ def test_killed_where_it_matters(trainings: Trainings) -> None:
     """Killed between two steps of a promotion, which `settle` then finishes, or leaves as if it had not begun."""
     promoted = {}
     for name, step in STEPS.items():
-        before, known = trainings.sha256(), len(runs(trainings.engine))
-        process = trainings.start(step)
-        said, _ = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == -signal.SIGKILL, said
+        before, known = trainings.sha256(), len(runs(trainings.engine, limit=MANY))
+        training = trainings.start(step=step)
+        assert training.wait(PATIENCE_S) == -signal.SIGKILL, training.said()
         run = trainings.check(before, known)
         assert run is not None
         assert run.status == "failed", name
@@ -197,18 +166,14 @@ def test_killed_where_it_matters(trainings: Trainings) -> None:
 
 def test_two_at_once(trainings: Trainings) -> None:
     """While one runs, another one says since when, ends with an exit code of its own, and leaves no trace."""
-    first = trainings.start("rlhf_loop.training_run:_live_model:1:SIGSTOP")
-    try:
-        os.waitpid(first.pid, os.WUNTRACED)
-        (running, *others) = runs(trainings.engine)
-        assert running.status == "running"
-        second = trainings.start(command=("retrain",))
-        said, _ = second.communicate(timeout=PATIENCE_S)
-        assert second.returncode == 75
-        assert f"Another training is running since {running.started_at:%Y-%m-%d %H:%M} UTC" in said
-        assert runs(trainings.engine) == [running, *others]
-    finally:
-        first.send_signal(signal.SIGCONT)
-        said, _ = first.communicate(timeout=PATIENCE_S)
-    assert first.returncode == 0, said
+    first = trainings.start(step="rlhf_loop.training_run:_live_model:1:SIGSTOP")
+    until(lambda: "there" in first.said())
+    (running, *others) = runs(trainings.engine)
+    assert running.status == "running"
+    second = trainings.start("retrain")
+    assert second.wait(PATIENCE_S) == 75
+    assert f"Another training is running since {running.started_at:%Y-%m-%d %H:%M} UTC" in second.said()
+    assert runs(trainings.engine) == [running, *others]
+    first.send(signal.SIGCONT)
+    assert first.wait(PATIENCE_S) == 0, first.said()
     assert runs(trainings.engine)[0].status == "succeeded"

@@ -25,9 +25,10 @@ def add(engine: Engine, count: int, *, at: datetime, role: ReviewerRole = Review
     return record(engine, ratings)
 
 
-def ran(engine: Engine, *, at: datetime, status: str = "succeeded") -> None:
+def ran(engine: Engine, *, at: datetime, status: str = "succeeded", error: str | None = None) -> None:
     run = begin_run(engine, started_at=at, recipe="auto", encoder="e", split_seed=0)
-    end_run(engine, run, RunRecord(status=status, finished_at=at, metrics={"last_review": last_review(engine)}))
+    ended = RunRecord(status=status, finished_at=at, metrics={"last_review": last_review(engine)}, error=error)
+    end_run(engine, run, ended)
 
 
 def test_the_first_time(engine: Engine) -> None:
@@ -96,3 +97,14 @@ def test_a_failure_is_not_repeated_at_once(engine: Engine, hours: float, expecte
     add(engine, 60, at=NOW - timedelta(days=30))
     ran(engine, at=NOW, status="failed")
     assert due(engine, SETTINGS, now=NOW + timedelta(hours=hours)).due == expected
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit: 143"])
+def test_what_was_stopped_may_begin_at_once(engine: Engine, error: str) -> None:
+    """A training that somebody stopped, as by a restart of the worker, was no failure: it is due as before."""
+    add(engine, 60, at=NOW - timedelta(days=30))
+    ran(engine, at=NOW - timedelta(minutes=5), status="failed", error=error)
+    assert due(engine, SETTINGS, now=NOW).due
+    ran(engine, at=NOW, status="failed", error="OSError: No space left on device")
+    ran(engine, at=NOW, status="failed", error=error)
+    assert not due(engine, SETTINGS, now=NOW).due

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,21 @@ def test_once_that_fails(environ: Environ, tmp_path: Path) -> None:
     assert any("could not be done" in line["message"] for line in said(tmp_path / "log"))
 
 
+def test_stopped_in_the_middle_of_a_training(environ: Environ, tmp_path: Path) -> None:
+    """The training ends with the worker, and its run is logged as failed."""
+    engine = open_database(environ["RLHF_DATABASE_URL"])
+    import_ratings(engine, sample.RATINGS_FILE)
+    with worker(environ, tmp_path / "log", "--once") as process:
+        until(lambda: [run.status for run in runs(engine)] == ["running"])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 1
+    (line,) = [line for line in said(tmp_path / "log") if "Retraining ended" in line["message"]]
+    assert "it was stopped, with the worker" in line["message"]
+    assert [run.status for run in runs(engine)] == ["failed"]
+    assert registry.live(engine) is None
+    engine.dispose()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals(environ: Environ, tmp_path: Path, number: signal.Signals) -> None:
     """It runs until it is told to end, and ends with exit code 0."""
@@ -88,7 +104,7 @@ def test_signals(environ: Environ, tmp_path: Path, number: signal.Signals) -> No
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 0
     first, *_, last = said(tmp_path / "log")
-    assert "every hour" in first["message"]
+    assert re.search(r"every hour \(UTC\), next at 2\d{3}-\d\d-\d\d \d\d:00\.", first["message"])
     assert last["message"] == "The worker ends."
 
 

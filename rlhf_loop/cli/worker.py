@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import FrameType
 
 import click
@@ -31,15 +32,19 @@ def worker(once: bool) -> None:
 
     chores = Chores(read_settings(), retrain=[sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"])
     logs.configure()
-    # What the scheduler does every minute is no news.
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    # What the scheduler does every minute is no news, nor that a training takes longer than from one time to the next.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     logger = logging.getLogger(__name__)
     with _stopped_by_signals(chores.stop):
         if once:
             if not chores.once():
                 sys.exit(1)
             return
-        logger.info("The worker begins. It looks whether a retraining is due: %s (UTC).", chores.schedule.lower())
+        logger.info(
+            "The worker begins. It looks whether a retraining is due: %s (UTC), next at %s.",
+            chores.schedule.words.lower(),
+            f"{chores.schedule.get_next_fire_time(None, datetime.now(UTC)):%Y-%m-%d %H:%M}",
+        )
         chores.run()
         logger.info("The worker ends.")
 

@@ -21,6 +21,7 @@ from rlhf_loop.errors import EncoderError
 from rlhf_loop.monitoring.backlog import backlog
 from rlhf_loop.monitoring.drift import Drift, drift
 from rlhf_loop.monitoring.source_health import source_health
+from rlhf_loop.retraining import STOPPED
 from rlhf_loop.tables import Review, TrainingRun
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _LATE = 3
 #: Runs that are looked at, and reviews, the newest.
 _RUNS, _REVIEWS = 20, 10_000
 #: Ends of a run that nobody has to do anything about: too few ratings yet, or somebody stopped it.
-_NO_FAULT = ("NotEnoughDataError", "KeyboardInterrupt", "SystemExit")
+_NO_FAULT = ("NotEnoughDataError", *STOPPED)
 
 _drift_seen: WeakKeyDictionary[Engine, datetime] = WeakKeyDictionary()
 
