@@ -29,7 +29,7 @@ from rlhf_loop.sqlite_connection import file_id
 
 #: The newest revision in `migrations/versions`. Held here too, so that a database that is up to date costs one query
 #: and not the import of Alembic.
-HEAD = "0004"
+HEAD = "0005"
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 

@@ -13,14 +13,9 @@ from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.evaluation import evaluate
 from rlhf_loop.features import read_features, rows_for
-from rlhf_loop.reward import Recipe, RewardClassifier
-from rlhf_loop.splitting import folds
-from rlhf_loop.training import MIN_SAMPLES
+from rlhf_loop.learning_points import TARGET, Rated, fits
+from rlhf_loop.reward import Recipe
 from rlhf_loop.training_data import TrainingSet, assemble
-
-#: The operator's goal for accuracy.
-TARGET = 0.80
-_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +43,11 @@ def learning_curve(
     rows = rows_for(recipe, data, seed=seed)
     found = read_features(data, {recipe.name: rows}, encoder)
     data, features = data.only(rows & found.there), found.features[recipe.name]
-    fold = folds(data.prompt, data.label, count=_FOLDS, seed=seed)
-    rng = np.random.default_rng(seed)
-    parts = np.unique(fold)
-    most = min(int((fold != part).sum()) for part in parts)
+    weight = None if (data.weight == 1).all() else data.weight
+    rated = Rated(features, data.label, data.prompt, weight)
     results: dict[int, list[tuple[float, float, float]]] = {}
-    for part in parts:
-        order = rng.permutation(np.unique(data.prompt[fold != part]))
-        for size in _sizes(most):
-            rows = _first_questions(data, order, size)
-            try:
-                classifier = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled, seed=seed)
-                weight = None if (data.weight == 1).all() else data.weight[rows]
-                classifier.fit(features[rows], data.label[rows], data.prompt[rows], weight=weight)
-            except ValueError:
-                # A small draw may hold too few questions with correct answers to fit anything.
-                continue
-            held = fold == part
-            results.setdefault(size, []).append(_judge(data, held, classifier.predict_proba(features[held])[:, 1]))
+    for judged in fits(rated, recipe=recipe, step=2, fold_count=5, seed=seed):
+        results.setdefault(judged.rated, []).append(_judge(data, judged.held, judged.probability))
     return [_point(size, values) for size, values in sorted(results.items())]
 
 
@@ -90,21 +72,6 @@ def plot(points: Sequence[CurvePoint], path: Path, *, title: str) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-
-
-def _sizes(most: int) -> list[int]:
-    sizes = [MIN_SAMPLES]
-    while sizes[-1] * 2 < most:
-        sizes.append(sizes[-1] * 2)
-    return [size for size in sizes if size < most] + [most]
-
-
-def _first_questions(data: TrainingSet, order: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
-    """Return the answers to as many questions as it takes, in that order, to have `size` of them."""
-    counts = np.bincount(data.prompt)[order]
-    enough = int(np.searchsorted(np.cumsum(counts), size)) + 1
-    chosen: NDArray[np.bool_] = np.isin(data.prompt, order[:enough])
-    return chosen
 
 
 def _judge(data: TrainingSet, held: NDArray[np.bool_], probability: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_loop.calibration import Bin, bins
 from rlhf_loop.domain import Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
@@ -16,6 +17,7 @@ from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_ac
 from rlhf_loop.features import Progress, read_features, read_pairs, rows_for
 from rlhf_loop.fitting import Compared, Material, fit_recipe, rating_weights
 from rlhf_loop.frozen import is_frozen
+from rlhf_loop.learning_points import Growth, Rated, growth
 from rlhf_loop.pair_data import PairSet, pair_set
 from rlhf_loop.reliability import RaterReliability
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
@@ -62,6 +64,9 @@ class TrainingReport:
     `end_user_weight`. With too few ratings by experts `judged_by` says that the end users' are counted and judged by,
     too, and `experts` is how many of all are experts'. `raters` are the experts who count less than others, and
     `disregarded` the answers that none but experts who count nothing have rated: they are not among the rated.
+
+    `calibration` has what was predicted beside what was given, of the same answers as `overall`. `growth` says what
+    more ratings bring, as far as that was asked for.
     """
 
     recipe: str
@@ -87,6 +92,20 @@ class TrainingReport:
     frozen_share: float = 0.0
     raters: tuple[RaterReliability, ...] = ()
     disregarded: int = 0
+    calibration: tuple[Bin, ...] = ()
+    growth: Growth = Growth()
+
+    def __repr__(self) -> str:
+        first = self.overall.orders["model"].precision_at_1
+        return (
+            f"TrainingReport({self.recipe}, {self.rated} rated answers to {self.questions} questions, judged by the "
+            f"{self.judged_by}: P@1 {first}, AUC {self.overall.auc})"
+        )
+
+    def _repr_html_(self) -> str:
+        judges = "" if self.judged_by == ReviewerRole.EXPERT else " No experts stand behind these numbers."
+        said = f"Recipe {self.recipe}, fitted on {self.trained_on} rated answers, judged on questions not fitted on."
+        return f"<p>{said}{judges}</p>{self.overall._repr_html_()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +159,7 @@ def train_for_comparison(
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
     frozen_share: float = 0.0,
+    goal: float | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a reward model on the rated examples; unrated ones count as context of their group.
@@ -155,6 +175,9 @@ def train_for_comparison(
     users never weigh more than if they had rated as many answers as the experts: what they err in together would else
     outweigh the experts (docs/RESULTS.md). Only where experts have rated fewer than `min_samples` answers, and all
     together enough, the end users' ratings are judged by as well, and the report says so.
+
+    With a `goal` for accuracy, the report says, too, how the accuracy grew with the ratings, and when the goal will be
+    reached; by ratings alone, without pairs and without end users' hints.
 
     Raises:
         NotEnoughDataError: fewer than `min_samples` rated examples, one class only, or too few questions.
@@ -218,13 +241,26 @@ def train_for_comparison(
         frozen_share=frozen_share,
         raters=data.raters,
         disregarded=data.disregarded,
+        calibration=bins(fit.probability[having], data.label[having]),
     )
     seconds["evaluation"] = perf_counter() - started
+    if goal is not None:
+        started = perf_counter()
+        of = _rated(data, found.features[chosen], rows[chosen], judged & ~held)
+        report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
+        seconds["learning curve"] = perf_counter() - started
     model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id)
     fitted = np.union1d(
         data.candidates["prompt"][data.row[rows[chosen] & ~held]], compared.numbers["prompt"][~kept_out]
     ).astype(np.int64)
     return Trained(model, report, data, judged, fit.probability, fitted)
+
+
+def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> Rated:
+    """Return the wanted answers of those whose features, one row each, are there."""
+    both = rows & wanted
+    weight = None if (data.weight[both] == 1).all() else data.weight[both]
+    return Rated(features[wanted[rows]], data.label[both], data.prompt[both], weight)
 
 
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:

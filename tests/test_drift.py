@@ -106,8 +106,8 @@ def test_no_week_after_the_reference(engine: Engine) -> None:
     put_weeks(engine, range(3))
     found = look(engine)
     assert len(found.points) == 3
-    assert "no week after 2026-01-25, where the reference ends, has 50 questions" in found.reason
-    assert look(engine, None).reason.startswith("Drift cannot be seen: the encoder is not there")
+    assert "no week after 25 January 2026, where the reference ends, has 50 questions" in found.reason
+    assert look(engine, None).reason.startswith("Drift cannot be seen yet: the encoder is not there")
 
 
 def test_the_latest_weeks_are_shown(engine: Engine) -> None:

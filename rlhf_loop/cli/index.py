@@ -61,12 +61,12 @@ def add(
     skipped, so the same command goes on after Ctrl-C. A changed file adds its new documents; the old ones stay, unless
     --replace.
     """
-    from rlhf_loop.console import counted
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.errors import DocumentError
     from rlhf_loop.index import open_store
     from rlhf_loop.index.indexing import InvalidDocumentsError
     from rlhf_loop.index.indexing import add as index_files
+    from rlhf_loop.wording import counted
 
     settings = read_settings()
     with working("Loading the encoder"):
@@ -117,9 +117,9 @@ def add(
 @click.argument("source")
 def delete(source: str) -> None:
     """Delete all documents of SOURCE, a name as `rlhf-loop index list` shows it."""
-    from rlhf_loop.console import counted
     from rlhf_loop.errors import VectorStoreError
     from rlhf_loop.index import open_store
+    from rlhf_loop.wording import counted
 
     with closing(open_store(read_settings())) as store:
         with working(f"Deleting {source}"):
@@ -136,9 +136,9 @@ def delete(source: str) -> None:
 @index.command("list")
 def list_() -> None:
     """Show the sources with the number of their documents and sections."""
-    from rlhf_loop.console import counted
     from rlhf_loop.encoders import choose
     from rlhf_loop.index import open_store
+    from rlhf_loop.wording import counted
 
     settings = read_settings()
     with closing(open_store(settings)) as store:

@@ -113,8 +113,8 @@ def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
     FILE is a ratings file (CSV, JSONL, Parquet; ratings are not needed) or a text with one answer a line (.txt), also
     gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done.
     """
-    from rlhf_loop.console import counted
     from rlhf_loop.warming import warm as embed
+    from rlhf_loop.wording import counted
 
     try:
         with progress_bar(f"Warming {file.name}") as progress:

@@ -150,8 +150,8 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
     With hf-dataset FILE is a folder that Hugging Face's load_dataset reads: ratings and both trl-... as Parquet, split
     by question, with a card. Raters have pseudonyms there, lasting ones if RLHF_SECRET_KEY is set.
     """
-    from rlhf_loop.console import counted
     from rlhf_loop.exchange import ExportOptions, export_ratings
+    from rlhf_loop.wording import counted
 
     if format == "hf-dataset":
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
@@ -163,8 +163,8 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
 
 
 def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: bool) -> None:
-    from rlhf_loop.console import counted
     from rlhf_loop.dataset_folder import DatasetOptions, export_dataset
+    from rlhf_loop.wording import counted
 
     key = read_settings().secret_key
     options = DatasetOptions(min_gap=min_gap, conversational=conversational, names=names, key=key)

@@ -105,6 +105,13 @@ def date_ticks(axes: Any, at: Numbers, most: int) -> None:
         axes.xaxis.set_major_locator(locator(minticks=2, maxticks=most))
     if len(different) == 1:
         axes.set_xlim(different[0] - 3, different[0] + 4)
+    elif len(different):
+        # All rows, also those of which nothing is drawn: a single point would get years around it.
+        begin, end = axes.get_xlim()
+        edge = 0.05 * (different[-1] - different[0])
+        first, last = different[0] - edge, different[-1] + edge
+        drawn = axes.dataLim.intervalx
+        axes.set_xlim(first if drawn[0] > first else begin, last if drawn[1] < last else end)
     axes.xaxis.set_major_formatter(Short())
 
 

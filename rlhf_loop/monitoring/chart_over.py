@@ -91,6 +91,8 @@ def _ticks(brush: Brush, kind: Kind, at: Numbers) -> None:
     axes, most = brush.axes, 4 if brush.narrow else 6
     if kind is Kind.TIME:
         date_ticks(axes, at, most)
+    elif kind is Kind.NUMBER and brush.figure.doubling and np.nanmin(at, initial=np.inf) > 0:
+        _doubling_ticks(brush, at, most)
     elif kind is Kind.NUMBER:
         from matplotlib.ticker import FuncFormatter
 
@@ -110,6 +112,19 @@ def _ticks(brush: Brush, kind: Kind, at: Numbers) -> None:
         share = 0.8 / max(1, len(shown))
         axes.set_xticks(list(shown), [brush.words(names[place], share=share, keep_end=True) for place in shown])
         axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def _doubling_ticks(brush: Brush, at: Numbers, most: int) -> None:
+    """Give the axis steps of the same factor, with round numbers where they fit."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes, (low, high) = brush.axes, (float(np.nanmin(at)), float(np.nanmax(at)))
+    axes.set_xscale("log")
+    round_ones = [base * 10.0**power for power in range(7) for base in (1, 2, 5)]
+    inside = [each for each in round_ones if low <= each <= high] or [low]
+    axes.xaxis.set_major_locator(FixedLocator(inside[:: ceil(len(inside) / most)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_in_words(value, percent=False)))
 
 
 def _step(at: Numbers) -> float:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.monitoring.asked import Week, monday, weeks_of_questions
+from rlhf_loop.wording import counted, verb
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -55,7 +56,7 @@ class Drift:
 
     The reference of the questions reaches from `reference_from` until `reference_until`, both days included. Its own
     weeks and those before are among the points, too, for the picture; only later ones can drift. `moved` names what
-    has drifted: "questions", "scores". `reason` says why nothing, or only a part, could be compared.
+    has drifted: "questions", "scores"; `compared` what could have. `reason` says why that is nothing, or only a part.
     """
 
     reference_from: date | None
@@ -64,6 +65,7 @@ class Drift:
     drifted_since: date | None
     reason: str
     moved: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
 
 def drift(engine: Engine, *, encoder: TextEncoder | None, now: datetime | None = None, weeks: int = 26) -> Drift:
@@ -78,18 +80,17 @@ def drift(engine: Engine, *, encoder: TextEncoder | None, now: datetime | None =
     shown = asked[-weeks:]
     questions = _question_shifts(shown, reference, encoder) if encoder is not None and reference else {}
     scores = _score_shifts(asked, live.version) if live else {}
-    since = {
-        "questions": _since([(week, shift) for week, shift in questions.items() if week > reference[-1].start]),
-        "scores": _since(list(scores.items())),
-    }
+    later = {week: shift for week, shift in questions.items() if week > reference[-1].start}
+    since = {name: _since(list(of.items())) for name, of in (("questions", later), ("scores", scores)) if of}
     moved = {name: week for name, week in since.items() if week is not None}
     return Drift(
         reference_from=reference[0].first if reference else None,
         reference_until=reference[-1].last if reference else None,
         points=tuple(_point(week, questions.get(week.start), scores.get(week.start)) for week in shown),
         drifted_since=min(moved.values(), default=None),
-        reason=_reason(asked, reference, encoder, questions, scores),
+        reason=_reason(asked, reference, encoder, later, scores),
         moved=tuple(moved),
+        compared=tuple(since),
     )
 
 
@@ -155,25 +156,24 @@ def _reason(
     asked: Sequence[Week],
     reference: Sequence[Week],
     encoder: TextEncoder | None,
-    questions: Mapping[date, Shift],
+    later: Mapping[date, Shift],
     scores: Mapping[date, Shift],
 ) -> str:
     """Say why there is nothing to see, or only a part of it."""
     if not reference:
-        return (
-            f"Drift cannot be seen yet: {_count(asked)} questions were asked so far, and the first "
-            f"{ENOUGH_REFERENCE} are what later ones are compared with."
+        count = _count(asked)
+        why = (
+            f"{counted(count, 'question')} {verb(count, 'was', 'were')} asked so far, and the first "
+            f"{ENOUGH_REFERENCE} are what later ones are compared with"
         )
-    if encoder is None and not scores:
-        return "Drift cannot be seen: the encoder is not there, and the live model has not scored enough questions."
-    if encoder is None:
-        return "Only the scores are compared: the encoder is not there. Run: rlhf-loop doctor"
-    if not any(week > reference[-1].start for week in questions):
-        return (
-            f"Nothing can have drifted yet: no week after {reference[-1].last}, where the reference ends, has "
-            f"{ENOUGH} questions."
-        )
-    return "" if scores else "The live model has not scored enough questions yet, so only the questions are compared."
+    elif encoder is None:
+        why = "the encoder is not there (rlhf-loop doctor says why)"
+    elif not later:
+        last = reference[-1].last
+        why = f"no week after {last.day} {last:%B %Y}, where the reference ends, has {ENOUGH} questions"
+    else:
+        return "" if scores else "Only the questions are compared: the live model has not scored enough of them yet."
+    return f"{'Only the scores are compared' if scores else 'Drift cannot be seen yet'}: {why}."
 
 
 def _count(weeks: Sequence[Week]) -> int:

@@ -38,6 +38,7 @@ class Figure:
     `name` is its address: lower case with hyphens. `summary` says what the numbers mean now; where there are no `rows`
     yet it says why, and what brings them. `columns` name the values of a row in snake case; these are the headings of
     the download. `x` and those of the `series` are among them. Values are shares from 0 to 1 where `percent` is set.
+    Where `doubling` is set, `x` grows by the same factor from step to step of the picture.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Figure:
     x: str
     series: tuple[Series, ...]
     percent: bool = False
+    doubling: bool = False
     target: float | None = None
     target_label: str = ""
     y_range: tuple[float, float] | None = None

@@ -23,6 +23,8 @@ Vectors = NDArray[np.float32]
 #: Clusters of the reference: at most so many, and at least so many texts for each.
 _CLUSTERS, _OF_A_CLUSTER = 20, 10
 _FEWEST_CLUSTERS = 5
+#: More of them find no better clusters, and most of the time goes into them.
+_BEGINNINGS = 2
 #: The share of the reference that counts as far from all of them.
 _FAR = 0.1
 #: Bins of numbers: deciles of the reference.
@@ -85,7 +87,7 @@ class Topics:
         with one_thread():
             # The same question asked again and again is one point, and there are no more clusters than points.
             clusters = min(clusters, len(np.unique(made_of, axis=0)))
-            self._clusters = KMeans(clusters, n_init=4, random_state=seed).fit(made_of)
+            self._clusters = KMeans(clusters, n_init=_BEGINNINGS, random_state=seed).fit(made_of)
             self._far = float(np.quantile(self._distances(counted).min(axis=1), 1 - _FAR))
             self._met = self._count(counted)
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rlhf_loop.reviewing.agreement import Agreement, RaterReport, WeekPoint, agreement
+from rlhf_loop.reviewing.agreement import (
+    Agreement,
+    MonthPoint,
+    RaterReport,
+    WeekPoint,
+    agreement,
+    agreement_by_month,
+)
 from rlhf_loop.reviewing.corrections import (
     ApprovedStamp,
     Correction,
@@ -30,6 +37,7 @@ __all__ = [
     "Draft",
     "Flag",
     "Guidelines",
+    "MonthPoint",
     "PairAnswer",
     "PairItem",
     "Progress",
@@ -41,6 +49,7 @@ __all__ = [
     "Submission",
     "WeekPoint",
     "agreement",
+    "agreement_by_month",
     "approved_corrections",
     "approved_stamp",
     "corrections",

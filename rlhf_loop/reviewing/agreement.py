@@ -28,6 +28,9 @@ MOST_REVIEWS = 200_000
 DRIFT_FROM = 20
 #: The weeks of a report, the newest.
 WEEKS = 26
+#: So many shared answers make a month's alpha worth looking at; and the months that are looked at, the newest.
+ENOUGH_SHARED = 20
+MONTHS = 24
 
 _GRADES = 5
 _RESAMPLES = 1000
@@ -76,6 +79,18 @@ class Agreement:
     raters: tuple[RaterReport, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonthPoint:
+    """A month, by its first day: how far experts agreed on the `answers` that got their last review in it.
+
+    `alpha` is None where these are fewer than `ENOUGH_SHARED`, or where all have the same grade.
+    """
+
+    start: date
+    answers: int
+    alpha: Interval | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Rated:
     reviewer: str
@@ -89,16 +104,7 @@ def agreement(engine: Engine, *, seed: int = 0) -> Agreement:
     """Measure how far the experts agree, by their newest 200,000 reviews."""
     import numpy as np
 
-    wanted = (
-        select(Review.interaction_id, Review.reviewer, Review.rating, Review.reviewed_at)
-        .where(Review.role == ReviewerRole.EXPERT)
-        .order_by(Review.id.desc())
-        .limit(MOST_REVIEWS)
-    )
-    by_answer: dict[int, list[tuple[str, int, datetime]]] = {}
-    with reading(engine) as connection:
-        for id, reviewer, rating, reviewed_at in connection.execute(wanted, execution_options={"yield_per": 5000}):
-            by_answer.setdefault(id, []).append((reviewer, rating, reviewed_at))
+    by_answer = _newest(engine)
     shared = [[rating for _, rating, _ in reviews] for reviews in by_answer.values() if len(reviews) > 1]
     rng = np.random.default_rng(seed)
     alpha, interval, reason = _alpha(shared, rng)
@@ -110,6 +116,41 @@ def agreement(engine: Engine, *, seed: int = 0) -> Agreement:
         reviews=sum(map(len, shared)),
         raters=_reports(by_answer.values(), rng),
     )
+
+
+def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
+    """Measure how far the experts agreed in each month with shared answers, the oldest first."""
+    import numpy as np
+
+    months: dict[date, list[list[int]]] = {}
+    for reviews in _newest(engine).values():
+        if len(reviews) > 1:
+            last = max(reviewed_at for _, _, reviewed_at in reviews).astimezone(UTC)
+            months.setdefault(last.date().replace(day=1), []).append([rating for _, rating, _ in reviews])
+    rng = np.random.default_rng(seed)
+    return [_month(start, months[start], rng) for start in sorted(months)[-MONTHS:]]
+
+
+def _newest(engine: Engine) -> dict[int, list[tuple[str, int, datetime]]]:
+    """Return the reviews of each answer: reviewer, rating, time."""
+    wanted = (
+        select(Review.interaction_id, Review.reviewer, Review.rating, Review.reviewed_at)
+        .where(Review.role == ReviewerRole.EXPERT)
+        .order_by(Review.id.desc())
+        .limit(MOST_REVIEWS)
+    )
+    by_answer: dict[int, list[tuple[str, int, datetime]]] = {}
+    with reading(engine) as connection:
+        for id, reviewer, rating, reviewed_at in connection.execute(wanted, execution_options={"yield_per": 5000}):
+            by_answer.setdefault(id, []).append((reviewer, rating, reviewed_at))
+    return by_answer
+
+
+def _month(start: date, shared: Sequence[Sequence[int]], rng: np.random.Generator) -> MonthPoint:
+    alpha, interval, _ = _alpha(shared, rng) if len(shared) >= ENOUGH_SHARED else (None, None, None)
+    if alpha is not None and interval is None:
+        interval = Interval(alpha, float("nan"), float("nan"))
+    return MonthPoint(start=start, answers=len(shared), alpha=interval)
 
 
 # --- Alpha -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rlhf_loop.evaluation import Evaluation, Order
-from rlhf_loop.learning_curve import TARGET, CurvePoint
+from rlhf_loop.learning_curve import CurvePoint
+from rlhf_loop.learning_points import TARGET
 
 _COLOURS = {"passages": "#1b6ca8", "joint": "#c8553d", "incoming": "#6c757d", "random": "#adb5bd", "oracle": "#2a9d8f"}
 

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from rlhf_loop import sample
 from tools.report import IMAGES, say
 from tools.screenshots.house import ADMIN, PASSWORD, House, open_house
+from tools.screenshots.weeks import let_weeks_pass
 
 CHROMIUM = "/usr/bin/chromium"
 _DESK = {"width": 900, "height": 700}
@@ -79,6 +80,7 @@ class _Picture:
     window: dict[str, int] | None = None
     scheme: str = "light"
     whole: bool = True
+    longest: int = _LONGEST
 
 
 _PICTURES = (
@@ -92,15 +94,18 @@ _PICTURES = (
     _Picture("review-phone", _review, who="anna", window=_PHONE, whole=False),
     _Picture("compare", _go("/compare"), who="anna", window=_WIDE, whole=False),
     _Picture("agreement", _go("/review/agreement"), who=ADMIN, window=_WIDE),
-    _Picture("dashboard", _dashboard, who=ADMIN, window=_BOARD),
-    _Picture("dashboard-dark", _dashboard, who=ADMIN, window=_BOARD, scheme="dark"),
-    _Picture("dashboard-phone", _dashboard, who=ADMIN, window=_PHONE),
     _Picture("corrections", _go("/review/corrections"), who=ADMIN, window=_WIDE),
     _Picture("flagged", _go("/review/flagged"), who=ADMIN, window=_WIDE),
     _Picture("guidelines", _go("/review/guidelines"), who=ADMIN, window=_WIDE),
     _Picture("admin", _go("/admin"), who=ADMIN, window=_WIDE),
     _Picture("admin-tokens", _go("/admin/tokens"), who=ADMIN, window=_WIDE),
     _Picture("admin-audit", _go("/admin/audit"), who=ADMIN, window=_WIDE, whole=False),
+)
+#: After some weeks of the service.
+_LATER = (
+    _Picture("dashboard", _dashboard, who=ADMIN, window=_BOARD, longest=1_900),
+    _Picture("dashboard-dark", _dashboard, who=ADMIN, window=_BOARD, scheme="dark", longest=1_900),
+    _Picture("dashboard-phone", _dashboard, who=ADMIN, window=_PHONE, longest=1_900),
 )
 
 
@@ -113,13 +118,15 @@ def main() -> None:
     ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for picture in _PICTURES:
-            path = IMAGES / f"{picture.name}.png"
-            _take(browser, house, picture, path)
-            say(f"written: {path}")
+            _take(browser, house, picture)
+        let_weeks_pass(house.engine, house.settings)
+        for picture in _LATER:
+            _take(browser, house, picture)
         browser.close()
 
 
-def _take(browser: Browser, house: House, picture: _Picture, path: Path) -> None:
+def _take(browser: Browser, house: House, picture: _Picture) -> None:
+    path = IMAGES / f"{picture.name}.png"
     window = picture.window or _DESK
     context = browser.new_context(
         viewport=window,
@@ -142,7 +149,9 @@ def _take(browser: Browser, house: House, picture: _Picture, path: Path) -> None
     page.evaluate("document.activeElement.blur()")
     page.evaluate("document.fonts.ready")
     height = (
-        min(page.evaluate("document.documentElement.scrollHeight"), _LONGEST) if picture.whole else window["height"]
+        min(page.evaluate("document.documentElement.scrollHeight"), picture.longest)
+        if picture.whole
+        else window["height"]
     )
     page.screenshot(
         path=path,
@@ -151,6 +160,7 @@ def _take(browser: Browser, house: House, picture: _Picture, path: Path) -> None
         clip={"x": 0, "y": 0, "width": window["width"], "height": height},
     )
     context.close()
+    say(f"written: {path}")
 
 
 if __name__ == "__main__":

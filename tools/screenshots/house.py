@@ -56,10 +56,11 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """Where the service is, and its database."""
+    """Where the service is, its database, and its settings."""
 
     address: str
     engine: Engine
+    settings: Settings
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def open_house(folder: Path) -> Iterator[House]:
     server = make_server("127.0.0.1", 0, create_app(settings, service=service), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield House(f"http://127.0.0.1:{server.server_port}", engine)
+    yield House(f"http://127.0.0.1:{server.server_port}", engine, settings)
     server.shutdown()
     thread.join()
     server.server_close()
