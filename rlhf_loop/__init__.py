@@ -1,8 +1,73 @@
-"""RLHF Loop: expert ratings become a reward model that puts the best answer first."""
+"""RLHF Loop: expert ratings become a reward model that puts the best answer first.
+
+What is listed here is the package's face to Python, and stays; everything else may move. docs/RLHF_PYTHON.md shows it
+at work. Errors that are meant are `RlhfLoopError`s; a bad argument is a `ValueError`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate, Rating
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.version import __version__
 
-__all__ = ["Ranker", "RlhfLoopError", "Settings", "__version__", "rerank_candidates"]
+if TYPE_CHECKING:
+    from rlhf_loop.db import open_database
+    from rlhf_loop.exchange import export_ratings, import_ratings
+    from rlhf_loop.interactions import rate, record
+    from rlhf_loop.registry.contests import compare_models
+    from rlhf_loop.registry.promotion import promote as promote_model
+    from rlhf_loop.registry.promotion import rollback as rollback_model
+    from rlhf_loop.registry.versions import versions as model_versions
+    from rlhf_loop.training_run import run_training as train
+
+__all__ = [
+    "Candidate",
+    "Ranker",
+    "Rating",
+    "RlhfLoopError",
+    "Settings",
+    "__version__",
+    "compare_models",
+    "export_ratings",
+    "import_ratings",
+    "model_versions",
+    "open_database",
+    "promote_model",
+    "rate",
+    "record",
+    "rerank_candidates",
+    "rollback_model",
+    "train",
+]
+
+#: What only some need, and what would keep all others waiting at the import: where it is.
+_LATER = {
+    "compare_models": "rlhf_loop.registry.contests:compare_models",
+    "export_ratings": "rlhf_loop.exchange:export_ratings",
+    "import_ratings": "rlhf_loop.exchange:import_ratings",
+    "model_versions": "rlhf_loop.registry.versions:versions",
+    "open_database": "rlhf_loop.db:open_database",
+    "promote_model": "rlhf_loop.registry.promotion:promote",
+    "rate": "rlhf_loop.interactions:rate",
+    "record": "rlhf_loop.interactions:record",
+    "rollback_model": "rlhf_loop.registry.promotion:rollback",
+    "train": "rlhf_loop.training_run:run_training",
+}
+
+if not TYPE_CHECKING:  # or type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, attribute = _LATER[name].partition(":")
+        value = globals()[name] = getattr(import_module(module), attribute)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

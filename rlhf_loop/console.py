@@ -16,13 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_loop.doctor import Finding
-from rlhf_loop.domain import Interval, ModelState, ReviewerRole
+from rlhf_loop.domain import ModelState, ReviewerRole
 from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.exchange import ImportReport
 from rlhf_loop.interactions import RatingStats
-from rlhf_loop.learning_curve import TARGET, CurvePoint
+from rlhf_loop.learning_curve import CurvePoint
+from rlhf_loop.learning_points import TARGET
 from rlhf_loop.training import AUTO, MIN_SAMPLES, TrainingReport
 from rlhf_loop.training_run import TrainingOutcome
+from rlhf_loop.wording import counted
 
 _LISTED_ROWS = 20
 _WIDTH = 100
@@ -197,7 +199,7 @@ def _besides(report: TrainingReport) -> Iterator[str]:
         if pairs.accuracy is not None:
             order = (
                 f" Of {pairs.judged} by experts, a model that had not seen the question puts "
-                f"{_interval(pairs.accuracy)} in the right order."
+                f"{pairs.accuracy} in the right order."
             )
         yield (
             f"Besides, pairs of answers of which one is better: {counted(pairs.corrections, 'correction')} and "
@@ -222,7 +224,7 @@ def _measure_table(report: TrainingReport) -> Table:
     table.add_column(f"held out ({report.held_out.answers})", justify="right")
     table.add_column(f"cross-validated ({inside.answers})", justify="right")
     for name, label in _MEASURES.items():
-        table.add_row(label, _interval(getattr(report.held_out, name)), _interval(getattr(inside, name)))
+        table.add_row(label, str(getattr(report.held_out, name)), str(getattr(inside, name)))
     return table
 
 
@@ -236,7 +238,7 @@ def _order_table(evaluation: Evaluation) -> Table:
             order = evaluation.orders[name]
             if name == "incoming" and evaluation.incoming_questions < evaluation.ranked_questions:
                 label = f"{label} ({evaluation.incoming_questions})"
-            table.add_row(label, *(_interval(value) for value in (order.precision_at_1, order.ndcg, order.mrr)))
+            table.add_row(label, *map(str, (order.precision_at_1, order.ndcg, order.mrr)))
     return table
 
 
@@ -246,12 +248,6 @@ def _number(value: float) -> str:
 
 def _spread(mean: float, deviation: float) -> str:
     return f"{mean:.3f} ± {deviation:.3f}" if isfinite(mean) else "-"
-
-
-def _interval(value: Interval) -> str:
-    if value.low == value.high or not isfinite(value.value):
-        return _number(value.value)
-    return f"{value.value:.3f} ({value.low:.2f} to {value.high:.2f})"
 
 
 def _printable(text: str) -> str:
@@ -337,8 +333,3 @@ def print_stats(stats: RatingStats) -> None:
 
 def _bar_length(count: int, most: int) -> int:
     return max(1, round(40 * count / most)) if count else 0
-
-
-def counted(number: int, noun: str) -> str:
-    """Return "1 row", "2 rows"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

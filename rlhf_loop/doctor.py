@@ -30,6 +30,9 @@ EXTRAS = {
     "postgres": (("psycopg", "psycopg"), ("pgvector", "pgvector")),
     "llm": (("openai", "openai"),),
     "langchain": (("langchain-core", "langchain_core"),),
+    "llama-index": (("llama-index-core", "llama_index"),),
+    "haystack": (("haystack-ai", "haystack"),),
+    "rerankers": (("rerankers", "rerankers"),),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import isfinite
 from typing import Any
+
+from rlhf_loop.html_table import html_table
 
 #: A rating from here on means "a correct answer": the positive class of the reward model.
 GOOD_RATING = 4
@@ -134,6 +138,19 @@ class Ranking:
 
     candidates: tuple[RankedCandidate, ...]
     model_version: str | None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                of.rank,
+                of.position + 1,
+                "-" if of.score is None else f"{of.score:.2f}",
+                textwrap.shorten(of.text, 220, placeholder=" ..."),
+            )
+            for of in self.candidates
+        ]
+        by = f"By {self.model_version}." if self.model_version else "The incoming order: there is no model yet."
+        return html_table(("now", "before", "score", "answer"), rows, above=[by])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +286,13 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        """As people read it: `0.540 (0.40 to 0.68)`, `-` where there is no value."""
+        if not isfinite(self.value):
+            return "-"
+        spread = "" if self.low == self.high else f" ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.value:.3f}{spread}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop import metrics
 from rlhf_loop.domain import GOOD_RATING, Interval
+from rlhf_loop.html_table import html_table
 from rlhf_loop.threads import one_thread
 
 #: Questions with two or more rated answers from which on an order is judged by them.
@@ -65,6 +66,20 @@ class Evaluation:
     calibration_error: Interval
     orders: Mapping[str, Order]
     gain: Interval | None
+
+    def _repr_html_(self) -> str:
+        said = (
+            f"{self.answers} rated answers to {self.questions} questions, {self.ranked_questions} of them with two or "
+            "more. In brackets: 95 % intervals."
+        )
+        model, incoming = self.orders["model"], self.orders.get("incoming")
+        rows = [
+            ("Accuracy", self.accuracy, "-"),
+            ("AUC", self.auc, "-"),
+            ("P@1", model.precision_at_1, incoming.precision_at_1 if incoming else "-"),
+            ("NDCG", model.ndcg, incoming.ndcg if incoming else "-"),
+        ]
+        return html_table(("", "this model", f"incoming order ({self.incoming_questions})"), rows, above=[said])
 
     @property
     def comparable(self) -> bool:

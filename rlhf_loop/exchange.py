@@ -58,7 +58,7 @@ class InvalidRowsError(ImportFileError):
 
 def import_ratings(
     engine: Engine,
-    path: Path,
+    path: Path | str,
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
@@ -86,6 +86,7 @@ def import_ratings(
     """
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
+    path = Path(path)
     reader = RatingsReader(path, format=format, columns=columns, labels=labels)
     unsaid = Unsaid(reviewer=reviewer, role=role or reader.role, source=source)
     errors = _Errors()
@@ -122,7 +123,7 @@ class ExportOptions:
 
 def export_ratings(
     engine: Engine,
-    path: Path,
+    path: Path | str,
     *,
     format: str | None = None,
     options: ExportOptions | None = None,
@@ -141,6 +142,7 @@ def export_ratings(
     """
     if format in INCOMING:
         raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
+    path = Path(path)
     format, container = chosen_format(path, format)
     columns = _columns(format, options := options or ExportOptions())
     done = 0

@@ -54,9 +54,18 @@ class Ranker:
         return live[0].version if live else None
 
     @property
+    def model_path(self) -> Path:
+        """The file that it looks at for the live model."""
+        return self._settings.model_path
+
+    @property
     def encoder(self) -> TextEncoder | None:
         """What reads texts here, None before the first ranking of a ranker that loads its own."""
         return self._encoder
+
+    def __deepcopy__(self, memo: object) -> Ranker:
+        # Frameworks copy what holds one; a second encoder would bring nothing but its memory.
+        return self
 
     def rank(self, query: str, candidates: Sequence[Candidate]) -> list[RankedCandidate]:
         """Return the candidates best first; without a model in the incoming order, with the score None.

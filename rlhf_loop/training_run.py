@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from rlhf_loop.examples import training_set
 from rlhf_loop.features import Progress
 from rlhf_loop.frozen import frozen_share
 from rlhf_loop.gate import Judgement, LiveModel, judge
+from rlhf_loop.learning_points import TARGET
 from rlhf_loop.pairs import training_pairs
 from rlhf_loop.registry import Version
 from rlhf_loop.retraining import last_review
@@ -48,6 +51,13 @@ class TrainingOutcome:
     version: Version
     judgement: Judgement
     path: Path
+
+    def __repr__(self) -> str:
+        return f"TrainingOutcome({self.version.version}, {self.version.state}: {self.judgement.reason})"
+
+    def _repr_html_(self) -> str:
+        name, reason = escape(self.version.version), escape(self.judgement.reason)
+        return f"<p><strong>{name}: {self.version.state}.</strong> {reason}</p>{self.report._repr_html_()}"
 
     @property
     def live(self) -> bool:
@@ -135,6 +145,7 @@ def _run(
             seed=seed,
             min_samples=min_samples,
             frozen_share=share,
+            goal=TARGET,
             progress=progress,
         )
         report = trained.report
@@ -192,6 +203,8 @@ def plain(value: Any) -> Any:
     """Return the value as JSON has it: what is not finite becomes None."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
+    if isinstance(value, StrEnum):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -235,6 +248,8 @@ def measures(report: TrainingReport) -> dict[str, Any]:
         "frozen_share": report.frozen_share,
         "held_out": asdict(report.held_out),
         "overall": asdict(report.overall),
+        "calibration": [asdict(each) for each in report.calibration],
+        "growth": plain(asdict(report.growth)),
         "cross_validated": {name: asdict(evaluation) for name, evaluation in report.cross_validated.items()},
         "seconds": dict(report.seconds),
     }

@@ -64,14 +64,27 @@ def test_files_that_are_named_are_there() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-@pytest.mark.parametrize("code", RUN, ids=range(len(RUN)))
-def test_examples_run(
-    code: str, tmp_path: Path, encoder_cache: Path, encoder: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each Python block in README.md runs on its own, in an empty folder."""
+@pytest.fixture
+def empty_folder(tmp_path: Path, encoder_cache: Path, encoder: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder to run in, with none of our variables but that of the cache."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RLHF_CACHE_DIR", str(encoder_cache))
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ranking, "_default", None)
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize("code", RUN, ids=range(len(RUN)))
+def test_examples_run(code: str) -> None:
+    """Each Python block in README.md runs on its own, in an empty folder."""
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_the_page_on_python_runs() -> None:
+    """The Python blocks in docs/RLHF_PYTHON.md are one program; it runs in an empty folder."""
+    page = (ROOT / "docs" / "RLHF_PYTHON.md").read_text("utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    exec(compile(code, "RLHF_PYTHON.md", "exec"), {"__name__": "page"})

@@ -23,7 +23,9 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("module", ["rlhf_loop", "rlhf_reranker", "rlhf_loop.cli", "rlhf_loop.sources"])
+@pytest.mark.parametrize(
+    "module", ["rlhf_loop", "rlhf_reranker", "rlhf_loop.cli", "rlhf_loop.sources", "rlhf_loop.adapters.ranked"]
+)
 def test_an_import_loads_nothing_heavy(module: str) -> None:
     """Whoever imports the package, the re-ranker or the command line waits for no library that does arithmetic."""
     code = f"import sys, {module}; print(*sys.modules)"

@@ -17,8 +17,10 @@ PACKAGE = Path(rlhf_loop.__file__).parent
 HOUSE = """
     version
     errors
+    html_table
     domain
     plain_text
+    wording
     config
     extras
     threads
@@ -49,6 +51,7 @@ HOUSE = """
     migrations.versions.r0002_reviews
     migrations.versions.r0003_people
     migrations.versions.r0004_improvement
+    migrations.versions.r0005_index_of_groups
     audit
     alarms
     served
@@ -109,6 +112,8 @@ HOUSE = """
     metrics
     splitting
     frozen
+    calibration
+    extrapolation
     reward.recipe
     reward.joint
     reward.lexical
@@ -120,6 +125,7 @@ HOUSE = """
     reward.model
     reward.model_file
     reward
+    learning_points
 
     evaluation
     reliability
@@ -147,6 +153,12 @@ HOUSE = """
     learning_curve
     ranking
     document_ranking
+    adapters
+    adapters.ranked
+    adapters.langchain
+    adapters.llama_index
+    adapters.haystack
+    adapters.rerankers
     warming
 
     reviewing.servings
@@ -228,6 +240,10 @@ HOUSE = """
     monitoring.panel
     monitoring.overview
     monitoring.weekly
+    monitoring.view
+    monitoring.rating_figures
+    monitoring.model_figures
+    monitoring.service_figures
     monitoring.figures
     monitoring
 

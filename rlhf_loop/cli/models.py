@@ -85,16 +85,14 @@ def rollback(reason: str) -> None:
 @_as_json
 def compare(first: str, second: str, as_json: bool) -> None:
     """Compare the versions A and B on rated questions that neither was fitted on."""
-    from rlhf_loop import registry
-    from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.registry.contests import contest
+    from rlhf_loop.registry.contests import compare_models
 
     engine, settings = open_ratings(), read_settings()
-    ours, theirs = registry.find(engine, first), registry.find(engine, second)
     with working("Comparing"):
-        found = contest(engine, settings, ours, theirs, encoder=load_encoder(settings))
+        found = compare_models(engine, settings, first, second)
     if as_json:
-        values = {"a": ours.version, "b": theirs.version, "questions": found.questions, "answers": found.answers}
+        values: dict[str, Any] = {"a": found.first.version, "b": found.second.version}
+        values |= {"questions": found.questions, "answers": found.answers}
         click.echo(json.dumps({**values, **asdict(found.found), "unknown": list(found.unknown)}, indent=2))
         return
     from rlhf_loop.console_models import print_contest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.db import reading
-from rlhf_loop.domain import ModelState
+from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.errors import RegistryError
+from rlhf_loop.html_table import html_table
 from rlhf_loop.tables import ModelVersion
 
 
@@ -39,6 +40,26 @@ class Version:
     changed_at: datetime
     live_from: datetime | None
     live_until: datetime | None
+
+    def __repr__(self) -> str:
+        return f"Version({self.id}, {self.version}, {self.state}, made {self.made_at:%Y-%m-%d %H:%M}: {self.reason})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("state", f"{self.state}. {self.reason}"),
+            ("made (UTC)", f"{self.made_at:%Y-%m-%d %H:%M}"),
+            ("recipe", self.recipe),
+            ("encoder", self.encoder),
+            *self._measured(),
+        ]
+        return html_table(("version", self.version), rows)
+
+    def _measured(self) -> Iterator[tuple[str, str]]:
+        overall = self.metrics.get("overall") or {}
+        first = ((overall.get("orders") or {}).get("model") or {}).get("precision_at_1")
+        for label, of in (("accuracy", overall.get("accuracy")), ("AUC", overall.get("auc")), ("P@1", first)):
+            if of and None not in of.values():
+                yield label, str(Interval(**of))
 
 
 def versions(engine: Engine, *, limit: int = 100) -> list[Version]:

@@ -1,0 +1,83 @@
+"""What all adapters share: which texts are kept, in what order, and what is said where no model ranks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rlhf_loop.document_ranking import WithoutModel, rank_documents
+from rlhf_loop.errors import ModelFileError
+from rlhf_loop.ranking import Ranker, default_ranker
+
+#: What to do while there is no model; `WithoutModel` as users of the adapters write it.
+Fallback: TypeAlias = Literal["error", "incoming"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A text that is kept, by its index in the list that was given; without a model it has no score."""
+
+    index: int
+    score: float | None
+
+
+def ranked(
+    query: str,
+    texts: Sequence[str | None],
+    *,
+    ranker: Ranker | None = None,
+    top: int | None = None,
+    threshold: float | None = None,
+    without_model: Fallback = "error",
+) -> list[Kept]:
+    """Return what an adapter hands on, best first; ties keep the incoming order.
+
+    Args:
+        query: the question; may be blank only where there are no texts.
+        texts: None and blank ones have the score 0 and come last. The same text several times is ranked as often.
+        ranker: by default the one of the process, made from the environment's `RLHF_*` variables.
+        top: keep no more than the best so many.
+        threshold: keep only what has this score; without a model all is kept, as nothing has one.
+        without_model: "error", or "incoming" for the incoming order.
+
+    Raises:
+        ValueError: one of the arguments is no good.
+        ModelFileError: there is no usable model, and `without_model` is "error".
+        ConfigError, EncoderError: at the first call, if the settings or the encoder's weights are no good.
+    """
+    checked(top=top, threshold=threshold, without_model=without_model)
+    if not texts:
+        return []
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
+    ranker = ranker or default_ranker()
+    try:
+        found = rank_documents(ranker, query, [text or "" for text in texts], otherwise=WithoutModel(without_model))
+    except ModelFileError as error:
+        if isinstance(error.__cause__, ModelFileError):
+            raise error.__cause__ from None  # it names file and reason, which only strangers must not read
+        raise ModelFileError(
+            f"There is no reward model at {ranker.model_path} yet, so nothing can be ranked. Train one (rlhf-loop "
+            "train), set RLHF_MODEL_PATH, or have the incoming order kept meanwhile: without_model='incoming'."
+        ) from None
+    if found.model_version is None:
+        return [Kept(document.index, None) for document in found.documents[:top]]
+    kept = (document for document in found.documents if threshold is None or document.score >= threshold)
+    return [Kept(document.index, document.score) for document in kept][:top]
+
+
+def checked(*, top: int | None, threshold: float | None, without_model: Fallback) -> None:
+    """Look at an adapter's options before there is anything to rank.
+
+    Raises:
+        ValueError: one of them is no good.
+    """
+    if top is not None and top < 1:
+        raise ValueError(f"The best {top} of the documents cannot be kept. Keep at least 1, or None for all of them.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(
+            f"The threshold {threshold!r} is none: scores are probabilities. Give it from 0 to 1, or None."
+        )
+    if without_model not in tuple(WithoutModel):
+        raise ValueError(f"without_model={without_model!r} is not known. Choose from: {', '.join(WithoutModel)}.")

@@ -1,0 +1,106 @@
+"""The live model as a ranker of the package rerankers, beside the ones that it brings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rlhf_loop.adapters.ranked import Fallback, checked, ranked
+from rlhf_loop.extras import require
+from rlhf_loop.ranking import Ranker
+
+require("rerankers", "rerankers")  # before the imports, which would only name a module
+
+from rerankers.documents import Document  # noqa: E402
+from rerankers.models.ranker import BaseRanker  # noqa: E402
+from rerankers.results import RankedResults, Result  # noqa: E402
+
+Docs: TypeAlias = str | Document | Sequence[str | Document]
+Ids: TypeAlias = Sequence[str] | Sequence[int] | str | int
+
+
+class RlhfReranker(BaseRanker):  # type: ignore[misc]  # the package has no types
+    """Puts the best document first, by the model that is live at that moment.
+
+    Documents that are passed in stay as they are. One without text (a picture) has the score 0 and comes last.
+
+    Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables. While there is no model,
+    `without_model` "error" raises a `ModelFileError`; with "incoming" the results have ranks in the incoming order and
+    no scores.
+    """
+
+    def __init__(self, *, ranker: Ranker | None = None, without_model: Fallback = "error") -> None:
+        checked(top=None, threshold=None, without_model=without_model)
+        self.ranker = ranker
+        self.without_model = without_model
+
+    def rank(
+        self,
+        query: str,
+        docs: Docs,
+        doc_ids: Ids | None = None,
+        metadata: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+    ) -> RankedResults:
+        """Return all documents, best first; see `rlhf_loop.adapters.ranked.ranked` for the errors.
+
+        Without `doc_ids`, documents keep theirs, and the others get their places, from 0.
+
+        Raises:
+            ValueError: besides, `doc_ids` or `metadata` are not as many as the documents.
+        """
+        documents = _documents(docs, doc_ids, metadata)
+        texts = [document.text for document in documents]
+        kept = ranked(query, texts, ranker=self.ranker, without_model=self.without_model)
+        results = [Result(documents[each.index], score=each.score, rank=rank) for rank, each in enumerate(kept, 1)]
+        return RankedResults(results, query, has_scores=all(each.score is not None for each in kept))
+
+    async def rank_async(
+        self,
+        query: str,
+        docs: Docs,
+        doc_ids: Ids | None = None,
+        metadata: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+    ) -> RankedResults:
+        """Do what `rank` does in a thread, and leave the event loop alone."""
+        return await asyncio.to_thread(self.rank, query, docs, doc_ids, metadata)
+
+    def score(self, query: str, doc: str) -> float:
+        """Return the score of one text. The model compares candidates, so rank them together where there are several.
+
+        Raises:
+            ModelFileError: there is no usable model; an order of one text would be no score.
+        """
+        (only,) = ranked(query, [doc], ranker=self.ranker, without_model="error")
+        assert only.score is not None
+        return only.score
+
+
+def _documents(
+    docs: Docs, doc_ids: Ids | None, metadata: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
+) -> list[Document]:
+    # Not the package's own prep_docs: it writes into documents, prints, and has no answer to an empty list.
+    given = [docs] if isinstance(docs, str | Document) else list(docs)
+    ids = [doc_ids] if isinstance(doc_ids, str | int) else doc_ids
+    notes = [metadata] if isinstance(metadata, Mapping) else metadata
+    for name, each in (("doc_ids", ids), ("metadata", notes)):
+        if each is not None and len(each) != len(given):
+            raise ValueError(f"There are {len(given)} documents and {len(each)} {name}. Give one for each, or None.")
+    return [
+        _document(doc, place, ids[place] if ids is not None else None, notes[place] if notes is not None else None)
+        for place, doc in enumerate(given)
+    ]
+
+
+def _document(doc: str | Document, place: int, id: str | int | None, metadata: Mapping[str, Any] | None) -> Document:
+    if isinstance(doc, str):
+        return Document(doc, doc_id=place if id is None else id, metadata=dict(metadata or {}))
+    own = place if doc.doc_id is None else doc.doc_id
+    return Document(
+        doc.text,
+        doc_id=own if id is None else id,
+        metadata=dict(doc.metadata if metadata is None else metadata),
+        document_type=doc.document_type,
+        image_path=doc.image_path,
+        base64=doc.base64,
+    )
