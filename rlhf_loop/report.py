@@ -41,6 +41,7 @@ def report(
         if progress:
             progress(done, len(figures.FIGURES))
         panels.append(_panel(figures.figure(name, engine, settings, encoder=encoder)))
+    panels.sort(key=lambda one: not one.pictures)  # as on the dashboard
     pages = Environment(loader=PackageLoader("rlhf_loop.web"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("rlhf_loop/report.html").render(
         made_at=now or datetime.now(UTC),

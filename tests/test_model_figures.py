@@ -138,8 +138,8 @@ def test_too_few_ratings_of_scored_answers(engine: Engine) -> None:
     assert [row[:3] for row in found.rows] == [(0.21, 40, 0.2), (0.8, 60, 0.8)]
     assert said("calibration", engine) == (
         "The scores mean what they say: they are off by 0 points of 100 on average. Judged by 100 answers that the "
-        "training of version 1 predicted without having learned from them. Only 1 that got a score was rated since "
-        "then; it takes 50."
+        "training of version 1 predicted without having learned from them, as only 1 answer with a score was rated "
+        "later; it takes 50."
     )
 
 

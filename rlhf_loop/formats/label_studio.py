@@ -19,7 +19,7 @@ from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.formats.label_studio_task import KINDS, Annotation, Result, Task, from_row, from_task
-from rlhf_loop.formats.layout import FileRow, Labels
+from rlhf_loop.formats.layout import FileRow, Labels, NamedLabels
 from rlhf_loop.formats.messages import answer_text, parsed, prompt_text
 from rlhf_loop.rating_fields import check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.row_files import Record
@@ -43,25 +43,16 @@ class _Answers:
     about: Mapping[str, Any]
 
 
-class LabelStudioLayout:
+class LabelStudioLayout(NamedLabels):
     """Reads tasks and annotations; each annotator is a reviewer."""
 
     role = ReviewerRole.EXPERT
 
     def __init__(self, labels: Labels, *, columns: Mapping[str, str]) -> None:
         check_wanted(columns)
-        self._labels = labels
+        super().__init__(labels)
         self._columns = dict(columns)
-        self._others: dict[str, None] = {}
         self._matched: dict[tuple[str, ...], Mapping[str, str]] = {}
-
-    def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """The names of the controls that mean nothing here."""
-        return tuple(self._others)
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = dict(zip(record.names, record.cells, strict=True))

@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.formats.layout import FileRow, Labels
+from rlhf_loop.formats.layout import FileRow, NamedLabels
 from rlhf_loop.formats.messages import answer_text, parsed, prompt_text
 from rlhf_loop.rating_fields import is_missing, to_rating
 from rlhf_loop.row_files import Record
@@ -39,22 +39,10 @@ _ABOUT_TIME = "retrieved_at"
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 
 
-class LangfuseLayout:
+class LangfuseLayout(NamedLabels):
     """Reads traces and scores; whoever gave a score is an end user, unless its metadata say otherwise."""
 
     role = ReviewerRole.END_USER
-
-    def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-        self._others: dict[str, None] = {}
-
-    def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """The names of the scores that were left out so far."""
-        return tuple(self._others)
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = dict(zip(record.names, record.cells, strict=True))

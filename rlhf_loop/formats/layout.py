@@ -61,6 +61,22 @@ class Layout(Protocol):
         """
 
 
+class NamedLabels:
+    """What layouts have in common whose format fixes the columns, and in which other things are labelled, too."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._others: dict[str, None] = {}
+
+    def match(self, names: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of the scores, annotations or controls that were left out so far."""
+        return tuple(self._others)
+
+
 @dataclass(frozen=True, slots=True)
 class NumberScale:
     """Numbers from `lowest` to `highest` that stand for ratings from 1 to 5, in equal steps.

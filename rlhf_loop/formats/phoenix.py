@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.formats.layout import FileRow, Labels
+from rlhf_loop.formats.layout import FileRow, NamedLabels
 from rlhf_loop.formats.messages import answer_text, parsed, prompt_text
 from rlhf_loop.formats.values import first, mapping, moment, name_of
 from rlhf_loop.rating_fields import is_missing, to_rating
@@ -36,22 +36,10 @@ _NESTED = ("context", "attributes", "result", "annotation")
 _OF_ITS_PAGES = "px-app:"
 
 
-class PhoenixLayout:
+class PhoenixLayout(NamedLabels):
     """Reads spans, annotations and examples; whoever annotated is an end user."""
 
     role = ReviewerRole.END_USER
-
-    def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-        self._others: dict[str, None] = {}
-
-    def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """The names of the annotations that were left out so far."""
-        return tuple(self._others)
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = dict(zip(record.names, record.cells, strict=True))

@@ -143,7 +143,7 @@ class Brush:
         """Say above the axis what is shown, not along it: a phone has no room for words on their side."""
         if self.figure.y_label:
             label = self.words(self.figure.y_label)
-            self.axes.set_title(label, loc="left", x=0, fontsize=FONT, color=self.look.soft, pad=8)
+            self.axes.set_title(label, loc="left", x=0, fontsize=FONT, color=self.look.soft, pad=12)
 
     def x_label(self, label: str, *, share: float = 0.85) -> None:
         """Say below the axis what it is."""

@@ -119,8 +119,8 @@ def calibration(view: View) -> Figure:
         found, version = _trained_bins(view)
         answers = sum(each.answers for each in found)
         whose = (
-            f"answers that the training of version {version} predicted without having learned from them. Only "
-            f"{scored:,} that got a score {verb(scored, 'was', 'were')} rated since then; it takes {ENOUGH_SCORED}"
+            f"answers that the training of version {version} predicted without having learned from them, as only "
+            f"{counted(scored, 'answer')} with a score {verb(scored, 'was', 'were')} rated later; it takes {ENOUGH_SCORED}"
         )
     rows = []
     for each in found:

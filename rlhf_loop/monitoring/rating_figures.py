@@ -132,6 +132,8 @@ def alpha_by_month(view: View) -> Figure:
         series=(Series(label="alpha", y="alpha", low="alpha_low", high="alpha_high"),),
         target=_GOOD,
         target_label="good",
+        # From chance to agreement; lower where it is worse than chance.
+        y_range=(min([0.0, *(each.alpha.low for each in known if each.alpha and each.alpha.low < 0)]), 1.0),
         y_label="Krippendorff's alpha",
     )
 

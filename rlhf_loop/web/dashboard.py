@@ -55,6 +55,8 @@ def add_routes(
         found = overview(database.engine())
         shown = board.get(figures.FIGURES, wait_s=_PATIENCE_S)
         parts = [_part(name, each) for name, each in shown.items()]
+        # What has no picture yet comes last: beside a picture it would leave a hole.
+        parts.sort(key=lambda part: part.panel is not None and not part.panel.pictures)
         return page("dashboard.html", guard, overview=found, parts=parts, here=url_for(".dashboard"))
 
     @web.get("/dashboard/<name>.svg")
