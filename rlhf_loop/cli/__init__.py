@@ -19,7 +19,11 @@ from rlhf_loop.cli.worker import worker
 from rlhf_loop.version import __version__
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="To begin: rlhf-loop demo, then rlhf-loop serve. Each command says more: rlhf-loop serve --help",
+)
 @click.version_option(__version__, prog_name="rlhf-loop")
 def main() -> None:
     """Expert ratings become a reward model that puts the best answer first.
@@ -28,23 +32,14 @@ def main() -> None:
     """
 
 
-for command in (
-    init,
-    ratings,
-    train,
-    retrain,
-    models,
-    rerank,
-    warm,
-    index,
-    serve,
-    worker,
-    users,
-    tokens,
-    audit,
-    alarms,
-    report,
-    doctor,
-    demo,
-):
-    main.add_command(command)
+#: What `rlhf-loop --help` shows, in the order in which one needs it.
+SECTIONS = {
+    "Begin": (demo, init, doctor),
+    "Ratings": (ratings, users, tokens),
+    "The model": (train, rerank, models),
+    "The service": (index, warm, serve),
+    "Keep it going": (worker, retrain, alarms, report, audit),
+}
+for section, commands in SECTIONS.items():
+    for command in commands:
+        main.add_command(command, section=section)

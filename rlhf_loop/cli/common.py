@@ -31,7 +31,24 @@ columns_option = click.option(
 
 
 class Commands(click.Group):
-    """The one place where a deliberate error becomes a message and exit code 2."""
+    """The one place where a deliberate error becomes a message and exit code 2. Its commands are shown in sections."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._sections: dict[str, list[click.Command]] = {}
+
+    def add_command(self, cmd: click.Command, name: str | None = None, *, section: str = "Commands") -> None:
+        """Add a command to a section of the help."""
+        super().add_command(cmd, name)
+        self._sections.setdefault(section, []).append(cmd)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section, its lines in the columns of all others."""
+        longest = max(len(cmd.name or "") for cmds in self._sections.values() for cmd in cmds)
+        for section, cmds in self._sections.items():
+            with formatter.section(section):
+                rows = [((cmd.name or "").ljust(longest), cmd.get_short_help_str(formatter.width)) for cmd in cmds]
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         # What stops a container stops a run like Ctrl-C does: it can still say so in its log.

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rlhf_loop.index.documents import Found
 
 
-@click.group()
+@click.group(short_help="Fill the vector database with your own documents.")
 def index() -> None:
     """Fill the vector database with your own documents, and see what it holds."""
 
 
-@index.command()
+@index.command(short_help="Index the documents of PATH...: files or whole folders.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--source", metavar="NAME", help="The name to list and delete them by. Default: the file's, or the folder's."
@@ -113,7 +113,7 @@ def add(
         )
 
 
-@index.command()
+@index.command(short_help="Delete all documents of SOURCE.")
 @click.argument("source")
 def delete(source: str) -> None:
     """Delete all documents of SOURCE, a name as `rlhf-loop index list` shows it."""

@@ -99,7 +99,7 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
     print_ranking(query, given, ranked(query, given))
 
 
-@click.command()
+@click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")
 @click.argument("file", type=click.Path(path_type=Path))
 @columns_option
 @click.option(

@@ -26,7 +26,7 @@ def models() -> None:
     """
 
 
-@models.command("list")
+@models.command("list", short_help="Show the versions, the newest first, and what the gate said.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The newest so many.")
 @_as_json
 def list_models(limit: int, as_json: bool) -> None:
@@ -44,7 +44,7 @@ def list_models(limit: int, as_json: bool) -> None:
     print_versions(found)
 
 
-@models.command("show")
+@models.command("show", short_help="Show the card of the version NAME: data, measures, limits.")
 @click.argument("name")
 @_as_json
 def show(name: str, as_json: bool) -> None:
@@ -69,7 +69,7 @@ def promote(name: str, force: bool, reason: str) -> None:
     click.echo(f"{version.version} is live.")
 
 
-@models.command("rollback")
+@models.command("rollback", short_help="Put the version live again that was live before.")
 @_why
 def rollback(reason: str) -> None:
     """Put the version live that was live before; the one that is live now counts as rejected."""
@@ -79,7 +79,7 @@ def rollback(reason: str) -> None:
     click.echo(f"{version.version} is live again.")
 
 
-@models.command("compare")
+@models.command("compare", short_help="Compare A and B on questions that neither was fitted on.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @_as_json

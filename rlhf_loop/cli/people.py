@@ -24,7 +24,7 @@ _password_stdin = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Add people and applications, and say what they may do.")
 def users() -> None:
     """Add the people and applications that use the service, and say what they may do."""
 
@@ -164,7 +164,7 @@ def revoke_token(id: int) -> None:
     click.echo(f"Token {id} is revoked.")
 
 
-@click.command()
+@click.command(short_help="Show who did what, the newest first.")
 @click.option("--actor", metavar="NAME", help="Only what this one did.")
 @click.option("--action", metavar="NAME", help="Only this, e.g. review.added or session.failed.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many entries.")

@@ -29,7 +29,7 @@ def ratings() -> None:
     """Bring ratings in, take them out, count them."""
 
 
-@ratings.command("import")
+@ratings.command("import", short_help="Store the ratings of FILE, whatever tool it comes from.")
 @click.argument("file", type=click.Path(path_type=Path))
 @columns_option
 @click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP)
@@ -122,7 +122,7 @@ def import_(
     print_import(report)
 
 
-@ratings.command("export")
+@ratings.command("export", short_help="Write all ratings to FILE, for yourself or for other tools.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", type=_OUT, help=_FORMAT_HELP)
 @click.option(
@@ -180,7 +180,7 @@ def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: 
         )
 
 
-@ratings.command("stats")
+@ratings.command("stats", short_help="Count the ratings, and say whether they are enough to train.")
 def stats() -> None:
     """Show how many ratings there are, how they are spread, and whether they are enough to train."""
     from rlhf_loop.console import print_stats

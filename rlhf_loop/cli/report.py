@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
 
 
-@click.command()
+@click.command(short_help="Write what the dashboard shows to a file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rlhf_report.html")
 @click.option("--open", "shown", is_flag=True, help="Open it in the browser, too.")
 def report(file: Path, shown: bool) -> None:

@@ -34,7 +34,7 @@ class _People:
     reachable: bool
 
 
-@click.command()
+@click.command(short_help="Answer questions over HTTP, and have experts rate the answers.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is the whole net.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes one that is free."

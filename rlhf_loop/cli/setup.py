@@ -27,7 +27,7 @@ def init() -> None:
     click.echo(f"The database {describe(engine)} is ready (revision {HEAD}).")
 
 
-@click.command()
+@click.command(short_help="Say what is installed, what is missing, and what to do.")
 def doctor() -> None:
     """Say what is installed, what the encoder runs on, and what to do about what is missing.
 

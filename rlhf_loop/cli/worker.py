@@ -15,7 +15,7 @@ import click
 from rlhf_loop.cli.common import read_settings
 
 
-@click.command()
+@click.command(short_help="Retrain when it is due, and look for what is amiss.")
 @click.option(
     "--once", is_flag=True, help="Do everything once, now, and end; exit code 1 if something could not be done."
 )

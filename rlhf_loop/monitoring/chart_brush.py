@@ -17,6 +17,8 @@ _SIGN = 44
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D")
 _DIAGONAL = "As predicted"
+#: What a picture shows beyond the ends of its values.
+_EDGE = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +122,19 @@ class Brush:
         """Show what there is and the target; bars begin at 0, and an axis of shares ends at 0 and 100 %."""
         figure = self.figure
         if figure.y_range is not None:
-            put(*figure.y_range)
+            low, high = figure.y_range
+            # A sign on the edge would be cut in half.
+            edge = 0.0 if figure.form is Form.BARS else _EDGE * (high - low)
+            put(low - edge, high + edge)
             return
         low, high = shown
         if figure.target is not None:
             margin = 0.08 * max(high - low, 1e-9)
             low, high = min(low, figure.target - margin), max(high, figure.target + margin)
         if figure.percent:
-            low, high = (max(low, -0.01) if lowest >= 0 else low), min(high, 1.01)
+            high = min(high, 1.01)
+        if lowest >= 0:
+            low = max(low, -_EDGE * (high - max(low, 0.0)))
         if figure.form is Form.BARS and lowest >= 0:
             low = 0.0
         put(low, high if isfinite(high) and high > low else low + 1)

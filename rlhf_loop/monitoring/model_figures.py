@@ -120,7 +120,8 @@ def calibration(view: View) -> Figure:
         answers = sum(each.answers for each in found)
         whose = (
             f"answers that the training of version {version} predicted without having learned from them, as only "
-            f"{counted(scored, 'answer')} with a score {verb(scored, 'was', 'were')} rated later; it takes {ENOUGH_SCORED}"
+            f"{counted(scored, 'answer')} with a score {verb(scored, 'was', 'were')} rated later; "
+            f"it takes {ENOUGH_SCORED}"
         )
     rows = []
     for each in found:

@@ -141,6 +141,8 @@ def alpha_by_month(view: View) -> Figure:
 def raters(view: View) -> Figure:
     """How each rater grades beside the others."""
     found = agreement(view.engine).raters
+    # Wide enough for small differences to look small.
+    reach = max([1.0, *(1.1 * abs(each.bias) for each in found if each.bias is not None)])
     return Figure(
         name="raters",
         title="How each rater grades beside the others",
@@ -152,6 +154,7 @@ def raters(view: View) -> Figure:
         series=(Series(label="grades above or below the others", y="bias"),),
         target=0.0,
         target_label="as the others",
+        y_range=(-reach, reach),
     )
 
 
