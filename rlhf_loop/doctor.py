@@ -33,6 +33,10 @@ EXTRAS = {
     "llama-index": (("llama-index-core", "llama_index"),),
     "haystack": (("haystack-ai", "haystack"),),
     "rerankers": (("rerankers", "rerankers"),),
+    "otel": (
+        ("opentelemetry-sdk", "opentelemetry.sdk"),
+        ("opentelemetry-exporter-otlp-proto-http", "opentelemetry.exporter.otlp.proto.http"),
+    ),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
 
@@ -74,11 +78,19 @@ def _software(settings: Settings) -> Iterator[Finding]:
 
 def _extras(settings: Settings) -> Iterator[Finding]:
     for extra, packages in EXTRAS.items():
-        there = [f"{package} {_version(package)}" for package, module in packages if importlib.util.find_spec(module)]
+        there = [f"{package} {_version(package)}" for package, module in packages if _is_there(module)]
         if len(there) == len(packages):
             yield Finding("extra", f"[{extra}]: {', '.join(there)}")
         else:
             yield Finding("extra", f"[{extra}] is not installed; if you want it: pip install 'rlhf-loop[{extra}]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        # A package that holds it is missing.
+        return False
 
 
 def _processor(settings: Settings) -> Iterator[Finding]:

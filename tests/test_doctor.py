@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sqlite3
+import tomllib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -153,3 +155,14 @@ def test_the_command_says_it_by_its_exit_code(settings: Settings, model_folder: 
     done = CliRunner().invoke(main, ["doctor"], env=environment)
     assert done.exit_code == 1
     assert "Run: rlhf-loop init" in done.output
+
+
+def test_all_extras_are_looked_at() -> None:
+    """Each extra that somebody may want is named, with the packages that it asks for."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {
+        extra: {re.split(r"[\[<>=]", package)[0] for package in packages}
+        for extra, packages in project["optional-dependencies"].items()
+        if extra not in ("dev", "bench")
+    }
+    assert {extra: {package for package, _ in packages} for extra, packages in EXTRAS.items()} == wanted
