@@ -6,7 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import product
+from itertools import pairwise, product
 from xml.etree import ElementTree
 
 import matplotlib
@@ -149,6 +149,20 @@ def test_odd_numbers(form: Form, values: list[float | None], places: list[str | 
     for narrow in (False, True):
         words(draw(figure, narrow=narrow))
         words(draw(replace(figure, percent=False, target=None, series=series[:1]), narrow=narrow))
+
+
+def test_an_axis_that_doubles() -> None:
+    """Each doubling takes as much room as the one before; what cannot be doubled is drawn as usual."""
+    rows = tuple((size, 0.7, 0.6, 0.8) for size in (50, 100, 200, 400, 800))
+    doubling = replace(CURVE, rows=rows, doubling=True)
+    marks = re.findall(r'<use xlink:href="#m\w+" x="([\d.]+)" y="[\d.]+" style="fill: #1a6b58', draw(doubling))
+    # The last one is the legend's.
+    assert len(marks) == 6
+    steps = [later - earlier for earlier, later in pairwise(map(float, marks[:5]))]
+    assert max(steps) - min(steps) < 0.1
+    assert {"50", "100", "200", "500"} <= set(words(draw(doubling)))
+    for odd in ((0, 1), (float("nan"), float("inf")), (7, 7)):
+        words(draw(replace(doubling, rows=tuple((size, 0.7, 0.6, 0.8) for size in odd))))
 
 
 def test_many_rows() -> None:

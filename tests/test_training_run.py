@@ -86,6 +86,20 @@ def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encod
     assert set(run.metrics["cross_validated"]) == {"passages", "joint"}
 
 
+def test_what_more_ratings_bring_is_kept(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """The version has the points of the learning curve, the forecast, and what was predicted beside what was given."""
+    outcome = run_training(sampled, settings, encoder=encoder, recipe="passages")
+    (version,) = versions(sampled)
+    growth = version.metrics["growth"]
+    assert [point["rated"] for point in growth["points"]] == [50, 71, 100, 140]
+    assert growth["outlook"]["prospect"] in {"reached", "ahead", "out of reach", "unknown"}
+    assert (growth["outlook"]["now"], growth["outlook"]["goal"]) == (176, 0.8)
+    (run,) = runs(sampled)
+    assert run.metrics["growth"] == growth
+    assert sum(each["answers"] for each in version.metrics["calibration"]) == 200
+    assert sum(each["good"] for each in version.metrics["calibration"]) == outcome.report.positive
+
+
 def test_who_promoted_a_model_is_audited(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
     """The audit log says who put which model live, and whose model was refused."""
     outcome = run_training(sampled, settings, encoder=encoder, recipe="passages", actor="cli:ops")

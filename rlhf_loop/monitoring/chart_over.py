@@ -91,7 +91,7 @@ def _ticks(brush: Brush, kind: Kind, at: Numbers) -> None:
     axes, most = brush.axes, 4 if brush.narrow else 6
     if kind is Kind.TIME:
         date_ticks(axes, at, most)
-    elif kind is Kind.NUMBER and brush.figure.doubling and np.nanmin(at, initial=np.inf) > 0:
+    elif kind is Kind.NUMBER and brush.figure.doubling and np.isfinite(at).any() and np.nanmin(at) > 0:
         _doubling_ticks(brush, at, most)
     elif kind is Kind.NUMBER:
         from matplotlib.ticker import FuncFormatter
