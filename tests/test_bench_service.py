@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 
-from tools.bench import service
+from tools.bench import server, service
 
 RESULT = service.Service(
     workers="2 processes with 8 threads each",
@@ -33,4 +33,4 @@ def test_no_question_comes_twice() -> None:
 
 def test_memory_counts_the_children() -> None:
     """This process has more than ten and less than ten thousand megabytes."""
-    assert 10 < service._megabytes(os.getpid()) < 10_000
+    assert 10 < server.megabytes(os.getpid()) < 10_000

@@ -19,12 +19,16 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def put_into(document: Path, name: str, text: str) -> None:
+    """Replace what stands between a document's markers of that name."""
+    before, _, rest = document.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, _, after = rest.partition(f"<!-- /{name} -->")
+    document.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}", encoding="utf-8")
+
+
 def put_into_readme(name: str, text: str) -> None:
     """Replace what stands between the README's markers of that name."""
-    readme = DOCS.parent / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-    _, _, after = rest.partition(f"<!-- /{name} -->")
-    readme.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}", encoding="utf-8")
+    put_into(DOCS.parent / "README.md", name, text)
 
 
 def machine() -> str:

@@ -11,11 +11,11 @@ from importlib.metadata import version
 from platform import python_version
 
 from rlhf_loop.training import AUTO
-from tools.bench import encoders, growth, operators, service, serving
-from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
+from tools.bench import encoders, growth, operators, reranking, service, serving
+from tools.report import DOCS, IMAGES, machine, put_into, put_into_readme, say, table, today
 from tools.results.cost import REPEATS, training_costs
 
-PARTS = ("encoders", "serving", "service", "growth")
+PARTS = ("encoders", "serving", "service", "reranking", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
 
 
@@ -39,7 +39,9 @@ def main(parts: list[str]) -> None:
     file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     if report.whole:
         put_into_readme("service", report.whole)
-    say(f"written to {file}, and its short form to README.md")
+    if report.reranked:
+        put_into(DOCS / "CLIENTS.md", "speed", report.reranked)
+    say(f"written to {file}, and its short forms to README.md and docs/CLIENTS.md")
 
 
 def _split(text: str) -> list[str]:
@@ -69,6 +71,7 @@ class Report:
         ]
         self.short: list[str] = []
         self.whole = ""
+        self.reranked = ""
         self._reference: float | None = None
 
     def encoders(self) -> None:
@@ -104,6 +107,12 @@ class Report:
         result = service.measure()
         self.sections.append(service.section(result))
         self.whole = service.short(result)
+
+    def reranking(self) -> None:
+        """Add the rerank API."""
+        result = reranking.measure()
+        self.sections.append(reranking.section(result))
+        self.reranked = reranking.short(result)
 
     def growth(self) -> None:
         """Add training: on the sample, and its growth."""

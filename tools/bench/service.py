@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from statistics import quantiles
 from time import monotonic, perf_counter, sleep
-from typing import Any
 from urllib.parse import urlencode
-from urllib.request import urlopen
 
+from tools.bench import server
 from tools.report import table
 
 CLIENTS = 50
@@ -30,10 +27,8 @@ DOCUMENTS = 5000
 _MOMENTS = (10, 30, 60)
 #: Asked beforehand, by as many clients at once: until all threads have what they need, memory grows.
 _WARM_REQUESTS = 1500
-_SENTENCES = (3, 10)
 #: What a client gives up after; a service that slow has failed.
 _PATIENCE_S = 30
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,22 +58,22 @@ def measure(*, clients: int = CLIENTS, seconds: int = SECONDS, documents: int = 
     """Train on the sample, index made-up documents, serve, and ask."""
     with tempfile.TemporaryDirectory(prefix="rlhf-service-") as name:
         folder = Path(name)
-        environ = _environ(folder)
-        _run("prepare", folder, str(documents), environ=environ)
-        with _serving(folder, environ) as (server, port, workers):
-            warmed = Load(**_run("ask", folder, str(port), str(clients), "0", str(_WARM_REQUESTS), environ=environ))
+        server.prepare(folder, documents=documents)
+        with server.serving(folder) as served:
+            warmed = _result(_asking(served.port, clients, requests=_WARM_REQUESTS))
             if warmed.errors or warmed.degraded:
-                sys.exit(f"The server does not answer well:\n{(folder / 'server.log').read_text()[-3000:]}")
-            before = _megabytes(server.pid)
-            asking = _start("ask", folder, str(port), str(clients), str(seconds), "0", environ=environ)
+                sys.exit(f"The server does not answer well:\n{server.log_of(folder)}")
+            before = served.megabytes()
+            asking = _asking(served.port, clients, seconds=seconds)
             started, memory = monotonic(), []
             for moment in (moment for moment in _MOMENTS if moment <= seconds):
                 # A little before the end: then nobody asks any more.
                 sleep(max(0.0, started + moment - 0.5 - monotonic()))
-                memory.append((moment, _megabytes(server.pid)))
-            load = Load(**_result(asking))
-            server.send_signal(signal.SIGTERM)
-            return Service(workers=workers, load=load, before=before, memory=memory, exit_code=server.wait(60))
+                memory.append((moment, served.megabytes()))
+            load = _result(asking)
+            served.process.send_signal(signal.SIGTERM)
+            code = served.process.wait(60)
+            return Service(workers=served.workers, load=load, before=before, memory=memory, exit_code=code)
 
 
 def section(service: Service) -> str:
@@ -97,10 +92,10 @@ def section(service: Service) -> str:
     return (
         f"## The service under load\n\n`rlhf-loop serve` with {service.workers}; {CLIENTS} clients, each with a "
         f"connection of its own, ask for {SECONDS} s without a pause, each question a new one; the clients share the "
-        f"machine. The index has {DOCUMENTS:,} documents of {_SENTENCES[0]} to {_SENTENCES[1]} sentences; nothing else "
-        "is asked. Each answer is searched, ranked and recorded. With so many waiting, a request's time is mostly that "
-        "of its turn in line: their number divided by answers a second. Memory is that of all processes, pages that "
-        f"they share counted once.\n\n{table(('', ''), rows)}"
+        f"machine. The index has {DOCUMENTS:,} documents of {' to '.join(map(str, server.SENTENCES))} sentences; "
+        "nothing else is asked. Each answer is searched, ranked and recorded. With so many waiting, a request's time "
+        "is mostly that of its turn in line: their number divided by answers a second. Memory is that of all "
+        f"processes, pages that they share counted once.\n\n{table(('', ''), rows)}"
     )
 
 
@@ -114,104 +109,19 @@ def short(service: Service) -> str:
     )
 
 
-@contextmanager
-def _serving(folder: Path, environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    with (folder / "server.log").open("w") as log:
-        command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0"]
-        server = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        assert server.stdout is not None
-        said = ""
-        while "Workers" not in said and (line := server.stdout.readline()):
-            said += line
-        port, workers = re.search(r":(\d+)/data-html", said), re.search(r"Workers +(.*?);", said)
-        if port is None or workers is None:
-            sys.exit(f"The server did not start:\n{(folder / 'server.log').read_text()}")
-        _wait_until_ready(int(port[1]))
-        yield server, int(port[1]), workers[1]
-    finally:
-        if server.poll() is None:
-            server.kill()
-        server.wait()
+def _asking(port: int, clients: int, *, seconds: int = 0, requests: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tools.bench.service", *map(str, (port, clients, seconds, requests))]
+    return subprocess.Popen(command, cwd=server.ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def _wait_until_ready(port: int) -> None:
-    end = monotonic() + 60
-    while True:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as response:
-                response.read()
-                return
-        except OSError:
-            if monotonic() > end:
-                raise
-            sleep(0.1)
-
-
-def _megabytes(parent: int) -> float:
-    """Return the memory of a process and its children; a page that several share counts once."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    found = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (str(parent), *children))
-    return sum(int(each[1]) * 1024 / 1e6 for text in found if (each := re.search(r"^Pss:\s*(\d+)", text, re.MULTILINE)))
-
-
-def _environ(folder: Path) -> dict[str, str]:
-    # The runtime and the weights stay those that the caller chose.
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("RLHF_") or "_ENCODER_" in name}
-    return {
-        **kept,
-        "PYTHONPATH": str(_ROOT),
-        "RLHF_SOURCES": "index",
-        "RLHF_RATE_LIMIT": "0",
-        "RLHF_DATABASE_URL": f"sqlite:///{folder / 'rlhf.db'}",
-        "RLHF_MODEL_PATH": str(folder / "reward_model.joblib"),
-        "RLHF_INDEX_PATH": str(folder / "index"),
-        "RLHF_OUTBOX_PATH": str(folder / "outbox.db"),
-        "RLHF_CACHE_DIR": str(folder / "cache"),
-    }
-
-
-def _run(step: str, folder: Path, *arguments: str, environ: dict[str, str]) -> Any:
-    return _result(_start(step, folder, *arguments, environ=environ))
-
-
-def _start(step: str, folder: Path, *arguments: str, environ: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tools.bench.service", step, str(folder), *arguments]
-    return subprocess.Popen(command, cwd=_ROOT, env=environ, stdout=subprocess.PIPE, text=True)
-
-
-def _result(process: subprocess.Popen[str]) -> Any:
+def _result(process: subprocess.Popen[str]) -> Load:
     said, _ = process.communicate()
     if process.returncode:
-        sys.exit(f"The step {process.args!r} failed.")
-    return json.loads(said)
+        sys.exit(f"The clients failed: {process.args!r}.")
+    return Load(**json.loads(said))
 
 
-# --- Run in processes of their own -----------------------------------------------------------------------------------
-
-
-def _prepare(folder: Path, documents: str) -> None:
-    """Train a model on the sample and index made-up documents."""
-    from rlhf_loop import sample
-    from rlhf_loop.config import Settings
-    from rlhf_loop.db import open_database
-    from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.exchange import import_ratings
-    from rlhf_loop.index import open_store
-    from rlhf_loop.index.indexing import add
-    from rlhf_loop.training_run import run_training
-
-    settings = Settings.from_env()
-    engine = open_database(settings.database_url)
-    import_ratings(engine, sample.RATINGS_FILE)
-    run_training(engine, settings, recipe="passages")
-    file = folder / "documents.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in _documents(int(documents))))
-    add([file], store=open_store(settings), encoder=load_encoder(settings))
-
-
-def _ask(folder: Path, port: str, clients: str, seconds: str, requests: str) -> dict[str, Any]:
-    return asdict(asyncio.run(_asked(int(port), int(clients), seconds=int(seconds), requests=int(requests))))
+# --- Run in a process of its own -------------------------------------------------------------------------------------
 
 
 async def _asked(port: int, clients: int, *, seconds: int, requests: int) -> Load:
@@ -263,29 +173,15 @@ async def _asked(port: int, clients: int, *, seconds: int, requests: int) -> Loa
     )
 
 
-def _documents(count: int) -> list[str]:
-    random, (_, sentences) = Random(0), _sample()
-    return [" ".join(random.choices(sentences, k=random.randint(*_SENTENCES))) for _ in range(count)]
-
-
 def _questions(*, seed: int) -> Iterator[str]:
     """Give questions of the sample, each with another number, so that none was asked before."""
-    random, (questions, _) = Random(seed), _sample()
+    random, (questions, _) = Random(seed), server.sample()
     number = 0
     while True:
         number += 1
         yield f"{random.choice(questions)} This is number {number} of {seed}."
 
 
-def _sample() -> tuple[list[str], list[str]]:
-    from rlhf_loop.sample import RATINGS_FILE
-
-    rows = [json.loads(line) for line in RATINGS_FILE.read_text(encoding="utf-8").splitlines()]
-    sentences = [part for row in rows for part in re.split(r"(?<=[.?!])\s+", row["ai_response"])]
-    return sorted({row["user_prompt"] for row in rows}), sentences
-
-
-_STEPS = {"prepare": _prepare, "ask": _ask}
-
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_STEPS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])))
+    port, clients, seconds, requests = map(int, sys.argv[1:])
+    sys.stdout.write(json.dumps(asdict(asyncio.run(_asked(port, clients, seconds=seconds, requests=requests)))))

@@ -29,7 +29,7 @@ from rlhf_loop.db import open_database
 from rlhf_loop.domain import UserRole
 from tools.clients.recorder import Exchange, Recorder, recording
 from tools.fuzz import served, train
-from tools.report import DOCS, table, today
+from tools.report import DOCS, put_into, table, today
 
 REQUESTS = DOCS.parent / "tests" / "data" / "rerank_requests.json"
 _PAGE = DOCS / "CLIENTS.md"
@@ -135,10 +135,7 @@ def _write(tried: Sequence[Tried]) -> None:
         for each in tried
     ]
     found = table(["package", "call", "asks", "had to be told", "result", "a wrong token is"], lines)
-    before, _, rest = _PAGE.read_text("utf-8").partition("<!-- clients -->\n")
-    _, _, after = rest.partition("<!-- /clients -->")
-    text = f"{before}<!-- clients -->\nBy `make clients` on {today()}:\n\n{found}\n<!-- /clients -->{after}"
-    _PAGE.write_text(text, encoding="utf-8")
+    put_into(_PAGE, "clients", f"By `make clients` on {today()}:\n\n{found}")
     requests = [
         {
             "client": f"{each.said['package']}, {each.said['call']}",
