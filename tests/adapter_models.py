@@ -39,13 +39,6 @@ def needs(module: str, extra: str) -> None:
         pytest.importorskip(module, reason=f"{module} is not installed; the extra [{extra}] and make adapters bring it")
 
 
-def with_model(folder: Path, model: RewardModel, encoder: TextEncoder) -> Ranker:
-    """A ranker whose model is live in this folder."""
-    ranker = without_model(folder, encoder)
-    save(model, ranker.model_path)
-    return ranker
-
-
 def without_model(folder: Path, encoder: TextEncoder) -> Ranker:
     """A ranker that looks for a model in this folder."""
     return Ranker(Settings(model_path=folder / "reward_model.joblib"), encoder=encoder)

@@ -27,7 +27,9 @@ from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.weights import PACKAGE, find_model_folder
 from rlhf_loop.examples import examples
 from rlhf_loop.exchange import import_ratings
+from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
+from rlhf_loop.reward.model_file import save
 from rlhf_loop.training import TrainingReport, train
 
 if TYPE_CHECKING:
@@ -164,6 +166,20 @@ def sample_examples() -> list[Example]:
 def trained(sample_examples: list[Example], encoder: TextEncoder) -> tuple[RewardModel, TrainingReport]:
     """A model trained on the sample ratings, with its report."""
     return train(sample_examples, encoder=encoder)
+
+
+@pytest.fixture(scope="session")
+def reward_model(trained: tuple[RewardModel, TrainingReport]) -> RewardModel:
+    """That model."""
+    return trained[0]
+
+
+@pytest.fixture
+def ranker(tmp_path: Path, reward_model: RewardModel, encoder: TextEncoder) -> Ranker:
+    """A ranker with that model live in a folder of its own."""
+    ranker = Ranker(Settings(model_path=tmp_path / "reward_model.joblib"), encoder=encoder)
+    save(reward_model, ranker.model_path)
+    return ranker
 
 
 @pytest.fixture(scope="module")

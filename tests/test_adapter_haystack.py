@@ -17,7 +17,6 @@ from adapter_models import (
     needs,
     promote_its_opposite,
     while_the_loop_goes_on,
-    with_model,
     without_model,
 )
 
@@ -25,7 +24,6 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when it is imported; else it writes into the home folder
 needs("haystack", "haystack")
@@ -37,11 +35,6 @@ from rlhf_loop.adapters.haystack import RlhfReranker  # noqa: E402
 
 #: Haystack 3 only loads components of modules that are named.
 ASKS_WHOM_TO_TRUST = "allowed_modules" in signature(Pipeline.loads).parameters
-
-
-@pytest.fixture
-def ranker(tmp_path: Path, trained: tuple[RewardModel, TrainingReport], encoder: TextEncoder) -> Ranker:
-    return with_model(tmp_path, trained[0], encoder)
 
 
 def documents(*texts: str) -> list[Document]:
@@ -106,12 +99,12 @@ def test_pictures_and_nothing(ranker: Ranker) -> None:
     assert RlhfReranker(ranker=ranker).run(QUERY, []) == {"documents": []}
 
 
-def test_a_promotion_is_followed(ranker: Ranker, trained: tuple[RewardModel, TrainingReport]) -> None:
+def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> None:
     """One component, warmed up once, ranks by whatever is live."""
     reranker = RlhfReranker(ranker=ranker)
     reranker.warm_up()
     assert texts(reranker.run(QUERY, documents(BAD, GOOD))) == [GOOD, BAD]
-    promote_its_opposite(ranker, trained[0])
+    promote_its_opposite(ranker, reward_model)
     assert texts(reranker.run(QUERY, documents(BAD, GOOD))) == [BAD, GOOD]
 
 

@@ -14,7 +14,6 @@ from adapter_models import (
     needs,
     promote_its_opposite,
     while_the_loop_goes_on,
-    with_model,
     without_model,
 )
 
@@ -22,7 +21,6 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
 
 needs("langchain_core", "langchain")
 
@@ -31,11 +29,6 @@ from langchain_core.retrievers import BaseRetriever  # noqa: E402
 from langchain_core.runnables import RunnableLambda  # noqa: E402
 
 from rlhf_loop.adapters.langchain import RlhfReranker  # noqa: E402
-
-
-@pytest.fixture
-def ranker(tmp_path: Path, trained: tuple[RewardModel, TrainingReport], encoder: TextEncoder) -> Ranker:
-    return with_model(tmp_path, trained[0], encoder)
 
 
 def documents(*texts: str) -> list[Document]:
@@ -85,11 +78,11 @@ def test_duplicates_and_empty_documents(ranker: Ranker) -> None:
     assert RlhfReranker(ranker=ranker).compress_documents([], "") == []
 
 
-def test_a_promotion_is_followed(ranker: Ranker, trained: tuple[RewardModel, TrainingReport]) -> None:
+def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> None:
     """One compressor, made once, ranks by whatever is live."""
     compressor = RlhfReranker(ranker=ranker)
     assert texts(compressor.compress_documents(documents(BAD, GOOD), QUERY)) == [GOOD, BAD]
-    promote_its_opposite(ranker, trained[0])
+    promote_its_opposite(ranker, reward_model)
     assert texts(compressor.compress_documents(documents(BAD, GOOD), QUERY)) == [BAD, GOOD]
 
 

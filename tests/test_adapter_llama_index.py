@@ -15,7 +15,6 @@ from adapter_models import (
     needs,
     promote_its_opposite,
     while_the_loop_goes_on,
-    with_model,
     without_model,
 )
 from pydantic import Field
@@ -24,7 +23,6 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
 
 needs("llama_index.core", "llama-index")
 
@@ -35,11 +33,6 @@ from llama_index.core.retrievers import BaseRetriever  # noqa: E402
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode  # noqa: E402
 
 from rlhf_loop.adapters.llama_index import RlhfReranker, dispatcher  # noqa: E402
-
-
-@pytest.fixture
-def ranker(tmp_path: Path, trained: tuple[RewardModel, TrainingReport], encoder: TextEncoder) -> Ranker:
-    return with_model(tmp_path, trained[0], encoder)
 
 
 def nodes(*texts: str, score: float | None = 0.1) -> list[NodeWithScore]:
@@ -93,11 +86,11 @@ def test_without_a_query(ranker: Ranker) -> None:
         RlhfReranker(ranker=ranker).postprocess_nodes(nodes(GOOD))
 
 
-def test_a_promotion_is_followed(ranker: Ranker, trained: tuple[RewardModel, TrainingReport]) -> None:
+def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> None:
     """One postprocessor, made once, ranks by whatever is live."""
     reranker = RlhfReranker(ranker=ranker)
     assert texts(reranker.postprocess_nodes(nodes(BAD, GOOD), query_str=QUERY)) == [GOOD, BAD]
-    promote_its_opposite(ranker, trained[0])
+    promote_its_opposite(ranker, reward_model)
     assert texts(reranker.postprocess_nodes(nodes(BAD, GOOD), query_str=QUERY)) == [BAD, GOOD]
 
 

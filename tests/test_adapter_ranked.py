@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_models import BAD, GOOD, MIDDLING, QUERY, promote_its_opposite, with_model, without_model
+from adapter_models import BAD, GOOD, MIDDLING, QUERY, promote_its_opposite, without_model
 
 from rlhf_loop import ranking
 from rlhf_loop.adapters.ranked import Kept, ranked
@@ -16,17 +16,6 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import MissingExtraError, ModelFileError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
-
-
-@pytest.fixture
-def reward_model(trained: tuple[RewardModel, TrainingReport]) -> RewardModel:
-    return trained[0]
-
-
-@pytest.fixture
-def ranker(tmp_path: Path, reward_model: RewardModel, encoder: TextEncoder) -> Ranker:
-    return with_model(tmp_path, reward_model, encoder)
 
 
 def places(kept: list[Kept]) -> list[int]:

@@ -13,7 +13,6 @@ from adapter_models import (
     needs,
     promote_its_opposite,
     while_the_loop_goes_on,
-    with_model,
     without_model,
 )
 
@@ -21,7 +20,6 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
 
 needs("rerankers", "rerankers")
 
@@ -30,11 +28,6 @@ from rerankers.models.ranker import BaseRanker  # noqa: E402
 from rerankers.results import RankedResults, Result  # noqa: E402
 
 from rlhf_loop.adapters.rerankers import RlhfReranker  # noqa: E402
-
-
-@pytest.fixture
-def ranker(tmp_path: Path, trained: tuple[RewardModel, TrainingReport], encoder: TextEncoder) -> Ranker:
-    return with_model(tmp_path, trained[0], encoder)
 
 
 def texts(found: RankedResults) -> list[str]:
@@ -87,11 +80,11 @@ def test_duplicates_pictures_and_nothing(ranker: Ranker) -> None:
     assert (nothing.results, nothing.top_k(3)) == ([], [])
 
 
-def test_a_promotion_is_followed(ranker: Ranker, trained: tuple[RewardModel, TrainingReport]) -> None:
+def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> None:
     """One ranker, made once, ranks by whatever is live."""
     reranker = RlhfReranker(ranker=ranker)
     assert texts(reranker.rank(QUERY, [BAD, GOOD])) == [GOOD, BAD]
-    promote_its_opposite(ranker, trained[0])
+    promote_its_opposite(ranker, reward_model)
     assert texts(reranker.rank(QUERY, [BAD, GOOD])) == [BAD, GOOD]
 
 

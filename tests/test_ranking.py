@@ -43,11 +43,6 @@ def settings(tmp_path: Path, encoder_cache: Path) -> Settings:
 
 
 @pytest.fixture
-def reward_model(trained: tuple[RewardModel, TrainingReport]) -> RewardModel:
-    return trained[0]
-
-
-@pytest.fixture
 def ranker(settings: Settings, encoder: TextEncoder, reward_model: RewardModel) -> Ranker:
     """A ranker with a trained model."""
     save(reward_model, settings.model_path)
