@@ -13,6 +13,9 @@ import platformdirs
 from rlhf_loop.errors import ConfigError
 
 PREFIX = "RLHF_"
+#: Characters of the key that signs sessions: as many as 192 random bits have in Base64. And what makes one.
+SHORTEST_KEY = 32
+NEW_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 _NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
     "int": (int, "a whole number"),

@@ -15,7 +15,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_loop.doctor import Finding
 from rlhf_loop.domain import ModelState, ReviewerRole
 from rlhf_loop.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.exchange import ImportReport
@@ -287,19 +286,6 @@ def print_import(report: ImportReport) -> None:
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
     if report.ignored:
         click.echo(f"Columns not used: {', '.join(report.ignored)}.")
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Show what `doctor` found, one line each, and what to do about what is not all right."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    topic = ""
-    for finding in findings:
-        mark = Text("ok", style="green") if finding.ok else Text("!!", style="bold red")
-        table.add_row(mark, "" if finding.topic == topic else finding.topic, Text(_printable(finding.text)))
-        if finding.advice:
-            table.add_row("", "", Text(_printable(finding.advice), style="bold"))
-        topic = finding.topic
-    _console().print(table)
 
 
 def print_stats(stats: RatingStats) -> None:

@@ -303,12 +303,21 @@ HOUSE = """
     web.watch
     web.server
 
+    doctor.finding
+    doctor.software
+    doctor.settings
+    doctor.database
+    doctor.storage
+    doctor.state
+    doctor.models
+    doctor.examining
     doctor
     rlhf_loop
 
     sample
     console
     console_models
+    console_doctor
     cli.common
     cli.alarms
     cli.ratings

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from rlhf_loop.config import Settings
     from rlhf_loop.web.server import Size
 
-#: Characters of the key that signs sessions: as many as 192 random bits have in Base64.
-_SHORTEST_KEY = 32
-
 
 @dataclass(frozen=True, slots=True)
 class _People:
@@ -63,13 +60,14 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
             "Serve rlhf_loop.web.create_app(settings) with another server, such as waitress."
         )
     from rlhf_loop.answering import AnswerService
+    from rlhf_loop.config import SHORTEST_KEY
     from rlhf_loop.web import server
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
     own_key = _check_key(settings, host)
     if not own_key:
         # Made before the fork, so that all processes know each other's sessions.
-        settings = replace(settings, secret_key=secrets.token_urlsafe(_SHORTEST_KEY))
+        settings = replace(settings, secret_key=secrets.token_urlsafe(SHORTEST_KEY))
     # A source of one's own (RLHF_SOURCES=package.module:name) is found where one stands, as with flask and gunicorn.
     sys.path.insert(0, os.getcwd())
     AnswerService(settings).check()
@@ -89,12 +87,13 @@ def _check_key(settings: Settings, host: str) -> bool:
     Raises:
         ConfigError: it is too short, or there is none and others could reach the server.
     """
+    from rlhf_loop.config import NEW_KEY, SHORTEST_KEY
     from rlhf_loop.errors import ConfigError
 
-    advice = "Make one and keep it: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-    if settings.secret_key and len(settings.secret_key) < _SHORTEST_KEY:
+    advice = f"Make one and keep it: {NEW_KEY}"
+    if settings.secret_key and len(settings.secret_key) < SHORTEST_KEY:
         raise ConfigError(
-            f"RLHF_SECRET_KEY has {len(settings.secret_key)} characters, and fewer than {_SHORTEST_KEY} can be "
+            f"RLHF_SECRET_KEY has {len(settings.secret_key)} characters, and fewer than {SHORTEST_KEY} can be "
             f"guessed. {advice}"
         )
     if not settings.secret_key and not _is_loopback(host):

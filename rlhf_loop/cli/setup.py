@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +15,8 @@ from rlhf_loop.cli.model import ranked
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
+
+    from rlhf_loop.doctor import Finding
 
 
 @click.command()
@@ -27,19 +32,30 @@ def init() -> None:
     click.echo(f"The database {describe(engine)} is ready (revision {HEAD}).")
 
 
-@click.command(short_help="Say what is installed, what is missing, and what to do.")
-def doctor() -> None:
-    """Say what is installed, what the encoder runs on, and what to do about what is missing.
+@click.command(short_help="Say what is in order, what is missing or amiss, and what to do.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what the settings ask for, how the loop stands, and what to do about what is amiss.
 
     Looks only, and changes nothing. The exit code is 1 if something is not all right.
     """
-    from rlhf_loop.console import print_findings
-    from rlhf_loop.doctor import examine
+    from rlhf_loop.console_doctor import print_findings
+    from rlhf_loop.doctor import examine_environment
 
-    findings = examine(read_settings())
-    print_findings(findings)
+    with suppress(OSError):  # the folder that one stands in may be gone
+        # Where the server finds a source of one's own (RLHF_SOURCES=package.module:name).
+        sys.path.insert(0, os.getcwd())
+    findings = examine_environment(os.environ)
+    if as_json:
+        click.echo(json.dumps([_plain(finding) for finding in findings], indent=2))
+    else:
+        print_findings(findings)
     if not all(finding.ok for finding in findings):
         sys.exit(1)
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    return {"topic": finding.topic, "ok": finding.ok, "text": finding.text, "advice": finding.advice}
 
 
 @click.command()

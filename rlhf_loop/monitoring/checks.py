@@ -36,7 +36,7 @@ _LATE = 3
 #: Runs that are looked at, and reviews, the newest.
 _RUNS, _REVIEWS = 20, 10_000
 #: Ends of a run that nobody has to do anything about: too few ratings yet, or somebody stopped it.
-_NO_FAULT = ("NotEnoughDataError", *STOPPED)
+NO_FAULT = ("NotEnoughDataError", *STOPPED)
 
 _drift_seen: WeakKeyDictionary[Engine, datetime] = WeakKeyDictionary()
 
@@ -207,7 +207,7 @@ def _training(context: _Context) -> Iterator[_Verdict]:
         .limit(_RUNS)
     )
     with reading(context.engine) as connection:
-        runs = [row for row in connection.execute(newest) if not (row.error or "").startswith(_NO_FAULT)]
+        runs = [row for row in connection.execute(newest) if not (row.error or "").startswith(NO_FAULT)]
     if runs and runs[0].status == "failed":
         error = ((runs[0].error or "").strip().splitlines() or ["it was stopped"])[0][:300].rstrip(".")
         yield _Verdict(

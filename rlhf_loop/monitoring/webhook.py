@@ -168,7 +168,7 @@ class _Receiver:
     """Who gets the alarms. Its address may hold a secret, so only the host is ever shown."""
 
     def __init__(self, address: str) -> None:
-        self._url = _checked(address)
+        self._url = checked_address(address)
         self._transport = TimedTransport(secure=self._url.scheme == "https")
 
     @property
@@ -202,7 +202,12 @@ class _Receiver:
         return reason if target == "/" else reason.replace(target, "/...")
 
 
-def _checked(address: str) -> httpx2.URL:
+def checked_address(address: str) -> httpx2.URL:
+    """Return where alarms are sent.
+
+    Raises:
+        ConfigError: it is no web address.
+    """
     try:
         url = httpx2.URL(address.strip())
         named = _HOST.fullmatch(url.raw_host.decode("ascii")) and (url.port or 80) <= 65_535

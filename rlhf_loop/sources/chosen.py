@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
 
 _SETTING = "RLHF_SOURCES"
+_KNOWN = ("corrections", "index", "wikipedia", "arxiv")
 
 
 def sources_from(settings: Settings, *, encoder: TextEncoder | None) -> list[Source]:
@@ -46,6 +47,20 @@ def checked_sources(sources: Sequence[Source]) -> list[Source]:
     return list(sources)
 
 
+def check_entry(entry: str) -> None:
+    """Say what would keep an entry from becoming a source, as far as that can be told without making one.
+
+    A module of one's own is imported; nothing in it is called.
+
+    Raises:
+        ConfigError: the entry is unknown, or names no source.
+    """
+    if entry not in _KNOWN:
+        found = _named(entry)
+        if not (_is_source(found) or _is_retriever(found) or callable(found)):
+            raise _no_source(entry, found)
+
+
 def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source:
     if entry == "corrections":
         from rlhf_loop.sources.corrections import CorrectionsSource
@@ -66,16 +81,17 @@ def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source
         from rlhf_loop.sources.arxiv import ArxivSource
 
         return ArxivSource(settings)
-    if ":" in entry:
-        return _own(entry, settings)
-    raise ConfigError(
-        f"{_SETTING} names {entry!r}, which is unknown. Known are corrections, index, wikipedia, arxiv, and "
-        "package.module:name of your own."
-    )
+    return _own(entry, settings)
 
 
-def _own(entry: str, settings: Settings) -> Source:
-    module, _, name = entry.partition(":")
+def _named(entry: str) -> Any:
+    """Return what an entry of one's own names, as it is."""
+    module, colon, name = entry.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"{_SETTING} names {entry!r}, which is unknown. Known are {', '.join(_KNOWN)}, and package.module:name of "
+            "your own."
+        )
     try:
         found: Any = importlib.import_module(module)
     except (ModuleNotFoundError, ValueError, TypeError) as error:
@@ -92,6 +108,11 @@ def _own(entry: str, settings: Settings) -> Source:
             raise ConfigError(
                 f"{_SETTING} names {entry!r}, and module {module!r} has no {name!r}. Correct the name."
             ) from error
+    return found
+
+
+def _own(entry: str, settings: Settings) -> Source:
+    found, name = _named(entry), entry.partition(":")[2]
     if isinstance(found, type) or not (_is_source(found) or _is_retriever(found)):
         if not callable(found):
             raise _no_source(entry, found)
