@@ -370,6 +370,31 @@ def test_a_table_whose_creation_was_killed_is_mended(tmp_path: Path) -> None:
     assert found(store, "heart") == ["a"]
 
 
+@pytest.mark.parametrize("begun", ["", "_transactions/0.txn"])
+def test_a_table_that_was_only_begun_is_none(tmp_path: Path, begun: str) -> None:
+    """Whoever reads while the first one makes it finds nothing yet, and after a kill the next one makes it."""
+    folder = tmp_path / "index" / "sections.lance"
+    folder.mkdir(parents=True)
+    if begun:
+        (folder / begun).parent.mkdir()
+        (folder / begun).write_bytes(b"")
+    store = LanceDbStore(tmp_path / "index")
+    assert store.sources() == []
+    assert store.delete("a.jsonl") == 0
+    store.add([entry("a", "hearts", seeds=(1,))], encoder=ENCODER)
+    assert found(store, "heart") == ["a"]
+
+
+def test_a_table_without_its_versions_is_damaged(tmp_path: Path) -> None:
+    """Data without a version is not taken for a table that was only begun."""
+    store = LanceDbStore(tmp_path / "index")
+    store.add([entry("a")], encoder=ENCODER)
+    for file in (tmp_path / "index").rglob("*.manifest"):
+        file.unlink()
+    with pytest.raises(VectorStoreError, match=r"cannot be used.*delete the folder"):
+        LanceDbStore(tmp_path / "index").sources()
+
+
 def test_a_damaged_folder_says_so(tmp_path: Path) -> None:
     """What cannot be read is a clear error that names the folder and the way out."""
     folder = tmp_path / "index"

@@ -171,9 +171,21 @@ class LanceDbStore:
             if self._table is None and self._folder.is_dir():
                 database = self._connect()
                 if TABLE in database.list_tables().tables:
-                    self._table = database.open_table(TABLE)
-                    self._opened_at = self._table.version
+                    self._table = self._opened(database)
             return self._table
+
+    def _opened(self, database: Any) -> Table | None:
+        """Open the table; None if another process has only begun to make it, even if that was killed meanwhile."""
+        try:
+            table: Table = database.open_table(TABLE)
+        except ValueError:
+            # Its folder is there first, then its first version, which makes it a table, and data last.
+            folder = self._folder / f"{TABLE}.lance"
+            if any((folder / "_versions").glob("*.manifest")) or any((folder / "data").glob("*")):
+                raise
+            return None
+        self._opened_at = table.version
+        return table
 
     def _connect(self) -> Any:
         import lancedb
