@@ -14,6 +14,7 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import import_ratings
 from rlhf_loop.formats import Labels
 from rlhf_loop.formats.layout import NumberScale
+from rlhf_loop.formats.openwebui_chat import reply
 
 QUESTION = "Was hilft gegen Migräne? 🤕"
 
@@ -298,3 +299,27 @@ def test_what_cannot_be_read_is_said_at_once(sqlite_engine: Engine, tmp_path: Pa
         import_ratings(sqlite_engine, tmp_path / "a.csv", format="openwebui")
     with pytest.raises(ImportFileError, match="fixes its names"):
         import_ratings(sqlite_engine, tmp_path / "a.json", format="openwebui", columns={"rating": "x"})
+
+
+@pytest.mark.parametrize("feedback", [["x"], {"a": 1}, 7], ids=str)
+def test_a_feedback_id_of_any_kind(engine: Engine, tmp_path: Path, feedback: object) -> None:
+    """It tells copies apart, whatever it is: of two answers with the same one, the first is rated."""
+    annotated = {"role": "assistant", "parentId": "q", "annotation": {"rating": 1}, "feedbackId": feedback}
+    messages = {
+        "q": {"id": "q", "role": "user", "content": "Q?", "childrenIds": ["a", "b"]},
+        "a": {**annotated, "id": "a", "content": "A"},
+        "b": {**annotated, "id": "b", "content": "B"},
+    }
+    file = tmp_path / "chats.json"
+    file.write_text(json.dumps([{"id": "c", "chat": {"history": {"messages": messages}}}]))
+    import_ratings(engine, file, format="openwebui")
+    with transaction(engine) as connection:
+        rated = connection.execute(text("SELECT ai_response FROM rlhf_interactions WHERE end_user_rating IS NOT NULL"))
+        assert rated.scalars().all() == ["A"]
+
+
+@pytest.mark.parametrize("begun", ['<details type="reasoning">', '<details type="reasoning" ', "<details x>"])
+def test_what_is_never_closed_stays(begun: str) -> None:
+    """A megabyte of folds that do not end is read in one pass; a pattern took hours."""
+    hostile = begun * 40_000
+    assert reply({"content": hostile}).text == hostile.strip()

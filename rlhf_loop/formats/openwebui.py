@@ -83,7 +83,7 @@ class OpenWebUILayout:
             message = chat.message(id) or {}
             annotation = mapping(message.get("annotation"))
             feedback = message.get("feedbackId")
-            if message.get("role") != "assistant" or self._grade(annotation) is None or feedback in given:
+            if message.get("role") != "assistant" or self._grade(annotation) is None or str(feedback) in given:
                 continue
             if not is_missing(feedback):
                 given.add(str(feedback))

@@ -8,7 +8,6 @@ place its `originalContent`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,8 @@ from rlhf_loop.formats.values import first, mapping
 from rlhf_loop.rating_fields import is_missing
 
 # What a model thought and which tools it called stands folded in the content; nobody rates that.
-_FOLDED = re.compile(
-    r'<details\s[^>]*\btype="(?:reasoning|tool_calls|code_interpreter)"[^>]*>.*?</details>\s*', re.DOTALL
-)
+_KINDS = ('type="reasoning"', 'type="tool_calls"', 'type="code_interpreter"')
+_BEGIN, _END = "<details", "</details>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def reply(message: Mapping[str, Any]) -> Reply:
 
 
 def _shown(content: object) -> str:
-    return _FOLDED.sub("", content).strip() if isinstance(content, str) else ""
+    return _unfolded(content).strip() if isinstance(content, str) else ""
 
 
 def _chained(messages: object) -> dict[str, Mapping[str, Any]]:
@@ -111,3 +109,24 @@ def _chained(messages: object) -> dict[str, Mapping[str, Any]]:
             found[id] = {"parentId": before, **message}
             before = id
     return found
+
+
+def _unfolded(content: str) -> str:
+    """Leave out what is folded, in one pass: the text may be anybody's, and a pattern could be made to take hours."""
+    kept, place, search = [], 0, 0
+    while (start := content.find(_BEGIN, search)) >= 0:
+        closed = content.find(">", start)
+        if closed < 0:
+            break
+        tag = content[start:closed]
+        if not tag[len(_BEGIN) :][:1].isspace() or not any(kind in tag for kind in _KINDS):
+            search = closed
+            continue
+        end = content.find(_END, closed)
+        if end < 0:
+            break
+        kept.append(content[place:start])
+        search = place = end + len(_END)
+        while content[place : place + 1].isspace():
+            place += 1
+    return "".join([*kept, content[place:]])

@@ -45,7 +45,10 @@ _UNLIMITED = (".healthz", ".readyz", ".static", ".swagger")
 #: Free for this machine only: others may ask as often as for anything else.
 _METRICS = ".metrics"
 #: Headers by which a proxy can be told, also one of which the settings know nothing.
-_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+_PASSED_ON = (
+    *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port"),
+    *("X-Forwarded-Server", "X-Real-IP", "Via", "CF-Connecting-IP", "True-Client-IP"),
+)
 _PLACE = "rlhf_loop.guard"
 _LONGEST_SESSION_H = 24 * 366
 
