@@ -29,7 +29,7 @@ from rlhf_loop.sqlite_connection import file_id
 
 #: The newest revision in `migrations/versions`. Held here too, so that a database that is up to date costs one query
 #: and not the import of Alembic.
-HEAD = "0005"
+HEAD = "0006"
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 
@@ -45,6 +45,7 @@ def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
     how long to wait for a connection, and on SQLite for another process's lock.
 
     Raises:
+        ValueError: the URL is no text.
         DatabaseError: the URL cannot be read, or names a database of another kind.
         MissingExtraError: a PostgreSQL URL without the extra [postgres].
     """
@@ -68,6 +69,7 @@ def open_database(url: str) -> Engine:
     """Make the engine and bring the schema up to date: what a process does on its first use.
 
     Raises:
+        ValueError: the URL is no text.
         DatabaseError: the database cannot be reached or upgraded.
     """
     engine = make_engine(url)
@@ -85,7 +87,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: the database cannot be reached, or stayed locked by others.
     """
-    with translated_errors(engine), engine.connect() as connection, writing(connection).begin():
+    with translated_errors(_checked(engine)), engine.connect() as connection, writing(connection).begin():
         yield connection
 
 
@@ -96,11 +98,18 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: the database cannot be reached.
     """
-    with translated_errors(engine), engine.connect() as connection:
+    with translated_errors(_checked(engine)), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
             yield connection
+
+
+def _checked(engine: Engine) -> Engine:
+    if not isinstance(engine, Engine):
+        # Not its value: an address may have a password in it.
+        raise ValueError(f"The database is a {type(engine).__name__}, not open. Pass what open_database(url) returns.")
+    return engine
 
 
 def writing(connection: Connection) -> Connection:
@@ -171,6 +180,11 @@ def describe(engine: Engine) -> str:
 
 
 def _parse(url: str) -> URL:
+    if not isinstance(url, str):
+        raise ValueError(
+            f"The database URL is a {type(url).__name__}, not a text. Write sqlite:///FILE or "
+            "postgresql://USER:PASSWORD@HOST/NAME."
+        )
     try:
         parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
     except (ArgumentError, ValueError):

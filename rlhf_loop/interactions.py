@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,24 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from rlhf_loop import audit
 from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, prompt_key
-from rlhf_loop.plain_text import unstorable
+from rlhf_loop.storable import RATINGS, cleaned, problem, whole
 from rlhf_loop.tables import ANONYMOUS, LARGEST_ID, Interaction, Review
-
-RATINGS = range(1, 6)
-
-_OPTIONAL_TEXTS = (
-    "feedback_comment",
-    "corrected_response",
-    "reviewer",
-    "source",
-    "candidate_group",
-    "model_version",
-    "external_id",
-    "title",
-    "url",
-    "licence",
-)
-_TEXTS = ("user_prompt", "ai_response", *_OPTIONAL_TEXTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +63,8 @@ def put_interactions(connection: Connection, ratings: Sequence[Rating]) -> list[
     Raises:
         ValueError: as `record`.
     """
+    if isinstance(ratings, Rating | str | bytes) or not isinstance(ratings, Iterable):
+        raise ValueError(f"What to record is one {type(ratings).__name__}, not a list. Pass a list of Rating(...).")
     ratings = [cleaned(rating) for rating in ratings]
     for number, rating in enumerate(ratings):
         if reason := problem(rating):
@@ -117,9 +103,10 @@ def rate(
     `rated_at` is the time of the review, by default now.
 
     Raises:
-        ValueError: a rating outside 1-5, a time without a zone, or text that cannot be stored.
+        ValueError: a rating outside 1-5, a time without a zone, text that cannot be stored, or an id that is no number.
         LookupError: there is no such interaction.
     """
+    interaction_id = whole("interaction_id", interaction_id)
     with transaction(engine) as connection:
         put_review(
             connection,
@@ -166,14 +153,14 @@ def put_review(
             harmful=harmful,
         )
     )
-    if reason := problem(review):
+    if reason := problem(review, rated=True):
         raise ValueError(f"The review of interaction {interaction_id} cannot be stored: {reason}.")
     lock(connection, interaction_id)
     values = _review_values(interaction_id, review, datetime.now(UTC))
     before = _rating_by(connection, interaction_id, values["reviewer"])
     connection.execute(_upsert_review(connection, values))
     action = "review.added" if before is None else "review.changed"
-    detail = {"rating": rating, "role": str(role)} | ({} if before is None else {"before": before})
+    detail = {"rating": review.rating, "role": str(role)} | ({} if before is None else {"before": before})
     audit.note(connection, values["reviewer"], action, f"interaction:{interaction_id}", detail)
     return before is None
 
@@ -267,41 +254,6 @@ def stats(engine: Engine) -> RatingStats:
 def group_name(candidate_group: str | None, prompt: str) -> str:
     """Return the candidate group; without one, the prompt, so that the answers to one question belong together."""
     return f"prompt:{prompt_key(prompt)}" if candidate_group is None else candidate_group
-
-
-def cleaned(rating: Rating) -> Rating:
-    """Take an empty optional text for a missing one, which files cannot tell apart."""
-    empty: dict[str, Any] = {name: None for name in _OPTIONAL_TEXTS if getattr(rating, name) == ""}
-    return replace(rating, **empty) if empty else rating
-
-
-def problem(rating: Rating) -> str | None:
-    """Say why a rating cannot be stored, with the value seen; None if it can."""
-    for name in _TEXTS:
-        text = getattr(rating, name)
-        if text is not None and (bad := unstorable(text)):
-            what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
-            return f"{name} holds {what} at position {bad.start()}"
-    for name in ("user_prompt", "ai_response"):
-        if not getattr(rating, name).strip():
-            return f"{name} is empty"
-    for name in ("reviewer", "external_id"):
-        text = getattr(rating, name)
-        if text is not None and not text.strip():
-            return f"{name} is {text!r}, only white space"
-    if rating.rating is not None and (isinstance(rating.rating, bool) or rating.rating not in RATINGS):
-        return f"rating is {rating.rating!r}, not a whole number from 1 to 5"
-    if rating.shown_rank is not None and not 1 <= rating.shown_rank < 2**31:
-        return f"shown_rank is {rating.shown_rank!r}, not a place from 1"
-    if rating.score is not None and not 0 <= rating.score <= 1:
-        return f"score is {rating.score!r}, not between 0 and 1"
-    if rating.reviewer_role not in tuple(ReviewerRole):
-        return f"reviewer_role is {rating.reviewer_role!r}, not one of {', '.join(ReviewerRole)}"
-    for name in ("created_at", "rated_at", "retrieved_at"):
-        moment = getattr(rating, name)
-        if moment is not None and moment.tzinfo is None:
-            return f"{name} is {moment.isoformat()}, without a time zone"
-    return None
 
 
 def _rating_by(connection: Connection, interaction_id: int, reviewer: str) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.interactions import cleaned, problem
+from rlhf_loop.storable import cleaned, problem
 
 FIELDS = tuple(field.name for field in fields(Rating))
 REQUIRED = ("user_prompt", "ai_response")
@@ -173,8 +173,12 @@ def _number(name: str, value: Any, *, kind: str) -> float | None:
     return number
 
 
-def _time(name: str, value: Any) -> datetime | None:
-    """A time by ISO 8601; UTC where no offset is given."""
+def to_time(name: str, value: Any) -> datetime | None:
+    """Return a time by ISO 8601, UTC where no offset is given; None for a missing one.
+
+    Raises:
+        ValueError: it is none.
+    """
     if value is None or value == "":
         return None
     try:
@@ -215,9 +219,9 @@ _PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
     "rating": _whole,
     "shown_rank": _whole,
     "score": _real,
-    "created_at": _time,
-    "rated_at": _time,
-    "retrieved_at": _time,
+    "created_at": to_time,
+    "rated_at": to_time,
+    "retrieved_at": to_time,
     "harmful": _yes_no,
     "reviewer_role": _role,
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -53,6 +54,8 @@ def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[Ro
     """
     writers: dict[str, Callable[[IO[bytes], Columns], RowsWriter]]
     writers = {"csv": _CsvWriter, "jsonl": _JsonlWriter, "json": _JsonWriter, "parquet": _ParquetWriter}
+    if container == "csv" and ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:]):
+        writers["csv"] = partial(_CsvWriter, delimiter="\t")
     make = writers[container]
     path = path.resolve()  # a link stays a link: its target is what gets replaced
     if path.exists() and not path.is_file():
@@ -89,16 +92,19 @@ def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 
 class _CsvWriter:
-    """RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing at all for a missing value."""
+    """RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing at all for a missing value.
 
-    def __init__(self, stream: IO[bytes], columns: Columns) -> None:
+    In a file named .tsv tabs stand between the cells.
+    """
+
+    def __init__(self, stream: IO[bytes], columns: Columns, *, delimiter: str = ",") -> None:
         if nested := [name for name, kind in columns.items() if kind in (Kind.MESSAGES, Kind.OBJECT)]:
             raise ImportFileError(
                 f"A cell of CSV is one text, and the column {nested[0]!r} holds objects. "
                 "End the name in .jsonl to write JSON."
             )
         self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-        self._writer = csv.writer(self._text, lineterminator="\r\n")
+        self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow(columns)
 
     def write(self, rows: Sequence[Row]) -> None:

@@ -20,10 +20,12 @@ HOUSE = """
     html_table
     domain
     plain_text
+    storable
     wording
     config
     extras
     threads
+    memory
     worker
     turns
     tracing
@@ -52,6 +54,7 @@ HOUSE = """
     migrations.versions.r0003_people
     migrations.versions.r0004_improvement
     migrations.versions.r0005_index_of_groups
+    migrations.versions.r0006_index_of_audit
     audit
     alarms
     served

@@ -22,6 +22,7 @@ from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.plain_text import unstorable
 from rlhf_loop.served import put as put_served
+from rlhf_loop.storable import cleaned, problem
 from rlhf_loop.worker import start
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Recorder:
             )
         now = datetime.now(UTC)
         checked = Rating("-", "-", rating=rating, reviewer=reviewer, feedback_comment=comment, rated_at=now)
-        if reason := interactions.problem(interactions.cleaned(checked)):
+        if reason := problem(cleaned(checked), rated=True):
             raise ValueError(f"The rating cannot be stored: {reason}.")
         body = {
             "interaction": interaction_id,
