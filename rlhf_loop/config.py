@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,21 @@ _NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
 }
-
-
+#: What a setting's value may be, by its declared type.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "Path": (Path,),
+    "Path | None": (Path, type(None)),
+    "tuple[str, ...]": (tuple,),
+}
 _YES_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-def _setting(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+def _setting(default: Any, help_text: str, *, least: float | None = None, most: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "least": least, "most": most})
 
 
 def _secret(help_text: str) -> Any:
@@ -38,9 +47,15 @@ def _cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("rlhf-loop"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
-    """Everything that can be set. Field `database_url` is the variable `RLHF_DATABASE_URL`, and so on."""
+    """Everything that can be set. Field `database_url` is the variable `RLHF_DATABASE_URL`, and so on.
+
+    A path may be given as a text, and a tuple as a list.
+
+    Raises:
+        ConfigError: a value of the wrong type.
+    """
 
     database_url: str = _setting(
         "sqlite:///rlhf.db",
@@ -75,8 +90,8 @@ class Settings:
         "Where candidates come from, in this order: corrections, index, wikipedia, arxiv, or package.module:name of "
         "your own.",
     )
-    source_deadline_s: float = _setting(3.0, "Seconds that all sources together have to find candidates.")
-    candidates_per_source: int = _setting(5, "Candidates of each source; more are left out.")
+    source_deadline_s: float = _setting(3.0, "Seconds that all sources together have to find candidates.", least=0.001)
+    candidates_per_source: int = _setting(5, "Candidates of each source; more are left out.", least=1)
     source_cache_hours: float = _setting(24.0, "Hours for which a page of Wikipedia or arXiv is not fetched again.")
     contact: str = _setting("", "E-mail or URL by which Wikipedia and arXiv can reach you; sent with each request.")
     index_path: Path = _setting(
@@ -109,9 +124,11 @@ class Settings:
     )
     review_blind: bool = _setting(False, "Hide from raters where an answer comes from.")
     review_daily_goal: int = _setting(30, "Ratings a day that the review screen asks of each rater; 0: no goal.")
-    review_lease_minutes: float = _setting(15.0, "Minutes for which an answer that a rater sees is kept from others.")
+    review_lease_minutes: float = _setting(
+        15.0, "Minutes for which an answer that a rater sees is kept from others.", least=0.001
+    )
     review_overlap: float = _setting(
-        0.2, "Share of the questions whose answers several raters get, to see if they agree."
+        0.2, "Share of the questions whose answers several raters get, to see if they agree.", most=1
     )
     review_overlap_raters: int = _setting(3, "How many raters get an answer of that share.")
     end_user_scale: str = _setting(
@@ -139,7 +156,9 @@ class Settings:
     experiment_interleave: bool = _setting(
         False, "Show those questions the answers of both orders in turn, in place of the other order alone."
     )
-    quality_threshold: float = _setting(0.5, "Score of the first answer below which it counts as weak in the trends.")
+    quality_threshold: float = _setting(
+        0.5, "Score of the first answer below which it counts as weak in the trends.", most=1
+    )
     alarm_queue: int = _setting(500, "Answers waiting for a review from which on there is an alarm; 0: never.")
     alarm_webhook: str = _secret("URL that gets each alarm as JSON by POST; empty: none does.")
     metrics_public: bool = _setting(
@@ -154,6 +173,23 @@ class Settings:
     telemetry: bool = _setting(
         False, "Send traces by OpenTelemetry, set up by its own OTEL_* variables; needs the extra [otel]."
     )
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            given = getattr(self, setting.name)
+            value = _of_kind(setting, given)
+            if value is not given:
+                object.__setattr__(self, setting.name, value)
+
+    def __repr__(self) -> str:
+        """Show what is not the default; of secrets nothing, and of the database all but its password."""
+        shown = []
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            usual = setting.default if setting.default is not MISSING else _cache_dir()
+            if value != usual:
+                shown.append(f"{setting.name}={_shown(setting, value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def models_folder(self) -> Path:
@@ -178,6 +214,36 @@ class Settings:
                 raise ConfigError(f"Unknown setting {name}. Known settings: {', '.join(sorted(known))}.")
             values[known[name].name] = _parse(name, text, known[name])
         return cls(**values)
+
+
+def _shown(setting: Field[Any], value: object) -> str:
+    if not setting.repr:
+        return "'...'"
+    if isinstance(value, str):
+        # A password may have any character, and stand among the parameters, too.
+        value = re.sub(r"(?<=://)([^/]*?):.*@", r"\1:***@", value)
+        value = re.sub(r"(?i)(password=)[^&]*", r"\1***", value)
+    return repr(value)
+
+
+def _of_kind(setting: Field[Any], value: Any) -> Any:
+    kind = str(setting.type)
+    if "Path" in kind and isinstance(value, str):
+        return Path(value)
+    if kind.startswith("tuple") and isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
+        # Of a secret only what it is.
+        seen = repr(value) if setting.repr else f"a {type(value).__name__}"
+        raise ConfigError(f"The setting {setting.name} is {seen}, not of the type {kind}. Give it such a value.")
+    least, most = setting.metadata.get("least"), setting.metadata.get("most")
+    if (least is not None and value < least) or (most is not None and value > most):
+        limit = f"at least {least:g}" if least is not None and value < least else f"at most {most:g}"
+        raise ConfigError(
+            f"The setting {setting.name} ({PREFIX}{setting.name.upper()}) is {value:g}, and has to be {limit}. "
+            "Change it, or leave it out for the default."
+        )
+    return value
 
 
 def _parse(name: str, text: str, setting: Field[Any]) -> Any:

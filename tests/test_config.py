@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,3 +173,59 @@ def test_a_secret_is_not_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.from_env({"RLHF_LLM_KEY": "sk-1"})
     assert "sk-1" not in str(caught.value)
+
+
+def test_settings_from_python_have_their_types() -> None:
+    """A path may be a text and a tuple a list; all else of the wrong type is refused, a secret without its value."""
+    given: Any = {"model_path": "m.joblib", "sources": ["index"], "source_deadline_s": 2}
+    settings = Settings(**given)
+    assert (settings.model_path, settings.models_path, settings.sources) == (Path("m.joblib"), None, ("index",))
+    for name, value, seen in (
+        ("proxies", "2", "'2', not of the type int"),
+        ("model_path", None, "None, not of the type Path"),
+        ("rate_limit", 600, "600, not of the type str"),
+        ("encoder_threads", True, "True, not of the type int"),
+        ("review_blind", 1, "1, not of the type bool"),
+        ("sources", "index", "'index', not of the type tuple"),
+        ("secret_key", b"secret", "a bytes, not of the type str"),
+    ):
+        with pytest.raises(ConfigError, match=f"The setting {name} is {seen}"):
+            Settings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:S3CRET@h/db",
+        "postgresql://ann:S3CRET/@:x@h:5432/db?a=b",
+        "postgresql://h/db?user=ann&password=S3CRET&sslmode=require",
+        "https://ann:S3CRET@h/wiki?x=1",
+    ],
+)
+def test_settings_are_shown_without_what_is_secret(url: str) -> None:
+    """A notebook that shows them may be published: what is set is there, but no password and no key."""
+    settings = Settings(database_url=url, wikipedia_url=url, secret_key="S3CRET", llm_api_key="S3CRET", proxies=2)
+    shown = repr(settings)
+    assert "S3CRET" not in shown
+    assert shown.startswith("Settings(database_url='")
+    assert "@h" in shown or "//h/db" in shown
+    assert "secret_key='...'" in shown
+    assert shown.endswith("proxies=2)")
+    assert repr(Settings()) == "Settings()"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"),
+    [
+        ("review_overlap", "1.5", "at most 1"),
+        ("quality_threshold", "7", "at most 1"),
+        ("candidates_per_source", "0", "at least 1"),
+        ("source_deadline_s", "0", "at least 0.001"),
+        ("review_lease_minutes", "0", "at least 0.001"),
+    ],
+)
+def test_numbers_have_limits(name: str, value: str, limit: str) -> None:
+    """A share is at most 1, and who looks for nothing at all has made a mistake."""
+    variable = f"RLHF_{name.upper()}"
+    with pytest.raises(ConfigError, match=rf"\({variable}\) is {float(value):g}, and has to be {limit}\."):
+        Settings.from_env({variable: value})
