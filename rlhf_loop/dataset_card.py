@@ -1,10 +1,12 @@
 """The card of an exported dataset: what its README says to people, and its first lines to `datasets`.
 
-As https://huggingface.co/docs/hub/datasets-cards has it. The licence is left to whoever publishes it.
+As https://huggingface.co/docs/hub/datasets-cards has it. The licence is left to whoever publishes it: what they add to
+the card stays there in later exports.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,13 @@ from rlhf_loop.version import __version__
 
 #: By this an export knows an earlier one.
 MARK = "<!-- made by rlhf-loop ratings export -->"
+#: What comes after it is somebody's own.
+_END = "<!-- end of what rlhf-loop ratings export writes; what you add below stays -->"
+#: The first lines that each export writes anew.
+_OWN_KEYS = ("dataset_info", "configs")
+_KEY = re.compile(r"([\w-]+)\s*:")
 
+_TAGS = ("tags:", "- rlhf", "- human-feedback", "- reward-model")
 _DTYPES = {
     Kind.TEXT: "string",
     Kind.WHOLE: "int64",
@@ -27,6 +35,10 @@ _WHAT = {
     "TRL's preference columns",
     "unpaired": "each answer that experts rated, with `label` true from a rating of 4; TRL's unpaired columns",
 }
+_NO_LICENCE = (
+    "None is set. Whoever publishes this adds `license: ...` to the first lines, where it stays in later exports, and "
+    "regards"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +66,41 @@ class Config:
         return sum(split.rows for split in self.splits)
 
 
-def card(configs: Sequence[Config], *, named: bool, test_share: float, validation_share: float) -> str:
-    """Return the README of the folder."""
+def card(
+    configs: Sequence[Config], *, named: bool, test_share: float, validation_share: float, earlier: str = ""
+) -> str:
+    """Return the README of the folder, with what somebody has added to the `earlier` one.
+
+    Kept are keys of its first lines, such as `license`, and the text after the end of what an export writes.
+    """
     filled = [config for config in configs if config.splits]
-    return "\n".join(
-        ["---", *_header(filled), "---", MARK, "", *_body(filled, named, test_share, validation_share), ""]
-    )
+    kept = _added_keys(earlier)
+    header = ["---", *kept, *([] if any(_names(line) == "tags" for line in kept) else _TAGS), *_header(filled), "---"]
+    body = _body(filled, named, test_share, validation_share, licensed=any(_names(line) == "license" for line in kept))
+    return "\n".join([*header, MARK, "", *body, "", _END]) + (earlier.partition(_END)[2] or "\n")
+
+
+def _added_keys(earlier: str) -> list[str]:
+    lines = earlier.splitlines()
+    if not lines or lines[0] != "---" or "---" not in lines[1:]:
+        return []
+    found, own = list[str](), False
+    for line in lines[1 : lines.index("---", 1)]:
+        if name := _names(line):
+            own = name in _OWN_KEYS
+        if not own:
+            found.append(line)
+    return found
+
+
+def _names(line: str) -> str | None:
+    """Return the key that a line of the header begins with, if it begins with one."""
+    found = _KEY.match(line)
+    return found[1] if found else None
 
 
 def _header(configs: Sequence[Config]) -> list[str]:
-    lines = ["tags:", "- rlhf", "- human-feedback", "- reward-model"]
-    lines += ["dataset_info:"] if configs else []
+    lines = ["dataset_info:"] if configs else []
     for config in configs:
         lines += [f"- config_name: {config.name}", "  features:"]
         for name, kind in config.columns.items():
@@ -88,7 +124,9 @@ def _type(kind: Kind) -> list[str]:
     return [f"    dtype: {_DTYPES[kind]}"]
 
 
-def _body(configs: Sequence[Config], named: bool, test_share: float, validation_share: float) -> list[str]:
+def _body(
+    configs: Sequence[Config], named: bool, test_share: float, validation_share: float, *, licensed: bool
+) -> list[str]:
     names = list(dict.fromkeys(split.name for config in configs for split in config.splits))
     table = [["configuration", *names], ["---"] * (len(names) + 1)]
     for config in configs:
@@ -133,6 +171,6 @@ def _body(configs: Sequence[Config], named: bool, test_share: float, validation_
         "",
         "## Licence",
         "",
-        "None is set. Whoever publishes this adds `license: ...` to the first lines, and regards the terms of the "
-        "answers (column `licence`).",
+        ("That of `license` in the first lines; regard" if licensed else _NO_LICENCE)
+        + " the terms of the answers (column `licence`), too.",
     ]

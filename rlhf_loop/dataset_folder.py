@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,10 @@ SPLITS = ("train", "validation", "test")
 TEST_SHARE = max(share for _, share in STEPS)
 VALIDATION_SHARE = 0.10
 _CHUNK = 1000
+_CARD = "README.md"
+#: The configuration that comes first has the folder `data`, as in Hugging Face's own push_to_hub.
+_FOLDERS = {"ratings": "data", "preference": "preference", "unpaired": "unpaired"}
+_PART = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
 #: What a table of ratings has that leads back to somebody or something elsewhere, and what stands for it.
 _TRACES = {"reviewer": "rater", "external_id": "answer", "candidate_group": "question"}
 
@@ -59,7 +64,8 @@ def export_dataset(
 ) -> tuple[Config, ...]:
     """Write the folder; return its configurations.
 
-    It replaces a folder of an earlier export only when it is whole, and no other.
+    It replaces a folder of an earlier export only when it is whole, and no other. What somebody has added to that one
+    stays: other files and folders, such as `.git` or a licence, and what they wrote into the card.
 
     Raises:
         ImportFileError: the folder cannot be written, or something else is there.
@@ -72,8 +78,14 @@ def export_dataset(
             _written(draft, name, columns, rows, progress=_shown(progress, total) if name == "ratings" else None)
             for name, columns, rows in _tables(connection, options)
         )
-        text = card(configs, named=options.names, test_share=TEST_SHARE, validation_share=VALIDATION_SHARE)
-        (draft / "README.md").write_text(text, encoding="utf-8")
+        text = card(
+            configs,
+            named=options.names,
+            test_share=TEST_SHARE,
+            validation_share=VALIDATION_SHARE,
+            earlier=_card_of(folder),
+        )
+        (draft / _CARD).write_text(text, encoding="utf-8")
     return configs
 
 
@@ -111,8 +123,7 @@ def _written(
     *,
     progress: Callable[[int], None] | None,
 ) -> Config:
-    # So does Hugging Face's own push_to_hub: the first configuration in `data`, each other under its name.
-    place = draft / ("data" if name == "ratings" else name)
+    place = draft / _FOLDERS[name]
     place.mkdir()
     counts = dict.fromkeys(SPLITS, 0)
     files = {split: place / f"{split}-00000-of-00001.parquet" for split in SPLITS}
@@ -188,18 +199,75 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
+        _tidy(folder)
         _refuse_others(folder)
         draft.mkdir()
         yield draft
+        _take_along(folder, draft)
         _replace(folder, draft, old)
-    except OSError as error:
+    except (OSError, shutil.Error) as error:
         raise ImportFileError(
-            f"The folder {str(folder)!r} cannot be written: {error.strerror}. Choose another place."
+            f"The folder {str(folder)!r} cannot be written: {error.strerror or error}. Choose another place."
         ) from error
     finally:
         for rest in (draft, old):
             with suppress(OSError):
                 shutil.rmtree(rest)
+
+
+def _tidy(folder: Path) -> None:
+    """Bring back what an export that was killed had put aside, and take away what it had begun."""
+    of_ours = re.compile(re.escape(f".{folder.name}.") + r"(\d+)\.(tmp|old)")
+    for rest in sorted(folder.parent.iterdir()) if folder.parent.is_dir() else ():
+        found = of_ours.fullmatch(rest.name)
+        if found is None or _runs(int(found[1])):
+            continue
+        if found[2] == "old" and not folder.exists():
+            rest.rename(folder)
+        else:
+            shutil.rmtree(rest)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return process != os.getpid()
+
+
+def _take_along(folder: Path, draft: Path) -> None:
+    """Put what others have added to an earlier export into the new one."""
+    if not folder.is_dir():
+        return
+    places = [folder / name for name in _FOLDERS.values()]
+
+    def own(directory: str, names: list[str]) -> set[str]:
+        here = Path(directory)
+        if here in places:
+            return {name for name in names if _PART.fullmatch(name)}
+        return {_CARD} & set(names) if here == folder else set()
+
+    shutil.copytree(folder, draft, symlinks=True, ignore=own, copy_function=_linked, dirs_exist_ok=True)
+    for place in places:
+        # It had only files of an earlier export.
+        with suppress(OSError):
+            (draft / place.name).rmdir()
+
+
+def _linked(source: str, target: str) -> None:
+    # A clone's objects may be large, and the earlier folder goes anyway.
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _card_of(folder: Path) -> str:
+    file = folder / _CARD
+    return file.read_text("utf-8", "replace") if file.is_file() else ""
 
 
 def _replace(folder: Path, draft: Path, old: Path) -> None:
@@ -216,8 +284,7 @@ def _replace(folder: Path, draft: Path, old: Path) -> None:
 
 def _refuse_others(folder: Path) -> None:
     if folder.is_dir():
-        card_of = folder / "README.md"
-        if not any(folder.iterdir()) or (card_of.is_file() and MARK in card_of.read_text("utf-8", "replace")):
+        if not any(folder.iterdir()) or MARK in _card_of(folder):
             return
         raise ImportFileError(
             f"The folder {str(folder)!r} is there, and not from an earlier export. Choose another name, or empty it."

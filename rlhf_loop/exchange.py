@@ -15,9 +15,9 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.formats import SCORE_NAME, FileRow, Labels, argilla, langfuse, plain, trl
 from rlhf_loop.import_tables import RowError, Unsaid, stage
-from rlhf_loop.interactions import problem
 from rlhf_loop.ratings_file import INCOMING, PLAIN, RatingsReader, chosen_format
 from rlhf_loop.row_writers import Columns, Row, written_file
+from rlhf_loop.storable import problem
 from rlhf_loop.tables import ANONYMOUS
 
 #: How many invalid rows a report lists; all are counted.
@@ -32,7 +32,8 @@ _CHUNK = 1000
 class ImportReport:
     """What an import did: `rows` = `added` + `updated` + `unchanged` + `invalid_count`.
 
-    `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` the columns that no field takes.
+    `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
+    scores and the like, and how many records are about nothing that could be read.
     """
 
     rows: int

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
@@ -195,6 +196,58 @@ def test_it_replaces_its_own_and_nothing_else(sqlite_engine: Engine, folder: Pat
     assert (others / "README.md").read_text() == "mine"
     with pytest.raises(ImportFileError, match="cannot be written"):
         export_dataset(sqlite_engine, folder.parent / "no" / "such")
+
+
+def test_what_somebody_added_stays(sqlite_engine: Engine, folder: Path) -> None:
+    """Other files, a clone's folder, the licence in the card's first lines, a text after its end."""
+    export_dataset(sqlite_engine, folder)
+    (folder / "LICENSE").write_text("CC BY 4.0")
+    (folder / ".git" / "refs").mkdir(parents=True)
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (folder / "data").mkdir()
+    (folder / "data" / "notes.txt").write_text("mine")
+    (folder / "data" / "train-00001-of-00002.parquet").write_text("of an earlier export")
+    (folder / "link").symlink_to("LICENSE")
+    card = folder / "README.md"
+    ours = card.read_text(encoding="utf-8")
+    assert "None is set." in ours
+    edited = ours.replace("---\n", "---\nlicense: cc-by-4.0\nlanguage:\n- de\n", 1).replace("- rlhf\n", "- medical\n")
+    card.write_text(edited + "\n## Mine\n\nCollected in Graz 🙂.\n", encoding="utf-8")
+    filled(sqlite_engine)
+    for _ in range(2):
+        export_dataset(sqlite_engine, folder)
+        assert (folder / "LICENSE").read_text() == (folder / "link").read_text() == "CC BY 4.0"
+        assert (folder / "link").is_symlink()
+        assert (folder / ".git" / "HEAD").read_text() == "ref: refs/heads/main"
+        assert (folder / ".git" / "refs").is_dir()
+        assert sorted(path.name for path in (folder / "data").iterdir()) == [
+            "notes.txt",
+            *(f"{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")),
+        ]
+        found = card.read_text(encoding="utf-8")
+        header = yaml.safe_load(found.split("---\n")[1])
+        assert (header["license"], header["language"]) == ("cc-by-4.0", ["de"])
+        assert header["tags"] == ["medical", "human-feedback", "reward-model"]
+        assert [config["config_name"] for config in header["configs"]] == ["ratings", "preference", "unpaired"]
+        assert found.endswith("-->\n\n## Mine\n\nCollected in Graz 🙂.\n")
+        assert "None is set." not in found
+
+
+@pytest.mark.parametrize("moment", ["while it was written", "between two names"])
+def test_after_one_that_was_killed(sqlite_engine: Engine, folder: Path, moment: str) -> None:
+    """The next one finds the earlier folder again, with what somebody added, and takes away what was begun."""
+    export_dataset(sqlite_engine, folder)
+    (folder / "LICENSE").write_text("CC BY 4.0")
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    begun = folder.with_name(f".ratings.{done.stdout.strip()}.tmp")
+    begun.mkdir()
+    (begun / "README.md").write_text("half")
+    if moment == "between two names":
+        folder.rename(begun.with_suffix(".old"))
+    filled(sqlite_engine, questions=1)
+    export_dataset(sqlite_engine, folder)
+    assert (folder / "LICENSE").read_text() == "CC BY 4.0"
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".ratings")] == []
 
 
 def test_one_that_fails_leaves_the_earlier_one(folder: Path, tmp_path: Path) -> None:
