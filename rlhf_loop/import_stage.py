@@ -18,7 +18,7 @@ from rlhf_loop import import_pairs
 from rlhf_loop.domain import Rating
 from rlhf_loop.formats import FileRow
 from rlhf_loop.import_tables import STAGE, RowError, Unsaid, drop
-from rlhf_loop.tables import UtcDateTime
+from rlhf_loop.tables import ANONYMOUS, UtcDateTime
 
 #: Turns a time into what the driver stores.
 _Time = Callable[[datetime | None], Any]
@@ -30,13 +30,13 @@ def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: 
     """Stage rows that can be stored, from that place on; return the next free one."""
     answers: list[dict[str, Any]] = []
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    time = partial(UtcDateTime().process_bind_param, dialect=connection.dialect)
+    time, now = partial(UtcDateTime().process_bind_param, dialect=connection.dialect), datetime.now(UTC)
     for row in rows:
         assert row.rating is not None
-        better = _staged(row, row.rating, place + len(answers), unsaid, time)
+        better = _staged(row, row.rating, place + len(answers), unsaid, time, now)
         answers.append(better)
         if row.worse is not None:
-            worse = _staged(row, row.worse, place + len(answers), unsaid, time)
+            worse = _staged(row, row.worse, place + len(answers), unsaid, time, now)
             answers.append(worse)
             pairs.append((better, worse))
     if answers:
@@ -119,7 +119,7 @@ def identity(rating: Rating, *, source: str | None) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _staged(row: FileRow, rating: Rating, place: int, unsaid: Unsaid, time: _Time) -> dict[str, Any]:
+def _staged(row: FileRow, rating: Rating, place: int, unsaid: Unsaid, time: _Time, now: datetime) -> dict[str, Any]:
     source = rating.source if rating.source is not None else unsaid.source
     elsewhere = row.texts_elsewhere
     return {
@@ -145,7 +145,8 @@ def _staged(row: FileRow, rating: Rating, place: int, unsaid: Unsaid, time: _Tim
         "url": rating.url,
         "licence": rating.licence,
         "created_at": time(rating.created_at),
-        "rated_at": time(rating.rated_at),
+        # Never in the future: a clock that is wrong would keep out all that comes later.
+        "rated_at": time(rating.rated_at and min(rating.rated_at, now)),
         "retrieved_at": time(rating.retrieved_at),
     }
 
@@ -185,11 +186,15 @@ _MARK_FIRST_PLACES = """
     WHERE f.identity = rlhf_import.identity
 """
 
-_MARK_FIRST_REVIEWS = """
+# Who changed their mind has said both, and the last word counts; of people without names nobody knows who did.
+_MARK_FIRST_REVIEWS = f"""
     UPDATE rlhf_import SET first_review = f.place
-    FROM (SELECT identity, reviewer, min(place) AS place FROM rlhf_import
-          WHERE rating IS NOT NULL GROUP BY identity, reviewer) AS f
-    WHERE f.identity = rlhf_import.identity AND f.reviewer = rlhf_import.reviewer AND rlhf_import.rating IS NOT NULL
+    FROM (SELECT identity, reviewer, place, row_number() OVER (
+              PARTITION BY identity, reviewer
+              ORDER BY CASE WHEN reviewer <> '{ANONYMOUS}' THEN rated_at END DESC NULLS LAST, place) AS number
+          FROM rlhf_import WHERE rating IS NOT NULL) AS f
+    WHERE f.number = 1 AND f.identity = rlhf_import.identity AND f.reviewer = rlhf_import.reviewer
+        AND rlhf_import.rating IS NOT NULL
 """
 
 _OTHER_TEXT_IN_FILE = """
@@ -199,7 +204,7 @@ _OTHER_TEXT_IN_FILE = """
     ORDER BY s.place
 """
 
-_OTHER_WORDS_IN_FILE = """
+_OTHER_WORDS_IN_FILE = f"""
     SELECT s.place, s.line, s.reviewer, s.rating, f.line AS earlier, f.rating AS before
     FROM rlhf_import s JOIN rlhf_import f ON f.place = s.first_review
     WHERE s.place <> s.first_review AND (
@@ -208,6 +213,7 @@ _OTHER_WORDS_IN_FILE = """
         OR coalesce(s.correction, '') <> coalesce(f.correction, '')
         OR coalesce(s.harmful, false) <> coalesce(f.harmful, false)
         OR coalesce(s.role, '') <> coalesce(f.role, ''))
+        AND (s.reviewer = '{ANONYMOUS}' OR s.rated_at IS NULL OR f.rated_at IS NULL OR s.rated_at >= f.rated_at)
     ORDER BY s.place
 """
 
@@ -251,7 +257,8 @@ _UPDATE_REVIEWS = """
         role = coalesce(s.role, rlhf_reviews.role),
         reviewed_at = coalesce(s.rated_at, :now)
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
-    WHERE s.place = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer AND (
+    WHERE s.place = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer
+        AND (s.rated_at IS NULL OR s.rated_at >= rlhf_reviews.reviewed_at) AND (
         s.rating <> rlhf_reviews.rating
         OR s.comment <> coalesce(rlhf_reviews.comment, '')
         OR s.correction <> coalesce(rlhf_reviews.correction, '')

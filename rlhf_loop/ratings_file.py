@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.formats.argilla import ArgillaLayout
 from rlhf_loop.formats.label_studio import LabelStudioLayout
 from rlhf_loop.formats.langfuse import LangfuseLayout
-from rlhf_loop.formats.layout import FileRow, Labels, Layout, no_columns
+from rlhf_loop.formats.layout import FileRow, Labels, Layout, LeftOutError, no_columns
 from rlhf_loop.formats.openwebui import OpenWebUILayout
 from rlhf_loop.formats.phoenix import PhoenixLayout
 from rlhf_loop.formats.plain import PlainLayout
@@ -34,6 +35,8 @@ FOREIGN = {
 FORMATS = (*PLAIN, *FOREIGN)
 #: Those that are only read.
 INCOMING = ("openwebui", "label-studio", "phoenix")
+#: What is said of a row whose lists and objects nobody can go through.
+TOO_DEEP = "it is nested too deeply"
 _ADVICE = {"openwebui": "Open WebUI's CSV has neither questions nor answers; export JSON. "}
 
 
@@ -55,11 +58,14 @@ class RatingsReader:
         self.path = path
         self.format, self._container = chosen_format(path, format)
         self.size = 0
+        columns, labels = columns or {}, labels or Labels()
         if self.format in PLAIN:
-            self._layout: Layout = PlainLayout(path, columns=columns or {}, each_alone=self.format == "jsonl")
+            alone = self.format == "jsonl"
+            self._layout: Layout = PlainLayout(path, columns=columns, each_alone=alone, labels=labels)
         else:
-            self._layout = layout_of(self.format, columns=columns or {}, labels=labels or Labels())
+            self._layout = layout_of(self.format, columns=columns, labels=labels)
         self._ignored: dict[str, None] = {}
+        self._passed_over = Counter[str]()
         self._file: IO[bytes] | None = None
 
     @property
@@ -69,9 +75,9 @@ class RatingsReader:
     @property
     def ignored(self) -> tuple[str, ...]:
         layout = self._layout
-        if isinstance(layout, LangfuseLayout | LabelStudioLayout | PhoenixLayout):
-            return (*self._ignored, *layout.left_out)
-        return tuple(self._ignored)
+        others = layout.left_out if isinstance(layout, LangfuseLayout | LabelStudioLayout | PhoenixLayout) else ()
+        passed_over = (f"{what} ({count:,})" for what, count in self._passed_over.items())
+        return (*self._ignored, *others, *passed_over)
 
     @property
     def position(self) -> int:
@@ -97,6 +103,10 @@ class RatingsReader:
                     continue
                 try:
                     yield from self._layout.rows(record)
+                except LeftOutError as left_out:
+                    self._passed_over[left_out.what] += 1
+                except RecursionError:
+                    yield FileRow(record.line, None, TOO_DEEP)
                 except ValueError as error:
                     yield FileRow(record.line, None, str(error))
 

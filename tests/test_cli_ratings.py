@@ -96,7 +96,7 @@ def test_columns_are_named_on_the_command_line(database: str, tmp_path: Path) ->
     path = tmp_path / "a.csv"
     path.write_text("frage,answer,mood\nq,a,sunny\n")
     result = call(database, "ratings", "import", path, "--column", "user_prompt=frage")
-    assert (result.exit_code, "Columns not used: mood." in result.output) == (0, True)
+    assert (result.exit_code, "Not used: mood." in result.output) == (0, True)
     result = call(database, "ratings", "import", path, "--column", "frage")
     assert (result.exit_code, "FIELD=NAME" in result.stderr) == (2, True)
 

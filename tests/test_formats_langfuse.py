@@ -179,7 +179,6 @@ def test_bad_traces_are_all_named_by_line(engine: Engine, tmp_path: Path) -> Non
     rows: list[Any] = [
         trace(score()),
         trace(id=None),
-        trace(output=None),
         trace(input={"numbers": [1, 2]}),
         trace(output=[{"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}]),
         trace(score(value=7)),
@@ -192,22 +191,47 @@ def test_bad_traces_are_all_named_by_line(engine: Engine, tmp_path: Path) -> Non
         score(value="much"),
     ]
     found = reasons(engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
-    assert list(found) == list(range(2, 14))
+    assert list(found) == list(range(2, 13))
     for line, words in {
         2: "id is missing",
-        3: "output is missing",
-        4: "input is an object with 'numbers', and none of messages, question",
-        5: "output has 2 messages",
-        6: "the score 'rating' is 7, not a whole number from 1 to 5",
-        7: "if 1 and 0 are thumbs, say so",
-        8: "the score 'rating' has no value",
-        9: "neither a rating nor a word",
-        10: "not a list of scores",
-        11: "created_at is 'yesterday'",
-        12: "neither a trace with input and output nor a score",
-        13: "is 'much'",
+        3: "input is an object with 'numbers', and none of messages, question",
+        4: "output has 2 messages",
+        5: "the score 'rating' is 7, not a whole number from 1 to 5",
+        6: "if 1 and 0 are thumbs, say so",
+        7: "the score 'rating' has no value",
+        8: "neither a rating nor a word",
+        9: "not a list of scores",
+        10: "created_at is 'yesterday'",
+        11: "neither a trace with input and output nor a score",
+        12: "is 'much'",
     }.items():
         assert words in found[line]
+
+
+def test_calls_that_failed_and_evaluators_say_nothing(engine: Engine, tmp_path: Path) -> None:
+    """A trace without output is passed over and counted; the score of an evaluator is not the word of the user."""
+    rows = [
+        trace(output=None),
+        trace(score(), id="t2", input=None),
+        trace(score(value=1, source="EVAL"), score(value=5, id="s2", source="API"), id="t3"),
+    ]
+    report = import_ratings(engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert (report.rows, report.added) == (1, 1)
+    assert [row[1] for row in reviews(engine)] == [5]
+    assert report.ignored == ("score rating by EVAL", "traces without output (1)", "traces without input (1)")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", "[broken", '{"diagnosis": "flu"}'])
+def test_an_answer_in_json_is_a_text(engine: Engine, tmp_path: Path, text: str) -> None:
+    """What is no message and no object around one was meant as it stands, and comes back so."""
+    record(engine, [Rating(text, text, 4, reviewer="ann")])
+    export_ratings(engine, tmp_path / "a.jsonl", format="langfuse")
+    other = make_engine("sqlite://")
+    migrate(other)
+    import_ratings(other, tmp_path / "a.jsonl", format="langfuse")
+    export_ratings(other, tmp_path / "b.csv")
+    export_ratings(engine, tmp_path / "c.csv")
+    assert (tmp_path / "b.csv").read_text() == (tmp_path / "c.csv").read_text()
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])

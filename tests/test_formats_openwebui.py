@@ -262,7 +262,6 @@ def test_a_snapshot_with_a_plain_list_of_messages(sqlite_engine: Engine, tmp_pat
 
 def test_bad_feedback_is_all_named_by_number(engine: Engine, tmp_path: Path) -> None:
     """Each is judged alone; nothing is stored."""
-    question, answer, _ = two_answers()
     records = [
         feedback(),
         feedback(snapshot=None),
@@ -271,13 +270,11 @@ def test_bad_feedback_is_all_named_by_number(engine: Engine, tmp_path: Path) -> 
         feedback(data={"rating": 7}),
         feedback(data={"details": {"rating": 11}}),
         feedback(data={"details": {"rating": "nine"}}),
-        feedback({**answer, "parentId": None}),
-        feedback(question, {**answer, "content": ""}),
         {"id": "f1", "rating": 1},
         "rubbish",
     ]
     found = reasons(engine, written(tmp_path, *records), format="openwebui")
-    assert list(found) == list(range(2, 12))
+    assert list(found) == list(range(2, 10))
     for number, words in {
         2: "snapshot is missing",
         3: "meta.message_id is missing",
@@ -285,12 +282,39 @@ def test_bad_feedback_is_all_named_by_number(engine: Engine, tmp_path: Path) -> 
         5: "rating is '7', and thumbs are 1 or -1",
         6: "details.rating is 11, not on the scale from 1 to 10",
         7: "details.rating is 'nine'",
-        8: "the message 'a' has no question before it",
-        9: "ai_response is empty",
-        10: "it is neither a feedback with data, meta and snapshot nor a chat",
-        11: "not a JSON object",
+        8: "it is neither a feedback with data, meta and snapshot nor a chat",
+        9: "not a JSON object",
     }.items():
         assert words in found[number]
+
+
+def test_what_has_no_text_does_not_stop_the_rest(engine: Engine, tmp_path: Path) -> None:
+    """Who rates an answer that failed, or one to a picture, says nothing to learn from; the report counts them."""
+    question, answer, _ = two_answers()
+    picture = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    records = [
+        feedback(question, {**answer, "content": "", "error": {"content": "It is busy."}}),
+        feedback(question, {**answer, "content": "  "}),
+        feedback({**answer, "parentId": None}),
+        feedback({**question, "content": picture}, answer),
+        feedback(),
+    ]
+    report = import_ratings(engine, written(tmp_path, *records), format="openwebui")
+    assert (report.rows, report.added, report.invalid_count) == (2, 2, 0)
+    assert report.ignored == ("rated answers without a text (2)", "rated answers to a question without a text (2)")
+
+
+def test_nobody_rates_a_thousand_answers_in_one_chat(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Each would have the chat before it as its question, so that a small file would fill a disk."""
+    messages: list[dict[str, Any]] = []
+    for number in range(1001):
+        messages.append({"id": f"q{number}", "role": "user", "content": "?", "parentId": f"a{number - 1}"})
+        rated = {"annotation": {"rating": 1}, "content": str(number), "parentId": f"q{number}"}
+        messages.append({"id": f"a{number}", "role": "assistant", **rated})
+    messages[0]["parentId"] = None
+    chat = {"id": "c", "chat": {"history": {"messages": {message["id"]: message for message in messages}}}}
+    found = reasons(sqlite_engine, written(tmp_path, chat), format="openwebui")
+    assert "more than 1,000 rated answers" in found[1]
 
 
 def test_what_cannot_be_read_is_said_at_once(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -52,12 +52,12 @@ def ratings() -> None:
 @click.option(
     "--bad", type=click.IntRange(1, 5), default=1, show_default=True, help="That of a label false, or a thumb down."
 )
-@click.option("--thumbs", is_flag=True, help="Other tools: the numbers are thumbs, 1 up and 0 or -1 down.")
+@click.option("--thumbs", is_flag=True, help="The numbers are thumbs, 1 up and 0 or -1 down.")
 @click.option(
     "--scale",
     metavar="MIN,MAX",
     callback=_number_scale,
-    help="Other tools: the numbers go from MIN to MAX, and become 1 to 5.",
+    help="The numbers go from MIN to MAX, and become 1 to 5.",
 )
 @click.option(
     "--score-name",

@@ -20,7 +20,7 @@ from typing import Any
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.formats.label_studio_task import KINDS, Annotation, Result, Task, from_row, from_task
 from rlhf_loop.formats.layout import FileRow, Labels, NamedLabels
-from rlhf_loop.formats.messages import answer_text, parsed, prompt_text
+from rlhf_loop.formats.messages import read_answer, read_prompt
 from rlhf_loop.rating_fields import check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.row_files import Record
 
@@ -102,8 +102,8 @@ class LabelStudioLayout(NamedLabels):
             # It is the task's, and these are several.
             about.pop("external_id", None)
         prompt = known["user_prompt"]
-        texts = {name: answer_text(name, parsed(task.data[name])) for name in fields}
-        return _Answers(prompt_text(prompt, parsed(task.data[prompt])), texts, about)
+        texts = {name: read_answer(name, task.data[name]) for name in fields}
+        return _Answers(read_prompt(prompt, task.data[prompt]), texts, about)
 
     def _said(self, results: Sequence[Result], *, several: bool) -> dict[str, Any]:
         """Return what the results say, by field."""

@@ -11,8 +11,8 @@ https://langfuse.com/docs/api-and-data-platform/features/blob-storage-export-fie
 of their own: import the traces first.
 
 A trace becomes an answer with the trace's id as `external_id`; the scores of the name asked for become reviews of it.
-Scores alone find the answer by that id, in the file or in the database. Other scores are left out, and scores alone
-that correct: they are no rating.
+Scores alone find the answer by that id, in the file or in the database. Other scores are left out, those of evaluators
+(`EVAL`), and scores alone that correct: they are no rating.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.formats.layout import FileRow, NamedLabels
-from rlhf_loop.formats.messages import answer_text, parsed, prompt_text
+from rlhf_loop.formats.layout import FileRow, LeftOutError, NamedLabels
+from rlhf_loop.formats.messages import parsed, read_answer, read_prompt
 from rlhf_loop.rating_fields import is_missing, to_rating
 from rlhf_loop.row_files import Record
 from rlhf_loop.row_writers import Kind, Row
@@ -32,6 +32,7 @@ from rlhf_loop.row_writers import Kind, Row
 COLUMNS = dict.fromkeys(
     ("id", "timestamp", "name", "input", "output", "sessionId", "userId", "metadata", "tags", "scores"), Kind.OBJECT
 )
+_BY_MODEL = "EVAL"
 _NUMERIC, _CORRECTION, _CORRECTED = "NUMERIC", "CORRECTION", "output"
 #: What is known of the answer itself; the same names in the trace's metadata.
 _ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence")
@@ -57,11 +58,14 @@ class LangfuseLayout(NamedLabels):
         id = _first(_get(values, "traceId"), _get(values, "id"))
         if is_missing(id):
             raise ValueError("id is missing")
+        for name in ("input", "output"):
+            if is_missing(_get(values, name)):
+                raise LeftOutError(f"{name} is missing: the call failed, or still runs", what=f"traces without {name}")
         metadata = _object(values, "metadata")
         about = {name: metadata[name] for name in (*_ABOUT, _ABOUT_TIME) if not is_missing(metadata.get(name))}
         about |= {
-            "user_prompt": prompt_text("input", parsed(_get(values, "input"))),
-            "ai_response": answer_text("output", parsed(_get(values, "output"))),
+            "user_prompt": read_prompt("input", _get(values, "input")),
+            "ai_response": read_answer("output", _get(values, "output")),
             "external_id": str(id),
             "created_at": _time(_first(_get(values, "timestamp"), _get(values, "startTime"))),
         }
@@ -103,6 +107,10 @@ class LangfuseLayout(NamedLabels):
     def _is_wanted(self, score: Mapping[str, Any]) -> bool:
         name = str(_get(score, "name"))
         if name == self._name:
+            # A model's word, or a program's, is nobody's.
+            if str(_get(score, "source")).upper() == _BY_MODEL:
+                self._others.setdefault(f"score {name} by {_BY_MODEL}")
+                return False
             return True
         if not _is_correction(score):
             self._others.setdefault(f"score {name}")

@@ -39,6 +39,17 @@ class FileRow:
     texts_elsewhere: bool = False
 
 
+class LeftOutError(ValueError):
+    """A record is about nothing that could be read, as failed and unfinished calls are: `what` names the kind.
+
+    In a tool's file such records are passed over, as the tool writes them every day; alone one is an error.
+    """
+
+    def __init__(self, message: str, *, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
 class Layout(Protocol):
     """Reads the rows of one format; one object reads one file."""
 
@@ -57,6 +68,7 @@ class Layout(Protocol):
         """Return what a row with those names says: several things, if several people speak in it.
 
         Raises:
+            LeftOutError: it is about nothing that could be read.
             ValueError: it cannot be stored; the message says why, with the value.
         """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 #: Where applications keep the question and the answer in an object of their own.
@@ -47,6 +47,24 @@ def answer_text(name: str, value: object) -> str:
     return turns[0][1]
 
 
+def read_prompt(name: str, value: object) -> str:
+    """Return the question as `prompt_text`, where the value may be its JSON; JSON of something else is a text.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return _read(name, value, prompt_text)
+
+
+def read_answer(name: str, value: object) -> str:
+    """Return the answer as `answer_text`, where the value may be its JSON; JSON of something else is a text.
+
+    Raises:
+        ValueError: there is none, or there are several messages.
+    """
+    return _read(name, value, answer_text)
+
+
 def split_prompt(chosen: object, rejected: object) -> tuple[object, object, object]:
     """Return what two completions have in common at their start, the prompt, and the rest of each.
 
@@ -88,6 +106,17 @@ def question(text: str) -> list[dict[str, str]]:
 def answer(text: str) -> list[dict[str, str]]:
     """Return an answer as the rest of a conversation."""
     return [{"role": "assistant", "content": text}]
+
+
+def _read(name: str, value: object, text_of: Callable[[str, object], str]) -> str:
+    found = parsed(value)
+    if not isinstance(value, str) or found is value:
+        return text_of(name, found)
+    try:
+        return text_of(name, found)
+    except ValueError:
+        # An application may well answer in JSON of its own.
+        return value
 
 
 def _common(first: Sequence[Any], second: Sequence[Any]) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
-from rlhf_loop.formats.layout import FileRow, Labels, NumberScale
+from rlhf_loop.formats.layout import FileRow, Labels, LeftOutError, NumberScale
 from rlhf_loop.formats.openwebui_chat import Chat, reply
 from rlhf_loop.formats.values import first, mapping, moment, name_of
 from rlhf_loop.rating_fields import is_missing, to_rating
@@ -29,6 +29,9 @@ TOOL = "openwebui"
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 #: Of the rating that its users may give below the thumb.
 _DETAILS = NumberScale(1, 10)
+_NO_ANSWER = "rated answers without a text"
+#: Of one chat; people give tens.
+_MOST_RATED = 1_000
 _THUMBS = {"1": True, "1.0": True, "-1": False, "-1.0": False, "0": None, "0.0": None}
 
 
@@ -78,7 +81,7 @@ class OpenWebUILayout:
         chat = Chat(values)
         rows: list[FileRow] = []
         # A copy of an answer that was edited has the thumb of the answer with it.
-        given: set[str] = set()
+        given, number = set[str](), 0
         for id in chat:
             message = chat.message(id) or {}
             annotation = mapping(message.get("annotation"))
@@ -89,6 +92,10 @@ class OpenWebUILayout:
                 given.add(str(feedback))
             said = self._said(annotation, user=values.get("user_id"), at=None)
             group = _group(chat.id, chat, id)
+            if (number := number + 1) > _MOST_RATED:
+                raise ValueError(
+                    f"the chat has more than {_MOST_RATED:,} rated answers, and each has the chat before it"
+                )
             rows += [self._row(line, chat, id, group, said), *self._others(line, chat, id, group)]
         return rows
 
@@ -98,6 +105,8 @@ class OpenWebUILayout:
         message = chat.message(id) or {}
         answer = reply(message)
         model = first(source, message.get("selectedModelId"), message.get("model"))
+        if not answer.text:
+            raise LeftOutError(f"the message {id!r} has no text: it failed, or was never finished", what=_NO_ANSWER)
         values = {
             "user_prompt": chat.question(id),
             "ai_response": answer.text,

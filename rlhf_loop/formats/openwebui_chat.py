@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_loop.formats.layout import LeftOutError
 from rlhf_loop.formats.messages import prompt_text
 from rlhf_loop.formats.values import first, mapping
 from rlhf_loop.rating_fields import is_missing
 
 # What a model thought and which tools it called stands folded in the content; nobody rates that.
 _KINDS = ('type="reasoning"', 'type="tool_calls"', 'type="code_interpreter"')
+_UNREADABLE = "rated answers to a question without a text"
 _BEGIN, _END = "<details", "</details>"
 
 
@@ -66,7 +68,7 @@ class Chat:
         """Return what a message answers: what was said before it, from the first message on.
 
         Raises:
-            ValueError: nothing was.
+            LeftOutError: nothing was, or a picture.
         """
         turns: list[dict[str, Any]] = []
         passed = {id}
@@ -79,8 +81,11 @@ class Chat:
                 turns.append({"role": message.get("role"), "content": text})
             next_id = message.get("parentId")
         if not any(turn["role"] == "user" for turn in turns):
-            raise ValueError(f"the message {id!r} has no question before it")
-        return prompt_text("the chat", turns[::-1])
+            raise LeftOutError(f"the message {id!r} has no question before it", what=_UNREADABLE)
+        try:
+            return prompt_text("the chat", turns[::-1])
+        except ValueError as error:
+            raise LeftOutError(str(error), what=_UNREADABLE) from error
 
 
 def reply(message: Mapping[str, Any]) -> Reply:

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.formats.layout import FileRow, NamedLabels
-from rlhf_loop.formats.messages import answer_text, parsed, prompt_text
+from rlhf_loop.formats.layout import FileRow, LeftOutError, NamedLabels
+from rlhf_loop.formats.messages import parsed, read_answer, read_prompt
 from rlhf_loop.formats.values import first, mapping, moment, name_of
 from rlhf_loop.rating_fields import is_missing, to_rating
 from rlhf_loop.row_files import Record
@@ -46,6 +46,9 @@ class PhoenixLayout(NamedLabels):
         examples = mapping(values.get("data")).get("examples", values.get("examples"))
         if isinstance(examples, list):
             return self._examples(examples)
+        if isinstance(sent := values.get("data"), list) and len(values) == 1:
+            # As annotations are sent to Phoenix.
+            return self._examples(sent)
         return self._record(record.line, values)
 
     def _examples(self, examples: Sequence[Any]) -> Iterator[FileRow]:
@@ -53,6 +56,8 @@ class PhoenixLayout(NamedLabels):
         for number, example in enumerate(examples, 1):
             try:
                 yield from self._record(number, mapping(example))
+            except LeftOutError as error:
+                self._others.setdefault(error.what)
             except ValueError as error:
                 yield FileRow(number, None, str(error))
 
@@ -79,6 +84,11 @@ class PhoenixLayout(NamedLabels):
             ]
         if not listed and not _is_request(flat):
             return []
+        for name, text in (("input", given), ("output", answer)):
+            if is_missing(text):
+                raise LeftOutError(
+                    f"the {name} is missing: the call failed, or was never ended", what=f"spans without {name}"
+                )
         if is_missing(span):
             raise ValueError("context.span_id is missing")
         about = _about(given, answer, flat) | {
@@ -152,15 +162,14 @@ def _texts(flat: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _some(value: object) -> object:
-    found = parsed(value)
-    return None if found in ([], {}) else found
+    return None if parsed(value) in ([], {}) else value
 
 
 def _about(given: object, answer: object, flat: Mapping[str, Any]) -> dict[str, Any]:
     model = flat.get("attributes.llm.model_name")
     return {
-        "user_prompt": prompt_text("the input", _some(given)),
-        "ai_response": answer_text("the output", _some(answer)),
+        "user_prompt": read_prompt("the input", _some(given)),
+        "ai_response": read_answer("the output", _some(answer)),
         "source": None if is_missing(model) else str(model),
     }
 

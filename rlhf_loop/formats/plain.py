@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.formats.layout import FileRow
+from rlhf_loop.formats.layout import FileRow, Labels
 from rlhf_loop.rating_fields import FIELDS, Columns, check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.row_files import Record
 from rlhf_loop.row_writers import Kind, Row
@@ -30,15 +30,19 @@ _OF_REVIEWS = ("reviewer_role", "harmful")
 
 
 class PlainLayout:
-    """Reads such rows. `each_alone`: every row has names of its own, as in JSONL, and what it lacks is its error."""
+    """Reads such rows. `each_alone`: every row has names of its own, as in JSONL, and what it lacks is its error.
+
+    Ratings are from 1 to 5, unless the labels say that they are thumbs or of another scale.
+    """
 
     role = ReviewerRole.EXPERT
 
-    def __init__(self, path: Path, *, columns: Mapping[str, str], each_alone: bool) -> None:
+    def __init__(self, path: Path, *, columns: Mapping[str, str], each_alone: bool, labels: Labels) -> None:
         check_wanted(columns)
         self._path = path
         self._columns = dict(columns)
         self._each_alone = each_alone
+        self._labels = labels
         self._matched: dict[tuple[str, ...], Columns] = {}
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -50,6 +54,8 @@ class PlainLayout:
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = {name: record.cells[place] for name, place in self._matched[record.names].positions.items()}
+        if self._labels.reads_numbers and not is_missing(values.get("rating")):
+            values["rating"] = self._labels.rating("rating", values["rating"])
         unsaid = frozenset(name for name in _OF_REVIEWS if is_missing(values.get(name)))
         return (FileRow(record.line, to_rating(values), unsaid=unsaid),)
 
