@@ -5,21 +5,26 @@ An answer without an id of its own has the name that an import gives it, so that
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
 from rlhf_loop import audit, preferences
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.import_stage import identity
-from rlhf_loop.interactions import cleaned, lock, put_interactions, put_review, stored_role, withdraw_review
+from rlhf_loop.interactions import lock, put_interactions, put_review, stored_role, withdraw_review
 from rlhf_loop.preferences import withdraw_preference
+from rlhf_loop.storable import cleaned
 from rlhf_loop.tables import AuditEntry, Interaction, Preference, Review
 
-_RECEIVED = "annotation.received"
+_RECEIVED, _DELETED = "annotation.received", "annotation.deleted"
+#: Targets in one query.
+_AT_ONCE = 500
 
 
 class Fate(StrEnum):
@@ -32,10 +37,26 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Annotated:
-    """What another tool's annotation became: a reviewer's review of one answer, or preference between two."""
+    """What another tool's annotation became: a reviewer's review of one answer, or preference between two.
+
+    Of two, the one with the smaller number comes first, whichever is better.
+    """
 
     reviewer: str
     answers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of another tool's annotation: if it was deleted, when it last spoke, and what is there of it."""
+
+    deleted: bool
+    last_at: datetime | None
+    became: tuple[Annotated, ...]
+
+    def is_late(self, at: datetime | None) -> bool:
+        """Tell whether what was said at that moment was overtaken by what came since."""
+        return self.deleted or (at is not None and self.last_at is not None and at < self.last_at)
 
 
 class OtherTextsError(ValueError):
@@ -152,21 +173,60 @@ def take_preference(connection: Connection, better: int, worse: int, *, reviewer
     return Fate.ADDED if new else Fate.REPLACED
 
 
-def note_annotation(connection: Connection, target: str, became: Annotated, *, actor: str) -> None:
-    """Note what another tool's annotation became.
+def note_annotation(
+    connection: Connection, target: str, became: Sequence[Annotated], *, at: datetime | None, actor: str
+) -> None:
+    """Note what another tool's annotation became, and when it was said there.
 
-    The audit log has it, as that is what it is for; and when the annotation is deleted, which is rare, it is looked up
-    there.
+    The audit log has it, as that is what it is for; it is looked up there when the annotation changes or goes.
     """
-    detail = {"reviewer": became.reviewer, "answers": list(became.answers)}
-    audit.note(connection, actor, _RECEIVED, target, detail)
+    known = [{"reviewer": each.reviewer, "answers": list(each.answers)} for each in became]
+    audit.note(connection, actor, _RECEIVED, target, {"at": at.isoformat() if at else None, "became": known})
 
 
-def annotated(connection: Connection, target: str) -> list[Annotated]:
-    """Return what an annotation became that is still there."""
-    wanted = select(AuditEntry.detail).where(AuditEntry.action == _RECEIVED, AuditEntry.target == target)
-    found = {Annotated(detail["reviewer"], tuple(detail["answers"])) for detail in connection.execute(wanted).scalars()}
-    return [each for each in sorted(found) if annotated_role(connection, each) is not None]
+def note_deleted(connection: Connection, targets: Sequence[str], *, actor: str) -> None:
+    """Note that annotations are gone: what still comes of them was sent before, and is late."""
+    values = [{"actor": actor, "action": _DELETED, "target": target} for target in targets]
+    if values:
+        connection.execute(insert(AuditEntry), values)
+
+
+def past(connection: Connection, target: str) -> Past:
+    """Return what is known of an annotation."""
+    wanted = select(AuditEntry.action, AuditEntry.detail).where(AuditEntry.target == target)
+    rows = connection.execute(wanted.where(AuditEntry.action.in_((_RECEIVED, _DELETED)))).all()
+    times = [datetime.fromisoformat(row.detail["at"]) for row in rows if row.detail and row.detail.get("at")]
+    return Past(
+        any(row.action == _DELETED for row in rows),
+        max(times, default=None),
+        _there(connection, [row.detail for row in rows if row.detail]),
+    )
+
+
+def annotated(connection: Connection, targets: Sequence[str]) -> tuple[Annotated, ...]:
+    """Return what annotations became that is still there."""
+    wanted = select(AuditEntry.detail).where(AuditEntry.action == _RECEIVED)
+    details = list[Mapping[str, Any] | None]()
+    for start in range(0, len(targets), _AT_ONCE):
+        some = targets[start : start + _AT_ONCE]
+        details += connection.execute(wanted.where(AuditEntry.target.in_(some))).scalars()
+    return _there(connection, [detail for detail in details if detail])
+
+
+def _there(connection: Connection, details: Iterable[Mapping[str, Any]]) -> tuple[Annotated, ...]:
+    # Entries of old have one word each, and no time.
+    words = [each for detail in details for each in detail.get("became", [detail])]
+    every = {Annotated(each["reviewer"], tuple(sorted(each["answers"]))) for each in words}
+    return tuple(each for each in sorted(every) if annotated_role(connection, each) is not None)
+
+
+def is_newer(connection: Connection, found: Annotated, *, than: datetime | None) -> bool:
+    """Tell whether the review was given after that moment; a preference has only its last one."""
+    if than is None or len(found.answers) == 2:
+        return False
+    mine = (Review.interaction_id == found.answers[0]) & (Review.reviewer == found.reviewer)
+    at = connection.execute(select(Review.reviewed_at).where(mine)).scalar()
+    return at is not None and at > than
 
 
 def annotated_role(connection: Connection, found: Annotated) -> ReviewerRole | None:

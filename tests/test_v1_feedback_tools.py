@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def test_the_life_of_an_annotation(app: Caller, engine: Engine) -> None:
     # Webhooks may overtake each other.
     assert app("POST", post, event("ANNOTATION_CREATED", rated(4))).json == taken("label-studio")
     assert reviews(engine) == [("app:1", 2, "end_user")]
-    skipped = annotation(was_cancelled=True)
+    skipped = annotation(was_cancelled=True, updated_at="2026-01-31T10:01:00Z")
     assert app("POST", post, event("ANNOTATION_UPDATED", skipped)).json["withdrawn"] == 1
     assert reviews(engine) == []
     both = event("ANNOTATIONS_CREATED", rated(3, id=20), rated(5, id=21, by=2))
@@ -117,6 +119,65 @@ def test_a_comparison_comes_and_goes(app: Caller, engine: Engine) -> None:
     gone = {"action": "ANNOTATION_DELETED", "id": 11, "project": {"id": 1}}
     assert app("POST", "/feedback/label-studio", gone).json["withdrawn"] == 3
     assert (preferences(engine), reviews(engine)) == ([], [])
+
+
+def test_what_an_annotation_says_no_longer_is_taken_back(app: Caller, engine: Engine) -> None:
+    """Of a changed one only what it says now stays: a grade that was taken away goes, and neither prefers nothing."""
+    post = "/feedback/label-studio"
+    made = event("ANNOTATION_CREATED", PAIRWISE["annotations"][0], of=PAIRWISE)
+    assert app("POST", post, made).json == taken("label-studio", interactions=2, reviews=2, preferences=1)
+    kept = PAIRWISE["annotations"][0]["result"][0]
+    only = annotation(kept, updated_at="2026-01-31T11:00:00Z")
+    report = app("POST", post, event("ANNOTATION_UPDATED", only, of=PAIRWISE)).json
+    assert report["withdrawn"] == 2
+    assert len(preferences(engine)) + len(reviews(engine)) == 1
+    turned = annotation(result("better", "pairwise", "left", "answer1,answer2"), updated_at="2026-01-31T12:00:00Z")
+    assert app("POST", post, event("ANNOTATION_UPDATED", turned, of=PAIRWISE)).json["preferences"] == 1
+    assert preferences(engine) == [("A", "B", "first", "app:1", "end_user")]
+    # Those that were sent before, and come late.
+    assert app("POST", post, event("ANNOTATION_UPDATED", only, of=PAIRWISE)).json == taken("label-studio")
+    assert app("POST", post, made).json == taken("label-studio")
+    assert preferences(engine) == [("A", "B", "first", "app:1", "end_user")]
+    gone = {"action": "ANNOTATION_DELETED", "id": 11, "project": {"id": 1}}
+    assert app("POST", post, gone).json["withdrawn"] == 1
+    late = annotation(updated_at="2026-01-31T09:00:00Z")
+    rated = annotation(result("rating", "rating", 4), id=12, by=7)
+    assert app("POST", post, event("ANNOTATION_CREATED", rated)).json["reviews"] == 1
+    assert app("POST", post, event("ANNOTATION_UPDATED", late | {"id": 12})).json["withdrawn"] == 0
+    empty = late | {"id": 12, "updated_at": "2026-01-31T12:00:00Z"}
+    assert app("POST", post, event("ANNOTATION_UPDATED", empty)).json["withdrawn"] == 1
+    assert app("POST", post, event("ANNOTATION_UPDATED", rated)).json == taken("label-studio")
+    assert (preferences(engine), reviews(engine)) == ([], [])
+
+
+def test_what_was_noted_before_times_were_kept(app: Caller, engine: Engine) -> None:
+    """Databases have notes of annotations with one word each; a clock that is wrong keeps nothing out."""
+    post, rated = "/feedback/label-studio", annotation(result("rating", "rating", 4), updated_at="2099-01-01T00:00:00Z")
+    assert app("POST", post, event("ANNOTATION_CREATED", rated)).json["reviews"] == 1
+    with transaction(engine) as connection:
+        number = connection.execute(select(Review.interaction_id)).scalar_one()
+        old = json.dumps({"reviewer": "app:1", "answers": [number]})
+        said = "UPDATE rlhf_audit_log SET detail = :old WHERE action = 'annotation.received'"
+        connection.execute(text(said), {"old": old})
+    changed = annotation(result("rating", "rating", 2), updated_at="2099-01-02T00:00:00Z")
+    assert app("POST", post, event("ANNOTATION_UPDATED", changed)).json["reviews"] == 1
+    much_later = annotation(updated_at="2099-01-03T00:00:00Z")
+    assert app("POST", post, event("ANNOTATION_UPDATED", much_later)).json["withdrawn"] == 1
+    assert reviews(engine) == []
+
+
+def test_a_deleted_annotation_does_not_come_back(app: Caller, engine: Engine) -> None:
+    """A change that was on its way when it was deleted, or its making even, says nothing any more."""
+    post = "/feedback/label-studio"
+    rated = annotation(result("rating", "rating", 4))
+    gone = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 11}, *({"id": n} for n in range(100, 2000))]}
+    assert app("POST", post, event("ANNOTATION_CREATED", rated)).json["reviews"] == 1
+    assert app("POST", post, gone).json["withdrawn"] == 1
+    for action in ("ANNOTATION_UPDATED", "ANNOTATION_CREATED"):
+        late = event(action, rated | {"updated_at": "2026-02-01T00:00:00Z"})
+        assert app("POST", post, late).json == taken("label-studio")
+    assert app("POST", post, event("ANNOTATION_CREATED", rated | {"id": 1500})).json == taken("label-studio")
+    assert reviews(engine) == []
 
 
 def test_another_applications_annotations_stay(engine: Engine, tmp_path: Path) -> None:
@@ -176,7 +237,12 @@ def test_nobody_gets_a_role_by_a_record(engine: Engine, tmp_path: Path) -> None:
         ("openwebui?columns=rating%3Dx", feedback(), 422, "fixes its names"),
         ("openwebui", feedback(user_id="u" * 201), 422, "reviewer has more than 200 characters"),
         ("langfuse", trace(score(value=9)), 422, "is 9, not a whole number from 1 to 5"),
-        ("phoenix?score_name=user+feedback", plain(span() | span_annotation()), 422, "say what its scale is"),
+        (
+            "phoenix?score_name=user+feedback",
+            plain(span() | span_annotation()),
+            422,
+            "Here an option is a part of the address",
+        ),
         ("label-studio", {"annotation": {}}, 422, "action is missing"),
         ("label-studio", {"action": "ANNOTATION_CREATED"}, 422, "switch on 'Send payload'"),
         ("label-studio", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}}, 422, "the task of the annotation"),
@@ -204,3 +270,76 @@ def test_other_texts_under_a_known_id(sqlite_engine: Engine, tmp_path: Path) -> 
     assert app("POST", "/feedback/langfuse", trace(score(), output="Other.")).status_code == 409
     web = app_on(sqlite_engine, tmp_path).test_client()
     assert web.post("/v1/feedback/langfuse", json=trace(score())).status_code == 401
+
+
+def test_a_thumb_that_was_taken_away(app: Caller, engine: Engine) -> None:
+    """Open WebUI keeps its feedback with the rating 0; what was said since stays."""
+    post = "/feedback/openwebui"
+    assert app("POST", post, feedback()).json["reviews"] == 1
+    for at, withdrawn in ((1, 0), (4_000_000_000, 1), (4_000_000_001, 0)):
+        gone = feedback(data={"rating": 0, "details": None}) | {"updated_at": at}
+        assert app("POST", post, gone).json == taken("openwebui", withdrawn=withdrawn)
+    assert reviews(engine) == []
+
+
+def test_annotators_are_experts_as_in_an_import(engine: Engine, tmp_path: Path) -> None:
+    """Where the token is good for that: so an annotation that was imported changes, and stays an expert's."""
+    made = annotation(result("rating", "rating", 4))
+    import_ratings(engine, written(tmp_path, task(made)), format="label-studio")
+    app = caller(engine, tmp_path, "label-studio", scopes=[tokens.REVIEW, tokens.WRITE, tokens.REVIEW_AS_EXPERT])
+    later = annotation(result("rating", "rating", 2), updated_at="2026-02-01T00:00:00Z")
+    assert app("POST", "/feedback/label-studio", event("ANNOTATION_UPDATED", later)).json["reviews"] == 1
+    assert reviews(engine) == [("label-studio:1", 2, "expert")]
+    poor = Caller(app.web, another_token(engine, "label-studio"))
+    much = annotation(result("rating", "rating", 5), updated_at="2026-02-02T00:00:00Z")
+    assert poor("POST", "/feedback/label-studio", event("ANNOTATION_UPDATED", much)).status_code == 403
+    assert app("POST", "/feedback/openwebui", feedback()).json["reviews"] == 1
+    assert reviews(engine)[-1][1:] == (5, "end_user")
+
+
+def test_what_phoenix_gets_is_understood(app: Caller, engine: Engine) -> None:
+    """The body of its own address, a list of annotations; those by models say nothing."""
+    path = "/feedback/phoenix?thumbs=true&score_name=user+feedback"
+    assert app("POST", path, plain(span())).json == taken("phoenix", interactions=1)
+    sent = {"span_id": span()["context.span_id"], "name": "user feedback", "result": {"score": 1}, "identifier": "u1"}
+    both = [sent | {"annotator_kind": kind} for kind in ("HUMAN", "LLM")]
+    assert app("POST", path, {"data": both}).json == taken("phoenix", reviews=1)
+    assert reviews(engine) == [("app:u1", 5, "end_user")]
+
+
+def test_what_is_nested_deeply_is_refused(app: Caller, engine: Engine) -> None:
+    """However deep, in the body or in a text of JSON inside: it is somebody's mistake and no fault of ours."""
+    statuses = set()
+    for levels in range(100, 1000, 60):
+        inside = '{"input": ' * levels + '"x"' + "}" * levels
+        record = {"context.span_id": f"s-{levels}", "attributes.input.value": inside, "attributes.output.value": "x"}
+        statuses.add(app("POST", "/feedback/phoenix", record).status_code)
+        statuses.add(app("POST", "/feedback/phoenix", {"attributes": json.loads(inside)}).status_code)
+    assert statuses == {200, 400, 422}
+
+
+def test_two_annotators_of_one_task_do_not_wait_for_each_other(engine: Engine, tmp_path: Path) -> None:
+    """Whichever answer they looked at first: all their words are stored."""
+    first = caller(engine, tmp_path)
+    sizes = list("ABCDEFGH")
+    data = {"prompt": "Was?"} | {f"answer{n}": text for n, text in enumerate(sizes, 1)}
+    orders = (range(1, 9), range(8, 0, -1))
+
+    def post(number: int) -> int:
+        said = [result(f"rating{n}", "rating", 4, f"answer{n}") for n in orders[number % 2]]
+        made = event("ANNOTATION_CREATED", annotation(*said, id=number, by=number), of=task(data=data))
+        return Caller(first.web.application.test_client(), first.token)(
+            "POST", "/feedback/label-studio", made
+        ).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(post, range(24))) == {200}
+    assert len(reviews(engine)) == 24 * 8
+
+
+def test_an_annotations_id_that_nobody_could_store(app: Caller) -> None:
+    """It is refused in words on every database."""
+    gone = {"action": "ANNOTATIONS_DELETED", "annotations": ["a\0"]}
+    response = app("POST", "/feedback/label-studio", gone)
+    assert response.status_code == 422
+    assert "the id of an annotation is 'a\\x00', which cannot be stored" in response.json["detail"]

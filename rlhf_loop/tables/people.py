@@ -119,6 +119,7 @@ class AuditEntry(Base):
     __table_args__ = (
         PrimaryKeyConstraint("id", name="pk_rlhf_audit_log"),
         Index("ix_rlhf_audit_log_happened_at", "happened_at"),
+        Index("ix_rlhf_audit_log_target", "target"),
         {"sqlite_autoincrement": True},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from flask import Blueprint, Response, request, url_for
@@ -20,8 +21,10 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.feedback import Annotated, Fate, OtherTextsError
 from rlhf_loop.formats import FileRow, Labels, NumberScale
 from rlhf_loop.formats.label_studio import LabelStudioLayout
-from rlhf_loop.formats.label_studio_events import event
-from rlhf_loop.ratings_file import layout_of
+from rlhf_loop.formats.label_studio_events import Said, event
+from rlhf_loop.plain_text import unstorable
+from rlhf_loop.rating_fields import to_time
+from rlhf_loop.ratings_file import TOO_DEEP, layout_of
 from rlhf_loop.row_files import Record
 from rlhf_loop.web import logs
 from rlhf_loop.web.database import Database
@@ -96,11 +99,14 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
             try:
                 taking.take(connection, record, _labels(asked), _columns(asked))
             except ImportFileError as error:
-                raise UnprocessableEntity(str(error)) from error
+                raise UnprocessableEntity(_in_address(str(error))) from error
             except OtherTextsError as error:
                 raise Conflict(str(error)) from error
+            except RecursionError as error:
+                raise UnprocessableEntity(f"The record cannot be taken: {TOO_DEEP}. Nothing was stored.") from error
             except ValueError as error:
-                raise UnprocessableEntity(f"The record cannot be taken: {error}. Nothing was stored.") from error
+                said = f"The record cannot be taken: {error}. Nothing was stored."
+                raise UnprocessableEntity(_in_address(said)) from error
             return StoredAnswer(200, taking.report().model_dump_json())
 
         content = f"{asked.model_dump_json()}\n{ToolRecordIn(record).model_dump_json()}"
@@ -117,6 +123,8 @@ class _Taking:
     user: User
     tool: _Tool
     role: str | None
+    #: Whose word the tool's is where nobody says so, as in an import; None for what a token is good for.
+    usual: str | None = None
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
 
     def report(self) -> FeedbackTakenOut:
@@ -133,26 +141,48 @@ class _Taking:
             HTTPException: the token is not for this, or an answer is not here.
         """
         layout = layout_of(self.tool, columns=columns, labels=labels)
+        self.usual = layout.role if self.guard.has_scope(tokens.REVIEW_AS_EXPERT) else None
         if not isinstance(layout, LabelStudioLayout):
             self._rows(connection, layout.rows(Record(1, tuple(record), tuple(record.values()))))
             return
         happened = event(record)
-        # Who skips a task after all takes back what they said of it.
-        skipped = [said.annotation.id for said in happened.said if said.annotation.cancelled]
-        for id in (*happened.deleted, *skipped):
-            self._withdraw(connection, id)
+        gone = [self._target(id) for id in dict.fromkeys(happened.deleted)]
+        self._withdraw(connection, feedback.annotated(connection, gone))
+        feedback.note_deleted(connection, gone, actor=self.user.name)
         for said in happened.said:
-            if not said.annotation.cancelled:
-                self._rows(connection, layout.task_rows(1, said.task), annotation=said.annotation.id)
+            self._annotation(connection, layout, said)
 
-    def _rows(self, connection: Connection, rows: Iterable[FileRow], *, annotation: str | None = None) -> None:
+    def _annotation(self, connection: Connection, layout: LabelStudioLayout, said: Said) -> None:
+        of, at = said.annotation, to_time("updated_at", said.annotation.said_at)
+        # A clock that is wrong would keep out all that comes later.
+        at = at and min(at, datetime.now(UTC))
+        rows = [] if of.cancelled else layout.task_rows(1, said.task)
+        if of.id is None:
+            self._rows(connection, rows)
+            return
+        target = self._target(of.id)
+        past = feedback.past(connection, target)
+        if past.is_late(at):
+            return
+        now = self._rows(connection, rows)
+        # Who skips a task after all takes back what they said of it; so does who takes the grade away, or prefers
+        # neither of two answers any more.
+        gone = [each for each in past.became if each not in now]
+        self._withdraw(connection, [each for each in gone if not feedback.is_newer(connection, each, than=at)])
+        if (set(now), at) != (set(past.became), past.last_at):
+            feedback.note_annotation(connection, target, now, at=at, actor=self.user.name)
+
+    def _rows(self, connection: Connection, rows: Iterable[FileRow]) -> list[Annotated]:
+        """Store what the rows say; return what that is now, whether it is new or not."""
+        found, rows = list[Annotated](), list(rows)
+        places = self._places(connection, rows)
         for row in rows:
             if row.rating is None:
                 raise ValueError(row.reason)
             speaker = self._speaker(row.rating)
-            answers = [self._placed(connection, row.rating, elsewhere=row.texts_elsewhere)]
+            answers = [places[id(row.rating)]]
             if row.worse is not None:
-                answers.append(self._placed(connection, row.worse))
+                answers.append(places[id(row.worse)])
                 fate = self._prefer(connection, answers, speaker)
                 self.counts["preferences"] += fate is not Fate.KEPT
             elif row.rating.rating is not None:
@@ -160,13 +190,34 @@ class _Taking:
                 fate = _review(connection, self.guard, answers[0], row.rating, speaker, own=own)
                 self.counts["reviews"] += fate is not Fate.KEPT
             else:
+                if row.rating.reviewer is not None:
+                    self._taken_back(connection, Annotated(speaker.name, (answers[0],)), row.rating.rated_at)
                 continue
-            if annotation is not None and fate is not Fate.KEPT:
-                became = Annotated(speaker.name, tuple(answers))
-                feedback.note_annotation(connection, self._target(annotation), became, actor=self.user.name)
+            found.append(Annotated(speaker.name, tuple(sorted(answers))))
+        return found
 
-    def _withdraw(self, connection: Connection, id: str | None) -> None:
-        for became in feedback.annotated(connection, self._target(str(id))):
+    def _taken_back(self, connection: Connection, became: Annotated, at: datetime | None) -> None:
+        # Whoever is named and has no grade has taken theirs away, such as a thumb in Open WebUI.
+        there = feedback.annotated_role(connection, became) is not None
+        if there and not feedback.is_newer(connection, became, than=at):
+            self._withdraw(connection, [became])
+
+    def _places(self, connection: Connection, rows: Sequence[FileRow]) -> dict[int, int]:
+        """Find or add all answers, and lock them, everybody in the same order: else two could wait for each other.
+
+        Return the answers' numbers by the ids of what the rows say.
+        """
+        said = {id(each): (each, row) for row in rows for each in (row.rating, row.worse) if each is not None}
+        places = {
+            key: self._placed(connection, rating, elsewhere=row.texts_elsewhere)
+            for key, (rating, row) in sorted(said.items(), key=lambda item: feedback.answer_id(item[1][0]))
+        }
+        for number in sorted(set(places.values())):
+            interactions.lock(connection, number)
+        return places
+
+    def _withdraw(self, connection: Connection, gone: Iterable[Annotated]) -> None:
+        for became in gone:
             role = feedback.annotated_role(connection, became)
             refuse_experts_word(self.guard, role, became.reviewer, own=False)
             feedback.withdraw(connection, became)
@@ -187,13 +238,15 @@ class _Taking:
         return feedback.take_preference(connection, better, worse, reviewer=speaker.name, role=speaker.role)
 
     def _speaker(self, rating: Rating) -> Speaker:
-        return whose_word(self.guard, self.user, reviewer=self._plain(rating.reviewer), role=self.role)
+        return whose_word(self.guard, self.user, reviewer=self._plain(rating.reviewer), role=self.role or self.usual)
 
     def _plain(self, reviewer: str | None) -> str | None:
         # A user who is named as the tool speaks for the very reviewers that an import of its files names.
         return None if reviewer is None else reviewer.removeprefix(f"{self.tool}:")
 
     def _target(self, id: str) -> str:
+        if unstorable(id):
+            raise ValueError(f"the id of an annotation is {id[:60]!a}, which cannot be stored")
         return f"{self.tool}:{self.user.id}:{id}"
 
 
@@ -231,6 +284,12 @@ def _review(connection: Connection, guard: Guard, number: int, rating: Rating, s
     if fate is not Fate.KEPT:
         logs.begin(request).ratings.append(speaker.role)
     return fate
+
+
+def _in_address(said: str) -> str:
+    """Say what becomes of a command's options here."""
+    options = " Here an option is a part of the address: --scale 0,1 is ?scale=0,1, and --thumbs is ?thumbs=true."
+    return said + options if " --" in said else said
 
 
 def _labels(asked: ToolAsked) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -245,7 +246,7 @@ def sentence(error: Any) -> str:
     if kind == "value_error":
         return f"{name} {limits['error']}".strip()
     if not name:
-        return f"The body is a {type(value).__name__}, not an object such as {{...}}"
+        return f"The body is {kind_of(value)}, not an object such as {{...}}"
     if kind == "missing":
         return f"{name} is missing"
     if kind == "extra_forbidden":
@@ -266,6 +267,27 @@ def sentence(error: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value that somebody sent as it may stand in an answer: by its type where it is long."""
+    """Return a value that somebody sent as it may stand in an answer: by its kind where it is long."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     written = repr(value)
-    return written if len(written) <= 40 else f"a {type(value).__name__}"
+    return written if len(written) <= 40 else kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """Return what JSON calls a value of this kind."""
+    for kind, name in _KINDS.items():
+        if isinstance(value, kind):
+            return name
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+#: The first that fits: Python's truth values are numbers, too.
+_KINDS: dict[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
