@@ -205,7 +205,18 @@ FORWARDED = [
     {"X-Forwarded-For": "8.8.8.8"},
     {"Forwarded": "for=8.8.8.8"},
     {"Via": "1.1 proxy"},
-    {"X-Real-IP": "8.8.8.8"},
+    *(
+        {name: "8.8.8.8"}
+        for name in (
+            "X-Forwarded-Host",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Port",
+            "X-Forwarded-Server",
+            "X-Real-IP",
+            "CF-Connecting-IP",
+            "True-Client-IP",
+        )
+    ),
 ]
 
 

@@ -173,6 +173,7 @@ def test_what_real_clients_send(web: FlaskClient, sent: dict[str, Any]) -> None:
     ("path", "more"),
     [
         pytest.param("/v1/rerank", {"model": "reranker", "top_n": 3}, id="Open WebUI, external"),
+        pytest.param("/v1/rerank", {"model": 5, "top_n": 3}, id="a model that is no name"),
         pytest.param(
             "/v1/rerank", {"model": "x", "return_documents": "true", "return_len": "true"}, id="RAGFlow, Xinference"
         ),
@@ -204,14 +205,14 @@ def test_what_applications_send(
     [
         ({"query": ""}, 422, "query is empty"),
         ({"query": " "}, 422, "query is only white space"),
-        ({"query": None}, 422, "query is None, not a text"),
-        ({"query": {"text": QUERY}}, 422, "query is {.*, not a text|query is a dict, not a text"),
+        ({"query": None}, 422, "query is null, not a text. Send an object such as {"),
+        ({"query": {"text": QUERY}}, 422, "query is {.*, not a text|query is an object, not a text"),
         ({"query": "x" * 8001}, 413, "query has 8,001 characters; at most 8,000"),
         ({"documents": []}, 422, "documents has no entries. Send at least one"),
-        ({"documents": None}, 422, "documents is None"),
-        ({"documents": GOOD}, 422, "documents is a str"),
+        ({"documents": None}, 422, "documents is null"),
+        ({"documents": GOOD}, 422, "documents is a text"),
         ({"documents": {"a": GOOD}}, 422, "documents is"),
-        ({"documents": [GOOD, None]}, 422, "documents.1 is None"),
+        ({"documents": [GOOD, None]}, 422, "documents.1 is null"),
         ({"documents": [GOOD, 5, [GOOD], True, 7.5]}, 422, "documents.1 is 5.*And 1 more"),
         ({"documents": [FAIR] * 1001}, 413, "documents has 1,001 entries; at most 1,000 are allowed. Send less"),
         ({"documents": [{"title": GOOD}]}, 422, "documents.0 is"),
@@ -250,7 +251,7 @@ def test_fields_that_documents_do_not_have(web: FlaskClient) -> None:
     """A document without any of the fields that are to be read is named."""
     response = post(web, "/v1/rerank", asked("jina", [{"title": GOOD}, {"text": BAD}], rank_fields=["title", "body"]))
     assert response.status_code == 422
-    assert "documents.1 is a dict: it has nothing in title, body. Send a text" in said("jina", response.json)
+    assert "documents.1 is an object: it has nothing in title, body. Send a text" in said("jina", response.json)
 
 
 @pytest.mark.parametrize("body", [{"query": QUERY}, {"query": QUERY, "text": DOCUMENTS}, {}])
@@ -258,7 +259,7 @@ def test_neither_texts_nor_documents(web: FlaskClient, body: dict[str, Any]) -> 
     """As long as nobody knows which dialect it is, TEI's stands in."""
     response = post(web, "/rerank", body)
     assert response.status_code == 422
-    assert "texts is missing" in said("tei", response.json)
+    assert "neither texts nor documents. Send texts" in said("tei", response.json)
 
 
 def test_texts_and_documents(web: FlaskClient) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -15,14 +19,16 @@ from v1_apps import settings_for, token_for
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.config import Settings
+from rlhf_loop.document_ranking import DocumentRanking, rank_documents
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training import TrainingReport
-from rlhf_loop.web import blueprint, create_app, server
-from rlhf_loop.web.rerank import MAX_BODY_BYTES
+from rlhf_loop.turns import Turns
+from rlhf_loop.web import blueprint, create_app, rerank, server
+from rlhf_loop.web.rerank import LARGE_CHARS, MAX_BODY_BYTES
 
 #: Each path with what it is asked in its dialect, and where its errors say what is wrong.
 ASKED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -106,11 +112,17 @@ def test_too_many_requests(ranker: Ranker, tmp_path: Path, dialect: str) -> None
     assert int(refused.headers["Retry-After"]) > 0
 
 
-def test_other_methods(web: FlaskClient) -> None:
-    """What is posted cannot be fetched."""
-    response = web.get("/v1/rerank")
+@dialects
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_other_methods(web: FlaskClient, dialect: str, method: str) -> None:
+    """What is posted cannot be fetched, and a client reads that as it reads all errors."""
+    path, _, said = ASKED[dialect]
+    response = web.open(path, method=method)
     assert response.status_code == 405
     assert "POST" in response.headers["Allow"]
+    assert response.content_type == "application/json"
+    assert response.json is not None
+    assert f"{method} is not possible at {path}" in str(response.json[said])
 
 
 def test_behind_a_prefix(ranker: Ranker, tmp_path: Path) -> None:
@@ -137,10 +149,11 @@ def test_behind_a_prefix(ranker: Ranker, tmp_path: Path) -> None:
         (b'{"query": NaN}', 400, "NaN is no number"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b'{"a": ' + b"[" * 110 + b"]" * 110 + b"}", 400, "nested too deeply"),
-        (b'{"top_n": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+        (b'{"top_n": ' + b"9" * 5000 + b"}", 400, "a number in it has 5,000 digits. Send"),
+        (b'{"query": "x", "a": [{"b": -1e999}]}', 400, "-1e999 is too large for a number. Send"),
         (b"[]", 422, "The body is a list, not an object"),
-        (b"null", 422, "The body is a NoneType"),
-        (b'"text"', 422, "The body is a str"),
+        (b"null", 422, "The body is null, not an object. Send one with query"),
+        (b'"text"', 422, "The body is a text"),
         (b"x" * (MAX_BODY_BYTES + 1), 413, "larger than 4,194,304 bytes. Send fewer documents"),
     ],
     ids=[
@@ -152,6 +165,7 @@ def test_behind_a_prefix(ranker: Ranker, tmp_path: Path) -> None:
         "deep",
         "too deep",
         "huge number",
+        "infinity",
         "list",
         "null",
         "text",
@@ -269,3 +283,44 @@ def test_a_setting_that_there_is_not(tmp_path: Path) -> None:
     settings = Settings(database_url=f"sqlite:///{tmp_path / 'rlhf.db'}", rerank_without_model="none")
     with pytest.raises(ConfigError, match="RLHF_RERANK_WITHOUT_MODEL='none'"):
         server.check(settings)
+
+
+def test_large_requests_wait_for_each_other(ranker: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes much memory, so one process ranks one at a time, and gives it back; small ones need not wait."""
+    begun, go_on, given_back = Semaphore(0), Event(), list[int]()
+
+    def slow(*_: object, **__: object) -> DocumentRanking:
+        begun.release()
+        assert go_on.wait(30)
+        return quick("q", ["a"])
+
+    def quick(query: str, texts: Sequence[str]) -> DocumentRanking:
+        return rank_documents(ranker, query, texts)
+
+    monkeypatch.setattr(rerank, "rank_documents", slow)
+    monkeypatch.setattr(rerank, "give_back", lambda: given_back.append(1))
+    turns = Turns()
+    monkeypatch.setattr(rerank, "Turns", lambda: turns)
+    app = app_with(ranker, tmp_path)
+
+    def ask(size: int) -> int:
+        return post(app.test_client(), "/v2/rerank", {"query": "q", "documents": ["a" * size]}).status_code
+
+    with ThreadPoolExecutor(5) as pool:
+        large = [pool.submit(ask, LARGE_CHARS + 1) for _ in range(4)]
+        small = pool.submit(ask, 1)
+        try:
+            for _ in range(2):
+                assert begun.acquire(timeout=30)
+            until = time.monotonic() + 30
+            while turns.waiting < 3 and time.monotonic() < until:
+                time.sleep(0.01)
+            assert not begun.acquire(timeout=0.1)
+            refused = post(app.test_client(), "/v2/rerank", {"query": "q", "documents": ["a" * (LARGE_CHARS + 1)]})
+        finally:
+            go_on.set()
+        assert [each.result() for each in [*large, small]] == [200] * 5
+    assert len(given_back) == 4
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "30")
+    assert refused.json is not None
+    assert "3 requests with more than 500,000 characters wait" in refused.json["message"]

@@ -19,7 +19,7 @@ from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.version import __version__
 from rlhf_loop.web import admin, api, dashboard, feedback, logs, openapi, pages, people, reference, rerank, review, v1
-from rlhf_loop.web.audience import own_errors
+from rlhf_loop.web.audience import own_errors, with_errors
 from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.navigation import navigation
@@ -169,6 +169,8 @@ def _answer_other_methods(web: Blueprint, path: str, allowed: Sequence[str]) -> 
     def options(**_: str) -> Response:
         return Response(status=204, headers={"Allow": ", ".join(_with_head(allowed))})
 
+    if answer := rerank.ERRORS.get(path):
+        refuse = with_errors(answer)(refuse)
     name = path.strip("/").replace("/", "_").replace(".", "_")
     web.add_url_rule(path, f"refuse_{name}", refuse, methods=others, provide_automatic_options=False)
     web.add_url_rule(path, f"options_{name}", options, methods=["OPTIONS"], provide_automatic_options=False)

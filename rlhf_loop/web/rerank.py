@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
 from flask import Blueprint, Response, request
@@ -23,6 +25,8 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.document_ranking import DocumentRanking, rank_documents, without_model
 from rlhf_loop.errors import ModelFileError
+from rlhf_loop.memory import give_back
+from rlhf_loop.turns import Turns
 from rlhf_loop.web import logs
 from rlhf_loop.web.api import whole_body
 from rlhf_loop.web.audience import with_errors
@@ -46,9 +50,13 @@ from rlhf_loop.web.rerank_schemas import (
     VllmIn,
     VllmOut,
 )
-from rlhf_loop.web.schemas import sentence
+from rlhf_loop.web.schemas import kind_of, sentence, shortened
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+#: From so many characters on a request has to wait for others of the kind.
+LARGE_CHARS = 500_000
+#: More of them would keep their clients longer than those wait, and all threads from others.
+_MOST_WAITING = 3
 #: Of Cohere's unit of billing.
 _DOCUMENTS_A_UNIT = 100
 #: What stands for a model's version where none has ranked.
@@ -58,12 +66,26 @@ _RETRY_AFTER_S = 30
 _ERRORS_SHOWN = 3
 #: Levels of lists and objects; what is deeper could be read, but not written again.
 _DEEPEST = 100
+_MOST_DIGITS = 1_000
 #: A surrogate that was escaped; two of them may be one good character.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 #: Where the request keeps in which dialect it is answered.
 _SPOKEN = "rlhf_loop.dialect"
 
 _Model = TypeVar("_Model", bound=BaseModel)
+JINA_PATH, COHERE_PATH, EITHER_PATH = "/v1/rerank", "/v2/rerank", "/rerank"
+
+
+def _either(error: HTTPException) -> Response:
+    """Answer at `/rerank`: as long as nothing else is known, as TEI does."""
+    found = request.environ.get(_SPOKEN)
+    return (found if isinstance(found, Dialect) else TEI).answer(error)
+
+
+#: How each of the paths says that something is wrong, whatever the method.
+ERRORS: Mapping[str, Callable[[HTTPException], Response]] = MappingProxyType(
+    {JINA_PATH: JINA.answer, COHERE_PATH: COHERE.answer, EITHER_PATH: _either}
+)
 
 
 def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard: Guard) -> None:
@@ -74,8 +96,8 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
     """
     desk = _Desk(settings, service, guard)
 
-    @web.post("/v1/rerank")
-    @with_errors(JINA.answer)
+    @web.post(JINA_PATH)
+    @with_errors(ERRORS[JINA_PATH])
     def rerank_v1() -> Response:
         given = _checked(JinaIn, desk.body())
         ranking = desk.ranking(given.query, _texts(given), count=True)
@@ -88,23 +110,24 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
         )
         return _answer(found, ranking)
 
-    @web.post("/v2/rerank")
-    @with_errors(COHERE.answer)
+    @web.post(COHERE_PATH)
+    @with_errors(ERRORS[COHERE_PATH])
     def rerank_v2() -> Response:
         given = _checked(CohereIn, desk.body())
         ranking = desk.ranking(given.query, _texts(given), longest=given.max_tokens_per_doc)
         return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
 
-    @web.post("/rerank")
-    @with_errors(lambda error: _spoken().answer(error))
+    @web.post(EITHER_PATH)
+    @with_errors(ERRORS[EITHER_PATH])
     def rerank() -> Response:
         body = desk.body()
-        if "documents" not in body:
-            return _as_tei(desk, _checked(TeiIn, body))
-        if "texts" in body:
+        if ("documents" in body) == ("texts" in body):
+            found = "both texts and documents" if "texts" in body else "neither texts nor documents"
             raise UnprocessableEntity(
-                "There are both texts and documents. Send texts, as for TEI, or documents, as for vLLM and Infinity."
+                f"There are {found}. Send texts, as for TEI, or documents, as for vLLM and Infinity."
             )
+        if "texts" in body:
+            return _as_tei(desk, _checked(TeiIn, body))
         request.environ[_SPOKEN] = VLLM
         return _as_vllm(desk, _checked(VllmIn, body))
 
@@ -124,6 +147,7 @@ class _Desk:
     def __init__(self, settings: Settings, service: AnswerService, guard: Guard) -> None:
         self._public, self._otherwise = settings.rerank_public, without_model(settings)
         self._service, self._guard = service, guard
+        self._large = Turns()
 
     def body(self) -> Mapping[str, object]:
         """Return the request's JSON, if whoever sends it may.
@@ -146,7 +170,9 @@ class _Desk:
             ) from error
         found = _loaded(sent)
         if not isinstance(found, dict):
-            raise UnprocessableEntity(f"The body is a {type(found).__name__}, not an object such as {{...}}.")
+            raise UnprocessableEntity(
+                f"The body is {kind_of(found)}, not an object. Send one with query and documents, or query and texts."
+            )
         return found
 
     def ranking(
@@ -157,14 +183,32 @@ class _Desk:
         Raises:
             ServiceUnavailable: there is nothing to rank by.
         """
-        try:
-            ranking = rank_documents(
+
+        def rank() -> DocumentRanking:
+            return rank_documents(
                 self._service.ranker(), query, texts, otherwise=self._otherwise, longest=longest, count=count
             )
+
+        try:
+            ranking = self._by_turns(rank) if sum(map(len, texts)) > LARGE_CHARS else rank()
         except ModelFileError as error:
             raise ServiceUnavailable(str(error), retry_after=_RETRY_AFTER_S) from error
         logs.begin(request).model_version = ranking.model_version
         return ranking
+
+    def _by_turns(self, rank: Callable[[], DocumentRanking]) -> DocumentRanking:
+        # Each takes hundreds of megabytes while it runs, and all processors: at once they would only need more.
+        if self._large.waiting >= _MOST_WAITING:
+            raise ServiceUnavailable(
+                f"{_MOST_WAITING} requests with more than {LARGE_CHARS:,} characters wait here already. "
+                "Send less at once, or come again.",
+                retry_after=_RETRY_AFTER_S,
+            )
+        with self._large:
+            try:
+                return rank()
+            finally:
+                give_back()
 
 
 def _as_tei(desk: _Desk, given: TeiIn) -> Response:
@@ -192,12 +236,6 @@ def _as_vllm(desk: _Desk, given: VllmIn) -> Response:
     return _answer(found, ranking)
 
 
-def _spoken() -> Dialect:
-    """Return what is spoken at `/rerank`: as long as nothing else is known, TEI's."""
-    found = request.environ.get(_SPOKEN)
-    return found if isinstance(found, Dialect) else TEI
-
-
 def _loaded(sent: bytes) -> object:
     """Read JSON, a lone surrogate in it as a question mark: one broken character must not stop a ranking.
 
@@ -206,7 +244,7 @@ def _loaded(sent: bytes) -> object:
     """
     try:
         text = sent.decode("utf-8-sig")
-        found = json.loads(text, parse_constant=_refuse_constant)
+        found = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_real)
         if _SURROGATE.search(text):
             found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
         if _is_deeper(found, _DEEPEST):
@@ -222,6 +260,20 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels < 0 or any(_is_deeper(each, levels - 1) for each in inside)
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number in it has {len(digits):,} digits")
+    return int(digits)
+
+
+def _real(written: str) -> float:
+    number = float(written)
+    if math.isinf(number):
+        # It could not be written again where the document is sent back.
+        raise ValueError(f"{shortened(written)} is too large for a number")
+    return number
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
@@ -235,10 +287,10 @@ def _checked(model: type[_Model], body: Mapping[str, object]) -> _Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, "texts" if model is TeiIn else "documents") from error
 
 
-def _refusal(error: ValidationError) -> HTTPException:
+def _refusal(error: ValidationError, documents: str) -> HTTPException:
     errors = error.errors(include_url=False)
     for each in errors:
         each["loc"] = tuple(part for part in each["loc"] if part not in (TEXT, OBJECT))
@@ -246,11 +298,12 @@ def _refusal(error: ValidationError) -> HTTPException:
     if len(errors) > _ERRORS_SHOWN:
         said += f" And {len(errors) - _ERRORS_SHOWN} more of the kind."
     kinds = {(each["type"], each["loc"][0]) for each in errors}
-    if not kinds.isdisjoint({("too_short", "documents"), ("too_short", "texts")}):
+    if ("too_short", documents) in kinds:
         return NothingToRank(f"{said} Send at least one document.")
-    if not kinds.isdisjoint({("too_long", "documents"), ("too_long", "texts"), ("string_too_long", "query")}):
+    if not kinds.isdisjoint({("too_long", documents), ("string_too_long", "query")}):
         return RequestEntityTooLarge(f"{said} Send less at once.")
-    return UnprocessableEntity(said)
+    example = json.dumps({"query": "...", documents: ["...", "..."]})
+    return UnprocessableEntity(f"{said} Send an object such as {example}; /openapi.json has all its fields.")
 
 
 def _texts(given: JinaIn | CohereIn | VllmIn) -> list[str]:

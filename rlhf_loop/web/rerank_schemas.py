@@ -65,7 +65,7 @@ class _DocumentsAsked(_Asked):
             description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
         ),
     ]
-    model: Annotated[str | None, Field(description="Any name: there is one model here, the live one.")] = None
+    model: Annotated[Any, Field(description="Any name: there is one model here, the live one.")] = None
     top_n: Annotated[
         Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
     ] = None
