@@ -25,9 +25,13 @@ Question = tuple[str, list[Any]]
 
 def read(path: Path) -> Iterator[Question]:
     """Read question by question, so that the file may be larger than the memory."""
-    with path.open(encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
-            for question, rows in groupby(csv.DictReader(file), key=lambda row: row["question"]):
+    # Spreadsheets begin a file with a mark that "utf-8-sig" reads over.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            table = csv.DictReader(file)
+            if missing := {"question", "text"} - set(table.fieldnames or ()):
+                raise SystemExit(f"{path} has no column {sorted(missing)[0]}. Its columns are: {table.fieldnames}.")
+            for question, rows in groupby(table, key=lambda row: row["question"]):
                 yield question, list(rows)
         else:
             for line in file:
@@ -41,7 +45,7 @@ def write(path: Path, ranked: Iterator[Question]) -> int:
     part, count, table = path.with_name(f"{path.name}.part"), 0, None
     with part.open("w", encoding="utf-8", newline="") as file:
         for count, (question, candidates) in enumerate(ranked, start=1):
-            if path.suffix == ".csv":
+            if path.suffix.lower() == ".csv":
                 table = table or csv.DictWriter(file, list(candidates[0]))
                 if count == 1:
                     table.writeheader()
@@ -58,13 +62,16 @@ def main() -> None:
     parser.add_argument("questions", type=Path)
     parser.add_argument("ranked", type=Path)
     options = parser.parse_args()
+    if options.questions.suffix.lower() != options.ranked.suffix.lower():
+        parser.error(f"The result is like the questions: give it a name that ends in {options.questions.suffix}.")
     ranker = Ranker(Settings.from_env())
     if ranker.model_version is None:
         parser.error("There is no reward model yet. Train one: rlhf-loop train")
-    ranked = (
-        (question, rerank_candidates(question, texts, ranker=ranker)) for question, texts in read(options.questions)
-    )
-    print(f"{write(options.ranked, ranked)} questions ranked by {ranker.model_version} into {options.ranked}.")
+    ranked = ((asked, rerank_candidates(asked, texts, ranker=ranker)) for asked, texts in read(options.questions))
+    try:
+        print(f"{write(options.ranked, ranked)} questions ranked by {ranker.model_version} into {options.ranked}.")
+    except ValueError as error:
+        raise SystemExit(f"{options.questions} cannot be ranked, and nothing was written. {error}") from error
 
 
 if __name__ == "__main__":

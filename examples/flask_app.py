@@ -2,7 +2,7 @@
 
     .venv/bin/python examples/flask_app.py        # http://127.0.0.1:5000, after make demo
 
-PORT is another port. In production a server such as gunicorn runs `create_app()`.
+PORT is another port. In production a server runs it, from this folder: gunicorn "flask_app:create_app()".
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ SHELF = {
 }
 
 
-def create_app(settings: Settings) -> Flask:
+def create_app(settings: Settings | None = None) -> Flask:
     """Make the application: the blueprint in two lines, then its own routes."""
+    # Without this choice of sources, questions to /loop/data would also go to Wikipedia and arXiv.
+    settings = settings or replace(Settings.from_env(), sources=("corrections", "index"))
     app = Flask(__name__)
     app.register_blueprint(rlhf_loop.web.blueprint(settings), url_prefix="/loop")
     ranker = Ranker(settings)  # one for all requests; it follows promotions of the model
@@ -54,6 +56,4 @@ def create_app(settings: Settings) -> Flask:
 
 
 if __name__ == "__main__":
-    # Without this line questions to /loop/data also go to Wikipedia and arXiv.
-    offline = replace(Settings.from_env(), sources=("corrections", "index"))
-    create_app(offline).run(port=int(os.environ.get("PORT", "5000")))
+    create_app().run(port=int(os.environ.get("PORT", "5000")))

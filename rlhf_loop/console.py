@@ -285,7 +285,7 @@ def print_import(report: ImportReport) -> None:
     skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
     if report.ignored:
-        click.echo(f"Columns not used: {', '.join(report.ignored)}.")
+        click.echo(f"Not used: {', '.join(report.ignored)}.")
 
 
 def print_stats(stats: RatingStats) -> None:

@@ -38,6 +38,10 @@ class Ranker:
     """
 
     def __init__(self, settings: Settings, *, encoder: TextEncoder | None = None) -> None:
+        if not isinstance(settings, Settings):
+            raise ValueError(
+                f"The settings are a {type(settings).__name__}. Pass Settings(...) or Settings.from_env()."
+            )
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()
@@ -71,6 +75,7 @@ class Ranker:
         """Return the candidates best first; without a model in the incoming order, with the score None.
 
         Raises:
+            ValueError: an empty query, or a candidate without text.
             ModelFileError: there is a model file, but it cannot be trusted, and no good one was loaded before.
         """
         return list(self.ranking(query, candidates).candidates)
@@ -79,8 +84,19 @@ class Ranker:
         """Return what `rank` does, with the version of the very model that did it.
 
         Raises:
-            ModelFileError: see `rank`.
+            ValueError, ModelFileError: see `rank`.
         """
+        _check_query(query)
+        if not isinstance(candidates, Iterable):
+            raise ValueError(f"The candidates are a {type(candidates).__name__}. Pass a list of Candidate(text).")
+        candidates = list(candidates)
+        for position, candidate in enumerate(candidates):
+            if not isinstance(candidate, Candidate):
+                raise ValueError(
+                    f"Candidate {position} is a {type(candidate).__name__}. Pass Candidate(text), or use "
+                    "rerank_candidates, which takes texts."
+                )
+            _check_text(candidate.text, position)
         live = self._live()
         ranked = self._in_turn(live, query, [candidate.text for candidate in candidates], finish=list)
         return Ranking(tuple(ranked), live[0].version if live else None)
@@ -233,10 +249,20 @@ def rerank_candidates(
         ModelFileError: the model file is altered, foreign, or of another encoder.
         ConfigError, EncoderError: at the first call, if the settings or the encoder's weights are no good.
     """
-    if not isinstance(query, str) or not query.strip():
-        raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
+    _check_query(query)
     if isinstance(candidates, str | bytes | Mapping) or not isinstance(candidates, Iterable):
-        raise ValueError(f"The candidates must be a list of answers, but they are one {type(candidates).__name__}.")
+        raise ValueError(
+            f"The candidates must be a list of answers, but they are one {type(candidates).__name__}. Pass a list of "
+            "texts, or of dicts with the key 'text'."
+        )
+    if hasattr(candidates, "columns"):
+        # To go through a table is to go through the names of its columns.
+        raise ValueError(
+            f"The candidates are a table ({type(candidates).__name__}). Pass the column with the answers, such as "
+            "table['text'], or table.to_dict('records')."
+        )
+    if ranker is not None and not isinstance(ranker, Ranker):
+        raise ValueError(f"The ranker is a {type(ranker).__name__}. Pass Ranker(settings), or none for the default.")
     given = [_as_dict(candidate, position) for position, candidate in enumerate(candidates)]
     ranker = ranker or default_ranker()
     return ranker._in_turn(
@@ -254,7 +280,15 @@ def _as_dict(candidate: object, position: int) -> dict[str, Any]:
         raise ValueError(
             f"Candidate {position} is a {type(candidate).__name__}. Pass a string, or a dict with the key 'text'."
         )
-    text = candidate.get("text")
+    _check_text(candidate.get("text"), position)
+    return dict(candidate)
+
+
+def _check_query(query: object) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
+
+
+def _check_text(text: object, position: int) -> None:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"Candidate {position} has no text: {text!r}. Give it a 'text' that is not empty.")
-    return dict(candidate)

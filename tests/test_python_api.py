@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,11 +54,16 @@ def test_the_loop_in_python(settings: Settings, encoder: TextEncoder, tmp_path: 
     assert first.live
     second = train(database, settings, encoder=encoder, recipe="joint", seed=1)
     assert [each.version for each in model_versions(database)] == [second.version.version, first.version.version]
-    contest = compare_models(database, settings, "2", first.version.version, encoder=encoder)
+    nameless: Any = None
+    with pytest.raises(ValueError, match="The actor is None"):
+        promote_model(database, settings, second.version, actor=nameless)
+    with pytest.raises(ValueError, match=r"The version is None\. Pass its name"):
+        promote_model(database, settings, nameless, actor="anna")
+    contest = compare_models(database, settings, 2, first.version.version, encoder=encoder)
     assert (contest.first.version, contest.second.version) == (second.version.version, first.version.version)
     assert contest.questions > 0
 
-    promote_model(database, settings, second.version.version, actor="anna", force=True, reason="To see it.")
+    promote_model(database, settings, second.version, actor="anna", force=True, reason="To see it.")
     assert Ranker(settings, encoder=encoder).model_version == second.version.version
     rollback_model(database, settings, actor="anna")
     ranker = Ranker(settings, encoder=encoder)

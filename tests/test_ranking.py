@@ -15,11 +15,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import rlhf_reranker
 from rlhf_loop import encoders, ranking, sample
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate
 from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ModelFileError
@@ -455,3 +457,29 @@ def test_a_model_that_is_copied_before_its_sum(
     assert ranker.model_version == before
     sum_file(settings.model_path).write_bytes(sum_file(new).read_bytes().replace(b"new.joblib", b"live.joblib"))
     assert ranker.model_version not in (None, before)
+
+
+def test_arguments_that_are_something_else(tmp_path: Path) -> None:
+    """A table, a path in place of a ranker, texts in place of candidates: each is named, with what to pass."""
+    table = pd.DataFrame({"text": ["one", "two"]})
+    wrong: Any = table
+    with pytest.raises(ValueError, match=r"are a table \(DataFrame\)\. Pass the column"):
+        rerank_candidates("q", wrong)
+    wrong = "m.joblib"
+    with pytest.raises(ValueError, match=r"The ranker is a str\. Pass Ranker\(settings\)"):
+        rerank_candidates("q", ["a"], ranker=wrong)
+    with pytest.raises(ValueError, match=r"The settings are a str\. Pass Settings"):
+        Ranker(wrong)
+    ranker = Ranker(Settings(model_path=tmp_path / "none"))
+    assert len(ranker.ranking("q", (Candidate(text) for text in "ab")).candidates) == 2  # type: ignore[arg-type]
+    wrong = None
+    with pytest.raises(ValueError, match="The candidates are a NoneType"):
+        ranker.ranking("q", wrong)
+    wrong = ["a"]
+    with pytest.raises(ValueError, match=r"Candidate 0 is a str\. Pass Candidate"):
+        ranker.ranking("q", wrong)
+    with pytest.raises(ValueError, match="Candidate 1 has no text: ' '"):
+        ranker.rank("q", [Candidate("a"), Candidate(" ")])
+    with pytest.raises(ValueError, match="The query must be a text that is not empty"):
+        ranker.rank("", [Candidate("a")])
+    assert [each["text"] for each in rerank_candidates("q", table["text"], ranker=ranker)] == ["one", "two"]

@@ -50,7 +50,12 @@ class Contest:
 
 
 def compare_models(
-    engine: Engine, settings: Settings, first: str, second: str, *, encoder: TextEncoder | None = None
+    engine: Engine,
+    settings: Settings,
+    first: str | int | Version,
+    second: str | int | Version,
+    *,
+    encoder: TextEncoder | None = None,
 ) -> Contest:
     """Compare two versions by experts' ratings, on questions that neither was fitted on; the first less the second.
 

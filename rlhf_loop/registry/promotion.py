@@ -88,14 +88,16 @@ def add(
 
 
 def promote(
-    engine: Engine, settings: Settings, name: str, *, actor: str, force: bool = False, reason: str = ""
+    engine: Engine, settings: Settings, name: str | int | Version, *, actor: str, force: bool = False, reason: str = ""
 ) -> Version:
     """Put a version live; `force` does it against the gate, and needs a reason, which is kept.
 
     Raises:
+        ValueError: nobody is the actor, or `name` can name none.
         RegistryError: there is no such version, the gate has not let it pass, or a reason is missing.
         ModelFileError: its file is missing or damaged; the live one is untouched.
     """
+    _check_actor(actor)
     version = find(engine, name)
     if version.state in (ModelState.CANDIDATE, ModelState.REJECTED):
         if not force:
@@ -115,9 +117,11 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
     """Put the version live that was live before; the one that is live now counts as rejected from then on.
 
     Raises:
+        ValueError: nobody is the actor.
         RegistryError: there is none.
         ModelFileError: its file is missing or damaged; the live one is untouched.
     """
+    _check_actor(actor)
     with reading(engine) as connection:
         now, before = live_version(connection), previous(connection)
     if now is None or before is None:
@@ -131,6 +135,11 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
     detail = {"rolled_back": now.version, "reason": reason.strip()}
     fate = (ModelState.REJECTED, why)
     return _promoted(engine, settings, before.version, actor=actor, reason=back, detail=detail, fate=fate)
+
+
+def _check_actor(actor: object) -> None:
+    if not isinstance(actor, str) or not actor.strip():
+        raise ValueError(f"The actor is {actor!r}, and the audit log wants a name. Pass who decided it.")
 
 
 def settle(engine: Engine, settings: Settings) -> str:

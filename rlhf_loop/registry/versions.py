@@ -75,12 +75,19 @@ def live(engine: Engine) -> Version | None:
         return live_version(connection)
 
 
-def find(engine: Engine, name: str) -> Version:
+def find(engine: Engine, name: str | int | Version) -> Version:
     """Return a version by its number, its name, or the beginning of its name that no other one has.
 
     Raises:
+        ValueError: it is nothing that could name one.
         RegistryError: there is none, or several begin like that.
     """
+    if isinstance(name, Version):
+        name = name.version
+    elif isinstance(name, int) and not isinstance(name, bool):
+        name = str(name)
+    elif not isinstance(name, str):
+        raise ValueError(f"The version is {name!r}. Pass its name, its number, or one of model_versions().")
     with reading(engine) as connection:
         return named(connection, name)
 

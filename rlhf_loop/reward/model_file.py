@@ -165,7 +165,10 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise ModelFileError(f"There is no reward model at {path}. {_RETRAIN}") from None
     except OSError as error:
-        raise ModelFileError(f"Cannot read the reward model {path}: {error.strerror or error}.") from error
+        raise ModelFileError(
+            f"Cannot read the reward model {path}: {error.strerror or error}. Name a file that this user may read "
+            "(RLHF_MODEL_PATH)."
+        ) from error
 
 
 def _verify(path: Path, found: str) -> None:
