@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from raters import PASSWORD, put_answers, put_people
+from served_app import served_app
 from sqlalchemy import delete
 from sqlalchemy.engine import Engine
-from test_browser import CHROMIUM, Quiet, launched
+from test_browser import CHROMIUM, launched
 from web_fakes import GOOD, FakeService
-from werkzeug.serving import make_server
 
 from rlhf_loop.config import Settings
 from rlhf_loop.db import open_database
@@ -34,10 +33,9 @@ class Desk:
         self.engine: Engine = open_database(url)
         put_people(self.engine)
         app = create_app(Settings(database_url=url, rate_limit="0", review_daily_goal=5), service=FakeService(GOOD))
-        self.server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.opened = ExitStack()
+        self.opened.callback(self.engine.dispose)
+        self.url = self.opened.enter_context(served_app(app))
         self.signed_in: dict[str, Any] = {}
         for name in ("anna", "dora"):
             with closing(browser.new_context(base_url=self.url)) as context:
@@ -52,10 +50,7 @@ class Desk:
             connection.execute(delete(Guideline))
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-        self.engine.dispose()
+        self.opened.close()
 
 
 @contextmanager

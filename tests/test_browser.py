@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from served_app import served_app
 from sqlalchemy import select
 from web_fakes import GOOD, OTHER, FakeService, SampleSource
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from rlhf_loop import sample
 from rlhf_loop.answering import AnswerService
@@ -37,11 +36,6 @@ HOSTILE = (
 )
 
 
-class Quiet(WSGIRequestHandler):
-    def log(self, type: str, message: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
@@ -59,18 +53,15 @@ def launched(playwright: Playwright) -> Browser:
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Serve a service and open its page; at the end, no script has failed and the policy was never broken."""
-    closers: list[Callable[[], None]] = []
+    opened = ExitStack()
     complaints: list[str] = []
 
     def open_page(
         service: object, *, at: str = "/data-html", settings: Settings | None = None, **options: object
     ) -> Page:
         app = create_app(settings or Settings(), service=service)
-        server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        context = browser.new_context(base_url=f"http://127.0.0.1:{server.server_port}", **options)
-        closers.extend((server.server_close, thread.join, server.shutdown, context.close))
+        context = browser.new_context(base_url=opened.enter_context(served_app(app)), **options)
+        opened.callback(context.close)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -83,9 +74,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.goto(at)
         return page
 
-    yield open_page
-    for close in reversed(closers):
-        close()
+    with opened:
+        yield open_page
     assert complaints == []
 
 

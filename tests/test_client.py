@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -10,9 +9,9 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, request
+from served_app import served_app
 from sqlalchemy import Engine
 from v1_apps import app_on, token_for
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from rlhf_loop import client as module
 from rlhf_loop.client import (
@@ -32,25 +31,11 @@ from rlhf_loop.errors import RlhfLoopError
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-class Quiet(WSGIRequestHandler):
-    def log(self, type: str, message: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def served() -> Iterator[Callable[[Any], str]]:
     """Serve an application on loopback; return its address."""
     with ExitStack() as stack:
-
-        def serve(app: Any) -> str:
-            server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-            thread.start()
-            for close in (server.server_close, thread.join, server.shutdown):
-                stack.callback(close)
-            return f"http://127.0.0.1:{server.server_port}"
-
-        yield serve
+        yield lambda app: stack.enter_context(served_app(app))
 
 
 @pytest.fixture

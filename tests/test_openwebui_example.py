@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import logging
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,19 +11,14 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from served_app import served_app
 from sqlalchemy import Engine, select
 from test_formats_openwebui import feedback
 from v1_apps import app_on, token_for
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from rlhf_loop.tables import Review
 
 FILE = Path(__file__).parents[1] / "examples" / "openwebui_ratings.py"
-
-
-class Quiet(WSGIRequestHandler):
-    def log(self, type: str, message: str, *args: object) -> None:
-        pass
 
 
 class FeedbackModel(BaseModel):
@@ -73,13 +67,8 @@ def function(stored: Feedbacks) -> Any:
 
 @pytest.fixture
 def address(engine: Engine, tmp_path: Path) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, app_on(engine, tmp_path), threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served_app(app_on(engine, tmp_path)) as address:
+        yield address
 
 
 def happen(function: Any, name: str, id: str, *, event: str = "e1") -> None:
