@@ -1,10 +1,11 @@
 """`from model_utils import engine`: the ratings database, ready to be asked.
 
-The engine is made at import, as scripts expect of this name; in other code use `rlhf_loop.db.open_database(url)`.
+The engine is made at import, as scripts expect of this name; in other code use
+`rlhf_loop.store.engine.open_database(url)`.
 """
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
+from rlhf_loop.store.engine import open_database
 
 __all__ = ["engine"]
 

@@ -18,11 +18,11 @@ def main() -> int:
 
     from rlhf_loop import sample
     from rlhf_loop.config import Settings
-    from rlhf_loop.db import open_database
     from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.exchange import import_ratings
+    from rlhf_loop.exchange.transfer import import_ratings
     from rlhf_loop.ranking import Ranker, rerank_candidates
-    from rlhf_loop.training_run import run_training
+    from rlhf_loop.registry.training_run import run_training
+    from rlhf_loop.store.engine import open_database
 
     with tempfile.TemporaryDirectory(prefix="rlhf-loop-") as folder:
         settings = replace(

@@ -17,14 +17,14 @@ from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.version import __version__
 
 if TYPE_CHECKING:
-    from rlhf_loop.db import open_database
-    from rlhf_loop.exchange import export_ratings, import_ratings
-    from rlhf_loop.interactions import rate, record
-    from rlhf_loop.registry.contests import compare_models
+    from rlhf_loop.exchange.transfer import export_ratings, import_ratings
+    from rlhf_loop.registry.compare import compare_models
     from rlhf_loop.registry.promotion import promote as promote_model
     from rlhf_loop.registry.promotion import rollback as rollback_model
+    from rlhf_loop.registry.training_run import run_training as train
     from rlhf_loop.registry.versions import versions as model_versions
-    from rlhf_loop.training_run import run_training as train
+    from rlhf_loop.store.engine import open_database
+    from rlhf_loop.store.interactions import rate, record
 
 __all__ = [
     "Candidate",
@@ -48,16 +48,16 @@ __all__ = [
 
 #: What only some need, and what would keep all others waiting at the import: where it is.
 _LATER = {
-    "compare_models": "rlhf_loop.registry.contests:compare_models",
-    "export_ratings": "rlhf_loop.exchange:export_ratings",
-    "import_ratings": "rlhf_loop.exchange:import_ratings",
+    "compare_models": "rlhf_loop.registry.compare:compare_models",
+    "export_ratings": "rlhf_loop.exchange.transfer:export_ratings",
+    "import_ratings": "rlhf_loop.exchange.transfer:import_ratings",
     "model_versions": "rlhf_loop.registry.versions:versions",
-    "open_database": "rlhf_loop.db:open_database",
+    "open_database": "rlhf_loop.store.engine:open_database",
     "promote_model": "rlhf_loop.registry.promotion:promote",
-    "rate": "rlhf_loop.interactions:rate",
-    "record": "rlhf_loop.interactions:record",
+    "rate": "rlhf_loop.store.interactions:rate",
+    "record": "rlhf_loop.store.interactions:record",
     "rollback_model": "rlhf_loop.registry.promotion:rollback",
-    "train": "rlhf_loop.training_run:run_training",
+    "train": "rlhf_loop.registry.training_run:run_training",
 }
 
 if not TYPE_CHECKING:  # or type checkers would take any name for one that is there

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.worker import Worker
+from rlhf_loop.utils.concurrency import Worker
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder

@@ -19,18 +19,18 @@ from tokenizers import Tokenizer
 from rlhf_loop import sample
 from rlhf_loop.accounts import passwords
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine, migrate
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
-from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.encoders.weights import PACKAGE, find_model_folder
-from rlhf_loop.examples import examples
-from rlhf_loop.exchange import import_ratings
+from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import TrainingReport, train
+from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.training.examples import examples
+from rlhf_loop.training.train import TrainingReport, train
 
 if TYPE_CHECKING:
     from desk_browser import Desk, Open

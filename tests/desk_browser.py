@@ -18,8 +18,8 @@ from test_browser import CHROMIUM, launched
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
-from rlhf_loop.tables import Guideline, Interaction
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.tables import Guideline, Interaction
 from rlhf_loop.web import create_app
 
 Open = Callable[..., Page]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlhf_loop.doctor import Finding
+from rlhf_loop.cli.doctor import Finding
 
 
 def about(findings: Iterable[Finding], topic: str) -> list[Finding]:

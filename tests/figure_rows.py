@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Engine, insert
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import record
-from rlhf_loop.monitoring.figure import Figure
 from rlhf_loop.monitoring.figures import figure
-from rlhf_loop.tables import ModelVersion, ServedQuestion
+from rlhf_loop.monitoring.figures.figure import Figure
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import record
+from rlhf_loop.store.tables import ModelVersion, ServedQuestion
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)  # a Wednesday
 MONDAY = date(2026, 5, 18)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, insert
 
-from rlhf_loop.db import transaction
-from rlhf_loop.tables import Interaction, ModelVersion, Review, ServedQuestion
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.tables import Interaction, ModelVersion, Review, ServedQuestion
 
 #: A Monday, and what "now" is in these tests: the Sunday twenty weeks later.
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, func, select
 from web_fakes import GOOD, FakeService
 from werkzeug.test import TestResponse
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
+from rlhf_loop.store import audit
 from rlhf_loop.web import create_app
 
 PASSWORD = "seven quiet otters"

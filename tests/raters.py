@@ -14,10 +14,10 @@ from werkzeug.test import TestResponse
 
 from rlhf_loop.accounts import passwords, users
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating, UserRole
-from rlhf_loop.interactions import record
-from rlhf_loop.tables import Interaction, Review
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import record
+from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.web import create_app
 
 PASSWORD = "four quiet words here"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop.exchange import ImportReport, InvalidRowsError, import_ratings
-from rlhf_loop.interactions import stats
+from rlhf_loop.exchange.transfer import ImportReport, InvalidRowsError, import_ratings
+from rlhf_loop.store.interactions import stats
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> Path:

@@ -11,12 +11,12 @@ from argon2 import PasswordHasher
 from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions
 from sqlalchemy import Connection, Engine, select, update
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import passwords, signing_in, users
 from rlhf_loop.accounts.sessions import Keeping
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.tables import User as Users
 
 KEEPING = Keeping(b"key", hours=12)
 

@@ -9,15 +9,15 @@ import pytest
 from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, Clock, actions, count
 from sqlalchemy import Engine, select, update
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import sessions, signing_in, users
 from rlhf_loop.accounts.sessions import Keeping
 from rlhf_loop.accounts.signing_in import SignedIn
 from rlhf_loop.accounts.throttle import FAILURES, FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
-from rlhf_loop.tables import Session, SignInFailure
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.tables import Session, SignInFailure
+from rlhf_loop.store.tables import User as Users
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 KEEPING = Keeping(b"a key", hours=12)

@@ -11,12 +11,12 @@ import pytest
 from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions, count
 from sqlalchemy import Engine, inspect, text
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import links, passwords, signing_in, tokens, users
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.tables import OneTimeLink
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.tables import OneTimeLink
+from rlhf_loop.store.tables import User as Users
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.interactions import put_review, record
 from rlhf_loop.reviewing import Agreement, RaterReport, agreement
 from rlhf_loop.reviewing.agreement import alphas
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import put_review, record
 
 MONDAY = datetime(2025, 5, 5, 9, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ from threading import Barrier
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop.alarms import alarms, clear_alarm, open_alarms, raise_alarm
 from rlhf_loop.domain import AlarmKind
+from rlhf_loop.store.alarms import alarms, clear_alarm, open_alarms, raise_alarm
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 

@@ -10,18 +10,18 @@ import pytest
 from sqlalchemy import Engine, select
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, Rating
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.interactions import rate, record
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reviewing import Scoring, Submission, next_item, refresh_scores, submit
 from rlhf_loop.reviewing.scoring import Ranks
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.tables import AnswerScore
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import AnswerScore
+from rlhf_loop.training.train import TrainingReport
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_loop.encoders import MAX_TOKENS
 from rlhf_loop.encoders.batches import Batcher
-from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.tokenizer import load_tokenizer
 from tools.bench import __main__ as report
 from tools.bench import encoders, serving
 from tools.report import megabytes, table

@@ -11,13 +11,13 @@ import rlhf_loop.web
 from rlhf_loop import sample
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.interactions import stats
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.interactions import stats
+from rlhf_loop.training.train import TrainingReport
 from rlhf_reranker import rerank_candidates
 
 

@@ -18,14 +18,14 @@ from web_fakes import GOOD, OTHER, FakeService, SampleSource
 from rlhf_loop import sample
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.tables import Interaction, Review
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.tables import Interaction, Review
+from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.web import create_app
-from rlhf_loop.web.openapi import document
+from rlhf_loop.web.api.openapi import document
 
 CHROMIUM = Path("/usr/bin/chromium")
 BEST = "Dizziness after a blow to the head is a sign of concussion"

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Engine
 from v1_apps import caller
 
-from rlhf_loop import browsing
-from rlhf_loop.browsing import Filters
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.interactions import rate, record
+from rlhf_loop.store import queries
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.queries import Filters
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -22,7 +22,7 @@ def offered(engine: Engine, *names: str, **fields: Any) -> list[int]:
     return record(engine, [replace(given, external_id=name, **fields) for name in names])
 
 
-def names(page: browsing.InteractionPage) -> list[str]:
+def names(page: queries.InteractionPage) -> list[str]:
     return [entry.id for entry in page.interactions]
 
 
@@ -61,12 +61,12 @@ def many(engine: Engine) -> Engine:
 )
 def test_filters(many: Engine, filters: Filters, found: str) -> None:
     """Each narrows the list, which begins with the newest; ratings are the experts'."""
-    assert "".join(names(browsing.interactions(many, filters))) == found
+    assert "".join(names(queries.interactions(many, filters))) == found
 
 
 def test_what_an_entry_says(many: Engine) -> None:
     """Both consensuses, how many of each spoke, and the flag of whomever."""
-    entries = {entry.id: entry for entry in browsing.interactions(many).interactions}
+    entries = {entry.id: entry for entry in queries.interactions(many).interactions}
     b, d = entries["b"], entries["d"]
     assert (b.rating, b.end_user_rating, b.expert_reviews, b.end_user_reviews, b.harmful) == (3, None, 2, 0, False)
     assert (d.rating, d.end_user_rating, d.expert_reviews, d.end_user_reviews, d.harmful) == (None, 2, 0, 1, True)
@@ -78,7 +78,7 @@ def test_pages_are_whole_while_others_write(many: Engine) -> None:
     seen: list[str] = []
     cursor = None
     for number in range(4):
-        page = browsing.interactions(many, limit=2, cursor=cursor)
+        page = queries.interactions(many, limit=2, cursor=cursor)
         seen += names(page)
         offered(many, f"later-{number}")
         cursor = page.next
@@ -89,41 +89,41 @@ def test_pages_are_whole_while_others_write(many: Engine) -> None:
 
 def test_the_last_page_says_so(many: Engine) -> None:
     """Also where it is just full."""
-    assert browsing.interactions(many, limit=6).next is None
-    assert browsing.interactions(many, limit=5).next is not None
-    assert browsing.interactions(many, Filters(source="nobody")).next is None
+    assert queries.interactions(many, limit=6).next is None
+    assert queries.interactions(many, limit=5).next is not None
+    assert queries.interactions(many, Filters(source="nobody")).next is None
 
 
 def test_reviews_have_pages_too(many: Engine) -> None:
     """Newest first; those of the answer itself come with its first page."""
-    entry, page = browsing.interaction(many, "b", reviews=1)
+    entry, page = queries.interaction(many, "b", reviews=1)
     assert entry.rating == 3
     assert [review.reviewer for review in page.reviews] == ["y"]
-    rest = browsing.reviews(many, "b", cursor=page.next)
+    rest = queries.reviews(many, "b", cursor=page.next)
     assert [review.reviewer for review in rest.reviews] == ["x"]
     assert rest.next is None
     for id in ("nobody", "x" * 1000):
         with pytest.raises(LookupError, match="There is no interaction with the id"):
-            browsing.interaction(many, id)
+            queries.interaction(many, id)
         with pytest.raises(LookupError, match="There is no interaction with the id"):
-            browsing.reviews(many, id)
+            queries.reviews(many, id)
 
 
 def test_a_cursor_belongs_to_its_list(many: Engine) -> None:
     """With other filters, of another answer, or made up, it is refused."""
-    cursor = browsing.interactions(many, limit=2).next
+    cursor = queries.interactions(many, limit=2).next
     assert cursor
     flipped = ("A" if cursor[0] != "A" else "B") + cursor[1:]
     for bad in ("", "x", "é", "\0", "A" * 22, cursor[:-4], cursor + "AAAA", flipped, "A" * 200):
         with pytest.raises(ValueError, match="does not belong to this request"):
-            browsing.interactions(many, cursor=bad)
+            queries.interactions(many, cursor=bad)
     with pytest.raises(ValueError, match="does not belong"):
-        browsing.interactions(many, Filters(rated=True), cursor=cursor)
+        queries.interactions(many, Filters(rated=True), cursor=cursor)
     with pytest.raises(ValueError, match="does not belong"):
-        browsing.reviews(many, "b", cursor=cursor)
-    of_b = browsing.interaction(many, "b", reviews=1)[1].next
+        queries.reviews(many, "b", cursor=cursor)
+    of_b = queries.interaction(many, "b", reviews=1)[1].next
     with pytest.raises(ValueError, match="does not belong"):
-        browsing.reviews(many, "a", cursor=of_b)
+        queries.reviews(many, "a", cursor=of_b)
 
 
 def test_the_same_by_http(many: Engine, tmp_path: Path) -> None:

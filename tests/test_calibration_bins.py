@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_loop import metrics
-from rlhf_loop.calibration import Bin, bins, expected_error, lean
+from rlhf_loop.training import metrics
+from rlhf_loop.training.calibration import Bin, bins, expected_error, lean
 
 
 def test_bins_of_scores() -> None:

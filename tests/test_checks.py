@@ -10,14 +10,14 @@ import pytest
 from operation_fakes import NOW, TopicEncoder, put_live, put_questions, put_rated, put_served
 from sqlalchemy import Engine, insert
 
-from rlhf_loop.alarms import Alarm, alarms, raise_alarm
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import AlarmKind, Rating
-from rlhf_loop.interactions import rate, record
 from rlhf_loop.monitoring import checks
 from rlhf_loop.monitoring.checks import check
-from rlhf_loop.tables import TrainingRun
+from rlhf_loop.store.alarms import Alarm, alarms, raise_alarm
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import TrainingRun
 
 SETTINGS = Settings(alarm_queue=20)
 YESTERDAY = NOW - timedelta(days=1)

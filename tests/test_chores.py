@@ -14,14 +14,14 @@ import pytest
 from loopback import page, site
 from test_server import until
 
-from rlhf_loop import chores as module
-from rlhf_loop.alarms import alarms, raise_alarm
-from rlhf_loop.chores import Chores, Schedule
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.errors import ConfigError, DatabaseError
-from rlhf_loop.training_log import begin_run, runs
+from rlhf_loop.monitoring import worker as module
+from rlhf_loop.monitoring.worker import Chores, Schedule
+from rlhf_loop.registry.runs import begin_run, runs
+from rlhf_loop.store.alarms import alarms, raise_alarm
+from rlhf_loop.store.engine import open_database
 
 #: A training that does nothing but end with some exit code.
 ENDS = "import sys; print('what it says'); sys.exit(int(sys.argv[1]))"
@@ -242,7 +242,7 @@ def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.Mo
 
 def test_signals_are_given_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the worker runs SIGTERM stops it; afterwards whoever handled it before does so again."""
-    from rlhf_loop.cli.worker import _stopped_by_signals
+    from rlhf_loop.cli.operate import _stopped_by_signals
 
     before = signal.getsignal(signal.SIGTERM)
     stopped = threading.Event()

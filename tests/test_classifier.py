@@ -9,9 +9,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
-from rlhf_loop import metrics
 from rlhf_loop.reward import RewardClassifier
 from rlhf_loop.reward.classifier import Floats, Ints, PairRows
+from rlhf_loop.training import metrics
 
 
 def data(seed: int = 0, *, questions: int = 100, answers: int = 4, level: float = -1.0) -> tuple[Floats, Ints, Ints]:

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from loopback import page, site
 from sqlalchemy import Engine, insert
 
-from rlhf_loop.alarms import clear_alarm, raise_alarm
 from rlhf_loop.cli import main
-from rlhf_loop.db import open_database, transaction
 from rlhf_loop.domain import AlarmKind
-from rlhf_loop.tables import TrainingRun
+from rlhf_loop.store.alarms import clear_alarm, raise_alarm
+from rlhf_loop.store.engine import open_database, transaction
+from rlhf_loop.store.tables import TrainingRun
 
 Run = Callable[..., Result]
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

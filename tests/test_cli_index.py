@@ -84,8 +84,8 @@ def test_another_precision(environ: dict[str, str], file: str) -> None:
 def test_what_is_deleted_is_said_first(environ: dict[str, str], file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the index cannot be tidied afterwards."""
     from rlhf_loop.errors import VectorStoreError
-    from rlhf_loop.index.lancedb_store import LanceDbStore
-    from rlhf_loop.index.pgvector_store import PgVectorStore
+    from rlhf_loop.sources.index.lancedb_store import LanceDbStore
+    from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 
     def fail(self: object) -> None:
         raise VectorStoreError("The disk is full.")
@@ -99,7 +99,7 @@ def test_what_is_deleted_is_said_first(environ: dict[str, str], file: str, monke
 
 def test_a_file_that_changes_meanwhile(environ: dict[str, str], file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could be read at first and not later is no success."""
-    from rlhf_loop.index import indexing
+    from rlhf_loop.sources.index import indexing
 
     check = indexing._check
 

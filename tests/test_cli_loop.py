@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 
 from rlhf_loop import ranking, sample
 from rlhf_loop.cli import main
-from rlhf_loop.db import open_database
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import record
+from rlhf_loop.registry.runs import runs
 from rlhf_loop.reward.model_file import sum_file
-from rlhf_loop.training_log import runs
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.interactions import record
 
 
 class Loop:
@@ -106,7 +106,7 @@ def test_train_says_live_first(loop: Loop) -> None:
 
 def test_train_says_what_was_sampled(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the yardstick had a sample only, the report says how large, and counts what was fitted and judged."""
-    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": 120})
+    monkeypatch.setattr("rlhf_loop.training.fit.MOST_ANSWERS", {"joint": 120})
     loop("ratings", "import", sample.RATINGS_FILE)
     text = flat(loop("train"))
     assert "Fitted on 176, judged on 24 of other questions" in text

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from rlhf_loop.accounts import links, passwords, tokens, users
 from rlhf_loop.cli import main, people
-from rlhf_loop.db import open_database
+from rlhf_loop.store.engine import open_database
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 

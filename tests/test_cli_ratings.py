@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rlhf_loop import __version__, audit
+from rlhf_loop import __version__
 from rlhf_loop.cli import main
-from rlhf_loop.db import make_engine
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import make_engine
 
 
 @pytest.fixture

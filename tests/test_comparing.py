@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_loop.comparing import against_incoming, compare, predict
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.evaluation import Predictions
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
-from rlhf_loop.training_data import assemble
+from rlhf_loop.training.comparison import against_incoming, compare, predict
+from rlhf_loop.training.data import assemble
+from rlhf_loop.training.evaluation import Predictions
+from rlhf_loop.training.train import TrainingReport
 
 NAN = float("nan")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from rlhf_loop.consensus import consensus
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.examples import examples, training_set
-from rlhf_loop.interactions import rate, record
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.training.consensus import consensus
+from rlhf_loop.training.examples import examples, training_set
 
 #: What raters say of a good answer and of a bad one.
 HONEST, HOSTILE = (5, 1), (1, 5)

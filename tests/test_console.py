@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_loop.console import print_training
+from rlhf_loop.cli.output import print_training
 from rlhf_loop.domain import Interval, ModelState, ReviewerRole
-from rlhf_loop.gate import Judgement
 from rlhf_loop.registry import Version
-from rlhf_loop.reliability import RaterReliability
+from rlhf_loop.registry.gate import Judgement
+from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import PairReport, TrainingReport
-from rlhf_loop.training_run import TrainingOutcome
+from rlhf_loop.training.reliability import RaterReliability
+from rlhf_loop.training.train import PairReport, TrainingReport
 
 Trained = tuple[RewardModel, TrainingReport]
 

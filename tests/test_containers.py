@@ -19,10 +19,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sqlalchemy import Engine
 
-from rlhf_loop import chores
 from rlhf_loop.config import PREFIX, Settings
+from rlhf_loop.monitoring import worker
 from rlhf_loop.version import __version__
-from rlhf_loop.web import create_app, server
+from rlhf_loop.web import create_app
+from rlhf_loop.web.server import server
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
@@ -184,4 +185,4 @@ def test_the_settings_are_known_and_their_paths_are_on_volumes() -> None:
 def test_a_stop_has_the_time_that_it_needs() -> None:
     """Requests and trainings end in order before Docker kills what is left."""
     for service in program().values():
-        assert int(service["stop_grace_period"].removesuffix("s")) > max(server.GRACE_S, chores.GRACE_S)
+        assert int(service["stop_grace_period"].removesuffix("s")) > max(server.GRACE_S, worker.GRACE_S)

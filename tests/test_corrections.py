@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop import audit
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import rate, record, withdraw_review
 from rlhf_loop.reviewing import Correction, approved_corrections, approved_stamp, corrections, decide
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import rate, record, withdraw_review
 
 
 def corrected(engine: Engine, *texts: str) -> list[Correction]:

@@ -13,14 +13,14 @@ from sqlalchemy import Engine
 
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Passage, Rating
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import SourceError
-from rlhf_loop.interactions import record, withdraw_review
 from rlhf_loop.reviewing.corrections import decide
-from rlhf_loop.sources import corrections as module
-from rlhf_loop.sources.corrections import CorrectionsSource
+from rlhf_loop.sources import approved_corrections as module
+from rlhf_loop.sources.approved_corrections import CorrectionsSource
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import record, withdraw_review
 
 QUESTION = "What are the symptoms of flu?"
 START = datetime(2026, 11, 23, tzinfo=UTC)

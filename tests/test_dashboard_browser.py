@@ -12,12 +12,12 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine
 from test_browser import CONTRASTS, no_sideways_scroll
 
-from rlhf_loop.alarms import raise_alarm
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.monitoring import Figure, figures
-from rlhf_loop.monitoring.figure_table import figure_csv
-from rlhf_loop.report import report, write_whole
+from rlhf_loop.monitoring.figures.figure_table import figure_csv
+from rlhf_loop.monitoring.report import report, write_whole
+from rlhf_loop.store.alarms import raise_alarm
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 3}
 SHOWN = [figure for figure in ALL if figure.rows]

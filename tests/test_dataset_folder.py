@@ -15,15 +15,15 @@ import yaml
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
-from rlhf_loop import frozen
 from rlhf_loop.cli import main
-from rlhf_loop.dataset_folder import DatasetOptions, export_dataset, split_of
-from rlhf_loop.db import make_engine, migrate, transaction
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.preferences import put_preference
+from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset, split_of
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store import questions as frozen
+from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.preferences import put_preference
 
 QUESTIONS = 60
 # What `datasets` finds in a folder, in a process of its own: it takes a second to load, and would fetch what it lacks.

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop import db, tables
 from rlhf_loop.errors import DatabaseError
+from rlhf_loop.store import engine as db
+from rlhf_loop.store import tables
 
 
 def run(engine: Engine, sql: str, **values: Any) -> None:
@@ -159,9 +160,8 @@ def test_a_current_database_costs_no_alembic(tmp_path: Path) -> None:
     """Opening a database that is up to date does not import Alembic."""
     url = f"sqlite:///{tmp_path / 'rlhf.db'}"
     db.open_database(url).dispose()
-    code = (
-        f"import sys; from rlhf_loop.db import open_database; open_database({url!r}); print('alembic' in sys.modules)"
-    )
+    opened = f"from rlhf_loop.store.engine import open_database; open_database({url!r})"
+    code = f"import sys; {opened}; print('alembic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
@@ -174,7 +174,7 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
 
 def test_several_processes_migrate_at_once(database_url: str) -> None:
     """Processes that start together end up with one schema and no error."""
-    code = f"from rlhf_loop.db import open_database; open_database({database_url!r})"
+    code = f"from rlhf_loop.store.engine import open_database; open_database({database_url!r})"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in started:
         _, errors = process.communicate(timeout=60)

@@ -16,9 +16,10 @@ import yaml
 from known_commands import understood
 from sqlalchemy import Engine
 
-from rlhf_loop import chores
 from rlhf_loop.config import Settings
-from rlhf_loop.web import create_app, server
+from rlhf_loop.monitoring import worker
+from rlhf_loop.web import create_app
+from rlhf_loop.web.server import server
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
@@ -89,7 +90,7 @@ def test_units(file: Path) -> None:
     assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
     assert service["Environment"] == f"RLHF_CACHE_DIR=/var/cache/{service['CacheDirectory']}"
     # So that whatever has to end in order has the time.
-    assert int(service["TimeoutStopSec"]) > max(server.GRACE_S, chores.GRACE_S)
+    assert int(service["TimeoutStopSec"]) > max(server.GRACE_S, worker.GRACE_S)
     if "retrain" in service["ExecStart"]:
         # Those of `rlhf-loop retrain` that need nobody to look at once.
         assert service["SuccessExitStatus"].split() == ["3", "75"]

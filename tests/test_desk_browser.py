@@ -10,8 +10,8 @@ from sqlalchemy import select
 from test_browser import CONTRASTS, no_sideways_scroll
 
 from rlhf_loop import reviewing
-from rlhf_loop.interactions import rate
-from rlhf_loop.tables import Interaction, Preference
+from rlhf_loop.store.interactions import rate
+from rlhf_loop.store.tables import Interaction, Preference
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from rlhf_loop.web.differences import MOST_MEETINGS, Change, Piece, difference
+from rlhf_loop.web.pages.diff import MOST_MEETINGS, Change, Piece, difference
 
 
 def marked(before: str, after: str) -> str:

@@ -14,16 +14,16 @@ from sqlalchemy import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.cli import main
+from rlhf_loop.cli.doctor import Finding
+from rlhf_loop.cli.doctor.database import Reached
+from rlhf_loop.cli.doctor.models import model
 from rlhf_loop.config import Settings
-from rlhf_loop.doctor import Finding
-from rlhf_loop.doctor.database import Reached
-from rlhf_loop.doctor.models import model
 from rlhf_loop.domain import ModelState, Rating
-from rlhf_loop.interactions import record
 from rlhf_loop.registry import Version
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save, sum_file
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store.interactions import record
+from rlhf_loop.training.train import TrainingReport
 
 
 class House:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from examined import faults
 
+from rlhf_loop.cli.doctor.finding import caught
+from rlhf_loop.cli.doctor.settings import drafts, secret_key, settings_in_use, sources, telemetry, worker
 from rlhf_loop.config import Settings
-from rlhf_loop.doctor.finding import caught
-from rlhf_loop.doctor.settings import drafts, secret_key, settings_in_use, sources, telemetry, worker
 
 Hide = Callable[[str], None]
 

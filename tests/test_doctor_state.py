@@ -6,12 +6,12 @@ import pytest
 from examined import faults
 from sqlalchemy import Engine
 
-from rlhf_loop.alarms import clear_alarm, raise_alarm
+from rlhf_loop.cli.doctor.loop import alarms, ratings, training
 from rlhf_loop.config import Settings
-from rlhf_loop.doctor.state import alarms, ratings, training
 from rlhf_loop.domain import AlarmKind, Rating, RunRecord
-from rlhf_loop.interactions import record
-from rlhf_loop.training_log import begin_run, end_run
+from rlhf_loop.registry.runs import begin_run, end_run
+from rlhf_loop.store.alarms import clear_alarm, raise_alarm
+from rlhf_loop.store.interactions import record
 
 NOW = datetime(2027, 3, 1, 12, 30, tzinfo=UTC)
 

@@ -11,10 +11,10 @@ import pytest
 from examined import faults
 
 from rlhf_loop.answering.outbox import Outbox
+from rlhf_loop.cli.doctor import Finding
+from rlhf_loop.cli.doctor.database import Reached
+from rlhf_loop.cli.doctor.storage import cache, disk, outbox
 from rlhf_loop.config import Settings
-from rlhf_loop.doctor import Finding
-from rlhf_loop.doctor.database import Reached
-from rlhf_loop.doctor.storage import cache, disk, outbox
 
 _Usage = namedtuple("_Usage", "total used free")
 MB = 10**6

@@ -14,7 +14,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.training.train import TrainingReport
 
 Trained = tuple[RewardModel, TrainingReport]
 

@@ -16,8 +16,8 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from rlhf_loop.errors import DocumentError
-from rlhf_loop.index import prose_files
-from rlhf_loop.index.documents import Document, Found, find_files
+from rlhf_loop.sources.index import prose_files
+from rlhf_loop.sources.index.documents import Document, Found, find_files
 
 ROW = {"text": "Hold your breath.", "title": "Hiccups", "url": "https://example.org", "licence": "CC0"}
 
@@ -142,7 +142,7 @@ def test_an_invalid_row_has_its_line_and_the_reason(tmp_path: Path, line: str | 
 
 def test_a_huge_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A document that is longer than any book is a mistake, and is told so."""
-    monkeypatch.setattr("rlhf_loop.index.documents.MAX_CHARS", 100)
+    monkeypatch.setattr("rlhf_loop.sources.index.documents.MAX_CHARS", 100)
     assert "text has 101 characters; at most 100" in reason(write(tmp_path / "f.jsonl", jsonl({"text": "x" * 101})))
 
 

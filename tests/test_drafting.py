@@ -13,10 +13,10 @@ import pytest
 
 from rlhf_loop.answering import drafting
 from rlhf_loop.answering.drafting import Drafter, quote
-from rlhf_loop.answering.extracts import excerpt
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
+from rlhf_loop.sources.extracts import excerpt
 
 QUERY = "What helps against hiccups?"
 PASSAGES = {

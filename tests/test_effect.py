@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from rlhf_loop.answering.experiments import draw
 from rlhf_loop.answering.interleaving import team_draft
-from rlhf_loop.answering.policies import draw
 from rlhf_loop.domain import Interval
 from rlhf_loop.monitoring.effect import MIN_RATED, FirstAnswers, compare, outcome, preference
 

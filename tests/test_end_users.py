@@ -15,11 +15,11 @@ from web_fakes import GOOD, FakeService
 
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine, migrate
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.tables import Interaction, Review
+from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.web import create_app
 
 ANSWERED = "/data-html?query=Why"

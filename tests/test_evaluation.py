@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_loop.domain import Interval
-from rlhf_loop.evaluation import Predictions, evaluate, pair_accuracy
+from rlhf_loop.training.evaluation import Predictions, evaluate, pair_accuracy
 
 
 def predictions(questions: int = 30, *, better: bool = True, known: bool = True) -> Predictions:

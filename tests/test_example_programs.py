@@ -21,7 +21,7 @@ from adapter_models import needs
 from rlhf_loop import sample
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.training.train import TrainingReport
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BEST = "Dizziness after a blow to the head is a sign of concussion"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlhf_loop.excerpts import MAX_CHARS, sections, sentences
+from rlhf_loop.sources.excerpts import MAX_CHARS, sections, sentences
 
 SENTENCE = "Dr. Smith gave 3.5 mg, e.g. of aspirin, to each of them. "
 

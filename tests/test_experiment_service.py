@@ -24,15 +24,15 @@ from test_web_pages import Page
 from web_fakes import GOOD, OTHER, FakeService
 
 from rlhf_loop import sample
-from rlhf_loop.answering.policies import draw
+from rlhf_loop.answering.experiments import draw
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.tables import Interaction, ServedQuestion
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store.engine import make_engine
+from rlhf_loop.store.tables import Interaction, ServedQuestion
+from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.web import create_app
 
 QUERY = sample.QUESTION

@@ -9,13 +9,13 @@ import pytest
 from rlhf_loop.domain import Example, Pair, PairKind, Question, ReviewerRole, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.features import MOST_ANSWERS, read_pairs, rows_for
-from rlhf_loop.fitting import rating_weights
-from rlhf_loop.pair_data import pair_set
 from rlhf_loop.reward import RECIPES, RewardClassifier, RewardModel, recipe_named
-from rlhf_loop.splitting import holdout
-from rlhf_loop.training import HOLDOUT_SHARE, TrainingReport, judged_rows, train
-from rlhf_loop.training_data import assemble
+from rlhf_loop.reward.splitting import holdout
+from rlhf_loop.training.data import assemble
+from rlhf_loop.training.fit import MOST_ANSWERS, read_pairs, rows_for
+from rlhf_loop.training.fitting import rating_weights
+from rlhf_loop.training.pair_data import pair_set
+from rlhf_loop.training.train import HOLDOUT_SHARE, TrainingReport, judged_rows, train
 
 
 class WordsRecipe:
@@ -230,7 +230,7 @@ def test_what_else_is_in_the_list_does_not_matter(encoder: TextEncoder) -> None:
 def test_the_yardstick_has_a_sample_of_very_many_pairs(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipe joint gets as many pairs as make the rows that it may have, drawn by the seed; passages gets all."""
     assert MOST_ANSWERS["joint"] == 50_000
-    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": 20})
+    monkeypatch.setattr("rlhf_loop.training.fit.MOST_ANSWERS", {"joint": 20})
     pairs = pair_set([Pair("Why?", f"Because of {n}.", "Who knows.") for n in range(30)])
     recipes = [recipe_named("passages"), recipe_named("joint")]
     rows = [read_pairs(pairs, recipes, encoder, seed=seed).rows for seed in (0, 1)]
@@ -241,7 +241,7 @@ def test_the_yardstick_has_a_sample_of_very_many_pairs(encoder: TextEncoder, mon
 
 def test_experts_come_first_into_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are more ratings than the yardstick may have, those by experts are in before end users'."""
-    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": 30})
+    monkeypatch.setattr("rlhf_loop.training.fit.MOST_ANSWERS", {"joint": 30})
     data = assemble([*(hint(f"Other {number}?", "-", 5) for number in range(200)), *rated(5)])
     rows = rows_for(recipe_named("joint"), data, judged=data.expert)
     assert rows[data.expert].all()

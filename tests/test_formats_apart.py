@@ -14,8 +14,8 @@ from test_formats_langfuse import score, trace
 from test_formats_openwebui import chat, feedback, two_answers
 from test_formats_phoenix import annotation, span
 
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.formats import Labels
+from rlhf_loop.exchange.formats.base import Labels
+from rlhf_loop.exchange.transfer import import_ratings
 
 ARGILLA = {
     "id": "1",

@@ -8,12 +8,12 @@ import pytest
 from rating_files import counts, reasons
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import make_engine, migrate, transaction
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange import export_ratings, import_ratings
-from rlhf_loop.formats import Labels
-from rlhf_loop.interactions import rate, record
+from rlhf_loop.exchange.formats.base import Labels
+from rlhf_loop.exchange.transfer import export_ratings, import_ratings
+from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.interactions import rate, record
 
 USER = "35f4f60d-2941-5f29-bcff-62e51c272c68"
 OTHER = "2f6df3a1-25a7-4a1c-9e0b-3d51d5dd0d40"
@@ -151,7 +151,7 @@ def test_an_array_is_read_piece_by_piece(
     sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever a piece ends, the records are the same; a page of an API holds them under "data"."""
-    monkeypatch.setattr("rlhf_loop.row_files._JSON_READ", 40)
+    monkeypatch.setattr("rlhf_loop.utils.rows._JSON_READ", 40)
     records = [argilla_record(id=f"r{n}", responses={}) for n in range(50)]
     (tmp_path / "a.json").write_text(json.dumps({"data": records}, indent=1), encoding="utf-8")
     assert import_ratings(sqlite_engine, tmp_path / "a.json", format="argilla").added == 50

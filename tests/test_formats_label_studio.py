@@ -8,10 +8,10 @@ import pytest
 from rating_files import counts, reasons, write_csv
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.formats import Labels, NumberScale
+from rlhf_loop.exchange.formats.base import Labels, NumberScale
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import transaction
 
 
 def result(name: str, kind: str, value: Any, to: str = "answer") -> dict[str, Any]:

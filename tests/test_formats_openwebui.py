@@ -8,13 +8,12 @@ import pytest
 from rating_files import counts, reasons, write_jsonl
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.formats import Labels
-from rlhf_loop.formats.layout import NumberScale
-from rlhf_loop.formats.openwebui_chat import reply
+from rlhf_loop.exchange.formats.base import Labels, NumberScale
+from rlhf_loop.exchange.formats.openwebui_chat import reply
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import transaction
 
 QUESTION = "Was hilft gegen Migräne? 🤕"
 

@@ -13,9 +13,9 @@ import pytest
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import transaction
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.formats import Labels, NumberScale
+from rlhf_loop.exchange.formats.base import Labels, NumberScale
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import transaction
 
 THUMBS = Labels(thumbs=True, score_name="user feedback")
 SCALE = Labels(scale=NumberScale(0, 1), score_name="user feedback")

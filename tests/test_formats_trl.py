@@ -9,13 +9,13 @@ import pytest
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import make_engine, migrate, transaction
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.examples import examples
-from rlhf_loop.exchange import ExportOptions, export_ratings, import_ratings
-from rlhf_loop.formats import Labels
-from rlhf_loop.interactions import rate, record, stats
+from rlhf_loop.exchange.formats.base import Labels
+from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
+from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.interactions import rate, record, stats
+from rlhf_loop.training.examples import examples
 
 # The examples of https://huggingface.co/docs/trl/dataset_formats, in its forms.
 STANDARD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}

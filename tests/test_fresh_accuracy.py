@@ -7,10 +7,11 @@ import pytest
 from operation_fakes import NOW, put_live, put_rated
 from sqlalchemy import Engine
 
-from rlhf_loop import metrics, registry
+from rlhf_loop import registry
 from rlhf_loop.domain import Interval, Rating
-from rlhf_loop.interactions import record
-from rlhf_loop.monitoring.fresh_accuracy import FreshAccuracy, fresh_accuracy, of_all
+from rlhf_loop.monitoring.accuracy import FreshAccuracy, fresh_accuracy, of_all
+from rlhf_loop.store.interactions import record
+from rlhf_loop.training import metrics
 
 LIVE, SERVED, RATED = NOW - timedelta(days=30), NOW - timedelta(days=20), NOW - timedelta(days=10)
 MEASURED = {"overall": {"accuracy": {"value": 0.8, "low": 0.77, "high": 0.83}}}

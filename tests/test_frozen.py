@@ -5,9 +5,9 @@ import pytest
 
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.frozen import frozen_share, is_frozen
-from rlhf_loop.training import train_for_comparison
-from rlhf_loop.training_data import assemble, prompt_hash
+from rlhf_loop.store.questions import frozen_share, is_frozen
+from rlhf_loop.training.data import assemble, prompt_hash
+from rlhf_loop.training.train import train_for_comparison
 
 
 def test_the_share_grows_and_never_shrinks() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rlhf_loop.comparing import predict
 from rlhf_loop.domain import Example, ModelState
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.evaluation import evaluate
-from rlhf_loop.gate import LiveModel, judge
-from rlhf_loop.training import Trained, train_for_comparison
+from rlhf_loop.registry.gate import LiveModel, judge
+from rlhf_loop.training.comparison import predict
+from rlhf_loop.training.evaluation import evaluate
+from rlhf_loop.training.train import Trained, train_for_comparison
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop import audit
 from rlhf_loop.reviewing import DEFAULT_GUIDELINES, guidelines, save_guidelines
-from rlhf_loop.web.pages import MEANINGS
+from rlhf_loop.store import audit
+from rlhf_loop.web.pages.answers import MEANINGS
 
 GRADES = ("one", "two", "three", "four", "five")
 

@@ -39,7 +39,7 @@ def test_an_import_loads_nothing_heavy(module: str) -> None:
         "rlhf_loop",
         "rlhf_loop.answering",
         "rlhf_loop.encoders",
-        "rlhf_loop.index",
+        "rlhf_loop.sources.index",
         "rlhf_loop.reviewing",
         "rlhf_loop.reward",
         "rlhf_loop.sources",

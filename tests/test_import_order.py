@@ -8,10 +8,10 @@ import pytest
 from rating_files import reasons, write_jsonl
 from sqlalchemy import Engine, select
 
-from rlhf_loop.db import reading
-from rlhf_loop.exchange import InvalidRowsError, import_ratings
-from rlhf_loop.formats import Labels, NumberScale
-from rlhf_loop.tables import Review
+from rlhf_loop.exchange.formats.base import Labels, NumberScale
+from rlhf_loop.exchange.transfer import InvalidRowsError, import_ratings
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Review
 
 EARLY, LATE = "2026-01-01T10:00:00+00:00", "2026-01-02T10:00:00+00:00"
 

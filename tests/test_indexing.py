@@ -17,11 +17,11 @@ import pytest
 
 from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.errors import DocumentError, VectorStoreError
-from rlhf_loop.index import SourceCount, VectorStore, indexing
-from rlhf_loop.index.documents import find_files
-from rlhf_loop.index.indexing import IndexReport, InvalidDocumentsError
-from rlhf_loop.index.lancedb_store import LanceDbStore
-from rlhf_loop.index.pgvector_store import PgVectorStore
+from rlhf_loop.sources.index import SourceCount, VectorStore, indexing
+from rlhf_loop.sources.index.documents import find_files
+from rlhf_loop.sources.index.indexing import IndexReport, InvalidDocumentsError
+from rlhf_loop.sources.index.lancedb_store import LanceDbStore
+from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -255,8 +255,8 @@ def test_an_interrupted_run_keeps_its_batches(tmp_path: Path, store: LanceDbStor
 SLOW = """
 import sys
 from pathlib import Path
-from rlhf_loop.index.lancedb_store import LanceDbStore
-from rlhf_loop.index.pgvector_store import PgVectorStore
+from rlhf_loop.sources.index.lancedb_store import LanceDbStore
+from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from tests.test_indexing import FakeEncoder, add
 kind, where, file, seconds = sys.argv[1:]
 store = LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore.from_url(where)

@@ -20,21 +20,21 @@ from web_fakes import GOOD, OTHER, FakeService
 import rlhf_loop.web
 from rlhf_loop import registry
 from rlhf_loop.accounts import tokens, users
-from rlhf_loop.alarms import raise_alarm
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import AlarmKind, ModelState, Rating, RunRecord, UserRole
 from rlhf_loop.errors import DatabaseError, OutboxError
-from rlhf_loop.interactions import record
-from rlhf_loop.monitoring import census as census_module
-from rlhf_loop.monitoring.census import answers, census
-from rlhf_loop.tables import ModelVersion
-from rlhf_loop.training_log import begin_run, end_run
+from rlhf_loop.monitoring import gauges as census_module
+from rlhf_loop.monitoring.gauges import answers, census
+from rlhf_loop.registry.runs import begin_run, end_run
+from rlhf_loop.store.alarms import raise_alarm
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import record
+from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.web import create_app
-from rlhf_loop.web import metrics as module
+from rlhf_loop.web import prometheus as module
 from rlhf_loop.web.catalogue import CATALOGUE, COUNTED, Kind
 from rlhf_loop.web.instruments import Instruments
-from rlhf_loop.web.shared_counts import VARIABLE, shared_counts
+from rlhf_loop.web.server.shared_counts import VARIABLE, shared_counts
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -242,7 +242,7 @@ def test_who_may_ask(client: FlaskClient, address: str, status: int) -> None:
 @pytest.mark.parametrize(("scope", "status"), [(tokens.METRICS, 200), (tokens.READ, 403)])
 def test_tokens(settings: Settings, service: FakeService, scope: str, status: int) -> None:
     """From elsewhere a token with the scope metrics:read is let in, and no other."""
-    from rlhf_loop.db import open_database
+    from rlhf_loop.store.engine import open_database
 
     engine = open_database(settings.database_url)
     users.add(engine, "prometheus", role=UserRole.SERVICE, actor="test")
@@ -391,7 +391,7 @@ if sys.argv[2:]:
 
 def test_processes_count_together(folder: Path) -> None:
     """The counts of processes that have ended stay; of gauges only those of living processes are left."""
-    from rlhf_loop.web.shared_counts import forget
+    from rlhf_loop.web.server.shared_counts import forget
 
     first = subprocess.Popen([sys.executable, "-c", COUNTING, "3"])
     assert first.wait(60) == 0

@@ -25,8 +25,8 @@ from test_server import start as start
 from v1_apps import token_for
 
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import record
-from rlhf_loop.tables import AuditEntry, Interaction, Review
+from rlhf_loop.store.interactions import record
+from rlhf_loop.store.tables import AuditEntry, Interaction, Review
 
 pytestmark = [
     pytest.mark.slow,

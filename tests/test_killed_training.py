@@ -20,10 +20,10 @@ from rlhf_loop import registry, sample
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.encoders.weights import MODEL_NAME
-from rlhf_loop.exchange import import_ratings
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.registry.runs import runs
+from rlhf_loop.registry.training_lock import mark_dead_runs
 from rlhf_loop.reward.model_file import load
-from rlhf_loop.training_lock import mark_dead_runs
-from rlhf_loop.training_log import runs
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +39,7 @@ STEPS = {
     "it is live, its file is not in its place": "rlhf_loop.registry.files:deploy:1:SIGKILL",
     "the sums of both are there, the old file still is": "rlhf_loop.reward.model_file:replace_file:5:SIGKILL",
     "the new file is there, the sums of both still are": "rlhf_loop.reward.model_file:replace_file:6:SIGKILL",
-    "all is done, the log does not know it": "rlhf_loop.training_run:end_run:1:SIGKILL",
+    "all is done, the log does not know it": "rlhf_loop.registry.training_run:end_run:1:SIGKILL",
 }
 
 
@@ -166,7 +166,7 @@ def test_killed_where_it_matters(trainings: Trainings) -> None:
 
 def test_two_at_once(trainings: Trainings) -> None:
     """While one runs, another one says since when, ends with an exit code of its own, and leaves no trace."""
-    first = trainings.start(step="rlhf_loop.training_run:_live_model:1:SIGSTOP")
+    first = trainings.start(step="rlhf_loop.registry.training_run:_live_model:1:SIGSTOP")
     until(lambda: "there" in first.said())
     (running, *others) = runs(trainings.engine)
     assert running.status == "running"

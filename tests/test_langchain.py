@@ -105,5 +105,6 @@ def test_its_own_errors_pass_through() -> None:
 
 def test_langchain_is_not_imported() -> None:
     """The adapter works without the package: it only needs what a retriever has."""
-    code = "import sys, rlhf_loop.sources.langchain; sys.exit(any('langchain_core' in name for name in sys.modules))"
+    source = "rlhf_loop.sources.langchain_retriever"
+    code = f"import sys, {source}; sys.exit(any('langchain_core' in name for name in sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rlhf_loop import memory
+from rlhf_loop.utils import memory
 
 # A fifth of a gigabyte in blocks that the C library keeps when they are free: the last one holds up the rest.
 USED_AND_FREE = """

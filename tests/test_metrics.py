@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, ndcg_score, precision_score, recall_score, roc_auc_score
 
-from rlhf_loop import metrics
+from rlhf_loop.training import metrics
 
 QUESTIONS = 12
 MEASURES = (

@@ -10,8 +10,8 @@ from figure_rows import NOW, add_version, said, shown
 from sqlalchemy import Engine
 
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import record
 from rlhf_loop.monitoring.charts import draw
+from rlhf_loop.store.interactions import record
 
 MEASURES = {name: {"value": 0.75, "low": 0.7, "high": 0.8} for name in ("accuracy", "auc")}
 

@@ -9,15 +9,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlhf_loop.comparing import Comparison, Comparisons
 from rlhf_loop.domain import Interval, ModelState, RankedCandidate, Ranking, ReviewerRole
-from rlhf_loop.gate import Judgement
-from rlhf_loop.html_table import html_table
 from rlhf_loop.registry import Version
-from rlhf_loop.registry.contests import Contest
+from rlhf_loop.registry.compare import Contest
+from rlhf_loop.registry.gate import Judgement
+from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
-from rlhf_loop.training_run import TrainingOutcome
+from rlhf_loop.training.comparison import Comparison, Comparisons
+from rlhf_loop.training.train import TrainingReport
+from rlhf_loop.utils.html import html_table
 
 EVIL = "<script>alert('x')</script> & co"
 

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import blueprint, create_app
-from rlhf_loop.web.openapi import document, methods
+from rlhf_loop.web.api.openapi import document, methods
 
 RATING = {"interaction_id": "id-1", "rating": 4}
 #: The screens of raters and admins are for people alone: no program is to call what their scripts call.

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select
 from test_formats_openwebui import feedback
 from v1_apps import app_on, token_for
 
-from rlhf_loop.tables import Review
+from rlhf_loop.store.tables import Review
 
 FILE = Path(__file__).parents[1] / "examples" / "openwebui_ratings.py"
 

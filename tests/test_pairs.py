@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Engine, insert, select, text, update
 
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.pair_data import PairSet, pair_set
-from rlhf_loop.pairs import training_pairs
-from rlhf_loop.reliability import RaterReliability
-from rlhf_loop.tables import CorrectionDecision, Interaction, Preference, Review
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import CorrectionDecision, Interaction, Preference, Review
+from rlhf_loop.training.pair_data import PairSet, pair_set
+from rlhf_loop.training.pairs import training_pairs
+from rlhf_loop.training.reliability import RaterReliability
 
 
 def prefer(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from rlhf_loop.encoders.passages import PassageSplitter, load_tokenizer
+from rlhf_loop.encoders.tokenizer import PassageSplitter, load_tokenizer
 from rlhf_loop.errors import EncoderError
 
 #: Ordinary words, long ones, and what a tokenizer cleans away, splits or has no piece for.

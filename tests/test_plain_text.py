@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.plain_text import label, plain, web_address
+from rlhf_loop.utils.text import label, plain, web_address
 
 
 @pytest.mark.parametrize(

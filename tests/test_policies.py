@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_loop.answering import policies
-from rlhf_loop.answering.policies import Experiment, Order, check, draw
+from rlhf_loop.answering import experiments
+from rlhf_loop.answering.experiments import Experiment, Order, check, draw
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking
 from rlhf_loop.encoders import TextEncoder
@@ -16,7 +16,7 @@ from rlhf_loop.errors import ConfigError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save, sum_file
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.training.train import TrainingReport
 
 TEXTS = ("A.", "B.", "C.", "D.")
 CANDIDATES = [Candidate(text) for text in TEXTS]
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_used_costs_nothing(
     assert "cannot be used" in experiment.state()
     assert sum("altered or damaged" in record.getMessage() for record in caplog.records) == 1
     file.write_bytes(whole)
-    monkeypatch.setattr(policies, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(experiments, "_LOOK_AGAIN_S", 0.0)
     assert experiment.order("Why?", CANDIDATES, LIVE).propensity == 0.5
 
 

@@ -8,9 +8,9 @@ import pytest
 from figure_rows import MONDAY, NOW, add, said, shown
 from sqlalchemy import Engine
 
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.interactions import put_review, record
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import put_review, record
 
 END_USER = {"reviewer": "visitor:1", "reviewer_role": ReviewerRole.END_USER}
 

@@ -11,11 +11,11 @@ import pytest
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import transaction
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.examples import examples
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import stats
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import stats
+from rlhf_loop.training.examples import examples
 
 
 def test_the_usual_column_names_are_known(engine: Engine, tmp_path: Path) -> None:

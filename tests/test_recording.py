@@ -17,10 +17,10 @@ from sqlalchemy import Engine, func, select, text
 from rlhf_loop.answering import recording
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine, migrate
 from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.tables import Interaction, Review, ServedQuestion
+from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.store.tables import Interaction, Review, ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

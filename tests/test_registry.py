@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop import audit, registry
-from rlhf_loop.alarms import open_alarms
+from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.encoders import TextEncoder
@@ -18,7 +17,9 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.registry import Version
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import load, save, sum_file
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store import audit
+from rlhf_loop.store.alarms import open_alarms
+from rlhf_loop.training.train import TrainingReport
 
 Trained = tuple[RewardModel, TrainingReport]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rlhf_loop.reliability import ENOUGH_SHARED, RaterReliability, reliability
+from rlhf_loop.training.reliability import ENOUGH_SHARED, RaterReliability, reliability
 
 
 def simulated(

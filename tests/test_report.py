@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from figure_fakes import ALL, HOSTILE, SOURCES
 from sqlalchemy import Engine
 
-from rlhf_loop import report as reports
-from rlhf_loop.alarms import raise_alarm
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.monitoring import Figure, figures
-from rlhf_loop.monitoring.figure_table import figure_csv
+from rlhf_loop.monitoring import report as reports
+from rlhf_loop.monitoring.figures.figure_table import figure_csv
+from rlhf_loop.store.alarms import raise_alarm
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 

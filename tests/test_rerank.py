@@ -14,8 +14,8 @@ from rlhf_loop.document_ranking import logit
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training import TrainingReport
-from rlhf_loop.web.openapi import document
+from rlhf_loop.training.train import TrainingReport
+from rlhf_loop.web.api.openapi import document
 
 #: Each dialect: its path, the field of its documents, and what it returns of a ranking.
 DIALECTS = {"jina": "/v1/rerank", "cohere": "/v2/rerank", "vllm": "/rerank", "tei": "/rerank"}

@@ -25,10 +25,12 @@ from rlhf_loop.errors import ConfigError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.training import TrainingReport
-from rlhf_loop.turns import Turns
-from rlhf_loop.web import blueprint, create_app, rerank, server
-from rlhf_loop.web.rerank import LARGE_CHARS, MAX_BODY_BYTES
+from rlhf_loop.training.train import TrainingReport
+from rlhf_loop.utils.turns import Turns
+from rlhf_loop.web import blueprint, create_app
+from rlhf_loop.web.api import rerank
+from rlhf_loop.web.api.rerank import LARGE_CHARS, MAX_BODY_BYTES
+from rlhf_loop.web.server import server
 
 #: Each path with what it is asked in its dialect, and where its errors say what is wrong.
 ASKED: dict[str, tuple[str, dict[str, Any], str]] = {

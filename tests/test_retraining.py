@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole, RunRecord
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.retraining import Due, due, last_review
-from rlhf_loop.training_log import begin_run, end_run
+from rlhf_loop.registry.runs import begin_run, end_run
+from rlhf_loop.registry.schedule import Due, due, last_review
+from rlhf_loop.store.interactions import rate, record
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
 SETTINGS = Settings(retrain_ratings=5, retrain_days=7)

@@ -9,7 +9,7 @@ from raters import PASSWORD, reviews
 from sqlalchemy import delete, select
 
 from rlhf_loop.reviewing import save_draft
-from rlhf_loop.tables import Interaction
+from rlhf_loop.store.tables import Interaction
 
 
 def test_sign_in_and_rate_five(open_page: Open, desk: Desk) -> None:

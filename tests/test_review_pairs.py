@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, delete, insert, select
 
-from rlhf_loop import audit
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import rate, record
 from rlhf_loop.reviewing import PairItem, next_pair, prefer, progress, skip_pair, undo_pair
-from rlhf_loop.tables import AnswerScore, Interaction, Preference
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import AnswerScore, Interaction, Preference
 
 NOW = datetime(2025, 5, 1, 12, tzinfo=UTC)
 ALONE = Settings(review_overlap=0.0)

@@ -7,9 +7,7 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select, update
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.interactions import rate, record
 from rlhf_loop.reviewing import (
     ReviewItem,
     Submission,
@@ -23,7 +21,9 @@ from rlhf_loop.reviewing import (
     submit,
 )
 from rlhf_loop.reviewing.priority import Facts, Turn, Why, in_overlap, part, turn, value, wanted
-from rlhf_loop.tables import AnswerScore, Assignment, Interaction
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import AnswerScore, Assignment, Interaction
 
 NOW = datetime(2025, 5, 1, 12, tzinfo=UTC)
 ALONE = Settings(review_overlap=0.0)

@@ -6,11 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop import audit
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.interactions import rate, record, stats
 from rlhf_loop.reviewing import (
     MAX_COMMENT,
     MAX_CORRECTION,
@@ -23,6 +21,8 @@ from rlhf_loop.reviewing import (
     submit,
     undo,
 )
+from rlhf_loop.store import audit
+from rlhf_loop.store.interactions import rate, record, stats
 
 NOW = datetime(2025, 5, 1, 12, tzinfo=UTC)
 SETTINGS = Settings(review_overlap=0.0)

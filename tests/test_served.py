@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import Served
-from rlhf_loop.served import experiment_name, other_order, put
-from rlhf_loop.tables import ServedQuestion
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.served import experiment_name, other_order, put
+from rlhf_loop.store.tables import ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 WHOLE = Served(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from rlhf_loop.config import Settings
-from rlhf_loop.web.server import _share_cores, default_workers
+from rlhf_loop.web.server.server import _share_cores, default_workers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 

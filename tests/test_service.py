@@ -13,14 +13,14 @@ from sqlalchemy import select
 from rlhf_loop import sample
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine
 from rlhf_loop.domain import Passage, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.tables import Interaction
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.store.engine import make_engine
+from rlhf_loop.store.tables import Interaction
+from rlhf_loop.training.train import TrainingReport
 
 QUERY = sample.QUESTION
 TEXTS = [candidate["text"] for candidate in sample.CANDIDATES]

@@ -9,9 +9,9 @@ from figure_rows import MONDAY, NOW, add, said, serve, shown
 from sqlalchemy import Engine
 
 from rlhf_loop.domain import Interval
-from rlhf_loop.monitoring import service_figures
 from rlhf_loop.monitoring.drift import Drift, DriftPoint
 from rlhf_loop.monitoring.experiment import ArmReport, ExperimentReport, InterleavingReport
+from rlhf_loop.monitoring.figures import service_figures
 
 
 def test_quality_and_sources(engine: Engine) -> None:

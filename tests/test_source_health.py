@@ -6,9 +6,9 @@ import pytest
 from operation_fakes import NOW, put_served
 from sqlalchemy import Engine, insert
 
-from rlhf_loop.db import transaction
 from rlhf_loop.monitoring.source_health import SourceHealth, source_health
-from rlhf_loop.tables import ServedQuestion
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.tables import ServedQuestion
 
 OK: dict[str, str] = {"wikipedia": ""}
 BAD = {"wikipedia": "no answer within 3 s"}

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine, text
 
-from rlhf_loop.db import open_database, reading
 from rlhf_loop.domain import Rating
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.storable import cleaned, problem
+from rlhf_loop.store.engine import open_database, reading
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.validation import cleaned, problem
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rlhf_loop import sample
-from rlhf_loop.recent import Recent
 from rlhf_loop.reward import lexical, term_index
 from rlhf_loop.reward.term_index import TermIndex
+from rlhf_loop.utils.lru import Recent
 
 WORDS = re.findall(
     r"\S+", "fever fevers cough Coughing what is the asthma dose doses b12 x größe Größen ΑΒΓ don't _ 7 -- . ? :"

@@ -10,11 +10,11 @@ import pytest
 from rlhf_loop.domain import Example, Question, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
-from rlhf_loop.learning_curve import learning_curve, plot
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
-from rlhf_loop.training import TrainingReport, best_recipe, check_enough, train
-from rlhf_loop.training_data import assemble
+from rlhf_loop.training.data import assemble
+from rlhf_loop.training.evaluation import Evaluation, Predictions, evaluate
+from rlhf_loop.training.learning_curve import learning_curve, plot
+from rlhf_loop.training.train import TrainingReport, best_recipe, check_enough, train
 
 
 def example(prompt: str, response: str, rating: int | None, *, group: str = "g", rank: int | None = None) -> Example:
@@ -172,7 +172,7 @@ def test_the_same_question_in_other_groups_stays_on_one_side(
         return evaluate(predictions)
 
     monkeypatch.setitem(RECIPES, "spy", SpyRecipe())
-    monkeypatch.setattr("rlhf_loop.training.evaluate", spy)
+    monkeypatch.setattr("rlhf_loop.training.train.evaluate", spy)
     _, report = train(examples, encoder=encoder, recipe="spy")
     assert report.questions == 20
     inside, outside, _ = (len(predictions.question) for predictions in seen)

@@ -11,15 +11,15 @@ import pytest
 
 from rlhf_loop.domain import Example, Pair
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
-from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.features import MOST_ANSWERS, read_features, rows_for
-from rlhf_loop.learning_curve import learning_curve
-from rlhf_loop.pair_data import PairNumbers, PairText, PairTexts, pair_set
 from rlhf_loop.reward import recipe_named
-from rlhf_loop.splitting import holdout
-from rlhf_loop.training import train
-from rlhf_loop.training_data import AnswerText, Texts, TrainingSet, assemble, fingerprint, numbered
+from rlhf_loop.reward.splitting import holdout
+from rlhf_loop.training.data import AnswerText, Texts, TrainingSet, assemble, fingerprint, numbered
+from rlhf_loop.training.fit import MOST_ANSWERS, read_features, rows_for
+from rlhf_loop.training.learning_curve import learning_curve
+from rlhf_loop.training.pair_data import PairNumbers, PairText, PairTexts, pair_set
+from rlhf_loop.training.train import train
 
 
 class QuickRuntime:
@@ -231,7 +231,7 @@ def test_features_are_those_of_all_questions_at_once(quick: TextEncoder) -> None
 
 
 def sampled_set(monkeypatch: pytest.MonkeyPatch, most: int) -> TrainingSet:
-    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": most})
+    monkeypatch.setattr("rlhf_loop.training.fit.MOST_ANSWERS", {"joint": most})
     return assemble(many(3_000))
 
 
@@ -274,7 +274,7 @@ def test_the_sample_is_of_whole_questions_and_seeded(monkeypatch: pytest.MonkeyP
 
 def test_a_rare_class_is_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """However rare good answers are, the sample has two questions with some on the side that is fitted."""
-    monkeypatch.setattr("rlhf_loop.features.MOST_ANSWERS", {"joint": 100})
+    monkeypatch.setattr("rlhf_loop.training.fit.MOST_ANSWERS", {"joint": 100})
     examples = [
         Example(f"Question {number}?", "Answer.", 5 if number in (7, 500, 900) else 1, f"g{number}")
         for number in range(1_000)

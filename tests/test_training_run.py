@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop import audit, sample
+from rlhf_loop import sample
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState, Rating, ReviewerRole, RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, ModelFileError, NotEnoughDataError
-from rlhf_loop.examples import examples
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.pairs import training_pairs
+from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.registry import versions
+from rlhf_loop.registry.runs import runs
+from rlhf_loop.registry.training_run import library_versions, run_training
 from rlhf_loop.reward.model_file import load, sum_file
-from rlhf_loop.training_data import fingerprint
-from rlhf_loop.training_log import runs
-from rlhf_loop.training_run import library_versions, run_training
+from rlhf_loop.store import audit
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.training.data import fingerprint
+from rlhf_loop.training.examples import examples
+from rlhf_loop.training.pairs import training_pairs
 
 
 @pytest.fixture

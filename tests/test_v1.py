@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import Engine, func, select
 from v1_apps import ALL_BUT_EXPERT, ITEM, Caller, another_token, app_on, caller, token_for
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import Rating, UserRole
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.tables import Interaction, Preference, Review
+from rlhf_loop.store import audit
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.store.tables import Interaction, Preference, Review
 
 
 @pytest.fixture

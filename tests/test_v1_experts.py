@@ -10,7 +10,7 @@ from v1_apps import ALL_BUT_EXPERT, Caller, another_token, caller, token_for
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import UserRole
-from rlhf_loop.tables import Preference
+from rlhf_loop.store.tables import Preference
 
 EXPERT = (*ALL_BUT_EXPERT, tokens.REVIEW_AS_EXPERT)
 

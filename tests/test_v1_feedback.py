@@ -9,12 +9,12 @@ from sqlalchemy import Engine, func, select
 from v1_apps import Caller, another_token, caller, token_for
 
 from rlhf_loop.accounts import tokens
-from rlhf_loop.db import make_engine, transaction
 from rlhf_loop.domain import Rating, UserRole
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.feedback import Fate, OtherTextsError, add_answer, find_answer, take_review
-from rlhf_loop.interactions import record
-from rlhf_loop.tables import AuditEntry, Interaction, Review
+from rlhf_loop.exchange.feedback import Fate, OtherTextsError, add_answer, find_answer, take_review
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import make_engine, transaction
+from rlhf_loop.store.interactions import record
+from rlhf_loop.store.tables import AuditEntry, Interaction, Review
 
 TEXTS = {"prompt": "What helps against hiccups?", "response": "Hold your breath."}
 EARLY, LATE = "2026-01-31T09:30:00Z", "2026-02-01T09:30:00Z"

@@ -15,9 +15,9 @@ from test_formats_phoenix import span
 from v1_apps import Caller, another_token, app_on, caller, token_for
 
 from rlhf_loop.accounts import tokens
-from rlhf_loop.db import transaction
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.tables import Review
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.tables import Review
 
 NOTHING = {"interactions": 0, "reviews": 0, "preferences": 0, "withdrawn": 0}
 

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Engine, func, select, update
 from v1_apps import ITEM, Caller, another_token, app_on, caller, token_for
 
-from rlhf_loop import answered_requests
-from rlhf_loop.answered_requests import KeyUsedError, StillRunningError, StoredAnswer, once
-from rlhf_loop.db import transaction
-from rlhf_loop.tables import AnsweredRequest, AuditEntry, Interaction, Review
+from rlhf_loop.store import idempotency
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.idempotency import KeyUsedError, StillRunningError, StoredAnswer, once
+from rlhf_loop.store.tables import AnsweredRequest, AuditEntry, Interaction, Review
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_many_at_once_under_one_key(engine: Engine, tmp_path: Path) -> None:
 
 def test_old_keys_go_a_few_at_a_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """No write has to clean up for all that came before it."""
-    monkeypatch.setattr(answered_requests, "_FORGOTTEN_AT_ONCE", 2)
+    monkeypatch.setattr(idempotency, "_FORGOTTEN_AT_ONCE", 2)
     for key in ("1", "2", "3", "4", "5"):
         with transaction(engine) as connection:
             once(connection, "old", key, b"", lambda: StoredAnswer(200, "{}"))

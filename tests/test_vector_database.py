@@ -12,12 +12,12 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.errors import VectorStoreError
-from rlhf_loop.index import VectorStore, indexing, open_store
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.passages import PassagesRecipe
+from rlhf_loop.sources.index import VectorStore, indexing, open_store
 from rlhf_loop.sources.source import Source
 from rlhf_loop.sources.vector_database import VectorDatabase
-from rlhf_loop.training import TrainingReport
+from rlhf_loop.training.train import TrainingReport
 
 QUESTION = "How can hiccups be stopped?"
 DOCUMENTS = {

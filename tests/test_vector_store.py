@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rlhf_loop import extras
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
-from rlhf_loop.index import Entry, Section, SourceCount, VectorStore, open_store
-from rlhf_loop.index.fusion import reciprocal_rank_fusion
-from rlhf_loop.index.lancedb_store import LanceDbStore
-from rlhf_loop.index.pgvector_store import PgVectorStore
+from rlhf_loop.sources.index import Entry, Section, SourceCount, VectorStore, open_store
+from rlhf_loop.sources.index.fusion import reciprocal_rank_fusion
+from rlhf_loop.sources.index.lancedb_store import LanceDbStore
+from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+from rlhf_loop.store.engine import make_engine
+from rlhf_loop.utils import extras
 
 ENCODER = "model-a/fp32"
 WHEN = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
@@ -360,7 +360,7 @@ def test_a_table_whose_creation_was_killed_is_mended(tmp_path: Path) -> None:
     """Rows in a table without any index are found, and optimize() builds what is missing."""
     import lancedb
 
-    from rlhf_loop.index import lancedb_store
+    from rlhf_loop.sources.index import lancedb_store
 
     lancedb.connect(tmp_path / "index").create_table(lancedb_store.TABLE, schema=lancedb_store._schema())
     store = LanceDbStore(tmp_path / "index")
@@ -456,7 +456,7 @@ def test_no_version_that_was_read_stays_open(tmp_path: Path) -> None:
 FORKED = """
 import os, sys, warnings
 from rlhf_loop.config import Settings
-from rlhf_loop.index import open_store
+from rlhf_loop.sources.index import open_store
 warnings.simplefilter("ignore")
 store = open_store(Settings.from_env())
 if sys.argv[1] == "used":
@@ -617,7 +617,7 @@ def _no_pgvector(name: str) -> object:
 def test_opening_loads_no_library() -> None:
     """LanceDB is imported by the first use of an index that exists: a server without one never pays for it."""
     code = (
-        "import sys; from rlhf_loop.config import Settings; from rlhf_loop.index import open_store; "
+        "import sys; from rlhf_loop.config import Settings; from rlhf_loop.sources.index import open_store; "
         "assert open_store(Settings()).sources() == []; assert 'lancedb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 from tokenizers import Tokenizer
 
-from rlhf_loop import sample, warming
-from rlhf_loop.cli import main
+from rlhf_loop import sample
+from rlhf_loop.cli import main, warming
+from rlhf_loop.cli.warming import warm
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
@@ -20,7 +21,6 @@ from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.reward.scorer import Scorer
-from rlhf_loop.warming import warm
 
 ROWS = [json.loads(line) for line in sample.RATINGS_FILE.read_text("utf-8").splitlines()]
 ANSWERS = [row["ai_response"] for row in ROWS]

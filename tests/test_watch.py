@@ -9,16 +9,16 @@ import pytest
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
 from rlhf_loop.domain import ModelState
 from rlhf_loop.errors import DatabaseError
+from rlhf_loop.registry.runs import begin_run, runs
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import load
-from rlhf_loop.training import TrainingReport
-from rlhf_loop.training_log import begin_run, runs
-from rlhf_loop.web import watch as module
-from rlhf_loop.web.database import Database
-from rlhf_loop.web.watch import Watch
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.training.train import TrainingReport
+from rlhf_loop.web.process import Database
+from rlhf_loop.web.server import watch as module
+from rlhf_loop.web.server.watch import Watch
 
 Trained = tuple[RewardModel, TrainingReport]
 

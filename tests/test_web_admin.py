@@ -9,10 +9,10 @@ import pytest
 from people_fakes import PASSWORD, Browser, Site, actions
 from sqlalchemy import Engine
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import tokens, users
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import UserRole
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import transaction
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.tables import Interaction, Preference
+from rlhf_loop.store.tables import Interaction, Preference
 
 
 @pytest.fixture

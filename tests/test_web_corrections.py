@@ -8,7 +8,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
-from rlhf_loop.interactions import rate
+from rlhf_loop.store.interactions import rate
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from figure_fakes import ALL, HOSTILE, MILESTONE, SOURCES
 from people_fakes import Browser, Site
 from sqlalchemy import Engine, insert
 
-from rlhf_loop.alarms import raise_alarm
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import AlarmKind, RunRecord
 from rlhf_loop.monitoring import Figure, figures
-from rlhf_loop.tables import ModelVersion
-from rlhf_loop.training_log import begin_run, end_run
-from rlhf_loop.web import dashboard
+from rlhf_loop.registry.runs import begin_run, end_run
+from rlhf_loop.store.alarms import raise_alarm
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.tables import ModelVersion
+from rlhf_loop.web.pages import dashboard
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 

@@ -15,11 +15,11 @@ from v1_apps import ITEM, Caller, app_on, token_for
 
 from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
-from rlhf_loop.db import migrate
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import DatabaseError
-from rlhf_loop.web import database
-from rlhf_loop.web.database import Database
+from rlhf_loop.store.engine import migrate
+from rlhf_loop.web import process
+from rlhf_loop.web.process import Database
 
 
 def test_who_waited_for_a_failure_does_not_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,8 +36,8 @@ def test_who_waited_for_a_failure_does_not_try_again(monkeypatch: pytest.MonkeyP
         came.release()
         return monotonic()
 
-    monkeypatch.setattr(database, "ensure_schema", dead)
-    monkeypatch.setattr(database, "monotonic", arriving)
+    monkeypatch.setattr(process, "ensure_schema", dead)
+    monkeypatch.setattr(process, "monotonic", arriving)
     shared = Database(Settings(database_url="sqlite://"))
 
     def ask(_: Any) -> str:
@@ -54,7 +54,7 @@ def test_who_waited_for_a_failure_does_not_try_again(monkeypatch: pytest.MonkeyP
     assert len(tried) == 1
     ask(None)
     assert len(tried) == 2
-    monkeypatch.setattr(database, "ensure_schema", tried.append)
+    monkeypatch.setattr(process, "ensure_schema", tried.append)
     assert shared.engine() is shared.engine()
 
 

@@ -11,7 +11,7 @@ from web_fakes import GOOD, OTHER, FakeService, Unreadable
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import create_app
-from rlhf_loop.web.pages import percent, score_in_words
+from rlhf_loop.web.pages.answers import percent, score_in_words
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
 

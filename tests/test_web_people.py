@@ -17,7 +17,7 @@ from web_fakes import GOOD, FakeService
 from rlhf_loop.accounts import links, passwords, users
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.web import blueprint, create_app, logs
-from rlhf_loop.web.database import Database
+from rlhf_loop.web.process import Database
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 

@@ -14,13 +14,13 @@ import pytest
 from loopback import Answer, Seen, in_turn, page, site
 from sqlalchemy import Engine, text
 
-from rlhf_loop.alarms import clear_alarm, raise_alarm
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.monitoring import webhook
 from rlhf_loop.monitoring.webhook import deliver
+from rlhf_loop.store.alarms import clear_alarm, raise_alarm
+from rlhf_loop.store.engine import transaction
 
 SECRET = "/services/T000/s3cret-word?token=also-s3cret"
 TAKEN = page("ok")

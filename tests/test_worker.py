@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from rlhf_loop.worker import Worker, share_out
+from rlhf_loop.utils.concurrency import Worker, share_out
 
 SHIP: ContextVar[str] = ContextVar("SHIP", default="none")
 
@@ -40,7 +40,7 @@ def test_work_goes_on_after_the_main_thread() -> None:
     """Threads that still serve when the script has come to its last line get their results."""
     code = (
         "import threading, time\n"
-        "from rlhf_loop.worker import Worker, share_out\n"
+        "from rlhf_loop.utils.concurrency import Worker, share_out\n"
         "def late():\n"
         "    threading.main_thread().join()\n"
         "    done = []\n"

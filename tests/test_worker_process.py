@@ -17,9 +17,9 @@ import pytest
 from test_server import PATIENCE_S, until
 
 from rlhf_loop import registry, sample
-from rlhf_loop.db import open_database
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.training_log import runs
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.registry.runs import runs
+from rlhf_loop.store.engine import open_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")]
 

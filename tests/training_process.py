@@ -25,10 +25,10 @@ _IMPORTED = (
     "pytest",
     "rich.progress",
     "rlhf_loop.cli",
-    "rlhf_loop.console",
+    "rlhf_loop.cli.output",
     "rlhf_loop.encoders",
     "rlhf_loop.encoders.onnx_runtime",
-    "rlhf_loop.training_run",
+    "rlhf_loop.registry.training_run",
     "scipy.optimize",
     "sklearn.linear_model",
     "sklearn.metrics",
@@ -79,9 +79,9 @@ def _run(command: list[str], environ: dict[str, str], log: str, step: str) -> No
     os.environ.clear()
     os.environ.update(environ)
 
-    from rlhf_loop import training_run
     from rlhf_loop.cli import main
     from rlhf_loop.domain import ModelState
+    from rlhf_loop.registry import training_run
 
     judge = training_run.judge
     training_run.judge = lambda *args, **options: replace(judge(*args, **options), state=ModelState.LIVE)

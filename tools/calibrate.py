@@ -27,7 +27,7 @@ from rlhf_loop.encoders.batches import Batcher
 from rlhf_loop.encoders.calibration import INPUTS, Calibration, save
 from rlhf_loop.encoders.int8_graph import Int8Graph
 from rlhf_loop.encoders.onnx_graph import Graph, Weights
-from rlhf_loop.encoders.passages import load_tokenizer
+from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.reward import lexical
 
 Floats = NDArray[np.float32]

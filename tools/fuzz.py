@@ -30,11 +30,11 @@ import click
 from rlhf_loop import sample
 from rlhf_loop.accounts import tokens, users
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
 from rlhf_loop.domain import Passage, Rating, UserRole
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import record
-from rlhf_loop.training_run import run_training
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.registry.training_run import run_training
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.interactions import record
 
 #: The live model in the server's folder.
 MODEL = "reward_model.joblib"

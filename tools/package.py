@@ -123,7 +123,8 @@ def import_all(installed: Installed) -> None:
     code = (
         "import importlib, pkgutil, rlhf_loop, rlhf_reranker, model_utils\n"
         "for found in pkgutil.walk_packages(rlhf_loop.__path__, 'rlhf_loop.'):\n"
-        "    if found.name.split('.')[1] not in ('__main__', 'adapters') and found.name != 'rlhf_loop.migrations.env'"
+        "    if found.name.split('.')[1] not in ('__main__', 'adapters')"
+        " and found.name != 'rlhf_loop.store.migrations.env'"
         " and '.versions.' not in found.name:\n"
         "        importlib.import_module(found.name)\n"
     )

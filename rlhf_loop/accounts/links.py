@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, and_, delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import passwords, users
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.tables import OneTimeLink
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import OneTimeLink
+from rlhf_loop.store.tables import User as Users
 
 HOURS = 24
 

@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop import audit
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import User, UserRole
-from rlhf_loop.tables import Session
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import Session
+from rlhf_loop.store.tables import User as Users
 
 #: A session in use is noted that often, not at each request.
 _NOTED_EVERY = timedelta(minutes=1)

@@ -8,13 +8,13 @@ from datetime import datetime
 from sqlalchemy import update
 from sqlalchemy.engine import Engine
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import passwords, sessions, throttle, users
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.tables import ANONYMOUS
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.tables import ANONYMOUS
+from rlhf_loop.store.tables import User as Users
 
 #: For whatever is wrong: which of both, would tell which names there are.
 _WRONG = "The name or the password is wrong. Look at both and try again."

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, insert, select, text
 from sqlalchemy.engine import Connection
 
 from rlhf_loop.errors import ThrottledError
-from rlhf_loop.tables import SignInFailure
+from rlhf_loop.store.tables import SignInFailure
 
 #: For so long a failure counts.
 WINDOW = timedelta(minutes=15)

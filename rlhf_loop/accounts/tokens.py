@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import insert, or_, select, update
 from sqlalchemy.engine import Engine
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import users
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.plain_text import label
-from rlhf_loop.tables import Token
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import Token
+from rlhf_loop.store.tables import User as Users
+from rlhf_loop.utils.text import label
 
 READ = "interactions:read"
 WRITE = "interactions:write"

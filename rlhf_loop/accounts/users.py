@@ -10,13 +10,13 @@ from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop import audit
 from rlhf_loop.accounts import passwords
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
-from rlhf_loop.tables import ANONYMOUS, OneTimeLink, Session
-from rlhf_loop.tables import User as Users
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import ANONYMOUS, OneTimeLink, Session
+from rlhf_loop.store.tables import User as Users
 
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
 #: Of nobody: those without a name, the visitors of our page (visitor:...), and whoever types commands (cli:...). A

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from rlhf_loop.adapters.ranked import Fallback, checked, ranked
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.extras import require
 from rlhf_loop.ranking import Ranker, default_ranker
+from rlhf_loop.utils.extras import require
 
 require("haystack", "haystack")  # before the imports, which would only name a module
 

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from rlhf_loop.adapters.ranked import Fallback, ranked
-from rlhf_loop.extras import require
 from rlhf_loop.ranking import Ranker
+from rlhf_loop.utils.extras import require
 
 require("langchain_core.documents", "langchain")  # before the imports, which would only name a module
 

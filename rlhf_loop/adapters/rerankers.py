@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rlhf_loop.adapters.ranked import Fallback, checked, ranked
-from rlhf_loop.extras import require
 from rlhf_loop.ranking import Ranker
+from rlhf_loop.utils.extras import require
 
 require("rerankers", "rerankers")  # before the imports, which would only name a module
 

@@ -12,14 +12,14 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from rlhf_loop.answering.breaker import Breaker
-from rlhf_loop.answering.extracts import whole_sentences
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.extras import require
-from rlhf_loop.plain_text import plain
-from rlhf_loop.sources.timed_transport import TimedTransport, all_by
-from rlhf_loop.worker import start
+from rlhf_loop.sources.extracts import whole_sentences
+from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.text import plain
+from rlhf_loop.utils.timed_transport import TimedTransport, all_by
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from time import perf_counter
 
-from rlhf_loop import tracing
 from rlhf_loop.answering.breaker import Breaker
-from rlhf_loop.answering.extracts import excerpt
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
-from rlhf_loop.plain_text import label, plain, web_address
+from rlhf_loop.sources.extracts import excerpt
 from rlhf_loop.sources.source import Source
-from rlhf_loop.worker import start
+from rlhf_loop.utils import tracing
+from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.text import label, plain, web_address
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.sqlite_connection import SqliteConnection
+from rlhf_loop.utils.sqlite import SqliteConnection
 
 logger = logging.getLogger(__name__)
 

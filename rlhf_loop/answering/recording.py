@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from sqlalchemy.engine import Engine
 
-from rlhf_loop import interactions
 from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.config import Settings
-from rlhf_loop.db import ensure_schema, make_engine, transaction
 from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
-from rlhf_loop.plain_text import unstorable
-from rlhf_loop.served import put as put_served
-from rlhf_loop.storable import cleaned, problem
-from rlhf_loop.worker import start
+from rlhf_loop.store import interactions
+from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
+from rlhf_loop.store.served import put as put_served
+from rlhf_loop.store.validation import cleaned, problem
+from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.text import unstorable
 
 logger = logging.getLogger(__name__)
 

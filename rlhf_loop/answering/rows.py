@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import unquote_plus
 
-from rlhf_loop.answering.policies import Order
+from rlhf_loop.answering.experiments import Order
 from rlhf_loop.domain import RankedAnswer, Rating, Served, prompt_key
 
 # What stands there for a reason that quotes the question.

@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
-from rlhf_loop.answering import policies
+from rlhf_loop.answering import experiments
 from rlhf_loop.answering.drafting import Drafter, Drafts, quote
+from rlhf_loop.answering.experiments import Experiment, Order
 from rlhf_loop.answering.gathering import Gathered, Gatherer
-from rlhf_loop.answering.policies import Experiment, Order
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.answering.rows import recorded_answers, served_as
-from rlhf_loop.answering.stages import stage
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import (
     Answer,
@@ -31,9 +30,10 @@ from rlhf_loop.domain import (
     Served,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
-from rlhf_loop.plain_text import unstorable
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.sources.source import Source
+from rlhf_loop.utils.stages import stage
+from rlhf_loop.utils.text import unstorable
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -94,9 +94,9 @@ class AnswerService:
             ConfigError, MissingExtraError: the settings name it.
         """
         end_user_scale(self._settings)
-        policies.check(self._settings)
-        from rlhf_loop.index import open_store
+        experiments.check(self._settings)
         from rlhf_loop.sources import sources_from
+        from rlhf_loop.sources.index import open_store
 
         names = self._settings.sources
         sources_from(replace(self._settings, sources=tuple(name for name in names if name != "index")), encoder=None)

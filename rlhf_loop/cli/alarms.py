@@ -12,7 +12,7 @@ import click
 from rlhf_loop.cli.common import open_ratings, read_settings, working
 
 if TYPE_CHECKING:
-    from rlhf_loop.alarms import Alarm
+    from rlhf_loop.store.alarms import Alarm
 
 _SHOWN = 100
 
@@ -26,8 +26,8 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
 
     With --check it can stand in a crontab in place of the worker, which does the same every five minutes.
     """
-    from rlhf_loop.alarms import alarms as newest
-    from rlhf_loop.alarms import open_alarms
+    from rlhf_loop.store.alarms import alarms as newest
+    from rlhf_loop.store.alarms import open_alarms
 
     engine, settings = open_ratings(), read_settings()
     if check:

@@ -84,7 +84,7 @@ def read_settings() -> Settings:
 
 def open_ratings() -> Engine:
     """Open the database that the settings name."""
-    from rlhf_loop.db import open_database
+    from rlhf_loop.store.engine import open_database
 
     return open_database(read_settings().database_url)
 

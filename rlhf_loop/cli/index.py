@@ -13,7 +13,7 @@ import click
 from rlhf_loop.cli.common import column_mapping, progress_bar, read_settings, working
 
 if TYPE_CHECKING:
-    from rlhf_loop.index.documents import Found
+    from rlhf_loop.sources.index.documents import Found
 
 
 @click.group(short_help="Fill the vector database with your own documents.")
@@ -63,10 +63,10 @@ def add(
     """
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.errors import DocumentError
-    from rlhf_loop.index import open_store
-    from rlhf_loop.index.indexing import InvalidDocumentsError
-    from rlhf_loop.index.indexing import add as index_files
-    from rlhf_loop.wording import counted
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.sources.index.indexing import InvalidDocumentsError
+    from rlhf_loop.sources.index.indexing import add as index_files
+    from rlhf_loop.utils.wording import counted
 
     settings = read_settings()
     with working("Loading the encoder"):
@@ -118,8 +118,8 @@ def add(
 def delete(source: str) -> None:
     """Delete all documents of SOURCE, a name as `rlhf-loop index list` shows it."""
     from rlhf_loop.errors import VectorStoreError
-    from rlhf_loop.index import open_store
-    from rlhf_loop.wording import counted
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.utils.wording import counted
 
     with closing(open_store(read_settings())) as store:
         with working(f"Deleting {source}"):
@@ -137,8 +137,8 @@ def delete(source: str) -> None:
 def list_() -> None:
     """Show the sources with the number of their documents and sections."""
     from rlhf_loop.encoders import choose
-    from rlhf_loop.index import open_store
-    from rlhf_loop.wording import counted
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.utils.wording import counted
 
     settings = read_settings()
     with closing(open_store(settings)) as store:

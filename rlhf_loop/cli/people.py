@@ -170,7 +170,7 @@ def revoke_token(id: int) -> None:
 @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many entries.")
 def audit(actor: str | None, action: str | None, limit: int) -> None:
     """Show who did what, the newest first, a line each: when, who, what, to what, and more as JSON."""
-    from rlhf_loop.audit import entries
+    from rlhf_loop.store.audit import entries
 
     for entry in entries(open_ratings(), actor=actor, action=action, limit=limit):
         more = json.dumps(entry.detail, ensure_ascii=False, sort_keys=True) if entry.detail else ""

@@ -91,10 +91,10 @@ def import_(
     and scores), openwebui (feedback or chats), label-studio (JSON, JSON_MIN, CSV) and phoenix (spans and annotations)
     reviews.
     """
-    from rlhf_loop.console import print_import, print_invalid
+    from rlhf_loop.cli.output import print_import, print_invalid
     from rlhf_loop.domain import ReviewerRole
-    from rlhf_loop.exchange import InvalidRowsError, import_ratings
-    from rlhf_loop.formats import Labels, NumberScale
+    from rlhf_loop.exchange.formats.base import Labels, NumberScale
+    from rlhf_loop.exchange.transfer import InvalidRowsError, import_ratings
 
     labels = Labels(
         good=good, bad=bad, thumbs=thumbs, score_name=score_name, scale=NumberScale(*scale) if scale else None
@@ -150,8 +150,8 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
     With hf-dataset FILE is a folder that Hugging Face's load_dataset reads: ratings and both trl-... as Parquet, split
     by question, with a card. Raters have pseudonyms there, lasting ones if RLHF_SECRET_KEY is set.
     """
-    from rlhf_loop.exchange import ExportOptions, export_ratings
-    from rlhf_loop.wording import counted
+    from rlhf_loop.exchange.transfer import ExportOptions, export_ratings
+    from rlhf_loop.utils.wording import counted
 
     if format == "hf-dataset":
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
@@ -163,8 +163,8 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
 
 
 def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: bool) -> None:
-    from rlhf_loop.dataset_folder import DatasetOptions, export_dataset
-    from rlhf_loop.wording import counted
+    from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset
+    from rlhf_loop.utils.wording import counted
 
     key = read_settings().secret_key
     options = DatasetOptions(min_gap=min_gap, conversational=conversational, names=names, key=key)
@@ -183,7 +183,7 @@ def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: 
 @ratings.command("stats", short_help="Count the ratings, and say whether they are enough to train.")
 def stats() -> None:
     """Show how many ratings there are, how they are spread, and whether they are enough to train."""
-    from rlhf_loop.console import print_stats
-    from rlhf_loop.interactions import stats as count
+    from rlhf_loop.cli.output import print_stats
+    from rlhf_loop.store.interactions import stats as count
 
     print_stats(count(open_ratings()))

@@ -23,8 +23,8 @@ def report(file: Path, shown: bool) -> None:
 
     It is one HTML file with all pictures and data in it: it needs no network, and can be sent, printed and kept.
     """
-    from rlhf_loop.report import report as made
-    from rlhf_loop.report import write_whole
+    from rlhf_loop.monitoring.report import report as made
+    from rlhf_loop.monitoring.report import write_whole
 
     _check(file)
     engine, settings = open_ratings(), read_settings()

@@ -28,11 +28,11 @@ def retrain(if_due: bool) -> None:
       3   trained, but the model waits or is refused; what was live stays live
       75  another training is running
     """
-    from rlhf_loop.console import print_training
+    from rlhf_loop.cli.output import print_training
     from rlhf_loop.errors import TrainingRunningError
     from rlhf_loop.monitoring.checks import drifted_since
-    from rlhf_loop.retraining import due
-    from rlhf_loop.training_run import run_training
+    from rlhf_loop.registry.schedule import due
+    from rlhf_loop.registry.training_run import run_training
 
     engine, settings = open_ratings(), read_settings()
     if if_due:

@@ -19,7 +19,7 @@ from rlhf_loop.cli.common import read_settings
 
 if TYPE_CHECKING:
     from rlhf_loop.config import Settings
-    from rlhf_loop.web.server import Size
+    from rlhf_loop.web.server.server import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
         )
     from rlhf_loop.answering import AnswerService
     from rlhf_loop.config import SHORTEST_KEY
-    from rlhf_loop.web import server
+    from rlhf_loop.web.server import server
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
     own_key = _check_key(settings, host)
@@ -175,8 +175,8 @@ def _experiment(settings: Settings) -> str:
 
 def _people(settings: Settings) -> _People:
     from rlhf_loop.accounts.links import invite_first_admin
-    from rlhf_loop.db import describe, ensure_schema, make_engine
     from rlhf_loop.errors import DatabaseError
+    from rlhf_loop.store.engine import describe, ensure_schema, make_engine
 
     engine = make_engine(settings.database_url)
     try:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from rlhf_loop.cli.common import open_ratings, operator, read_settings, working
-from rlhf_loop.cli.model import ranked
+from rlhf_loop.cli.training import ranked
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from rlhf_loop.doctor import Finding
+    from rlhf_loop.cli.doctor import Finding
 
 
 @click.command()
@@ -26,7 +26,7 @@ def init() -> None:
     Safe to run again, and while other processes start. A table rlhf_interactions that was made by hand is adopted with
     its rows.
     """
-    from rlhf_loop.db import HEAD, describe
+    from rlhf_loop.store.engine import HEAD, describe
 
     engine = open_ratings()
     click.echo(f"The database {describe(engine)} is ready (revision {HEAD}).")
@@ -39,8 +39,8 @@ def doctor(as_json: bool) -> None:
 
     Looks only, and changes nothing. The exit code is 1 if something is not all right.
     """
-    from rlhf_loop.console_doctor import print_findings
-    from rlhf_loop.doctor import examine_environment
+    from rlhf_loop.cli.console_doctor import print_findings
+    from rlhf_loop.cli.doctor import examine_environment
 
     with suppress(OSError):  # the folder that one stands in may be gone
         # Where the server finds a source of one's own (RLHF_SOURCES=package.module:name).
@@ -66,13 +66,20 @@ def demo() -> None:
     the index.
     """
     from rlhf_loop import sample
-    from rlhf_loop.console import headline, print_import, print_next_steps, print_ranking, print_stats, print_training
+    from rlhf_loop.cli.output import (
+        headline,
+        print_import,
+        print_next_steps,
+        print_ranking,
+        print_stats,
+        print_training,
+    )
     from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.exchange import import_ratings
-    from rlhf_loop.index import open_store
-    from rlhf_loop.index.indexing import add
-    from rlhf_loop.interactions import stats as count
-    from rlhf_loop.training_run import run_training
+    from rlhf_loop.exchange.transfer import import_ratings
+    from rlhf_loop.registry.training_run import run_training
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.sources.index.indexing import add
+    from rlhf_loop.store.interactions import stats as count
 
     engine, settings = open_ratings(), read_settings()
     _refuse_own_ratings(engine)
@@ -109,9 +116,9 @@ def _refuse_own_ratings(engine: Engine) -> None:
     from sqlalchemy import false, func, not_, select
 
     from rlhf_loop.answering.service import ANSWERED
-    from rlhf_loop.db import describe
     from rlhf_loop.errors import DatabaseError
-    from rlhf_loop.tables import Interaction
+    from rlhf_loop.store.engine import describe
+    from rlhf_loop.store.tables import Interaction
 
     served = Interaction.candidate_group.startswith(ANSWERED) & Interaction.rating.is_(None)
     own = select(func.count()).where(

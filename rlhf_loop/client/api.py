@@ -16,7 +16,7 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_loop.client.failures import NoAnswerError
-from rlhf_loop.client.sending import Sender
+from rlhf_loop.client.transport import Sender
 from rlhf_loop.client.values import (
     Interaction,
     InteractionPage,

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from rlhf_loop.encoders import calibration, weights
 from rlhf_loop.encoders.batches import Batch, Batcher
 from rlhf_loop.encoders.graph_file import cached_graph
-from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.processor import cores
 from rlhf_loop.encoders.runtime import DIMENSION, Vectors
-from rlhf_loop.worker import share_out
+from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.utils.concurrency import share_out
 
 #: Tokens of a batch, padding included; its activations then fit the processor's cache (`make bench` shows others).
 BATCH_TOKENS = {"fp32": 512, "int8": 256}

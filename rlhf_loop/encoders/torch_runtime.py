@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_loop.encoders import weights
-from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Vectors
-from rlhf_loop.extras import require
+from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.utils.extras import require
 
 
 class TorchRuntime:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from rlhf_loop.encoders.runtime import DIMENSION, Vectors
-from rlhf_loop.sqlite_connection import SqliteConnection
+from rlhf_loop.utils.sqlite import SqliteConnection
 
 logger = logging.getLogger(__name__)
 

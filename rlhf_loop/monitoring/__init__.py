@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rlhf_loop.monitoring.figure import Figure, Form, Series, Value
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value
 
 __all__ = ["Figure", "Form", "Series", "Value"]

@@ -18,9 +18,9 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
-from rlhf_loop.db import reading
 from rlhf_loop.domain import prompt_key
-from rlhf_loop.tables import Interaction
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction
 
 #: Questions that are looked at in all, and of one week at most.
 _LOOKED_AT, OF_A_WEEK = 20_000, 300

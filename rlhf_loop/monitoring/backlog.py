@@ -9,10 +9,10 @@ from sqlalchemy import case, exists, func, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
-from rlhf_loop.db import reading
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.reviewing.servings import stands_for_all
-from rlhf_loop.tables import Interaction, Review
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction, Review
 
 #: Over which the growth is counted.
 GROWTH = timedelta(days=7)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.monitoring.figure import Value
+from rlhf_loop.monitoring.figures.figure import Value
 
 Numbers = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from math import ceil
 import numpy as np
 
 from rlhf_loop.monitoring.chart_axes import Kind, Numbers, Points, date_ticks, number_in_words, numbers, points
-from rlhf_loop.monitoring.chart_brush import Brush
-from rlhf_loop.monitoring.figure import Form
+from rlhf_loop.monitoring.chart_style import Brush
+from rlhf_loop.monitoring.figures.figure import Form
 
 #: With more points than that, a line shows none of them.
 _SINGLE_POINTS = 40

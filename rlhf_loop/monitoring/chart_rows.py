@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from rlhf_loop.monitoring.chart_axes import Numbers, number_in_words
-from rlhf_loop.monitoring.chart_brush import FONT, Brush
+from rlhf_loop.monitoring.chart_style import FONT, Brush
 from rlhf_loop.monitoring.chart_words import width
-from rlhf_loop.monitoring.figure import Figure, Form
+from rlhf_loop.monitoring.figures.figure import Figure, Form
 
 #: Rows that a picture has room for; the table below it has them all.
 MOST_ROWS = 12

@@ -11,10 +11,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from rlhf_loop.monitoring import chart_rows
-from rlhf_loop.monitoring.chart_brush import DARK, FONT, LIGHT, Brush, by_name, legend_size
 from rlhf_loop.monitoring.chart_over import diagonal, over_x
+from rlhf_loop.monitoring.chart_style import DARK, FONT, LIGHT, Brush, by_name, legend_size
 from rlhf_loop.monitoring.chart_words import Words
-from rlhf_loop.monitoring.figure import Figure, Form
+from rlhf_loop.monitoring.figures.figure import Figure, Form
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

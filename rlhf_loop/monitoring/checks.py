@@ -13,16 +13,16 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
-from rlhf_loop.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading
 from rlhf_loop.domain import AlarmKind, Interval, ReviewerRole
 from rlhf_loop.errors import EncoderError
 from rlhf_loop.monitoring.backlog import backlog
 from rlhf_loop.monitoring.drift import Drift, drift
 from rlhf_loop.monitoring.source_health import source_health
-from rlhf_loop.retraining import STOPPED
-from rlhf_loop.tables import Review, TrainingRun
+from rlhf_loop.registry.schedule import STOPPED
+from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Review, TrainingRun
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -90,7 +90,7 @@ def _settle(engine: Engine, verdict: _Verdict, now: datetime) -> None:
 
 def _accuracy(context: _Context) -> Iterator[_Verdict]:
     # Imported here: it brings numpy, and without a live model there is nothing to count.
-    from rlhf_loop.monitoring.fresh_accuracy import fresh_accuracy
+    from rlhf_loop.monitoring.accuracy import fresh_accuracy
 
     version = registry.live(context.engine)
     fresh = fresh_accuracy(context.engine, version) if version else None

@@ -136,6 +136,6 @@ def _divided(upper: Floats, lower: Floats) -> Floats:
 
 
 def _interval(values: Floats, enough: bool) -> Interval | None:
-    from rlhf_loop import metrics
+    from rlhf_loop.training import metrics
 
     return Interval(*metrics.interval(values)) if enough else None

@@ -14,11 +14,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.db import reading
 from rlhf_loop.domain import Interval, prompt_key
 from rlhf_loop.monitoring.effect import MIN_RATED, FirstAnswers, compare, outcome, preference
-from rlhf_loop.served import INTERLEAVED, LIVE, experiment_name, other_order
-from rlhf_loop.tables import Interaction, ServedQuestion
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.served import INTERLEAVED, LIVE, experiment_name, other_order
+from rlhf_loop.store.tables import Interaction, ServedQuestion
 
 #: Rows that are in memory at a time.
 _AT_ONCE = 10_000

@@ -8,12 +8,12 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
-from rlhf_loop.alarms import Alarm, open_alarms
-from rlhf_loop.db import reading
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.registry import Version
-from rlhf_loop.tables import Interaction
-from rlhf_loop.training_log import runs
+from rlhf_loop.registry.runs import runs
+from rlhf_loop.store.alarms import Alarm, open_alarms
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction
 
 _SHOWN = 10
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from rlhf_loop.monitoring.charts import size
-from rlhf_loop.monitoring.figure import Figure
-from rlhf_loop.monitoring.figure_table import FigureTable, figure_table
+from rlhf_loop.monitoring.figures.figure import Figure
+from rlhf_loop.monitoring.figures.figure_table import FigureTable, figure_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
-from rlhf_loop.db import reading
-from rlhf_loop.tables import ServedQuestion
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import ServedQuestion
 
 #: What `degraded` names beside sources.
 _NO_SOURCES = frozenset({"model", "drafts", "recording", "experiment"})

@@ -21,10 +21,10 @@ from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.sources.timed_transport import TimedTransport, all_by
-from rlhf_loop.tables import Alarm
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import Alarm
+from rlhf_loop.utils.timed_transport import TimedTransport, all_by
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)

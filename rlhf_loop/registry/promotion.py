@@ -20,10 +20,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop import audit
-from rlhf_loop.alarms import clear_alarm, raise_alarm
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
 from rlhf_loop.registry import files
@@ -31,7 +28,10 @@ from rlhf_loop.registry.cards import card
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import origin, serialised, verified, version_name
-from rlhf_loop.tables import ModelVersion
+from rlhf_loop.store import audit
+from rlhf_loop.store.alarms import clear_alarm, raise_alarm
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import ModelVersion
 
 logger = logging.getLogger(__name__)
 

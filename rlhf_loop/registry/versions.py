@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.db import reading
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.errors import RegistryError
-from rlhf_loop.html_table import html_table
-from rlhf_loop.tables import ModelVersion
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import ModelVersion
+from rlhf_loop.utils.html import html_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from rlhf_loop.reviewing.agreement import (
     agreement,
     agreement_by_month,
 )
+from rlhf_loop.reviewing.comparisons import PairAnswer, PairItem, next_pair, prefer, skip_pair, undo_pair
 from rlhf_loop.reviewing.corrections import (
     ApprovedStamp,
     Correction,
@@ -21,7 +22,6 @@ from rlhf_loop.reviewing.corrections import (
 from rlhf_loop.reviewing.flags import Flag, flags
 from rlhf_loop.reviewing.guidelines import DEFAULT_GUIDELINES, Guidelines, guidelines, save_guidelines
 from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, Draft, ReviewItem, StoredReview
-from rlhf_loop.reviewing.pairs import PairAnswer, PairItem, next_pair, prefer, skip_pair, undo_pair
 from rlhf_loop.reviewing.progress import Progress, progress
 from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
 from rlhf_loop.reviewing.scoring import Scoring, refresh_scores

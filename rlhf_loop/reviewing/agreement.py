@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
-from rlhf_loop.db import reading
 from rlhf_loop.domain import Interval, ReviewerRole
-from rlhf_loop.tables import Review
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Review
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,10 +17,10 @@ from sqlalchemy.engine import Connection
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.interactions import group_name
 from rlhf_loop.reviewing.priority import DISAGREEMENT, MOST_EXPERTS, Facts, Turn, Why, part, turn, value, wanted
 from rlhf_loop.reviewing.servings import stands_for_all
-from rlhf_loop.tables import AnswerScore, Assignment, Interaction, Review
+from rlhf_loop.store.interactions import group_name
+from rlhf_loop.store.tables import AnswerScore, Assignment, Interaction, Review
 
 #: How many answers each way of looking gives.
 _NEAREST, _CLOSEST, _NEWEST = 60, 40, 60

@@ -13,10 +13,10 @@ from sqlalchemy import Insert, and_, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, Row
 
-from rlhf_loop import audit
-from rlhf_loop.db import reading, transaction
-from rlhf_loop.interactions import lock
-from rlhf_loop.tables import LARGEST_ID, CorrectionDecision, Interaction, Review
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.interactions import lock
+from rlhf_loop.store.tables import LARGEST_ID, CorrectionDecision, Interaction, Review
 
 State = Literal["pending", "approved", "rejected"]
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
-from rlhf_loop.db import reading
-from rlhf_loop.tables import LARGEST_ID, Interaction, Review
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import LARGEST_ID, Interaction, Review
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Engine
 
-from rlhf_loop import audit
-from rlhf_loop.db import reading, transaction
 from rlhf_loop.reviewing.items import checked_text
-from rlhf_loop.tables import Guideline
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import Guideline
 
 _MAX_INTRODUCTION, _MAX_GRADE = 4_000, 2_000
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from rlhf_loop.plain_text import unstorable
-from rlhf_loop.tables import LARGEST_ID, Assignment, Interaction, Review
-from rlhf_loop.tables import Draft as DraftRow
+from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review
+from rlhf_loop.store.tables import Draft as DraftRow
+from rlhf_loop.utils.text import unstorable
 
 #: Characters that a rater may write.
 MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000

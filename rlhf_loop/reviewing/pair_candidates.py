@@ -19,10 +19,10 @@ from sqlalchemy.orm import aliased
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole, prompt_key
-from rlhf_loop.interactions import group_name
 from rlhf_loop.reviewing.priority import in_overlap, part
 from rlhf_loop.reviewing.servings import same_prompt, servings
-from rlhf_loop.tables import AnswerScore, Interaction, PairAssignment, Preference
+from rlhf_loop.store.interactions import group_name
+from rlhf_loop.store.tables import AnswerScore, Interaction, PairAssignment, Preference
 
 #: How many questions each way of looking gives, how many answers it looks at for them, and answers of one question.
 _QUESTIONS, _ANSWERS, _OF_ONE = 15, 100, 30

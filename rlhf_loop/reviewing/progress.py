@@ -9,10 +9,10 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.db import reading
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.reviewing.candidates import Rater, count_waiting
-from rlhf_loop.tables import Interaction, Preference, Review
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction, Preference, Review
 
 #: Among so many answers it counts; a larger number tells nobody more.
 MOST_COUNTED = 1000
@@ -36,7 +36,7 @@ class Progress:
 def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> Progress:
     """Count how far the rater is."""
     # Imported here: training brings numpy along, and only its number is wanted.
-    from rlhf_loop.training import MIN_SAMPLES
+    from rlhf_loop.training.train import MIN_SAMPLES
 
     now = (now or datetime.now(UTC)).astimezone(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, s
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import aliased
 
-from rlhf_loop.tables import Interaction
+from rlhf_loop.store.tables import Interaction
 
 
 def start_of(text: Any) -> ColumnElement[str]:

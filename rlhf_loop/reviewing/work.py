@@ -15,12 +15,9 @@ from sqlalchemy import Insert, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, Row
 
-from rlhf_loop import audit
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.interactions import lock, put_review, withdraw_review
 from rlhf_loop.reviewing.items import (
     MAX_COMMENT,
     ReviewItem,
@@ -33,7 +30,10 @@ from rlhf_loop.reviewing.items import (
     stored_review,
 )
 from rlhf_loop.reviewing.queue import lease
-from rlhf_loop.tables import AnswerScore, Assignment, Draft, Interaction
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import lock, put_review, withdraw_review
+from rlhf_loop.store.tables import AnswerScore, Assignment, Draft, Interaction
 
 #: For how long something can be undone: a session of work, not the day before.
 _UNDONE_WITHIN = timedelta(hours=12)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.reward.scorer import Features, Floats, Scorer, sigmoid
-from rlhf_loop.splitting import folds
-from rlhf_loop.threads import one_thread
+from rlhf_loop.reward.splitting import folds
+from rlhf_loop.utils.threads import one_thread
 
 Ints = NDArray[np.intp]
 Mask = NDArray[np.bool_]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.recent import Recent
 from rlhf_loop.reward import lexical
+from rlhf_loop.utils.lru import Recent
 
 Numbers = NDArray[np.int64]
 

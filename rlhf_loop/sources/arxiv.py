@@ -16,13 +16,13 @@ from xml.etree import ElementTree
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
-from rlhf_loop.plain_text import label
 from rlhf_loop.sources.best_parts import Document, Part, best_passages
 from rlhf_loop.sources.courtesy import Courtesy
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.markup import without_markup
 from rlhf_loop.sources.page_cache import PageCache
 from rlhf_loop.sources.search_words import search_words
+from rlhf_loop.utils.text import label
 
 #: Title and abstract are "descriptive metadata", which arXiv's terms put under CC0; the paper itself is not.
 LICENCE = "CC0 1.0 (arXiv metadata; the paper has its own licence)"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rlhf_loop.domain import Passage
-from rlhf_loop.excerpts import sections
 from rlhf_loop.reward.lexical import coverage, terms
+from rlhf_loop.sources.excerpts import sections
 
 #: Characters below which a section is a remainder: a lone link, the caption of a table that is not there.
 _SHORTEST = 25

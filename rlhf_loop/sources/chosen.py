@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.sources.langchain import LangChainSource
+from rlhf_loop.sources.langchain_retriever import LangChainSource
 from rlhf_loop.sources.source import Source
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def check_entry(entry: str) -> None:
 
 def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source:
     if entry == "corrections":
-        from rlhf_loop.sources.corrections import CorrectionsSource
+        from rlhf_loop.sources.approved_corrections import CorrectionsSource
 
         return CorrectionsSource(settings, encoder)
     if entry == "index":
         if encoder is None:
             raise ValueError("The source 'index' needs an encoder, and encoder=None was given. Give one.")
-        from rlhf_loop.index import open_store
+        from rlhf_loop.sources.index import open_store
         from rlhf_loop.sources.vector_database import VectorDatabase
 
         return VectorDatabase(open_store(settings), encoder)

@@ -15,7 +15,7 @@ import httpcore2
 import httpx2
 
 from rlhf_loop.errors import ConfigError, SourceError
-from rlhf_loop.sources.timed_transport import TimedTransport, all_by
+from rlhf_loop.utils.timed_transport import TimedTransport, all_by
 from rlhf_loop.version import __version__
 
 #: Bytes of a page at most, unpacked. The longest Wikipedia articles have some 600 KB of plain text.

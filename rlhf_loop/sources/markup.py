@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rlhf_loop.plain_text import plain
+from rlhf_loop.utils.text import plain
 
 #: What the house's `plain` leaves in: further control characters, byte order marks, changes of the text's direction.
 _UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")

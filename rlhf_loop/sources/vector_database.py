@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rlhf_loop.domain import Passage
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.index.store import Hit, VectorStore, refuse_other_model
+from rlhf_loop.sources.index.store import Hit, VectorStore, refuse_other_model
 
 #: Sections that are looked at for each that is wanted: several of the best may be of one document.
 _SPARE = 4

@@ -18,12 +18,15 @@ from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.version import __version__
-from rlhf_loop.web import admin, api, dashboard, feedback, logs, openapi, pages, people, reference, rerank, review, v1
+from rlhf_loop.web import logs
+from rlhf_loop.web.api import answers, feedback, openapi, reference, rerank, v1
 from rlhf_loop.web.audience import own_errors, with_errors
-from rlhf_loop.web.database import Database
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.navigation import navigation
+from rlhf_loop.web.pages import admin, dashboard, people, review
+from rlhf_loop.web.pages import answers as pages
+from rlhf_loop.web.pages.navigation import navigation
 from rlhf_loop.web.problems import as_problem, unexpected
+from rlhf_loop.web.process import Database
 from rlhf_loop.web.warmup import WarmUp
 
 if TYPE_CHECKING:
@@ -113,7 +116,7 @@ def create_app(
 
 def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: Instruments) -> Blueprint:
     # Here, as the library has to be told first where the processes of a server count together.
-    from rlhf_loop.web import metrics
+    from rlhf_loop.web import prometheus
 
     # The templates lie in a folder of their own, so that an application can put its own in their place.
     web = Blueprint(
@@ -138,7 +141,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
     for path, allowed in openapi.methods().items():
         _answer_other_methods(web, path, allowed)
     guard = Guard(settings, database)
-    api.add_routes(web, service, warmup, guard)
+    answers.add_routes(web, service, warmup, guard)
     pages.add_routes(web, settings, service, guard)
     web.before_request(guard.limit)
     web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__})
@@ -150,7 +153,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
     feedback.add_routes(web, database, guard)
     rerank.add_routes(web, settings, service, guard)
     reference.add_routes(web)
-    metrics.add_routes(web, settings, service, database, guard, counts)
+    prometheus.add_routes(web, settings, service, database, guard, counts)
     return web
 
 

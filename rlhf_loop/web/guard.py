@@ -18,12 +18,12 @@ from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 
 from rlhf_loop.accounts import sessions, tokens
 from rlhf_loop.config import Settings
-from rlhf_loop.db import answered, hurried
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
+from rlhf_loop.store.engine import answered, hurried
 from rlhf_loop.web.audience import is_for_people
-from rlhf_loop.web.database import Database
-from rlhf_loop.web.limiter import Limiter, is_loopback, network
+from rlhf_loop.web.limits import Limiter, is_loopback, network
+from rlhf_loop.web.process import Database
 from rlhf_loop.web.visitors import home_path, refuse_other_sites
 from rlhf_loop.web.ways import way_back
 

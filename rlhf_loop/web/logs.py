@@ -18,8 +18,8 @@ from typing import Any, TextIO
 from flask import Request, Response, g
 from pythonjsonlogger.json import JsonFormatter
 
-from rlhf_loop import tracing
 from rlhf_loop.domain import Answer, ReviewerRole
+from rlhf_loop.utils import tracing
 
 logger = logging.getLogger(__name__)
 

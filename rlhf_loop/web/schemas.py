@@ -18,7 +18,7 @@ from pydantic import (
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
 from rlhf_loop.domain import THUMBS, Answer, RankedAnswer
-from rlhf_loop.plain_text import unstorable
+from rlhf_loop.utils.text import unstorable
 
 MAX_COMMENT_CHARS = 4000
 

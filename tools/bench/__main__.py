@@ -10,7 +10,7 @@ import sys
 from importlib.metadata import version
 from platform import python_version
 
-from rlhf_loop.training import AUTO
+from rlhf_loop.training.train import AUTO
 from tools.bench import encoders, growth, operators, reranking, service, serving
 from tools.report import DOCS, IMAGES, machine, put_into, put_into_readme, say, table, today
 from tools.results.cost import REPEATS, training_costs

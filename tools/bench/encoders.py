@@ -26,16 +26,16 @@ from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder, Vectors, choose
 from rlhf_loop.encoders.batches import Batcher
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
-from rlhf_loop.encoders.passages import load_tokenizer
 from rlhf_loop.encoders.processor import abilities
+from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.encoders.weights import find_model_folder
-from rlhf_loop.features import read_features, rows_for
-from rlhf_loop.metrics import auc, bootstrap_weights
 from rlhf_loop.reward import RewardClassifier, recipe_named
 from rlhf_loop.reward.lexical import sentences
-from rlhf_loop.splitting import folds
-from rlhf_loop.training_data import TrainingSet, assemble
+from rlhf_loop.reward.splitting import folds
+from rlhf_loop.training.data import TrainingSet, assemble
+from rlhf_loop.training.fit import read_features, rows_for
+from rlhf_loop.training.metrics import auc, bootstrap_weights
 from tools.bench.contenders import CONTENDERS
 from tools.report import say, table
 from tools.results.data import RATINGS, read_examples

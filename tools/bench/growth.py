@@ -58,7 +58,7 @@ def measure(sizes: Sequence[int] = SIZES) -> list[Growth]:
 
 def section(results: Sequence[Growth]) -> str:
     """Return the section of the document."""
-    from rlhf_loop.features import MOST_ANSWERS
+    from rlhf_loop.training.fit import MOST_ANSWERS
 
     header = ("rated answers", "questions", "import, s", "training, s", "peak memory, MB", "AUC", "recipe")
     lines = [
@@ -157,7 +157,7 @@ def _process(step: str, folder: Path) -> dict[str, Any]:
 
 
 def _import(folder: Path) -> dict[str, Any]:
-    from rlhf_loop.exchange import import_ratings
+    from rlhf_loop.exchange.transfer import import_ratings
 
     import_ratings(_engine(folder), folder / _RATINGS)
     return {"megabytes": megabytes("VmHWM")}
@@ -165,11 +165,11 @@ def _import(folder: Path) -> dict[str, Any]:
 
 def _fill(folder: Path) -> dict[str, Any]:
     """Have all texts embedded that the training will ask for."""
-    from rlhf_loop.examples import training_set
-    from rlhf_loop.features import rows_for
     from rlhf_loop.reward import RECIPES
-    from rlhf_loop.splitting import holdout
-    from rlhf_loop.training import HOLDOUT_SHARE
+    from rlhf_loop.reward.splitting import holdout
+    from rlhf_loop.training.examples import training_set
+    from rlhf_loop.training.fit import rows_for
+    from rlhf_loop.training.train import HOLDOUT_SHARE
     from tools.bench.synthesis import WordMeans
 
     encoder = _encoder(folder, WordMeans)
@@ -185,7 +185,7 @@ def _fill(folder: Path) -> dict[str, Any]:
 
 
 def _train(folder: Path) -> dict[str, Any]:
-    from rlhf_loop.training_run import run_training
+    from rlhf_loop.registry.training_run import run_training
     from tools.bench.synthesis import Forbidden
 
     encoder = _encoder(folder, Forbidden)
@@ -203,7 +203,7 @@ def _train(folder: Path) -> dict[str, Any]:
 
 
 def _engine(folder: Path) -> Any:
-    from rlhf_loop.db import open_database
+    from rlhf_loop.store.engine import open_database
 
     return open_database(f"sqlite:///{folder / 'rlhf.db'}")
 

@@ -117,13 +117,13 @@ def _wait_until_ready(port: int) -> None:
 
 def _prepare(folder: Path, documents: int) -> None:
     from rlhf_loop.config import Settings
-    from rlhf_loop.db import open_database
     from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.exchange import import_ratings
-    from rlhf_loop.index import open_store
-    from rlhf_loop.index.indexing import add
+    from rlhf_loop.exchange.transfer import import_ratings
+    from rlhf_loop.registry.training_run import run_training
     from rlhf_loop.sample import RATINGS_FILE
-    from rlhf_loop.training_run import run_training
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.sources.index.indexing import add
+    from rlhf_loop.store.engine import open_database
 
     settings = Settings.from_env()
     engine = open_database(settings.database_url)

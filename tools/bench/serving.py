@@ -224,11 +224,11 @@ def _process(step: str, folder: Path, *arguments: int, precision: str | None = N
 def _prepare(folder: Path) -> None:
     """Train a model, and warm the vector cache with the answers and questions of all steps."""
     from rlhf_loop import sample
+    from rlhf_loop.cli.warming import warm
     from rlhf_loop.config import Settings
-    from rlhf_loop.db import open_database
-    from rlhf_loop.exchange import import_ratings
-    from rlhf_loop.training_run import run_training
-    from rlhf_loop.warming import warm
+    from rlhf_loop.exchange.transfer import import_ratings
+    from rlhf_loop.registry.training_run import run_training
+    from rlhf_loop.store.engine import open_database
 
     settings, engine = Settings.from_env(), open_database(f"sqlite:///{folder / 'rlhf.db'}")
     import_ratings(engine, sample.RATINGS_FILE)

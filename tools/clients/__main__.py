@@ -25,8 +25,8 @@ import click
 
 from rlhf_loop import sample
 from rlhf_loop.accounts import tokens, users
-from rlhf_loop.db import open_database
 from rlhf_loop.domain import UserRole
+from rlhf_loop.store.engine import open_database
 from tools.clients.recorder import Exchange, Recorder, recording
 from tools.fuzz import served, train
 from tools.report import DOCS, put_into, table, today

@@ -14,11 +14,11 @@ import numpy as np
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
-from rlhf_loop.evaluation import Evaluation
-from rlhf_loop.learning_curve import CurvePoint, learning_curve
+from rlhf_loop.registry.training_run import library_versions
 from rlhf_loop.reward import RECIPES
 from rlhf_loop.reward.passages import ANSWER_FEATURES
-from rlhf_loop.training_run import library_versions
+from rlhf_loop.training.evaluation import Evaluation
+from rlhf_loop.training.learning_curve import CurvePoint, learning_curve
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
 from tools.results import cost, plots
 from tools.results import experiments as run

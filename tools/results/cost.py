@@ -22,7 +22,7 @@ import json, re, sys, time
 started = time.perf_counter()
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
-from rlhf_loop.training import train
+from rlhf_loop.training.train import train
 import sklearn.linear_model
 examples = EXAMPLES
 imported = time.perf_counter()

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.features import read_features, rows_for
 from rlhf_loop.reward import RECIPES
-from rlhf_loop.training_data import TrainingSet, assemble
+from rlhf_loop.training.data import TrainingSet, assemble
+from rlhf_loop.training.fit import read_features, rows_for
 
 RATINGS = Path(__file__).parents[3] / "shared" / "data" / "expert_ratings.jsonl.gz"
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.domain import Interval
-from rlhf_loop.evaluation import Evaluation, evaluate
 from rlhf_loop.reward import RECIPES, RewardClassifier
-from rlhf_loop.splitting import folds
-from rlhf_loop.training_data import TrainingSet
+from rlhf_loop.reward.splitting import folds
+from rlhf_loop.training.data import TrainingSet
+from rlhf_loop.training.evaluation import Evaluation, evaluate
 from tools.results.data import Ratings
 
 Mask = NDArray[np.bool_]

@@ -18,11 +18,11 @@ from sqlalchemy import create_engine, text
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, Vectors, load_encoder
-from rlhf_loop.index import Entry, Mode, VectorStore
-from rlhf_loop.index.documents import Document
-from rlhf_loop.index.indexing import IndexReport, add
-from rlhf_loop.index.lancedb_store import LanceDbStore
-from rlhf_loop.index.pgvector_store import PgVectorStore
+from rlhf_loop.sources.index import Entry, Mode, VectorStore
+from rlhf_loop.sources.index.documents import Document
+from rlhf_loop.sources.index.indexing import IndexReport, add
+from rlhf_loop.sources.index.lancedb_store import LanceDbStore
+from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from tools.report import machine, say, table
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "medquad.jsonl.gz"

@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop import metrics, sample
+from rlhf_loop import sample
 from rlhf_loop.domain import Example, Pair
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.features import read_features, read_pairs, rows_for
-from rlhf_loop.fitting import PREFERENCE_WEIGHT, rating_weights
-from rlhf_loop.pair_data import pair_set
 from rlhf_loop.reward import RewardClassifier, recipe_named
 from rlhf_loop.reward.classifier import PairRows
-from rlhf_loop.splitting import folds
-from rlhf_loop.training_data import TrainingSet, assemble
+from rlhf_loop.reward.splitting import folds
+from rlhf_loop.training import metrics
+from rlhf_loop.training.data import TrainingSet, assemble
+from rlhf_loop.training.fit import read_features, read_pairs, rows_for
+from rlhf_loop.training.fitting import PREFERENCE_WEIGHT, rating_weights
+from rlhf_loop.training.pair_data import pair_set
 from tools.results.data import read_examples
 
 Mask = NDArray[np.bool_]

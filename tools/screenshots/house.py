@@ -19,12 +19,12 @@ from rlhf_loop import sample
 from rlhf_loop.accounts import tokens, users
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import open_database
 from rlhf_loop.domain import Passage, UserRole
-from rlhf_loop.exchange import import_ratings
-from rlhf_loop.interactions import rate
-from rlhf_loop.tables import Interaction
-from rlhf_loop.training_run import run_training
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.registry.training_run import run_training
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.interactions import rate
+from rlhf_loop.store.tables import Interaction
 from rlhf_loop.web import create_app
 
 PASSWORD = "seven quiet otters"

@@ -18,11 +18,11 @@ from sqlalchemy.engine import Engine
 from rlhf_loop import registry, sample
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.db import transaction
 from rlhf_loop.domain import Answer, Passage, ReviewerRole
-from rlhf_loop.interactions import rate
-from rlhf_loop.tables import Interaction, ModelVersion, Review, ServedQuestion
-from rlhf_loop.training_run import run_training
+from rlhf_loop.registry.training_run import run_training
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.interactions import rate
+from rlhf_loop.store.tables import Interaction, ModelVersion, Review, ServedQuestion
 
 _WEEKS, _A_WEEK = 10, 14
 #: After these weeks a model is trained.

@@ -13,16 +13,16 @@ from sqlalchemy import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.db import make_engine, migrate
 from rlhf_loop.domain import ModelState, Rating
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.examples import training_set
-from rlhf_loop.gate import LiveModel, judge
-from rlhf_loop.interactions import rate, record
-from rlhf_loop.training import AUTO, train_for_comparison
-from rlhf_loop.training_data import TrainingSet
-from rlhf_loop.training_run import TrainingOutcome, run_training
+from rlhf_loop.registry.gate import LiveModel, judge
+from rlhf_loop.registry.training_run import TrainingOutcome, run_training
+from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.training.data import TrainingSet
+from rlhf_loop.training.examples import training_set
+from rlhf_loop.training.train import AUTO, train_for_comparison
 from tools.simulate.measuring import Scores, Yardstick
 from tools.simulate.raters import Arm, Reviewed, reviews
 from tools.simulate.world import Plan

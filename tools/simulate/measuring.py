@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.evaluation import Evaluation, Predictions, evaluate
 from rlhf_loop.reward import RewardModel
+from rlhf_loop.training.evaluation import Evaluation, Predictions, evaluate
 from tools.simulate.world import Asked
 
 

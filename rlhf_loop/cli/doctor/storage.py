@@ -1,0 +1,151 @@
+"""Where things are kept: whether there is room, whether they may be written, and what waits in the outbox."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_loop.cli.doctor.database import Reached, connect_read_only
+from rlhf_loop.cli.doctor.finding import Finding, fault
+from rlhf_loop.config import Settings
+from rlhf_loop.utils.wording import counted, listed, verb
+
+_SQLITE_HEADER = b"SQLite format 3\0"
+#: Room that a file system needs on which anything is kept that must not be lost: a full disk refuses the next rating,
+#: and the outbox that would keep it. A training writes a few MB, a LanceDB that merges its files as much as they have;
+#: the rest is time for somebody to come. What the cache may still take there comes on top, since it will.
+_ROOM = 500 * 10**6
+#: Where only the cache is, a full disk costs time and no data; 100 MB are the encoder's graph, without which nothing is
+#: ranked.
+_ROOM_OF_CACHE = 100 * 10**6
+_CACHE, _DATABASE = "cache", "database"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder in which something is kept, by the setting that moves it; `standing` is the part of it that exists."""
+
+    name: str
+    folder: Path
+    setting: str
+
+    @property
+    def standing(self) -> Path:
+        # os.path: what may not be looked into counts as missing, so that the folder that is in the way is found.
+        return next(each for each in (self.folder, *self.folder.parents) if os.path.exists(each))
+
+
+def disk(settings: Settings, reached: Reached) -> Iterator[Finding]:
+    """Tell the free space of each file system, with what is kept on it, and what cannot be written."""
+    places = _places(settings, reached)
+    systems: dict[int, list[_Place]] = {}
+    for place in places:
+        systems.setdefault(os.stat(place.standing).st_dev, []).append(place)
+    for together in systems.values():
+        yield _room(together, settings)
+    for there, shut in _in_the_way(places, reached).items():
+        kept = listed([f"the {place.name}" for place in shut])
+        advice = f"Mend its rights, or set {listed([place.setting for place in shut])}"
+        yield fault("disk", f"{there} cannot be written; it is for {kept}", advice)
+
+
+def _places(settings: Settings, reached: Reached) -> list[_Place]:
+    places = [
+        _Place("live model", settings.model_path.parent, "RLHF_MODEL_PATH"),
+        _Place("versions", settings.models_folder, "RLHF_MODELS_PATH"),
+        _Place("outbox", settings.outbox_path.parent, "RLHF_OUTBOX_PATH"),
+        _Place(_CACHE, settings.cache_dir, "RLHF_CACHE_DIR"),
+    ]
+    if reached.file is not None:
+        places.insert(0, _Place(_DATABASE, reached.file.parent, "RLHF_DATABASE_URL"))
+    if not settings.database_url.startswith("postgres"):
+        places.append(_Place("index", settings.index_path, "RLHF_INDEX_PATH"))
+    return [_Place(place.name, place.folder.absolute(), place.setting) for place in places]
+
+
+def _in_the_way(places: Sequence[_Place], reached: Reached) -> dict[Path, list[_Place]]:
+    """Return the folders that cannot be written, and files where a folder should be, each with what cannot be kept."""
+    found: dict[Path, list[_Place]] = {}
+    for place in places:
+        there = place.standing
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            found.setdefault(there, []).append(place)
+    file = reached.file
+    if file is not None and os.path.isfile(file) and not os.access(file, os.W_OK):
+        found[file.absolute()] = [place for place in places if place.name == _DATABASE]
+    return found
+
+
+def _room(places: Sequence[_Place], settings: Settings) -> Finding:
+    names = [place.name for place in places]
+    standing = list(dict.fromkeys(place.standing for place in places))
+    folders = [str(each) for each in standing if not any(other in each.parents for other in standing)]
+    free = shutil.disk_usage(places[0].standing).free
+    growth = _growth(settings) if _CACHE in names else 0
+    needed = _ROOM_OF_CACHE if names == [_CACHE] else _ROOM + growth
+    text = f"{_size(free)} free for {listed(names)} ({', '.join(folders)})"
+    if free >= needed:
+        return Finding("disk", text)
+    if free < needed - growth or names == [_CACHE]:
+        return fault("disk", text, f"Free some: {_size(needed)} should be")
+    advice = f"Free some, or set RLHF_CACHE_MAX_MB lower: the cache may still take {_size(growth)} of it"
+    return fault("disk", text, advice)
+
+
+def _growth(settings: Settings) -> int:
+    file = settings.cache_dir / "vectors.db"
+    size = file.stat().st_size if os.path.exists(file) else 0
+    return max(0, settings.cache_max_mb * 10**6 - size)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def cache(settings: Settings) -> Iterator[Finding]:
+    """Tell how large the cache of vectors is, and whether it is one."""
+    file, limit = settings.cache_dir / "vectors.db", settings.cache_max_mb
+    if not file.exists():
+        yield Finding("cache", f"{file} is not there yet; the first texts that are embedded make it")
+    elif not file.is_file() or _beginning(file) not in (b"", _SQLITE_HEADER):
+        yield fault("cache", f"{file} is no vector cache", "Delete it; it is made anew")
+    else:
+        yield Finding("cache", f"{file} has {file.stat().st_size / 1e6:,.0f} MB of at most {limit:,}")
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(len(_SQLITE_HEADER))
+
+
+def outbox(settings: Settings) -> Iterator[Finding]:
+    """Tell how much waits in the outbox for the database, and how much the database has refused for good."""
+    file = settings.outbox_path
+    # An empty file is one that its first entry has yet to make whole.
+    if not file.exists() or (file.is_file() and not file.stat().st_size):
+        yield Finding("outbox", f"nothing waits; {file} is made when the database is down")
+        return
+    try:
+        with closing(connect_read_only(file)) as connection:
+            query = "SELECT count(*) - count(refused), count(refused) FROM entries"
+            waiting, refused = connection.execute(query).fetchone()
+    except sqlite3.Error as error:
+        advice = "If nothing writes to it: move it away, with those beside it that end in -wal and -shm"
+        yield fault("outbox", f"{file} cannot be read: {error}", advice)
+        return
+    if waiting:
+        count = f"{counted(waiting, 'entry', 'entries')} of at most {settings.outbox_max:,}"
+        text = f"{count} {verb(waiting, 'waits', 'wait')} in {file} for the database"
+        advice = "Start rlhf-loop serve: it brings them in as soon as the database answers; if it runs, see its log"
+        yield fault("outbox", text, advice)
+    if refused:
+        text = f"the database has refused {counted(refused, 'entry', 'entries')} in {file} for good"
+        advice = "See why in column refused of its table entries; delete those rows when they are settled"
+        yield fault("outbox", text, advice)
+    if not waiting and not refused:
+        yield Finding("outbox", f"nothing waits in {file}")

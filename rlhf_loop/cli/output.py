@@ -1,0 +1,321 @@
+"""What the command line shows: tables and sentences, no logic."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_loop.domain import ModelState, ReviewerRole
+from rlhf_loop.exchange.transfer import ImportReport
+from rlhf_loop.registry.training_run import TrainingOutcome
+from rlhf_loop.store.interactions import RatingStats
+from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation
+from rlhf_loop.training.learning_curve import CurvePoint
+from rlhf_loop.training.learning_points import TARGET
+from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
+from rlhf_loop.utils.wording import counted
+
+_LISTED_ROWS = 20
+_WIDTH = 100
+_MEASURES = {
+    "accuracy": "Accuracy",
+    "auc": "AUC-ROC",
+    "precision": "Precision",
+    "recall": "Recall",
+    "brier": "Brier score (0 is best)",
+    "calibration_error": "Calibration error (0 is best)",
+}
+_ORDERS = {
+    "model": "this model",
+    "incoming": "incoming order",
+    "random": "random order",
+    "oracle": "best possible order",
+}
+
+
+def headline(text: str) -> None:
+    """Print the title of a section."""
+    _console().print(f"\n[bold]{text}[/bold]\n")
+
+
+def print_training(outcome: TrainingOutcome) -> None:
+    """Print what was trained and how good it is; the first line says whether it is any use."""
+    report, console = outcome.report, _console()
+    console.print(_verdict(outcome))
+    if report.judged_by != ReviewerRole.EXPERT:
+        console.print(
+            "[bold yellow]No experts stand behind these numbers[/bold yellow]: end users' ratings are counted and "
+            f"judged by, too, as experts rated only {report.experts} of the {report.rated} answers."
+        )
+    console.print(
+        f"\n{report.rated} rated answers ({report.positive} good, {report.rated - report.positive} not) to "
+        f"{counted(report.questions, 'question')}, {report.unrated} unrated ones as context. "
+        f"Fitted on {report.trained_on}, judged on {report.held_out.answers} of other questions (seed "
+        f"{report.seed})."
+    )
+    for line in _besides(report):
+        console.print(line)
+    console.print(_choice(report))
+    if report.sampled:
+        console.print(
+            f"Recipe joint, the yardstick, had a random sample of the questions, with {report.sampled} rated answers."
+            + (" Both were compared on those of it that are not held out." if report.requested == AUTO else "")
+        )
+    if report.cut:
+        console.print(f"Recipe joint read only the first 256 tokens of {report.cut} texts; passages reads all.")
+    console.print()
+    console.print(_measure_table(report))
+    console.print()
+    console.print(_order_table(report.overall))
+    console.print(
+        "\n[dim]In brackets: 95 % intervals by a bootstrap over questions. Time: "
+        f"{', '.join(f'{name} {value:.2f} s' for name, value in report.seconds.items())}.[/dim]"
+    )
+
+
+def print_curve(points: Sequence[CurvePoint], path: Path) -> None:
+    """Print a learning curve as a table."""
+    table = Table()
+    for name in ("rated answers", "accuracy", "AUC-ROC", "P@1"):
+        table.add_column(name, justify="right")
+    for point in points:
+        table.add_row(
+            str(point.rated),
+            _spread(point.accuracy, point.accuracy_deviation),
+            _spread(point.auc, point.auc_deviation),
+            _spread(point.precision_at_1, point.precision_at_1_deviation),
+        )
+    console = _console()
+    console.print("\nLearning curve: mean ± standard deviation over five folds of questions.")
+    console.print(table)
+    reached = next((point.rated for point in points if point.accuracy >= TARGET), None)
+    goal = f"reached with {reached} ratings" if reached else "not reached yet"
+    console.print(f"Accuracy of {TARGET:.0%}: {goal}. Picture: {escape(str(path))}")
+
+
+def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str, Any]]) -> None:
+    """Print a question with its candidates before and after re-ranking."""
+    texts = [candidate if isinstance(candidate, str) else candidate["text"] for candidate in given]
+    places = {id(entry): place for entry, place in zip(ranked, _places(texts, ranked), strict=True)}
+    table = Table(show_lines=True, width=_WIDTH)
+    for name in ("now", "before", "score"):
+        table.add_column(name, justify="right")
+    table.add_column("answer", ratio=1)
+    for entry in ranked:
+        score = "-" if entry["score"] is None else f"{entry['score']:.2f}"
+        text = textwrap.shorten(_printable(entry["text"]), 220, placeholder=" ...")
+        style = "bold" if entry["rank"] == 1 else ""
+        table.add_row(str(entry["rank"]), str(places[id(entry)]), score, Text(text), style=style)
+    console = _console()
+    console.print(Text(_printable(query), style="bold"))
+    console.print(table)
+
+
+def print_next_steps() -> None:
+    """Print what a newcomer may want to type next."""
+    steps = Table(box=None, show_header=False, padding=(0, 2))
+    steps.add_row("rlhf-loop ratings import FILE", "bring your own ratings in (CSV, JSONL, Parquet)")
+    steps.add_row("rlhf-loop train --learning-curve", "train on them, and see what more would bring")
+    steps.add_row("rlhf-loop rerank QUESTION ANSWER ANSWER", "try the model on any question")
+    steps.add_row("rlhf-loop serve", "answer questions at http://127.0.0.1:8000/data-html")
+    steps.add_row("from rlhf_reranker import rerank_candidates", "use it in your application")
+    console = _console()
+    console.print(steps)
+    console.print(
+        f"\nThe commands are in {_commands_folder()}. The database holds the sample now: start your own with a new "
+        "one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in the README."
+    )
+
+
+def _commands_folder() -> Path:
+    folder, here = Path(sys.executable).parent, Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _verdict(outcome: TrainingOutcome) -> str:
+    path, why = escape(str(outcome.path)), _comparison(outcome.report.overall)
+    name, said = escape(outcome.version.version), escape(outcome.judgement.reason)
+    if outcome.live:
+        return f"[bold green]LIVE[/bold green] in {path}: {why}.\n[dim]{name}. {said}[/dim]"
+    if outcome.judgement.state == ModelState.REJECTED:
+        return (
+            f"[bold red]NOT LIVE: this model ranks worse than doing nothing[/bold red]: {why}. "
+            f"It is kept in {path}; what was live stays live."
+        )
+    return (
+        f"[bold yellow]NOT LIVE: this model waits[/bold yellow]: {why}. {said} It is kept in {path}; what was live "
+        f"stays live. To promote it all the same: rlhf-loop models promote {name} --force --reason TEXT"
+    )
+
+
+def _comparison(overall: Evaluation) -> str:
+    """Say what decided whether the model goes live: P@1 beside the incoming order's, or AUC beside chance."""
+    if overall.gain is not None and overall.comparable:
+        theirs, gain = overall.orders["incoming"].precision_at_1.value, overall.gain
+        return (
+            f"a good answer first for {theirs + gain.value:.0%} of {overall.incoming_questions} questions, "
+            f"{100 * gain.value:+.0f} points against the incoming order "
+            f"({100 * gain.low:+.0f} to {100 * gain.high:+.0f})"
+        )
+    if overall.ranked_questions < ENOUGH_QUESTIONS:
+        reason = f"two or more answers are rated for only {counted(overall.ranked_questions, 'question')}"
+    else:
+        reason = f"the incoming order is known for only {counted(overall.incoming_questions, 'question')}"
+    return f"AUC {_number(overall.auc.value)}, chance has 0.500 ({reason}, too few to compare orders)"
+
+
+def _besides(report: TrainingReport) -> Iterator[str]:
+    """Say whose ratings count less, and what was fitted on beside those that count."""
+    if report.raters:
+        named = ", ".join(
+            f"{escape(_printable(each.reviewer))} ({each.weight:.2g}, by {counted(each.overlapping, 'shared answer')})"
+            for each in report.raters
+        )
+        verb = "counts" if len(report.raters) == 1 else "count"
+        lost = (
+            f" {counted(report.disregarded, 'answer')} that nobody else rated left out." if report.disregarded else ""
+        )
+        yield f"{counted(len(report.raters), 'rater')} {verb} less, being at odds with the others: {named}.{lost}"
+    if report.end_users and report.end_user_weight is not None:
+        yield (
+            f"Besides, {counted(report.end_users, 'answer')} that only end users rated: a hint that weighs "
+            f"{report.end_user_weight:.2g} of an expert's rating each, and enters no number here."
+        )
+    pairs = report.pairs
+    if pairs.corrections or pairs.preferences:
+        held = f"; {pairs.held_out} of them, to held-out questions, were not fitted on" if pairs.held_out else ""
+        order = ""
+        if pairs.accuracy is not None:
+            order = (
+                f" Of {pairs.judged} by experts, a model that had not seen the question puts "
+                f"{pairs.accuracy} in the right order."
+            )
+        yield (
+            f"Besides, pairs of answers of which one is better: {counted(pairs.corrections, 'correction')} and "
+            f"{counted(pairs.preferences, 'preference')}{held}.{order}"
+        )
+
+
+def _choice(report: TrainingReport) -> str:
+    if report.requested != AUTO:
+        return f"Recipe {report.recipe}, as asked."
+    tried = "; ".join(
+        f"{name} AUC {_number(evaluation.auc.value)}, P@1 {_number(evaluation.orders['model'].precision_at_1.value)}"
+        for name, evaluation in report.cross_validated.items()
+    )
+    return f"Recipe {report.recipe}: the best by cross-validation over the training questions ({tried})."
+
+
+def _measure_table(report: TrainingReport) -> Table:
+    inside = report.cross_validated[report.recipe]
+    table = Table()
+    table.add_column("answers")
+    table.add_column(f"held out ({report.held_out.answers})", justify="right")
+    table.add_column(f"cross-validated ({inside.answers})", justify="right")
+    for name, label in _MEASURES.items():
+        table.add_row(label, str(getattr(report.held_out, name)), str(getattr(inside, name)))
+    return table
+
+
+def _order_table(evaluation: Evaluation) -> Table:
+    table = Table()
+    table.add_column(f"{counted(evaluation.ranked_questions, 'question')}")
+    for name in ("P@1", "NDCG", "MRR"):
+        table.add_column(name, justify="right")
+    for name, label in _ORDERS.items():
+        if name in evaluation.orders:
+            order = evaluation.orders[name]
+            if name == "incoming" and evaluation.incoming_questions < evaluation.ranked_questions:
+                label = f"{label} ({evaluation.incoming_questions})"
+            table.add_row(label, *map(str, (order.precision_at_1, order.ndcg, order.mrr)))
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if isfinite(value) else "-"
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}" if isfinite(mean) else "-"
+
+
+def _printable(text: str) -> str:
+    """Leave out what a terminal would obey instead of showing."""
+    return "".join(character for character in text if character.isprintable() or character.isspace())
+
+
+def _places(texts: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return where each ranked entry came from, equal texts in order."""
+    free = list(enumerate(texts, start=1))
+    places = []
+    for entry in ranked:
+        found = next(pair for pair in free if pair[1] == entry["text"])
+        free.remove(found)
+        places.append(found[0])
+    return places
+
+
+def _console() -> Console:
+    # A fixed width where the output is no terminal: a log should not depend on who writes it.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def print_invalid(report: ImportReport) -> None:
+    """Print the bad rows, the first of them only if there are many."""
+    for row in report.invalid[:_LISTED_ROWS]:
+        click.echo(f"line {row.line}: {row.reason}", err=True)
+    if report.invalid_count > _LISTED_ROWS:
+        click.echo(f"... and {report.invalid_count - _LISTED_ROWS} more", err=True)
+
+
+def print_import(report: ImportReport) -> None:
+    """Print what an import changed."""
+    parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
+    skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
+    click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
+    if report.ignored:
+        click.echo(f"Not used: {', '.join(report.ignored)}.")
+
+
+def print_stats(stats: RatingStats) -> None:
+    """Print how many ratings there are and how they are spread."""
+    console = _console()
+    console.print(
+        f"{counted(stats.interactions, 'answer')} to {counted(stats.questions, 'question')}: "
+        f"{stats.rated} rated, {stats.unrated} unrated; "
+        f"{counted(stats.reviews, 'review')} by {counted(stats.reviewers, 'reviewer')}."
+    )
+    table = Table(box=None, show_header=False)
+    most = max(stats.distribution.values())
+    for rating, count in sorted(stats.distribution.items(), reverse=True):
+        table.add_row(str(rating), "█" * _bar_length(count, most), str(count))
+    console.print(table)
+    if stats.positive_share is not None:
+        console.print(
+            f"{stats.positive_share:.0%} are good (4 or 5). "
+            f"{counted(stats.comparable_questions, 'question')} with two or more rated answers."
+        )
+    if stats.end_user_reviews:
+        console.print(
+            f"Apart from these, end users gave {counted(stats.end_user_reviews, 'rating')} to "
+            f"{counted(stats.end_user_rated, 'answer')}."
+        )
+    if stats.rated >= MIN_SAMPLES:
+        console.print(f"{stats.rated} rated, enough to train.")
+    else:
+        console.print(f"{stats.rated} of {MIN_SAMPLES} rated answers that training needs.")
+
+
+def _bar_length(count: int, most: int) -> int:
+    return max(1, round(40 * count / most)) if count else 0

@@ -1,0 +1,174 @@
+"""Training and using the reward model: `rlhf-loop train`, `rerank`, `warm`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlhf_loop.cli.common import FORMATS, columns_option, open_ratings, operator, progress_bar, read_settings, working
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from rlhf_loop.config import Settings
+    from rlhf_loop.training.learning_curve import CurvePoint
+    from rlhf_loop.training.train import TrainingReport
+
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+@click.command()
+@click.option(
+    "--recipe",
+    type=click.Choice(["auto", "passages", "joint"]),
+    default="auto",
+    show_default=True,
+    help="How answers become features. auto tries all and keeps the best by cross-validation.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the split and the folds."
+)
+@click.option(
+    "--min-samples",
+    type=click.IntRange(min=2),
+    default=50,
+    show_default=True,
+    help="Rated answers below which nothing is trained.",
+)
+@click.option(
+    "--learning-curve",
+    "curve",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_flag=False,
+    flag_value="learning_curve.png",
+    metavar="[PNG]",
+    callback=lambda ctx, param, path: _picture(path),
+    help="Also show what more ratings would bring: a table, and a picture (default: learning_curve.png).",
+)
+def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
+    """Train the reward model on the ratings, judge it, and put it live.
+
+    It learns from experts' ratings, corrections and preferences, and a little from what end users say of answers that
+    no expert has rated; it is judged by experts' ratings. A model that is not better than the incoming order, or worse
+    than the live one, is kept, but does not go live (exit code 3). Too few ratings, or only good or only bad ones: exit
+    code 2.
+    """
+    from rlhf_loop.cli.output import print_curve, print_training
+    from rlhf_loop.registry.training_run import run_training
+
+    engine, settings = open_ratings(), read_settings()
+    with progress_bar("Training") as progress:
+        outcome = run_training(
+            engine,
+            settings,
+            recipe=recipe,
+            seed=seed,
+            min_samples=min_samples,
+            progress=progress,
+            actor=operator(),
+        )
+    print_training(outcome)
+    if curve is not None:
+        with working("Drawing the learning curve"):
+            points = _learning_curve(engine, settings, outcome.report, seed, curve)
+        print_curve(points, curve)
+    if not outcome.live:
+        sys.exit(3)
+
+
+@click.command()
+@click.argument("query", required=False)
+@click.argument("candidates", nargs=-1)
+def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
+    """Put the best of the CANDIDATES for QUERY first. Without arguments: a built-in example.
+
+    For example: rlhf-loop rerank "What helps against hiccups?" "Hold your breath." "Hiccups are short."
+    """
+    from rlhf_loop import sample
+    from rlhf_loop.cli.output import print_ranking
+
+    given: list[Any] = list(candidates)
+    if query is None:
+        query, given = sample.QUESTION, list(sample.CANDIDATES)
+    elif not given:
+        raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
+    print_ranking(query, given, ranked(query, given))
+
+
+@click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")
+@click.argument("file", type=click.Path(path_type=Path))
+@columns_option
+@click.option(
+    "--format",
+    type=click.Choice([*FORMATS.choices, "txt"]),
+    help="The file's format; txt has one answer a line. Default: by the name's ending.",
+)
+def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
+    """Embed the answers of FILE now, so that the first request need not wait.
+
+    FILE is a ratings file (CSV, JSONL, Parquet; ratings are not needed) or a text with one answer a line (.txt), also
+    gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done.
+    """
+    from rlhf_loop.cli.warming import warm as embed
+    from rlhf_loop.utils.wording import counted
+
+    try:
+        with progress_bar(f"Warming {file.name}") as progress:
+            report = embed(file, read_settings(), columns=columns, format=format, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+    for row in report.invalid:
+        click.echo(f"line {row.line}: {row.reason}", err=True)
+    left_out = f"; {counted(report.invalid_count, 'invalid row')} left out" if report.invalid_count else ""
+    click.echo(
+        f"{counted(report.answers, 'answer')}: {counted(report.new, 'text')} new, {report.known} known, in "
+        f"{report.seconds:.1f} s{left_out}."
+    )
+
+
+def ranked(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
+    from rlhf_loop.ranking import Ranker, rerank_candidates
+
+    try:
+        return rerank_candidates(query, candidates, ranker=Ranker(read_settings()))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _learning_curve(
+    engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path
+) -> list[CurvePoint]:
+    from rlhf_loop.domain import ReviewerRole
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.reward import recipe_named
+    from rlhf_loop.training.examples import training_set
+    from rlhf_loop.training.learning_curve import learning_curve, plot
+
+    by_experts = report.judged_by == ReviewerRole.EXPERT
+    data = training_set(
+        engine,
+        end_user_weight=0.0 if by_experts else settings.end_user_weight,
+        reviewer_weighting=settings.reviewer_weighting,
+    )
+    points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
+    plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
+    return points
+
+
+def _picture(path: Path | None) -> Path | None:
+    # Before the training, not after it: the answer would come too late.
+    if path is not None and path.suffix.lower() not in _PICTURES:
+        raise click.BadParameter(f"{str(path)!r} has not one of the endings {', '.join(_PICTURES)}.")
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
+    return path

@@ -1,0 +1,178 @@
+"""Fill the vector cache before the first request comes: what a file holds is embedded now, and ranked quickly later."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Question, Rating
+from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.text_encoder import UnknownTextError
+from rlhf_loop.errors import EncoderError, ImportFileError
+from rlhf_loop.exchange.formats.base import FileRow
+from rlhf_loop.exchange.reader import RatingsReader
+from rlhf_loop.reward import Recipe, recipe_named
+from rlhf_loop.reward.joint import JointRecipe
+from rlhf_loop.reward.model_file import load
+from rlhf_loop.reward.passages import PassagesRecipe
+
+#: The format of a file with an answer on each line, beside those of ratings files.
+TEXT = "txt"
+#: How many of the rows that cannot be read a report lists; all are counted.
+LISTED_ROWS = 20
+#: Rows at a time: bounds the memory, and what Ctrl-C can lose.
+_CHUNK = 64
+
+#: Called with the bytes of the file that are done, and all of them.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmReport:
+    """What a warming did with the `answers` of a file.
+
+    A text is whatever has a vector of its own: an answer, its title, a question, its sentences and words. `new` ones
+    were computed, `known` ones were there. `invalid` lists the first of the `invalid_count` rows that were left out.
+    """
+
+    answers: int
+    new: int
+    known: int
+    invalid_count: int
+    invalid: tuple[FileRow, ...]
+    seconds: float
+
+
+def warm(
+    path: Path,
+    settings: Settings,
+    *,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    progress: Progress | None = None,
+    encoder: TextEncoder | None = None,
+) -> WarmReport:
+    """Embed all that a ranking of the answers in a file will look up, by the recipe of the live model.
+
+    The file is a ratings file, whose ratings are not needed, or has one answer a line (`TEXT`, also gzip-compressed).
+    Chunks that are done stay done, however the rest ends. A row that cannot be read is left out.
+
+    Raises:
+        ImportFileError: the file cannot be read, or nothing in it can be used.
+        ModelFileError: there is a live model, but it cannot be trusted.
+        EncoderError: no weights, or not the official ones; or the cache does not keep what it is given.
+    """
+    started = perf_counter()
+    reader = _reader(path, format=format, columns=columns)
+    encoder = encoder or load_encoder(settings)
+    recipe = _live_recipe(settings, encoder)
+    if recipe.name == JointRecipe.name and reader.format == TEXT:
+        raise ImportFileError(
+            f"The live model's recipe {recipe.name} embeds each answer together with its question, and "
+            f"{str(path)!r} holds answers only. Give a file with the columns user_prompt and ai_response."
+        )
+    new, known = encoder.computed, encoder.remembered
+    answers = invalid_count = 0
+    invalid: list[FileRow] = []
+    questions: list[Question] = []
+    for rows in _chunks(reader):
+        bad = [row for row in rows if row.rating is None]
+        invalid_count += len(bad)
+        invalid += bad[: LISTED_ROWS - len(invalid)]
+        ratings = [row.rating for row in rows if row.rating is not None]
+        # Through the features themselves, although nobody wants them here: so nothing can be looked up but not warmed.
+        questions = _questions(ratings)
+        recipe.features(questions, encoder)
+        answers += len(ratings)
+        if progress:
+            progress(reader.position, reader.size)
+    if not answers:
+        reason = f", first line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
+        raise ImportFileError(
+            f"The file {str(path)!r} has no answer that can be used ({invalid_count} invalid rows{reason}). Correct it."
+        )
+    _check_kept(recipe, questions, encoder, settings)
+    return WarmReport(
+        answers=answers,
+        new=encoder.computed - new,
+        known=encoder.remembered - known,
+        invalid_count=invalid_count,
+        invalid=tuple(invalid),
+        seconds=perf_counter() - started,
+    )
+
+
+def _check_kept(recipe: Recipe, questions: Sequence[Question], encoder: TextEncoder, settings: Settings) -> None:
+    """Look the last chunk up again: a cache that cannot be written only says so in the log, as serving goes on."""
+    try:
+        recipe.features(questions, encoder.only_known())
+    except UnknownTextError as error:
+        raise EncoderError(
+            f"The vector cache in {settings.cache_dir} does not keep what it is given: of the last rows {error} The "
+            "log has the reason. Set RLHF_CACHE_DIR to a folder that can be written, or raise RLHF_CACHE_MAX_MB."
+        ) from error
+
+
+class _TextReader(RatingsReader):
+    """Reads a file with an answer on each line; blank lines do not count."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, format="jsonl")
+        self.format = TEXT
+
+    def __iter__(self) -> Iterator[FileRow]:
+        with ExitStack() as stack:
+            try:
+                for line, raw in enumerate(self._open(stack), start=1):
+                    yield from _text_row(line, raw)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise ImportFileError(f"The file {str(self.path)!r} is damaged: {error}. Make it anew.") from error
+
+
+def _text_row(line: int, raw: bytes) -> Iterator[FileRow]:
+    try:
+        text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        yield FileRow(line, None, f"byte {error.start + 1} of the line is not UTF-8")
+    else:
+        if text:
+            yield FileRow(line, Rating("", text))
+
+
+def _reader(path: Path, *, format: str | None, columns: Mapping[str, str] | None) -> RatingsReader:
+    if format == TEXT or (format is None and path.name.lower().removesuffix(".gz").endswith(f".{TEXT}")):
+        if columns:
+            raise ImportFileError(f"The file {str(path)!r} is read line by line: it has no columns. Omit --column.")
+        return _TextReader(path)
+    return RatingsReader(path, format=format, columns=columns)
+
+
+def _live_recipe(settings: Settings, encoder: TextEncoder) -> Recipe:
+    if not settings.model_path.exists():
+        return recipe_named(PassagesRecipe.name)
+    return recipe_named(load(settings.model_path, encoder=encoder.id).model.recipe)
+
+
+def _chunks(reader: RatingsReader) -> Iterator[Sequence[FileRow]]:
+    rows = []
+    for row in reader:
+        rows.append(row)
+        if len(rows) == _CHUNK:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _questions(ratings: Sequence[Rating]) -> list[Question]:
+    """Put the answers to a question together; answers alone belong to the empty one."""
+    answers: dict[str, list[str]] = {}
+    for rating in ratings:
+        answers.setdefault(rating.user_prompt, []).append(rating.ai_response)
+    return [Question(prompt, tuple(texts)) for prompt, texts in answers.items()]

@@ -1,0 +1,1 @@
+"""Ratings in and out: every file format, datasets, one piece of feedback."""

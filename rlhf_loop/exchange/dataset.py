@@ -1,0 +1,294 @@
+"""All ratings as a folder that Hugging Face's `datasets.load_dataset` reads: Parquet by split, and a card.
+
+The layout is that of https://huggingface.co/docs/datasets/repository_structure, with three configurations: `ratings` (a
+row for each review), `preference` and `unpaired` (TRL's columns). Questions are split by the hash that also freezes
+questions for the comparison of models: so a question stays in its part for ever, and frozen ones are always in `test`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange import export_rows
+from rlhf_loop.exchange import preferences as export_pairs
+from rlhf_loop.exchange.dataset_card import MARK, Config, Split, card
+from rlhf_loop.exchange.formats import plain, trl
+from rlhf_loop.exchange.transfer import Progress
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.questions import STEPS, is_frozen
+from rlhf_loop.store.tables import ANONYMOUS
+from rlhf_loop.training.data import prompt_hash
+from rlhf_loop.utils.row_writers import Columns, Row, RowsWriter, written_file
+
+SPLITS = ("train", "validation", "test")
+#: Of the questions; the frozen ones are never more.
+TEST_SHARE = max(share for _, share in STEPS)
+VALIDATION_SHARE = 0.10
+_CHUNK = 1000
+_CARD = "README.md"
+#: The configuration that comes first has the folder `data`, as in Hugging Face's own push_to_hub.
+_FOLDERS = {"ratings": "data", "preference": "preference", "unpaired": "unpaired"}
+_PART = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
+#: What a table of ratings has that leads back to somebody or something elsewhere, and what stands for it.
+_TRACES = {"reviewer": "rater", "external_id": "answer", "candidate_group": "question"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetOptions:
+    """What is left open. `min_gap` and `conversational` are as in the TRL formats.
+
+    With `names` raters and ids are written as they are. Else they get pseudonyms, made with the `key`: the same in each
+    export with the same key, and without one only in this export.
+    """
+
+    min_gap: int = 1
+    conversational: bool = False
+    names: bool = False
+    key: str = ""
+
+
+def export_dataset(
+    engine: Engine, folder: Path, *, options: DatasetOptions | None = None, progress: Progress | None = None
+) -> tuple[Config, ...]:
+    """Write the folder; return its configurations.
+
+    It replaces a folder of an earlier export only when it is whole, and no other. What somebody has added to that one
+    stays: other files and folders, such as `.git` or a licence, and what they wrote into the card.
+
+    Raises:
+        ImportFileError: the folder cannot be written, or something else is there.
+        DatabaseError: the database cannot be reached.
+    """
+    options = options or DatasetOptions()
+    with _whole_folder(folder) as draft, reading(engine) as connection:
+        total = export_rows.count(connection) if progress else 0
+        configs = tuple(
+            _written(draft, name, columns, rows, progress=_shown(progress, total) if name == "ratings" else None)
+            for name, columns, rows in _tables(connection, options)
+        )
+        text = card(
+            configs,
+            named=options.names,
+            test_share=TEST_SHARE,
+            validation_share=VALIDATION_SHARE,
+            earlier=_card_of(folder),
+        )
+        (draft / _CARD).write_text(text, encoding="utf-8")
+    return configs
+
+
+def split_of(prompts: Iterable[str]) -> list[str]:
+    """Return the part that each of the questions belongs to, the same on every machine and always."""
+    hashes = np.array([prompt_hash(prompt) for prompt in prompts], dtype=np.int64)
+    test, either = is_frozen(hashes, TEST_SHARE), is_frozen(hashes, TEST_SHARE + VALIDATION_SHARE)
+    found: list[str] = np.where(test, "test", np.where(either, "validation", "train")).tolist()
+    return found
+
+
+def _tables(
+    connection: Connection, options: DatasetOptions
+) -> Iterator[tuple[str, Columns, Iterator[tuple[str, Row]]]]:
+    """Yield each configuration: its name, its columns, and its rows with the question that each is about."""
+    talk = options.conversational
+    hidden = _no_change if options.names else _pseudonyms(options.key)
+    ratings = export_rows.ratings(connection)
+    yield "ratings", plain.COLUMNS, ((rating.user_prompt, hidden(plain.cells(rating))) for rating in ratings)
+    pairs = export_pairs.pairs(connection, min_gap=options.min_gap)
+    preferences = ((pair.prompt, trl.preference_cells(pair, conversational=talk)) for pair in pairs)
+    yield "preference", trl.preference_columns(conversational=talk), preferences
+    labelled = (
+        (of.prompt, trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk))
+        for of in export_pairs.labelled(connection)
+    )
+    yield "unpaired", trl.unpaired_columns(conversational=talk), labelled
+
+
+def _written(
+    draft: Path,
+    name: str,
+    columns: Columns,
+    rows: Iterator[tuple[str, Row]],
+    *,
+    progress: Callable[[int], None] | None,
+) -> Config:
+    place = draft / _FOLDERS[name]
+    place.mkdir()
+    counts = dict.fromkeys(SPLITS, 0)
+    files = {split: place / f"{split}-00000-of-00001.parquet" for split in SPLITS}
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(written_file(file, container="parquet", columns=columns))
+            for split, file in files.items()
+        }
+        while chunk := list(islice(rows, _CHUNK)):
+            _write(writers, chunk, counts)
+            if progress:
+                progress(sum(counts.values()))
+    for split, file in files.items():
+        if not counts[split]:
+            file.unlink()
+    splits = tuple(_split(name, count, files[name]) for name, count in counts.items() if count)
+    if not splits:
+        place.rmdir()
+    return Config(name, place.name, dict(columns), splits)
+
+
+def _split(name: str, count: int, file: Path) -> Split:
+    import pyarrow.parquet as pq
+
+    found = pq.read_metadata(file)
+    size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
+    return Split(name, count, size, file.stat().st_size)
+
+
+def _write(writers: Mapping[str, RowsWriter], chunk: Sequence[tuple[str, Row]], counts: dict[str, int]) -> None:
+    parts = split_of(prompt for prompt, _ in chunk)
+    for split, writer in writers.items():
+        if rows := [row for part, (_, row) in zip(parts, chunk, strict=True) if part == split]:
+            writer.write(rows)
+            counts[split] += len(rows)
+
+
+def _shown(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(done, max(done, total))
+
+
+def _no_change(row: Row) -> Row:
+    return row
+
+
+def _pseudonyms(key: str) -> Callable[[Row], Row]:
+    # With a key: anybody could work out the plain hash of a name that they know.
+    secret = key.encode() or secrets.token_bytes(32)
+    places = {list(plain.COLUMNS).index(name): word for name, word in _TRACES.items()}
+
+    def hidden(row: Row) -> Row:
+        return [
+            _pseudonym(secret, places[place], value) if place in places else value for place, value in enumerate(row)
+        ]
+
+    return hidden
+
+
+def _pseudonym(secret: bytes, word: str, name: str | None) -> str | None:
+    if name is None or name == ANONYMOUS:
+        return name
+    said = f"rlhf-loop:pseudonym:{word}:{name}".encode()
+    return f"{word}-{hmac.digest(secret, said, 'sha256').hex()[:16]}"
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of this one at the end of the block.
+
+    Raises:
+        ImportFileError: it cannot be written, or something else is there.
+    """
+    folder = folder.resolve()
+    draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        _tidy(folder)
+        _refuse_others(folder)
+        draft.mkdir()
+        yield draft
+        _take_along(folder, draft)
+        _replace(folder, draft, old)
+    except (OSError, shutil.Error) as error:
+        raise ImportFileError(
+            f"The folder {str(folder)!r} cannot be written: {error.strerror or error}. Choose another place."
+        ) from error
+    finally:
+        for rest in (draft, old):
+            with suppress(OSError):
+                shutil.rmtree(rest)
+
+
+def _tidy(folder: Path) -> None:
+    """Bring back what an export that was killed had put aside, and take away what it had begun."""
+    of_ours = re.compile(re.escape(f".{folder.name}.") + r"(\d+)\.(tmp|old)")
+    for rest in sorted(folder.parent.iterdir()) if folder.parent.is_dir() else ():
+        found = of_ours.fullmatch(rest.name)
+        if found is None or _runs(int(found[1])):
+            continue
+        if found[2] == "old" and not folder.exists():
+            rest.rename(folder)
+        else:
+            shutil.rmtree(rest)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return process != os.getpid()
+
+
+def _take_along(folder: Path, draft: Path) -> None:
+    """Put what others have added to an earlier export into the new one."""
+    if not folder.is_dir():
+        return
+    places = [folder / name for name in _FOLDERS.values()]
+
+    def own(directory: str, names: list[str]) -> set[str]:
+        here = Path(directory)
+        if here in places:
+            return {name for name in names if _PART.fullmatch(name)}
+        return {_CARD} & set(names) if here == folder else set()
+
+    shutil.copytree(folder, draft, symlinks=True, ignore=own, copy_function=_linked, dirs_exist_ok=True)
+    for place in places:
+        # It had only files of an earlier export.
+        with suppress(OSError):
+            (draft / place.name).rmdir()
+
+
+def _linked(source: str, target: str) -> None:
+    # A clone's objects may be large, and the earlier folder goes anyway.
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _card_of(folder: Path) -> str:
+    file = folder / _CARD
+    return file.read_text("utf-8", "replace") if file.is_file() else ""
+
+
+def _replace(folder: Path, draft: Path, old: Path) -> None:
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        draft.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+
+
+def _refuse_others(folder: Path) -> None:
+    if folder.is_dir():
+        if not any(folder.iterdir()) or MARK in _card_of(folder):
+            return
+        raise ImportFileError(
+            f"The folder {str(folder)!r} is there, and not from an earlier export. Choose another name, or empty it."
+        )
+    if folder.exists():
+        raise ImportFileError(f"{str(folder)!r} is a file, and this format is a folder. Choose another name.")

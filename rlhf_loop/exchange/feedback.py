@@ -1,0 +1,252 @@
+"""Feedback as it comes in, one piece at a time: what it is about is found by its id or its texts, or is new.
+
+An answer without an id of its own has the name that an import gives it, so that feedback and files know the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection
+
+from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.exchange.staging import identity
+from rlhf_loop.store import audit, preferences
+from rlhf_loop.store.interactions import lock, put_interactions, put_review, stored_role, withdraw_review
+from rlhf_loop.store.preferences import withdraw_preference
+from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
+from rlhf_loop.store.validation import cleaned
+
+_RECEIVED, _DELETED = "annotation.received", "annotation.deleted"
+#: Targets in one query.
+_AT_ONCE = 500
+
+
+class Fate(StrEnum):
+    """What became of a review or preference: `KEPT` is the one that was there, as it says the same or is newer."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Annotated:
+    """What another tool's annotation became: a reviewer's review of one answer, or preference between two.
+
+    Of two, the one with the smaller number comes first, whichever is better.
+    """
+
+    reviewer: str
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of another tool's annotation: if it was deleted, when it last spoke, and what is there of it."""
+
+    deleted: bool
+    last_at: datetime | None
+    became: tuple[Annotated, ...]
+
+    def is_late(self, at: datetime | None) -> bool:
+        """Tell whether what was said at that moment was overtaken by what came since."""
+        return self.deleted or (at is not None and self.last_at is not None and at < self.last_at)
+
+
+class OtherTextsError(ValueError):
+    """The id is of an answer that says something else."""
+
+
+def find_answer(connection: Connection, rating: Rating) -> int | None:
+    """Return the number of the answer that a rating is about, None if it is not there.
+
+    Raises:
+        OtherTextsError: another answer has its `external_id`.
+    """
+    wanted = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response)
+    row = connection.execute(wanted.where(Interaction.external_id == answer_id(rating))).one_or_none()
+    if row is None:
+        return None
+    if (row.user_prompt, row.ai_response) != (rating.user_prompt, rating.ai_response):
+        raise OtherTextsError(
+            f"The interaction {answer_id(rating)[:100]!r} has another prompt or response than this feedback. Send it "
+            "without them to rate that one, or with another id."
+        )
+    return int(row.id)
+
+
+def answer_id(rating: Rating) -> str:
+    """Return the id of the answer that a rating is about."""
+    return identity(rating, source=rating.source)
+
+
+def add_answer(connection: Connection, rating: Rating, *, actor: str) -> int:
+    """Store the answer that a rating is about, without the rating; return its number.
+
+    Where somebody else adds it in the same moment, it is theirs.
+
+    Raises:
+        ValueError: it cannot be stored.
+    """
+    answer = replace(
+        rating,
+        external_id=answer_id(rating),
+        rating=None,
+        feedback_comment=None,
+        corrected_response=None,
+        reviewer=None,
+    )
+    try:
+        with connection.begin_nested():
+            [number] = put_interactions(connection, [answer])
+    except ValueError:
+        if (found := find_answer(connection, rating)) is not None:
+            return found
+        raise
+    audit.note(connection, actor, "interactions.added", f"interaction:{number}", {"count": 1})
+    return number
+
+
+def take_review(
+    connection: Connection,
+    number: int,
+    rating: Rating,
+    *,
+    reviewer: str,
+    role: ReviewerRole,
+    now: datetime | None = None,
+) -> Fate:
+    """Store what a reviewer says of an answer, unless it is known, or older than what they said since.
+
+    The time of the review is never in the future: a clock that is wrong would keep out all that comes later.
+
+    Raises:
+        ValueError: it cannot be stored.
+        LookupError: there is no such answer.
+    """
+    rating, now = cleaned(rating), now or datetime.now(UTC)
+    at = None if rating.rated_at is None else min(rating.rated_at, now)
+    lock(connection, number)
+    wanted = select(Review.__table__).where(Review.interaction_id == number, Review.reviewer == reviewer)
+    known = connection.execute(wanted).one_or_none()
+    if known is not None:
+        if at is not None and known.reviewed_at > at:
+            return Fate.KEPT
+        before = (known.rating, known.comment or None, known.correction or None, bool(known.harmful), known.role)
+        if before == (rating.rating, rating.feedback_comment, rating.corrected_response, rating.harmful, str(role)):
+            return Fate.KEPT
+    put_review(
+        connection,
+        number,
+        reviewer=reviewer,
+        rating=rating.rating or 0,
+        comment=rating.feedback_comment,
+        correction=rating.corrected_response,
+        harmful=rating.harmful,
+        role=role,
+        rated_at=at,
+    )
+    return Fate.ADDED if known is None else Fate.REPLACED
+
+
+def take_preference(connection: Connection, better: int, worse: int, *, reviewer: str, role: ReviewerRole) -> Fate:
+    """Store which of two answers a reviewer finds better, unless it is known.
+
+    Raises:
+        ValueError: they answer different questions, or are the same.
+        LookupError: one of them is not there.
+    """
+    first, second = sorted((better, worse))
+    for id in (first, second):
+        lock(connection, id)
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    known = connection.execute(select(Preference.preferred, Preference.role).where(mine)).one_or_none()
+    if known is not None and tuple(known) == ("first" if better == first else "second", str(role)):
+        return Fate.KEPT
+    new = preferences.put_preference(connection, better, worse, reviewer=reviewer, role=role)
+    return Fate.ADDED if new else Fate.REPLACED
+
+
+def note_annotation(
+    connection: Connection, target: str, became: Sequence[Annotated], *, at: datetime | None, actor: str
+) -> None:
+    """Note what another tool's annotation became, and when it was said there.
+
+    The audit log has it, as that is what it is for; it is looked up there when the annotation changes or goes.
+    """
+    known = [{"reviewer": each.reviewer, "answers": list(each.answers)} for each in became]
+    audit.note(connection, actor, _RECEIVED, target, {"at": at.isoformat() if at else None, "became": known})
+
+
+def note_deleted(connection: Connection, targets: Sequence[str], *, actor: str) -> None:
+    """Note that annotations are gone: what still comes of them was sent before, and is late."""
+    values = [{"actor": actor, "action": _DELETED, "target": target} for target in targets]
+    if values:
+        connection.execute(insert(AuditEntry), values)
+
+
+def past(connection: Connection, target: str) -> Past:
+    """Return what is known of an annotation."""
+    wanted = select(AuditEntry.action, AuditEntry.detail).where(AuditEntry.target == target)
+    rows = connection.execute(wanted.where(AuditEntry.action.in_((_RECEIVED, _DELETED)))).all()
+    times = [datetime.fromisoformat(row.detail["at"]) for row in rows if row.detail and row.detail.get("at")]
+    return Past(
+        any(row.action == _DELETED for row in rows),
+        max(times, default=None),
+        _there(connection, [row.detail for row in rows if row.detail]),
+    )
+
+
+def annotated(connection: Connection, targets: Sequence[str]) -> tuple[Annotated, ...]:
+    """Return what annotations became that is still there."""
+    wanted = select(AuditEntry.detail).where(AuditEntry.action == _RECEIVED)
+    details = list[Mapping[str, Any] | None]()
+    for start in range(0, len(targets), _AT_ONCE):
+        some = targets[start : start + _AT_ONCE]
+        details += connection.execute(wanted.where(AuditEntry.target.in_(some))).scalars()
+    return _there(connection, [detail for detail in details if detail])
+
+
+def _there(connection: Connection, details: Iterable[Mapping[str, Any]]) -> tuple[Annotated, ...]:
+    # Entries of old have one word each, and no time.
+    words = [each for detail in details for each in detail.get("became", [detail])]
+    every = {Annotated(each["reviewer"], tuple(sorted(each["answers"]))) for each in words}
+    return tuple(each for each in sorted(every) if annotated_role(connection, each) is not None)
+
+
+def is_newer(connection: Connection, found: Annotated, *, than: datetime | None) -> bool:
+    """Tell whether the review was given after that moment; a preference has only its last one."""
+    if than is None or len(found.answers) == 2:
+        return False
+    mine = (Review.interaction_id == found.answers[0]) & (Review.reviewer == found.reviewer)
+    at = connection.execute(select(Review.reviewed_at).where(mine)).scalar()
+    return at is not None and at > than
+
+
+def annotated_role(connection: Connection, found: Annotated) -> ReviewerRole | None:
+    """Tell as whose word it is stored, None if it is there no longer."""
+    try:
+        if len(found.answers) == 2:
+            return preferences.stored_role(connection, *found.answers, found.reviewer)
+        return stored_role(connection, found.answers[0], found.reviewer)
+    except LookupError:
+        # The answer is gone, and all that was said of it.
+        return None
+
+
+def withdraw(connection: Connection, found: Annotated) -> None:
+    """Take back what an annotation became.
+
+    Raises:
+        LookupError: it is not there any more.
+    """
+    if len(found.answers) == 2:
+        withdraw_preference(connection, *found.answers, reviewer=found.reviewer)
+    else:
+        withdraw_review(connection, found.answers[0], reviewer=found.reviewer)

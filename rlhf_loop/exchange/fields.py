@@ -1,0 +1,227 @@
+"""The fields of a ratings file: which column means which, and how a cell becomes a value of `domain.Rating`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.store.validation import cleaned, problem
+
+FIELDS = tuple(field.name for field in fields(Rating))
+REQUIRED = ("user_prompt", "ai_response")
+#: Other names a column may have. `score` is the model's score and never a rating; `id` is nobody's identity.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "user_prompt": ("prompt", "question", "query", "user_query", "instruction"),
+    "ai_response": ("response", "answer", "text", "completion", "output", "ai_answer"),
+    "rating": ("stars", "user_rating", "human_rating", "expert_rating"),
+    "feedback_comment": ("comment", "feedback", "comments"),
+    "corrected_response": ("correction", "corrected_answer", "corrected"),
+    "reviewer": ("rater", "annotator", "rated_by", "reviewed_by"),
+    "source": ("origin",),
+    "candidate_group": ("group", "group_id", "question_id", "query_id"),
+    "shown_rank": ("system_rank", "rank"),
+    "score": ("model_score",),
+    "model_version": ("model",),
+    "external_id": ("uuid",),
+    "created_at": ("created", "served_at"),
+    "rated_at": ("reviewed_at",),
+    "reviewer_role": ("role",),
+    "harmful": ("flagged",),
+    "title": (),
+    "url": ("link",),
+    "licence": ("license",),
+    "retrieved_at": (),
+}
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where each field stands in a row, and which columns no field takes."""
+
+    positions: Mapping[str, int]
+    ignored: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required fields that no column gives."""
+        return tuple(name for name in REQUIRED if name not in self.positions)
+
+
+def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
+    """Find the fields among a file's column names.
+
+    `wanted` (field -> column) comes first, then the field's own name, then its aliases; case, blanks and hyphens do not
+    count.
+
+    Raises:
+        ImportFileError: two columns mean the same field.
+    """
+    plain = [_plain(name) for name in names]
+    positions: dict[str, int] = {}
+    for field, column in wanted.items():
+        if column in names:
+            positions[field] = list(names).index(column)
+    chosen = set(positions.values())
+    for field in FIELDS:
+        if field in wanted:
+            continue
+        for spellings in ((field,), ALIASES[field]):
+            found = [i for i, name in enumerate(plain) if name in spellings and i not in chosen]
+            if len(found) > 1:
+                both = " and ".join(repr(names[i]) for i in found[:2])
+                raise ImportFileError(
+                    f"The columns {both} both mean {field}. Choose one with --column {field}={names[found[0]]}."
+                )
+            if found:
+                positions[field] = found[0]
+                break
+    taken = set(positions.values())
+    return Columns(positions, tuple(name for i, name in enumerate(names) if i not in taken))
+
+
+def check_wanted(wanted: Mapping[str, str]) -> None:
+    """Refuse a mapping of columns that names a field there is not.
+
+    Raises:
+        ImportFileError: an unknown field.
+    """
+    for field in wanted:
+        if field not in FIELDS:
+            raise ImportFileError(f"There is no field {field!r}. The fields are: {', '.join(FIELDS)}.")
+
+
+def to_rating(values: Mapping[str, Any]) -> Rating:
+    """Make a rating of one row's cells, given by field.
+
+    Raises:
+        ValueError: the row cannot be stored; the message says why, with the value.
+    """
+    for name in REQUIRED:
+        if values.get(name) is None:
+            raise ValueError(f"{name} is missing")
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is None or (value == "" and name not in REQUIRED):
+            continue
+        parse = _PARSERS.get(name)
+        # Most cells are texts as they are.
+        parsed[name] = value if parse is None and type(value) is str else (parse or _text)(name, value)
+    rating = Rating(**parsed)
+    if reason := problem(rating):
+        raise ValueError(reason)
+    return rating
+
+
+def storable(rating: Rating) -> Rating:
+    """Return the rating as it can be stored.
+
+    Raises:
+        ValueError: it cannot; the message says why, with the value.
+    """
+    rating = cleaned(rating)
+    if reason := problem(rating):
+        raise ValueError(reason)
+    return rating
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # groups and identities are often numbers
+    raise ValueError(f"{name} is {_shown(value)}, not text")
+
+
+def _whole(name: str, value: Any) -> int | None:
+    number = _number(name, value, kind="a whole number from 1 to 5" if name == "rating" else "a whole number")
+    if number is None:
+        return None
+    if number != int(number):
+        kind = "a whole number from 1 to 5" if name == "rating" else "a whole number"
+        raise ValueError(f"{name} is {_shown(value)}, not {kind}")
+    return int(number)
+
+
+def _real(name: str, value: Any) -> float | None:
+    return _number(name, value, kind="a number")
+
+
+def _number(name: str, value: Any, *, kind: str) -> float | None:
+    """A finite number; None for a missing one, which data frames write as NaN."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    number = math.nan
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {_shown(value)}, not {kind}")
+    return number
+
+
+def to_time(name: str, value: Any) -> datetime | None:
+    """Return a time by ISO 8601, UTC where no offset is given; None for a missing one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (AttributeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is {_shown(value)}, not a time such as 2025-01-31T09:30:00+00:00") from None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell is empty; data frames write NaN there."""
+    return value is None or (isinstance(value, str | float) and (value == "" or value != value))
+
+
+def _yes_no(name: str, value: Any) -> bool:
+    if is_missing(value):
+        return False
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    found = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{name} is {_shown(value)}, neither true nor false")
+    return found
+
+
+def _role(name: str, value: Any) -> str:
+    if is_missing(value):
+        return ReviewerRole.EXPERT
+    return str(value).strip().lower().replace("-", "_").replace(" ", "_")
+
+
+_PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "rating": _whole,
+    "shown_rank": _whole,
+    "score": _real,
+    "created_at": to_time,
+    "rated_at": to_time,
+    "retrieved_at": to_time,
+    "harmful": _yes_no,
+    "reviewer_role": _role,
+}

@@ -1,0 +1,5 @@
+"""The formats of ratings files: one's own, and those of other tools."""
+
+from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels, Layout, NumberScale
+
+__all__ = ["SCORE_NAME", "FileRow", "Labels", "Layout", "NumberScale"]

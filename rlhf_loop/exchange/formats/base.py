@@ -1,0 +1,202 @@
+"""What a row of a file says, whatever the format: a layout turns the one into the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlhf_loop.domain import GOOD_RATING, THUMBS, Rating, ReviewerRole
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.utils.rows import Record
+
+_RATINGS = range(1, 6)
+_GOOD = {"true", "yes", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "good", "positive", "like", "correct"}
+_BAD = {"false", "no", "down", "thumbs down", "thumbs_down", "thumbs-down", "👎", "bad", "negative", "dislike"}
+_BAD |= {"incorrect"}
+
+#: What Langfuse calls the score that holds the rating, and Phoenix the annotation, unless somebody says otherwise.
+SCORE_NAME = "rating"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row of a file: what it says, or the reason why it cannot be stored. `line` is where it starts, from 1.
+
+    In a Parquet file or a JSON array, which need no lines, it is the row's number.
+
+    `unsaid` names those of `reviewer_role` and `harmful` that the row does not tell. `worse` is an answer to the same
+    question that the reviewer finds worse. With `texts_elsewhere` the answer is the one that the `external_id` names,
+    in another row or in the database.
+    """
+
+    line: int
+    rating: Rating | None
+    reason: str = ""
+    unsaid: frozenset[str] = frozenset()
+    worse: Rating | None = None
+    texts_elsewhere: bool = False
+
+
+class LeftOutError(ValueError):
+    """A record is about nothing that could be read, as failed and unfinished calls are: `what` names the kind.
+
+    In a tool's file such records are passed over, as the tool writes them every day; alone one is an error.
+    """
+
+    def __init__(self, message: str, *, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
+class Layout(Protocol):
+    """Reads the rows of one format; one object reads one file."""
+
+    @property
+    def role(self) -> ReviewerRole:
+        """Whose word it is where neither the file nor whoever imports it says so."""
+
+    def match(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Take note of a row's column names; return those that it has no use for.
+
+        Raises:
+            ImportFileError: a column that each row must have is not there, or two mean the same.
+        """
+
+    def rows(self, record: Record) -> Iterable[FileRow]:
+        """Return what a row with those names says: several things, if several people speak in it.
+
+        Raises:
+            LeftOutError: it is about nothing that could be read.
+            ValueError: it cannot be stored; the message says why, with the value.
+        """
+
+
+class NamedLabels:
+    """What layouts have in common whose format fixes the columns, and in which other things are labelled, too."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._others: dict[str, None] = {}
+
+    def match(self, names: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of the scores, annotations or controls that were left out so far."""
+        return tuple(self._others)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberScale:
+    """Numbers from `lowest` to `highest` that stand for ratings from 1 to 5, in equal steps.
+
+    Raises:
+        ImportFileError: there is nothing between the two.
+    """
+
+    lowest: float
+    highest: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lowest) and math.isfinite(self.highest) and self.lowest < self.highest):
+            raise ImportFileError(
+                f"A scale from {self.lowest:g} to {self.highest:g} has no steps. Give the lowest number first, "
+                "for instance 1,10."
+            )
+
+    def rating(self, name: str, value: float) -> int:
+        """Return the rating nearest to a number, the better one where it lies between two.
+
+        Raises:
+            ValueError: it is not on the scale.
+        """
+        if not self.lowest <= value <= self.highest:
+            raise ValueError(f"{name} is {value!r}, not on the scale from {self.lowest:g} to {self.highest:g}")
+        return 1 + math.floor(4 * (value - self.lowest) / (self.highest - self.lowest) + 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """How what is no rating from 1 to 5 becomes one: a label, a thumb, a word, a number of another scale.
+
+    With `thumbs` numbers are thumbs as well: 1 is up, 0 and -1 are down; with a `scale` they are of that one.
+    `score_name` is what Langfuse calls the score that holds the rating, and Phoenix the annotation.
+
+    Raises:
+        ImportFileError: `good` and `bad` are no ratings, or the wrong way round, or thumbs have a scale.
+    """
+
+    good: int = THUMBS["up"]
+    bad: int = THUMBS["down"]
+    thumbs: bool = False
+    score_name: str = SCORE_NAME
+    scale: NumberScale | None = None
+
+    def __post_init__(self) -> None:
+        if self.thumbs and self.scale is not None:
+            raise ImportFileError("Numbers are either thumbs or of a scale. Leave out --thumbs or --scale.")
+        if self.bad not in _RATINGS or self.good not in _RATINGS or not self.bad < GOOD_RATING <= self.good:
+            raise ImportFileError(
+                f"A good label would become the rating {self.good} and a bad one {self.bad}. "
+                f"Good are {GOOD_RATING} and 5, bad are the ratings below {GOOD_RATING}."
+            )
+
+    def rating(self, name: str, value: object) -> int:
+        """Return the rating that a value stands for.
+
+        Raises:
+            ValueError: it stands for none.
+        """
+        if isinstance(value, str):
+            value = _number_or_label(name, value)
+        if isinstance(value, bool):
+            return self.label(value)
+        if isinstance(value, int | float):
+            if self.thumbs:
+                if value in (1, 0, -1):
+                    return self.label(value == 1)
+                raise ValueError(f"{name} is {value!r}, and thumbs are 1, 0 or -1")
+            if self.scale is not None:
+                return self.scale.rating(name, value)
+            if value in _RATINGS:
+                return int(value)
+            raise ValueError(
+                f"{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so, or give its scale"
+            )
+        raise ValueError(f"{name} is {str(value)[:60]!r}, neither a number nor a label")
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether somebody said what numbers mean."""
+        return self.thumbs or self.scale is not None
+
+    def knows(self, word: object) -> bool:
+        """Tell whether a word says good or bad by itself."""
+        return isinstance(word, str) and word.strip().lower() in _GOOD | _BAD
+
+    def label(self, good: bool) -> int:
+        """Return the rating that a label stands for."""
+        return self.good if good else self.bad
+
+
+def no_columns(columns: object, *, format: str) -> None:
+    """Refuse a mapping of columns where the format fixes their names.
+
+    Raises:
+        ImportFileError: there is one.
+    """
+    if columns:
+        raise ImportFileError(f"The format {format} fixes its names, so that --column has no meaning. Leave it out.")
+
+
+def _number_or_label(name: str, word: str) -> bool | float:
+    plain = word.strip().lower()
+    if plain in _GOOD | _BAD:
+        return plain in _GOOD
+    try:
+        return float(plain)
+    except ValueError:
+        raise ValueError(f"{name} is {word[:60]!r}, neither a rating nor a word for good or bad") from None

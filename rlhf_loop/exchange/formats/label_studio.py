@@ -1,0 +1,197 @@
+"""Label Studio's exports: JSON with all annotations of a task, JSON_MIN and CSV with a row for each annotation.
+
+As https://labelstud.io/guide/export describes them. A task has `data` and `annotations`, each of one annotator
+(`completed_by`), with a list `result` of what was said: `from_name` (the name of the control), `to_name`, `type` and
+`value`. In JSON_MIN and CSV the fields of the task stand beside the names of the controls, and `annotator`. What was
+skipped (`was_cancelled`) was never said, and predictions are no one's word.
+
+The control for the rating is named `rating`, or as `--column rating=NAME` says; else it is the only one of the kind
+Rating or Number. `comment`, `correction` and `harmful` are found in the same way. Where a task has several answers,
+each result is about the one in its `to_name`, and a Pairwise result is a preference: left is the first of two names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.exchange.fields import check_wanted, is_missing, match_columns, to_rating
+from rlhf_loop.exchange.formats.base import FileRow, Labels, NamedLabels
+from rlhf_loop.exchange.formats.label_studio_task import KINDS, Annotation, Result, Task, from_row, from_task
+from rlhf_loop.exchange.formats.messages import read_answer, read_prompt
+from rlhf_loop.utils.rows import Record
+
+_SAID = ("rating", "feedback_comment", "corrected_response", "harmful")
+_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "external_id", "title", "url", "licence")
+_TIMES = ("created_at", "retrieved_at")
+#: Several answers in one task have numbers or letters: answer1, response_b.
+_NUMBERED = re.compile(
+    r"(?:answer|response|completion|output|text|candidate|option)[_ -]?(?:\d{1,2}|[a-h])", re.IGNORECASE
+)
+_NUMBER = re.compile(r"[_ -]?\d{1,2}$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What a task asks about: its question, its answers by the names of their fields, and what else is known."""
+
+    prompt: str
+    texts: Mapping[str, str]
+    about: Mapping[str, Any]
+
+
+class LabelStudioLayout(NamedLabels):
+    """Reads tasks and annotations; each annotator is a reviewer."""
+
+    role = ReviewerRole.EXPERT
+
+    def __init__(self, labels: Labels, *, columns: Mapping[str, str]) -> None:
+        check_wanted(columns)
+        super().__init__(labels)
+        self._columns = dict(columns)
+        self._matched: dict[tuple[str, ...], Mapping[str, str]] = {}
+
+    def rows(self, record: Record) -> Iterable[FileRow]:
+        values = dict(zip(record.names, record.cells, strict=True))
+        return self.task_rows(record.line, from_task(values) if "data" in values else from_row(values))
+
+    def task_rows(self, line: int, task: Task) -> list[FileRow]:
+        """Return what a task's annotations say, and each of its answers of which none speaks.
+
+        Raises:
+            ValueError: it cannot be stored.
+        """
+        answers = self._answers(task)
+        rows: list[FileRow] = []
+        mentioned: set[str] = set()
+        for annotation in task.annotations:
+            for name, text in answers.texts.items():
+                of_it = [result for result in annotation.results if _is_about(result, name, answers)]
+                said = self._said(of_it, several=len(answers.texts) > 1)
+                # A comment, or a correction, needs a rating to stand beside.
+                if "rating" in said:
+                    mentioned.add(name)
+                    rows.append(_row(line, answers, text, said, annotation))
+            for result in annotation.results:
+                if pair := _preferred(result, answers):
+                    mentioned.update(pair)
+                    rows.append(_pair_row(line, answers, pair, annotation))
+        rows += [_row(line, answers, text, {}) for name, text in answers.texts.items() if name not in mentioned]
+        return rows
+
+    def _answers(self, task: Task) -> _Answers:
+        names = tuple(task.data)
+        known = self._known(names)
+        if "user_prompt" not in known:
+            raise ValueError(f"no field is the question; the task has {_listed(names)}: --column user_prompt=NAME")
+        if "ai_response" in known and not _compared(task, known["ai_response"]):
+            fields = [known["ai_response"]]
+        else:
+            asked = [
+                name for result in _results(task) if result.kind in KINDS for name in result.about if name in names
+            ]
+            fields = list(dict.fromkeys(asked + [name for name in names if _NUMBERED.fullmatch(name)]))
+            fields = [name for name in fields if name != known["user_prompt"] and not is_missing(task.data[name])]
+        if not fields:
+            raise ValueError(f"no field is the answer; the task has {_listed(names)}: --column ai_response=NAME")
+        about = {field: task.data[known[field]] for field in (*_ABOUT, *_TIMES) if field in known}
+        if len(fields) > 1:
+            # It is the task's, and these are several.
+            about.pop("external_id", None)
+        prompt = known["user_prompt"]
+        texts = {name: read_answer(name, task.data[name]) for name in fields}
+        return _Answers(read_prompt(prompt, task.data[prompt]), texts, about)
+
+    def _said(self, results: Sequence[Result], *, several: bool) -> dict[str, Any]:
+        """Return what the results say, by field."""
+        by_name = {result.name: result for result in results if result.kind != "pairwise"}
+        # Of several answers each has controls of its own, with its number behind their names.
+        plain = {(_NUMBER.sub("", name) if several else "") or name: result for name, result in by_name.items()}
+        found = {field: (by_name | plain)[name] for field, name in self._known(tuple(plain)).items() if field in _SAID}
+        found |= {field: by_name[name] for field, name in self._columns.items() if field in _SAID and name in by_name}
+        if "rating" not in found and "rating" not in self._columns and (numbers := _numbers(by_name, found)):
+            found["rating"] = numbers[0]
+        used = {result.name for result in found.values()}
+        others = [name for name, result in by_name.items() if result.kind and name not in used]
+        self._others.update(dict.fromkeys(f"control {name}" for name in others))
+        said = {field: result.value for field, result in found.items() if not is_missing(result.value)}
+        if "rating" in said:
+            said["rating"] = self._labels.rating(found["rating"].name, said["rating"])
+        return said
+
+    def _known(self, names: tuple[str, ...]) -> Mapping[str, str]:
+        """Return the names that mean a field, by the field."""
+        if names not in self._matched:
+            found = match_columns(names, self._columns).positions
+            self._matched[names] = {field: names[place] for field, place in found.items()}
+        return self._matched[names]
+
+
+def _numbers(results: Mapping[str, Result], found: Mapping[str, Result]) -> list[Result]:
+    """Return the one result that can only be the rating, if there is one."""
+    used = {result.name for result in found.values()}
+    numbers = [result for name, result in results.items() if result.kind in ("rating", "number") and name not in used]
+    if len(numbers) > 1:
+        both = " and ".join(repr(result.name) for result in numbers[:2])
+        raise ValueError(f"{both} could both be the rating; choose one with --column rating={numbers[0].name}")
+    return numbers
+
+
+def _results(task: Task) -> list[Result]:
+    return [result for annotation in task.annotations for result in annotation.results]
+
+
+def _compared(task: Task, name: str) -> bool:
+    """Tell whether the field is one of several answers."""
+    return any(
+        result.kind == "pairwise" and len(result.about) > 1 and name in result.about for result in _results(task)
+    )
+
+
+def _is_about(result: Result, name: str, answers: _Answers) -> bool:
+    if len(answers.texts) == 1:
+        return True
+    # JSON_MIN and CSV do not say what a result is about; then the numbers at the ends of the names do.
+    ending = _NUMBER.search(result.name)
+    return name in result.about if result.about else bool(ending and name.endswith(ending[0].strip("_ -")))
+
+
+def _preferred(result: Result, answers: _Answers) -> tuple[str, str] | None:
+    """Return the names of the better and the worse answer, None if the result prefers neither."""
+    if result.kind != "pairwise" or result.value not in ("left", "right"):
+        return None
+    names = [name for name in result.about if name in answers.texts] or sorted(answers.texts)
+    if len(names) != 2:
+        raise ValueError(f"{result.name!r} compares two answers, and the task has {_listed(tuple(answers.texts))}")
+    left, right = names
+    return (left, right) if result.value == "left" else (right, left)
+
+
+def _row(
+    line: int, answers: _Answers, text: str, said: Mapping[str, Any], annotation: Annotation | None = None
+) -> FileRow:
+    values = {"user_prompt": answers.prompt, "ai_response": text, **answers.about, **said}
+    if annotation is not None:
+        values |= {"reviewer": annotation.reviewer, "rated_at": annotation.said_at}
+    unsaid = frozenset({"reviewer_role", *(["harmful"] if "harmful" not in said else [])})
+    return FileRow(line, to_rating(values), unsaid=unsaid)
+
+
+def _pair_row(line: int, answers: _Answers, pair: tuple[str, str], annotation: Annotation) -> FileRow:
+    better, worse = (_answer(answers, answers.texts[name], annotation) for name in pair)
+    if better.ai_response == worse.ai_response:
+        raise ValueError("the two answers that were compared are the same")
+    return FileRow(line, better, unsaid=frozenset({"reviewer_role", "harmful"}), worse=worse)
+
+
+def _answer(answers: _Answers, text: str, annotation: Annotation) -> Rating:
+    return to_rating(
+        {"user_prompt": answers.prompt, "ai_response": text, **answers.about, "reviewer": annotation.reviewer}
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return (", ".join(names) or "none")[:100]

@@ -1,0 +1,161 @@
+"""Open WebUI's feedback, and its chats: which answers its users gave a thumb, and what else they were offered.
+
+The feedback is what Admin Panel > Evaluations > Feedbacks > Export writes as JSON, an array of objects with `id`,
+`user_id`, `type`, `data` (`rating` 1 or -1, `model_id`, `reason`, `comment`, and in `details` a `rating` from 1 to 10),
+`meta` (`chat_id`, `message_id`), `snapshot` (the chat at that moment), `created_at` and `updated_at`. The CSV that it
+writes as well has neither question nor answer. A file of chats is what Settings > Data Controls > Export Chats writes,
+or for all users the admin's settings. Read were https://docs.openwebui.com/features/administration/evaluation and the
+models of its backend.
+
+An answer that was rated becomes a review of its user; the other answers to the same message become its siblings,
+unrated unless they were rated themselves. Its group is the message that they answer, the model is the source. Chats
+without a rating stay out. An answer is known again by its text: the same message may say something else later, and then
+that is another answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rlhf_loop.domain import GOOD_RATING, ReviewerRole
+from rlhf_loop.exchange.fields import is_missing, to_rating
+from rlhf_loop.exchange.formats.base import FileRow, Labels, LeftOutError, NumberScale
+from rlhf_loop.exchange.formats.openwebui_chat import Chat, reply
+from rlhf_loop.exchange.formats.values import first, mapping, moment, name_of
+from rlhf_loop.utils.rows import Record
+
+TOOL = "openwebui"
+_UNSAID = frozenset({"reviewer_role", "harmful"})
+#: Of the rating that its users may give below the thumb.
+_DETAILS = NumberScale(1, 10)
+_NO_ANSWER = "rated answers without a text"
+#: Of one chat; people give tens.
+_MOST_RATED = 1_000
+_THUMBS = {"1": True, "1.0": True, "-1": False, "-1.0": False, "0": None, "0.0": None}
+
+
+class OpenWebUILayout:
+    """Reads feedback and chats; whoever rated is an end user."""
+
+    role = ReviewerRole.END_USER
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        # By their hashes: each snapshot of a chat has all its answers again.
+        self._offered: set[int] = set()
+
+    def match(self, names: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    def rows(self, record: Record) -> Iterable[FileRow]:
+        values = dict(zip(record.names, record.cells, strict=True))
+        if "snapshot" in values or ("data" in values and "type" in values):
+            return self._feedback(record.line, values)
+        if mapping(values.get("chat")) or "history" in values:
+            return self._chat(record.line, values)
+        raise ValueError("it is neither a feedback with data, meta and snapshot nor a chat with its history")
+
+    def _feedback(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
+        data, meta = mapping(values.get("data")), mapping(values.get("meta"))
+        snapshot = mapping(values.get("snapshot"))
+        if not snapshot:
+            raise ValueError(
+                "snapshot is missing, and with it question and answer; export the feedback as JSON, by an admin"
+            )
+        chat = Chat(snapshot)
+        if is_missing(id := meta.get("message_id")):
+            raise ValueError("meta.message_id is missing, so nobody knows which answer it is about")
+        if chat.message(id) is None:
+            raise ValueError(f"the message {str(id)[:60]!r} is not among the {len(chat)} of its snapshot")
+        said = self._said(
+            data,
+            user=first(values.get("user_id"), mapping(values.get("user")).get("id")),
+            at=first(values.get("updated_at"), values.get("created_at")),
+        )
+        group = _group(first(meta.get("chat_id"), chat.id), chat, str(id))
+        source = data.get("model_id")
+        return [self._row(line, chat, str(id), group, said, source=source), *self._others(line, chat, str(id), group)]
+
+    def _chat(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
+        chat = Chat(values)
+        rows: list[FileRow] = []
+        # A copy of an answer that was edited has the thumb of the answer with it.
+        given, number = set[str](), 0
+        for id in chat:
+            message = chat.message(id) or {}
+            annotation = mapping(message.get("annotation"))
+            feedback = message.get("feedbackId")
+            if message.get("role") != "assistant" or self._grade(annotation) is None or str(feedback) in given:
+                continue
+            if not is_missing(feedback):
+                given.add(str(feedback))
+            said = self._said(annotation, user=values.get("user_id"), at=None)
+            group = _group(chat.id, chat, id)
+            if (number := number + 1) > _MOST_RATED:
+                raise ValueError(
+                    f"the chat has more than {_MOST_RATED:,} rated answers, and each has the chat before it"
+                )
+            rows += [self._row(line, chat, id, group, said), *self._others(line, chat, id, group)]
+        return rows
+
+    def _row(
+        self, line: int, chat: Chat, id: str, group: str, said: Mapping[str, Any], *, source: object = None
+    ) -> FileRow:
+        message = chat.message(id) or {}
+        answer = reply(message)
+        model = first(source, message.get("selectedModelId"), message.get("model"))
+        if not answer.text:
+            raise LeftOutError(f"the message {id!r} has no text: it failed, or was never finished", what=_NO_ANSWER)
+        values = {
+            "user_prompt": chat.question(id),
+            "ai_response": answer.text,
+            "corrected_response": answer.correction,
+            "source": None if model is None else str(model),
+            "candidate_group": group,
+            "created_at": moment(message.get("timestamp")),
+            **said,
+        }
+        row = FileRow(line, to_rating(values), unsaid=_UNSAID)
+        self._offered.add(hash((group, answer.text)))
+        return row
+
+    def _others(self, line: int, chat: Chat, id: str, group: str) -> Iterator[FileRow]:
+        """Yield the other answers to the same message that were not there before."""
+        for other in chat.answers(id):
+            message = chat.message(other) or {}
+            text = reply(message).text
+            # One that is still being written, or failed, was never offered.
+            if other == id or not text or message.get("done") is False or message.get("error"):
+                continue
+            if hash((group, text)) not in self._offered:
+                yield self._row(line, chat, other, group, {"corrected_response": None})
+
+    def _said(self, data: Mapping[str, Any], *, user: object, at: object) -> dict[str, Any]:
+        words = [str(word).strip() for word in (data.get("reason"), data.get("comment")) if not is_missing(word)]
+        return {
+            "rating": self._grade(data),
+            "feedback_comment": ": ".join(word for word in words if word) or None,
+            "reviewer": name_of(TOOL, user),
+            "rated_at": moment(at),
+        }
+
+    def _grade(self, data: Mapping[str, Any]) -> int | None:
+        """Return the rating: from 1 to 10 where there is one, but a thumb up stays good and one down does not."""
+        value, detail = data.get("rating"), mapping(data.get("details")).get("rating")
+        up = None if is_missing(value) else _THUMBS.get(str(value), value)
+        if up is not None and not isinstance(up, bool):
+            raise ValueError(f"rating is {str(value)[:60]!r}, and thumbs are 1 or -1")
+        if is_missing(detail) or self._labels.thumbs:
+            return None if up is None else self._labels.label(up)
+        if not isinstance(detail, int | float) or isinstance(detail, bool):
+            raise ValueError(f"details.rating is {str(detail)[:60]!r}, not a number from 1 to 10")
+        grade = (self._labels.scale or _DETAILS).rating("details.rating", detail)
+        if up is None:
+            return grade
+        return max(grade, GOOD_RATING) if up else min(grade, GOOD_RATING - 1)
+
+
+def _group(chat_id: object, chat: Chat, id: str) -> str:
+    parent = (chat.message(id) or {}).get("parentId")
+    return ":".join(str(part) for part in (TOOL, chat_id, parent) if not is_missing(part))

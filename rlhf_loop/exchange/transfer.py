@@ -1,0 +1,235 @@
+"""Ratings files into the database and out of it: the same file twice changes nothing, and what goes out comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange import export_rows, preferences, staging
+from rlhf_loop.exchange.formats import argilla, langfuse, plain, trl
+from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels
+from rlhf_loop.exchange.import_tables import RowError, Unsaid, stage
+from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_format
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, translated_errors, writing
+from rlhf_loop.store.tables import ANONYMOUS
+from rlhf_loop.store.validation import problem
+from rlhf_loop.utils.row_writers import Columns, Row, written_file
+
+#: How many invalid rows a report lists; all are counted.
+LISTED_ROWS = 1000
+#: Called with what is done and the whole of it: bytes of the file in an import, rows in an export.
+Progress = Callable[[int, int], None]
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did: `rows` = `added` + `updated` + `unchanged` + `invalid_count`.
+
+    `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
+    scores and the like, and how many records are about nothing that could be read.
+    """
+
+    rows: int
+    added: int
+    updated: int
+    unchanged: int
+    invalid_count: int
+    invalid: tuple[RowError, ...]
+    ignored: tuple[str, ...]
+
+
+class InvalidRowsError(ImportFileError):
+    """Some rows cannot be stored, and nothing was; `report` lists them."""
+
+    def __init__(self, path: Path, report: ImportReport) -> None:
+        first = report.invalid[0]
+        super().__init__(
+            f"{report.invalid_count} of {report.rows} rows of {str(path)!r} are invalid, first line {first.line}: "
+            f"{first.reason}. Nothing was stored. Correct them, or leave them out with --skip-invalid."
+        )
+        self.report = report
+
+
+def import_ratings(
+    engine: Engine,
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    reviewer: str = ANONYMOUS,
+    role: ReviewerRole | None = None,
+    source: str | None = None,
+    labels: Labels | None = None,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+    actor: str = "import",
+) -> ImportReport:
+    """Store a ratings file in one transaction: all of it, or with `skip_invalid` all of its valid rows.
+
+    An answer is known again by its `external_id`; without one, by its group, source, prompt and text together. What a
+    reviewer says of a known answer replaces what the same reviewer said before; a cell left empty replaces nothing.
+    `columns` maps fields to the file's column names; `reviewer`, `role` and `source` stand where a row names none. By
+    default the role is the expert's, but for Langfuse, Open WebUI and Phoenix the end user's. `labels` says what
+    becomes of labels, thumbs and other scales. Rows are reviews, and answers without any; in a file of preferences they
+    are these. The audit log says that `actor` imported the file.
+
+    Raises:
+        InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.
+        ImportFileError: the file cannot be read, or the reviewer's name is blank.
+        DatabaseError: the database cannot be reached.
+    """
+    if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
+        raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
+    path = Path(path)
+    reader = RatingsReader(path, format=format, columns=columns, labels=labels)
+    unsaid = Unsaid(reviewer=reviewer, role=role or reader.role, source=source)
+    errors = _Errors()
+    with translated_errors(engine), stage(engine) as connection:
+        # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
+        with connection.begin():
+            rows = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
+            errors.extend(staging.drop_contradictions(connection))
+        with writing(connection).begin() as storing:
+            staging.lock(connection)
+            errors.extend(staging.drop_other_texts(connection))
+            if errors.count and not skip_invalid:
+                storing.rollback()
+                raise InvalidRowsError(path, errors.report(rows=rows, added=0, updated=0, ignored=reader.ignored))
+            added, updated = staging.store(connection, unsaid=unsaid)
+            report = errors.report(rows=rows, added=added, updated=updated, ignored=reader.ignored)
+            counts = {"format": reader.format, "rows": rows, "added": added, "updated": updated}
+            audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What the formats of other tools leave open.
+
+    `min_gap` is by how much the ratings of two answers must differ to make a pair of them; `conversational` writes
+    TRL's other form; `score_name` is what Langfuse shall call the rating.
+    """
+
+    min_gap: int = 1
+    conversational: bool = False
+    score_name: str = SCORE_NAME
+
+
+def export_ratings(
+    engine: Engine,
+    path: Path | str,
+    *,
+    format: str | None = None,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write what was said of answers; return the number of rows.
+
+    A file of one's own (csv, jsonl, parquet) holds every review with its answer, and each unreviewed answer once,
+    ordered by interaction and review; argilla and langfuse hold each answer once, with its reviews. trl-preference
+    holds pairs of answers by what experts preferred, corrected and rated, trl-unpaired each answer that experts rated.
+    The file replaces an older one only when it is whole.
+
+    Raises:
+        ImportFileError: the file cannot be written.
+        DatabaseError: the database cannot be reached.
+    """
+    if format in INCOMING:
+        raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
+    path = Path(path)
+    format, container = chosen_format(path, format)
+    columns = _columns(format, options := options or ExportOptions())
+    done = 0
+    with reading(engine) as connection, written_file(path, container=container, columns=columns) as writer:
+        total = export_rows.count(connection) if progress and format in PLAIN else 0
+        rows = _rows(connection, format, options)
+        while chunk := list(islice(rows, _CHUNK)):
+            writer.write(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, max(done, total))
+    return done
+
+
+def _columns(format: str, options: ExportOptions) -> Columns:
+    if format == "argilla":
+        return argilla.COLUMNS
+    if format == "langfuse":
+        return langfuse.COLUMNS
+    if format == "trl-preference":
+        return trl.preference_columns(conversational=options.conversational)
+    if format == "trl-unpaired":
+        return trl.unpaired_columns(conversational=options.conversational)
+    return plain.COLUMNS
+
+
+def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterator[Row]:
+    if format == "argilla":
+        return map(argilla.cells, export_rows.by_answer(connection))
+    if format == "langfuse":
+        return (langfuse.cells(said, score_name=options.score_name) for said in export_rows.by_answer(connection))
+    talk = options.conversational
+    if format == "trl-preference":
+        pairs = preferences.pairs(connection, min_gap=options.min_gap)
+        return (trl.preference_cells(pair, conversational=talk) for pair in pairs)
+    if format == "trl-unpaired":
+        rated = preferences.labelled(connection)
+        return (trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk) for of in rated)
+    return map(plain.cells, export_rows.ratings(connection))
+
+
+class _Errors:
+    """Collects the invalid rows: counts all, keeps the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows: list[RowError] = []
+
+    def add(self, row: RowError) -> None:
+        self.count += 1
+        self._rows.append(row)
+        if len(self._rows) > 2 * LISTED_ROWS:
+            self._keep_first()
+
+    def extend(self, rows: Iterable[RowError]) -> None:
+        for row in rows:
+            self.add(row)
+
+    def _keep_first(self) -> None:
+        self._rows = sorted(self._rows, key=lambda row: row.line)[:LISTED_ROWS]
+
+    def report(self, *, rows: int, added: int, updated: int, ignored: tuple[str, ...]) -> ImportReport:
+        self._keep_first()
+        unchanged = rows - added - updated - self.count
+        return ImportReport(rows, added, updated, unchanged, self.count, tuple(self._rows), ignored)
+
+
+def _stage(
+    connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: Unsaid, progress: Progress | None
+) -> int:
+    rows = place = 0
+    chunk: list[FileRow] = []
+    for row in reader:
+        rows += 1
+        if row.rating is None:
+            errors.add(RowError(row.line, row.reason))
+        else:
+            chunk.append(row)
+        if len(chunk) == _CHUNK:
+            place = staging.add(connection, chunk, place=place, unsaid=unsaid)
+            chunk = []
+            if progress:
+                progress(reader.position, reader.size)
+    staging.add(connection, chunk, place=place, unsaid=unsaid)
+    if progress:
+        progress(reader.size, reader.size)
+    return rows

@@ -1,5 +1,0 @@
-"""The formats of ratings files: one's own, and those of other tools."""
-
-from rlhf_loop.formats.layout import SCORE_NAME, FileRow, Labels, Layout, NumberScale
-
-__all__ = ["SCORE_NAME", "FileRow", "Labels", "Layout", "NumberScale"]

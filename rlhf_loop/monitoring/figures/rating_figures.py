@@ -1,0 +1,180 @@
+"""Figures of the ratings: how many there are, how good they are, and how far the raters agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+
+from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value
+from rlhf_loop.monitoring.figures.view import View, day
+from rlhf_loop.monitoring.figures.weekly import RatedWeek, rated_weeks
+from rlhf_loop.reviewing import RaterReport, agreement, agreement_by_month
+from rlhf_loop.reviewing.agreement import ENOUGH_SHARED
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction
+from rlhf_loop.utils.wording import counted, listed, percent, signed, verb
+
+#: Numbers of rated answers that are worth reaching: enough to train, and from there on about doubling.
+_MILESTONES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
+#: Krippendorff's own bounds: from the first on agreement is good, below the second it is too little.
+_GOOD, _POOR = 0.8, 0.667
+#: A rater who grades so much above or below the others should hear of it.
+_LEANING = 0.5
+
+
+def milestone(view: View) -> Figure:
+    """Answers that experts have rated, on the way to the next number worth reaching."""
+    with reading(view.engine) as connection:
+        rated = connection.execute(
+            select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
+        ).scalar_one()
+    most = _MILESTONES[-1]
+    goal = next((each for each in _MILESTONES if each > rated), (rated // most + 1) * most)
+    if not rated:
+        summary = f"No answer is rated yet. With {goal} of them a first model can be trained. Experts rate at /review."
+    else:
+        what = "a first model can be trained" if goal == _MILESTONES[0] else f"there are {goal:,}"
+        is_rated = f"{counted(rated, 'answer')} {verb(rated, 'is', 'are')} rated by experts"
+        summary = f"{is_rated}. {goal - rated:,} more, and {what}."
+    return Figure(
+        name="milestone",
+        title="Rated answers",
+        summary=summary,
+        columns=("what", "rated", "milestone"),
+        rows=(("rated answers", rated, goal),),
+        form=Form.PROGRESS,
+        x="what",
+        series=(Series(label="rated answers", y="rated"),),
+        target=float(goal),
+        target_label=f"{goal:,}",
+    )
+
+
+def satisfaction(view: View) -> Figure:
+    """The share of good ratings by week, experts and end users apart."""
+    by_role = {
+        role: {each.week: each for each in rated_weeks(view.engine, role, since=view.since)} for role in ReviewerRole
+    }
+    experts, users = by_role[ReviewerRole.EXPERT], by_role[ReviewerRole.END_USER]
+    rows: list[tuple[Value, ...]] = []
+    for week in sorted({*experts, *users}):
+        values: list[Value] = [week]
+        for of in (experts, users):
+            each = of.get(week)
+            values += [each.ratings, each.mean, each.good] if each else [0, None, None]
+        rows.append(tuple(values))
+    said = [_week(who, of[max(of)]) for who, of in (("Experts", experts), ("End users", users)) if of]
+    return Figure(
+        name="satisfaction",
+        title="Satisfaction by week",
+        summary=" ".join(said)
+        or f"Nobody has rated anything in {view.time}. Experts rate at /review, end users below an answer.",
+        columns=(
+            "week",
+            "expert_ratings",
+            "expert_mean",
+            "expert_good",
+            "end_user_ratings",
+            "end_user_mean",
+            "end_user_good",
+        ),
+        rows=tuple(rows),
+        form=Form.LINES,
+        x="week",
+        series=(Series(label="experts", y="expert_good"), Series(label="end users", y="end_user_good")),
+        percent=True,
+        y_range=(0.0, 1.0),
+        y_label="share of ratings that are 4 or 5",
+    )
+
+
+def alpha_by_month(view: View) -> Figure:
+    """Krippendorff's alpha, month by month."""
+    found = agreement_by_month(view.engine)
+    known = [each for each in found if each.alpha is not None]
+    if not known:
+        summary = (
+            f"No month has {ENOUGH_SHARED} answers yet that two experts have rated, with more than one grade among "
+            "them. Have two people rate the same answers now and then: /review offers them."
+        )
+    else:
+        last = known[-1]
+        alpha = last.alpha.value if last.alpha else 0.0
+        advice = (
+            "That is good."
+            if alpha >= _GOOD
+            else "That will do; good is 0.8."
+            if alpha >= _POOR
+            else "That is little: 0.67 is fair, 0.8 good. Talk about answers with different grades, and improve the "
+            "guidelines."
+        )
+        summary = (
+            f"In {last.start:%B %Y} Krippendorff's alpha was {signed(alpha)}, by {counted(last.answers, 'answer')} "
+            f"that several experts rated; 1 is perfect, 0 is chance. {advice}"
+        )
+    return Figure(
+        name="agreement",
+        title="Do the raters agree?",
+        summary=summary,
+        columns=("month", "answers", "alpha", "alpha_low", "alpha_high"),
+        rows=tuple(
+            (
+                each.start,
+                each.answers,
+                *((each.alpha.value, each.alpha.low, each.alpha.high) if each.alpha else (None, None, None)),
+            )
+            for each in found
+        ),
+        form=Form.LINES,
+        x="month",
+        series=(Series(label="alpha", y="alpha", low="alpha_low", high="alpha_high"),),
+        target=_GOOD,
+        target_label="good",
+        # From chance to agreement; lower where it is worse than chance.
+        y_range=(min([0.0, *(each.alpha.low for each in known if each.alpha and each.alpha.low < 0)]), 1.0),
+        y_label="Krippendorff's alpha",
+    )
+
+
+def raters(view: View) -> Figure:
+    """How each rater grades beside the others."""
+    found = agreement(view.engine).raters
+    # Wide enough for small differences to look small.
+    reach = max([1.0, *(1.1 * abs(each.bias) for each in found if each.bias is not None)])
+    return Figure(
+        name="raters",
+        title="How each rater grades beside the others",
+        summary=_leaning(found),
+        columns=("rater", "reviews", "mean_rating", "shared", "bias"),
+        rows=tuple((each.reviewer, each.reviews, each.mean_rating, each.shared, each.bias) for each in found),
+        form=Form.INTERVALS,
+        x="rater",
+        series=(Series(label="grades above or below the others", y="bias"),),
+        target=0.0,
+        target_label="as the others",
+        y_range=(-reach, reach),
+    )
+
+
+def _week(who: str, of: RatedWeek) -> str:
+    return (
+        f"{who} gave 4 or 5 to {percent(of.good)} of the answers that they rated in the week of {day(of.week)} "
+        f"({counted(of.ratings, 'rating')}, {of.mean:.1f} on average)."
+    )
+
+
+def _leaning(found: Sequence[RaterReport]) -> str:
+    known = [each for each in found if each.bias is not None and each.shared >= ENOUGH_SHARED]
+    if not known:
+        return f"No rater shares {ENOUGH_SHARED} answers with others yet. Experts rate the same answers at /review."
+    named = sorted(
+        ((each.reviewer, each.bias) for each in known if each.bias is not None and abs(each.bias) >= _LEANING),
+        key=lambda one: -abs(one[1]),
+    )
+    if not named:
+        return "Nobody grades far above or below the others on the same answers."
+    said = [f"{name} grades {abs(bias):.1f} {'above' if bias > 0 else 'below'} the others" for name, bias in named[:3]]
+    others = f" So do {len(named) - 3} more in the data." if len(named) > 3 else ""
+    return f"On the same answers, {listed(said)}. Talk about what a 3 and a 4 are, or improve the guidelines.{others}"

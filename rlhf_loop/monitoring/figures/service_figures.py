@@ -1,0 +1,273 @@
+"""Figures of the service: what it answers with, how people like that, what changes, and where the time goes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import Float, cast, func, select
+
+from rlhf_loop.domain import Interval
+from rlhf_loop.monitoring.drift import MOVED, drift
+from rlhf_loop.monitoring.experiment import InterleavingReport, experiment
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series
+from rlhf_loop.monitoring.figures.view import View, day, three
+from rlhf_loop.monitoring.figures.weekly import scored_weeks
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction, ServedQuestion
+from rlhf_loop.utils.wording import counted, listed, percent
+
+#: Questions whose stages are looked at, and for how long back.
+_TIMED, _TIMED_DAYS = 10_000, 7
+#: Ratings of a source from which on it is compared with others in words.
+_COMPARED = 10
+_SOURCE = func.coalesce(Interaction.source, "unknown")
+
+
+def quality(view: View) -> Figure:
+    """The scores of the answers that came first, by week."""
+    threshold = view.settings.quality_threshold
+    weeks = scored_weeks(view.engine, threshold=threshold, since=view.since)
+    if weeks:
+        last = weeks[-1]
+        summary = (
+            f"In the week of {day(last.week)}, {counted(last.answers, 'answer')} came first, with a score of "
+            f"{last.mean:.2f} on average; {percent(last.weak)} scored below {threshold:g}. If that share rises, people "
+            "ask what no source answers well: add documents, or a source."
+        )
+    else:
+        summary = f"No answer has been served with a score in {view.time}. They are, as soon as a model is live."
+    return Figure(
+        name="quality",
+        title="Scores of the first answers by week",
+        summary=summary,
+        columns=("week", "answers", "mean_score", "share_below"),
+        rows=tuple((each.week, each.answers, each.mean, each.weak) for each in weeks),
+        form=Form.LINES,
+        x="week",
+        series=(
+            Series(label="mean score", y="mean_score"),
+            Series(label=f"share below {threshold:g}", y="share_below"),
+        ),
+        percent=True,
+        y_range=(0.0, 1.0),
+    )
+
+
+def sources(view: View) -> Figure:
+    """How often each source had the first answer."""
+    offered = select(_SOURCE, func.count()).where(Interaction.created_at >= view.since).group_by(_SOURCE)
+    won = (
+        select(_SOURCE, func.count())
+        .join(ServedQuestion, ServedQuestion.first_id == Interaction.external_id)
+        .where(ServedQuestion.served_at >= view.since)
+        .group_by(_SOURCE)
+    )
+    with reading(view.engine) as connection:
+        wins = {name: count for name, count in connection.execute(won)}
+        found = connection.execute(offered).all()
+    total = sum(wins.values())
+    rows = [(name, count, wins.get(name, 0), wins.get(name, 0) / total if total else None) for name, count in found]
+    rows.sort(key=lambda row: (-row[2], -row[1], row[0]))
+    if rows and total:
+        summary = (
+            f"{rows[0][0]} had the first answer most often, to {percent(rows[0][2] / total)} of "
+            f"{counted(total, 'question')}."
+        )
+        never = [row[0] for row in rows if not row[2] and row[1] >= total]
+        if never:
+            summary += f" Never first: {listed(never)}; a source that never helps only costs time."
+    else:
+        summary = f"The service has answered no question in {view.time}. Ask one at /data-html."
+    return Figure(
+        name="sources",
+        title="Which source has the first answer?",
+        summary=summary,
+        columns=("source", "answers", "first", "share_first"),
+        rows=tuple(rows),
+        form=Form.BARS,
+        x="source",
+        series=(Series(label="share of first places", y="share_first"),),
+        percent=True,
+    )
+
+
+def source_ratings(view: View) -> Figure:
+    """How experts rate the answers of each source."""
+    rating = cast(Interaction.rating, Float)
+    wanted = (
+        select(_SOURCE, func.count(), func.sum(rating), func.sum(rating * rating))
+        .where(Interaction.rating.is_not(None), Interaction.created_at >= view.since)
+        .group_by(_SOURCE)
+    )
+    with reading(view.engine) as connection:
+        found = [(name, count, _mean(count, *sums)) for name, count, *sums in connection.execute(wanted)]
+    found.sort(key=lambda row: (-row[2].value, row[0]))
+    known = [row for row in found if row[1] >= _COMPARED]
+    if len(known) > 1:
+        summary = _best_and_worst(known[0], known[-1])
+    elif found:
+        summary = f"It takes two sources with {_COMPARED} rated answers each to compare them. Experts rate at /review."
+    else:
+        summary = f"No answer of {view.time} has been rated by an expert yet. Experts rate at /review."
+    return Figure(
+        name="source-ratings",
+        title="How experts rate each source",
+        summary=summary,
+        columns=("source", "ratings", "mean_rating", "mean_rating_low", "mean_rating_high"),
+        rows=tuple((name, count, *_ends(count, mean)) for name, count, mean in found),
+        form=Form.INTERVALS,
+        x="source",
+        series=(Series(label="mean rating", y="mean_rating", low="mean_rating_low", high="mean_rating_high"),),
+        y_range=(1.0, 5.0),
+        x_label="mean rating, from 1 to 5",
+    )
+
+
+def drifting(view: View) -> Figure:
+    """How far questions and scores have moved from what they were."""
+    found = drift(view.engine, encoder=view.encoder, now=view.now, weeks=view.weeks)
+    if found.drifted_since:
+        moved = listed(list(found.moved))
+        summary = (
+            f"The {moved} have drifted since the week of {day(found.drifted_since)}: they are no longer what the model "
+            "was judged by. Rate newer answers at /review, and train again: rlhf-loop retrain"
+        )
+    elif found.compared:
+        summary = f"No drift of the {listed(list(found.compared))} is seen. {found.reason}".strip()
+    else:
+        summary = found.reason
+    return Figure(
+        name="drift",
+        title="Do people ask other questions than before?",
+        summary=summary,
+        columns=("week", "questions", "question_psi", "question_p", "score_psi", "score_p"),
+        rows=tuple(
+            (each.week, each.questions, each.question_psi, each.question_p, each.score_psi, each.score_p)
+            for each in found.points
+        ),
+        form=Form.LINES,
+        x="week",
+        series=(Series(label="questions", y="question_psi"), Series(label="scores", y="score_psi")),
+        target=MOVED,
+        target_label="drift from here on",
+        y_label="population stability index",
+    )
+
+
+def online(view: View) -> Figure:
+    """What the live order earns against the other one of the experiment."""
+    found = experiment(view.engine)
+    rows = [
+        (each.policy, each.questions, each.rated, *three(each.good_share), *three(each.mean_rating))
+        for each in found.arms
+    ]
+    said = [_difference(found.good_difference)] if found.good_difference else []
+    if found.reason:
+        said.append(found.reason)
+    if found.interleaving:
+        said.append(_in_turn(found.interleaving))
+    return Figure(
+        name="experiment",
+        title="What the model is worth to those who ask",
+        summary=" ".join(said),
+        columns=(
+            "order",
+            "questions",
+            "rated",
+            *("good", "good_low", "good_high"),
+            *("mean_rating", "mean_rating_low", "mean_rating_high"),
+        ),
+        rows=tuple(rows),
+        form=Form.INTERVALS,
+        x="order",
+        series=(Series(label="share of good ratings", y="good", low="good_low", high="good_high"),),
+        percent=True,
+        x_label="first answers rated 4 or 5",
+    )
+
+
+def stages(view: View) -> Figure:
+    """How long each stage of an answer takes."""
+    wanted = (
+        select(ServedQuestion.timings)
+        .where(ServedQuestion.served_at >= view.now - timedelta(days=_TIMED_DAYS))
+        .order_by(ServedQuestion.served_at.desc())
+        .limit(_TIMED)
+    )
+    taken: dict[str, list[float]] = defaultdict(list)
+    with reading(view.engine) as connection:
+        for (timings,) in connection.execute(wanted):
+            for stage, value in (timings or {}).items():
+                taken[stage].append(float(value))
+    rows = sorted(
+        ((name, len(values), _quantile(values, 0.5), _quantile(values, 0.95)) for name, values in taken.items()),
+        key=lambda row: -row[3],
+    )
+    slowest = next((row for row in rows if row[0] != "total"), None)
+    return Figure(
+        name="stages",
+        title="Where does the time go?",
+        summary=f"In the last {_TIMED_DAYS} days the slowest stage was {slowest[0]}: {slowest[2]:,.0f} ms for half of "
+        f"{counted(slowest[1], 'question')}, up to {slowest[3]:,.0f} ms for 19 of 20."
+        if slowest
+        else f"No question has been answered in the last {_TIMED_DAYS} days. Ask one at /data-html.",
+        columns=("stage", "questions", "median_ms", "p95_ms"),
+        rows=tuple(rows),
+        form=Form.BARS,
+        x="stage",
+        series=(Series(label="half within", y="median_ms"), Series(label="19 of 20 within", y="p95_ms")),
+        y_label="milliseconds",
+    )
+
+
+def _best_and_worst(best: tuple[str, int, Interval], worst: tuple[str, int, Interval]) -> str:
+    said = (
+        f"Experts like the answers of {best[0]} best ({best[2].value:.1f} on average, {counted(best[1], 'rating')}), "
+        f"those of {worst[0]} least ({worst[2].value:.1f}, {counted(worst[1], 'rating')})."
+    )
+    if best[2].low > worst[2].high:
+        return f"{said} That is no chance: look at what {worst[0]} gives, or leave it out."
+    return f"{said} That may be chance."
+
+
+def _mean(count: int, total: float, squares: float) -> Interval:
+    """Return the mean of so many ratings with its 95 % interval by Student's t, within the scale."""
+    from scipy.stats import t
+
+    mean = float(total) / count
+    if count < 2:
+        return Interval(mean, 1.0, 5.0)
+    # Rounding may leave less than nothing where all are the same.
+    variance = max(0.0, (float(squares) - count * mean**2) / (count - 1))
+    reach = float(t.ppf(0.975, count - 1)) * (variance / count) ** 0.5
+    return Interval(mean, max(1.0, mean - reach), min(5.0, mean + reach))
+
+
+def _ends(count: int, mean: Interval) -> tuple[float | None, ...]:
+    # Of one rating, or of equal ones, no interval says anything.
+    return three(mean) if count > 1 and mean.low < mean.high else (mean.value, None, None)
+
+
+def _difference(of: Interval) -> str:
+    points = f"{100 * of.value:+.1f} points (95 %: {100 * of.low:+.1f} to {100 * of.high:+.1f})".replace(
+        "-", "\N{MINUS SIGN}"
+    )
+    if of.low > 0:
+        said = "The model is worth it"
+    elif of.high < 0:
+        said = "The model does harm; go back by rlhf-loop models rollback"
+    else:
+        said = "No difference is certain yet"
+    return f"{said}: the share of good ratings differs by {points} from that of the other order."
+
+
+def _in_turn(found: InterleavingReport) -> str:
+    outcomes = listed([counted(found.wins, "win"), counted(found.losses, "loss", "losses"), counted(found.ties, "tie")])
+    return f"Both orders in one list: {outcomes} for the live order."
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,0 +1,189 @@
+"""What is done over and over while nobody looks, each chore by itself, so that one that fails holds up no other.
+
+Trainings are processes of their own: they take hours and gigabytes at worst, and one that crashes must not take the
+rest along.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
+from apscheduler.triggers.base import BaseTrigger  # type: ignore[import-untyped]
+from apscheduler.triggers.interval import IntervalTrigger  # type: ignore[import-untyped]
+from cronsim import CronSim, CronSimError
+
+from rlhf_loop import registry
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import ConfigError, RlhfLoopError
+from rlhf_loop.monitoring.checks import check
+from rlhf_loop.monitoring.webhook import deliver
+from rlhf_loop.registry.training_lock import mark_dead_runs
+from rlhf_loop.store.engine import ensure_schema, make_engine
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a training has to end after it was told to, before it is killed: its end should be in the log of runs.
+GRACE_S = 20.0
+_SETTLE_MINUTES, _CHECK_MINUTES = 1, 5
+_LOOK_EVERY_S = 0.2
+#: Of what a training prints, so much goes into the log; the report is at its end.
+_SAID = 4_000
+_FIELDS = 5
+_ENDS = {
+    0: (logging.INFO, "the new model is live, or nothing was due"),
+    3: (logging.WARNING, "the new model waits or is refused: see rlhf-loop models list"),
+    75: (logging.INFO, "another training is running"),
+}
+
+
+class Schedule(BaseTrigger):  # type: ignore[misc]
+    """Times as in a crontab, in UTC.
+
+    Not the scheduler's own: its weekdays begin with Monday as 0, those of a crontab with Sunday.
+    """
+
+    def __init__(self, crontab: str) -> None:
+        try:
+            if len(crontab.split()) != _FIELDS:
+                raise CronSimError(f"{len(crontab.split())} fields instead of {_FIELDS}")
+            times = CronSim(crontab, datetime.now(UTC))
+        except CronSimError as error:
+            raise ConfigError(
+                f"RLHF_WORKER_SCHEDULE={crontab!r} is not a time as in a crontab: {error}. Give minute, hour, day, "
+                "month and weekday, as in 30 3 * * 1-5 for every working day at 3:30 (UTC)."
+            ) from error
+        self._crontab = crontab
+        self.words: str = times.explain()
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Return the first such time after `now`."""
+        return next(CronSim(self._crontab, now.astimezone(UTC)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chore:
+    name: str
+    when: BaseTrigger
+    work: Callable[[], bool]
+    at_once: bool = True
+
+
+class Chores:
+    """Retraining when it is due, by `settings.worker_schedule`; the checks and the webhook; the live file and the runs.
+
+    `retrain` is the command of a training, with exit codes as `rlhf-loop retrain` has them.
+    """
+
+    def __init__(self, settings: Settings, *, retrain: Sequence[str]) -> None:
+        """Nothing starts yet, and the database is not asked.
+
+        Raises:
+            ConfigError: the schedule cannot be read.
+            DatabaseError: the URL of the database cannot be read.
+        """
+        self.schedule = schedule = Schedule(settings.worker_schedule)
+        self._settings, self._command = settings, tuple(retrain)
+        self._engine = make_engine(settings.database_url)
+        self._stopped = threading.Event()
+        self._chores = (
+            _Chore("keeping the live model", IntervalTrigger(minutes=_SETTLE_MINUTES), self._settle),
+            _Chore("retraining", schedule, self._retrain, at_once=False),
+            _Chore("looking for what is amiss", IntervalTrigger(minutes=_CHECK_MINUTES), self._check),
+        )
+
+    def run(self) -> None:
+        """Do the chores, each at its times and never twice at once, until `stop`."""
+        # Whatever was missed is done once, however late: a laptop sleeps, a check waits for a database.
+        scheduler = BackgroundScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+        for chore in self._chores:
+            first = {"next_run_time": datetime.now(UTC)} if chore.at_once else {}
+            scheduler.add_job(_do, chore.when, args=[chore], name=chore.name, **first)
+        scheduler.start()
+        try:
+            # Not without a limit: on some systems a signal is only seen between two waits.
+            while not self._stopped.wait(_LOOK_EVERY_S):
+                pass
+        finally:
+            self._stopped.set()
+            scheduler.shutdown()
+            self._engine.dispose()
+
+    def once(self) -> bool:
+        """Do each chore now, once, one after the other; return whether all could be done."""
+        try:
+            return all([_do(chore) for chore in self._chores if not self._stopped.is_set()])
+        finally:
+            self._engine.dispose()
+
+    def stop(self) -> None:
+        """End soon: nothing more is begun, and a running training is stopped. May be called by a signal's handler."""
+        self._stopped.set()
+
+    def _settle(self) -> bool:
+        ensure_schema(self._engine)
+        registry.settle(self._engine, self._settings)
+        mark_dead_runs(self._engine, self._settings)
+        return True
+
+    def _check(self) -> bool:
+        ensure_schema(self._engine)
+        check(self._engine, self._settings)
+        deliver(self._engine, self._settings)
+        return True
+
+    def _retrain(self) -> bool:
+        """Start a training, wait for its end, and log what it says; return whether it did what it should."""
+        began = monotonic()
+        # A session of its own: Ctrl-C reaches the worker, which stops the training in order.
+        with subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            said, stopped = self._waited_for(process)
+        code = process.returncode
+        level, words = _ENDS.get(code, (logging.ERROR, f"killed by signal {-code}" if code < 0 else "it failed"))
+        if stopped:
+            level, words = logging.WARNING, "it was stopped, with the worker"
+        seconds = round(monotonic() - began, 1)
+        values = {"exit_code": code, "seconds": seconds, "said": said.strip()[-_SAID:]}
+        logger.log(level, "Retraining ended with exit code %d: %s.", code, words, extra=values)
+        return code in _ENDS
+
+    def _waited_for(self, process: subprocess.Popen[str]) -> tuple[str, bool]:
+        """Return all that the process says, and whether it was stopped."""
+        told_at: float | None = None
+        while True:
+            try:
+                return process.communicate(timeout=_LOOK_EVERY_S)[0], told_at is not None
+            except subprocess.TimeoutExpired:
+                if self._stopped.is_set() and told_at is None:
+                    told_at = monotonic()
+                    process.terminate()
+                elif told_at is not None and monotonic() - told_at > GRACE_S:
+                    process.kill()
+
+
+def _do(chore: _Chore) -> bool:
+    """Do a chore; one that fails is logged, and done again at its next time."""
+    try:
+        return chore.work()
+    except RlhfLoopError as error:
+        logger.error("The chore of %s could not be done: %s It is tried again at its next time.", chore.name, error)
+    except Exception:
+        logger.exception("The chore of %s failed. It is tried again at its next time.", chore.name)
+    return False

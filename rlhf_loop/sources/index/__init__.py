@@ -1,0 +1,55 @@
+"""The vector database: sections of documents, found by vectors and by words; embedded, or inside PostgreSQL."""
+
+from __future__ import annotations
+
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import ConfigError
+from rlhf_loop.sources.index.store import Entry, Hit, Mode, Section, SourceCount, VectorStore
+
+__all__ = ["LANGUAGES", "Entry", "Hit", "Mode", "Section", "SourceCount", "VectorStore", "open_store"]
+
+#: Those whose stems both databases know.
+LANGUAGES = (
+    "arabic",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+)
+
+
+def open_store(settings: Settings) -> VectorStore:
+    """Return the vector database that the settings name; nothing is opened or created yet.
+
+    With a PostgreSQL URL it is in that database, else in the folder `index_path`.
+
+    Raises:
+        ConfigError: an unknown `index_language`.
+        MissingExtraError: a PostgreSQL URL without the extra [postgres].
+    """
+    language = settings.index_language.lower()
+    if language not in LANGUAGES:
+        raise ConfigError(
+            f"RLHF_INDEX_LANGUAGE={settings.index_language!r} is not a language that can be indexed. "
+            f"Choose one of {', '.join(LANGUAGES)}."
+        )
+    if settings.database_url.startswith("postgres"):
+        from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+
+        return PgVectorStore.from_url(settings.database_url, language=language)
+    from rlhf_loop.sources.index.lancedb_store import LanceDbStore
+
+    return LanceDbStore(settings.index_path, language=language)

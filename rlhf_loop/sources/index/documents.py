@@ -1,0 +1,294 @@
+"""Files and folders become documents: tabular files one a row, others one a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_loop.errors import DocumentError, ImportFileError
+from rlhf_loop.sources.index.prose_files import MAX_CHARS, Prose, read_markdown, read_pdf, read_text
+from rlhf_loop.utils.rows import Record, is_special, open_stream, read_records
+
+#: The fields of a row, with other names that their columns may have. A column named `source` counts only if asked for:
+#: it may mean anything, and what is deleted by source should be what was named by somebody.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "text": ("text", "answer", "content", "body", "passage"),
+    "title": ("title", "question", "heading"),
+    "url": ("url", "link"),
+    "licence": ("licence", "license"),
+    "source": (),
+}
+FORMATS = ("jsonl", "csv", "parquet", "md", "txt", "pdf")
+
+_TABULAR = ("jsonl", "csv", "parquet")
+_PROSE: Mapping[str, Callable[[Path], Prose]] = {"md": read_markdown, "txt": read_text, "pdf": read_pdf}
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".md": "md",
+    ".markdown": "md",
+    ".txt": "txt",
+    ".text": "txt",
+    ".pdf": "pdf",
+}
+_MAX_TITLE = 2000
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A text with where it comes from. The source is the name by which it can be deleted again.
+
+    `titled` is False where the title is no more than the name of its file.
+    """
+
+    text: str
+    source: str
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    titled: bool = True
+
+    @property
+    def id(self) -> str:
+        """The sha256 of all that it says: the same content of the same source is the same document."""
+        # A file that is renamed still says the same.
+        title = (self.title or "") if self.titled else ""
+        parts = (self.source, title, self.text, self.url or "", self.licence or "")
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document, or the reason why there is none; `line` is where it starts, from 1, None for a whole file."""
+
+    path: Path
+    line: int | None
+    document: Document | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFile:
+    """A file with the name of its source; iterate over it for its documents.
+
+    `problem` is why it cannot be opened, where that is known already: so it is with a folder that may not be listed.
+    """
+
+    path: Path
+    format: str
+    source: str
+    columns: Mapping[str, str]
+    problem: str = ""
+
+    def __iter__(self) -> Iterator[Found]:
+        """Give what is in the file, in order; a file that cannot be read is one thing that was found, and invalid."""
+        if self.problem:
+            yield Found(self.path, None, None, self.problem)
+            return
+        try:
+            yield from self._rows() if self.format in _TABULAR else self._whole()
+        except (DocumentError, ImportFileError) as error:
+            yield Found(self.path, None, None, str(error))
+
+    def _whole(self) -> Iterator[Found]:
+        prose = _PROSE[self.format](self.path)
+        if not prose.text.strip():
+            raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
+        title = prose.title or _stem(self.path)
+        yield self._found(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
+
+    def _rows(self) -> Iterator[Found]:
+        matched: dict[tuple[str, ...], dict[str, int]] = {}
+        with ExitStack() as stack:
+            _, stream = open_stream(self.path, stack, text=self.format != "parquet")
+            rows = 0
+            for record in read_records(self.path, stream, format=self.format):
+                if record.reason:
+                    yield Found(self.path, record.line, None, record.reason)
+                elif record.names not in matched:
+                    matched[record.names] = self._match(record)
+                if record.cells:
+                    cells = {field: record.cells[place] for field, place in matched[record.names].items()}
+                    yield self._found(record.line, cells)
+                rows += bool(record.cells or record.reason)
+        if not rows:
+            raise DocumentError(f"The file {str(self.path)!r} has no rows. Leave it out, or put rows into it.")
+
+    def _match(self, record: Record) -> dict[str, int]:
+        """Find the column of each field."""
+        plain = [name.strip().casefold() for name in record.names]
+        places: dict[str, int] = {}
+        for field, names in ALIASES.items():
+            if field in self.columns:
+                wanted = self.columns[field]
+                if wanted in record.names:
+                    places[field] = record.names.index(wanted)
+            elif name := next((name for name in names if name in plain), None):
+                places[field] = plain.index(name)
+        # Each line of JSONL has its own keys, so that there what is missing is the line's error.
+        if self.format != "jsonl":
+            for field in ("text", *self.columns):
+                if field not in places:
+                    wanted = self.columns.get(field, field)
+                    raise DocumentError(
+                        f"The file {str(self.path)!r} has no column {wanted!r}. Its columns are: "
+                        f"{', '.join(record.names)}. Name the right one with --column {field}=NAME."
+                    )
+        return places
+
+    def _found(self, line: int | None, cells: Mapping[str, Any], *, titled: bool = True) -> Found:
+        try:
+            values = {field: _text(field, cells.get(field)) for field in ALIASES}
+            source = values.pop("source") or self.source
+            text = values.pop("text")
+            if text is None:
+                raise ValueError(f"{self.columns.get('text', 'text')} is missing or blank")
+            return Found(self.path, line, Document(text=text, source=check_source(source), titled=titled, **values))
+        except ValueError as error:
+            return Found(self.path, line, None, str(error))
+
+
+def find_files(
+    paths: Sequence[Path],
+    *,
+    source: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+) -> list[DocumentFile]:
+    """Return the files that `paths` name, folders with all that is in them, sorted.
+
+    The source is the name of the file, or of the folder that was given, unless `source` says another. In folders hidden
+    files are left out, and those whose names do not tell one of the formats; so are links to files that are found
+    anyway.
+
+    Raises:
+        DocumentError: a path is not there, tells no format, cannot name a source, or is a folder without files to read.
+        ValueError: an unknown field in `columns`, or a name for `source` that cannot be one.
+    """
+    columns = dict(columns or {})
+    for field in columns:
+        if field not in ALIASES:
+            raise ValueError(f"There is no field {field!r}. The fields are: {', '.join(ALIASES)}.")
+    if source is not None:
+        check_source(source)
+    files: list[DocumentFile] = []
+    for path in paths:
+        inside, problems = _inside(path)
+        name = _source_of(path) if source is None else source
+        files += [DocumentFile(folder, "", name, columns, problem) for folder, problem in problems.items()]
+        for file in inside:
+            kind = format or _format_of(file)
+            if kind is None:
+                raise DocumentError(
+                    f"The name {file.name!r} does not tell the format. Give one with --format ({', '.join(FORMATS)}), "
+                    f"or end the name in {', '.join(_ENDINGS)}."
+                )
+            files.append(DocumentFile(file, kind, name, columns))
+    return files
+
+
+def check_source(name: str) -> str:
+    """Return a source's name as it is kept.
+
+    Raises:
+        ValueError: it is blank, too long, or not of one line.
+    """
+    name = name.strip()
+    if not name or len(name) > _MAX_NAME or not name.isprintable():
+        raise ValueError(
+            f"the source's name {name[:60]!r} is blank, not one line, or longer than {_MAX_NAME} characters"
+        )
+    return name
+
+
+def _source_of(path: Path) -> str:
+    try:
+        return check_source(path.resolve().name)
+    except ValueError as error:
+        raise DocumentError(f"{str(path)!r} cannot name its source: {error}. Name one with --source NAME.") from None
+
+
+def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The files that a path names, and the folders in it that cannot be listed, with the reason."""
+    try:
+        if is_special(path):
+            raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and index that.")
+    except FileNotFoundError:
+        raise DocumentError(f"There is no file or folder {str(path)!r}. Check its name.") from None
+    except OSError as error:
+        raise DocumentError(
+            f"{str(path)!r} cannot be read: {error.strerror}. Check its name and its rights."
+        ) from error
+    if not path.is_dir():
+        return [path], {}
+    inside, problems = _walk(path)
+    if not inside and not problems:
+        raise DocumentError(
+            f"The folder {str(path)!r} holds no file that can be read. These can: {', '.join(_ENDINGS)}."
+        )
+    return inside, problems
+
+
+def _walk(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    problems: dict[Path, str] = {}
+    found: list[Path] = []
+
+    def note(error: OSError) -> None:
+        path = Path(error.filename)
+        problems[path] = f"The folder {str(path)!r} cannot be read: {error.strerror}. Check its rights."
+
+    for where, folders, files in os.walk(folder, onerror=note):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(where, name) for name in sorted(files) if not name.startswith("."))
+        found += [path for path in paths if _format_of(path)]
+    links = {path for path in found if path.is_symlink()}
+    # A link to what is hidden here, as Kubernetes mounts files, is the only way to it.
+    real = {os.path.realpath(path) for path in found if path not in links} if links else set()
+    return [path for path in found if path not in links or os.path.realpath(path) not in real], problems
+
+
+def _format_of(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    found = _ENDINGS.get(Path(name).suffix)
+    return None if found == "pdf" and path.name.lower().endswith(".gz") else found
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz").encode("utf-8", "replace").decode()
+    return Path(name).stem.replace("_", " ")
+
+
+def _text(field: str, value: object) -> str | None:
+    """Return the cell as text, None for a blank one.
+
+    Raises:
+        ValueError: it is no text, or one that cannot be kept.
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{field} is {str(value)[:60]!r}, not text")
+    if not value.strip():
+        return None
+    if (place := value.find("\0")) >= 0:
+        raise ValueError(f"{field} holds a NUL character, at its character {place + 1}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field} is not valid Unicode at its character {error.start + 1}") from None
+    limit = MAX_CHARS if field == "text" else _MAX_TITLE
+    if field != "text":
+        value = " ".join(value.split())
+    if len(value) > limit:
+        raise ValueError(f"{field} has {len(value):,} characters; at most {limit:,} can be kept: split it")
+    return value

@@ -1,0 +1,260 @@
+"""Documents into the vector database: each once, a batch at a time, so that a run that was killed can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+
+from rlhf_loop.encoders import TextEncoder, Vectors
+from rlhf_loop.errors import DocumentError, VectorStoreError
+from rlhf_loop.reward import lexical
+from rlhf_loop.sources.excerpts import sections
+from rlhf_loop.sources.index.documents import Document, DocumentFile, Found, find_files
+from rlhf_loop.sources.index.store import Entry, Section, VectorStore, refuse_other_model
+
+#: How many of what cannot be read a report lists; all are counted.
+LISTED = 20
+#: Documents and characters of a batch, after which no more documents come to it. A kill loses the batch at hand: some
+#: seconds of work, or one document, however long, for no document is ever there in part.
+_BATCH = 64
+_BATCH_CHARS = 100_000
+#: Sections that are embedded at a time, so that progress shows inside a long document; the encoder takes as many.
+_PART = 128
+#: New sections after which a long run makes searches fast again.
+_OPTIMIZE_EVERY = 50_000
+
+#: Called with the characters that are done, and all of them; inside a document with those that are embedded.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What a run did: `documents` = `new` + `renewed` + `known`; what stands twice is known the second time.
+
+    `renewed` ones were there with vectors of another precision. `sections` and `passages` are those of new and renewed
+    ones. `replaced` says of each source how many older documents went; nothing went of those in `spared`, because not
+    all of them could be read. `invalid` lists the first of the `invalid_count` rows and files that were left out.
+    """
+
+    files: int
+    documents: int
+    new: int
+    renewed: int
+    known: int
+    replaced: Mapping[str, int]
+    spared: tuple[str, ...]
+    sections: int
+    passages: int
+    seconds: float
+    invalid_count: int
+    invalid: tuple[Found, ...]
+
+
+class InvalidDocumentsError(DocumentError):
+    """Some rows or files cannot be read, and nothing was indexed; `invalid` lists the first of them."""
+
+    def __init__(self, count: int, invalid: Sequence[Found], documents: int) -> None:
+        first = invalid[0]
+        place = f" line {first.line}" if first.line else ""
+        super().__init__(
+            f"{count} of {count + documents} documents cannot be read, first {str(first.path)!r}{place}: "
+            f"{first.reason.rstrip('.')}. Nothing was indexed. Correct them, or leave them out with --skip-invalid."
+        )
+        self.count = count
+        self.invalid = tuple(invalid)
+
+
+def add(
+    paths: Sequence[Path],
+    *,
+    store: VectorStore,
+    encoder: TextEncoder,
+    source: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    skip_invalid: bool = False,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> IndexReport:
+    """Index what files and folders hold; what is there already, with vectors of this encoder, is skipped.
+
+    All files are read before anything is stored, so that a mistake in the last one costs nothing. Then they are read
+    again, and batches are stored one by one; after an interruption the same call goes on where it stopped. A file that
+    was changed adds new documents beside the old ones, unless `replace`: then, at the end, those documents of the same
+    sources go that were not in these files. A source of which something could not be read keeps them: it may be just
+    that. What a re-ranking looks up beside the vectors goes into the encoder's cache.
+
+    Raises:
+        InvalidDocumentsError: some cannot be read, and not `skip_invalid`.
+        DocumentError: none can be read, or a path is not there.
+        VectorStoreError: the index cannot be written, or holds vectors of another model.
+    """
+    started = perf_counter()
+    refuse_other_model(store.encoder, encoder.id)
+    try:
+        files = find_files(paths, source=source, columns=columns, format=format)
+    except ValueError as error:
+        raise DocumentError(f"These files cannot be indexed so: {error}") from error
+    total = _check(files, skip_invalid=skip_invalid)
+    # What is in the files now counts: they may have changed since they were checked.
+    invalid = _Invalid()
+    documents = new = renewed = n_sections = n_passages = since_optimized = done = 0
+    seen: dict[str, set[str]] = {}
+    spared: set[str] = set()
+
+    def advance(chars: int) -> None:
+        if progress:
+            progress(done + chars, total)
+
+    try:
+        for batch in _batches(files, invalid):
+            made = _embed(batch, store, encoder, advance)
+            store.add(made.entries, encoder=encoder.id)
+            documents += len(batch)
+            new += made.new
+            renewed += made.renewed
+            n_sections += len(made.entries)
+            n_passages += sum(len(entry.vectors) for entry in made.entries)
+            since_optimized += len(made.entries)
+            if since_optimized >= _OPTIMIZE_EVERY:
+                store.optimize()
+                since_optimized = 0
+            for document in batch if replace else ():
+                seen.setdefault(document.source, set()).add(document.id)
+            done += sum(len(document.text) for document in batch)
+            advance(0)
+        if replace and invalid.count:
+            # A row that cannot be read does not tell its source either.
+            spared = invalid.sources | (set(seen) if "source" in (columns or {}) else set())
+        replaced = {name: store.delete(name, keep=seen[name]) for name in sorted(set(seen) - spared)}
+    except BaseException:
+        # What is stored by then shall be found quickly; but what stopped the run is what somebody has to know.
+        with suppress(VectorStoreError):
+            store.optimize()
+        raise
+    store.optimize()
+    return IndexReport(
+        files=len(files),
+        documents=documents,
+        new=new,
+        renewed=renewed,
+        known=documents - new - renewed,
+        replaced=replaced,
+        spared=tuple(sorted(spared)),
+        sections=n_sections,
+        passages=n_passages,
+        seconds=perf_counter() - started,
+        invalid_count=invalid.count,
+        invalid=tuple(invalid.first),
+    )
+
+
+@dataclass(slots=True)
+class _Invalid:
+    """What cannot be read: how much, the first of it, and the sources of those files."""
+
+    count: int = 0
+    first: list[Found] = field(default_factory=list)
+    sources: set[str] = field(default_factory=set)
+
+    def note(self, file: DocumentFile, found: Found) -> None:
+        self.count += 1
+        self.sources.add(file.source)
+        if len(self.first) < LISTED:
+            self.first.append(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """The sections of those documents of a batch that are new or were there with other vectors, and their numbers."""
+
+    entries: list[Entry]
+    new: int
+    renewed: int
+
+
+def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
+    """Read all files once; return how many characters their documents have."""
+    documents = chars = 0
+    invalid = _Invalid()
+    for file in files:
+        for found in file:
+            if found.document is None:
+                invalid.note(file, found)
+            else:
+                documents += 1
+                chars += len(found.document.text)
+    if invalid.count and not skip_invalid:
+        raise InvalidDocumentsError(invalid.count, invalid.first, documents)
+    if not documents:
+        reason = f" ({invalid.count} invalid, first: {invalid.first[0].reason})" if invalid.count else ""
+        raise DocumentError(f"There is no document that can be read{reason}. Give other files.")
+    return chars
+
+
+def _batches(files: Sequence[DocumentFile], invalid: _Invalid) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    chars = 0
+    for file in files:
+        for found in file:
+            if found.document is None:
+                invalid.note(file, found)
+                continue
+            batch.append(found.document)
+            chars += len(found.document.text)
+            if len(batch) >= _BATCH or chars >= _BATCH_CHARS:
+                yield batch
+                batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _embed(
+    batch: Sequence[Document], store: VectorStore, encoder: TextEncoder, advance: Callable[[int], None]
+) -> _Embedded:
+    """Cut and embed those documents that are not known with vectors of this encoder; `advance` counts characters."""
+    by_id = {document.id: document for document in batch}
+    wanted = by_id.keys() - store.known(by_id, encoder=encoder.id)
+    renewed = store.known(wanted) if wanted else set()
+    now = datetime.now(UTC)
+    cut = [
+        _section(name, document, number, text, now)
+        for name, document in by_id.items()
+        if name in wanted
+        for number, text in enumerate(sections(document.text))
+    ]
+    vectors: list[Vectors] = []
+    chars = 0
+    for start in range(0, len(cut), _PART):
+        advance(chars)
+        texts = [section.text for section in cut[start : start + _PART]]
+        vectors += encoder.passages_to_keep(texts)
+        # Re-ranking compares a question with each candidate's title, too.
+        encoder.encode_whole([lexical.title(text) for text in texts])
+        chars += sum(map(len, texts))
+    titles = list({section.title for section in cut if section.title})
+    headings = dict(zip(titles, (matrix[0] for matrix in encoder.passages_to_keep(titles)), strict=True))
+    entries = [
+        # By its title a document is found once: its later sections have to be found by what they say.
+        Entry(section, matrix, headings.get(section.title or "") if section.number == 0 else None)
+        for section, matrix in zip(cut, vectors, strict=True)
+    ]
+    return _Embedded(entries, len(wanted) - len(renewed), len(renewed))
+
+
+def _section(name: str, document: Document, number: int, text: str, now: datetime) -> Section:
+    return Section(
+        id=f"{name}-{number}",
+        document=name,
+        number=number,
+        source=document.source,
+        text=text,
+        title=document.title,
+        url=document.url,
+        licence=document.licence,
+        added_at=now,
+    )

@@ -1,0 +1,404 @@
+"""The embedded vector database: one LanceDB table in a folder, for everybody who has no PostgreSQL.
+
+A row is a section with all its vectors in one column (a list of vectors), so that a section is there as a whole or not
+at all, and LanceDB itself takes the nearest of them. A change is a new version of the table that readers see when it is
+complete; a process that is killed leaves the last version and at most files that nobody refers to.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.encoders import DIMENSION, Vectors
+from rlhf_loop.errors import VectorStoreError
+from rlhf_loop.sources.index.fusion import DEPTH, reciprocal_rank_fusion
+from rlhf_loop.sources.index.store import Entry, Hit, Mode, Section, SourceCount, refuse_other_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.table import Table
+
+_Result = TypeVar("_Result")
+
+TABLE = "sections"
+LOCK = ".rlhf.lock"
+#: Sections from which on searching all vectors takes longer (20 ms) than an index of them is worth.
+ANN_FROM = 5_000
+#: Parts of the vector index that are searched, and candidates for each hit that are compared exactly: together they
+#: find 9,999 of 10,000 nearest sections on MedQuAD.
+_PROBES = 20
+_REFINE = 2
+_VECTOR_INDEX = "vectors_ivf"
+#: A table that has grown this much since its vectors were sorted into parts has them sorted anew.
+_RETRAIN = 4
+#: Old versions go at once: until then they keep all files from before a merge. LanceDB warns of zero.
+_GRACE = timedelta(milliseconds=1)
+_LOCK_TIMEOUT_S = 120
+_KEYS_A_QUERY = 500
+_KEYS = ("id", "document")
+_WORDS = ("text", "title")
+#: What a word of the text and one of the title count. From 2 on titles find as much as they can on MedQuAD.
+_BOOSTS = [1.0, 2.0]
+#: New versions after which a connection is opened anew, in 4 ms: it keeps files of each version that it has read open,
+#: long after they were deleted.
+_VERSIONS = 20
+#: What a full, foreign or read-only disk is called, by the system and deep inside LanceDB's messages.
+_FULL = "no space left"
+_REFUSED = ("permission denied", "read-only")
+#: Processes in which LanceDB runs.
+_AT_WORK: set[int] = set()
+
+
+class LanceDbStore:
+    """A `VectorStore` in a folder; `language` is that of the stems and stop words, such as "english".
+
+    The folder appears with the first `add`. Each process opens it for itself, with its first use: LanceDB's threads do
+    not survive a fork, and so a process that was forked later is refused, where LanceDB itself often hangs.
+    """
+
+    def __init__(self, folder: Path, *, language: str = "english", ann_from: int = ANN_FROM) -> None:
+        self._folder = folder
+        self._language = language
+        self._ann_from = ann_from
+        self._table: Table | None = None
+        self._opened_at = 0
+        self._process = os.getpid()
+        self._opening = threading.Lock()
+
+    @property
+    def encoder(self) -> str | None:
+        """The id of an encoder that made the vectors, None while it is empty."""
+        return self._read(_encoder, None)
+
+    def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
+        """Keep the sections, all or none; see `VectorStore`."""
+        if not entries:
+            return
+        with self._errors(), self._writing():
+            table = self._open() or self._create()
+            refuse_other_model(_encoder(table), encoder)
+            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(_rows(entries, encoder))
+
+    def encoders(self) -> list[str]:
+        """Return the ids of all encoders that made the vectors, sorted."""
+        return self._read(_encoders, [])
+
+    def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
+        """Return those of the documents that are there; see `VectorStore`."""
+        return self._read(lambda table: _known(table, documents, encoder), set())
+
+    def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
+        """Return the best sections for a question; see `VectorStore`."""
+        if limit < 1:
+            return []
+        return self._read(lambda table: _hits(table, _ranked(table, query, vector, limit, mode)), [])
+
+    def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
+        """Forget all of a source but the documents to `keep`; return how many documents went."""
+        from lancedb.expr import col, lit
+
+        with self._changing() as table:
+            if table is None:
+                return 0
+            where = col("source") == lit(source)
+            rows = table.search().where(where).select(["document"]).limit(None).to_arrow()
+            there = set(rows["document"].to_pylist())
+            gone = there.difference(keep)
+            if gone == there:
+                table.delete(where)
+            else:
+                for some in _parts(gone):
+                    table.delete(_in("document", some))
+            return len(gone)
+
+    def sources(self) -> list[SourceCount]:
+        """Count what is there, by source in alphabetical order."""
+        return self._read(_sources, [])
+
+    def optimize(self) -> None:
+        """Merge small files, drop old versions, and bring all indices up to date."""
+        with self._changing() as table:
+            if table is None:
+                return
+            self._index_columns(table)
+            self._index_vectors(table)
+            table.optimize(cleanup_older_than=_GRACE)
+
+    def close(self) -> None:
+        """Let go of the files; the next use opens them again."""
+        self._table = None
+
+    def _read(self, work: Callable[[Table], _Result], otherwise: _Result) -> _Result:
+        """Return the result of the work on the table, `otherwise` if there is none yet."""
+
+        def once() -> _Result:
+            table = self._open()
+            return otherwise if table is None else work(table)
+
+        with self._errors():
+            try:
+                return once()
+            except VectorStoreError:
+                raise
+            except Exception:  # see _errors
+                # Another process may just have dropped the version that was read; the next read finds the newest.
+                return once()
+
+    def _open(self) -> Table | None:
+        """Return the table, None if there is none yet."""
+        if self._process != os.getpid():
+            self._table, self._process, self._opening = None, os.getpid(), threading.Lock()
+        if _AT_WORK - {os.getpid()}:
+            raise VectorStoreError(
+                "The index was in use when this process was forked, and LanceDB does not survive that. Start processes "
+                "before the index is first used, or start them by spawn."
+            )
+        with self._opening:
+            if self._table is not None and self._table.version - self._opened_at >= _VERSIONS:
+                # Not closed: other threads may be reading it. It goes with the last of them.
+                self._table = None
+            if self._table is None and self._folder.is_dir():
+                database = self._connect()
+                if TABLE in database.list_tables().tables:
+                    self._table = self._opened(database)
+            return self._table
+
+    def _opened(self, database: Any) -> Table | None:
+        """Open the table; None if another process has only begun to make it, even if that was killed meanwhile."""
+        try:
+            table: Table = database.open_table(TABLE)
+        except ValueError:
+            # Its folder is there first, then its first version, which makes it a table, and data last.
+            folder = self._folder / f"{TABLE}.lance"
+            if any((folder / "_versions").glob("*.manifest")) or any((folder / "data").glob("*")):
+                raise
+            return None
+        self._opened_at = table.version
+        return table
+
+    def _connect(self) -> Any:
+        import lancedb
+
+        _AT_WORK.add(os.getpid())
+        # Each read looks for the newest version: others may have written it.
+        return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
+
+    def _create(self) -> Table:
+        table: Table = self._connect().create_table(TABLE, schema=_schema(), exist_ok=True)
+        self._index_columns(table)
+        self._table, self._opened_at = table, table.version
+        return table
+
+    def _index_columns(self, table: Table) -> None:
+        """Make sure that keys are indexed, and words in this language: an empty index tells how to read new rows."""
+        from lancedb.index import FTS, BTree
+
+        there = {index.name for index in table.list_indices()}
+        for column in _KEYS:
+            if (name := f"{column}_btree") not in there:
+                table.create_index(column, config=BTree(), name=name)
+        # The name holds the language, so that a changed setting is noticed.
+        for column in _WORDS:
+            if (name := f"{column}_{self._language}") in there:
+                continue
+            for other in there:
+                if other.startswith(f"{column}_"):
+                    table.drop_index(other)
+            table.create_index(column, config=FTS(language=self._language.capitalize()), name=name)
+
+    def _index_vectors(self, table: Table) -> None:
+        """Sort the vectors into parts where there are many, each number kept in 8 bits beside the exact ones."""
+        from lancedb.index import IvfSq
+
+        count = table.count_rows()
+        if count < self._ann_from:
+            return
+        stats = table.index_stats(_VECTOR_INDEX)
+        if stats is None or count > _RETRAIN * stats.num_indexed_rows:
+            table.create_index("vectors", config=IvfSq(distance_type="cosine"), name=_VECTOR_INDEX, replace=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Table | None]:
+        """The table, to be changed by nobody else; None, and no folder, while there is none."""
+        if not self._read(lambda table: True, False):
+            yield None
+            return
+        with self._errors(), self._writing():
+            yield self._open()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One process at a time writes; a lock that dies with its process."""
+        from filelock import FileLock, Timeout
+
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._folder / LOCK, timeout=_LOCK_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise VectorStoreError(
+                f"Another process has been writing to the index {str(self._folder)!r} for {_LOCK_TIMEOUT_S} s. "
+                "Wait for it, or end it, and try again."
+            ) from error
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except VectorStoreError:
+            raise
+        except Exception as error:  # LanceDB has no class of its own: ValueError, RuntimeError, OSError, ArrowInvalid
+            reason = " ".join(str(error).split())
+            raise VectorStoreError(
+                f"The index {str(self._folder)!r} cannot be used: {reason[:300].rstrip('.') or type(error).__name__}. "
+                f"{_way_out(reason)}"
+            ) from error
+
+
+def _way_out(reason: str) -> str:
+    """What to do about it; what is whole is not to be deleted."""
+    if _FULL in reason.lower():
+        return "Make room on that disk and try again; what is indexed is still there."
+    if any(sign in reason.lower() for sign in _REFUSED):
+        return "Check RLHF_INDEX_PATH and that you may write there; what is indexed is still there."
+    return (
+        "Check RLHF_INDEX_PATH and that you may write there; if it is damaged, delete the folder and add the files "
+        "again."
+    )
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("document", pa.string(), nullable=False),
+            pa.field("number", pa.int32(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("title", pa.string()),
+            pa.field("url", pa.string()),
+            pa.field("licence", pa.string()),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("added_at", pa.timestamp("us", tz="UTC"), nullable=False),
+            pa.field("encoder", pa.string(), nullable=False),
+            # How many of the vectors, 0 or 1 and the first of them, are not of passages.
+            pa.field("headings", pa.int8(), nullable=False),
+            pa.field("vectors", pa.list_(pa.list_(pa.float32(), DIMENSION)), nullable=False),
+        ]
+    )
+
+
+def _rows(entries: Sequence[Entry], encoder: str) -> pa.Table:
+    import pyarrow as pa
+
+    schema = _schema()
+    columns: dict[str, Any] = {
+        name: [getattr(entry.section, name) for entry in entries] for name in Section.__dataclass_fields__
+    }
+    columns["encoder"] = [encoder] * len(entries)
+    columns["headings"] = [int(entry.heading is not None) for entry in entries]
+    matrices = [_matrix(entry) for entry in entries]
+    offsets = np.cumsum([0, *map(len, matrices)], dtype=np.int32)
+    flat = pa.array(np.concatenate(matrices, dtype=np.float32).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, DIMENSION)
+    columns["vectors"] = pa.ListArray.from_arrays(pa.array(offsets), vectors)
+    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _matrix(entry: Entry) -> Vectors:
+    return entry.vectors if entry.heading is None else np.concatenate([entry.heading[np.newaxis], entry.vectors])
+
+
+def _encoder(table: Table) -> str | None:
+    rows = table.search().select(["encoder"]).limit(1).to_arrow()
+    return str(rows["encoder"][0]) if len(rows) else None
+
+
+def _encoders(table: Table) -> list[str]:
+    return sorted(table.search().select(["encoder"]).limit(None).to_arrow()["encoder"].unique().to_pylist())
+
+
+def _known(table: Table, documents: Collection[str], encoder: str | None) -> set[str]:
+    found: set[str] = set()
+    others: set[str] = set()
+    for some in _parts(documents):
+        rows = table.search().where(_in("document", some)).select(["document", "encoder"]).limit(None).to_arrow()
+        for document, made_by in zip(rows["document"].to_pylist(), rows["encoder"].to_pylist(), strict=True):
+            (found if encoder in (None, made_by) else others).add(document)
+    return found - others
+
+
+def _sources(table: Table) -> list[SourceCount]:
+    rows = table.search().select(["source", "number"]).limit(None).to_arrow()
+    names = rows["source"].to_pylist()
+    sections = Counter(names)
+    documents = Counter(name for name, number in zip(names, rows["number"].to_pylist(), strict=True) if number == 0)
+    return [SourceCount(name, documents[name], sections[name]) for name in sorted(sections)]
+
+
+def _ranked(table: Table, query: str, vector: NDArray[np.float32], limit: int, mode: Mode) -> list[tuple[str, float]]:
+    if mode == "vector":
+        return _by_vector(table, vector, limit)
+    if mode == "text":
+        return _by_words(table, query, limit)
+    depth = max(limit, DEPTH)
+    rankings = (_by_vector(table, vector, depth), _by_words(table, query, depth))
+    return reciprocal_rank_fusion([[name for name, _ in ranking] for ranking in rankings])[:limit]
+
+
+def _by_vector(table: Table, vector: NDArray[np.float32], depth: int) -> list[tuple[str, float]]:
+    search: Any = table.search(vector, vector_column_name="vectors", query_type="vector")
+    search = search.distance_type("cosine").nprobes(_PROBES).refine_factor(_REFINE)
+    rows = search.select(["id", "_distance"]).limit(depth).to_arrow()
+    scores = (1 - distance for distance in rows["_distance"].to_pylist())
+    return list(zip(rows["id"].to_pylist(), scores, strict=True))
+
+
+def _by_words(table: Table, query: str, depth: int) -> list[tuple[str, float]]:
+    from lancedb.query import FullTextOperator, MultiMatchQuery
+
+    # No query language: quotes and operators are characters like others, and any word may match.
+    wanted: Any = MultiMatchQuery(
+        query.encode("utf-8", "replace").decode(), list(_WORDS), boosts=_BOOSTS, operator=FullTextOperator.OR
+    )
+    rows = table.search(wanted, query_type="fts").select(["id", "_score"]).limit(depth).to_arrow()
+    return list(zip(rows["id"].to_pylist(), rows["_score"].to_pylist(), strict=True))
+
+
+def _hits(table: Table, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
+    if not ranked:
+        return []
+    rows = table.search().where(_in("id", [name for name, _ in ranked])).limit(None).to_arrow()
+    place = {name: number for number, name in enumerate(rows["id"].to_pylist())}
+    # One that another process deletes in this moment is not there any more.
+    return [_hit(rows, place[name], score) for name, score in ranked if name in place]
+
+
+def _hit(rows: pa.Table, place: int, score: float) -> Hit:
+    values = {name: rows[name][place].as_py() for name in Section.__dataclass_fields__}
+    flat = rows["vectors"][place].values.flatten().to_numpy(zero_copy_only=False)
+    vectors = flat.reshape(-1, DIMENSION)[rows["headings"][place].as_py() :]
+    return Hit(Section(**values), vectors, rows["encoder"][place].as_py(), float(score))
+
+
+def _in(column: str, values: Sequence[str]) -> Any:
+    from lancedb.expr import col
+
+    return col(column).isin(list(values))
+
+
+def _parts(values: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(values)
+    return (ordered[start : start + _KEYS_A_QUERY] for start in range(0, len(ordered), _KEYS_A_QUERY))

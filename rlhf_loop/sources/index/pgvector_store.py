@@ -1,0 +1,304 @@
+"""The vector database inside PostgreSQL, by the extension pgvector: nothing else to run, back up or protect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, Float, bindparam, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+
+from rlhf_loop.encoders import Vectors
+from rlhf_loop.errors import DatabaseError, VectorStoreError
+from rlhf_loop.sources.index import pgvector_tables
+from rlhf_loop.sources.index.fusion import DEPTH, reciprocal_rank_fusion
+from rlhf_loop.sources.index.pgvector_tables import SECTIONS, VECTORS, Vector
+from rlhf_loop.sources.index.store import Entry, Hit, Mode, Section, SourceCount, refuse_other_model
+from rlhf_loop.store.engine import describe, make_engine, reading, transaction
+from rlhf_loop.utils.extras import require
+
+_Result = TypeVar("_Result")
+
+#: Sections from which on an index of the vectors is worth its building time and its room.
+ANN_FROM = 2_000
+#: Vectors that the search in the index looks at. 400 find 99 of 100 nearest sections on MedQuAD, 100 find 95.
+_CANDIDATES = 400
+_VECTOR_INDEX = "rlhf_index_vectors_hnsw"
+#: The key of the advisory lock of all that writes.
+_LOCK = 0x524C4858
+#: The number of the vector that is of a title.
+_HEADING = -1
+
+
+_FIELDS = tuple(Section.__dataclass_fields__)
+
+
+class PgVectorStore:
+    """A `VectorStore` in a PostgreSQL database; `language` is that of the stems and stop words, such as "english".
+
+    Tables and the extension are created by the first `add`.
+    """
+
+    def __init__(self, engine: Engine, *, language: str = "english", ann_from: int = ANN_FROM) -> None:
+        require("pgvector", "postgres")
+        self._engine = engine
+        self._language = language
+        self._ann_from = ann_from
+        self._ready = False
+        self._process = os.getpid()
+
+    @classmethod
+    def from_url(cls, url: str, *, language: str = "english") -> PgVectorStore:
+        """Make the store for a database URL; nothing connects yet.
+
+        Raises:
+            MissingExtraError: the extra [postgres] is not installed.
+        """
+        return cls(make_engine(url), language=language)
+
+    @property
+    def encoder(self) -> str | None:
+        """The id of an encoder that made the vectors, None while it is empty."""
+        return self._read(_encoder, None)
+
+    def encoders(self) -> list[str]:
+        """Return the ids of all encoders that made the vectors, sorted."""
+        order = SECTIONS.c.encoder.collate("C")
+        found = select(SECTIONS.c.encoder).group_by(SECTIONS.c.encoder).order_by(order)
+        return self._read(lambda connection: list(connection.execute(found).scalars()), [])
+
+    def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
+        """Keep the sections, all or none; see `VectorStore`."""
+        if not entries:
+            return
+        with self._writing() as connection:
+            pgvector_tables.create(connection, language=self._language)
+            refuse_other_model(_encoder(connection), encoder)
+            connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
+            # That of the rows that are there, until optimize() gives all of them another one.
+            language = pgvector_tables.language_of(connection) or self._language
+            words = pgvector_tables.words(bindparam("title"), bindparam("text"), language=language)
+            rows = [{name: getattr(entry.section, name) for name in _FIELDS} for entry in entries]
+            connection.execute(
+                insert(SECTIONS).values(encoder=encoder, words=words, **{name: bindparam(name) for name in _FIELDS}),
+                rows,
+            )
+            found = select(SECTIONS.c.id, SECTIONS.c.key).where(SECTIONS.c.id.in_([row["id"] for row in rows]))
+            keys = {row.id: row.key for row in connection.execute(found)}
+            connection.execute(insert(VECTORS), list(_vectors(entries, keys)))
+
+    def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
+        """Return those of the documents that are there; see `VectorStore`."""
+        if not documents:
+            return set()
+        found = select(SECTIONS.c.document).where(SECTIONS.c.document == func.any(list(documents)))
+        found = found.group_by(SECTIONS.c.document)
+        if encoder is not None:
+            found = found.having(func.bool_and(SECTIONS.c.encoder == encoder))
+        return self._read(lambda connection: set(connection.execute(found).scalars()), set())
+
+    def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
+        """Return the best sections for a question; see `VectorStore`."""
+        if limit < 1:
+            return []
+
+        def found(connection: Connection) -> list[Hit]:
+            return _hits(connection, _ranked(connection, query, vector, limit, mode, self._language))
+
+        return self._read(found, [])
+
+    def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
+        """Forget all of a source but the documents to `keep`; return how many documents went."""
+        with self._writing() as connection:
+            if not pgvector_tables.there(connection):
+                return 0
+            of_source = SECTIONS.c.source == source
+            there = set(connection.execute(select(SECTIONS.c.document).where(of_source).distinct()).scalars())
+            gone = there.difference(keep)
+            connection.execute(delete(SECTIONS).where(of_source, SECTIONS.c.document == func.any(list(gone))))
+            return len(gone)
+
+    def sources(self) -> list[SourceCount]:
+        """Count what is there, by source in alphabetical order."""
+        documents = func.count().filter(SECTIONS.c.number == 0)
+        # The order of code points, as in Python, whatever the server's locale.
+        order = SECTIONS.c.source.collate("C")
+        counted = select(SECTIONS.c.source, documents, func.count()).group_by(SECTIONS.c.source).order_by(order)
+        return self._read(lambda connection: [SourceCount(*row) for row in connection.execute(counted)], [])
+
+    def optimize(self) -> None:
+        """Build the index of the vectors where there are many, and tell the planner how many; see `VectorStore`."""
+        with self._writing() as connection:
+            if not pgvector_tables.there(connection):
+                return
+            if pgvector_tables.language_of(connection) != self._language:
+                words = pgvector_tables.words(SECTIONS.c.title, SECTIONS.c.text, language=self._language)
+                connection.execute(update(SECTIONS).values(words=words))
+                pgvector_tables.set_language(connection, self._language)
+            if connection.execute(select(func.count()).select_from(SECTIONS)).scalar_one() >= self._ann_from:
+                connection.execute(text("SET LOCAL maintenance_work_mem = '256MB'"))
+                connection.execute(
+                    text(
+                        f"CREATE INDEX IF NOT EXISTS {_VECTOR_INDEX} ON rlhf_index_vectors "
+                        "USING hnsw (vector vector_cosine_ops)"
+                    )
+                )
+            connection.execute(text("ANALYZE rlhf_index_sections, rlhf_index_vectors"))
+
+    def close(self) -> None:
+        """Close the connections; the next use opens new ones."""
+        self._engine.dispose()
+
+    def _read(self, work: Callable[[Connection], _Result], otherwise: _Result) -> _Result:
+        """Return the result of the work, which sees one state of the tables; `otherwise` while there are none."""
+
+        def once() -> _Result:
+            with reading(self._engine) as connection:
+                self._ready = self._ready or pgvector_tables.there(connection)
+                return work(connection) if self._ready else otherwise
+
+        with self._errors():
+            try:
+                return once()
+            except DatabaseError as error:
+                if not _no_table(error):
+                    raise
+                # They were there when this process last looked: somebody dropped them.
+                self._ready = False
+                return once()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction, one writer at a time."""
+        with self._errors(), transaction(self._engine) as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        self._notice_fork()
+        try:
+            yield
+        except DatabaseError as error:
+            if _no_table(error):
+                raise self._unusable(error.__cause__) from error
+            raise VectorStoreError(str(error)) from error
+        except (SQLAlchemyError, DisconnectionError) as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: BaseException | None) -> VectorStoreError:
+        return VectorStoreError(
+            f"The index in {describe(self._engine)} cannot be used: {pgvector_tables.reason(error)}. If its tables "
+            "were altered, drop rlhf_index_vectors and rlhf_index_sections and add the files again."
+        )
+
+    def _notice_fork(self) -> None:
+        """In a new process, leave the parent's connections alone: two processes cannot share one."""
+        if self._process != os.getpid():
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+
+
+def _no_table(error: DatabaseError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, DBAPIError) and pgvector_tables.sqlstate(cause) == pgvector_tables.NO_TABLE
+
+
+def _encoder(connection: Connection) -> str | None:
+    found: str | None = connection.execute(select(SECTIONS.c.encoder).limit(1)).scalar()
+    return found
+
+
+def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        key = keys[entry.section.id]
+        if entry.heading is not None:
+            yield {"section": key, "number": _HEADING, "vector": entry.heading}
+        for number, vector in enumerate(entry.vectors):
+            yield {"section": key, "number": number, "vector": vector}
+
+
+def _ranked(
+    connection: Connection, query: str, vector: NDArray[np.float32], limit: int, mode: Mode, language: str
+) -> list[tuple[str, float]]:
+    # To compile such a query takes longer than to run it.
+    connection.execute(text("SET LOCAL jit = off"))
+    if mode == "vector":
+        return _by_vector(connection, vector, limit)
+    if mode == "text":
+        return _by_words(connection, query, limit, language)
+    depth = max(limit, DEPTH)
+    rankings = (_by_vector(connection, vector, depth), _by_words(connection, query, depth, language))
+    return reciprocal_rank_fusion([[name for name, _ in ranking] for ranking in rankings])[:limit]
+
+
+def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) -> list[tuple[str, float]]:
+    candidates = max(_CANDIDATES, depth)
+    # pgvector takes at most 1,000.
+    connection.execute(text(f"SET LOCAL hnsw.ef_search = {min(candidates, 1000)}"))
+    distance = VECTORS.c.vector.op("<=>", return_type=Float())(bindparam("query", vector, Vector)).label("distance")
+    nearest = (
+        select(VECTORS.c.section, distance)
+        .order_by(distance)
+        .limit(candidates)
+        .cte("nearest")
+        .prefix_with("MATERIALIZED")
+    )
+    least = func.min(nearest.c.distance)
+    found = (
+        select(SECTIONS.c.id, least)
+        .join(nearest, nearest.c.section == SECTIONS.c.key)
+        .group_by(SECTIONS.c.id, SECTIONS.c.key)
+        .order_by(least, SECTIONS.c.key)
+        .limit(depth)
+    )
+    return [(name, 1 - distance) for name, distance in connection.execute(found)]
+
+
+def _by_words(connection: Connection, query: str, depth: int, language: str) -> list[tuple[str, float]]:
+    # PostgreSQL reads the question as plain words, all of which have to match; then any of them may.
+    found = text(
+        """
+        WITH asked AS (
+            SELECT replace(plainto_tsquery(CAST(:language AS regconfig), :query)::text, '&', '|')::tsquery AS words
+        )
+        SELECT id, ts_rank(sections.words, asked.words) AS score
+        FROM rlhf_index_sections AS sections, asked
+        WHERE sections.words @@ asked.words
+        ORDER BY score DESC, key LIMIT :depth
+        """
+    )
+    asked_in = pgvector_tables.language_of(connection) or language
+    rows = connection.execute(found, {"query": _storable(query), "language": asked_in, "depth": depth})
+    return [(row.id, row.score) for row in rows]
+
+
+def _storable(query: str) -> str:
+    """What PostgreSQL does not take in a text says nothing in a question."""
+    return query.replace("\0", " ").encode("utf-8", "replace").decode()
+
+
+def _hits(connection: Connection, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
+    wanted = SECTIONS.c.id.in_([name for name, _ in ranked])
+    found = {row.id: row for row in connection.execute(select(SECTIONS).where(wanted))}
+    vectors: dict[int, list[NDArray[np.float32]]] = {}
+    stored = (
+        select(VECTORS)
+        .where(VECTORS.c.section.in_([row.key for row in found.values()]), VECTORS.c.number > _HEADING)
+        .order_by(VECTORS.c.section, VECTORS.c.number)
+    )
+    for section, _, vector in connection.execute(stored):
+        vectors.setdefault(section, []).append(vector)
+    return [_hit(found[name], vectors[found[name].key], score) for name, score in ranked if name in found]
+
+
+def _hit(row: Any, vectors: list[NDArray[np.float32]], score: float) -> Hit:
+    section = Section(**{name: getattr(row, name) for name in _FIELDS})
+    matrix: Vectors = np.stack(vectors)
+    return Hit(section, matrix, row.encoder, float(score))

@@ -1,0 +1,1 @@
+"""The ratings database: tables, migrations, and what is recorded, rated and audited."""

@@ -1,0 +1,347 @@
+"""The ratings database: how to open it, its transactions, and how its schema is brought up to date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from sqlite3 import Connection as SqliteConnection
+from sqlite3 import OperationalError as SqliteOperationalError
+from typing import Any
+
+from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import StaticPool
+
+from rlhf_loop.errors import DatabaseError
+from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.sqlite import file_id
+
+#: The newest revision in `migrations/versions`. Held here too, so that a database that is up to date costs one query
+#: and not the import of Alembic.
+HEAD = "0006"
+#: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
+VERSION_TABLE = "rlhf_alembic_version"
+
+_PATIENCE_S = 10
+_MIGRATION_TIMEOUT_S = 120
+_MIGRATION_LOCK = 0x524C4846  # "RLHF": the key of PostgreSQL's advisory lock
+
+
+def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
+    """Make the engine for a database URL; nothing connects yet.
+
+    `sqlite:///FILE`, `sqlite://` (in memory), `postgresql://...` and `postgres://...` are understood. `patience_s` is
+    how long to wait for a connection, and on SQLite for another process's lock.
+
+    Raises:
+        ValueError: the URL is no text.
+        DatabaseError: the URL cannot be read, or names a database of another kind.
+        MissingExtraError: a PostgreSQL URL without the extra [postgres].
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed, patience_s)
+    require("psycopg", "postgres")
+    timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": patience_s}
+    engine = create_engine(parsed, pool_pre_ping=True, pool_timeout=patience_s, connect_args=timeout)
+
+    @event.listens_for(engine, "begin")
+    def _set_patience(connection: Connection) -> None:
+        patience = connection.get_execution_options().get("rlhf_lock_patience_s")
+        if patience is not None:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * patience)}")
+
+    return engine
+
+
+def open_database(url: str) -> Engine:
+    """Make the engine and bring the schema up to date: what a process does on its first use.
+
+    Raises:
+        ValueError: the URL is no text.
+        DatabaseError: the database cannot be reached or upgraded.
+    """
+    engine = make_engine(url)
+    ensure_schema(engine)
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Write in one transaction: committed at the end of the block, rolled back by an exception.
+
+    On SQLite the write lock is taken at the start. Taken later, a transaction that has read already would fail at once
+    where another process wrote meanwhile, however long the busy timeout.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or stayed locked by others.
+    """
+    with translated_errors(_checked(engine)), engine.connect() as connection, writing(connection).begin():
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Read in one transaction: everything inside the block sees the same state.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    with translated_errors(_checked(engine)), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+def _checked(engine: Engine) -> Engine:
+    if not isinstance(engine, Engine):
+        # Not its value: an address may have a password in it.
+        raise ValueError(f"The database is a {type(engine).__name__}, not open. Pass what open_database(url) returns.")
+    return engine
+
+
+def writing(connection: Connection) -> Connection:
+    """Mark the connection's next transactions as ones that write (see `transaction`)."""
+    return connection.execution_options(rlhf_writes=True)
+
+
+@contextmanager
+def translated_errors(engine: Engine) -> Iterator[None]:
+    """Turn the driver's errors into `DatabaseError`; a broken constraint or bad value stays what it is."""
+    try:
+        yield
+    except (IntegrityError, DataError):
+        raise
+    except (DBAPIError, PoolTimeoutError) as error:
+        raise DatabaseError(_unusable(engine, error)) from error
+
+
+def hurried(engine: Engine, seconds: float) -> Engine:
+    """Return the engine, on the same connections, for what may as well not be done: it waits that long for a lock."""
+    return engine.execution_options(rlhf_lock_patience_s=seconds)
+
+
+def answered(error: DatabaseError) -> bool:
+    """Tell whether the database is there and says no, because others lock it or its tables are missing."""
+    return any(words in str(error) for words in ("database is locked", "no such table", 'relation "'))
+
+
+def ensure_schema(engine: Engine) -> None:
+    """Bring the schema up to date if it is not; one query where it is.
+
+    Raises:
+        DatabaseError: see `migrate`.
+    """
+    if revision(engine) != HEAD:
+        migrate(engine)
+
+
+def migrate(engine: Engine) -> None:
+    """Upgrade the schema to `HEAD`, in one transaction; safe where several processes start at once.
+
+    An earlier hand-made `rlhf_interactions` is adopted with its rows.
+
+    Raises:
+        DatabaseError: the database cannot be reached, is newer than this code, or holds rows that cannot be kept.
+    """
+    with _migration_lock(engine), _readable_errors(engine), transaction(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        if _revision(connection) != HEAD:
+            _upgrade(connection)
+
+
+def revision(engine: Engine) -> str | None:
+    """Tell the schema's revision; None for a database without our tables.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    with translated_errors(engine), engine.connect() as connection:
+        return _revision(connection)
+
+
+def describe(engine: Engine) -> str:
+    """Name the database as it may be shown: its URL without password and without driver options."""
+    shown = {key: value for key, value in engine.url.query.items() if key in ("host", "port", "service")}
+    return engine.url.set(query=shown).render_as_string(hide_password=True)
+
+
+def _parse(url: str) -> URL:
+    if not isinstance(url, str):
+        raise ValueError(
+            f"The database URL is a {type(url).__name__}, not a text. Write sqlite:///FILE or "
+            "postgresql://USER:PASSWORD@HOST/NAME."
+        )
+    try:
+        parsed = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
+    except (ArgumentError, ValueError):
+        # Neither the URL nor SQLAlchemy's words: they may hold the password.
+        raise DatabaseError(
+            "The database URL cannot be read (it is not shown: it may hold a password). "
+            "Write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
+        ) from None
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise DatabaseError(
+            f"Databases of the kind {parsed.drivername!r} are not supported. "
+            "Use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."
+        )
+    return parsed
+
+
+def _sqlite_engine(url: URL, patience_s: int) -> Engine:
+    path = sqlite_file(url)
+    # A database in memory lives in its one connection, so all threads must share that one.
+    if path is None:
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        engine = create_engine(url)
+
+    @event.listens_for(engine, "do_connect")
+    def _make_folder(*_: Any) -> None:
+        if path is not None:
+            _create_parent(path)
+
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(connection: SqliteConnection, _: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, so that they hold DDL too
+        connection.execute(f"PRAGMA busy_timeout = {1000 * patience_s}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged rating survives a power cut
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            # Only where another process opens the new file in this very moment, and then that one sets it; or where
+            # the file is read-only, and then there is nothing to journal.
+            with suppress(SqliteOperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")
+
+    @event.listens_for(engine, "connect")
+    def _remember_file(_: SqliteConnection, record: Any) -> None:
+        record.info["file"] = file_id(path) if path is not None else None
+
+    @event.listens_for(engine, "checkout")
+    def _notice_other_file(_: SqliteConnection, record: Any, __: Any) -> None:
+        # A file that was deleted or replaced still takes what is written, and nobody would find it again.
+        if path is not None and record.info["file"] != file_id(path):
+            raise DisconnectionError(f"The file {path} is another one now.")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        begin = "BEGIN IMMEDIATE" if options.get("rlhf_writes", False) else "BEGIN"
+        patience = options.get("rlhf_lock_patience_s")
+        if patience is None:
+            connection.exec_driver_sql(begin)
+            return
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * patience)}")
+        try:
+            connection.exec_driver_sql(begin)
+        finally:
+            # The connection goes back to those that have time.
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * patience_s}")
+
+    return engine
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """The database's file; None for one in memory. A URI (`file:...?uri=true`) is left to SQLite."""
+    name = url.database
+    if not name or name == ":memory:" or name.startswith("file:"):
+        return None
+    return Path(name)
+
+
+def _create_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(
+            f"The folder {str(path.parent)!r} of the database cannot be created: {error.strerror}. "
+            "Choose another place with RLHF_DATABASE_URL."
+        ) from error
+
+
+@contextmanager
+def _readable_errors(engine: Engine) -> Iterator[None]:
+    """In a migration the rows themselves may break a constraint: that too is a `DatabaseError`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise DatabaseError(_unusable(engine, error)) from error
+
+
+def _migration_lock(engine: Engine) -> Any:
+    path = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
+    if path is None:
+        return nullcontext()
+    from filelock import FileLock, Timeout
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        _create_parent(path)
+        try:
+            with FileLock(f"{path}.lock", timeout=_MIGRATION_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise DatabaseError(
+                f"Another process has been upgrading {describe(engine)} for {_MIGRATION_TIMEOUT_S} s. "
+                "Wait for it, or end it, and try again."
+            ) from error
+        except OSError as error:
+            raise DatabaseError(
+                f"The lock file {path}.lock cannot be written: {error.strerror}. "
+                "Make the folder writable, or choose another place with RLHF_DATABASE_URL."
+            ) from error
+
+    return locked()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return found
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    current = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise DatabaseError(
+            f"The database {describe(connection.engine)} is at revision {current!r}; this version of rlhf-loop knows "
+            f"none newer than {HEAD!r}. Install the version that upgraded it, or use another database."
+        )
+    command.upgrade(config, "head")
+
+
+def _unusable(engine: Engine, error: SQLAlchemyError) -> str:
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    password = engine.url.password
+    if password:
+        reason = reason.replace(f":{password}@", ":***@")
+    if "database is locked" in reason:
+        advice = "Another process is writing to it; try again when that has ended."
+    elif "no such table" in reason or ("does not exist" in reason and "relation" in reason):
+        advice = "Run: rlhf-loop init"
+    else:
+        advice = "Check RLHF_DATABASE_URL, that the server runs, and that you may write there."
+    return f"The database {describe(engine)} cannot be used: {reason.rstrip('.')}. {advice}"

@@ -1,0 +1,317 @@
+"""What was offered and what reviewers said of it: record, rate and count."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Insert, case, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, prompt_key
+from rlhf_loop.store import audit
+from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Review
+from rlhf_loop.store.validation import RATINGS, cleaned, problem, whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatingStats:
+    """What the ratings database holds.
+
+    `questions` counts the candidate groups, `comparable_questions` those with at least two rated answers. All of it is
+    about experts; of end users there are `end_user_reviews`, of `end_user_rated` answers.
+    `positive_share` is the share of rated answers from `GOOD_RATING` up; None without any.
+    """
+
+    interactions: int
+    rated: int
+    unrated: int
+    reviews: int
+    reviewers: int
+    questions: int
+    comparable_questions: int
+    distribution: Mapping[int, int]
+    positive_share: float | None
+    first_rated_at: datetime | None
+    last_rated_at: datetime | None
+    end_user_reviews: int = 0
+    end_user_rated: int = 0
+
+
+def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:
+    """Store answers that were served, rated or not; return their ids in the order given.
+
+    Each becomes an interaction of its own, also where the same answer is there already; a rating becomes its first
+    review.
+
+    Raises:
+        ValueError: one of them cannot be stored, or its `external_id` is taken; nothing was stored.
+    """
+    with transaction(engine) as connection:
+        return put_interactions(connection, ratings)
+
+
+def put_interactions(connection: Connection, ratings: Sequence[Rating]) -> list[int]:
+    """Do what `record` does, in a transaction of the caller's, which has to end with an error.
+
+    Raises:
+        ValueError: as `record`.
+    """
+    if isinstance(ratings, Rating | str | bytes) or not isinstance(ratings, Iterable):
+        raise ValueError(f"What to record is one {type(ratings).__name__}, not a list. Pass a list of Rating(...).")
+    ratings = [cleaned(rating) for rating in ratings]
+    for number, rating in enumerate(ratings):
+        if reason := problem(rating):
+            raise ValueError(f"Item {number} cannot be recorded: {reason}.")
+    if not ratings:
+        return []
+    now = datetime.now(UTC)
+    statement = insert(Interaction).returning(Interaction.id, sort_by_parameter_order=True)
+    try:
+        found = connection.execute(statement, [_interaction_values(rating, now) for rating in ratings])
+    except IntegrityError as error:
+        raise ValueError(
+            f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
+        ) from error
+    new = list(found.scalars())
+    reviews = [_review_values(id, rating, now) for id, rating in zip(new, ratings, strict=True) if rating.rating]
+    if reviews:
+        connection.execute(insert(Review), reviews)
+    return new
+
+
+def rate(
+    engine: Engine,
+    interaction_id: int,
+    *,
+    reviewer: str | None = None,
+    rating: int,
+    comment: str | None = None,
+    correction: str | None = None,
+    harmful: bool = False,
+    role: ReviewerRole = ReviewerRole.EXPERT,
+    rated_at: datetime | None = None,
+) -> int:
+    """Add one reviewer's review, or replace the one given earlier; return the experts' consensus, 0 if there is none.
+
+    `rated_at` is the time of the review, by default now.
+
+    Raises:
+        ValueError: a rating outside 1-5, a time without a zone, text that cannot be stored, or an id that is no number.
+        LookupError: there is no such interaction.
+    """
+    interaction_id = whole("interaction_id", interaction_id)
+    with transaction(engine) as connection:
+        put_review(
+            connection,
+            interaction_id,
+            reviewer=reviewer,
+            rating=rating,
+            comment=comment,
+            correction=correction,
+            harmful=harmful,
+            role=role,
+            rated_at=rated_at,
+        )
+        consensus = select(Interaction.rating).where(Interaction.id == interaction_id)
+        return int(connection.execute(consensus).scalar_one() or 0)
+
+
+def put_review(
+    connection: Connection,
+    interaction_id: int,
+    *,
+    reviewer: str | None,
+    rating: int,
+    comment: str | None = None,
+    correction: str | None = None,
+    harmful: bool = False,
+    role: ReviewerRole = ReviewerRole.EXPERT,
+    rated_at: datetime | None = None,
+) -> bool:
+    """Do what `rate` does, in a transaction of the caller's; return whether the review is the reviewer's first.
+
+    Raises:
+        ValueError, LookupError: as `rate`.
+    """
+    review = cleaned(
+        Rating(
+            user_prompt="-",
+            ai_response="-",
+            rating=rating,
+            feedback_comment=comment,
+            corrected_response=correction,
+            reviewer=reviewer,
+            rated_at=rated_at,
+            reviewer_role=role,
+            harmful=harmful,
+        )
+    )
+    if reason := problem(review, rated=True):
+        raise ValueError(f"The review of interaction {interaction_id} cannot be stored: {reason}.")
+    lock(connection, interaction_id)
+    values = _review_values(interaction_id, review, datetime.now(UTC))
+    before = _rating_by(connection, interaction_id, values["reviewer"])
+    connection.execute(_upsert_review(connection, values))
+    action = "review.added" if before is None else "review.changed"
+    detail = {"rating": review.rating, "role": str(role)} | ({} if before is None else {"before": before})
+    audit.note(connection, values["reviewer"], action, f"interaction:{interaction_id}", detail)
+    return before is None
+
+
+def withdraw_review(connection: Connection, interaction_id: int, *, reviewer: str) -> None:
+    """Take back a reviewer's review of an answer, in a transaction of the caller's.
+
+    Raises:
+        LookupError: there is no such review.
+    """
+    lock(connection, interaction_id)
+    before = _rating_by(connection, interaction_id, reviewer)
+    if before is None:
+        raise LookupError(f"There is no review of interaction {interaction_id} by {reviewer!r}. Reload the page.")
+    connection.execute(delete(Review).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer))
+    audit.note(connection, reviewer, "review.withdrawn", f"interaction:{interaction_id}", {"before": before})
+
+
+def stored_role(connection: Connection, interaction_id: int, reviewer: str) -> ReviewerRole | None:
+    """Tell as whose word the reviewer's review is stored, None if there is none; it stays so in this transaction.
+
+    Raises:
+        LookupError: there is no such interaction.
+    """
+    lock(connection, interaction_id)
+    wanted = select(Review.role).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
+    found = connection.execute(wanted).scalar()
+    return None if found is None else ReviewerRole(found)
+
+
+def lock(connection: Connection, interaction_id: int) -> None:
+    """Keep others from reviewing the answer until the transaction ends: reviews of one queue up instead of colliding.
+
+    Every writer does it first.
+
+    Raises:
+        LookupError: there is no such interaction.
+    """
+    locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
+    if interaction_id > LARGEST_ID or connection.execute(locked).scalar() is None:
+        raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
+
+
+def ids(engine: Engine, external_ids: Sequence[str]) -> dict[str, int]:
+    """Return the ids of those of the external ids that are there."""
+    wanted = select(Interaction.external_id, Interaction.id).where(Interaction.external_id.in_(external_ids))
+    with reading(engine) as connection:
+        return {row.external_id: row.id for row in connection.execute(wanted)}
+
+
+def stats(engine: Engine) -> RatingStats:
+    """Count what there is, for the screens and for the decision to train."""
+    with reading(engine) as connection:
+        interactions = connection.execute(select(func.count()).select_from(Interaction)).scalar_one()
+        by_rating = connection.execute(
+            select(Interaction.rating, func.count()).where(Interaction.rating.is_not(None)).group_by(Interaction.rating)
+        )
+        found = {int(rating or 0): int(count) for rating, count in by_rating}
+        reviews, reviewers, first, last = connection.execute(
+            select(
+                func.count(),
+                func.count(Review.reviewer.distinct()),
+                func.min(Review.reviewed_at),
+                func.max(Review.reviewed_at),
+            ).where(Review.role == ReviewerRole.EXPERT)
+        ).one()
+        end_users = select(func.count(), func.count(Review.interaction_id.distinct()))
+        end_user_reviews, end_user_rated = connection.execute(
+            end_users.where(Review.role == ReviewerRole.END_USER)
+        ).one()
+        rated_by_question = _rated_by_question(connection)
+    rated = sum(found.values())
+    positive = sum(count for rating, count in found.items() if rating >= GOOD_RATING)
+    return RatingStats(
+        interactions=interactions,
+        rated=rated,
+        unrated=interactions - rated,
+        reviews=reviews,
+        reviewers=reviewers,
+        questions=len(rated_by_question),
+        comparable_questions=sum(count >= 2 for count in rated_by_question),
+        distribution={rating: found.get(rating, 0) for rating in RATINGS},
+        positive_share=positive / rated if rated else None,
+        first_rated_at=first,
+        last_rated_at=last,
+        end_user_reviews=end_user_reviews,
+        end_user_rated=end_user_rated,
+    )
+
+
+def group_name(candidate_group: str | None, prompt: str) -> str:
+    """Return the candidate group; without one, the prompt, so that the answers to one question belong together."""
+    return f"prompt:{prompt_key(prompt)}" if candidate_group is None else candidate_group
+
+
+def _rating_by(connection: Connection, interaction_id: int, reviewer: str) -> int | None:
+    found = select(Review.rating).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
+    return connection.execute(found).scalar()
+
+
+def _interaction_values(rating: Rating, now: datetime) -> dict[str, Any]:
+    return {
+        "user_prompt": rating.user_prompt,
+        "ai_response": rating.ai_response,
+        "feedback_comment": rating.feedback_comment,
+        "corrected_response": rating.corrected_response,
+        "source": rating.source,
+        "candidate_group": rating.candidate_group,
+        "shown_rank": rating.shown_rank,
+        "score": rating.score,
+        "model_version": rating.model_version,
+        "external_id": rating.external_id or uuid.uuid4().hex,
+        "created_at": rating.created_at or now,
+        "title": rating.title,
+        "url": rating.url,
+        "licence": rating.licence,
+        "retrieved_at": rating.retrieved_at,
+    }
+
+
+def _review_values(interaction_id: int, rating: Rating, now: datetime) -> dict[str, Any]:
+    return {
+        "interaction_id": interaction_id,
+        "reviewer": rating.reviewer or ANONYMOUS,
+        "rating": rating.rating,
+        "comment": rating.feedback_comment,
+        "correction": rating.corrected_response,
+        "reviewed_at": rating.rated_at or now,
+        "role": str(rating.reviewer_role),
+        "harmful": rating.harmful,
+    }
+
+
+def _upsert_review(connection: Connection, values: Mapping[str, Any]) -> Insert:
+    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
+    changed = {name: values[name] for name in ("rating", "comment", "correction", "reviewed_at", "role", "harmful")}
+    key = ["interaction_id", "reviewer"]
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
+    return postgresql.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
+
+
+def _rated_by_question(connection: Connection) -> list[int]:
+    """How many rated answers each question has."""
+    prompt = case((Interaction.candidate_group.is_(None), Interaction.user_prompt))
+    counted = select(
+        Interaction.candidate_group, prompt.label("user_prompt"), func.count(Interaction.rating).label("rated")
+    ).group_by(Interaction.candidate_group, prompt)
+    # By their hashes: where answers have no group, the names of their questions are all the prompts there are.
+    found: dict[int, int] = {}
+    for row in connection.execute(counted, execution_options={"yield_per": 1000}):
+        group = hash(group_name(row.candidate_group, row.user_prompt))
+        found[group] = found.get(group, 0) + row.rated
+    return list(found.values())

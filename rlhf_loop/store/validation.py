@@ -1,0 +1,144 @@
+"""What of a rating can be stored: every way in asks here, so that no reader has to doubt what is in the database."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.utils.text import unstorable
+
+RATINGS = range(1, 6)
+
+_OPTIONAL_TEXTS = (
+    "feedback_comment",
+    "corrected_response",
+    "reviewer",
+    "source",
+    "candidate_group",
+    "model_version",
+    "external_id",
+    "title",
+    "url",
+    "licence",
+)
+_NEEDED_TEXTS = ("user_prompt", "ai_response")
+_NUMBERS = ("rating", "shown_rank", "score", "harmful")
+_WHOLE = ("rating", "shown_rank")
+_TIMES = ("created_at", "rated_at", "retrieved_at")
+
+
+def cleaned(rating: Rating) -> Rating:
+    """Take an empty optional text for none, as files cannot tell them apart, and numpy's numbers for Python's."""
+    if not isinstance(rating, Rating):
+        return rating
+    better: dict[str, Any] = {
+        name: None for name in _OPTIONAL_TEXTS if isinstance(value := getattr(rating, name), str) and not value
+    }
+    # A column of a table has such; a database would store their bytes.
+    better |= {name: value.item() for name in _NUMBERS if _is_of_numpy(value := getattr(rating, name))}
+    # Nor has such a column whole numbers any more as soon as one of them is missing.
+    for name in _WHOLE:
+        value = better.get(name, getattr(rating, name))
+        if isinstance(value, float) and value.is_integer():
+            better[name] = int(value)
+    return replace(rating, **better) if better else rating
+
+
+def problem(rating: Rating, *, rated: bool = False) -> str | None:
+    """Say why a rating cannot be stored, with the value seen; None if it can. `rated` says that it needs its grade."""
+    if not isinstance(rating, Rating):
+        return f"it is {_seen(rating)}, not a Rating: write Rating(user_prompt=..., ai_response=...)"
+    return _wrong_text(rating) or _wrong_number(rating, rated) or _wrong_time(rating)
+
+
+def whole(name: str, value: object) -> int:
+    """Return a number that must be whole, numpy's as well, as Python's.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} is {_seen(value)}, not a whole number. Pass one, such as record() returns.") from None
+
+
+def _wrong_text(rating: Rating) -> str | None:
+    for name in (*_NEEDED_TEXTS, *_OPTIONAL_TEXTS):
+        text = getattr(rating, name)
+        if text is None and name in _OPTIONAL_TEXTS:
+            continue
+        if not isinstance(text, str):
+            return f"{name} is {_seen(text)}, not a text" + _none_instead(name in _OPTIONAL_TEXTS)
+        if bad := unstorable(text):
+            what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
+            return f"{name} holds {what} at position {bad.start()}"
+    for name in _NEEDED_TEXTS:
+        if not getattr(rating, name).strip():
+            return f"{name} is empty"
+    for name in ("reviewer", "external_id"):
+        text = getattr(rating, name)
+        if text is not None and not text.strip():
+            return f"{name} is {text!r}, only white space"
+    return None
+
+
+def _wrong_number(rating: Rating, rated: bool) -> str | None:
+    grade, place, score = rating.rating, rating.shown_rank, rating.score
+    if (rated or grade is not None) and not (_is_whole(grade) and grade in RATINGS):
+        return f"rating is {_number(grade)}, not a whole number from 1 to 5" + _none_instead(_is_nan(grade))
+    if place is not None and not (_is_whole(place) and 1 <= place < 2**31):
+        return f"shown_rank is {_number(place)}, not a place from 1" + _none_instead(_is_nan(place))
+    if score is not None and not ((isinstance(score, float) or _is_whole(score)) and 0 <= score <= 1):
+        return f"score is {_number(score)}, not between 0 and 1" + _none_instead(_is_nan(score))
+    if not isinstance(rating.harmful, bool):
+        return f"harmful is {_seen(rating.harmful)}, not True or False"
+    if rating.reviewer_role not in tuple(ReviewerRole):
+        return f"reviewer_role is {rating.reviewer_role!r}, not one of {', '.join(ReviewerRole)}"
+    return None
+
+
+def _wrong_time(rating: Rating) -> str | None:
+    for name in _TIMES:
+        moment = getattr(rating, name)
+        if moment is None:
+            continue
+        # Also pandas' NaT, which calls itself a datetime and has no year.
+        if not isinstance(moment, datetime) or moment != moment:
+            return f"{name} is {_seen(moment)}, not a datetime" + _none_instead(True)
+        if moment.tzinfo is None:
+            return f"{name} is {moment.isoformat()}, without a time zone"
+    return None
+
+
+def _is_of_numpy(value: object) -> bool:
+    # Not by its type: who has no numpy at hand need not wait until it is loaded.
+    return getattr(value, "shape", None) == () and hasattr(value, "item")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> str:
+    # A text that looks like one is told by its quotes.
+    return _seen(value) if isinstance(value, str) else repr(value)
+
+
+def _is_nan(value: object) -> bool:
+    """Tell a missing cell of a table, which is not itself; pandas' own does not even say that."""
+    return repr(value) in ("nan", "<NA>")
+
+
+def _seen(value: object) -> str:
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:60] + '...'} ({type(value).__name__})"
+
+
+def _none_instead(optional: bool) -> str:
+    return "; None stands for a missing one" if optional else ""

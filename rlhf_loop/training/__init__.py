@@ -1,0 +1,1 @@
+"""Ratings to features to a fitted, evaluated model."""

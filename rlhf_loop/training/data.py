@@ -1,0 +1,272 @@
+"""What training learns from: some numbers for each answer in memory, the texts only a chunk of questions at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.domain import GOOD_RATING, Example, Question, ReviewerRole, prompt_key
+from rlhf_loop.training.evaluation import Predictions
+from rlhf_loop.training.reliability import RaterReliability
+
+Ints = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+#: What is kept of an answer in place of its texts. `group` and `answer` (the response within its group) are Python's
+#: own hashes, good enough to tell texts apart in one process: of a million, two are taken for the same with a chance of
+#: one in thirty million. `prompt` and `text` outlive the process: by the one questions are frozen, of the other the
+#: fingerprint is made. 0 is "unknown".
+#: `expert` says whether the rating is an expert's or only an end user's.
+ANSWER = np.dtype(
+    [
+        ("id", np.int64),
+        ("group", np.int64),
+        ("prompt", np.int64),
+        ("answer", np.int64),
+        ("text", "<u8", 2),
+        ("rating", np.int8),
+        ("rank", np.int32),
+        ("weight", np.float64),
+        ("expert", np.bool_),
+    ]
+)
+Answers = NDArray[np.void]
+
+#: Candidates of a chunk, unless a single question has more: enough that batches are full, a few megabytes of text.
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerText:
+    """The texts of one answer."""
+
+    prompt: str
+    response: str
+    group: str
+
+    @property
+    def digest(self) -> tuple[int, int]:
+        """128 bits of a hash that is the same everywhere and always."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.prompt, self.response, self.group):
+            encoded = part.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        found = digest.digest()
+        return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:], "little")
+
+
+class Texts(Protocol):
+    """Where the texts of answers are."""
+
+    def read(self, ids: Sequence[int]) -> Mapping[int, AnswerText]:
+        """Return the texts by id; those that are gone are left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some questions with their candidates; `row` is the number of each candidate among all of the training set."""
+
+    questions: tuple[Question, ...]
+    row: Ints
+
+    def only(self, wanted: Mask) -> Chunk:
+        """Keep the questions that have a wanted candidate, with all of their candidates."""
+        of_question = np.repeat(np.arange(len(self.questions)), [len(each.responses) for each in self.questions])
+        chosen = np.zeros(len(self.questions), dtype=np.bool_)
+        chosen[of_question[wanted[self.row]]] = True
+        kept = tuple(each for each, keep in zip(self.questions, chosen, strict=True) if keep)
+        return Chunk(kept, self.row[chosen[of_question]])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """Questions with all their candidates, and which of those are rated; the texts are read when they are needed.
+
+    `candidates` has all candidates of all questions in order, `start` where those of each question begin (and the end).
+    The other arrays have one entry a rated answer: `row` among the candidates, `question` (index), `prompt` (a number
+    for each distinct prompt: what splits keep together), `rating`, `rank` (nan where unknown), the rating's `weight` in
+    a fit, and whether it is an `expert`'s. `fingerprint` names the content, the same whatever the ids and the order.
+    `raters` are the experts who count less than others, `disregarded` the answers whose raters count nothing.
+    """
+
+    texts: Texts
+    candidates: Answers
+    start: Ints
+    row: Ints
+    question: Ints
+    prompt: Ints
+    rating: Ints
+    rank: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    expert: Mask
+    fingerprint: str
+    raters: tuple[RaterReliability, ...] = ()
+    disregarded: int = 0
+
+    @property
+    def label(self) -> Ints:
+        """1 for a correct answer, 0 for any other."""
+        return (self.rating >= GOOD_RATING).astype(np.intp)
+
+    def only(self, rows: Mask) -> TrainingSet:
+        """Leave out the other rated answers."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _OF_RATED})
+
+    def question_of(self, prompts: NDArray[np.int64]) -> Ints:
+        """Return the numbers in `prompt` of prompts that are given as hashes of their keys; -1 for one without ratings.
+
+        Answers that `only` has left out are not asked: what splits keep together is decided before.
+        """
+        known, first = np.unique(self.candidates["prompt"][self.row], return_index=True)
+        if not len(known):
+            return np.full(len(prompts), -1, dtype=np.intp)
+        place = np.minimum(np.searchsorted(known, prompts), len(known) - 1)
+        return np.where(known[place] == prompts, self.prompt[first[place]], -1)
+
+    def predictions(self, probability: NDArray[np.float64], rows: Mask | None = None) -> Predictions:
+        """Put probabilities (one a rated answer, or one for each of `rows`) beside what is known of the answers."""
+        chosen = np.ones(len(self.row), dtype=np.bool_) if rows is None else rows
+        question = np.unique(self.question[chosen], return_inverse=True)[1]
+        return Predictions(question, self.rating[chosen], probability, self.rank[chosen])
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Read the questions in order, some at a time.
+
+        An answer that was deleted or changed since the numbers were read is left out: what its reviewers saw is gone.
+        """
+        begin = 0
+        while begin < len(self.start) - 1:
+            end = max(int(np.searchsorted(self.start, self.start[begin] + _CHUNK, side="right")) - 1, begin + 1)
+            yield self._chunk(begin, end)
+            begin = end
+
+    def _chunk(self, begin: int, end: int) -> Chunk:
+        wanted = self.candidates[self.start[begin] : self.start[end]]
+        found = self.texts.read(wanted["id"].tolist())
+        texts = [
+            text if (text := found.get(id)) and text.digest == (first, second) else None
+            for id, (first, second) in zip(wanted["id"].tolist(), wanted["text"].tolist(), strict=True)
+        ]
+        questions = []
+        for low, high in pairwise((self.start[begin : end + 1] - self.start[begin]).tolist()):
+            if present := [text for text in texts[low:high] if text]:
+                questions.append(Question(present[0].prompt, tuple(text.response for text in present)))
+        there = np.flatnonzero([text is not None for text in texts])
+        return Chunk(tuple(questions), self.start[begin] + there)
+
+
+_OF_RATED = ("row", "question", "prompt", "rating", "rank", "weight", "expert")
+
+
+def answer_numbers(
+    id: int, text: AnswerText, rating: int | None, rank: int | None, *, weight: float = 1.0, expert: bool = True
+) -> tuple[object, ...]:
+    """Return what is kept of an answer in place of its texts: a row of `ANSWER`."""
+    group, answer = hash(text.group), hash((text.group, text.response))
+    return id, group, prompt_hash(text.prompt), answer, text.digest, rating or 0, rank or 0, weight, expert
+
+
+def prompt_hash(prompt: str) -> int:
+    """Return what `ANSWER` has in place of a prompt: equal for what is the same question, everywhere and always."""
+    key = prompt_key(prompt).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"rlhf question").digest(), "little", signed=True)
+
+
+def assemble(examples: Sequence[Example]) -> TrainingSet:
+    """Put examples into questions; those of a group without any rated one are left out."""
+    return in_questions(_numbers(examples), _Given(examples))
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Name the content of training data, the same whatever the ids and the order."""
+    return _fingerprint(_numbers(examples))
+
+
+def in_questions(answers: Answers, texts: Texts) -> TrainingSet:
+    """Put answers into questions: those to one prompt in one group. Those of which none is rated are left out."""
+    question = numbered(answers["group"], answers["prompt"])
+    kept = np.bincount(question[answers["rating"] > 0], minlength=len(answers))[question] > 0
+    question = np.unique(question[kept], return_inverse=True)[1]
+    order = np.flatnonzero(kept)[np.argsort(question, kind="stable")]
+    candidates, question = answers[order], np.sort(question)
+    prompt = numbered(candidates["prompt"])
+    row = np.flatnonzero(candidates["rating"] > 0)
+    rank = candidates["rank"][row].astype(np.float64)
+    return TrainingSet(
+        texts=texts,
+        candidates=candidates,
+        start=np.r_[0, np.cumsum(np.bincount(question))].astype(np.intp),
+        row=row,
+        question=question[row],
+        prompt=prompt[row],
+        rating=candidates["rating"][row].astype(np.intp),
+        rank=np.where(rank > 0, rank, np.nan),
+        weight=candidates["weight"][row],
+        expert=candidates["expert"][row],
+        fingerprint=_fingerprint(answers),
+    )
+
+
+def numbered(*columns: NDArray[np.int64]) -> Ints:
+    """Number equal rows alike: from 0, in the order in which they first appear."""
+    order = np.lexsort(columns)
+    new = np.zeros(len(order), dtype=np.bool_)
+    new[:1] = True
+    for column in columns:
+        ordered = column[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
+    # The sort is stable, so the first of equal ones in it is the first of them all.
+    place = np.empty(int(new.sum()), dtype=np.intp)
+    place[np.argsort(order[new])] = np.arange(len(place))
+    number = np.empty(len(order), dtype=np.intp)
+    number[order] = place[np.cumsum(new) - 1]
+    return number
+
+
+class _Given:
+    """Examples that are in memory anyway."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def read(self, ids: Sequence[int]) -> Mapping[int, AnswerText]:
+        return {id: _text(self._examples[id]) for id in ids}
+
+
+def _text(example: Example) -> AnswerText:
+    return AnswerText(example.prompt, example.response, example.group)
+
+
+def _numbers(examples: Sequence[Example]) -> Answers:
+    rows = (
+        answer_numbers(
+            id,
+            _text(known),
+            known.rating,
+            known.rank,
+            weight=known.weight,
+            expert=known.role == ReviewerRole.EXPERT,
+        )
+        for id, known in enumerate(examples)
+    )
+    return np.fromiter(rows, dtype=ANSWER)
+
+
+def _fingerprint(answers: Answers) -> str:
+    columns = [answers["text"], answers["rating"].astype("<u8"), answers["rank"].astype("<u8")]
+    rated = answers["rating"] > 0
+    # Only where there are any: data of experts alone keeps the name that it always had.
+    if not (answers["expert"] & (answers["weight"] == 1))[rated].all():
+        columns += [
+            np.where(rated, answers["weight"], 1).astype("<f8").view("<u8"),
+            (rated & answers["expert"]).astype("<u8"),
+        ]
+    table = np.column_stack(columns)
+    return hashlib.sha256(table[np.lexsort(table.T)].tobytes()).hexdigest()

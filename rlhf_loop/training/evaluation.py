@@ -1,0 +1,206 @@
+"""How good a model's predictions are, with intervals, next to what other orders of the same answers would give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.domain import GOOD_RATING, Interval
+from rlhf_loop.training import metrics
+from rlhf_loop.utils.html import html_table
+from rlhf_loop.utils.threads import one_thread
+
+#: Questions with two or more rated answers from which on an order is judged by them.
+ENOUGH_QUESTIONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Rated answers and what a model that was not fitted on them says of each.
+
+    All arrays have one entry an answer: `question` numbers from 0 without gaps, `rating` 1-5, `probability` of being
+    correct, `rank` in the incoming order (nan where unknown).
+    """
+
+    question: NDArray[np.intp]
+    rating: NDArray[np.intp]
+    probability: NDArray[np.float64]
+    rank: NDArray[np.float64]
+
+    @property
+    def label(self) -> NDArray[np.intp]:
+        """1 for a correct answer, 0 for any other."""
+        return (self.rating >= GOOD_RATING).astype(np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one order of the candidates gives: means over questions."""
+
+    precision_at_1: Interval
+    ndcg: Interval
+    mrr: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Measures of one set of predictions. Intervals are 95 %, from a bootstrap over questions.
+
+    `orders` has model, random and oracle (the best that any order could do), each over the questions with two or more
+    rated answers (`ranked_questions`), and incoming where the incoming rank of all their rated answers is known
+    (`incoming_questions`). `gain` is P@1 of the model minus that of the incoming order on the same questions.
+    """
+
+    answers: int
+    questions: int
+    ranked_questions: int
+    incoming_questions: int
+    accuracy: Interval
+    auc: Interval
+    precision: Interval
+    recall: Interval
+    brier: Interval
+    calibration_error: Interval
+    orders: Mapping[str, Order]
+    gain: Interval | None
+
+    def _repr_html_(self) -> str:
+        said = (
+            f"{self.answers} rated answers to {self.questions} questions, {self.ranked_questions} of them with two or "
+            "more. In brackets: 95 % intervals."
+        )
+        model, incoming = self.orders["model"], self.orders.get("incoming")
+        rows = [
+            ("Accuracy", self.accuracy, "-"),
+            ("AUC", self.auc, "-"),
+            ("P@1", model.precision_at_1, incoming.precision_at_1 if incoming else "-"),
+            ("NDCG", model.ndcg, incoming.ndcg if incoming else "-"),
+        ]
+        return html_table(("", "this model", f"incoming order ({self.incoming_questions})"), rows, above=[said])
+
+    @property
+    def comparable(self) -> bool:
+        """Whether enough questions have a known incoming order to compare the model with it."""
+        return self.incoming_questions >= ENOUGH_QUESTIONS
+
+    @property
+    def worse_than_nothing(self) -> bool:
+        """Whether the model puts a correct answer first less often than the incoming order does.
+
+        Where too few questions tell, whether it separates good from bad answers worse than chance.
+        """
+        if self.gain is not None and self.comparable:
+            return self.gain.value < 0
+        return self.auc.value < 0.5
+
+
+def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:
+    """Measure predictions; `seed` and `draws` are the bootstrap's. Without draws (0) the intervals are nan."""
+    with one_thread():
+        return _evaluate(predictions, _Bootstrap(seed, draws))
+
+
+def pair_accuracy(
+    question: NDArray[np.intp], margin: NDArray[np.float64], *, seed: int = 0, draws: int | None = None
+) -> Interval:
+    """Return how often the better answer of a pair has the higher score: a `margin` above 0; 0 counts one half."""
+    index = np.unique(question, return_inverse=True)[1]
+    with one_thread():
+        weights = _Bootstrap(seed, draws).weights(index)
+        return Interval(*metrics.interval(metrics.mean(index, (np.sign(margin) + 1) / 2, weights)))
+
+
+def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
+    question, label = predictions.question, predictions.label
+    weights = bootstrap.weights(question)
+    classed = {
+        name: Interval(*metrics.interval(measure(question, label, predictions.probability, weights)))
+        for name, measure in _MEASURES.items()
+    }
+    ranked = _with_rivals(question)
+    known = ranked & ~np.isin(question, question[np.isnan(predictions.rank)])
+    orders = _orders(_only(predictions, ranked), bootstrap)
+    gain = None
+    if known.any():
+        paired = _only(predictions, known)
+        orders["incoming"], gain = _against_incoming(paired, bootstrap)
+    return Evaluation(
+        answers=len(question),
+        questions=len(np.unique(question)),
+        ranked_questions=len(np.unique(question[ranked])),
+        incoming_questions=len(np.unique(question[known])),
+        orders=orders,
+        gain=gain,
+        **classed,
+    )
+
+
+_MEASURES = {
+    "accuracy": metrics.accuracy,
+    "auc": metrics.auc,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "brier": metrics.brier,
+    "calibration_error": metrics.calibration_error,
+}
+
+
+def _orders(of: Predictions, bootstrap: _Bootstrap) -> dict[str, Order]:
+    weights = bootstrap.weights(of.question)
+    random = (Interval(value, value, value) for value in metrics.random_order(of.question, of.rating, of.label))
+    return {
+        "model": _order(of, of.probability, weights),
+        "random": Order(*random),
+        "oracle": _order(of, of.rating.astype(np.float64), weights),
+    }
+
+
+def _order(of: Predictions, key: NDArray[np.float64], weights: metrics.Weights) -> Order:
+    place = metrics.places(of.question, key)
+    measures = (metrics.precision_at_1, metrics.ndcg, metrics.mrr)
+    values = (measure(of.question, of.rating, of.label, place, weights) for measure in measures)
+    return Order(*(Interval(*metrics.interval(value)) for value in values))
+
+
+def _against_incoming(of: Predictions, bootstrap: _Bootstrap) -> tuple[Order, Interval]:
+    weights = bootstrap.weights(of.question)
+    ours, theirs = (
+        metrics.precision_at_1(of.question, of.rating, of.label, metrics.places(of.question, key), weights)
+        for key in (of.probability, -of.rank)
+    )
+    return _order(of, -of.rank, weights), Interval(*metrics.interval(ours - theirs))
+
+
+def _with_rivals(question: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which answers belong to a question with two or more rated answers: only there is an order to judge."""
+    several: NDArray[np.bool_] = np.bincount(question, minlength=1)[question] > 1
+    return several
+
+
+def _only(of: Predictions, rows: NDArray[np.bool_]) -> Predictions:
+    """Keep some rows, in the incoming order where it is known, so that ties fall as they would when serving."""
+    chosen = np.flatnonzero(rows)
+    chosen = chosen[np.argsort(of.rank[chosen], kind="stable")]
+    question = np.unique(of.question[chosen], return_inverse=True)[1]
+    return Predictions(question, of.rating[chosen], of.probability[chosen], of.rank[chosen])
+
+
+class _Bootstrap:
+    """Draws of questions; the same ones for equally many questions, so that each is drawn once."""
+
+    def __init__(self, seed: int, draws: int | None) -> None:
+        self._seed = seed
+        self._draws = draws
+        self._known: dict[int, metrics.Weights] = {}
+
+    def weights(self, question: NDArray[np.intp]) -> metrics.Weights:
+        """Return how often each question is in each draw, the sample itself first."""
+        questions = int(question.max(initial=-1)) + 1
+        if questions not in self._known:
+            usual = 200 if questions > metrics.MANY_QUESTIONS else 1000
+            draws = usual if self._draws is None else self._draws
+            self._known[questions] = metrics.bootstrap_weights(questions, draws=draws, seed=self._seed)
+        return self._known[questions]

@@ -1,0 +1,179 @@
+"""From questions to what a fit sees: each chunk of texts is read once, given to every recipe, and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.reward import Recipe, recipe_named
+from rlhf_loop.reward.joint import JointRecipe, joint_texts
+from rlhf_loop.training.data import Chunk, Ints, Mask, TrainingSet
+from rlhf_loop.training.pair_data import PairSet
+
+#: Rated answers that a recipe gets at most; of more, a random sample of the questions. `joint` is the yardstick: with
+#: its 384 columns it would take most of a large training's memory and time, and 50,000 answers are far beyond where
+#: its learning curve is flat (docs/RESULTS.md).
+MOST_ANSWERS: Mapping[str, int] = {JointRecipe.name: 50_000}
+
+#: Called with the number of candidates whose features are there, and that of all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The features of rated answers: a matrix (rows asked for and `there`, columns) for each recipe, in float32.
+
+    `there` says which rated answers of the training set still had their texts, `candidates` counts them with the
+    unrated ones. `cut` counts the texts that recipe `joint` could not read to their end, None without it.
+    """
+
+    features: Mapping[str, NDArray[np.float32]]
+    there: Mask
+    candidates: int
+    cut: int | None
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PairFeatures:
+    """For each recipe the features of the better answers less those of the others, in float32.
+
+    `rows` says which pairs each recipe has: those that still had their texts, and of very many a random sample.
+    """
+
+    difference: Mapping[str, NDArray[np.float32]]
+    rows: Mapping[str, Mask]
+    seconds: float
+
+
+def rows_for(
+    recipe: Recipe, data: TrainingSet, *, held: Mask | None = None, judged: Mask | None = None, seed: int = 0
+) -> Mask:
+    """Return which rated answers a recipe is fitted and judged on: all, or a random sample of the questions.
+
+    What is `judged` (by default all) and not `held` has two questions of each class in the sample, if it has them at
+    all. Questions with judged answers come before those without.
+    """
+    most = MOST_ANSWERS.get(recipe.name)
+    if most is None or len(data.row) <= most:
+        return np.ones(len(data.row), dtype=np.bool_)
+    order = np.random.default_rng(seed).permutation(int(data.prompt.max()) + 1)
+    # To the front, which changes nothing unless a class is so rare that chance may leave it out.
+    fitted = np.ones(len(data.row), dtype=np.bool_) if held is None else ~held
+    if judged is not None:
+        order = order[np.argsort(~np.isin(order, data.prompt[judged]), kind="stable")]
+        fitted &= judged
+    needed = [order[np.isin(order, data.prompt[fitted & (data.label == label)])][:2] for label in (0, 1)]
+    first = np.unique(np.concatenate(needed))
+    order = np.concatenate([first, order[~np.isin(order, first)]])
+    count = int(np.searchsorted(np.cumsum(np.bincount(data.prompt)[order]), most, side="right"))
+    rows: Mask = np.isin(data.prompt, order[: max(count, len(first))])
+    return rows
+
+
+def read_features(
+    data: TrainingSet, rows: Mapping[str, Mask], encoder: TextEncoder, *, progress: Progress | None = None
+) -> Features:
+    """Compute for each recipe named the features of its `rows` of rated answers."""
+    tables = {name: _Table(data, mask) for name, mask in rows.items()}
+    there = np.zeros(len(data.candidates), dtype=np.bool_)
+    seconds = dict.fromkeys(["reading", *(f"{name} features" for name in rows)], 0.0)
+    cut, started = 0, perf_counter()
+    for chunk in data.chunks():
+        there[chunk.row] = True
+        seconds["reading"] += perf_counter() - started
+        for name, table in tables.items():
+            started = perf_counter()
+            part = chunk.only(table.wanted)
+            if part.questions:
+                table.add(part, recipe_named(name).features(part.questions, encoder))
+                if name == JointRecipe.name:
+                    cut += encoder.count_cut(joint_texts(part.questions))
+            seconds[f"{name} features"] += perf_counter() - started
+        if progress and len(chunk.row):
+            progress(int(chunk.row[-1]) + 1, len(there))
+        started = perf_counter()
+    return Features(
+        features={name: table.filled(there[data.row[rows[name]]]) for name, table in tables.items()},
+        there=there[data.row],
+        candidates=int(there.sum()),
+        cut=cut if JointRecipe.name in rows else None,
+        seconds=seconds,
+    )
+
+
+def read_pairs(
+    pairs: PairSet,
+    recipes: Sequence[Recipe],
+    encoder: TextEncoder,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PairFeatures:
+    """Compute for each recipe the difference of features of each pair.
+
+    A pair is a question with two candidates. The columns that would be others in the list that was served are 0, so a
+    fit learns nothing of them from pairs (see `Recipe.pair_columns`).
+    """
+    started = perf_counter()
+    sampled = {each.name: _sample(len(pairs), MOST_ANSWERS.get(each.name), seed) for each in recipes}
+    found: dict[str, list[NDArray[np.float32]]] = {each.name: [] for each in recipes}
+    there = np.zeros(len(pairs), dtype=np.bool_)
+    for chunk in pairs.chunks():
+        there[chunk.row] = True
+        for recipe in recipes:
+            wanted = sampled[recipe.name][chunk.row]
+            questions = [each for each, keep in zip(chunk.questions, wanted, strict=True) if keep]
+            if questions:
+                features = recipe.features(questions, encoder)
+                difference = (features[::2] - features[1::2]) * recipe.pair_columns()
+                found[recipe.name].append(difference.astype(np.float32))
+        if progress and len(chunk.row):
+            progress(int(chunk.row[-1]) + 1, len(pairs))
+    return PairFeatures(
+        difference={
+            each.name: np.concatenate([np.empty((0, len(each.feature_names())), np.float32), *found[each.name]])
+            for each in recipes
+        },
+        rows={name: mask & there for name, mask in sampled.items()},
+        seconds=perf_counter() - started,
+    )
+
+
+def _sample(pairs: int, most_answers: int | None, seed: int) -> Mask:
+    # Each pair is two rows of a fit.
+    most = pairs if most_answers is None else min(pairs, most_answers // 2)
+    chosen = np.zeros(pairs, dtype=np.bool_)
+    chosen[np.random.default_rng(seed).permutation(pairs)[:most]] = True
+    return chosen
+
+
+class _Table:
+    """The features of some rated answers, filled chunk by chunk."""
+
+    def __init__(self, data: TrainingSet, rows: Mask) -> None:
+        self._size = int(rows.sum())
+        self._place: Ints = np.full(len(data.candidates), -1, dtype=np.intp)
+        self._place[data.row[rows]] = np.arange(self._size)
+        self._values: NDArray[np.float32] | None = None
+        #: Which candidates have a row here.
+        self.wanted: Mask = self._place >= 0
+
+    def add(self, chunk: Chunk, features: NDArray[np.float64]) -> None:
+        """Take over the rows that are wanted."""
+        if self._values is None:
+            # Half the memory of float64, and far more exact than the vectors that it comes from.
+            self._values = np.empty((self._size, features.shape[1]), dtype=np.float32)
+        place = self._place[chunk.row]
+        self._values[place[place >= 0]] = features[place >= 0]
+
+    def filled(self, there: Mask) -> NDArray[np.float32]:
+        """Return the rows that were filled."""
+        if self._values is None:
+            return np.empty((0, 0), dtype=np.float32)
+        return self._values if there.all() else self._values[there]

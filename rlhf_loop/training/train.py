@@ -1,0 +1,358 @@
+"""Rated answers -> split by question -> features -> fit -> evaluation: a reward model and an honest report on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_loop.domain import Example, Interval, Pair, ReviewerRole
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.errors import NotEnoughDataError
+from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
+from rlhf_loop.reward.splitting import holdout
+from rlhf_loop.store.questions import is_frozen
+from rlhf_loop.training.calibration import Bin, bins
+from rlhf_loop.training.data import Ints, Mask, TrainingSet, assemble
+from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
+from rlhf_loop.training.fit import Progress, read_features, read_pairs, rows_for
+from rlhf_loop.training.fitting import Compared, Material, fit_recipe, rating_weights
+from rlhf_loop.training.learning_points import Growth, Rated, growth
+from rlhf_loop.training.pair_data import PairSet, pair_set
+from rlhf_loop.training.reliability import RaterReliability
+
+#: Rated answers from which on a training is worth its while.
+MIN_SAMPLES = 50
+#: Share of the questions that is kept from the fit, to judge the very model that is saved.
+HOLDOUT_SHARE = 0.12
+AUTO = "auto"
+#: Pairs of questions that are left out of a fit from which on the report says how many are put in the right order.
+ENOUGH_PAIRS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairReport:
+    """Pairs by kind, as they entered a training: those that still had their texts.
+
+    `held_out` of them belong to held-out questions, so the model was not fitted on them. `accuracy` is the share of
+    `judged` pairs by experts that are put in the right order by a model that did not see their question (ties count
+    one half), None where these are too few to tell.
+    """
+
+    corrections: int = 0
+    preferences: int = 0
+    held_out: int = 0
+    judged: int = 0
+    accuracy: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """What a training did, and how good the model is.
+
+    `cross_validated` has each recipe that was tried, on the training questions. `held_out` judges the model itself on
+    questions kept from everything. `overall` joins both for the chosen recipe: each question judged by a model that
+    was not fitted on it. `cut` counts the texts that recipe `joint` could not read to their end, None if not tried.
+    `sampled` is how many rated answers recipe `joint` had, if these were not all (see `MOST_ANSWERS`): the recipes are
+    then compared on those of them that are not held out.
+
+    All counts and measures are of answers that experts rated, as long as `judged_by` is them. `end_users` counts the
+    answers that only end users have rated and that the chosen recipe was fitted on besides, each with the weight
+    `end_user_weight`. With too few ratings by experts `judged_by` says that the end users' are counted and judged by,
+    too, and `experts` is how many of all are experts'. `raters` are the experts who count less than others, and
+    `disregarded` the answers that none but experts who count nothing have rated: they are not among the rated.
+
+    `calibration` has what was predicted beside what was given, of the same answers as `overall`. `growth` says what
+    more ratings bring, as far as that was asked for.
+    """
+
+    recipe: str
+    requested: str
+    seed: int
+    encoder: str
+    rated: int
+    unrated: int
+    questions: int
+    positive: int
+    trained_on: int
+    cross_validated: Mapping[str, Evaluation]
+    held_out: Evaluation
+    overall: Evaluation
+    cut: int | None
+    sampled: int | None
+    judged_by: ReviewerRole
+    experts: int
+    end_users: int
+    end_user_weight: float | None
+    pairs: PairReport
+    seconds: Mapping[str, float]
+    frozen_share: float = 0.0
+    raters: tuple[RaterReliability, ...] = ()
+    disregarded: int = 0
+    calibration: tuple[Bin, ...] = ()
+    growth: Growth = Growth()
+
+    def __repr__(self) -> str:
+        first = self.overall.orders["model"].precision_at_1
+        return (
+            f"TrainingReport({self.recipe}, {self.rated} rated answers to {self.questions} questions, judged by the "
+            f"{self.judged_by}: P@1 {first}, AUC {self.overall.auc})"
+        )
+
+    def _repr_html_(self) -> str:
+        judges = "" if self.judged_by == ReviewerRole.EXPERT else " No experts stand behind these numbers."
+        said = f"Recipe {self.recipe}, fitted on {self.trained_on} rated answers, judged on questions not fitted on."
+        return f"<p>{said}{judges}</p>{self.overall._repr_html_()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model with its report, and what a comparison with another one needs.
+
+    `probability` has one entry a rated answer of `data`, each by a model that was not fitted on its question; nan where
+    there is none. `judged` are the answers that may decide. `fitted` are the questions that the model was fitted on, as
+    `prompt_hash` names them, in order.
+    """
+
+    model: RewardModel
+    report: TrainingReport
+    data: TrainingSet
+    judged: Mask
+    probability: NDArray[np.float64]
+    fitted: NDArray[np.int64]
+
+
+def train(
+    examples: Sequence[Example] | TrainingSet,
+    *,
+    encoder: TextEncoder,
+    pairs: Sequence[Pair] | PairSet = (),
+    recipe: str = AUTO,
+    seed: int = 0,
+    min_samples: int = MIN_SAMPLES,
+    frozen_share: float = 0.0,
+    progress: Progress | None = None,
+) -> tuple[RewardModel, TrainingReport]:
+    """Return only the model and the report of `train_for_comparison`."""
+    trained = train_for_comparison(
+        examples,
+        encoder=encoder,
+        pairs=pairs,
+        recipe=recipe,
+        seed=seed,
+        min_samples=min_samples,
+        frozen_share=frozen_share,
+        progress=progress,
+    )
+    return trained.model, trained.report
+
+
+def train_for_comparison(
+    examples: Sequence[Example] | TrainingSet,
+    *,
+    encoder: TextEncoder,
+    pairs: Sequence[Pair] | PairSet = (),
+    recipe: str = AUTO,
+    seed: int = 0,
+    min_samples: int = MIN_SAMPLES,
+    frozen_share: float = 0.0,
+    goal: float | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a reward model on the rated examples; unrated ones count as context of their group.
+
+    12 % of the questions are held out: those of the `frozen_share`, which no training may fit on, and as many others as
+    are missing, drawn with the `seed`. On the rest, `recipe="auto"` tries each recipe and keeps the one that is best
+    by cross-validation over questions. The model returned is the one that was fitted on the training questions, so
+    `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are read once, a chunk of
+    questions at a time, and never all in memory.
+
+    Answers that only end users have rated are fitted on with their weights, and so are `pairs` (see `fitting`), unless
+    their question is held out; but whatever is counted, chosen or reported goes by experts' ratings. Together the end
+    users never weigh more than if they had rated as many answers as the experts: what they err in together would else
+    outweigh the experts (docs/RESULTS.md). Only where experts have rated fewer than `min_samples` answers, and all
+    together enough, the end users' ratings are judged by as well, and the report says so.
+
+    With a `goal` for accuracy, the report says, too, how the accuracy grew with the ratings, and when the goal will be
+    reached; by ratings alone, without pairs and without end users' hints.
+
+    Raises:
+        NotEnoughDataError: fewer than `min_samples` rated examples, one class only, or too few questions.
+        ValueError: an unknown recipe.
+    """
+    recipes = list(RECIPES.values()) if recipe == AUTO else [recipe_named(recipe)]
+    data = examples if isinstance(examples, TrainingSet) else assemble(examples)
+    compared = pairs if isinstance(pairs, PairSet) else pair_set(pairs)
+    judged = judged_rows(data, min_samples)
+    _check_judged(data, judged, min_samples)
+    held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
+    _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
+    rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in recipes}
+    found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
+    of_pairs = read_pairs(compared, recipes, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
+    seconds = dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
+    # Now, and not after the next line: there its prompts still have all their rated answers.
+    question = data.question_of(compared.numbers["prompt"])
+    kept_out = np.isin(question, data.prompt[held]) | is_frozen(compared.numbers["prompt"], frozen_share)
+    pair_rows = Compared(compared, of_pairs, question, kept_out)
+    if not found.there.all():
+        data, held, judged = data.only(found.there), held[found.there], judged[found.there]
+        rows = {name: mask[found.there] for name, mask in rows.items()}
+        _check_judged(data, judged, min_samples)
+    material = Material(data, judged, held, found.features, rows, pair_rows)
+    fits = {}
+    for each in recipes:
+        started = perf_counter()
+        fits[each.name] = fit_recipe(each, material, seed=seed)
+        seconds[f"{each.name} fit"] = perf_counter() - started
+    started = perf_counter()
+    # The same questions for all: where one recipe had a sample only, the others are compared with it on that.
+    common = np.logical_and.reduce([~held, judged, *rows.values()])
+    inside = {name: evaluate(data.predictions(fit.probability[common], common)) for name, fit in fits.items()}
+    chosen = best_recipe(inside)
+    fit, having = fits[chosen], rows[chosen] & judged
+    outside, hints = having & held, rows[chosen] & ~judged & ~held
+    report = TrainingReport(
+        recipe=chosen,
+        requested=recipe,
+        seed=seed,
+        encoder=encoder.id,
+        rated=int(judged.sum()),
+        unrated=found.candidates - len(data.row),
+        questions=len(np.unique(data.prompt[judged])),
+        positive=int(data.label[judged].sum()),
+        trained_on=int((having & ~held).sum()),
+        cross_validated=inside,
+        held_out=evaluate(data.predictions(fit.probability[outside], outside)),
+        overall=evaluate(data.predictions(fit.probability[having], having)),
+        cut=found.cut,
+        sampled=next((int((mask & judged).sum()) for mask in rows.values() if not mask.all()), None),
+        judged_by=ReviewerRole.END_USER if (judged & ~data.expert).any() else ReviewerRole.EXPERT,
+        experts=int((judged & data.expert).sum()),
+        end_users=int(hints.sum()),
+        end_user_weight=float(rating_weights(data, judged, rows[chosen] & ~held)[hints].mean())
+        if hints.any()
+        else None,
+        pairs=_pair_report(pair_rows, chosen, fit.margin),
+        seconds=seconds,
+        frozen_share=frozen_share,
+        raters=data.raters,
+        disregarded=data.disregarded,
+        calibration=bins(fit.probability[having], data.label[having]),
+    )
+    seconds["evaluation"] = perf_counter() - started
+    if goal is not None:
+        started = perf_counter()
+        of = _rated(data, found.features[chosen], rows[chosen], judged & ~held)
+        report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
+        seconds["learning curve"] = perf_counter() - started
+    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id)
+    fitted = np.union1d(
+        data.candidates["prompt"][data.row[rows[chosen] & ~held]], compared.numbers["prompt"][~kept_out]
+    ).astype(np.int64)
+    return Trained(model, report, data, judged, fit.probability, fitted)
+
+
+def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> Rated:
+    """Return the wanted answers of those whose features, one row each, are there."""
+    both = rows & wanted
+    weight = None if (data.weight[both] == 1).all() else data.weight[both]
+    return Rated(features[wanted[rows]], data.label[both], data.prompt[both], weight)
+
+
+def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:
+    """Return which rated answers a training counts and is judged by: those of experts.
+
+    All, end users' included, where experts have rated fewer than `min_samples` and all together have as many.
+    """
+    experts = int(data.expert.sum())
+    return np.ones_like(data.expert) if experts < min_samples <= len(data.row) else data.expert
+
+
+def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
+    """Check that there is enough to learn from.
+
+    Raises:
+        NotEnoughDataError: there is not; the message has the counts.
+    """
+    _check_judged(data, judged_rows(data, min_samples), min_samples)
+
+
+def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_class: int | None = None) -> None:
+    least = _MIN_QUESTIONS_A_CLASS if least_a_class is None else least_a_class
+    hints = len(data.row) - int(data.expert.sum())
+    data = data.only(judged)
+    rated, correct = len(data.row), int(data.label.sum())
+    if rated < min_samples:
+        beside = f" by experts, and {hints} by end users" if hints else ""
+        raise NotEnoughDataError(
+            f"Only {rated} rated interactions{beside}; training needs {min_samples}. Collect more ratings and import "
+            "them (rlhf-loop ratings import FILE), or lower --min-samples."
+        )
+    if correct in (0, rated):
+        raise NotEnoughDataError(
+            f"All {rated} rated interactions are rated {'>= 4' if correct else '< 4'}: {correct} correct, "
+            f"{rated - correct} incorrect. A reward model needs both. Rate good and bad answers alike."
+        )
+    for kind, label in (("correct", 1), ("incorrect", 0)):
+        count = len(np.unique(data.prompt[data.label == label]))
+        if count < least:
+            left = "" if least_a_class is None else " that are not kept for comparisons"
+            raise NotEnoughDataError(
+                f"Only {count} of the {len(np.unique(data.prompt))} questions{left} have {kind} answers; training "
+                f"needs {least}, to learn on some and be judged on others. Rate answers to more questions."
+            )
+
+
+#: One for the held-out part, and two so that a cross-validation is possible.
+_MIN_QUESTIONS_A_CLASS = 3
+
+
+def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
+    """Return the recipe with the best P@1, or AUC where too few questions can be ranked; the first one on a tie."""
+
+    def quality(name: str) -> tuple[float, float]:
+        evaluation = evaluations[name]
+        enough = evaluation.ranked_questions >= ENOUGH_QUESTIONS
+        return (evaluation.orders["model"].precision_at_1.value if enough else 0.0, evaluation.auc.value)
+
+    return max(evaluations, key=quality)
+
+
+def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: float) -> Ints:
+    """Return the prompts that are held out: the frozen ones, and others where these are too few to judge by."""
+    frozen = is_frozen(data.candidates["prompt"][data.row], frozen_share)
+    held: Ints = np.unique(data.prompt[frozen])
+    free = judged & ~frozen
+    prompt, label = data.prompt[free], data.label[free]
+    questions = len(np.unique(data.prompt[judged]))
+    missing = HOLDOUT_SHARE * questions - len(np.unique(data.prompt[judged & frozen]))
+    if missing < 0.5 or len(np.unique(prompt)) < 2:
+        return held
+    drawn = prompt[holdout(prompt, label, share=missing / len(np.unique(prompt)), seed=seed)]
+    return np.union1d(held, drawn)
+
+
+def _pair_report(of: Compared, recipe: str, margin: NDArray[np.float64]) -> PairReport:
+    there, numbers = of.features.rows[recipe], of.pairs.numbers
+    judged = np.isfinite(margin) & numbers["expert"]
+    return PairReport(
+        corrections=int((there & numbers["correction"]).sum()),
+        preferences=int((there & ~numbers["correction"]).sum()),
+        held_out=int((there & of.held).sum()),
+        judged=int(judged.sum()),
+        accuracy=pair_accuracy(of.question[judged], margin[judged]) if judged.sum() >= ENOUGH_PAIRS else None,
+    )
+
+
+def _part(
+    progress: Progress | None, data: TrainingSet, pairs: PairSet, *, first: bool = True
+) -> Callable[[int, int], None] | None:
+    """Make the progress of the answers, then of the pairs, one."""
+    if progress is None or (first and not len(pairs)):
+        return progress
+    before, total = 0 if first else len(data.candidates), len(data.candidates) + 2 * len(pairs)
+    return lambda done, _: progress(before + (done if first else 2 * done), total)

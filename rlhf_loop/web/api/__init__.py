@@ -1,0 +1,1 @@
+"""What programs call: JSON over HTTP."""

@@ -1,0 +1,306 @@
+"""`/v1/feedback`: ratings as they are given elsewhere, in our own words or in those of the tool they come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from flask import Blueprint, Response, request, url_for
+from sqlalchemy.engine import Connection
+from werkzeug.exceptions import Conflict, Forbidden, NotFound, UnprocessableEntity
+
+from rlhf_loop.accounts import tokens
+from rlhf_loop.domain import Rating, User
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange import feedback
+from rlhf_loop.exchange.feedback import Annotated, Fate, OtherTextsError
+from rlhf_loop.exchange.fields import to_time
+from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
+from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
+from rlhf_loop.exchange.formats.label_studio_events import Said, event
+from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
+from rlhf_loop.store import interactions, preferences
+from rlhf_loop.store.idempotency import StoredAnswer
+from rlhf_loop.store.queries import read_review, row_id
+from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.text import unstorable
+from rlhf_loop.web import logs
+from rlhf_loop.web.api.applications import (
+    Speaker,
+    is_own,
+    owner,
+    read_address,
+    read_body,
+    refuse_experts_word,
+    whose_word,
+)
+from rlhf_loop.web.api.feedback_schemas import FeedbackIn, FeedbackTakenOut, ToolAsked, ToolRecordIn
+from rlhf_loop.web.api.idempotency import written
+from rlhf_loop.web.api.v1_schemas import NEW_ID, NothingAsked, ReviewOut
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.process import Database
+from rlhf_loop.web.schemas import shortened
+
+_Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix"]
+TOOLS: tuple[_Tool, ...] = get_args(_Tool)
+#: What is in an index, and how long it may be there, as everywhere in the API.
+_NAMES = ("reviewer", "external_id", "source", "candidate_group")
+_LONGEST_NAME = 200
+_COUNTED = ("interactions", "reviews", "preferences", "withdrawn")
+
+
+def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
+    """Give the blueprint these routes."""
+
+    @web.post("/v1/feedback")
+    def v1_feedback() -> Response:
+        user = guard.bearer(tokens.REVIEW)
+        read_address(NothingAsked)
+        given = read_body(FeedbackIn)
+        speaker = whose_word(guard, user, reviewer=given.reviewer, role=given.role)
+
+        def take(connection: Connection) -> StoredAnswer:
+            said = given.said()
+            number, new = _answer(connection, guard, user, said, elsewhere=given.prompt is None)
+            if new and said.external_id is not None and not re.fullmatch(NEW_ID, said.external_id):
+                raise UnprocessableEntity(
+                    f"interaction_id is {shortened(said.external_id)!r}, which is no id for a new answer: letters, "
+                    "digits and . _ : ~ - are, up to 200 of them. Send another one, or none."
+                )
+            own = is_own(user, given.reviewer)
+            fate = _review(connection, guard, number, said, speaker, own=own)
+            id = feedback.answer_id(said)
+            body = ReviewOut.of(id, read_review(connection, number, reviewer=speaker.name)).model_dump_json()
+            if fate is Fate.ADDED:
+                return StoredAnswer(201, body, url_for(".v1_reviews", id=id))
+            return StoredAnswer(200, body)
+
+        return written(database.engine(), owner(user), given.model_dump_json(), take)
+
+    for tool in TOOLS:
+        web.add_url_rule(
+            f"/v1/feedback/{tool}",
+            f"v1_feedback_{tool.replace('-', '_')}",
+            _of_tool(tool, database, guard),
+            methods=["POST"],
+        )
+
+
+def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Response]:
+    def take() -> Response:
+        user = guard.bearer(tokens.REVIEW)
+        asked = read_address(ToolAsked)
+        record = read_body(ToolRecordIn).root
+
+        def work(connection: Connection) -> StoredAnswer:
+            taking = _Taking(guard, user, tool, asked.role)
+            try:
+                taking.take(connection, record, _labels(asked), _columns(asked))
+            except ImportFileError as error:
+                raise UnprocessableEntity(_in_address(str(error))) from error
+            except OtherTextsError as error:
+                raise Conflict(str(error)) from error
+            except RecursionError as error:
+                raise UnprocessableEntity(f"The record cannot be taken: {TOO_DEEP}. Nothing was stored.") from error
+            except ValueError as error:
+                said = f"The record cannot be taken: {error}. Nothing was stored."
+                raise UnprocessableEntity(_in_address(said)) from error
+            return StoredAnswer(200, taking.report().model_dump_json())
+
+        content = f"{asked.model_dump_json()}\n{ToolRecordIn(record).model_dump_json()}"
+        return written(database.engine(), owner(user), content, work)
+
+    return take
+
+
+@dataclass(slots=True)
+class _Taking:
+    """Takes what a record of a tool says, and counts what became of it."""
+
+    guard: Guard
+    user: User
+    tool: _Tool
+    role: str | None
+    #: Whose word the tool's is where nobody says so, as in an import; None for what a token is good for.
+    usual: str | None = None
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
+
+    def report(self) -> FeedbackTakenOut:
+        """Return what became of it."""
+        return FeedbackTakenOut(tool=self.tool, **self.counts)
+
+    def take(
+        self, connection: Connection, record: Mapping[str, Any], labels: Labels, columns: Mapping[str, str]
+    ) -> None:
+        """Store what the record says.
+
+        Raises:
+            ValueError: it says nothing that could be stored.
+            HTTPException: the token is not for this, or an answer is not here.
+        """
+        layout = layout_of(self.tool, columns=columns, labels=labels)
+        self.usual = layout.role if self.guard.has_scope(tokens.REVIEW_AS_EXPERT) else None
+        if not isinstance(layout, LabelStudioLayout):
+            self._rows(connection, layout.rows(Record(1, tuple(record), tuple(record.values()))))
+            return
+        happened = event(record)
+        gone = [self._target(id) for id in dict.fromkeys(happened.deleted)]
+        self._withdraw(connection, feedback.annotated(connection, gone))
+        feedback.note_deleted(connection, gone, actor=self.user.name)
+        for said in happened.said:
+            self._annotation(connection, layout, said)
+
+    def _annotation(self, connection: Connection, layout: LabelStudioLayout, said: Said) -> None:
+        of, at = said.annotation, to_time("updated_at", said.annotation.said_at)
+        # A clock that is wrong would keep out all that comes later.
+        at = at and min(at, datetime.now(UTC))
+        rows = [] if of.cancelled else layout.task_rows(1, said.task)
+        if of.id is None:
+            self._rows(connection, rows)
+            return
+        target = self._target(of.id)
+        past = feedback.past(connection, target)
+        if past.is_late(at):
+            return
+        now = self._rows(connection, rows)
+        # Who skips a task after all takes back what they said of it; so does who takes the grade away, or prefers
+        # neither of two answers any more.
+        gone = [each for each in past.became if each not in now]
+        self._withdraw(connection, [each for each in gone if not feedback.is_newer(connection, each, than=at)])
+        if (set(now), at) != (set(past.became), past.last_at):
+            feedback.note_annotation(connection, target, now, at=at, actor=self.user.name)
+
+    def _rows(self, connection: Connection, rows: Iterable[FileRow]) -> list[Annotated]:
+        """Store what the rows say; return what that is now, whether it is new or not."""
+        found, rows = list[Annotated](), list(rows)
+        places = self._places(connection, rows)
+        for row in rows:
+            if row.rating is None:
+                raise ValueError(row.reason)
+            speaker = self._speaker(row.rating)
+            answers = [places[id(row.rating)]]
+            if row.worse is not None:
+                answers.append(places[id(row.worse)])
+                fate = self._prefer(connection, answers, speaker)
+                self.counts["preferences"] += fate is not Fate.KEPT
+            elif row.rating.rating is not None:
+                own = is_own(self.user, row.rating.reviewer)
+                fate = _review(connection, self.guard, answers[0], row.rating, speaker, own=own)
+                self.counts["reviews"] += fate is not Fate.KEPT
+            else:
+                if row.rating.reviewer is not None:
+                    self._taken_back(connection, Annotated(speaker.name, (answers[0],)), row.rating.rated_at)
+                continue
+            found.append(Annotated(speaker.name, tuple(sorted(answers))))
+        return found
+
+    def _taken_back(self, connection: Connection, became: Annotated, at: datetime | None) -> None:
+        # Whoever is named and has no grade has taken theirs away, such as a thumb in Open WebUI.
+        there = feedback.annotated_role(connection, became) is not None
+        if there and not feedback.is_newer(connection, became, than=at):
+            self._withdraw(connection, [became])
+
+    def _places(self, connection: Connection, rows: Sequence[FileRow]) -> dict[int, int]:
+        """Find or add all answers, and lock them, everybody in the same order: else two could wait for each other.
+
+        Return the answers' numbers by the ids of what the rows say.
+        """
+        said = {id(each): (each, row) for row in rows for each in (row.rating, row.worse) if each is not None}
+        places = {
+            key: self._placed(connection, rating, elsewhere=row.texts_elsewhere)
+            for key, (rating, row) in sorted(said.items(), key=lambda item: feedback.answer_id(item[1][0]))
+        }
+        for number in sorted(set(places.values())):
+            interactions.lock(connection, number)
+        return places
+
+    def _withdraw(self, connection: Connection, gone: Iterable[Annotated]) -> None:
+        for became in gone:
+            role = feedback.annotated_role(connection, became)
+            refuse_experts_word(self.guard, role, became.reviewer, own=False)
+            feedback.withdraw(connection, became)
+            self.counts["withdrawn"] += 1
+
+    def _placed(self, connection: Connection, rating: Rating, *, elsewhere: bool = False) -> int:
+        for name in _NAMES:
+            if len(getattr(rating, name) or "") > _LONGEST_NAME:
+                raise ValueError(f"{name} has more than {_LONGEST_NAME} characters")
+        number, new = _answer(connection, self.guard, self.user, rating, elsewhere=elsewhere)
+        self.counts["interactions"] += new
+        return number
+
+    def _prefer(self, connection: Connection, answers: Sequence[int], speaker: Speaker) -> Fate:
+        better, worse = answers
+        stored = preferences.stored_role(connection, better, worse, speaker.name)
+        refuse_experts_word(self.guard, stored, speaker.name, own=False)
+        return feedback.take_preference(connection, better, worse, reviewer=speaker.name, role=speaker.role)
+
+    def _speaker(self, rating: Rating) -> Speaker:
+        return whose_word(self.guard, self.user, reviewer=self._plain(rating.reviewer), role=self.role or self.usual)
+
+    def _plain(self, reviewer: str | None) -> str | None:
+        # A user who is named as the tool speaks for the very reviewers that an import of its files names.
+        return None if reviewer is None else reviewer.removeprefix(f"{self.tool}:")
+
+    def _target(self, id: str) -> str:
+        if unstorable(id):
+            raise ValueError(f"the id of an annotation is {id[:60]!a}, which cannot be stored")
+        return f"{self.tool}:{self.user.id}:{id}"
+
+
+def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *, elsewhere: bool) -> tuple[int, bool]:
+    """Return the number of the answer, and whether it is new.
+
+    Raises:
+        NotFound, Conflict: the id is unknown and there are no texts, or it has others.
+        Forbidden: it is new, and the token is not for that.
+    """
+    if elsewhere:
+        try:
+            return row_id(connection, rating.external_id or ""), False
+        except LookupError as error:
+            raise NotFound(str(error)) from error
+    try:
+        if (found := feedback.find_answer(connection, rating)) is not None:
+            return found, False
+        if not guard.has_scope(tokens.WRITE):
+            raise Forbidden(
+                f"This answer is not here yet, and to add it the token needs the scope {tokens.WRITE}. Ask an admin "
+                "for another token, or record the answer first."
+            )
+        return feedback.add_answer(connection, rating, actor=user.name), True
+    except OtherTextsError as error:
+        raise Conflict(str(error)) from error
+    except ValueError as error:
+        raise UnprocessableEntity(str(error)) from error
+
+
+def _review(connection: Connection, guard: Guard, number: int, rating: Rating, speaker: Speaker, *, own: bool) -> Fate:
+    stored = interactions.stored_role(connection, number, speaker.name)
+    refuse_experts_word(guard, stored, speaker.name, own=own)
+    fate = feedback.take_review(connection, number, rating, reviewer=speaker.name, role=speaker.role)
+    if fate is not Fate.KEPT:
+        logs.begin(request).ratings.append(speaker.role)
+    return fate
+
+
+def _in_address(said: str) -> str:
+    """Say what becomes of a command's options here."""
+    options = " Here an option is a part of the address: --scale 0,1 is ?scale=0,1, and --thumbs is ?thumbs=true."
+    return said + options if " --" in said else said
+
+
+def _labels(asked: ToolAsked) -> Labels:
+    scale = None
+    if asked.scale is not None:
+        lowest, _, highest = asked.scale.partition(",")
+        scale = NumberScale(float(lowest), float(highest))
+    return Labels(good=asked.good, bad=asked.bad, thumbs=asked.thumbs, score_name=asked.score_name, scale=scale)
+
+
+def _columns(asked: ToolAsked) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in (asked.columns or "").split(",") if pair]
+    return {field_name.strip(): column.strip() for field_name, _, column in pairs}

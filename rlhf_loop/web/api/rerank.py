@@ -1,0 +1,352 @@
+"""`/v1/rerank`, `/v2/rerank` and `/rerank`: the live model as a reranker for other stacks, in their dialects."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn, TypeVar
+
+from flask import Blueprint, Response, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    UnprocessableEntity,
+    UnsupportedMediaType,
+)
+
+from rlhf_loop.accounts import tokens
+from rlhf_loop.answering import AnswerService
+from rlhf_loop.config import Settings
+from rlhf_loop.document_ranking import DocumentRanking, rank_documents, without_model
+from rlhf_loop.errors import ModelFileError
+from rlhf_loop.utils.memory import give_back
+from rlhf_loop.utils.turns import Turns
+from rlhf_loop.web import logs
+from rlhf_loop.web.api.answers import whole_body
+from rlhf_loop.web.api.rerank_errors import COHERE, JINA, TEI, VLLM, Dialect, NothingToRank
+from rlhf_loop.web.api.rerank_schemas import (
+    OBJECT,
+    TEXT,
+    ApiVersionOut,
+    BilledUnitsOut,
+    CohereIn,
+    CohereOut,
+    JinaIn,
+    JinaOut,
+    MetaOut,
+    ResultOut,
+    TeiIn,
+    TeiOut,
+    TeiRankOut,
+    UsageOut,
+    VllmIn,
+    VllmOut,
+)
+from rlhf_loop.web.audience import with_errors
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.schemas import kind_of, sentence, shortened
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+#: From so many characters on a request has to wait for others of the kind.
+LARGE_CHARS = 500_000
+#: More of them would keep their clients longer than those wait, and all threads from others.
+_MOST_WAITING = 3
+#: Of Cohere's unit of billing.
+_DOCUMENTS_A_UNIT = 100
+#: What stands for a model's version where none has ranked.
+_INCOMING = "incoming"
+_RETRY_AFTER_S = 30
+#: Errors that an answer names: a thousand documents may all have the same one.
+_ERRORS_SHOWN = 3
+#: Levels of lists and objects; what is deeper could be read, but not written again.
+_DEEPEST = 100
+_MOST_DIGITS = 1_000
+#: A surrogate that was escaped; two of them may be one good character.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+#: Where the request keeps in which dialect it is answered.
+_SPOKEN = "rlhf_loop.dialect"
+
+_Model = TypeVar("_Model", bound=BaseModel)
+JINA_PATH, COHERE_PATH, EITHER_PATH = "/v1/rerank", "/v2/rerank", "/rerank"
+
+
+def _either(error: HTTPException) -> Response:
+    """Answer at `/rerank`: as long as nothing else is known, as TEI does."""
+    found = request.environ.get(_SPOKEN)
+    return (found if isinstance(found, Dialect) else TEI).answer(error)
+
+
+#: How each of the paths says that something is wrong, whatever the method.
+ERRORS: Mapping[str, Callable[[HTTPException], Response]] = MappingProxyType(
+    {JINA_PATH: JINA.answer, COHERE_PATH: COHERE.answer, EITHER_PATH: _either}
+)
+
+
+def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard: Guard) -> None:
+    """Give the blueprint these routes.
+
+    Raises:
+        ConfigError: the settings do not say what to do without a model.
+    """
+    desk = _Desk(settings, service, guard)
+
+    @web.post(JINA_PATH)
+    @with_errors(ERRORS[JINA_PATH])
+    def rerank_v1() -> Response:
+        given = _checked(JinaIn, desk.body())
+        ranking = desk.ranking(given.query, _texts(given), count=True)
+        found = JinaOut(
+            id=_id(),
+            model=_version(ranking),
+            usage=_usage(ranking),
+            results=_results(given, ranking, documents=bool(given.return_documents)),
+            meta=_meta("1", ranking),
+        )
+        return _answer(found, ranking)
+
+    @web.post(COHERE_PATH)
+    @with_errors(ERRORS[COHERE_PATH])
+    def rerank_v2() -> Response:
+        given = _checked(CohereIn, desk.body())
+        ranking = desk.ranking(given.query, _texts(given), longest=given.max_tokens_per_doc)
+        return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
+
+    @web.post(EITHER_PATH)
+    @with_errors(ERRORS[EITHER_PATH])
+    def rerank() -> Response:
+        body = desk.body()
+        if ("documents" in body) == ("texts" in body):
+            found = "both texts and documents" if "texts" in body else "neither texts nor documents"
+            raise UnprocessableEntity(
+                f"There are {found}. Send texts, as for TEI, or documents, as for vLLM and Infinity."
+            )
+        if "texts" in body:
+            return _as_tei(desk, _checked(TeiIn, body))
+        request.environ[_SPOKEN] = VLLM
+        return _as_vllm(desk, _checked(VllmIn, body))
+
+
+def check(settings: Settings) -> None:
+    """Say at once what would keep these routes from working.
+
+    Raises:
+        ConfigError: the settings do not say what to do without a model.
+    """
+    without_model(settings)
+
+
+class _Desk:
+    """What all dialects need: who may ask, what was sent, and how it is ranked."""
+
+    def __init__(self, settings: Settings, service: AnswerService, guard: Guard) -> None:
+        self._public, self._otherwise = settings.rerank_public, without_model(settings)
+        self._service, self._guard = service, guard
+        self._large = Turns()
+
+    def body(self) -> Mapping[str, object]:
+        """Return the request's JSON, if whoever sends it may.
+
+        Raises:
+            Unauthorized, Forbidden: they may not.
+            UnsupportedMediaType, BadRequest, RequestEntityTooLarge, RequestTimeout: it is not JSON, or cannot be read.
+            UnprocessableEntity: it is no object.
+        """
+        if not self._public and not self._guard.from_this_machine():
+            self._guard.bearer(tokens.RERANK)
+        if not request.is_json:
+            raise UnsupportedMediaType
+        request.max_content_length = MAX_BODY_BYTES
+        try:
+            sent = whole_body()
+        except RequestEntityTooLarge as error:
+            raise RequestEntityTooLarge(
+                f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send fewer documents, or shorter ones."
+            ) from error
+        found = _loaded(sent)
+        if not isinstance(found, dict):
+            raise UnprocessableEntity(
+                f"The body is {kind_of(found)}, not an object. Send one with query and documents, or query and texts."
+            )
+        return found
+
+    def ranking(
+        self, query: str, texts: Sequence[str], *, longest: int | None = None, count: bool = False
+    ) -> DocumentRanking:
+        """Rank.
+
+        Raises:
+            ServiceUnavailable: there is nothing to rank by.
+        """
+
+        def rank() -> DocumentRanking:
+            return rank_documents(
+                self._service.ranker(), query, texts, otherwise=self._otherwise, longest=longest, count=count
+            )
+
+        try:
+            ranking = self._by_turns(rank) if sum(map(len, texts)) > LARGE_CHARS else rank()
+        except ModelFileError as error:
+            raise ServiceUnavailable(str(error), retry_after=_RETRY_AFTER_S) from error
+        logs.begin(request).model_version = ranking.model_version
+        return ranking
+
+    def _by_turns(self, rank: Callable[[], DocumentRanking]) -> DocumentRanking:
+        # Each takes hundreds of megabytes while it runs, and all processors: at once they would only need more.
+        if self._large.waiting >= _MOST_WAITING:
+            raise ServiceUnavailable(
+                f"{_MOST_WAITING} requests with more than {LARGE_CHARS:,} characters wait here already. "
+                "Send less at once, or come again.",
+                retry_after=_RETRY_AFTER_S,
+            )
+        with self._large:
+            try:
+                return rank()
+            finally:
+                give_back()
+
+
+def _as_tei(desk: _Desk, given: TeiIn) -> Response:
+    ranking = desk.ranking(given.query, given.texts)
+    found = [
+        TeiRankOut(
+            index=one.index,
+            score=ranking.raw(one) if given.raw_scores else one.score,
+            text=given.texts[one.index] if given.return_text else None,
+        )
+        for one in ranking.documents[: given.top_n]
+    ]
+    return _answer(TeiOut(found), ranking)
+
+
+def _as_vllm(desk: _Desk, given: VllmIn) -> Response:
+    ranking = desk.ranking(given.query, _texts(given), longest=given.max_tokens_per_doc, count=True)
+    documents = given.return_documents is None or given.return_documents
+    found = VllmOut(
+        id=_id(),
+        model=_version(ranking),
+        usage=_usage(ranking),
+        results=_results(given, ranking, documents=documents, raw=bool(given.raw_scores)),
+    )
+    return _answer(found, ranking)
+
+
+def _loaded(sent: bytes) -> object:
+    """Read JSON, a lone surrogate in it as a question mark: one broken character must not stop a ranking.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    try:
+        text = sent.decode("utf-8-sig")
+        found = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_real)
+        if _SURROGATE.search(text):
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        if _is_deeper(found, _DEEPEST):
+            raise RecursionError
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadRequest(f"The body is not JSON: {why}. Send an object such as {{...}}, in UTF-8.") from error
+    return found
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(each, levels - 1) for each in inside)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number in it has {len(digits):,} digits")
+    return int(digits)
+
+
+def _real(written: str) -> float:
+    number = float(written)
+    if math.isinf(number):
+        # It could not be written again where the document is sent back.
+        raise ValueError(f"{shortened(written)} is too large for a number")
+    return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _checked(model: type[_Model], body: Mapping[str, object]) -> _Model:
+    """Read a request.
+
+    Raises:
+        NothingToRank, RequestEntityTooLarge, UnprocessableEntity: it has no documents, too much, or something wrong.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise _refusal(error, "texts" if model is TeiIn else "documents") from error
+
+
+def _refusal(error: ValidationError, documents: str) -> HTTPException:
+    errors = error.errors(include_url=False)
+    for each in errors:
+        each["loc"] = tuple(part for part in each["loc"] if part not in (TEXT, OBJECT))
+    said = " ".join(f"{sentence(each)}." for each in errors[:_ERRORS_SHOWN])
+    if len(errors) > _ERRORS_SHOWN:
+        said += f" And {len(errors) - _ERRORS_SHOWN} more of the kind."
+    kinds = {(each["type"], each["loc"][0]) for each in errors}
+    if ("too_short", documents) in kinds:
+        return NothingToRank(f"{said} Send at least one document.")
+    if not kinds.isdisjoint({("too_long", documents), ("string_too_long", "query")}):
+        return RequestEntityTooLarge(f"{said} Send less at once.")
+    example = json.dumps({"query": "...", documents: ["...", "..."]})
+    return UnprocessableEntity(f"{said} Send an object such as {example}; /openapi.json has all its fields.")
+
+
+def _texts(given: JinaIn | CohereIn | VllmIn) -> list[str]:
+    try:
+        return given.texts()
+    except ValueError as error:
+        raise UnprocessableEntity(str(error)) from error
+
+
+def _results(
+    given: JinaIn | CohereIn | VllmIn, ranking: DocumentRanking, *, documents: bool = False, raw: bool = False
+) -> list[ResultOut]:
+    # Only vLLM's dialect has a top_n of 0, which means all.
+    return [
+        ResultOut(
+            index=one.index,
+            relevance_score=ranking.raw(one) if raw else one.score,
+            document=given.document(one.index) if documents else None,
+        )
+        for one in ranking.documents[: given.top_n or None]
+    ]
+
+
+def _id() -> str:
+    return logs.begin(request).id
+
+
+def _version(ranking: DocumentRanking) -> str:
+    return ranking.model_version or _INCOMING
+
+
+def _usage(ranking: DocumentRanking) -> UsageOut:
+    return UsageOut(total_tokens=ranking.tokens, prompt_tokens=ranking.tokens)
+
+
+def _meta(version: str, ranking: DocumentRanking) -> MetaOut:
+    units = -(-len(ranking.documents) // _DOCUMENTS_A_UNIT)
+    return MetaOut(api_version=ApiVersionOut(version=version), billed_units=BilledUnitsOut(search_units=units))
+
+
+def _answer(found: BaseModel, ranking: DocumentRanking) -> Response:
+    response = Response(found.model_dump_json(exclude_none=True), content_type="application/json")
+    response.headers["X-RLHF-Ranking"] = _INCOMING if ranking.model_version is None else "model"
+    if ranking.model_version is not None:
+        response.headers["X-RLHF-Model"] = ranking.model_version
+    return response

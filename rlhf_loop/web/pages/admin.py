@@ -1,0 +1,233 @@
+"""The admin's pages: who may do what, the tokens of applications, and what everybody did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+
+from flask import Blueprint, Response, make_response, redirect, request, url_for
+from werkzeug.exceptions import UnprocessableEntity
+
+from rlhf_loop.accounts import links, tokens, users
+from rlhf_loop.domain import UserRole
+from rlhf_loop.errors import AccountError
+from rlhf_loop.store import audit
+from rlhf_loop.utils.text import label
+from rlhf_loop.web.api.answers import whole_body
+from rlhf_loop.web.audience import for_people
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.pages import flashes
+from rlhf_loop.web.pages.flashes import Flash
+from rlhf_loop.web.pages.people import page
+from rlhf_loop.web.process import Database
+
+_ENTRIES = 50
+#: What the roles and scopes allow, in an admin's words.
+_ROLES = {
+    UserRole.RATER: "rater: reviews answers",
+    UserRole.ADMIN: "admin: does everything",
+    UserRole.SERVICE: "service: an application, by tokens only",
+}
+_SCOPES = {
+    tokens.READ: "read answers and their reviews",
+    tokens.WRITE: "record answers",
+    tokens.REVIEW: "rate in the name of its end users, and of itself",
+    tokens.REVIEW_AS_EXPERT: "rate in the name of experts, who train the model",
+    tokens.METRICS: "read the metrics, for Prometheus",
+    tokens.RERANK: "have documents ranked, by the rerank API",
+}
+_DEFAULT_DAYS = 365
+_LARGEST_ID = 2**31 - 1
+
+
+def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
+    """Give the blueprint these routes."""
+
+    @web.get("/admin")
+    @for_people
+    def admin() -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        return _users_page(database, guard)
+
+    @web.post("/admin/users")
+    @for_people
+    def admin_users_add() -> Response:
+        actor = _acting(guard)
+        try:
+            role = _role(request.form.get("role", ""))
+            user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor)
+        except AccountError as error:
+            return _users_page(database, guard, error=str(error))
+        if role == UserRole.SERVICE:
+            flash = Flash(f"The service {user.name} is added. Make a token for it next.")
+            return _done(guard, ".admin_tokens", flash)
+        return _done(guard, ".admin", _invited(database, user.name, actor, f"{user.name} is added."))
+
+    @web.post("/admin/users/change")
+    @for_people
+    def admin_users_change() -> Response:
+        actor = _acting(guard)
+        name, what = request.form.get("name", ""), request.form.get("do", "")
+        try:
+            flash = _changed(database, name, what, actor)
+        except AccountError as error:
+            return _users_page(database, guard, error=str(error))
+        return _done(guard, ".admin", flash)
+
+    @web.get("/admin/tokens")
+    @for_people
+    def admin_tokens() -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        return _tokens_page(database, guard)
+
+    @web.post("/admin/tokens")
+    @for_people
+    def admin_tokens_add() -> Response:
+        actor = _acting(guard)
+        try:
+            new = tokens.add(
+                database.engine(),
+                request.form.get("name", ""),
+                user=request.form.get("user", ""),
+                scopes=request.form.getlist("scope"),
+                days=_days(request.form.get("days", "")),
+                actor=actor,
+            )
+        except AccountError as error:
+            return _tokens_page(database, guard, error=str(error))
+        text = "The token is made. Copy it now: it is shown this once, and only its hash is kept."
+        return _done(guard, ".admin_tokens", Flash(text, secret=new.secret, label="New token"))
+
+    @web.post(f"/admin/tokens/<int(max={_LARGEST_ID}):id>/revoke")
+    @for_people
+    def admin_tokens_revoke(id: int) -> Response:
+        actor = _acting(guard)
+        try:
+            tokens.revoke(database.engine(), id, actor=actor)
+        except AccountError as error:
+            return _tokens_page(database, guard, error=str(error))
+        return _done(guard, ".admin_tokens", Flash(f"Token {id} is revoked. It is worth nothing from now on."))
+
+    @web.get("/admin/audit")
+    @for_people
+    def admin_audit() -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        actor, action = label(request.args.get("actor")), label(request.args.get("action"))
+        found = audit.entries(database.engine(), before=_before(), actor=actor, action=action, limit=_ENTRIES + 1)
+        shown = found[:_ENTRIES]
+        older = (
+            url_for(".admin_audit", actor=actor, action=action, before=shown[-1].id) if len(found) > _ENTRIES else None
+        )
+        return page(
+            "admin_audit.html",
+            guard,
+            entries=shown,
+            actor=actor or "",
+            action=action or "",
+            older=older,
+            moment=moment,
+            written=_written,
+        )
+
+
+def moment(time: datetime) -> str:
+    """Write a point in time for people."""
+    return f"{time.day} {time:%b %Y, %H:%M} UTC"
+
+
+def _users_page(database: Database, guard: Guard, *, error: str = "") -> Response:
+    return page(
+        "admin.html",
+        guard,
+        status=422 if error else 200,
+        accounts=users.accounts(database.engine()),
+        roles=_ROLES,
+        error=error,
+        given=request.form,
+        moment=moment,
+    )
+
+
+def _tokens_page(database: Database, guard: Guard, *, error: str = "") -> Response:
+    return page(
+        "admin_tokens.html",
+        guard,
+        status=422 if error else 200,
+        tokens=tokens.tokens(database.engine()),
+        accounts=[account for account in users.accounts(database.engine()) if account.user.active],
+        scopes=_SCOPES,
+        error=error,
+        given=request.form,
+        chosen=request.form.getlist("scope"),
+        days=request.form.get("days", _DEFAULT_DAYS),
+        longest_days=tokens.LONGEST_DAYS,
+        now=guard.now(),
+        moment=moment,
+    )
+
+
+def _acting(guard: Guard) -> str:
+    """Return the admin who sent this form."""
+    user = guard.signed_in(UserRole.ADMIN)
+    whole_body()
+    guard.check_form()
+    return user.name
+
+
+def _changed(database: Database, name: str, what: str, actor: str) -> Flash:
+    if what == "link":
+        return _invited(database, name, actor, f"There is a new link for {name}.")
+    if what == "role":
+        changed = users.change(database.engine(), name, role=_role(request.form.get("role", "")), actor=actor)
+        return Flash(f"{changed.name} is {_ROLES[changed.role]}.")
+    if what in ("activate", "deactivate"):
+        changed = users.change(database.engine(), name, active=what == "activate", actor=actor)
+        how = "is active again" if changed.active else "is not active any more, and signed out everywhere"
+        return Flash(f"{changed.name} {how}.")
+    raise UnprocessableEntity("The form does not say what to do. Use the buttons of the page.")
+
+
+def _invited(database: Database, name: str, actor: str, said: str) -> Flash:
+    secret = links.invite(database.engine(), name, actor=actor)
+    return Flash(
+        f"{said} Give the link to nobody else: whoever opens it first sets the password. It works once, within "
+        f"{links.HOURS} hours, and is shown only now.",
+        secret=url_for(".welcome", secret=secret, _external=True),
+        label=f"Link for {name}",
+    )
+
+
+def _done(guard: Guard, endpoint: str, flash: Flash) -> Response:
+    return flashes.leave(guard, make_response(redirect(url_for(endpoint), code=303)), flash)
+
+
+def _role(given: str) -> UserRole:
+    try:
+        return UserRole(given)
+    except ValueError as error:
+        raise AccountError(f"{given[:80]!r} is no role. Choose one of: {', '.join(UserRole)}.") from error
+
+
+def _days(given: str) -> int | None:
+    given = given.strip()
+    if not given:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) < 10):
+        raise AccountError(f"{given[:80]!r} is no number of days. Write one, or nothing for a token without end.")
+    return int(given)
+
+
+def _before() -> int | None:
+    given = request.args.get("before", "")
+    if not given:
+        return None
+    # The length first: Python reads no number of thousands of digits, be they zeros.
+    readable = given.isascii() and given.isdigit() and len(given) <= len(str(_LARGEST_ID))
+    if not (readable and int(given) <= _LARGEST_ID):
+        raise UnprocessableEntity(f"{given[:80]!r} is no entry of the audit log. Begin at its newest: /admin/audit")
+    return int(given)
+
+
+def _written(detail: Mapping[str, object]) -> str:
+    return json.dumps(detail, ensure_ascii=False, sort_keys=True) if detail else ""

@@ -1,0 +1,158 @@
+"""The page a person uses: `/data-html`. It works without JavaScript; a small script makes rating smoother."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from flask import Blueprint, Response, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Scale
+from rlhf_loop.utils.text import web_address
+from rlhf_loop.version import __version__
+from rlhf_loop.web import logs
+from rlhf_loop.web.api.answers import answered, checked, rated, rater, remembered, whole_body
+from rlhf_loop.web.audience import for_people as for_people
+from rlhf_loop.web.audience import is_for_people as is_for_people
+from rlhf_loop.web.guard import FORM_FIELD, Guard
+from rlhf_loop.web.problems import detail
+from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
+from rlhf_loop.web.visitors import refuse_other_sites
+
+#: What the five ratings mean, in the words of the buttons.
+MEANINGS = {
+    1: "wrong or useless",
+    2: "mostly wrong",
+    3: "partly right",
+    4: "right, with small gaps",
+    5: "exactly right",
+}
+#: The same for thumbs.
+THUMB_MEANINGS = {"up": "helpful", "down": "not helpful"}
+
+#: What the service calls the parts that may not work, in the reader's words.
+_PARTS = {"model": "The ranking", "drafts": "Written answers", "recording": "Keeping a record", "sources": "The search"}
+
+
+def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard: Guard) -> None:
+    """Give the blueprint the page, and what its forms need without JavaScript.
+
+    Raises:
+        ConfigError: there is no such scale for end users.
+    """
+    scale = end_user_scale(settings)
+    # In an experiment nobody may see which order they got, nor rate an answer by its score instead of by what it says.
+    scores = not settings.experiment_share
+
+    @web.get("/data-html")
+    @for_people
+    def data_html() -> Response:
+        # An empty box is where everybody starts; only what was asked is judged.
+        return _asked(service, request.args["query"], scale, scores=scores) if "query" in request.args else _page()
+
+    @web.post("/data-html")
+    @for_people
+    def data_html_post() -> Response:
+        whole_body()
+        return _asked(service, request.form.get("query", ""), scale, scores=scores)
+
+    @web.post("/data-html/ratings")
+    @for_people
+    def rate_html() -> Response:
+        refuse_other_sites()
+        whole_body()
+        # An empty field is what a form sends for nothing.
+        given = {name: value for name, value in request.form.items() if value and name != FORM_FIELD}
+        rating, by = checked(RatingIn, given), rater(guard)
+        return remembered(_thanks(rated(service, rating, by)), by)
+
+
+def error_page(error: HTTPException) -> Response:
+    """Return an error as a page; on the page of answers with the question still in its box."""
+    code = error.code or 500
+    if not (request.endpoint or "").endswith((".data_html", ".data_html_post", ".rate_html")):
+        return _html(
+            render_template(
+                "rlhf_loop/error.html",
+                title=HTTPStatus(code).phrase,
+                detail=detail(error),
+                request_id=logs.begin(request).id,
+                version=__version__,
+            ),
+            status=code,
+        )
+    # With others the body is unread, and may be unreadable.
+    query = request.values.get("query", "") if code in (422, 500) else ""
+    return _page(query=query[:MAX_QUERY_CHARS], error=detail(error), status=code)
+
+
+def score_in_words(score: float | None) -> str:
+    """Say what a score means."""
+    return f"An expert would rate this 4 or 5 with {percent(score)} probability." if score is not None else "No score."
+
+
+def percent(score: float) -> str:
+    """Return a probability as a percentage; only what is certain is 0 or 100."""
+    near = "less than 1%" if 0 < score < 0.01 else "more than 99%" if 0.99 < score < 1 else f"{score:.0%}"
+    return near.replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def seconds(milliseconds: float) -> str:
+    """Say how long something took."""
+    return f"{milliseconds / 1000:.1f} seconds" if milliseconds >= 100 else "less than 0.1 seconds"
+
+
+def _asked(service: AnswerService, query: str, scale: Scale, *, scores: bool) -> Response:
+    # A browser sends the line breaks of a text field as two characters, and counts them as one.
+    query = query.replace("\r\n", "\n")
+    answer = answered(service, checked(QuestionIn, {"query": query}))
+    return _page(query=query, answer=answer, scale=scale, scores=scores)
+
+
+def _page(
+    *,
+    query: str = "",
+    answer: AnswerOut | None = None,
+    scale: Scale = Scale.STARS,
+    scores: bool = True,
+    error: str | None = None,
+    status: int = 200,
+) -> Response:
+    page = render_template(
+        "rlhf_loop/data.html",
+        query=query,
+        answer=answer,
+        scale=scale,
+        scores=scores,
+        error=error,
+        status=status,
+        request_id=logs.begin(request).id,
+        max_query_chars=MAX_QUERY_CHARS,
+        **_shared(),
+    )
+    return _html(page, status=status)
+
+
+def _thanks(result: RatingOut) -> Response:
+    return _html(
+        render_template("rlhf_loop/thanks.html", result=result, **_shared()), status=200 if result.stored else 202
+    )
+
+
+def _shared() -> dict[str, object]:
+    return {
+        "version": __version__,
+        "meanings": MEANINGS,
+        "thumb_meanings": THUMB_MEANINGS,
+        "parts": _PARTS,
+        "percent": percent,
+        "score_in_words": score_in_words,
+        "seconds": seconds,
+        "web_address": web_address,
+    }
+
+
+def _html(page: str, *, status: int = 200) -> Response:
+    return Response(page, status=status, content_type="text/html; charset=utf-8")

@@ -1,0 +1,159 @@
+"""Two answers to one question beside each other: which one is better? Their sides are drawn, so none is favoured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from flask import Blueprint, Response, request
+from pydantic import BaseModel, ConfigDict, Field
+from werkzeug import Response as BaseResponse
+
+from rlhf_loop import reviewing
+from rlhf_loop.domain import User
+from rlhf_loop.reviewing import MAX_COMMENT, PairAnswer, PairItem, Progress
+from rlhf_loop.web.api.answers import checked, parsed
+from rlhf_loop.web.audience import for_people
+from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
+
+#: The keys, as the help lists them.
+KEYS = (
+    (("a",), "The left answer is better (the upper one on a small screen)"),
+    (("b",), "The right answer is better (the lower one on a small screen)"),
+    (("t", "="), "Both are as good"),
+    (("s", "\N{RIGHTWARDS ARROW}"), "Skip"),
+    (("u",), "Undo the last choice or skip"),
+    (("c",), "Write a comment"),
+    (("Esc",), "Leave a text field, or close this help"),
+    (("?",), "Show this help"),
+)
+_SAID = {"left": "The left one is better.", "right": "The right one is better.", "tie": "Both are as good."}
+_NOTHING = "There is nothing to undo."
+_PAIR = f"/compare/pairs/<{ID}:first_id>/<{ID}:second_id>"
+
+
+class ChoiceIn(BaseModel):
+    """Which of two answers is better, as they were shown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Choice")
+
+    better: Literal["left", "right", "tie"]
+    left_is_first: bool
+    comment: Annotated[str | None, Field(max_length=MAX_COMMENT)] = None
+
+
+class _FormIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, title="Choice")
+
+    do: Literal["left", "right", "tie", "skip", "undo"]
+    first_id: Annotated[int, Field(ge=1, lt=2**63)] = 1
+    second_id: Annotated[int, Field(ge=1, lt=2**63)] = 1
+    left_is_first: bool = True
+    comment: Annotated[str | None, Field(max_length=MAX_COMMENT)] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What the template shows: a pair, its left and its right side, or that none is left."""
+
+    pair: PairItem | None
+    sides: Sequence[PairAnswer]
+    progress: Progress
+
+
+def add_routes(web: Blueprint, desk: Desk) -> None:
+    """Give the blueprint the screen for pairs, as forms and as calls of its script."""
+
+    @web.get("/compare")
+    @for_people
+    def compare() -> Response:
+        user = desk.rater()
+        return desk.page("compare.html", keys=KEYS, screen=_screen(desk, user, _next(desk, user)))
+
+    @web.post("/compare")
+    @for_people
+    def compare_form() -> BaseResponse:
+        user = desk.posting_rater()
+        form = checked(_FormIn, {key: text for key, text in request.form.items() if text and key != "form_token"})
+        with said():
+            message = _done(desk, user, form)
+        return desk.onward(address("compare"), message)
+
+    @web.get("/compare/next")
+    def compare_next() -> Response:
+        user = desk.rater()
+        return _shown(desk, user, _next(desk, user), "Here are the next two.")
+
+    @web.post(f"{_PAIR}/choice")
+    def compare_choice(first_id: int, second_id: int) -> Response:
+        user, choice = desk.posting_rater(), parsed(ChoiceIn)
+        with said():
+            _prefer(desk, user, first_id, second_id, choice)
+        found = _next(desk, user)
+        return _shown(desk, user, found, f"{_SAID[choice.better]} {_what_comes(found)}")
+
+    @web.post(f"{_PAIR}/skip")
+    def compare_skip(first_id: int, second_id: int) -> Response:
+        user = desk.posting_rater()
+        with said():
+            reviewing.skip_pair(desk.engine(), reviewer=user.name, first_id=first_id, second_id=second_id)
+        found = _next(desk, user)
+        return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
+
+    @web.post("/compare/undo")
+    def compare_undo() -> Response:
+        user = desk.posting_rater()
+        found = reviewing.undo_pair(desk.engine(), reviewer=user.name, settings=desk.settings)
+        if found is None:
+            return json(DeskOut(message=_NOTHING))
+        return _shown(desk, user, found, "Taken back. The two answers wait for your choice again.")
+
+
+def _done(desk: Desk, user: User, form: _FormIn) -> str:
+    """Do what a form asks for; return what to say of it."""
+    if form.do == "undo":
+        return (
+            "Taken back."
+            if reviewing.undo_pair(desk.engine(), reviewer=user.name, settings=desk.settings)
+            else _NOTHING
+        )
+    if form.do == "skip":
+        reviewing.skip_pair(desk.engine(), reviewer=user.name, first_id=form.first_id, second_id=form.second_id)
+        return "Skipped."
+    choice = ChoiceIn(better=form.do, left_is_first=form.left_is_first, comment=form.comment)
+    _prefer(desk, user, form.first_id, form.second_id, choice)
+    return _SAID[form.do]
+
+
+def _next(desk: Desk, user: User) -> PairItem | None:
+    return reviewing.next_pair(desk.engine(), reviewer=user.name, settings=desk.settings)
+
+
+def _prefer(desk: Desk, user: User, first_id: int, second_id: int, choice: ChoiceIn) -> None:
+    preferred: Literal["first", "second", "tie"] = "tie"
+    if choice.better != "tie":
+        preferred = "first" if (choice.better == "left") == choice.left_is_first else "second"
+    reviewing.prefer(
+        desk.engine(),
+        reviewer=user.name,
+        first_id=first_id,
+        second_id=second_id,
+        preferred=preferred,
+        comment=own_lines(choice.comment).strip() or None,
+    )
+
+
+def _what_comes(found: PairItem | None) -> str:
+    return "Next pair." if found else "Nothing is left to compare."
+
+
+def _shown(desk: Desk, user: User, pair: PairItem | None, message: str) -> Response:
+    html = desk.fragment("compare_pair.html", screen=_screen(desk, user, pair))
+    return json(DeskOut(message=message, html=html, at=address("compare")))
+
+
+def _screen(desk: Desk, user: User, pair: PairItem | None) -> Screen:
+    sides = () if pair is None else (pair.first, pair.second) if pair.left_is_first else (pair.second, pair.first)
+    progress = reviewing.progress(desk.engine(), reviewer=user.name, settings=desk.settings)
+    return Screen(pair, sides, progress)

@@ -1,0 +1,116 @@
+"""What became of the loop, for admins: the live model, what is amiss, and each figure with its picture and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from flask import Blueprint, Response, request, url_for
+from werkzeug.exceptions import InternalServerError, NotFound, ServiceUnavailable
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import UserRole
+from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.monitoring import figures
+from rlhf_loop.monitoring.charts import draw
+from rlhf_loop.monitoring.figures.figure import Figure
+from rlhf_loop.monitoring.figures.figure_table import figure_csv
+from rlhf_loop.monitoring.overview import overview
+from rlhf_loop.monitoring.panel import Panel, panel
+from rlhf_loop.version import __version__
+from rlhf_loop.web.audience import for_people
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.pages.board import Board, Shown
+from rlhf_loop.web.pages.people import page
+from rlhf_loop.web.process import Database
+
+#: Seconds that the page waits for figures, and a picture for its own.
+_PATIENCE_S, _PATIENCE_FOR_ONE_S = 1.5, 20.0
+_RETRY_AFTER_S = 30
+#: A picture needs its own colours, and nothing else; opened by itself it is as harmless as in a page.
+_PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A place on the page. Without its panel it `failed`, or is being computed."""
+
+    name: str
+    title: str
+    panel: Panel | None
+    failed: bool
+
+
+def add_routes(
+    web: Blueprint, settings: Settings, database: Database, guard: Guard, encoder: Callable[[], TextEncoder | None]
+) -> None:
+    """Give the blueprint the dashboard with its pictures and its data; `encoder` reads questions to compare them."""
+    board = Board(lambda name: figures.figure(name, database.engine(), settings, encoder=encoder()))
+
+    @web.get("/dashboard")
+    @for_people
+    def dashboard() -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        found = overview(database.engine())
+        shown = board.get(figures.FIGURES, wait_s=_PATIENCE_S)
+        parts = [_part(name, each) for name, each in shown.items()]
+        # What has no picture yet comes last: beside a picture it would leave a hole.
+        parts.sort(key=lambda part: part.panel is not None and not part.panel.pictures)
+        return page("dashboard.html", guard, overview=found, parts=parts, here=url_for(".dashboard"))
+
+    @web.get("/dashboard/<name>.svg")
+    @for_people
+    def dashboard_picture(name: str) -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        figure = _figure(board, name)
+        dark, narrow = (request.args.get(way) == "1" for way in ("dark", "narrow"))
+        response = Response(content_type="image/svg+xml; charset=utf-8")
+        response.headers["Content-Security-Policy"] = _PICTURE_POLICY
+        response.set_etag(_tag(figure, dark, narrow))
+        if response.make_conditional(request).status_code != 304:
+            response.set_data(draw(figure, dark=dark, narrow=narrow))
+        return response
+
+    @web.get("/dashboard/<name>.csv")
+    @for_people
+    def dashboard_data(name: str) -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        figure = _figure(board, name)
+        response = Response(figure_csv(figure), content_type="text/csv; charset=utf-8; header=present")
+        response.headers["Content-Disposition"] = f'attachment; filename="{figure.name}.csv"'
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _part(name: str, shown: Shown) -> _Part:
+    figure = shown.figure
+    if figure is None:
+        return _Part(name, name.replace("-", " ").capitalize(), None, shown.failed)
+
+    def picture(dark: bool, narrow: bool) -> str:
+        return url_for(".dashboard_picture", name=name, dark=1 if dark else None, narrow=1 if narrow else None)
+
+    found = panel(figure, picture=picture, data=lambda: url_for(".dashboard_data", name=name))
+    return _Part(name, figure.title, found, failed=False)
+
+
+def _figure(board: Board, name: str) -> Figure:
+    """Return a figure, computed lately.
+
+    Raises:
+        HTTPException: there is none of that name, or it cannot be had now.
+    """
+    if name not in figures.FIGURES:
+        raise NotFound(f"There is no figure {name[:80]!r}. All of them are at {url_for('.dashboard')}")
+    shown = board.get([name], wait_s=_PATIENCE_FOR_ONE_S)[name]
+    if shown.figure is not None:
+        return shown.figure
+    if shown.failed:
+        raise InternalServerError("This figure could not be computed. The service's log says why; try again later.")
+    raise ServiceUnavailable("This figure is still being computed. Try again in a moment.", retry_after=_RETRY_AFTER_S)
+
+
+def _tag(figure: Figure, dark: bool, narrow: bool) -> str:
+    # The version, too: another one may draw it in another way.
+    return blake2b(repr((__version__, figure, dark, narrow)).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,136 @@
+"""What the raters' screens share: who may, how much may be sent, and how an error of the services is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flask import Response, render_template, request, url_for
+from pydantic import BaseModel
+from sqlalchemy.engine import Engine
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge, UnprocessableEntity
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import User, UserRole
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Scoring
+from rlhf_loop.utils.text import web_address
+from rlhf_loop.version import __version__
+from rlhf_loop.web.api.answers import whole_body
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.pages import flashes
+from rlhf_loop.web.pages.answers import MEANINGS
+from rlhf_loop.web.pages.flashes import Flash
+from rlhf_loop.web.process import Database
+
+#: An answer with its correction is longer than any question.
+MAX_BODY_BYTES = 256 * 1024
+#: Ids beyond this are none in any database, and SQLite's driver would fail on them.
+ID = "int(max=9223372036854775807)"
+
+
+class DeskOut(BaseModel):
+    """What a script of these screens gets: `html` for the place where the answer is, None if that stays."""
+
+    message: str
+    html: str | None = None
+    at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every view of these screens needs."""
+
+    settings: Settings
+    database: Database
+    guard: Guard
+    scoring: Scoring
+
+    def rater(self) -> User:
+        """Return the rater who is signed in; see `Guard.signed_in`."""
+        return self.guard.signed_in(UserRole.RATER, UserRole.ADMIN)
+
+    def posting_rater(self) -> User:
+        """Return the rater whose form or script this is.
+
+        Raises:
+            HTTPException: as `Guard.signed_in` and `Guard.check_form`, or the body cannot be read.
+        """
+        return self._posting(UserRole.RATER, UserRole.ADMIN)
+
+    def posting_admin(self) -> User:
+        """Do what `posting_rater` does, for an admin."""
+        return self._posting(UserRole.ADMIN)
+
+    def engine(self) -> Engine:
+        """Return the ratings database."""
+        return self.database.engine()
+
+    def page(self, template: str, *, status: int = 200, **values: object) -> Response:
+        """Return a page of these screens."""
+        html = self.fragment(template, flash=flashes.take(self.guard), **values)
+        response = Response(html, status=status, content_type="text/html; charset=utf-8")
+        # What raters read and write may be personal, and an old form is of no use.
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def onward(self, to: str, text: str) -> Response:
+        """Lead to a page after a form was sent; the page says the text."""
+        return flashes.leave(self.guard, Response(status=303, headers={"Location": to}), Flash(text))
+
+    def fragment(self, template: str, **values: object) -> str:
+        """Return a page or a part of one, with what all templates of these screens use."""
+        return render_template(
+            f"rlhf_loop/{template}",
+            version=__version__,
+            form_token=self.guard.form_token(),
+            user=self.guard.user(),
+            blind=self.settings.review_blind,
+            meanings=MEANINGS,
+            web_address=web_address,
+            max_comment=MAX_COMMENT,
+            max_correction=MAX_CORRECTION,
+            **values,
+        )
+
+    def _posting(self, *roles: UserRole) -> User:
+        request.max_content_length = request.max_form_memory_size = MAX_BODY_BYTES
+        user = self.guard.signed_in(*roles)
+        try:
+            whole_body()
+        except RequestEntityTooLarge as error:
+            raise RequestEntityTooLarge(
+                f"The text is larger than {MAX_BODY_BYTES:,} bytes. Shorten the correction or the comment."
+            ) from error
+        self.guard.check_form()
+        return user
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Translate what a service refuses.
+
+    Raises:
+        UnprocessableEntity, NotFound: the service raised ValueError or LookupError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UnprocessableEntity(str(error)) from error
+    except LookupError as error:
+        raise NotFound(str(error.args[0]) if error.args else "It is not there any more. Reload the page.") from error
+
+
+def json(body: BaseModel) -> Response:
+    """Return a model as JSON."""
+    return Response(body.model_dump_json(), content_type="application/json")
+
+
+def own_lines(text: str | None) -> str:
+    """Return a text with the line breaks that were typed: in a form, a browser sends two characters for each."""
+    return (text or "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def address(endpoint: str, **values: object) -> str:
+    """Return the address of a view of this blueprint."""
+    return url_for(f".{endpoint}", **values)  # type: ignore[arg-type]

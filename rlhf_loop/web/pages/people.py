@@ -1,0 +1,179 @@
+"""Signing in and out, setting a password by a one-time link, and the page on one's own account."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, make_response, redirect, render_template, request, url_for
+from werkzeug.exceptions import NotFound
+
+from rlhf_loop.accounts import links, passwords, sessions, signing_in
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import User
+from rlhf_loop.errors import AccountError, ThrottledError
+from rlhf_loop.web.api.answers import whole_body
+from rlhf_loop.web.audience import for_people
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.pages import flashes
+from rlhf_loop.web.pages.flashes import Flash
+from rlhf_loop.web.process import Database
+from rlhf_loop.web.ways import local_path
+
+
+def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Guard) -> None:
+    """Give the blueprint these routes."""
+
+    @web.get("/sign-in")
+    @for_people
+    def sign_in() -> Response:
+        way = local_path(request.args.get("next", ""))
+        return _to(way or _first_page()) if guard.user() else _sign_in_page(guard, way=way)
+
+    @web.post("/sign-in")
+    @for_people
+    def sign_in_post() -> Response:
+        _read_form(guard)
+        name, way = request.form.get("name", ""), local_path(request.form.get("next", ""))
+        try:
+            found = signing_in.sign_in(
+                database.engine(),
+                name,
+                request.form.get("password", ""),
+                address=guard.address(),
+                keeping=guard.keeping,
+                now=guard.now(),
+            )
+        except AccountError as error:
+            return _refused(_sign_in_page(guard, way=way, name=name, error=str(error)), error)
+        _end_session(database, guard)
+        return guard.begin(_to(way or _first_page()), found.user, found.secret)
+
+    @web.get("/sign-out")
+    @for_people
+    def sign_out() -> Response:
+        # An address that is opened, or an image of another site, must sign nobody out.
+        return _to(url_for(".account"))
+
+    @web.post("/sign-out")
+    @for_people
+    def sign_out_post() -> Response:
+        _read_form(guard)
+        _end_session(database, guard)
+        return guard.end(_to(url_for(".data_html")))
+
+    @web.get("/welcome/<secret>")
+    @for_people
+    def welcome(secret: str) -> Response:
+        return _welcome_page(guard, _invitation(database, guard, secret))
+
+    @web.post("/welcome/<secret>")
+    @for_people
+    def welcome_post(secret: str) -> Response:
+        _read_form(guard)
+        invitation = _invitation(database, guard, secret)
+        name = request.form.get("name", "")
+        try:
+            user = links.use(database.engine(), secret, _new_password(), name=name, now=guard.now())
+        except AccountError as error:
+            # Meanwhile the link itself may be good for nothing: then that is said, and not shown as a mistake.
+            _invitation(database, guard, secret)
+            return _refused(_welcome_page(guard, invitation, name=name, error=str(error)), error)
+        _end_session(database, guard)
+        return _signed_in(database, guard, user, _to(_first_page()))
+
+    @web.get("/account")
+    @for_people
+    def account() -> Response:
+        return _account_page(guard, guard.signed_in())
+
+    @web.post("/account/password")
+    @for_people
+    def account_password() -> Response:
+        user = guard.signed_in()
+        _read_form(guard)
+        old = request.form.get("old", "")
+        try:
+            signing_in.change_password(
+                database.engine(), user, old, _new_password(), address=guard.address(), now=guard.now()
+            )
+        except AccountError as error:
+            return _refused(_account_page(guard, user, error=str(error)), error)
+        response = _signed_in(database, guard, user, _to(url_for(".account")))
+        text = "Your password is changed. Wherever else you were signed in, you are no longer."
+        return flashes.leave(guard, response, Flash(text))
+
+    @web.post("/account/sign-out-everywhere")
+    @for_people
+    def account_sign_out_everywhere() -> Response:
+        user = guard.signed_in()
+        _read_form(guard)
+        sessions.end_all(database.engine(), user)
+        return guard.end(_to(url_for(".sign_in")))
+
+
+def page(template: str, guard: Guard, *, status: int = 200, **values: object) -> Response:
+    """Return a page that is for one person only, and in no cache."""
+    response = make_response(
+        render_template(f"rlhf_loop/{template}", form_token=guard.form_token(), flash=flashes.take(guard), **values),
+        status,
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _sign_in_page(guard: Guard, *, way: str | None, name: str = "", error: str = "") -> Response:
+    return page("sign_in.html", guard, way=way, name=name, error=error)
+
+
+def _welcome_page(guard: Guard, invitation: links.Invitation, *, name: str = "", error: str = "") -> Response:
+    return page("password.html", guard, invited=invitation.user, name=name, error=error, shortest=passwords.SHORTEST)
+
+
+def _account_page(guard: Guard, user: User, *, error: str = "") -> Response:
+    return page("account.html", guard, user=user, error=error, shortest=passwords.SHORTEST)
+
+
+def _refused(response: Response, error: AccountError) -> Response:
+    """Give a page that shows an error the status of the error."""
+    response.status_code = 422
+    if isinstance(error, ThrottledError):
+        response.status_code = 429
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _read_form(guard: Guard) -> None:
+    whole_body()
+    guard.check_form()
+
+
+def _new_password() -> str:
+    new = request.form.get("password", "")
+    if new != request.form.get("again", ""):
+        raise AccountError("The two new passwords are not the same. Type the new one twice.")
+    return new
+
+
+def _invitation(database: Database, guard: Guard, secret: str) -> links.Invitation:
+    try:
+        return links.look(database.engine(), secret, now=guard.now())
+    except AccountError as error:
+        raise NotFound(str(error)) from error
+
+
+def _signed_in(database: Database, guard: Guard, user: User, response: Response) -> Response:
+    begun = signing_in.begin(database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now())
+    return guard.begin(response, begun.user, begun.secret)
+
+
+def _end_session(database: Database, guard: Guard) -> None:
+    """End the session of this browser, if it has one: it shall not go on beside the next."""
+    if user := guard.user():
+        sessions.end(database.engine(), guard.session_secret(), keeping=guard.keeping, user=user)
+
+
+def _first_page() -> str:
+    reviews = f"{request.blueprint}.review" in current_app.view_functions
+    return url_for(".review" if reviews else ".data_html")
+
+
+def _to(address: str) -> Response:
+    return make_response(redirect(address, code=303))

@@ -1,0 +1,337 @@
+"""The review screen: one answer at a time, as forms without JavaScript and, with it, as calls that bring the next one.
+
+Both kinds of views do the same; those for scripts return the part of the page that changes, made by the same template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from flask import Blueprint, Response, request
+from pydantic import BaseModel, ConfigDict, Field
+from werkzeug.exceptions import Conflict, UnprocessableEntity
+
+from rlhf_loop import reviewing
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import ReviewerRole, User
+from rlhf_loop.errors import ReviewChangedError
+from rlhf_loop.reviewing import Guidelines, Progress, ReviewItem, Submission
+from rlhf_loop.web import logs
+from rlhf_loop.web.api.answers import checked, parsed
+from rlhf_loop.web.audience import for_people
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.pages import agreement, compare, drafts, flagged, guidelines, oversight
+from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
+from rlhf_loop.web.pages.diff import Piece, difference
+from rlhf_loop.web.pages.drafts import ReviewIn
+from rlhf_loop.web.process import Database
+
+#: Why an answer came, for the help; beside the answer it would sway the rater.
+REASONS = {
+    "uncertain": "The live model is unsure of this answer.",
+    "disagreement": "Raters disagree on this answer.",
+    "close": "The two best answers to this question are close together.",
+    "overlap": "Several raters get this answer, to see whether they agree.",
+    "recent": "It is one of the newest answers.",
+    "random": "It was drawn at random.",
+}
+#: The keys, as the help lists them.
+KEYS = (
+    (("1", "2", "3", "4", "5"), "Grade the answer and go on"),
+    (("c",), "Write a comment"),
+    (("e",), "Correct the answer"),
+    (("f",), "Flag it as harmful, or take the flag back"),
+    (("\N{LEFTWARDS ARROW}",), "Go back to the answer before"),
+    (("\N{RIGHTWARDS ARROW}",), "Skip; when you look back: the answer after it"),
+    (("u",), "Undo the last grade or skip"),
+    (("Ctrl Enter", "\N{PLACE OF INTEREST SIGN} Enter"), "Submit and go on, also while you type"),
+    (("Esc",), "Leave a text field, or close this help"),
+    (("?",), "Show this help"),
+)
+_NOTHING = "There is nothing to undo."
+_NONE_BEFORE = "There is no answer before this one."
+
+
+class FormIn(ReviewIn):
+    """The same as a form sends it, with what to do."""
+
+    interaction_id: Annotated[int | None, Field(ge=1, lt=2**63)] = None
+    do: Annotated[str, Field(pattern="^(rate|skip|undo|previous|following|keep)$")] = "rate"
+
+
+class DraftOut(BaseModel):
+    """That a draft is saved, and what the server has now; see `drafts.base`."""
+
+    message: str
+    base: str
+
+
+class DifferenceIn(BaseModel):
+    """Two texts to compare."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Texts")
+
+    before: str
+    after: str
+
+
+class PieceOut(BaseModel):
+    """A piece of the difference."""
+
+    kind: str
+    text: str
+
+
+class DifferenceOut(BaseModel):
+    """The pieces that lead from one text to the other."""
+
+    pieces: list[PieceOut]
+
+
+class SessionOut(BaseModel):
+    """Who is signed in, and what a form of theirs has to bring along."""
+
+    name: str
+    form_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """What the template shows: an answer or that none is left, and what stands in the fields.
+
+    `back` says that the rater looks at an answer that was reviewed or skipped, `first_use` that there was none before.
+    `base` tells what the server has of the rater's: what a browser keeps of an answer goes with the base it had.
+    """
+
+    item: ReviewItem | None
+    back: bool
+    reason: str
+    progress: Progress
+    guidelines: Guidelines
+    first_use: bool
+    rating: int | None
+    comment: str
+    correction: str
+    harmful: bool
+    changes: Sequence[Piece]
+    base: str
+
+
+def add_routes(
+    web: Blueprint, settings: Settings, database: Database, guard: Guard, scoring: reviewing.Scoring
+) -> None:
+    """Give the blueprint the raters' screens."""
+    desk = Desk(settings, database, guard, scoring)
+    guidelines.add_routes(web, desk)
+    agreement.add_routes(web, desk)
+    oversight.add_routes(web, desk)
+    flagged.add_routes(web, desk)
+    compare.add_routes(web, desk)
+    _add_pages(web, desk)
+    _add_calls(web, desk)
+
+
+def _add_pages(web: Blueprint, desk: Desk) -> None:
+    @web.get("/review")
+    @for_people
+    def review() -> Response:
+        user = desk.rater()
+        return _page(desk, user, _next(desk, user))
+
+    @web.get(f"/review/items/<{ID}:interaction_id>")
+    @for_people
+    def review_item(interaction_id: int) -> Response:
+        user = desk.rater()
+        with said():
+            return _page(desk, user, reviewing.item(desk.engine(), interaction_id, reviewer=user.name))
+
+    @web.post("/review")
+    @for_people
+    def review_form() -> Response:
+        user = desk.posting_rater()
+        form = checked(
+            FormIn, {key: text for key, text in request.form.items() if (text or key == "seen") and key != "form_token"}
+        )
+        with said():
+            return _done(desk, user, form)
+
+
+def _add_calls(web: Blueprint, desk: Desk) -> None:
+    @web.get("/review/session")
+    def review_session() -> Response:
+        return json(SessionOut(name=desk.rater().name, form_token=desk.guard.form_token()))
+
+    @web.get("/review/next")
+    def review_next() -> Response:
+        user = desk.rater()
+        return _shown(desk, user, _next(desk, user), "Here is the next answer.")
+
+    @web.get("/review/newest")
+    def review_newest() -> Response:
+        user = desk.rater()
+        found = reviewing.previous_item(desk.engine(), None, reviewer=user.name)
+        return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
+
+    @web.get(f"/review/items/<{ID}:interaction_id>/previous")
+    def review_previous(interaction_id: int) -> Response:
+        user = desk.rater()
+        with said():
+            found = reviewing.previous_item(desk.engine(), interaction_id, reviewer=user.name)
+        return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
+
+    @web.get(f"/review/items/<{ID}:interaction_id>/now")
+    def review_now(interaction_id: int) -> Response:
+        user = desk.rater()
+        with said():
+            return _shown(
+                desk, user, reviewing.item(desk.engine(), interaction_id, reviewer=user.name), "As it is now."
+            )
+
+    @web.get(f"/review/items/<{ID}:interaction_id>/following")
+    def review_following(interaction_id: int) -> Response:
+        user = desk.rater()
+        with said():
+            return _shown(desk, user, _after(desk, user, interaction_id), "The answer after it.")
+
+    @web.post(f"/review/items/<{ID}:interaction_id>/rate")
+    def review_rate(interaction_id: int) -> Response:
+        user, sent = desk.posting_rater(), parsed(ReviewIn)
+        with said():
+            found = _rated(desk, user, interaction_id, sent)
+        return _shown(desk, user, found, f"Rated {sent.rating}. {_what_comes(found)}")
+
+    @web.post(f"/review/items/<{ID}:interaction_id>/skip")
+    def review_skip(interaction_id: int) -> Response:
+        user = desk.posting_rater()
+        with said():
+            reviewing.skip(desk.engine(), interaction_id, reviewer=user.name)
+        found = _next(desk, user)
+        return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
+
+    @web.post(f"/review/items/<{ID}:interaction_id>/draft")
+    def review_draft(interaction_id: int) -> Response:
+        user, sent = desk.posting_rater(), parsed(ReviewIn)
+        with said():
+            drafts.keep(desk, user, interaction_id, sent)
+            item = reviewing.item(desk.engine(), interaction_id, reviewer=user.name)
+        return json(DraftOut(message="The draft is saved.", base=drafts.base(item)))
+
+    @web.post("/review/undo")
+    def review_undo() -> Response:
+        user = desk.posting_rater()
+        found = reviewing.undo(desk.engine(), reviewer=user.name, settings=desk.settings)
+        if found is None:
+            return json(DeskOut(message=_NOTHING))
+        return _shown(desk, user, found, "Taken back. The answer waits for its grade again.")
+
+    @web.post("/review/difference")
+    def review_difference() -> Response:
+        desk.posting_rater()
+        texts = parsed(DifferenceIn)
+        pieces = difference(own_lines(texts.before), own_lines(texts.after))
+        return json(DifferenceOut(pieces=[PieceOut(kind=piece.kind, text=piece.text) for piece in pieces]))
+
+
+def _done(desk: Desk, user: User, form: FormIn) -> Response:
+    """Do what a form asks for, and lead to the answer to show then."""
+    engine, id = desk.engine(), form.interaction_id
+    if form.do == "undo":
+        undone = reviewing.undo(engine, reviewer=user.name, settings=desk.settings)
+        return desk.onward(_address(undone), "Taken back." if undone else _NOTHING)
+    if form.do == "rate" and id is not None:
+        try:
+            found = _rated(desk, user, id, form)
+        except Conflict as error:
+            return desk.onward(address("review_item", interaction_id=id), str(error.description))
+        return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
+    if id is not None:
+        drafts.keep(desk, user, id, form)
+    if form.do == "skip" and id is not None:
+        reviewing.skip(engine, id, reviewer=user.name)
+        return desk.onward(address("review"), "Skipped.")
+    if form.do == "following" and id is not None:
+        return desk.onward(_address(_after(desk, user, id)), "The answer after it.")
+    if form.do == "previous":
+        before = reviewing.previous_item(engine, id, reviewer=user.name)
+        here = address("review") if id is None else address("review_item", interaction_id=id)
+        return desk.onward(_address(before) if before else here, "The answer before." if before else _NONE_BEFORE)
+    return desk.onward(address("review"), "The draft is saved.")
+
+
+def _next(desk: Desk, user: User) -> ReviewItem | None:
+    engine = desk.engine()
+    found = reviewing.next_item(engine, reviewer=user.name, settings=desk.settings)
+    # For the ones after it: nobody waits for a score.
+    desk.scoring.poke(engine)
+    return found
+
+
+def _after(desk: Desk, user: User, interaction_id: int) -> ReviewItem | None:
+    """Return what follows on an answer that somebody looks back at; in the end, the one that waits for its grade."""
+    found = reviewing.following_item(desk.engine(), interaction_id, reviewer=user.name)
+    return _next(desk, user) if found is None or found.state == "open" else found
+
+
+def _rated(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> ReviewItem | None:
+    if sent.rating is None:
+        raise UnprocessableEntity("The grade is missing. Choose one from 1 to 5.")
+    engine = desk.engine()
+    item = reviewing.item(engine, interaction_id, reviewer=user.name)
+    submission = Submission(
+        rating=sent.rating,
+        comment=own_lines(sent.comment).strip() or None,
+        correction=drafts.corrected(item, sent),
+        harmful=sent.harmful,
+    )
+    try:
+        reviewing.submit(engine, interaction_id, reviewer=user.name, submission=submission, seen=drafts.seen(sent))
+    except ReviewChangedError as error:
+        drafts.keep_beside(desk, user, interaction_id, sent)
+        raise Conflict(str(error)) from error
+    logs.begin(request).ratings.append(ReviewerRole.EXPERT)
+    return _next(desk, user) if item.state == "open" else _after(desk, user, interaction_id)
+
+
+def _address(found: ReviewItem | None) -> str:
+    # A reload of /review leads to what waits.
+    if found is None or found.state == "open":
+        return address("review")
+    return address("review_item", interaction_id=found.interaction_id)
+
+
+def _what_comes(found: ReviewItem | None) -> str:
+    if found is None:
+        return "Nothing is left to review."
+    return "Next answer." if found.state == "open" else "The answer after it."
+
+
+def _shown(desk: Desk, user: User, item: ReviewItem | None, message: str) -> Response:
+    html = desk.fragment("review_item.html", screen=_screen(desk, user, item))
+    return json(DeskOut(message=message, html=html, at=_address(item)))
+
+
+def _page(desk: Desk, user: User, item: ReviewItem | None) -> Response:
+    return desk.page("review.html", keys=KEYS, screen=_screen(desk, user, item))
+
+
+def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
+    engine = desk.engine()
+    progress = reviewing.progress(engine, reviewer=user.name, settings=desk.settings)
+    written = (item.draft or item.review) if item else None
+    correction = written.correction if written else None
+    return Screen(
+        item=item,
+        back=item is not None and item.state != "open",
+        reason=f"Why this answer: {REASONS.get(item.why, item.why)}" if item else "",
+        progress=progress,
+        guidelines=reviewing.guidelines(engine),
+        first_use=not progress.today and reviewing.previous_item(engine, None, reviewer=user.name) is None,
+        rating=written.rating if written else None,
+        comment=(written.comment or "") if written else "",
+        correction=correction or (item.response if item else ""),
+        harmful=bool(written and written.harmful),
+        changes=difference(own_lines(item.response), own_lines(correction)) if item and correction else [],
+        base=drafts.base(item) if item else "",
+    )

@@ -1,0 +1,195 @@
+"""The server behind `rlhf-loop serve`: gunicorn, started from Python.
+
+Processes with threads, logs in JSON, and a stop that loses no answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
+from rlhf_loop.answering import AnswerService
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import ConfigError
+from rlhf_loop.utils import tracing
+from rlhf_loop.web import logs
+from rlhf_loop.web.api import rerank
+from rlhf_loop.web.app import create_app
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.process import Database
+from rlhf_loop.web.server import traces
+from rlhf_loop.web.server.gunicorn_worker import Worker
+from rlhf_loop.web.server.shared_counts import forget, shared_counts
+from rlhf_loop.web.server.watch import Watch
+
+#: How long a stop waits for running requests: longer than a language model may take for its drafts.
+GRACE_S = 30
+#: A client may keep its connection that long without a request; load balancers drop theirs sooner.
+_KEEP_ALIVE_S = 75
+#: A worker whose main loop says nothing for that long is replaced. Requests run in other threads.
+_STUCK_S = 60
+_WAITING_CONNECTIONS = 2048
+#: Bytes of a request's first line; gunicorn allows no more.
+_LONGEST_ADDRESS = 8190
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many processes, with how many threads each."""
+
+    workers: int
+    threads: int
+
+
+def default_workers(cores: int) -> int:
+    """Return the number of processes that suits so many cores.
+
+    Two at least, so that one can be replaced while another answers; four at most, since each takes memory of its own.
+    """
+    return max(2, min(4, cores // 2))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything is loaded; 0 takes a free one.
+
+    Raises:
+        ConfigError: it is taken, or not for this user, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"Port {port} on {host} is taken by another process. End that one, or choose another: --port {port + 1}"
+            ) from error
+        advice = "Choose a port from 1024 on." if error.errno == errno.EACCES else "Check --host and --port."
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror or error}. {advice}") from error
+
+
+def check(settings: Settings) -> None:
+    """Say before the fork what would keep each process from starting.
+
+    Raises:
+        ConfigError, MissingExtraError: the settings name it.
+    """
+    Guard(settings, Database(settings))
+    rerank.check(settings)
+    if settings.telemetry:
+        tracing.check()
+
+
+def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
+    """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
+    logs.configure()
+    with shared_counts():
+        _Server(_share_cores(settings, cores // size.workers), listener, size).run()
+    sys.exit(0)
+
+
+def _share_cores(settings: Settings, cores: int) -> Settings:
+    # Each process of several would take all cores for itself, and they would wait for each other.
+    return settings if settings.encoder_threads else replace(settings, encoder_threads=max(1, cores))
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    """The application as gunicorn wants it. Each worker makes its own after the fork: no thread survives one."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, size: Size) -> None:
+        self._settings, self._size = settings, size
+        self._bind = f"fd://{listener.detach()}"
+        self._service: AnswerService | None = None
+        self._watch: Watch | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        options: dict[str, Any] = {
+            "bind": self._bind,
+            "workers": self._size.workers,
+            "threads": self._size.threads,
+            "worker_class": Worker,
+            "logger_class": _Log,
+            "graceful_timeout": GRACE_S,
+            "keepalive": _KEEP_ALIVE_S,
+            "timeout": _STUCK_S,
+            "backlog": _WAITING_CONNECTIONS,
+            "limit_request_line": _LONGEST_ADDRESS,
+            # A second way to command the server, which nobody asked for.
+            "control_socket_disable": True,
+            "when_ready": _end_with_the_terminal,
+            "worker_exit": self._close,
+            "child_exit": lambda _, worker: forget(worker.pid),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        # Here, after the fork: it has to be told before where the processes count together.
+        from rlhf_loop.web.instruments import Instruments
+
+        service, counts = AnswerService(self._settings), Instruments()
+        self._service = service
+        self._watch = Watch(self._settings, Database(self._settings), then=lambda: counts.serves(service.serving()))
+        self._watch.start()
+        app = create_app(self._settings, service=service, warm_up=True, counts=counts)
+        if self._settings.telemetry:
+            tracing.begin()
+            traces.trace(app)
+        return app
+
+    def _close(self, server: object, worker: Any) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        if self._service is not None:
+            self._service.close()
+        tracing.end()
+        if worker.pid == os.getpid():
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """End this process with the exit code that it is about to end with, and without tidying up after threads.
+
+    One that still loads is often in the middle of ONNX Runtime. If Python ended beneath it, C++ would end the process
+    as if by a fault, with a line on standard error that is none of ours.
+    """
+    end = sys.exc_info()[1]
+    code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _end_with_the_terminal(_: object) -> None:
+    # Gunicorn takes SIGHUP for "start anew", and would live on, and keep the port, where a terminal is closed.
+    if sys.stdin is not None and sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """Gunicorn's messages in the same lines as all others; requests are logged by the application."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+    @property
+    def access_log_enabled(self) -> bool:
+        return False
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    # As in encoders.processor, whose package loads NumPy: the process that forks stays small.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,87 @@
+"""The watch of a serving process: the live model file as the registry has it, and killed trainings marked as such.
+
+Whoever promotes a model replaces its file on their own machine; on others, and after a kill in the middle, this does.
+The ranker notices a new file by itself with the next question.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+from rlhf_loop import registry
+from rlhf_loop.config import Settings
+from rlhf_loop.errors import RlhfLoopError
+from rlhf_loop.registry.training_lock import mark_dead_runs
+from rlhf_loop.reward.model_file import sum_file
+from rlhf_loop.web.process import Database
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks: one query each, and the file is read only where it is another than the last time.
+LOOK_EVERY_S = 2.0
+_RUNS_EVERY_S = 60.0
+
+
+class Watch:
+    """Looks after the live model file, in a thread that ends with the process. `then` is called after each look."""
+
+    def __init__(self, settings: Settings, database: Database, *, then: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._database, self._then = settings, database, then
+        self._stop = threading.Event()
+        self._seen: tuple[object, ...] = ()
+        self._runs_at = 0.0
+        self._said = ""
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._run, name="rlhf-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End with the next look."""
+        self._stop.set()
+
+    def look(self) -> None:
+        """Look once.
+
+        Raises:
+            RlhfLoopError: the database cannot be used, or a lock's file cannot be written.
+        """
+        engine = self._database.engine()
+        live = registry.live(engine)
+        path = self._settings.model_path
+        seen = (live.sha256 if live else None, _stamp(path), _stamp(sum_file(path)))
+        if seen != self._seen:
+            trouble = registry.settle(engine, self._settings)
+            # What was mended is another file now, and what was not should be tried again.
+            self._seen = () if trouble else seen
+        if monotonic() - self._runs_at > _RUNS_EVERY_S:
+            self._runs_at = monotonic()
+            mark_dead_runs(engine, self._settings)
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            try:
+                try:
+                    self.look()
+                finally:
+                    self._then()
+                self._said = ""
+            except RlhfLoopError as error:
+                # Once for each reason, and not every two seconds.
+                if self._said != (said := str(error)):
+                    logger.warning("The live model cannot be looked after now: %s", error)
+                    self._said = said
+            except Exception:
+                logger.exception("Looking after the live model failed.")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
