@@ -93,7 +93,7 @@ def rank_documents(
     """
     readable = [index for index, text in enumerate(documents) if text.strip()]
     texts = [_beginning(ranker, documents[index], longest) for index in readable]
-    ranking = _ranked(ranker, query, texts, otherwise)
+    ranking = _document_ranking(ranker, query, texts, otherwise)
     if ranking is None:
         places = range(len(documents))
         return DocumentRanking(tuple(ScoredDocument(place, 1 / (place + 1)) for place in places), None)
@@ -109,7 +109,9 @@ def logit(probability: float) -> float:
     return math.log(kept) - math.log1p(-kept)
 
 
-def _ranked(ranker: Ranker | None, query: str, texts: Sequence[str], otherwise: WithoutModel) -> Ranking | None:
+def _document_ranking(
+    ranker: Ranker | None, query: str, texts: Sequence[str], otherwise: WithoutModel
+) -> Ranking | None:
     """Rank by the model; None where there is none, and that is allowed."""
     trouble: ModelFileError | None = None
     if ranker is not None:

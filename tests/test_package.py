@@ -35,7 +35,12 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> N
     known = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     there = {name for name in known if (ROOT / name).exists()}
     assert in_wheel(wheel, metadata=False) == there | DOORS
-    for name in ("py.typed", "sample/ratings.jsonl", "store/migrations/script.py.mako", "encoders/int8_calibration.npz"):
+    for name in (
+        "py.typed",
+        "sample/ratings.jsonl",
+        "store/migrations/script.py.mako",
+        "encoders/int8_calibration.npz",
+    ):
         assert f"rlhf_loop/{name}" in wheel.namelist()
 
 

@@ -59,7 +59,7 @@ def sign_in(
     raise AccountError(_WRONG)
 
 
-def begin(engine: Engine, user: User, *, address: str, keeping: sessions.Keeping, now: datetime) -> SignedIn:
+def begin_session(engine: Engine, user: User, *, address: str, keeping: sessions.Keeping, now: datetime) -> SignedIn:
     """Begin a session for somebody who has shown in another way who they are."""
     with transaction(engine) as connection:
         connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))

@@ -40,7 +40,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _print(console: Console, finding: Finding, topic: str) -> None:
-    text = _printable(finding.text)
+    text = _one_line(finding.text)
     if console.is_terminal:
         room = max(_NARROWEST, console.width - _INDENT - 1)
         text = textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)
@@ -48,10 +48,10 @@ def _print(console: Console, finding: Finding, topic: str) -> None:
     body = text.replace("\n", f"\n{'':{_INDENT}}")
     console.print(Text.assemble((mark, style), f"  {topic:{_TOPIC}}{body}"))
     if finding.advice:
-        advice = _printable(finding.advice)
+        advice = _one_line(finding.advice)
         console.print(Text(f"{'':{_INDENT}}{advice}", style="" if finding.ok else "bold"))
 
 
-def _printable(text: str) -> str:
+def _one_line(text: str) -> str:
     """Leave out what a terminal would obey instead of showing, and keep it in one line."""
     return "".join(character for character in " ".join(text.split()) if character.isprintable())

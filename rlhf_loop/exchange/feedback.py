@@ -36,7 +36,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Annotated:
+class AnnotationTarget:
     """What another tool's annotation became: a reviewer's review of one answer, or preference between two.
 
     Of two, the one with the smaller number comes first, whichever is better.
@@ -52,7 +52,7 @@ class Past:
 
     deleted: bool
     last_at: datetime | None
-    became: tuple[Annotated, ...]
+    became: tuple[AnnotationTarget, ...]
 
     def is_late(self, at: datetime | None) -> bool:
         """Tell whether what was said at that moment was overtaken by what came since."""
@@ -174,7 +174,7 @@ def take_preference(connection: Connection, better: int, worse: int, *, reviewer
 
 
 def note_annotation(
-    connection: Connection, target: str, became: Sequence[Annotated], *, at: datetime | None, actor: str
+    connection: Connection, target: str, became: Sequence[AnnotationTarget], *, at: datetime | None, actor: str
 ) -> None:
     """Note what another tool's annotation became, and when it was said there.
 
@@ -203,7 +203,7 @@ def past(connection: Connection, target: str) -> Past:
     )
 
 
-def annotated(connection: Connection, targets: Sequence[str]) -> tuple[Annotated, ...]:
+def annotated(connection: Connection, targets: Sequence[str]) -> tuple[AnnotationTarget, ...]:
     """Return what annotations became that is still there."""
     wanted = select(AuditEntry.detail).where(AuditEntry.action == _RECEIVED)
     details = list[Mapping[str, Any] | None]()
@@ -213,14 +213,14 @@ def annotated(connection: Connection, targets: Sequence[str]) -> tuple[Annotated
     return _there(connection, [detail for detail in details if detail])
 
 
-def _there(connection: Connection, details: Iterable[Mapping[str, Any]]) -> tuple[Annotated, ...]:
+def _there(connection: Connection, details: Iterable[Mapping[str, Any]]) -> tuple[AnnotationTarget, ...]:
     # Entries of old have one word each, and no time.
     words = [each for detail in details for each in detail.get("became", [detail])]
-    every = {Annotated(each["reviewer"], tuple(sorted(each["answers"]))) for each in words}
+    every = {AnnotationTarget(each["reviewer"], tuple(sorted(each["answers"]))) for each in words}
     return tuple(each for each in sorted(every) if annotated_role(connection, each) is not None)
 
 
-def is_newer(connection: Connection, found: Annotated, *, than: datetime | None) -> bool:
+def is_newer(connection: Connection, found: AnnotationTarget, *, than: datetime | None) -> bool:
     """Tell whether the review was given after that moment; a preference has only its last one."""
     if than is None or len(found.answers) == 2:
         return False
@@ -229,18 +229,18 @@ def is_newer(connection: Connection, found: Annotated, *, than: datetime | None)
     return at is not None and at > than
 
 
-def annotated_role(connection: Connection, found: Annotated) -> ReviewerRole | None:
+def annotated_role(connection: Connection, found: AnnotationTarget) -> ReviewerRole | None:
     """Tell as whose word it is stored, None if it is there no longer."""
     try:
         if len(found.answers) == 2:
-            return preferences.stored_role(connection, *found.answers, found.reviewer)
+            return preferences.stored_preference_role(connection, *found.answers, found.reviewer)
         return stored_role(connection, found.answers[0], found.reviewer)
     except LookupError:
         # The answer is gone, and all that was said of it.
         return None
 
 
-def withdraw(connection: Connection, found: Annotated) -> None:
+def withdraw(connection: Connection, found: AnnotationTarget) -> None:
     """Take back what an annotation became.
 
     Raises:

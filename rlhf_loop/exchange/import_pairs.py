@@ -13,14 +13,14 @@ from rlhf_loop.exchange.import_tables import PAIRS, RowError, drop
 from rlhf_loop.store.tables import UtcDateTime
 
 
-def add(connection: Connection, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+def add_pairs(connection: Connection, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
     """Stage preferences, each as the rows of its two staged answers, the better one first."""
     if pairs:
-        rows = [_staged(better, worse) for better, worse in pairs]
+        rows = [_staged_pair(better, worse) for better, worse in pairs]
         connection.execute(insert(PAIRS), rows)
 
 
-def drop_contradictions(connection: Connection) -> list[RowError]:
+def drop_contradicting_pairs(connection: Connection) -> list[RowError]:
     """Take out the preferences that contradict an earlier one of the same reviewer, and name both lines."""
     connection.execute(text(_MARK_FIRST_PAIRS))
     return [
@@ -29,7 +29,7 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
     ]
 
 
-def store(connection: Connection, *, role: str, now: datetime) -> tuple[int, int]:
+def store_pairs(connection: Connection, *, role: str, now: datetime) -> tuple[int, int]:
     """Move the staged preferences into their table; return how many were added and how many updated."""
     if not connection.execute(select(func.count()).select_from(PAIRS)).scalar_one():
         return 0, 0
@@ -38,7 +38,7 @@ def store(connection: Connection, *, role: str, now: datetime) -> tuple[int, int
     return connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role}).rowcount, updated
 
 
-def _staged(better: Mapping[str, Any], worse: Mapping[str, Any]) -> dict[str, Any]:
+def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any]) -> dict[str, Any]:
     one, other = sorted((better["identity"], worse["identity"]))
     return {
         "place": better["place"],

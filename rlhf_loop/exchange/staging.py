@@ -41,7 +41,7 @@ def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: 
             pairs.append((better, worse))
     if answers:
         _insert(connection, answers)
-    import_pairs.add(connection, pairs)
+    import_pairs.add_pairs(connection, pairs)
     return place + len(answers)
 
 
@@ -78,7 +78,7 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
             "if two people said so, add a reviewer column"
         )
         errors.append(RowError(row.line, reason))
-    return errors + import_pairs.drop_contradictions(connection)
+    return errors + import_pairs.drop_contradicting_pairs(connection)
 
 
 def drop_other_texts(connection: Connection) -> list[RowError]:
@@ -104,7 +104,7 @@ def store(connection: Connection, *, unsaid: Unsaid) -> tuple[int, int]:
     connection.execute(text(_ADD_INTERACTIONS).bindparams(now))
     updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now)).rowcount
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role}).rowcount
-    pairs_added, pairs_updated = import_pairs.store(connection, role=role, now=moment)
+    pairs_added, pairs_updated = import_pairs.store_pairs(connection, role=role, now=moment)
     return unrated + added + pairs_added, updated + pairs_updated
 
 

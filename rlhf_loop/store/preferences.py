@@ -83,7 +83,7 @@ def withdraw_preference(connection: Connection, one: int, other: int, *, reviewe
     audit.note(connection, reviewer, "preference.withdrawn", f"pair:{first}-{second}", {"before": before})
 
 
-def stored_role(connection: Connection, one: int, other: int, reviewer: str) -> ReviewerRole | None:
+def stored_preference_role(connection: Connection, one: int, other: int, reviewer: str) -> ReviewerRole | None:
     """Tell as whose word the reviewer's preference is stored, None if there is none; it stays so in this transaction.
 
     Raises:

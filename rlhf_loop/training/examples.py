@@ -79,7 +79,7 @@ class _Stored:
         with reading(self._engine) as connection:
             for start in range(0, len(ids), _IDS_A_QUERY):
                 part = wanted.where(Interaction.id.in_(ids[start : start + _IDS_A_QUERY]))
-                found.update((row.id, _text(row)) for row in connection.execute(part))
+                found.update((row.id, _answer_text(row)) for row in connection.execute(part))
         return found
 
 
@@ -95,7 +95,7 @@ class _Found:
 def _read(engine: Engine, end_user_weight: float, reviewer_weighting: bool) -> _Found:
     with reading(engine) as connection:
         rows = connection.execute(_rated_and_siblings(end_user_weight > 0), execution_options=_STREAMED)
-        served = _in_rated_groups(np.fromiter(_numbers(rows, end_user_weight), dtype=ANSWER))
+        served = _in_rated_groups(np.fromiter(_answer_rows(rows, end_user_weight), dtype=ANSWER))
         return _distinct(connection, served, end_user_weight, reviewer_weighting)
 
 
@@ -105,15 +105,15 @@ def _in_rated_groups(answers: Answers) -> Answers:
     return rated
 
 
-def _numbers(rows: Any, end_user_weight: float) -> Iterator[tuple[object, ...]]:
+def _answer_rows(rows: Any, end_user_weight: float) -> Iterator[tuple[object, ...]]:
     for row in rows:
         expert = row.rating is not None or row.end_user_rating is None
         rating = row.rating if expert else row.end_user_rating
         weight = 1.0 if expert else end_user_weight
-        yield answer_numbers(row.id, _text(row), rating, row.shown_rank, weight=weight, expert=expert)
+        yield answer_numbers(row.id, _answer_text(row), rating, row.shown_rank, weight=weight, expert=expert)
 
 
-def _text(row: Any) -> AnswerText:
+def _answer_text(row: Any) -> AnswerText:
     return AnswerText(row.user_prompt, row.ai_response, group_name(row.candidate_group, row.user_prompt))
 
 

@@ -25,7 +25,7 @@ RANGE = (0.1, 0.9)
 
 #: The curves: where they begin and end, in equal steps, and how fast they get there. At 1 each doubling halves what is
 #: missing; below 0.2 a curve looks like a straight line over any range that can be measured.
-_STEP = 0.005
+_GRID_STEP = 0.005
 _EXPONENTS = np.linspace(0.2, 1.0, 9)
 #: Which answers a model was fitted on is chance, too: it moves the accuracy by about this, divided by the root of their
 #: number; and no curve has the form exactly.
@@ -112,9 +112,9 @@ def extrapolate(sizes: Floats, accuracy: Floats, covariance: Floats, *, now: int
 def _curves(sizes: Floats, accuracy: Floats, covariance: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Return for each curve its end, its value at the first size, its exponent, and its share of what is believed."""
     doubt = covariance + np.diag(_OF_DRAWS**2 / sizes + _OF_FORM**2)
-    levels = np.arange(0.0, 1.0 + _STEP / 2, _STEP)
+    levels = np.arange(0.0, 1.0 + _GRID_STEP / 2, _GRID_STEP)
     # A curve that begins farther off is less likely than the best one by more than _LEAST, wherever it goes.
-    near = levels[np.abs(levels - accuracy[0]) <= _STEP + _FARTHEST * np.sqrt(doubt[0, 0])]
+    near = levels[np.abs(levels - accuracy[0]) <= _GRID_STEP + _FARTHEST * np.sqrt(doubt[0, 0])]
     end, begin, exponent = (each.ravel() for each in np.meshgrid(levels, near, _EXPONENTS, indexing="ij"))
     rising = end >= begin
     end, begin, exponent = end[rising], begin[rising], exponent[rising]

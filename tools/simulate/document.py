@@ -378,8 +378,9 @@ def _limits(of: Setting) -> str:
 
 {kind}, one encoder, raters as they are in books. A real careless rater is careless about hard answers; a real hostile
 one would learn about the overlap. Raters who act together are not simulated: what most say is taken for the truth
-(`rlhf_loop/training/reliability.py` names the limits). Users do not react to what is live, and the answers of a question do not
-depend on the model. The yardstick's questions are few, so single weeks of one seed jump by a point or two."""
+(`rlhf_loop/training/reliability.py` names the limits). Users do not react to what is live, and the answers of a
+question do not depend on the model. The yardstick's questions are few, so single weeks of one seed jump
+by a point or two."""
 
 
 def _after(weeks: Sequence[int | None]) -> str:

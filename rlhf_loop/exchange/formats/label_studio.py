@@ -24,7 +24,7 @@ from rlhf_loop.exchange.formats.label_studio_task import KINDS, Annotation, Resu
 from rlhf_loop.exchange.formats.messages import read_answer, read_prompt
 from rlhf_loop.utils.rows import Record
 
-_SAID = ("rating", "feedback_comment", "corrected_response", "harmful")
+_REVIEW_FIELDS = ("rating", "feedback_comment", "corrected_response", "harmful")
 _ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "external_id", "title", "url", "licence")
 _TIMES = ("created_at", "retrieved_at")
 #: Several answers in one task have numbers or letters: answer1, response_b.
@@ -110,8 +110,14 @@ class LabelStudioLayout(NamedLabels):
         by_name = {result.name: result for result in results if result.kind != "pairwise"}
         # Of several answers each has controls of its own, with its number behind their names.
         plain = {(_NUMBER.sub("", name) if several else "") or name: result for name, result in by_name.items()}
-        found = {field: (by_name | plain)[name] for field, name in self._known(tuple(plain)).items() if field in _SAID}
-        found |= {field: by_name[name] for field, name in self._columns.items() if field in _SAID and name in by_name}
+        found = {
+            field: (by_name | plain)[name]
+            for field, name in self._known(tuple(plain)).items()
+            if field in _REVIEW_FIELDS
+        }
+        found |= {
+            field: by_name[name] for field, name in self._columns.items() if field in _REVIEW_FIELDS and name in by_name
+        }
         if "rating" not in found and "rating" not in self._columns and (numbers := _numbers(by_name, found)):
             found["rating"] = numbers[0]
         used = {result.name for result in found.values()}

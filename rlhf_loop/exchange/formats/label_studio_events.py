@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_loop.exchange.formats.label_studio_task import Annotation, Task, one_annotation
 from rlhf_loop.exchange.formats.values import first, mapping
 
-_SAID = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
+_ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
 _DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
 
 
@@ -46,7 +46,7 @@ def event(payload: Mapping[str, Any]) -> Event:
         gone = _several(first(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
         ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]
         return Event(deleted=tuple(str(id) for id in ids if id is not None))
-    if action not in _SAID:
+    if action not in _ANNOTATED:
         return Event()
     made = _several(first(payload.get("annotation"), payload.get("annotations")))
     if not made:

@@ -16,7 +16,7 @@ from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import Rating, User
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import feedback
-from rlhf_loop.exchange.feedback import Annotated, Fate, OtherTextsError
+from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
 from rlhf_loop.exchange.fields import to_time
 from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
 from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
@@ -173,9 +173,9 @@ class _Taking:
         if (set(now), at) != (set(past.became), past.last_at):
             feedback.note_annotation(connection, target, now, at=at, actor=self.user.name)
 
-    def _rows(self, connection: Connection, rows: Iterable[FileRow]) -> list[Annotated]:
+    def _rows(self, connection: Connection, rows: Iterable[FileRow]) -> list[AnnotationTarget]:
         """Store what the rows say; return what that is now, whether it is new or not."""
-        found, rows = list[Annotated](), list(rows)
+        found, rows = list[AnnotationTarget](), list(rows)
         places = self._places(connection, rows)
         for row in rows:
             if row.rating is None:
@@ -192,12 +192,12 @@ class _Taking:
                 self.counts["reviews"] += fate is not Fate.KEPT
             else:
                 if row.rating.reviewer is not None:
-                    self._taken_back(connection, Annotated(speaker.name, (answers[0],)), row.rating.rated_at)
+                    self._taken_back(connection, AnnotationTarget(speaker.name, (answers[0],)), row.rating.rated_at)
                 continue
-            found.append(Annotated(speaker.name, tuple(sorted(answers))))
+            found.append(AnnotationTarget(speaker.name, tuple(sorted(answers))))
         return found
 
-    def _taken_back(self, connection: Connection, became: Annotated, at: datetime | None) -> None:
+    def _taken_back(self, connection: Connection, became: AnnotationTarget, at: datetime | None) -> None:
         # Whoever is named and has no grade has taken theirs away, such as a thumb in Open WebUI.
         there = feedback.annotated_role(connection, became) is not None
         if there and not feedback.is_newer(connection, became, than=at):
@@ -217,7 +217,7 @@ class _Taking:
             interactions.lock(connection, number)
         return places
 
-    def _withdraw(self, connection: Connection, gone: Iterable[Annotated]) -> None:
+    def _withdraw(self, connection: Connection, gone: Iterable[AnnotationTarget]) -> None:
         for became in gone:
             role = feedback.annotated_role(connection, became)
             refuse_experts_word(self.guard, role, became.reviewer, own=False)
@@ -234,7 +234,7 @@ class _Taking:
 
     def _prefer(self, connection: Connection, answers: Sequence[int], speaker: Speaker) -> Fate:
         better, worse = answers
-        stored = preferences.stored_role(connection, better, worse, speaker.name)
+        stored = preferences.stored_preference_role(connection, better, worse, speaker.name)
         refuse_experts_word(self.guard, stored, speaker.name, own=False)
         return feedback.take_preference(connection, better, worse, reviewer=speaker.name, role=speaker.role)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.web.api.feedback_schemas import FeedbackIn, FeedbackTakenOut, ToolAsked, ToolRecordIn
-from rlhf_loop.web.api.operations import json_body, json_response, operation, query_parameters
+from rlhf_loop.web.api.operations import json_body, json_reply, operation, query_parameters
 from rlhf_loop.web.api.v1_operations import KEY, LOCATION, REPLAYED, REVIEW, TAG, WORDS, WRITING
 from rlhf_loop.web.api.v1_schemas import ReviewOut
 
@@ -76,13 +76,13 @@ def paths() -> dict[str, dict[str, Any]]:
                 TAG,
                 "Say how good an answer is, be it known here or not; a later word of the same reviewer replaces it",
                 {
-                    200: json_response(
+                    200: json_reply(
                         ReviewOut,
                         "What they said before is replaced, or was the same or newer.",
                         review,
                         headers=REPLAYED,
                     ),
-                    201: json_response(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
+                    201: json_reply(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
                 },
                 description=f"The answer is named by its id, or by question and answer, or by both. {_NEW}",
                 problems=(*WRITING, 404),
@@ -107,17 +107,17 @@ def paths() -> dict[str, dict[str, Any]]:
             )
         }
     }
-    return found | {f"/v1/feedback/{tool}": {"post": _of_tool(tool)} for tool in _RECORDS}
+    return found | {f"/v1/feedback/{tool}": {"post": _tool_operation(tool)} for tool in _RECORDS}
 
 
-def _of_tool(tool: str) -> dict[str, Any]:
+def _tool_operation(tool: str) -> dict[str, Any]:
     summary, description, record = _RECORDS[tool]
     taken = {"tool": tool, "interactions": 0, "reviews": 1, "preferences": 0, "withdrawn": 0}
     return operation(
         f"feedbackOf{tool.title().replace('-', '')}",
         TAG,
         summary,
-        {200: json_response(FeedbackTakenOut, "What became of it.", {"taken": taken}, headers=REPLAYED)},
+        {200: json_reply(FeedbackTakenOut, "What became of it.", {"taken": taken}, headers=REPLAYED)},
         description=f"{description} {_NEW} A second time it changes nothing.",
         problems=(*WRITING, 404, 414),
         words=WORDS | {404: "The answer is not here, and does not come along."},

@@ -8,7 +8,7 @@ from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.version import __version__
 from rlhf_loop.web.api import feedback_operations, rerank_operations, v1_operations
-from rlhf_loop.web.api.operations import form, html, json_body, json_response, operation, schemas
+from rlhf_loop.web.api.operations import form, html, json_body, json_reply, operation, schemas
 from rlhf_loop.web.schemas import (
     AnswerOut,
     HealthOut,
@@ -124,9 +124,9 @@ def methods() -> dict[str, list[str]]:
 
 
 def _paths() -> dict[str, dict[str, Any]]:
-    answer = json_response(AnswerOut, "The candidates, best first.", {"found": _ANSWER, "nothing found": _NO_ANSWER})
-    rated = json_response(RatingOut, "The rating is stored.", {"stored": _RATED})
-    waits = json_response(RatingOut, "The rating is kept, and is stored once the database is back.")
+    answer = json_reply(AnswerOut, "The candidates, best first.", {"found": _ANSWER, "nothing found": _NO_ANSWER})
+    rated = json_reply(RatingOut, "The rating is stored.", {"stored": _RATED})
+    waits = json_reply(RatingOut, "The rating is kept, and is stored once the database is back.")
     page = html("The page with the answers.")
     return {
         "/data": {
@@ -189,14 +189,14 @@ def _paths() -> dict[str, dict[str, Any]]:
         **feedback_operations.paths(),
         **rerank_operations.paths(),
         "/healthz": {
-            "get": operation("alive", "Service", "Is the process alive?", {200: json_response(HealthOut, "It is.")})
+            "get": operation("alive", "Service", "Is the process alive?", {200: json_reply(HealthOut, "It is.")})
         },
         "/readyz": {
             "get": operation(
                 "ready",
                 "Service",
                 "Is everything loaded?",
-                {200: json_response(ReadinessOut, "It is."), 503: json_response(ReadinessOut, "Not yet.")},
+                {200: json_reply(ReadinessOut, "It is."), 503: json_reply(ReadinessOut, "Not yet.")},
             )
         },
         "/metrics": {"get": _metrics()},

@@ -74,7 +74,7 @@ def operation(
     return found
 
 
-def json_response(
+def json_reply(
     model: type[BaseModel],
     description: str,
     examples: Mapping[str, Any] | None = None,

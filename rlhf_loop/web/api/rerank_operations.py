@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlhf_loop.accounts import tokens
-from rlhf_loop.web.api.operations import json_body, json_response, operation
+from rlhf_loop.web.api.operations import json_body, json_reply, operation
 from rlhf_loop.web.api.rerank_schemas import (
     MAX_DOCUMENTS,
     CohereErrorOut,
@@ -93,21 +93,21 @@ def paths() -> dict[str, dict[str, Any]]:
             json_body(
                 JinaIn, {"texts": _ASKED, "objects": {**_ASKED, "documents": [{"text": each} for each in _TEXTS]}}
             ),
-            json_response(JinaOut, "The documents, best first.", {"best": _JINA}, headers=_HEADERS),
+            json_reply(JinaOut, "The documents, best first.", {"best": _JINA}, headers=_HEADERS),
             [JinaErrorOut],
         ),
         "/v2/rerank": _rerank(
             "rerankV2",
             "Rank documents, as Cohere's version 2 has it",
             json_body(CohereIn, {"texts": _ASKED}),
-            json_response(CohereOut, "The documents, best first.", {"best": _COHERE}, headers=_HEADERS),
+            json_reply(CohereOut, "The documents, best first.", {"best": _COHERE}, headers=_HEADERS),
             [CohereErrorOut],
         ),
         "/rerank": _rerank(
             "rerank",
             "Rank texts as Text Embeddings Inference has it, or documents as vLLM and Infinity have it",
             json_body(TeiIn, {"TEI": texts, "vLLM, Infinity": _ASKED}, others=[VllmIn]),
-            json_response(
+            json_reply(
                 TeiOut,
                 "The texts or documents, best first.",
                 {"TEI": [{"index": 1, "score": 0.83}, {"index": 0, "score": 0.21}], "vLLM, Infinity": _VLLM},
@@ -131,7 +131,7 @@ def _rerank(
 ) -> dict[str, Any]:
     first, *others = errors
     refused = {
-        status: json_response(first, said, others=others, headers=_ERROR_HEADERS.get(status))
+        status: json_reply(first, said, others=others, headers=_ERROR_HEADERS.get(status))
         for status, said in words.items()
     }
     described = operation(name, _TAG, summary, {200: found, **refused}, description=_WHO, problems=(), body=body)

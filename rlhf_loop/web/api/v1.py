@@ -160,7 +160,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 
         def prefer(connection: Connection) -> StoredAnswer:
             chosen, rejected = _number(connection, given.chosen_id), _number(connection, given.rejected_id)
-            stored = preferences.stored_role(connection, chosen, rejected, speaker.name)
+            stored = preferences.stored_preference_role(connection, chosen, rejected, speaker.name)
             refuse_experts_word(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             try:
                 new = put_preference(

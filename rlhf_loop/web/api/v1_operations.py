@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.store.idempotency import LONGEST_KEY
-from rlhf_loop.web.api.operations import json_body, json_response, operation, query_parameters
+from rlhf_loop.web.api.operations import json_body, json_reply, operation, query_parameters
 from rlhf_loop.web.api.v1_schemas import (
     InteractionBatchIn,
     InteractionFilters,
@@ -120,7 +120,7 @@ WORDS = {
 def paths() -> dict[str, dict[str, Any]]:
     """Return the paths with their operations."""
     one, many = {"one": _INTERACTION}, {"several": {"interactions": [_INTERACTION]}}
-    recorded = json_response(
+    recorded = json_reply(
         RecordedOut,
         "It is stored.",
         {"one": _RECORDED, "several": {"interactions": [_RECORDED]}},
@@ -138,7 +138,7 @@ def paths() -> dict[str, dict[str, Any]]:
                 TAG,
                 "List what was offered, newest first",
                 {
-                    200: json_response(
+                    200: json_reply(
                         InteractionPageOut, "A page.", {"last page": {"interactions": [_FOUND], "next": None}}
                     )
                 },
@@ -166,7 +166,7 @@ def paths() -> dict[str, dict[str, Any]]:
                 TAG,
                 "One answer with its consensus and reviews",
                 {
-                    200: json_response(
+                    200: json_reply(
                         ReviewedInteractionOut,
                         "It.",
                         {"reviewed": {"interaction": _FOUND, "reviews": [REVIEW], "next": None}},
@@ -183,7 +183,7 @@ def paths() -> dict[str, dict[str, Any]]:
                 "listReviews",
                 TAG,
                 "The reviews of an answer, newest first",
-                {200: json_response(ReviewPageOut, "A page.", {"last page": {"reviews": [REVIEW], "next": None}})},
+                {200: json_reply(ReviewPageOut, "A page.", {"last page": {"reviews": [REVIEW], "next": None}})},
                 problems=(*_READING, 404, 405),
                 words=WORDS,
                 parameters=[_ID, *query_parameters(ReviewsAsked)],
@@ -194,8 +194,8 @@ def paths() -> dict[str, dict[str, Any]]:
                 TAG,
                 "Say how good an answer is; a second review by the same reviewer replaces the first",
                 {
-                    200: json_response(ReviewOut, "The earlier one is replaced.", review, headers=REPLAYED),
-                    201: json_response(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
+                    200: json_reply(ReviewOut, "The earlier one is replaced.", review, headers=REPLAYED),
+                    201: json_reply(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
                 },
                 problems=(*WRITING, 404, 405),
                 words=WORDS,
@@ -226,8 +226,8 @@ def paths() -> dict[str, dict[str, Any]]:
                 TAG,
                 "Say which of two answers to one question is better; a second time replaces the first",
                 {
-                    200: json_response(PreferenceOut, "The earlier one is replaced.", preference, headers=REPLAYED),
-                    201: json_response(PreferenceOut, "It is stored.", preference, headers=REPLAYED),
+                    200: json_reply(PreferenceOut, "The earlier one is replaced.", preference, headers=REPLAYED),
+                    201: json_reply(PreferenceOut, "It is stored.", preference, headers=REPLAYED),
                 },
                 problems=(*WRITING, 404),
                 words=WORDS,

@@ -29,7 +29,7 @@ class Dot:
     y: float
 
 
-def add_routes(web: Blueprint, desk: Desk) -> None:
+def add_agreement_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the page on agreement."""
 
     @web.get("/review/agreement")

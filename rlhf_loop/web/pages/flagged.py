@@ -14,20 +14,20 @@ from rlhf_loop.web.pages.desk import Desk
 _PER_PAGE = 20
 
 
-class _FilterIn(BaseModel):
+class _FlagFilterIn(BaseModel):
     model_config = ConfigDict(title="Filter")
 
     before: int | None = Field(default=None, ge=1, lt=2**63)
 
 
-def add_routes(web: Blueprint, desk: Desk) -> None:
+def add_flag_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the list of flagged answers."""
 
     @web.get("/review/flagged")
     @for_people
     def flagged() -> Response:
         desk.guard.signed_in(UserRole.ADMIN)
-        before = checked(_FilterIn, request.args.to_dict()).before
+        before = checked(_FlagFilterIn, request.args.to_dict()).before
         found = reviewing.flags(desk.engine(), before=before, limit=_PER_PAGE + 1)
         shown = found[:_PER_PAGE]
         older = shown[-1].review_id if len(found) > _PER_PAGE else None

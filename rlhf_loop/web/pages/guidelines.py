@@ -13,7 +13,7 @@ from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.pages.desk import Desk, address, own_lines
 
 
-def add_routes(web: Blueprint, desk: Desk) -> None:
+def add_guideline_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the guidelines."""
 
     @web.get("/review/guidelines")

@@ -36,7 +36,7 @@ class _DecisionIn(BaseModel):
     state: State = "pending"
 
 
-def add_routes(web: Blueprint, desk: Desk) -> None:
+def add_correction_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the list of corrections."""
 
     @web.get("/review/corrections")

@@ -160,7 +160,9 @@ def _invitation(database: Database, guard: Guard, secret: str) -> links.Invitati
 
 
 def _signed_in(database: Database, guard: Guard, user: User, response: Response) -> Response:
-    begun = signing_in.begin(database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now())
+    begun = signing_in.begin_session(
+        database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now()
+    )
     return guard.begin(response, begun.user, begun.secret)
 
 

@@ -124,10 +124,10 @@ def add_routes(
 ) -> None:
     """Give the blueprint the raters' screens."""
     desk = Desk(settings, database, guard, scoring)
-    guidelines.add_routes(web, desk)
-    agreement.add_routes(web, desk)
-    oversight.add_routes(web, desk)
-    flagged.add_routes(web, desk)
+    guidelines.add_guideline_routes(web, desk)
+    agreement.add_agreement_routes(web, desk)
+    oversight.add_correction_routes(web, desk)
+    flagged.add_flag_routes(web, desk)
     compare.add_routes(web, desk)
     _add_pages(web, desk)
     _add_calls(web, desk)
