@@ -73,8 +73,8 @@ class _WordNumbers(dict[str, int]):
     """
 
     def __missing__(self, word: str) -> int:
-        term = lexical.term(word)
-        number = _NO_TERM if term is None else hash(term)
+        stem = lexical.term(word)
+        number = _NO_TERM if stem is None else hash(stem)
         if len(self) >= _MAX_WORDS:
             self.clear()
         self[word] = number
