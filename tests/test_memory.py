@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rlhf_loop.utils import memory
+from rlhf_loop.utils import concurrency
 
 # A fifth of a gigabyte in blocks that the C library keeps when they are free: the last one holds up the rest.
 USED_AND_FREE = """
@@ -34,9 +34,9 @@ print(before - held())
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    memory._trim.cache_clear()
+    concurrency._trim.cache_clear()
     yield
-    memory._trim.cache_clear()
+    concurrency._trim.cache_clear()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Only glibc gives memory back.")
@@ -54,4 +54,4 @@ def test_where_there_is_nothing_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setattr(ctypes, "CDLL", Other)
-    memory.give_back()
+    concurrency.give_back()

@@ -26,7 +26,7 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training.train import TrainingReport
-from rlhf_loop.utils.turns import Turns
+from rlhf_loop.utils.concurrency import Turns
 from rlhf_loop.web import blueprint, create_app
 from rlhf_loop.web.api import rerank
 from rlhf_loop.web.api.rerank import LARGE_CHARS, MAX_BODY_BYTES

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rlhf_loop.utils.turns import Turns
+from rlhf_loop.utils.concurrency import Turns
 
 
 def wait_for(turns: Turns, count: int) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.utils.wording import about, counted, listed, percent, signed, verb
+from rlhf_loop.utils.text import about, counted, listed, percent, signed, verb
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from rlhf_loop.domain import (
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.sources.source import Source
-from rlhf_loop.utils.stages import stage
 from rlhf_loop.utils.text import unstorable
+from rlhf_loop.utils.tracing import stage
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlhf_loop.cli.doctor import SECTIONS, Finding
-from rlhf_loop.utils.wording import counted, verb
+from rlhf_loop.utils.text import counted, verb
 
 _TOPIC = 2 + max(len(topic) for topics in SECTIONS.values() for topic in topics)
 _INDENT = 4 + _TOPIC

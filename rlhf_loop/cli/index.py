@@ -66,7 +66,7 @@ def add(
     from rlhf_loop.sources.index import open_store
     from rlhf_loop.sources.index.indexing import InvalidDocumentsError
     from rlhf_loop.sources.index.indexing import add as index_files
-    from rlhf_loop.utils.wording import counted
+    from rlhf_loop.utils.text import counted
 
     settings = read_settings()
     with working("Loading the encoder"):
@@ -119,7 +119,7 @@ def delete(source: str) -> None:
     """Delete all documents of SOURCE, a name as `rlhf-loop index list` shows it."""
     from rlhf_loop.errors import VectorStoreError
     from rlhf_loop.sources.index import open_store
-    from rlhf_loop.utils.wording import counted
+    from rlhf_loop.utils.text import counted
 
     with closing(open_store(read_settings())) as store:
         with working(f"Deleting {source}"):
@@ -138,7 +138,7 @@ def list_() -> None:
     """Show the sources with the number of their documents and sections."""
     from rlhf_loop.encoders import choose
     from rlhf_loop.sources.index import open_store
-    from rlhf_loop.utils.wording import counted
+    from rlhf_loop.utils.text import counted
 
     settings = read_settings()
     with closing(open_store(settings)) as store:

@@ -23,7 +23,7 @@ from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.training.learning_curve import CurvePoint
 from rlhf_loop.training.learning_points import TARGET
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
-from rlhf_loop.utils.wording import counted
+from rlhf_loop.utils.text import counted
 
 _LISTED_ROWS = 20
 _WIDTH = 100

@@ -151,7 +151,7 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
     by question, with a card. Raters have pseudonyms there, lasting ones if RLHF_SECRET_KEY is set.
     """
     from rlhf_loop.exchange.transfer import ExportOptions, export_ratings
-    from rlhf_loop.utils.wording import counted
+    from rlhf_loop.utils.text import counted
 
     if format == "hf-dataset":
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
@@ -164,7 +164,7 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
 
 def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: bool) -> None:
     from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset
-    from rlhf_loop.utils.wording import counted
+    from rlhf_loop.utils.text import counted
 
     key = read_settings().secret_key
     options = DatasetOptions(min_gap=min_gap, conversational=conversational, names=names, key=key)

@@ -114,7 +114,7 @@ def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
     gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done.
     """
     from rlhf_loop.cli.warming import warm as embed
-    from rlhf_loop.utils.wording import counted
+    from rlhf_loop.utils.text import counted
 
     try:
         with progress_bar(f"Warming {file.name}") as progress:

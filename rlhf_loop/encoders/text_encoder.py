@@ -16,8 +16,8 @@ from rlhf_loop.encoders.processor import cores
 from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors
 from rlhf_loop.encoders.tokenizer import PassageSplitter
 from rlhf_loop.encoders.vector_cache import VectorCache
+from rlhf_loop.utils.concurrency import Turns
 from rlhf_loop.utils.lru import Recent
-from rlhf_loop.utils.turns import Turns
 
 #: Tokens of a passage: long enough for a thought, short enough that one vector can hold it.
 PASSAGE_TOKENS = 96

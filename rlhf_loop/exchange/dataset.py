@@ -31,7 +31,7 @@ from rlhf_loop.store.engine import reading
 from rlhf_loop.store.questions import STEPS, is_frozen
 from rlhf_loop.store.tables import ANONYMOUS
 from rlhf_loop.training.data import prompt_hash
-from rlhf_loop.utils.row_writers import Columns, Row, RowsWriter, written_file
+from rlhf_loop.utils.rows import Columns, Row, RowsWriter, written_file
 
 SPLITS = ("train", "validation", "test")
 #: Of the questions; the frozen ones are never more.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_loop.utils.row_writers import Kind
+from rlhf_loop.utils.rows import Kind
 from rlhf_loop.version import __version__
 
 #: By this an export knows an earlier one.

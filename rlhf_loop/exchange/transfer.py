@@ -20,7 +20,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS
 from rlhf_loop.store.validation import problem
-from rlhf_loop.utils.row_writers import Columns, Row, written_file
+from rlhf_loop.utils.rows import Columns, Row, written_file
 
 #: How many invalid rows a report lists; all are counted.
 LISTED_ROWS = 1000

@@ -24,7 +24,7 @@ from rlhf_loop.registry import Version
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.training import metrics
-from rlhf_loop.utils.threads import one_thread
+from rlhf_loop.utils.concurrency import one_thread
 
 #: Ratings from which on they say something; the newest answers and the newest reviews that are looked at.
 ENOUGH = 30

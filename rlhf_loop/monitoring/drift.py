@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.monitoring.asked import Week, monday, weeks_of_questions
-from rlhf_loop.utils.wording import counted, verb
+from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder

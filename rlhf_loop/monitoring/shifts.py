@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.utils.threads import one_thread
+from rlhf_loop.utils.concurrency import one_thread
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.intp]

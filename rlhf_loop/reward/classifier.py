@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.reward.scorer import Features, Floats, Scorer, sigmoid
 from rlhf_loop.reward.splitting import folds
-from rlhf_loop.utils.threads import one_thread
+from rlhf_loop.utils.concurrency import one_thread
 
 Ints = NDArray[np.intp]
 Mask = NDArray[np.bool_]

@@ -13,7 +13,7 @@ from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import Mask, TrainingSet
 from rlhf_loop.training.evaluation import Predictions
-from rlhf_loop.utils.threads import one_thread
+from rlhf_loop.utils.concurrency import one_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

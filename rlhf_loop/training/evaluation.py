@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import GOOD_RATING, Interval
 from rlhf_loop.training import metrics
+from rlhf_loop.utils.concurrency import one_thread
 from rlhf_loop.utils.html import html_table
-from rlhf_loop.utils.threads import one_thread
 
 #: Questions with two or more rated answers from which on an order is judged by them.
 ENOUGH_QUESTIONS = 10

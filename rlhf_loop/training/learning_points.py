@@ -16,7 +16,7 @@ from rlhf_loop.reward import Recipe, RewardClassifier
 from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training import metrics
 from rlhf_loop.training.extrapolation import ENOUGH_POINTS, Outlook, extrapolate
-from rlhf_loop.utils.threads import one_thread
+from rlhf_loop.utils.concurrency import one_thread
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

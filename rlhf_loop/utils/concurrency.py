@@ -3,16 +3,31 @@ what somebody may not want to wait for.
 
 None is an executor of the standard library. Those refuse work as soon as the main thread has ended, while other
 threads may still be serving.
+
+A lock that is given in the order in which it was asked for.
+
+With Python's own, a thread that lets go and asks again at once mostly gets it again, and others may wait for as long as
+that goes on.
+
+Linear algebra on one thread.
+
+Threads that share a matrix product wait for each other by spinning. Training multiplies long and narrow matrices, where
+two threads gain next to nothing; and beside other work on the machine they lose much.
+
+Memory goes back to the system after rare large work; the C library would keep it for the process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
+from functools import cache
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -97,3 +112,60 @@ def share_out(work: Callable[[_Item], None], items: Iterable[_Item], *, threads:
         helper.join()
     if errors:
         raise errors[0]
+
+
+class Turns:
+    """One thread at a time, first come, first served; a context manager. Not for a process after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return len(self._waiting)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        # Opened by whoever is before us, who does not mark the lock as free meanwhile.
+        gate.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Keep the linear algebra inside the block to one thread; libraries that are loaded inside it stay as they are."""
+    # Imported here: serving does without it.
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
+def give_back() -> None:
+    """Give back what is free now, where the C library can: with glibc. It takes some milliseconds."""
+    if trim := _trim():
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):
+        # macOS, musl and Windows have none.
+        return None
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rlhf_loop.cli.doctor.finding import Finding, fault
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
-from rlhf_loop.utils.wording import counted, verb
+from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine

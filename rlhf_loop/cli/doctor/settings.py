@@ -15,7 +15,7 @@ from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
 from rlhf_loop.cli.doctor.machine import install, missing
 from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Settings
 from rlhf_loop.errors import ConfigError, RlhfLoopError
-from rlhf_loop.utils.wording import listed
+from rlhf_loop.utils.text import listed
 
 #: A random key has more different characters than that, in hexadecimal digits, too.
 _FEWEST_CHARACTERS = 8

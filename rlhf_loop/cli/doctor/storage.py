@@ -13,7 +13,7 @@ from pathlib import Path
 from rlhf_loop.cli.doctor.database import Reached, connect_read_only
 from rlhf_loop.cli.doctor.finding import Finding, fault
 from rlhf_loop.config import Settings
-from rlhf_loop.utils.wording import counted, listed, verb
+from rlhf_loop.utils.text import counted, listed, verb
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 #: Room that a file system needs on which anything is kept that must not be lost: a full disk refuses the next rating,

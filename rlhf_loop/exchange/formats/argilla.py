@@ -24,8 +24,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import Columns, check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels
 from rlhf_loop.exchange.formats.messages import answer_text, prompt_text
-from rlhf_loop.utils.row_writers import Kind, Row
-from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.rows import Kind, Record, Row
 
 COLUMNS = dict.fromkeys(
     ("id", "fields", "metadata", "suggestions", "responses", "vectors", "status", "_server_id"), Kind.OBJECT

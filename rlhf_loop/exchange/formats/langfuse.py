@@ -26,8 +26,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, LeftOutError, NamedLabels
 from rlhf_loop.exchange.formats.messages import parsed, read_answer, read_prompt
-from rlhf_loop.utils.row_writers import Kind, Row
-from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.rows import Kind, Record, Row
 
 COLUMNS = dict.fromkeys(
     ("id", "timestamp", "name", "input", "output", "sessionId", "userId", "metadata", "tags", "scores"), Kind.OBJECT

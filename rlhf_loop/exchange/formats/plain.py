@@ -12,8 +12,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.fields import FIELDS, Columns, check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels
-from rlhf_loop.utils.row_writers import Kind, Row
-from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.rows import Kind, Record, Row
 
 _KINDS = {
     "rating": Kind.WHOLE,

@@ -15,8 +15,7 @@ from rlhf_loop.domain import Pair, Rating, ReviewerRole, prompt_key
 from rlhf_loop.exchange.fields import storable
 from rlhf_loop.exchange.formats.base import FileRow, Labels
 from rlhf_loop.exchange.formats.messages import answer, answer_text, prompt_text, question, split_prompt
-from rlhf_loop.utils.row_writers import Kind, Row
-from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.rows import Kind, Record, Row
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")

@@ -18,7 +18,7 @@ from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.calibration import BINS, Bin, expected_error, lean
 from rlhf_loop.training.extrapolation import HORIZON, Prospect
 from rlhf_loop.training.learning_points import TARGET
-from rlhf_loop.utils.wording import about, counted, percent, verb
+from rlhf_loop.utils.text import about, counted, percent, verb
 
 _VERSIONS = 50
 #: Rated answers with a score from which on the scores are held against them, and not against those of a training.

@@ -14,7 +14,7 @@ from rlhf_loop.reviewing import RaterReport, agreement, agreement_by_month
 from rlhf_loop.reviewing.agreement import ENOUGH_SHARED
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
-from rlhf_loop.utils.wording import counted, listed, percent, signed, verb
+from rlhf_loop.utils.text import counted, listed, percent, signed, verb
 
 #: Numbers of rated answers that are worth reaching: enough to train, and from there on about doubling.
 _MILESTONES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)

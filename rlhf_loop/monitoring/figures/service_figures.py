@@ -16,7 +16,7 @@ from rlhf_loop.monitoring.figures.view import View, day, three
 from rlhf_loop.monitoring.figures.weekly import scored_weeks
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion
-from rlhf_loop.utils.wording import counted, listed, percent
+from rlhf_loop.utils.text import counted, listed, percent
 
 #: Questions whose stages are looked at, and for how long back.
 _TIMED, _TIMED_DAYS = 10_000, 7
