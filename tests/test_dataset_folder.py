@@ -22,8 +22,7 @@ from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset, split_of
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store import questions as frozen
 from rlhf_loop.store.engine import make_engine, migrate, transaction
-from rlhf_loop.store.interactions import rate, record
-from rlhf_loop.store.preferences import put_preference
+from rlhf_loop.store.interactions import put_preference, rate, record
 
 QUESTIONS = 60
 # What `datasets` finds in a folder, in a process of its own: it takes a second to load, and would fetch what it lacks.

@@ -9,7 +9,7 @@ from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.monitoring.experiment import ExperimentReport, experiment
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import transaction
-from rlhf_loop.store.served import put
+from rlhf_loop.store.interactions import put
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

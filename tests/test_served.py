@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.domain import Served
 from rlhf_loop.store.engine import reading, transaction
-from rlhf_loop.store.served import experiment_name, other_order, put
+from rlhf_loop.store.interactions import experiment_name, other_order, put
 from rlhf_loop.store.tables import ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

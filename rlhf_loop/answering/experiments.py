@@ -22,7 +22,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, prompt_key
 from rlhf_loop.errors import ConfigError, RlhfLoopError
 from rlhf_loop.ranking import Ranker
-from rlhf_loop.store.served import INCOMING, INTERLEAVED, LIVE, experiment_name
+from rlhf_loop.store.interactions import INCOMING, INTERLEAVED, LIVE, experiment_name
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder

@@ -20,7 +20,7 @@ from rlhf_loop.domain import Rating, ReviewerRole, Served
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
-from rlhf_loop.store.served import put as put_served
+from rlhf_loop.store.interactions import put as put_served
 from rlhf_loop.store.validation import cleaned, problem
 from rlhf_loop.utils.concurrency import start
 from rlhf_loop.utils.text import unstorable

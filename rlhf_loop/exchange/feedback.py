@@ -16,9 +16,15 @@ from sqlalchemy.engine import Connection
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.staging import identity
-from rlhf_loop.store import audit, preferences
-from rlhf_loop.store.interactions import lock, put_interactions, put_review, stored_role, withdraw_review
-from rlhf_loop.store.preferences import withdraw_preference
+from rlhf_loop.store import audit, interactions
+from rlhf_loop.store.interactions import (
+    lock,
+    put_interactions,
+    put_review,
+    stored_role,
+    withdraw_preference,
+    withdraw_review,
+)
 from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
 from rlhf_loop.store.validation import cleaned
 
@@ -169,7 +175,7 @@ def take_preference(connection: Connection, better: int, worse: int, *, reviewer
     known = connection.execute(select(Preference.preferred, Preference.role).where(mine)).one_or_none()
     if known is not None and tuple(known) == ("first" if better == first else "second", str(role)):
         return Fate.KEPT
-    new = preferences.put_preference(connection, better, worse, reviewer=reviewer, role=role)
+    new = interactions.put_preference(connection, better, worse, reviewer=reviewer, role=role)
     return Fate.ADDED if new else Fate.REPLACED
 
 
@@ -233,7 +239,7 @@ def annotated_role(connection: Connection, found: AnnotationTarget) -> ReviewerR
     """Tell as whose word it is stored, None if it is there no longer."""
     try:
         if len(found.answers) == 2:
-            return preferences.stored_preference_role(connection, *found.answers, found.reviewer)
+            return interactions.stored_preference_role(connection, *found.answers, found.reviewer)
         return stored_role(connection, found.answers[0], found.reviewer)
     except LookupError:
         # The answer is gone, and all that was said of it.

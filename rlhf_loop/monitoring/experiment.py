@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop.domain import Interval, prompt_key
 from rlhf_loop.monitoring.effect import MIN_RATED, FirstAnswers, compare, outcome, preference
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.served import INTERLEAVED, LIVE, experiment_name, other_order
+from rlhf_loop.store.interactions import INTERLEAVED, LIVE, experiment_name, other_order
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 
 #: Rows that are in memory at a time.

@@ -16,7 +16,7 @@ from rlhf_loop.reviewing.priority import part
 from rlhf_loop.reviewing.queue import lease
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
-from rlhf_loop.store.preferences import put_preference
+from rlhf_loop.store.interactions import put_preference
 from rlhf_loop.store.tables import LARGEST_ID, Interaction, PairAssignment, Preference
 
 Preferred = Literal["first", "second", "tie"]

@@ -1,4 +1,9 @@
-"""What was offered and what reviewers said of it: record, rate and count."""
+"""What was offered and what reviewers said of it: record, rate and count.
+
+Which of two answers to one question somebody finds better: one word a pair and reviewer, the last one counts.
+
+The questions that were answered: by which order, how fast, and what did not work. What was asked is not in it.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +18,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, prompt_key
+from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, Served, prompt_key
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
-from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Review
+from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Preference, Review, ServedQuestion
 from rlhf_loop.store.validation import RATINGS, cleaned, problem, whole
+from rlhf_loop.utils.text import unstorable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,3 +321,120 @@ def _rated_by_question(connection: Connection) -> list[int]:
         group = hash(group_name(row.candidate_group, row.user_prompt))
         found[group] = found.get(group, 0) + row.rated
     return list(found.values())
+
+
+def put_preference(
+    connection: Connection,
+    chosen: int,
+    rejected: int,
+    *,
+    reviewer: str,
+    role: ReviewerRole = ReviewerRole.EXPERT,
+    tie: bool = False,
+    comment: str | None = None,
+    preferred_at: datetime | None = None,
+) -> bool:
+    """Add a reviewer's preference, or replace the one given earlier; return whether it is the first of this pair.
+
+    The transaction is the caller's. With `tie` neither is better. `preferred_at` is by default now.
+
+    Raises:
+        ValueError: both are the same answer, they answer different questions, or the comment cannot be stored.
+        LookupError: one of them is not there.
+    """
+    if chosen == rejected:
+        raise ValueError("A preference is between two answers, but both ids are of one. Name the other one.")
+    if comment and (bad := unstorable(comment)):
+        raise ValueError(f"The comment holds {bad.group()!a} at position {bad.start()}, which cannot be stored.")
+    first, second = sorted((chosen, rejected))
+    for id in (first, second):
+        lock(connection, id)
+    wanted = select(Interaction.id, Interaction.user_prompt, Interaction.candidate_group)
+    one, other = connection.execute(wanted.where(Interaction.id.in_((first, second)))).all()
+    together = one.candidate_group is not None and one.candidate_group == other.candidate_group
+    if not together and prompt_key(one.user_prompt) != prompt_key(other.user_prompt):
+        raise ValueError("These two answers are to different questions, so neither can be the better one.")
+    preferred = "tie" if tie else "first" if chosen == first else "second"
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    before = connection.execute(select(Preference.preferred).where(mine)).scalar()
+    values = {
+        "preferred": preferred,
+        "comment": comment or None,
+        "role": str(role),
+        "preferred_at": preferred_at or datetime.now(UTC),
+    }
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(Preference).values(first_id=first, second_id=second, reviewer=reviewer, **values)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["first_id", "second_id", "reviewer"], set_=values)
+    )
+    action = "preference.added" if before is None else "preference.changed"
+    detail = {"preferred": preferred, "role": str(role)} | ({} if before is None else {"before": before})
+    audit.note(connection, reviewer, action, f"pair:{first}-{second}", detail)
+    return before is None
+
+
+def withdraw_preference(connection: Connection, one: int, other: int, *, reviewer: str) -> None:
+    """Take back what a reviewer said of two answers, in a transaction of the caller's.
+
+    Raises:
+        LookupError: there is no such preference, or one of the answers is not there.
+    """
+    first, second = sorted((one, other))
+    for id in (first, second):
+        lock(connection, id)
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    before = connection.execute(select(Preference.preferred).where(mine)).scalar()
+    if before is None:
+        raise LookupError(f"There is no preference between {first} and {second} by {reviewer!r}. Nothing was done.")
+    connection.execute(delete(Preference).where(mine))
+    audit.note(connection, reviewer, "preference.withdrawn", f"pair:{first}-{second}", {"before": before})
+
+
+def stored_preference_role(connection: Connection, one: int, other: int, reviewer: str) -> ReviewerRole | None:
+    """Tell as whose word the reviewer's preference is stored, None if there is none; it stays so in this transaction.
+
+    Raises:
+        LookupError: one of the answers is not there.
+    """
+    first, second = sorted((one, other))
+    for id in (first, second):
+        lock(connection, id)
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    found = connection.execute(select(Preference.role).where(mine)).scalar()
+    return None if found is None else ReviewerRole(found)
+
+
+#: What may order the answers to a question; the version of a model may, too.
+LIVE, INCOMING, INTERLEAVED = "live", "incoming", "interleaved"
+
+
+def experiment_name(other: str, *, interleaved: bool) -> str:
+    """Return what an experiment against the other order is called in `Served`."""
+    return f"{other} {INTERLEAVED}" if interleaved else other
+
+
+def other_order(experiment: str) -> str:
+    """Return the order that an experiment of that name compares with the live one."""
+    return experiment.removesuffix(f" {INTERLEAVED}")
+
+
+def put(connection: Connection, served: Served) -> None:
+    """Keep how a question was answered, in a transaction of the caller's; the second time does nothing."""
+    values = {
+        "candidate_group": served.candidate_group,
+        "served_at": served.served_at,
+        "policy": served.policy,
+        "propensity": served.propensity,
+        "experiment": served.experiment,
+        "model_version": served.model_version,
+        "first_id": served.first_id,
+        "teams": dict(served.teams) or None,
+        "degraded": dict(served.degraded) or None,
+        "timings": dict(served.timings) or None,
+    }
+    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
+    if connection.dialect.name == "sqlite":
+        connection.execute(sqlite.insert(ServedQuestion).values(values).on_conflict_do_nothing())
+    else:
+        connection.execute(postgresql.insert(ServedQuestion).values(values).on_conflict_do_nothing())

@@ -22,7 +22,8 @@ from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
 from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
 from rlhf_loop.exchange.formats.label_studio_events import Said, event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
-from rlhf_loop.store import interactions, preferences
+from rlhf_loop.store import interactions
+from rlhf_loop.store import interactions as preferences
 from rlhf_loop.store.idempotency import StoredAnswer
 from rlhf_loop.store.queries import read_review, row_id
 from rlhf_loop.utils.rows import Record

@@ -15,10 +15,10 @@ from werkzeug.exceptions import Conflict, NotFound, UnprocessableEntity
 from rlhf_loop.accounts import tokens
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole, User
-from rlhf_loop.store import audit, interactions, preferences, queries
+from rlhf_loop.store import audit, interactions, queries
+from rlhf_loop.store import interactions as preferences
 from rlhf_loop.store.idempotency import StoredAnswer
-from rlhf_loop.store.interactions import put_interactions, put_review, withdraw_review
-from rlhf_loop.store.preferences import put_preference
+from rlhf_loop.store.interactions import put_interactions, put_preference, put_review, withdraw_review
 from rlhf_loop.store.queries import read_review, row_id
 from rlhf_loop.utils.text import unstorable
 from rlhf_loop.web import logs
