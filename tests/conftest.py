@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, text
 from tokenizers import Tokenizer
 
 from rlhf_loop import sample
-from rlhf_loop.accounts import passwords
+from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder, load_encoder
@@ -112,10 +112,10 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
 @pytest.fixture
 def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Passwords that are worked out at once, for tests of what else happens when somebody signs in."""
-    monkeypatch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-    passwords._nobodys.cache_clear()
+    monkeypatch.setattr(users, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    users._nobodys.cache_clear()
     yield
-    passwords._nobodys.cache_clear()
+    users._nobodys.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 from web_fakes import GOOD, FakeService
 from werkzeug.test import TestResponse
 
-from rlhf_loop.accounts import passwords, users
+from rlhf_loop.accounts import users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, UserRole
 from rlhf_loop.store.engine import transaction

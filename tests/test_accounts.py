@@ -11,7 +11,8 @@ from argon2 import PasswordHasher
 from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions
 from sqlalchemy import Connection, Engine, select, update
 
-from rlhf_loop.accounts import passwords, signing_in, users
+from rlhf_loop.accounts import sessions, users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.accounts.sessions import Keeping
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import AccountError
@@ -97,7 +98,7 @@ def test_a_password_of_older_parameters_is_renewed(engine: Engine) -> None:
     old = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
     with engine.begin() as connection:
         connection.execute(update(Users).values(password_hash=old))
-    signing_in.sign_in(engine, "ann", PASSWORD, address="::1", keeping=KEEPING, now=NOON)
+    sessions.sign_in(engine, "ann", PASSWORD, address="::1", keeping=KEEPING, now=NOON)
     with engine.connect() as connection:
         stored = connection.execute(select(Users.password_hash)).scalar_one()
     assert stored is not None

@@ -9,10 +9,9 @@ import pytest
 from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, Clock, actions, count
 from sqlalchemy import Engine, select, update
 
-from rlhf_loop.accounts import sessions, signing_in, users
-from rlhf_loop.accounts.sessions import Keeping
-from rlhf_loop.accounts.signing_in import SignedIn
-from rlhf_loop.accounts.throttle import FAILURES, FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS
+from rlhf_loop.accounts import sessions, users
+from rlhf_loop.accounts import sessions as signing_in
+from rlhf_loop.accounts.sessions import FAILURES, FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS, Keeping, SignedIn
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.store import audit

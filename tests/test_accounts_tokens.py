@@ -11,7 +11,8 @@ import pytest
 from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions, count
 from sqlalchemy import Engine, inspect, text
 
-from rlhf_loop.accounts import links, passwords, signing_in, tokens, users
+from rlhf_loop.accounts import links, sessions, tokens, users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
@@ -216,7 +217,7 @@ def test_a_password_set_in_another_way_voids_a_link(engine: Engine) -> None:
     def change_password() -> None:
         users.set_password(engine, "ann", PASSWORD, actor="ada")
         link.append(links.invite(engine, "ann", actor="ada", now=NOON))
-        signing_in.change_password(engine, ann, PASSWORD, OTHER_PASSWORD, address="192.0.2.1", now=NOON)
+        sessions.change_password(engine, ann, PASSWORD, OTHER_PASSWORD, address="192.0.2.1", now=NOON)
 
     ann = users.add(engine, "ann", role=UserRole.RATER, actor="test")
     set_password = partial(users.set_password, engine, "ann", PASSWORD, actor="ada")

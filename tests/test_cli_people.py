@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from people_fakes import OTHER_PASSWORD, PASSWORD
 from sqlalchemy import Engine
 
-from rlhf_loop.accounts import links, passwords, tokens, users
+from rlhf_loop.accounts import links, tokens, users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.cli import main, people
 from rlhf_loop.store.engine import open_database
 

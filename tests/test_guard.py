@@ -12,7 +12,8 @@ from people_fakes import PASSWORD, Clock
 from sqlalchemy import Engine
 from werkzeug.test import Client, TestResponse
 
-from rlhf_loop.accounts import sessions, signing_in, tokens, users
+from rlhf_loop.accounts import sessions, tokens, users
+from rlhf_loop.accounts import sessions as signing_in
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError

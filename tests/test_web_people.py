@@ -14,7 +14,8 @@ from people_fakes import OTHER_PASSWORD, PASSWORD, Browser, Site, actions, setti
 from sqlalchemy import Engine
 from web_fakes import GOOD, FakeService
 
-from rlhf_loop.accounts import links, passwords, users
+from rlhf_loop.accounts import links, users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.web import blueprint, create_app, logs
 from rlhf_loop.web.process import Database

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, and_, delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.accounts import passwords, users
+from rlhf_loop.accounts import users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit

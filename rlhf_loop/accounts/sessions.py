@@ -1,19 +1,32 @@
-"""Sessions: in which browsers somebody is signed in. The table has only a keyed hash of what a browser holds."""
+"""Sessions: in which browsers somebody is signed in. The table has only a keyed hash of what a browser holds.
+
+Signing in, slowed down: after some failures the next attempt has to wait, ever longer.
+
+Few failures of a name from one address are enough for that. From all addresses together it takes many: otherwise
+anybody could lock somebody out whose name they know, while without that limit many machines could guess as they like.
+Kept in the database, so that all processes share it. Whoever is signed in already never comes here.
+
+Signing in by name and password.
+"""
 
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, text, update
 from sqlalchemy.engine import Connection, Engine
 
+from rlhf_loop.accounts import users
+from rlhf_loop.accounts import users as passwords
 from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
-from rlhf_loop.store.tables import Session
+from rlhf_loop.store.tables import ANONYMOUS, Session, SignInFailure
 from rlhf_loop.store.tables import User as Users
 
 #: A session in use is noted that often, not at each request.
@@ -100,3 +113,153 @@ def end_all(engine: Engine, user: User) -> None:
 
 def _hashed(secret: str, key: bytes) -> str:
     return hmac.digest(key, b"session:" + secret.encode("utf-8", "replace"), "sha256").hex()
+
+
+#: For so long a failure counts.
+WINDOW = timedelta(minutes=15)
+#: Of one name from one address.
+FAILURES = 5
+#: Of one name, wherever from.
+FAILURES_OF_A_NAME = 100
+#: Of all names from one address: more, since many may share it, as in a hospital.
+FAILURES_OF_AN_ADDRESS = 20
+_FIRST_WAIT_S = 30.0
+_LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
+
+
+def attempt(connection: Connection, name: str, address: str, *, now: datetime) -> int:
+    """Count an attempt as a failure before it is judged, and return its id; `succeeded` takes it back.
+
+    The other way round, many attempts at once would all be judged.
+
+    Raises:
+        ThrottledError: it has to wait. It says the same of names that exist and of others.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    of_name, from_address = SignInFailure.name == name, SignInFailure.address == address
+    wait = max(
+        _wait_s(connection, and_(of_name, from_address), FAILURES, now),
+        _wait_s(connection, of_name, FAILURES_OF_A_NAME, now),
+        _wait_s(connection, from_address, FAILURES_OF_AN_ADDRESS, now),
+    )
+    if wait > 0:
+        seconds = math.ceil(wait)
+        raise ThrottledError(
+            f"Too many attempts to sign in failed. Try again in {_in_words(seconds)}; whoever has forgotten a password "
+            "gets a link for a new one from an admin.",
+            retry_after_s=seconds,
+        )
+    connection.execute(delete(SignInFailure).where(SignInFailure.failed_at <= now - WINDOW))
+    values = {"name": name, "address": address, "failed_at": now}
+    return connection.execute(insert(SignInFailure).returning(SignInFailure.id), values).scalar_one()
+
+
+def succeeded(connection: Connection, name: str, address: str) -> None:
+    """Forget the failures of a name from where it has signed in, this attempt included.
+
+    What the address did with other names still counts, and what others did with the name: whoever guesses at it from
+    elsewhere must not begin anew each time that its owner signs in.
+    """
+    mine = and_(SignInFailure.name == name, SignInFailure.address == address)
+    connection.execute(delete(SignInFailure).where(mine))
+
+
+def _wait_s(connection: Connection, whose: ColumnElement[bool], allowed: int, now: datetime) -> float:
+    wanted = select(func.count(), func.max(SignInFailure.failed_at, type_=SignInFailure.failed_at.type)).where(
+        whose, SignInFailure.failed_at > now - WINDOW
+    )
+    count, last = connection.execute(wanted).one()
+    if count < allowed:
+        return 0.0
+    # Exponents without bound would be too large for a float.
+    wait = min(_FIRST_WAIT_S * 2 ** min(count - allowed, 16), WINDOW.total_seconds())
+    return float(wait - (now - last).total_seconds())
+
+
+def _in_words(seconds: int) -> str:
+    return f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
+
+
+#: For whatever is wrong: which of both, would tell which names there are.
+_WRONG = "The name or the password is wrong. Look at both and try again."
+#: How all names that cannot be one are counted.
+_NO_NAME = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who has signed in, with the secret that their browser has to keep."""
+
+    user: User
+    secret: str
+
+
+def sign_in(engine: Engine, name: str, password: str, *, address: str, keeping: Keeping, now: datetime) -> SignedIn:
+    """Begin a session for whoever knows the password.
+
+    Raises:
+        ThrottledError: too many attempts of the name, there or everywhere, or from the address have failed.
+        AccountError: the name or the password is wrong, or the user is not active.
+    """
+    name = _countable(name)
+    stored = _attempted(engine, name, address, counted_as=name, now=now)
+    right = passwords.matches(stored, password)
+    renewed = passwords.renewed(stored, password) if right and stored else None
+    with transaction(engine) as connection:
+        # Anew: what was true before the password was checked may have changed meanwhile.
+        found = users.find(connection, name)
+        if right and found and found.user.active and found.password_hash == stored:
+            succeeded(connection, name, address)
+            values = {"signed_in_at": now, "password_hash": renewed or stored}
+            connection.execute(update(Users).where(Users.id == found.user.id).values(values))
+            secret = begin(connection, found.user.id, keeping=keeping, now=now)
+            audit.note(connection, name, "session.signed_in", f"user:{name}", {"address": address})
+            return SignedIn(found.user, secret)
+        # An unknown name is left out: many a password has been typed into the wrong field.
+        target = f"user:{name}" if found else "user:?"
+        audit.note(connection, ANONYMOUS, "session.failed", target, {"address": address})
+    raise AccountError(_WRONG)
+
+
+def begin_session(engine: Engine, user: User, *, address: str, keeping: Keeping, now: datetime) -> SignedIn:
+    """Begin a session for somebody who has shown in another way who they are."""
+    with transaction(engine) as connection:
+        connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))
+        secret = begin(connection, user.id, keeping=keeping, now=now)
+        audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", {"address": address})
+    return SignedIn(user, secret)
+
+
+def change_password(engine: Engine, user: User, old: str, new: str, *, address: str, now: datetime) -> None:
+    """Give a user who knows the old password a new one, and sign them out everywhere.
+
+    Raises:
+        ThrottledError: the old one was wrong too often.
+        AccountError: it is wrong, or the new one is refused.
+    """
+    password_hash = passwords.hashed(new, name=user.name)
+    # Counted apart from signing in: no flood there keeps anybody from this. No name has a colon.
+    counted_as = f"change:{user.name}"
+    stored = _attempted(engine, user.name, address, counted_as=counted_as, now=now)
+    if not passwords.matches(stored, old):
+        raise AccountError("The old password is wrong. Type it again, or ask an admin for a link.")
+    with transaction(engine) as connection:
+        succeeded(connection, counted_as, address)
+        users.put_password(connection, user, password_hash, actor=user.name)
+
+
+def _attempted(engine: Engine, name: str, address: str, *, counted_as: str, now: datetime) -> str | None:
+    """Count the attempt, and return the hash of the password of whoever may sign in by that name."""
+    with transaction(engine) as connection:
+        attempt(connection, counted_as, address, now=now)
+        found = users.find(connection, name)
+    may = found is not None and found.user.active and found.user.role != UserRole.SERVICE
+    return found.password_hash if found is not None and may else None
+
+
+def _countable(name: str) -> str:
+    try:
+        return users.checked_name(name)
+    except AccountError:
+        return _NO_NAME

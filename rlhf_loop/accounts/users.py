@@ -1,22 +1,98 @@
-"""Users: add, find, change. Whatever changes one is in the audit log, and one active admin always remains."""
+"""Users: add, find, change. Whatever changes one is in the audit log, and one active admin always remains.
+
+Passwords: Argon2id, and one time for a right one, a wrong one and one of nobody's.
+"""
 
 from __future__ import annotations
 
 import re
+import secrets
+import threading
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop.accounts import passwords
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ANONYMOUS, OneTimeLink, Session
 from rlhf_loop.store.tables import User as Users
+
+SHORTEST = 12
+LONGEST = 1_000
+#: Fewer would be "aaaaaaaaaaaa" and the like.
+_DIFFERENT = 5
+
+# The library's parameters are RFC 9106's for machines without much memory: 64 MiB and some 50 ms for each password.
+_HASHER = PasswordHasher()
+#: So many are worked out at a time in a process: a flood of sign-ins must not take all of its memory.
+_AT_A_TIME = threading.BoundedSemaphore(2)
+
+
+def hashed(password: str, *, name: str) -> str:
+    """Return what is stored of a new password of the user of that name.
+
+    Raises:
+        AccountError: it is too short, too long or too simple.
+    """
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise AccountError(
+            f"The password has {len(password):,} characters. Choose one of {SHORTEST} to {LONGEST:,}; "
+            "a few words that nobody would guess are good."
+        )
+    if len(set(password)) < _DIFFERENT or password.lower() == name:
+        raise AccountError(
+            f"The password is one that others try first: it is the name, or has fewer than {_DIFFERENT} different "
+            "characters. Choose a few words that nobody would guess."
+        )
+    try:
+        encoded = _encoded(password)
+    except UnicodeEncodeError as error:
+        raise AccountError("The password is not valid text. Type it again, or send it as UTF-8.") from error
+    with _AT_A_TIME:
+        return _HASHER.hash(encoded)
+
+
+def matches(stored: str | None, password: str) -> bool:
+    """Tell whether the password is the stored one; without one, find out that it is not in the same time."""
+    try:
+        encoded = _encoded(password)
+    except UnicodeEncodeError:
+        encoded = b""
+    with _AT_A_TIME:
+        try:
+            # First, so that the first unknown name of a process takes no longer than others.
+            nobodys = _nobodys()
+            return _HASHER.verify(stored or nobodys, encoded) and stored is not None
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def renewed(stored: str, password: str) -> str | None:
+    """Return the hash by today's parameters if the stored one has others; None if it has not."""
+    if not _HASHER.check_needs_rehash(stored):
+        return None
+    with _AT_A_TIME:
+        return _HASHER.hash(_encoded(password))
+
+
+def _encoded(password: str) -> bytes:
+    # One character can be typed in several ways, depending on the keyboard.
+    return unicodedata.normalize("NFC", password).encode()
+
+
+@cache
+def _nobodys() -> str:
+    return _HASHER.hash(secrets.token_bytes(32))
+
 
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
 #: Of nobody: those without a name, the visitors of our page (visitor:...), and whoever types commands (cli:...). A
@@ -72,7 +148,7 @@ def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str 
     name = checked_name(name)
     if password is not None and role == UserRole.SERVICE:
         raise AccountError(f"{name!r} is a service, and services have tokens and no password. Leave it out.")
-    password_hash = None if password is None else passwords.hashed(password, name=name)
+    password_hash = None if password is None else hashed(password, name=name)
     with transaction(engine) as connection:
         return put(connection, name, role=role, actor=actor, password_hash=password_hash)
 
@@ -169,7 +245,7 @@ def set_password(engine: Engine, name: str, password: str, *, actor: str) -> Non
     Raises:
         AccountError: there is no such user, they are a service, or the password is refused.
     """
-    password_hash = passwords.hashed(password, name=checked_name(name))
+    password_hash = hashed(password, name=checked_name(name))
     with transaction(engine) as connection:
         put_password(connection, known(connection, name).user, password_hash, actor=actor)
 

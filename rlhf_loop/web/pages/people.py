@@ -5,7 +5,8 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, make_response, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 
-from rlhf_loop.accounts import links, passwords, sessions, signing_in
+from rlhf_loop.accounts import links, sessions, users
+from rlhf_loop.accounts import sessions as signing_in
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User
 from rlhf_loop.errors import AccountError, ThrottledError
@@ -124,11 +125,11 @@ def _sign_in_page(guard: Guard, *, way: str | None, name: str = "", error: str =
 
 
 def _welcome_page(guard: Guard, invitation: links.Invitation, *, name: str = "", error: str = "") -> Response:
-    return page("password.html", guard, invited=invitation.user, name=name, error=error, shortest=passwords.SHORTEST)
+    return page("password.html", guard, invited=invitation.user, name=name, error=error, shortest=users.SHORTEST)
 
 
 def _account_page(guard: Guard, user: User, *, error: str = "") -> Response:
-    return page("account.html", guard, user=user, error=error, shortest=passwords.SHORTEST)
+    return page("account.html", guard, user=user, error=error, shortest=users.SHORTEST)
 
 
 def _refused(response: Response, error: AccountError) -> Response:
