@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_loop.encoders import MAX_TOKENS
-from rlhf_loop.encoders.batches import Batcher
-from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
 
 
 @pytest.fixture(scope="module")

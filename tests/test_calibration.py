@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_loop.encoders.calibration import INPUTS, load, save
+from rlhf_loop.encoders.weights import INPUTS, load, save
 
 
 def test_the_package_has_a_calibration_of_every_product() -> None:

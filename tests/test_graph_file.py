@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_loop.encoders import graph_file
-from rlhf_loop.encoders.graph_file import cached_graph
+from rlhf_loop.encoders import onnx_runtime
+from rlhf_loop.encoders.onnx_runtime import cached_graph
 from rlhf_loop.errors import EncoderError
 
 
@@ -23,7 +23,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         target.write_bytes(b"graph")
         target.with_name(f"{target.name}.data").write_bytes(b"tensors" * 1000)
 
-    monkeypatch.setattr(graph_file, "write_graph", write_graph)
+    monkeypatch.setattr(onnx_runtime, "write_graph", write_graph)
     return calls
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_loop.encoders import Vectors
 from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS, OnnxRuntime
-from rlhf_loop.encoders.processor import abilities
+from rlhf_loop.encoders.runtime import abilities
 
 DATA = Path(__file__).parent / "data"
 TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())["texts"]

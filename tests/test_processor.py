@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import choose, processor
+from rlhf_loop.encoders import choose, runtime
 from rlhf_loop.errors import ConfigError
 
 INTEL = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu sse2 avx2 avx512f avx512_vnni avx512_bf16\n"
@@ -20,7 +20,7 @@ def cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fix
     monkeypatch.setattr("sys.platform", "linux")
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(runtime, "CPUINFO", tmp_path / "cpuinfo")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fix
 @pytest.mark.usefixtures("cpuinfo")
 def test_abilities_come_from_the_system(expected: set[str]) -> None:
     """What the processor can do is read from its flags; where nobody says, it can do nothing."""
-    assert processor.abilities() == expected
+    assert runtime.abilities() == expected
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,5 @@ def test_what_is_not_there_is_refused(settings: Settings, message: str) -> None:
 @pytest.mark.usefixtures("cpuinfo")
 def test_the_processor_has_a_name(expected: str) -> None:
     """Its own name, as the system gives it."""
-    assert processor.name() == expected
-    assert processor.cores() >= 1
+    assert runtime.name() == expected
+    assert runtime.cores() >= 1

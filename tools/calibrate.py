@@ -23,11 +23,9 @@ from safetensors.numpy import load_file
 
 from rlhf_loop import sample
 from rlhf_loop.encoders import weights
-from rlhf_loop.encoders.batches import Batcher
-from rlhf_loop.encoders.calibration import INPUTS, Calibration, save
-from rlhf_loop.encoders.int8_graph import Int8Graph
-from rlhf_loop.encoders.onnx_graph import Graph, Weights
-from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.encoders.onnx_graph import Graph, Int8Graph, Weights
+from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
+from rlhf_loop.encoders.weights import INPUTS, Calibration, save
 from rlhf_loop.reward import lexical
 
 Floats = NDArray[np.float32]

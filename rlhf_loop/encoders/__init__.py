@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders.processor import abilities
-from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors
+from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors, abilities
 from rlhf_loop.encoders.text_encoder import TextEncoder
 from rlhf_loop.errors import ConfigError
 

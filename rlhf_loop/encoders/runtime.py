@@ -1,8 +1,15 @@
-"""What runs an encoder: the one method behind which ONNX Runtime and sentence-transformers look the same."""
+"""What runs an encoder: the one method behind which ONNX Runtime and sentence-transformers look the same.
+
+What the processor can do, as far as it decides how the encoder runs.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -36,3 +43,53 @@ def same_model(some: str, other: str) -> bool:
     so it may serve on another kind of processor. In a cache they are kept apart.
     """
     return some.partition("/")[0] == other.partition("/")[0]
+
+
+#: Linux's names of instructions that multiply and add 8-bit integers in one step, by processor family.
+_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_BF16 = {"avx512_bf16", "amx_bf16"}
+#: Where Linux tells.
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def abilities() -> frozenset[str]:
+    """Return what matters among the processor's abilities: "int8" and "bf16" products in hardware.
+
+    Without the 8-bit instructions the products would be as slow as in 32 bits, and on older x86 less exact (they
+    saturate at 16 bits). Where nobody says what the processor can do, the answer is nothing.
+    """
+    flags = _flags()
+    return frozenset(name for name, needed in (("int8", _INT8), ("bf16", _BF16)) if flags & needed)
+
+
+def name() -> str:
+    """Return what the processor calls itself, as far as the system says."""
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _flags() -> set[str]:
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return {"asimddp"}  # every Apple processor of that kind
+    found: set[str] = set()
+    for line in _cpuinfo():
+        key, _, values = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            found.update(values.split())
+    return found
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

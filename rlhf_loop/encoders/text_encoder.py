@@ -12,8 +12,7 @@ from itertools import accumulate
 import numpy as np
 from tokenizers import Tokenizer
 
-from rlhf_loop.encoders.processor import cores
-from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors
+from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors, cores
 from rlhf_loop.encoders.tokenizer import PassageSplitter
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.utils.concurrency import Turns

@@ -90,9 +90,8 @@ def _sentence_transformers(model: Any, *, half: bool) -> Encode:
 
 
 def _openvino(openvino: Any, folder: Path, cache: Path) -> Encode:
-    from rlhf_loop.encoders.batches import Batcher
-    from rlhf_loop.encoders.graph_file import cached_graph
-    from rlhf_loop.encoders.tokenizer import load_tokenizer
+    from rlhf_loop.encoders.onnx_runtime import cached_graph
+    from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
 
     batcher = Batcher(load_tokenizer(folder / "tokenizer.json"), tokens=_OPENVINO_TOKENS)
     graph = str(cached_graph(folder, cache, precision="fp32"))
@@ -112,10 +111,8 @@ def _openvino(openvino: Any, folder: Path, cache: Path) -> Encode:
 def _dynamic(folder: Path, cache: Path) -> Encode:
     import onnxruntime
 
-    from rlhf_loop.encoders.batches import Batcher
-    from rlhf_loop.encoders.graph_file import cached_graph
-    from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS
-    from rlhf_loop.encoders.tokenizer import load_tokenizer
+    from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS, cached_graph
+    from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
 
     target = cache / "dynamic.onnx"
     if not target.exists():

@@ -24,10 +24,9 @@ from rlhf_loop import sample
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder, Vectors, choose
-from rlhf_loop.encoders.batches import Batcher
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
-from rlhf_loop.encoders.processor import abilities
-from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.encoders.runtime import abilities
+from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.encoders.weights import find_model_folder
 from rlhf_loop.reward import RewardClassifier, recipe_named

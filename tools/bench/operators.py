@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 import onnxruntime
 
-from rlhf_loop.encoders.graph_file import cached_graph
+from rlhf_loop.encoders.onnx_runtime import cached_graph
 from rlhf_loop.encoders.weights import find_model_folder
 from tools.report import table
 

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, load_encoder
-from rlhf_loop.encoders.processor import cores
+from rlhf_loop.encoders.runtime import cores
 from tools.simulate.loop import Run, run
 from tools.simulate.raters import Arm
 from tools.simulate.world import plan, read_world

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from rlhf_loop.cli.doctor.finding import Finding, fault
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import choose
-from rlhf_loop.encoders.processor import abilities, cores, name
+from rlhf_loop.encoders.runtime import abilities, cores, name
 from rlhf_loop.version import __version__
 
 #: What each extra brings, by the name of its package and that of the module.
