@@ -20,8 +20,8 @@ from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward import RECIPES, RewardModel
+from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.model_file import load, save, sum_file
-from rlhf_loop.reward.scorer import Scorer
 from rlhf_loop.training.train import TrainingReport
 
 ENCODER = "an encoder"

@@ -27,8 +27,8 @@ from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
+from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.model_file import save, sum_file
-from rlhf_loop.reward.scorer import Scorer
 from rlhf_loop.training.train import TrainingReport
 
 QUERY = "How do I treat a small burn?"

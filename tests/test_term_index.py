@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from rlhf_loop import sample
-from rlhf_loop.reward import lexical, term_index
-from rlhf_loop.reward.term_index import TermIndex
+from rlhf_loop.reward import lexical
+from rlhf_loop.reward import lexical as term_index
+from rlhf_loop.reward.lexical import TermIndex
 from rlhf_loop.utils.lru import Recent
 
 WORDS = re.findall(

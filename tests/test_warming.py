@@ -19,8 +19,8 @@ from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import EncoderError, ImportFileError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
+from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.reward.scorer import Scorer
 
 ROWS = [json.loads(line) for line in sample.RATINGS_FILE.read_text("utf-8").splitlines()]
 ANSWERS = [row["ai_response"] for row in ROWS]

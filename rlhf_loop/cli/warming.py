@@ -18,9 +18,9 @@ from rlhf_loop.errors import EncoderError, ImportFileError
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.exchange.reader import RatingsReader
 from rlhf_loop.reward import Recipe, recipe_named
-from rlhf_loop.reward.joint import JointRecipe
 from rlhf_loop.reward.model_file import load
 from rlhf_loop.reward.passages import PassagesRecipe
+from rlhf_loop.reward.recipe import JointRecipe
 
 #: The format of a file with an answer on each line, beside those of ratings files.
 TEXT = "txt"

@@ -1,11 +1,23 @@
-"""Words of a question found again in an answer: what a sentence vector blurs, such as the name of a rare disease."""
+"""Words of a question found again in an answer: what a sentence vector blurs, such as the name of a rare disease.
+
+Terms as numbers, so that a question meets all its candidates at once instead of one after the other.
+
+`lexical` says what is measured, text by text; here numpy does the same sums over all texts together, and a test holds
+the two against each other.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import Stemmer
+from numpy.typing import NDArray
+
+from rlhf_loop.utils.lru import Recent
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
@@ -76,3 +88,121 @@ def best_window_coverage(wanted: Sequence[str], found: Sequence[str], *, size: i
 
 def _has_meaning(word: str) -> bool:
     return len(word) > 1 and word not in _STOP_WORDS
+
+
+Numbers = NDArray[np.int64]
+
+#: Memory for the terms of texts seen lately: those of 3,000 long answers or more.
+MAX_BYTES = 8 * 1024**2
+#: Words whose numbers are remembered, some 4 MB; the language of a subject has fewer.
+_MAX_WORDS = 30_000
+_NO_TERM = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """The terms of an answer and of its title, in order and with repetitions, and how many distinct ones it has."""
+
+    text: Numbers
+    title: Numbers
+    distinct: int
+
+
+class TermIndex:
+    """Measures how the words of a question are found again in answers; what it has read of a text it remembers."""
+
+    def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
+        self._number = _WordNumbers()
+        self._known: Recent[_Terms] = Recent(max_bytes=max_bytes)
+
+    def features(self, prompt: str, responses: Sequence[str]) -> NDArray[np.float64]:
+        """Return a row for each response: terms in title, terms in one passage, log of distinct terms."""
+        wanted = np.unique(self._numbers(prompt))
+        answers = [self._terms(response) for response in responses]
+        in_title = _coverage(wanted, [answer.title for answer in answers])
+        in_window = _best_window_coverage(wanted, [answer.text for answer in answers])
+        # Distinct ones: what is said twice makes an answer longer, not richer.
+        return np.stack([in_title, in_window, np.log1p([answer.distinct for answer in answers])], axis=1)
+
+    def _terms(self, text: str) -> _Terms:
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        known = self._known.get(key)
+        if known is None:
+            numbers = self._numbers(text)
+            known = _Terms(numbers, self._numbers(title(text)), len(set(numbers.tolist())))
+            self._known.put(key, known, known.text.nbytes + known.title.nbytes)
+        return known
+
+    def _numbers(self, text: str) -> Numbers:
+        numbers = np.array(list(map(self._number.__getitem__, words(text))), dtype=np.int64)
+        terms: Numbers = numbers[numbers != _NO_TERM]
+        return terms
+
+
+class _WordNumbers(dict[str, int]):
+    """A number for the term of each word, or `_NO_TERM`; of words with the same term the same number.
+
+    Numbers are hashes, so no list of terms has to be kept: two of a million terms share one with a chance of 1 in
+    10 million. They hold in one process only, as do Python's hashes of texts.
+    """
+
+    def __missing__(self, word: str) -> int:
+        stem = term(word)
+        number = _NO_TERM if stem is None else hash(stem)
+        if len(self) >= _MAX_WORDS:
+            self.clear()
+        self[word] = number
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where wanted terms stand: for each find the text, the place in it, and which of the terms it is."""
+
+    text: NDArray[np.intp]
+    position: NDArray[np.intp]
+    term: NDArray[np.intp]
+
+
+def _find(wanted: Numbers, texts: Sequence[Numbers]) -> _Found:
+    """Find the terms `wanted`, sorted and at least one, in all texts."""
+    numbers = np.concatenate(texts)
+    term = np.minimum(np.searchsorted(wanted, numbers), len(wanted) - 1)
+    found = np.flatnonzero(wanted[term] == numbers)
+    ends = np.cumsum([len(text) for text in texts])
+    text = np.searchsorted(ends, found, side="right")
+    return _Found(text, found - (ends - [len(text) for text in texts])[text], term[found])
+
+
+def _coverage(wanted: Numbers, texts: Sequence[Numbers]) -> NDArray[np.float64]:
+    """Return `lexical.coverage` of each text."""
+    if not len(wanted):
+        return np.zeros(len(texts))
+    found = _find(wanted, texts)
+    return _shares(found.text, found.term, len(texts), len(wanted))
+
+
+def _best_window_coverage(
+    wanted: Numbers, texts: Sequence[Numbers], *, size: int = 50, stride: int = 20
+) -> NDArray[np.float64]:
+    """Return `lexical.best_window_coverage` of each text."""
+    if not len(wanted):
+        return np.zeros(len(texts))
+    found = _find(wanted, texts)
+    windows = np.array([len(range(0, max(1, len(text) - size + stride), stride)) for text in texts])
+    first = np.cumsum(windows) - windows
+    # A term stands in the last window that starts before it, and in those before that reach as far as it.
+    back = np.arange(-(-size // stride))[:, np.newaxis]
+    window = found.position // stride - back
+    inside = (window >= 0) & (window < windows[found.text]) & (found.position - window * stride < size)
+    term = np.broadcast_to(found.term, inside.shape)[inside]
+    shares = _shares((first[found.text] + window)[inside], term, windows.sum(), len(wanted))
+    best: NDArray[np.float64] = np.maximum.reduceat(shares, first)
+    return best
+
+
+def _shares(part: NDArray[np.intp], term: NDArray[np.intp], parts: int, terms: int) -> NDArray[np.float64]:
+    """Return for each part the share of the terms that stand in it; a term in a part counts once."""
+    distinct = np.unique(part * terms + term)
+    shares: NDArray[np.float64] = np.bincount(distinct // terms, minlength=parts) / terms
+    return shares

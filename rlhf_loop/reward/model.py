@@ -1,4 +1,7 @@
-"""A trained reward model: plain numbers, and what they are good for."""
+"""A trained reward model: plain numbers, and what they are good for.
+
+The recipes by name.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,23 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.reward.recipes import recipe_named
-from rlhf_loop.reward.scorer import Scorer
+from rlhf_loop.reward.classifier import Scorer
+from rlhf_loop.reward.passages import PassagesRecipe
+from rlhf_loop.reward.recipe import JointRecipe, Recipe
+
+#: In the order in which ties between them are settled.
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (PassagesRecipe(), JointRecipe())}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"Unknown recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
+    return RECIPES[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

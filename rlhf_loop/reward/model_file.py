@@ -25,9 +25,8 @@ from filelock import FileLock
 
 from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.reward.model import RewardModel
-from rlhf_loop.reward.recipes import RECIPES
-from rlhf_loop.reward.scorer import Scorer
+from rlhf_loop.reward.classifier import Scorer
+from rlhf_loop.reward.model import RECIPES, RewardModel
 
 FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
 from rlhf_loop.reward import lexical
+from rlhf_loop.reward.lexical import TermIndex
 from rlhf_loop.reward.recipe import Matrix
-from rlhf_loop.reward.term_index import TermIndex
 
 #: How sharply the soft maximum prefers the best passage: a second one just as good adds log(2) / 20 = 0.035.
 SHARPNESS = 20.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, recipe_named
-from rlhf_loop.reward.joint import JointRecipe, joint_texts
+from rlhf_loop.reward.recipe import JointRecipe, joint_texts
 from rlhf_loop.training.data import Chunk, Ints, Mask, TrainingSet
 from rlhf_loop.training.pair_data import PairSet
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.reward import Recipe, RewardClassifier
-from rlhf_loop.reward.classifier import PairRows
-from rlhf_loop.reward.scorer import Scorer
+from rlhf_loop.reward.classifier import PairRows, Scorer
 from rlhf_loop.training.data import Ints, Mask, TrainingSet
 from rlhf_loop.training.fit import PairFeatures
 from rlhf_loop.training.pair_data import PairSet
