@@ -9,10 +9,17 @@ import pytest
 from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, ranker_in
 
 from rlhf_loop.config import Settings
-from rlhf_loop.document_ranking import DocumentRanking, WithoutModel, logit, rank_documents, without_model
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, ModelFileError
-from rlhf_loop.ranking import Ranker, rerank_candidates
+from rlhf_loop.ranking import (
+    DocumentRanking,
+    Ranker,
+    WithoutModel,
+    logit,
+    rank_documents,
+    rerank_candidates,
+    without_model,
+)
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.train import TrainingReport
 

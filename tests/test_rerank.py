@@ -10,9 +10,8 @@ from flask.testing import FlaskClient
 from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, REQUESTS, app_with, post, ranker_in
 from test_openapi import checker
 
-from rlhf_loop.document_ranking import logit
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.ranking import Ranker, rerank_candidates
+from rlhf_loop.ranking import Ranker, logit, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.web.api.openapi import document

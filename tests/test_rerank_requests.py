@@ -19,10 +19,9 @@ from v1_apps import settings_for, token_for
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.config import Settings
-from rlhf_loop.document_ranking import DocumentRanking, rank_documents
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.ranking import Ranker
+from rlhf_loop.ranking import DocumentRanking, Ranker, rank_documents
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training.train import TrainingReport

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rlhf_loop.document_ranking import WithoutModel, rank_documents
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.ranking import Ranker, default_ranker
+from rlhf_loop.ranking import Ranker, WithoutModel, default_ranker, rank_documents
 
 #: What to do while there is no model; `WithoutModel` as users of the adapters write it.
 Fallback: TypeAlias = Literal["error", "incoming"]

@@ -23,8 +23,8 @@ from werkzeug.exceptions import (
 from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.document_ranking import DocumentRanking, rank_documents, without_model
 from rlhf_loop.errors import ModelFileError
+from rlhf_loop.ranking import DocumentRanking, rank_documents, without_model
 from rlhf_loop.utils.concurrency import Turns, give_back
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import whole_body
