@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels, NumberScale
-from rlhf_loop.exchange.formats.openwebui_chat import reply
+from rlhf_loop.exchange.formats.openwebui import reply
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.engine import transaction
 

@@ -1,24 +1,217 @@
 """Rows of a ratings file as they wait in a temporary table, and the SQL that checks them and moves them on.
 
 The statements are plain SQL that SQLite and PostgreSQL read alike. "WHERE ... ON CONFLICT" needs the WHERE on SQLite.
+
+The temporary tables in which the rows of a ratings file wait until all of them are known to be good.
+
+Preferences of a ratings file as they wait beside its answers, and the SQL that checks them and moves them on.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, select, text
-from sqlalchemy.engine import Connection
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating
-from rlhf_loop.exchange import import_pairs
+from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.formats.base import FileRow
-from rlhf_loop.exchange.import_tables import STAGE, RowError, Unsaid, drop
 from rlhf_loop.store.tables import ANONYMOUS, UtcDateTime
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """A row that cannot be stored: the line where it starts (a Parquet file's row), and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsaid:
+    """What stands where a row does not say who reviewed, in which role, and where the answer is from."""
+
+    reviewer: str
+    role: ReviewerRole
+    source: str | None
+
+
+# The rows of the file as they wait to be stored. Temporary tables: each connection sees its own, and one that is
+# killed leaves none. `place` tells rows of one line apart, where one record says several things.
+METADATA = MetaData()
+STAGE = Table(
+    "rlhf_import",
+    METADATA,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("line", Integer, nullable=False),
+    Column("first_place", Integer),
+    Column("first_review", Integer),
+    Column("identity", Text, nullable=False),
+    Column("of_pair", Boolean, nullable=False),
+    Column("texts_elsewhere", Boolean, nullable=False),
+    Column("user_prompt", Text),  # NULL where another row, or the database, has the texts
+    Column("ai_response", Text),
+    Column("reviewer", Text, nullable=False),
+    Column("role", Text),  # NULL where the row does not say: so nothing that is known is overwritten
+    Column("rating", Integer),
+    Column("comment", Text),
+    Column("correction", Text),
+    Column("harmful", Boolean),
+    Column("source", Text),
+    Column("candidate_group", Text),
+    Column("shown_rank", Integer),
+    Column("score", Double),
+    Column("model_version", Text),
+    Column("title", Text),
+    Column("url", Text),
+    Column("licence", Text),
+    Column("created_at", UtcDateTime),
+    Column("rated_at", UtcDateTime),
+    Column("retrieved_at", UtcDateTime),
+    prefixes=["TEMPORARY"],
+)
+Index("ix_rlhf_import_identity", STAGE.c.identity, STAGE.c.reviewer, STAGE.c.place)
+# `one` and `other` in the order of their identities, so that a pair has one name whichever is better.
+PAIRS = Table(
+    "rlhf_import_pairs",
+    METADATA,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("line", Integer, nullable=False),
+    Column("first_pair", Integer),
+    Column("one", Text, nullable=False),
+    Column("other", Text, nullable=False),
+    Column("one_is_better", Boolean, nullable=False),
+    Column("reviewer", Text, nullable=False),
+    Column("role", Text),
+    prefixes=["TEMPORARY"],
+)
+Index("ix_rlhf_import_pairs_reviewer", PAIRS.c.one, PAIRS.c.other, PAIRS.c.reviewer)
+
+
+@contextmanager
+def stage(engine: Engine) -> Iterator[Connection]:
+    """Give a connection that has the empty temporary tables until the block ends."""
+    with engine.connect() as connection:
+        with connection.begin():
+            METADATA.create_all(connection, checkfirst=False)
+        try:
+            yield connection
+        finally:
+            connection.rollback()
+            with connection.begin():
+                METADATA.drop_all(connection, checkfirst=False)
+
+
+def drop(connection: Connection, statement: str, *, table: Table = STAGE) -> list[Row[Any]]:
+    """Take out the rows that a statement finds by their `place`, and return them."""
+    found = list(connection.execute(text(statement)))
+    if found:
+        places = [{"place": row.place} for row in found]
+        connection.execute(text(f"DELETE FROM {table.name} WHERE place = :place"), places)
+    return found
+
+
+def add_pairs(connection: Connection, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    """Stage preferences, each as the rows of its two staged answers, the better one first."""
+    if pairs:
+        rows = [_staged_pair(better, worse) for better, worse in pairs]
+        connection.execute(insert(PAIRS), rows)
+
+
+def drop_contradicting_pairs(connection: Connection) -> list[RowError]:
+    """Take out the preferences that contradict an earlier one of the same reviewer, and name both lines."""
+    connection.execute(text(_MARK_FIRST_PAIRS))
+    return [
+        RowError(row.line, f"line {row.earlier} prefers the other of the same two answers, also by {row.reviewer!r}")
+        for row in drop(connection, _OTHER_PREFERENCE_IN_FILE, table=PAIRS)
+    ]
+
+
+def store_pairs(connection: Connection, *, role: str, now: datetime) -> tuple[int, int]:
+    """Move the staged preferences into their table; return how many were added and how many updated."""
+    if not connection.execute(select(func.count()).select_from(PAIRS)).scalar_one():
+        return 0, 0
+    moment = bindparam("now", now, UtcDateTime)
+    updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment)).rowcount
+    return connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role}).rowcount, updated
+
+
+def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any]) -> dict[str, Any]:
+    one, other = sorted((better["identity"], worse["identity"]))
+    return {
+        "place": better["place"],
+        "line": better["line"],
+        "one": one,
+        "other": other,
+        "one_is_better": one == better["identity"],
+        "reviewer": better["reviewer"],
+        "role": better["role"],
+    }
+
+
+_MARK_FIRST_PAIRS = """
+    UPDATE rlhf_import_pairs SET first_pair = f.place
+    FROM (SELECT one, other, reviewer, min(place) AS place FROM rlhf_import_pairs GROUP BY one, other, reviewer) AS f
+    WHERE f.one = rlhf_import_pairs.one AND f.other = rlhf_import_pairs.other
+        AND f.reviewer = rlhf_import_pairs.reviewer
+"""
+
+_OTHER_PREFERENCE_IN_FILE = """
+    SELECT s.place, s.line, s.reviewer, f.line AS earlier
+    FROM rlhf_import_pairs s JOIN rlhf_import_pairs f ON f.place = s.first_pair
+    WHERE s.one_is_better <> f.one_is_better
+    ORDER BY s.place
+"""
+
+# Of the two ids the lower one is the first, as everywhere.
+_PREFERENCES = """
+    SELECT
+        CASE WHEN a.id < b.id THEN a.id ELSE b.id END AS first_id,
+        CASE WHEN a.id < b.id THEN b.id ELSE a.id END AS second_id,
+        CASE WHEN (a.id < b.id) = s.one_is_better THEN 'first' ELSE 'second' END AS preferred,
+        s.place, s.reviewer, s.role
+    FROM rlhf_import_pairs s
+        JOIN rlhf_interactions a ON a.external_id = s.one
+        JOIN rlhf_interactions b ON b.external_id = s.other
+    WHERE s.place = s.first_pair
+"""
+
+_UPDATE_PREFERENCES = f"""
+    UPDATE rlhf_preferences SET preferred = s.preferred, preferred_at = :now
+    FROM ({_PREFERENCES}) AS s
+    WHERE rlhf_preferences.first_id = s.first_id AND rlhf_preferences.second_id = s.second_id
+        AND rlhf_preferences.reviewer = s.reviewer AND rlhf_preferences.preferred <> s.preferred
+"""
+
+_ADD_PREFERENCES = f"""
+    INSERT INTO rlhf_preferences (first_id, second_id, reviewer, role, preferred, preferred_at)
+    SELECT s.first_id, s.second_id, s.reviewer, coalesce(s.role, :role), s.preferred, :now
+    FROM ({_PREFERENCES}) AS s
+    WHERE true ORDER BY s.place
+    ON CONFLICT (first_id, second_id, reviewer) DO NOTHING
+"""
+
 
 #: Turns a time into what the driver stores.
 _Time = Callable[[datetime | None], Any]
@@ -41,7 +234,7 @@ def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: 
             pairs.append((better, worse))
     if answers:
         _insert(connection, answers)
-    import_pairs.add_pairs(connection, pairs)
+    add_pairs(connection, pairs)
     return place + len(answers)
 
 
@@ -78,7 +271,7 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
             "if two people said so, add a reviewer column"
         )
         errors.append(RowError(row.line, reason))
-    return errors + import_pairs.drop_contradicting_pairs(connection)
+    return errors + drop_contradicting_pairs(connection)
 
 
 def drop_other_texts(connection: Connection) -> list[RowError]:
@@ -104,7 +297,7 @@ def store(connection: Connection, *, unsaid: Unsaid) -> tuple[int, int]:
     connection.execute(text(_ADD_INTERACTIONS).bindparams(now))
     updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now)).rowcount
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role}).rowcount
-    pairs_added, pairs_updated = import_pairs.store_pairs(connection, role=role, now=moment)
+    pairs_added, pairs_updated = store_pairs(connection, role=role, now=moment)
     return unrated + added + pairs_added, updated + pairs_updated
 
 

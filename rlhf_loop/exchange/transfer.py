@@ -1,4 +1,7 @@
-"""Ratings files into the database and out of it: the same file twice changes nothing, and what goes out comes back."""
+"""Ratings files into the database and out of it: the same file twice changes nothing, and what goes out comes back.
+
+Everything that was said of answers, read for an export in the order of the answers.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,93 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange import export_rows, preferences, staging
+from rlhf_loop.exchange import preferences, staging
 from rlhf_loop.exchange.formats import argilla, langfuse, plain, trl
 from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels
-from rlhf_loop.exchange.import_tables import RowError, Unsaid, stage
 from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_format
+from rlhf_loop.exchange.staging import RowError, Unsaid, stage
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
-from rlhf_loop.store.tables import ANONYMOUS
+from rlhf_loop.store.tables import ANONYMOUS, Interaction, Review
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.rows import Columns, Row, written_file
+
+_STREAMED = {"yield_per": 1000}
+_JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_id == Interaction.id)
+
+
+def count(connection: Connection) -> int:
+    """Return how many ratings `ratings` yields."""
+    return int(connection.execute(select(func.count()).select_from(_JOINED)).scalar_one())
+
+
+def ratings(connection: Connection) -> Iterator[Rating]:
+    """Yield every review with its answer, and each unreviewed answer once, by answer and review."""
+    return (_rating(row) for row in connection.execute(_everything(), execution_options=_STREAMED))
+
+
+def by_answer(connection: Connection) -> Iterator[list[Rating]]:
+    """Yield the same, what was said of one answer together."""
+    said: list[Rating] = []
+    for rating in ratings(connection):
+        if said and said[0].external_id != rating.external_id:
+            yield said
+            said = []
+        said.append(rating)
+    if said:
+        yield said
+
+
+def _everything() -> Select[Any]:
+    return (
+        select(
+            Interaction.__table__,
+            Review.id.label("review_id"),
+            Review.reviewer,
+            Review.rating.label("review_rating"),
+            Review.comment,
+            Review.correction,
+            Review.reviewed_at,
+            Review.role,
+            Review.harmful,
+        )
+        .select_from(_JOINED)
+        .order_by(Interaction.id, Review.id)
+    )
+
+
+def _rating(row: Any) -> Rating:
+    reviewed = row.review_id is not None
+    return Rating(
+        user_prompt=row.user_prompt,
+        ai_response=row.ai_response,
+        rating=row.review_rating,
+        feedback_comment=(row.comment if reviewed else row.feedback_comment) or None,
+        corrected_response=(row.correction if reviewed else row.corrected_response) or None,
+        reviewer=row.reviewer,
+        source=row.source or None,
+        candidate_group=row.candidate_group or None,
+        shown_rank=row.shown_rank,
+        score=row.score,
+        model_version=row.model_version or None,
+        external_id=row.external_id,
+        created_at=row.created_at,
+        rated_at=row.reviewed_at,
+        reviewer_role=row.role if reviewed else ReviewerRole.EXPERT,
+        harmful=bool(row.harmful),
+        title=row.title or None,
+        url=row.url or None,
+        licence=row.licence or None,
+        retrieved_at=row.retrieved_at,
+    )
+
 
 #: How many invalid rows a report lists; all are counted.
 LISTED_ROWS = 1000
@@ -150,7 +225,7 @@ def export_ratings(
     columns = _columns(format, options := options or ExportOptions())
     done = 0
     with reading(engine) as connection, written_file(path, container=container, columns=columns) as writer:
-        total = export_rows.count(connection) if progress and format in PLAIN else 0
+        total = count(connection) if progress and format in PLAIN else 0
         rows = _rows(connection, format, options)
         while chunk := list(islice(rows, _CHUNK)):
             writer.write(chunk)
@@ -174,9 +249,9 @@ def _columns(format: str, options: ExportOptions) -> Columns:
 
 def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterator[Row]:
     if format == "argilla":
-        return map(argilla.cells, export_rows.by_answer(connection))
+        return map(argilla.cells, by_answer(connection))
     if format == "langfuse":
-        return (langfuse.cells(said, score_name=options.score_name) for said in export_rows.by_answer(connection))
+        return (langfuse.cells(said, score_name=options.score_name) for said in by_answer(connection))
     talk = options.conversational
     if format == "trl-preference":
         pairs = preferences.pairs(connection, min_gap=options.min_gap)
@@ -184,7 +259,7 @@ def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterat
     if format == "trl-unpaired":
         rated = preferences.labelled(connection)
         return (trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk) for of in rated)
-    return map(plain.cells, export_rows.ratings(connection))
+    return map(plain.cells, ratings(connection))
 
 
 class _Errors:

@@ -8,21 +8,164 @@ skipped (`was_cancelled`) was never said, and predictions are no one's word.
 The control for the rating is named `rating`, or as `--column rating=NAME` says; else it is the only one of the kind
 Rating or Number. `comment`, `correction` and `harmful` are found in the same way. Where a task has several answers,
 each result is about the one in its `to_name`, and a Pairwise result is a preference: left is the first of two names.
+
+A task of Label Studio with its annotations, whichever of its exports it comes from.
+
+Label Studio's webhooks: annotations that were made, changed or deleted.
+
+As https://labelstud.io/guide/webhook_reference has them: an `action`, and where "Send payload" is on the `annotation`
+with its `task` and `project`. Of what was deleted only the ids come.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, NamedLabels
-from rlhf_loop.exchange.formats.label_studio_task import KINDS, Annotation, Result, Task, from_row, from_task
-from rlhf_loop.exchange.formats.messages import read_answer, read_prompt
+from rlhf_loop.exchange.formats.messages import first, mapping, name_of, parsed, read_answer, read_prompt
 from rlhf_loop.utils.rows import Record
+
+TOOL = "label-studio"
+#: In a value, the key under which each kind of control keeps what was said.
+_KEYS = {
+    "rating": "rating",
+    "number": "number",
+    "choices": "choices",
+    "textarea": "text",
+    "pairwise": "selected",
+}
+#: The kinds of controls that say something of an answer.
+KINDS = frozenset(_KEYS)
+_KIND_OF = {key: kind for kind, key in _KEYS.items()}
+#: What JSON_MIN and CSV add to the fields of the task and the names of the controls.
+_ADDED = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was said by one control: its name and kind, the names of what it is about, and the plain value."""
+
+    name: str
+    kind: str
+    about: tuple[str, ...]
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What one annotator said of a task; `id` is Label Studio's, None where the export does not tell it."""
+
+    id: str | None
+    reviewer: str | None
+    said_at: Any
+    results: tuple[Result, ...]
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The fields of a task, and what its annotators said."""
+
+    data: Mapping[str, Any]
+    annotations: tuple[Annotation, ...]
+
+
+def from_task(values: Mapping[str, Any]) -> Task:
+    """Return a task as the JSON export has it; what was skipped is left out.
+
+    Raises:
+        ValueError: it is none.
+    """
+    data = mapping(values.get("data"))
+    if not data:
+        raise ValueError("data is missing; a task of Label Studio has data and annotations")
+    found = first(values.get("annotations"), values.get("completions"), [])
+    if not isinstance(found, list):
+        raise ValueError(f"annotations is {str(found)[:60]!r}, not a list")
+    said = tuple(annotation for each in found if not (annotation := one_annotation(each)).cancelled)
+    if len([annotation for annotation in said if annotation.reviewer is None]) > 1:
+        # Without users' details: still, they are several people.
+        said = tuple(
+            annotation
+            if annotation.reviewer or annotation.id is None
+            else replace(annotation, reviewer=f"{TOOL}:annotation-{annotation.id}")
+            for annotation in said
+        )
+    return Task(data, said)
+
+
+def one_annotation(values: object) -> Annotation:
+    """Return an annotation as the JSON export and the webhooks have it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"an annotation is {str(values)[:60]!r}, not an object")
+    results = first(values.get("result"), [])
+    if not isinstance(results, list):
+        raise ValueError(f"the result of an annotation is {str(results)[:60]!r}, not a list")
+    by = values.get("completed_by")
+    user = first(by.get("id"), by.get("email")) if isinstance(by, Mapping) else by
+    return Annotation(
+        id=None if is_missing(values.get("id")) else str(values["id"]),
+        reviewer=name_of(TOOL, user),
+        said_at=first(values.get("updated_at"), values.get("created_at")),
+        results=tuple(_result(each) for each in results if isinstance(each, Mapping)),
+        cancelled=bool(values.get("was_cancelled")),
+    )
+
+
+def from_row(values: Mapping[str, Any]) -> Task:
+    """Return a row of JSON_MIN or CSV as a task with one annotation.
+
+    What is of the task and what of a control cannot always be told, so all of it is both.
+    """
+    rest = {name: parsed(value) for name, value in values.items() if name not in _ADDED and not is_missing(value)}
+    of_control = {name: kind for name, value in rest.items() if (kind := _kind(value))}
+    annotation = Annotation(
+        id=None if is_missing(values.get("annotation_id")) else str(values["annotation_id"]),
+        reviewer=name_of(TOOL, values.get("annotator")),
+        said_at=first(values.get("updated_at"), values.get("created_at")),
+        results=tuple(Result(name, of_control.get(name, ""), (), _plain(value)) for name, value in rest.items()),
+    )
+    return Task({name: values[name] for name in rest if name not in of_control}, (annotation,))
+
+
+def _result(values: Mapping[str, Any]) -> Result:
+    kind = str(values.get("type") or "").lower()
+    value = mapping(values.get("value"))
+    about = tuple(name.strip() for name in str(values.get("to_name") or "").split(",") if name.strip())
+    return Result(str(values.get("from_name") or ""), kind, about, _simple(value.get(_KEYS.get(kind, kind))))
+
+
+def _kind(value: object) -> str | None:
+    """Tell which kind of control a cell of JSON_MIN or CSV is of, None if it does not say."""
+    regions: list[Any] = value if isinstance(value, list) else [value]
+    if not regions or not all(isinstance(region, Mapping) for region in regions):
+        return None
+    return next((kind for key, kind in _KIND_OF.items() if key in regions[0] and "role" not in regions[0]), None)
+
+
+def _plain(value: object) -> Any:
+    regions: Sequence[Any] = value if isinstance(value, list) else [value]
+    kind = _kind(value)
+    return _simple([region[_KEYS[kind]] for region in regions] if kind else value)
+
+
+def _simple(value: Any) -> Any:
+    """Return the one thing in a list, texts in one text."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    return value
+
 
 _REVIEW_FIELDS = ("rating", "feedback_comment", "corrected_response", "harmful")
 _ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "external_id", "title", "url", "licence")
@@ -201,3 +344,61 @@ def _answer(answers: _Answers, text: str, annotation: Annotation) -> Rating:
 
 def _listed(names: Sequence[str]) -> str:
     return (", ".join(names) or "none")[:100]
+
+
+_ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
+_DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one annotation says now, of its task; a skipped one says nothing any more."""
+
+    task: Task
+    annotation: Annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a webhook tells: neither, if it is about something else than annotations."""
+
+    said: tuple[Said, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+
+def event(payload: Mapping[str, Any]) -> Event:
+    """Read a webhook.
+
+    Raises:
+        ValueError: it is none, or without its payload.
+    """
+    action = payload.get("action")
+    if not isinstance(action, str):
+        raise ValueError("action is missing, so it is no webhook of Label Studio")
+    if action in _DELETED:
+        gone = _several(first(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
+        ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]
+        return Event(deleted=tuple(str(id) for id in ids if id is not None))
+    if action not in _ANNOTATED:
+        return Event()
+    made = _several(first(payload.get("annotation"), payload.get("annotations")))
+    if not made:
+        raise ValueError("annotation is missing; switch on 'Send payload' of the webhook in Label Studio")
+    tasks = [mapping(each) for each in _several(first(payload.get("task"), payload.get("tasks")))]
+    by_id = {str(task.get("id")): task for task in tasks}
+    return Event(tuple(_said(mapping(each), tasks, by_id) for each in made))
+
+
+def _said(values: Mapping[str, Any], tasks: list[Mapping[str, Any]], by_id: Mapping[str, Mapping[str, Any]]) -> Said:
+    task = tasks[0] if len(tasks) == 1 else by_id.get(str(values.get("task")), {})
+    data = mapping(task.get("data"))
+    if not data:
+        raise ValueError("the task of the annotation is missing, and with it question and answer")
+    annotation = one_annotation(values)
+    return Said(Task(data, () if annotation.cancelled else (annotation,)), annotation)
+
+
+def _several(value: object) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

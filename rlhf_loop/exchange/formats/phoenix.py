@@ -22,8 +22,7 @@ from typing import Any
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, LeftOutError, NamedLabels
-from rlhf_loop.exchange.formats.messages import parsed, read_answer, read_prompt
-from rlhf_loop.exchange.formats.values import first, mapping, moment, name_of
+from rlhf_loop.exchange.formats.messages import first, mapping, moment, name_of, parsed, read_answer, read_prompt
 from rlhf_loop.utils.rows import Record
 
 TOOL = "phoenix"

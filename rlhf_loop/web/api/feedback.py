@@ -19,8 +19,7 @@ from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
 from rlhf_loop.exchange.fields import to_time
 from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
-from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
-from rlhf_loop.exchange.formats.label_studio_events import Said, event
+from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout, Said, event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
 from rlhf_loop.store import interactions
 from rlhf_loop.store import interactions as preferences
