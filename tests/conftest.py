@@ -29,7 +29,7 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.store.engine import make_engine, migrate
-from rlhf_loop.training.examples import examples
+from rlhf_loop.training.data import examples
 from rlhf_loop.training.train import TrainingReport, train
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_loop.training import metrics
-from rlhf_loop.training.calibration import Bin, bins, expected_error, lean
+from rlhf_loop.training.metrics import Bin, bins, expected_error, lean
 
 
 def test_bins_of_scores() -> None:

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, text
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record
-from rlhf_loop.training.consensus import consensus
-from rlhf_loop.training.examples import examples, training_set
+from rlhf_loop.training.data import examples, training_set
+from rlhf_loop.training.reliability import consensus
 
 #: What raters say of a good answer and of a bad one.
 HONEST, HOSTILE = (5, 1), (1, 5)

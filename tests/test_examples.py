@@ -11,8 +11,7 @@ from sqlalchemy import Engine, text
 from rlhf_loop.domain import Example, Rating, ReviewerRole, prompt_key
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import rate, record
-from rlhf_loop.training.data import TrainingSet, assemble, fingerprint
-from rlhf_loop.training.examples import examples, training_set
+from rlhf_loop.training.data import TrainingSet, assemble, examples, fingerprint, training_set
 
 _NAMES = ("row", "question", "prompt", "rating", "rank", "start", "weight", "expert")
 

@@ -19,7 +19,7 @@ from rlhf_loop.exchange.transfer import InvalidRowsError, export_ratings, import
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import make_engine, migrate, transaction
 from rlhf_loop.store.interactions import rate, record, stats
-from rlhf_loop.training.examples import examples
+from rlhf_loop.training.data import examples
 
 NASTY = [
     'quo"ted, and comma',

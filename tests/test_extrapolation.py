@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from rlhf_loop.training.extrapolation import HORIZON, Outlook, Prospect, extrapolate
+from rlhf_loop.training.learning_curve import HORIZON, Outlook, Prospect, extrapolate
 
 Floats = NDArray[np.float64]
 QUIET = np.eye(16) * 1e-6

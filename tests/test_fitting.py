@@ -12,9 +12,8 @@ from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, RewardClassifier, RewardModel, recipe_named
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.data import assemble
-from rlhf_loop.training.fit import MOST_ANSWERS, read_pairs, rows_for
-from rlhf_loop.training.fitting import rating_weights
-from rlhf_loop.training.pair_data import pair_set
+from rlhf_loop.training.fit import MOST_ANSWERS, rating_weights, read_pairs, rows_for
+from rlhf_loop.training.pairs import pair_set
 from rlhf_loop.training.train import HOLDOUT_SHARE, TrainingReport, judged_rows, train
 
 

@@ -15,7 +15,7 @@ from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
 from rlhf_loop.store.engine import make_engine, migrate, transaction
 from rlhf_loop.store.interactions import rate, record, stats
-from rlhf_loop.training.examples import examples
+from rlhf_loop.training.data import examples
 
 # The examples of https://huggingface.co/docs/trl/dataset_formats, in its forms.
 STANDARD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}

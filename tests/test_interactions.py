@@ -11,7 +11,7 @@ from rlhf_loop.domain import Example, Rating, ReviewerRole, RunRecord
 from rlhf_loop.registry.runs import begin_run, end_run, runs
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record, stats
-from rlhf_loop.training.examples import examples
+from rlhf_loop.training.data import examples
 
 NOW = datetime(2025, 5, 1, 12, tzinfo=UTC)
 

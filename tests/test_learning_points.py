@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_loop.reward import recipe_named
-from rlhf_loop.training.learning_points import Growth, Rated, fits, growth
+from rlhf_loop.training.learning_curve import Growth, Rated, fits, growth
 
 RECIPE = recipe_named("passages")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from rlhf_loop.domain import Example, Pair, PairKind, ReviewerRole
 from rlhf_loop.training.data import assemble, fingerprint
-from rlhf_loop.training.pair_data import pair_set
+from rlhf_loop.training.pairs import pair_set
 
 
 def test_pairs_that_say_nothing_are_left_out() -> None:

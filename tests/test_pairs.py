@@ -9,8 +9,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import CorrectionDecision, Interaction, Preference, Review
-from rlhf_loop.training.pair_data import PairSet, pair_set
-from rlhf_loop.training.pairs import training_pairs
+from rlhf_loop.training.pairs import PairSet, pair_set, training_pairs
 from rlhf_loop.training.reliability import RaterReliability
 
 

@@ -15,7 +15,7 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import stats
-from rlhf_loop.training.examples import examples
+from rlhf_loop.training.data import examples
 
 
 def test_the_usual_column_names_are_known(engine: Engine, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.data import AnswerText, Texts, TrainingSet, assemble, fingerprint, numbered
 from rlhf_loop.training.fit import MOST_ANSWERS, read_features, rows_for
 from rlhf_loop.training.learning_curve import learning_curve
-from rlhf_loop.training.pair_data import PairNumbers, PairText, PairTexts, pair_set
+from rlhf_loop.training.pairs import PairNumbers, PairText, PairTexts, pair_set
 from rlhf_loop.training.train import train
 
 

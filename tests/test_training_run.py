@@ -21,8 +21,7 @@ from rlhf_loop.registry.training_run import library_versions, run_training
 from rlhf_loop.reward.model_file import load, sum_file
 from rlhf_loop.store import audit
 from rlhf_loop.store.interactions import rate, record
-from rlhf_loop.training.data import fingerprint
-from rlhf_loop.training.examples import examples
+from rlhf_loop.training.data import examples, fingerprint
 from rlhf_loop.training.pairs import training_pairs
 
 

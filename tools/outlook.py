@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
 from rlhf_loop.reward import RECIPES, Recipe
-from rlhf_loop.training.extrapolation import Outlook
-from rlhf_loop.training.learning_points import Growth, Rated, growth
+from rlhf_loop.training.learning_curve import Growth, Outlook, Rated, growth
 from tools.report import say
 from tools.results.data import load
 

@@ -20,8 +20,7 @@ from rlhf_loop.exchange.transfer import ImportReport
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.store.interactions import RatingStats
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation
-from rlhf_loop.training.learning_curve import CurvePoint
-from rlhf_loop.training.learning_points import TARGET
+from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
 from rlhf_loop.utils.text import counted
 

@@ -146,7 +146,7 @@ def _learning_curve(
     from rlhf_loop.domain import ReviewerRole
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.reward import recipe_named
-    from rlhf_loop.training.examples import training_set
+    from rlhf_loop.training.data import training_set
     from rlhf_loop.training.learning_curve import learning_curve, plot
 
     by_experts = report.judged_by == ReviewerRole.EXPERT

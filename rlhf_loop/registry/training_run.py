@@ -29,9 +29,9 @@ from rlhf_loop.registry.runs import begin_run, end_run, new_run_id
 from rlhf_loop.registry.schedule import last_review
 from rlhf_loop.registry.training_lock import training_lock
 from rlhf_loop.store.questions import frozen_share
-from rlhf_loop.training.examples import training_set
+from rlhf_loop.training.data import training_set
 from rlhf_loop.training.fit import Progress
-from rlhf_loop.training.learning_points import TARGET
+from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train_for_comparison
 from rlhf_loop.version import __version__

@@ -15,13 +15,21 @@ from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.store.questions import is_frozen
-from rlhf_loop.training.calibration import Bin, bins
 from rlhf_loop.training.data import Ints, Mask, TrainingSet, assemble
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
-from rlhf_loop.training.fit import Progress, read_features, read_pairs, rows_for
-from rlhf_loop.training.fitting import Compared, Material, fit_recipe, rating_weights
-from rlhf_loop.training.learning_points import Growth, Rated, growth
-from rlhf_loop.training.pair_data import PairSet, pair_set
+from rlhf_loop.training.fit import (
+    Compared,
+    Material,
+    Progress,
+    fit_recipe,
+    rating_weights,
+    read_features,
+    read_pairs,
+    rows_for,
+)
+from rlhf_loop.training.learning_curve import Growth, Rated, growth
+from rlhf_loop.training.metrics import Bin, bins
+from rlhf_loop.training.pairs import PairSet, pair_set
 from rlhf_loop.training.reliability import RaterReliability
 
 #: Rated answers from which on a training is worth its while.

@@ -167,7 +167,7 @@ def _fill(folder: Path) -> dict[str, Any]:
     """Have all texts embedded that the training will ask for."""
     from rlhf_loop.reward import RECIPES
     from rlhf_loop.reward.splitting import holdout
-    from rlhf_loop.training.examples import training_set
+    from rlhf_loop.training.data import training_set
     from rlhf_loop.training.fit import rows_for
     from rlhf_loop.training.train import HOLDOUT_SHARE
     from tools.bench.synthesis import WordMeans

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.training import metrics
-from rlhf_loop.training.fitting import CORRECTION_WEIGHT, PREFERENCE_WEIGHT
+from rlhf_loop.training.fit import CORRECTION_WEIGHT, PREFERENCE_WEIGHT
 from tools.report import table
 from tools.results.simulation import (
     END_USERS,

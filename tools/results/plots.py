@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rlhf_loop.training.evaluation import Evaluation, Order
-from rlhf_loop.training.learning_curve import CurvePoint
-from rlhf_loop.training.learning_points import TARGET
+from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 
 _COLOURS = {"passages": "#1b6ca8", "joint": "#c8553d", "incoming": "#6c757d", "random": "#adb5bd", "oracle": "#2a9d8f"}
 

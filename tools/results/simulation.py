@@ -17,9 +17,8 @@ from rlhf_loop.reward.classifier import PairRows
 from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet, assemble
-from rlhf_loop.training.fit import read_features, read_pairs, rows_for
-from rlhf_loop.training.fitting import PREFERENCE_WEIGHT, rating_weights
-from rlhf_loop.training.pair_data import pair_set
+from rlhf_loop.training.fit import PREFERENCE_WEIGHT, rating_weights, read_features, read_pairs, rows_for
+from rlhf_loop.training.pairs import pair_set
 from tools.results.data import read_examples
 
 Mask = NDArray[np.bool_]

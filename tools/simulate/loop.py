@@ -20,8 +20,7 @@ from rlhf_loop.registry.gate import LiveModel, judge
 from rlhf_loop.registry.training_run import TrainingOutcome, run_training
 from rlhf_loop.store.engine import make_engine, migrate
 from rlhf_loop.store.interactions import rate, record
-from rlhf_loop.training.data import TrainingSet
-from rlhf_loop.training.examples import training_set
+from rlhf_loop.training.data import TrainingSet, training_set
 from rlhf_loop.training.train import AUTO, train_for_comparison
 from tools.simulate.measuring import Scores, Yardstick
 from tools.simulate.raters import Arm, Reviewed, reviews

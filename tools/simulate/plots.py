@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlhf_loop.domain import ModelState
-from rlhf_loop.training.learning_points import TARGET
+from rlhf_loop.training.learning_curve import TARGET
 from tools.simulate.loop import Run
 from tools.simulate.raters import CARELESS, HOSTILE, Arm, Calendar
 from tools.simulate.summary import curve, live, of_arm, weight

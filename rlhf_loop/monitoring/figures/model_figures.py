@@ -15,9 +15,8 @@ from rlhf_loop.monitoring.figures.view import View
 from rlhf_loop.registry import Version
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
-from rlhf_loop.training.calibration import BINS, Bin, expected_error, lean
-from rlhf_loop.training.extrapolation import HORIZON, Prospect
-from rlhf_loop.training.learning_points import TARGET
+from rlhf_loop.training.learning_curve import HORIZON, TARGET, Prospect
+from rlhf_loop.training.metrics import BINS, Bin, expected_error, lean
 from rlhf_loop.utils.text import about, counted, percent, verb
 
 _VERSIONS = 50
