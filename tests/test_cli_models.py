@@ -13,8 +13,7 @@ from rlhf_loop import sample
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, RunRecord
-from rlhf_loop.registry.runs import begin_run, end_run
-from rlhf_loop.registry.training_lock import training_lock
+from rlhf_loop.registry.runs import begin_run, end_run, training_lock
 from rlhf_loop.store.engine import open_database
 from rlhf_loop.store.interactions import record
 

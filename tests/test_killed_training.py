@@ -21,8 +21,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.exchange.transfer import import_ratings
-from rlhf_loop.registry.runs import runs
-from rlhf_loop.registry.training_lock import mark_dead_runs
+from rlhf_loop.registry.runs import mark_dead_runs, runs
 from rlhf_loop.reward.model_file import load
 
 pytestmark = [
@@ -36,7 +35,7 @@ MANY = 1000
 STEPS = {
     "its files are written, the registry does not know it": "rlhf_loop.registry.promotion:_insert:1:SIGKILL",
     "it is a candidate": "rlhf_loop.registry.promotion:_promoted:1:SIGKILL",
-    "it is live, its file is not in its place": "rlhf_loop.registry.files:deploy:1:SIGKILL",
+    "it is live, its file is not in its place": "rlhf_loop.registry.versions:deploy:1:SIGKILL",
     "the sums of both are there, the old file still is": "rlhf_loop.reward.model_file:replace_file:5:SIGKILL",
     "the new file is there, the sums of both still are": "rlhf_loop.reward.model_file:replace_file:6:SIGKILL",
     "all is done, the log does not know it": "rlhf_loop.registry.training_run:end_run:1:SIGKILL",

@@ -12,8 +12,7 @@ from sqlalchemy import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ModelFileError, TrainingRunningError
-from rlhf_loop.registry.runs import begin_run, runs
-from rlhf_loop.registry.training_lock import mark_dead_runs, training_lock
+from rlhf_loop.registry.runs import begin_run, mark_dead_runs, runs, training_lock
 from rlhf_loop.store.engine import open_database
 
 HOLDER = """
@@ -21,7 +20,7 @@ import sys, time
 from pathlib import Path
 from rlhf_loop.config import Settings
 from rlhf_loop.store.engine import open_database
-from rlhf_loop.registry.training_lock import training_lock
+from rlhf_loop.registry.runs import training_lock
 from rlhf_loop.registry.runs import begin_run
 from datetime import UTC, datetime
 engine = open_database(sys.argv[1])

@@ -24,7 +24,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
 from rlhf_loop.monitoring.webhook import deliver
-from rlhf_loop.registry.training_lock import mark_dead_runs
+from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store.engine import ensure_schema, make_engine
 
 logger = logging.getLogger(__name__)

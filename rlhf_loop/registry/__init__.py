@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from rlhf_loop.registry.cards import card
-from rlhf_loop.registry.files import card_path, fitted_questions, load, version_path
 from rlhf_loop.registry.promotion import add, promote, rollback, settle
-from rlhf_loop.registry.versions import Version, find, frozen_before, live, versions
+from rlhf_loop.registry.versions import (
+    Version,
+    card_path,
+    find,
+    fitted_questions,
+    frozen_before,
+    live,
+    load,
+    version_path,
+    versions,
+)
 
 __all__ = [
     "Version",

@@ -9,8 +9,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, load_encoder
-from rlhf_loop.registry.files import fitted_questions, load
-from rlhf_loop.registry.versions import Version, find
+from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
 from rlhf_loop.training.data import TrainingSet, training_set
 from rlhf_loop.utils.html import html_table

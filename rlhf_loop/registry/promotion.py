@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
-from rlhf_loop.registry import files
+from rlhf_loop.registry import versions
 from rlhf_loop.registry.cards import card
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
 from rlhf_loop.reward import RewardModel
@@ -76,7 +76,7 @@ def add(
         live_from=None,
         live_until=None,
     )
-    files.keep(settings, new.version, content, fitted=fitted, card=card(new))
+    versions.keep(settings, new.version, content, fitted=fitted, card=card(new))
     # The same model again: its file already is what it should be.
     with suppress(IntegrityError), transaction(engine) as connection:
         _insert(connection, replace(new, state=ModelState.CANDIDATE if state == ModelState.LIVE else state))
@@ -107,7 +107,7 @@ def promote(
             )
         if not reason.strip():
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
-    verified(files.version_path(settings, version.version))
+    verified(versions.version_path(settings, version.version))
     said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason.strip())))
     detail = {"forced": force, "reason": reason.strip(), "gate": version.reason if force else None}
     return _promoted(engine, settings, version.version, actor=actor, reason=said, detail=detail)
@@ -129,7 +129,7 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
             f"There is nothing to go back to: {now.version if now else 'no model'} is live, and none was before. See "
             "all versions: rlhf-loop models list"
         )
-    verified(files.version_path(settings, before.version))
+    verified(versions.version_path(settings, before.version))
     why = " ".join(filter(None, (f"Rolled back by {actor}.", reason.strip())))
     back = f"Live again: {now.version} was rolled back by {actor}."
     detail = {"rolled_back": now.version, "reason": reason.strip()}
@@ -171,7 +171,7 @@ def settle(engine: Engine, settings: Settings) -> str:
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path)})
         return trouble
     try:
-        files.deploy(settings, version)
+        versions.deploy(settings, version)
     except ModelFileError as error:
         trouble = f"{trouble} {error}".strip() + " The processes that serve keep the model that they have."
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path), "version": version.version})
@@ -207,7 +207,7 @@ def _promoted(
             replaced = {"replaces": before.version if before else None}
             audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
         promoted = named(connection, name)
-    files.deploy(settings, promoted)
+    versions.deploy(settings, promoted)
     return promoted
 
 
@@ -237,8 +237,8 @@ def _adopt(engine: Engine, settings: Settings) -> None:
         live_until=None,
     )
     try:
-        if not files.version_path(settings, version.version).exists():
-            files.keep(settings, version.version, content, fitted=None, card=card(version))
+        if not versions.version_path(settings, version.version).exists():
+            versions.keep(settings, version.version, content, fitted=None, card=card(version))
         with suppress(IntegrityError), transaction(engine) as connection:  # another process was faster
             _insert(connection, version)
             audit.note(connection, "registry", "model.promoted", f"model:{version.version}", {"reason": _ADOPTED})

@@ -1,18 +1,29 @@
-"""The log of training runs: a row is there from the start of a run, so that one that was killed shows too."""
+"""The log of training runs: a row is there from the start of a run, so that one that was killed shows too.
+
+One training at a time: on a machine by a lock beside the model file, among machines by one in their database.
+
+Both are let go by the system when a process is killed. So whoever holds them knows that a run which the log has as
+running is dead.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from filelock import FileLock, Timeout
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.engine import Engine
 
+from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
+from rlhf_loop.errors import ModelFileError, TrainingRunningError
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import TrainingRun
 
@@ -80,3 +91,88 @@ def _storable(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_storable(item) for item in value]
     return value
+
+
+logger = logging.getLogger(__name__)
+
+#: "RLHT": the key of PostgreSQL's advisory lock.
+_KEY = 0x524C4854
+_KILLED = "The process ended without a word: it was killed, or the machine went down. Train again: rlhf-loop retrain"
+
+
+@contextmanager
+def training_lock(engine: Engine, settings: Settings) -> Iterator[None]:
+    """Keep other trainings from starting; runs that were killed are marked as failed first.
+
+    Raises:
+        TrainingRunningError: another training holds it.
+        ModelFileError: the lock's file cannot be written.
+    """
+    with ExitStack() as held:
+        _take(engine, settings, held)
+        _mark(engine)
+        yield
+
+
+def mark_dead_runs(engine: Engine, settings: Settings) -> int:
+    """Mark the runs as failed that were killed, unless a training runs at this moment; return how many there were.
+
+    Raises:
+        ModelFileError: the lock's file cannot be written.
+    """
+    with reading(engine) as connection:
+        if connection.execute(select(TrainingRun.id).where(TrainingRun.status == "running").limit(1)).first() is None:
+            return 0
+    with ExitStack() as held:
+        try:
+            _take(engine, settings, held)
+        except TrainingRunningError:
+            return 0
+        return _mark(engine)
+
+
+def _take(engine: Engine, settings: Settings, held: ExitStack) -> None:
+    path = settings.model_path
+    lock = FileLock(path.with_name(f".{path.name}.training.lock"), timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(lock)
+    except Timeout:
+        raise _running(engine) from None
+    except OSError as error:
+        raise ModelFileError(
+            f"Cannot write beside the reward model {path}: {error.strerror or error}. Set RLHF_MODEL_PATH to another "
+            "place."
+        ) from error
+    if engine.dialect.name == "postgresql":
+        connection = held.enter_context(engine.connect().execution_options(isolation_level="AUTOCOMMIT"))
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}).scalar_one():
+            raise _running(engine)
+        held.callback(connection.execute, text("SELECT pg_advisory_unlock(:key)"), {"key": _KEY})
+
+
+def _running(engine: Engine) -> TrainingRunningError:
+    with reading(engine) as connection:
+        newest = select(TrainingRun.started_at).where(TrainingRun.status == "running").order_by(TrainingRun.id.desc())
+        since = connection.execute(newest.limit(1)).scalar()
+    when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+    return TrainingRunningError(
+        f"Another training is running{when}; nothing was done. Wait until it has ended (rlhf-loop models list shows "
+        "its model), or stop it."
+    )
+
+
+def _mark(engine: Engine) -> int:
+    dead = (
+        update(TrainingRun)
+        .where(TrainingRun.status == "running")
+        .values(status="failed", error=_KILLED, finished_at=datetime.now(UTC))
+    )
+    with reading(engine) as connection:
+        if connection.execute(select(TrainingRun.id).where(TrainingRun.status == "running").limit(1)).first() is None:
+            return 0
+    with transaction(engine) as connection:
+        count = connection.execute(dead).rowcount
+    if count:
+        logger.warning("%d training run(s) were killed and are marked as failed now.", count)
+    return count

@@ -25,9 +25,8 @@ from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.gate import Judgement, LiveModel, judge
-from rlhf_loop.registry.runs import begin_run, end_run, new_run_id
+from rlhf_loop.registry.runs import begin_run, end_run, new_run_id, training_lock
 from rlhf_loop.registry.schedule import last_review
-from rlhf_loop.registry.training_lock import training_lock
 from rlhf_loop.store.questions import frozen_share
 from rlhf_loop.training.data import training_set
 from rlhf_loop.training.fit import Progress

@@ -15,7 +15,7 @@ from time import monotonic
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import RlhfLoopError
-from rlhf_loop.registry.training_lock import mark_dead_runs
+from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.reward.model_file import sum_file
 from rlhf_loop.web.process import Database
 
