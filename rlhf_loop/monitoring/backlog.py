@@ -17,7 +17,7 @@ from rlhf_loop.store.tables import Interaction, Review
 #: Over which the growth is counted.
 GROWTH = timedelta(days=7)
 #: The newest answers that wait, and the newest reviews, that are looked at: with millions of them, too, it is quick.
-_LOOKED_AT, _REVIEWS = 20_000, 50_000
+_LOOKED_AT, _ENOUGH_REVIEWS = 20_000, 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def _rated(connection: Connection, since: datetime, now: datetime) -> int:
         select(Review.interaction_id, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
-        .limit(_REVIEWS)
+        .limit(_ENOUGH_REVIEWS)
         .subquery()
     )
     earlier = aliased(Review)

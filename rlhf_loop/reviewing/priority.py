@@ -30,7 +30,7 @@ DISAGREEMENT, MOST_EXPERTS = 2, 5
 
 _UNKNOWN = 0.5
 _OF_OVERLAP = 0.3
-_CLOSE, _CLOSEST = 0.2, 0.9
+_CLOSE, _CLOSEST_VALUE = 0.2, 0.9
 
 
 class Why(StrEnum):
@@ -70,7 +70,7 @@ def value(facts: Facts) -> tuple[float, Why]:
     if facts.experts:
         return _OF_OVERLAP, Why.OVERLAP
     doubt = _UNKNOWN if facts.score is None else 1 - 2 * abs(facts.score - 0.5)
-    close = 0.0 if facts.margin is None else max(0.0, _CLOSEST * (1 - facts.margin / _CLOSE))
+    close = 0.0 if facts.margin is None else max(0.0, _CLOSEST_VALUE * (1 - facts.margin / _CLOSE))
     if close > doubt:
         return close, Why.CLOSE
     return doubt, Why.UNCERTAIN if doubt > _UNKNOWN else Why.RECENT
