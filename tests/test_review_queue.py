@@ -20,7 +20,7 @@ from rlhf_loop.reviewing import (
     skip,
     submit,
 )
-from rlhf_loop.reviewing.priority import Facts, Turn, Why, in_overlap, part, turn, value, wanted
+from rlhf_loop.reviewing.candidates import Facts, Turn, Why, in_overlap, part, turn, value, wanted
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import AnswerScore, Assignment, Interaction

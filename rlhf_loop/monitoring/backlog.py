@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.reviewing.servings import stands_for_all
+from rlhf_loop.reviewing.candidates import stands_for_all
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review
 

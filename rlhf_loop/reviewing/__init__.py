@@ -14,15 +14,22 @@ from rlhf_loop.reviewing.comparisons import PairAnswer, PairItem, next_pair, pre
 from rlhf_loop.reviewing.corrections import (
     ApprovedStamp,
     Correction,
+    Flag,
     approved_corrections,
     approved_stamp,
     corrections,
     decide,
+    flags,
 )
-from rlhf_loop.reviewing.flags import Flag, flags
-from rlhf_loop.reviewing.guidelines import DEFAULT_GUIDELINES, Guidelines, guidelines, save_guidelines
+from rlhf_loop.reviewing.guidelines import (
+    DEFAULT_GUIDELINES,
+    Guidelines,
+    Progress,
+    guidelines,
+    progress,
+    save_guidelines,
+)
 from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, Draft, ReviewItem, StoredReview
-from rlhf_loop.reviewing.progress import Progress, progress
 from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
 from rlhf_loop.reviewing.scoring import Scoring, refresh_scores
 from rlhf_loop.reviewing.work import Seen, Submission, is_seen, save_draft, skip, submit, undo

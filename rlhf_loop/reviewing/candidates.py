@@ -3,24 +3,169 @@
 The whole queue is never sorted. The value of an answer (see `priority`) is large for one of few reasons, and for each
 there is an order in which the database can begin with the largest. Only where all of these give nothing, the whole
 queue is looked through before anybody is told that nothing is left.
+
+Which answer teaches most: the rules of the queue, without a database.
+
+The value of an answer that waits is the largest of what speaks for it:
+
+- the live model is uncertain: 1 - 2 |p - 0.5| for its probability p that the answer is good. Where the live model has
+  not scored it yet, p is the score with which it was served; without one the value is 0.5;
+- experts disagree (their ratings are two grades or more apart): 1, until five have rated it;
+- the best two answers of its question are close, and it is one of them: 0.9 at no distance, 0 from 0.2 on;
+- somebody has rated it, and it is to have several raters (overlap): 0.3.
+
+The largest value comes first, of equal values the newest answer. Two kinds of turns go before that. One in ten is
+random, or the queue would never see what the model is wrongly sure of. And as many turns as second opinions need go to
+answers that wait for one, so that they neither pile up nor come in a row.
+
+A question belongs to the overlap by its name alone, so all its answers do, in every process, for good.
+
+One answer that was served several times: people repeat questions, and nobody should rate the same words again.
+
+Only the first serving of an answer is ever given to a rater, and none once an expert has rated one of them, unless it
+is to have several raters. Answers are the same where prompt and text are equal, letter by letter: an index finds those,
+and one over all spellings of a question would need a column of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, case, exists, func, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, case, exists, func, literal_column, or_, select
 from sqlalchemy.engine import Connection
+from sqlalchemy.orm import aliased
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.reviewing.priority import DISAGREEMENT, MOST_EXPERTS, Facts, Turn, Why, part, turn, value, wanted
-from rlhf_loop.reviewing.servings import stands_for_all
 from rlhf_loop.store.interactions import group_name
 from rlhf_loop.store.tables import AnswerScore, Assignment, Interaction, Review
+
+#: The share of turns that give a random answer.
+RANDOM_SHARE = 0.1
+#: Experts disagree from this many grades on, and are this many at most.
+DISAGREEMENT, MOST_EXPERTS = 2, 5
+
+_UNKNOWN = 0.5
+_OF_OVERLAP = 0.3
+_CLOSE, _CLOSEST_VALUE = 0.2, 0.9
+
+
+class Why(StrEnum):
+    """Why an answer was given to a rater."""
+
+    UNCERTAIN = "uncertain"
+    DISAGREEMENT = "disagreement"
+    CLOSE = "close"
+    OVERLAP = "overlap"
+    RECENT = "recent"
+    RANDOM = "random"
+
+
+class Turn(StrEnum):
+    """What kind of answer comes next."""
+
+    BEST = "best"
+    SECOND_OPINION = "second opinion"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of an answer that waits: `experts` rated it, `spread` grades apart; None is unknown."""
+
+    interaction_id: int
+    score: float | None = None
+    margin: float | None = None
+    experts: int = 0
+    spread: int = 0
+
+
+def value(facts: Facts) -> tuple[float, Why]:
+    """Return how much a review of the answer teaches, from 0 to 1, and why."""
+    if disagree(facts.experts, facts.spread):
+        return 1.0, Why.DISAGREEMENT
+    if facts.experts:
+        return _OF_OVERLAP, Why.OVERLAP
+    doubt = _UNKNOWN if facts.score is None else 1 - 2 * abs(facts.score - 0.5)
+    close = 0.0 if facts.margin is None else max(0.0, _CLOSEST_VALUE * (1 - facts.margin / _CLOSE))
+    if close > doubt:
+        return close, Why.CLOSE
+    return doubt, Why.UNCERTAIN if doubt > _UNKNOWN else Why.RECENT
+
+
+def wanted(question: str, *, experts: int, spread: int, settings: Settings) -> int:
+    """Return how many experts are to rate an answer to the question that so many have rated so far."""
+    several = max(1, settings.review_overlap_raters) if in_overlap(question, settings.review_overlap) else 1
+    return max(several, experts + 1) if disagree(experts, spread) else several
+
+
+def disagree(experts: int, spread: int) -> bool:
+    """Tell whether the experts differ so much that one more is asked."""
+    return 2 <= experts < MOST_EXPERTS and spread >= DISAGREEMENT
+
+
+def in_overlap(question: str, share: float) -> bool:
+    """Tell whether the question's answers are to have several raters, for this share of all questions."""
+    return part("overlap", question) < share
+
+
+def turn(reviewer: str, previous: int | None, settings: Settings) -> Turn:
+    """Return what kind of answer a rater gets after the previous one; the same for the same arguments."""
+    drawn = part("turn", reviewer, str(previous))
+    if drawn < RANDOM_SHARE:
+        return Turn.RANDOM
+    further = min(1.0, settings.review_overlap) * max(0, settings.review_overlap_raters - 1)
+    # Of 1 + `further` ratings that an answer gets on average, so many are second opinions.
+    return Turn.SECOND_OPINION if drawn < RANDOM_SHARE + (1 - RANDOM_SHARE) * further / (1 + further) else Turn.BEST
+
+
+def part(*words: str) -> float:
+    """Return a number from 0 up to but not 1 that only depends on the words, evenly spread."""
+    digest = hashlib.sha256("\x1f".join(words).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def start_of(text: Any) -> ColumnElement[str]:
+    """Return what the index over texts holds of one; the numbers have to stand in the statement, as in the index."""
+    return func.substr(text, literal_column("1"), literal_column("64"))
+
+
+def same_prompt(one: Any, other: Any) -> ColumnElement[bool]:
+    """Return the condition that two interactions have the same prompt, as the index can find it.
+
+    It has to be given columns, no values: where a column equals a value, SQLite puts the value into the expressions of
+    the index as well, and then it does not know them again.
+    """
+    return and_(start_of(one.user_prompt) == start_of(other.user_prompt), one.user_prompt == other.user_prompt)
+
+
+def stands_for_all() -> ColumnElement[bool]:
+    """Return the condition that it is the first serving of an answer, and that no expert has rated another one."""
+    other = aliased(Interaction)
+    before_or_rated = or_(other.id < Interaction.id, other.rating.is_not(None))
+    return ~exists(select(1).where(_same(other, Interaction), other.id != Interaction.id, before_or_rated))
+
+
+def servings(connection: Connection, interaction_id: int, *, limit: int = 1000) -> list[int]:
+    """Return the ids of all servings of an answer, the first of them first; at most `limit`."""
+    one = aliased(Interaction)
+    same = select(Interaction.id).join(one, _same(one, Interaction)).where(one.id == interaction_id)
+    # By a sum, so that no database reads the whole table in the order of its key, hoping for an early hit.
+    return list(connection.execute(same.order_by(Interaction.id + 0).limit(limit)).scalars())
+
+
+def _same(one: Any, other: Any) -> ColumnElement[bool]:
+    return and_(
+        same_prompt(one, other),
+        start_of(one.ai_response) == start_of(other.ai_response),
+        one.ai_response == other.ai_response,
+    )
+
 
 #: How many answers each way of looking gives.
 _NEAREST, _CLOSEST, _NEWEST = 60, 40, 60

@@ -14,10 +14,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.reviewing.candidates import Found, Rater, all_that_waits, candidates
+from rlhf_loop.reviewing.candidates import Found, Rater, all_that_waits, candidates, servings, wanted
 from rlhf_loop.reviewing.items import ReviewItem, assigned_item, not_given
-from rlhf_loop.reviewing.priority import wanted
-from rlhf_loop.reviewing.servings import servings
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import group_name
 from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review

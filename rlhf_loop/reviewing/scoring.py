@@ -25,7 +25,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Ranking
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.ranking import Ranker
-from rlhf_loop.reviewing.servings import same_prompt, stands_for_all
+from rlhf_loop.reviewing.candidates import same_prompt, stands_for_all
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import AnswerScore, Interaction
 from rlhf_loop.utils.concurrency import start
