@@ -83,7 +83,7 @@ class PgVectorStore:
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
             # That of the rows that are there, until optimize() gives all of them another one.
             language = pgvector_tables.language_of(connection) or self._language
-            words = pgvector_tables.words(bindparam("title"), bindparam("text"), language=language)
+            words = pgvector_tables.words_expression(bindparam("title"), bindparam("text"), language=language)
             rows = [{name: getattr(entry.section, name) for name in _FIELDS} for entry in entries]
             connection.execute(
                 insert(SECTIONS).values(encoder=encoder, words=words, **{name: bindparam(name) for name in _FIELDS}),
@@ -116,7 +116,7 @@ class PgVectorStore:
     def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
         """Forget all of a source but the documents to `keep`; return how many documents went."""
         with self._writing() as connection:
-            if not pgvector_tables.there(connection):
+            if not pgvector_tables.tables_exist(connection):
                 return 0
             of_source = SECTIONS.c.source == source
             there = set(connection.execute(select(SECTIONS.c.document).where(of_source).distinct()).scalars())
@@ -135,10 +135,10 @@ class PgVectorStore:
     def optimize(self) -> None:
         """Build the index of the vectors where there are many, and tell the planner how many; see `VectorStore`."""
         with self._writing() as connection:
-            if not pgvector_tables.there(connection):
+            if not pgvector_tables.tables_exist(connection):
                 return
             if pgvector_tables.language_of(connection) != self._language:
-                words = pgvector_tables.words(SECTIONS.c.title, SECTIONS.c.text, language=self._language)
+                words = pgvector_tables.words_expression(SECTIONS.c.title, SECTIONS.c.text, language=self._language)
                 connection.execute(update(SECTIONS).values(words=words))
                 pgvector_tables.set_language(connection, self._language)
             if connection.execute(select(func.count()).select_from(SECTIONS)).scalar_one() >= self._ann_from:
@@ -160,7 +160,7 @@ class PgVectorStore:
 
         def once() -> _Result:
             with reading(self._engine) as connection:
-                self._ready = self._ready or pgvector_tables.there(connection)
+                self._ready = self._ready or pgvector_tables.tables_exist(connection)
                 return work(connection) if self._ready else otherwise
 
         with self._errors():

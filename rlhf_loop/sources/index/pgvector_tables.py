@@ -96,7 +96,7 @@ def create(connection: Connection, *, language: str) -> None:
     Raises:
         VectorStoreError: the role may not do that; the message says what an administrator has to do.
     """
-    if there(connection):
+    if tables_exist(connection):
         return
     extension = text("SELECT count(*) FROM pg_extension WHERE extname = 'vector'")
     if not connection.execute(extension).scalar_one():
@@ -125,7 +125,7 @@ def create(connection: Connection, *, language: str) -> None:
     set_language(connection, language)
 
 
-def there(connection: Connection) -> bool:
+def tables_exist(connection: Connection) -> bool:
     """Tell whether the tables are there."""
     return inspect(connection).has_table(VECTORS.name)
 
@@ -143,7 +143,7 @@ def set_language(connection: Connection, language: str) -> None:
     connection.execute(text(f"COMMENT ON TABLE rlhf_index_sections IS '{comment}'"))
 
 
-def words(title: Any, body: Any, *, language: str) -> Any:
+def words_expression(title: Any, body: Any, *, language: str) -> Any:
     """The stems of a section; a word of the title counts ten times as much, by PostgreSQL's own weights."""
     of_title = func.to_tsvector(_regconfig(language), func.coalesce(title, ""))
     return func.setweight(of_title, text("'A'")).op("||")(func.to_tsvector(_regconfig(language), body))
