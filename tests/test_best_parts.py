@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from rlhf_loop.sources.best_parts import Document, Part, best_passages
+from rlhf_loop.sources.excerpts import Document, Part, best_passages
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

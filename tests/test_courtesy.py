@@ -12,7 +12,7 @@ import pytest
 from loopback import Seen, Site, page, site
 
 from rlhf_loop.errors import SourceError
-from rlhf_loop.sources.courtesy import Courtesy
+from rlhf_loop.sources.arxiv import Courtesy
 
 INTERVAL = 0.3
 
@@ -29,7 +29,7 @@ def gaps(there: Site) -> list[float]:
 ASKER = """
 import sys
 from pathlib import Path
-from rlhf_loop.sources.courtesy import Courtesy
+from rlhf_loop.sources.arxiv import Courtesy
 from rlhf_loop.sources.http import HttpClient
 folder, url, interval, times, end = sys.argv[1:]
 courtesy = Courtesy(Path(folder) / "new" / "site.lock", interval_s=float(interval), site="The site")

@@ -16,7 +16,7 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from rlhf_loop.errors import DocumentError
-from rlhf_loop.sources.index import prose_files
+from rlhf_loop.sources.index import documents as prose_files
 from rlhf_loop.sources.index.documents import Document, Found, find_files
 
 ROW = {"text": "Hold your breath.", "title": "Hiccups", "url": "https://example.org", "licence": "CC0"}

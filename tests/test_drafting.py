@@ -16,7 +16,7 @@ from rlhf_loop.answering.drafting import Drafter, quote
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.sources.extracts import excerpt
+from rlhf_loop.sources.excerpts import excerpt
 
 QUERY = "What helps against hiccups?"
 PASSAGES = {

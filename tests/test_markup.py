@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.sources.markup import without_markup
+from rlhf_loop.sources.excerpts import without_markup
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.sources.same_question import QuestionWords
+from rlhf_loop.sources.approved_corrections import QuestionWords
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.sources.search_words import longest_first, search_words
+from rlhf_loop.sources.excerpts import longest_first, search_words
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
 from rlhf_loop.sources.index import Entry, Section, SourceCount, VectorStore, open_store
-from rlhf_loop.sources.index.fusion import reciprocal_rank_fusion
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+from rlhf_loop.sources.index.store import reciprocal_rank_fusion
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.utils import extras
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
-from rlhf_loop.sources.same_question import NEAR, QuestionWords
+from rlhf_loop.sources.approved_corrections import NEAR, QuestionWords
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "medquad.jsonl.gz"
 REWORDED = {

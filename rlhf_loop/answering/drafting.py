@@ -15,7 +15,7 @@ from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.sources.extracts import whole_sentences
+from rlhf_loop.sources.excerpts import whole_sentences
 from rlhf_loop.utils.concurrency import start
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.text import plain

@@ -14,7 +14,7 @@ from time import perf_counter
 from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
-from rlhf_loop.sources.extracts import excerpt
+from rlhf_loop.sources.excerpts import excerpt
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils import tracing
 from rlhf_loop.utils.concurrency import start

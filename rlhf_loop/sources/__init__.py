@@ -1,7 +1,6 @@
 """Where candidates come from: one file a source, chosen by the settings."""
 
-from rlhf_loop.sources.chosen import checked_sources, sources_from
 from rlhf_loop.sources.langchain_retriever import LangChainSource
-from rlhf_loop.sources.source import Source
+from rlhf_loop.sources.source import Source, checked_sources, sources_from
 
 __all__ = ["LangChainSource", "Source", "checked_sources", "sources_from"]

@@ -1,13 +1,28 @@
-"""Long texts in pieces that can stand alone: whole sentences, and sections of several that a reader can take in."""
+"""Long texts in pieces that can stand alone: whole sentences, and sections of several that a reader can take in.
+
+What of a passage is shown as an answer: whole sentences, and of a long text the part that fits the question.
+
+Which parts of the documents that a search found answer the question.
+
+Questions as search engines want them: a few words that matter, without anything that could be an operator.
+
+What is left of markup in texts that a site calls plain.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 
 import sentencex
+
+from rlhf_loop.domain import Passage
+from rlhf_loop.reward.lexical import content_words, coverage, terms, words
+from rlhf_loop.utils.text import plain
 
 #: Characters of a section: some 250 words, three or four passages of the encoder.
 MAX_CHARS = 1500
@@ -137,3 +152,154 @@ def _spans(pieces: list[_Piece], max_chars: int) -> list[tuple[int, int]]:
         spans.append((came_from[end], end))
         end = came_from[end]
     return spans[::-1]
+
+
+_ENDS = frozenset(".?!:;…。！？؟।\"'”’»)]}|")
+_BEGINS_INSIDE = re.compile(r"[a-zà-öø-ÿ]+[\s,;:.?!)]")
+
+
+def excerpt(query: str, text: str, *, whole: bool = False) -> str:
+    """Return what of a passage is shown as an answer: whole sentences, the part that fits the question best.
+
+    A text of at most `MAX_CHARS` characters is only freed of a sentence that is cut off at its start or end; it stays
+    as it is if it is known to be `whole`.
+    """
+    if whole and len(text) <= MAX_CHARS:
+        return text
+    parts = sections(text)
+    if len(parts) > 1:
+        wanted = set(terms(query))
+        # max() keeps the first of equals: where no word tells, a text's beginning says best what it is about.
+        text = max(parts, key=lambda part: len(wanted & set(terms(part))))
+    return whole_sentences(text)
+
+
+def whole_sentences(text: str) -> str:
+    """Leave out what is cut off: a first sentence that begins in its middle, a last one without an end.
+
+    A last line of its own, such as a list's, needs no full stop; and something always stays.
+    """
+    if len(text) <= MAX_CHARS and _ended(text) and not _BEGINS_INSIDE.match(text):
+        return text
+    parts = sentences(text)
+    if len(parts) > 1 and _BEGINS_INSIDE.match(parts[0]):
+        parts = parts[1:]
+    if len(parts) > 1 and not _ended(parts[-1]) and not parts[-2].endswith("\n"):
+        parts = parts[:-1]
+    return "".join(parts).strip()
+
+
+def _ended(text: str) -> bool:
+    return text.rstrip()[-1:] in _ENDS
+
+
+#: Characters below which a section is a remainder: a lone link, the caption of a table that is not there.
+_SHORTEST = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a document under one heading; the heading is empty where there is none."""
+
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a search found: its parts in their order, and what a passage of it has to name."""
+
+    title: str
+    parts: tuple[Part, ...]
+    url: str | None
+    licence: str | None
+    retrieved_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    passage: Passage
+    score: tuple[float, float]
+
+
+def best_passages(question: str, documents: Sequence[Document], *, limit: int) -> list[Passage]:
+    """Return the sections with most of the question's terms: the best of each document, then the second best, ...
+
+    Of one round, those with more of the terms come first. A further section of a document must have at least one.
+    """
+    wanted = terms(question)
+    queues = [_by_score(wanted, document) for document in documents]
+    chosen: list[Passage] = []
+    for place in range(max(map(len, queues), default=0)):
+        row = [queue[place] for queue in queues if len(queue) > place]
+        row.sort(key=lambda scored: scored.score, reverse=True)
+        chosen += [scored.passage for scored in row if place == 0 or any(scored.score)]
+    return chosen[:limit]
+
+
+def _by_score(wanted: Sequence[str], document: Document) -> list[_Scored]:
+    named = set(terms(document.title))
+    # What the title says is what all of the document is about, and so tells its sections apart no further.
+    open_terms = [term for term in wanted if term not in named] or list(wanted)
+    scored = []
+    for part in document.parts:
+        heading = terms(part.heading)
+        for text in sections(part.text):
+            if len(text) >= _SHORTEST or len(document.parts) == 1:
+                passage = Passage(
+                    text=text,
+                    title=document.title,
+                    url=document.url,
+                    licence=document.licence,
+                    retrieved_at=document.retrieved_at,
+                    whole=True,
+                )
+                score = coverage(open_terms, [*heading, *terms(text)]), coverage(open_terms, heading)
+                scored.append(_Scored(passage, score))
+    scored.sort(key=lambda each: each.score, reverse=True)
+    return scored
+
+
+#: CirrusSearch refuses queries of more than 300 characters; this leaves room for what joins the words.
+_CHARS = 200
+_LONGEST_WORD = 50
+
+
+def search_words(question: str, *, at_most: int) -> list[str]:
+    """Return the words that carry the question's meaning, in its order, casefolded, letters and digits only.
+
+    Of a long question, those that it repeats come first, then the longest. Where no word carries meaning, all count.
+    """
+    found = [word[:_LONGEST_WORD] for word in content_words(question) or dict.fromkeys(words(question))]
+    counts = Counter(word[:_LONGEST_WORD] for word in words(question))
+    chosen: list[str] = []
+    for word in sorted(dict.fromkeys(found), key=lambda word: (-counts[word], -len(word))):
+        if len(chosen) < at_most and sum(map(len, chosen)) + len(word) <= _CHARS:
+            chosen.append(word)
+    return [word for word in dict.fromkeys(found) if word in chosen]
+
+
+def longest_first(chosen: list[str]) -> list[str]:
+    """Return the same words, the longest first: of two words, it is mostly the rarer one."""
+    return sorted(chosen, key=lambda word: -len(word))
+
+
+#: What the house's `plain` leaves in: further control characters, byte order marks, changes of the text's direction.
+_UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+_NAMES = (
+    "a|abbr|b|big|blockquote|br|center|cite|code|dd|del|div|dl|dt|em|font|h[1-6]|hr|i|img|ins|kbd|li|math|ol|p|pre|q|s|"
+    "samp|script|small|span|strong|style|sub|sup|table|tbody|td|th|thead|tr|tt|u|ul|var"
+)
+#: Tags of HTML by name, since not all that stands between < and > is one: "p < 0.05 and n > 30".
+_TAG = re.compile(
+    rf"</?(?:{_NAMES})(?:\s+[\w:-]+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s<>\"'=]+))?)*\s*/?>", re.IGNORECASE
+)
+_BLANKS = re.compile(r"[^\S\n]+")
+_AROUND_LINES = re.compile(r" ?\n ?")
+_GAPS = re.compile(r"\n{3,}")
+
+
+def without_markup(text: str) -> str:
+    """Return the text without tags of HTML, control characters and superfluous white space; paragraphs stay."""
+    text = _TAG.sub("", _UNSEEN.sub("", plain(text)))
+    return _GAPS.sub("\n\n", _AROUND_LINES.sub("\n", _BLANKS.sub(" ", text))).strip()

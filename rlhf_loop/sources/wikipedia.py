@@ -20,11 +20,9 @@ from urllib.parse import urlsplit
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import ConfigError, SourceError
-from rlhf_loop.sources.best_parts import Document, Part, best_passages
+from rlhf_loop.sources.excerpts import Document, Part, best_passages, longest_first, search_words, without_markup
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
-from rlhf_loop.sources.markup import without_markup
 from rlhf_loop.sources.page_cache import PageCache
-from rlhf_loop.sources.search_words import longest_first, search_words
 from rlhf_loop.utils.text import label, web_address
 
 logger = logging.getLogger(__name__)

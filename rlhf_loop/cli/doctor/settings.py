@@ -83,7 +83,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
 
 def sources(settings: Settings) -> Iterator[Finding]:
     """Tell where candidates come from, and which of these sources cannot be asked."""
-    from rlhf_loop.sources.chosen import check_entry, sources_from
+    from rlhf_loop.sources.source import check_entry, sources_from
 
     entries = settings.sources
     named = ", ".join(entries) or "none, so that no question finds an answer"

@@ -21,8 +21,16 @@ from numpy.typing import NDArray
 
 from rlhf_loop.encoders import DIMENSION, Vectors
 from rlhf_loop.errors import VectorStoreError
-from rlhf_loop.sources.index.fusion import DEPTH, reciprocal_rank_fusion
-from rlhf_loop.sources.index.store import Entry, Hit, Mode, Section, SourceCount, refuse_other_model
+from rlhf_loop.sources.index.store import (
+    DEPTH,
+    Entry,
+    Hit,
+    Mode,
+    Section,
+    SourceCount,
+    reciprocal_rank_fusion,
+    refuse_other_model,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
