@@ -6,8 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rlhf_loop.answering.experiments import draw
-from rlhf_loop.answering.interleaving import team_draft
+from rlhf_loop.answering.experiments import draw, team_draft
 from rlhf_loop.domain import Interval
 from rlhf_loop.monitoring.effect import MIN_RATED, FirstAnswers, compare, outcome, preference
 

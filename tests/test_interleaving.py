@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 
-from rlhf_loop.answering.interleaving import Pick, team_draft
+from rlhf_loop.answering.experiments import Pick, team_draft
 
 
 def test_the_rankings_pick_in_turn() -> None:

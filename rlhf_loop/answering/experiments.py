@@ -3,6 +3,13 @@
 Ratings of what a model put first do not say what users would have thought of another order. That takes an experiment:
 chance decides which order answers, and the probability is kept with each answer (`Served`). Chance is a hash of the
 question, so whoever asks the same again gets the same.
+
+Two rankings in one list, so that whoever reads it tells which is better without knowing that there are two.
+
+Team-draft interleaving (Radlinski, Kurup and Joachims 2008, How does clickthrough data reflect retrieval quality?): as
+two captains pick their teams, so each ranking in turn takes the best answer that is left, and a coin says who picks
+first in each round. Each answer belongs to the ranking that picked it. Neither gets better places than the other, so
+where the two are equally good, neither is preferred.
 """
 
 from __future__ import annotations
@@ -11,13 +18,12 @@ import hashlib
 import logging
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from rlhf_loop.answering.interleaving import team_draft
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, prompt_key
 from rlhf_loop.errors import ConfigError, RlhfLoopError
@@ -26,6 +32,32 @@ from rlhf_loop.store.interactions import INCOMING, INTERLEAVED, LIVE, experiment
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """An answer's index, and whether the first ranking picked it."""
+
+    position: int
+    by_first: bool
+
+
+def team_draft(first: Sequence[int], second: Sequence[int], *, coin: Callable[[], bool]) -> list[Pick]:
+    """Merge two orders of the same indices; where `coin` gives True, the first ranking begins the round."""
+    taken: set[int] = set()
+    picks: list[Pick] = []
+    turns = ((True, iter(first)), (False, iter(second)))
+    while len(picks) < len(first):
+        for by_first, left in turns if coin() else turns[::-1]:
+            if (position := _next(left, taken)) is not None:
+                taken.add(position)
+                picks.append(Pick(position, by_first))
+    return picks
+
+
+def _next(left: Iterator[int], taken: set[int]) -> int | None:
+    return next((position for position in left if position not in taken), None)
+
 
 logger = logging.getLogger(__name__)
 
