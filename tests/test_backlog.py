@@ -7,8 +7,8 @@ from operation_fakes import NOW
 from sqlalchemy import Engine
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.monitoring import backlog as module
-from rlhf_loop.monitoring.backlog import Backlog, backlog
+from rlhf_loop.monitoring import checks as module
+from rlhf_loop.monitoring.checks import Backlog, backlog
 from rlhf_loop.store.interactions import rate, record
 
 LAST_WEEK, TODAY = NOW - timedelta(days=10), NOW - timedelta(hours=1)

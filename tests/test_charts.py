@@ -26,9 +26,7 @@ from figure_fakes import (
 )
 
 from rlhf_loop.monitoring import Figure, Form, Series
-from rlhf_loop.monitoring.chart_axes import in_words, number_in_words
-from rlhf_loop.monitoring.chart_style import DARK, LIGHT
-from rlhf_loop.monitoring.chart_words import shortened, width
+from rlhf_loop.monitoring.chart_style import DARK, LIGHT, in_words, number_in_words, shortened, width
 from rlhf_loop.monitoring.charts import draw, size
 
 WAYS = list(product((False, True), repeat=2))

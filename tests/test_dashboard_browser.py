@@ -15,7 +15,7 @@ from test_browser import CONTRASTS, no_sideways_scroll
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.monitoring import Figure, figures
-from rlhf_loop.monitoring.figures.figure_table import figure_csv
+from rlhf_loop.monitoring.figures.figure import figure_csv
 from rlhf_loop.monitoring.report import report, write_whole
 from rlhf_loop.store.alarms import raise_alarm
 

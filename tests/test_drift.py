@@ -10,9 +10,8 @@ from operation_fakes import NOW, START, TopicEncoder, put_live, put_questions
 from sqlalchemy import Engine
 
 from rlhf_loop.domain import Rating
-from rlhf_loop.monitoring import asked
-from rlhf_loop.monitoring.asked import weeks_of_questions
-from rlhf_loop.monitoring.drift import Drift, drift
+from rlhf_loop.monitoring import drift as asked
+from rlhf_loop.monitoring.drift import Drift, drift, weeks_of_questions
 from rlhf_loop.store.interactions import record
 
 OLD = ("heart", "lung", "liver", "skin", "eye", "ear")

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_loop.answering.experiments import draw, team_draft
 from rlhf_loop.domain import Interval
-from rlhf_loop.monitoring.effect import MIN_RATED, FirstAnswers, compare, outcome, preference
+from rlhf_loop.monitoring.experiment import MIN_RATED, FirstAnswers, compare, outcome, preference
 
 
 def simulated(

@@ -10,8 +10,7 @@ from datetime import UTC, date, datetime
 import pytest
 from figure_fakes import CALIBRATION, SATISFACTION, SOURCES, VERSIONS
 
-from rlhf_loop.monitoring.figures.figure import Value
-from rlhf_loop.monitoring.figures.figure_table import figure_csv, figure_table
+from rlhf_loop.monitoring.figures.figure import Value, figure_csv, figure_table
 
 
 def test_csv_is_rfc_4180() -> None:

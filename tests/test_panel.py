@@ -9,7 +9,7 @@ from figure_fakes import EMPTY, SATISFACTION
 
 from rlhf_loop.monitoring import Figure
 from rlhf_loop.monitoring.charts import size
-from rlhf_loop.monitoring.panel import Panel, panel
+from rlhf_loop.monitoring.report import Panel, panel
 
 
 def shown(figure: Figure) -> Panel:

@@ -18,7 +18,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.monitoring import Figure, figures
 from rlhf_loop.monitoring import report as reports
-from rlhf_loop.monitoring.figures.figure_table import figure_csv
+from rlhf_loop.monitoring.figures.figure import figure_csv
 from rlhf_loop.store.alarms import raise_alarm
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)

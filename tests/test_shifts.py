@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from operation_fakes import TopicEncoder
 
-from rlhf_loop.monitoring.shifts import Topics, of_counts, of_numbers, stability_index
+from rlhf_loop.monitoring.drift import Topics, of_counts, of_numbers, stability_index
 
 
 def counts(*values: int) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ import pytest
 from operation_fakes import NOW, put_served
 from sqlalchemy import Engine, insert
 
-from rlhf_loop.monitoring.source_health import SourceHealth, source_health
+from rlhf_loop.monitoring.checks import SourceHealth, source_health
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.tables import ServedQuestion
 

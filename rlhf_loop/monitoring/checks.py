@@ -1,31 +1,184 @@
-"""What is looked after while nobody looks: each check says what is amiss, or that it no longer is."""
+"""What is looked after while nobody looks: each check says what is amiss, or that it no longer is.
+
+Do the experts keep up? Answers that wait for a review now, and how many more than a week ago.
+
+Which sources fail, by what was noted of the questions that were answered lately.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import select
-from sqlalchemy.engine import Engine
+from sqlalchemy import case, exists, func, select
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import aliased
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, Interval, ReviewerRole
 from rlhf_loop.errors import EncoderError
-from rlhf_loop.monitoring.backlog import backlog
 from rlhf_loop.monitoring.drift import Drift, drift
-from rlhf_loop.monitoring.source_health import source_health
 from rlhf_loop.registry.schedule import STOPPED
+from rlhf_loop.reviewing.candidates import stands_for_all
 from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.tables import Review, TrainingRun
+from rlhf_loop.store.tables import Interaction, Review, ServedQuestion, TrainingRun
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
+
+
+#: Over which the growth is counted.
+GROWTH = timedelta(days=7)
+#: The newest answers that wait, and the newest reviews, that are looked at: with millions of them, too, it is quick.
+_LOOKED_AT, _ENOUGH_REVIEWS = 20_000, 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """Answers that `waiting` counts may be given to raters; `more` says that there are more, which were not counted.
+
+    `growth` is how many more they are than a week ago, below 0 where they are fewer.
+    """
+
+    waiting: int
+    more: bool
+    growth: int
+
+
+def backlog(engine: Engine, *, now: datetime, at_least: int = 0) -> Backlog:
+    """Count what waits, to some 20,000, or further if `at_least` is more than half of that."""
+    since = now - GROWTH
+    looked_at = max(_LOOKED_AT, 2 * at_least)
+    newest = select(Interaction.id).where(Interaction.rating.is_(None)).order_by(Interaction.id.desc()).limit(looked_at)
+    stretch = newest.subquery()
+    new = func.sum(case((Interaction.created_at >= since, 1), else_=0))
+    free = (
+        select(func.count(), new)
+        .join(stretch, stretch.c.id == Interaction.id)
+        .where(stands_for_all(), Interaction.created_at <= now)
+    )
+    with reading(engine) as connection:
+        waiting, came = connection.execute(free).one()
+        more = connection.execute(select(func.count()).select_from(stretch)).scalar_one() == looked_at
+        rated = _rated(connection, since, now)
+    # What came and was rated in these days changed nothing; so only the others count.
+    return Backlog(waiting=waiting, more=more, growth=(came or 0) - rated)
+
+
+def _rated(connection: Connection, since: datetime, now: datetime) -> int:
+    """Count the answers that waited at that time and that an expert has rated since."""
+    newest = (
+        select(Review.interaction_id, Review.reviewed_at)
+        .where(Review.role == ReviewerRole.EXPERT)
+        .order_by(Review.id.desc())
+        .limit(_ENOUGH_REVIEWS)
+        .subquery()
+    )
+    earlier = aliased(Review)
+    rated_before = exists(
+        select(1).where(
+            earlier.interaction_id == Interaction.id,
+            earlier.role == ReviewerRole.EXPERT,
+            earlier.reviewed_at < since,
+        )
+    )
+    rated = (
+        select(func.count(Interaction.id.distinct()))
+        .join(newest, newest.c.interaction_id == Interaction.id)
+        .where(
+            newest.c.reviewed_at >= since, newest.c.reviewed_at <= now, Interaction.created_at < since, ~rated_before
+        )
+    )
+    return connection.execute(rated).scalar_one()
+
+
+#: What `degraded` names beside sources.
+_NO_SOURCES = frozenset({"model", "drafts", "recording", "experiment"})
+#: The stage of a source, among those that have a time.
+_STAGE = "source:"
+#: How far back is looked, and how many questions; and what counts as lately.
+_SINCE, _QUESTIONS = timedelta(days=1), 1_000
+_LATELY = timedelta(hours=1)
+#: Questions that it takes to say anything, and the share of them that has to fail.
+_ENOUGH, _MANY = 10, 0.5
+#: Of the latest questions so many may fail where all is well again.
+_FORGIVEN = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceHealth:
+    """A source lately: it failed for `failed` of `asked` questions. `reason` is what was wrong the last time.
+
+    Between `failing` and `well` nothing is sure.
+    """
+
+    name: str
+    asked: int
+    failed: int
+    failing: bool
+    well: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    at: datetime
+    trouble: str
+
+
+def source_health(engine: Engine, *, now: datetime) -> list[SourceHealth]:
+    """Tell how each source does that was asked within a day, by name.
+
+    One that was not asked any more in the latest ten questions is well: somebody has taken it out.
+    """
+    latest = (
+        select(ServedQuestion.served_at, ServedQuestion.degraded, ServedQuestion.timings)
+        .where(ServedQuestion.served_at > now - _SINCE, ServedQuestion.served_at <= now)
+        .order_by(ServedQuestion.served_at.desc(), ServedQuestion.candidate_group)
+        .limit(_QUESTIONS)
+    )
+    outcomes: dict[str, list[_Outcome]] = defaultdict(list)
+    with reading(engine) as connection:
+        rows = connection.execute(latest).all()
+    asked_now: set[str] = set()
+    for place, row in enumerate(rows):
+        degraded = row.degraded or {}
+        names = {stage.removeprefix(_STAGE) for stage in row.timings or () if stage.startswith(_STAGE)}
+        names |= degraded.keys() - _NO_SOURCES
+        for name in names:
+            outcomes[name].append(_Outcome(row.served_at, degraded.get(name, "")))
+        if place < _ENOUGH:
+            asked_now |= names
+    gone = outcomes.keys() - asked_now if len(rows) >= _ENOUGH else set()
+    return [_health(name, outcomes[name], now, gone=name in gone) for name in sorted(outcomes)]
+
+
+def _health(name: str, outcomes: list[_Outcome], now: datetime, *, gone: bool) -> SourceHealth:
+    """Judge the outcomes, the latest of which comes first."""
+    lately = [outcome for outcome in outcomes if outcome.at > now - _LATELY]
+    last = outcomes[:_ENOUGH]
+    # Where few people ask, an hour has too few questions.
+    counted = lately if len(lately) >= _ENOUGH else last
+    failed = sum(bool(outcome.trouble) for outcome in counted)
+    failed_last = sum(bool(outcome.trouble) for outcome in last)
+    often = len(lately) >= _ENOUGH and failed >= _MANY * len(lately)
+    failing = not gone and (often or (len(last) >= _ENOUGH and failed_last == len(last)))
+    return SourceHealth(
+        name=name,
+        asked=len(counted),
+        failed=failed,
+        failing=failing,
+        well=gone or (not failing and len(last) >= _ENOUGH and failed_last <= _FORGIVEN),
+        reason=next((outcome.trouble for outcome in outcomes if outcome.trouble), ""),
+    )
+
 
 logger = logging.getLogger(__name__)
 

@@ -4,25 +4,192 @@ A model is only known to be good at what it was judged by. So the questions of e
 weeks before the live model was trained: once it has learned from newer ones, the comparison begins anew. Scores of
 different models say nothing about each other, so those of a week are compared with the first that the live model gave:
 a promotion begins anew here, too.
+
+Which questions were asked when, and how sure the model was: a sample that is the same each time.
+
+Millions of answers may be there, and no index knows their time. So the questions are found by the index of their
+groups, which holds the ids of their answers, and only those of the sample are read.
+
+How far a sample has moved away from a reference, as pure functions on arrays.
+
+The population stability index of two lists of shares a and b is the sum of (b - a) ln(b / a): from 0.1 on a moderate
+shift, from 0.25 on a large one (Siddiqi, Credit Risk Scorecards, 2006). Those rules are for large samples. Of k bins,
+n and m values, the index is about (k - 1) (1 / n + 1 / m) on average where nothing has moved (Yurdakul and Naranjo, New
+properties of the population stability index, 2020): with 50 questions in a week and ten bins that is 0.2 already. So it
+is taken off here, and each index comes with the p value of a test, as its spread depends on the sample, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import Engine
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import aliased
 
 from rlhf_loop import registry
-from rlhf_loop.monitoring.asked import Week, monday, weeks_of_questions
+from rlhf_loop.domain import prompt_key
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Interaction
+from rlhf_loop.utils.concurrency import one_thread
 from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
-    from rlhf_loop.monitoring.shifts import Shift
+
+
+#: Questions that are looked at in all, and of one week at most.
+_LOOKED_AT, OF_A_WEEK = 20_000, 300
+_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question. `score` is that of its best answer by the model `version`; both None where none scored them."""
+
+    prompt: str
+    at: datetime
+    version: str | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """The questions of a week, which begins on a Monday (UTC), in the order in which they were drawn."""
+
+    start: date
+    questions: tuple[Asked, ...]
+
+    @property
+    def first(self) -> date:
+        """The day of its first question."""
+        return min(one.at for one in self.questions).date()
+
+    @property
+    def last(self) -> date:
+        """The day of its last question."""
+        return max(one.at for one in self.questions).date()
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """The first answer to a question. `group` is None where the answers to a question belong to no group."""
+
+    id: int
+    group: str | None
+    prompt: str
+    at: datetime
+    version: str | None
+    score: float | None
+
+
+def weeks_of_questions(engine: Engine, *, now: datetime) -> list[Week]:
+    """Return the weeks until now in which anything was asked, the oldest first, each with a sample of its questions.
+
+    A question is one candidate group, or a prompt in a week where there are no groups.
+    """
+    with reading(engine) as connection:
+        by_week: dict[date, list[_First]] = defaultdict(list)
+        seen: set[tuple[date, str]] = set()
+        for first in _firsts(connection, _drawn(connection)):
+            week = monday(first.at)
+            without_group = (week, prompt_key(first.prompt))
+            if first.at > now or len(by_week[week]) >= OF_A_WEEK or (first.group is None and without_group in seen):
+                continue
+            if first.group is None:
+                seen.add(without_group)
+            by_week[week].append(first)
+        best = _best(connection, [first.id for each in by_week.values() for first in each if first.group])
+    return [
+        Week(week, tuple(Asked(one.prompt, one.at, *best.get(one.id, (one.version, one.score))) for one in firsts))
+        for week, firsts in sorted(by_week.items())
+        if firsts
+    ]
+
+
+def monday(moment: datetime) -> date:
+    """Return the first day of its week."""
+    return moment.date() - timedelta(days=moment.weekday())
+
+
+def _drawn(connection: Connection) -> list[int]:
+    """Return the ids of the first answers to the questions of the sample, in the order in which they were drawn.
+
+    The draw depends on the id alone: a question stays in the sample, or out of it, however many others there are.
+    """
+    group = Interaction.candidate_group
+    wanted = (
+        select(func.min(Interaction.id)).where(group.is_not(None)).group_by(group),
+        select(Interaction.id).where(group.is_(None)),
+    )
+    found = [
+        np.array(some, dtype=np.uint64)
+        for each in wanted
+        for some in connection.execute(each, execution_options={"yield_per": 10_000}).scalars().partitions()
+    ]
+    ids = np.concatenate([np.empty(0, dtype=np.uint64), *found])
+    drawn = ids[np.argsort(_mixed(ids), kind="stable")][:_LOOKED_AT]
+    return [int(id) for id in drawn]
+
+
+def _mixed(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return numbers that look drawn, each the same for the same id: SplitMix64's finalizer (Steele et al. 2014)."""
+    mixed = ids + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _firsts(connection: Connection, ids: Sequence[int]) -> Iterator[_First]:
+    """Give the answers with these ids, in their order."""
+    wanted = select(
+        Interaction.id,
+        Interaction.candidate_group,
+        Interaction.user_prompt,
+        Interaction.created_at,
+        Interaction.model_version,
+        Interaction.score,
+    ).where(Interaction.id.in_(_IDS))
+    for some in _portions(ids):
+        rows = {row.id: row for row in connection.execute(wanted, {"ids": some})}
+        for id in some:
+            row = rows[id]
+            version, score = (None, None) if row.score is None else (row.model_version, row.score)
+            yield _First(id, row.candidate_group, row.user_prompt, row.created_at, version, score)
+
+
+def _best(connection: Connection, firsts: Sequence[int]) -> dict[int, tuple[str | None, float | None]]:
+    """Return the best score of each group, with the model that gave it, by the id of the group's first answer."""
+    found: dict[int, tuple[str | None, float | None]] = {}
+    first = aliased(Interaction)
+    best = func.max(Interaction.score)
+    wanted = (
+        select(first.id, Interaction.model_version, best)
+        .join(Interaction, Interaction.candidate_group == first.candidate_group)
+        .where(first.id.in_(_IDS), Interaction.score.is_not(None))
+        .group_by(first.id, Interaction.model_version)
+        .order_by(best, Interaction.model_version)
+    )
+    for some in _portions(firsts):
+        # The last of a group has the best score.
+        found |= {id: (version, score) for id, version, score in connection.execute(wanted, {"ids": some})}
+    return found
+
+
+#: Whole numbers, written into the statement: thousands of parameters take longer than the search itself.
+_IDS: Any = bindparam("ids", expanding=True, literal_execute=True)
+
+
+def _portions(items: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
+
 
 #: A week has moved from this index on, if chance brings as much less often than this.
 MOVED, RARE = 0.2, 0.01
@@ -108,7 +275,6 @@ def _reference(asked: Sequence[Week], trained_at: datetime | None) -> Sequence[W
 
 def _question_shifts(shown: Sequence[Week], reference: Sequence[Week], encoder: TextEncoder) -> dict[date, Shift]:
     # Imported here: numpy and scikit-learn take longer than most pages.
-    from rlhf_loop.monitoring.shifts import Topics
 
     of_each = _REFERENCE // len(reference)
     topics = Topics(encoder.encode([one.prompt for week in reference for one in week.questions[:of_each]]))
@@ -119,8 +285,6 @@ def _question_shifts(shown: Sequence[Week], reference: Sequence[Week], encoder: 
 def _score_shifts(asked: Sequence[Week], version: str) -> dict[date, Shift]:
     """Compare the scores by this model with its first ones."""
     import numpy as np
-
-    from rlhf_loop.monitoring.shifts import of_numbers
 
     found: dict[date, Shift] = {}
     reference: list[float] = []
@@ -178,3 +342,94 @@ def _reason(
 
 def _count(weeks: Sequence[Week]) -> int:
     return sum(len(week.questions) for week in weeks)
+
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.intp]
+Vectors = NDArray[np.float32]
+
+#: Clusters of the reference: at most so many, and at least so many texts for each.
+_CLUSTERS, _OF_A_CLUSTER = 20, 10
+_FEWEST_CLUSTERS = 5
+#: More of them find no better clusters, and most of the time goes into them.
+_BEGINNINGS = 2
+#: The share of the reference that counts as far from all of them.
+_FAR = 0.1
+#: Bins of numbers: deciles of the reference.
+_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How far a sample is from the reference: the index without what chance alone brings, and a test's p value."""
+
+    index: float
+    p: float
+
+
+def of_counts(before: Counts, after: Counts) -> Shift:
+    """Compare how often each bin was met; the p value is that of the chi-square test of homogeneity."""
+    from scipy.stats import chi2_contingency
+
+    met = before + after > 0
+    if met.sum() < 2:
+        return Shift(0.0, 1.0)
+    p = chi2_contingency(np.stack([before[met], after[met]]), correction=False).pvalue
+    return Shift(stability_index(before, after), float(p))
+
+
+def of_numbers(before: Floats, after: Floats) -> Shift:
+    """Compare numbers by the deciles of those before; the p value is that of the Kolmogorov-Smirnov test."""
+    from scipy.stats import ks_2samp
+
+    # Where many are equal, several deciles are one.
+    edges = np.unique(np.quantile(before, np.arange(1, _BINS) / _BINS))
+    counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (before, after)]
+    return Shift(stability_index(*counts), float(ks_2samp(before, after, method="asymp").pvalue))
+
+
+def stability_index(before: Counts, after: Counts) -> float:
+    """Return the population stability index without what it is on average where nothing has moved; never below 0."""
+    bins, n, m = len(before), before.sum(), after.sum()
+    # Half a count more in each bin, or an empty one would make it infinite.
+    a, b = ((counts + 0.5) / (total + 0.5 * bins) for counts, total in ((before, n), (after, m)))
+    index = float(((b - a) * np.log(b / a)).sum())
+    return max(0.0, index - (bins - 1) * float(1 / n + 1 / m))
+
+
+class Topics:
+    """Clusters of the reference's texts, by which other texts are compared with them.
+
+    One half makes the clusters, the other says how often each is met. Counted on those that made them, clusters would
+    fit the reference better than anything that comes later, and all of it would look as if it had moved. What is
+    farther from all clusters than most of that half is a bin of its own: else a subject that has nothing to do with
+    any of them could be spread over all of them, and nobody would notice.
+    """
+
+    def __init__(self, reference: Vectors, *, seed: int = 0) -> None:
+        from sklearn.cluster import KMeans
+
+        drawn = reference[np.random.default_rng(seed).permutation(len(reference))]
+        made_of, counted = drawn[::2], drawn[1::2]
+        clusters = max(_FEWEST_CLUSTERS, min(_CLUSTERS, len(made_of) // _OF_A_CLUSTER))
+        with one_thread():
+            # The same question asked again and again is one point, and there are no more clusters than points.
+            clusters = min(clusters, len(np.unique(made_of, axis=0)))
+            self._clusters = KMeans(clusters, n_init=_BEGINNINGS, random_state=seed).fit(made_of)
+            self._far = float(np.quantile(self._distances(counted).min(axis=1), 1 - _FAR))
+            self._met = self._count(counted)
+
+    def shift(self, vectors: Vectors) -> Shift:
+        """Compare the topics of the texts with those of the reference."""
+        with one_thread():
+            return of_counts(self._met, self._count(vectors))
+
+    def _count(self, vectors: Vectors) -> Counts:
+        distances = self._distances(vectors)
+        found = np.where(distances.min(axis=1) > self._far, self._clusters.n_clusters, distances.argmin(axis=1))
+        return np.bincount(found, minlength=self._clusters.n_clusters + 1)
+
+    def _distances(self, vectors: Vectors) -> NDArray[np.float32]:
+        """Return how far each text is from each cluster, shape (texts, clusters)."""
+        found: NDArray[np.float32] = self._clusters.transform(np.ascontiguousarray(vectors, dtype=np.float32))
+        return found

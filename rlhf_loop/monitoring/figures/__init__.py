@@ -10,8 +10,7 @@ from sqlalchemy.engine import Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.monitoring.figures import model_figures, rating_figures, service_figures
-from rlhf_loop.monitoring.figures.figure import Figure
-from rlhf_loop.monitoring.figures.view import View
+from rlhf_loop.monitoring.figures.figure import Figure, View
 
 #: By name, what matters most first.
 FIGURES: Mapping[str, Callable[[View], Figure]] = {

@@ -10,8 +10,7 @@ from sqlalchemy import case, func, select
 
 from rlhf_loop import registry
 from rlhf_loop.domain import GOOD_RATING
-from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value
-from rlhf_loop.monitoring.figures.view import View
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value, View
 from rlhf_loop.registry import Version
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value
-from rlhf_loop.monitoring.figures.view import View, day
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value, View, day
 from rlhf_loop.monitoring.figures.weekly import RatedWeek, rated_weeks
 from rlhf_loop.reviewing import RaterReport, agreement, agreement_by_month
 from rlhf_loop.reviewing.agreement import ENOUGH_SHARED

@@ -11,8 +11,7 @@ from sqlalchemy import Float, cast, func, select
 from rlhf_loop.domain import Interval
 from rlhf_loop.monitoring.drift import MOVED, drift
 from rlhf_loop.monitoring.experiment import InterleavingReport, experiment
-from rlhf_loop.monitoring.figures.figure import Figure, Form, Series
-from rlhf_loop.monitoring.figures.view import View, day, three
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, View, day, three
 from rlhf_loop.monitoring.figures.weekly import scored_weeks
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion

@@ -14,10 +14,8 @@ from rlhf_loop.domain import UserRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.charts import draw
-from rlhf_loop.monitoring.figures.figure import Figure
-from rlhf_loop.monitoring.figures.figure_table import figure_csv
-from rlhf_loop.monitoring.overview import overview
-from rlhf_loop.monitoring.panel import Panel, panel
+from rlhf_loop.monitoring.figures.figure import Figure, figure_csv
+from rlhf_loop.monitoring.report import Panel, overview, panel
 from rlhf_loop.version import __version__
 from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.guard import Guard
