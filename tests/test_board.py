@@ -10,7 +10,7 @@ import pytest
 from figure_fakes import CURVE, MILESTONE
 
 from rlhf_loop.monitoring import Figure
-from rlhf_loop.web.pages.board import Board
+from rlhf_loop.web.pages.dashboard import Board
 
 PATIENCE_S = 30.0
 

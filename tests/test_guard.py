@@ -18,8 +18,8 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.web import create_app
-from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.problems import for_people
 from rlhf_loop.web.process import Database
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")

@@ -33,7 +33,7 @@ from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.web import create_app
 from rlhf_loop.web import prometheus as module
 from rlhf_loop.web.catalogue import CATALOGUE, COUNTED, Kind
-from rlhf_loop.web.instruments import Instruments
+from rlhf_loop.web.prometheus import Instruments
 from rlhf_loop.web.server.shared_counts import VARIABLE, shared_counts
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -374,7 +374,7 @@ def test_what_killed_servers_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 COUNTING = """
 import sys
 from flask import Flask, request, Response
-from rlhf_loop.web.instruments import Instruments
+from rlhf_loop.web.prometheus import Instruments
 counts = Instruments()
 app = Flask("a")
 app.add_url_rule("/one", view_func=lambda: "1")

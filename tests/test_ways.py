@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.web.ways import local_path
+from rlhf_loop.web.guard import local_path
 
 LOCAL = ["/", "/review", "/review?a=1&b=/x", "/a//b", "/%2F%2Fevil.example", "/review#here"]
 NOT_LOCAL = [

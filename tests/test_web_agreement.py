@@ -12,7 +12,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval
 from rlhf_loop.reviewing import Agreement, RaterReport, WeekPoint
 from rlhf_loop.store.interactions import rate
-from rlhf_loop.web.pages.agreement import Dot, dots, meaning, weeks_in_words
+from rlhf_loop.web.pages.oversight import Dot, dots, meaning, weeks_in_words
 
 
 def found(alpha: float | None, low: float = 0.0, *, answers: int = 40) -> Agreement:

@@ -19,18 +19,16 @@ from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import answers, feedback, openapi, reference, rerank, v1
-from rlhf_loop.web.audience import own_errors, with_errors
+from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
-from rlhf_loop.web.pages.navigation import navigation
-from rlhf_loop.web.problems import as_problem, unexpected
-from rlhf_loop.web.process import Database
-from rlhf_loop.web.warmup import WarmUp
+from rlhf_loop.web.pages.people import navigation
+from rlhf_loop.web.problems import as_problem, is_for_people, own_errors, unexpected, with_errors
+from rlhf_loop.web.process import Database, WarmUp
 
 if TYPE_CHECKING:
-    from rlhf_loop.web.instruments import Instruments
+    from rlhf_loop.web.prometheus import Instruments
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +67,7 @@ def blueprint(
     Nothing is loaded until the first request. `sources` are asked in place of those that the settings name; `service`
     is one that you have made yourself.
     """
-    from rlhf_loop.web.instruments import Instruments
+    from rlhf_loop.web.prometheus import Instruments
 
     service = service or AnswerService(settings, sources=sources)
     return _routes(settings, service, WarmUp(service), Instruments())
@@ -87,7 +85,7 @@ def create_app(
 
     Not for a process that will fork: no thread survives that. `counts` are instruments that somebody else reads, too.
     """
-    from rlhf_loop.web.instruments import Instruments
+    from rlhf_loop.web.prometheus import Instruments
 
     service, counts = service or AnswerService(settings, sources=sources), counts or Instruments()
     warmup = WarmUp(service)
@@ -152,7 +150,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
     v1.add_routes(web, settings, database, guard)
     feedback.add_routes(web, database, guard)
     rerank.add_routes(web, settings, service, guard)
-    reference.add_routes(web)
+    openapi.add_routes(web)
     prometheus.add_routes(web, settings, service, database, guard, counts)
     return web
 
@@ -206,7 +204,7 @@ def _http_error(error: HTTPException) -> Response:
     view = current_app.view_functions.get(request.endpoint or "")
     if answer := own_errors(view):
         return answer(error)
-    return pages.error_page(error) if pages.is_for_people(view) else as_problem(error)
+    return pages.error_page(error) if is_for_people(view) else as_problem(error)
 
 
 def _no_database(error: DatabaseError, database: Database) -> Response:

@@ -1,16 +1,20 @@
-"""The ratings database as the routes use it: opened at the first request of a process, never before a fork."""
+"""The ratings database as the routes use it: opened at the first request of a process, never before a fork.
+
+Loading what answers need before the first question comes: once a process, in a thread of its own.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from time import monotonic
+from time import monotonic, perf_counter
 from weakref import finalize
 
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.accounts.users import has_active_admin
+from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.store.engine import describe, ensure_schema, make_engine, reading
@@ -86,3 +90,36 @@ class Database:
         # An application that somebody throws away leaves no connections open.
         finalize(self, engine.dispose).atexit = False
         self._engine, self._process, self._doubted = engine, os.getpid(), False
+
+
+class WarmUp:
+    """Loads the encoder, the model and the index of a service, while the process already answers."""
+
+    def __init__(self, service: AnswerService) -> None:
+        self._service = service
+        self._lock = threading.Lock()
+        self._process: int | None = None
+
+    def start(self) -> None:
+        """Begin, unless this process has begun already."""
+        with self._lock:
+            # By process: a fork inherits the note that the parent began, but not the thread.
+            if self._process == os.getpid():
+                return
+            self._process = os.getpid()
+        threading.Thread(target=self._run, name="rlhf-warm-up", daemon=True).start()
+
+    def _run(self) -> None:
+        started = perf_counter()
+        try:
+            self._service.warm_up()
+        except Exception:
+            # Not fatal: each answer tries again by itself and says what is missing.
+            logger.exception("Warming up failed; the first answers will try again.")
+            return
+        readiness = self._service.readiness()
+        logger.info(
+            "Warm after %.1f s" if readiness.ready else "Warmed up for %.1f s, but not all is ready",
+            perf_counter() - started,
+            extra={"ready": readiness.ready, "checks": dict(readiness.checks)},
+        )

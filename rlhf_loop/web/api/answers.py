@@ -26,10 +26,9 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.domain import Answer, ReviewerRole, UserRole
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import logs
-from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.guard import Guard, refuse_other_sites, remember, visitor
+from rlhf_loop.web.process import WarmUp
 from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened
-from rlhf_loop.web.visitors import refuse_other_sites, remember, visitor
-from rlhf_loop.web.warmup import WarmUp
 
 logger = logging.getLogger(__name__)
 

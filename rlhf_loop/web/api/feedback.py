@@ -1,4 +1,9 @@
-"""`/v1/feedback`: ratings as they are given elsewhere, in our own words or in those of the tool they come from."""
+"""`/v1/feedback`: ratings as they are given elsewhere, in our own words or in those of the tool they come from.
+
+What goes in and out at `/v1/feedback`.
+
+The part of the OpenAPI document that is about `/v1/feedback`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from flask import Blueprint, Response, request, url_for
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from sqlalchemy.engine import Connection
 from werkzeug.exceptions import Conflict, Forbidden, NotFound, UnprocessableEntity
 
@@ -36,13 +42,107 @@ from rlhf_loop.web.api.applications import (
     read_body,
     refuse_experts_word,
     whose_word,
+    written,
 )
-from rlhf_loop.web.api.feedback_schemas import FeedbackIn, FeedbackTakenOut, ToolAsked, ToolRecordIn
-from rlhf_loop.web.api.idempotency import written
-from rlhf_loop.web.api.v1_schemas import NEW_ID, NothingAsked, ReviewOut
+from rlhf_loop.web.api.operations import json_body, json_reply, operation, query_parameters
+from rlhf_loop.web.api.v1 import KEY, LOCATION, REPLAYED, REVIEW, TAG, WORDS, WRITING
+from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NothingAsked, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
+
+_SCALE = r"^-?\d{1,9}(\.\d{1,9})?,-?\d{1,9}(\.\d{1,9})?$"
+_COLUMNS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
+
+
+class FeedbackIn(ReviewIn):
+    """What somebody says of an answer that is here, or that comes along."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="FeedbackInput")
+
+    interaction_id: Annotated[
+        Id | None, Field(description="Which answer: the id under which it was recorded, served or imported.")
+    ] = None
+    prompt: Annotated[
+        Words | None, Field(description="The question. Together with the answer it is enough, and is known again.")
+    ] = None
+    response: Annotated[Words | None, Field(description="The answer that was given.")] = None
+    source: Annotated[Name | None, Field(description="Where the answer comes from: a source, or a model.")] = None
+    candidate_group: Annotated[
+        Name | None, Field(description="The same for all answers that were offered together for one question.")
+    ] = None
+    created_at: Annotated[Moment | None, Field(description="When the answer was given. Default: now.")] = None
+    rated_at: Annotated[
+        Moment | None,
+        Field(description="When they said so. What is older than what they said since changes nothing. Default: now."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _about_something(self) -> Self:
+        if (self.prompt is None) != (self.response is None):
+            raise ValueError("prompt and response belong together: send both, or an interaction_id alone")
+        if self.prompt is None and self.interaction_id is None:
+            raise ValueError("interaction_id is missing: send it, or prompt and response")
+        return self
+
+    def said(self) -> Rating:
+        """Return it as it is stored; without texts of its own those are a dash."""
+        return Rating(
+            user_prompt=self.prompt or "-",
+            ai_response=self.response or "-",
+            rating=self.stars,
+            feedback_comment=self.comment,
+            corrected_response=self.correction,
+            source=self.source,
+            candidate_group=self.candidate_group,
+            external_id=self.interaction_id,
+            created_at=self.created_at,
+            rated_at=self.rated_at,
+            harmful=self.harmful,
+        )
+
+
+class ToolRecordIn(RootModel[dict[str, Any]]):
+    """One record as the tool itself has it."""
+
+    model_config = ConfigDict(title="ToolRecord")
+
+
+class ToolAsked(BaseModel):
+    """How the record of a tool is to be read: in its address, since the tool knows nothing of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    thumbs: Annotated[bool, Field(description="Numbers are thumbs: 1 is up, 0 and -1 are down.")] = False
+    scale: Annotated[
+        Annotated[str, Field(pattern=_SCALE, max_length=50)] | None,
+        Field(description="Numbers go from the first to the second, `1,10`, and become 1 to 5."),
+    ] = None
+    good: Annotated[int, Field(ge=1, le=5, description="The rating that a thumb up stands for.")] = 5
+    bad: Annotated[int, Field(ge=1, le=5, description="That of a thumb down.")] = 1
+    score_name: Annotated[
+        str, Field(min_length=1, max_length=200, description="Langfuse, Phoenix: the score that is the rating.")
+    ] = "rating"
+    columns: Annotated[
+        Annotated[str, Field(pattern=_COLUMNS, max_length=2000)] | None,
+        Field(description="Label Studio: names of fields and controls, `rating=quality,user_prompt=frage`."),
+    ] = None
+    role: Annotated[Role | None, Field(description="Whose word it is; `expert` needs the scope `reviews:expert`.")] = (
+        None
+    )
+
+
+class FeedbackTakenOut(BaseModel):
+    """What became of a tool's record."""
+
+    model_config = ConfigDict(title="FeedbackTaken")
+
+    tool: Literal["langfuse", "openwebui", "label-studio", "phoenix"]
+    interactions: Annotated[int, Field(ge=0, description="Answers that were not known before.")]
+    reviews: Annotated[int, Field(ge=0, description="Reviews that are new, or say something else now.")]
+    preferences: Annotated[int, Field(ge=0, description="Preferences that were stored.")]
+    withdrawn: Annotated[int, Field(ge=0, description="Reviews and preferences that were taken back.")]
+
 
 _Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix"]
 TOOLS: tuple[_Tool, ...] = get_args(_Tool)
@@ -304,3 +404,120 @@ def _labels(asked: ToolAsked) -> Labels:
 def _columns(asked: ToolAsked) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in (asked.columns or "").split(",") if pair]
     return {field_name.strip(): column.strip() for field_name, _, column in pairs}
+
+
+REQUESTS = (FeedbackIn, ToolRecordIn)
+RESPONSES = (FeedbackTakenOut,)
+
+_QUESTION, _ANSWER = "What helps against a migraine attack?", "Rest in a dark room."
+_CHAT = {
+    "q": {"id": "q", "parentId": None, "childrenIds": ["a"], "role": "user", "content": _QUESTION},
+    "a": {"id": "a", "parentId": "q", "childrenIds": [], "role": "assistant", "content": _ANSWER, "model": "llama3.2"},
+}
+_RECORDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "langfuse": (
+        "Take a score or a trace of Langfuse",
+        "As its public API has them. Langfuse calls no webhook for scores, so send here what you send to "
+        "`/api/public/scores`; the trace has to be known by its id, or comes along.",
+        {"traceId": "t-1", "name": "rating", "value": 1, "dataType": "BOOLEAN", "comment": "Short and right."},
+    ),
+    "openwebui": (
+        "Take a feedback of Open WebUI",
+        "As its export has it, with the snapshot of the chat. Open WebUI calls no webhook for ratings.",
+        {
+            "type": "rating",
+            "user_id": "u-7",
+            "data": {"rating": 1, "model_id": "llama3.2", "reason": "accurate_information", "comment": ""},
+            "meta": {"chat_id": "c-1", "message_id": "a"},
+            "snapshot": {"chat": {"id": "c-1", "chat": {"history": {"currentId": "a", "messages": _CHAT}}}},
+        },
+    ),
+    "label-studio": (
+        "Take a webhook of Label Studio",
+        "Annotations created, updated and deleted; other events change nothing. Enter this address in the project's "
+        "settings, with the header `Authorization`, and leave 'Send payload' on.",
+        {
+            "action": "ANNOTATION_CREATED",
+            "annotation": {
+                "id": 17,
+                "completed_by": 1,
+                "result": [{"from_name": "rating", "to_name": "answer", "type": "rating", "value": {"rating": 4}}],
+                "was_cancelled": False,
+                "task": 3,
+            },
+            "task": {"id": 3, "data": {"prompt": _QUESTION, "answer": _ANSWER}},
+            "project": {"id": 1},
+        },
+    ),
+    "phoenix": (
+        "Take an annotation or a span of Arize Phoenix",
+        "As its API has them; the span has to be known by its id, or comes along.",
+        {
+            "context": {"span_id": "67f6740bbe1ddc3f"},
+            "attributes": {"input.value": _QUESTION, "output.value": _ANSWER},
+            "annotations": [{"name": "rating", "annotator_kind": "HUMAN", "result": {"label": "thumbs-up"}}],
+        },
+    ),
+}
+_NEW = "For an answer that is not here yet the token needs the scope `interactions:write`, too."
+
+
+def paths() -> dict[str, dict[str, Any]]:
+    """Return the paths with their operations."""
+    review = {"stored": REVIEW}
+    found = {
+        "/v1/feedback": {
+            "post": operation(
+                "giveFeedback",
+                TAG,
+                "Say how good an answer is, be it known here or not; a later word of the same reviewer replaces it",
+                {
+                    200: json_reply(
+                        ReviewOut,
+                        "What they said before is replaced, or was the same or newer.",
+                        review,
+                        headers=REPLAYED,
+                    ),
+                    201: json_reply(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
+                },
+                description=f"The answer is named by its id, or by question and answer, or by both. {_NEW}",
+                problems=(*WRITING, 404),
+                words=WORDS | {409: "The id is of an answer that says something else, or the request is under way."},
+                parameters=[KEY],
+                body=json_body(
+                    FeedbackIn,
+                    {
+                        "by id": {"interaction_id": "ticket-4711.1", "thumb": "down", "reviewer": "patient-7"},
+                        "with texts": {
+                            "prompt": _QUESTION,
+                            "response": _ANSWER,
+                            "source": "llama3.2",
+                            "rating": 4,
+                            "comment": "Names no medicine.",
+                            "reviewer": "patient-7",
+                            "rated_at": "2026-11-23T09:30:00Z",
+                        },
+                    },
+                ),
+                scope=tokens.REVIEW,
+            )
+        }
+    }
+    return found | {f"/v1/feedback/{tool}": {"post": _tool_operation(tool)} for tool in _RECORDS}
+
+
+def _tool_operation(tool: str) -> dict[str, Any]:
+    summary, description, record = _RECORDS[tool]
+    taken = {"tool": tool, "interactions": 0, "reviews": 1, "preferences": 0, "withdrawn": 0}
+    return operation(
+        f"feedbackOf{tool.title().replace('-', '')}",
+        TAG,
+        summary,
+        {200: json_reply(FeedbackTakenOut, "What became of it.", {"taken": taken}, headers=REPLAYED)},
+        description=f"{description} {_NEW} A second time it changes nothing.",
+        problems=(*WRITING, 404, 414),
+        words=WORDS | {404: "The answer is not here, and does not come along."},
+        parameters=[*query_parameters(ToolAsked), KEY],
+        body=json_body(ToolRecordIn, {"as it comes": record}),
+        scope=tokens.REVIEW,
+    )

@@ -1,13 +1,22 @@
-"""The OpenAPI 3.1 document: made of the models that check the requests, so that it cannot say anything else."""
+"""The OpenAPI 3.1 document: made of the models that check the requests, so that it cannot say anything else.
+
+`/openapi.json`, and `/docs`: the same as a page, by Swagger UI from its package, without anybody's CDN.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from flask import Blueprint, Response, json, render_template, send_from_directory, url_for
+from werkzeug.exceptions import NotFound
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.version import __version__
-from rlhf_loop.web.api import feedback_operations, rerank_operations, v1_operations
+from rlhf_loop.web.api import feedback, rerank, v1
 from rlhf_loop.web.api.operations import form, html, json_body, json_reply, operation, schemas
 from rlhf_loop.web.schemas import (
     AnswerOut,
@@ -19,16 +28,16 @@ from rlhf_loop.web.schemas import (
     ReadinessOut,
 )
 
-_REQUESTS = (QuestionIn, RatingIn, *v1_operations.REQUESTS, *feedback_operations.REQUESTS, *rerank_operations.REQUESTS)
+_REQUESTS = (QuestionIn, RatingIn, *v1.REQUESTS, *feedback.REQUESTS, *rerank.REQUESTS)
 _RESPONSES = (
     AnswerOut,
     RatingOut,
     ReadinessOut,
     HealthOut,
     ProblemOut,
-    *v1_operations.RESPONSES,
-    *feedback_operations.RESPONSES,
-    *rerank_operations.RESPONSES,
+    *v1.RESPONSES,
+    *feedback.RESPONSES,
+    *rerank.RESPONSES,
 )
 
 _QUESTION = "What helps against a migraine attack?"
@@ -185,9 +194,9 @@ def _paths() -> dict[str, dict[str, Any]]:
                 body=form(RatingIn, form_token=_FORM_TOKEN),
             )
         },
-        **v1_operations.paths(),
-        **feedback_operations.paths(),
-        **rerank_operations.paths(),
+        **v1.paths(),
+        **feedback.paths(),
+        **rerank.paths(),
         "/healthz": {
             "get": operation("alive", "Service", "Is the process alive?", {200: json_reply(HealthOut, "It is.")})
         },
@@ -230,3 +239,41 @@ def _metrics() -> dict[str, Any]:
         words={403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."},
     )
     return {**found, "security": [{}, {"bearer": [tokens.METRICS]}]}
+
+
+_PACKAGE = "flask_openapi3_swagger"
+_FILES = frozenset({"js/swagger-ui-bundle.js", "css/swagger-ui.css"})
+
+
+def add_routes(web: Blueprint) -> None:
+    """Give the blueprint the document and its page."""
+
+    @web.get("/openapi.json")
+    def openapi() -> Response:
+        # Where the application or the blueprint has a prefix, the paths begin behind it.
+        base = url_for(".openapi").removesuffix("/openapi.json")
+        return Response(json.dumps(document(base), ensure_ascii=False), content_type="application/json")
+
+    @web.get("/docs")
+    def docs() -> Response:
+        page = render_template("rlhf_loop/docs.html", version=__version__)
+        return Response(page, content_type="text/html; charset=utf-8")
+
+    @web.get("/docs/swagger/<path:name>")
+    def swagger(name: str) -> Response:
+        if name not in _FILES:
+            raise NotFound
+        response = send_from_directory(_swagger_folder(), name, max_age=86_400)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
+
+
+@cache
+def _swagger_folder() -> Path:
+    # Found and not imported: the package is a plugin of a framework of its own, and only its files are wanted.
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        raise NotFound(
+            f"The package {_PACKAGE} is not installed, and so the reference has no pictures. See /openapi.json."
+        )
+    return Path(found.origin).parent / "templates" / "swagger"

@@ -15,11 +15,10 @@ from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
 from rlhf_loop.utils.text import label
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import flashes
-from rlhf_loop.web.pages.flashes import Flash
-from rlhf_loop.web.pages.people import page
+from rlhf_loop.web.pages import people
+from rlhf_loop.web.pages.people import Flash, page
+from rlhf_loop.web.problems import for_people
 from rlhf_loop.web.process import Database
 
 _ENTRIES = 50
@@ -199,7 +198,7 @@ def _invited(database: Database, name: str, actor: str, said: str) -> Flash:
 
 
 def _done(guard: Guard, endpoint: str, flash: Flash) -> Response:
-    return flashes.leave(guard, make_response(redirect(url_for(endpoint), code=303)), flash)
+    return people.leave(guard, make_response(redirect(url_for(endpoint), code=303)), flash)
 
 
 def _role(given: str) -> UserRole:

@@ -14,12 +14,9 @@ from rlhf_loop.utils.text import web_address
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import answered, checked, rated, rater, remembered, whole_body
-from rlhf_loop.web.audience import for_people as for_people
-from rlhf_loop.web.audience import is_for_people as is_for_people
-from rlhf_loop.web.guard import FORM_FIELD, Guard
-from rlhf_loop.web.problems import detail
+from rlhf_loop.web.guard import FORM_FIELD, Guard, refuse_other_sites
+from rlhf_loop.web.problems import detail, for_people
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
-from rlhf_loop.web.visitors import refuse_other_sites
 
 #: What the five ratings mean, in the words of the buttons.
 MEANINGS = {

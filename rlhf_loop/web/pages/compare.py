@@ -14,8 +14,8 @@ from rlhf_loop import reviewing
 from rlhf_loop.domain import User
 from rlhf_loop.reviewing import MAX_COMMENT, PairAnswer, PairItem, Progress
 from rlhf_loop.web.api.answers import checked, parsed
-from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
+from rlhf_loop.web.problems import for_people
 
 #: The keys, as the help lists them.
 KEYS = (

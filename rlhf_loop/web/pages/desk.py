@@ -18,9 +18,9 @@ from rlhf_loop.utils.text import web_address
 from rlhf_loop.version import __version__
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import flashes
+from rlhf_loop.web.pages import people
 from rlhf_loop.web.pages.answers import MEANINGS
-from rlhf_loop.web.pages.flashes import Flash
+from rlhf_loop.web.pages.people import Flash
 from rlhf_loop.web.process import Database
 
 #: An answer with its correction is longer than any question.
@@ -68,7 +68,7 @@ class Desk:
 
     def page(self, template: str, *, status: int = 200, **values: object) -> Response:
         """Return a page of these screens."""
-        html = self.fragment(template, flash=flashes.take(self.guard), **values)
+        html = self.fragment(template, flash=people.take(self.guard), **values)
         response = Response(html, status=status, content_type="text/html; charset=utf-8")
         # What raters read and write may be personal, and an old form is of no use.
         response.headers["Cache-Control"] = "no-store"
@@ -76,7 +76,7 @@ class Desk:
 
     def onward(self, to: str, text: str) -> Response:
         """Lead to a page after a form was sent; the page says the text."""
-        return flashes.leave(self.guard, Response(status=303, headers={"Location": to}), Flash(text))
+        return people.leave(self.guard, Response(status=303, headers={"Location": to}), Flash(text))
 
     def fragment(self, template: str, **values: object) -> str:
         """Return a page or a part of one, with what all templates of these screens use."""

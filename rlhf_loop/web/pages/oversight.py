@@ -1,7 +1,16 @@
-"""The corrections that wait for an admin: what is approved here is offered as an answer the next time."""
+"""The corrections that wait for an admin: what is approved here is offered as an answer the next time.
+
+The answers that were flagged as harmful, for admins: where they come from, and who said so.
+
+The guidelines for raters: everybody may read them, an admin may change them.
+
+How far raters agree, in words: Krippendorff's alpha, and each rater's leaning and drift.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flask import Blueprint, Response, request
@@ -10,10 +19,11 @@ from werkzeug import Response as BaseResponse
 
 from rlhf_loop import reviewing
 from rlhf_loop.domain import UserRole
+from rlhf_loop.reviewing import Agreement, RaterReport
 from rlhf_loop.web.api.answers import checked
-from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.pages.desk import Desk, address, own_lines, said
 from rlhf_loop.web.pages.diff import difference
+from rlhf_loop.web.problems import for_people
 
 State = Literal["pending", "approved", "rejected", "all"]
 STATES: tuple[State, ...] = ("pending", "approved", "rejected", "all")
@@ -80,3 +90,140 @@ def _page(desk: Desk, wanted: _FilterIn, *, status: int = 200, error: str | None
         older=shown[-1].review_id if len(found) > _PER_PAGE else None,
         error=error,
     )
+
+
+class _FlagFilterIn(BaseModel):
+    model_config = ConfigDict(title="Filter")
+
+    before: int | None = Field(default=None, ge=1, lt=2**63)
+
+
+def add_flag_routes(web: Blueprint, desk: Desk) -> None:
+    """Give the blueprint the list of flagged answers."""
+
+    @web.get("/review/flagged")
+    @for_people
+    def flagged() -> Response:
+        desk.guard.signed_in(UserRole.ADMIN)
+        before = checked(_FlagFilterIn, request.args.to_dict()).before
+        found = reviewing.flags(desk.engine(), before=before, limit=_PER_PAGE + 1)
+        shown = found[:_PER_PAGE]
+        older = shown[-1].review_id if len(found) > _PER_PAGE else None
+        return desk.page("flagged.html", flags=shown, before=before, older=older)
+
+
+def add_guideline_routes(web: Blueprint, desk: Desk) -> None:
+    """Give the blueprint the guidelines."""
+
+    @web.get("/review/guidelines")
+    @for_people
+    def guidelines_page() -> Response:
+        user = desk.rater()
+        return desk.page(
+            "guidelines.html",
+            guidelines=reviewing.guidelines(desk.engine()),
+            may_edit=user.role is UserRole.ADMIN,
+        )
+
+    @web.post("/review/guidelines")
+    @for_people
+    def guidelines_form() -> BaseResponse:
+        user = desk.posting_admin()
+        given = [own_lines(request.form.get(f"grade_{grade}")).strip() for grade in range(1, 6)]
+        introduction = own_lines(request.form.get("introduction")).strip()
+        try:
+            reviewing.save_guidelines(
+                desk.engine(), introduction=introduction, grades=tuple(given), edited_by=user.name
+            )
+        except ValueError as error:
+            # What was typed stays in the fields.
+            typed = replace(reviewing.guidelines(desk.engine()), introduction=introduction, grades=tuple(given))
+            return desk.page("guidelines.html", status=422, guidelines=typed, may_edit=True, error=str(error))
+        return desk.onward(
+            address("guidelines_page"), "Saved. Raters see the new guidelines from their next answer on."
+        )
+
+
+#: From here on agreement is good, and from here on it allows careful conclusions (Krippendorff, Content Analysis,
+#: chapter on reliability).
+GOOD, FAIR = 0.8, 0.667
+#: With fewer answers that several raters saw, alpha says next to nothing.
+ENOUGH_ANSWERS = 20
+_WIDTH, _HEIGHT, _EDGE = 160.0, 44.0, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A week in a rater's small chart."""
+
+    x: float
+    y: float
+
+
+def add_agreement_routes(web: Blueprint, desk: Desk) -> None:
+    """Give the blueprint the page on agreement."""
+
+    @web.get("/review/agreement")
+    @for_people
+    def agreement() -> Response:
+        user = desk.rater()
+        found = reviewing.agreement(desk.engine())
+        everybody = user.role is UserRole.ADMIN
+        raters = [each for each in found.raters if everybody or each.reviewer == user.name]
+        return desk.page(
+            "agreement.html",
+            agreement=found,
+            meaning=meaning(found),
+            raters=raters,
+            everybody=everybody,
+            dots=dots,
+            weeks_in_words=weeks_in_words,
+        )
+
+
+def meaning(found: Agreement) -> str:
+    """Say what alpha and its interval mean."""
+    if found.alpha is None:
+        return (
+            f"No number yet. {found.reason} A share of the answers is given to several raters for this: go on "
+            "reviewing, and it comes by itself."
+        )
+    if found.answers < ENOUGH_ANSWERS:
+        return (
+            f"Only {found.answers} answers were graded by two or more experts, so this number can still change a lot. "
+            f"Wait for {ENOUGH_ANSWERS} before you conclude anything."
+        )
+    low = found.alpha if found.interval is None else found.interval.low
+    if low >= GOOD:
+        return "The raters agree well: their grades can be taken as one standard."
+    if found.alpha >= GOOD:
+        return "The raters seem to agree well, but the interval reaches lower: collect more shared answers to be sure."
+    if found.alpha >= FAIR:
+        return "The raters agree fairly: good enough for careful conclusions. Talk about the answers they differ on."
+    return (
+        "The raters do not agree enough to rely on single grades. Go through the guidelines together, with the answers "
+        "they differ on as examples."
+    )
+
+
+def dots(rater: RaterReport) -> list[Dot]:
+    """Return the places of a rater's weeks in their chart: its height is the grades from 1 to 5."""
+    first = rater.weeks[0].start if rater.weeks else None
+    last = rater.weeks[-1].start if rater.weeks else None
+    span = max((last - first).days, 7) if first and last else 7
+    return [
+        Dot(
+            round(_EDGE + (week.start - first).days / span * (_WIDTH - 2 * _EDGE), 1),
+            round(_HEIGHT - _EDGE - (week.mean_rating - 1) / 4 * (_HEIGHT - 2 * _EDGE), 1),
+        )
+        for week in rater.weeks
+        if first
+    ]
+
+
+def weeks_in_words(rater: RaterReport) -> str:
+    """Say what the chart shows."""
+    weeks: Sequence[str] = [
+        f"{week.start.day} {week.start.strftime('%B')}: {week.mean_rating:.1f} ({week.reviews})" for week in rater.weeks
+    ]
+    return f"Mean grade by week, with the number of reviews: {', '.join(weeks)}" if weeks else "No weeks yet"

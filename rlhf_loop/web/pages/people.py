@@ -1,22 +1,86 @@
-"""Signing in and out, setting a password by a one-time link, and the page on one's own account."""
+"""Signing in and out, setting a password by a one-time link, and the page on one's own account.
+
+What a page says once, after a form has led to it: also a secret that is nowhere else.
+
+It travels in a signed cookie of the very session, for a minute; a reload neither repeats the form nor shows it again.
+
+What the header of each page leads to: for everybody the question, for who is signed in what they may do.
+"""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, make_response, redirect, render_template, request, url_for
+from dataclasses import asdict, dataclass
+
+from flask import (
+    Blueprint,
+    Response,
+    after_this_request,
+    current_app,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
+from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.exceptions import NotFound
 
 from rlhf_loop.accounts import links, sessions, users
 from rlhf_loop.accounts import sessions as signing_in
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import User
+from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.audience import for_people
-from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import flashes
-from rlhf_loop.web.pages.flashes import Flash
+from rlhf_loop.web.guard import Guard, home_path, local_path
+from rlhf_loop.web.problems import for_people
 from rlhf_loop.web.process import Database
-from rlhf_loop.web.ways import local_path
+
+COOKIE = "rlhf_notice"
+_LASTS_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Flash:
+    """What has happened, and where there is one the secret that came of it, with the name of its field."""
+
+    text: str
+    secret: str = ""
+    label: str = ""
+
+
+def leave(guard: Guard, response: Response, flash: Flash) -> Response:
+    """Have the next page say it."""
+    response.set_cookie(
+        COOKIE,
+        str(_serializer(guard).dumps(asdict(flash))),
+        max_age=_LASTS_S,
+        path=home_path(),
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure,
+    )
+    return response
+
+
+def take(guard: Guard) -> Flash | None:
+    """Return what this page has to say, and have the browser forget it."""
+    given = request.cookies.get(COOKIE)
+    if not given:
+        return None
+    after_this_request(_forget)
+    try:
+        return Flash(**_serializer(guard).loads(given, max_age=_LASTS_S))
+    except (BadData, TypeError):
+        return None
+
+
+def _forget(response: Response) -> Response:
+    response.delete_cookie(COOKIE, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure)
+    return response
+
+
+def _serializer(guard: Guard) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(guard.signing_key("flashes"), salt=guard.session_secret())
 
 
 def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Guard) -> None:
@@ -99,7 +163,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
             return _refused(_account_page(guard, user, error=str(error)), error)
         response = _signed_in(database, guard, user, _to(url_for(".account")))
         text = "Your password is changed. Wherever else you were signed in, you are no longer."
-        return flashes.leave(guard, response, Flash(text))
+        return leave(guard, response, Flash(text))
 
     @web.post("/account/sign-out-everywhere")
     @for_people
@@ -113,7 +177,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 def page(template: str, guard: Guard, *, status: int = 200, **values: object) -> Response:
     """Return a page that is for one person only, and in no cache."""
     response = make_response(
-        render_template(f"rlhf_loop/{template}", form_token=guard.form_token(), flash=flashes.take(guard), **values),
+        render_template(f"rlhf_loop/{template}", form_token=guard.form_token(), flash=take(guard), **values),
         status,
     )
     response.headers["Cache-Control"] = "no-store"
@@ -180,3 +244,45 @@ def _first_page() -> str:
 
 def _to(address: str) -> Response:
     return make_response(redirect(address, code=303))
+
+
+_FOR_RATERS = {"review": "Review", "compare": "Compare", "agreement": "Agreement"}
+_FOR_ADMINS = {"dashboard": "Dashboard", "corrections": "Corrections", "flagged": "Flagged", "admin": "Admin"}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A place to go to; `current` says that this is it, or that this page lies below it."""
+
+    label: str
+    address: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Navigation:
+    """The header of a page. Nobody is signed in where `user` is None, and then there is no form to sign out."""
+
+    links: tuple[Link, ...]
+    user: User | None
+    form_token: str
+
+
+def navigation(guard: Guard) -> Navigation:
+    """Return the header for the current request. It asks the database only where the browser has a session."""
+    user = guard.user()
+    if user is None:
+        return Navigation((), None, "")
+    shown = {"data_html": "Ask", **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
+    links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
+    return Navigation(links, user, guard.form_token())
+
+
+def _link(endpoint: str, label: str) -> Link:
+    here = (request.endpoint or "").removeprefix(f"{request.blueprint}.")
+    # The endpoints of the pages below one begin with its name, as in admin_tokens and data_html_post.
+    return Link(label, url_for(f".{endpoint}"), current=here == endpoint or here.startswith(f"{endpoint}_"))
+
+
+def _exists(endpoint: str) -> bool:
+    return f"{request.blueprint}.{endpoint}" in current_app.view_functions

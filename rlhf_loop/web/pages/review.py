@@ -1,13 +1,16 @@
 """The review screen: one answer at a time, as forms without JavaScript and, with it, as calls that bring the next one.
 
 Both kinds of views do the same; those for scripts return the part of the page that changes, made by the same template.
+
+What a rater has typed and not graded yet: drafts, kept also beside a review that another window has changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,16 +20,110 @@ from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.reviewing import Guidelines, Progress, ReviewItem, Submission
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, Seen, Submission
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, parsed
-from rlhf_loop.web.audience import for_people
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import agreement, compare, drafts, flagged, guidelines, oversight
+from rlhf_loop.web.pages import compare, oversight
+from rlhf_loop.web.pages import oversight as agreement
+from rlhf_loop.web.pages import oversight as flagged
+from rlhf_loop.web.pages import oversight as guidelines
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
 from rlhf_loop.web.pages.diff import Piece, difference
-from rlhf_loop.web.pages.drafts import ReviewIn
+from rlhf_loop.web.problems import for_people
 from rlhf_loop.web.process import Database
+
+
+class ReviewIn(BaseModel):
+    """What a rater says of an answer; `rating` is missing in a draft.
+
+    `seen` is the time of the rater's review that the screen showed, empty for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Review")
+
+    rating: Annotated[int | None, Field(ge=1, le=5)] = None
+    comment: Annotated[str | None, Field(max_length=MAX_COMMENT)] = None
+    correction: Annotated[str | None, Field(max_length=MAX_CORRECTION)] = None
+    harmful: bool = False
+    seen: Annotated[str | None, Field(max_length=40)] = None
+
+
+def keep(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
+    """Save a draft; who writes one is still at work, and so the answer stays theirs."""
+    engine = desk.engine()
+    item = reviewing.item(engine, interaction_id, reviewer=user.name)
+    if not reviewing.is_seen(item.review, seen(sent)):
+        keep_beside(desk, user, interaction_id, sent)
+        return
+    reviewing.save_draft(
+        engine,
+        interaction_id,
+        reviewer=user.name,
+        rating=sent.rating,
+        comment=own_lines(sent.comment).strip() or None,
+        correction=corrected(item, sent),
+        harmful=sent.harmful,
+    )
+    reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
+
+
+def keep_beside(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
+    """Save what was typed where the review was not seen; where nothing was, it is as the review says, or the draft."""
+    engine = desk.engine()
+    item = reviewing.item(engine, interaction_id, reviewer=user.name)
+    there = item.review or item.draft
+    rating = there.rating if there else None
+    comment = own_lines(sent.comment).strip() or (there.comment if there else None)
+    correction = corrected(item, sent) or (there.correction if there else None)
+    harmful = sent.harmful or bool(there and there.harmful)
+    if item.review and (comment, correction, harmful) == (
+        item.review.comment,
+        item.review.correction,
+        item.review.harmful,
+    ):
+        # An empty draft is none: the review speaks for itself.
+        rating, comment, correction, harmful = None, None, None, False
+    reviewing.save_draft(
+        engine,
+        interaction_id,
+        reviewer=user.name,
+        rating=rating,
+        comment=comment,
+        correction=correction,
+        harmful=harmful,
+    )
+    reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
+
+
+def seen(sent: ReviewIn) -> datetime | Literal[Seen.UNKNOWN] | None:
+    """Return the time of the review that the screen showed, None where it showed none.
+
+    Raises:
+        UnprocessableEntity: it is no time.
+    """
+    if sent.seen is None:
+        return Seen.UNKNOWN
+    try:
+        return datetime.fromisoformat(sent.seen) if sent.seen else None
+    except ValueError as error:
+        raise UnprocessableEntity(
+            f"seen is {sent.seen!r}, not the time of a review. Reload the page, and grade again."
+        ) from error
+
+
+def base(item: ReviewItem) -> str:
+    """Return what the server has of the rater's, by time: the draft, else the review; empty for nothing."""
+    if item.draft:
+        return item.draft.saved_at.isoformat()
+    return item.review.reviewed_at.isoformat() if item.review else ""
+
+
+def corrected(item: ReviewItem, sent: ReviewIn) -> str | None:
+    """Return the correction; the field begins as the answer, and an answer left as it is corrects nothing."""
+    correction = own_lines(sent.correction).strip()
+    return correction if correction and correction != own_lines(item.response).strip() else None
+
 
 #: Why an answer came, for the help; beside the answer it would sway the rater.
 REASONS = {
@@ -214,9 +311,9 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
     def review_draft(interaction_id: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
         with said():
-            drafts.keep(desk, user, interaction_id, sent)
+            keep(desk, user, interaction_id, sent)
             item = reviewing.item(desk.engine(), interaction_id, reviewer=user.name)
-        return json(DraftOut(message="The draft is saved.", base=drafts.base(item)))
+        return json(DraftOut(message="The draft is saved.", base=base(item)))
 
     @web.post("/review/undo")
     def review_undo() -> Response:
@@ -247,7 +344,7 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
             return desk.onward(address("review_item", interaction_id=id), str(error.description))
         return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
     if id is not None:
-        drafts.keep(desk, user, id, form)
+        keep(desk, user, id, form)
     if form.do == "skip" and id is not None:
         reviewing.skip(engine, id, reviewer=user.name)
         return desk.onward(address("review"), "Skipped.")
@@ -282,13 +379,13 @@ def _rated(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> Revie
     submission = Submission(
         rating=sent.rating,
         comment=own_lines(sent.comment).strip() or None,
-        correction=drafts.corrected(item, sent),
+        correction=corrected(item, sent),
         harmful=sent.harmful,
     )
     try:
-        reviewing.submit(engine, interaction_id, reviewer=user.name, submission=submission, seen=drafts.seen(sent))
+        reviewing.submit(engine, interaction_id, reviewer=user.name, submission=submission, seen=seen(sent))
     except ReviewChangedError as error:
-        drafts.keep_beside(desk, user, interaction_id, sent)
+        keep_beside(desk, user, interaction_id, sent)
         raise Conflict(str(error)) from error
     logs.begin(request).ratings.append(ReviewerRole.EXPERT)
     return _next(desk, user) if item.state == "open" else _after(desk, user, interaction_id)
@@ -333,5 +430,5 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
         correction=correction or (item.response if item else ""),
         harmful=bool(written and written.harmful),
         changes=difference(own_lines(item.response), own_lines(correction)) if item and correction else [],
-        base=drafts.base(item) if item else "",
+        base=base(item) if item else "",
     )

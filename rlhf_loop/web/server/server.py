@@ -1,6 +1,8 @@
 """The server behind `rlhf-loop serve`: gunicorn, started from Python.
 
 Processes with threads, logs in JSON, and a stop that loses no answer.
+
+A span for each request: named by its route, and not by its address, which holds the question.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from flask import Flask
+from flask import Flask, Response, request
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
@@ -27,10 +30,62 @@ from rlhf_loop.web.api import rerank
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
-from rlhf_loop.web.server import traces
 from rlhf_loop.web.server.gunicorn_worker import Worker
 from rlhf_loop.web.server.shared_counts import forget, shared_counts
 from rlhf_loop.web.server.watch import Watch
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+#: Asked every few seconds by programs, and nobody wonders where their time goes.
+_LEFT_OUT = ("/healthz", "/readyz", "/metrics")
+
+
+def trace(app: Flask) -> None:
+    """Have the application's requests traced; see `tracing.begin`."""
+    answer = app.wsgi_app
+
+    def traced(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO", "").endswith(_LEFT_OUT):
+            return answer(environ, start_response)
+        with tracing.request_span("request", _headers(environ)):
+            return answer(environ, start_response)
+
+    app.wsgi_app = traced  # type: ignore[method-assign]
+    app.after_request(_note)
+
+
+def _headers(environ: WSGIEnvironment) -> dict[str, str]:
+    return {
+        name.removeprefix("HTTP_").replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+
+
+def _note(response: Response) -> Response:
+    notes, route = logs.begin(request), request.url_rule.rule if request.url_rule else None
+    found: dict[str, str | int | tuple[str, ...]] = {
+        "http.request.method": request.method,
+        "http.response.status_code": response.status_code,
+        "rlhf.request_id": notes.id,
+    }
+    if route is not None:
+        found["http.route"] = route
+    if notes.answer is not None:
+        answer = notes.answer
+        found |= {
+            "rlhf.policy": answer.policy,
+            "rlhf.model_version": answer.model_version or "none",
+            "rlhf.candidates": len(answer.ranked),
+            "rlhf.degraded": tuple(answer.degraded),
+        }
+    tracing.note(
+        found, name=f"{request.method} {route}" if route else request.method, failed=response.status_code >= 500
+    )
+    return response
+
 
 #: How long a stop waits for running requests: longer than a language model may take for its drafts.
 GRACE_S = 30
@@ -135,7 +190,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         # Here, after the fork: it has to be told before where the processes count together.
-        from rlhf_loop.web.instruments import Instruments
+        from rlhf_loop.web.prometheus import Instruments
 
         service, counts = AnswerService(self._settings), Instruments()
         self._service = service
@@ -144,7 +199,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         app = create_app(self._settings, service=service, warm_up=True, counts=counts)
         if self._settings.telemetry:
             tracing.begin()
-            traces.trace(app)
+            trace(app)
         return app
 
     def _close(self, server: object, worker: Any) -> None:
