@@ -16,9 +16,9 @@ from examined import about, faults
 from sqlalchemy import text
 
 from rlhf_loop.cli import main
-from rlhf_loop.cli.console_doctor import print_findings
 from rlhf_loop.cli.doctor import EXTRAS, SECTIONS, Finding, examine, examine_environment
 from rlhf_loop.cli.doctor.finding import caught
+from rlhf_loop.cli.output import print_findings
 from rlhf_loop.config import Settings
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save

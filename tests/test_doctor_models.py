@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 from rlhf_loop import registry
 from rlhf_loop.cli import main
 from rlhf_loop.cli.doctor import Finding
-from rlhf_loop.cli.doctor.database import Reached
-from rlhf_loop.cli.doctor.models import model
+from rlhf_loop.cli.doctor.loop import model
+from rlhf_loop.cli.doctor.storage import Reached
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState, Rating
 from rlhf_loop.registry import Version

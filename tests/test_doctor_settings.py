@@ -10,7 +10,7 @@ import pytest
 from examined import faults
 
 from rlhf_loop.cli.doctor.finding import caught
-from rlhf_loop.cli.doctor.settings import drafts, secret_key, settings_in_use, sources, telemetry, worker
+from rlhf_loop.cli.doctor.machine import drafts, secret_key, settings_in_use, sources, telemetry, worker
 from rlhf_loop.config import Settings
 
 Hide = Callable[[str], None]

@@ -12,8 +12,7 @@ from examined import faults
 
 from rlhf_loop.answering.outbox import Outbox
 from rlhf_loop.cli.doctor import Finding
-from rlhf_loop.cli.doctor.database import Reached
-from rlhf_loop.cli.doctor.storage import cache, disk, outbox
+from rlhf_loop.cli.doctor.storage import Reached, cache, disk, outbox
 from rlhf_loop.config import Settings
 
 _Usage = namedtuple("_Usage", "total used free")

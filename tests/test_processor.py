@@ -73,5 +73,5 @@ def test_what_is_not_there_is_refused(settings: Settings, message: str) -> None:
 @pytest.mark.usefixtures("cpuinfo")
 def test_the_processor_has_a_name(expected: str) -> None:
     """Its own name, as the system gives it."""
-    assert runtime.name() == expected
+    assert runtime.processor_name() == expected
     assert runtime.cores() >= 1

@@ -34,9 +34,9 @@ def put_into_readme(name: str, text: str) -> None:
 def machine() -> str:
     """Name the processor, how much of it there is, and the system."""
     # Here and not above: processes whose memory is measured use this module, too.
-    from rlhf_loop.encoders.runtime import cores, name
+    from rlhf_loop.encoders.runtime import cores, processor_name
 
-    return f"{name()}, {cores()} cores, {platform.system()}"
+    return f"{processor_name()}, {cores()} cores, {platform.system()}"
 
 
 def today() -> str:

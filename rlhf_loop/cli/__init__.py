@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import click
 
-from rlhf_loop.cli.alarms import alarms
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.models import models
-from rlhf_loop.cli.operate import worker
+from rlhf_loop.cli.operate import alarms, report, worker
 from rlhf_loop.cli.people import audit, tokens, users
 from rlhf_loop.cli.ratings import ratings
-from rlhf_loop.cli.report import report
-from rlhf_loop.cli.retrain import retrain
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
-from rlhf_loop.cli.training import rerank, train, warm
+from rlhf_loop.cli.training import rerank, retrain, train, warm
 from rlhf_loop.version import __version__
 
 

@@ -39,7 +39,7 @@ def list_models(limit: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_plain(each) for each in found], indent=2))
         return
-    from rlhf_loop.cli.console_models import print_versions
+    from rlhf_loop.cli.output import print_versions
 
     print_versions(found)
 
@@ -95,7 +95,7 @@ def compare(first: str, second: str, as_json: bool) -> None:
         values |= {"questions": found.questions, "answers": found.answers}
         click.echo(json.dumps({**values, **asdict(found.found), "unknown": list(found.unknown)}, indent=2))
         return
-    from rlhf_loop.cli.console_models import print_contest
+    from rlhf_loop.cli.output import print_contest
 
     print_contest(found)
 

@@ -1,18 +1,32 @@
-"""`rlhf-loop worker`: what is to be done over and over, for as long as it runs."""
+"""`rlhf-loop worker`: what is to be done over and over, for as long as it runs.
+
+`rlhf-loop alarms`: what is amiss, for people, for cron, and for other programs.
+
+`rlhf-loop report`: the dashboard as a file.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import read_settings
+from rlhf_loop.cli.common import open_ratings, progress_bar, read_settings, working
+
+if TYPE_CHECKING:
+    from rlhf_loop.config import Settings
+    from rlhf_loop.encoders import TextEncoder
+    from rlhf_loop.store.alarms import Alarm
 
 
 @click.command(short_help="Retrain when it is due, and look for what is amiss.")
@@ -60,3 +74,102 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_SHOWN = 100
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Look first whether anything is amiss, and tell the webhook what is new.")
+@click.option("--all", "with_past", is_flag=True, help=f"Show those that are over, too: the newest {_SHOWN}.")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, for other programs.")
+def alarms(check: bool, with_past: bool, as_json: bool) -> None:
+    """Show what is amiss. Exit code 1 if anything is, else 0.
+
+    With --check it can stand in a crontab in place of the worker, which does the same every five minutes.
+    """
+    from rlhf_loop.store.alarms import alarms as newest
+    from rlhf_loop.store.alarms import open_alarms
+
+    engine, settings = open_ratings(), read_settings()
+    if check:
+        from rlhf_loop.monitoring.checks import check as run_checks
+        from rlhf_loop.monitoring.webhook import deliver
+
+        with working("Checking"):
+            run_checks(engine, settings)
+            deliver(engine, settings)
+    still = open_alarms(engine)
+    found = newest(engine, limit=_SHOWN) if with_past else still
+    if as_json:
+        click.echo(json.dumps([_plain(alarm) for alarm in found], indent=2))
+    else:
+        _show(found)
+        if not still:
+            click.echo("Nothing is amiss." if check else "No alarm is open. To look now: rlhf-loop alarms --check")
+    if still:
+        sys.exit(1)
+
+
+def _show(found: Sequence[Alarm]) -> None:
+    for alarm in found:
+        name = f"{alarm.kind} {alarm.subject}".strip()
+        over = f" to {alarm.cleared_at:%Y-%m-%d %H:%M}, over" if alarm.cleared_at else ""
+        click.echo(f"{name} ({alarm.raised_at:%Y-%m-%d %H:%M}{over} UTC)")
+        click.echo(f"  {''.join(character for character in alarm.message if character.isprintable())}")
+
+
+def _plain(alarm: Alarm) -> dict[str, object]:
+    return {
+        "id": alarm.id,
+        "kind": alarm.kind,
+        "subject": alarm.subject,
+        "message": alarm.message,
+        "detail": dict(alarm.detail),
+        "raised_at": alarm.raised_at.isoformat(),
+        "seen_at": alarm.seen_at.isoformat(),
+        "cleared_at": alarm.cleared_at.isoformat() if alarm.cleared_at else None,
+    }
+
+
+@click.command(short_help="Write what the dashboard shows to a file.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rlhf_report.html")
+@click.option("--open", "shown", is_flag=True, help="Open it in the browser, too.")
+def report(file: Path, shown: bool) -> None:
+    """Write what the dashboard shows to FILE (default: rlhf_report.html).
+
+    It is one HTML file with all pictures and data in it: it needs no network, and can be sent, printed and kept.
+    """
+    from rlhf_loop.monitoring.report import report as made
+    from rlhf_loop.monitoring.report import write_whole
+
+    _check(file)
+    engine, settings = open_ratings(), read_settings()
+    with progress_bar("Computing the figures") as progress:
+        html = made(engine, settings, encoder=_encoder(settings), progress=progress)
+    engine.dispose()
+    try:
+        write_whole(file, html)
+    except OSError as error:
+        raise click.BadParameter(f"{str(file)!r} cannot be written: {error.strerror}.") from error
+    click.echo(f"The report is in {file} ({max(1, len(html.encode()) // 1000):,} kB).")
+    if shown:
+        click.launch(file.resolve().as_uri())
+
+
+def _encoder(settings: Settings) -> TextEncoder | None:
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.errors import EncoderError
+
+    try:
+        return load_encoder(settings, download=False)
+    except EncoderError as error:
+        click.echo(f"Without the encoder, what compares questions is left out: {error}", err=True)
+        return None
+
+
+def _check(file: Path) -> None:
+    # Before the work, not after it.
+    place = file if file.exists() else file.resolve().parent
+    if not place.exists() or not os.access(place, os.W_OK):
+        raise click.BadParameter(f"{str(file)!r} cannot be written. Choose another place.", param_hint="FILE")

@@ -1,4 +1,9 @@
-"""What the command line shows: tables and sentences, no logic."""
+"""What the command line shows: tables and sentences, no logic.
+
+What the command line shows of versions of the model.
+
+What the command line shows of the doctor's findings.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import ModelState, ReviewerRole
 from rlhf_loop.exchange.transfer import ImportReport
+from rlhf_loop.registry import Version
+from rlhf_loop.registry.compare import Contest
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.store.interactions import RatingStats
+from rlhf_loop.training.comparison import Comparison
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
-from rlhf_loop.utils.text import counted
+from rlhf_loop.utils.text import counted, verb
 
 _LISTED_ROWS = 20
 _WIDTH = 100
@@ -318,3 +328,108 @@ def print_stats(stats: RatingStats) -> None:
 
 def _bar_length(count: int, most: int) -> int:
     return max(1, round(40 * count / most)) if count else 0
+
+
+_STYLES = {"live": "bold green", "rejected": "red", "candidate": "yellow"}
+
+
+def print_versions(versions: Sequence[Version]) -> None:
+    """Print a table of versions, and for each why it has its state."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not versions:
+        console.print("There is no version yet. Train one: rlhf-loop train")
+        return
+    # Without its frame the table fits into 80 columns, also with state "candidate".
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name, justify in (("#", "right"), ("version", "left"), ("state", "left"), ("made (UTC)", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("accuracy", "AUC", "P@1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in versions:
+        overall = each.metrics.get("overall") or {}
+        first = ((overall.get("orders") or {}).get("model") or {}).get("precision_at_1")
+        measures = [_value(overall.get(name)) for name in ("accuracy", "auc")] + [_value(first)]
+        style = _STYLES.get(each.state, "")
+        table.add_row(str(each.id), each.version, each.state, f"{each.made_at:%Y-%m-%d %H:%M}", *measures, style=style)
+    console.print(table)
+    for each in versions:
+        console.print(f"{each.id}: {each.reason}", markup=False)
+
+
+def print_contest(contest: Contest) -> None:
+    """Print what a comparison of two versions found."""
+    console = Console(highlight=False, soft_wrap=True)
+    first, second = contest.first.version, contest.second.version
+    console.print(
+        f"{first} against {second} on {contest.answers} answers to {contest.questions} questions that neither was "
+        "fitted on.",
+        markup=False,
+    )
+    for name in contest.unknown:
+        console.print(f"Nobody knows what {name} was fitted on: it may have seen some of them.", markup=False)
+    table = Table()
+    for name in ("", first, second, "difference (95 %)"):
+        table.add_column(name, justify="right" if name else "left")
+    found = contest.found
+    for label, each in (("Accuracy", found.accuracy), ("AUC", found.auc), ("P@1", found.precision_at_1)):
+        table.add_row(label, *_cells(each))
+    console.print(table)
+    if found.precision_at_1 is None:
+        console.print("No question has two or more rated answers, so P@1 cannot be told.")
+
+
+def _cells(of: Comparison | None) -> tuple[str, str, str]:
+    if of is None:
+        return "-", "-", "-"
+    by = of.difference
+    return f"{of.ours:.3f}", f"{of.theirs:.3f}", f"{by.value:+.3f} ({by.low:+.3f} to {by.high:+.3f})"
+
+
+def _value(measure: Mapping[str, Any] | None) -> str:
+    return "-" if not measure or measure.get("value") is None else f"{measure['value']:.3f}"
+
+
+_TOPIC = 2 + max(len(topic) for topics in SECTIONS.values() for topic in topics)
+_INDENT = 4 + _TOPIC
+#: A terminal that is narrower breaks the lines by itself.
+_NARROWEST = 30
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Show the findings by section, what to do about what is not all right, and how much that is.
+
+    Lines are broken for a terminal only, and never those with advice: it is mostly a command, to be copied.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    for section, topics in SECTIONS.items():
+        together = [finding for finding in findings if finding.topic in topics]
+        if together:
+            console.print(Text(f"\n{section}\n", style="bold"))
+        before = ""
+        for finding in together:
+            _print(console, finding, "" if finding.topic == before else finding.topic)
+            before = finding.topic
+    faults = sum(not finding.ok for finding in findings)
+    if faults:
+        said = f"{counted(faults, 'thing')} {verb(faults, 'needs', 'need')} attention."
+        console.print(Text(f"\n{said}", style="bold red"))
+    else:
+        console.print(Text("\nAll is well.", style="bold green"))
+
+
+def _print(console: Console, finding: Finding, topic: str) -> None:
+    text = _one_line(finding.text)
+    if console.is_terminal:
+        room = max(_NARROWEST, console.width - _INDENT - 1)
+        text = textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)
+    mark, style = ("ok", "green") if finding.ok else ("!!", "bold red")
+    body = text.replace("\n", f"\n{'':{_INDENT}}")
+    console.print(Text.assemble((mark, style), f"  {topic:{_TOPIC}}{body}"))
+    if finding.advice:
+        advice = _one_line(finding.advice)
+        console.print(Text(f"{'':{_INDENT}}{advice}", style="" if finding.ok else "bold"))
+
+
+def _one_line(text: str) -> str:
+    """Leave out what a terminal would obey instead of showing, and keep it in one line."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())

@@ -39,8 +39,8 @@ def doctor(as_json: bool) -> None:
 
     Looks only, and changes nothing. The exit code is 1 if something is not all right.
     """
-    from rlhf_loop.cli.console_doctor import print_findings
     from rlhf_loop.cli.doctor import examine_environment
+    from rlhf_loop.cli.output import print_findings
 
     with suppress(OSError):  # the folder that one stands in may be gone
         # Where the server finds a source of one's own (RLHF_SOURCES=package.module:name).

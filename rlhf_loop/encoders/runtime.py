@@ -62,7 +62,7 @@ def abilities() -> frozenset[str]:
     return frozenset(name for name, needed in (("int8", _INT8), ("bf16", _BF16)) if flags & needed)
 
 
-def name() -> str:
+def processor_name() -> str:
     """Return what the processor calls itself, as far as the system says."""
     for line in _cpuinfo():
         if line.startswith("model name"):

@@ -2,12 +2,69 @@
 
 Each finding is one line; one that is not all right says what to do. Nothing is changed: no table, file or folder is
 made by looking.
+
+Everything that is looked at, one thing after the other; nothing is changed by looking.
 """
 
 from __future__ import annotations
 
-from rlhf_loop.cli.doctor.examining import examine, examine_environment
-from rlhf_loop.cli.doctor.finding import SECTIONS, Finding
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from rlhf_loop.cli.doctor import loop, machine, storage
+from rlhf_loop.cli.doctor.finding import SECTIONS, Finding, caught, from_any, in_order
 from rlhf_loop.cli.doctor.machine import EXTRAS
+from rlhf_loop.cli.doctor.storage import Reached, reach
+from rlhf_loop.config import Settings
 
 __all__ = ["EXTRAS", "SECTIONS", "Finding", "examine", "examine_environment"]
+
+
+def examine_environment(environ: Mapping[str, str]) -> list[Finding]:
+    """Look at everything as `examine` does; a setting that cannot be read is a finding, and stays at its default."""
+    settings, findings = machine.readable(environ)
+    return in_order([*findings, *examine(settings)])
+
+
+def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]:
+    """Look at everything; what fails becomes a finding, and the next thing is looked at all the same."""
+    now = now or datetime.now(UTC)
+    reached = _reached(settings)
+    try:
+        parts = [*_surroundings(settings, reached, now), *_loop(settings, reached, now)]
+        found = [finding for topic, findings in parts for finding in caught(topic, findings, settings)]
+    finally:
+        if reached.engine is not None:
+            reached.engine.dispose()
+    return in_order([reached.finding, *found])
+
+
+def _reached(settings: Settings) -> Reached:
+    try:
+        return reach(settings)
+    except Exception as error:
+        return Reached(from_any("database", error, settings))
+
+
+def _surroundings(settings: Settings, reached: Reached, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
+    yield "software", machine.software()
+    yield "extra", machine.extras()
+    yield "processor", machine.processor()
+    yield "encoder", machine.encoder(settings)
+    yield "settings", machine.settings_in_use(settings)
+    yield "sources", machine.sources(settings)
+    yield "drafts", machine.drafts(settings)
+    yield "telemetry", machine.telemetry(settings)
+    yield "secret key", machine.secret_key(settings)
+    yield "worker", machine.worker(settings, now)
+    yield "disk", storage.disk(settings, reached)
+    yield "cache", storage.cache(settings)
+    yield "outbox", storage.outbox(settings)
+
+
+def _loop(settings: Settings, reached: Reached, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
+    yield "model", loop.model(settings, reached)
+    if reached.engine is not None:
+        yield "ratings", loop.ratings(reached.engine)
+        yield "training", loop.training(reached.engine, settings, now)
+        yield "alarms", loop.alarms(reached.engine)

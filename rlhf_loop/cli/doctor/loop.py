@@ -1,18 +1,33 @@
-"""What the database knows of the loop: ratings, trainings, alarms."""
+"""What the database knows of the loop: ratings, trainings, alarms.
+
+The live model: what the registry has, the file that serves, the version's own file, and what mends them.
+
+The registry puts right what it can (`registry.settle`): whoever calls it, and `rlhf-loop models list` does, restores a
+live file that is missing, damaged, or of another version, from the version's own file. What it cannot do is said here
+with the command that can.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_loop.cli.doctor.finding import Finding, fault
+from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
+from rlhf_loop.cli.doctor.storage import Reached
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
+from rlhf_loop.errors import ModelFileError
 from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
+
+    from rlhf_loop.registry import Version
+
 
 #: A million answers are trained on within hours. What runs for longer was killed, with nobody there to notice.
 _LONGEST = timedelta(days=1)
@@ -108,3 +123,149 @@ def _lasted(duration: timedelta) -> str:
     if days:
         return f"{counted(days, 'day')} and {hours} h"
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+_TRAIN = "Run: rlhf-loop train"
+_RIGHTS = "Mend its rights, and those of the folders on the way"
+_SETTLED = "Run: rlhf-loop models list, which puts the file back, as the worker and the service do within a minute"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A model file: the sum of what it holds, or what is wrong with it; `shut` if it may not be read."""
+
+    path: Path
+    sha256: str = ""
+    trouble: str = ""
+    shut: bool = False
+
+
+def model(settings: Settings, reached: Reached) -> Iterator[Finding]:
+    """Tell whether a model serves, and whether it is the one that the registry has as live."""
+    from rlhf_loop import registry
+
+    live = registry.live(reached.engine) if reached.engine else None
+    if live is not None and reached.engine is not None:
+        yield from _with_live(settings, reached.engine, live)
+    elif settings.model_path.exists():
+        yield from _without_live(settings, reached)
+    else:
+        yield _missing(settings, reached)
+
+
+def _with_live(settings: Settings, engine: Engine, live: Version) -> Iterator[Finding]:
+    from rlhf_loop import registry
+
+    file = _file(settings.model_path)
+    own = _file(registry.version_path(settings, live.version))
+    if file.sha256 == live.sha256:
+        yield _loaded(settings)
+    else:
+        text = f"{_said(file)}, and {live.version} is to be live"
+        yield fault("model", text, _restoring(engine, file, own, live))
+    since = f" since {live.live_from:%Y-%m-%d %H:%M} UTC" if live.live_from else ""
+    if own.sha256 == live.sha256:
+        yield Finding("registry", f"{live.version} is live{since}; its own file {own.path} is whole")
+    else:
+        text = f"{live.version} is live{since}, but: {_said(own)}"
+        yield fault("registry", text, _mending(settings, engine, file, own, live))
+
+
+def _said(file: _File) -> str:
+    return file.trouble or f"{file.path} is another model, with sha256 {file.sha256[:12]}"
+
+
+def _restoring(engine: Engine, file: _File, own: _File, live: Version) -> str:
+    """Return what brings back the live file."""
+    if file.shut:
+        return _RIGHTS
+    if own.sha256 != live.sha256:
+        return f"See registry: once {own.path} is whole, this one is put right, too"
+    if file.sha256 and not _known(engine, file.sha256):
+        # The registry leaves a model that somebody else has put there.
+        return f"To put the registry's back: rlhf-loop models promote {live.version}"
+    return _SETTLED
+
+
+def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: Version) -> str:
+    """Return what brings back the live version's own file."""
+    from rlhf_loop import registry
+    from rlhf_loop.registry.versions import previous
+    from rlhf_loop.reward.model_file import sum_file
+    from rlhf_loop.store.engine import reading
+
+    if own.shut:
+        return _RIGHTS
+    if file.sha256 == live.sha256:
+        copies = (
+            ("mkdir", "-p", own.path.parent),
+            ("cp", file.path, own.path),
+            ("cp", sum_file(file.path), sum_file(own.path)),
+        )
+        return "Run: " + " && ".join(shlex.join(map(str, words)) for words in copies)
+    with reading(engine) as connection:
+        before = previous(connection)
+    if before and _file(registry.version_path(settings, before.version)).sha256 == before.sha256:
+        return f"Restore it from a copy, with its .sha256, or go back to {before.version}: rlhf-loop models rollback"
+    return "Restore it from a copy, with its .sha256, or train a new one: rlhf-loop train"
+
+
+def _without_live(settings: Settings, reached: Reached) -> Iterator[Finding]:
+    found = _loaded(settings)
+    yield found
+    if reached.engine and found.ok:
+        text = "no version is live; the worker, the service and rlhf-loop models list take this model in"
+        yield Finding("registry", text)
+
+
+def _missing(settings: Settings, reached: Reached) -> Finding:
+    """Return what a missing model is: a matter of time while there is too little to train from, else a fault."""
+    from rlhf_loop import registry
+    from rlhf_loop.training.train import MIN_SAMPLES
+
+    text = f"there is none at {settings.model_path} yet"
+    later = f"; rlhf-loop train makes it from {MIN_SAMPLES} rated answers, rlhf-loop demo shows how"
+    if reached.engine is None:
+        return Finding("model", text + later) if reached.new else fault("model", text, _TRAIN)
+    if versions := registry.versions(reached.engine, limit=1):
+        newest = versions[0]
+        advice = "Rate more and run rlhf-loop retrain, or look at what there is: rlhf-loop models list"
+        text = f"no version is live, answers keep the order in which they come; {newest.version} is {newest.state}: "
+        return fault("registry", f"{text}{newest.reason.rstrip('.')}", advice)
+    if rated(reached.engine) < MIN_SAMPLES:
+        return Finding("model", text + later)
+    return fault("model", text, _TRAIN)
+
+
+def _loaded(settings: Settings) -> Finding:
+    from rlhf_loop.encoders.weights import MODEL_NAME
+    from rlhf_loop.reward.model_file import load
+
+    try:
+        loaded = load(settings.model_path, encoder=MODEL_NAME)
+    except ModelFileError as error:
+        return from_error("model", error)
+    trained = loaded.model.card.get("trained_at", "at an unknown time")
+    text = f"{loaded.version} at {settings.model_path}, trained {trained} with {loaded.model.encoder}"
+    return Finding("model", text)
+
+
+def _file(path: Path) -> _File:
+    from rlhf_loop.reward.model_file import verified
+
+    try:
+        _, found = verified(path)
+    except ModelFileError as error:
+        text = str(error).partition(". ")[0].rstrip(".")
+        return _File(path, trouble=text, shut=isinstance(error.__cause__, OSError))
+    return _File(path, found)
+
+
+def _known(engine: Engine, sha256: str) -> bool:
+    from sqlalchemy import select
+
+    from rlhf_loop.store.engine import reading
+    from rlhf_loop.store.tables import ModelVersion
+
+    with reading(engine) as connection:
+        return connection.execute(select(ModelVersion.id).where(ModelVersion.sha256 == sha256)).first() is not None

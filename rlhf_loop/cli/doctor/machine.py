@@ -1,16 +1,28 @@
-"""What is installed on this machine, and what the encoder runs on."""
+"""What is installed on this machine, and what the encoder runs on.
+
+What the settings ask for, and whether it can be had.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
 
-from rlhf_loop.cli.doctor.finding import Finding, fault
-from rlhf_loop.config import Settings
+from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
+from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Settings
 from rlhf_loop.encoders import choose
-from rlhf_loop.encoders.runtime import abilities, cores, name
+from rlhf_loop.encoders.runtime import abilities, cores, processor_name
+from rlhf_loop.errors import ConfigError, RlhfLoopError
+from rlhf_loop.utils.text import listed
 from rlhf_loop.version import __version__
 
 #: What each extra brings, by the name of its package and that of the module.
@@ -57,7 +69,7 @@ def install(extra: str) -> str:
 def processor() -> Iterator[Finding]:
     """Tell what the processor is, and what it can do for the encoder."""
     able = ", ".join(f"{ability} products" for ability in sorted(abilities())) or "no int8 products"
-    yield Finding("processor", f"{name()}, {cores()} cores, {able}")
+    yield Finding("processor", f"{processor_name()}, {cores()} cores, {able}")
 
 
 def encoder(settings: Settings) -> Iterator[Finding]:
@@ -88,3 +100,175 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "of unknown version"
+
+
+#: A random key has more different characters than that, in hexadecimal digits, too.
+_FEWEST_CHARACTERS = 8
+#: Sources whose addresses are settings.
+_OUTSIDE = ("wikipedia", "arxiv")
+
+
+def readable(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
+    """Return the settings that can be read, the others at their defaults, and what is wrong with those."""
+    known = {PREFIX + field.name.upper() for field in fields(Settings)}
+    good, findings = {}, []
+    for name, value in environ.items():
+        if not name.startswith(PREFIX):
+            continue
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            advice = f"{f'Did you mean {near[0]}? ' if near else ''}Correct it, or unset it; the README lists all"
+            findings.append(fault("settings", f"there is no setting {name}", advice))
+            continue
+        try:
+            Settings.from_env({name: value})
+        except ConfigError as error:
+            findings.append(from_error("settings", error))
+        else:
+            good[name] = value
+    return Settings.from_env(good), findings
+
+
+def settings_in_use(settings: Settings) -> Iterator[Finding]:
+    """Tell which settings differ from the defaults, by their names, and which values nothing can be made of."""
+    default = Settings()
+    other = [name for name in _names() if getattr(settings, name) != getattr(default, name)]
+    changed = listed([PREFIX + name.upper() for name in other]) if other else ""
+    yield Finding("settings", f"set to other than the default: {changed}" if changed else "all at their defaults")
+    for check in _checks():
+        try:
+            check(settings)
+        except RlhfLoopError as error:
+            yield from_error("settings", error)
+
+
+def _names() -> list[str]:
+    return [field.name for field in fields(Settings)]
+
+
+def _checks() -> tuple[Callable[[Settings], object], ...]:
+    """Return what the commands themselves do first with values that are more than a number or a path."""
+    from rlhf_loop.answering import experiments
+    from rlhf_loop.answering.service import end_user_scale
+    from rlhf_loop.monitoring.webhook import checked_address
+    from rlhf_loop.registry.training_run import checked_weight
+    from rlhf_loop.web.api.rerank import check as check_rerank
+    from rlhf_loop.web.guard import Guard
+    from rlhf_loop.web.process import Database
+
+    def sessions_and_limits(settings: Settings) -> None:
+        Guard(settings, Database(settings))
+
+    def webhook(settings: Settings) -> None:
+        if settings.alarm_webhook:
+            checked_address(settings.alarm_webhook)
+
+    return (end_user_scale, checked_weight, experiments.check, sessions_and_limits, check_rerank, webhook)
+
+
+def sources(settings: Settings) -> Iterator[Finding]:
+    """Tell where candidates come from, and which of these sources cannot be asked."""
+    from rlhf_loop.sources.source import check_entry, sources_from
+
+    entries = settings.sources
+    named = ", ".join(entries) or "none, so that no question finds an answer"
+    yield Finding("sources", f"{named} (RLHF_SOURCES)")
+    for entry, count in Counter(entries).items():
+        if count > 1:
+            yield fault("sources", f"RLHF_SOURCES names {entry!r} {count} times", "Name it once")
+        try:
+            with _only_imported():
+                check_entry(entry)
+            if entry in _OUTSIDE:
+                sources_from(replace(settings, sources=(entry,)), encoder=None)  # nothing is asked yet
+        except ConfigError as error:
+            yield from_error("sources", error)
+        except (Exception, SystemExit) as error:
+            advice = "Correct that module, or take it out of RLHF_SOURCES"
+            yield fault("sources", f"{entry!r} cannot be imported: {in_words(error, settings)}", advice)
+    if "index" in entries:
+        yield from _index(settings)
+
+
+@contextmanager
+def _only_imported() -> Iterator[None]:
+    """Import somebody else's module without a trace: no file is made of it, and what it prints is no finding."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _index(settings: Settings) -> Iterator[Finding]:
+    from rlhf_loop.sources.index import open_store
+
+    inside = settings.database_url.startswith("postgres")
+    if inside and (lacking := missing("postgres")):
+        text = f"the index in PostgreSQL needs {listed(lacking)}, not installed"
+        yield fault("sources", text, f"Run: {install('postgres')}")
+        return
+    open_store(settings)  # only a name so far; an unknown language is refused
+    if not inside and not settings.index_path.exists():
+        text = f"the index {settings.index_path} is not there yet; rlhf-loop index add makes it"
+        yield Finding("sources", text)
+
+
+def drafts(settings: Settings) -> Iterator[Finding]:
+    """Tell which language model drafts answers, and whether it can be asked."""
+    if not settings.llm_url:
+        yield Finding("drafts", "none: no language model is set (RLHF_LLM_URL), answers are quoted from the sources")
+        return
+    named = settings.llm_model or "a model without a name"
+    # Without its path: some endpoints have a key in it.
+    host = urlsplit(settings.llm_url).hostname or "a host without a name"
+    yield Finding("drafts", f"by {named} at {host}, {settings.llm_drafts} for each source")
+    if not settings.llm_model:
+        advice = "Name its model with RLHF_LLM_MODEL, or unset RLHF_LLM_URL"
+        yield fault("drafts", "RLHF_LLM_URL is set, but RLHF_LLM_MODEL is not", advice)
+    if lacking := missing("llm"):
+        advice = f"Run: {install('llm')}, or unset RLHF_LLM_URL"
+        yield fault("drafts", f"RLHF_LLM_URL needs {listed(lacking)}, not installed", advice)
+
+
+def telemetry(settings: Settings) -> Iterator[Finding]:
+    """Tell whether traces are sent, and what would keep the server from sending them."""
+    from rlhf_loop.utils import tracing
+
+    if not settings.telemetry:
+        yield Finding("telemetry", "off: no traces are sent (RLHF_TELEMETRY)")
+        return
+    if lacking := missing("otel"):
+        advice = f"Run: {install('otel')}, or unset RLHF_TELEMETRY"
+        yield fault("telemetry", f"RLHF_TELEMETRY needs {listed(lacking)}, not installed", advice)
+        return
+    tracing.check()
+    yield Finding("telemetry", "on: traces are sent where the OTEL_* variables say")
+
+
+def secret_key(settings: Settings) -> Iterator[Finding]:
+    """Tell whether sessions are signed by a key that lasts and that nobody guesses; never which."""
+    key = settings.secret_key
+    if not key:
+        text = "RLHF_SECRET_KEY is not set; it is needed to listen beyond this machine"
+        yield Finding("secret key", text, advice=f"To make one: {NEW_KEY}")
+    elif len(key) < SHORTEST_KEY:
+        text = f"RLHF_SECRET_KEY has {len(key)} characters; fewer than {SHORTEST_KEY} can be guessed, and are refused"
+        yield fault("secret key", text, f"Make another one: {NEW_KEY}")
+    elif len(set(key)) < _FEWEST_CHARACTERS:
+        text = f"RLHF_SECRET_KEY is made of {len(set(key))} different characters, and can be guessed"
+        yield fault("secret key", text, f"Make another one: {NEW_KEY}")
+    else:
+        yield Finding("secret key", f"RLHF_SECRET_KEY is set, with {len(key)} characters")
+
+
+def worker(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Tell when a running worker looks again whether a retraining is due."""
+    from rlhf_loop.monitoring.worker import Schedule
+
+    schedule = Schedule(settings.worker_schedule)
+    at = schedule.get_next_fire_time(None, now).astimezone(UTC)
+    words = f"{schedule.words[:1].lower()}{schedule.words[1:]}"
+    yield Finding("worker", f"rlhf-loop worker retrains if due {words}, next at {at:%Y-%m-%d %H:%M} UTC")
