@@ -18,7 +18,7 @@ Each write bears an Idempotency-Key, so that it is done once, although it is sen
 """
 
 from rlhf_loop.client.api import Client
-from rlhf_loop.client.failures import (
+from rlhf_loop.client.transport import (
     ApiError,
     ConflictError,
     NoAnswerError,

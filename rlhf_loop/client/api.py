@@ -15,8 +15,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from rlhf_loop.client.failures import NoAnswerError
-from rlhf_loop.client.transport import Sender
+from rlhf_loop.client.transport import NoAnswerError, Sender
 from rlhf_loop.client.values import (
     Interaction,
     InteractionPage,

@@ -1,4 +1,7 @@
-"""Requests to the API, sent again where they failed in passing."""
+"""Requests to the API, sent again where they failed in passing.
+
+What can go wrong with a call of the API, as exceptions.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,53 @@ from typing import Any
 
 import httpx2
 
-from rlhf_loop.client.failures import (
-    ApiError,
-    ConflictError,
-    NoAnswerError,
-    NotAllowedError,
-    NotFoundError,
-    RejectedError,
-    UnavailableError,
-)
+from rlhf_loop.errors import RlhfLoopError
+
+
+class ApiError(RlhfLoopError):
+    """The service refused a request, or did not answer it; `status` is None where no answer came.
+
+    `detail` is what the service says, `request_id` finds it in its log.
+
+        ApiError
+        ├── NoAnswerError           it cannot be reached, or what answers is something else
+        ├── NotAllowedError         401, 403: the token is not valid, or not for this
+        ├── NotFoundError           404: there is no such interaction or review
+        ├── ConflictError           409: the id is taken
+        ├── RejectedError           400, 413, 422 ...: the request itself is wrong
+        └── UnavailableError        429, 5xx: again later, perhaps
+    """
+
+    def __init__(self, detail: str, *, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.request_id = request_id
+
+
+class NoAnswerError(ApiError):
+    """The service cannot be reached, or what answers is something else."""
+
+
+class NotAllowedError(ApiError):
+    """The token is not valid, or not for this."""
+
+
+class NotFoundError(ApiError):
+    """There is no such interaction or review."""
+
+
+class ConflictError(ApiError):
+    """The id is taken."""
+
+
+class RejectedError(ApiError):
+    """The request itself is wrong."""
+
+
+class UnavailableError(ApiError):
+    """The service cannot do it now."""
+
 
 #: What is tried again: where somebody between did not reach the service, it is busy, or the database is away.
 _PASSING = frozenset({429, 502, 503, 504})
