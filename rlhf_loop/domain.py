@@ -221,7 +221,7 @@ class Rating:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServingRecord:
     """How a question was answered, for its row in `rlhf_served_questions`.
 
     `policy` is live, incoming, the version of a model, or interleaved; it was chosen with the probability `propensity`.

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenRequest:
     """A request as it came in; `at` is on the clock `time.monotonic`."""
 
     path: str
@@ -35,8 +35,8 @@ Answer = bytes | Iterable[bytes]
 class Site:
     """Answers each request with what `answer` returns for it, and remembers the requests."""
 
-    def __init__(self, answer: Callable[[Seen], Answer], *, certificate: Path | None = None) -> None:
-        self.seen: list[Seen] = []
+    def __init__(self, answer: Callable[[SeenRequest], Answer], *, certificate: Path | None = None) -> None:
+        self.seen: list[SeenRequest] = []
         self.hung_up = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(answer))
         self._server.daemon_threads = True
@@ -57,7 +57,7 @@ class Site:
         self._server.shutdown()
         self._server.server_close()
 
-    def _handler(site, answer: Callable[[Seen], Answer]) -> type[BaseHTTPRequestHandler]:
+    def _handler(site, answer: Callable[[SeenRequest], Answer]) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -65,7 +65,7 @@ class Site:
                 parts = urlsplit(self.path)
                 params = dict(parse_qsl(parts.query, keep_blank_values=True))
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                seen = Seen(parts.path, params, self.headers, self.client_address, time.monotonic(), body)
+                seen = SeenRequest(parts.path, params, self.headers, self.client_address, time.monotonic(), body)
                 site.seen.append(seen)
                 given = answer(seen)
                 self.close_connection = not isinstance(given, bytes) or b"\r\nContent-Length:" not in given
@@ -88,7 +88,7 @@ class Site:
 
 
 @contextmanager
-def site(answer: Callable[[Seen], Answer] | Answer, *, certificate: Path | None = None) -> Iterator[Site]:
+def site(answer: Callable[[SeenRequest], Answer] | Answer, *, certificate: Path | None = None) -> Iterator[Site]:
     """Serve what `answer` returns, or always the same answer; with a certificate, over TLS."""
     made = Site(answer if callable(answer) else lambda _: answer, certificate=certificate)
     try:

@@ -13,13 +13,13 @@ from sqlalchemy import Connection, Engine, select, update
 
 from rlhf_loop.accounts import sessions, users
 from rlhf_loop.accounts import users as passwords
-from rlhf_loop.accounts.sessions import Keeping
+from rlhf_loop.accounts.sessions import SessionPolicy
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
 from rlhf_loop.store.tables import User as Users
 
-KEEPING = Keeping(b"key", hours=12)
+KEEPING = SessionPolicy(b"key", hours=12)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_two_admins_cannot_deactivate_each_other(engine: Engine, monkeypatch: py
     users.add(engine, "bea", role=UserRole.ADMIN, actor="test")
     both, known = Barrier(2), users.known
 
-    def meeting(connection: Connection, name: str) -> users.Known:
+    def meeting(connection: Connection, name: str) -> users.Credentials:
         # Who has counted the admins waits for the other one to have counted them, too; who has to stand in line for
         # that never comes.
         with suppress(BrokenBarrierError):

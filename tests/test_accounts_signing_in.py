@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, update
 
 from rlhf_loop.accounts import sessions, users
 from rlhf_loop.accounts import sessions as signing_in
-from rlhf_loop.accounts.sessions import FAILURES, FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS, Keeping, SignedIn
+from rlhf_loop.accounts.sessions import FAILURES, FAILURES_OF_A_NAME, FAILURES_OF_AN_ADDRESS, NewSession, SessionPolicy
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.store import audit
@@ -19,7 +19,7 @@ from rlhf_loop.store.tables import Session, SignInFailure
 from rlhf_loop.store.tables import User as Users
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
-KEEPING = Keeping(b"a key", hours=12)
+KEEPING = SessionPolicy(b"a key", hours=12)
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def ann(engine: Engine) -> User:
 
 def sign_in(
     engine: Engine, clock: Clock, name: str = "ann", password: str = PASSWORD, address: str = "192.0.2.1"
-) -> SignedIn:
+) -> NewSession:
     return signing_in.sign_in(engine, name, password, address=address, keeping=KEEPING, now=clock())
 
 
-def whose(engine: Engine, secret: str, clock: Clock, keeping: Keeping = KEEPING) -> User | None:
+def whose(engine: Engine, secret: str, clock: Clock, keeping: SessionPolicy = KEEPING) -> User | None:
     found = sessions.find(engine, secret, keeping=keeping, now=clock())
     return found.user if found else None
 
@@ -59,7 +59,7 @@ def test_a_session_by_name_and_password(engine: Engine, ann: User, clock: Clock)
     assert signed_in_at == NOON
     assert begun.secret not in stored
     assert whose(engine, stored, clock) is None
-    assert whose(engine, begun.secret, clock, Keeping(b"another key", hours=12)) is None
+    assert whose(engine, begun.secret, clock, SessionPolicy(b"another key", hours=12)) is None
     assert whose(engine, "\ud800", clock) is None
     assert actions(engine) == ["user.added", "session.signed_in"]
 

@@ -10,7 +10,7 @@ import pytest
 from adapter_models import BAD, GOOD, MIDDLING, QUERY, promote_its_opposite, without_model
 
 from rlhf_loop import ranking
-from rlhf_loop.adapters.ranked import Kept, ranked
+from rlhf_loop.adapters.ranked import RankedText, ranked
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import MissingExtraError, ModelFileError
@@ -18,7 +18,7 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 
 
-def places(kept: list[Kept]) -> list[int]:
+def places(kept: list[RankedText]) -> list[int]:
     return [each.index for each in kept]
 
 
@@ -67,7 +67,7 @@ def test_without_a_model(tmp_path: Path, encoder: TextEncoder) -> None:
     with pytest.raises(ModelFileError, match=r"no reward model at .*reward_model\.joblib .*without_model='incoming'"):
         ranked(QUERY, [BAD, GOOD], ranker=ranker)
     kept = ranked(QUERY, [BAD, None, GOOD], ranker=ranker, without_model="incoming", threshold=0.9)
-    assert kept == [Kept(0, None), Kept(1, None), Kept(2, None)]
+    assert kept == [RankedText(0, None), RankedText(1, None), RankedText(2, None)]
     assert places(ranked(QUERY, [BAD, GOOD], ranker=ranker, without_model="incoming", top=1)) == [0]
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from loopback import Answer, Seen, drops, in_turn, page, site
+from loopback import Answer, SeenRequest, drops, in_turn, page, site
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage
@@ -294,7 +294,7 @@ for _ in range(2):
 def test_processes_keep_the_pause_together(settings: Settings) -> None:
     """However many processes ask, arXiv sees them one after the other, with the pause, redirects included."""
 
-    def answer(seen: Seen) -> Answer:
+    def answer(seen: SeenRequest) -> Answer:
         if seen.path == "/api":
             return page(status=301, headers={"Location": f"/moved?q={seen.params['search_query']}"})
         return document("found")

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from loopback import Seen, Site, page, site
+from loopback import SeenRequest, Site, page, site
 
 from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.arxiv import Courtesy
@@ -44,7 +44,7 @@ def asker(folder: Path, url: str, *, times: int = 2, end: str = "") -> subproces
     return subprocess.Popen([sys.executable, "-c", ASKER, str(folder), url, str(INTERVAL), str(times), end])
 
 
-def slow(_: Seen) -> bytes:
+def slow(_: SeenRequest) -> bytes:
     time.sleep(0.1)
     return page("Hello")
 
@@ -56,7 +56,7 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
 
         def ask(_: int) -> None:
             with courtesy(tmp_path).turn(30.0):
-                there.seen.append(Seen("", {}, None, ("", 0), time.monotonic()))  # type: ignore[arg-type]
+                there.seen.append(SeenRequest("", {}, None, ("", 0), time.monotonic()))  # type: ignore[arg-type]
 
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(ask, range(2)))

@@ -16,7 +16,7 @@ from rlhf_loop import registry
 from rlhf_loop.cli import main
 from rlhf_loop.cli.doctor import Finding
 from rlhf_loop.cli.doctor.loop import model
-from rlhf_loop.cli.doctor.storage import Reached
+from rlhf_loop.cli.doctor.storage import DatabaseAccess
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState, Rating
 from rlhf_loop.registry import Version
@@ -55,7 +55,7 @@ class House:
         return registry.version_path(self.settings, version.version)
 
     def found(self) -> list[Finding]:
-        return list(model(self.settings, Reached(Finding("database", "there"), self.engine)))
+        return list(model(self.settings, DatabaseAccess(Finding("database", "there"), self.engine)))
 
     def run(self, command: str) -> int:
         """Run what an advice names, whatever stands before and behind it."""
@@ -198,7 +198,7 @@ def test_a_model_of_another_encoder_is_a_fault(house: House) -> None:
 
 def test_without_a_database_the_file_is_looked_at_by_itself(house: House) -> None:
     """Where it cannot be asked, a missing model is a fault, as nobody can say that it is too early for one."""
-    unreachable = Reached(Finding("database", "away", ok=False, advice="Start it."))
+    unreachable = DatabaseAccess(Finding("database", "away", ok=False, advice="Start it."))
     (fault,) = model(house.settings, unreachable)
     assert (fault.ok, fault.advice) == (False, "Run: rlhf-loop train")
     house.add()

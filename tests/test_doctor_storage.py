@@ -12,7 +12,7 @@ from examined import faults
 
 from rlhf_loop.answering.outbox import Outbox
 from rlhf_loop.cli.doctor import Finding
-from rlhf_loop.cli.doctor.storage import Reached, cache, disk, outbox
+from rlhf_loop.cli.doctor.storage import DatabaseAccess, cache, disk, outbox
 from rlhf_loop.config import Settings
 
 _Usage = namedtuple("_Usage", "total used free")
@@ -31,8 +31,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def reached(tmp_path: Path) -> Reached:
-    return Reached(Finding("database", "there"), file=tmp_path / "rlhf.db")
+def reached(tmp_path: Path) -> DatabaseAccess:
+    return DatabaseAccess(Finding("database", "there"), file=tmp_path / "rlhf.db")
 
 
 def free(monkeypatch: pytest.MonkeyPatch, megabytes: int) -> None:
@@ -62,7 +62,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[None]
     [(2600, ""), (2400, "RLHF_CACHE_MAX_MB lower: the cache may still take 2.0 GB"), (400, "Free some: 2.5 GB should")],
 )
 def test_room_for_what_must_not_be_lost_and_for_the_cache(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: Reached, megabytes: int, advice: str
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: DatabaseAccess, megabytes: int, advice: str
 ) -> None:
     """500 MB have to be left when the cache has grown to its limit; less is a fault that says which of both it is."""
     free(monkeypatch, megabytes)
@@ -72,7 +72,7 @@ def test_room_for_what_must_not_be_lost_and_for_the_cache(
 
 
 def test_a_cache_that_has_grown_needs_no_more_room(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: Reached
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: DatabaseAccess
 ) -> None:
     """What it has already is not asked for again."""
     settings.cache_dir.mkdir()
@@ -85,7 +85,7 @@ def test_a_cache_that_has_grown_needs_no_more_room(
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(("megabytes", "faulty"), [(600, []), (150, ["database"]), (50, ["database", "cache"])])
 def test_file_systems_are_told_apart(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: Reached, megabytes: int, faulty: list[str]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: DatabaseAccess, megabytes: int, faulty: list[str]
 ) -> None:
     """A line each; where only the cache is, a full disk loses nothing, and room for the encoder is enough."""
     free(monkeypatch, megabytes)
@@ -97,11 +97,11 @@ def test_file_systems_are_told_apart(
 def test_with_postgresql_nothing_of_the_database_is_on_this_disk(settings: Settings) -> None:
     """Neither the ratings nor the index."""
     elsewhere = replace(settings, database_url="postgresql://u:p@h/x")
-    (found,) = disk(elsewhere, Reached(Finding("database", "there")))
+    (found,) = disk(elsewhere, DatabaseAccess(Finding("database", "there")))
     assert "for live model, versions, outbox and cache (" in found.text
 
 
-def test_a_file_in_the_way_of_a_folder_is_a_fault(settings: Settings, reached: Reached, tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_a_folder_is_a_fault(settings: Settings, reached: DatabaseAccess, tmp_path: Path) -> None:
     """It is named, with the setting that gets around it."""
     free_enough = replace(settings, cache_max_mb=1)
     settings.cache_dir.write_bytes(b"")
@@ -113,7 +113,7 @@ def test_a_file_in_the_way_of_a_folder_is_a_fault(settings: Settings, reached: R
 
 
 def test_a_folder_that_may_not_be_written_is_one_fault(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: Reached, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: DatabaseAccess, tmp_path: Path
 ) -> None:
     """With everything that cannot be kept in it; root may write everywhere, so the answer is made up."""
     real = os.access
@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_written_is_one_fault(
 
 
 def test_a_database_file_that_may_only_be_read_is_a_fault(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: Reached, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, reached: DatabaseAccess, tmp_path: Path
 ) -> None:
     """The folder may be writable all the same."""
     (tmp_path / "rlhf.db").touch()

@@ -17,12 +17,12 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from rlhf_loop.errors import DocumentError
 from rlhf_loop.sources.index import documents as prose_files
-from rlhf_loop.sources.index.documents import Document, Found, find_files
+from rlhf_loop.sources.index.documents import Document, ParsedDocument, find_files
 
 ROW = {"text": "Hold your breath.", "title": "Hiccups", "url": "https://example.org", "licence": "CC0"}
 
 
-def found_in(*paths: Path, **options: Any) -> list[Found]:
+def found_in(*paths: Path, **options: Any) -> list[ParsedDocument]:
     """Everything that these paths hold."""
     return [found for file in find_files(list(paths), **options) for found in file]
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole, Served
+from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
 from rlhf_loop.monitoring.experiment import ExperimentReport, experiment
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import transaction
@@ -39,7 +39,7 @@ def ask(
         first, other = interactions.put_interactions(connection, answers)
         put(
             connection,
-            Served(
+            ServingRecord(
                 candidate_group=group,
                 served_at=when,
                 policy=policy,

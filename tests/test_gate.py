@@ -11,32 +11,32 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.registry.gate import LiveModel, judge
 from rlhf_loop.training.comparison import predict
 from rlhf_loop.training.evaluation import evaluate
-from rlhf_loop.training.train import Trained, train_for_comparison
+from rlhf_loop.training.train import TrainingResult, train_for_comparison
 
 
 @pytest.fixture(scope="module")
-def fresh(sample_examples: list[Example], encoder: TextEncoder) -> Trained:
+def fresh(sample_examples: list[Example], encoder: TextEncoder) -> TrainingResult:
     return train_for_comparison(sample_examples, encoder=encoder, recipe="passages")
 
 
-def saying(trained: Trained, probability: NDArray[np.float64]) -> Trained:
+def saying(trained: TrainingResult, probability: NDArray[np.float64]) -> TrainingResult:
     """The same training, if its models had said this."""
     overall = evaluate(trained.data.predictions(probability))
     return replace(trained, probability=probability, report=replace(trained.report, overall=overall))
 
 
-def perfect(trained: Trained) -> NDArray[np.float64]:
+def perfect(trained: TrainingResult) -> NDArray[np.float64]:
     return trained.data.rating / 6
 
 
-def live(trained: Trained, fitted: NDArray[np.int64] | None) -> LiveModel:
+def live(trained: TrainingResult, fitted: NDArray[np.int64] | None) -> LiveModel:
     return LiveModel(version="passages-live", model=trained.model, fitted=fitted)
 
 
 NOTHING = np.array([], dtype=np.int64)
 
 
-def test_the_first_model_has_to_beat_the_incoming_order(fresh: Trained, encoder: TextEncoder) -> None:
+def test_the_first_model_has_to_beat_the_incoming_order(fresh: TrainingResult, encoder: TextEncoder) -> None:
     """Without a live model the incoming order decides: clearly better is live, perhaps better waits, worse is not."""
     found = judge(saying(fresh, perfect(fresh)), None, encoder=encoder)
     assert (found.state, found.live, found.precision_at_1) == (ModelState.LIVE, None, None)
@@ -51,7 +51,7 @@ def test_the_first_model_has_to_beat_the_incoming_order(fresh: Trained, encoder:
     assert "not certain to be better" in like_it.reason
 
 
-def test_not_worse_than_the_live_one(fresh: Trained, encoder: TextEncoder) -> None:
+def test_not_worse_than_the_live_one(fresh: TrainingResult, encoder: TextEncoder) -> None:
     """A better model passes, one that puts fewer good answers first waits, and the report has the intervals."""
     better = judge(saying(fresh, perfect(fresh)), live(fresh, NOTHING), encoder=encoder)
     assert (better.state, better.live) == (ModelState.LIVE, "passages-live")
@@ -75,7 +75,7 @@ def test_not_worse_than_the_live_one(fresh: Trained, encoder: TextEncoder) -> No
     assert "It is worse than the live model passages-live: P@1 -" in worst.reasons[1]
 
 
-def test_only_questions_that_neither_was_fitted_on(fresh: Trained, encoder: TextEncoder) -> None:
+def test_only_questions_that_neither_was_fitted_on(fresh: TrainingResult, encoder: TextEncoder) -> None:
     """What the live model was fitted on is left out; where it has seen everything nothing can be told, and it waits."""
     held = judge(saying(fresh, perfect(fresh)), live(fresh, fresh.fitted), encoder=encoder)
     assert held.auc is not None
@@ -86,7 +86,7 @@ def test_only_questions_that_neither_was_fitted_on(fresh: Trained, encoder: Text
     assert "cannot be compared" in blind.reason
 
 
-def test_a_live_model_of_unknown_origin_is_flattered(fresh: Trained, encoder: TextEncoder) -> None:
+def test_a_live_model_of_unknown_origin_is_flattered(fresh: TrainingResult, encoder: TextEncoder) -> None:
     """Where nobody knows what the live model was fitted on, all questions count, and the report says so."""
     found = judge(saying(fresh, perfect(fresh)), live(fresh, None), encoder=encoder)
     assert found.auc is not None
@@ -94,7 +94,7 @@ def test_a_live_model_of_unknown_origin_is_flattered(fresh: Trained, encoder: Te
     assert "may have been fitted on some" in found.reason
 
 
-def test_without_incoming_ranks_chance_decides(fresh: Trained, encoder: TextEncoder) -> None:
+def test_without_incoming_ranks_chance_decides(fresh: TrainingResult, encoder: TextEncoder) -> None:
     """Where the incoming order is unknown, AUC has to be above one half with its whole interval."""
     unknown = replace(fresh, data=replace(fresh.data, rank=np.full(len(fresh.data.row), np.nan)))
     assert judge(saying(unknown, perfect(unknown)), None, encoder=encoder).state == ModelState.LIVE

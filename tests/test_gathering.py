@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlhf_loop.answering import gathering
-from rlhf_loop.answering.gathering import Gathered, Gatherer
+from rlhf_loop.answering.gathering import Gatherer, SourceResults
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
 
@@ -42,7 +42,7 @@ def failing(error: BaseException, name: str = "bad") -> FakeSource:
     return FakeSource(name, search)
 
 
-def gather(*sources: FakeSource, deadline_s: float = 30, limit: int = 3) -> Gathered:
+def gather(*sources: FakeSource, deadline_s: float = 30, limit: int = 3) -> SourceResults:
     return Gatherer(sources, deadline_s=deadline_s, limit=limit).gather(QUERY)
 
 

@@ -16,7 +16,7 @@ from itertools import repeat
 from pathlib import Path
 
 import pytest
-from loopback import Answer, Seen, Site, drops, in_turn, page, site
+from loopback import Answer, SeenRequest, Site, drops, in_turn, page, site
 
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.sources.http import HttpClient, user_agent
@@ -402,7 +402,7 @@ def test_each_request_takes_its_turn() -> None:
         yield
         log.append("given back")
 
-    def answer(_: Seen) -> Answer:
+    def answer(_: SeenRequest) -> Answer:
         log.append("asked")
         return next(answers)
 

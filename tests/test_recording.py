@@ -17,7 +17,7 @@ from sqlalchemy import Engine, func, select, text
 from rlhf_loop.answering import recording
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, ReviewerRole, Served
+from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.store.engine import make_engine, migrate
 from rlhf_loop.store.tables import Interaction, Review, ServedQuestion
@@ -215,7 +215,9 @@ def test_what_is_written_twice_is_there_once(recorder: Recorder, database_url: s
 
 def test_how_an_answer_was_served_comes_with_it(recorder: Recorder, database_url: str) -> None:
     """Both are written at once, and each once; entries from before there was such a row are replayed without one."""
-    served = Served(candidate_group="question:a", served_at=NOON, policy="live", first_id="a-0", timings={"total": 1.5})
+    served = ServingRecord(
+        candidate_group="question:a", served_at=NOON, policy="live", first_id="a-0", timings={"total": 1.5}
+    )
     assert recorder.record(candidates("a"), served) == ""
     engine = make_engine(database_url)
     body = {"candidates": [recording._plain(each) for each in candidates("a", 3)], "served": recording._plain(served)}

@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop.domain import Served
+from rlhf_loop.domain import ServingRecord
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import experiment_name, other_order, put
 from rlhf_loop.store.tables import ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-WHOLE = Served(
+WHOLE = ServingRecord(
     candidate_group="question:a",
     served_at=NOON,
     policy="interleaved",
@@ -36,9 +36,9 @@ def test_what_is_kept_comes_out_as_it_was(engine: Engine) -> None:
     """Every field has its column; what is empty is null."""
     with transaction(engine) as connection:
         put(connection, WHOLE)
-        put(connection, Served(candidate_group="question:b", served_at=NOON, policy="live"))
+        put(connection, ServingRecord(candidate_group="question:b", served_at=NOON, policy="live"))
     whole, bare = (row._asdict() for row in rows(engine))
-    assert Served(**whole) == WHOLE
+    assert ServingRecord(**whole) == WHOLE
     assert {name: value for name, value in bare.items() if value is not None} == {
         "candidate_group": "question:b",
         "served_at": NOON,
@@ -51,7 +51,7 @@ def test_the_second_time_does_nothing(engine: Engine) -> None:
     """A question that is written twice is there once, as it was written first."""
     for policy in ("live", "incoming"):
         with transaction(engine) as connection:
-            put(connection, Served(candidate_group="question:a", served_at=NOON, policy=policy))
+            put(connection, ServingRecord(candidate_group="question:a", served_at=NOON, policy=policy))
     assert [row.policy for row in rows(engine)] == ["live"]
 
 
@@ -59,7 +59,7 @@ def test_the_second_time_does_nothing(engine: Engine) -> None:
 def test_a_probability_is_one(engine: Engine, propensity: float) -> None:
     """The database refuses what nothing could be divided by."""
     with pytest.raises(IntegrityError), transaction(engine) as connection:
-        put(connection, Served(candidate_group="a", served_at=NOON, policy="live", propensity=propensity))
+        put(connection, ServingRecord(candidate_group="a", served_at=NOON, policy="live", propensity=propensity))
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

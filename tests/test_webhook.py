@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import repeat
 
 import pytest
-from loopback import Answer, Seen, in_turn, page, site
+from loopback import Answer, SeenRequest, in_turn, page, site
 from sqlalchemy import Engine, text
 
 from rlhf_loop.config import Settings
@@ -30,11 +30,11 @@ def hook(url: str) -> Settings:
     return Settings(alarm_webhook=url.replace("/api", SECRET))
 
 
-def bodies(seen: list[Seen]) -> list[dict[str, object]]:
+def bodies(seen: list[SeenRequest]) -> list[dict[str, object]]:
     return [json.loads(one.body) for one in seen]
 
 
-def told(seen: list[Seen]) -> list[tuple[object, object]]:
+def told(seen: list[SeenRequest]) -> list[tuple[object, object]]:
     return [(body["event"], body["subject"]) for body in bodies(seen)]
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from loopback import Answer, Seen, json_page, page, site
+from loopback import Answer, SeenRequest, json_page, page, site
 from mediawiki import LICENCE, LICENCE_URL, mediawiki
 
 from rlhf_loop.config import Settings
@@ -178,7 +178,7 @@ def test_a_wiki_without_extracts(settings: Settings, wiki_url: str) -> None:
 
 # From here on, wikis that do what a real one does not do on demand.
 
-Wiki = Callable[[Seen], Answer]
+Wiki = Callable[[SeenRequest], Answer]
 
 
 def hit(number: int = 1, **more: object) -> dict[str, object]:
@@ -190,7 +190,7 @@ def search_answer(*hits: object, **more: object) -> dict[str, object]:
 
 
 def wiki_of(*hits: object, extract: object = "Fever is a raised temperature of the body.", **more: object) -> Wiki:
-    def answer(seen: Seen) -> Answer:
+    def answer(seen: SeenRequest) -> Answer:
         if "gsrsearch" in seen.params:
             return json_page(search_answer(*hits, **more))
         return json_page(search_answer({"pageid": int(seen.params["pageids"]), "extract": extract}))
@@ -198,7 +198,9 @@ def wiki_of(*hits: object, extract: object = "Fever is a raised temperature of t
     return answer
 
 
-def ask(settings: Settings, wiki: Wiki, question: str = "fever", *, limit: int = 5) -> tuple[list[Passage], list[Seen]]:
+def ask(
+    settings: Settings, wiki: Wiki, question: str = "fever", *, limit: int = 5
+) -> tuple[list[Passage], list[SeenRequest]]:
     with site(wiki) as there:
         found = WikipediaSource(replace(settings, wikipedia_url=there.url)).search(question, limit=limit)
         return [*found], there.seen
@@ -232,7 +234,7 @@ def test_the_search_gets_shorter(settings: Settings) -> None:
 def test_few_pages_are_joined_by_more(settings: Settings) -> None:
     """Where all words are on one page only, pages with any of them follow it, each page once."""
 
-    def wiki(seen: Seen) -> Answer:
+    def wiki(seen: SeenRequest) -> Answer:
         if "gsrsearch" not in seen.params:
             return wiki_of()(seen)
         return json_page(
@@ -247,7 +249,7 @@ def test_few_pages_are_joined_by_more(settings: Settings) -> None:
 def test_a_search_too_many(settings: Settings) -> None:
     """Where a further search fails, the pages of the first one are enough."""
 
-    def wiki(seen: Seen) -> Answer:
+    def wiki(seen: SeenRequest) -> Answer:
         return page(status=500) if " OR " in seen.params.get("gsrsearch", "") else wiki_of(hit())(seen)
 
     found, seen = ask(settings, wiki, "fever chills")
@@ -403,7 +405,7 @@ def test_texts_are_cleaned(settings: Settings) -> None:
 def test_a_page_too_many(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Where a further page cannot be read, what is there is given, and the log says so."""
 
-    def wiki(seen: Seen) -> Answer:
+    def wiki(seen: SeenRequest) -> Answer:
         return page(status=500) if seen.params.get("pageids") == "2" else wiki_of(hit(1), hit(2), hit(3))(seen)
 
     found, _ = ask(settings, wiki)
@@ -425,7 +427,7 @@ def test_a_page_of_megabytes(settings: Settings) -> None:
 def test_a_wiki_that_hangs(settings: Settings) -> None:
     """All requests of a search together keep to the time that there is."""
 
-    def wiki(seen: Seen) -> Answer:
+    def wiki(seen: SeenRequest) -> Answer:
         return iter([b"HTTP/1.1 200 OK\r\n"]) if "pageids" in seen.params else wiki_of(hit())(seen)
 
     with pytest.raises(SourceError, match=r"127\.0\.0\.1"):

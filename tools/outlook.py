@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
 from rlhf_loop.reward import RECIPES, Recipe
-from rlhf_loop.training.learning_curve import Growth, Outlook, Rated, growth
+from rlhf_loop.training.learning_curve import Growth, Outlook, RatedFeatures, growth
 from tools.report import say
 from tools.results.data import load
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Print how often what came lies in the range that was told."""
     ratings = load(load_encoder(Settings()))
     for recipe in RECIPES.values():
-        rated = Rated(ratings.features[recipe.name], ratings.data.label, ratings.data.prompt)
+        rated = RatedFeatures(ratings.features[recipe.name], ratings.data.label, ratings.data.prompt)
         sizes, accuracy = _what_came(rated, recipe)
         say(f"{recipe.name}: " + ", ".join(f"{n} {a:.3f}" for n, a in zip(sizes, accuracy, strict=True)))
         for known in _KNOWN:
@@ -47,7 +47,7 @@ def main() -> None:
                 )
 
 
-def _what_came(rated: Rated, recipe: Recipe) -> tuple[list[int], NDArray[np.float64]]:
+def _what_came(rated: RatedFeatures, recipe: Recipe) -> tuple[list[int], NDArray[np.float64]]:
     """Return the sizes of all the data, and the accuracy with each: the mean of several draws, never falling."""
     curves = [growth(rated, recipe=recipe, goal=1.0, seed=seed) for seed in range(_CURVES)]
     sizes = [point.rated for point in curves[0].points]
@@ -55,14 +55,14 @@ def _what_came(rated: Rated, recipe: Recipe) -> tuple[list[int], NDArray[np.floa
     return sizes, np.maximum.accumulate(means)
 
 
-def _part(rated: Rated, known: int, seed: int) -> Rated:
+def _part(rated: RatedFeatures, known: int, seed: int) -> RatedFeatures:
     order = np.random.default_rng(seed).permutation(np.unique(rated.prompt))
     enough = int(np.searchsorted(np.cumsum(np.bincount(rated.prompt)[order]), known)) + 1
     rows = np.isin(rated.prompt, order[:enough])
-    return Rated(rated.features[rows], rated.label[rows], rated.prompt[rows])
+    return RatedFeatures(rated.features[rows], rated.label[rows], rated.prompt[rows])
 
 
-def _growth(part: Rated, recipe: Recipe, goal: float) -> Growth:
+def _growth(part: RatedFeatures, recipe: Recipe, goal: float) -> Growth:
     return growth(part, recipe=recipe, goal=goal)
 
 

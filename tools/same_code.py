@@ -118,11 +118,12 @@ def main(old: str, new: str, renamed: tuple[str, ...]) -> None:
             counts[-1][dumped] = counts[-1][dumped] + 1 if dumped.startswith(("FunctionDef", "ClassDef")) else 1
             places[dumped].append(f"{revision}  {place}")
     gone, come = counts[0] - counts[1], counts[1] - counts[0]
-    print(f"{counts[0].total()} definitions in {old}, {counts[1].total()} in {new}.")
+    click.echo(f"{counts[0].total()} definitions in {old}, {counts[1].total()} in {new}.")
     for title, rest in ((f"only in {old}", gone), (f"only in {new}", come)):
-        print(f"{rest.total()} {title}")
+        click.echo(f"{rest.total()} {title}")
         for dumped in rest:
-            print(*(f"  {place}" for place in places[dumped]), sep="\n")
+            for place in places[dumped]:
+                click.echo(f"  {place}")
     sys.exit(1 if gone or come else 0)
 
 

@@ -34,7 +34,7 @@ _NOTED_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class SessionPolicy:
     """How sessions are kept: `key` makes the hashes, `hours` is how long a session lasts without being used.
 
     In use it lasts longer, by that time again at most.
@@ -50,14 +50,14 @@ class Keeping:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ActiveSession:
     """A session that goes on; `due` says that `keep` has something to write."""
 
     user: User
     due: bool
 
 
-def begin(connection: Connection, user_id: int, *, keeping: Keeping, now: datetime) -> str:
+def begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now: datetime) -> str:
     """Begin a session and return the secret for the browser; tidy up those that have ended."""
     connection.execute(delete(Session).where(Session.expires_at <= now))
     secret = secrets.token_urlsafe(32)
@@ -72,7 +72,7 @@ def begin(connection: Connection, user_id: int, *, keeping: Keeping, now: dateti
     return secret
 
 
-def find(engine: Engine, secret: str, *, keeping: Keeping, now: datetime) -> Found | None:
+def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> ActiveSession | None:
     """Return whose session it is, None if it is nobody's any more."""
     wanted = (
         select(Users.id, Users.name, Users.role, Session.seen_at)
@@ -83,10 +83,10 @@ def find(engine: Engine, secret: str, *, keeping: Keeping, now: datetime) -> Fou
         row = connection.execute(wanted).first()
     if row is None:
         return None
-    return Found(User(row.id, row.name, UserRole(row.role)), due=row.seen_at + _NOTED_EVERY <= now)
+    return ActiveSession(User(row.id, row.name, UserRole(row.role)), due=row.seen_at + _NOTED_EVERY <= now)
 
 
-def keep(engine: Engine, secret: str, *, keeping: Keeping, now: datetime) -> None:
+def keep(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> None:
     """Note that the session is in use, so that it lasts."""
     mine = Session.token_hash == _hashed(secret, keeping.key)
     with transaction(engine) as connection:
@@ -96,7 +96,7 @@ def keep(engine: Engine, secret: str, *, keeping: Keeping, now: datetime) -> Non
             connection.execute(update(Session).where(mine).values(seen_at=now, expires_at=ends))
 
 
-def end(engine: Engine, secret: str, *, keeping: Keeping, user: User) -> None:
+def end(engine: Engine, secret: str, *, keeping: SessionPolicy, user: User) -> None:
     """Sign the user out in this one browser."""
     with transaction(engine) as connection:
         ended = connection.execute(delete(Session).where(Session.token_hash == _hashed(secret, keeping.key))).rowcount
@@ -188,14 +188,16 @@ _NO_NAME = "?"
 
 
 @dataclass(frozen=True, slots=True)
-class SignedIn:
+class NewSession:
     """Who has signed in, with the secret that their browser has to keep."""
 
     user: User
     secret: str
 
 
-def sign_in(engine: Engine, name: str, password: str, *, address: str, keeping: Keeping, now: datetime) -> SignedIn:
+def sign_in(
+    engine: Engine, name: str, password: str, *, address: str, keeping: SessionPolicy, now: datetime
+) -> NewSession:
     """Begin a session for whoever knows the password.
 
     Raises:
@@ -215,20 +217,20 @@ def sign_in(engine: Engine, name: str, password: str, *, address: str, keeping: 
             connection.execute(update(Users).where(Users.id == found.user.id).values(values))
             secret = begin(connection, found.user.id, keeping=keeping, now=now)
             audit.note(connection, name, "session.signed_in", f"user:{name}", {"address": address})
-            return SignedIn(found.user, secret)
+            return NewSession(found.user, secret)
         # An unknown name is left out: many a password has been typed into the wrong field.
         target = f"user:{name}" if found else "user:?"
         audit.note(connection, ANONYMOUS, "session.failed", target, {"address": address})
     raise AccountError(_WRONG)
 
 
-def begin_session(engine: Engine, user: User, *, address: str, keeping: Keeping, now: datetime) -> SignedIn:
+def begin_session(engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime) -> NewSession:
     """Begin a session for somebody who has shown in another way who they are."""
     with transaction(engine) as connection:
         connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))
         secret = begin(connection, user.id, keeping=keeping, now=now)
         audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", {"address": address})
-    return SignedIn(user, secret)
+    return NewSession(user, secret)
 
 
 def change_password(engine: Engine, user: User, old: str, new: str, *, address: str, now: datetime) -> None:

@@ -115,7 +115,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Credentials:
     """A user with the hash of their password, for whoever checks it."""
 
     user: User
@@ -287,7 +287,7 @@ def has_active_admin(connection: Connection) -> bool:
     return bool(connection.execute(select(admins)).scalar())
 
 
-def known(connection: Connection, name: str) -> Known:
+def known(connection: Connection, name: str) -> Credentials:
     """Return the user of that name.
 
     Raises:
@@ -300,13 +300,13 @@ def known(connection: Connection, name: str) -> Known:
     return found
 
 
-def find(connection: Connection, name: str) -> Known | None:
+def find(connection: Connection, name: str) -> Credentials | None:
     """Return the user of that name, None if there is none."""
     wanted = select(Users.id, Users.name, Users.role, Users.active, Users.password_hash).where(Users.name == name)
     row = connection.execute(wanted).first()
     if row is None:
         return None
-    return Known(User(row.id, row.name, UserRole(row.role), bool(row.active)), row.password_hash)
+    return Credentials(User(row.id, row.name, UserRole(row.role), bool(row.active)), row.password_hash)
 
 
 def _void_links(connection: Connection, name: str) -> None:

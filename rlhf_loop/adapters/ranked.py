@@ -14,7 +14,7 @@ Fallback: TypeAlias = Literal["error", "incoming"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RankedText:
     """A text that is kept, by its index in the list that was given; without a model it has no score."""
 
     index: int
@@ -29,7 +29,7 @@ def ranked(
     top: int | None = None,
     threshold: float | None = None,
     without_model: Fallback = "error",
-) -> list[Kept]:
+) -> list[RankedText]:
     """Return what an adapter hands on, best first; ties keep the incoming order.
 
     Args:
@@ -61,9 +61,9 @@ def ranked(
             "train), set RLHF_MODEL_PATH, or have the incoming order kept meanwhile: without_model='incoming'."
         ) from None
     if found.model_version is None:
-        return [Kept(document.index, None) for document in found.documents[:top]]
+        return [RankedText(document.index, None) for document in found.documents[:top]]
     kept = (document for document in found.documents if threshold is None or document.score >= threshold)
-    return [Kept(document.index, document.score) for document in kept][:top]
+    return [RankedText(document.index, document.score) for document in kept][:top]
 
 
 def checked(*, top: int | None, threshold: float | None, without_model: Fallback) -> None:

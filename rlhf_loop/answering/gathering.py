@@ -29,7 +29,7 @@ _LONGEST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class SourceResults:
     """What the sources found, in their order, why others found nothing, and how long each took, in milliseconds."""
 
     passages: Mapping[str, tuple[Passage, ...]]
@@ -41,10 +41,10 @@ class Gatherer:
     """Asks the sources, each in a thread of its own. Safe to share between threads."""
 
     def __init__(self, sources: Sequence[Source], *, deadline_s: float, limit: int) -> None:
-        self._asked = [_Asked(source, limit) for source in sources]
+        self._asked = [_SourceState(source, limit) for source in sources]
         self._deadline_s = deadline_s
 
-    def gather(self, query: str) -> Gathered:
+    def gather(self, query: str) -> SourceResults:
         """Return what is there at the deadline. A source that fails, hangs or lies costs only its own candidates."""
         started = perf_counter()
         running = [(asked, asked.start(query)) for asked in self._asked]
@@ -52,7 +52,7 @@ class Gatherer:
         for asked, result in running:
             left = max(0.0, started + self._deadline_s - perf_counter())
             found.append((asked.name, asked.collect(result, wait_s=left, deadline_s=self._deadline_s)))
-        return Gathered(
+        return SourceResults(
             passages={name: result.passages for name, result in found},
             degraded={name: result.trouble for name, result in found if result.trouble},
             timings={name: result.milliseconds for name, result in found},
@@ -81,7 +81,7 @@ class _Result:
     milliseconds: float = 0.0
 
 
-class _Asked:
+class _SourceState:
     """A source with what is known of its reliability."""
 
     def __init__(self, source: Source, limit: int) -> None:

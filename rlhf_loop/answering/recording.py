@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, ReviewerRole, Served
+from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
@@ -55,7 +55,7 @@ class Recorder:
         self._stop = threading.Event()
         self._replaying = False
 
-    def record(self, ratings: Sequence[Rating], served: Served | None = None) -> str:
+    def record(self, ratings: Sequence[Rating], served: ServingRecord | None = None) -> str:
         """Keep the candidates of one answer, with how it was served; return why they wait in the outbox.
 
         An empty text says that they do not. All of it is in the database, or nothing of it.
@@ -255,7 +255,7 @@ def _write(engine: Engine, kind: str, body: Mapping[str, Any]) -> None:
         _write_rating(engine, body)
 
 
-def _write_answer(engine: Engine, ratings: Sequence[Rating], served: Served | None) -> None:
+def _write_answer(engine: Engine, ratings: Sequence[Rating], served: ServingRecord | None) -> None:
     try:
         _write_once(engine, ratings, served)
     except ValueError:
@@ -266,7 +266,7 @@ def _write_answer(engine: Engine, ratings: Sequence[Rating], served: Served | No
         _write_once(engine, [rating for rating in ratings if rating.external_id not in there], served)
 
 
-def _write_once(engine: Engine, ratings: Sequence[Rating], served: Served | None) -> None:
+def _write_once(engine: Engine, ratings: Sequence[Rating], served: ServingRecord | None) -> None:
     with transaction(engine) as connection:
         interactions.put_interactions(connection, ratings)
         if served is not None:
@@ -290,7 +290,7 @@ def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
     )
 
 
-def _plain(of: Rating | Served) -> dict[str, Any]:
+def _plain(of: Rating | ServingRecord) -> dict[str, Any]:
     """Return the fields that are set, as JSON has them."""
     values = {name: value for name, value in asdict(of).items() if value is not None}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
@@ -305,5 +305,5 @@ def _rating(values: Mapping[str, Any]) -> Rating:
     return Rating(**{**values, **times})
 
 
-def _served(values: Mapping[str, Any]) -> Served:
-    return Served(**{**values, "served_at": datetime.fromisoformat(values["served_at"])})
+def _served(values: Mapping[str, Any]) -> ServingRecord:
+    return ServingRecord(**{**values, "served_at": datetime.fromisoformat(values["served_at"])})

@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 from rlhf_loop.answering import experiments
 from rlhf_loop.answering.drafting import Drafter, Drafts, quote
 from rlhf_loop.answering.experiments import Experiment, Order
-from rlhf_loop.answering.gathering import Gathered, Gatherer
+from rlhf_loop.answering.gathering import Gatherer, SourceResults
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import (
@@ -30,7 +30,7 @@ from rlhf_loop.domain import (
     Rating,
     ReviewerRole,
     Scale,
-    Served,
+    ServingRecord,
     prompt_key,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
@@ -89,11 +89,11 @@ def served_as(
     degraded: Mapping[str, str],
     timings: Mapping[str, float],
     now: datetime,
-) -> Served:
+) -> ServingRecord:
     """Return how the question was served; nothing of what was asked is in it."""
     names = [answer.interaction_id for answer in ranked]
     troubles = {**degraded, "experiment": order.trouble} if order.trouble else degraded
-    return Served(
+    return ServingRecord(
         candidate_group=group,
         served_at=now,
         policy=order.policy,
@@ -328,7 +328,7 @@ class AnswerService:
             loaded_at=monotonic(),
         )
 
-    def _drafted(self, parts: _Parts, query: str, gathered: Gathered, timings: dict[str, float]) -> Drafts:
+    def _drafted(self, parts: _Parts, query: str, gathered: SourceResults, timings: dict[str, float]) -> Drafts:
         if parts.drafter is None:
             return Drafts(quote(gathered.passages))
         with stage(timings, "drafts"):
@@ -360,7 +360,7 @@ class AnswerService:
         if trouble and ratings:
             degraded["recording"] = trouble
 
-    def _recorded(self, ratings: Sequence[Rating], served: Served) -> str:
+    def _recorded(self, ratings: Sequence[Rating], served: ServingRecord) -> str:
         """Record, and say what is wrong with that; an empty text if nothing is."""
         try:
             reason = self._recorder.record(ratings, served)

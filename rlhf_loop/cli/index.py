@@ -13,7 +13,7 @@ import click
 from rlhf_loop.cli.common import column_mapping, progress_bar, read_settings, working
 
 if TYPE_CHECKING:
-    from rlhf_loop.sources.index.documents import Found
+    from rlhf_loop.sources.index.documents import ParsedDocument
 
 
 @click.group(short_help="Fill the vector database with your own documents.")
@@ -158,7 +158,7 @@ def list_() -> None:
         )
 
 
-def _print_invalid(invalid: Sequence[Found], count: int) -> None:
+def _print_invalid(invalid: Sequence[ParsedDocument], count: int) -> None:
     for found in invalid:
         place = f" line {found.line}" if found.line else ""
         click.echo(f"{found.path}{place}: {found.reason}", err=True)

@@ -53,7 +53,7 @@ class AnnotationTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class AnnotationHistory:
     """What is known of another tool's annotation: if it was deleted, when it last spoke, and what is there of it."""
 
     deleted: bool
@@ -197,12 +197,12 @@ def note_deleted(connection: Connection, targets: Sequence[str], *, actor: str) 
         connection.execute(insert(AuditEntry), values)
 
 
-def past(connection: Connection, target: str) -> Past:
+def past(connection: Connection, target: str) -> AnnotationHistory:
     """Return what is known of an annotation."""
     wanted = select(AuditEntry.action, AuditEntry.detail).where(AuditEntry.target == target)
     rows = connection.execute(wanted.where(AuditEntry.action.in_((_RECEIVED, _DELETED)))).all()
     times = [datetime.fromisoformat(row.detail["at"]) for row in rows if row.detail and row.detail.get("at")]
-    return Past(
+    return AnnotationHistory(
         any(row.action == _DELETED for row in rows),
         max(times, default=None),
         _there(connection, [row.detail for row in rows if row.detail]),

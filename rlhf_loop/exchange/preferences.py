@@ -27,7 +27,7 @@ _Compared = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class RatedAnswer:
     """An answer that experts rated, and whether they found it good."""
 
     prompt: str
@@ -53,12 +53,12 @@ def pairs(connection: Connection, *, min_gap: int = 1) -> Iterator[Pair]:
                 yield Pair(chosen.user_prompt, chosen.ai_response, rejected.ai_response)
 
 
-def labelled(connection: Connection) -> Iterator[Labelled]:
+def labelled(connection: Connection) -> Iterator[RatedAnswer]:
     """Yield each rated answer to a question once, in the order of the questions' hashes."""
     for question, texts in _questions(connection):
         for answer in question:
             if text := texts.get(int(answer["id"])):
-                yield Labelled(text.user_prompt, text.ai_response, bool(answer["rating"] >= GOOD_RATING))
+                yield RatedAnswer(text.user_prompt, text.ai_response, bool(answer["rating"] >= GOOD_RATING))
 
 
 def _hashes(prompt: str, response: str) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class RowError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unsaid:
+class ImportDefaults:
     """What stands where a row does not say who reviewed, in which role, and where the answer is from."""
 
     reviewer: str
@@ -219,7 +219,7 @@ _Time = Callable[[datetime | None], Any]
 _IMPORT_LOCK = 0x524C4849  # the key of PostgreSQL's advisory lock
 
 
-def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: Unsaid) -> int:
+def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: ImportDefaults) -> int:
     """Stage rows that can be stored, from that place on; return the next free one."""
     answers: list[dict[str, Any]] = []
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -289,7 +289,7 @@ def lock(connection: Connection) -> None:
         connection.execute(text(_LOCK_KNOWN))
 
 
-def store(connection: Connection, *, unsaid: Unsaid) -> tuple[int, int]:
+def store(connection: Connection, *, unsaid: ImportDefaults) -> tuple[int, int]:
     """Move the staged rows into the tables; return how many were added and how many updated."""
     role, moment = str(unsaid.role), datetime.now(UTC)
     now = bindparam("now", moment, UtcDateTime)
@@ -312,7 +312,9 @@ def identity(rating: Rating, *, source: str | None) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _staged(row: FileRow, rating: Rating, place: int, unsaid: Unsaid, time: _Time, now: datetime) -> dict[str, Any]:
+def _staged(
+    row: FileRow, rating: Rating, place: int, unsaid: ImportDefaults, time: _Time, now: datetime
+) -> dict[str, Any]:
     source = rating.source if rating.source is not None else unsaid.source
     elsewhere = row.texts_elsewhere
     return {

@@ -20,7 +20,7 @@ from rlhf_loop.exchange import preferences, staging
 from rlhf_loop.exchange.formats import argilla, langfuse, plain, trl
 from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels
 from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_format
-from rlhf_loop.exchange.staging import RowError, Unsaid, stage
+from rlhf_loop.exchange.staging import ImportDefaults, RowError, stage
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, Interaction, Review
@@ -166,7 +166,7 @@ def import_ratings(
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
     path = Path(path)
     reader = RatingsReader(path, format=format, columns=columns, labels=labels)
-    unsaid = Unsaid(reviewer=reviewer, role=role or reader.role, source=source)
+    unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=source)
     errors = _Errors()
     with translated_errors(engine), stage(engine) as connection:
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
@@ -289,7 +289,7 @@ class _Errors:
 
 
 def _stage(
-    connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: Unsaid, progress: Progress | None
+    connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: ImportDefaults, progress: Progress | None
 ) -> int:
     rows = place = 0
     chunk: list[FileRow] = []

@@ -51,7 +51,7 @@ _AT_A_TIME = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SampledQuestion:
     """A question. `score` is that of its best answer by the model `version`; both None where none scored them."""
 
     prompt: str
@@ -65,7 +65,7 @@ class Week:
     """The questions of a week, which begins on a Monday (UTC), in the order in which they were drawn."""
 
     start: date
-    questions: tuple[Asked, ...]
+    questions: tuple[SampledQuestion, ...]
 
     @property
     def first(self) -> date:
@@ -108,7 +108,10 @@ def weeks_of_questions(engine: Engine, *, now: datetime) -> list[Week]:
             by_week[week].append(first)
         best = _best(connection, [first.id for each in by_week.values() for first in each if first.group])
     return [
-        Week(week, tuple(Asked(one.prompt, one.at, *best.get(one.id, (one.version, one.score))) for one in firsts))
+        Week(
+            week,
+            tuple(SampledQuestion(one.prompt, one.at, *best.get(one.id, (one.version, one.score))) for one in firsts),
+        )
         for week, firsts in sorted(by_week.items())
         if firsts
     ]

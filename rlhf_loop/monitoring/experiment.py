@@ -51,7 +51,7 @@ class FirstAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class OrderComparison:
     """What the ratings say of both orders; None where there are fewer than `MIN_RATED` questions."""
 
     live_rating: Interval | None
@@ -62,7 +62,7 @@ class Compared:
     good_difference: Interval | None
 
 
-def compare(answers: FirstAnswers, *, seed: int = 0) -> Compared:
+def compare(answers: FirstAnswers, *, seed: int = 0) -> OrderComparison:
     """Return what the ratings say of both orders, with 95 % bootstrap intervals."""
     import numpy as np
 
@@ -79,7 +79,7 @@ def compare(answers: FirstAnswers, *, seed: int = 0) -> Compared:
     enough = [len(np.unique(question[side])) >= MIN_RATED for side in sides]
     live_rating, live_good = (_divided(sums[:, upper], sums[:, 0]) for upper in (1, 2))
     other_rating, other_good = (_divided(sums[:, upper], sums[:, 3]) for upper in (4, 5))
-    return Compared(
+    return OrderComparison(
         live_rating=_interval(live_rating, enough[0]),
         other_rating=_interval(other_rating, enough[1]),
         live_good=_interval(live_good, enough[0]),

@@ -16,7 +16,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.comparison import Comparison, against_incoming, compare, predict
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation
-from rlhf_loop.training.train import Trained
+from rlhf_loop.training.train import TrainingResult
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order. Not more: to hold back one
 #: that is better costs the users, too, and few questions can prove much.
@@ -57,7 +57,7 @@ class Judgement:
         return " ".join(self.reasons)
 
 
-def judge(trained: Trained, live: LiveModel | None, *, encoder: TextEncoder) -> Judgement:
+def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder) -> Judgement:
     """Compare a new model with the incoming order and with the live one.
 
     Better than the incoming order: P@1 is higher, and so it is in nine of ten draws of a bootstrap over questions;

@@ -32,7 +32,7 @@ from rlhf_loop.reviewing.guidelines import (
 from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, Draft, ReviewItem, StoredReview
 from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
 from rlhf_loop.reviewing.scoring import Scoring, refresh_scores
-from rlhf_loop.reviewing.work import Seen, Submission, is_seen, save_draft, skip, submit, undo
+from rlhf_loop.reviewing.work import SeenReview, Submission, is_seen, save_draft, skip, submit, undo
 
 __all__ = [
     "DEFAULT_GUIDELINES",
@@ -51,7 +51,7 @@ __all__ = [
     "RaterReport",
     "ReviewItem",
     "Scoring",
-    "Seen",
+    "SeenReview",
     "StoredReview",
     "Submission",
     "WeekPoint",

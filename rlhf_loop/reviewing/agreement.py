@@ -92,7 +92,7 @@ class MonthPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rated:
+class _RatingRow:
     reviewer: str
     rating: int
     reviewed_at: datetime
@@ -212,20 +212,20 @@ def alphas(patterns: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.
 def _reports(
     answers: Iterable[Sequence[tuple[str, int, datetime]]], rng: np.random.Generator
 ) -> tuple[RaterReport, ...]:
-    by_rater: dict[str, list[_Rated]] = {}
+    by_rater: dict[str, list[_RatingRow]] = {}
     for reviews in answers:
         ratings = [rating for _, rating, _ in reviews]
         for place, (reviewer, rating, reviewed_at) in enumerate(reviews):
             others = ratings[:place] + ratings[place + 1 :]
             difference = rating - median(others) if others else None
-            by_rater.setdefault(reviewer, []).append(_Rated(reviewer, rating, reviewed_at, difference))
+            by_rater.setdefault(reviewer, []).append(_RatingRow(reviewer, rating, reviewed_at, difference))
     return tuple(_report(reviewer, by_rater[reviewer], rng) for reviewer in sorted(by_rater))
 
 
-def _report(reviewer: str, reviews: list[_Rated], rng: np.random.Generator) -> RaterReport:
+def _report(reviewer: str, reviews: list[_RatingRow], rng: np.random.Generator) -> RaterReport:
     reviews.sort(key=lambda review: review.reviewed_at)
     differences = [review.difference for review in reviews if review.difference is not None]
-    weeks: dict[date, list[_Rated]] = {}
+    weeks: dict[date, list[_RatingRow]] = {}
     for review in reviews:
         day = review.reviewed_at.astimezone(UTC).date()
         weeks.setdefault(day - timedelta(days=day.weekday()), []).append(review)
@@ -240,7 +240,7 @@ def _report(reviewer: str, reviews: list[_Rated], rng: np.random.Generator) -> R
     )
 
 
-def _week(start: date, reviews: Sequence[_Rated]) -> WeekPoint:
+def _week(start: date, reviews: Sequence[_RatingRow]) -> WeekPoint:
     differences = [review.difference for review in reviews if review.difference is not None]
     return WeekPoint(
         start=start,

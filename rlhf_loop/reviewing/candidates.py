@@ -174,7 +174,7 @@ _REVIEWS, _WAITING = 400, 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class QueueCandidate:
     """An answer that the rater may be given, and why."""
 
     interaction_id: int
@@ -190,23 +190,23 @@ class Rater:
     previous: int | None = None
 
 
-def candidates(connection: Connection, rater: Rater, settings: Settings) -> list[Found]:
+def candidates(connection: Connection, rater: Rater, settings: Settings) -> list[QueueCandidate]:
     """Return answers that the rater may be given, best first; they have to be checked again when one is taken."""
     kind = turn(rater.name, rater.previous, settings)
     if kind is Turn.RANDOM and (drawn := _drawn(connection, rater, settings)):
-        return [*(Found(id, Why.RANDOM) for id in drawn), *_by_value(connection, rater, settings)]
+        return [*(QueueCandidate(id, Why.RANDOM) for id in drawn), *_by_value(connection, rater, settings)]
     if kind is Turn.SECOND_OPINION:
         begun = _begun(connection, rater, settings)
-        overlap = [Found(each.interaction_id, Why.OVERLAP) for each in begun if value(each)[1] is Why.OVERLAP]
+        overlap = [QueueCandidate(each.interaction_id, Why.OVERLAP) for each in begun if value(each)[1] is Why.OVERLAP]
         return [*overlap, *_by_value(connection, rater, settings, begun)]
     return _by_value(connection, rater, settings)
 
 
-def all_that_waits(connection: Connection, rater: Rater, settings: Settings, *, limit: int) -> list[Found]:
+def all_that_waits(connection: Connection, rater: Rater, settings: Settings, *, limit: int) -> list[QueueCandidate]:
     """Look through the whole queue for what the rater may be given, the newest first."""
     waiting = _free(select(Interaction.id), rater, settings)
     found = connection.execute(waiting.order_by(Interaction.id.desc()).limit(limit)).scalars()
-    return [Found(id, Why.RECENT) for id in found]
+    return [QueueCandidate(id, Why.RECENT) for id in found]
 
 
 def count_waiting(connection: Connection, rater: Rater, settings: Settings, *, most: int) -> int:
@@ -217,11 +217,11 @@ def count_waiting(connection: Connection, rater: Rater, settings: Settings, *, m
 
 def _by_value(
     connection: Connection, rater: Rater, settings: Settings, begun: Sequence[Facts] | None = None
-) -> list[Found]:
+) -> list[QueueCandidate]:
     facts = {each.interaction_id: each for each in _waiting(connection, rater, settings)}
     facts.update((each.interaction_id, each) for each in (begun or _begun(connection, rater, settings)))
     valued = [(value(each), each.interaction_id) for each in facts.values()]
-    return [Found(id, why) for (_, why), id in sorted(valued, key=lambda one: (-one[0][0], -one[1]))]
+    return [QueueCandidate(id, why) for (_, why), id in sorted(valued, key=lambda one: (-one[0][0], -one[1]))]
 
 
 def _waiting(connection: Connection, rater: Rater, settings: Settings) -> list[Facts]:

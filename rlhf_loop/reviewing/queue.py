@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.reviewing.candidates import Found, Rater, all_that_waits, candidates, servings, wanted
+from rlhf_loop.reviewing.candidates import QueueCandidate, Rater, all_that_waits, candidates, servings, wanted
 from rlhf_loop.reviewing.items import ReviewItem, assigned_item, not_given
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import group_name
@@ -173,7 +173,7 @@ def _resume(connection: Connection, interaction_id: int, *, reviewer: str, setti
     return True
 
 
-def _first_free(engine: Engine, found: Sequence[Found], rater: Rater, settings: Settings) -> ReviewItem | None:
+def _first_free(engine: Engine, found: Sequence[QueueCandidate], rater: Rater, settings: Settings) -> ReviewItem | None:
     """Give the rater the first of these that is still free, None if none is."""
     held = []
     with transaction(engine) as connection:
@@ -182,7 +182,7 @@ def _first_free(engine: Engine, found: Sequence[Found], rater: Rater, settings: 
             first = servings(connection, one.interaction_id, limit=1)
             if not first:
                 continue
-            each = Found(first[0], one.why)
+            each = QueueCandidate(first[0], one.why)
             row = _lock(connection, each.interaction_id, wait=False)
             if row is None:
                 held.append(each)
@@ -209,7 +209,9 @@ def _lock(connection: Connection, interaction_id: int, *, wait: bool) -> _Questi
 _Question = tuple[int, str]
 
 
-def _take(connection: Connection, row: _Question, found: Found, rater: Rater, settings: Settings) -> ReviewItem | None:
+def _take(
+    connection: Connection, row: _Question, found: QueueCandidate, rater: Rater, settings: Settings
+) -> ReviewItem | None:
     if not _is_free(connection, row, rater, settings):
         return None
     values = {

@@ -48,7 +48,7 @@ class Ranks(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scored:
+class _ScoredAnswer:
     interaction_id: int
     model_version: str
     score: float
@@ -203,7 +203,7 @@ def _answers(connection: Connection, question: _Waiting) -> list[Any]:
     return [found[id] for id in sorted(found)]
 
 
-def _score(ranker: Ranks, answers: Sequence[Any]) -> list[_Scored]:
+def _score(ranker: Ranks, answers: Sequence[Any]) -> list[_ScoredAnswer]:
     """Rank the answers to a question, each text once; return the scores of those that wait."""
     texts = list(dict.fromkeys(row.ai_response for row in answers))
     if not texts:
@@ -215,7 +215,7 @@ def _score(ranker: Ranks, answers: Sequence[Any]) -> list[_Scored]:
     best = [of.text for of in ranking.candidates[:2]]
     margin = abs(scores[best[0]] - scores[best[1]]) if len(best) == 2 else None
     return [
-        _Scored(
+        _ScoredAnswer(
             interaction_id=row.id,
             model_version=ranking.model_version,
             score=min(1.0, max(0.0, scores[row.ai_response])),
@@ -226,7 +226,7 @@ def _score(ranker: Ranks, answers: Sequence[Any]) -> list[_Scored]:
     ]
 
 
-def _store(connection: Connection, found: Sequence[_Scored], now: datetime) -> int:
+def _store(connection: Connection, found: Sequence[_ScoredAnswer], now: datetime) -> int:
     """Store the scores of those that are still there and still wait; a repeated answer never waits."""
     ids = [each.interaction_id for each in found]
     there = select(Interaction.id).where(Interaction.id.in_(ids), Interaction.rating.is_(None), stands_for_all())

@@ -39,7 +39,7 @@ from rlhf_loop.store.tables import AnswerScore, Assignment, Draft, Interaction
 _UNDONE_WITHIN = timedelta(hours=12)
 
 
-class Seen(Enum):
+class SeenReview(Enum):
     """What a caller says that does not know which review the rater has seen."""
 
     UNKNOWN = "unknown"
@@ -61,7 +61,7 @@ def submit(
     *,
     reviewer: str,
     submission: Submission,
-    seen: datetime | Literal[Seen.UNKNOWN] | None = Seen.UNKNOWN,
+    seen: datetime | Literal[SeenReview.UNKNOWN] | None = SeenReview.UNKNOWN,
     now: datetime | None = None,
 ) -> None:
     """Store the rater's review of an answer that they were given, or change it; the draft is gone then.
@@ -104,9 +104,9 @@ def submit(
         connection.execute(delete(AnswerScore).where(AnswerScore.interaction_id == interaction_id))
 
 
-def is_seen(review: StoredReview | None, seen: datetime | Literal[Seen.UNKNOWN] | None) -> bool:
+def is_seen(review: StoredReview | None, seen: datetime | Literal[SeenReview.UNKNOWN] | None) -> bool:
     """Tell whether the review is the one that the rater saw, as far as that is known."""
-    return seen is Seen.UNKNOWN or seen == (review.reviewed_at if review else None)
+    return seen is SeenReview.UNKNOWN or seen == (review.reviewed_at if review else None)
 
 
 def skip(engine: Engine, interaction_id: int, *, reviewer: str, now: datetime | None = None) -> None:

@@ -156,7 +156,7 @@ class _WordNumbers(dict[str, int]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _TermHits:
     """Where wanted terms stand: for each find the text, the place in it, and which of the terms it is."""
 
     text: NDArray[np.intp]
@@ -164,14 +164,14 @@ class _Found:
     term: NDArray[np.intp]
 
 
-def _find(wanted: Numbers, texts: Sequence[Numbers]) -> _Found:
+def _find(wanted: Numbers, texts: Sequence[Numbers]) -> _TermHits:
     """Find the terms `wanted`, sorted and at least one, in all texts."""
     numbers = np.concatenate(texts)
     term = np.minimum(np.searchsorted(wanted, numbers), len(wanted) - 1)
     found = np.flatnonzero(wanted[term] == numbers)
     ends = np.cumsum([len(text) for text in texts])
     text = np.searchsorted(ends, found, side="right")
-    return _Found(text, found - (ends - [len(text) for text in texts])[text], term[found])
+    return _TermHits(text, found - (ends - [len(text) for text in texts])[text], term[found])
 
 
 def _coverage(wanted: Numbers, texts: Sequence[Numbers]) -> NDArray[np.float64]:

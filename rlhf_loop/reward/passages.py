@@ -86,7 +86,7 @@ class PassagesRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedded:
+class _QuestionVectors:
     """A question with all the vectors that its features need; `passages` are those of all answers in order."""
 
     question: Question
@@ -98,7 +98,7 @@ class _Embedded:
     counts: NDArray[np.intp]
 
 
-def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Embedded]:
+def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_QuestionVectors]:
     """Embed all texts of all questions in two calls, so that batches are full.
 
     The questions come first: new ones with known answers are the usual case, and where nothing may be computed the
@@ -119,7 +119,7 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Emb
     parts = iter(np.split(vectors, list(accumulate(map(len, pieces)))[:-1]))
     for question in questions:
         own = [next(answers) for _ in question.responses]
-        yield _Embedded(
+        yield _QuestionVectors(
             question=question,
             query=next(parts)[0],
             sentences=next(parts),
@@ -130,7 +130,7 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Emb
         )
 
 
-def _features(of: _Embedded, words: Matrix) -> Matrix:
+def _features(of: _QuestionVectors, words: Matrix) -> Matrix:
     """Return the features of one question's candidates: absolute, from the mean, from the best, and the question's."""
     fits = _fits(of)
     answer = np.hstack([_answer_features(of, fits), words])
@@ -155,7 +155,7 @@ class _Fits:
     best: Vectors
 
 
-def _fits(of: _Embedded) -> _Fits:
+def _fits(of: _QuestionVectors) -> _Fits:
     # All in one product: the passages are read from memory once.
     wanted = np.concatenate([of.query[np.newaxis], of.sentences, of.words])
     query, sentences, words = np.split(_products(of.passages, wanted), [1, 1 + len(of.sentences)], axis=1)
@@ -164,7 +164,7 @@ def _fits(of: _Embedded) -> _Fits:
     return _Fits(query[:, 0], sentences, words, starts, order, of.passages[order[starts]])
 
 
-def _answer_features(of: _Embedded, fits: _Fits) -> Matrix:
+def _answer_features(of: _QuestionVectors, fits: _Fits) -> Matrix:
     starts = fits.starts
     whole = _unit(np.add.reduceat(of.passages, starts))
     to_words = np.maximum.reduceat(fits.words, starts) if len(of.words) else np.zeros((len(starts), 1))
@@ -182,7 +182,7 @@ def _answer_features(of: _Embedded, fits: _Fits) -> Matrix:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _soft_maximum(of: _Embedded, fits: _Fits) -> NDArray[np.float64]:
+def _soft_maximum(of: _QuestionVectors, fits: _Fits) -> NDArray[np.float64]:
     """Return the log-sum-exp of each answer's best passages: the best one counts most, others as good add a little."""
     ordered = fits.query[fits.order].astype(np.float64)
     place = np.arange(len(ordered)) - np.repeat(fits.starts, of.counts)
@@ -204,7 +204,7 @@ def _apart_from_subject(best: Vectors, query: NDArray[np.float32]) -> NDArray[np
     return _products(rest, _unit(query - (query @ subject) * subject)[np.newaxis])[:, 0]
 
 
-def _agreement(of: _Embedded, fits: _Fits) -> NDArray[np.float64]:
+def _agreement(of: _QuestionVectors, fits: _Fits) -> NDArray[np.float64]:
     """Return how well each answer's best passage fits what the others say, weighted by how well they fit the question.
 
     Pseudo-relevance feedback (Rocchio 1971) with the other candidates as the feedback. A question whose candidates

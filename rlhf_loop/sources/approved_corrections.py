@@ -152,7 +152,7 @@ class _Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _CorrectionIndex:
     """The approved corrections, newest first, by their questions; `vectors` are those of the first `questions`."""
 
     stamp: ApprovedStamp
@@ -178,7 +178,7 @@ class CorrectionsSource:
         self._lock = threading.Lock()
         self._process: int | None = None
         self._engine: Engine | None = None
-        self._known: _Known | None = None
+        self._known: _CorrectionIndex | None = None
         self._looked_at = float("-inf")
         self._embedding = False
 
@@ -212,7 +212,7 @@ class CorrectionsSource:
             if self._engine is not None and self._process == os.getpid():
                 self._engine.dispose()
 
-    def _fresh(self) -> _Known:
+    def _fresh(self) -> _CorrectionIndex:
         """Return what is approved, at most some seconds old."""
         known = self._known
         # One looks, the others go on with what is known; before anything is, they wait for it.
@@ -243,7 +243,9 @@ class CorrectionsSource:
             self._engine, self._process = engine, os.getpid()
         return self._engine
 
-    def _read(self, stamp: ApprovedStamp, corrections: Sequence[Correction], before: _Known | None) -> _Known:
+    def _read(
+        self, stamp: ApprovedStamp, corrections: Sequence[Correction], before: _CorrectionIndex | None
+    ) -> _CorrectionIndex:
         by_key: dict[str, list[Passage]] = {}
         texts: dict[str, str] = {}
         for of in sorted(corrections, key=lambda of: (of.decided_at or of.reviewed_at, of.review_id), reverse=True):
@@ -256,9 +258,9 @@ class CorrectionsSource:
         there = {old[place].key: old[place] for place in kept}
         new = [_Question(key, text, QuestionWords(text)) for key, text in texts.items() if key not in there]
         vectors = before.vectors[kept] if before else np.empty((0, DIMENSION), dtype=np.float32)
-        return self._embedded(_Known(stamp, by_key, (*there.values(), *new), vectors))
+        return self._embedded(_CorrectionIndex(stamp, by_key, (*there.values(), *new), vectors))
 
-    def _embedded(self, known: _Known) -> _Known:
+    def _embedded(self, known: _CorrectionIndex) -> _CorrectionIndex:
         """Add the vectors of a few new questions, or let them be added beside where they are many."""
         missing = len(known.questions) - len(known.vectors)
         if self._encoder is None or not missing:
@@ -283,7 +285,7 @@ class CorrectionsSource:
             self._embedding = False
             logger.exception("The questions of corrections cannot be embedded, so that only the same ones are found.")
 
-    def _unfinished(self) -> _Known | None:
+    def _unfinished(self) -> _CorrectionIndex | None:
         """Return what still lacks vectors; with None the work beside has ended."""
         with self._lock:
             known = self._known
@@ -291,7 +293,7 @@ class CorrectionsSource:
             return known if self._embedding else None
 
 
-def _with_next(known: _Known, encoder: TextEncoder) -> _Known:
+def _with_next(known: _CorrectionIndex, encoder: TextEncoder) -> _CorrectionIndex:
     done = len(known.vectors)
     texts = [question.text for question in known.questions[done : done + _AT_ONCE]]
     return replace(known, vectors=np.concatenate([known.vectors, encoder.encode_whole(texts)]))

@@ -217,7 +217,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
+class _ScoredPart:
     passage: Passage
     score: tuple[float, float]
 
@@ -237,7 +237,7 @@ def best_passages(question: str, documents: Sequence[Document], *, limit: int) -
     return chosen[:limit]
 
 
-def _by_score(wanted: Sequence[str], document: Document) -> list[_Scored]:
+def _by_score(wanted: Sequence[str], document: Document) -> list[_ScoredPart]:
     named = set(terms(document.title))
     # What the title says is what all of the document is about, and so tells its sections apart no further.
     open_terms = [term for term in wanted if term not in named] or list(wanted)
@@ -255,7 +255,7 @@ def _by_score(wanted: Sequence[str], document: Document) -> list[_Scored]:
                     whole=True,
                 )
                 score = coverage(open_terms, [*heading, *terms(text)]), coverage(open_terms, heading)
-                scored.append(_Scored(passage, score))
+                scored.append(_ScoredPart(passage, score))
     scored.sort(key=lambda each: each.score, reverse=True)
     return scored
 

@@ -52,7 +52,7 @@ class _Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _SearchHit:
     hits: tuple[_Hit, ...]
     licence: str | None
 
@@ -98,7 +98,7 @@ class WikipediaSource:
                 break
         return best_passages(query, documents, limit=limit)
 
-    def _find(self, words: list[str], deadline: float) -> _Found:
+    def _find(self, words: list[str], deadline: float) -> _SearchHit:
         """Search for all words; where that finds little, for any of them; where it finds nothing, for fewer."""
         hits: dict[int, _Hit] = {}
         licence: str | None = None
@@ -115,9 +115,9 @@ class WikipediaSource:
             for hit in found.hits:
                 hits.setdefault(hit.page_id, hit)
             licence = licence or found.licence
-        return _Found(tuple(hits.values())[:PAGES], licence or usual_licence(self._client.host))
+        return _SearchHit(tuple(hits.values())[:PAGES], licence or usual_licence(self._client.host))
 
-    def _search(self, text: str, deadline: float) -> _Found:
+    def _search(self, text: str, deadline: float) -> _SearchHit:
         answer, _ = self._ask(
             {
                 "generator": "search",
@@ -138,7 +138,7 @@ class WikipediaSource:
         pages.sort(key=lambda page: page["index"] if type(page.get("index")) is int else len(pages))
         hits = [_Hit(page["pageid"], _title(page), self._page_url(page)) for page in pages if not _disambiguates(page)]
         rights = _query(answer).get("rightsinfo")
-        return _Found(tuple(hits), _licence(rights) if isinstance(rights, dict) else None)
+        return _SearchHit(tuple(hits), _licence(rights) if isinstance(rights, dict) else None)
 
     def _document(self, hit: _Hit, licence: str | None, deadline: float) -> Document:
         wanted = {

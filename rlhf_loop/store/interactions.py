@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, Served, prompt_key
+from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, ServingRecord, prompt_key
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Preference, Review, ServedQuestion
@@ -419,7 +419,7 @@ def other_order(experiment: str) -> str:
     return experiment.removesuffix(f" {INTERLEAVED}")
 
 
-def put(connection: Connection, served: Served) -> None:
+def put(connection: Connection, served: ServingRecord) -> None:
     """Keep how a question was answered, in a transaction of the caller's; the second time does nothing."""
     values = {
         "candidate_group": served.candidate_group,

@@ -189,7 +189,7 @@ def prompt_hash(prompt: str) -> int:
 
 def assemble(examples: Sequence[Example]) -> TrainingSet:
     """Put examples into questions; those of a group without any rated one are left out."""
-    return in_questions(_numbers(examples), _Given(examples))
+    return in_questions(_numbers(examples), _InMemoryTexts(examples))
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -238,7 +238,7 @@ def numbered(*columns: NDArray[np.int64]) -> Ints:
     return number
 
 
-class _Given:
+class _InMemoryTexts:
     """Examples that are in memory anyway."""
 
     def __init__(self, examples: Sequence[Example]) -> None:

@@ -192,7 +192,7 @@ CORRECTION_WEIGHT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class PairMatrix:
     """Pairs with their features, the number of each one's `question` (-1: no answer to it is rated), and which of them
     belong to held-out questions.
     """
@@ -216,11 +216,11 @@ class Material:
     held: Mask
     features: Mapping[str, NDArray[np.float32]]
     rows: Mapping[str, Mask]
-    compared: Compared
+    compared: PairMatrix
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FittedRecipe:
     """A model, and what models that did not see the question say: for each answer the probability of being correct, for
     each pair the score of the better answer less that of the other; nan where every model may see the question.
     """
@@ -230,7 +230,7 @@ class Fitted:
     margin: NDArray[np.float64]
 
 
-def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> Fitted:
+def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
     """Fit on what is not held out, judge that by cross-validation and what is held out by the model itself."""
     data, matrix, rows = of.data, of.features[recipe.name], of.rows[recipe.name]
     inside, fitted = ~of.held[rows], rows & ~of.held
@@ -249,7 +249,7 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> Fitted:
     probability[fitted] = classifier.fold_probability_
     probability[rows & of.held] = classifier.predict_proba(matrix[~inside])[:, 1]
     margin = pairs.margin(classifier) if pairs else np.empty(0)
-    return Fitted(classifier.scorer_, probability, margin)
+    return FittedRecipe(classifier.scorer_, probability, margin)
 
 
 def rating_weights(data: TrainingSet, judged: Mask, fitted: Mask) -> NDArray[np.float64]:
@@ -263,7 +263,7 @@ def rating_weights(data: TrainingSet, judged: Mask, fitted: Mask) -> NDArray[np.
 class _Pairs:
     """A recipe's pairs, those of held-out questions apart."""
 
-    def __init__(self, of: Compared, recipe: str) -> None:
+    def __init__(self, of: PairMatrix, recipe: str) -> None:
         self._rows, self._held = of.features.rows[recipe], of.held
         self._difference = of.features.difference[recipe]
         fitted = self._rows & ~of.held

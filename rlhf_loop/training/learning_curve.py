@@ -64,7 +64,7 @@ class Prospect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class ExpectedAccuracy:
     """The accuracy to expect with so many ratings: the middle one of the curves, and the range of most of them."""
 
     rated: int
@@ -88,7 +88,7 @@ class Outlook:
     low: int | None
     high: int | None
     chance: float
-    expected: tuple[Expected, ...]
+    expected: tuple[ExpectedAccuracy, ...]
 
 
 def extrapolate(sizes: Floats, accuracy: Floats, covariance: Floats, *, now: int, goal: float) -> Outlook:
@@ -109,7 +109,7 @@ def extrapolate(sizes: Floats, accuracy: Floats, covariance: Floats, *, now: int
     for place in places:
         value = end - (end - begin) * (sizes[0] / place) ** exponent
         low, middle, high = _quantiles(value, share, (RANGE[0], 0.5, RANGE[1]))
-        expected.append(Expected(rated=int(place), accuracy=middle, low=low, high=high))
+        expected.append(ExpectedAccuracy(rated=int(place), accuracy=middle, low=low, high=high))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         needed = sizes[0] * ((end - begin) / (end - goal)) ** (1 / exponent)
     needed = np.where(begin >= goal, sizes[0], np.where(end > goal, needed, np.inf))
@@ -185,7 +185,7 @@ _DRAWS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class RatedFeatures:
     """Rated answers with their features: one row each. `prompt` numbers questions, `weight` is what a rating counts."""
 
     features: NDArray[np.float32]
@@ -195,7 +195,7 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class HeldOutPredictions:
     """What a model that was fitted on about `rated` answers says of the `held` ones: their probabilities."""
 
     rated: int
@@ -219,7 +219,7 @@ class Growth:
     outlook: Outlook | None = None
 
 
-def growth(of: Rated, *, recipe: Recipe, goal: float, seed: int = 0) -> Growth:
+def growth(of: RatedFeatures, *, recipe: Recipe, goal: float, seed: int = 0) -> Growth:
     """Measure the accuracy for rising numbers of ratings, and draw the curve out; a second's work at most.
 
     Nothing comes of too few ratings, or of classes that too few questions have.
@@ -229,7 +229,7 @@ def growth(of: Rated, *, recipe: Recipe, goal: float, seed: int = 0) -> Growth:
     except ValueError:
         return Growth()
     parts = len({judged.held.tobytes() for judged in found})
-    by_size: dict[int, list[Judged]] = {}
+    by_size: dict[int, list[HeldOutPredictions]] = {}
     for judged in found:
         by_size.setdefault(judged.rated, []).append(judged)
     # Where a fold has no model of a size, the others would be judged on other questions than the next size is.
@@ -258,8 +258,8 @@ def growth(of: Rated, *, recipe: Recipe, goal: float, seed: int = 0) -> Growth:
 
 
 def fits(
-    of: Rated, *, recipe: Recipe, step: float, fold_count: int, most: int | None = None, seed: int = 0
-) -> Iterator[Judged]:
+    of: RatedFeatures, *, recipe: Recipe, step: float, fold_count: int, most: int | None = None, seed: int = 0
+) -> Iterator[HeldOutPredictions]:
     """Fit on ever more ratings of four fifths of the questions, and judge on the other fifth, five times.
 
     Whole questions are drawn, so 50 answers mean as few questions as they would in practice, and what a smaller draw
@@ -288,7 +288,7 @@ def fits(
                 classifier.fit(of.features[rows], of.label[rows], of.prompt[rows], weight=weight)
             except ValueError:
                 continue
-            yield Judged(size, held, classifier.predict_proba(of.features[held])[:, 1])
+            yield HeldOutPredictions(size, held, classifier.predict_proba(of.features[held])[:, 1])
 
 
 def _sizes(most: int, step: float) -> Sequence[int]:
@@ -341,7 +341,7 @@ def learning_curve(
     found = read_features(data, {recipe.name: rows}, encoder)
     data, features = data.only(rows & found.there), found.features[recipe.name]
     weight = None if (data.weight == 1).all() else data.weight
-    rated = Rated(features, data.label, data.prompt, weight)
+    rated = RatedFeatures(features, data.label, data.prompt, weight)
     results: dict[int, list[tuple[float, float, float]]] = {}
     for judged in fits(rated, recipe=recipe, step=2, fold_count=5, seed=seed):
         results.setdefault(judged.rated, []).append(_judge(data, judged.held, judged.probability))

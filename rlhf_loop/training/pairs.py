@@ -137,10 +137,10 @@ def pair_set(pairs: Sequence[Pair]) -> PairSet:
         )
         for id, pair in enumerate(kept)
     )
-    return PairSet(_Given(kept), np.fromiter(rows, dtype=PAIR))
+    return PairSet(_InMemoryPairs(kept), np.fromiter(rows, dtype=PAIR))
 
 
-class _Given:
+class _InMemoryPairs:
     """Pairs that are in memory anyway."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -183,10 +183,10 @@ def training_pairs(engine: Engine, *, end_user_weight: float = 0.0, raters: Sequ
     with reading(engine) as connection:
         weights = {rater.reviewer: rater.weight for rater in raters}
         rows = chain(_corrections(connection, weights), _preferences(connection, end_user_weight, weights))
-        return PairSet(_Stored(engine), np.fromiter(rows, dtype=PAIR))
+        return PairSet(_StoredTexts(engine), np.fromiter(rows, dtype=PAIR))
 
 
-class _Stored:
+class _StoredTexts:
     """Texts that are read from the database."""
 
     def __init__(self, engine: Engine) -> None:

@@ -18,8 +18,8 @@ from rlhf_loop.store.questions import is_frozen
 from rlhf_loop.training.data import Ints, Mask, TrainingSet, assemble
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
-    Compared,
     Material,
+    PairMatrix,
     Progress,
     fit_recipe,
     rating_weights,
@@ -27,7 +27,7 @@ from rlhf_loop.training.fit import (
     read_pairs,
     rows_for,
 )
-from rlhf_loop.training.learning_curve import Growth, Rated, growth
+from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
 from rlhf_loop.training.metrics import Bin, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
 from rlhf_loop.training.reliability import RaterReliability
@@ -117,7 +117,7 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """A model with its report, and what a comparison with another one needs.
 
     `probability` has one entry a rated answer of `data`, each by a model that was not fitted on its question; nan where
@@ -169,7 +169,7 @@ def train_for_comparison(
     frozen_share: float = 0.0,
     goal: float | None = None,
     progress: Progress | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train a reward model on the rated examples; unrated ones count as context of their group.
 
     12 % of the questions are held out: those of the `frozen_share`, which no training may fit on, and as many others as
@@ -205,7 +205,7 @@ def train_for_comparison(
     # Now, and not after the next line: there its prompts still have all their rated answers.
     question = data.question_of(compared.numbers["prompt"])
     kept_out = np.isin(question, data.prompt[held]) | is_frozen(compared.numbers["prompt"], frozen_share)
-    pair_rows = Compared(compared, of_pairs, question, kept_out)
+    pair_rows = PairMatrix(compared, of_pairs, question, kept_out)
     if not found.there.all():
         data, held, judged = data.only(found.there), held[found.there], judged[found.there]
         rows = {name: mask[found.there] for name, mask in rows.items()}
@@ -261,14 +261,14 @@ def train_for_comparison(
     fitted = np.union1d(
         data.candidates["prompt"][data.row[rows[chosen] & ~held]], compared.numbers["prompt"][~kept_out]
     ).astype(np.int64)
-    return Trained(model, report, data, judged, fit.probability, fitted)
+    return TrainingResult(model, report, data, judged, fit.probability, fitted)
 
 
-def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> Rated:
+def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> RatedFeatures:
     """Return the wanted answers of those whose features, one row each, are there."""
     both = rows & wanted
     weight = None if (data.weight[both] == 1).all() else data.weight[both]
-    return Rated(features[wanted[rows]], data.label[both], data.prompt[both], weight)
+    return RatedFeatures(features[wanted[rows]], data.label[both], data.prompt[both], weight)
 
 
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:
@@ -344,7 +344,7 @@ def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: floa
     return np.union1d(held, drawn)
 
 
-def _pair_report(of: Compared, recipe: str, margin: NDArray[np.float64]) -> PairReport:
+def _pair_report(of: PairMatrix, recipe: str, margin: NDArray[np.float64]) -> PairReport:
     there, numbers = of.features.rows[recipe], of.pairs.numbers
     judged = np.isfinite(margin) & numbers["expert"]
     return PairReport(

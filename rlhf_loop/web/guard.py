@@ -183,13 +183,13 @@ class Guard:
             )
         # Without a key of the operator's, one for the time that this process runs.
         self._key = settings.secret_key.encode() or secrets.token_bytes(32)
-        self._keeping = sessions.Keeping(self._key, settings.session_hours)
+        self._keeping = sessions.SessionPolicy(self._key, settings.session_hours)
         self._down_until = 0.0
         self._down = ""
         self._no_notes_until = 0.0
 
     @property
-    def keeping(self) -> sessions.Keeping:
+    def keeping(self) -> sessions.SessionPolicy:
         """How sessions are kept."""
         return self._keeping
 

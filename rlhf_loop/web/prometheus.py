@@ -180,8 +180,8 @@ class _Scrape(Collector):
 
     def __init__(self, counts: Instruments, service: AnswerService, database: Database) -> None:
         self._counts, self._service, self._database = counts, service, database
-        self._census = _Kept(lambda: census(self._engine()), _GOOD_S)
-        self._answers = _Kept(lambda: answers(self._engine()), _ANSWERS_GOOD_S)
+        self._census = _CachedReading(lambda: census(self._engine()), _GOOD_S)
+        self._answers = _CachedReading(lambda: answers(self._engine()), _ANSWERS_GOOD_S)
 
     def collect(self) -> Iterator[Metric]:
         try:
@@ -218,7 +218,7 @@ class _Scrape(Collector):
         return hurried(self._database.engine(), _PATIENCE_S)
 
 
-class _Kept(Generic[_Found]):
+class _CachedReading(Generic[_Found]):
     """What is asked for once in so many seconds, and no more often where it fails. Safe to share between threads."""
 
     def __init__(self, ask: Callable[[], _Found], good_s: float) -> None:

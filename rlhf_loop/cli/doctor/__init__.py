@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from rlhf_loop.cli.doctor import loop, machine, storage
 from rlhf_loop.cli.doctor.finding import SECTIONS, Finding, caught, from_any, in_order
 from rlhf_loop.cli.doctor.machine import EXTRAS
-from rlhf_loop.cli.doctor.storage import Reached, reach
+from rlhf_loop.cli.doctor.storage import DatabaseAccess, reach
 from rlhf_loop.config import Settings
 
 __all__ = ["EXTRAS", "SECTIONS", "Finding", "examine", "examine_environment"]
@@ -39,14 +39,16 @@ def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]
     return in_order([reached.finding, *found])
 
 
-def _reached(settings: Settings) -> Reached:
+def _reached(settings: Settings) -> DatabaseAccess:
     try:
         return reach(settings)
     except Exception as error:
-        return Reached(from_any("database", error, settings))
+        return DatabaseAccess(from_any("database", error, settings))
 
 
-def _surroundings(settings: Settings, reached: Reached, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
+def _surroundings(
+    settings: Settings, reached: DatabaseAccess, now: datetime
+) -> Iterable[tuple[str, Iterable[Finding]]]:
     yield "software", machine.software()
     yield "extra", machine.extras()
     yield "processor", machine.processor()
@@ -62,7 +64,7 @@ def _surroundings(settings: Settings, reached: Reached, now: datetime) -> Iterab
     yield "outbox", storage.outbox(settings)
 
 
-def _loop(settings: Settings, reached: Reached, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
+def _loop(settings: Settings, reached: DatabaseAccess, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
     yield "model", loop.model(settings, reached)
     if reached.engine is not None:
         yield "ratings", loop.ratings(reached.engine)

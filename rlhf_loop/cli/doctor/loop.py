@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
-from rlhf_loop.cli.doctor.storage import Reached
+from rlhf_loop.cli.doctor.storage import DatabaseAccess
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.errors import ModelFileError
@@ -140,7 +140,7 @@ class _File:
     shut: bool = False
 
 
-def model(settings: Settings, reached: Reached) -> Iterator[Finding]:
+def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     """Tell whether a model serves, and whether it is the one that the registry has as live."""
     from rlhf_loop import registry
 
@@ -210,7 +210,7 @@ def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: 
     return "Restore it from a copy, with its .sha256, or train a new one: rlhf-loop train"
 
 
-def _without_live(settings: Settings, reached: Reached) -> Iterator[Finding]:
+def _without_live(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     found = _loaded(settings)
     yield found
     if reached.engine and found.ok:
@@ -218,7 +218,7 @@ def _without_live(settings: Settings, reached: Reached) -> Iterator[Finding]:
         yield Finding("registry", text)
 
 
-def _missing(settings: Settings, reached: Reached) -> Finding:
+def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
     """Return what a missing model is: a matter of time while there is too little to train from, else a fault."""
     from rlhf_loop import registry
     from rlhf_loop.training.train import MIN_SAMPLES

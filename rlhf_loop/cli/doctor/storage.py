@@ -34,7 +34,7 @@ _LOGS = ("-wal", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class DatabaseAccess:
     """How far one gets. `engine` can be asked, and writes nothing; there is none where our tables of today are not.
 
     `file` is that of a SQLite database, be it there or not. `new` means that nothing of ours is in it yet.
@@ -46,7 +46,7 @@ class Reached:
     new: bool = False
 
 
-def reach(settings: Settings) -> Reached:
+def reach(settings: Settings) -> DatabaseAccess:
     """Look whether the database is there, and at which revision.
 
     Raises:
@@ -62,12 +62,12 @@ def reach(settings: Settings) -> Reached:
         return _looked_into(hurried(engine.execution_options(postgresql_readonly=True), _LOCK_PATIENCE_S), shown)
     file = sqlite_file(engine.url)
     if file is None:
-        return Reached(Finding("database", f"{shown} is SQLite's own business: in memory, or named by a URI"))
+        return DatabaseAccess(Finding("database", f"{shown} is SQLite's own business: in memory, or named by a URI"))
     if not file.exists():
-        return Reached(fault("database", f"{shown} is not there yet", _INIT), file=file, new=True)
+        return DatabaseAccess(fault("database", f"{shown} is not there yet", _INIT), file=file, new=True)
     if not file.is_file():
         advice = "Choose another place with RLHF_DATABASE_URL"
-        return Reached(fault("database", f"{shown} is no file", advice), file=file)
+        return DatabaseAccess(fault("database", f"{shown} is no file", advice), file=file)
     reached = replace(_looked_into(_read_only(engine, file), shown), file=file)
     if any(words in reached.finding.text for words in _DAMAGED):
         return replace(reached, finding=replace(reached.finding, advice=_RESTORE))
@@ -89,23 +89,23 @@ def _read_only(engine: Engine, file: Path) -> Engine:
     return create_engine(engine.url, creator=lambda: connect_read_only(file))
 
 
-def _looked_into(engine: Engine, shown: str) -> Reached:
+def _looked_into(engine: Engine, shown: str) -> DatabaseAccess:
     from rlhf_loop.store.engine import HEAD, revision
 
     try:
         found = revision(engine)
     except DatabaseError as error:
         engine.dispose()
-        return Reached(from_error("database", error))
+        return DatabaseAccess(from_error("database", error))
     if found == HEAD:
-        return Reached(Finding("database", f"{shown} is at revision {found}"), engine)
+        return DatabaseAccess(Finding("database", f"{shown} is at revision {found}"), engine)
     engine.dispose()
     if found is None:
-        return Reached(fault("database", f"{shown} is without our tables", _INIT), new=True)
+        return DatabaseAccess(fault("database", f"{shown} is without our tables", _INIT), new=True)
     if found < HEAD:
-        return Reached(fault("database", f"{shown} is at revision {found}, not {HEAD}", _INIT))
+        return DatabaseAccess(fault("database", f"{shown} is at revision {found}, not {HEAD}", _INIT))
     advice = "Install the version of rlhf-loop that upgraded it, or use another database"
-    return Reached(fault("database", f"{shown} is at revision {found}, and {HEAD} is known here", advice))
+    return DatabaseAccess(fault("database", f"{shown} is at revision {found}, and {HEAD} is known here", advice))
 
 
 _SQLITE_HEADER = b"SQLite format 3\0"
@@ -133,7 +133,7 @@ class _Place:
         return next(each for each in (self.folder, *self.folder.parents) if os.path.exists(each))
 
 
-def disk(settings: Settings, reached: Reached) -> Iterator[Finding]:
+def disk(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     """Tell the free space of each file system, with what is kept on it, and what cannot be written."""
     places = _places(settings, reached)
     systems: dict[int, list[_Place]] = {}
@@ -147,7 +147,7 @@ def disk(settings: Settings, reached: Reached) -> Iterator[Finding]:
         yield fault("disk", f"{there} cannot be written; it is for {kept}", advice)
 
 
-def _places(settings: Settings, reached: Reached) -> list[_Place]:
+def _places(settings: Settings, reached: DatabaseAccess) -> list[_Place]:
     places = [
         _Place("live model", settings.model_path.parent, "RLHF_MODEL_PATH"),
         _Place("versions", settings.models_folder, "RLHF_MODELS_PATH"),
@@ -161,7 +161,7 @@ def _places(settings: Settings, reached: Reached) -> list[_Place]:
     return [_Place(place.name, place.folder.absolute(), place.setting) for place in places]
 
 
-def _in_the_way(places: Sequence[_Place], reached: Reached) -> dict[Path, list[_Place]]:
+def _in_the_way(places: Sequence[_Place], reached: DatabaseAccess) -> dict[Path, list[_Place]]:
     """Return the folders that cannot be written, and files where a folder should be, each with what cannot be kept."""
     found: dict[Path, list[_Place]] = {}
     for place in places:

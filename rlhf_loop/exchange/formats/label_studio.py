@@ -351,7 +351,7 @@ _DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AnnotationReview:
     """What one annotation says now, of its task; a skipped one says nothing any more."""
 
     task: Task
@@ -362,7 +362,7 @@ class Said:
 class Event:
     """What a webhook tells: neither, if it is about something else than annotations."""
 
-    said: tuple[Said, ...] = ()
+    said: tuple[AnnotationReview, ...] = ()
     deleted: tuple[str, ...] = ()
 
 
@@ -389,13 +389,15 @@ def event(payload: Mapping[str, Any]) -> Event:
     return Event(tuple(_said(mapping(each), tasks, by_id) for each in made))
 
 
-def _said(values: Mapping[str, Any], tasks: list[Mapping[str, Any]], by_id: Mapping[str, Mapping[str, Any]]) -> Said:
+def _said(
+    values: Mapping[str, Any], tasks: list[Mapping[str, Any]], by_id: Mapping[str, Mapping[str, Any]]
+) -> AnnotationReview:
     task = tasks[0] if len(tasks) == 1 else by_id.get(str(values.get("task")), {})
     data = mapping(task.get("data"))
     if not data:
         raise ValueError("the task of the annotation is missing, and with it question and answer")
     annotation = one_annotation(values)
-    return Said(Task(data, () if annotation.cancelled else (annotation,)), annotation)
+    return AnnotationReview(Task(data, () if annotation.cancelled else (annotation,)), annotation)
 
 
 def _several(value: object) -> list[Any]:

@@ -201,7 +201,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ParsedDocument:
     """A document, or the reason why there is none; `line` is where it starts, from 1, None for a whole file."""
 
     path: Path
@@ -223,31 +223,31 @@ class DocumentFile:
     columns: Mapping[str, str]
     problem: str = ""
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[ParsedDocument]:
         """Give what is in the file, in order; a file that cannot be read is one thing that was found, and invalid."""
         if self.problem:
-            yield Found(self.path, None, None, self.problem)
+            yield ParsedDocument(self.path, None, None, self.problem)
             return
         try:
             yield from self._rows() if self.format in _TABULAR else self._whole()
         except (DocumentError, ImportFileError) as error:
-            yield Found(self.path, None, None, str(error))
+            yield ParsedDocument(self.path, None, None, str(error))
 
-    def _whole(self) -> Iterator[Found]:
+    def _whole(self) -> Iterator[ParsedDocument]:
         prose = _PROSE[self.format](self.path)
         if not prose.text.strip():
             raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
         title = prose.title or _stem(self.path)
         yield self._found(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
 
-    def _rows(self) -> Iterator[Found]:
+    def _rows(self) -> Iterator[ParsedDocument]:
         matched: dict[tuple[str, ...], dict[str, int]] = {}
         with ExitStack() as stack:
             _, stream = open_stream(self.path, stack, text=self.format != "parquet")
             rows = 0
             for record in read_records(self.path, stream, format=self.format):
                 if record.reason:
-                    yield Found(self.path, record.line, None, record.reason)
+                    yield ParsedDocument(self.path, record.line, None, record.reason)
                 elif record.names not in matched:
                     matched[record.names] = self._match(record)
                 if record.cells:
@@ -279,16 +279,18 @@ class DocumentFile:
                     )
         return places
 
-    def _found(self, line: int | None, cells: Mapping[str, Any], *, titled: bool = True) -> Found:
+    def _found(self, line: int | None, cells: Mapping[str, Any], *, titled: bool = True) -> ParsedDocument:
         try:
             values = {field: _text(field, cells.get(field)) for field in ALIASES}
             source = values.pop("source") or self.source
             text = values.pop("text")
             if text is None:
                 raise ValueError(f"{self.columns.get('text', 'text')} is missing or blank")
-            return Found(self.path, line, Document(text=text, source=check_source(source), titled=titled, **values))
+            return ParsedDocument(
+                self.path, line, Document(text=text, source=check_source(source), titled=titled, **values)
+            )
         except ValueError as error:
-            return Found(self.path, line, None, str(error))
+            return ParsedDocument(self.path, line, None, str(error))
 
 
 def find_files(

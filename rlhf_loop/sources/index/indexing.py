@@ -13,7 +13,7 @@ from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.errors import DocumentError, VectorStoreError
 from rlhf_loop.reward import lexical
 from rlhf_loop.sources.excerpts import sections
-from rlhf_loop.sources.index.documents import Document, DocumentFile, Found, find_files
+from rlhf_loop.sources.index.documents import Document, DocumentFile, ParsedDocument, find_files
 from rlhf_loop.sources.index.store import Entry, Section, VectorStore, refuse_other_model
 
 #: How many of what cannot be read a report lists; all are counted.
@@ -51,13 +51,13 @@ class IndexReport:
     passages: int
     seconds: float
     invalid_count: int
-    invalid: tuple[Found, ...]
+    invalid: tuple[ParsedDocument, ...]
 
 
 class InvalidDocumentsError(DocumentError):
     """Some rows or files cannot be read, and nothing was indexed; `invalid` lists the first of them."""
 
-    def __init__(self, count: int, invalid: Sequence[Found], documents: int) -> None:
+    def __init__(self, count: int, invalid: Sequence[ParsedDocument], documents: int) -> None:
         first = invalid[0]
         place = f" line {first.line}" if first.line else ""
         super().__init__(
@@ -101,7 +101,7 @@ def add(
         raise DocumentError(f"These files cannot be indexed so: {error}") from error
     total = _check(files, skip_invalid=skip_invalid)
     # What is in the files now counts: they may have changed since they were checked.
-    invalid = _Invalid()
+    invalid = _InvalidFiles()
     documents = new = renewed = n_sections = n_passages = since_optimized = done = 0
     seen: dict[str, set[str]] = {}
     spared: set[str] = set()
@@ -154,14 +154,14 @@ def add(
 
 
 @dataclass(slots=True)
-class _Invalid:
+class _InvalidFiles:
     """What cannot be read: how much, the first of it, and the sources of those files."""
 
     count: int = 0
-    first: list[Found] = field(default_factory=list)
+    first: list[ParsedDocument] = field(default_factory=list)
     sources: set[str] = field(default_factory=set)
 
-    def note(self, file: DocumentFile, found: Found) -> None:
+    def note(self, file: DocumentFile, found: ParsedDocument) -> None:
         self.count += 1
         self.sources.add(file.source)
         if len(self.first) < LISTED:
@@ -169,7 +169,7 @@ class _Invalid:
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedded:
+class _SectionBatch:
     """The sections of those documents of a batch that are new or were there with other vectors, and their numbers."""
 
     entries: list[Entry]
@@ -180,7 +180,7 @@ class _Embedded:
 def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
     """Read all files once; return how many characters their documents have."""
     documents = chars = 0
-    invalid = _Invalid()
+    invalid = _InvalidFiles()
     for file in files:
         for found in file:
             if found.document is None:
@@ -196,7 +196,7 @@ def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
     return chars
 
 
-def _batches(files: Sequence[DocumentFile], invalid: _Invalid) -> Iterator[list[Document]]:
+def _batches(files: Sequence[DocumentFile], invalid: _InvalidFiles) -> Iterator[list[Document]]:
     batch: list[Document] = []
     chars = 0
     for file in files:
@@ -215,7 +215,7 @@ def _batches(files: Sequence[DocumentFile], invalid: _Invalid) -> Iterator[list[
 
 def _embed(
     batch: Sequence[Document], store: VectorStore, encoder: TextEncoder, advance: Callable[[int], None]
-) -> _Embedded:
+) -> _SectionBatch:
     """Cut and embed those documents that are not known with vectors of this encoder; `advance` counts characters."""
     by_id = {document.id: document for document in batch}
     wanted = by_id.keys() - store.known(by_id, encoder=encoder.id)
@@ -243,7 +243,7 @@ def _embed(
         Entry(section, matrix, headings.get(section.title or "") if section.number == 0 else None)
         for section, matrix in zip(cut, vectors, strict=True)
     ]
-    return _Embedded(entries, len(wanted) - len(renewed), len(renewed))
+    return _SectionBatch(entries, len(wanted) - len(renewed), len(renewed))
 
 
 def _section(name: str, document: Document, number: int, text: str, now: datetime) -> Section:

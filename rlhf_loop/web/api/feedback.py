@@ -25,7 +25,7 @@ from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
 from rlhf_loop.exchange.fields import to_time
 from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
-from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout, Said, event
+from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudioLayout, event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
 from rlhf_loop.store import interactions
 from rlhf_loop.store import interactions as preferences
@@ -46,7 +46,7 @@ from rlhf_loop.web.api.applications import (
 )
 from rlhf_loop.web.api.operations import json_body, json_reply, operation, query_parameters
 from rlhf_loop.web.api.v1 import KEY, LOCATION, REPLAYED, REVIEW, TAG, WORDS, WRITING
-from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NothingAsked, ReviewIn, ReviewOut, Role, Words
+from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
@@ -108,7 +108,7 @@ class ToolRecordIn(RootModel[dict[str, Any]]):
     model_config = ConfigDict(title="ToolRecord")
 
 
-class ToolAsked(BaseModel):
+class ToolParameters(BaseModel):
     """How the record of a tool is to be read: in its address, since the tool knows nothing of it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -158,7 +158,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
     @web.post("/v1/feedback")
     def v1_feedback() -> Response:
         user = guard.bearer(tokens.REVIEW)
-        read_address(NothingAsked)
+        read_address(NoParameters)
         given = read_body(FeedbackIn)
         speaker = whose_word(guard, user, reviewer=given.reviewer, role=given.role)
 
@@ -192,7 +192,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
 def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Response]:
     def take() -> Response:
         user = guard.bearer(tokens.REVIEW)
-        asked = read_address(ToolAsked)
+        asked = read_address(ToolParameters)
         record = read_body(ToolRecordIn).root
 
         def work(connection: Connection) -> StoredAnswer:
@@ -253,7 +253,7 @@ class _Taking:
         for said in happened.said:
             self._annotation(connection, layout, said)
 
-    def _annotation(self, connection: Connection, layout: LabelStudioLayout, said: Said) -> None:
+    def _annotation(self, connection: Connection, layout: LabelStudioLayout, said: AnnotationReview) -> None:
         of, at = said.annotation, to_time("updated_at", said.annotation.said_at)
         # A clock that is wrong would keep out all that comes later.
         at = at and min(at, datetime.now(UTC))
@@ -393,7 +393,7 @@ def _in_address(said: str) -> str:
     return said + options if " --" in said else said
 
 
-def _labels(asked: ToolAsked) -> Labels:
+def _labels(asked: ToolParameters) -> Labels:
     scale = None
     if asked.scale is not None:
         lowest, _, highest = asked.scale.partition(",")
@@ -401,7 +401,7 @@ def _labels(asked: ToolAsked) -> Labels:
     return Labels(good=asked.good, bad=asked.bad, thumbs=asked.thumbs, score_name=asked.score_name, scale=scale)
 
 
-def _columns(asked: ToolAsked) -> dict[str, str]:
+def _columns(asked: ToolParameters) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in (asked.columns or "").split(",") if pair]
     return {field_name.strip(): column.strip() for field_name, _, column in pairs}
 
@@ -517,7 +517,7 @@ def _tool_operation(tool: str) -> dict[str, Any]:
         description=f"{description} {_NEW} A second time it changes nothing.",
         problems=(*WRITING, 404, 414),
         words=WORDS | {404: "The answer is not here, and does not come along."},
-        parameters=[*query_parameters(ToolAsked), KEY],
+        parameters=[*query_parameters(ToolParameters), KEY],
         body=json_body(ToolRecordIn, {"as it comes": record}),
         scope=tokens.REVIEW,
     )

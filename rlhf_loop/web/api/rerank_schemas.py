@@ -48,7 +48,7 @@ _Longest = Annotated[
 _RawScores = Annotated[bool | None, Field(description="Return logits in place of probabilities.")]
 
 
-class _Asked(BaseModel):
+class _RerankIn(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     query: Annotated[
@@ -56,7 +56,7 @@ class _Asked(BaseModel):
     ]
 
 
-class _DocumentsAsked(_Asked):
+class _DocumentsIn(_RerankIn):
     documents: Annotated[
         list[_Document],
         Field(
@@ -85,7 +85,7 @@ class _DocumentsAsked(_Asked):
         return {"text": document} if isinstance(document, str) else document.model_dump(exclude_unset=True)
 
 
-class JinaIn(_DocumentsAsked):
+class JinaIn(_DocumentsIn):
     """A question with documents, as Jina has it, and Cohere in its version 1."""
 
     model_config = ConfigDict(title="JinaRerankRequest")
@@ -93,7 +93,7 @@ class JinaIn(_DocumentsAsked):
     return_documents: Annotated[bool | None, Field(description="Send the documents back; by default not.")] = None
 
 
-class CohereIn(_DocumentsAsked):
+class CohereIn(_DocumentsIn):
     """A question with documents, as Cohere has it in its version 2."""
 
     model_config = ConfigDict(title="CohereRerankRequest")
@@ -101,7 +101,7 @@ class CohereIn(_DocumentsAsked):
     max_tokens_per_doc: _Longest = None
 
 
-class VllmIn(_DocumentsAsked):
+class VllmIn(_DocumentsIn):
     """A question with documents, as vLLM and Infinity have it."""
 
     model_config = ConfigDict(title="VllmRerankRequest")
@@ -114,7 +114,7 @@ class VllmIn(_DocumentsAsked):
     raw_scores: _RawScores = None
 
 
-class TeiIn(_Asked):
+class TeiIn(_RerankIn):
     """A question with texts, as Text Embeddings Inference has it."""
 
     model_config = ConfigDict(title="TeiRerankRequest")

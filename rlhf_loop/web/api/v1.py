@@ -46,17 +46,17 @@ from rlhf_loop.web.api.v1_schemas import (
     InteractionIn,
     InteractionOut,
     InteractionPageOut,
-    NothingAsked,
+    NoParameters,
     PreferenceIn,
     PreferenceOut,
     RecordedBatchOut,
     RecordedOut,
-    ReviewAsked,
     ReviewedInteractionOut,
     ReviewIn,
+    ReviewListParameters,
     ReviewOut,
     ReviewPageOut,
-    ReviewsAsked,
+    ReviewParameters,
 )
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
@@ -72,7 +72,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/v1/interactions")
     def v1_record() -> Response:
         user = guard.bearer(tokens.WRITE)
-        read_address(NothingAsked)
+        read_address(NoParameters)
         given = _interactions()
         batch = given.interactions if isinstance(given, InteractionBatchIn) else [given]
         speakers = [_speaker(guard, user, item.review) if item.review else None for item in batch]
@@ -100,7 +100,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.get("/v1/interactions/<path:id>", merge_slashes=False)
     def v1_interaction(id: str) -> Response:
         guard.bearer(tokens.READ)
-        read_address(NothingAsked)
+        read_address(NoParameters)
         try:
             entry, page = queries.interaction(database.engine(), _storable(id))
         except LookupError as error:
@@ -113,7 +113,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.get("/v1/interactions/<path:id>/reviews", merge_slashes=False)
     def v1_reviews(id: str) -> Response:
         guard.bearer(tokens.READ)
-        asked = read_address(ReviewsAsked)
+        asked = read_address(ReviewListParameters)
         try:
             page = queries.reviews(database.engine(), _storable(id), limit=asked.limit, cursor=asked.cursor)
         except LookupError as error:
@@ -125,7 +125,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/v1/interactions/<path:id>/reviews", merge_slashes=False)
     def v1_review(id: str) -> Response:
         user = guard.bearer(tokens.REVIEW)
-        read_address(NothingAsked)
+        read_address(NoParameters)
         given = read_body(ReviewIn)
         speaker = _speaker(guard, user, given)
 
@@ -142,7 +142,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.delete("/v1/interactions/<path:id>/reviews", merge_slashes=False)
     def v1_withdraw(id: str) -> Response:
         user = guard.bearer(tokens.REVIEW)
-        asked = read_address(ReviewAsked)
+        asked = read_address(ReviewParameters)
 
         def withdraw(connection: Connection) -> StoredAnswer:
             number, reviewer = _number(connection, id), stored_name(user, asked.reviewer)
@@ -159,7 +159,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/v1/preferences")
     def v1_prefer() -> Response:
         user = guard.bearer(tokens.REVIEW)
-        read_address(NothingAsked)
+        read_address(NoParameters)
         given = read_body(PreferenceIn)
         speaker = _speaker(guard, user, given)
 
@@ -432,7 +432,7 @@ def paths() -> dict[str, dict[str, Any]]:
                 {200: json_reply(ReviewPageOut, "A page.", {"last page": {"reviews": [REVIEW], "next": None}})},
                 problems=(*_READING, 404, 405),
                 words=WORDS,
-                parameters=[_ID, *query_parameters(ReviewsAsked)],
+                parameters=[_ID, *query_parameters(ReviewListParameters)],
                 scope=tokens.READ,
             ),
             "post": operation(
@@ -462,7 +462,7 @@ def paths() -> dict[str, dict[str, Any]]:
                 {204: {"description": "It is gone.", "headers": REPLAYED}},
                 problems=(*(status for status in WRITING if status not in (408, 413, 415)), 404, 405, 414),
                 words=WORDS,
-                parameters=[_ID, *query_parameters(ReviewAsked), KEY],
+                parameters=[_ID, *query_parameters(ReviewParameters), KEY],
                 scope=tokens.REVIEW,
             ),
         },

@@ -183,7 +183,7 @@ class InteractionFilters(BaseModel):
         )
 
 
-class ReviewsAsked(BaseModel):
+class ReviewListParameters(BaseModel):
     """What a list of reviews may be asked for, in its address."""
 
     model_config = ConfigDict(extra="forbid")
@@ -194,7 +194,7 @@ class ReviewsAsked(BaseModel):
     )
 
 
-class ReviewAsked(BaseModel):
+class ReviewParameters(BaseModel):
     """Whose review is meant, in an address."""
 
     model_config = ConfigDict(extra="forbid")
@@ -204,7 +204,7 @@ class ReviewAsked(BaseModel):
     ] = None
 
 
-class NothingAsked(BaseModel):
+class NoParameters(BaseModel):
     """An address that takes no parameters."""
 
     model_config = ConfigDict(extra="forbid")

@@ -38,7 +38,7 @@ _THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class FigurePanel:
     """A figure, or None: it `failed`, or is still being computed."""
 
     figure: Figure | None
@@ -47,7 +47,7 @@ class Shown:
 
 @dataclass(slots=True)
 class _Entry:
-    shown: Shown = Shown(None)
+    shown: FigurePanel = FigurePanel(None)
     fresh_until: float = 0.0
     wanted: bool = False
 
@@ -68,7 +68,7 @@ class Board:
         self._waiting: deque[str] = deque()
         self._threads = 0
 
-    def get(self, names: Iterable[str], *, wait_s: float) -> dict[str, Shown]:
+    def get(self, names: Iterable[str], *, wait_s: float) -> dict[str, FigurePanel]:
         """Return the figures, after at most `wait_s` seconds: those that are not ready as they were before, if ever."""
         names = list(names)
         with self._changed:
@@ -103,13 +103,13 @@ class Board:
                 entry.fresh_until = now + max(self._max_age_s, _TIMES_ITS_WORK * (now - began))
                 self._changed.notify_all()
 
-    def _computed(self, name: str) -> Shown:
+    def _computed(self, name: str) -> FigurePanel:
         try:
-            return Shown(self._compute(name))
+            return FigurePanel(self._compute(name))
         except Exception:
             # One figure that cannot be computed does not take the others with it; the page says that it failed.
             logger.exception("The figure %s of the dashboard cannot be computed.", name)
-            return Shown(None, failed=True)
+            return FigurePanel(None, failed=True)
 
 
 #: Seconds that the page waits for figures, and a picture for its own.
@@ -170,7 +170,7 @@ def add_routes(
         return response
 
 
-def _part(name: str, shown: Shown) -> _Part:
+def _part(name: str, shown: FigurePanel) -> _Part:
     figure = shown.figure
     if figure is None:
         return _Part(name, name.replace("-", " ").capitalize(), None, shown.failed)

@@ -20,7 +20,7 @@ from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, Seen, Submission
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, SeenReview, Submission
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, parsed
 from rlhf_loop.web.guard import Guard
@@ -96,14 +96,14 @@ def keep_beside(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> 
     reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
 
 
-def seen(sent: ReviewIn) -> datetime | Literal[Seen.UNKNOWN] | None:
+def seen(sent: ReviewIn) -> datetime | Literal[SeenReview.UNKNOWN] | None:
     """Return the time of the review that the screen showed, None where it showed none.
 
     Raises:
         UnprocessableEntity: it is no time.
     """
     if sent.seen is None:
-        return Seen.UNKNOWN
+        return SeenReview.UNKNOWN
     try:
         return datetime.fromisoformat(sent.seen) if sent.seen else None
     except ValueError as error:
