@@ -31,11 +31,12 @@ serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1
 test: $(VENV)/.installed-dev  ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(VENV)/.installed-dev  ## Check style and types
+lint: $(VENV)/.installed-dev  ## Check style, types and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev  ## Put the code into shape
 	$(BIN)/ruff check --fix .
@@ -56,7 +57,7 @@ clients: $(VENV)/.installed $(CLIENTS_VENV)/.installed  ## Set real clients on t
 adapters: $(ADAPTERS:%=adapter-%)  ## Test each adapter where only its own framework is installed
 
 $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
-	$(ADAPTERS_VENV)/$*/bin/python -m pytest tests/test_adapter_$(subst -,_,$*).py
+	$(ADAPTERS_VENV)/$*/bin/python -m pytest tests/adapters/test_adapter_$(subst -,_,$*).py
 
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)

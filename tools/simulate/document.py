@@ -69,7 +69,7 @@ written by `make simulate` (last run {today()}; {of.seconds / 60:.0f} minutes on
   asks those before week {of.drift + 1}. That is the drift. All others come evenly, in an order of each seed's own.
 - **The yardstick.** {split}{YARDSTICK_SHARE:.0%} of the other questions, drawn by the seed, are never asked, never
   rated and never fitted on. By them, and by the true grades, the accuracy and P@1 below are measured. Nothing was
-  chosen by them: the thresholds of the weighting are from synthetic raters (`tests/test_reliability.py`).
+  chosen by them: the thresholds of the weighting are from synthetic raters (`tests/training/test_reliability.py`).
 - **Raters.** {len(EXPERTS)} experts give the true grade, but for one answer in {1 / STEP:.0f} a grade next to it, and
   for one in {1 / ANY:.0f} any. A careless rater joins in week {when.careless + 1} and throws dice for {DICE:.0%} of the
   answers. A hostile one joins in week {when.hostile + 1} and turns the scale over; in weeks {when.busy[0] + 1} to

@@ -23,7 +23,7 @@ from rlhf_loop.sources.index.indexing import IndexReport, InvalidDocumentsError
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class FakeEncoder:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_server import PATIENCE_S, until
+from server_process import PATIENCE_S, until
 
 from rlhf_loop import registry, sample
 from rlhf_loop.exchange.transfer import import_ratings

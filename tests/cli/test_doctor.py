@@ -277,7 +277,7 @@ def test_a_command_to_copy_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_all_extras_are_looked_at() -> None:
     """Each extra that somebody may want is named, with the packages that it asks for."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = {
         extra: {re.split(r"[\[<>=]", package)[0] for package in packages}
         for extra, packages in project["optional-dependencies"].items()

@@ -11,7 +11,7 @@ from rlhf_loop.encoders import Vectors
 from rlhf_loop.encoders.onnx_runtime import BATCH_TOKENS, OnnxRuntime
 from rlhf_loop.encoders.runtime import abilities
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())["texts"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parents[1] / "docs" / "RLHF_QUICKSTART.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "RLHF_QUICKSTART.md"
 _TRY = """
 COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
 _rlhf_loop_completion rlhf-loop "${{COMP_WORDS[COMP_CWORD]}}" ""

@@ -11,7 +11,7 @@ import pytest
 from loopback import page
 from loopback import site as receiver
 from prometheus_client.parser import text_string_to_metric_families
-from test_server import Server, environ, start, until
+from server_process import Server, environ, start, until
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from rlhf_loop.encoders.text_encoder import UnknownTextError
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ConfigError
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 REFERENCE_TEXTS: dict[str, str] = json.loads((DATA / "reference_texts.json").read_text())["texts"]
 TEXTS = list(REFERENCE_TEXTS.values())
 LONG = REFERENCE_TEXTS["400 tokens, cut"]

@@ -10,8 +10,7 @@ import pytest
 from outage import Outage
 from people_fakes import Site
 from sqlalchemy import Engine, select
-from test_web_pages import Page
-from web_fakes import GOOD, FakeService
+from web_fakes import GOOD, FakeService, Page
 
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings

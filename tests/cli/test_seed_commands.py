@@ -12,7 +12,7 @@ import pytest
 
 from rlhf_loop import sample
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNT = """
 from sqlalchemy import text
 from model_utils import engine

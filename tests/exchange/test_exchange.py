@@ -104,15 +104,16 @@ def test_a_killed_import_leaves_nothing(engine: Engine, database_url: str, tmp_p
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from rlhf_loop import db, exchange, import_stage\n"
-        "store = import_stage.store\n"
+        "from rlhf_loop.exchange import staging, transfer\n"
+        "from rlhf_loop.store.engine import make_engine\n"
+        "store = staging.store\n"
         "def slow(connection, **options):\n"
         "    counts = store(connection, **options)\n"
         "    print('stored', flush=True)\n"
         "    time.sleep(60)\n"
         "    return counts\n"
-        "import_stage.store = slow\n"
-        f"exchange.import_ratings(db.make_engine({database_url!r}), Path({str(path)!r}))\n"
+        "staging.store = slow\n"
+        f"transfer.import_ratings(make_engine({database_url!r}), Path({str(path)!r}))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

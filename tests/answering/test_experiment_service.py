@@ -9,19 +9,18 @@ from typing import Any
 
 import pytest
 from outage import Outage
+from server_process import Server
+from server_process import environ as environ
+from server_process import start as start
 from sqlalchemy import select
 from test_policies import opposite, version
 from test_recording import _quick as _quick
 from test_recording import eventually
-from test_server import Server
-from test_server import environ as environ
-from test_server import start as start
 from test_service import Broken, Fixed, rows
 from test_service import live as live
 from test_service import make as make
 from test_service import settings as settings
-from test_web_pages import Page
-from web_fakes import GOOD, OTHER, FakeService
+from web_fakes import GOOD, OTHER, FakeService, Page
 
 from rlhf_loop import sample
 from rlhf_loop.answering.experiments import draw

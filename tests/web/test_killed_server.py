@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 from outage import Outage
+from server_process import PATIENCE_S, Server, until
+from server_process import environ as environ
+from server_process import start as start
 from sqlalchemy import Engine, func, select
-from test_server import PATIENCE_S, Server, until
-from test_server import environ as environ
-from test_server import start as start
 from v1_apps import token_for
 
 from rlhf_loop.domain import Rating

@@ -3,148 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from server_process import PATIENCE_S, Server, get, until
 
 from rlhf_loop.config import Settings
 from rlhf_loop.web.server.server import _share_cores, default_workers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
-
-#: A source that answers at once, or once it may: when the file that the question names is there.
-SOURCE = """
-import time
-from pathlib import Path
-from rlhf_loop.domain import Passage
-
-class Mine:
-    name = "mine"
-
-    def search(self, query, *, limit):
-        if query.startswith("wait for "):
-            file = Path(query.removeprefix("wait for "))
-            file.with_suffix(f".{time.monotonic_ns()}.asked").touch()
-            while not file.exists():
-                time.sleep(0.01)
-        return [Passage(text="Rest in a dark room."), Passage(text="Handball is a game.")]
-
-source = Mine()
-"""
-PATIENCE_S = 60
-
-
-class Server:
-    """A running `rlhf-loop serve`, its port, and what it printed."""
-
-    def __init__(self, folder: Path, environ: dict[str, str], *options: str, reading_s: float = 3600) -> None:
-        self.log = folder / "server.log"
-        code = (
-            f"from rlhf_loop.web import worker; worker.READING_S = {reading_s}; from rlhf_loop.cli import main; main()"
-        )
-        command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
-        with self.log.open("w") as log:
-            # A group of its own, so that a test can kill all of it.
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environ,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-            )
-        assert self.process.stdout is not None
-        self.greeting = []
-        for line in self.process.stdout:
-            self.greeting.append(line)
-            if line.startswith("Workers"):
-                break
-        found = re.search(r"http://[^/\s]+:(\d+)/data-html", "".join(self.greeting))
-        assert found, self.log.read_text()
-        self.port = int(found[1])
-        until(lambda: self.get("/readyz")[0] == 200)
-
-    def send(self, data: bytes) -> socket.socket:
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
-        client.sendall(data)
-        return client
-
-    def connect(self) -> HTTPConnection:
-        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-
-    def get(self, path: str, **headers: str) -> tuple[int, Any]:
-        connection = self.connect()
-        try:
-            return get(connection, path, **headers)
-        finally:
-            connection.close()
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.wait()
-
-    def wait(self) -> int:
-        code = self.process.wait(PATIENCE_S)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
-def get(connection: HTTPConnection, path: str, **headers: str) -> tuple[int, Any]:
-    connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-    response = connection.getresponse()
-    return response.status, json.loads(response.read())
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something that will happen, however slow the machine is."""
-    end = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < end, "It did not happen."
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str, str]:
-    (tmp_path / "my_source.py").write_text(SOURCE)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "RLHF_CACHE_DIR": str(encoder_cache),
-        "RLHF_ENCODER_PATH": str(model_folder),
-        "RLHF_SOURCES": "my_source:source",
-    }
-
-
-@pytest.fixture
-def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Server]]:
-    started: list[Server] = []
-
-    def start(*options: str, reading_s: float = 3600, **changes: str) -> Server:
-        started.append(Server(tmp_path, {**environ, **changes}, *options, reading_s=reading_s))
-        return started[-1]
-
-    yield start
-    for server in started:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.wait()
 
 
 def test_it_answers_from_several_workers(start: Callable[..., Server], tmp_path: Path) -> None:

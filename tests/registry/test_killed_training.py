@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from server_process import PATIENCE_S, until
 from sqlalchemy import Engine
-from test_server import PATIENCE_S, until
 from training_process import TrainingProcess, start
 
 from rlhf_loop import registry, sample

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from io import BytesIO
 
 import pytest
-from web_fakes import GOOD, OTHER, FakeService, Unreadable
+from web_fakes import GOOD, OTHER, FakeService, Page, Unreadable
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
@@ -14,25 +13,6 @@ from rlhf_loop.web import create_app
 from rlhf_loop.web.pages.answers import percent, score_in_words
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
-
-
-class Page(HTMLParser):
-    """All tags of a page with their attributes, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def asked(service: FakeService, query: str = "Why?", *, status: int = 200) -> Page:

@@ -13,7 +13,7 @@ import yaml
 
 from rlhf_loop.web.catalogue import CATALOGUE, Kind, MetricInfo
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/rlhf-loop.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))
 SCRAPE = yaml.safe_load((ROOT / "deploy/prometheus/scrape.yml").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from loopback import page, site
-from test_server import until
+from server_process import until
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind

@@ -12,15 +12,15 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-import test_server
+import server_process
 from people_fakes import PASSWORD
-from test_server import PATIENCE_S, Server
+from server_process import PATIENCE_S, Server
 
 from rlhf_loop.cli.serve import _in_links, _is_loopback
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 #: Its fixtures, here too.
-environ, start = test_server.environ, test_server.start
+environ, start = server_process.environ, server_process.start
 #: What the greeting says of the first admin's link.
 LINK = re.compile(r"^First admin  http://127\.0\.0\.1:(\d+)(/welcome/[\w-]+)", re.MULTILINE)
 

@@ -15,7 +15,7 @@ from rlhf_loop.domain import Passage
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.sources.arxiv import INTERVAL_S, LICENCE, ArxivSource, search_query
 
-DATA = Path(__file__).parent / "data" / "arxiv"
+DATA = Path(__file__).parents[1] / "data" / "arxiv"
 KIND = "application/atom+xml; charset=utf-8"
 
 
