@@ -46,8 +46,6 @@ def worker(once: bool) -> None:
 
     chores = Chores(read_settings(), retrain=[sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"])
     logs.configure()
-    # What the scheduler does every minute is no news, nor that a training takes longer than from one time to the next.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     logger = logging.getLogger(__name__)
     with _stopped_by_signals(chores.stop):
         if once:
@@ -57,7 +55,7 @@ def worker(once: bool) -> None:
         logger.info(
             "The worker begins. It looks whether a retraining is due: %s (UTC), next at %s.",
             chores.schedule.words.lower(),
-            f"{chores.schedule.get_next_fire_time(None, datetime.now(UTC)):%Y-%m-%d %H:%M}",
+            f"{chores.schedule.after(datetime.now(UTC)):%Y-%m-%d %H:%M}",
         )
         chores.run()
         logger.info("The worker ends.")

@@ -11,12 +11,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
-from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
-from apscheduler.triggers.base import BaseTrigger  # type: ignore[import-untyped]
-from apscheduler.triggers.interval import IntervalTrigger  # type: ignore[import-untyped]
 from cronsim import CronSim, CronSimError
 
 from rlhf_loop import registry
@@ -31,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a training has to end after it was told to, before it is killed: its end should be in the log of runs.
 GRACE_S = 20.0
-_SETTLE_MINUTES, _CHECK_MINUTES = 1, 5
+_SETTLE_EVERY, _CHECK_EVERY = timedelta(minutes=1), timedelta(minutes=5)
 _LOOK_EVERY_S = 0.2
 #: Of what a training prints, so much goes into the log; the report is at its end.
 _SAID = 4_000
@@ -43,11 +40,8 @@ _ENDS = {
 }
 
 
-class Schedule(BaseTrigger):  # type: ignore[misc]
-    """Times as in a crontab, in UTC.
-
-    Not the scheduler's own: its weekdays begin with Monday as 0, those of a crontab with Sunday.
-    """
+class Schedule:
+    """Times as in a crontab, in UTC."""
 
     def __init__(self, crontab: str) -> None:
         try:
@@ -62,7 +56,7 @@ class Schedule(BaseTrigger):  # type: ignore[misc]
         self._crontab = crontab
         self.words: str = times.explain()
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+    def after(self, now: datetime) -> datetime:
         """Return the first such time after `now`."""
         return next(CronSim(self._crontab, now.astimezone(UTC)))
 
@@ -70,7 +64,7 @@ class Schedule(BaseTrigger):  # type: ignore[misc]
 @dataclass(frozen=True, slots=True)
 class _Chore:
     name: str
-    when: BaseTrigger
+    after: Callable[[datetime], datetime]
     work: Callable[[], bool]
     at_once: bool = True
 
@@ -93,28 +87,24 @@ class Chores:
         self._engine = make_engine(settings.database_url)
         self._stopped = threading.Event()
         self._chores = (
-            _Chore("keeping the live model", IntervalTrigger(minutes=_SETTLE_MINUTES), self._settle),
-            _Chore("retraining", schedule, self._retrain, at_once=False),
-            _Chore("looking for what is amiss", IntervalTrigger(minutes=_CHECK_MINUTES), self._check),
+            _Chore("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
+            _Chore("retraining", schedule.after, self._retrain, at_once=False),
+            _Chore("looking for what is amiss", lambda now: now + _CHECK_EVERY, self._check),
         )
 
     def run(self) -> None:
         """Do the chores, each at its times and never twice at once, until `stop`."""
-        # Whatever was missed is done once, however late: a laptop sleeps, a check waits for a database.
-        scheduler = BackgroundScheduler(
-            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        )
-        for chore in self._chores:
-            first = {"next_run_time": datetime.now(UTC)} if chore.at_once else {}
-            scheduler.add_job(_do, chore.when, args=[chore], name=chore.name, **first)
-        scheduler.start()
+        threads = [threading.Thread(target=self._repeat, args=[chore], name=chore.name) for chore in self._chores]
+        for thread in threads:
+            thread.start()
         try:
             # Not without a limit: on some systems a signal is only seen between two waits.
             while not self._stopped.wait(_LOOK_EVERY_S):
                 pass
         finally:
             self._stopped.set()
-            scheduler.shutdown()
+            for thread in threads:
+                thread.join()
             self._engine.dispose()
 
     def once(self) -> bool:
@@ -127,6 +117,15 @@ class Chores:
     def stop(self) -> None:
         """End soon: nothing more is begun, and a running training is stopped. May be called by a signal's handler."""
         self._stopped.set()
+
+    def _repeat(self, chore: _Chore) -> None:
+        now = datetime.now(UTC)
+        at = now if chore.at_once else chore.after(now)
+        # By the clock, in short waits: what was missed while a laptop slept is done once, as soon as it wakes.
+        while not self._stopped.wait(min(max((at - datetime.now(UTC)).total_seconds(), 0), _LOOK_EVERY_S)):
+            if datetime.now(UTC) >= at:
+                _do(chore)
+                at = chore.after(datetime.now(UTC))
 
     def _settle(self) -> bool:
         ensure_schema(self._engine)

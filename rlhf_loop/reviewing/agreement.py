@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -159,7 +160,6 @@ def _month(start: date, shared: Sequence[Sequence[int]], rng: np.random.Generato
 def _alpha(
     shared: Sequence[Sequence[int]], rng: np.random.Generator
 ) -> tuple[float | None, Interval | None, str | None]:
-    import krippendorff
     import numpy as np
 
     if not shared:
@@ -170,13 +170,12 @@ def _alpha(
     for row, ratings in enumerate(shared):
         for rating in ratings:
             counts[row, rating - 1] += 1
-    alpha = float(krippendorff.alpha(value_counts=counts, level_of_measurement="ordinal"))
     patterns, times = np.unique(counts, axis=0, return_counts=True)
     # To draw answers is to draw how often each pattern of ratings comes up, and there are few of them however many
     # answers there are.
     drawn = rng.multinomial(len(shared), times / len(shared), size=_RESAMPLES)
-    resampled = alphas(patterns, drawn)
-    resampled = resampled[np.isfinite(resampled)]
+    alpha, *resampled = alphas(patterns, np.vstack([times, drawn])).tolist()
+    resampled = [value for value in resampled if isfinite(value)]
     if len(resampled) < _RESAMPLES / 2:
         return alpha, None, None
     low, high = np.quantile(resampled, (0.025, 0.975))
@@ -188,7 +187,7 @@ def alphas(patterns: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.
 
     `patterns` (patterns x grades) holds how many raters gave each grade, two at least; `times` (samples x patterns) how
     many answers of each pattern a sample has. A sample in which all ratings are the same has NaN. The formula is
-    Krippendorff's (Computing Krippendorff's Alpha-Reliability, 2011); the library computes one sample at a time.
+    Krippendorff's (Computing Krippendorff's Alpha-Reliability, 2011).
     """
     import numpy as np
 

@@ -73,14 +73,7 @@ def test_schedule(crontab: str, after: str) -> None:
     """The next time is the one that a crontab means, in UTC."""
     now = datetime(2026, 5, 20, 12, 30, tzinfo=UTC)
     expected = datetime.fromisoformat(after).replace(tzinfo=UTC)
-    assert Schedule(crontab).get_next_fire_time(None, now) == expected
-
-
-def test_missed_times_come_once() -> None:
-    """However many times were missed, the next one is the first to come: none is made up twice."""
-    now = datetime(2026, 5, 20, 12, 30, tzinfo=UTC)
-    expected = datetime(2026, 5, 20, 13, tzinfo=UTC)
-    assert Schedule("0 * * * *").get_next_fire_time(now - timedelta(days=3), now) == expected
+    assert Schedule(crontab).after(now) == expected
 
 
 @pytest.mark.parametrize(
@@ -176,7 +169,7 @@ def running(chores: Chores) -> threading.Thread:
 
 def now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each time of a schedule come at once."""
-    monkeypatch.setattr(Schedule, "get_next_fire_time", lambda self, before, now: now if before is None else None)
+    monkeypatch.setattr(Schedule, "after", lambda self, now: now)
 
 
 @pytest.mark.parametrize(("code", "heard"), [(LASTS, True), (DEAF, False)])
@@ -198,7 +191,7 @@ def test_a_stop_ends_a_training(
 def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chore is done again and again, never twice at once, whatever happened to it before."""
     soon = timedelta(milliseconds=20)
-    monkeypatch.setattr(Schedule, "get_next_fire_time", lambda self, before, now: (before or now) + soon)
+    monkeypatch.setattr(Schedule, "after", lambda self, now: now + soon)
     done: list[str] = []
     at_once = threading.Lock()
 
@@ -224,12 +217,12 @@ def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A time that passed while the machine slept is not lost: the training begins as soon as it wakes."""
-    usual = Schedule.get_next_fire_time
+    usual, missed = Schedule.after, [timedelta(hours=5)]
 
-    def slept(self: Schedule, before: datetime | None, now: datetime) -> datetime:
-        return now - timedelta(hours=5) if before is None else usual(self, before, now)
+    def slept(self: Schedule, now: datetime) -> datetime:
+        return now - missed.pop() if missed else usual(self, now)
 
-    monkeypatch.setattr(Schedule, "get_next_fire_time", slept)
+    monkeypatch.setattr(Schedule, "after", slept)
     code = "import sys; open(sys.argv[1], 'a').write('trained ')"
     chores = Chores(settings, retrain=python(code, tmp_path / "done"))
     thread = running(chores)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
@@ -269,6 +269,6 @@ def worker(settings: Settings, now: datetime) -> Iterator[Finding]:
     from rlhf_loop.monitoring.worker import Schedule
 
     schedule = Schedule(settings.worker_schedule)
-    at = schedule.get_next_fire_time(None, now).astimezone(UTC)
+    at = schedule.after(now)
     words = f"{schedule.words[:1].lower()}{schedule.words[1:]}"
     yield Finding("worker", f"rlhf-loop worker retrains if due {words}, next at {at:%Y-%m-%d %H:%M} UTC")
