@@ -25,7 +25,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.monitoring import figures
-from rlhf_loop.monitoring.charts import draw, size
+from rlhf_loop.monitoring.charts import draw
 from rlhf_loop.monitoring.figures.figure import Figure, FigureTable, figure_csv, figure_table
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.runs import runs
@@ -67,55 +67,36 @@ def overview(engine: Engine) -> Overview:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One way to draw a figure; `address` is where it is, in pixels it is so large."""
-
-    address: str
-    dark: bool
-    narrow: bool
-    width: int
-    height: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """A figure with its pictures, the last of which is for everybody else; none where there is nothing to draw.
-
-    `file` is what the download is called.
-    """
+    """A figure with its chart as SVG and the address of its data; both empty where there is nothing to show."""
 
     name: str
     title: str
     summary: str
-    pictures: tuple[Picture, ...]
+    chart: str
     table: FigureTable
     data: str
-    file: str
 
 
-def panel(figure: Figure, *, picture: Callable[[bool, bool], str], data: Callable[[], str]) -> Panel:
-    """Return what to show; `picture` gives the address of the one that is dark, and narrow, `data` that of the CSV."""
-    ways = ((True, True), (False, True), (True, False), (False, False)) if _drawable(figure) else ()
-    pictures = (Picture(picture(dark, narrow), dark, narrow, *size(figure, narrow=narrow)) for dark, narrow in ways)
+def panel(figure: Figure, *, data: str) -> Panel:
+    """Return what the dashboard and the report show of a figure; `data` is where its CSV is."""
+    from markupsafe import Markup
+
+    values = (value for each in figure.series for value in figure.column(each.y))
+    # Rows may hold counts alone.
+    drawable = any(isinstance(value, (int, float)) and isfinite(value) for value in values)
     return Panel(
         name=figure.name,
         title=figure.title,
         summary=figure.summary,
-        pictures=tuple(pictures),
+        chart=Markup(draw(figure)) if drawable else "",
         table=figure_table(figure),
-        data=data() if figure.rows else "",
-        file=f"{figure.name}.csv",
+        data=data if figure.rows else "",
     )
 
 
-def _drawable(figure: Figure) -> bool:
-    """Tell whether there is anything to draw: rows may hold counts alone."""
-    values = (value for each in figure.series for value in figure.column(each.y))
-    return any(isinstance(value, (int, float)) and isfinite(value) for value in values)
-
-
-_STYLES = ("page.css", "people.css", "dashboard.css")
+_STYLES = ("page.css", "people.css", "chart.css", "dashboard.css")
 
 
 def report(
@@ -129,15 +110,17 @@ def report(
     """Return the report as HTML: what `/dashboard` shows, without network and without scripts."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    now = now or datetime.now(UTC)
     panels = []
     for done, name in enumerate(figures.FIGURES):
         if progress:
             progress(done, len(figures.FIGURES))
-        panels.append(_panel(figures.figure(name, engine, settings, encoder=encoder)))
-    panels.sort(key=lambda one: not one.pictures)  # as on the dashboard
+        found = figures.figure(name, engine, settings, encoder=encoder, now=now)
+        panels.append(panel(found, data=_inline("text/csv;charset=utf-8", figure_csv(found))))
+    panels.sort(key=lambda one: not one.chart)  # as on the dashboard
     pages = Environment(loader=PackageLoader("rlhf_loop.web"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("rlhf_loop/report.html").render(
-        made_at=now or datetime.now(UTC),
+        made_at=now,
         overview=overview(engine),
         panels=panels,
         styles=_styles(),
@@ -162,14 +145,6 @@ def write_whole(path: Path, text: str) -> None:
     finally:
         with suppress(OSError):
             draft.unlink()
-
-
-def _panel(figure: Figure) -> Panel:
-    return panel(
-        figure,
-        picture=lambda dark, narrow: _inline("image/svg+xml", draw(figure, dark=dark, narrow=narrow)),
-        data=lambda: _inline("text/csv;charset=utf-8", figure_csv(figure)),
-    )
 
 
 def _inline(kind: str, text: str) -> str:

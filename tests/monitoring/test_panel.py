@@ -1,4 +1,4 @@
-"""A figure as it is shown: which pictures and data it has."""
+"""A figure as it is shown: its chart and its data."""
 
 from __future__ import annotations
 
@@ -7,40 +7,26 @@ from dataclasses import replace
 import pytest
 from figure_fakes import EMPTY, SATISFACTION
 
-from rlhf_loop.monitoring import Figure
-from rlhf_loop.monitoring.charts import size
-from rlhf_loop.monitoring.report import Panel, panel
+from rlhf_loop.monitoring.charts import draw
+from rlhf_loop.monitoring.report import panel
 
 
-def shown(figure: Figure) -> Panel:
-    return panel(figure, picture=lambda dark, narrow: f"dark={dark} narrow={narrow}", data=lambda: "data")
-
-
-def test_a_picture_for_each_screen() -> None:
-    """The narrowest conditions come first, as a browser takes the first that fits; each says how large it is."""
-    found = shown(SATISFACTION)
-    assert [(each.dark, each.narrow) for each in found.pictures] == [
-        (True, True),
-        (False, True),
-        (True, False),
-        (False, False),
-    ]
-    assert found.pictures[0].address == "dark=True narrow=True"
-    assert [(each.width, each.height) for each in found.pictures[1:3]] == [
-        size(SATISFACTION, narrow=True),
-        size(SATISFACTION),
-    ]
-    assert (found.data, found.file) == ("data", "satisfaction.csv")
+def test_a_chart_and_data() -> None:
+    """The chart stands in the page as it is drawn, the data are where the page says."""
+    found = panel(SATISFACTION, data="data")
+    assert (found.chart, found.data) == (draw(SATISFACTION), "data")
+    assert hasattr(found.chart, "__html__")
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan")])
 def test_counts_without_values(unknown: float | None) -> None:
     """There is nothing to draw, but something to read and to download."""
-    found = shown(replace(SATISFACTION, rows=tuple((row[0], *[unknown] * 4) for row in SATISFACTION.rows)))
-    assert (found.pictures, found.data, len(found.table.rows)) == ((), "data", len(SATISFACTION.rows))
+    rows = tuple((row[0], *[unknown] * 4) for row in SATISFACTION.rows)
+    found = panel(replace(SATISFACTION, rows=rows), data="data")
+    assert (found.chart, found.data, len(found.table.rows)) == ("", "data", len(SATISFACTION.rows))
 
 
 def test_nothing() -> None:
     """Without rows there is only the sentence that says why."""
-    found = shown(EMPTY)
-    assert (found.pictures, found.data, found.summary) == ((), "", EMPTY.summary)
+    found = panel(EMPTY, data="data")
+    assert (found.chart, found.data, found.summary) == ("", "", EMPTY.summary)

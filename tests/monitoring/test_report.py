@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from figure_fakes import ALL, HOSTILE, SOURCES
+from figure_rows import add
 from sqlalchemy import Engine
 
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
-from rlhf_loop.monitoring import Figure, figures
+from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring import report as reports
 from rlhf_loop.monitoring.figures.figure import figure_csv
 from rlhf_loop.store.alarms import raise_alarm
@@ -26,13 +27,7 @@ NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {figure.name: figure for figure in ALL}
-
-    def figure(name: str, engine: Engine, settings: object, *, encoder: object = None) -> Figure:
-        return found[name]
-
-    monkeypatch.setattr(figures, "FIGURES", tuple(found))
-    monkeypatch.setattr(figures, "figure", figure)
+    monkeypatch.setattr(figures, "FIGURES", {figure.name: lambda view, found=figure: found for figure in ALL})
 
 
 @pytest.mark.usefixtures("made")
@@ -53,6 +48,14 @@ def test_it_is_complete(sqlite_engine: Engine) -> None:
     assert "1 open alarm" in text
     assert f"data:text/csv;charset=utf-8;base64,{base64.b64encode(figure_csv(SOURCES).encode()).decode()}" in text
     assert 'download="sources.csv"' in text
+
+
+def test_another_time(sqlite_engine: Engine) -> None:
+    """The report as of an earlier day shows the weeks before that day, in its figures, too."""
+    add(sqlite_engine, 1, source="an old one", created_at=NOW - timedelta(weeks=60), rating=5)
+    years_ago = reports.report(sqlite_engine, Settings(), now=NOW - timedelta(weeks=59))
+    assert "an old one" in years_ago
+    assert "an old one" not in reports.report(sqlite_engine, Settings(), now=NOW)
 
 
 def test_an_empty_database(sqlite_engine: Engine) -> None:

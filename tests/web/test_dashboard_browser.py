@@ -1,4 +1,4 @@
-"""The dashboard and the report in Chromium: pictures on each screen, colours, keyboard, zoom, and no JavaScript."""
+"""The dashboard and the report in Chromium: charts on each screen, colours, keyboard, zoom, and no JavaScript."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from desk_browser import Desk, Open, desk_in_chromium, pages
 from figure_fakes import ALL, CHINESE, SOURCES
-from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import Engine
+from playwright.sync_api import Browser, expect
 from test_browser import CONTRASTS, no_sideways_scroll
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
-from rlhf_loop.monitoring import Figure, figures
+from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.figures.figure import figure_csv
 from rlhf_loop.monitoring.report import report, write_whole
 from rlhf_loop.store.alarms import raise_alarm
@@ -23,15 +22,10 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobil
 SHOWN = [figure for figure in ALL if figure.rows]
 
 
-def made(name: str, engine: Engine, settings: object, *, encoder: object = None) -> Figure:
-    return next(figure for figure in ALL if figure.name == name)
-
-
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, Browser]]:
     with pytest.MonkeyPatch.context() as patch, desk_in_chromium(tmp_path_factory.mktemp("desk")) as both:
-        patch.setattr(figures, "FIGURES", tuple(figure.name for figure in ALL))
-        patch.setattr(figures, "figure", made)
+        patch.setattr(figures, "FIGURES", {figure.name: lambda view, found=figure: found for figure in ALL})
         raise_alarm(both[0].engine, AlarmKind.QUEUE, f"412 answers wait, {'W' * 200}. See /review.", subject=CHINESE)
         yield both
 
@@ -42,30 +36,32 @@ def open_page(chromium: tuple[Desk, Browser]) -> Iterator[Open]:
         yield lambda at="/dashboard", **options: open_page(at, name="dora", **options)
 
 
-def pictures(page: Page) -> list[tuple[str, float, float]]:
-    """Scroll to each picture; return its address, how wide it is shown, and how wide it is by itself."""
-    found = []
-    for picture in page.locator("picture img").all():
-        picture.scroll_into_view_if_needed()
-        picture.evaluate("(image) => image.decode()")
-        found.append(
-            tuple(picture.evaluate("(image) => [image.currentSrc, image.clientWidth, Number(image.naturalWidth)]"))
-        )
-    return found
+#: Charts with their height, the colours of what they show, and of their words the size and how far they are from the
+#: edges of the card.
+CHARTS = """() => [...document.querySelectorAll(".panel .chart")].map((chart) => {
+  const card = chart.closest(".panel").getBoundingClientRect();
+  const words = [...chart.querySelectorAll("text")].filter((each) => each.checkVisibility()).map((each) => {
+    const box = each.getBoundingClientRect();
+    return [parseFloat(getComputedStyle(each).fontSize), box.left - card.left, card.right - box.right];
+  });
+  const drawn = [...chart.querySelectorAll(".line, .point, .column, .whisker")].map((each) => getComputedStyle(each));
+  return { height: chart.getBoundingClientRect().height, words, colours: drawn.map((each) => each.color) };
+})"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 640, 1280])
-def test_each_screen_has_its_picture(open_page: Open, scheme: str, width: int) -> None:
-    """By width and colours; all of them are drawn, no letter is smaller than 12 pixels, nothing sticks out."""
+def test_charts_fit_each_screen(open_page: Open, scheme: str, width: int) -> None:
+    """One drawing for all: in the colours of the scheme, letters of 12 pixels or more, nothing sticks out of a card."""
     page = open_page(viewport={"width": width, "height": 740}, color_scheme=scheme)
-    found = pictures(page)
+    found = page.evaluate(CHARTS)
     assert len(found) == len(SHOWN)
-    for address, shown, own in found:
-        assert ("narrow=1" in address) == (width == 360)
-        assert ("dark=1" in address) == (scheme == "dark")
-        assert own > 0
-        assert 13 * shown / (280 if width == 360 else 500) >= 12
+    series = {"light": "rgb(26, 107, 88)", "dark": "rgb(127, 209, 185)"}[scheme]
+    for chart in found:
+        assert chart["height"] > 50
+        assert series in chart["colours"]
+        assert min(size for size, _, _ in chart["words"]) >= 12
+        assert min(edge for _, *edges in chart["words"] for edge in edges) >= 4
     assert no_sideways_scroll(page)
 
 
@@ -103,14 +99,14 @@ def test_by_keyboard(open_page: Open) -> None:
 
 
 def test_headings_and_names(open_page: Open) -> None:
-    """One first heading, second ones below it for each part, and each picture has words."""
+    """One first heading, second ones below it for each part, and each chart has words."""
     page = open_page()
     levels = page.locator("main :is(h1, h2, h3, h4)").evaluate_all("(all) => all.map((each) => each.tagName)")
     assert levels[0] == "H1"
     assert set(levels[1:]) == {"H2"}
     ids = page.locator("[id]").evaluate_all("(all) => all.map((each) => each.id)")
     assert len(ids) == len(set(ids))
-    names = page.locator("main img").evaluate_all("(all) => all.map((each) => each.alt)")
+    names = page.locator("main svg[role=img]").evaluate_all("(all) => all.map((each) => each.ariaLabel)")
     assert names == [f"{figure.title}. {figure.summary}" for figure in SHOWN]
     expect(page.get_by_role("heading", name="1 open alarm")).to_be_visible()
     assert page.get_by_role("region", name="1 open alarm").bounding_box()["y"] < 400  # type: ignore[index]
@@ -126,7 +122,7 @@ def test_download(open_page: Open) -> None:
 
 
 def test_without_javascript_on_a_phone(open_page: Open) -> None:
-    """Data unfold by a tap, and pictures are there; the widest table scrolls in itself."""
+    """Data unfold by a tap, and charts are there; the widest table scrolls in itself."""
     page = open_page(java_script_enabled=False, **PHONE)
     for summary in page.locator(".numbers summary").all():
         summary.tap()
@@ -136,7 +132,7 @@ def test_without_javascript_on_a_phone(open_page: Open) -> None:
 
 @pytest.mark.parametrize("options", [PHONE, {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"}])
 def test_the_report_is_complete(chromium: tuple[Desk, Browser], tmp_path: Path, options: dict[str, object]) -> None:
-    """From a file, without network and scripts: pictures, data and colours are there; nothing is asked for."""
+    """From a file, without network and scripts: charts, data and colours are there; nothing is asked for."""
     desk, browser = chromium
     file = tmp_path / "report.html"
     write_whole(file, report(desk.engine, Settings()))
@@ -147,7 +143,7 @@ def test_the_report_is_complete(chromium: tuple[Desk, Browser], tmp_path: Path, 
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.goto(file.as_uri())
-    assert len(pictures(page)) == len(SHOWN)
+    assert len(page.evaluate(CHARTS)) == len(SHOWN)
     assert no_sideways_scroll(page)
     ratios = page.evaluate(CONTRASTS)
     assert min(ratios.values()) >= 4.5, ratios

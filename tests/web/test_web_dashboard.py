@@ -18,6 +18,7 @@ from sqlalchemy import Engine, insert
 
 from rlhf_loop.domain import AlarmKind, RunRecord
 from rlhf_loop.monitoring import Figure, figures
+from rlhf_loop.monitoring.charts import picture
 from rlhf_loop.registry.runs import begin_run, end_run
 from rlhf_loop.store.alarms import raise_alarm
 from rlhf_loop.store.engine import transaction
@@ -91,16 +92,15 @@ def test_the_way_there(site: Site, ada: Browser) -> None:
 
 
 def test_each_figure(ada: Browser) -> None:
-    """Its title, its sentence, its pictures for each screen with a text instead, its table and its download."""
+    """Its title, its sentence, its chart with a text instead, its table and its download."""
     page = ada.get("/dashboard").text
     for figure in ALL:
         assert f'<h2 id="{figure.name}-title">{figure.title}</h2>' in page
         assert figure.summary in html.unescape(page)
         assert (f'href="/dashboard/{figure.name}.csv"' in page) == bool(figure.rows)
-    assert 'srcset="/dashboard/sources.svg?dark=1&amp;narrow=1"' in page
-    assert 'media="(max-width: 36rem) and (prefers-color-scheme: dark)"' in page
-    assert 'alt="By source. wikipedia wins most often."' in page
-    assert page.count("<img") == len(ALL) - 1
+    assert 'aria-label="By source. wikipedia wins most often."' in page
+    assert page.count('<svg xmlns="http://www.w3.org/2000/svg" class="chart') == len(ALL) - 1
+    assert "chart.css" in page
     assert HOSTILE not in page
     assert HOSTILE in html.unescape(page)
     assert "41.0\xa0%" in page
@@ -109,24 +109,22 @@ def test_each_figure(ada: Browser) -> None:
 def test_all_is_computed_once(ada: Browser, made: Figures) -> None:
     """The page, its pictures and its data share what was computed."""
     ada.get("/dashboard")
-    for address in ("/dashboard/sources.svg", "/dashboard/sources.svg?dark=1", "/dashboard/sources.csv", "/dashboard"):
+    for address in ("/dashboard/sources.svg", "/dashboard/sources.csv", "/dashboard"):
         assert ada.get(address).status_code == 200
     assert sorted(made.asked) == sorted(made.found)
 
 
 def test_a_picture(ada: Browser) -> None:
-    """SVG that may run and load nothing; each way to draw it has its own tag, and who has it gets no second one."""
-    ways = ["", "?dark=1", "?narrow=1", "?dark=1&narrow=1"]
-    answers = [ada.get(f"/dashboard/sources.svg{way}") for way in ways]
-    assert {answer.mimetype for answer in answers} == {"image/svg+xml"}
-    assert len({answer.headers["ETag"] for answer in answers}) == len({answer.data for answer in answers}) == 4
-    policy = answers[0].headers["Content-Security-Policy"]
+    """SVG that may run and load nothing; each has its own tag, and who has it gets no second one."""
+    first, other = (ada.get(f"/dashboard/{name}.svg") for name in ("sources", "milestone"))
+    assert first.mimetype == "image/svg+xml"
+    assert first.text == picture(SOURCES)
+    assert first.headers["ETag"] != other.headers["ETag"]
+    policy = first.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "sandbox" in policy
-    again = ada.client.get("/dashboard/sources.svg", headers={"If-None-Match": answers[0].headers["ETag"]})
+    again = ada.client.get("/dashboard/sources.svg", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
-    other = ada.client.get("/dashboard/sources.svg?dark=1", headers={"If-None-Match": answers[0].headers["ETag"]})
-    assert (other.status_code, other.data) == (200, answers[1].data)
 
 
 def test_the_data(ada: Browser) -> None:

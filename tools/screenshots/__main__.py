@@ -52,15 +52,11 @@ def _correct(page: Page) -> None:
 
 
 def _dashboard(page: Page) -> None:
-    """Wait for what takes long to compute, and have all pictures drawn, those out of sight as well."""
+    """Wait for what takes long to compute."""
     page.goto("/dashboard")
     while page.locator("[data-pending]").count():
         page.wait_for_timeout(1_000)
         page.goto("/dashboard")
-    for picture in page.locator(".panel img").all():
-        picture.scroll_into_view_if_needed()
-        picture.evaluate("(image) => image.decode()")
-    page.evaluate("window.scrollTo(0, 0)")
 
 
 def _go(path: str) -> Callable[[Page], None]:

@@ -20,7 +20,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import UserRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.monitoring import figures
-from rlhf_loop.monitoring.charts import draw
+from rlhf_loop.monitoring.charts import picture
 from rlhf_loop.monitoring.figures.figure import Figure, figure_csv
 from rlhf_loop.monitoring.report import Panel, overview, panel
 from rlhf_loop.version import __version__
@@ -143,7 +143,7 @@ def add_routes(
         shown = board.get(figures.FIGURES, wait_s=_PATIENCE_S)
         parts = [_part(name, each) for name, each in shown.items()]
         # What has no picture yet comes last: beside a picture it would leave a hole.
-        parts.sort(key=lambda part: part.panel is not None and not part.panel.pictures)
+        parts.sort(key=lambda part: part.panel is not None and not part.panel.chart)
         return page("dashboard.html", guard, overview=found, parts=parts, here=url_for(".dashboard"))
 
     @web.get("/dashboard/<name>.svg")
@@ -151,12 +151,11 @@ def add_routes(
     def dashboard_picture(name: str) -> Response:
         guard.signed_in(UserRole.ADMIN)
         figure = _figure(board, name)
-        dark, narrow = (request.args.get(way) == "1" for way in ("dark", "narrow"))
         response = Response(content_type="image/svg+xml; charset=utf-8")
         response.headers["Content-Security-Policy"] = _PICTURE_POLICY
-        response.set_etag(_tag(figure, dark, narrow))
+        response.set_etag(_tag(figure))
         if response.make_conditional(request).status_code != 304:
-            response.set_data(draw(figure, dark=dark, narrow=narrow))
+            response.set_data(picture(figure))
         return response
 
     @web.get("/dashboard/<name>.csv")
@@ -171,15 +170,10 @@ def add_routes(
 
 
 def _part(name: str, shown: FigurePanel) -> _Part:
-    figure = shown.figure
-    if figure is None:
+    if shown.figure is None:
         return _Part(name, name.replace("-", " ").capitalize(), None, shown.failed)
-
-    def picture(dark: bool, narrow: bool) -> str:
-        return url_for(".dashboard_picture", name=name, dark=1 if dark else None, narrow=1 if narrow else None)
-
-    found = panel(figure, picture=picture, data=lambda: url_for(".dashboard_data", name=name))
-    return _Part(name, figure.title, found, failed=False)
+    found = panel(shown.figure, data=url_for(".dashboard_data", name=name))
+    return _Part(name, found.title, found, failed=False)
 
 
 def _figure(board: Board, name: str) -> Figure:
@@ -198,6 +192,6 @@ def _figure(board: Board, name: str) -> Figure:
     raise ServiceUnavailable("This figure is still being computed. Try again in a moment.", retry_after=_RETRY_AFTER_S)
 
 
-def _tag(figure: Figure, dark: bool, narrow: bool) -> str:
+def _tag(figure: Figure) -> str:
     # The version, too: another one may draw it in another way.
-    return blake2b(repr((__version__, figure, dark, narrow)).encode(), digest_size=16).hexdigest()
+    return blake2b(repr((__version__, figure)).encode(), digest_size=16).hexdigest()
