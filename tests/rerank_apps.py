@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from databases import sqlite_database
 from flask import Flask
 from flask.testing import FlaskClient
 from web_fakes import FakeService
@@ -53,7 +54,7 @@ def ranker_in(folder: Path, encoder: TextEncoder, model: RewardModel | None) -> 
 
 def app_with(ranker: Any, folder: Path, **changes: Any) -> Flask:
     """Return the application, with a database that nobody has made yet."""
-    settings = Settings(**{"database_url": f"sqlite:///{folder / 'rlhf.db'}", "rate_limit": "0", **changes})
+    settings = Settings(**{"database_url": sqlite_database(folder / "rlhf.db"), "rate_limit": "0", **changes})
     return create_app(settings, service=RankingService(ranker))
 
 

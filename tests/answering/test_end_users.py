@@ -16,7 +16,7 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.web import create_app
@@ -122,7 +122,6 @@ def test_an_expert_is_not_taken_for_a_visitor_while_the_database_is_down(postgre
     """Then a visitor's rating waits in the outbox, but who has a session is told to come again."""
     outage = Outage(postgres_url)
     engine = make_engine(outage.url)
-    migrate(engine)
     site = Site(engine)
     rita, visitor = site.browser(site.rita), site.browser()
     engine.dispose()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from databases import sqlite_database
 from outage import Outage
 from sqlalchemy import Engine, func, select, text
 
@@ -19,7 +20,7 @@ from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.tables import Interaction, Review, ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -324,8 +325,7 @@ def test_a_full_outbox_says_so(outage: Outage, tmp_path: Path) -> None:
 def test_sqlite_that_is_locked_for_too_long(tmp_path: Path) -> None:
     """A SQLite database that another process holds is down, too; afterwards all is recorded."""
     file = tmp_path / "rlhf.db"
-    engine = make_engine(f"sqlite:///{file}")
-    migrate(engine)
+    engine = make_engine(sqlite_database(file))
     recorder = Recorder(settings_for(f"sqlite:///{file}", tmp_path))
     holder = sqlite3.connect(file, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import sqlite_database
 from outage import Outage
 from sqlalchemy import select
 
@@ -50,7 +51,7 @@ broken = Broken()
 @pytest.fixture
 def settings(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Settings:
     return Settings(
-        database_url=f"sqlite:///{tmp_path / 'rlhf.db'}",
+        database_url=sqlite_database(tmp_path / "rlhf.db"),
         model_path=tmp_path / "reward_model.joblib",
         cache_dir=encoder_cache,
         encoder_path=model_folder,

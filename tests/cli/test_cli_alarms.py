@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from databases import sqlite_database
 from loopback import page, site
 from sqlalchemy import Engine, insert
 
@@ -24,7 +25,7 @@ NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'rlhf.db'}"
+    return sqlite_database(tmp_path / "rlhf.db")
 
 
 @pytest.fixture

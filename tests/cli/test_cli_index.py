@@ -14,7 +14,7 @@ from rlhf_loop.cli import main
 @pytest.fixture(params=["lancedb", "pgvector"])
 def environ(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path, encoder_cache: Path) -> dict[str, str]:
     """The settings of each vector database, as environment variables."""
-    url = "sqlite://" if request.param == "lancedb" else request.getfixturevalue("postgres_url")
+    url = "sqlite://" if request.param == "lancedb" else request.getfixturevalue("empty_postgres_url")
     return {
         "RLHF_DATABASE_URL": url,
         "RLHF_INDEX_PATH": str(tmp_path / "index"),

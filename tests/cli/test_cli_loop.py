@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from databases import sqlite_database
 
 from rlhf_loop import ranking, sample
 from rlhf_loop.cli import main
@@ -27,7 +28,7 @@ class Loop:
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
-        self.database = f"sqlite:///{folder / 'rlhf.db'}"
+        self.database = sqlite_database(folder / "rlhf.db")
         self.model = folder / "model [1].joblib"  # brackets: they mean something to what prints them
         self.environment = {
             "RLHF_DATABASE_URL": self.database,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from databases import sqlite_database
 from operation_fakes import START, put_live, put_questions
 
 from rlhf_loop import sample
@@ -23,7 +24,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def environment(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str, str]:
     return {
-        "RLHF_DATABASE_URL": f"sqlite:///{tmp_path / 'rlhf.db'}",
+        "RLHF_DATABASE_URL": sqlite_database(tmp_path / "rlhf.db"),
         "RLHF_MODEL_PATH": str(tmp_path / "m.joblib"),
         "RLHF_CACHE_DIR": str(encoder_cache),
         "RLHF_ENCODER_PATH": str(model_folder),

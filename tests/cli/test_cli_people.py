@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from databases import sqlite_database
 from people_fakes import OTHER_PASSWORD, PASSWORD
 from sqlalchemy import Engine
 
@@ -24,7 +25,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    url = f"sqlite:///{tmp_path / 'rlhf.db'}"
+    url = sqlite_database(tmp_path / "rlhf.db")
 
     def run(*arguments: str, code: int = 0, input: str | None = None) -> Result:
         result = CliRunner().invoke(main, arguments, env={"RLHF_DATABASE_URL": url}, input=input)
@@ -37,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    return open_database(f"sqlite:///{tmp_path / 'rlhf.db'}")
+    return open_database(sqlite_database(tmp_path / "rlhf.db"))
 
 
 def stored(engine: Engine, name: str) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from databases import sqlite_database
 
 from rlhf_loop import __version__
 from rlhf_loop.cli import main
@@ -14,7 +15,7 @@ from rlhf_loop.store.engine import make_engine
 
 @pytest.fixture
 def database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'rlhf.db'}"
+    return sqlite_database(tmp_path / "rlhf.db")
 
 
 def call(database: str, *arguments: str | Path) -> Result:

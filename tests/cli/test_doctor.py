@@ -135,9 +135,9 @@ def test_postgresql_without_its_driver(settings: Settings, monkeypatch: pytest.M
     assert (database.ok, "pip install 'rlhf-loop[postgres]'" in database.advice) == (False, True)
 
 
-def test_postgresql_is_looked_at_without_writing(settings: Settings, postgres_url: str) -> None:
+def test_postgresql_is_looked_at_without_writing(settings: Settings, empty_postgres_url: str) -> None:
     """An empty database, and one with our tables, as on SQLite; neither gets a table by looking."""
-    asked = replace(settings, database_url=postgres_url)
+    asked = replace(settings, database_url=empty_postgres_url)
     (database,) = faults(examine(asked))
     assert "without our tables" in database.text
     assert "without our tables" in faults(examine(asked))[0].text

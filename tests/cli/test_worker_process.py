@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import sqlite_database
 from server_process import PATIENCE_S, until
 
 from rlhf_loop import registry, sample
@@ -32,7 +33,7 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Environ:
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "RLHF_DATABASE_URL": f"sqlite:///{tmp_path / 'rlhf.db'}",
+        "RLHF_DATABASE_URL": sqlite_database(tmp_path / "rlhf.db"),
         "RLHF_MODEL_PATH": str(tmp_path / "m.joblib"),
         "RLHF_CACHE_DIR": str(encoder_cache),
         "RLHF_ENCODER_PATH": str(model_folder),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from databases import sqlite_database
 from sqlalchemy import Engine
 
 from rlhf_loop.cli import main
@@ -21,7 +22,7 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset, split_of
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store import questions as frozen
-from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.engine import make_engine, transaction
 from rlhf_loop.store.interactions import put_preference, rate, record
 
 QUESTIONS = 60
@@ -251,8 +252,7 @@ def test_after_one_that_was_killed(sqlite_engine: Engine, folder: Path, moment: 
 
 def test_one_that_fails_leaves_the_earlier_one(folder: Path, tmp_path: Path) -> None:
     """Whatever goes wrong on the way: the folder that was there is there as it was."""
-    engine = make_engine(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(engine)
+    engine = make_engine(sqlite_database(tmp_path / "a.db"))
     filled(engine, questions=1)
     export_dataset(engine, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -269,9 +269,8 @@ def test_one_that_fails_leaves_the_earlier_one(folder: Path, tmp_path: Path) -> 
 
 def test_the_command(tmp_path: Path) -> None:
     """It says what it wrote, and how long the pseudonyms last."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
+    url = sqlite_database(tmp_path / "a.db")
     engine = make_engine(url)
-    migrate(engine)
     filled(engine, questions=3)
     engine.dispose()
     arguments = ["ratings", "export", str(tmp_path / "out"), "--format", "hf-dataset"]

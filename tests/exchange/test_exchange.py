@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import sqlite_database
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
@@ -17,7 +18,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.transfer import InvalidRowsError, export_ratings, import_ratings
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.engine import make_engine, transaction
 from rlhf_loop.store.interactions import rate, record, stats
 from rlhf_loop.training.data import examples
 
@@ -167,8 +168,7 @@ def test_what_goes_out_comes_back(filled: Engine, tmp_path: Path, name: str) -> 
     """An export, imported into an empty database and exported again, gives the same bytes."""
     written = export_ratings(filled, tmp_path / name)
     assert written == 3 * (len(NASTY) - 2) + 2 + 4
-    other = make_engine(f"sqlite:///{tmp_path / 'other.db'}")
-    migrate(other)
+    other = make_engine(sqlite_database(tmp_path / "other.db"))
     assert import_ratings(other, tmp_path / name).added == written
     (tmp_path / "again").mkdir()
     export_ratings(other, tmp_path / "again" / name)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import memory_database
 from rating_files import counts, reasons
 from sqlalchemy import Engine, text
 
@@ -12,7 +13,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import export_ratings, import_ratings
-from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record
 
 USER = "35f4f60d-2941-5f29-bcff-62e51c272c68"
@@ -167,8 +168,7 @@ def test_what_goes_out_comes_back(engine: Engine, tmp_path: Path, name: str) -> 
     rate(engine, ids[0], reviewer="ann", rating=2, comment="Why?", correction="c", harmful=True)
     rate(engine, ids[0], reviewer="visitor:1", rating=5, role=ReviewerRole.END_USER)
     assert export_ratings(engine, tmp_path / name, format="argilla") == 2
-    other = make_engine("sqlite://")
-    migrate(other)
+    other = memory_database()
     assert counts(import_ratings(other, tmp_path / name, format="argilla")) == (3, 3, 0, 0, 0)
     assert reviews(other) == reviews(engine)
     before = (tmp_path / name).read_bytes()

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import memory_database
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
-from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record, stats
 
 
@@ -226,8 +227,7 @@ def test_an_answer_in_json_is_a_text(engine: Engine, tmp_path: Path, text: str) 
     """What is no message and no object around one was meant as it stands, and comes back so."""
     record(engine, [Rating(text, text, 4, reviewer="ann")])
     export_ratings(engine, tmp_path / "a.jsonl", format="langfuse")
-    other = make_engine("sqlite://")
-    migrate(other)
+    other = memory_database()
     import_ratings(other, tmp_path / "a.jsonl", format="langfuse")
     export_ratings(other, tmp_path / "b.csv")
     export_ratings(engine, tmp_path / "c.csv")
@@ -243,8 +243,7 @@ def test_what_goes_out_comes_back(engine: Engine, tmp_path: Path, name: str) -> 
     rate(engine, ids[0], reviewer="visitor:1", rating=5, role=ReviewerRole.END_USER)
     options, labels = ExportOptions(score_name="stars"), Labels(score_name="stars")
     assert export_ratings(engine, tmp_path / name, format="langfuse", options=options) == 2
-    other = make_engine("sqlite://")
-    migrate(other)
+    other = memory_database()
     assert counts(import_ratings(other, tmp_path / name, format="langfuse", labels=labels)) == (3, 3, 0, 0, 0)
     assert reviews(other) == reviews(engine)
     assert stats(other).first_rated_at == stats(engine).first_rated_at

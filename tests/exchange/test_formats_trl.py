@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from databases import memory_database
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
@@ -13,7 +14,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
-from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record, stats
 from rlhf_loop.training.data import examples
 
@@ -214,8 +215,7 @@ def test_what_goes_out_comes_back(
             export_ratings(sqlite_engine, tmp_path / name, format=format, options=options)
         return
     rows = export_ratings(sqlite_engine, tmp_path / name, format=format, options=options)
-    other = make_engine("sqlite://")
-    migrate(other)
+    other = memory_database()
     assert counts(import_ratings(other, tmp_path / name, format=format)) == (rows, rows, 0, 0, 0)
     if format == "trl-preference":
         assert len(preferences(other)) == 3

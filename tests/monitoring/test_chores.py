@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from databases import sqlite_database
 from loopback import page, site
 from server_process import until
 
@@ -50,7 +51,7 @@ time.sleep(60)
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(
-        database_url=f"sqlite:///{tmp_path / 'rlhf.db'}", model_path=tmp_path / "m.joblib", encoder_path=tmp_path
+        database_url=sqlite_database(tmp_path / "rlhf.db"), model_path=tmp_path / "m.joblib", encoder_path=tmp_path
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from databases import sqlite_database
 from figure_fakes import ALL, HOSTILE, SOURCES
 from figure_rows import add
 from sqlalchemy import Engine
@@ -85,7 +86,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RLHF_DATABASE_URL", f"sqlite:///{tmp_path / 'rlhf.db'}")
+    monkeypatch.setenv("RLHF_DATABASE_URL", sqlite_database(tmp_path / "rlhf.db"))
     monkeypatch.setenv("RLHF_ENCODER_PATH", str(tmp_path))
     return CliRunner()
 

@@ -274,7 +274,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """The kind of a vector database, and where it is."""
     if request.param == "lancedb":
         return "lancedb", str(tmp_path / "index")
-    return "pgvector", request.getfixturevalue("postgres_url")
+    return "pgvector", request.getfixturevalue("empty_postgres_url")
 
 
 def _open(place: tuple[str, str]) -> VectorStore:

@@ -34,7 +34,7 @@ DOCUMENTS = {
 @pytest.fixture(params=["lancedb", "pgvector"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path, encoder_cache: Path) -> Settings:
     """Settings of each vector database; the vector cache is this test's own, the encoder's graph all tests'."""
-    url = "sqlite://" if request.param == "lancedb" else request.getfixturevalue("postgres_url")
+    url = "sqlite://" if request.param == "lancedb" else request.getfixturevalue("empty_postgres_url")
     return Settings(database_url=url, index_path=tmp_path / "index", encoder_path=model_folder, cache_dir=encoder_cache)
 
 

@@ -38,7 +38,7 @@ def open_(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     if request.param == "lancedb":
         yield lambda: LanceDbStore(tmp_path / "index", ann_from=10)
         return
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("empty_postgres_url")
     engines = []
 
     def opened() -> VectorStore:
@@ -56,7 +56,7 @@ def in_language(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
     if request.param == "lancedb":
         yield lambda language: LanceDbStore(tmp_path / "index", language=language)
         return
-    engine = make_engine(request.getfixturevalue("postgres_url"))
+    engine = make_engine(request.getfixturevalue("empty_postgres_url"))
     yield lambda language: PgVectorStore(engine, language=language)
     engine.dispose()
 
@@ -485,7 +485,7 @@ assert store.known(["a"]) == {"a"}
 )
 def test_a_fork(kind: str, state: str, expected: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A child process opens the index for itself; where LanceDB's threads are lost, it says so and does not hang."""
-    url = "sqlite://" if kind == "lancedb" else request.getfixturevalue("postgres_url")
+    url = "sqlite://" if kind == "lancedb" else request.getfixturevalue("empty_postgres_url")
     environ = {"RLHF_DATABASE_URL": url, "RLHF_INDEX_PATH": str(tmp_path / "index")}
     store = open_store(Settings.from_env(environ))
     store.add([entry("a")], encoder=ENCODER)
@@ -509,17 +509,17 @@ def test_a_dead_server_is_a_store_error() -> None:
     assert "secret" not in str(error.value)
 
 
-def test_without_the_right_to_create_the_extension(postgres_url: str) -> None:
+def test_without_the_right_to_create_the_extension(empty_postgres_url: str) -> None:
     """An ordinary user is told what an administrator has to do; the transaction leaves nothing behind."""
     from sqlalchemy import text
 
-    admin = make_engine(postgres_url)
+    admin = make_engine(empty_postgres_url)
     with admin.begin() as connection:
         connection.execute(text("DROP ROLE IF EXISTS plain_user"))
         connection.execute(text("CREATE ROLE plain_user LOGIN PASSWORD 'x'"))
         connection.execute(text("UPDATE pg_database SET datdba = datdba"))
         connection.execute(text("GRANT CREATE ON SCHEMA public TO plain_user"))
-    plain = make_engine(postgres_url)
+    plain = make_engine(empty_postgres_url)
 
     from sqlalchemy import event
 
@@ -539,17 +539,17 @@ def test_without_the_right_to_create_the_extension(postgres_url: str) -> None:
         engine.dispose()
 
 
-def test_without_the_right_to_create_tables(postgres_url: str) -> None:
+def test_without_the_right_to_create_tables(empty_postgres_url: str) -> None:
     """The message holds the command for an administrator."""
     from sqlalchemy import create_engine, text
 
-    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = create_engine(empty_postgres_url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         connection.execute(text("CREATE EXTENSION vector"))
         connection.execute(text("DROP ROLE IF EXISTS bare_user"))
         connection.execute(text("CREATE ROLE bare_user LOGIN"))
         connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
-    bare = make_engine(postgres_url)
+    bare = make_engine(empty_postgres_url)
 
     from sqlalchemy import event
 
@@ -564,11 +564,11 @@ def test_without_the_right_to_create_tables(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_dropped_tables_are_no_index(postgres_url: str) -> None:
+def test_dropped_tables_are_no_index(empty_postgres_url: str) -> None:
     """A process that has used them finds nothing, and can make them anew."""
     from sqlalchemy import text
 
-    engine = make_engine(postgres_url)
+    engine = make_engine(empty_postgres_url)
     store = PgVectorStore(engine)
     for _ in range(2):
         store.add([entry("a", "heart")], encoder=ENCODER)

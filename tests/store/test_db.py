@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
@@ -172,9 +172,9 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
         db.ensure_schema(engine)
 
 
-def test_several_processes_migrate_at_once(database_url: str) -> None:
+def test_several_processes_migrate_at_once(empty_database_url: str) -> None:
     """Processes that start together end up with one schema and no error."""
-    code = f"from rlhf_loop.store.engine import open_database; open_database({database_url!r})"
+    code = f"from rlhf_loop.store.engine import open_database; open_database({empty_database_url!r})"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in started:
         _, errors = process.communicate(timeout=60)
@@ -188,14 +188,16 @@ HAND_MADE = """
 
 
 @pytest.fixture
-def hand_made(empty_engine: Engine) -> Engine:
+def hand_made(empty_database_url: str) -> Iterator[Engine]:
+    empty_engine = db.make_engine(empty_database_url)
     run(empty_engine, HAND_MADE.format(id="INTEGER" if empty_engine.dialect.name == "sqlite" else "SERIAL"))
     run(
         empty_engine,
         "INSERT INTO rlhf_interactions (id, user_prompt, ai_response, rating, feedback_comment) "
         "VALUES (3, 'q', 'a', 4, 'fine'), (7, 'q', 'b', NULL, NULL)",
     )
-    return empty_engine
+    yield empty_engine
+    empty_engine.dispose()
 
 
 @without_expressions

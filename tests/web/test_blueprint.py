@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import sqlite_database
 from flask import Flask, request
 from web_fakes import GOOD, FakeService, SampleSource
 
@@ -24,7 +25,7 @@ from rlhf_reranker import rerank_candidates
 @pytest.fixture
 def settings(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Settings:
     return Settings(
-        database_url=f"sqlite:///{tmp_path / 'rlhf.db'}",
+        database_url=sqlite_database(tmp_path / "rlhf.db"),
         model_path=tmp_path / "reward_model.joblib",
         outbox_path=tmp_path / "outbox.db",
         index_path=tmp_path / "index",

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from databases import sqlite_database
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from served_app import served_app
 from sqlalchemy import select
@@ -82,7 +83,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 @pytest.fixture
 def settings(tmp_path: Path, encoder_cache: Path) -> Settings:
     return Settings(
-        database_url=f"sqlite:///{tmp_path / 'rlhf.db'}",
+        database_url=sqlite_database(tmp_path / "rlhf.db"),
         model_path=tmp_path / "reward_model.joblib",
         outbox_path=tmp_path / "outbox.db",
         cache_dir=encoder_cache,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from databases import sqlite_database
 from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client import values as values_module
@@ -61,7 +62,7 @@ def names(found: Values) -> set[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(database_url=f"sqlite:///{tmp_path / 'rlhf.db'}", model_path=tmp_path / "m.joblib", proxies=0)
+    return Settings(database_url=sqlite_database(tmp_path / "rlhf.db"), model_path=tmp_path / "m.joblib", proxies=0)
 
 
 @pytest.fixture
