@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from patience import PATIENCE_S
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking
@@ -59,7 +60,7 @@ class Waiting(Ranker):
         self.was_told = False
 
     def ranking(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
-        self.was_told = self.told.wait(10)
+        self.was_told = self.told.wait(PATIENCE_S)
         ranked = [RankedCandidate(of.text, place + 1, 0.5, place) for place, of in enumerate(candidates)]
         return Ranking(tuple(ranked), "waiting-1")
 

@@ -9,13 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, until
 
 #: A source that answers at once, or once it may: when the file that the question names is there.
 SOURCE = """
@@ -36,7 +36,6 @@ class Mine:
 
 source = Mine()
 """
-PATIENCE_S = 60
 
 
 class Server:
@@ -104,14 +103,6 @@ def get(connection: HTTPConnection, path: str, **headers: str) -> tuple[int, Any
     connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     response = connection.getresponse()
     return response.status, json.loads(response.read())
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something that will happen, however slow the machine is."""
-    end = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < end, "It did not happen."
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 from adapter_models import needs
+from patience import PATIENCE_S
 
 from rlhf_loop import sample
 from rlhf_loop.reward import RewardModel
@@ -59,7 +60,7 @@ def environment(folder: Path, encoder_cache: Path) -> dict[str, str]:
 
 def run(name: str, *arguments: str, folder: Path, environment: dict[str, str]) -> str:
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

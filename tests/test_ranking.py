@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from patience import PATIENCE_S
 
 import rlhf_reranker
 from rlhf_loop import encoders, ranking, sample
@@ -357,7 +358,7 @@ class StoppedRuntime:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         self.asked.set()
-        assert self.go.wait(timeout=30)
+        assert self.go.wait(timeout=PATIENCE_S)
         return self._runtime.encode(texts)
 
 
@@ -372,11 +373,11 @@ def test_known_candidates_do_not_wait_for_new_ones(
     ranker = Ranker(settings, encoder=slow)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(rerank_candidates, QUERY, [BAD, "An answer nobody has seen before."], ranker=ranker)
-        assert runtime.asked.wait(timeout=30)
+        assert runtime.asked.wait(timeout=PATIENCE_S)
         assert rerank_candidates(QUERY, [BAD, GOOD], ranker=ranker) == expected
         assert not waiting.done()
         runtime.go.set()
-        assert len(waiting.result(timeout=30)) == 2
+        assert len(waiting.result(timeout=PATIENCE_S)) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from patience import until
 
 from rlhf_loop.answering import drafting
 from rlhf_loop.answering.drafting import Drafter, quote
@@ -241,10 +241,7 @@ def test_an_endpoint_that_drips_keeps_no_thread(endpoint: Endpoint) -> None:
     endpoint.reply = endpoint.hang
     model = drafter(endpoint, llm_timeout_s=0.3)
     model.draft(QUERY, PASSAGES)
-    end = time.monotonic() + 30
-    while any(thread.name.startswith("rlhf-draft") for thread in threading.enumerate()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: not any(thread.name.startswith("rlhf-draft") for thread in threading.enumerate()))
     model._running = drafting._RUNNING
     assert "still busy" in model.draft(QUERY, PASSAGES).trouble
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from rlhf_loop.answering import gathering
 from rlhf_loop.answering.gathering import Gatherer, SourceResults
@@ -61,7 +62,7 @@ def hanging() -> Iterator[FakeSource]:
 
 def test_all_are_asked_at_the_same_time() -> None:
     """Two sources that wait for each other both answer; their passages come in the order of the sources."""
-    barrier = threading.Barrier(2, timeout=30)
+    barrier = threading.Barrier(2, timeout=PATIENCE_S)
 
     def search(query: str, limit: int) -> list[Passage]:
         barrier.wait()

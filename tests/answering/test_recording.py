@@ -4,8 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from databases import sqlite_database
 from outage import Outage
+from patience import until
 from sqlalchemy import Engine, func, select, text
 
 from rlhf_loop.answering import recording
@@ -44,14 +44,6 @@ def candidates(name: str, count: int = 2) -> list[Rating]:
 
 def settings_for(url: str, folder: Path) -> Settings:
     return Settings(database_url=url, outbox_path=folder / "outbox.db", outbox_max=50)
-
-
-def eventually(condition: Callable[[], bool], *, within_s: float = 60) -> None:
-    """Wait until it holds; the limit is only there so that a broken test ends."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "It did not come true."
-        time.sleep(0.02)
 
 
 def count(engine: Engine) -> int:
@@ -118,7 +110,7 @@ def test_an_expert_waits_in_the_outbox_as_one(outage: Outage, tmp_path: Path) ->
     body = {"interaction": "a-1", "rating": 2, "reviewer": "visitor:1", "comment": None, "rated_at": NOON.isoformat()}
     recorder._outbox.put("rating", body, interactions=["a-1"])
     outage.restore()
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     recorder.close()
     engine = make_engine(outage.url)
     with engine.connect() as connection:
@@ -157,7 +149,7 @@ def test_nothing_is_lost_while_the_database_is_down(
     assert recorder.waiting() == (8, 0)
     assert caplog.text.count("Recording goes to the outbox") == 1
     outage.restore()
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     assert recorder.rate("before-0", rating=4, reviewer="visitor:1")
     recorder.close()
     engine = make_engine(outage.url)
@@ -175,7 +167,7 @@ def test_a_server_may_start_without_its_database(outage: Outage, tmp_path: Path)
     recorder = Recorder(settings_for(outage.url, tmp_path))
     assert recorder.record(candidates("a"))
     outage.restore()
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     assert recorder.record(candidates("b")) == ""
     recorder.close()
 
@@ -196,7 +188,7 @@ def test_what_waited_in_an_earlier_life_is_recorded(outage: Outage, tmp_path: Pa
     outage.restore()
     recorder = Recorder(settings_for(outage.url, tmp_path))
     recorder.check()
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     recorder.close()
     engine = make_engine(outage.url)
     with engine.connect() as connection:
@@ -257,7 +249,7 @@ def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp
     recorder.record([replace(candidates("bad", 1)[0], score=7.0)])
     recorder.record(candidates("b"))
     outage.restore()
-    eventually(lambda: recorder.waiting() == (0, 1))
+    until(lambda: recorder.waiting() == (0, 1))
     recorder.close()
     with sqlite3.connect(tmp_path / "outbox.db") as connection:
         (reason,) = connection.execute("SELECT refused FROM entries").fetchone()
@@ -268,7 +260,7 @@ def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp
 def test_what_is_refused_at_once_is_kept_with_the_reason(recorder: Recorder) -> None:
     """A database that is there and says no loses nothing either."""
     assert recorder.record([replace(candidates("bad", 1)[0], score=7.0)]) == "the database refused it"
-    eventually(lambda: recorder.waiting() == (0, 1))
+    until(lambda: recorder.waiting() == (0, 1))
     with pytest.raises(LookupError):
         recorder.rate("a\x00b", rating=3, reviewer="visitor:1")
 
@@ -281,7 +273,7 @@ def test_a_sqlite_database_that_is_deleted_under_the_server(tmp_path: Path) -> N
     for each in tmp_path.glob("rlhf.db*"):
         each.unlink()
     recorder.record(candidates("b"))
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     assert recorder.record(candidates("c")) == ""
     engine = make_engine(f"sqlite:///{file}")
     assert count(engine) == 4
@@ -304,7 +296,7 @@ def test_two_processes_replay_each_entry_once(outage: Outage, tmp_path: Path) ->
     for thread in threads:
         thread.join()
     outage.restore()
-    eventually(lambda: recorders[0].waiting() == (0, 0))
+    until(lambda: recorders[0].waiting() == (0, 0))
     for recorder in recorders:
         recorder.close()
     engine = make_engine(outage.url)
@@ -332,7 +324,7 @@ def test_sqlite_that_is_locked_for_too_long(tmp_path: Path) -> None:
     assert recorder.record(candidates("a")) == "the database cannot be used"
     holder.execute("ROLLBACK")
     holder.close()
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     assert count(engine) == 2
     recorder.close()
     engine.dispose()
@@ -347,7 +339,7 @@ def test_a_database_that_was_replaced_by_an_empty_one(postgres_url: str, tmp_pat
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
     recorder.record(candidates("b"))
-    eventually(lambda: recorder.waiting() == (0, 0))
+    until(lambda: recorder.waiting() == (0, 0))
     assert count(engine) == 2
     recorder.close()
     engine.dispose()

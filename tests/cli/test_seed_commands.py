@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from rlhf_loop import sample
 
@@ -36,7 +37,7 @@ class Clone:
             env={**environment, "RLHF_CACHE_DIR": str(self._cache), "PYTHONPATH": ""},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
         )
         assert result.returncode == code, result.stdout + result.stderr
         return result

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 import server_process
+from patience import PATIENCE_S
 from people_fakes import PASSWORD
-from server_process import PATIENCE_S, Server
+from server_process import Server
 
 from rlhf_loop.cli.serve import _in_links, _is_loopback
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from databases import sqlite_database
-from server_process import PATIENCE_S, until
+from patience import PATIENCE_S, until
 
 from rlhf_loop import registry, sample
 from rlhf_loop.exchange.transfer import import_ratings

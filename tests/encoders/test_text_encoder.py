@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from tokenizers import Tokenizer
 
 from rlhf_loop.config import Settings
@@ -248,7 +249,7 @@ class BusyRuntime(FakeRuntime):
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         self.begun.set()
-        assert self.wanted.wait(60)
+        assert self.wanted.wait(PATIENCE_S)
         return super().encode(texts)
 
 
@@ -259,7 +260,7 @@ def test_a_long_document_does_not_hold_up_others(tokenizer: Tokenizer, monkeypat
     encoder = TextEncoder(runtime, tokenizer)
     with ThreadPoolExecutor(2) as pool:
         long = pool.submit(encoder.encode_passages, [" ".join(f"word{n}" for n in range(8000))])
-        assert runtime.begun.wait(60)
+        assert runtime.begun.wait(PATIENCE_S)
         short = pool.submit(encoder.encode, ["short"])
         while not encoder._turn.waiting:
             time.sleep(0)

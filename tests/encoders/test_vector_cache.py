@@ -13,6 +13,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from rlhf_loop.encoders import DIMENSION, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
@@ -304,7 +305,7 @@ def test_a_cache_survives_a_fork(path: Path) -> None:
         "print(status, len(cache.get([b'before', b'child', b'after'])))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert (done.stdout, done.stderr) == ("0 3\n", "")
 
@@ -322,5 +323,5 @@ def test_reading_does_not_wait_for_a_writer(path: Path) -> None:
         assert list(cache.get([b"known"])) == [b"known"]
         assert not waiting.done()
         other.execute("ROLLBACK")
-        waiting.result(timeout=30)
+        waiting.result(timeout=PATIENCE_S)
     assert len(cache.get([b"known", b"new"])) == 2

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from databases import sqlite_database
+from patience import PATIENCE_S
 from sqlalchemy import Engine
 
 from rlhf_loop.cli import main
@@ -88,7 +89,7 @@ def test_the_datasets_library_reads_it(sqlite_engine: Engine, folder: Path) -> N
         text=True,
         env=place,
         check=False,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     found = json.loads(done.stdout)

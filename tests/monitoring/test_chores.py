@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from databases import sqlite_database
 from loopback import page, site
-from server_process import until
+from patience import PATIENCE_S, until
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
@@ -37,14 +37,14 @@ def end(number, frame):
 
 signal.signal(signal.SIGTERM, end)
 (folder / "running").touch()
-time.sleep(60)
+time.sleep(600)
 """
 #: One that does not listen.
 DEAF = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (pathlib.Path(sys.argv[1]) / "running").touch()
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -179,12 +179,12 @@ def test_a_stop_ends_a_training(
 ) -> None:
     """A training is told to end and has its time to do so; one that does not listen is killed."""
     now_and_then(monkeypatch)
-    monkeypatch.setattr(module, "GRACE_S", 5.0 if heard else 0.1)
+    monkeypatch.setattr(module, "GRACE_S", PATIENCE_S if heard else 0.1)
     chores = Chores(settings, retrain=python(code, tmp_path))
     thread = running(chores)
     until((tmp_path / "running").exists)
     chores.stop()
-    thread.join(timeout=30)
+    thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
     assert (tmp_path / "ended").exists() is heard
 
@@ -212,7 +212,7 @@ def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) 
     thread = running(chores)
     until(lambda: len(done) > 3)
     chores.stop()
-    thread.join(timeout=30)
+    thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
 
 
@@ -229,7 +229,7 @@ def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.Mo
     thread = running(chores)
     until((tmp_path / "done").exists)
     chores.stop()
-    thread.join(timeout=30)
+    thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
     assert (tmp_path / "done").read_text() == "trained "
 
@@ -242,5 +242,5 @@ def test_signals_are_given_back(settings: Settings, monkeypatch: pytest.MonkeyPa
     stopped = threading.Event()
     with _stopped_by_signals(stopped.set):
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped.wait(10)
+        assert stopped.wait(PATIENCE_S)
     assert signal.getsignal(signal.SIGTERM) is before

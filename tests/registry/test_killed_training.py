@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from server_process import PATIENCE_S, until
+from patience import PATIENCE_S, until
 from sqlalchemy import Engine
 from training_process import TrainingProcess, start
 

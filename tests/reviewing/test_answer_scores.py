@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from sqlalchemy import Engine, select
 
 from rlhf_loop.config import Settings
@@ -171,13 +172,13 @@ def test_a_poke_scores_in_the_background(sqlite_engine: Engine) -> None:
     scoring = Scoring(Settings(), every_s=3600, ranker=make)
     run = scoring.poke(sqlite_engine)
     assert run is not None
-    assert run.result(timeout=30) == 1
+    assert run.result(timeout=PATIENCE_S) == 1
     assert scoring.poke(sqlite_engine) is None
     eager = Scoring(Settings(), every_s=0, ranker=make)
     for expected in (0, 0):
         run = eager.poke(sqlite_engine)
         assert run is not None
-        assert run.result(timeout=30) == expected
+        assert run.result(timeout=PATIENCE_S) == expected
     assert len(made) == 2
 
 
@@ -187,16 +188,16 @@ def test_one_run_at_a_time(sqlite_engine: Engine) -> None:
 
     def make() -> Ranks:
         begun.set()
-        assert go.wait(30)
+        assert go.wait(PATIENCE_S)
         return ByNumber()
 
     scoring = Scoring(Settings(), every_s=0, ranker=make)
     run = scoring.poke(sqlite_engine)
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     assert [scoring.poke(sqlite_engine) for _ in range(5)] == [None] * 5
     go.set()
     assert run is not None
-    assert run.result(timeout=30) == 0
+    assert run.result(timeout=PATIENCE_S) == 0
     assert scoring.poke(sqlite_engine) is not None
 
 
@@ -208,7 +209,7 @@ def test_without_a_model_file_it_says_so_once(
     for _ in range(3):
         run = scoring.poke(sqlite_engine)
         assert run is not None
-        assert run.result(timeout=30) == 0
+        assert run.result(timeout=PATIENCE_S) == 0
     assert [record.message.split(":")[0] for record in caplog.records] == [
         f"No reward model at {tmp_path / 'none.joblib'} yet"
     ]
@@ -226,9 +227,9 @@ def test_an_error_stops_one_run_only(
         for _ in range(3):
             run = scoring.poke(sqlite_engine)
             assert run is not None
-            assert run.result(timeout=30) == 0
+            assert run.result(timeout=PATIENCE_S) == 0
     assert len(caplog.records) == times
     ranker.error = None
     run = scoring.poke(sqlite_engine)
     assert run is not None
-    assert run.result(timeout=30) == 1
+    assert run.result(timeout=PATIENCE_S) == 1

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from patience import PATIENCE_S
 from sqlalchemy import Engine, delete, insert, select, update
 
 from rlhf_loop.config import Settings
@@ -299,7 +300,7 @@ def test_an_answer_that_somebody_else_reviews_meanwhile_is_waited_for(engine: En
             connection.execute(update(Interaction).where(Interaction.id == id).values(source="x"))
             waiting = pool.submit(take, engine)
             assert not waiting.done()
-        found = waiting.result(timeout=30)
+        found = waiting.result(timeout=PATIENCE_S)
     assert found is not None
     assert found.interaction_id == id
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from loopback import Answer, SeenRequest, Site, drops, in_turn, page, site
+from patience import PATIENCE_S
 
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.sources.http import HttpClient, user_agent
@@ -158,7 +159,7 @@ def test_no_more_than_the_limit_is_read(flood: object) -> None:
         with pytest.raises(SourceError, match=r"more than 100,000 bytes; the rest was not read\. Check .*RLHF_TEST"):
             get(client(there, max_bytes=100_000))
         if flood is endless:
-            assert there.hung_up.wait(10)
+            assert there.hung_up.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("packing", ["br", "zstd", "gzip, gzip", "compress", "\x00"])
@@ -197,7 +198,7 @@ def test_the_budget_is_for_the_whole(how: str) -> None:
     with site(lambda _: SLOW[how]()) as there:
         with pytest.raises(SourceError, match=r"did not answer within 0\.3 s.* RLHF_SOURCE_DEADLINE_S"):
             get(there, budget_s=0.3)
-        assert there.hung_up.wait(10)
+        assert there.hung_up.wait(PATIENCE_S)
 
 
 def test_no_time_at_all() -> None:

@@ -6,6 +6,7 @@ import threading
 from contextvars import ContextVar
 
 import pytest
+from patience import PATIENCE_S
 
 from rlhf_loop.utils.concurrency import Worker, share_out
 
@@ -32,7 +33,7 @@ def test_the_thread_ends_with_its_worker() -> None:
     worker = Worker("short-lived")
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "short-lived"]
     del worker
-    thread.join(timeout=10)
+    thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
 
 

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 from figure_fakes import CURVE, MILESTONE
+from patience import PATIENCE_S
 
 from rlhf_loop.monitoring import Figure
 from rlhf_loop.web.pages.dashboard import Board
-
-PATIENCE_S = 30.0
 
 
 class Work:

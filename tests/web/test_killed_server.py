@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from outage import Outage
-from server_process import PATIENCE_S, Server, until
+from patience import PATIENCE_S, until
+from server_process import Server
 from server_process import environ as environ
 from server_process import start as start
 from sqlalchemy import Engine, func, select

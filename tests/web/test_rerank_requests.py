@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from patience import PATIENCE_S, until
 from rerank_apps import BAD, DOCUMENTS, GOOD, QUERY, RankingService, app_with, post, ranker_in
 from sqlalchemy import Engine
 from v1_apps import settings_for, token_for
@@ -292,7 +292,7 @@ def test_large_requests_wait_for_each_other(ranker: Ranker, tmp_path: Path, monk
 
     def slow(*_: object, **__: object) -> DocumentRanking:
         begun.release()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
         return quick("q", ["a"])
 
     def quick(query: str, texts: Sequence[str]) -> DocumentRanking:
@@ -312,10 +312,8 @@ def test_large_requests_wait_for_each_other(ranker: Ranker, tmp_path: Path, monk
         small = pool.submit(ask, 1)
         try:
             for _ in range(2):
-                assert begun.acquire(timeout=30)
-            until = time.monotonic() + 30
-            while turns.waiting < 3 and time.monotonic() < until:
-                time.sleep(0.01)
+                assert begun.acquire(timeout=PATIENCE_S)
+            until(lambda: turns.waiting == 3)
             assert not begun.acquire(timeout=0.1)
             refused = post(app.test_client(), "/v2/rerank", {"query": "q", "documents": ["a" * (LARGE_CHARS + 1)]})
         finally:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import PATIENCE_S, Server, get, until
+from patience import PATIENCE_S, until
+from server_process import Server, get
 
 from rlhf_loop.config import Settings
 from rlhf_loop.web.server.server import _share_cores, default_workers

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from loopback import page
 from loopback import site as receiver
+from patience import until
 from prometheus_client.parser import text_string_to_metric_families
-from server_process import Server, environ, start, until
+from server_process import Server, environ, start
 
 pytestmark = pytest.mark.slow
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from sqlalchemy import Engine, func, select
 from v1_apps import Caller, another_token, caller, token_for
 
@@ -178,7 +179,7 @@ def test_two_bring_the_same_new_answer_at_once(database_url: str, engine: Engine
             if other.dialect.name == "postgresql":
                 # Both have looked, and both found nothing; SQLite lets one in at a time.
                 assert find_answer(connection, rating) is None
-                barrier.wait(10)
+                barrier.wait(PATIENCE_S)
             numbers.append(add_answer(connection, rating, actor="test"))
         other.dispose()
 
@@ -186,7 +187,7 @@ def test_two_bring_the_same_new_answer_at_once(database_url: str, engine: Engine
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     assert len(numbers) == 2
     assert (len(set(numbers)), count(engine)) == (1, 1)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from figure_fakes import ALL, HOSTILE, MILESTONE, SOURCES
+from patience import PATIENCE_S
 from people_fakes import Browser, Site
 from sqlalchemy import Engine, insert
 
@@ -39,7 +40,7 @@ class Figures:
     asked: list[str] = field(default_factory=list)
 
     def figure(self, name: str, engine: Engine, settings: object, *, encoder: object = None) -> Figure:
-        self.go_on.wait(30)
+        self.go_on.wait(PATIENCE_S)
         self.asked.append(name)
         return self.found[name]
 
