@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from alembic import op
 
 from rlhf_loop.errors import DatabaseError
+from rlhf_loop.store.migrations.ddl import (
+    ANSWER,
+    create_index,
+    create_table,
+    documents,
+    doubles,
+    integers,
+    on_sqlite,
+    text,
+    texts,
+    times,
+)
 
 revision = "0001"
 down_revision = None
@@ -23,17 +35,11 @@ def upgrade() -> None:
         _adopt()
     else:
         _create_interactions("rlhf_interactions")
-    op.create_index("ix_rlhf_interactions_candidate_group", "rlhf_interactions", ["candidate_group"])
-    op.create_index(
-        "ix_rlhf_interactions_rated",
-        "rlhf_interactions",
-        ["rating"],
-        sqlite_where=sa.text("rating IS NOT NULL"),
-        postgresql_where=sa.text("rating IS NOT NULL"),
-    )
+    create_index("rlhf_interactions", "candidate_group", ["candidate_group"])
+    create_index("rlhf_interactions", "rated", ["rating"], where="rating IS NOT NULL")
     _create_reviews()
     _create_training()
-    for statement in SQLITE_TRIGGERS if _on_sqlite() else POSTGRESQL_TRIGGERS:
+    for statement in SQLITE_TRIGGERS if on_sqlite() else POSTGRESQL_TRIGGERS:
         op.get_bind().exec_driver_sql(statement)
     # The ratings that were adopted become reviews like any others.
     op.execute(
@@ -42,37 +48,22 @@ def upgrade() -> None:
     )
 
 
-def _on_sqlite() -> bool:
-    return op.get_bind().dialect.name == "sqlite"
-
-
-def _time(name: str, **options: Any) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text() if _on_sqlite() else sa.DateTime(timezone=True), **options)
-
-
-def _now() -> sa.TextClause:
-    return sa.text("(strftime('%Y-%m-%d %H:%M:%f000', 'now'))" if _on_sqlite() else "now()")
-
-
 def _create_interactions(name: str) -> None:
-    identity = "(lower(hex(randomblob(16))))" if _on_sqlite() else "replace(gen_random_uuid()\\:\\:text, '-', '')"
+    identity = "(lower(hex(randomblob(16))))" if on_sqlite() else "replace(gen_random_uuid()\\:\\:text, '-', '')"
     op.create_table(
         name,
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("user_prompt", sa.Text(), nullable=False),
-        sa.Column("ai_response", sa.Text(), nullable=False),
-        sa.Column("rating", sa.Integer()),
-        sa.Column("feedback_comment", sa.Text()),
-        sa.Column("corrected_response", sa.Text()),
-        sa.Column("source", sa.Text()),
-        sa.Column("candidate_group", sa.Text()),
-        sa.Column("shown_rank", sa.Integer()),
-        sa.Column("score", sa.Double()),
-        sa.Column("model_version", sa.Text()),
+        *texts("user_prompt", "ai_response"),
+        *integers("rating", null=True),
+        *texts("feedback_comment", "corrected_response", "source", "candidate_group", null=True),
+        *integers("shown_rank", null=True),
+        *doubles("score", null=True),
+        *texts("model_version", null=True),
         sa.Column("external_id", sa.Text(), nullable=False, server_default=sa.text(identity)),
-        _time("created_at", nullable=False, server_default=_now()),
-        _time("rated_at"),
+        *times("created_at", now=True),
+        *times("rated_at", null=True),
         sa.Column("review_changes", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        # Named after the table that it will be, also where it is made under another name.
         sa.PrimaryKeyConstraint("id", name="pk_rlhf_interactions"),
         sa.UniqueConstraint("external_id", name="uq_rlhf_interactions_external_id"),
         sa.CheckConstraint("trim(user_prompt) <> ''", name="ck_rlhf_interactions_user_prompt_not_empty"),
@@ -85,54 +76,38 @@ def _create_interactions(name: str) -> None:
 
 
 def _create_reviews() -> None:
-    op.create_table(
+    create_table(
         "rlhf_reviews",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("interaction_id", sa.Integer(), nullable=False),
-        sa.Column("reviewer", sa.Text(), nullable=False, server_default=sa.text("'anonymous'")),
-        sa.Column("rating", sa.Integer(), nullable=False),
-        sa.Column("comment", sa.Text()),
-        sa.Column("correction", sa.Text()),
-        _time("reviewed_at", nullable=False, server_default=_now()),
-        sa.PrimaryKeyConstraint("id", name="pk_rlhf_reviews"),
-        sa.ForeignKeyConstraint(
-            ["interaction_id"], ["rlhf_interactions.id"], name="fk_rlhf_reviews_interaction_id", ondelete="CASCADE"
-        ),
-        sa.UniqueConstraint("interaction_id", "reviewer", name="uq_rlhf_reviews_interaction_id_reviewer"),
-        sa.CheckConstraint("trim(reviewer) <> ''", name="ck_rlhf_reviews_reviewer_not_empty"),
-        sa.CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_reviews_rating_1_to_5"),
-        sqlite_autoincrement=True,
+        integers("interaction_id"),
+        text("reviewer", "anonymous"),
+        integers("rating"),
+        texts("comment", "correction", null=True),
+        times("reviewed_at", now=True),
+        checks={"reviewer_not_empty": "trim(reviewer) <> ''", "rating_1_to_5": "rating IN (1, 2, 3, 4, 5)"},
+        parents={"interaction_id": ANSWER},
+        uniques={"interaction_id_reviewer": ["interaction_id", "reviewer"]},
     )
 
 
 def _create_training() -> None:
-    counts = ("n_rated", "n_questions", "n_positive", "n_train", "n_test", "split_seed")
     measures = ("accuracy", "auc", "cv_accuracy", "cv_auc", "precision_at_1", "ndcg", "mrr", "incoming_precision_at_1")
-    op.create_table(
+    create_table(
         "rlhf_reward_model_training",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("run_id", sa.Text(), nullable=False),
-        _time("started_at", nullable=False),
-        _time("finished_at"),
-        sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("recipe", sa.Text()),
-        sa.Column("encoder", sa.Text()),
-        *(sa.Column(name, sa.Integer()) for name in counts),
-        *(sa.Column(name, sa.Double()) for name in measures),
-        sa.Column("metrics", sa.JSON()),
-        sa.Column("data_fingerprint", sa.Text()),
-        sa.Column("library_versions", sa.JSON()),
-        sa.Column("model_file", sa.Text()),
-        sa.Column("model_sha256", sa.Text()),
-        sa.Column("error", sa.Text()),
-        sa.PrimaryKeyConstraint("id", name="pk_rlhf_reward_model_training"),
-        sa.UniqueConstraint("run_id", name="uq_rlhf_reward_model_training_run_id"),
-        sa.CheckConstraint(
-            "status IN ('running', 'succeeded', 'rejected', 'failed')", name="ck_rlhf_reward_model_training_status"
-        ),
-        sqlite_autoincrement=True,
+        texts("run_id"),
+        times("started_at"),
+        times("finished_at", null=True),
+        texts("status"),
+        texts("recipe", "encoder", null=True),
+        integers("n_rated", "n_questions", "n_positive", "n_train", "n_test", "split_seed", null=True),
+        doubles(*measures, null=True),
+        documents("metrics"),
+        texts("data_fingerprint", null=True),
+        documents("library_versions"),
+        texts("model_file", "model_sha256", "error", null=True),
+        checks={"status": "status IN ('running', 'succeeded', 'rejected', 'failed')"},
+        uniques={"run_id": ["run_id"]},
     )
-    op.create_index("ix_rlhf_reward_model_training_started_at", "rlhf_reward_model_training", ["started_at"])
+    create_index("rlhf_reward_model_training", "started_at", ["started_at"])
 
 
 # --- A table that was there before -----------------------------------------------------------------------------------
@@ -148,7 +123,7 @@ def _adopt() -> None:
         f"INSERT INTO rlhf_interactions_new ({', '.join(columns)}) SELECT {', '.join(values)} FROM rlhf_interactions"
     )
     op.drop_table("rlhf_interactions")
-    if _on_sqlite():
+    if on_sqlite():
         # Views that read the table would be checked while it has the other name, and fail.
         op.execute("PRAGMA legacy_alter_table = ON")
         op.rename_table("rlhf_interactions_new", "rlhf_interactions")
@@ -205,7 +180,7 @@ def _refuse(what: str, condition: str) -> None:
 # The SQLite triggers update and then insert, where PostgreSQL's have ON CONFLICT: an INSERT OR IGNORE by the caller
 # would override the conflict clauses inside the triggers.
 
-_SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
 
 def _sqlite_refresh(row: str, *, kept_comment: str, kept_correction: str) -> str:
@@ -231,60 +206,75 @@ _KEEP_UNLESS_THE_REVIEWS = {
     "kept_correction": "CASE WHEN OLD.correction IS NULL THEN corrected_response END",
 }
 
-SQLITE_TRIGGERS = (
-    f"""
-    CREATE TRIGGER rlhf_reviews_inserted AFTER INSERT ON rlhf_reviews BEGIN
-        {_sqlite_refresh("NEW", **_KEEP)}
-    END
-    """,
-    f"""
-    CREATE TRIGGER rlhf_reviews_updated AFTER UPDATE ON rlhf_reviews BEGIN
-        {_sqlite_refresh("NEW", **_KEEP_UNLESS_THE_REVIEWS)}
-    END
-    """,
-    f"""
-    CREATE TRIGGER rlhf_reviews_moved AFTER UPDATE OF interaction_id ON rlhf_reviews
-    WHEN NEW.interaction_id <> OLD.interaction_id BEGIN
-        {_sqlite_refresh("OLD", **_KEEP_UNLESS_THE_REVIEWS)}
-    END
-    """,
-    f"""
-    CREATE TRIGGER rlhf_reviews_deleted AFTER DELETE ON rlhf_reviews BEGIN
-        {_sqlite_refresh("OLD", **_KEEP_UNLESS_THE_REVIEWS)}
-    END
-    """,
-    f"""
-    CREATE TRIGGER rlhf_interactions_inserted AFTER INSERT ON rlhf_interactions WHEN NEW.rating IS NOT NULL BEGIN
-        INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at)
-        VALUES (NEW.id, 'anonymous', NEW.rating, NEW.feedback_comment, NEW.corrected_response,
-                coalesce(NEW.rated_at, {_SQLITE_NOW}));
-    END
-    """,
-    f"""
+
+def sqlite_review_triggers(refresh: Callable[..., str]) -> tuple[str, ...]:
+    """Return the triggers on reviews; `refresh` sums up those of an interaction."""
+    return (
+        f"""
+        CREATE TRIGGER rlhf_reviews_inserted AFTER INSERT ON rlhf_reviews BEGIN
+            {refresh("NEW", **_KEEP)}
+        END
+        """,
+        f"""
+        CREATE TRIGGER rlhf_reviews_updated AFTER UPDATE ON rlhf_reviews BEGIN
+            {refresh("NEW", **_KEEP_UNLESS_THE_REVIEWS)}
+        END
+        """,
+        f"""
+        CREATE TRIGGER rlhf_reviews_moved AFTER UPDATE OF interaction_id ON rlhf_reviews
+        WHEN NEW.interaction_id <> OLD.interaction_id BEGIN
+            {refresh("OLD", **_KEEP_UNLESS_THE_REVIEWS)}
+        END
+        """,
+        f"""
+        CREATE TRIGGER rlhf_reviews_deleted AFTER DELETE ON rlhf_reviews BEGIN
+            {refresh("OLD", **_KEEP_UNLESS_THE_REVIEWS)}
+        END
+        """,
+    )
+
+
+def sqlite_rated_trigger(ratings: str) -> str:
+    """Return the trigger on a rating that somebody else writes; `ratings` sets what the reviews come to."""
+    return f"""
     CREATE TRIGGER rlhf_interactions_rated AFTER UPDATE OF rating ON rlhf_interactions
     WHEN NEW.review_changes = OLD.review_changes BEGIN
         DELETE FROM rlhf_reviews
         WHERE interaction_id = NEW.id AND reviewer = 'anonymous' AND NEW.rating IS NULL;
         UPDATE rlhf_reviews SET
             rating = NEW.rating,
-            reviewed_at = CASE WHEN NEW.rated_at <> OLD.rated_at THEN NEW.rated_at ELSE {_SQLITE_NOW} END
+            reviewed_at = CASE WHEN NEW.rated_at <> OLD.rated_at THEN NEW.rated_at ELSE {SQLITE_NOW} END
         WHERE interaction_id = NEW.id AND reviewer = 'anonymous' AND NEW.rating IS NOT NULL;
         INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at)
         SELECT NEW.id, 'anonymous', NEW.rating,
             CASE WHEN NEW.feedback_comment IS NOT OLD.feedback_comment THEN NEW.feedback_comment END,
             CASE WHEN NEW.corrected_response IS NOT OLD.corrected_response THEN NEW.corrected_response END,
             CASE WHEN NEW.rated_at IS NOT OLD.rated_at AND NEW.rated_at IS NOT NULL
-                THEN NEW.rated_at ELSE {_SQLITE_NOW} END
+                THEN NEW.rated_at ELSE {SQLITE_NOW} END
         WHERE NEW.rating IS NOT NULL AND NOT EXISTS (
             SELECT 1 FROM rlhf_reviews WHERE interaction_id = NEW.id AND reviewer = 'anonymous');
-        UPDATE rlhf_interactions SET
+        UPDATE rlhf_interactions SET {ratings}
+        WHERE id = NEW.id;
+    END
+    """
+
+
+_RATINGS = """
             rating = (SELECT rating FROM rlhf_reviews WHERE interaction_id = NEW.id ORDER BY rating LIMIT 1
                       OFFSET (SELECT (count(*) - 1) / 2 FROM rlhf_reviews WHERE interaction_id = NEW.id)),
             rated_at = (SELECT max(reviewed_at) FROM rlhf_reviews WHERE interaction_id = NEW.id),
-            review_changes = review_changes + 1
-        WHERE id = NEW.id;
+            review_changes = review_changes + 1"""
+
+SQLITE_TRIGGERS = (
+    *sqlite_review_triggers(_sqlite_refresh),
+    f"""
+    CREATE TRIGGER rlhf_interactions_inserted AFTER INSERT ON rlhf_interactions WHEN NEW.rating IS NOT NULL BEGIN
+        INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at)
+        VALUES (NEW.id, 'anonymous', NEW.rating, NEW.feedback_comment, NEW.corrected_response,
+                coalesce(NEW.rated_at, {SQLITE_NOW}));
     END
     """,
+    sqlite_rated_trigger(_RATINGS),
     f"""
     CREATE TRIGGER rlhf_interactions_commented AFTER UPDATE OF feedback_comment, corrected_response ON rlhf_interactions
     WHEN NEW.review_changes = OLD.review_changes BEGIN
@@ -293,7 +283,7 @@ SQLITE_TRIGGERS = (
                 THEN NEW.feedback_comment ELSE comment END,
             correction = CASE WHEN NEW.corrected_response IS NOT OLD.corrected_response
                 THEN NEW.corrected_response ELSE correction END,
-            reviewed_at = max(reviewed_at, {_SQLITE_NOW})
+            reviewed_at = max(reviewed_at, {SQLITE_NOW})
         WHERE interaction_id = NEW.id AND reviewer = 'anonymous' AND (
             NEW.feedback_comment IS NOT OLD.feedback_comment OR NEW.corrected_response IS NOT OLD.corrected_response);
     END
