@@ -49,8 +49,9 @@ def create_table(
 
 def create_index(table: str, suffix: str, columns: Sequence[Any], *, where: str = "", unique: bool = False) -> None:
     """Create an index, of the rows that meet the condition `where`."""
-    some = {"sqlite_where": sa.text(where), "postgresql_where": sa.text(where)} if where else {}
-    op.create_index(f"{'uq' if unique else 'ix'}_{table}_{suffix}", table, list(columns), unique=unique, **some)
+    some = sa.text(where) if where else None
+    name = f"{'uq' if unique else 'ix'}_{table}_{suffix}"
+    op.create_index(name, table, list(columns), unique=unique, sqlite_where=some, postgresql_where=some)
 
 
 def text(name: str, default: str) -> sa.Column[Any]:
