@@ -10,7 +10,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any
 
-from rlhf_loop.utils.html import html_table
+from rlhf_loop.utils.text import html_table
 
 #: A rating from here on means "a correct answer": the positive class of the reward model.
 GOOD_RATING = 4

@@ -13,7 +13,6 @@ from web_fakes import GOOD, FakeService
 from werkzeug.test import TestResponse
 
 from rlhf_loop.accounts import users
-from rlhf_loop.accounts import users as passwords
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, UserRole
 from rlhf_loop.store.engine import transaction
@@ -48,13 +47,13 @@ def put_people(engine: Engine) -> None:
     """Add anna and ben, who rate, and dora, an admin."""
     with transaction(engine) as connection:
         for name, role in (("anna", UserRole.RATER), ("ben", UserRole.RATER), ("dora", UserRole.ADMIN)):
-            users.put(connection, name, role=role, actor="test", password_hash=_password_hash())
+            users.add_hashed(connection, name, role=role, actor="test", password_hash=_password_hash())
 
 
 @cache
 def _password_hash() -> str:
     # It is made to take long.
-    return passwords.hashed(PASSWORD, name="anna")
+    return users.hash_password(PASSWORD, name="anna")
 
 
 def reviews(engine: Engine) -> list[tuple[str, int, str | None, str | None, bool]]:

@@ -17,7 +17,7 @@ from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.comparison import Comparison, Comparisons
 from rlhf_loop.training.train import TrainingReport
-from rlhf_loop.utils.html import html_table
+from rlhf_loop.utils.text import html_table
 
 EVIL = "<script>alert('x')</script> & co"
 

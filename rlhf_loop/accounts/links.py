@@ -11,7 +11,6 @@ from sqlalchemy import ColumnElement, and_, delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.accounts import users
-from rlhf_loop.accounts import users as passwords
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
@@ -43,7 +42,7 @@ def invite(engine: Engine, name: str, *, actor: str, now: datetime | None = None
     """
     now = now or datetime.now(UTC)
     with transaction(engine) as connection:
-        user = users.known(connection, name).user
+        user = users.find_known(connection, name).user
         users.refuse_service(user)
         if not user.active:
             raise AccountError(f"{user.name!r} is not active and could not sign in. Activate them first.")
@@ -64,7 +63,7 @@ def invite_first_admin(engine: Engine, *, now: datetime | None = None) -> str | 
         return _put(connection, None, now)
 
 
-def look(engine: Engine, secret: str, *, now: datetime) -> Invitation:
+def invitation(engine: Engine, secret: str, *, now: datetime) -> Invitation:
     """Return what a link is for, without using it.
 
     Raises:
@@ -74,7 +73,7 @@ def look(engine: Engine, secret: str, *, now: datetime) -> Invitation:
         return _invitation(connection, secret, now)
 
 
-def use(engine: Engine, secret: str, password: str, *, now: datetime, name: str | None = None) -> User:
+def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: str | None = None) -> User:
     """Set the password by a link, which is good for nothing afterwards; the first admin chooses a name as well.
 
     A link that is used twice at one moment works for one of them. Where the name or the password is refused, it can be
@@ -84,24 +83,24 @@ def use(engine: Engine, secret: str, password: str, *, now: datetime, name: str 
         AccountError: the link, the name or the password is refused.
     """
     # First, so that whoever guesses links costs no hash of a password.
-    invitation = look(engine, secret, now=now)
-    chosen = invitation.user.name if invitation.user else users.checked_name(name or "")
-    password_hash = passwords.hashed(password, name=chosen)
+    found = invitation(engine, secret, now=now)
+    chosen = found.user.name if found.user else users.checked_name(name or "")
+    password_hash = users.hash_password(password, name=chosen)
     with transaction(engine) as connection:
-        if not invitation.user:
+        if not found.user:
             _lock_first_admin(connection)
         spent = update(OneTimeLink).where(_good(secret, now)).values(used_at=now)
         if connection.execute(spent).rowcount != 1:
             raise AccountError(_GONE)
-        if invitation.user:
-            user = users.known(connection, chosen).user
+        if found.user:
+            user = users.find_known(connection, chosen).user
             if not user.active:
                 raise AccountError(_GONE)
-            users.put_password(connection, user, password_hash, actor=user.name)
+            users.set_hash(connection, user, password_hash, actor=user.name)
         else:
             if users.has_active_admin(connection):
                 raise AccountError(_NOT_FIRST)
-            user = users.put(connection, chosen, role=UserRole.ADMIN, actor=chosen, password_hash=password_hash)
+            user = users.add_hashed(connection, chosen, role=UserRole.ADMIN, actor=chosen, password_hash=password_hash)
         audit.note(connection, user.name, "link.used", f"user:{user.name}")
     return user
 

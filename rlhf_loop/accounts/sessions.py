@@ -21,7 +21,6 @@ from sqlalchemy import ColumnElement, and_, delete, func, insert, select, text, 
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.accounts import users
-from rlhf_loop.accounts import users as passwords
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.store import audit
@@ -57,7 +56,7 @@ class ActiveSession:
     due: bool
 
 
-def begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now: datetime) -> str:
+def _begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now: datetime) -> str:
     """Begin a session and return the secret for the browser; tidy up those that have ended."""
     connection.execute(delete(Session).where(Session.expires_at <= now))
     secret = secrets.token_urlsafe(32)
@@ -86,7 +85,7 @@ def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) 
     return ActiveSession(User(row.id, row.name, UserRole(row.role)), due=row.seen_at + _NOTED_EVERY <= now)
 
 
-def keep(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> None:
+def extend(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> None:
     """Note that the session is in use, so that it lasts."""
     mine = Session.token_hash == _hashed(secret, keeping.key)
     with transaction(engine) as connection:
@@ -127,7 +126,7 @@ _FIRST_WAIT_S = 30.0
 _LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
 
 
-def attempt(connection: Connection, name: str, address: str, *, now: datetime) -> int:
+def count_attempt(connection: Connection, name: str, address: str, *, now: datetime) -> int:
     """Count an attempt as a failure before it is judged, and return its id; `succeeded` takes it back.
 
     The other way round, many attempts at once would all be judged.
@@ -155,7 +154,7 @@ def attempt(connection: Connection, name: str, address: str, *, now: datetime) -
     return connection.execute(insert(SignInFailure).returning(SignInFailure.id), values).scalar_one()
 
 
-def succeeded(connection: Connection, name: str, address: str) -> None:
+def forget_failures(connection: Connection, name: str, address: str) -> None:
     """Forget the failures of a name from where it has signed in, this attempt included.
 
     What the address did with other names still counts, and what others did with the name: whoever guesses at it from
@@ -206,16 +205,16 @@ def sign_in(
     """
     name = _countable(name)
     stored = _attempted(engine, name, address, counted_as=name, now=now)
-    right = passwords.matches(stored, password)
-    renewed = passwords.renewed(stored, password) if right and stored else None
+    right = users.password_matches(stored, password)
+    renewed = users.renew_hash(stored, password) if right and stored else None
     with transaction(engine) as connection:
         # Anew: what was true before the password was checked may have changed meanwhile.
         found = users.find(connection, name)
         if right and found and found.user.active and found.password_hash == stored:
-            succeeded(connection, name, address)
+            forget_failures(connection, name, address)
             values = {"signed_in_at": now, "password_hash": renewed or stored}
             connection.execute(update(Users).where(Users.id == found.user.id).values(values))
-            secret = begin(connection, found.user.id, keeping=keeping, now=now)
+            secret = _begin(connection, found.user.id, keeping=keeping, now=now)
             audit.note(connection, name, "session.signed_in", f"user:{name}", {"address": address})
             return NewSession(found.user, secret)
         # An unknown name is left out: many a password has been typed into the wrong field.
@@ -228,7 +227,7 @@ def begin_session(engine: Engine, user: User, *, address: str, keeping: SessionP
     """Begin a session for somebody who has shown in another way who they are."""
     with transaction(engine) as connection:
         connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))
-        secret = begin(connection, user.id, keeping=keeping, now=now)
+        secret = _begin(connection, user.id, keeping=keeping, now=now)
         audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", {"address": address})
     return NewSession(user, secret)
 
@@ -240,21 +239,21 @@ def change_password(engine: Engine, user: User, old: str, new: str, *, address: 
         ThrottledError: the old one was wrong too often.
         AccountError: it is wrong, or the new one is refused.
     """
-    password_hash = passwords.hashed(new, name=user.name)
+    password_hash = users.hash_password(new, name=user.name)
     # Counted apart from signing in: no flood there keeps anybody from this. No name has a colon.
     counted_as = f"change:{user.name}"
     stored = _attempted(engine, user.name, address, counted_as=counted_as, now=now)
-    if not passwords.matches(stored, old):
+    if not users.password_matches(stored, old):
         raise AccountError("The old password is wrong. Type it again, or ask an admin for a link.")
     with transaction(engine) as connection:
-        succeeded(connection, counted_as, address)
-        users.put_password(connection, user, password_hash, actor=user.name)
+        forget_failures(connection, counted_as, address)
+        users.set_hash(connection, user, password_hash, actor=user.name)
 
 
 def _attempted(engine: Engine, name: str, address: str, *, counted_as: str, now: datetime) -> str | None:
     """Count the attempt, and return the hash of the password of whoever may sign in by that name."""
     with transaction(engine) as connection:
-        attempt(connection, counted_as, address, now=now)
+        count_attempt(connection, counted_as, address, now=now)
         found = users.find(connection, name)
     may = found is not None and found.user.active and found.user.role != UserRole.SERVICE
     return found.password_hash if found is not None and may else None

@@ -18,7 +18,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import Token
 from rlhf_loop.store.tables import User as Users
-from rlhf_loop.utils.text import label
+from rlhf_loop.utils.text import one_line
 
 READ = "interactions:read"
 WRITE = "interactions:write"
@@ -93,7 +93,7 @@ def add(
     Raises:
         AccountError: there is no such active user or scope, no scope at all, or the name or the days are unusable.
     """
-    shown, chosen, now = label(name), sorted(set(scopes)), now or datetime.now(UTC)
+    shown, chosen, now = one_line(name), sorted(set(scopes)), now or datetime.now(UTC)
     if not shown or len(shown) > _LONGEST_NAME:
         raise AccountError(f"A token's name has 1 to {_LONGEST_NAME} characters. Say what it is for, e.g. 'my app'.")
     if not chosen or not set(chosen) <= set(SCOPES):
@@ -104,7 +104,7 @@ def add(
         raise AccountError(f"A token cannot last {days} days. Choose 1 to {LONGEST_DAYS:,}, or no end.")
     secret = PREFIX + secrets.token_urlsafe(32)
     with transaction(engine) as connection:
-        owner = users.known(connection, user).user
+        owner = users.find_known(connection, user).user
         if not owner.active:
             raise AccountError(f"{owner.name!r} is not active, so a token would be of no use. Activate them first.")
         values = {

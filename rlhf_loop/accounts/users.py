@@ -37,7 +37,7 @@ _HASHER = PasswordHasher()
 _AT_A_TIME = threading.BoundedSemaphore(2)
 
 
-def hashed(password: str, *, name: str) -> str:
+def hash_password(password: str, *, name: str) -> str:
     """Return what is stored of a new password of the user of that name.
 
     Raises:
@@ -61,7 +61,7 @@ def hashed(password: str, *, name: str) -> str:
         return _HASHER.hash(encoded)
 
 
-def matches(stored: str | None, password: str) -> bool:
+def password_matches(stored: str | None, password: str) -> bool:
     """Tell whether the password is the stored one; without one, find out that it is not in the same time."""
     try:
         encoded = _encoded(password)
@@ -76,7 +76,7 @@ def matches(stored: str | None, password: str) -> bool:
             return False
 
 
-def renewed(stored: str, password: str) -> str | None:
+def renew_hash(stored: str, password: str) -> str | None:
     """Return the hash by today's parameters if the stored one has others; None if it has not."""
     if not _HASHER.check_needs_rehash(stored):
         return None
@@ -148,12 +148,12 @@ def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str 
     name = checked_name(name)
     if password is not None and role == UserRole.SERVICE:
         raise AccountError(f"{name!r} is a service, and services have tokens and no password. Leave it out.")
-    password_hash = None if password is None else hashed(password, name=name)
+    password_hash = None if password is None else hash_password(password, name=name)
     with transaction(engine) as connection:
-        return put(connection, name, role=role, actor=actor, password_hash=password_hash)
+        return add_hashed(connection, name, role=role, actor=actor, password_hash=password_hash)
 
 
-def put(connection: Connection, name: str, *, role: UserRole, actor: str, password_hash: str | None) -> User:
+def add_hashed(connection: Connection, name: str, *, role: UserRole, actor: str, password_hash: str | None) -> User:
     """Do what `add` does, in a transaction of the caller's, with the password already hashed.
 
     Raises:
@@ -175,7 +175,7 @@ def get(engine: Engine, name: str) -> User:
         AccountError: there is none.
     """
     with reading(engine) as connection:
-        return known(connection, name).user
+        return find_known(connection, name).user
 
 
 def accounts(engine: Engine) -> list[Account]:
@@ -208,7 +208,7 @@ def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = Non
         if active is False or role == UserRole.SERVICE:
             _void_links(connection, name)
         admins = _lock_admins(connection)
-        before = known(connection, name).user
+        before = find_known(connection, name).user
         after = User(
             before.id,
             before.name,
@@ -245,12 +245,12 @@ def set_password(engine: Engine, name: str, password: str, *, actor: str) -> Non
     Raises:
         AccountError: there is no such user, they are a service, or the password is refused.
     """
-    password_hash = hashed(password, name=checked_name(name))
+    password_hash = hash_password(password, name=checked_name(name))
     with transaction(engine) as connection:
-        put_password(connection, known(connection, name).user, password_hash, actor=actor)
+        set_hash(connection, find_known(connection, name).user, password_hash, actor=actor)
 
 
-def put_password(connection: Connection, user: User, password_hash: str, *, actor: str) -> None:
+def set_hash(connection: Connection, user: User, password_hash: str, *, actor: str) -> None:
     """Do what `set_password` does, in a transaction of the caller's.
 
     Raises:
@@ -287,7 +287,7 @@ def has_active_admin(connection: Connection) -> bool:
     return bool(connection.execute(select(admins)).scalar())
 
 
-def known(connection: Connection, name: str) -> Credentials:
+def find_known(connection: Connection, name: str) -> Credentials:
     """Return the user of that name.
 
     Raises:

@@ -16,9 +16,9 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.excerpts import whole_sentences
-from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.text import plain
+from rlhf_loop.utils.text import clean_text
 from rlhf_loop.utils.timed_transport import TimedTransport, all_by
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Drafter:
             )
         started = perf_counter()
         running = [
-            (source, start(partial(self._write, query, found), name=f"rlhf-draft-{source}"))
+            (source, start_thread(partial(self._write, query, found), name=f"rlhf-draft-{source}"))
             for _ in range(max(1, self._settings.llm_drafts))
             for source, found in passages.items()
             if found and self._may_run()
@@ -178,7 +178,7 @@ class Drafter:
             # Several drafts are only worth something if they differ.
             temperature=0.7 if settings.llm_drafts > 1 else 0.0,
         )
-        whole = plain(completion.choices[0].message.content or "")
+        whole = clean_text(completion.choices[0].message.content or "")
         text = whole[:_LONGEST_DRAFT]
         if completion.choices[0].finish_reason == "length" or text != whole:
             text = whole_sentences(text)

@@ -17,8 +17,8 @@ from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.excerpts import excerpt
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils import tracing
-from rlhf_loop.utils.concurrency import start
-from rlhf_loop.utils.text import label, plain, web_address
+from rlhf_loop.utils.concurrency import start_thread
+from rlhf_loop.utils.text import clean_text, one_line, web_address
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class _SourceState:
                 return f"left alone for {self.breaker.rest_s():.0f} s after repeated failures"
             self._busy += 1
         try:
-            return start(lambda: self._ask(query), name=f"rlhf-source-{self.name}")
+            return start_thread(lambda: self._ask(query), name=f"rlhf-source-{self.name}")
         except BaseException:
             self._end()
             raise
@@ -173,7 +173,7 @@ def _checked(given: object, limit: int, query: str) -> tuple[tuple[Passage, ...]
             break
         if not isinstance(passage, Passage):
             troubles.append(f"gave a {type(passage).__name__} instead of a passage")
-        elif not isinstance(passage.text, str) or not (text := plain(passage.text[:_LONGEST])):
+        elif not isinstance(passage.text, str) or not (text := clean_text(passage.text[:_LONGEST])):
             troubles.append("gave a passage without text")
         else:
             if len(passage.text) > _LONGEST:
@@ -189,9 +189,9 @@ def _honest(passage: Passage, text: str) -> Passage:
     return replace(
         passage,
         text=text,
-        title=label(passage.title),
+        title=one_line(passage.title),
         url=web_address(passage.url),
-        licence=label(passage.licence),
+        licence=one_line(passage.licence),
         retrieved_at=moment.astimezone(UTC) if isinstance(moment, datetime) and moment.tzinfo else None,
     )
 

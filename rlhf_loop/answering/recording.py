@@ -22,7 +22,7 @@ from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
 from rlhf_loop.store.interactions import put as put_served
 from rlhf_loop.store.validation import cleaned, problem
-from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.text import unstorable
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class Recorder:
         def do() -> _Result:
             return work(self._opened())
 
-        result = start(do, name="rlhf-recording")
+        result = start_thread(do, name="rlhf-recording")
         # Twice as long: to find an old connection dead, and to open a new one.
         if not wait([result], timeout=2 * PATIENCE_S).done:
             raise DatabaseError(f"The database gave no answer within {2 * PATIENCE_S} s. Check that its server runs.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
+from rlhf_loop.cli.accounts import audit, tokens, users
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.models import models
 from rlhf_loop.cli.operate import alarms, report, worker
-from rlhf_loop.cli.people import audit, tokens, users
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init

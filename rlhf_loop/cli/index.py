@@ -64,8 +64,7 @@ def add(
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.errors import DocumentError
     from rlhf_loop.sources.index import open_store
-    from rlhf_loop.sources.index.indexing import InvalidDocumentsError
-    from rlhf_loop.sources.index.indexing import add as index_files
+    from rlhf_loop.sources.index.indexing import InvalidDocumentsError, index_files
     from rlhf_loop.utils.text import counted
 
     settings = read_settings()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlhf_loop.cli.common import open_ratings, operator, read_settings, working
-from rlhf_loop.cli.training import ranked
+from rlhf_loop.cli.training import rank
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -78,7 +78,7 @@ def demo() -> None:
     from rlhf_loop.exchange.transfer import import_ratings
     from rlhf_loop.registry.training_run import run_training
     from rlhf_loop.sources.index import open_store
-    from rlhf_loop.sources.index.indexing import add
+    from rlhf_loop.sources.index.indexing import index_files
     from rlhf_loop.store.interactions import stats as count
 
     engine, settings = open_ratings(), read_settings()
@@ -92,11 +92,11 @@ def demo() -> None:
     print_training(outcome)
     headline("3  A question that the model has not seen")
     given = list(sample.CANDIDATES)
-    print_ranking(sample.QUESTION, given, ranked(sample.QUESTION, given))
+    print_ranking(sample.QUESTION, given, rank(sample.QUESTION, given))
     headline("4  The sample's answers as documents to answer from")
     with working("Indexing"):
         columns = {"text": "ai_response", "title": "user_prompt"}
-        add(
+        index_files(
             [sample.RATINGS_FILE],
             store=open_store(settings),
             encoder=load_encoder(settings),

@@ -100,7 +100,7 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
         query, given = sample.QUESTION, list(sample.CANDIDATES)
     elif not given:
         raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
-    print_ranking(query, given, ranked(query, given))
+    print_ranking(query, given, rank(query, given))
 
 
 @click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")
@@ -135,7 +135,7 @@ def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
     )
 
 
-def ranked(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
+def rank(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
     from rlhf_loop.ranking import Ranker, rerank_candidates
 
     try:

@@ -17,23 +17,21 @@
 Each write bears an Idempotency-Key, so that it is done once, although it is sent again where no answer came.
 """
 
-from rlhf_loop.client.api import Client
-from rlhf_loop.client.transport import (
+from rlhf_loop.client.api import (
     ApiError,
+    Client,
     ConflictError,
-    NoAnswerError,
-    NotAllowedError,
-    NotFoundError,
-    RejectedError,
-    UnavailableError,
-)
-from rlhf_loop.client.values import (
     Interaction,
     NewInteraction,
     NewReview,
+    NoAnswerError,
+    NotAllowedError,
+    NotFoundError,
     Preference,
     Recorded,
+    RejectedError,
     Review,
+    UnavailableError,
 )
 
 __all__ = [

@@ -1,39 +1,172 @@
-"""The calls of the API as methods."""
+"""The client of the service's API: its errors, the values it takes and gives, and the calls as methods."""
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from rlhf_loop.client.transport import NoAnswerError, Sender
-from rlhf_loop.client.values import (
-    Interaction,
-    InteractionPage,
-    NewInteraction,
-    NewReview,
-    Preference,
-    Recorded,
-    RecordedBatch,
-    Review,
-    ReviewedInteraction,
-    ReviewPage,
-    Role,
-    Thumb,
-)
+from rlhf_loop.errors import RlhfLoopError
+
+Role = Literal["expert", "end_user"]
+Thumb = Literal["up", "down"]
 
 _BATCH = 100
+#: What is tried again: where somebody between did not reach the service, it is busy, or the database is away.
+_PASSING = frozenset({429, 502, 503, 504})
+#: A pause that is asked for may be that long; whoever asks for a longer one has to be asked again by the caller.
+_LONGEST_PAUSE_S = 60.0
+_FIRST_PAUSE_S = 0.25
 
 _Result = TypeVar("_Result")
+
+
+class ApiError(RlhfLoopError):
+    """The service refused a request, or did not answer it; `status` is None where no answer came.
+
+    `detail` is what the service says, `request_id` finds it in its log.
+
+        ApiError
+        ├── NoAnswerError           it cannot be reached, or what answers is something else
+        ├── NotAllowedError         401, 403: the token is not valid, or not for this
+        ├── NotFoundError           404: there is no such interaction or review
+        ├── ConflictError           409: the id is taken
+        ├── RejectedError           400, 413, 422 ...: the request itself is wrong
+        └── UnavailableError        429, 5xx: again later, perhaps
+    """
+
+    def __init__(self, detail: str, *, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.request_id = request_id
+
+
+class NoAnswerError(ApiError):
+    """The service cannot be reached, or what answers is something else."""
+
+
+class NotAllowedError(ApiError):
+    """The token is not valid, or not for this."""
+
+
+class NotFoundError(ApiError):
+    """There is no such interaction or review."""
+
+
+class ConflictError(ApiError):
+    """The id is taken."""
+
+
+class RejectedError(ApiError):
+    """The request itself is wrong."""
+
+
+class UnavailableError(ApiError):
+    """The service cannot do it now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewReview:
+    """What somebody says of an answer: a `rating` from 1 to 5, or a `thumb`. `docs/RLHF_SERVICE.md` explains roles."""
+
+    rating: int | None = None
+    thumb: Thumb | None = None
+    comment: str | None = None
+    correction: str | None = None
+    harmful: bool = False
+    reviewer: str | None = None
+    role: Role | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewInteraction:
+    """An answer that an application gave."""
+
+    prompt: str
+    response: str
+    id: str | None = None
+    source: str | None = None
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    retrieved_at: datetime | None = None
+    candidate_group: str | None = None
+    shown_rank: int | None = None
+    score: float | None = None
+    model_version: str | None = None
+    created_at: datetime | None = None
+    review: NewReview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was stored, by the id under which it can be reviewed."""
+
+    id: str
+    rating: int | None
+    end_user_rating: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What one reviewer said of an answer."""
+
+    interaction_id: str
+    reviewer: str
+    role: Role
+    rating: int
+    comment: str | None
+    correction: str | None
+    harmful: bool
+    reviewed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interaction:
+    """An answer that was given: `rating` is the consensus of experts, `end_user_rating` that of end users."""
+
+    id: str
+    prompt: str
+    response: str
+    source: str | None
+    title: str | None
+    url: str | None
+    licence: str | None
+    retrieved_at: datetime | None
+    candidate_group: str | None
+    shown_rank: int | None
+    score: float | None
+    model_version: str | None
+    created_at: datetime
+    rating: int | None
+    rated_at: datetime | None
+    end_user_rating: int | None
+    harmful: bool
+    expert_reviews: int
+    end_user_reviews: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """Which of two answers a reviewer finds better."""
+
+    chosen_id: str
+    rejected_id: str
+    tie: bool
+    reviewer: str
+    role: Role
+    comment: str | None
 
 
 class Client:
@@ -52,7 +185,7 @@ class Client:
         retries: int = 5,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._sender = Sender(url, token, timeout=timeout, retries=retries, sleep=sleep)
+        self._sender = _Sender(url, token, timeout=timeout, retries=retries, sleep=sleep)
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +250,7 @@ class Client:
         recorded: list[Recorded] = []
         for batch in _batches(interactions):
             sent = {"interactions": [_plain(asdict(item)) for item in batch]}
-            recorded += self._write("POST", "/v1/interactions", sent, RecordedBatch).interactions
+            recorded += self._write("POST", "/v1/interactions", sent, _RecordedBatch).interactions
         return recorded
 
     def review(
@@ -241,7 +374,7 @@ class Client:
             NotFoundError: there is none with this id.
             ApiError: the service did not answer.
         """
-        return _read(self._sender.send("GET", _path(id)), ReviewedInteraction).interaction
+        return _read(self._sender.send("GET", _path(id)), _ReviewedInteraction).interaction
 
     def interactions(
         self,
@@ -277,7 +410,7 @@ class Client:
         cursor: str | None = ""
         while cursor is not None:
             found = self._sender.send("GET", "/v1/interactions", params=_plain({**asked, "cursor": cursor or None}))
-            page = _read(found, InteractionPage)
+            page = _read(found, _InteractionPage)
             yield from page.interactions
             cursor = page.next
 
@@ -291,7 +424,7 @@ class Client:
         cursor: str | None = ""
         while cursor is not None:
             asked = {"cursor": cursor} if cursor else {}
-            page = _read(self._sender.send("GET", f"{_path(id)}/reviews", params=asked), ReviewPage)
+            page = _read(self._sender.send("GET", f"{_path(id)}/reviews", params=asked), _ReviewPage)
             yield from page.reviews
             cursor = page.next
 
@@ -300,6 +433,95 @@ class Client:
 
     def _write(self, method: str, path: str, sent: Mapping[str, Any], kind: type[_Result]) -> _Result:
         return _read(self._sender.send(method, path, json=sent, key=_new_key()), kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordedBatch:
+    interactions: tuple[Recorded, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ReviewedInteraction:
+    interaction: Interaction
+
+
+@dataclass(frozen=True, slots=True)
+class _InteractionPage:
+    interactions: tuple[Interaction, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ReviewPage:
+    reviews: tuple[Review, ...]
+    next: str | None
+
+
+class _Sender:
+    """Sends requests with a token to one host. Safe to share between threads."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float,
+        retries: int,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._retries = retries
+        self._sleep = sleep
+        self._http = httpx2.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            timeout=timeout,
+            # The token goes to this host alone: to no proxy, and to no other host that it may name.
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> httpx2.Response:
+        """Return the answer to a request, sent as often as it takes; with a key it is done once.
+
+        Raises:
+            ApiError: there is none, or it is an error.
+        """
+        headers = {} if key is None else {"Idempotency-Key": f'"{key}"'}
+        tries = 0
+        while True:
+            try:
+                response = self._http.request(method, path, params=params, json=json, headers=headers)
+            except httpx2.TransportError as error:
+                if tries == self._retries:
+                    raise NoAnswerError(
+                        f"No answer from {self._http.base_url} after {tries + 1} tries: "
+                        f"{error or type(error).__name__}. "
+                        "Check the address, and that the service runs."
+                    ) from error
+                pause = _pause(tries)
+            else:
+                if response.is_success:
+                    return response
+                asked = _retry_after(response)
+                # The service says "again in a second" of a request whose first try it is still busy with.
+                passing = response.status_code in _PASSING or (response.status_code == 409 and asked is not None)
+                if tries == self._retries or not passing or (asked or 0) > _LONGEST_PAUSE_S:
+                    raise _error(response)
+                pause = _pause(tries) if asked is None else asked
+            self._sleep(pause)
+            tries += 1
 
 
 def _path(id: str) -> str:
@@ -333,3 +555,36 @@ def _read(response: httpx2.Response, kind: type[_Result]) -> _Result:
             f"The answer of {response.url} is not that of rlhf-loop: {error.errors()[0]['msg']}. Check the address.",
             status=response.status_code,
         ) from error
+
+
+def _pause(tries: int) -> float:
+    # Not all who failed together come again together.
+    return _FIRST_PAUSE_S * 2.0**tries * random.uniform(0.5, 1.5)
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    given: str = response.headers.get("Retry-After", "")
+    return float(given) if given.isascii() and given.isdigit() else None
+
+
+def _error(response: httpx2.Response) -> ApiError:
+    status = response.status_code
+    try:
+        body = response.json()
+        detail, request_id = str(body["detail"]), body.get("request_id")
+    except (ValueError, TypeError, KeyError):
+        # From somebody between: a proxy knows nothing of problem+json.
+        detail, request_id = f"The answer of {response.url} was {status} {response.reason_phrase}.", None
+    return _kind(status)(detail, status=status, request_id=request_id)
+
+
+def _kind(status: int) -> type[ApiError]:
+    if status in (401, 403):
+        return NotAllowedError
+    if status == 404:
+        return NotFoundError
+    if status == 409:
+        return ConflictError
+    if status == 429 or status >= 500:
+        return UnavailableError
+    return RejectedError if status >= 400 else NoAnswerError

@@ -23,7 +23,7 @@ from rlhf_loop.encoders import weights as calibration
 from rlhf_loop.encoders.runtime import DIMENSION, Vectors, cores
 from rlhf_loop.encoders.tokenizer import Batch, Batcher, load_tokenizer
 from rlhf_loop.errors import EncoderError
-from rlhf_loop.utils.concurrency import share_out
+from rlhf_loop.utils.concurrency import run_parallel
 
 #: Part of the graph's name: raise it when what is written changes.
 GRAPH_VERSION = 2
@@ -165,7 +165,7 @@ class OnnxRuntime:
                 run(self._together, batch)
         else:
             # The longest first, so that no thread is left with it at the end.
-            share_out(partial(run, self._alone), reversed(batches), threads=self._threads)
+            run_parallel(partial(run, self._alone), reversed(batches), threads=self._threads)
         return vectors
 
 

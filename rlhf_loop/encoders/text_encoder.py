@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors, cores
 from rlhf_loop.encoders.tokenizer import PassageSplitter
 from rlhf_loop.encoders.vector_cache import VectorCache
-from rlhf_loop.utils.concurrency import Turns
-from rlhf_loop.utils.lru import Recent
+from rlhf_loop.utils.concurrency import FairLock
+from rlhf_loop.utils.lru import LRUCache
 
 #: Tokens of a passage: long enough for a thought, short enough that one vector can hold it.
 PASSAGE_TOKENS = 96
@@ -63,9 +63,9 @@ class TextEncoder:
         self._passages = PassageSplitter(tokenizer, size=PASSAGE_TOKENS, stride=PASSAGE_STRIDE)
         self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
         self._cache = cache
-        self._lent: Recent[Vectors] = Recent(max_bytes=_LENT_BYTES)
-        self._counted: Recent[int] = Recent(max_bytes=_COUNTED_BYTES)
-        self._turn = Turns()
+        self._lent: LRUCache[Vectors] = LRUCache(max_bytes=_LENT_BYTES)
+        self._counted: LRUCache[int] = LRUCache(max_bytes=_COUNTED_BYTES)
+        self._turn = FairLock()
         self._process = os.getpid()
         self._computes = self._keeps = True
         self.computed = self.remembered = 0
@@ -184,10 +184,10 @@ class TextEncoder:
                 self._cache.put(fresh)
         return [known[key] for key in keys]
 
-    def _my_turn(self) -> Turns:
+    def _my_turn(self) -> FairLock:
         if self._process != os.getpid():
             # In the parent another thread may have been at it, and will never end its turn here.
-            self._turn, self._process = Turns(), os.getpid()
+            self._turn, self._process = FairLock(), os.getpid()
         return self._turn
 
     def _key(self, kind: str, text: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import IO
 
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.exchange.formats.argilla import ArgillaLayout
-from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, no_columns
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, refuse_columns
 from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
 from rlhf_loop.exchange.formats.langfuse import LangfuseLayout
 from rlhf_loop.exchange.formats.openwebui import OpenWebUILayout
@@ -139,7 +139,7 @@ def layout_of(format: str, *, columns: Mapping[str, str], labels: Labels) -> Lay
         return ArgillaLayout(labels, columns=columns)
     if format == "label-studio":
         return LabelStudioLayout(labels, columns=columns)
-    no_columns(columns, format=format)
+    refuse_columns(columns, format=format)
     if format == "trl-preference":
         return PreferenceLayout()
     named: Mapping[str, type[LangfuseLayout | OpenWebUILayout | PhoenixLayout | UnpairedLayout]]

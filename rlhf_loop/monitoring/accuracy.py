@@ -24,7 +24,7 @@ from rlhf_loop.registry import Version
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.training import metrics
-from rlhf_loop.utils.concurrency import one_thread
+from rlhf_loop.utils.concurrency import single_threaded_blas
 
 #: Ratings from which on they say something; the newest answers and the newest reviews that are looked at.
 ENOUGH = 30
@@ -90,7 +90,7 @@ def of_all(
     if shares.sum() < 1 - _UNSEEN:
         return None
     off = ((score >= 0.5) == good) - _expected(score)
-    with one_thread():
+    with single_threaded_blas():
         weights = metrics.bootstrap_weights(int(question.max()) + 1)
         of_band = np.stack([metrics.mean(question[band == one], off[band == one], weights) for one in bands])
     # A band of which a draw has nothing counts for nothing in that draw.

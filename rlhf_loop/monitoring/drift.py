@@ -38,7 +38,7 @@ from rlhf_loop import registry
 from rlhf_loop.domain import prompt_key
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
-from rlhf_loop.utils.concurrency import one_thread
+from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
@@ -415,7 +415,7 @@ class Topics:
         drawn = reference[np.random.default_rng(seed).permutation(len(reference))]
         made_of, counted = drawn[::2], drawn[1::2]
         clusters = max(_FEWEST_CLUSTERS, min(_CLUSTERS, len(made_of) // _OF_A_CLUSTER))
-        with one_thread():
+        with single_threaded_blas():
             # The same question asked again and again is one point, and there are no more clusters than points.
             clusters = min(clusters, len(np.unique(made_of, axis=0)))
             self._clusters = KMeans(clusters, n_init=_BEGINNINGS, random_state=seed).fit(made_of)
@@ -424,7 +424,7 @@ class Topics:
 
     def shift(self, vectors: Vectors) -> Shift:
         """Compare the topics of the texts with those of the reference."""
-        with one_thread():
+        with single_threaded_blas():
             return of_counts(self._met, self._count(vectors))
 
     def _count(self, vectors: Vectors) -> Counts:

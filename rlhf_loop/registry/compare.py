@@ -12,7 +12,7 @@ from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
 from rlhf_loop.training.data import TrainingSet, training_set
-from rlhf_loop.utils.html import html_table
+from rlhf_loop.utils.text import html_table
 
 
 @dataclass(frozen=True, slots=True)

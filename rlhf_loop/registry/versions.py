@@ -24,7 +24,7 @@ from rlhf_loop.reward.model_file import LoadedModel, put, replace_file, verified
 from rlhf_loop.reward.model_file import load as load_file
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ModelVersion
-from rlhf_loop.utils.html import html_table
+from rlhf_loop.utils.text import html_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

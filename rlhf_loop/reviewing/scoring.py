@@ -28,7 +28,7 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reviewing.candidates import same_prompt, stands_for_all
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import AnswerScore, Interaction
-from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.concurrency import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Scoring:
                 return None
             self._running = True
         try:
-            return start(lambda: self._run(engine), name="rlhf-scoring")
+            return start_thread(lambda: self._run(engine), name="rlhf-scoring")
         except BaseException:
             self._running = False
             raise

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.reward.splitting import folds
-from rlhf_loop.utils.concurrency import one_thread
+from rlhf_loop.utils.concurrency import single_threaded_blas
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float64] | NDArray[np.float32]
@@ -136,7 +136,7 @@ class RewardClassifier:
             of_pairs = np.empty(0, dtype=np.intp)
         else:
             of_pairs = _same_fold(pairs.question, question[judged], of_judged)
-        with one_thread():
+        with single_threaded_blas():
             return self._fit(rows, pairs, of_pairs)
 
     def decision_function(self, features: Features) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from rlhf_loop.utils.lru import Recent
+from rlhf_loop.utils.lru import LRUCache
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
@@ -113,7 +113,7 @@ class TermIndex:
 
     def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
         self._number = _WordNumbers()
-        self._known: Recent[_Terms] = Recent(max_bytes=max_bytes)
+        self._known: LRUCache[_Terms] = LRUCache(max_bytes=max_bytes)
 
     def features(self, prompt: str, responses: Sequence[str]) -> NDArray[np.float64]:
         """Return a row for each response: terms in title, terms in one passage, log of distinct terms."""

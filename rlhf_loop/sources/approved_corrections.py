@@ -32,7 +32,7 @@ from rlhf_loop.encoders.runtime import DIMENSION, Vectors
 from rlhf_loop.errors import DatabaseError, SourceError
 from rlhf_loop.reviewing.corrections import ApprovedStamp, Correction, approved_corrections, approved_stamp
 from rlhf_loop.store.engine import ensure_schema, make_engine
-from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.concurrency import start_thread
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -269,7 +269,7 @@ class CorrectionsSource:
             return _with_next(known, self._encoder)
         if not self._embedding:
             self._embedding = True
-            start(self._embed_beside, name="rlhf-corrections")
+            start_thread(self._embed_beside, name="rlhf-corrections")
         return known
 
     def _embed_beside(self) -> None:

@@ -25,10 +25,10 @@ from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.excerpts import Document, Part, best_passages, search_words, without_markup
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.page_cache import PageCache
-from rlhf_loop.utils.text import label
+from rlhf_loop.utils.text import one_line
 
 
-class Courtesy:
+class Throttle:
     """Lets one request at a time go to `site`, each at least `interval_s` after the end of the one before.
 
     Next to the lock at `path` stands a file with the time of the last request. The system frees the lock of a process
@@ -142,7 +142,7 @@ class ArxivSource:
     name = "arxiv"
 
     def __init__(self, settings: Settings, *, interval_s: float = INTERVAL_S) -> None:
-        courtesy = Courtesy(settings.cache_dir / "arxiv.lock", interval_s=interval_s, site="arXiv")
+        courtesy = Throttle(settings.cache_dir / "arxiv.lock", interval_s=interval_s, site="arXiv")
         self._client = HttpClient(
             settings.arxiv_url, setting=_URL, contact=settings.contact, max_bytes=_MAX_BYTES, turn=courtesy.turn
         )
@@ -189,7 +189,7 @@ class ArxivSource:
         except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise self._no_feed(str(error)) from error
         if feed.tag != f"{_ATOM}feed":
-            raise self._no_feed(f"its root is {label(feed.tag[:80])!r}")
+            raise self._no_feed(f"its root is {one_line(feed.tag[:80])!r}")
         entries = feed.findall(f"{_ATOM}entry")
         for entry in entries:
             if _ERROR_ID in _text(entry, "id") or _text(entry, "title") == "Error":
@@ -201,7 +201,7 @@ class ArxivSource:
         if not entries and total.strip("0"):
             # It happens under load; kept, it would hide the papers for a day.
             raise SourceError(
-                f"arXiv found {label(total[:20])} papers and sent none of them. Its passages are missing this time; "
+                f"arXiv found {one_line(total[:20])} papers and sent none of them. Its passages are missing this time; "
                 "try again later."
             )
         return feed

@@ -22,7 +22,7 @@ import sentencex
 
 from rlhf_loop.domain import Passage
 from rlhf_loop.reward.lexical import content_words, coverage, terms, words
-from rlhf_loop.utils.text import plain
+from rlhf_loop.utils.text import clean_text
 
 #: Characters of a section: some 250 words, three or four passages of the encoder.
 MAX_CHARS = 1500
@@ -301,5 +301,5 @@ _GAPS = re.compile(r"\n{3,}")
 
 def without_markup(text: str) -> str:
     """Return the text without tags of HTML, control characters and superfluous white space; paragraphs stay."""
-    text = _TAG.sub("", _UNSEEN.sub("", plain(text)))
+    text = _TAG.sub("", _UNSEEN.sub("", clean_text(text)))
     return _GAPS.sub("\n\n", _AROUND_LINES.sub("\n", _BLANKS.sub(" ", text))).strip()

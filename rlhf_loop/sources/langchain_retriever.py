@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
-from rlhf_loop.utils.text import label, plain, web_address
+from rlhf_loop.utils.text import clean_text, one_line, web_address
 
 _TITLES = ("title", "Title")
 _URLS = ("url", "source", "link", "URL")
@@ -55,7 +55,7 @@ class LangChainSource:
             content = getattr(document, "page_content", None)
             if not isinstance(content, str):
                 raise self._wrong(document)
-            if text := plain(content):
+            if text := clean_text(content):
                 passages.append(_passage(text, getattr(document, "metadata", None), retrieved_at))
         return passages
 
@@ -79,4 +79,4 @@ def _passage(text: str, metadata: object, retrieved_at: datetime) -> Passage:
 
 
 def _first(metadata: Mapping[Any, Any], keys: tuple[str, ...]) -> str | None:
-    return next((found for key in keys if (found := label(metadata.get(key)))), None)
+    return next((found for key in keys if (found := one_line(metadata.get(key)))), None)

@@ -89,9 +89,9 @@ def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source
         if encoder is None:
             raise ValueError("The source 'index' needs an encoder, and encoder=None was given. Give one.")
         from rlhf_loop.sources.index import open_store
-        from rlhf_loop.sources.vector_database import VectorDatabase
+        from rlhf_loop.sources.index.store import IndexSource
 
-        return VectorDatabase(open_store(settings), encoder)
+        return IndexSource(open_store(settings), encoder)
     if entry == "wikipedia":
         from rlhf_loop.sources.wikipedia import WikipediaSource
 

@@ -23,7 +23,7 @@ from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.sources.excerpts import Document, Part, best_passages, longest_first, search_words, without_markup
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.page_cache import PageCache
-from rlhf_loop.utils.text import label, web_address
+from rlhf_loop.utils.text import one_line, web_address
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class _Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class _SearchHit:
+class _SearchResult:
     hits: tuple[_Hit, ...]
     licence: str | None
 
@@ -98,7 +98,7 @@ class WikipediaSource:
                 break
         return best_passages(query, documents, limit=limit)
 
-    def _find(self, words: list[str], deadline: float) -> _SearchHit:
+    def _find(self, words: list[str], deadline: float) -> _SearchResult:
         """Search for all words; where that finds little, for any of them; where it finds nothing, for fewer."""
         hits: dict[int, _Hit] = {}
         licence: str | None = None
@@ -115,9 +115,9 @@ class WikipediaSource:
             for hit in found.hits:
                 hits.setdefault(hit.page_id, hit)
             licence = licence or found.licence
-        return _SearchHit(tuple(hits.values())[:PAGES], licence or usual_licence(self._client.host))
+        return _SearchResult(tuple(hits.values())[:PAGES], licence or usual_licence(self._client.host))
 
-    def _search(self, text: str, deadline: float) -> _SearchHit:
+    def _search(self, text: str, deadline: float) -> _SearchResult:
         answer, _ = self._ask(
             {
                 "generator": "search",
@@ -138,7 +138,7 @@ class WikipediaSource:
         pages.sort(key=lambda page: page["index"] if type(page.get("index")) is int else len(pages))
         hits = [_Hit(page["pageid"], _title(page), self._page_url(page)) for page in pages if not _disambiguates(page)]
         rights = _query(answer).get("rightsinfo")
-        return _SearchHit(tuple(hits), _licence(rights) if isinstance(rights, dict) else None)
+        return _SearchResult(tuple(hits), _licence(rights) if isinstance(rights, dict) else None)
 
     def _document(self, hit: _Hit, licence: str | None, deadline: float) -> Document:
         wanted = {
@@ -178,7 +178,7 @@ class WikipediaSource:
         if "error" in answer:
             code, info = _error(answer)
             raise SourceError(
-                f"{self._client.host} refused the request: {label(code[:50])}: {label(info[:200])} "
+                f"{self._client.host} refused the request: {one_line(code[:50])}: {one_line(info[:200])} "
                 f"Check {_URL}, or try again later."
             )
         if not isinstance(_query(answer).get("pages", []), list):
@@ -276,7 +276,7 @@ def _extracts(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _title(page: Mapping[str, Any]) -> str:
-    return label(page.get("title")) or ""
+    return one_line(page.get("title")) or ""
 
 
 def _disambiguates(page: Mapping[str, Any]) -> bool:
@@ -286,7 +286,7 @@ def _disambiguates(page: Mapping[str, Any]) -> bool:
 
 
 def _licence(rights: Mapping[str, Any]) -> str | None:
-    return ", ".join(part for part in (label(rights.get("text")), web_address(rights.get("url"))) if part) or None
+    return ", ".join(part for part in (one_line(rights.get("text")), web_address(rights.get("url"))) if part) or None
 
 
 def _parts(text: str) -> Iterator[Part]:

@@ -13,7 +13,7 @@ from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import Mask, TrainingSet
 from rlhf_loop.training.evaluation import Predictions
-from rlhf_loop.utils.concurrency import one_thread
+from rlhf_loop.utils.concurrency import single_threaded_blas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def compare(of: Predictions, theirs: NDArray[np.float64], *, seed: int = 0) -> C
     question = np.unique(of.question[order], return_inverse=True)[1]
     ours, theirs, rating, label = of.probability[order], theirs[order], of.rating[order], of.label[order]
     rivals = np.bincount(question, minlength=1)[question] > 1
-    with one_thread():
+    with single_threaded_blas():
         return Comparisons(
             accuracy=_classed("accuracy", question, label, ours, theirs, seed),
             auc=_classed("auc", question, label, ours, theirs, seed),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import GOOD_RATING, Interval
 from rlhf_loop.training import metrics
-from rlhf_loop.utils.concurrency import one_thread
-from rlhf_loop.utils.html import html_table
+from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.text import html_table
 
 #: Questions with two or more rated answers from which on an order is judged by them.
 ENOUGH_QUESTIONS = 10
@@ -99,7 +99,7 @@ class Evaluation:
 
 def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:
     """Measure predictions; `seed` and `draws` are the bootstrap's. Without draws (0) the intervals are nan."""
-    with one_thread():
+    with single_threaded_blas():
         return _evaluate(predictions, _Bootstrap(seed, draws))
 
 
@@ -108,7 +108,7 @@ def pair_accuracy(
 ) -> Interval:
     """Return how often the better answer of a pair has the higher score: a `margin` above 0; 0 counts one half."""
     index = np.unique(question, return_inverse=True)[1]
-    with one_thread():
+    with single_threaded_blas():
         weights = _Bootstrap(seed, draws).weights(index)
         return Interval(*metrics.interval(metrics.mean(index, (np.sign(margin) + 1) / 2, weights)))
 

@@ -30,7 +30,7 @@ from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet, assemble
 from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.training.fit import read_features, rows_for
-from rlhf_loop.utils.concurrency import one_thread
+from rlhf_loop.utils.concurrency import single_threaded_blas
 
 Floats = NDArray[np.float64]
 
@@ -310,7 +310,7 @@ def _first_questions(prompt: Ints, order: Ints, size: int) -> Mask:
 def _draws(prompt: Ints, right: Floats, seed: int) -> Floats:
     """Return the share of right answers for each size and each draw of the questions, the sample itself first."""
     question = np.unique(prompt, return_inverse=True)[1]
-    with one_thread():
+    with single_threaded_blas():
         weights = metrics.bootstrap_weights(int(question.max()) + 1, draws=_DRAWS, seed=seed)
         return np.stack([metrics.mean(question, each, weights) for each in right])
 

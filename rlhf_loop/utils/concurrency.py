@@ -66,7 +66,7 @@ def _serve(tasks: queue.SimpleQueue[_Task | None]) -> None:
         del given, future, task  # or the last result would be kept until the next
 
 
-def start(task: Callable[[], _Result], *, name: str) -> Future[_Result]:
+def start_thread(task: Callable[[], _Result], *, name: str) -> Future[_Result]:
     """Run the task in a thread of its own that does not keep the process alive; the context variables go along."""
     future: Future[_Result] = Future()
     context = copy_context()
@@ -81,7 +81,7 @@ def start(task: Callable[[], _Result], *, name: str) -> Future[_Result]:
     return future
 
 
-def share_out(work: Callable[[_Item], None], items: Iterable[_Item], *, threads: int) -> None:
+def run_parallel(work: Callable[[_Item], None], items: Iterable[_Item], *, threads: int) -> None:
     """Do the work on each item, by this thread and others that are gone afterwards; the first error is raised.
 
     For work outside of Python, such as that of a numerical library.
@@ -114,7 +114,7 @@ def share_out(work: Callable[[_Item], None], items: Iterable[_Item], *, threads:
         raise errors[0]
 
 
-class Turns:
+class FairLock:
     """One thread at a time, first come, first served; a context manager. Not for a process after a fork."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Turns:
                 self._taken = False
 
 
-def one_thread() -> AbstractContextManager[object]:
+def single_threaded_blas() -> AbstractContextManager[object]:
     """Keep the linear algebra inside the block to one thread; libraries that are loaded inside it stay as they are."""
     # Imported here: serving does without it.
     from threadpoolctl import threadpool_limits
@@ -155,7 +155,7 @@ def one_thread() -> AbstractContextManager[object]:
     return limits
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Give back what is free now, where the C library can: with glibc. It takes some milliseconds."""
     if trim := _trim():
         trim(0)

@@ -10,7 +10,7 @@ _Value = TypeVar("_Value")
 _OVERHEAD = 350
 
 
-class Recent(Generic[_Value]):
+class LRUCache(Generic[_Value]):
     """Values by the hash of what they were made from. Safe to share between threads and across a fork.
 
     Two generations: what is used moves to the young one, and when that has grown to half of `max_bytes` the old one

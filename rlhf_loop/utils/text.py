@@ -6,7 +6,8 @@ Numbers in sentences: one answer is not "1 answers".
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 from urllib.parse import urlsplit
 
 _LONGEST_LABEL = 2_000
@@ -22,14 +23,14 @@ def unstorable(text: str) -> re.Match[str] | None:
     return _UNSTORABLE.search(text)
 
 
-def plain(text: str) -> str:
+def clean_text(text: str) -> str:
     """Return the text without control characters and without white space around it; its lines end with one newline."""
     return _UNWANTED.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
 
 
-def label(text: object) -> str | None:
+def one_line(text: object) -> str | None:
     """Return a title or the like in one line of at most 2,000 characters, None if there is nothing to read."""
-    return (" ".join(plain(text[:_LONGEST_LABEL]).split()) or None) if isinstance(text, str) else None
+    return (" ".join(clean_text(text[:_LONGEST_LABEL]).split()) or None) if isinstance(text, str) else None
 
 
 def web_address(url: object) -> str | None:
@@ -63,7 +64,7 @@ def signed(number: float) -> str:
     return f"{number:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def about(number: float) -> str:
+def rounded(number: float) -> str:
     """Return a number with two digits that count: 47, 480, 12,000. More would promise what nobody knows."""
     whole = round(number)
     return f"{round(whole, 2 - len(str(abs(whole)))):,}"
@@ -73,3 +74,14 @@ def listed(names: Sequence[str]) -> str:
     """Return "a", "a and b", "a, b and c"."""
     *before, last = names
     return f"{', '.join(before)} and {last}" if before else last
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, above: Iterable[str] = ()) -> str:
+    """Return a plain HTML table with a paragraph for each text `above` it; all texts are escaped.
+
+    It has no colours of its own, so that it can be read in a notebook's light and dark alike.
+    """
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in above)
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"{paragraphs}<table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.utils.concurrency import start
+from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.extras import require
 from rlhf_loop.version import __version__
 
@@ -101,7 +101,7 @@ def end() -> None:
     if _tracing is None:
         return
     provider, _tracing = _tracing.provider, None
-    if not wait([start(provider.shutdown, name="rlhf-traces")], timeout=_FLUSH_S).done:
+    if not wait([start_thread(provider.shutdown, name="rlhf-traces")], timeout=_FLUSH_S).done:
         logger.warning("The last traces may be lost: the collector did not take them within %g s.", _FLUSH_S)
 
 

@@ -369,7 +369,7 @@ class Guard:
             return
         found.user, found.secret = session.user, secret
         if session.due:
-            self._note(lambda engine: sessions.keep(engine, secret, keeping=self._keeping, now=now))
+            self._note(lambda engine: sessions.extend(engine, secret, keeping=self._keeping, now=now))
 
     def _bearer(self) -> tokens.Bearer | None:
         found = _this()

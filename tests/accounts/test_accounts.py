@@ -12,7 +12,6 @@ from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions
 from sqlalchemy import Connection, Engine, select, update
 
 from rlhf_loop.accounts import sessions, users
-from rlhf_loop.accounts import users as passwords
 from rlhf_loop.accounts.sessions import SessionPolicy
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import AccountError
@@ -69,10 +68,10 @@ def test_a_password_is_stored_as_argon2id(sqlite_engine: Engine) -> None:
         stored = connection.execute(select(Users.password_hash)).scalar_one()
     assert stored is not None
     assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
-    assert passwords.matches(stored, composed)
-    assert passwords.matches(stored, decomposed)
-    assert not passwords.matches(stored, composed + " ")
-    assert not passwords.matches(stored, "\ud800")
+    assert users.password_matches(stored, composed)
+    assert users.password_matches(stored, decomposed)
+    assert not users.password_matches(stored, composed + " ")
+    assert not users.password_matches(stored, "\ud800")
 
 
 def test_nobodys_password_is_worked_out_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +83,12 @@ def test_nobodys_password_is_worked_out_as_well(monkeypatch: pytest.MonkeyPatch)
             worked.append(str(hash).partition("$m=")[2].partition("$")[0])
             return super().verify(hash, password)
 
-    monkeypatch.setattr(passwords, "_HASHER", Counting())
-    stored = passwords.hashed(PASSWORD, name="ann")
-    assert not passwords.matches(stored, "wrong")
-    assert not passwords.matches(None, "wrong")
+    monkeypatch.setattr(users, "_HASHER", Counting())
+    stored = users.hash_password(PASSWORD, name="ann")
+    assert not users.password_matches(stored, "wrong")
+    assert not users.password_matches(None, "wrong")
     assert worked == ["65536,t=3,p=4"] * 2
-    assert not passwords.matches("no hash at all", "wrong")
+    assert not users.password_matches("no hash at all", "wrong")
 
 
 def test_a_password_of_older_parameters_is_renewed(engine: Engine) -> None:
@@ -103,8 +102,8 @@ def test_a_password_of_older_parameters_is_renewed(engine: Engine) -> None:
         stored = connection.execute(select(Users.password_hash)).scalar_one()
     assert stored is not None
     assert stored != old
-    assert passwords.renewed(stored, PASSWORD) is None
-    assert passwords.matches(stored, PASSWORD)
+    assert users.renew_hash(stored, PASSWORD) is None
+    assert users.password_matches(stored, PASSWORD)
 
 
 def test_one_active_admin_remains(engine: Engine) -> None:
@@ -123,7 +122,7 @@ def test_two_admins_cannot_deactivate_each_other(engine: Engine, monkeypatch: py
     """Not even at the same moment: one of them remains."""
     users.add(engine, "ada", role=UserRole.ADMIN, actor="test")
     users.add(engine, "bea", role=UserRole.ADMIN, actor="test")
-    both, known = Barrier(2), users.known
+    both, known = Barrier(2), users.find_known
 
     def meeting(connection: Connection, name: str) -> users.Credentials:
         # Who has counted the admins waits for the other one to have counted them, too; who has to stand in line for
@@ -132,7 +131,7 @@ def test_two_admins_cannot_deactivate_each_other(engine: Engine, monkeypatch: py
             both.wait(timeout=0.5)
         return known(connection, name)
 
-    monkeypatch.setattr(users, "known", meeting)
+    monkeypatch.setattr(users, "find_known", meeting)
 
     def deactivate(name: str) -> bool:
         try:

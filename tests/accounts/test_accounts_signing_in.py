@@ -75,7 +75,7 @@ def test_a_session_ends_by_itself(engine: Engine, ann: User, clock: Clock) -> No
         found = sessions.find(engine, begun.secret, keeping=KEEPING, now=clock())
         assert found is not None
         assert found.due
-        sessions.keep(engine, begun.secret, keeping=KEEPING, now=clock())
+        sessions.extend(engine, begun.secret, keeping=KEEPING, now=clock())
         found = sessions.find(engine, begun.secret, keeping=KEEPING, now=clock())
         assert found is not None
         assert not found.due

@@ -12,7 +12,6 @@ from people_fakes import NOON, OTHER_PASSWORD, PASSWORD, actions, count
 from sqlalchemy import Engine, inspect, text
 
 from rlhf_loop.accounts import links, sessions, tokens, users
-from rlhf_loop.accounts import users as passwords
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
@@ -112,13 +111,13 @@ def test_the_first_admin_comes_by_a_link(engine: Engine) -> None:
     assert old
     assert new
     assert new not in everything(engine)
-    assert [links.look(engine, each, now=NOON).user for each in (old, new)] == [None, None]
-    ada = links.use(engine, old, PASSWORD, name="Ada", now=NOON)
+    assert [links.invitation(engine, each, now=NOON).user for each in (old, new)] == [None, None]
+    ada = links.redeem(engine, old, PASSWORD, name="Ada", now=NOON)
     assert (ada.name, ada.role) == ("ada", UserRole.ADMIN)
     assert links.invite_first_admin(engine, now=NOON) is None
     for void in (
-        lambda: links.look(engine, new, now=NOON),
-        lambda: links.use(engine, new, PASSWORD, name="eve", now=NOON),
+        lambda: links.invitation(engine, new, now=NOON),
+        lambda: links.redeem(engine, new, PASSWORD, name="eve", now=NOON),
     ):
         with pytest.raises(AccountError, match="There is an admin already"):
             void()
@@ -131,7 +130,7 @@ def test_a_link_for_the_first_admin_is_worthless_when_there_is_one(engine: Engin
     assert secret
     users.add(engine, "bea", role=UserRole.ADMIN, actor="cli:root")
     with pytest.raises(AccountError, match="There is an admin already"):
-        links.use(engine, secret, PASSWORD, name="ada", now=NOON)
+        links.redeem(engine, secret, PASSWORD, name="ada", now=NOON)
     assert [account.user.name for account in users.accounts(engine)] == ["bea"]
 
 
@@ -140,15 +139,18 @@ def test_a_link_sets_a_password_once(engine: Engine) -> None:
     users.add(engine, "ann", role=UserRole.RATER, actor="test")
     late = links.invite(engine, "ann", actor="ada", now=NOON)
     with pytest.raises(AccountError, match="expired"):
-        links.use(engine, late, PASSWORD, now=NOON + timedelta(hours=24))
+        links.redeem(engine, late, PASSWORD, now=NOON + timedelta(hours=24))
     secret = links.invite(engine, "ann", actor="ada", now=NOON)
     with pytest.raises(AccountError, match="12 to 1,000"):
-        links.use(engine, secret, "short", now=NOON)
-    found = links.look(engine, secret, now=NOON + timedelta(hours=23)).user
+        links.redeem(engine, secret, "short", now=NOON)
+    found = links.invitation(engine, secret, now=NOON + timedelta(hours=23)).user
     assert found is not None
     assert found.name == "ann"
-    links.use(engine, secret, PASSWORD, now=NOON)
-    for again in (lambda: links.look(engine, secret, now=NOON), lambda: links.use(engine, secret, "x" * 12, now=NOON)):
+    links.redeem(engine, secret, PASSWORD, now=NOON)
+    for again in (
+        lambda: links.invitation(engine, secret, now=NOON),
+        lambda: links.redeem(engine, secret, "x" * 12, now=NOON),
+    ):
         with pytest.raises(AccountError, match="used already"):
             again()
 
@@ -159,8 +161,8 @@ def test_a_taken_name_does_not_use_the_link_up(engine: Engine) -> None:
     secret = links.invite_first_admin(engine, now=NOON)
     assert secret
     with pytest.raises(AccountError, match="'ada' is taken"):
-        links.use(engine, secret, PASSWORD, name="ada", now=NOON)
-    assert links.use(engine, secret, PASSWORD, name="bea", now=NOON).name == "bea"
+        links.redeem(engine, secret, PASSWORD, name="ada", now=NOON)
+    assert links.redeem(engine, secret, PASSWORD, name="bea", now=NOON).name == "bea"
 
 
 @pytest.mark.parametrize(("first", "made"), [(True, 1), (True, 2), (False, 1)])
@@ -173,11 +175,11 @@ def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: 
         secrets = [links.invite(engine, "ann", actor="ada", now=NOON)]
     which = {PASSWORD: secrets[0], OTHER_PASSWORD: secrets[-1]}
     both = Barrier(2)
-    hashed = passwords.hashed
+    hashed = users.hash_password
 
     def use(password: str) -> str:
         try:
-            links.use(engine, which[password], password, name=f"name-{password[0]}", now=NOON)
+            links.redeem(engine, which[password], password, name=f"name-{password[0]}", now=NOON)
         except AccountError as error:
             return str(error)
         return password
@@ -189,7 +191,7 @@ def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: 
         return found
 
     with ThreadPoolExecutor(2) as threads, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passwords, "hashed", meeting)
+        patch.setattr(users, "hash_password", meeting)
         said = set(threads.map(use, [PASSWORD, OTHER_PASSWORD]))
     (won,) = said & {PASSWORD, OTHER_PASSWORD}
     (lost,) = said - {won}
@@ -198,7 +200,7 @@ def test_a_link_that_two_use_at_one_moment_works_for_one(engine: Engine, first: 
     with engine.connect() as connection:
         known = users.find(connection, users.accounts(engine)[0].user.name)
     assert known is not None
-    assert passwords.matches(known.password_hash, won)
+    assert users.password_matches(known.password_hash, won)
 
 
 def test_a_password_set_in_another_way_voids_a_link(engine: Engine) -> None:
@@ -225,8 +227,8 @@ def test_a_password_set_in_another_way_voids_a_link(engine: Engine) -> None:
         link = [links.invite(engine, "ann", actor="ada", now=NOON)]
         happens()
         with pytest.raises(AccountError, match="used already"):
-            links.use(engine, link[-1], PASSWORD, now=NOON)
-    assert links.use(engine, others, PASSWORD, now=NOON).name == "bea"
+            links.redeem(engine, link[-1], PASSWORD, now=NOON)
+    assert links.redeem(engine, others, PASSWORD, now=NOON).name == "bea"
 
 
 def test_who_gets_no_link(engine: Engine, bot: User) -> None:
@@ -235,7 +237,7 @@ def test_who_gets_no_link(engine: Engine, bot: User) -> None:
     secret = links.invite(engine, "ann", actor="ada", now=NOON)
     users.change(engine, "ann", active=False, actor="ada")
     with pytest.raises(AccountError, match="Ask an admin for a new link"):
-        links.use(engine, secret, PASSWORD, now=NOON)
+        links.redeem(engine, secret, PASSWORD, now=NOON)
     for name, words in (("bot", "services have tokens"), ("ann", "not active"), ("nobody", "no user")):
         with pytest.raises(AccountError, match=words):
             links.invite(engine, name, actor="ada", now=NOON)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from rlhf_loop.cli import main
 from rlhf_loop.cli.doctor import EXTRAS, SECTIONS, Finding, examine, examine_environment
-from rlhf_loop.cli.doctor.finding import caught
+from rlhf_loop.cli.doctor.finding import with_failures
 from rlhf_loop.cli.output import print_findings
 from rlhf_loop.config import Settings
 from rlhf_loop.reward import RewardModel
@@ -114,7 +114,7 @@ def test_what_nobody_thought_of_is_a_finding(settings: Settings) -> None:
         yield Finding("cache", "so far")
         yield from findings()
 
-    first, last = caught("cache", broken(), secret)
+    first, last = with_failures("cache", broken(), secret)
     assert first.ok
     assert last.text == "could not be looked at: RuntimeError: *** and *** were in it"
 

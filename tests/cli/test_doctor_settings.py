@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from examined import faults
 
-from rlhf_loop.cli.doctor.finding import caught
+from rlhf_loop.cli.doctor.finding import with_failures
 from rlhf_loop.cli.doctor.machine import drafts, secret_key, settings_in_use, sources, telemetry, worker
 from rlhf_loop.config import Settings
 
@@ -130,7 +130,7 @@ def test_the_index_in_postgresql_needs_pgvector(hide: Hide) -> None:
 def test_an_index_language_that_there_is_not(url: str) -> None:
     """It is said here, and not with the first document."""
     asked = Settings(sources=("index",), index_language="klingon", database_url=url)
-    (fault,) = faults(caught("sources", sources(asked), asked))
+    (fault,) = faults(with_failures("sources", sources(asked), asked))
     assert "RLHF_INDEX_LANGUAGE='klingon'" in fault.text
 
 

@@ -10,7 +10,7 @@ from rlhf_loop import sample
 from rlhf_loop.reward import lexical
 from rlhf_loop.reward import lexical as term_index
 from rlhf_loop.reward.lexical import TermIndex
-from rlhf_loop.utils.lru import Recent
+from rlhf_loop.utils.lru import LRUCache
 
 WORDS = re.findall(
     r"\S+", "fever fevers cough Coughing what is the asthma dose doses b12 x größe Größen ΑΒΓ don't _ 7 -- . ? :"
@@ -74,7 +74,7 @@ def test_a_small_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_recent_values_stay_and_old_ones_go() -> None:
     """What is used stays, what is not used makes room, and the number of bytes has a bound."""
-    recent: Recent[int] = Recent(max_bytes=100_000)
+    recent: LRUCache[int] = LRUCache(max_bytes=100_000)
     for number in range(1000):
         recent.put(number.to_bytes(2, "big"), number, 1000)
         assert recent.get((0).to_bytes(2, "big")) == 0
@@ -86,7 +86,7 @@ def test_recent_values_stay_and_old_ones_go() -> None:
 
 def test_what_is_too_large_is_not_kept() -> None:
     """A value larger than half of the room would drive out all others, and stays away."""
-    recent: Recent[str] = Recent(max_bytes=10_000)
+    recent: LRUCache[str] = LRUCache(max_bytes=10_000)
     recent.put(b"small", "small", 100)
     recent.put(b"large", "large", 6000)
     assert (recent.get(b"small"), recent.get(b"large"), recent.get(b"unknown")) == ("small", None, None)

@@ -222,7 +222,7 @@ def test_many_at_once_are_embedded_beside(
     reviews = [corrected(engine, f"What is disease {n}?", f"Answer {n}.")[0] for n in range(7)]
     approve(engine, *reviews)
     threads: list[threading.Thread] = []
-    monkeypatch.setattr(module, "start", lambda task, name: threads.append(threading.Thread(target=task)))
+    monkeypatch.setattr(module, "start_thread", lambda task, name: threads.append(threading.Thread(target=task)))
     source = CorrectionsSource(settings, encoder)
     assert texts(source, "what is disease 6?") == ["Answer 6."]
     assert texts(source, "disease 6") == []

@@ -51,7 +51,7 @@ def _vectors(text: str) -> Vectors:
 
 
 def add(store: VectorStore, *paths: Path, encoder: FakeEncoder | None = None, **options: Any) -> IndexReport:
-    return indexing.add(paths, store=store, encoder=cast(TextEncoder, encoder or FakeEncoder()), **options)
+    return indexing.index_files(paths, store=store, encoder=cast(TextEncoder, encoder or FakeEncoder()), **options)
 
 
 def rows(path: Path, *texts: str, title: str | None = "T") -> Path:
@@ -257,7 +257,7 @@ import sys
 from pathlib import Path
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
-from tests.test_indexing import FakeEncoder, add
+from tests.sources.test_indexing import FakeEncoder, add
 kind, where, file, seconds = sys.argv[1:]
 store = LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore.from_url(where)
 print(add(store, Path(file), encoder=FakeEncoder(seconds=float(seconds))).new)

@@ -54,4 +54,4 @@ def test_where_there_is_nothing_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setattr(ctypes, "CDLL", Other)
-    concurrency.give_back()
+    concurrency.trim_memory()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.utils.text import label, plain, web_address
+from rlhf_loop.utils.text import clean_text, one_line, web_address
 
 
 @pytest.mark.parametrize(
@@ -17,15 +17,15 @@ from rlhf_loop.utils.text import label, plain, web_address
 )
 def test_plain(given: str, expected: str) -> None:
     """Line breaks, tabs and all languages stay; what no database takes goes."""
-    assert plain(given) == expected
-    assert plain(plain(given)) == expected
+    assert clean_text(given) == expected
+    assert clean_text(clean_text(given)) == expected
 
 
 def test_a_label_is_one_line() -> None:
     """A title of several lines becomes one of bounded length; what is no text, or blank, becomes None."""
-    assert label(" Hay\nfever\x00 ") == "Hay fever"
-    assert len(label("x" * 10_000) or "") == 2000
-    assert label("  ") is label(None) is label(7) is None
+    assert one_line(" Hay\nfever\x00 ") == "Hay fever"
+    assert len(one_line("x" * 10_000) or "") == 2000
+    assert one_line("  ") is one_line(None) is one_line(7) is None
 
 
 @pytest.mark.parametrize("url", ["https://example.org/a?b=c#d", "http://[::1]:8080/x", "HTTPS://EXAMPLE.org"])

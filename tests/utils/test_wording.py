@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.utils.text import about, counted, listed, percent, signed, verb
+from rlhf_loop.utils.text import counted, listed, percent, rounded, signed, verb
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_plurals_of_their_own() -> None:
 )
 def test_about(number: float, said: str) -> None:
     """Two digits count."""
-    assert about(number) == said
+    assert rounded(number) == said
 
 
 def test_shares_and_signs() -> None:

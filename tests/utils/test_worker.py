@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import pytest
 from patience import PATIENCE_S
 
-from rlhf_loop.utils.concurrency import Worker, share_out
+from rlhf_loop.utils.concurrency import Worker, run_parallel
 
 SHIP: ContextVar[str] = ContextVar("SHIP", default="none")
 
@@ -57,7 +57,7 @@ def test_work_goes_on_after_the_main_thread() -> None:
 def test_all_items_are_done_once(threads: int) -> None:
     """Whatever the number of threads, each item is worked on once."""
     done: list[int] = []
-    share_out(done.append, range(100), threads=threads)
+    run_parallel(done.append, range(100), threads=threads)
     assert sorted(done) == list(range(100))
 
 
@@ -70,5 +70,5 @@ def test_an_error_stops_all_threads() -> None:
         raise ValueError(f"item {item}")
 
     with pytest.raises(ValueError, match="item"):
-        share_out(work, range(1000), threads=3)
+        run_parallel(work, range(1000), threads=3)
     assert len(begun) <= 3

@@ -332,7 +332,7 @@ def test_a_use_that_cannot_be_noted_sends_nobody_away(place: Place, monkeypatch:
     def locked(*_: object, **__: object) -> None:
         raise DatabaseError("It is locked.")
 
-    monkeypatch.setattr(sessions, "keep", locked)
+    monkeypatch.setattr(sessions, "extend", locked)
     assert web.get("/page").text == "rita"
 
 

@@ -25,7 +25,7 @@ from rlhf_loop.ranking import DocumentRanking, Ranker, rank_documents
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training.train import TrainingReport
-from rlhf_loop.utils.concurrency import Turns
+from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.web import blueprint, create_app
 from rlhf_loop.web.api import rerank
 from rlhf_loop.web.api.rerank import LARGE_CHARS, MAX_BODY_BYTES
@@ -299,9 +299,9 @@ def test_large_requests_wait_for_each_other(ranker: Ranker, tmp_path: Path, monk
         return rank_documents(ranker, query, texts)
 
     monkeypatch.setattr(rerank, "rank_documents", slow)
-    monkeypatch.setattr(rerank, "give_back", lambda: given_back.append(1))
-    turns = Turns()
-    monkeypatch.setattr(rerank, "Turns", lambda: turns)
+    monkeypatch.setattr(rerank, "trim_memory", lambda: given_back.append(1))
+    turns = FairLock()
+    monkeypatch.setattr(rerank, "FairLock", lambda: turns)
     app = app_with(ranker, tmp_path)
 
     def ask(size: int) -> int:

@@ -15,7 +15,6 @@ from sqlalchemy import Engine
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.accounts import links, users
-from rlhf_loop.accounts import users as passwords
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.web import blueprint, create_app, logs
 from rlhf_loop.web.process import Database
@@ -164,7 +163,7 @@ def test_a_link_for_a_password(site: Site) -> None:
 
 def test_a_link_that_two_open_at_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them sets the password; the other reads that the link was used."""
-    site, both, look = Site(engine), Barrier(2), links.look
+    site, both, look = Site(engine), Barrier(2), links.invitation
     path = f"/welcome/{links.invite(engine, 'rita', actor='ada')}"
     browsers = [site.browser(), site.browser()]
     filled = [browser.form_token(path) for browser in browsers]
@@ -177,7 +176,7 @@ def test_a_link_that_two_open_at_one_moment(engine: Engine, monkeypatch: pytest.
             both.wait()
         return found
 
-    monkeypatch.setattr(links, "look", meeting)
+    monkeypatch.setattr(links, "invitation", meeting)
 
     def send(number: int) -> int:
         data = {"form_token": filled[number], "password": f"{PASSWORD} {number}", "again": f"{PASSWORD} {number}"}
@@ -204,7 +203,7 @@ def test_no_link_is_in_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     try:
         logs.configure(stream)
         site.browser().get(f"/welcome/{secret}")
-        monkeypatch.setattr(links, "look", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(links, "invitation", lambda *_, **__: 1 / 0)
         site.browser().get(f"/welcome/{secret}")
     finally:
         logs.logging.captureWarnings(False)
@@ -340,11 +339,11 @@ def test_a_user_who_is_deactivated_is_out_at_once(site: Site, monkeypatch: pytes
     users.change(site.engine, "rita", active=False, actor="ada")
     assert browser.get("/account").status_code == 303
     users.change(site.engine, "rita", active=True, actor="ada")
-    matches = passwords.matches
+    matches = users.password_matches
 
     def slow(stored: str | None, password: str) -> bool:
         users.change(site.engine, "rita", active=False, actor="ada")
         return matches(stored, password)
 
-    monkeypatch.setattr(passwords, "matches", slow)
+    monkeypatch.setattr(users, "password_matches", slow)
     assert site.browser().sign_in("rita").status_code == 422

@@ -122,7 +122,7 @@ def _prepare(folder: Path, documents: int) -> None:
     from rlhf_loop.registry.training_run import run_training
     from rlhf_loop.sample import RATINGS_FILE
     from rlhf_loop.sources.index import open_store
-    from rlhf_loop.sources.index.indexing import add
+    from rlhf_loop.sources.index.indexing import index_files
     from rlhf_loop.store.engine import open_database
 
     settings = Settings.from_env()
@@ -134,7 +134,7 @@ def _prepare(folder: Path, documents: int) -> None:
         texts = (" ".join(random.choices(sentences, k=random.randint(*SENTENCES))) for _ in range(documents))
         file = folder / "documents.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        add([file], store=open_store(settings), encoder=load_encoder(settings))
+        index_files([file], store=open_store(settings), encoder=load_encoder(settings))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, Vectors, load_encoder
 from rlhf_loop.sources.index import Entry, Mode, VectorStore
 from rlhf_loop.sources.index.documents import Document
-from rlhf_loop.sources.index.indexing import IndexReport, add
+from rlhf_loop.sources.index.indexing import IndexReport, index_files
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from tools.report import machine, say, table
@@ -104,7 +104,7 @@ def measured(encoder_settings: Settings, *, rows: int | None = None) -> str:
         untitled = {"LanceDB": Timed(lance[1]), "pgvector": Timed(postgres[1])}
         say(f"indexing {len(answers):,} answers")
         stores = _Several(list(titled.values()), list(untitled.values()))
-        report = add([corpus], store=stores, encoder=encoder, progress=_every_tenth)  # type: ignore[arg-type]
+        report = index_files([corpus], store=stores, encoder=encoder, progress=_every_tenth)  # type: ignore[arg-type]
         storing = sum(timed.seconds for timed in (*titled.values(), *untitled.values()))
         size = {
             "LanceDB": sum(file.stat().st_size for file in (folder / "titled").rglob("*") if file.is_file()),

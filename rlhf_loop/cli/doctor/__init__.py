@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from rlhf_loop.cli.doctor import loop, machine, storage
-from rlhf_loop.cli.doctor.finding import SECTIONS, Finding, caught, from_any, in_order
+from rlhf_loop.cli.doctor.finding import SECTIONS, Finding, from_exception, in_order, with_failures
 from rlhf_loop.cli.doctor.machine import EXTRAS
 from rlhf_loop.cli.doctor.storage import DatabaseAccess, reach
 from rlhf_loop.config import Settings
@@ -22,7 +22,7 @@ __all__ = ["EXTRAS", "SECTIONS", "Finding", "examine", "examine_environment"]
 
 def examine_environment(environ: Mapping[str, str]) -> list[Finding]:
     """Look at everything as `examine` does; a setting that cannot be read is a finding, and stays at its default."""
-    settings, findings = machine.readable(environ)
+    settings, findings = machine.readable_settings(environ)
     return in_order([*findings, *examine(settings)])
 
 
@@ -32,7 +32,7 @@ def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]
     reached = _reached(settings)
     try:
         parts = [*_surroundings(settings, reached, now), *_loop(settings, reached, now)]
-        found = [finding for topic, findings in parts for finding in caught(topic, findings, settings)]
+        found = [finding for topic, findings in parts for finding in with_failures(topic, findings, settings)]
     finally:
         if reached.engine is not None:
             reached.engine.dispose()
@@ -43,7 +43,7 @@ def _reached(settings: Settings) -> DatabaseAccess:
     try:
         return reach(settings)
     except Exception as error:
-        return DatabaseAccess(from_any("database", error, settings))
+        return DatabaseAccess(from_exception("database", error, settings))
 
 
 def _surroundings(

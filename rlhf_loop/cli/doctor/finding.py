@@ -44,16 +44,16 @@ def from_error(topic: str, error: RlhfLoopError) -> Finding:
     return fault(topic, text, advice)
 
 
-def caught(topic: str, findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
+def with_failures(topic: str, findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
     """Give the findings; what goes wrong on the way is one more of them, and the last."""
     try:
         yield from findings
     except Exception as error:
         # Whatever it is: who asks what is broken has to hear of the rest, and needs no traceback.
-        yield from_any(topic, error, settings)
+        yield from_exception(topic, error, settings)
 
 
-def from_any(topic: str, error: Exception, settings: Settings) -> Finding:
+def from_exception(topic: str, error: Exception, settings: Settings) -> Finding:
     """Return what went wrong as a finding, whether anybody thought of it or not."""
     if isinstance(error, RlhfLoopError):
         return from_error(topic, error)

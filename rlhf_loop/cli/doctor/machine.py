@@ -108,7 +108,7 @@ _FEWEST_CHARACTERS = 8
 _OUTSIDE = ("wikipedia", "arxiv")
 
 
-def readable(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
+def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
     """Return the settings that can be read, the others at their defaults, and what is wrong with those."""
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
     good, findings = {}, []

@@ -182,7 +182,7 @@ class Labels:
         return self.good if good else self.bad
 
 
-def no_columns(columns: object, *, format: str) -> None:
+def refuse_columns(columns: object, *, format: str) -> None:
     """Refuse a mapping of columns where the format fixes their names.
 
     Raises:

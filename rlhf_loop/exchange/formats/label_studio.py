@@ -27,7 +27,14 @@ from typing import Any
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, NamedLabels
-from rlhf_loop.exchange.formats.messages import first, mapping, name_of, parsed, read_answer, read_prompt
+from rlhf_loop.exchange.formats.messages import (
+    as_mapping,
+    first_present,
+    parse_json,
+    read_answer,
+    read_prompt,
+    user_name,
+)
 from rlhf_loop.utils.rows import Record
 
 TOOL = "label-studio"
@@ -81,13 +88,13 @@ def from_task(values: Mapping[str, Any]) -> Task:
     Raises:
         ValueError: it is none.
     """
-    data = mapping(values.get("data"))
+    data = as_mapping(values.get("data"))
     if not data:
         raise ValueError("data is missing; a task of Label Studio has data and annotations")
-    found = first(values.get("annotations"), values.get("completions"), [])
+    found = first_present(values.get("annotations"), values.get("completions"), [])
     if not isinstance(found, list):
         raise ValueError(f"annotations is {str(found)[:60]!r}, not a list")
-    said = tuple(annotation for each in found if not (annotation := one_annotation(each)).cancelled)
+    said = tuple(annotation for each in found if not (annotation := read_annotation(each)).cancelled)
     if len([annotation for annotation in said if annotation.reviewer is None]) > 1:
         # Without users' details: still, they are several people.
         said = tuple(
@@ -99,7 +106,7 @@ def from_task(values: Mapping[str, Any]) -> Task:
     return Task(data, said)
 
 
-def one_annotation(values: object) -> Annotation:
+def read_annotation(values: object) -> Annotation:
     """Return an annotation as the JSON export and the webhooks have it.
 
     Raises:
@@ -107,15 +114,15 @@ def one_annotation(values: object) -> Annotation:
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"an annotation is {str(values)[:60]!r}, not an object")
-    results = first(values.get("result"), [])
+    results = first_present(values.get("result"), [])
     if not isinstance(results, list):
         raise ValueError(f"the result of an annotation is {str(results)[:60]!r}, not a list")
     by = values.get("completed_by")
-    user = first(by.get("id"), by.get("email")) if isinstance(by, Mapping) else by
+    user = first_present(by.get("id"), by.get("email")) if isinstance(by, Mapping) else by
     return Annotation(
         id=None if is_missing(values.get("id")) else str(values["id"]),
-        reviewer=name_of(TOOL, user),
-        said_at=first(values.get("updated_at"), values.get("created_at")),
+        reviewer=user_name(TOOL, user),
+        said_at=first_present(values.get("updated_at"), values.get("created_at")),
         results=tuple(_result(each) for each in results if isinstance(each, Mapping)),
         cancelled=bool(values.get("was_cancelled")),
     )
@@ -126,12 +133,12 @@ def from_row(values: Mapping[str, Any]) -> Task:
 
     What is of the task and what of a control cannot always be told, so all of it is both.
     """
-    rest = {name: parsed(value) for name, value in values.items() if name not in _ADDED and not is_missing(value)}
+    rest = {name: parse_json(value) for name, value in values.items() if name not in _ADDED and not is_missing(value)}
     of_control = {name: kind for name, value in rest.items() if (kind := _kind(value))}
     annotation = Annotation(
         id=None if is_missing(values.get("annotation_id")) else str(values["annotation_id"]),
-        reviewer=name_of(TOOL, values.get("annotator")),
-        said_at=first(values.get("updated_at"), values.get("created_at")),
+        reviewer=user_name(TOOL, values.get("annotator")),
+        said_at=first_present(values.get("updated_at"), values.get("created_at")),
         results=tuple(Result(name, of_control.get(name, ""), (), _plain(value)) for name, value in rest.items()),
     )
     return Task({name: values[name] for name in rest if name not in of_control}, (annotation,))
@@ -139,7 +146,7 @@ def from_row(values: Mapping[str, Any]) -> Task:
 
 def _result(values: Mapping[str, Any]) -> Result:
     kind = str(values.get("type") or "").lower()
-    value = mapping(values.get("value"))
+    value = as_mapping(values.get("value"))
     about = tuple(name.strip() for name in str(values.get("to_name") or "").split(",") if name.strip())
     return Result(str(values.get("from_name") or ""), kind, about, _simple(value.get(_KEYS.get(kind, kind))))
 
@@ -366,7 +373,7 @@ class Event:
     deleted: tuple[str, ...] = ()
 
 
-def event(payload: Mapping[str, Any]) -> Event:
+def read_event(payload: Mapping[str, Any]) -> Event:
     """Read a webhook.
 
     Raises:
@@ -376,27 +383,27 @@ def event(payload: Mapping[str, Any]) -> Event:
     if not isinstance(action, str):
         raise ValueError("action is missing, so it is no webhook of Label Studio")
     if action in _DELETED:
-        gone = _several(first(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
+        gone = _several(first_present(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
         ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]
         return Event(deleted=tuple(str(id) for id in ids if id is not None))
     if action not in _ANNOTATED:
         return Event()
-    made = _several(first(payload.get("annotation"), payload.get("annotations")))
+    made = _several(first_present(payload.get("annotation"), payload.get("annotations")))
     if not made:
         raise ValueError("annotation is missing; switch on 'Send payload' of the webhook in Label Studio")
-    tasks = [mapping(each) for each in _several(first(payload.get("task"), payload.get("tasks")))]
+    tasks = [as_mapping(each) for each in _several(first_present(payload.get("task"), payload.get("tasks")))]
     by_id = {str(task.get("id")): task for task in tasks}
-    return Event(tuple(_said(mapping(each), tasks, by_id) for each in made))
+    return Event(tuple(_said(as_mapping(each), tasks, by_id) for each in made))
 
 
 def _said(
     values: Mapping[str, Any], tasks: list[Mapping[str, Any]], by_id: Mapping[str, Mapping[str, Any]]
 ) -> AnnotationReview:
     task = tasks[0] if len(tasks) == 1 else by_id.get(str(values.get("task")), {})
-    data = mapping(task.get("data"))
+    data = as_mapping(task.get("data"))
     if not data:
         raise ValueError("the task of the annotation is missing, and with it question and answer")
-    annotation = one_annotation(values)
+    annotation = read_annotation(values)
     return AnnotationReview(Task(data, () if annotation.cancelled else (annotation,)), annotation)
 
 

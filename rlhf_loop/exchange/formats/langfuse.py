@@ -25,7 +25,7 @@ from typing import Any
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, LeftOutError, NamedLabels
-from rlhf_loop.exchange.formats.messages import parsed, read_answer, read_prompt
+from rlhf_loop.exchange.formats.messages import parse_json, read_answer, read_prompt
 from rlhf_loop.utils.rows import Kind, Record, Row
 
 COLUMNS = dict.fromkeys(
@@ -68,7 +68,7 @@ class LangfuseLayout(NamedLabels):
             "external_id": str(id),
             "created_at": _time(_first(_get(values, "timestamp"), _get(values, "startTime"))),
         }
-        scores = parsed(_get(values, "scores")) or []
+        scores = parse_json(_get(values, "scores")) or []
         if not isinstance(scores, list) or not all(isinstance(score, Mapping) for score in scores):
             raise ValueError(f"scores is {str(scores)[:60]!r}, not a list of scores")
         user = _get(values, "userId")
@@ -216,7 +216,7 @@ def _first(*values: Any) -> Any:
 
 
 def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = parsed(_get(values, name))
+    found = parse_json(_get(values, name))
     return found if isinstance(found, Mapping) else {}
 
 

@@ -94,7 +94,7 @@ def split_prompt(chosen: object, rejected: object) -> tuple[object, object, obje
     raise ValueError("prompt is missing, and chosen and rejected are not of one kind")
 
 
-def parsed(value: object) -> object:
+def parse_json(value: object) -> object:
     """Return what a text holds, if it is JSON of an object or a list, else the value itself."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
@@ -104,18 +104,18 @@ def parsed(value: object) -> object:
     return value
 
 
-def question(text: str) -> list[dict[str, str]]:
+def question_messages(text: str) -> list[dict[str, str]]:
     """Return a question as a conversation."""
     return [{"role": "user", "content": text}]
 
 
-def answer(text: str) -> list[dict[str, str]]:
+def answer_messages(text: str) -> list[dict[str, str]]:
     """Return an answer as the rest of a conversation."""
     return [{"role": "assistant", "content": text}]
 
 
 def _read(name: str, value: object, text_of: Callable[[str, object], str]) -> str:
-    found = parsed(value)
+    found = parse_json(value)
     if not isinstance(value, str) or found is value:
         return text_of(name, found)
     try:
@@ -166,18 +166,18 @@ _SECONDS = 1e11
 _ANY = 1e30
 
 
-def first(*values: Any) -> Any:
+def first_present(*values: Any) -> Any:
     """Return the first value that is there, None if there is none."""
     return next((value for value in values if not is_missing(value)), None)
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def as_mapping(value: object) -> Mapping[str, Any]:
     """Return an object, be it the text of one; an empty one for anything else."""
-    found = parsed(value)
+    found = parse_json(value)
     return found if isinstance(found, Mapping) else {}
 
 
-def moment(value: Any) -> Any:
+def as_time(value: Any) -> Any:
     """Return a time for the parser of ratings, which knows ISO 8601; a number is time since 1970."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ANY:
         while abs(value) > _SECONDS:
@@ -189,6 +189,6 @@ def moment(value: Any) -> Any:
     return value if value is None or isinstance(value, datetime) else str(value)
 
 
-def name_of(tool: str, id: object) -> str | None:
+def user_name(tool: str, id: object) -> str | None:
     """Name a user of another tool; no user's name here has a colon, so that nobody is taken for one of them."""
     return None if is_missing(id) or not str(id).strip() else f"{tool}:{id}"

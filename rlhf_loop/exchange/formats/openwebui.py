@@ -29,7 +29,7 @@ from typing import Any
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, LeftOutError, NumberScale
-from rlhf_loop.exchange.formats.messages import first, mapping, moment, name_of, prompt_text
+from rlhf_loop.exchange.formats.messages import as_mapping, as_time, first_present, prompt_text, user_name
 from rlhf_loop.utils.rows import Record
 
 # What a model thought and which tools it called stands folded in the content; nobody rates that.
@@ -50,10 +50,12 @@ class Chat:
     """The messages of one chat, by their ids."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
-        inner = mapping(record.get("chat")) or record
-        inner = mapping(inner.get("chat")) or inner  # a snapshot has the chat as the API gives it, with the chat inside
-        self.id = first(record.get("id"), mapping(record.get("chat")).get("id"))
-        found = mapping(mapping(inner.get("history")).get("messages"))
+        inner = as_mapping(record.get("chat")) or record
+        inner = (
+            as_mapping(inner.get("chat")) or inner
+        )  # a snapshot has the chat as the API gives it, with the chat inside
+        self.id = first_present(record.get("id"), as_mapping(record.get("chat")).get("id"))
+        found = as_mapping(as_mapping(inner.get("history")).get("messages"))
         self._messages = {str(id): message for id, message in found.items() if isinstance(message, Mapping)}
         if not self._messages:
             self._messages = _chained(inner.get("messages"))
@@ -125,7 +127,7 @@ def _chained(messages: object) -> dict[str, Mapping[str, Any]]:
     listed = messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ()
     for number, message in enumerate(listed):
         if isinstance(message, Mapping):
-            id = str(first(message.get("id"), number))
+            id = str(first_present(message.get("id"), number))
             found[id] = {"parentId": before, **message}
             before = id
     return found
@@ -179,13 +181,13 @@ class OpenWebUILayout:
         values = dict(zip(record.names, record.cells, strict=True))
         if "snapshot" in values or ("data" in values and "type" in values):
             return self._feedback(record.line, values)
-        if mapping(values.get("chat")) or "history" in values:
+        if as_mapping(values.get("chat")) or "history" in values:
             return self._chat(record.line, values)
         raise ValueError("it is neither a feedback with data, meta and snapshot nor a chat with its history")
 
     def _feedback(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
-        data, meta = mapping(values.get("data")), mapping(values.get("meta"))
-        snapshot = mapping(values.get("snapshot"))
+        data, meta = as_mapping(values.get("data")), as_mapping(values.get("meta"))
+        snapshot = as_mapping(values.get("snapshot"))
         if not snapshot:
             raise ValueError(
                 "snapshot is missing, and with it question and answer; export the feedback as JSON, by an admin"
@@ -197,10 +199,10 @@ class OpenWebUILayout:
             raise ValueError(f"the message {str(id)[:60]!r} is not among the {len(chat)} of its snapshot")
         said = self._said(
             data,
-            user=first(values.get("user_id"), mapping(values.get("user")).get("id")),
-            at=first(values.get("updated_at"), values.get("created_at")),
+            user=first_present(values.get("user_id"), as_mapping(values.get("user")).get("id")),
+            at=first_present(values.get("updated_at"), values.get("created_at")),
         )
-        group = _group(first(meta.get("chat_id"), chat.id), chat, str(id))
+        group = _group(first_present(meta.get("chat_id"), chat.id), chat, str(id))
         source = data.get("model_id")
         return [self._row(line, chat, str(id), group, said, source=source), *self._others(line, chat, str(id), group)]
 
@@ -211,7 +213,7 @@ class OpenWebUILayout:
         given, number = set[str](), 0
         for id in chat:
             message = chat.message(id) or {}
-            annotation = mapping(message.get("annotation"))
+            annotation = as_mapping(message.get("annotation"))
             feedback = message.get("feedbackId")
             if message.get("role") != "assistant" or self._grade(annotation) is None or str(feedback) in given:
                 continue
@@ -231,7 +233,7 @@ class OpenWebUILayout:
     ) -> FileRow:
         message = chat.message(id) or {}
         answer = reply(message)
-        model = first(source, message.get("selectedModelId"), message.get("model"))
+        model = first_present(source, message.get("selectedModelId"), message.get("model"))
         if not answer.text:
             raise LeftOutError(f"the message {id!r} has no text: it failed, or was never finished", what=_NO_ANSWER)
         values = {
@@ -240,7 +242,7 @@ class OpenWebUILayout:
             "corrected_response": answer.correction,
             "source": None if model is None else str(model),
             "candidate_group": group,
-            "created_at": moment(message.get("timestamp")),
+            "created_at": as_time(message.get("timestamp")),
             **said,
         }
         row = FileRow(line, to_rating(values), unsaid=_UNSAID)
@@ -263,13 +265,13 @@ class OpenWebUILayout:
         return {
             "rating": self._grade(data),
             "feedback_comment": ": ".join(word for word in words if word) or None,
-            "reviewer": name_of(TOOL, user),
-            "rated_at": moment(at),
+            "reviewer": user_name(TOOL, user),
+            "rated_at": as_time(at),
         }
 
     def _grade(self, data: Mapping[str, Any]) -> int | None:
         """Return the rating: from 1 to 10 where there is one, but a thumb up stays good and one down does not."""
-        value, detail = data.get("rating"), mapping(data.get("details")).get("rating")
+        value, detail = data.get("rating"), as_mapping(data.get("details")).get("rating")
         up = None if is_missing(value) else _THUMBS.get(str(value), value)
         if up is not None and not isinstance(up, bool):
             raise ValueError(f"rating is {str(value)[:60]!r}, and thumbs are 1 or -1")

@@ -22,7 +22,15 @@ from typing import Any
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, LeftOutError, NamedLabels
-from rlhf_loop.exchange.formats.messages import first, mapping, moment, name_of, parsed, read_answer, read_prompt
+from rlhf_loop.exchange.formats.messages import (
+    as_mapping,
+    as_time,
+    first_present,
+    parse_json,
+    read_answer,
+    read_prompt,
+    user_name,
+)
 from rlhf_loop.utils.rows import Record
 
 TOOL = "phoenix"
@@ -42,7 +50,7 @@ class PhoenixLayout(NamedLabels):
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = dict(zip(record.names, record.cells, strict=True))
-        examples = mapping(values.get("data")).get("examples", values.get("examples"))
+        examples = as_mapping(values.get("data")).get("examples", values.get("examples"))
         if isinstance(examples, list):
             return self._examples(examples)
         if isinstance(sent := values.get("data"), list) and len(values) == 1:
@@ -54,7 +62,7 @@ class PhoenixLayout(NamedLabels):
         # A whole dataset is one object; here the number says which example it is.
         for number, example in enumerate(examples, 1):
             try:
-                yield from self._record(number, mapping(example))
+                yield from self._record(number, as_mapping(example))
             except LeftOutError as error:
                 self._others.setdefault(error.what)
             except ValueError as error:
@@ -63,11 +71,11 @@ class PhoenixLayout(NamedLabels):
     def _record(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         flat = _flat(values)
         # Without them in the index, both tables call it so.
-        span = first(flat.get("context.span_id"), flat.get("span_id"))
+        span = first_present(flat.get("context.span_id"), flat.get("span_id"))
         if not is_missing(values.get("input")) and not is_missing(values.get("output")):
             if "scores" in values or "traceId" in values:
                 raise ValueError("it is a trace of Langfuse; import the file as langfuse")
-            annotations = mapping(values.get("metadata")).get("annotations")
+            annotations = as_mapping(values.get("metadata")).get("annotations")
             about = _about(values["input"], values["output"], flat)
             return self._reviewed(line, about, _annotations(annotations))
         given, answer = _texts(flat)
@@ -92,7 +100,7 @@ class PhoenixLayout(NamedLabels):
             raise ValueError("context.span_id is missing")
         about = _about(given, answer, flat) | {
             "external_id": str(span),
-            "created_at": moment(flat.get("start_time")),
+            "created_at": as_time(flat.get("start_time")),
         }
         return self._reviewed(line, about, listed)
 
@@ -102,8 +110,8 @@ class PhoenixLayout(NamedLabels):
     def _said(self, annotations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         found = []
         for given in annotations:
-            name = str(first(given.get("annotation_name"), given.get("name")) or "")
-            kind = str(first(given.get("annotator_kind"), _PEOPLE)).upper()
+            name = str(first_present(given.get("annotation_name"), given.get("name")) or "")
+            kind = str(first_present(given.get("annotator_kind"), _PEOPLE)).upper()
             if name != self._labels.score_name:
                 self._others.setdefault(f"annotation {name}")
             elif kind != _PEOPLE:
@@ -114,7 +122,7 @@ class PhoenixLayout(NamedLabels):
                         "rating": grade,
                         "feedback_comment": _of_result(given, "explanation"),
                         "reviewer": _reviewer(given),
-                        "rated_at": moment(first(given.get("updated_at"), given.get("created_at"))),
+                        "rated_at": as_time(first_present(given.get("updated_at"), given.get("created_at"))),
                     }
                 )
         return found
@@ -135,7 +143,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with dots in their names instead of objects in objects."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        nested = mapping(value) if name in _NESTED else {}
+        nested = as_mapping(value) if name in _NESTED else {}
         if nested:
             found |= {f"{name}.{inner}": each for inner, each in _deeply(nested).items()}
         else:
@@ -155,13 +163,13 @@ def _deeply(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _texts(flat: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return what a span was given and what it answered; a model's messages tell more than their JSON."""
-    given = first(*(_some(flat.get(f"attributes.{name}")) for name in ("llm.input_messages", "input.value")))
-    answer = first(*(_some(flat.get(f"attributes.{name}")) for name in ("llm.output_messages", "output.value")))
+    given = first_present(*(_some(flat.get(f"attributes.{name}")) for name in ("llm.input_messages", "input.value")))
+    answer = first_present(*(_some(flat.get(f"attributes.{name}")) for name in ("llm.output_messages", "output.value")))
     return given, answer
 
 
 def _some(value: object) -> object:
-    return None if parsed(value) in ([], {}) else value
+    return None if parse_json(value) in ([], {}) else value
 
 
 def _about(given: object, answer: object, flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,13 +188,13 @@ def _is_annotation(flat: Mapping[str, Any]) -> bool:
 
 
 def _is_request(flat: Mapping[str, Any]) -> bool:
-    kind = str(first(flat.get("span_kind"), flat.get("attributes.openinference.span.kind"))).upper()
+    kind = str(first_present(flat.get("span_kind"), flat.get("attributes.openinference.span.kind"))).upper()
     return is_missing(flat.get("parent_id")) and kind not in _PARTS
 
 
 def _annotations(value: object) -> list[Mapping[str, Any]]:
     """Return annotations that stand in a list, or by their names."""
-    found = parsed(value)
+    found = parse_json(value)
     if isinstance(found, Mapping):
         found = [
             {"name": name, **each}
@@ -198,14 +206,14 @@ def _annotations(value: object) -> list[Mapping[str, Any]]:
 
 
 def _of_result(given: Mapping[str, Any], name: str) -> Any:
-    return first(*(given.get(f"{where}{name}") for where in ("result.", "annotation.", "")))
+    return first_present(*(given.get(f"{where}{name}") for where in ("result.", "annotation.", "")))
 
 
 def _reviewer(given: Mapping[str, Any]) -> str | None:
-    identifier = str(first(given.get("identifier")) or "")
-    user = first(given.get("user_id"), identifier.removeprefix(_OF_ITS_PAGES))
+    identifier = str(first_present(given.get("identifier")) or "")
+    user = first_present(given.get("user_id"), identifier.removeprefix(_OF_ITS_PAGES))
     # Who sends the word of its users, by an application's key, tells them apart by the identifier.
-    return name_of(TOOL, identifier if identifier and not identifier.startswith(_OF_ITS_PAGES) else user)
+    return user_name(TOOL, identifier if identifier and not identifier.startswith(_OF_ITS_PAGES) else user)
 
 
 def _row(line: int, values: Mapping[str, Any], *, elsewhere: bool = False) -> FileRow:

@@ -14,7 +14,13 @@ from typing import Any
 from rlhf_loop.domain import Pair, Rating, ReviewerRole, prompt_key
 from rlhf_loop.exchange.fields import storable
 from rlhf_loop.exchange.formats.base import FileRow, Labels
-from rlhf_loop.exchange.formats.messages import answer, answer_text, prompt_text, question, split_prompt
+from rlhf_loop.exchange.formats.messages import (
+    answer_messages,
+    answer_text,
+    prompt_text,
+    question_messages,
+    split_prompt,
+)
 from rlhf_loop.utils.rows import Kind, Record, Row
 
 PREFERENCE = ("prompt", "chosen", "rejected")
@@ -78,7 +84,7 @@ def preference_columns(*, conversational: bool) -> dict[str, Kind]:
 def preference_cells(pair: Pair, *, conversational: bool) -> Row:
     """Return a row of preferences."""
     if conversational:
-        return [question(pair.prompt), answer(pair.chosen), answer(pair.rejected)]
+        return [question_messages(pair.prompt), answer_messages(pair.chosen), answer_messages(pair.rejected)]
     return [pair.prompt, pair.chosen, pair.rejected]
 
 
@@ -91,7 +97,7 @@ def unpaired_columns(*, conversational: bool) -> dict[str, Kind]:
 def unpaired_cells(prompt: str, completion: str, *, good: bool, conversational: bool) -> Row:
     """Return a row of unpaired preferences."""
     if conversational:
-        return [question(prompt), answer(completion), good]
+        return [question_messages(prompt), answer_messages(completion), good]
     return [prompt, completion, good]
 
 

@@ -16,7 +16,7 @@ from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.learning_curve import HORIZON, TARGET, Prospect
 from rlhf_loop.training.metrics import BINS, Bin, expected_error, lean
-from rlhf_loop.utils.text import about, counted, percent, verb
+from rlhf_loop.utils.text import counted, percent, rounded, verb
 
 _VERSIONS = 50
 #: Rated answers with a score from which on the scores are held against them, and not against those of a training.
@@ -179,7 +179,7 @@ def _forecast(version: Version | None, outlook: Mapping[str, Any] | None) -> str
     if prospect is Prospect.REACHED and most == 0:
         return f"The ratings that there are suffice for an accuracy of {goal}. More of them make it surer, and higher."
     if prospect is Prospect.REACHED:
-        doubt = _FAR if most is None else f"up to {about(most)} more"
+        doubt = _FAR if most is None else f"up to {rounded(most)} more"
         return f"The ratings that there are probably suffice for an accuracy of {goal}; perhaps it takes {doubt}."
     if prospect is Prospect.OUT_OF_REACH:
         return (
@@ -192,17 +192,17 @@ def _forecast(version: Version | None, outlook: Mapping[str, Any] | None) -> str
             "rating; each training looks again."
         )
     return (
-        f"About {about(more)} more rated answers bring an accuracy of {goal}: {_between(least, most)}, if this is one "
-        "of the four forecasts in five that hold."
+        f"About {rounded(more)} more rated answers bring an accuracy of {goal}: {_between(least, most)}, if this is "
+        "one of the four forecasts in five that hold."
     )
 
 
 def _between(least: int | None, most: int | None) -> str:
     """Say how many more ratings it takes; `least` is 0 where it may take none."""
-    begin = f"at least {about(least)} more" if least else "perhaps none"
+    begin = f"at least {rounded(least)} more" if least else "perhaps none"
     if most is None:
         return f"{begin}, possibly {_FAR}"
-    return f"between {about(least)} and {about(most)}" if least else f"{begin}, at most {about(most)}"
+    return f"between {rounded(least)} and {rounded(most)}" if least else f"{begin}, at most {rounded(most)}"
 
 
 def _rated_bins(view: View) -> tuple[Bin, ...]:

@@ -68,7 +68,7 @@ class InvalidDocumentsError(DocumentError):
         self.invalid = tuple(invalid)
 
 
-def add(
+def index_files(
     paths: Sequence[Path],
     *,
     store: VectorStore,
@@ -101,7 +101,7 @@ def add(
         raise DocumentError(f"These files cannot be indexed so: {error}") from error
     total = _check(files, skip_invalid=skip_invalid)
     # What is in the files now counts: they may have changed since they were checked.
-    invalid = _InvalidFiles()
+    invalid = _InvalidDocuments()
     documents = new = renewed = n_sections = n_passages = since_optimized = done = 0
     seen: dict[str, set[str]] = {}
     spared: set[str] = set()
@@ -154,7 +154,7 @@ def add(
 
 
 @dataclass(slots=True)
-class _InvalidFiles:
+class _InvalidDocuments:
     """What cannot be read: how much, the first of it, and the sources of those files."""
 
     count: int = 0
@@ -180,7 +180,7 @@ class _SectionBatch:
 def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
     """Read all files once; return how many characters their documents have."""
     documents = chars = 0
-    invalid = _InvalidFiles()
+    invalid = _InvalidDocuments()
     for file in files:
         for found in file:
             if found.document is None:
@@ -196,7 +196,7 @@ def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
     return chars
 
 
-def _batches(files: Sequence[DocumentFile], invalid: _InvalidFiles) -> Iterator[list[Document]]:
+def _batches(files: Sequence[DocumentFile], invalid: _InvalidDocuments) -> Iterator[list[Document]]:
     batch: list[Document] = []
     chars = 0
     for file in files:

@@ -110,7 +110,7 @@ VECTORS = Table(
 )
 
 
-def create(connection: Connection, *, language: str) -> None:
+def create_tables(connection: Connection, *, language: str) -> None:
     """Create the extension and the tables; nothing where they are there.
 
     Raises:
@@ -238,7 +238,7 @@ class PgVectorStore:
         if not entries:
             return
         with self._writing() as connection:
-            create(connection, language=self._language)
+            create_tables(connection, language=self._language)
             refuse_other_model(_encoder(connection), encoder)
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
             # That of the rows that are there, until optimize() gives all of them another one.

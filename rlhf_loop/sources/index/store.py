@@ -1,6 +1,6 @@
-"""What a vector database has to do, and what it keeps: sections of documents with the vectors of their passages.
+"""The vector database as the rest of the program sees it: sections, the store that keeps them, and the source.
 
-Two rankings become one: by vectors and by words, whose scores do not compare, only their ranks do.
+The scores of rankings by vectors and by words do not compare; reciprocal rank fusion makes one ranking of their ranks.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.encoders import Vectors
+from rlhf_loop.domain import Passage
+from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import VectorStoreError
 
 Mode = Literal["hybrid", "vector", "text"]
+
+#: The constant of the paper: how little the first ranks differ from those behind them.
+K = 60
+#: Places of each ranking that are looked at, if not more are wanted. More changed nothing on MedQuAD.
+DEPTH = 50
+#: Sections that are looked at for each that is wanted: several of the best may be of one document.
+_SPARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +138,6 @@ def refuse_other_model(there: str | None, encoder: str) -> None:
         )
 
 
-#: The constant of the paper: how little the first ranks differ from those behind them.
-K = 60
-#: Places of each ranking that are looked at, if not more are wanted. More changed nothing on MedQuAD.
-DEPTH = 50
-
-
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], *, k: int = K) -> list[tuple[str, float]]:
     """Return all ids with the sum of 1 / (k + rank) over the rankings, best first; ranks count from 1.
 
@@ -147,3 +149,61 @@ def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], *, k: int = K) -> 
         for rank, name in enumerate(dict.fromkeys(ranking), start=1):
             scores[name] = scores.get(name, 0.0) + 1 / (k + rank)
     return sorted(scores.items(), key=lambda pair: -pair[1])
+
+
+class IndexSource:
+    """The vector database as a source: sections of indexed files, found by vectors and words together.
+
+    The vectors of what it finds need not be computed again.
+    """
+
+    name = "index"
+
+    def __init__(self, store: VectorStore, encoder: TextEncoder) -> None:
+        self._store = store
+        self._encoder = encoder
+
+    def search(self, query: str, *, limit: int) -> Sequence[Passage]:
+        """Return at most `limit` sections, best first; none where nothing is indexed.
+
+        Each is of another document, its best; further ones of the same stand behind where there are not enough.
+
+        Raises:
+            VectorStoreError: the index cannot be used, or holds vectors of another model.
+        """
+        vector = self._encoder.encode_whole([query])[0]
+        hits = self._store.search(query, vector, limit=_SPARE * limit)
+        for encoder in {hit.encoder for hit in hits}:
+            refuse_other_model(encoder, self._encoder.id)
+        best = _diverse(hits)[:limit]
+        # Those of another precision would give the score that they give, not the one that this encoder gives.
+        lent = [hit for hit in best if hit.encoder == self._encoder.id]
+        self._encoder.lend_passages([hit.section.text for hit in lent], [hit.vectors for hit in lent])
+        return [_passage(hit) for hit in best]
+
+    def warm_up(self) -> None:
+        """Open the index and load what a search needs."""
+        self.search("Is it warm?", limit=1)
+
+
+def _diverse(hits: Sequence[Hit]) -> list[Hit]:
+    """Put the best section of each document first, and the others behind; the same text stands there once."""
+    different = {hit.section.text: hit for hit in reversed(hits)}
+    first: dict[str, Hit] = {}
+    others = []
+    for hit in reversed(different.values()):
+        if first.setdefault(hit.section.document, hit) is not hit:
+            others.append(hit)
+    return [*first.values(), *others]
+
+
+def _passage(hit: Hit) -> Passage:
+    section = hit.section
+    return Passage(
+        text=section.text,
+        title=section.title,
+        url=section.url,
+        licence=section.licence,
+        retrieved_at=section.added_at,
+        whole=True,
+    )

@@ -25,7 +25,7 @@ from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
 from rlhf_loop.exchange.fields import to_time
 from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
-from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudioLayout, event
+from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudioLayout, read_event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
 from rlhf_loop.store import interactions
 from rlhf_loop.store import interactions as preferences
@@ -246,7 +246,7 @@ class _Taking:
         if not isinstance(layout, LabelStudioLayout):
             self._rows(connection, layout.rows(Record(1, tuple(record), tuple(record.values()))))
             return
-        happened = event(record)
+        happened = read_event(record)
         gone = [self._target(id) for id in dict.fromkeys(happened.deleted)]
         self._withdraw(connection, feedback.annotated(connection, gone))
         feedback.note_deleted(connection, gone, actor=self.user.name)

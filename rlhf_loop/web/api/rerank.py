@@ -32,7 +32,7 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import DocumentRanking, rank_documents, without_model
-from rlhf_loop.utils.concurrency import Turns, give_back
+from rlhf_loop.utils.concurrency import FairLock, trim_memory
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.api.operations import json_body, json_reply, operation
@@ -209,7 +209,7 @@ class _Desk:
     def __init__(self, settings: Settings, service: AnswerService, guard: Guard) -> None:
         self._public, self._otherwise = settings.rerank_public, without_model(settings)
         self._service, self._guard = service, guard
-        self._large = Turns()
+        self._large = FairLock()
 
     def body(self) -> Mapping[str, object]:
         """Return the request's JSON, if whoever sends it may.
@@ -270,7 +270,7 @@ class _Desk:
             try:
                 return rank()
             finally:
-                give_back()
+                trim_memory()
 
 
 def _as_tei(desk: _Desk, given: TeiIn) -> Response:

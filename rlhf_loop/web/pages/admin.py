@@ -13,7 +13,7 @@ from rlhf_loop.accounts import links, tokens, users
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
-from rlhf_loop.utils.text import label
+from rlhf_loop.utils.text import one_line
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import people
@@ -112,7 +112,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
     @for_people
     def admin_audit() -> Response:
         guard.signed_in(UserRole.ADMIN)
-        actor, action = label(request.args.get("actor")), label(request.args.get("action"))
+        actor, action = one_line(request.args.get("actor")), one_line(request.args.get("action"))
         found = audit.entries(database.engine(), before=_before(), actor=actor, action=action, limit=_ENTRIES + 1)
         shown = found[:_ENTRIES]
         older = (

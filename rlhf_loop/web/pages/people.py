@@ -136,7 +136,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         invitation = _invitation(database, guard, secret)
         name = request.form.get("name", "")
         try:
-            user = links.use(database.engine(), secret, _new_password(), name=name, now=guard.now())
+            user = links.redeem(database.engine(), secret, _new_password(), name=name, now=guard.now())
         except AccountError as error:
             # Meanwhile the link itself may be good for nothing: then that is said, and not shown as a mistake.
             _invitation(database, guard, secret)
@@ -219,7 +219,7 @@ def _new_password() -> str:
 
 def _invitation(database: Database, guard: Guard, secret: str) -> links.Invitation:
     try:
-        return links.look(database.engine(), secret, now=guard.now())
+        return links.invitation(database.engine(), secret, now=guard.now())
     except AccountError as error:
         raise NotFound(str(error)) from error
 

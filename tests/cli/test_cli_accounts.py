@@ -14,8 +14,7 @@ from people_fakes import OTHER_PASSWORD, PASSWORD
 from sqlalchemy import Engine
 
 from rlhf_loop.accounts import links, tokens, users
-from rlhf_loop.accounts import users as passwords
-from rlhf_loop.cli import main, people
+from rlhf_loop.cli import accounts, main
 from rlhf_loop.store.engine import open_database
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
@@ -54,15 +53,15 @@ def test_a_user_with_a_password_that_is_typed(run: Run, engine: Engine) -> None:
     result = run("users", "add", "Ann", "--role", "rater", input=typed)
     assert result.stdout == "ann is added as rater.\n"
     assert PASSWORD not in result.output
-    assert passwords.matches(stored(engine, "ann"), PASSWORD)
+    assert users.password_matches(stored(engine, "ann"), PASSWORD)
 
 
 def test_a_user_with_a_password_from_a_file(run: Run, engine: Engine) -> None:
     """The first line of the standard input, whatever its end; an empty one is none."""
     run("users", "add", "ann", "--role", "admin", "--password-stdin", input=f"{PASSWORD}\r\nmore\n")
-    assert passwords.matches(stored(engine, "ann"), PASSWORD)
+    assert users.password_matches(stored(engine, "ann"), PASSWORD)
     run("users", "password", "ann", "--password-stdin", input=OTHER_PASSWORD)
-    assert passwords.matches(stored(engine, "ann"), OTHER_PASSWORD)
+    assert users.password_matches(stored(engine, "ann"), OTHER_PASSWORD)
     refused = run("users", "password", "ann", "--password-stdin", input="", code=2)
     assert "The standard input holds no password" in refused.output
 
@@ -72,8 +71,8 @@ def test_a_user_with_a_link(run: Run, engine: Engine) -> None:
     first = run("users", "add", "ann", "--role", "rater", "--link").stdout.splitlines()[-1]
     second = run("users", "link", "ann").stdout.strip()
     assert re.fullmatch(r"/welcome/[\w-]{43}", first)
-    links.use(engine, second.removeprefix("/welcome/"), PASSWORD, now=datetime.now(UTC))
-    assert passwords.matches(stored(engine, "ann"), PASSWORD)
+    links.redeem(engine, second.removeprefix("/welcome/"), PASSWORD, now=datetime.now(UTC))
+    assert users.password_matches(stored(engine, "ann"), PASSWORD)
 
 
 def test_a_service_is_asked_for_no_password(run: Run, engine: Engine) -> None:
@@ -167,7 +166,7 @@ def test_tokens(run: Run, engine: Engine) -> None:
 
 def test_the_scopes_that_can_be_given_are_those_there_are() -> None:
     """The command line names them itself, so that it starts without the database's library."""
-    assert tuple(people._SCOPES.choices) == tokens.SCOPES
+    assert tuple(accounts._SCOPES.choices) == tokens.SCOPES
 
 
 def test_the_audit_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

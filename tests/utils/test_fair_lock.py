@@ -6,17 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rlhf_loop.utils.concurrency import Turns
+from rlhf_loop.utils.concurrency import FairLock
 
 
-def wait_for(turns: Turns, count: int) -> None:
+def wait_for(turns: FairLock, count: int) -> None:
     while turns.waiting < count:
         time.sleep(0)
 
 
 def test_first_come_first_served() -> None:
     """Whoever lets go and asks again at once has its next turn after those who wait, and they in their order."""
-    turns, served = Turns(), []
+    turns, served = FairLock(), []
 
     def take(name: str) -> None:
         with turns:
@@ -38,7 +38,7 @@ def test_first_come_first_served() -> None:
 
 def test_one_at_a_time() -> None:
     """However many threads there are, one is inside, and none is forgotten."""
-    turns, inside, most = Turns(), [0], [0]
+    turns, inside, most = FairLock(), [0], [0]
 
     def work(_: int) -> None:
         with turns:
@@ -54,7 +54,7 @@ def test_one_at_a_time() -> None:
 
 def test_an_error_ends_the_turn() -> None:
     """What goes wrong inside holds nobody up."""
-    turns = Turns()
+    turns = FairLock()
     with pytest.raises(ZeroDivisionError), turns:
         1 // 0  # noqa: B018
     with turns:

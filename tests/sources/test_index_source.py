@@ -15,8 +15,8 @@ from rlhf_loop.errors import VectorStoreError
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.passages import PassagesRecipe
 from rlhf_loop.sources.index import VectorStore, indexing, open_store
+from rlhf_loop.sources.index.store import IndexSource
 from rlhf_loop.sources.source import Source
-from rlhf_loop.sources.vector_database import VectorDatabase
 from rlhf_loop.training.train import TrainingReport
 
 QUESTION = "How can hiccups be stopped?"
@@ -62,15 +62,15 @@ def uncached(encoder: TextEncoder) -> TextEncoder:
 
 def test_an_empty_index_finds_nothing(store: VectorStore, encoder: TextEncoder) -> None:
     """Nobody has to index anything: then this source has no candidates."""
-    source: Source = VectorDatabase(store, encoder)
+    source: Source = IndexSource(store, encoder)
     assert source.name == "index"
     assert list(source.search(QUESTION, limit=5)) == []
 
 
 def test_each_document_comes_once_before_any_comes_twice(store: VectorStore, encoder: TextEncoder, file: Path) -> None:
     """The best section of each document, and further ones only where there are not enough documents."""
-    indexing.add([file], store=store, encoder=encoder)
-    source = VectorDatabase(store, encoder)
+    indexing.index_files([file], store=store, encoder=encoder)
+    source = IndexSource(store, encoder)
     few = source.search(QUESTION, limit=3)
     assert len({passage.title for passage in few}) == 3
     assert few[0].title == "What helps against hiccups?"
@@ -86,11 +86,11 @@ def test_found_sections_are_ranked_without_embedding_them(
     store: VectorStore, settings: Settings, encoder: TextEncoder, file: Path
 ) -> None:
     """Once the question is known, nothing has to be computed: passages are lent, titles are in the cache."""
-    indexing.add([file], store=store, encoder=encoder)
+    indexing.index_files([file], store=store, encoder=encoder)
     fresh = load_encoder(settings)  # as in another process: its memory is empty, the cache's file is there
     PassagesRecipe().features([Question(QUESTION, ("",))], fresh)
     before = fresh.computed
-    texts = tuple(passage.text for passage in VectorDatabase(store, fresh).search(QUESTION, limit=5))
+    texts = tuple(passage.text for passage in IndexSource(store, fresh).search(QUESTION, limit=5))
     features = PassagesRecipe().features([Question(QUESTION, texts)], fresh.only_known())
     assert len(features) == len(texts) == 5
     assert fresh.computed == before
@@ -101,8 +101,8 @@ def test_a_text_comes_once(store: VectorStore, encoder: TextEncoder, tmp_path: P
     path = tmp_path / "same.jsonl"
     rows = [{"text": "Hold your breath.", "title": title} for title in "abc"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    indexing.add([path], store=store, encoder=encoder)
-    assert len(VectorDatabase(store, encoder).search(QUESTION, limit=5)) == 1
+    indexing.index_files([path], store=store, encoder=encoder)
+    assert len(IndexSource(store, encoder).search(QUESTION, limit=5)) == 1
 
 
 def test_stored_vectors_give_the_very_same_scores(
@@ -126,9 +126,9 @@ def test_stored_vectors_give_the_very_same_scores(
             return encoder.encode_whole(texts)
 
     recording = Recording()
-    indexing.add([file], store=store, encoder=recording)  # type: ignore[arg-type]
+    indexing.index_files([file], store=store, encoder=recording)  # type: ignore[arg-type]
     direct, through = uncached(encoder), uncached(encoder)
-    texts = tuple(passage.text for passage in VectorDatabase(store, through).search(QUESTION, limit=5))
+    texts = tuple(passage.text for passage in IndexSource(store, through).search(QUESTION, limit=5))
     direct.lend_passages(texts, [recording.kept[text] for text in texts])  # type: ignore[misc]
     scores = [trained[0].score([Question(QUESTION, texts)], each)[0] for each in (direct, through)]
     assert len(scores[0]) == 5
@@ -144,9 +144,9 @@ def test_vectors_of_another_precision_are_not_lent(store: VectorStore, encoder: 
             return encoder.id + ".other"
 
     other = Other(encoder._runtime, encoder._tokenizer, None)
-    indexing.add([file], store=store, encoder=other)
+    indexing.index_files([file], store=store, encoder=other)
     reader = uncached(encoder)
-    (found,) = VectorDatabase(store, reader).search(QUESTION, limit=1)
+    (found,) = IndexSource(store, reader).search(QUESTION, limit=1)
     before = reader.computed
     reader.encode_passages([found.text])
     assert reader.computed == before + 1
@@ -160,6 +160,6 @@ def test_vectors_of_another_model_are_refused(store: VectorStore, encoder: TextE
         def id(self) -> str:
             return "another-model/fp32"
 
-    indexing.add([file], store=store, encoder=Other(encoder._runtime, encoder._tokenizer, None))
+    indexing.index_files([file], store=store, encoder=Other(encoder._runtime, encoder._tokenizer, None))
     with pytest.raises(VectorStoreError, match="holds vectors of another-model/fp32"):
-        VectorDatabase(store, encoder).search(QUESTION, limit=3)
+        IndexSource(store, encoder).search(QUESTION, limit=3)

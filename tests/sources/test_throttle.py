@@ -12,13 +12,13 @@ import pytest
 from loopback import SeenRequest, Site, page, site
 
 from rlhf_loop.errors import SourceError
-from rlhf_loop.sources.arxiv import Courtesy
+from rlhf_loop.sources.arxiv import Throttle
 
 INTERVAL = 0.3
 
 
-def courtesy(folder: Path, interval_s: float = INTERVAL) -> Courtesy:
-    return Courtesy(folder / "new" / "site.lock", interval_s=interval_s, site="The site")
+def courtesy(folder: Path, interval_s: float = INTERVAL) -> Throttle:
+    return Throttle(folder / "new" / "site.lock", interval_s=interval_s, site="The site")
 
 
 def gaps(there: Site) -> list[float]:
