@@ -1,8 +1,8 @@
 """RLHF Loop: expert ratings become a reward model that puts the best answer first.
 
-What is listed here is the package's face to Python, and stays; everything else may move. docs/RLHF_PYTHON.md shows it
-at work. Errors that are meant are `RlhfLoopError`s; a bad argument is a `ValueError`,
-an id that is not there a `LookupError`.
+The names listed here are the public interface for Python, and stay; everything else may move. docs/RLHF_PYTHON.md
+shows them at work. Deliberate errors are `RlhfLoopError`s; a bad argument is a `ValueError`, an unknown id a
+`LookupError`.
 """
 
 from __future__ import annotations

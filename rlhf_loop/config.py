@@ -49,7 +49,7 @@ def _cache_dir() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
-    """Everything that can be set. Field `database_url` is the variable `RLHF_DATABASE_URL`, and so on.
+    """All settings. Field `database_url` is the variable `RLHF_DATABASE_URL`, and so on.
 
     A path may be given as a text, and a tuple as a list.
 
@@ -193,7 +193,7 @@ class Settings:
 
     @property
     def models_folder(self) -> Path:
-        """Where the files of all versions are."""
+        """The folder of the files of all versions."""
         return self.models_path or self.model_path.parent / "reward_models"
 
     @classmethod

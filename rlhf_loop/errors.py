@@ -1,11 +1,11 @@
-"""Every deliberate exception, so that a caller can catch one tree and know nothing else was meant.
+"""The exceptions of this package, one tree, so that a caller can catch them all by its root.
 
     RlhfLoopError
     ├── ConfigError          a setting is unknown or unusable
     ├── MissingExtraError    an optional package is not installed
     ├── DatabaseError        the database cannot be reached or upgraded
     ├── ImportFileError      a ratings file cannot be read or written
-    │   └── InvalidRowsError     some of its rows cannot be stored (in exchange.py: it carries the rows)
+    │   └── InvalidRowsError     some of its rows cannot be stored (in exchange/: it carries the rows)
     ├── EncoderError         weights missing, altered, or of another model
     ├── TrainingError        training cannot start or end well
     │   ├── NotEnoughDataError   too few rated answers, or only one class of them
@@ -19,7 +19,7 @@
     │   └── ThrottledError       too many attempts failed; carries how long to wait
     ├── ReviewChangedError   the review to replace is not the one that the rater saw
     ├── ApiError             a service that `client` asked has refused, or did not answer (in client/)
-    └── OutboxError          what cannot be recorded cannot be kept for later either
+    └── OutboxError          the outbox is full or cannot be written
 
 A message has three parts: what happened, the value seen, what to do next. Bad arguments of a call stay plain
 `ValueError`, as Python users expect.
@@ -85,7 +85,7 @@ class VectorStoreError(RlhfLoopError):
 
 
 class SourceError(RlhfLoopError):
-    """A source of candidates cannot answer now; `retry_after_s` is how long it asks to be left alone, if it does."""
+    """A source of candidates cannot answer now; `retry_after_s` is the pause that it asks for, if it does."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -93,7 +93,7 @@ class SourceError(RlhfLoopError):
 
 
 class OutboxError(RlhfLoopError):
-    """What the database cannot take now cannot be kept for later either: the outbox is full or cannot be written."""
+    """The outbox is full or cannot be written, so that nothing can be kept until the database answers again."""
 
 
 class AccountError(RlhfLoopError):

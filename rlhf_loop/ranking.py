@@ -1,6 +1,7 @@
 """Re-ranking: the best candidate first, by the model that is live at this moment.
 
-The documents of somebody else's search, ranked: what stands behind the rerank API, whatever its dialect.
+`Ranker` and `rerank_candidates` rank the answers to a question; `rank_documents` ranks those of somebody else's search,
+for the rerank API and the adapters.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _ATTEMPTS = 3
 
 
 class Ranker:
-    """Ranks candidates by the reward model at `settings.model_path`. Safe to share between threads.
+    """A ranker of candidates by the reward model at `settings.model_path`. Safe to share between threads.
 
     The encoder is loaded once, at the first ranking. A model file that appears or changes is picked up by the next
     ranking; one that then turns out damaged is reported in the log, and the last good model stays.
@@ -70,7 +71,7 @@ class Ranker:
 
     @property
     def encoder(self) -> TextEncoder | None:
-        """What reads texts here, None before the first ranking of a ranker that loads its own."""
+        """The encoder, None before the first ranking of a ranker that loads its own."""
         return self._encoder
 
     def __deepcopy__(self, memo: object) -> Ranker:
@@ -253,7 +254,7 @@ def rerank_candidates(
     Raises:
         ValueError: an empty query, or a candidate without text; the message names its position, from 0.
         ModelFileError: the model file is altered, foreign, or of another encoder.
-        ConfigError, EncoderError: at the first call, if the settings or the encoder's weights are no good.
+        ConfigError, EncoderError: at the first call, if the settings or the encoder's weights cannot be used.
     """
     _check_query(query)
     if isinstance(candidates, str | bytes | Mapping) or not isinstance(candidates, Iterable):
@@ -307,7 +308,7 @@ _SURE = 1e-12
 
 
 class WithoutModel(StrEnum):
-    """What becomes of documents while there is no model that could rank them."""
+    """The behaviour while there is no model that could rank: raise an error, or keep the incoming order."""
 
     ERROR = "error"
     INCOMING = "incoming"
@@ -407,7 +408,7 @@ def _document_ranking(
             trouble = error
         except (Exception, KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a panic of a library written in Rust is no Exception
+        except BaseException as error:  # a panic of a library written in Rust is not an Exception
             raise RuntimeError(f"A library failed: {type(error).__name__}.") from error
         else:
             if ranking.model_version is not None:

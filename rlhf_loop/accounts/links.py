@@ -1,4 +1,4 @@
-"""Links that work once: by one a user sets a password, by another the first admin comes into being."""
+"""One-time links: for a user to set a password, and for the first admin to add themselves."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _GONE = (
     "This link was used already, has expired, or was replaced by a newer one or a new password. Ask an admin for a new "
     "link, or, for the first admin, start the service again."
 )
-_NOT_FIRST = "There is an admin already, who can add others. This link is good for nothing now."
+_NOT_FIRST = "There is an admin already, who can add others. This link is not valid any more; ask that admin."
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What a link is for: a password for `user`, or without one the first admin."""
+    """The purpose of a link: a password for `user`, or without one the first admin."""
 
     user: User | None
 
@@ -67,14 +67,14 @@ def invitation(engine: Engine, secret: str, *, now: datetime) -> Invitation:
     """Return what a link is for, without using it.
 
     Raises:
-        AccountError: it is good for nothing any more.
+        AccountError: it is not valid any more.
     """
     with reading(engine) as connection:
         return _invitation(connection, secret, now)
 
 
 def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: str | None = None) -> User:
-    """Set the password by a link, which is good for nothing afterwards; the first admin chooses a name as well.
+    """Set the password by a link, which is not valid afterwards; the first admin chooses a name as well.
 
     A link that is used twice at one moment works for one of them. Where the name or the password is refused, it can be
     used again.
@@ -82,14 +82,14 @@ def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: s
     Raises:
         AccountError: the link, the name or the password is refused.
     """
-    # First, so that whoever guesses links costs no hash of a password.
+    # Looked up first, so that whoever guesses links does not cost a hash of a password.
     found = invitation(engine, secret, now=now)
     chosen = found.user.name if found.user else users.checked_name(name or "")
     password_hash = users.hash_password(password, name=chosen)
     with transaction(engine) as connection:
         if not found.user:
             _lock_first_admin(connection)
-        spent = update(OneTimeLink).where(_good(secret, now)).values(used_at=now)
+        spent = update(OneTimeLink).where(_is_valid(secret, now)).values(used_at=now)
         if connection.execute(spent).rowcount != 1:
             raise AccountError(_GONE)
         if found.user:
@@ -122,7 +122,7 @@ def _invitation(connection: Connection, secret: str, now: datetime) -> Invitatio
     wanted = (
         select(OneTimeLink.user_id, Users.name, Users.role, Users.active)
         .outerjoin(Users, Users.id == OneTimeLink.user_id)
-        .where(_good(secret, now))
+        .where(_is_valid(secret, now))
     )
     row = connection.execute(wanted).first()
     if row is None or (row.user_id is not None and not row.active):
@@ -140,7 +140,7 @@ def _lock_first_admin(connection: Connection) -> None:
     connection.execute(wanted.with_for_update()).all()
 
 
-def _good(secret: str, now: datetime) -> ColumnElement[bool]:
+def _is_valid(secret: str, now: datetime) -> ColumnElement[bool]:
     return and_(OneTimeLink.token_hash == _hashed(secret), OneTimeLink.used_at.is_(None), OneTimeLink.expires_at > now)
 
 

@@ -1,12 +1,9 @@
-"""Sessions: in which browsers somebody is signed in. The table has only a keyed hash of what a browser holds.
+"""Signing in: by name and password, slowed down after failures, into sessions of one browser each.
 
-Signing in, slowed down: after some failures the next attempt has to wait, ever longer.
-
-Few failures of a name from one address are enough for that. From all addresses together it takes many: otherwise
-anybody could lock somebody out whose name they know, while without that limit many machines could guess as they like.
-Kept in the database, so that all processes share it. Whoever is signed in already never comes here.
-
-Signing in by name and password.
+The table of sessions has only a keyed hash of what a browser holds. After some failures the next attempt has to wait,
+ever longer. Few failures of a name from one address are enough for that; from all addresses together it takes many:
+otherwise anybody could lock out somebody whose name they know, while without that limit many machines could guess
+freely. Failures are in the database, so that all processes share them.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ _NOTED_EVERY = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class SessionPolicy:
-    """How sessions are kept: `key` makes the hashes, `hours` is how long a session lasts without being used.
+    """The settings of sessions: `key` makes the hashes, `hours` is how long a session lasts without being used.
 
     In use it lasts longer, by that time again at most.
     """
@@ -50,7 +47,7 @@ class SessionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSession:
-    """A session that goes on; `due` says that `keep` has something to write."""
+    """A session that goes on; `due` says that `extend` has something to write."""
 
     user: User
     due: bool
@@ -72,7 +69,7 @@ def _begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now:
 
 
 def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> ActiveSession | None:
-    """Return whose session it is, None if it is nobody's any more."""
+    """Return the session, None if it has ended."""
     wanted = (
         select(Users.id, Users.name, Users.role, Session.seen_at)
         .join(Users, Users.id == Session.user_id)
@@ -86,7 +83,7 @@ def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) 
 
 
 def extend(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> None:
-    """Note that the session is in use, so that it lasts."""
+    """Note that the session is in use, and let it last longer."""
     mine = Session.token_hash == _hashed(secret, keeping.key)
     with transaction(engine) as connection:
         begun = connection.execute(select(Session.created_at).where(mine)).scalar()
@@ -127,7 +124,7 @@ _LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
 
 
 def count_attempt(connection: Connection, name: str, address: str, *, now: datetime) -> int:
-    """Count an attempt as a failure before it is judged, and return its id; `succeeded` takes it back.
+    """Count an attempt as a failure before it is judged, and return its id; `forget_failures` takes it back.
 
     The other way round, many attempts at once would all be judged.
 
@@ -188,7 +185,7 @@ _NO_NAME = "?"
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """Who has signed in, with the secret that their browser has to keep."""
+    """A session that was just begun, with the secret that the browser has to keep."""
 
     user: User
     secret: str

@@ -70,7 +70,7 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Whose token a request bears, and what it is for; `due` says that `note_use` has something to write."""
+    """A token that came with a request: its user and scopes; `due` says that `note_use` has something to write."""
 
     token_id: int
     user: User
@@ -106,7 +106,7 @@ def add(
     with transaction(engine) as connection:
         owner = users.find_known(connection, user).user
         if not owner.active:
-            raise AccountError(f"{owner.name!r} is not active, so a token would be of no use. Activate them first.")
+            raise AccountError(f"{owner.name!r} is not active, so a token would not work. Activate them first.")
         values = {
             "user_id": owner.id,
             "name": shown,
@@ -172,7 +172,7 @@ def revoke(engine: Engine, id: int, *, actor: str) -> None:
 
 
 def find(engine: Engine, secret: str, *, now: datetime) -> Bearer | None:
-    """Return whose token it is, None if it is unknown, expired, revoked, or of a user who is not active."""
+    """Return the token's user and scopes, None if it is unknown, expired, revoked, or its user is not active."""
     if not secret.startswith(PREFIX):
         return None
     wanted = (

@@ -1,6 +1,6 @@
-"""Users: add, find, change. Whatever changes one is in the audit log, and one active admin always remains.
+"""Users and their passwords. Each change is in the audit log, and one active admin always remains.
 
-Passwords: Argon2id, and one time for a right one, a wrong one and one of nobody's.
+Passwords are hashed by Argon2id; checking takes the same time for a right one, a wrong one and an unknown user's.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _DIFFERENT = 5
 
 # The library's parameters are RFC 9106's for machines without much memory: 64 MiB and some 50 ms for each password.
 _HASHER = PasswordHasher()
-#: So many are worked out at a time in a process: a flood of sign-ins must not take all of its memory.
-_AT_A_TIME = threading.BoundedSemaphore(2)
+#: Hashes computed at a time in a process: a flood of sign-ins must not take all of its memory.
+_HASHING = threading.BoundedSemaphore(2)
 
 
 def hash_password(password: str, *, name: str) -> str:
-    """Return what is stored of a new password of the user of that name.
+    """Return the hash that is stored of a new password of the user of that name.
 
     Raises:
         AccountError: it is too short, too long or too simple.
@@ -50,14 +50,14 @@ def hash_password(password: str, *, name: str) -> str:
         )
     if len(set(password)) < _DIFFERENT or password.lower() == name:
         raise AccountError(
-            f"The password is one that others try first: it is the name, or has fewer than {_DIFFERENT} different "
+            f"The password is easy to guess: it is the name, or has fewer than {_DIFFERENT} different "
             "characters. Choose a few words that nobody would guess."
         )
     try:
         encoded = _encoded(password)
     except UnicodeEncodeError as error:
         raise AccountError("The password is not valid text. Type it again, or send it as UTF-8.") from error
-    with _AT_A_TIME:
+    with _HASHING:
         return _HASHER.hash(encoded)
 
 
@@ -67,7 +67,7 @@ def password_matches(stored: str | None, password: str) -> bool:
         encoded = _encoded(password)
     except UnicodeEncodeError:
         encoded = b""
-    with _AT_A_TIME:
+    with _HASHING:
         try:
             # First, so that the first unknown name of a process takes no longer than others.
             nobodys = _nobodys()
@@ -77,10 +77,10 @@ def password_matches(stored: str | None, password: str) -> bool:
 
 
 def renew_hash(stored: str, password: str) -> str | None:
-    """Return the hash by today's parameters if the stored one has others; None if it has not."""
+    """Return the hash by today's parameters if the stored one has others, else None."""
     if not _HASHER.check_needs_rehash(stored):
         return None
-    with _AT_A_TIME:
+    with _HASHING:
         return _HASHER.hash(_encoded(password))
 
 
@@ -116,7 +116,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user with the hash of their password, for whoever checks it."""
+    """A user with the hash of their password."""
 
     user: User
     password_hash: str | None

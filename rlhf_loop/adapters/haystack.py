@@ -19,7 +19,7 @@ from haystack import Document, component, default_from_dict, default_to_dict  # 
 
 @component
 class RlhfReranker:
-    """Puts the best document first, by the model that is live at that moment.
+    """A reranker that puts the best document first, by the model that is live at that moment.
 
     As with Haystack's own rankers, documents with the same id count once: the one with the higher score stays. One
     without text (a picture) has the score 0 and comes last. Documents come back as copies with their new score.
@@ -86,7 +86,7 @@ class RlhfReranker:
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """Do what `run` does in a thread, and leave the event loop alone."""
+        """Do what `run` does in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self.run, query, documents, top_k, score_threshold)
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from langchain_core.documents import BaseDocumentCompressor, Document  # noqa: E
 
 
 class RlhfReranker(BaseDocumentCompressor):
-    """Puts the best document first, by the model that is live at that moment.
+    """A reranker that puts the best document first, by the model that is live at that moment.
 
     Documents come back as copies with their score in `metadata["relevance_score"]`. `acompress_documents` ranks in a
-    thread and leaves the event loop alone.
+    thread, so that the event loop goes on.
 
     Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables. `top_n` None keeps all;
     `score_threshold` keeps what is at least as likely to be rated 4 or 5. While there is no model, `without_model`

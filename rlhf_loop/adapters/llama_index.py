@@ -21,10 +21,10 @@ dispatcher = get_dispatcher(__name__)
 
 
 class RlhfReranker(BaseNodePostprocessor):
-    """Puts the best node first, by the model that is live at that moment.
+    """A reranker that puts the best node first, by the model that is live at that moment.
 
     What is ranked is a node's text without its metadata. Nodes come back in new `NodeWithScore`s.
-    `apostprocess_nodes` ranks in a thread and leaves the event loop alone.
+    `apostprocess_nodes` ranks in a thread, so that the event loop goes on.
 
     Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables. `top_n` None keeps all;
     `score_threshold` keeps what is at least as likely to be rated 4 or 5. While there is no model, `without_model`

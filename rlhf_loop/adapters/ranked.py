@@ -1,4 +1,4 @@
-"""What all adapters share: which texts are kept, in what order, and what is said where no model ranks them."""
+"""The common part of all adapters: check the options, rank the texts, and choose those that are kept."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def ranked(
         without_model: "error", or "incoming" for the incoming order.
 
     Raises:
-        ValueError: one of the arguments is no good.
+        ValueError: one of the arguments is not valid.
         ModelFileError: there is no usable model, and `without_model` is "error".
-        ConfigError, EncoderError: at the first call, if the settings or the encoder's weights are no good.
+        ConfigError, EncoderError: at the first call, if the settings or the encoder's weights cannot be used.
     """
     checked(top=top, threshold=threshold, without_model=without_model)
     if not texts:
@@ -70,13 +70,13 @@ def checked(*, top: int | None, threshold: float | None, without_model: Fallback
     """Look at an adapter's options before there is anything to rank.
 
     Raises:
-        ValueError: one of them is no good.
+        ValueError: one of them is not valid.
     """
     if top is not None and top < 1:
         raise ValueError(f"The best {top} of the documents cannot be kept. Keep at least 1, or None for all of them.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(
-            f"The threshold {threshold!r} is none: scores are probabilities. Give it from 0 to 1, or None."
+            f"threshold={threshold!r} is not valid: scores are probabilities. Give it from 0 to 1, or None."
         )
     if without_model not in tuple(WithoutModel):
         raise ValueError(f"without_model={without_model!r} is not known. Choose from: {', '.join(WithoutModel)}.")

@@ -21,7 +21,7 @@ Ids: TypeAlias = Sequence[str] | Sequence[int] | str | int
 
 
 class RlhfReranker(BaseRanker):  # type: ignore[misc]  # the package has no types
-    """Puts the best document first, by the model that is live at that moment.
+    """A reranker that puts the best document first, by the model that is live at that moment.
 
     Documents that are passed in stay as they are. One without text (a picture) has the score 0 and comes last.
 
@@ -62,14 +62,14 @@ class RlhfReranker(BaseRanker):  # type: ignore[misc]  # the package has no type
         doc_ids: Ids | None = None,
         metadata: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
     ) -> RankedResults:
-        """Do what `rank` does in a thread, and leave the event loop alone."""
+        """Do what `rank` does in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self.rank, query, docs, doc_ids, metadata)
 
     def score(self, query: str, doc: str) -> float:
         """Return the score of one text. The model compares candidates, so rank them together where there are several.
 
         Raises:
-            ModelFileError: there is no usable model; an order of one text would be no score.
+            ModelFileError: there is no usable model; the incoming order has no score.
         """
         (only,) = ranked(query, [doc], ranker=self.ranker, without_model="error")
         assert only.score is not None

@@ -29,7 +29,7 @@ def main() -> None:
     """
 
 
-#: What `rlhf-loop --help` shows, in the order in which one needs it.
+#: The sections of `rlhf-loop --help`, in the order in which one needs them.
 SECTIONS = {
     "Begin": (demo, init, doctor),
     "Ratings": (ratings, users, tokens),

@@ -1,4 +1,4 @@
-"""`rlhf-loop users`, `tokens` and `audit`: who may do what on the service, and who did what."""
+"""`rlhf-loop users`, `tokens` and `audit`: access to the service, and the log of what was done."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ def set_password(name: str, password_stdin: bool) -> None:
     engine = open_ratings()
     accounts.refuse_service(accounts.get(engine, name))
     accounts.set_password(engine, name, _password(from_stdin=password_stdin), actor=operator())
-    click.echo(
-        f"The password of {accounts.checked_name(name)} is set. Wherever they were signed in, they are no longer."
-    )
+    click.echo(f"The password of {accounts.checked_name(name)} is set. They are signed out everywhere.")
 
 
 @users.command("link")

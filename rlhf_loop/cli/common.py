@@ -1,4 +1,4 @@
-"""What the commands share: errors become messages, the settings and the database, signs of life on stderr."""
+"""Common parts of the commands: error messages, settings and database, progress on stderr."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ columns_option = click.option(
 
 
 class Commands(click.Group):
-    """The one place where a deliberate error becomes a message and exit code 2. Its commands are shown in sections."""
+    """The group of all commands: a deliberate error becomes a message and exit code 2; the help has sections."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -90,7 +90,7 @@ def open_ratings() -> Engine:
 
 
 def operator() -> str:
-    """Return who runs this, as the audit log has it; no user's name has a colon."""
+    """Return the audit log's name of the person who runs this; no user's name has a colon."""
     try:
         return f"cli:{getpass.getuser()}"
     except (OSError, KeyError):
@@ -100,7 +100,7 @@ def operator() -> str:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr while the block runs; none where stderr is not a terminal."""
+    """Show a bar on stderr while the block runs; none where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -114,7 +114,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A sign of life on stderr while the block runs; none where stderr is not a terminal."""
+    """Show a sign of life on stderr while the block runs; none where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""`rlhf-loop index`: files into the vector database, out of it, and what is there."""
+"""`rlhf-loop index`: add files to the vector database, delete them, list what is there."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""`rlhf-loop worker`: what is to be done over and over, for as long as it runs.
-
-`rlhf-loop alarms`: what is amiss, for people, for cron, and for other programs.
-
-`rlhf-loop report`: the dashboard as a file.
-"""
+"""`rlhf-loop worker`, `alarms` and `report`: the periodic jobs, the open alarms, and the dashboard as a file."""
 
 from __future__ import annotations
 
@@ -29,12 +24,12 @@ if TYPE_CHECKING:
     from rlhf_loop.store.alarms import Alarm
 
 
-@click.command(short_help="Retrain when it is due, and look for what is amiss.")
+@click.command(short_help="Retrain when it is due, and check for problems.")
 @click.option(
     "--once", is_flag=True, help="Do everything once, now, and end; exit code 1 if something could not be done."
 )
 def worker(once: bool) -> None:
-    """Retrain when it is due, look for what is amiss, and keep the live model as the registry has it; until Ctrl-C.
+    """Retrain when it is due, check for problems, and keep the live model as the registry has it; until Ctrl-C.
 
     It looks at the times of RLHF_WORKER_SCHEDULE whether a retraining is due, as `rlhf-loop retrain --if-due` does,
     every five minutes for alarms, of which it tells the webhook, and every minute after the live model's file and
@@ -78,11 +73,11 @@ _SHOWN = 100
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Look first whether anything is amiss, and tell the webhook what is new.")
+@click.option("--check", is_flag=True, help="Check for problems first, and send new alarms to the webhook.")
 @click.option("--all", "with_past", is_flag=True, help=f"Show those that are over, too: the newest {_SHOWN}.")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, for other programs.")
 def alarms(check: bool, with_past: bool, as_json: bool) -> None:
-    """Show what is amiss. Exit code 1 if anything is, else 0.
+    """Show the open alarms. Exit code 1 if there is any, else 0.
 
     With --check it can stand in a crontab in place of the worker, which does the same every five minutes.
     """
@@ -104,7 +99,7 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
     else:
         _show(found)
         if not still:
-            click.echo("Nothing is amiss." if check else "No alarm is open. To look now: rlhf-loop alarms --check")
+            click.echo("No problems found." if check else "No alarm is open. To look now: rlhf-loop alarms --check")
     if still:
         sys.exit(1)
 

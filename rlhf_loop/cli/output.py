@@ -1,9 +1,4 @@
-"""What the command line shows: tables and sentences, no logic.
-
-What the command line shows of versions of the model.
-
-What the command line shows of the doctor's findings.
-"""
+"""Output of the command line: tables and sentences, no logic."""
 
 from __future__ import annotations
 
@@ -168,7 +163,7 @@ def _verdict(outcome: TrainingOutcome) -> str:
 
 
 def _comparison(overall: Evaluation) -> str:
-    """Say what decided whether the model goes live: P@1 beside the incoming order's, or AUC beside chance."""
+    """Return what decided whether the model goes live: P@1 beside the incoming order's, or AUC beside chance."""
     if overall.gain is not None and overall.comparable:
         theirs, gain = overall.orders["incoming"].precision_at_1.value, overall.gain
         return (
@@ -184,7 +179,7 @@ def _comparison(overall: Evaluation) -> str:
 
 
 def _besides(report: TrainingReport) -> Iterator[str]:
-    """Say whose ratings count less, and what was fitted on beside those that count."""
+    """Give sentences about whose ratings count less, and what was fitted on beside those that count."""
     if report.raters:
         named = ", ".join(
             f"{escape(_printable(each.reviewer))} ({each.weight:.2g}, by {counted(each.overlapping, 'shared answer')})"
@@ -275,7 +270,7 @@ def _places(texts: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[i
 
 
 def _console() -> Console:
-    # A fixed width where the output is no terminal: a log should not depend on who writes it.
+    # A fixed width where the output is not a terminal: a log should not depend on who writes it.
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
@@ -396,7 +391,7 @@ _NARROWEST = 30
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Show the findings by section, what to do about what is not all right, and how much that is.
+    """Print the findings by section, with advice for each problem, and the number of problems.
 
     Lines are broken for a terminal only, and never those with advice: it is mostly a command, to be copied.
     """

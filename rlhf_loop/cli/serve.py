@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _People:
-    """What the greeting says of the database: its line, and the first admin's link where there is nobody yet."""
+class _DatabaseState:
+    """The database in the greeting: its line, and the first admin's link where there is no admin yet."""
 
     database: str
     first_admin: str | None
@@ -112,7 +112,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_key: bool) -> Iterator[str]:
-    """Say where it listens, who gets to see the questions, who may do what, and what is missing."""
+    """Give the lines of the greeting: where it listens, who sees the questions, who may do what, what is missing."""
     host, port = address
     base = f"http://{_in_links(host)}:{port}"
     people = _people(settings)
@@ -173,7 +173,7 @@ def _experiment(settings: Settings) -> str:
     return f"{100 * settings.experiment_share:g} % of the questions are {way} {settings.experiment_against}"
 
 
-def _people(settings: Settings) -> _People:
+def _people(settings: Settings) -> _DatabaseState:
     from rlhf_loop.accounts.links import invite_first_admin
     from rlhf_loop.errors import DatabaseError
     from rlhf_loop.store.engine import describe, ensure_schema, make_engine
@@ -184,8 +184,8 @@ def _people(settings: Settings) -> _People:
         first_admin = invite_first_admin(engine)
     except DatabaseError as error:
         said = f"does not answer, so that records and ratings wait in the outbox: {error}"
-        return _People(said, None, reachable=False)
+        return _DatabaseState(said, None, reachable=False)
     finally:
         # No connection may go through the fork.
         engine.dispose()
-    return _People(describe(engine), first_admin, reachable=True)
+    return _DatabaseState(describe(engine), first_admin, reachable=True)

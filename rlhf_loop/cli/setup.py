@@ -1,4 +1,4 @@
-"""`rlhf-loop init`, `doctor` and `demo`: what a newcomer calls first."""
+"""`rlhf-loop init`, `doctor` and `demo`: the commands that a newcomer calls first."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def init() -> None:
     click.echo(f"The database {describe(engine)} is ready (revision {HEAD}).")
 
 
-@click.command(short_help="Say what is in order, what is missing or amiss, and what to do.")
+@click.command(short_help="Check installation, settings, database and model, and say what to do.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
 def doctor(as_json: bool) -> None:
-    """Say what is installed, what the settings ask for, how the loop stands, and what to do about what is amiss.
+    """Check what is installed, the settings, the storage and the state of the loop; each problem comes with advice.
 
     Looks only, and changes nothing. The exit code is 1 if something is not all right.
     """
@@ -109,7 +109,7 @@ def demo() -> None:
 
 
 def _refuse_own_ratings(engine: Engine) -> None:
-    """The demo trains on what the database holds and replaces the model: not on and not over somebody's own.
+    """Refuse to train the demo on somebody's own ratings, and to replace a model that was trained on them.
 
     What the service answered and nobody rated does no harm: whoever tried it may see the demo again.
     """

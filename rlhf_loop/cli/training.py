@@ -1,7 +1,4 @@
-"""Training and using the reward model: `rlhf-loop train`, `rerank`, `warm`.
-
-`rlhf-loop retrain`: training as a scheduler starts it, with exit codes that tell what happened.
-"""
+"""`rlhf-loop train`, `retrain`, `rerank` and `warm`: train the reward model, and use it."""
 
 from __future__ import annotations
 

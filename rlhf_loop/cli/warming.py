@@ -1,4 +1,4 @@
-"""Fill the vector cache before the first request comes: what a file holds is embedded now, and ranked quickly later."""
+"""Warming of the vector cache: the answers of a file are embedded before the first request comes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class WarmReport:
-    """What a warming did with the `answers` of a file.
+    """The counts of a warming, with the number of `answers` in the file.
 
     A text is whatever has a vector of its own: an answer, its title, a question, its sentences and words. `new` ones
     were computed, `known` ones were there. `invalid` lists the first of the `invalid_count` rows that were left out.

@@ -22,7 +22,7 @@ Role = Literal["expert", "end_user"]
 Thumb = Literal["up", "down"]
 
 _BATCH = 100
-#: What is tried again: where somebody between did not reach the service, it is busy, or the database is away.
+#: Statuses that are tried again: where somebody between did not reach the service, it is busy, or the database is away.
 _PASSING = frozenset({429, 502, 503, 504})
 #: A pause that is asked for may be that long; whoever asks for a longer one has to be asked again by the caller.
 _LONGEST_PAUSE_S = 60.0
@@ -78,7 +78,7 @@ class UnavailableError(ApiError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewReview:
-    """What somebody says of an answer: a `rating` from 1 to 5, or a `thumb`. `docs/RLHF_SERVICE.md` explains roles."""
+    """A review to send: a `rating` from 1 to 5, or a `thumb`. `docs/RLHF_SERVICE.md` explains roles."""
 
     rating: int | None = None
     thumb: Thumb | None = None
@@ -111,7 +111,7 @@ class NewInteraction:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was stored, by the id under which it can be reviewed."""
+    """An answer that was stored, by the id under which it can be reviewed."""
 
     id: str
     rating: int | None
@@ -120,7 +120,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """What one reviewer said of an answer."""
+    """A reviewer's rating of an answer, with all that goes with it."""
 
     interaction_id: str
     reviewer: str
@@ -159,7 +159,7 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """Which of two answers a reviewer finds better."""
+    """A reviewer's choice between two answers."""
 
     chosen_id: str
     rejected_id: str
@@ -170,7 +170,7 @@ class Preference:
 
 
 class Client:
-    """Calls the service at `url`, such as https://rlhf.example.org, with a token of one of its users.
+    """A client of the service at `url`, such as https://rlhf.example.org, with a token of one of its users.
 
     Safe to share between threads. `timeout` is in seconds, for each try; a request that fails in passing is tried
     `retries` more times, with growing pauses or those that the service asks for.
@@ -458,7 +458,7 @@ class _ReviewPage:
 
 
 class _Sender:
-    """Sends requests with a token to one host. Safe to share between threads."""
+    """A sender of requests with a token to one host. Safe to share between threads."""
 
     def __init__(
         self,

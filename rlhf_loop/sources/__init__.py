@@ -1,4 +1,4 @@
-"""Where candidates come from: one file a source, chosen by the settings."""
+"""Sources of candidates: one file for each, chosen by the settings."""
 
 from rlhf_loop.sources.langchain_retriever import LangChainSource
 from rlhf_loop.sources.source import Source, checked_sources, sources_from

@@ -1,13 +1,9 @@
 """Experts' corrections as a source: what an admin approved is a candidate when its question is asked again.
 
-What is approved is known to each process within seconds. It is kept in memory with the vectors of its questions, so
-that a question costs no more than a look there; without any correction it costs nothing.
-
-When two questions are the same one in other words: a wrong answer to a near question is worse than none.
-
-Vectors alone cannot tell. To the encoder "type 1" and "type 2", two drugs, or a question and its denial are nearly the
-same, and in medicine they are not. So beside the vectors each word with a meaning has to have its like in the other
-question; only how they are put together may differ. `python -m tools.near_questions` measures it.
+Each process keeps the approved corrections in memory, at most seconds old, with the vectors of their questions. A wrong
+answer to a near question is worse than none, and vectors alone cannot tell whether two questions are the same: to the
+encoder "type 1" and "type 2", two drugs, or a question and its denial are nearly the same. So each word with a meaning
+must also have its like in the other question. `python -m tools.near_questions` measures it.
 """
 
 from __future__ import annotations
@@ -43,7 +39,7 @@ if TYPE_CHECKING:
 NEAR = 0.8
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-#: What carries no meaning here. Not in it: numbers, denials, who and when and where, before and after, more and less.
+#: Words without a meaning here. Not among them: numbers, denials, who, when, where, before, after, more, less.
 _EMPTY = set(
     """
     a an the this that these those of for in on at to by with about regarding concerning and or as
@@ -75,7 +71,7 @@ _DIRECTED |= {"from", "into", "switch", "chang"}
 
 
 class QuestionWords:
-    """What a question is about: its words by their stems, and their order where that matters."""
+    """The words with a meaning in a question, by their stems, and their order where that matters."""
 
     __slots__ = ("_forms", "_order")
 
@@ -162,7 +158,7 @@ class _CorrectionIndex:
 
 
 class CorrectionsSource:
-    """Gives the approved corrections of the same question, then those of nearly the same one. Safe to share.
+    """A source of the approved corrections of the same question, then of nearly the same one. Safe to share.
 
     Without an encoder only the same question is found again: the same but for case and white space.
     """

@@ -1,9 +1,7 @@
 """arXiv, by its Atom API: abstracts of papers, one request every three seconds and not two at once.
 
-The API: https://info.arxiv.org/help/api/user-manual.html. The limit and the licence of what it gives:
-https://info.arxiv.org/help/api/tou.html.
-
-A pause between requests to a site that asks for one, kept by all processes of this machine together.
+All processes of this machine keep that pause together. The API: https://info.arxiv.org/help/api/user-manual.html. The
+limit and the licence of what it gives: https://info.arxiv.org/help/api/tou.html.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from rlhf_loop.utils.text import one_line
 
 
 class Throttle:
-    """Lets one request at a time go to `site`, each at least `interval_s` after the end of the one before.
+    """A throttle: one request at a time goes to `site`, each at least `interval_s` after the end of the one before.
 
     Next to the lock at `path` stands a file with the time of the last request. The system frees the lock of a process
     that dies. Time is the wall clock's, since other processes' monotonic clocks may not compare; whatever it and the
@@ -137,14 +135,14 @@ _ERROR_ID = "/api/errors"
 
 
 class ArxivSource:
-    """Searches arXiv for papers with at least two of the question's words in common, and gives their abstracts."""
+    """A source of abstracts from arXiv, of papers with at least two of the question's words."""
 
     name = "arxiv"
 
     def __init__(self, settings: Settings, *, interval_s: float = INTERVAL_S) -> None:
-        courtesy = Throttle(settings.cache_dir / "arxiv.lock", interval_s=interval_s, site="arXiv")
+        throttle = Throttle(settings.cache_dir / "arxiv.lock", interval_s=interval_s, site="arXiv")
         self._client = HttpClient(
-            settings.arxiv_url, setting=_URL, contact=settings.contact, max_bytes=_MAX_BYTES, turn=courtesy.turn
+            settings.arxiv_url, setting=_URL, contact=settings.contact, max_bytes=_MAX_BYTES, turn=throttle.turn
         )
         self._cache = PageCache(settings.cache_dir / "pages.db", max_age_s=settings.source_cache_hours * 3600)
         self._budget_s = BUDGET_SHARE * settings.source_deadline_s
@@ -157,7 +155,7 @@ class ArxivSource:
         """Return abstracts that fit the question.
 
         Raises:
-            SourceError: arXiv cannot be asked now, as others of this machine just did, or sends what is no answer.
+            SourceError: arXiv cannot be asked now, as others of this machine just did, or its answer is not valid.
         """
         words = search_words(query, at_most=_WORDS)
         if not words or limit < 1:
@@ -174,7 +172,7 @@ class ArxivSource:
         def fetch() -> bytes:
             budget_s = max(0.0, deadline - time.monotonic())
             body = self._client.get(params, budget_s=budget_s, media_types=_MEDIA_TYPES)
-            self._feed(body)  # what is none is not kept
+            self._feed(body)  # what is not a feed is not kept
             return body
 
         page = self._cache.page(self._client.address(params), fetch)
@@ -187,9 +185,9 @@ class ArxivSource:
             parser.feed(body)
             feed = parser.close()
         except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise self._no_feed(str(error)) from error
+            raise self._not_a_feed(str(error)) from error
         if feed.tag != f"{_ATOM}feed":
-            raise self._no_feed(f"its root is {one_line(feed.tag[:80])!r}")
+            raise self._not_a_feed(f"its root is {one_line(feed.tag[:80])!r}")
         entries = feed.findall(f"{_ATOM}entry")
         for entry in entries:
             if _ERROR_ID in _text(entry, "id") or _text(entry, "title") == "Error":
@@ -206,15 +204,15 @@ class ArxivSource:
             )
         return feed
 
-    def _no_feed(self, reason: str) -> SourceError:
+    def _not_a_feed(self, reason: str) -> SourceError:
         return SourceError(
-            f"{self._client.host} sent what is no Atom feed ({reason}). Check that {_URL} is the address of arXiv's "
-            "API, or try again later."
+            f"{self._client.host} sent something that is not an Atom feed ({reason}). "
+            f"Check that {_URL} is the address of arXiv's API, or try again later."
         )
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses a document type, which Atom does not have: only there can entities be declared, so no bomb goes off."""
+    """A tree builder that refuses a document type: Atom has none, and only there can entities (bombs) be declared."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("it has a document type")

@@ -1,13 +1,4 @@
-"""Long texts in pieces that can stand alone: whole sentences, and sections of several that a reader can take in.
-
-What of a passage is shown as an answer: whole sentences, and of a long text the part that fits the question.
-
-Which parts of the documents that a search found answer the question.
-
-Questions as search engines want them: a few words that matter, without anything that could be an operator.
-
-What is left of markup in texts that a site calls plain.
-"""
+"""Excerpts: sentences and sections of long texts, the parts that fit a question, and search words of a question."""
 
 from __future__ import annotations
 
@@ -159,7 +150,7 @@ _BEGINS_INSIDE = re.compile(r"[a-zà-öø-ÿ]+[\s,;:.?!)]")
 
 
 def excerpt(query: str, text: str, *, whole: bool = False) -> str:
-    """Return what of a passage is shown as an answer: whole sentences, the part that fits the question best.
+    """Return the part of a passage that is shown as an answer: whole sentences that fit the question best.
 
     A text of at most `MAX_CHARS` characters is only freed of a sentence that is cut off at its start or end; it stays
     as it is if it is known to be `whole`.
@@ -199,7 +190,7 @@ _SHORTEST = 25
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a document under one heading; the heading is empty where there is none."""
+    """A piece of a document under one heading, which may be empty."""
 
     heading: str
     text: str
@@ -207,7 +198,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What a search found: its parts in their order, and what a passage of it has to name."""
+    """A document that a search found: its parts in their order, and the origin that each passage has to name."""
 
     title: str
     parts: tuple[Part, ...]
@@ -284,7 +275,7 @@ def longest_first(chosen: list[str]) -> list[str]:
     return sorted(chosen, key=lambda word: -len(word))
 
 
-#: What the house's `plain` leaves in: further control characters, byte order marks, changes of the text's direction.
+#: What `clean_text` leaves in: further control characters, byte order marks, changes of the text's direction.
 _UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _NAMES = (
     "a|abbr|b|big|blockquote|br|center|cite|code|dd|del|div|dl|dt|em|font|h[1-6]|hr|i|img|ins|kbd|li|math|ol|p|pre|q|s|"

@@ -1,4 +1,4 @@
-"""One small HTTP client: a page of one configured site, in a given time and of a given size, or a clear error."""
+"""A small HTTP client: a page of one configured site, in a given time and of a given size, or a clear error."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class _Reply:
 
 
 class HttpClient:
-    """GETs from the site of one configured URL, and from no other. Safe to share between threads and across a fork.
+    """A client that GETs from the site of one configured URL, and from no other.
+
+    Safe to share between threads and across a fork.
 
     `setting` is the variable that the URL comes from, named in messages. `contact` goes into the User-Agent, as
     Wikimedia's User-Agent policy wants it. `turn` is asked before each single request, repeated ones included.
@@ -106,7 +108,7 @@ class HttpClient:
         """Return the body of the configured URL with these parameters, within `budget_s` seconds for everything.
 
         A site that says when to come back (429, 503, or what `is_busy` finds in an ordinary answer; Retry-After) is
-        asked once more if that is soon enough, and is left alone by later calls until then if not.
+        asked once more if that is soon enough; if not, later calls do not ask it until then.
 
         Raises:
             SourceError: anything but an answer of one of the media types; `retry_after_s` if the site wants a pause.
@@ -131,7 +133,7 @@ class HttpClient:
             return
         if time.monotonic() + wait + _ANSWER_S > deadline:
             raise SourceError(
-                f"{self.host} asks to be left alone for {wait:.0f} s more. Its passages are missing until then.",
+                f"{self.host} asks for a pause of {wait:.0f} s more. Its passages are missing until then.",
                 retry_after_s=wait,
             )
         time.sleep(wait)
@@ -144,7 +146,7 @@ class HttpClient:
                 raise self._unreachable(error, deadline, budget_s) from error
             except _PROTOCOL_ERRORS as error:
                 raise SourceError(
-                    f"{self.host} sent what is no HTTP answer ({_short(str(error))}). "
+                    f"{self.host} sent something that is not an HTTP answer ({_short(str(error))}). "
                     f"Check what listens at the address of {self._setting}."
                 ) from error
             if reply.status not in _MOVED:
@@ -252,7 +254,7 @@ class HttpClient:
 
 
 def user_agent(contact: str) -> str:
-    """Return what a request says of its sender: https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy."""
+    """Return the User-Agent, which tells who sends a request: https://foundation.wikimedia.org/wiki/Policy:User-Agent_policy."""
     who = "".join(char for char in contact if " " <= char <= "~" and char not in "()").strip()
     return f"rlhf-loop/{__version__} ({who or 'operator gave no contact'}) httpx2/{httpx2.__version__}"
 
@@ -262,10 +264,10 @@ def _checked(url: str, setting: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise ConfigError(f"{setting} is no URL ({error}). Give it one such as https://HOST/PATH.") from error
+        raise ConfigError(f"{setting} is not a valid URL ({error}). Give it one such as https://HOST/PATH.") from error
     host, port = parsed.raw_host.decode("ascii"), parsed.port or 80
     if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host) or port > 65_535:
-        raise ConfigError(f"{setting} is no web address. Give it one such as https://HOST/PATH.")
+        raise ConfigError(f"{setting} is not a valid web address. Give it one such as https://HOST/PATH.")
     if parsed.userinfo:
         raise ConfigError(f"{setting} holds a user's name or password, which is not supported. Take it out.")
     return parsed.copy_with(fragment=None)

@@ -20,14 +20,14 @@ _LICENCES = ("licence", "license", "License")
 
 
 class Retriever(Protocol):
-    """What `langchain_core.retrievers.BaseRetriever` is, as far as it matters here."""
+    """The part of `langchain_core.retrievers.BaseRetriever` that is used here."""
 
     def invoke(self, input: str, /) -> Any:
         """Return a list of documents with `page_content` and `metadata`."""
 
 
 class LangChainSource:
-    """Asks a retriever, and takes titles, addresses and licences from what its documents' metadata usually call so."""
+    """A retriever as a source; titles, addresses and licences come from the usual names in its documents' metadata."""
 
     def __init__(self, retriever: Retriever, *, name: str) -> None:
         self._retriever = retriever
@@ -42,7 +42,7 @@ class LangChainSource:
         """Return the retriever's documents, in its order.
 
         Raises:
-            SourceError: what it returns are no documents. The retriever's own errors pass through.
+            SourceError: what it returns are not documents. The retriever's own errors pass through.
         """
         documents = self._retriever.invoke(query)
         if not isinstance(documents, Iterable) or isinstance(documents, str | Mapping):

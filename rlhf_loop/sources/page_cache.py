@@ -1,4 +1,4 @@
-"""Pages of other sites on disk, so that a question asked again costs these sites nothing, and survives their absence.
+"""A cache on disk of other sites' pages, so that a question asked again costs these sites nothing.
 
 One SQLite file that many processes may read and write at once. It can always be deleted: a damaged page is fetched
 anew, a damaged file is replaced, and where no file can be written every page is fetched.
@@ -57,7 +57,7 @@ class Page:
 
 
 class PageCache:
-    """Addresses -> pages, none older than `max_age_s` as long as they can be fetched; 0 keeps none at all.
+    """Pages by their addresses, none older than `max_age_s` as long as they can be fetched; 0 keeps none at all.
 
     Safe to share between threads and across a fork: each use opens the file for itself.
     """
@@ -121,7 +121,7 @@ class PageCache:
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as connection:
-                connection.text_factory = bytes  # of a damaged row, text that is none must not raise
+                connection.text_factory = bytes  # a damaged row, whose text is not valid, must not raise
                 if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
                     # Of several processes that open a new file one sets it; SQLite refuses the others without waiting.
                     with suppress(sqlite3.OperationalError):

@@ -1,7 +1,4 @@
-"""What a source of candidates is: anything with a name and one method.
-
-The sources that the settings name, in their order.
-"""
+"""The protocol of a source of candidates, a name and one method, and the sources that the settings name."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Finds passages for a question. Several threads may ask it at once."""
+    """A finder of passages for a question. Several threads may ask it at once."""
 
     @property
     def name(self) -> str:
@@ -45,7 +42,7 @@ def sources_from(settings: Settings, *, encoder: TextEncoder | None) -> list[Sou
     LangChain, or a callable that takes the settings and returns one of these.
 
     Raises:
-        ConfigError: an entry is unknown, is no source, or two have the same name.
+        ConfigError: an entry is unknown, is not a source, or two have the same name.
     """
     return checked_sources([_make(entry, settings, encoder) for entry in settings.sources])
 
@@ -59,7 +56,7 @@ def checked_sources(sources: Sequence[Source]) -> list[Source]:
     names: list[str] = []
     for source in sources:
         if not _is_source(source):
-            raise _no_source(f"{type(source).__name__}", source)
+            raise _not_a_source(f"{type(source).__name__}", source)
         if source.name in names:
             raise ConfigError(f"Two sources have the name {source.name!r}. Take one of them out, or rename it.")
         names.append(source.name)
@@ -67,17 +64,17 @@ def checked_sources(sources: Sequence[Source]) -> list[Source]:
 
 
 def check_entry(entry: str) -> None:
-    """Say what would keep an entry from becoming a source, as far as that can be told without making one.
+    """Check that an entry can become a source, as far as that can be told without making one.
 
     A module of one's own is imported; nothing in it is called.
 
     Raises:
-        ConfigError: the entry is unknown, or names no source.
+        ConfigError: the entry is unknown, or what it names is not a source.
     """
     if entry not in _KNOWN:
         found = _named(entry)
         if not (_is_source(found) or _is_retriever(found) or callable(found)):
-            raise _no_source(entry, found)
+            raise _not_a_source(entry, found)
 
 
 def _make(entry: str, settings: Settings, encoder: TextEncoder | None) -> Source:
@@ -134,13 +131,13 @@ def _own(entry: str, settings: Settings) -> Source:
     found, name = _named(entry), entry.partition(":")[2]
     if isinstance(found, type) or not (_is_source(found) or _is_retriever(found)):
         if not callable(found):
-            raise _no_source(entry, found)
+            raise _not_a_source(entry, found)
         found = cast(Callable[[Settings], Any], found)(settings)
     if _is_source(found):
         return cast(Source, found)
     if _is_retriever(found):
         return LangChainSource(found, name=name)
-    raise _no_source(entry, found)
+    raise _not_a_source(entry, found)
 
 
 def _is_part(missing: str | None, module: str) -> bool:
@@ -155,7 +152,7 @@ def _is_retriever(found: object) -> bool:
     return callable(getattr(found, "invoke", None))
 
 
-def _no_source(entry: str, found: object) -> ConfigError:
+def _not_a_source(entry: str, found: object) -> ConfigError:
     return ConfigError(
         f"{_SETTING} names {entry!r}, which gives {type(found).__name__} and not a source. "
         "A source has a name and a method search(query, *, limit)."

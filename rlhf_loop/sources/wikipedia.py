@@ -58,7 +58,7 @@ class _SearchResult:
 
 
 class WikipediaSource:
-    """Searches a wiki and gives the sections of its pages that have most of the question's words.
+    """A source of the sections of a wiki's pages that have most of the question's words.
 
     `maxlag` is how many seconds a wiki's databases may lag behind before it may refuse us, so that its writers come
     first: https://www.mediawiki.org/wiki/Manual:Maxlag_parameter.
@@ -80,7 +80,7 @@ class WikipediaSource:
         """Return the sections that fit the question, of up to three pages.
 
         Raises:
-            SourceError: the wiki cannot be asked now, or sends what is no answer.
+            SourceError: the wiki cannot be asked now, or its answer is not valid.
         """
         words = search_words(query, at_most=_WORDS)
         if not words or limit < 1:
@@ -153,7 +153,7 @@ class WikipediaSource:
         return Document(title=hit.title, parts=parts, url=hit.url, licence=licence, retrieved_at=retrieved_at)
 
     def _ask(self, params: Mapping[str, str], deadline: float) -> tuple[dict[str, Any], datetime]:
-        """Return what the API says to these parameters, and when it said so."""
+        """Return the API's answer to these parameters, and when it came."""
         params = {**self._fixed, **params}
 
         def fetch() -> bytes:
@@ -168,12 +168,12 @@ class WikipediaSource:
         return self._checked(page.body, params), page.retrieved_at
 
     def _checked(self, body: bytes, params: Mapping[str, str]) -> dict[str, Any]:
-        """Return the answer; what is none must not be kept, so this comes before the cache, too."""
+        """Return the answer if it is a valid one; checked before it is kept, too."""
         answer = _json(body)
         if not isinstance(answer, dict) or not isinstance(answer.get("query", {}), dict):
             raise SourceError(
-                f"{self._client.host} sent what is no answer of MediaWiki's action API (it starts with {body[:40]!r}). "
-                f"Check that {_URL} is the address of its api.php."
+                f"{self._client.host} sent something that is not an answer of MediaWiki's action API "
+                f"(it starts with {body[:40]!r}). Check that {_URL} is the address of its api.php."
             )
         if "error" in answer:
             code, info = _error(answer)
@@ -183,7 +183,7 @@ class WikipediaSource:
             )
         if not isinstance(_query(answer).get("pages", []), list):
             raise SourceError(
-                f"{self._client.host} sent pages that are no list. It may be older than MediaWiki 1.25 "
+                f"{self._client.host} sent pages that are not a list. It may be older than MediaWiki 1.25 "
                 f"(formatversion=2); set {_URL} to another wiki."
             )
         if params.get("prop") == "extracts" and "warnings" in answer and not _extracts(answer):
@@ -225,13 +225,13 @@ def api_address(settings: Settings) -> str:
     """Return the address of the API in the language of the settings.
 
     Raises:
-        ConfigError: the language is none that could be part of an address.
+        ConfigError: the language cannot be part of an address.
     """
     url, language = settings.wikipedia_url, settings.wikipedia_language
     if "{language}" in url and not _LANGUAGE.fullmatch(language):
         raise ConfigError(
-            f"RLHF_WIKIPEDIA_LANGUAGE={language!r} is no code of a Wikipedia. Give the first part of its address, "
-            "such as en or zh-min-nan."
+            f"RLHF_WIKIPEDIA_LANGUAGE={language!r} is not a valid code of a Wikipedia. "
+            "Give the first part of its address, such as en or zh-min-nan."
         )
     return url.replace("{language}", language)
 

@@ -1,20 +1,7 @@
-"""Threads for work: one that does the work of all others in turn, several that share out one piece of work, and one for
-what somebody may not want to wait for.
+"""Threads, a fair lock, and the processor and memory that rare large work takes.
 
-None is an executor of the standard library. Those refuse work as soon as the main thread has ended, while other
-threads may still be serving.
-
-A lock that is given in the order in which it was asked for.
-
-With Python's own, a thread that lets go and asks again at once mostly gets it again, and others may wait for as long as
-that goes on.
-
-Linear algebra on one thread.
-
-Threads that share a matrix product wait for each other by spinning. Training multiplies long and narrow matrices, where
-two threads gain next to nothing; and beside other work on the machine they lose much.
-
-Memory goes back to the system after rare large work; the C library would keep it for the process.
+The threads are not an executor of the standard library: those refuse work as soon as the main thread has ended, while
+other threads may still be serving.
 """
 
 from __future__ import annotations
@@ -37,7 +24,7 @@ _Task = tuple[Future[Any], Callable[[], Any]]
 
 
 class Worker:
-    """Runs what it is given, one after the other, in a thread that ends with it or with the process.
+    """A thread that runs tasks one after the other, and ends with this object or with the process.
 
     For work in Python, which cannot run in two threads at once. Threads that try interrupt each other in the middle,
     carry their data from core to core, and together do less than one alone.
@@ -115,7 +102,11 @@ def run_parallel(work: Callable[[_Item], None], items: Iterable[_Item], *, threa
 
 
 class FairLock:
-    """One thread at a time, first come, first served; a context manager. Not for a process after a fork."""
+    """A lock that is given in the order in which it was asked for; a context manager. Not for a process after a fork.
+
+    With Python's own lock, a thread that releases it and asks again at once mostly gets it again, and others may wait
+    for as long as that goes on.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -124,7 +115,7 @@ class FairLock:
 
     @property
     def waiting(self) -> int:
-        """How many threads wait."""
+        """The number of threads that wait."""
         return len(self._waiting)
 
     def __enter__(self) -> None:
@@ -147,7 +138,11 @@ class FairLock:
 
 
 def single_threaded_blas() -> AbstractContextManager[object]:
-    """Keep the linear algebra inside the block to one thread; libraries that are loaded inside it stay as they are."""
+    """Keep the linear algebra inside the block to one thread; libraries that are loaded inside it stay as they are.
+
+    Threads that share a matrix product wait for each other by spinning. Training multiplies long and narrow matrices,
+    where two threads gain next to nothing; and beside other work on the machine they lose much.
+    """
     # Imported here: serving does without it.
     from threadpoolctl import threadpool_limits
 
@@ -156,7 +151,7 @@ def single_threaded_blas() -> AbstractContextManager[object]:
 
 
 def trim_memory() -> None:
-    """Give back what is free now, where the C library can: with glibc. It takes some milliseconds."""
+    """Return free memory to the system after rare large work, where the C library can (glibc), in milliseconds."""
     if trim := _trim():
         trim(0)
 

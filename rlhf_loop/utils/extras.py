@@ -1,4 +1,4 @@
-"""Optional packages in one place: import one, or say which extra brings it."""
+"""Import of optional packages, with an error that names the extra that brings them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was used last, kept in memory up to a number of bytes: for values that are cheap to hold and dear to make."""
+"""A size-bounded LRU cache in memory, for values that are cheap to keep and expensive to compute."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _OVERHEAD = 350
 
 
 class LRUCache(Generic[_Value]):
-    """Values by the hash of what they were made from. Safe to share between threads and across a fork.
+    """The values used last, by the hash of what they were made from. Safe to share between threads and across a fork.
 
     Two generations: what is used moves to the young one, and when that has grown to half of `max_bytes` the old one
-    goes. So the values used last are there, without a list of who was used when.
+    goes. So the values used last are there, without a list of when each was used.
 
     There is no lock, which a fork could leave locked: each step is one operation on a dict, which Python does whole.
     Threads that meet in between may drop a value or count it once too few, and nothing else.

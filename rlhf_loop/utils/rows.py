@@ -1,6 +1,6 @@
-"""Files of rows, as they are: CSV, JSONL, arrays of JSON and Parquet, plain or gzip-compressed, read row by row.
+"""Files of rows: CSV, JSONL, arrays of JSON and Parquet, plain or gzip-compressed.
 
-Files of rows are written whole or not at all: CSV, JSONL, an array of JSON, Parquet, plain or gzip-compressed.
+They are read row by row, and written whole or not at all.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Record:
 def container_of(path: Path, known: Sequence[str], *, advice: str = "") -> str:
     """Tell how the file holds its rows from the name's ending, one of `known`; `.gz` may follow it.
 
-    `advice` is what else could be done where it is none of them.
+    `advice` is what else could be done where it is not one of them.
 
     Raises:
         ImportFileError: the ending is not one of theirs.
@@ -132,9 +132,6 @@ def _with_file_errors(path: Path, records: Iterable[Record]) -> Iterator[Record]
         ) from error
 
 
-# --- CSV -------------------------------------------------------------------------------------------------------------
-
-
 def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
     # Answers run to more than the 131,072 characters that Python allows a cell; the limit is one for the process.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -158,7 +155,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """The rows that are not blank, each with the line where it starts; of a malformed one what is wrong."""
+    """Give the rows that are not blank, each with the line where it starts; of a malformed one what is wrong."""
     while True:
         line = reader.line_num + 1
         try:
@@ -173,11 +170,8 @@ def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _delimiter(header: str) -> str:
-    """Comma, semicolon or tab: whichever the header has most of."""
+    """Return comma, semicolon or tab: whichever the header has most of."""
     return max(",;\t", key=header.count)
-
-
-# --- JSON ------------------------------------------------------------------------------------------------------------
 
 
 def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
@@ -196,7 +190,7 @@ def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _json_records(stream: IO[bytes]) -> Iterator[Record]:
-    """The objects of an array, of the array "data" in an object (as APIs give pages), or the one object there is."""
+    """Give the objects of an array, of the array "data" in an object (as APIs give pages), or the only object."""
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         array = _JsonArray(text)
         row = 0
@@ -215,7 +209,7 @@ def _json_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 class _JsonArray:
-    """Reads the values of an array one by one, so that memory does not depend on the file's length."""
+    """A reader of an array's values one by one, so that memory does not depend on the file's length."""
 
     _START = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')
 
@@ -288,9 +282,6 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not allowed")
 
 
-# --- Parquet ---------------------------------------------------------------------------------------------------------
-
-
 def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -318,7 +309,7 @@ def _python_values(column: Any, pa: Any) -> list[Any]:
 
 
 class Kind(StrEnum):
-    """What the cells of a column hold; `OBJECT` is whatever JSON can say, and there is none of it in CSV and Parquet.
+    """The type of a column's cells; `OBJECT` is any JSON value, which CSV and Parquet cannot hold.
 
     `MESSAGES` is a list of objects with a role and a content.
     """
@@ -337,7 +328,7 @@ Row = Sequence[Any]
 
 
 class RowsWriter(Protocol):
-    """Writes rows in chunks, their cells in the columns' order; the file is whole once `close` has returned."""
+    """A writer of rows in chunks, their cells in the columns' order; the file is whole once `close` has returned."""
 
     def write(self, rows: Sequence[Row]) -> None: ...
 
@@ -358,7 +349,7 @@ def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[Ro
     make = writers[container]
     path = path.resolve()  # a link stays a link: its target is what gets replaced
     if path.exists() and not path.is_file():
-        raise ImportFileError(f"{str(path)!r} is there and no regular file. Choose another name.")
+        raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:
@@ -391,7 +382,7 @@ def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 
 class _CsvWriter:
-    """RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing at all for a missing value.
+    """CSV by RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing at all for a missing value.
 
     In a file named .tsv tabs stand between the cells.
     """

@@ -17,7 +17,7 @@ _Result = TypeVar("_Result")
 
 
 def file_id(path: Path | str) -> tuple[int, int] | None:
-    """Return what tells a file from another of the same name, None if there is none."""
+    """Return what tells a file from another of the same name, None if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -79,7 +79,7 @@ class SqliteConnection:
         return self._connection
 
     def _remove_orphans(self) -> None:
-        """Where the file was deleted without its log, SQLite would take that for the new file's own."""
+        """Remove the log of a file that was deleted without it: SQLite would take it for the new file's own."""
         orphans = [self._path.with_name(self._path.name + suffix) for suffix in ("-wal", "-shm")]
         if self._path.exists() or not any(orphan.exists() for orphan in orphans):
             return

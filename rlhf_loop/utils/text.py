@@ -1,7 +1,4 @@
-"""Text from outside as it may be stored and shown: without control characters, and URLs only of the web.
-
-Numbers in sentences: one answer is not "1 answers".
-"""
+"""Text: cleaned where it comes from outside, numbers in sentences, and plain HTML tables."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from html import escape
 from urllib.parse import urlsplit
 
 _LONGEST_LABEL = 2_000
-#: What no database and no page should get: control characters except line breaks and tabs, and lone surrogates.
+#: Characters for no database and no page: control characters except line breaks and tabs, and lone surrogates.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 # What a database cannot store as text: PostgreSQL has no NUL, and a lone surrogate has no UTF-8 form.

@@ -1,4 +1,4 @@
-"""HTTP of which every step, from the connection to the last byte, ends by one deadline.
+"""An HTTP transport whose every step, from the connection to the last byte, ends by one deadline.
 
 Timeouts of HTTP libraries are for a single read. A server that sends one byte at a time, of its headers too, keeps each
 of them and can hold a thread for ever. Here the network itself knows when the whole has to be over.

@@ -1,9 +1,7 @@
 """Traces by OpenTelemetry: where the time of a request went, sent to the collector that the OTEL_* variables name.
 
-Without it nothing of the library is imported, and a span costs one comparison. No attribute holds a text of a user's,
-and neither does an error: it is named by its type.
-
-The stages of an answer: how long each takes, and its span in the trace of the request.
+While traces are off, nothing of the library is imported, and a span costs one comparison. No attribute holds a text of
+a user's, and neither does an error: it is named by its type.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ _Attributes = Mapping[str, str | int | float | bool | tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Tracing:
+class _Library:
     """The library's parts, which have no types here: it may not be installed."""
 
     api: Any
@@ -49,7 +47,7 @@ class _Tracing:
     tracer: Any
 
 
-_tracing: _Tracing | None = None
+_tracing: _Library | None = None
 
 
 def check() -> None:
@@ -92,7 +90,7 @@ def use(provider: Any) -> None:
     """Give spans to a provider of the library's from now on."""
     global _tracing  # one place a process to send to is the point
     api, propagate = (require(f"opentelemetry.{name}", _EXTRA) for name in ("trace", "propagate"))
-    _tracing = _Tracing(api, propagate, provider, provider.get_tracer("rlhf_loop", __version__))
+    _tracing = _Library(api, propagate, provider, provider.get_tracer("rlhf_loop", __version__))
 
 
 def end() -> None:
@@ -116,7 +114,7 @@ def request_span(name: str, headers: Mapping[str, str]) -> AbstractContextManage
 
 
 def note(attributes: _Attributes, *, name: str | None = None, failed: bool = False) -> None:
-    """Say more of the span that the caller stands in, if there is one."""
+    """Add attributes to the span that the caller stands in, if there is one."""
     if _tracing is not None:
         current = _tracing.api.get_current_span()
         current.set_attributes(attributes)
@@ -136,7 +134,7 @@ def trace_id() -> str:
 
 @contextmanager
 def _span(
-    tracing: _Tracing, name: str, attributes: _Attributes, *, headers: Mapping[str, str] | None = None
+    tracing: _Library, name: str, attributes: _Attributes, *, headers: Mapping[str, str] | None = None
 ) -> Iterator[None]:
     of_a_request = headers is not None
     with tracing.tracer.start_as_current_span(
@@ -157,7 +155,7 @@ def _span(
 
 @contextmanager
 def stage(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many milliseconds the block takes."""
+    """Note how many milliseconds a stage of an answer takes, and make a span of it."""
     started = perf_counter()
     try:
         with span("answer" if name == "total" else name):

@@ -45,13 +45,13 @@ def run(url: str, tmp_path: Path) -> Run:
     return run
 
 
-def test_nothing_is_amiss(run: Run) -> None:
+def test_no_open_alarm(run: Run) -> None:
     """Exit code 0, and how to look now."""
     assert run().stdout == "No alarm is open. To look now: rlhf-loop alarms --check\n"
     assert json.loads(run("--json").stdout) == []
 
 
-def test_what_is_amiss(run: Run, engine: Engine) -> None:
+def test_open_alarms(run: Run, engine: Engine) -> None:
     """Each alarm with its kind, its time and its words; exit code 1; nothing that a terminal would obey."""
     raise_alarm(engine, AlarmKind.SOURCE, "It \x1b[31mfails.", subject="arxiv", now=NOON)
     assert run(code=1).stdout == "source arxiv (2026-03-02 12:00 UTC)\n  It [31mfails.\n"
@@ -83,7 +83,7 @@ def test_for_programs(run: Run, engine: Engine) -> None:
 
 
 def test_to_look_now(run: Run, engine: Engine) -> None:
-    """`--check` opens what is amiss, tells the webhook, and clears what is over."""
+    """`--check` raises alarms, tells the webhook, and clears those that are over."""
     with transaction(engine) as connection:
         row = {"run_id": "1", "status": "failed", "error": "OSError: full", "started_at": NOON}
         connection.execute(insert(TrainingRun), row)
@@ -95,4 +95,4 @@ def test_to_look_now(run: Run, engine: Engine) -> None:
     with transaction(engine) as connection:
         row = {"run_id": "2", "status": "succeeded", "started_at": NOON + timedelta(hours=1)}
         connection.execute(insert(TrainingRun), {**row, "started_at": datetime.now(UTC)})
-    assert run("--check").stdout == "Nothing is amiss.\n"
+    assert run("--check").stdout == "No problems found.\n"

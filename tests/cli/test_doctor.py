@@ -234,7 +234,7 @@ def test_settings_that_cannot_be_read_hide_nothing(environment: dict[str, str]) 
     findings = examine_environment({**environment, "RLHF_CACHE_MAX_MB": "much", "RLHF_LLM_UR": "sk-1", "HOME": "x"})
     number, name = faults(about(findings, "settings"))
     assert "RLHF_CACHE_MAX_MB='much' is not a whole number" in number.text
-    assert "there is no setting RLHF_LLM_UR" in name.text
+    assert "RLHF_LLM_UR is not a known setting" in name.text
     assert "sk-1" not in name.text
     assert "Did you mean RLHF_LLM_URL?" in name.advice
     assert about(findings, "database") == faults(about(findings, "database"))

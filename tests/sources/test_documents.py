@@ -157,7 +157,7 @@ def test_a_huge_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("a.jsonl.gz", gzip.compress(b'{"text": "A"}\n' * 999, mtime=0)[:40], "damaged"),
         ("a.txt", "", "empty"),
         ("a.md", " \n", "empty"),
-        ("a.txt", b"\x89PNG\0\0", "NUL bytes: it is no text"),
+        ("a.txt", b"\x89PNG\0\0", "NUL bytes, so it is not text"),
         ("a.txt", b"fine\nna\xefve\n", "not UTF-8 in line 2"),
         ("a.txt", "text".encode("utf-16"), "UTF-16"),
         ("a.txt.gz", gzip.compress(b"text" * 999, mtime=0)[:25], "damaged"),
@@ -209,7 +209,7 @@ def test_a_damaged_page_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_markdown(tmp_path: Path, content: str, title: str, text: str) -> None:
-    """The title is that of the front matter, the first heading, or the file's name; front matter is no text."""
+    """The title is that of the front matter, the first heading, or the file's name; front matter is not text."""
     document = only(write(tmp_path / "some_notes.md", content))
     assert (document.title, document.text) == (title, text)
 

@@ -351,7 +351,7 @@ def test_a_site_that_wants_a_long_pause_gets_it(headers: dict[str, str]) -> None
     """A time behind the budget is passed on, by the site's own clock, and until then nothing is asked."""
     with site(page(status=503, headers=headers)) as there:
         one = client(there)
-        for text in ("asks to be left alone for 3600 s more", "asks to be left alone for 3[56]"):
+        for text in ("asks for a pause of 3600 s more", "asks for a pause of 3[56]"):
             with pytest.raises(SourceError, match=text) as error:
                 get(one)
             assert error.value.retry_after_s == pytest.approx(3600, abs=30)
@@ -449,17 +449,17 @@ def test_a_handshake_that_never_ends() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "is no web address"),
-        ("en.wikipedia.org/w/api.php", "is no web address"),
-        ("ftp://example.org/", "is no web address"),
-        ("file:///etc/passwd", "is no web address"),
-        ("http:///path", "is no web address"),
-        ("https://{language}.wikipedia.org/", "is no web address"),
-        ("https://exa mple.org/", "is no web address"),
+        ("", "is not a valid web address"),
+        ("en.wikipedia.org/w/api.php", "is not a valid web address"),
+        ("ftp://example.org/", "is not a valid web address"),
+        ("file:///etc/passwd", "is not a valid web address"),
+        ("http:///path", "is not a valid web address"),
+        ("https://{language}.wikipedia.org/", "is not a valid web address"),
+        ("https://exa mple.org/", "is not a valid web address"),
         ("https://user:secret@example.org/", "user's name or password"),
-        ("https://[::1/", "is no URL"),
-        ("http://x:99999999/", "is no web address"),
-        ("http://\x00/", "is no URL"),
+        ("https://[::1/", "is not a valid URL"),
+        ("http://x:99999999/", "is not a valid web address"),
+        ("http://\x00/", "is not a valid URL"),
     ],
 )
 def test_a_setting_that_is_no_address(url: str, message: str) -> None:

@@ -147,7 +147,7 @@ def test_sources_of_ones_own(entry: str, name: str | None) -> None:
     ],
 )
 def test_entries_that_are_none(entry: str, message: str) -> None:
-    """What is no source is refused, with the setting, the value, and what is known."""
+    """A value that is not a source is refused, with the setting, the value, and what is known."""
     with pytest.raises(ConfigError, match=message) as error:
         chosen(entry)
     assert "RLHF_SOURCES" in str(error.value)

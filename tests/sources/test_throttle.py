@@ -17,7 +17,7 @@ from rlhf_loop.sources.arxiv import Throttle
 INTERVAL = 0.3
 
 
-def courtesy(folder: Path, interval_s: float = INTERVAL) -> Throttle:
+def throttle(folder: Path, interval_s: float = INTERVAL) -> Throttle:
     return Throttle(folder / "new" / "site.lock", interval_s=interval_s, site="The site")
 
 
@@ -29,11 +29,11 @@ def gaps(there: Site) -> list[float]:
 ASKER = """
 import sys
 from pathlib import Path
-from rlhf_loop.sources.arxiv import Courtesy
+from rlhf_loop.sources.arxiv import Throttle
 from rlhf_loop.sources.http import HttpClient
 folder, url, interval, times, end = sys.argv[1:]
-courtesy = Courtesy(Path(folder) / "new" / "site.lock", interval_s=float(interval), site="The site")
-client = HttpClient(url, setting="X", turn=courtesy.turn)
+throttle = Throttle(Path(folder) / "new" / "site.lock", interval_s=float(interval), site="The site")
+client = HttpClient(url, setting="X", turn=throttle.turn)
 for _ in range(int(times)):
     client.get({}, budget_s=30.0, media_types=("text/plain",))
 exec(end)
@@ -55,7 +55,7 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
         others = [asker(tmp_path, there.url) for _ in range(3)]
 
         def ask(_: int) -> None:
-            with courtesy(tmp_path).turn(30.0):
+            with throttle(tmp_path).turn(30.0):
                 there.seen.append(SeenRequest("", {}, None, ("", 0), time.monotonic()))  # type: ignore[arg-type]
 
         with ThreadPoolExecutor(2) as threads:
@@ -67,24 +67,24 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
 
 def test_a_crash_blocks_nobody(tmp_path: Path) -> None:
     """A process that is killed while it holds its turn counts as a request, and the next one gets its turn."""
-    end = "with courtesy.turn(30.0): import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    end = "with throttle.turn(30.0): import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with site(page("Hello")) as there:
         assert asker(tmp_path, there.url, times=0, end=end).wait() < 0
     assert (tmp_path / "new" / "site.last").exists()
-    with courtesy(tmp_path).turn(30.0):
+    with throttle(tmp_path).turn(30.0):
         pass
 
 
 def test_an_error_gives_the_turn_back(tmp_path: Path) -> None:
     """What fails in its turn counts as a request, and blocks nobody."""
     for error in (ValueError, OSError, TimeoutError, KeyboardInterrupt):
-        with pytest.raises(error, match="mine"), courtesy(tmp_path).turn(30.0):
+        with pytest.raises(error, match="mine"), throttle(tmp_path).turn(30.0):
             raise error("mine")
 
 
 def test_who_would_wait_too_long_is_told_when(tmp_path: Path) -> None:
     """Without time for the pause the request is not sent, and the error says when to come back."""
-    one = courtesy(tmp_path, 1000.0)
+    one = throttle(tmp_path, 1000.0)
     with one.turn(0.0):
         pass
     with (
@@ -97,7 +97,7 @@ def test_who_would_wait_too_long_is_told_when(tmp_path: Path) -> None:
 
 def test_who_finds_it_taken_is_told_when(tmp_path: Path) -> None:
     """While another request runs nobody waits longer than its budget."""
-    one, other = courtesy(tmp_path, 0.0), courtesy(tmp_path, 0.0)
+    one, other = throttle(tmp_path, 0.0), throttle(tmp_path, 0.0)
     with one.turn(30.0):
         with pytest.raises(SourceError, match="may be asked only every") as error, other.turn(0.1):
             pytest.fail("it was let in")
@@ -112,7 +112,7 @@ def test_who_finds_it_taken_is_told_when(tmp_path: Path) -> None:
 )
 def test_a_wrong_time_costs_one_pause(tmp_path: Path, stamp: Callable[[], str]) -> None:
     """A clock that went back, or half a time from a crash, makes nobody wait longer than one interval."""
-    one = courtesy(tmp_path)
+    one = throttle(tmp_path)
     with one.turn(30.0):
         pass
     (tmp_path / "new" / "site.last").write_text(stamp())
@@ -124,7 +124,7 @@ def test_a_wrong_time_costs_one_pause(tmp_path: Path, stamp: Callable[[], str]) 
 @pytest.mark.parametrize("stamp", [lambda: repr(time.time() + 3600), lambda: "", lambda: "nan"])
 def test_a_wrong_time_does_not_shut_out_who_has_little_time(tmp_path: Path, stamp: Callable[[], str]) -> None:
     """With less time than an interval one is refused once, and let in an interval later."""
-    one = courtesy(tmp_path)
+    one = throttle(tmp_path)
     with one.turn(30.0):
         pass
     (tmp_path / "new" / "site.last").write_text(stamp())
@@ -138,5 +138,5 @@ def test_a_wrong_time_does_not_shut_out_who_has_little_time(tmp_path: Path, stam
 def test_without_a_place_to_write_nobody_asks(tmp_path: Path) -> None:
     """Where the pause cannot be kept across processes the site is not asked at all."""
     (tmp_path / "new").write_text("in the way")
-    with pytest.raises(SourceError, match=r"cannot be written .*RLHF_CACHE_DIR"), courtesy(tmp_path).turn(1.0):
+    with pytest.raises(SourceError, match=r"cannot be written .*RLHF_CACHE_DIR"), throttle(tmp_path).turn(1.0):
         pytest.fail("it was let in")

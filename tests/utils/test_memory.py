@@ -13,7 +13,7 @@ from rlhf_loop.utils import concurrency
 # A fifth of a gigabyte in blocks that the C library keeps when they are free: the last one holds up the rest.
 USED_AND_FREE = """
 import ctypes
-from rlhf_loop import memory
+from rlhf_loop.utils import concurrency
 
 def held():
     with open("/proc/self/statm") as file:
@@ -27,7 +27,7 @@ for block in blocks:
 for block in blocks[:-1]:
     libc.free(block)
 before = held()
-memory.give_back()
+concurrency.trim_memory()
 print(before - held())
 """
 

@@ -22,7 +22,7 @@ def test_plain(given: str, expected: str) -> None:
 
 
 def test_a_label_is_one_line() -> None:
-    """A title of several lines becomes one of bounded length; what is no text, or blank, becomes None."""
+    """A title of several lines becomes one of bounded length; one that is blank or not text becomes None."""
     assert one_line(" Hay\nfever\x00 ") == "Hay fever"
     assert len(one_line("x" * 10_000) or "") == 2000
     assert one_line("  ") is one_line(None) is one_line(7) is None

@@ -41,11 +41,11 @@ def test_work_goes_on_after_the_main_thread() -> None:
     """Threads that still serve when the script has come to its last line get their results."""
     code = (
         "import threading, time\n"
-        "from rlhf_loop.utils.concurrency import Worker, share_out\n"
+        "from rlhf_loop.utils.concurrency import Worker, run_parallel\n"
         "def late():\n"
         "    threading.main_thread().join()\n"
         "    done = []\n"
-        "    share_out(done.append, range(8), threads=2)\n"
+        "    run_parallel(done.append, range(8), threads=2)\n"
         "    print(Worker('late').run(lambda: 7), len(done))\n"
         "threading.Thread(target=late).start()\n"
     )

@@ -1,9 +1,7 @@
-"""What is installed, what the settings ask for, how the loop stands, and what to do about what is amiss.
+"""Checks of installation, settings, storage and the state of the loop, with advice for each problem.
 
 Each finding is one line; one that is not all right says what to do. Nothing is changed: no table, file or folder is
 made by looking.
-
-Everything that is looked at, one thing after the other; nothing is changed by looking.
 """
 
 from __future__ import annotations

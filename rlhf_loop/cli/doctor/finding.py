@@ -1,4 +1,4 @@
-"""What one look found, in one line; what goes wrong while looking is a finding, too."""
+"""Findings: the result of one check in one line; a check that fails is a finding, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import RlhfLoopError
 
-#: What belongs together, in the order in which it is shown.
+#: Topics that belong together, in the order in which they are shown.
 SECTIONS = {
     "This machine": ("software", "extra", "processor", "encoder"),
     "Settings": ("settings", "sources", "drafts", "telemetry", "secret key", "worker"),

@@ -1,10 +1,7 @@
-"""What the database knows of the loop: ratings, trainings, alarms.
+"""Checks of the loop: ratings, trainings, alarms, and the live model in the registry and on disk.
 
-The live model: what the registry has, the file that serves, the version's own file, and what mends them.
-
-The registry puts right what it can (`registry.settle`): whoever calls it, and `rlhf-loop models list` does, restores a
-live file that is missing, damaged, or of another version, from the version's own file. What it cannot do is said here
-with the command that can.
+The registry repairs what it can (`registry.settle`, which `rlhf-loop models list` calls): a live file that is missing,
+damaged, or of another version is restored from the version's own file. For the rest, the advice has the command.
 """
 
 from __future__ import annotations

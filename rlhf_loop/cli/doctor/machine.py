@@ -1,7 +1,4 @@
-"""What is installed on this machine, and what the encoder runs on.
-
-What the settings ask for, and whether it can be had.
-"""
+"""Checks of this machine and of the settings: packages, processor, encoder, and what the settings ask for."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def software() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """Tell which extras are there. One that is not is no fault by itself: a setting may want it, and says so then."""
+    """Tell which extras are there. A missing one is a problem only where a setting wants it, and is told there."""
     for extra, packages in EXTRAS.items():
         if missing(extra):
             yield Finding("extra", f"[{extra}] is not installed; if you want it: {install(extra)}")
@@ -118,7 +115,7 @@ def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Findin
         if name not in known:
             near = get_close_matches(name, known, 1)
             advice = f"{f'Did you mean {near[0]}? ' if near else ''}Correct it, or unset it; the README lists all"
-            findings.append(fault("settings", f"there is no setting {name}", advice))
+            findings.append(fault("settings", f"{name} is not a known setting", advice))
             continue
         try:
             Settings.from_env({name: value})
@@ -192,7 +189,7 @@ def sources(settings: Settings) -> Iterator[Finding]:
 
 @contextmanager
 def _only_imported() -> Iterator[None]:
-    """Import somebody else's module without a trace: no file is made of it, and what it prints is no finding."""
+    """Import somebody else's module without a trace: no file is made of it, and what it prints is not a finding."""
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:

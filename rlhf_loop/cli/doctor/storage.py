@@ -1,7 +1,4 @@
-"""Where things are kept: whether there is room, whether they may be written, and what waits in the outbox.
-
-The database as far as it can be seen without touching it.
-"""
+"""Checks of storage: the database, free space, permissions, the vector cache and the outbox; all without writing."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 _INIT = "Run: rlhf-loop init"
 #: Seconds that a server has to take a connection, and others to let go of a lock.
 _PATIENCE_S, _LOCK_PATIENCE_S = 2, 1.0
-#: What SQLite says of a file that is none of its own any more.
+#: SQLite's messages about a file that is damaged or not a database.
 _DAMAGED = ("file is not a database", "malformed")
 _RESTORE = "Restore it from a backup, or name another file with RLHF_DATABASE_URL"
 #: What SQLite keeps beside a file that somebody writes to.
@@ -35,7 +32,7 @@ _LOGS = ("-wal", "-journal")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAccess:
-    """How far one gets. `engine` can be asked, and writes nothing; there is none where our tables of today are not.
+    """The database as far as it can be reached. `engine` is read-only, and None unless our tables are up to date.
 
     `file` is that of a SQLite database, be it there or not. `new` means that nothing of ours is in it yet.
     """
@@ -67,7 +64,7 @@ def reach(settings: Settings) -> DatabaseAccess:
         return DatabaseAccess(fault("database", f"{shown} is not there yet", _INIT), file=file, new=True)
     if not file.is_file():
         advice = "Choose another place with RLHF_DATABASE_URL"
-        return DatabaseAccess(fault("database", f"{shown} is no file", advice), file=file)
+        return DatabaseAccess(fault("database", f"{shown} is not a file", advice), file=file)
     reached = replace(_looked_into(_read_only(engine, file), shown), file=file)
     if any(words in reached.finding.text for words in _DAMAGED):
         return replace(reached, finding=replace(reached.finding, advice=_RESTORE))
@@ -206,7 +203,7 @@ def cache(settings: Settings) -> Iterator[Finding]:
     if not file.exists():
         yield Finding("cache", f"{file} is not there yet; the first texts that are embedded make it")
     elif not file.is_file() or _beginning(file) not in (b"", _SQLITE_HEADER):
-        yield fault("cache", f"{file} is no vector cache", "Delete it; it is made anew")
+        yield fault("cache", f"{file} is not a vector cache", "Delete it; it is made anew")
     else:
         yield Finding("cache", f"{file} has {file.stat().st_size / 1e6:,.0f} MB of at most {limit:,}")
 

@@ -1,4 +1,4 @@
-"""The formats of ratings files: one's own, and those of other tools."""
+"""The formats of ratings files: our own, and those of other tools."""
 
 from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels, Layout, NumberScale
 

@@ -10,7 +10,7 @@ with the values 1 to 5), `comment` and `correction` (text questions) and `harmfu
 other names.
 
 A user of Argilla is a UUID. That of a reviewer is made of the name, and the names stand in the metadata, so that an
-import knows them again; other users are called by their UUID. Suggestions are no one's word and are not read. Argilla
+import knows them again; other users are called by their UUID. Suggestions are not by people and are not read. Argilla
 keeps no time of a response.
 """
 
@@ -40,7 +40,7 @@ _SUBMITTED = (None, "submitted")
 
 
 class ArgillaLayout:
-    """Reads records; each user who answered the rating's question is a reviewer."""
+    """The layout of records; each user who answered the rating's question is a reviewer."""
 
     role = ReviewerRole.EXPERT
 

@@ -1,4 +1,4 @@
-"""What a row of a file says, whatever the format: a layout turns the one into the other."""
+"""The common part of all formats: rows, layouts that read them, and labels that become ratings."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class LeftOutError(ValueError):
 
 
 class Layout(Protocol):
-    """Reads the rows of one format; one object reads one file."""
+    """A reader of the rows of one format; one object reads one file."""
 
     @property
     def role(self) -> ReviewerRole:
-        """Whose word it is where neither the file nor whoever imports it says so."""
+        """The role of reviewers where neither the file nor whoever imports it says so."""
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
         """Take note of a row's column names; return those that it has no use for.
@@ -74,7 +74,7 @@ class Layout(Protocol):
 
 
 class NamedLabels:
-    """What layouts have in common whose format fixes the columns, and in which other things are labelled, too."""
+    """The base of layouts whose format fixes the columns, and in which other things are labelled, too."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
@@ -120,13 +120,13 @@ class NumberScale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """How what is no rating from 1 to 5 becomes one: a label, a thumb, a word, a number of another scale.
+    """The meaning of values that are not ratings from 1 to 5: a label, a thumb, a word, a number of another scale.
 
     With `thumbs` numbers are thumbs as well: 1 is up, 0 and -1 are down; with a `scale` they are of that one.
     `score_name` is what Langfuse calls the score that holds the rating, and Phoenix the annotation.
 
     Raises:
-        ImportFileError: `good` and `bad` are no ratings, or the wrong way round, or thumbs have a scale.
+        ImportFileError: `good` and `bad` are not ratings, or the wrong way round, or thumbs have a scale.
     """
 
     good: int = THUMBS["up"]
@@ -148,7 +148,7 @@ class Labels:
         """Return the rating that a value stands for.
 
         Raises:
-            ValueError: it stands for none.
+            ValueError: it does not stand for a rating.
         """
         if isinstance(value, str):
             value = _number_or_label(name, value)
@@ -170,7 +170,7 @@ class Labels:
 
     @property
     def reads_numbers(self) -> bool:
-        """Whether somebody said what numbers mean."""
+        """True if the importer said what numbers mean."""
         return self.thumbs or self.scale is not None
 
     def knows(self, word: object) -> bool:

@@ -1,20 +1,16 @@
-"""Label Studio's exports: JSON with all annotations of a task, JSON_MIN and CSV with a row for each annotation.
+"""Label Studio's exports and webhooks: JSON of whole tasks, JSON_MIN and CSV with a row for each annotation.
 
 As https://labelstud.io/guide/export describes them. A task has `data` and `annotations`, each of one annotator
 (`completed_by`), with a list `result` of what was said: `from_name` (the name of the control), `to_name`, `type` and
 `value`. In JSON_MIN and CSV the fields of the task stand beside the names of the controls, and `annotator`. What was
-skipped (`was_cancelled`) was never said, and predictions are no one's word.
+skipped (`was_cancelled`) does not count, nor do predictions, which are not by people.
 
 The control for the rating is named `rating`, or as `--column rating=NAME` says; else it is the only one of the kind
 Rating or Number. `comment`, `correction` and `harmful` are found in the same way. Where a task has several answers,
 each result is about the one in its `to_name`, and a Pairwise result is a preference: left is the first of two names.
 
-A task of Label Studio with its annotations, whichever of its exports it comes from.
-
-Label Studio's webhooks: annotations that were made, changed or deleted.
-
-As https://labelstud.io/guide/webhook_reference has them: an `action`, and where "Send payload" is on the `annotation`
-with its `task` and `project`. Of what was deleted only the ids come.
+A webhook (https://labelstud.io/guide/webhook_reference) has an `action`, and where "Send payload" is on the
+`annotation` with its `task` and `project`. Of what was deleted only the ids come.
 """
 
 from __future__ import annotations
@@ -55,7 +51,7 @@ _ADDED = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was said by one control: its name and kind, the names of what it is about, and the plain value."""
+    """The result of one control: its name and kind, the names of what it is about, and the plain value."""
 
     name: str
     kind: str
@@ -65,7 +61,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What one annotator said of a task; `id` is Label Studio's, None where the export does not tell it."""
+    """One annotator's results for a task; `id` is Label Studio's, None where the export does not tell it."""
 
     id: str | None
     reviewer: str | None
@@ -86,7 +82,7 @@ def from_task(values: Mapping[str, Any]) -> Task:
     """Return a task as the JSON export has it; what was skipped is left out.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a valid task.
     """
     data = as_mapping(values.get("data"))
     if not data:
@@ -110,7 +106,7 @@ def read_annotation(values: object) -> Annotation:
     """Return an annotation as the JSON export and the webhooks have it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a valid annotation.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"an annotation is {str(values)[:60]!r}, not an object")
@@ -186,7 +182,7 @@ _NUMBER = re.compile(r"[_ -]?\d{1,2}$")
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What a task asks about: its question, its answers by the names of their fields, and what else is known."""
+    """The question of a task, its answers by the names of their fields, and what else is known of it."""
 
     prompt: str
     texts: Mapping[str, str]
@@ -194,7 +190,7 @@ class _Answers:
 
 
 class LabelStudioLayout(NamedLabels):
-    """Reads tasks and annotations; each annotator is a reviewer."""
+    """The layout of tasks and annotations; each annotator is a reviewer."""
 
     role = ReviewerRole.EXPERT
 
@@ -359,7 +355,7 @@ _DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
 
 @dataclass(frozen=True, slots=True)
 class AnnotationReview:
-    """What one annotation says now, of its task; a skipped one says nothing any more."""
+    """An annotation with its task as it is now; one that was skipped has no results any more."""
 
     task: Task
     annotation: Annotation
@@ -367,7 +363,7 @@ class AnnotationReview:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a webhook tells: neither, if it is about something else than annotations."""
+    """The content of a webhook: nothing, if it is about something else than annotations."""
 
     said: tuple[AnnotationReview, ...] = ()
     deleted: tuple[str, ...] = ()
@@ -377,11 +373,11 @@ def read_event(payload: Mapping[str, Any]) -> Event:
     """Read a webhook.
 
     Raises:
-        ValueError: it is none, or without its payload.
+        ValueError: it is not a valid webhook, or has no payload.
     """
     action = payload.get("action")
     if not isinstance(action, str):
-        raise ValueError("action is missing, so it is no webhook of Label Studio")
+        raise ValueError("action is missing, so this is not a webhook of Label Studio")
     if action in _DELETED:
         gone = _several(first_present(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
         ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]

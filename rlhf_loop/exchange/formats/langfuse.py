@@ -12,7 +12,7 @@ of their own: import the traces first.
 
 A trace becomes an answer with the trace's id as `external_id`; the scores of the name asked for become reviews of it.
 Scores alone find the answer by that id, in the file or in the database. Other scores are left out, those of evaluators
-(`EVAL`), and scores alone that correct: they are no rating.
+(`EVAL`), and scores alone that correct: they are not ratings.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNSAID = frozenset({"reviewer_role", "harmful"})
 
 
 class LangfuseLayout(NamedLabels):
-    """Reads traces and scores; whoever gave a score is an end user, unless its metadata say otherwise."""
+    """The layout of traces and scores; whoever gave a score is an end user, unless its metadata say otherwise."""
 
     role = ReviewerRole.END_USER
 
@@ -106,7 +106,7 @@ class LangfuseLayout(NamedLabels):
     def _is_wanted(self, score: Mapping[str, Any]) -> bool:
         name = str(_get(score, "name"))
         if name == self._name:
-            # A model's word, or a program's, is nobody's.
+            # A model's or a program's score is not a person's rating.
             if str(_get(score, "source")).upper() == _BY_MODEL:
                 self._others.setdefault(f"score {name} by {_BY_MODEL}")
                 return False

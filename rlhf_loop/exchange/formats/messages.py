@@ -1,7 +1,4 @@
-"""Conversations as other tools keep them, lists of messages with a role and a content, and the texts in them.
-
-What the files of other tools have in common: objects as the text of JSON, times as numbers, values at two places.
-"""
+"""Values in the files of other tools: conversations (lists of messages), JSON as text, times as numbers, user names."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "te
 def prompt_text(name: str, value: object) -> str:
     """Return the question in a text, in messages, or in an object around one of them.
 
-    What the system was told is no part of the question. Of several turns each begins with its speaker.
+    What the system was told is not part of the question. Of several turns each begins with its speaker.
 
     Raises:
         ValueError: there is none.
@@ -147,7 +144,7 @@ def _turns(name: str, value: object) -> list[tuple[str, str]]:
 
 def _turn(name: str, message: object) -> tuple[str, str]:
     if not isinstance(message, Mapping):
-        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is no message with a role and a content")
+        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a content")
     # A choice of OpenAI's has its message inside; spans of OpenInference have it with dots.
     message = message["message"] if isinstance(message.get("message"), Mapping) else message
     role, content = (message.get(key, message.get(f"message.{key}")) for key in ("role", "content"))
@@ -156,7 +153,7 @@ def _turn(name: str, message: object) -> tuple[str, str]:
         parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
         content = "".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
     if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is no message with a role and a text")
+        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a text")
     return role, content
 
 

@@ -1,4 +1,4 @@
-"""Open WebUI's feedback, and its chats: which answers its users gave a thumb, and what else they were offered.
+"""Open WebUI's feedback and chats: the answers its users gave a thumb, and the others that they were offered.
 
 The feedback is what Admin Panel > Evaluations > Feedbacks > Export writes as JSON, an array of objects with `id`,
 `user_id`, `type`, `data` (`rating` 1 or -1, `model_id`, `reason`, `comment`, and in `details` a `rating` from 1 to 10),
@@ -12,9 +12,8 @@ unrated unless they were rated themselves. Its group is the message that they an
 without a rating stay out. An answer is known again by its text: the same message may say something else later, and then
 that is another answer.
 
-A chat of Open WebUI: a tree of messages, in which all answers to one message are its children.
-
-As https://docs.openwebui.com/features/chat-conversations/data-controls/import-export describes it: `history.messages`
+A chat is a tree of messages, in which all answers to one message are its children. As
+https://docs.openwebui.com/features/chat-conversations/data-controls/import-export describes it, `history.messages`
 maps ids to messages with `id`, `parentId`, `childrenIds`, `role`, `content`, `model`, `done`, `timestamp`. An answer
 that was rated has an `annotation` (`rating`, `reason`, `comment`, `details`) and a `feedbackId`, one that was edited in
 place its `originalContent`.
@@ -40,7 +39,7 @@ _BEGIN, _END = "<details", "</details>"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a message of the assistant says, and what somebody made of it."""
+    """The text of a message of the assistant, and the correction that somebody made of it."""
 
     text: str
     correction: str | None = None
@@ -165,7 +164,7 @@ _THUMBS = {"1": True, "1.0": True, "-1": False, "-1.0": False, "0": None, "0.0":
 
 
 class OpenWebUILayout:
-    """Reads feedback and chats; whoever rated is an end user."""
+    """The layout of feedback and chats; whoever rated is an end user."""
 
     role = ReviewerRole.END_USER
 

@@ -11,7 +11,7 @@ https://arize.com/docs/phoenix/tracing/how-to-tracing/feedback-and-annotations/c
 
 A span becomes an answer with its id as `external_id`; annotations by people of the name asked for become reviews of it.
 Of spans that nobody annotated only those count that stand for a whole request: the rest are its parts. What models and
-programs annotated is no one's word. A number has to come with its scale, as Phoenix has none of its own.
+programs annotated does not count. A number has to come with its scale, as Phoenix has none of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rlhf_loop.utils.rows import Record
 TOOL = "phoenix"
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 _PEOPLE = "HUMAN"
-#: What these do is no answer to anybody.
+#: Kinds of spans that do not answer anybody.
 _PARTS = ("RETRIEVER", "EMBEDDING", "RERANKER", "TOOL", "GUARDRAIL", "EVALUATOR", "PROMPT")
 _NESTED = ("context", "attributes", "result", "annotation")
 #: Annotations made on Phoenix's own pages have this before the user's id.
@@ -44,7 +44,7 @@ _OF_ITS_PAGES = "px-app:"
 
 
 class PhoenixLayout(NamedLabels):
-    """Reads spans, annotations and examples; whoever annotated is an end user."""
+    """The layout of spans, annotations and examples; whoever annotated is an end user."""
 
     role = ReviewerRole.END_USER
 

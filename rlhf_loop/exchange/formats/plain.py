@@ -1,4 +1,4 @@
-"""The format of one's own: a column for each field of a rating, a row for each review.
+"""Our own format: a column for each field of a rating, a row for each review.
 
 Preferences between two answers are not in such a file: they go out and come in as `trl-preference`.
 """
@@ -23,13 +23,13 @@ _KINDS = {
     "retrieved_at": Kind.TIME,
     "harmful": Kind.YES_NO,
 }
-#: What such a file has, in its order.
+#: The columns of such a file, in their order.
 COLUMNS = {name: _KINDS.get(name, Kind.TEXT) for name in FIELDS}
 _OF_REVIEWS = ("reviewer_role", "harmful")
 
 
 class PlainLayout:
-    """Reads such rows. `each_alone`: every row has names of its own, as in JSONL, and what it lacks is its error.
+    """The layout of such rows. `each_alone`: each row has its own names, as in JSONL, and what it lacks is its error.
 
     Ratings are from 1 to 5, unless the labels say that they are thumbs or of another scale.
     """
@@ -73,6 +73,6 @@ class PlainLayout:
 
 
 def cells(rating: Rating) -> Row:
-    """Return a row of `COLUMNS`. An answer that nobody reviewed has nobody's role."""
+    """Return a row of `COLUMNS`. An answer without a review has no role."""
     reviewed = rating.rating is not None
     return [getattr(rating, name) if reviewed or name not in _OF_REVIEWS else None for name in FIELDS]

@@ -29,7 +29,7 @@ _UNSAID = frozenset({"reviewer_role", "harmful"})
 
 
 class PreferenceLayout:
-    """Reads preferences: the answers of one question become one group, and the reviewer prefers the chosen one."""
+    """The layout of preferences: the answers to a question become a group, and the reviewer prefers the chosen one."""
 
     role = ReviewerRole.EXPERT
 
@@ -53,7 +53,7 @@ class PreferenceLayout:
 
 
 class UnpairedLayout:
-    """Reads unpaired preferences: a label becomes a rating."""
+    """The layout of unpaired preferences: a label becomes a rating."""
 
     role = ReviewerRole.EXPERT
 

@@ -1,7 +1,4 @@
-"""Files and folders become documents: tabular files one a row, others one a file.
-
-Files that are one document each: Markdown, plain text and PDF, read into a title and a text.
-"""
+"""Documents read from files and folders: of tables one a row; Markdown, plain text and PDF are one document each."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _LINE_END = re.compile(r"(?<!\n)[ \t]*\n(?!\s*\n)[ \t]*")
 
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """What a file says, and the title it gives itself, if it does."""
+    """The text of a file, and the title it gives itself, if it does."""
 
     text: str
     title: str | None = None
@@ -44,7 +41,7 @@ def read_text(path: Path) -> Prose:
     """Read a plain text file, UTF-8, also gzip-compressed.
 
     Raises:
-        DocumentError: it cannot be read, is not UTF-8, or is no text.
+        DocumentError: it cannot be read, is not UTF-8, or is not text.
     """
     return Prose(_decoded(path))
 
@@ -138,7 +135,7 @@ def _decoded(path: Path) -> str:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DocumentError(f"The file {str(path)!r} is damaged: {error}. Make it anew.") from error
     if b"\0" in raw:
-        raise DocumentError(f"The file {str(path)!r} holds NUL bytes: it is no text. Save it as text in UTF-8.")
+        raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not text. Save it as text in UTF-8.")
     try:
         text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -193,7 +190,7 @@ class Document:
 
     @property
     def id(self) -> str:
-        """The sha256 of all that it says: the same content of the same source is the same document."""
+        """The sha256 of all its content: the same content of the same source is the same document."""
         # A file that is renamed still says the same.
         title = (self.title or "") if self.titled else ""
         parts = (self.source, title, self.text, self.url or "", self.licence or "")
@@ -202,7 +199,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """A document, or the reason why there is none; `line` is where it starts, from 1, None for a whole file."""
+    """A document, or the reason why it cannot be read; `line` is where it starts, from 1, None for a whole file."""
 
     path: Path
     line: int | None
@@ -224,7 +221,7 @@ class DocumentFile:
     problem: str = ""
 
     def __iter__(self) -> Iterator[ParsedDocument]:
-        """Give what is in the file, in order; a file that cannot be read is one thing that was found, and invalid."""
+        """Give the documents of the file, in order; a file that cannot be read is one invalid document."""
         if self.problem:
             yield ParsedDocument(self.path, None, None, self.problem)
             return
@@ -238,7 +235,7 @@ class DocumentFile:
         if not prose.text.strip():
             raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
         title = prose.title or _stem(self.path)
-        yield self._found(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
+        yield self._parse(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
 
     def _rows(self) -> Iterator[ParsedDocument]:
         matched: dict[tuple[str, ...], dict[str, int]] = {}
@@ -252,7 +249,7 @@ class DocumentFile:
                     matched[record.names] = self._match(record)
                 if record.cells:
                     cells = {field: record.cells[place] for field, place in matched[record.names].items()}
-                    yield self._found(record.line, cells)
+                    yield self._parse(record.line, cells)
                 rows += bool(record.cells or record.reason)
         if not rows:
             raise DocumentError(f"The file {str(self.path)!r} has no rows. Leave it out, or put rows into it.")
@@ -279,7 +276,7 @@ class DocumentFile:
                     )
         return places
 
-    def _found(self, line: int | None, cells: Mapping[str, Any], *, titled: bool = True) -> ParsedDocument:
+    def _parse(self, line: int | None, cells: Mapping[str, Any], *, titled: bool = True) -> ParsedDocument:
         try:
             values = {field: _text(field, cells.get(field)) for field in ALIASES}
             source = values.pop("source") or self.source
@@ -354,7 +351,7 @@ def _source_of(path: Path) -> str:
 
 
 def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The files that a path names, and the folders in it that cannot be listed, with the reason."""
+    """Return the files that a path names, and the folders in it that cannot be listed, with the reason."""
     try:
         if is_special(path):
             raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and index that.")
@@ -407,7 +404,7 @@ def _text(field: str, value: object) -> str | None:
     """Return the cell as text, None for a blank one.
 
     Raises:
-        ValueError: it is no text, or one that cannot be kept.
+        ValueError: it is not text, or one that cannot be kept.
     """
     if value is None or (isinstance(value, float) and value != value):
         return None

@@ -1,4 +1,4 @@
-"""Documents into the vector database: each once, a batch at a time, so that a run that was killed can go on."""
+"""Indexing of documents into the vector database: each once, in batches, so that a run that was killed can go on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
-    """What a run did: `documents` = `new` + `renewed` + `known`; what stands twice is known the second time.
+    """The counts of a run: `documents` = `new` + `renewed` + `known`; what stands twice is known the second time.
 
     `renewed` ones were there with vectors of another precision. `sections` and `passages` are those of new and renewed
     ones. `replaced` says of each source how many older documents went; nothing went of those in `spared`, because not
@@ -155,7 +155,7 @@ def index_files(
 
 @dataclass(slots=True)
 class _InvalidDocuments:
-    """What cannot be read: how much, the first of it, and the sources of those files."""
+    """The rows and files that cannot be read: their number, the first of them, and their sources."""
 
     count: int = 0
     first: list[ParsedDocument] = field(default_factory=list)

@@ -238,7 +238,7 @@ class LanceDbStore:
 
     @contextmanager
     def _changing(self) -> Iterator[Table | None]:
-        """The table, to be changed by nobody else; None, and no folder, while there is none."""
+        """Give the table, which nobody else changes meanwhile; None, and no folder, while there is none."""
         if not self._read(lambda table: True, False):
             yield None
             return
@@ -247,7 +247,7 @@ class LanceDbStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One process at a time writes; a lock that dies with its process."""
+        """Let one process at a time write, by a lock that dies with its process."""
         from filelock import FileLock, Timeout
 
         try:
@@ -275,7 +275,7 @@ class LanceDbStore:
 
 
 def _way_out(reason: str) -> str:
-    """What to do about it; what is whole is not to be deleted."""
+    """Return what to do about a failure; an index that is whole is not to be deleted."""
     if _FULL in reason.lower():
         return "Make room on that disk and try again; what is indexed is still there."
     if any(sign in reason.lower() for sign in _REFUSED):

@@ -1,8 +1,6 @@
 """The vector database inside PostgreSQL, by the extension pgvector: nothing else to run, back up or protect.
 
-The tables of the vector database inside PostgreSQL: how they are made, and in which language their words are.
-
-They are no part of the migrations. A server without pgvector must still keep ratings.
+Its tables are not part of the migrations, since a server without pgvector must still keep ratings.
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ _COMMENT = "The words are in "
 
 
 class Vector(UserDefinedType[NDArray[np.float32]]):
-    """Unit vectors as PostgreSQL keeps them: float32, in and out without a change of any bit."""
+    """The column type of unit vectors in PostgreSQL: float32, in and out without a change of any bit."""
 
     cache_ok = True
 
@@ -164,7 +162,7 @@ def set_language(connection: Connection, language: str) -> None:
 
 
 def words_expression(title: Any, body: Any, *, language: str) -> Any:
-    """The stems of a section; a word of the title counts ten times as much, by PostgreSQL's own weights."""
+    """Return the stems of a section as SQL; a word of the title counts ten times as much, by PostgreSQL's weights."""
     of_title = func.to_tsvector(_regconfig(language), func.coalesce(title, ""))
     return func.setweight(of_title, text("'A'")).op("||")(func.to_tsvector(_regconfig(language), body))
 
@@ -335,7 +333,7 @@ class PgVectorStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction, one writer at a time."""
+        """Give a transaction to one writer at a time."""
         with self._errors(), transaction(self._engine) as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield connection
@@ -359,7 +357,7 @@ class PgVectorStore:
         )
 
     def _notice_fork(self) -> None:
-        """In a new process, leave the parent's connections alone: two processes cannot share one."""
+        """In a new process, do not touch the parent's connections: two processes cannot share one."""
         if self._process != os.getpid():
             self._engine.dispose(close=False)
             self._process = os.getpid()
@@ -440,7 +438,7 @@ def _by_words(connection: Connection, query: str, depth: int, language: str) -> 
 
 
 def _storable(query: str) -> str:
-    """What PostgreSQL does not take in a text says nothing in a question."""
+    """Return the question without what PostgreSQL does not take in a text."""
     return query.replace("\0", " ").encode("utf-8", "replace").decode()
 
 

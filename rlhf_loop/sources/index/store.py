@@ -73,7 +73,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SourceCount:
-    """How much of one source is indexed."""
+    """The number of documents and sections of one source."""
 
     source: str
     documents: int
@@ -81,9 +81,9 @@ class SourceCount:
 
 
 class VectorStore(Protocol):
-    """Keeps sections and finds them again, by vectors, by words, or by both. Safe to share between threads.
+    """A store that keeps sections and finds them again, by vectors, by words, or by both.
 
-    Several processes may read and write at once. Whatever fails is a `VectorStoreError`.
+    Safe to share between threads. Several processes may read and write at once. Whatever fails is a `VectorStoreError`.
     """
 
     @property
