@@ -64,6 +64,14 @@ def test_files_that_are_named_are_there() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_modules_that_are_named_are_there() -> None:
+    """Each `path.py` in README.md or docs/ is there: in the checkout, in rlhf_loop/, or a test by its bare name."""
+    for named in sorted(set(re.findall(r"(?<![\w/.*-])[\w*/-]+\.py\b", DOCS))):
+        places = [ROOT, ROOT / "rlhf_loop", ROOT / "examples"]
+        found = [path for place in places for path in place.glob(named)]
+        assert found or ("/" not in named and list((ROOT / "tests").rglob(named))), named
+
+
 @pytest.fixture
 def empty_folder(tmp_path: Path, encoder_cache: Path, encoder: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder to run in, with none of our variables but that of the cache."""
