@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request, url_for
 from werkzeug import Response as BaseResponse
-from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from rlhf_loop.answering import AnswerService
@@ -20,11 +20,12 @@ from rlhf_loop.sources.source import Source
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1
+from rlhf_loop.web.api.openapi import Api
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
 from rlhf_loop.web.pages.people import navigation
-from rlhf_loop.web.problems import as_problem, is_for_people, own_errors, unexpected, with_errors
+from rlhf_loop.web.problems import as_problem, error_format, unexpected
 from rlhf_loop.web.process import Database, WarmUp
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ MAX_BODY_BYTES = 64 * 1024
 
 #: The errors of these routes.
 _CODES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503)
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: Pages, images and addresses only from here, no script inside a page, and no other site around it.
 _POLICY = "; ".join(
     (
@@ -135,50 +135,27 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
     database = Database(settings)
     web.register_error_handler(DatabaseError, lambda error: _no_database(error, database))
     web.register_error_handler(Exception, _unexpected)
-    # These come first: a route of Flask's would answer OPTIONS, too, and name all methods.
-    for path, allowed in openapi.methods().items():
-        _answer_other_methods(web, path, allowed)
-    guard = Guard(settings, database)
-    answers.add_routes(web, service, warmup, guard)
-    pages.add_routes(web, settings, service, guard)
+    guard, api = Guard(settings, database), Api(web)
+    answers.add_routes(api, service, warmup, guard)
+    pages.add_routes(api, settings, service, guard)
     web.before_request(guard.limit)
     web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__})
     people.add_routes(web, settings, database, guard)
     admin.add_routes(web, database, guard)
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
     dashboard.add_routes(web, settings, database, guard, lambda: _encoder(service))
-    v1.add_routes(web, settings, database, guard)
-    feedback.add_routes(web, database, guard)
-    rerank.add_routes(web, settings, service, guard)
-    openapi.add_routes(web)
-    prometheus.add_routes(web, settings, service, database, guard, counts)
+    v1.add_routes(api, database, guard)
+    feedback.add_routes(api, database, guard)
+    rerank.add_routes(api, settings, service, guard)
+    prometheus.add_routes(api, settings, service, database, guard, counts)
+    openapi.add_routes(api)
+    api.refuse_other_methods()
     return web
 
 
 def _encoder(service: AnswerService) -> TextEncoder | None:
     ranker = service.ranker()
     return ranker.encoder if ranker else None
-
-
-def _answer_other_methods(web: Blueprint, path: str, allowed: Sequence[str]) -> None:
-    """Refuse what a path cannot do: Flask's own refusal is none of the blueprint's, and would be a page in HTML."""
-    others = [method for method in _METHODS if method not in allowed]
-
-    def refuse(**_: str) -> Response:
-        raise MethodNotAllowed(valid_methods=_with_head(allowed))
-
-    def options(**_: str) -> Response:
-        return Response(status=204, headers={"Allow": ", ".join(_with_head(allowed))})
-
-    if answer := rerank.ERRORS.get(path):
-        refuse = with_errors(answer)(refuse)
-    name = path.strip("/").replace("/", "_").replace(".", "_")
-    web.add_url_rule(path, f"refuse_{name}", refuse, methods=others, provide_automatic_options=False)
-    web.add_url_rule(path, f"options_{name}", options, methods=["OPTIONS"], provide_automatic_options=False)
-
-
-def _with_head(methods: Sequence[str]) -> list[str]:
-    return sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
 
 
 def _begin() -> None:
@@ -201,10 +178,7 @@ def _forget(_: BaseException | None) -> None:
 
 
 def _http_error(error: HTTPException) -> Response:
-    view = current_app.view_functions.get(request.endpoint or "")
-    if answer := own_errors(view):
-        return answer(error)
-    return pages.error_page(error) if is_for_people(view) else as_problem(error)
+    return error_format(current_app.view_functions.get(request.endpoint or "")).render(error)
 
 
 def _no_database(error: DatabaseError, database: Database) -> Response:

@@ -29,7 +29,7 @@ from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.store.engine import answered, hurried
 from rlhf_loop.web.limits import Limiter, is_loopback, network
-from rlhf_loop.web.problems import is_for_people
+from rlhf_loop.web.problems import error_format
 from rlhf_loop.web.process import Database
 
 COOKIE = "rlhf_visitor"
@@ -122,7 +122,7 @@ _DOWN_S = 5.0
 #: So long a request waits to note that it was made, where others write.
 _NOTE_PATIENCE_S = 0.1
 #: Health checks come every few seconds from one address, and a page brings its files along.
-_UNLIMITED = (".healthz", ".readyz", ".static", ".swagger")
+_UNLIMITED = (".healthz", ".readyz", ".static")
 #: Free for this machine only: others may ask as often as for anything else.
 _METRICS = ".metrics"
 #: Headers by which a proxy can be told, also one of which the settings know nothing.
@@ -421,7 +421,7 @@ class Guard:
     def _refuse_nobody(self) -> NoReturn:
         if trouble := _this().trouble:
             raise trouble
-        if is_for_people(current_app.view_functions.get(request.endpoint or "")):
+        if error_format(current_app.view_functions.get(request.endpoint or "")).html:
             abort(redirect(url_for(".sign_in", next=way_back()), code=303))
         raise Unauthorized(
             "Nobody is signed in here, or no longer. Sign in at /sign-in and repeat.",

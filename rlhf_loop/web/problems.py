@@ -1,18 +1,20 @@
-"""Errors as problem+json (RFC 9457): what happened, the value seen, what to do next, and the request's id.
+"""Errors of HTTP: as problem+json (RFC 9457), as a page, or in a format of the view's own.
 
-Who a view is for: people, who read pages, or programs, who read problem+json, or errors of a form of their own.
+Each says what happened, the value seen, what to do next, and the request's id.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
-from flask import Response, current_app, request
+from flask import Response, current_app, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.schemas import ProblemOut
 
@@ -70,33 +72,46 @@ def unexpected(error: Exception) -> str:
     )
 
 
-_FOR_PEOPLE = "for_people"
-_OWN_ERRORS = "own_errors"
-_Answer = Callable[[HTTPException], Response]
+def as_page(error: HTTPException) -> Response:
+    """Return an error as a page."""
+    page = render_template(
+        "rlhf_loop/error.html",
+        title=HTTPStatus(error.code or 500).phrase,
+        detail=detail(error),
+        request_id=logs.begin(request).id,
+        version=__version__,
+    )
+    return Response(page, status=error.code or 500, content_type="text/html; charset=utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How a view's errors are rendered; `html` if its clients are browsers, which can be led to the sign-in."""
+
+    render: Callable[[HTTPException], Response]
+    html: bool = False
+
+
+PROBLEM = ErrorFormat(as_problem)
+PAGE = ErrorFormat(as_page, html=True)
+_ATTRIBUTE = "error_format"
 _View = TypeVar("_View", bound=Callable[..., object])
 
 
-def for_people(view: _View) -> _View:
-    """Mark a view whose errors are pages and not problem+json."""
-    setattr(view, _FOR_PEOPLE, True)
-    return view
-
-
-def is_for_people(view: Callable[..., object] | None) -> bool:
-    """Tell whether a view was marked by `for_people`."""
-    return getattr(view, _FOR_PEOPLE, False)
-
-
-def with_errors(answer: _Answer) -> Callable[[_View], _View]:
-    """Mark a view whose errors are what `answer` makes of them."""
+def errors_as(format: ErrorFormat) -> Callable[[_View], _View]:
+    """Mark a view whose errors are in this format; without a mark they are problem+json."""
 
     def mark(view: _View) -> _View:
-        setattr(view, _OWN_ERRORS, answer)
+        setattr(view, _ATTRIBUTE, format)
         return view
 
     return mark
 
 
-def own_errors(view: Callable[..., object] | None) -> _Answer | None:
-    """Return what a view was marked with by `with_errors`."""
-    return getattr(view, _OWN_ERRORS, None)
+def error_format(view: Callable[..., object] | None) -> ErrorFormat:
+    """Return the format of a view's errors."""
+    found: ErrorFormat = getattr(view, _ATTRIBUTE, PROBLEM)
+    return found
+
+
+html_errors = errors_as(PAGE)

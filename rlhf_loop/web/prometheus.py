@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Generic, TypeVar
 
-from flask import Blueprint, Request, Response
+from flask import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -34,6 +34,7 @@ from rlhf_loop.monitoring.gauges import Census, answers, census
 from rlhf_loop.store.engine import hurried
 from rlhf_loop.version import __version__
 from rlhf_loop.web import catalogue, logs
+from rlhf_loop.web.api.openapi import Api, Content, problems
 from rlhf_loop.web.catalogue import COUNTED, MetricInfo
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
@@ -163,13 +164,28 @@ _PATIENCE_S = 1.0
 
 
 def add_routes(
-    web: Blueprint, settings: Settings, service: AnswerService, database: Database, guard: Guard, counts: Instruments
+    api: Api, settings: Settings, service: AnswerService, database: Database, guard: Guard, counts: Instruments
 ) -> None:
-    """Give the blueprint the route."""
+    """Add the route."""
     scrape = _Scrape(counts, service, database)
+    words = {403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."}
+    text = Content("In Prometheus's text format.", schema={"type": "string"}, media_type="text/plain")
 
-    @web.get("/metrics")
+    @api.route(
+        "GET",
+        "/metrics",
+        "measure",
+        tag="Service",
+        replies={200: text, **problems(401, 403, 429, 500, 503, words=words)},
+        scope=tokens.METRICS,
+        without_token=True,
+    )
     def metrics() -> Response:
+        """What a monitoring system watches.
+
+        For whoever asks on the server's own machine; others need a token, unless it is for everybody here
+        (`RLHF_METRICS_PUBLIC`).
+        """
         if not settings.metrics_public and not guard.from_this_machine():
             guard.bearer(tokens.METRICS)
         return Response(generate_latest(scrape), content_type=CONTENT_TYPE_PLAIN_0_0_4)

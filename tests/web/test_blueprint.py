@@ -152,7 +152,7 @@ def test_the_rest_of_the_application_stays_as_it_was(app: Flask) -> None:
     [
         ("post", "/data", {"data": "{", "content_type": "application/json"}, 400),
         ("post", "/data/ratings", {"headers": {"Origin": "https://x"}}, 403),
-        ("get", "/docs/swagger/other.js", {}, 404),
+        ("get", "/data-html/static/other.js", {}, 404),
         ("put", "/data", {}, 405),
         ("post", "/data", {"data": "x" * 70_000, "content_type": "application/json"}, 413),
         ("post", "/data", {"data": "x"}, 415),

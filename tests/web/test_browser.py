@@ -14,6 +14,7 @@ from databases import sqlite_database
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from served_app import served_app
 from sqlalchemy import select
+from test_openapi import document
 from web_fakes import GOOD, OTHER, FakeService, SampleSource
 
 from rlhf_loop import sample
@@ -26,7 +27,6 @@ from rlhf_loop.store.engine import open_database
 from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.web import create_app
-from rlhf_loop.web.api.openapi import document
 
 CHROMIUM = Path("/usr/bin/chromium")
 BEST = "Dizziness after a blow to the head is a sign of concussion"

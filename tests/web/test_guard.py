@@ -19,7 +19,7 @@ from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.web import create_app
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
@@ -83,7 +83,7 @@ class Place:
             return guard.begin(Response(guard.form_token()), found.user, found.secret)
 
         @web.route("/page", methods=["GET", "POST"])
-        @for_people
+        @html_errors
         def page() -> str:
             return guard.signed_in(UserRole.RATER).name
 

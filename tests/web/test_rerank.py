@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, REQUESTS, app_with, post, ranker_in
-from test_openapi import checker
+from test_openapi import checker, document
 
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.ranking import Ranker, logit, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.train import TrainingReport
-from rlhf_loop.web.api.openapi import document
 
 #: Each dialect: its path, the field of its documents, and what it returns of a ranking.
 DIALECTS = {"jina": "/v1/rerank", "cohere": "/v2/rerank", "vllm": "/rerank", "tei": "/rerank"}

@@ -148,8 +148,8 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
     from rlhf_loop.answering import experiments
     from rlhf_loop.answering.service import end_user_scale
     from rlhf_loop.monitoring.webhook import checked_address
+    from rlhf_loop.ranking import without_model
     from rlhf_loop.registry.training_run import checked_weight
-    from rlhf_loop.web.api.rerank import check as check_rerank
     from rlhf_loop.web.guard import Guard
     from rlhf_loop.web.process import Database
 
@@ -160,7 +160,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
         if settings.alarm_webhook:
             checked_address(settings.alarm_webhook)
 
-    return (end_user_scale, checked_weight, experiments.check, sessions_and_limits, check_rerank, webhook)
+    return (end_user_scale, checked_weight, experiments.check, sessions_and_limits, without_model, webhook)
 
 
 def sources(settings: Settings) -> Iterator[Finding]:

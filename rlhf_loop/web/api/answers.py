@@ -6,9 +6,9 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import (
     BadRequest,
@@ -22,10 +22,11 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from rlhf_loop.answering import AnswerService
+from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
 from rlhf_loop.domain import Answer, ReviewerRole, UserRole
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import logs
+from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.guard import Guard, refuse_other_sites, remember, visitor
 from rlhf_loop.web.process import WarmUp
 from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened
@@ -37,6 +38,60 @@ _RETRY_AFTER = 30
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_TAG = "Answers"
+_ID = "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2"
+_QUESTION = "What helps against a migraine attack?"
+_TEXT = "Rest in a dark room, drink water, and take the painkiller early."
+_VERSION = "passages-1a2b3c4d5e6f"
+_ANSWER = {
+    "query": _QUESTION,
+    "best_answer": _TEXT,
+    "ranked": [
+        {
+            "text": _TEXT,
+            "score": 0.83,
+            "rank": 1,
+            "source": "wikipedia",
+            "title": "Migraine",
+            "url": "https://en.wikipedia.org/wiki/Migraine",
+            "licence": "CC BY-SA 4.0",
+            "retrieved_at": "2026-11-23T09:30:00Z",
+            "interaction_id": _ID,
+        }
+    ],
+    "interaction_id": _ID,
+    "model_version": _VERSION,
+    "policy": "live",
+    "degraded": {},
+    "timings": {"sources": 182.4, "source:wikipedia": 181.9, "ranking": 9.6, "recording": 3.1, "total": 195.5},
+}
+_NO_ANSWER: dict[str, Any] = {
+    "query": _QUESTION,
+    "best_answer": None,
+    "ranked": [],
+    "interaction_id": None,
+    "model_version": _VERSION,
+    "policy": "live",
+    "degraded": {"wikipedia": "no answer within 3 s"},
+    "timings": {"sources": 3000.2, "total": 3000.9},
+}
+_RATING = {"interaction_id": _ID, "rating": 4, "comment": "Names the right order."}
+_RATED = {
+    "interaction_id": _ID,
+    "rating": 4,
+    "stored": True,
+    "message": "Thank you. Your rating, 4 of 5, is stored.",
+}
+#: The parameter of an address that asks.
+QUERY = {
+    "name": "query",
+    "in": "query",
+    "required": True,
+    "description": "The question. Long ones go by POST: an address may have 8,190 bytes.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_CHARS},
+    "example": _QUESTION,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Rater:
@@ -47,36 +102,75 @@ class Rater:
     cookie: str = ""
 
 
-def add_routes(web: Blueprint, service: AnswerService, warmup: WarmUp, guard: Guard) -> None:
-    """Give the blueprint the routes of the API."""
+def add_routes(api: Api, service: AnswerService, warmup: WarmUp, guard: Guard) -> None:
+    """Add the routes of the API for whoever asks."""
+    found = json_reply(
+        "The candidates, best first.", AnswerOut, examples={"found": _ANSWER, "nothing found": _NO_ANSWER}
+    )
 
-    @web.get("/data")
+    @api.route(
+        "GET", "/data", "ask", tag=_TAG, replies={200: found, **problems(414, 422, 429, 500)}, parameters=[QUERY]
+    )
     def data() -> Response:
+        """Answer a question."""
         _refuse_other_parameters()
         return json_response(answered(service, checked(QuestionIn, {"query": request.args["query"]})))
 
-    @web.post("/data")
+    @api.route(
+        "POST",
+        "/data",
+        "askByPost",
+        tag=_TAG,
+        replies={200: found, **problems(400, 408, 413, 415, 422, 429, 500)},
+        body=json_body(QuestionIn, examples={"question": {"query": _QUESTION}}),
+    )
     def data_post() -> Response:
+        """Answer a question, in a body."""
         return json_response(answered(service, parsed(QuestionIn)))
 
-    @web.post("/data/ratings")
+    @api.route(
+        "POST",
+        "/data/ratings",
+        "rate",
+        tag=_TAG,
+        replies={
+            200: json_reply("The rating is stored.", RatingOut, examples={"stored": _RATED}),
+            202: json_reply("The rating is kept, and is stored once the database is back.", RatingOut),
+            **problems(400, 403, 404, 408, 413, 415, 422, 429, 500, 503),
+        },
+        body=json_body(RatingIn, examples={"stars": _RATING, "thumb": {"interaction_id": _ID, "thumb": "up"}}),
+    )
     def rate() -> Response:
+        """Rate an answer from 1 to 5, or by a thumb.
+
+        What visitors say is kept apart from what experts say. Who is signed in as an expert rates as one, and sends
+        the page's form token as `X-Form-Token`.
+        """
         refuse_other_sites()
         rating, by = parsed(RatingIn), rater(guard)
         result = rated(service, rating, by)
         return remembered(json_response(result, status=200 if result.stored else 202), by)
 
-    @web.get("/healthz")
+    @api.route(
+        "GET", "/healthz", "alive", tag="Service", replies={200: json_reply("It is.", HealthOut), **problems(500)}
+    )
     def healthz() -> Response:
+        """Is the process alive?"""
         return json_response(HealthOut(status="ok"))
 
-    @web.get("/readyz")
+    @api.route(
+        "GET",
+        "/readyz",
+        "ready",
+        tag="Service",
+        replies={200: json_reply("It is.", ReadinessOut), 503: json_reply("Not yet.", ReadinessOut), **problems(500)},
+    )
     def readyz() -> Response:
+        """Is everything loaded?"""
         # In an application of somebody else's, nobody else would begin.
         warmup.start()
-        readiness = service.readiness()
-        found = ReadinessOut.of(readiness)
-        return json_response(found, status=200 if found.ready else 503)
+        readiness = ReadinessOut.of(service.readiness())
+        return json_response(readiness, status=200 if readiness.ready else 503)
 
 
 def answered(service: AnswerService, question: QuestionIn) -> AnswerOut:

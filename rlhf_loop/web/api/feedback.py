@@ -1,9 +1,4 @@
-"""`/v1/feedback`: ratings as they are given elsewhere, in our own words or in those of the tool they come from.
-
-What goes in and out at `/v1/feedback`.
-
-The part of the OpenAPI document that is about `/v1/feedback`.
-"""
+"""`/v1/feedback`: ratings from other programs, in a format of our own or in that of the tool they come from."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, get_args
 
-from flask import Blueprint, Response, request, url_for
+from flask import Response, request, url_for
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from sqlalchemy.engine import Connection
 from werkzeug.exceptions import Conflict, Forbidden, NotFound, UnprocessableEntity
@@ -28,7 +23,6 @@ from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
 from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudioLayout, read_event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
 from rlhf_loop.store import interactions
-from rlhf_loop.store import interactions as preferences
 from rlhf_loop.store.idempotency import StoredAnswer
 from rlhf_loop.store.queries import read_review, row_id
 from rlhf_loop.utils.rows import Record
@@ -44,7 +38,7 @@ from rlhf_loop.web.api.applications import (
     whose_word,
     written,
 )
-from rlhf_loop.web.api.operations import json_body, json_reply, operation, query_parameters
+from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.api.v1 import KEY, LOCATION, REPLAYED, REVIEW, TAG, WORDS, WRITING
 from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
@@ -151,12 +145,101 @@ _NAMES = ("reviewer", "external_id", "source", "candidate_group")
 _LONGEST_NAME = 200
 _COUNTED = ("interactions", "reviews", "preferences", "withdrawn")
 
+_QUESTION, _ANSWER = "What helps against a migraine attack?", "Rest in a dark room."
+_CHAT = {
+    "q": {"id": "q", "parentId": None, "childrenIds": ["a"], "role": "user", "content": _QUESTION},
+    "a": {"id": "a", "parentId": "q", "childrenIds": [], "role": "assistant", "content": _ANSWER, "model": "llama3.2"},
+}
+_RECORDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "langfuse": (
+        "Take a score or a trace of Langfuse.\n\n"
+        "As its public API has them. Langfuse calls no webhook for scores, so send here what you send to "
+        "`/api/public/scores`; the trace has to be known by its id, or comes along.",
+        {"traceId": "t-1", "name": "rating", "value": 1, "dataType": "BOOLEAN", "comment": "Short and right."},
+    ),
+    "openwebui": (
+        "Take a feedback of Open WebUI.\n\n"
+        "As its export has it, with the snapshot of the chat. Open WebUI calls no webhook for ratings.",
+        {
+            "type": "rating",
+            "user_id": "u-7",
+            "data": {"rating": 1, "model_id": "llama3.2", "reason": "accurate_information", "comment": ""},
+            "meta": {"chat_id": "c-1", "message_id": "a"},
+            "snapshot": {"chat": {"id": "c-1", "chat": {"history": {"currentId": "a", "messages": _CHAT}}}},
+        },
+    ),
+    "label-studio": (
+        "Take a webhook of Label Studio.\n\n"
+        "Annotations created, updated and deleted; other events change nothing. Enter this address in the project's "
+        "settings, with the header `Authorization`, and leave 'Send payload' on.",
+        {
+            "action": "ANNOTATION_CREATED",
+            "annotation": {
+                "id": 17,
+                "completed_by": 1,
+                "result": [{"from_name": "rating", "to_name": "answer", "type": "rating", "value": {"rating": 4}}],
+                "was_cancelled": False,
+                "task": 3,
+            },
+            "task": {"id": 3, "data": {"prompt": _QUESTION, "answer": _ANSWER}},
+            "project": {"id": 1},
+        },
+    ),
+    "phoenix": (
+        "Take an annotation or a span of Arize Phoenix.\n\n"
+        "As its API has them; the span has to be known by its id, or comes along.",
+        {
+            "context": {"span_id": "67f6740bbe1ddc3f"},
+            "attributes": {"input.value": _QUESTION, "output.value": _ANSWER},
+            "annotations": [{"name": "rating", "annotator_kind": "HUMAN", "result": {"label": "thumbs-up"}}],
+        },
+    ),
+}
+_NEW = "For an answer that is not here yet the token needs the scope `interactions:write`, too."
+_BY_ID = {"interaction_id": "ticket-4711.1", "thumb": "down", "reviewer": "patient-7"}
+_WITH_TEXTS = {
+    "prompt": _QUESTION,
+    "response": _ANSWER,
+    "source": "llama3.2",
+    "rating": 4,
+    "comment": "Names no medicine.",
+    "reviewer": "patient-7",
+    "rated_at": "2026-11-23T09:30:00Z",
+}
 
-def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
-    """Give the blueprint these routes."""
 
-    @web.post("/v1/feedback")
+def add_routes(api: Api, database: Database, guard: Guard) -> None:
+    """Add the routes of feedback."""
+
+    @api.route(
+        "POST",
+        "/v1/feedback",
+        "giveFeedback",
+        tag=TAG,
+        description=_NEW,
+        replies={
+            200: json_reply(
+                "What they said before is replaced, or was the same or newer.",
+                ReviewOut,
+                examples={"stored": REVIEW},
+                headers=REPLAYED,
+            ),
+            201: json_reply("It is stored.", ReviewOut, examples={"stored": REVIEW}, headers={**LOCATION, **REPLAYED}),
+            **problems(
+                *WRITING,
+                404,
+                words=WORDS | {409: "The id is of an answer that says something else, or the request is under way."},
+            ),
+        },
+        parameters=[KEY],
+        body=json_body(FeedbackIn, examples={"by id": _BY_ID, "with texts": _WITH_TEXTS}),
+        scope=tokens.REVIEW,
+    )
     def v1_feedback() -> Response:
+        """Say how good an answer is, be it known here or not; a later word of the same reviewer replaces it.
+
+        The answer is named by its id, or by question and answer, or by both.
+        """
         user = guard.bearer(tokens.REVIEW)
         read_address(NoParameters)
         given = read_body(FeedbackIn)
@@ -181,12 +264,27 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         return written(database.engine(), owner(user), given.model_dump_json(), take)
 
     for tool in TOOLS:
-        web.add_url_rule(
+        api.route(
+            "POST",
             f"/v1/feedback/{tool}",
-            f"v1_feedback_{tool.replace('-', '_')}",
-            _of_tool(tool, database, guard),
-            methods=["POST"],
-        )
+            f"feedbackOf{tool.title().replace('-', '')}",
+            tag=TAG,
+            description=f"{_NEW} A second time it changes nothing.",
+            replies={
+                200: json_reply(
+                    "What became of it.",
+                    FeedbackTakenOut,
+                    examples={
+                        "taken": {"tool": tool, "interactions": 0, "reviews": 1, "preferences": 0, "withdrawn": 0}
+                    },
+                    headers=REPLAYED,
+                ),
+                **problems(*WRITING, 404, 414, words=WORDS | {404: "The answer is not here, and does not come along."}),
+            },
+            parameters=[ToolParameters, KEY],
+            body=json_body(ToolRecordIn, examples={"as it comes": _RECORDS[tool][1]}),
+            scope=tokens.REVIEW,
+        )(_of_tool(tool, database, guard))
 
 
 def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Response]:
@@ -213,6 +311,7 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
         content = f"{asked.model_dump_json()}\n{ToolRecordIn(record).model_dump_json()}"
         return written(database.engine(), owner(user), content, work)
 
+    take.__name__, take.__doc__ = f"v1_feedback_{tool.replace('-', '_')}", _RECORDS[tool][0]
     return take
 
 
@@ -334,7 +433,7 @@ class _Taking:
 
     def _prefer(self, connection: Connection, answers: Sequence[int], speaker: Speaker) -> Fate:
         better, worse = answers
-        stored = preferences.stored_preference_role(connection, better, worse, speaker.name)
+        stored = interactions.stored_preference_role(connection, better, worse, speaker.name)
         refuse_experts_word(self.guard, stored, speaker.name, own=False)
         return feedback.take_preference(connection, better, worse, reviewer=speaker.name, role=speaker.role)
 
@@ -404,120 +503,3 @@ def _labels(asked: ToolParameters) -> Labels:
 def _columns(asked: ToolParameters) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in (asked.columns or "").split(",") if pair]
     return {field_name.strip(): column.strip() for field_name, _, column in pairs}
-
-
-REQUESTS = (FeedbackIn, ToolRecordIn)
-RESPONSES = (FeedbackTakenOut,)
-
-_QUESTION, _ANSWER = "What helps against a migraine attack?", "Rest in a dark room."
-_CHAT = {
-    "q": {"id": "q", "parentId": None, "childrenIds": ["a"], "role": "user", "content": _QUESTION},
-    "a": {"id": "a", "parentId": "q", "childrenIds": [], "role": "assistant", "content": _ANSWER, "model": "llama3.2"},
-}
-_RECORDS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "langfuse": (
-        "Take a score or a trace of Langfuse",
-        "As its public API has them. Langfuse calls no webhook for scores, so send here what you send to "
-        "`/api/public/scores`; the trace has to be known by its id, or comes along.",
-        {"traceId": "t-1", "name": "rating", "value": 1, "dataType": "BOOLEAN", "comment": "Short and right."},
-    ),
-    "openwebui": (
-        "Take a feedback of Open WebUI",
-        "As its export has it, with the snapshot of the chat. Open WebUI calls no webhook for ratings.",
-        {
-            "type": "rating",
-            "user_id": "u-7",
-            "data": {"rating": 1, "model_id": "llama3.2", "reason": "accurate_information", "comment": ""},
-            "meta": {"chat_id": "c-1", "message_id": "a"},
-            "snapshot": {"chat": {"id": "c-1", "chat": {"history": {"currentId": "a", "messages": _CHAT}}}},
-        },
-    ),
-    "label-studio": (
-        "Take a webhook of Label Studio",
-        "Annotations created, updated and deleted; other events change nothing. Enter this address in the project's "
-        "settings, with the header `Authorization`, and leave 'Send payload' on.",
-        {
-            "action": "ANNOTATION_CREATED",
-            "annotation": {
-                "id": 17,
-                "completed_by": 1,
-                "result": [{"from_name": "rating", "to_name": "answer", "type": "rating", "value": {"rating": 4}}],
-                "was_cancelled": False,
-                "task": 3,
-            },
-            "task": {"id": 3, "data": {"prompt": _QUESTION, "answer": _ANSWER}},
-            "project": {"id": 1},
-        },
-    ),
-    "phoenix": (
-        "Take an annotation or a span of Arize Phoenix",
-        "As its API has them; the span has to be known by its id, or comes along.",
-        {
-            "context": {"span_id": "67f6740bbe1ddc3f"},
-            "attributes": {"input.value": _QUESTION, "output.value": _ANSWER},
-            "annotations": [{"name": "rating", "annotator_kind": "HUMAN", "result": {"label": "thumbs-up"}}],
-        },
-    ),
-}
-_NEW = "For an answer that is not here yet the token needs the scope `interactions:write`, too."
-
-
-def paths() -> dict[str, dict[str, Any]]:
-    """Return the paths with their operations."""
-    review = {"stored": REVIEW}
-    found = {
-        "/v1/feedback": {
-            "post": operation(
-                "giveFeedback",
-                TAG,
-                "Say how good an answer is, be it known here or not; a later word of the same reviewer replaces it",
-                {
-                    200: json_reply(
-                        ReviewOut,
-                        "What they said before is replaced, or was the same or newer.",
-                        review,
-                        headers=REPLAYED,
-                    ),
-                    201: json_reply(ReviewOut, "It is stored.", review, headers={**LOCATION, **REPLAYED}),
-                },
-                description=f"The answer is named by its id, or by question and answer, or by both. {_NEW}",
-                problems=(*WRITING, 404),
-                words=WORDS | {409: "The id is of an answer that says something else, or the request is under way."},
-                parameters=[KEY],
-                body=json_body(
-                    FeedbackIn,
-                    {
-                        "by id": {"interaction_id": "ticket-4711.1", "thumb": "down", "reviewer": "patient-7"},
-                        "with texts": {
-                            "prompt": _QUESTION,
-                            "response": _ANSWER,
-                            "source": "llama3.2",
-                            "rating": 4,
-                            "comment": "Names no medicine.",
-                            "reviewer": "patient-7",
-                            "rated_at": "2026-11-23T09:30:00Z",
-                        },
-                    },
-                ),
-                scope=tokens.REVIEW,
-            )
-        }
-    }
-    return found | {f"/v1/feedback/{tool}": {"post": _tool_operation(tool)} for tool in _RECORDS}
-
-
-def _tool_operation(tool: str) -> dict[str, Any]:
-    summary, description, record = _RECORDS[tool]
-    taken = {"tool": tool, "interactions": 0, "reviews": 1, "preferences": 0, "withdrawn": 0}
-    return operation(
-        f"feedbackOf{tool.title().replace('-', '')}",
-        TAG,
-        summary,
-        {200: json_reply(FeedbackTakenOut, "What became of it.", {"taken": taken}, headers=REPLAYED)},
-        description=f"{description} {_NEW} A second time it changes nothing.",
-        problems=(*WRITING, 404, 414),
-        words=WORDS | {404: "The answer is not here, and does not come along."},
-        parameters=[*query_parameters(ToolParameters), KEY],
-        body=json_body(ToolRecordIn, {"as it comes": record}),
-        scope=tokens.REVIEW,
-    )

@@ -1,95 +1,29 @@
-"""The OpenAPI 3.1 document: made of the models that check the requests, so that it cannot say anything else.
+"""OpenAPI 3.1: routes for programs are registered together with their descriptions, and the document is made of those.
 
-`/openapi.json`, and `/docs`: the same as a page, by Swagger UI from its package, without anybody's CDN.
+The schemas are those of the models that check the requests and make the responses, so that the document cannot say
+anything else. `/openapi.json` serves it, and `/docs` shows it as a page, by Swagger UI from files of our own.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-from pathlib import Path
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from flask import Blueprint, Response, json, render_template, send_from_directory, url_for
-from werkzeug.exceptions import NotFound
+from flask import Blueprint, Response, json, render_template, url_for
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from werkzeug.exceptions import MethodNotAllowed
 
-from rlhf_loop.accounts import tokens
-from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.version import __version__
-from rlhf_loop.web.api import feedback, rerank, v1
-from rlhf_loop.web.api.operations import form, html, json_body, json_reply, operation, schemas
-from rlhf_loop.web.schemas import (
-    AnswerOut,
-    HealthOut,
-    ProblemOut,
-    QuestionIn,
-    RatingIn,
-    RatingOut,
-    ReadinessOut,
-)
+from rlhf_loop.web.problems import MEDIA_TYPE, PROBLEM, error_format, errors_as
+from rlhf_loop.web.schemas import ProblemOut
 
-_REQUESTS = (QuestionIn, RatingIn, *v1.REQUESTS, *feedback.REQUESTS, *rerank.REQUESTS)
-_RESPONSES = (
-    AnswerOut,
-    RatingOut,
-    ReadinessOut,
-    HealthOut,
-    ProblemOut,
-    *v1.RESPONSES,
-    *feedback.RESPONSES,
-    *rerank.RESPONSES,
-)
-
-_QUESTION = "What helps against a migraine attack?"
-_ANSWER = {
-    "query": _QUESTION,
-    "best_answer": "Rest in a dark room, drink water, and take the painkiller early.",
-    "ranked": [
-        {
-            "text": "Rest in a dark room, drink water, and take the painkiller early.",
-            "score": 0.83,
-            "rank": 1,
-            "source": "wikipedia",
-            "title": "Migraine",
-            "url": "https://en.wikipedia.org/wiki/Migraine",
-            "licence": "CC BY-SA 4.0",
-            "retrieved_at": "2026-11-23T09:30:00Z",
-            "interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2",
-        }
-    ],
-    "interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2",
-    "model_version": "passages-1a2b3c4d5e6f",
-    "policy": "live",
-    "degraded": {},
-    "timings": {"sources": 182.4, "source:wikipedia": 181.9, "ranking": 9.6, "recording": 3.1, "total": 195.5},
-}
-_NO_ANSWER: dict[str, Any] = {
-    "query": _QUESTION,
-    "best_answer": None,
-    "ranked": [],
-    "interaction_id": None,
-    "model_version": "passages-1a2b3c4d5e6f",
-    "policy": "live",
-    "degraded": {"wikipedia": "no answer within 3 s"},
-    "timings": {"sources": 3000.2, "total": 3000.9},
-}
-_RATING = {"interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2", "rating": 4, "comment": "Names the right order."}
-_THUMB = {"interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2", "thumb": "up"}
-_RATED = {
-    "interaction_id": "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2",
-    "rating": 4,
-    "stored": True,
-    "message": "Thank you. Your rating, 4 of 5, is stored.",
-}
-_QUERY = {
-    "name": "query",
-    "in": "query",
-    "required": True,
-    "description": "The question. Long ones go by POST: an address may have 8,190 bytes.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_QUERY_CHARS},
-    "example": _QUESTION,
-}
-_FORM_TOKEN = {"type": "string", "description": "Of the page that has the form; only who is signed in needs it."}
+_SCHEMAS = "#/components/schemas/"
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _TAGS = {
     "Answers": "Ask, and say how good an answer is.",
     "Ranking": "The live model as a reranker for other stacks, in the dialects that their clients speak.",
@@ -103,177 +37,325 @@ _BEARER = {
     "description": "`Authorization: Bearer rlhf_...`. A token has scopes: interactions:read, interactions:write, "
     "reviews:write, reviews:expert, metrics:read, rerank.",
 }
+_ERRORS = {
+    400: "The body is not JSON, or broken.",
+    401: "There is no token, or one that is not valid (any more).",
+    403: "The request comes from a page of another site, or its form is of another session.",
+    404: "There is no answer with that id.",
+    405: "This cannot be done here.",
+    408: "The body did not come in time.",
+    409: "It is there already, or under way.",
+    413: "The body is larger than 64 KiB.",
+    414: "The address has more than 8,190 bytes.",
+    415: "The body is not declared as JSON.",
+    422: "A value is missing, empty, too long or of the wrong type.",
+    429: "These are more requests than are allowed in that time.",
+    500: "Something unexpected; the log has it under the request id.",
+    503: "The rating can be kept nowhere at the moment.",
+}
 
 
-def document(base: str = "") -> dict[str, Any]:
-    """Return the document; `base` is the path under which the routes are, without a slash at its end."""
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "RLHF Loop",
-            "version": __version__,
-            "summary": "Answers, best one first, as expert ratings taught it.",
-            "description": "Candidates come from the configured sources, the live reward model puts the best one "
-            "first, and everything is recorded so that it can be rated. Errors are problem+json (RFC 9457). Each "
-            "response bears an `X-Request-ID`; one that you send is taken over.",
-        },
-        "servers": [{"url": base or "/"}],
-        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
-        "paths": _paths(),
-        "components": {"schemas": schemas(_REQUESTS, _RESPONSES), "securitySchemes": {"bearer": _BEARER}},
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_RETRY_AFTER = _header("Seconds to wait before the next try.")
+#: Headers that come with a status.
+ERROR_HEADERS: Mapping[int, Mapping[str, Any]] = MappingProxyType(
+    {
+        401: {"WWW-Authenticate": _header("`Bearer`, as RFC 6750 has it.")},
+        409: {"Retry-After": _header("Only where it passes by itself: seconds to wait.")},
+        429: {"Retry-After": _RETRY_AFTER},
+        503: {"Retry-After": _RETRY_AFTER},
     }
+)
+
+_View = TypeVar("_View", bound=Callable[..., object])
 
 
-def methods() -> dict[str, list[str]]:
-    """Return the paths, as Flask writes them, with what can be done there."""
-    return {
-        path.replace("{id}", "<path:id>"): [method.upper() for method in operations if method != "parameters"]
-        for path, operations in _paths().items()
-    }
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The body of a request or of a response, described by one of its `models`, or else by its `schema`."""
+
+    description: str = ""
+    models: Sequence[type[BaseModel]] = ()
+    schema: Mapping[str, Any] | None = None
+    media_type: str = "application/json"
+    examples: Mapping[str, Any] | None = None
+    example: Any = None
+    headers: Mapping[str, Any] | None = None
+
+    def as_request(self) -> dict[str, Any]:
+        """Return it as the document has it for a request."""
+        return {"required": True, "content": self._content()}
+
+    def as_response(self) -> dict[str, Any]:
+        """Return it as the document has it for a response."""
+        found: dict[str, Any] = {"description": self.description}
+        if self.models or self.schema:
+            found["content"] = self._content()
+        return found | ({"headers": dict(self.headers)} if self.headers else {})
+
+    def _content(self) -> dict[str, Any]:
+        # By its title: that a class says whether it goes in or out is for our code only.
+        references = [{"$ref": f"{_SCHEMAS}{model.model_config['title']}"} for model in self.models]
+        found: dict[str, Any] = {"schema": self.schema or references[0]}
+        if len(references) > 1:
+            found["schema"] = {"oneOf": references}
+        if self.examples:
+            found["examples"] = {name: {"value": value} for name, value in self.examples.items()}
+        if self.example:
+            found["example"] = self.example
+        return {self.media_type: found}
 
 
-def _paths() -> dict[str, dict[str, Any]]:
-    answer = json_reply(AnswerOut, "The candidates, best first.", {"found": _ANSWER, "nothing found": _NO_ANSWER})
-    rated = json_reply(RatingOut, "The rating is stored.", {"stored": _RATED})
-    waits = json_reply(RatingOut, "The rating is kept, and is stored once the database is back.")
-    page = html("The page with the answers.")
-    return {
-        "/data": {
-            "get": operation(
-                "ask", "Answers", "Answer a question", {200: answer}, problems=(414, 422, 429, 500), parameters=[_QUERY]
-            ),
-            "post": operation(
-                "askByPost",
-                "Answers",
-                "Answer a question, in a body",
-                {200: answer},
-                problems=(400, 408, 413, 415, 422, 429, 500),
-                body=json_body(QuestionIn, {"question": {"query": _QUESTION}}),
-            ),
-        },
-        "/data/ratings": {
-            "post": operation(
-                "rate",
-                "Answers",
-                "Rate an answer from 1 to 5, or by a thumb",
-                {200: rated, 202: waits},
-                description="What visitors say is kept apart from what experts say. Who is signed in as an expert "
-                "rates as one, and sends the page's form token as `X-Form-Token`.",
-                problems=(400, 403, 404, 408, 413, 415, 422, 429, 500, 503),
-                body=json_body(RatingIn, {"stars": _RATING, "thumb": _THUMB}),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What the document says of one method of a path.
+
+    A parameter is given as the document has it, or as a model whose fields are parameters of the address.
+    """
+
+    id: str
+    tag: str
+    summary: str
+    description: str
+    replies: Mapping[int, Content]
+    parameters: Sequence[Mapping[str, Any] | type[BaseModel]]
+    body: Content | None
+    #: Schemes of which one is needed.
+    security: Sequence[Mapping[str, Sequence[str]]]
+
+    def described(self) -> dict[str, Any]:
+        """Return it as the document has it."""
+        found: dict[str, Any] = {"operationId": self.id, "tags": [self.tag], "summary": self.summary}
+        if self.description:
+            found["description"] = self.description
+        if self.security:
+            found["security"] = list(self.security)
+        if self.parameters:
+            found["parameters"] = [described for each in self.parameters for described in _parameters(each)]
+        if self.body:
+            found["requestBody"] = self.body.as_request()
+        found["responses"] = {str(status): self.replies[status].as_response() for status in sorted(self.replies)}
+        return found
+
+
+class Api:
+    """The blueprint's routes for programs: each is registered once, with what the document says of it."""
+
+    def __init__(self, web: Blueprint) -> None:
+        self.web = web
+        self._paths: dict[str, dict[str, Operation]] = {}
+        self._views: dict[str, Callable[..., object]] = {}
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        id: str,
+        *,
+        tag: str,
+        replies: Mapping[int, Content],
+        description: str = "",
+        parameters: Sequence[Mapping[str, Any] | type[BaseModel]] = (),
+        body: Content | None = None,
+        scope: str | None = None,
+        without_token: bool = False,
+    ) -> Callable[[_View], _View]:
+        """Register a view. Its docstring is the summary and the description, to which `description` is appended.
+
+        It needs a token with the `scope`, if that is given, and not even then where `without_token` says so: some
+        routes are open to whoever asks on the server's own machine.
+        """
+
+        def register(view: _View) -> _View:
+            summary, _, more = inspect.cleandoc(view.__doc__ or "").partition("\n\n")
+            optional: list[dict[str, list[str]]] = [{}] if without_token else []
+            self._paths.setdefault(path, {})[method] = Operation(
+                id=id,
+                tag=tag,
+                summary=" ".join(summary.split()).removesuffix("."),
+                description=" ".join([*more.split(), *description.split()]),
+                replies=replies,
+                parameters=parameters,
+                body=body,
+                security=[*optional, {"bearer": [scope]}] if scope else [],
             )
-        },
-        "/data-html": {
-            "get": operation(
-                "page",
-                "Pages",
-                "The page: a box for the question, and its answers",
-                {200: page},
-                problems=(414,),
-                pages=(422, 429, 500),
-                parameters=[{**_QUERY, "required": False}],
-            ),
-            "post": operation(
-                "pageByPost",
-                "Pages",
-                "The page with the answers to a question, from its form",
-                {200: page},
-                problems=(),
-                pages=(400, 408, 413, 422, 429, 500),
-                body=form(QuestionIn),
-            ),
-        },
-        "/data-html/ratings": {
-            "post": operation(
-                "rateByForm",
-                "Pages",
-                "Rate an answer, from the page's form",
-                {200: html("Thanks: it is stored."), 202: html("Thanks: it is kept for later.")},
-                problems=(),
-                pages=(400, 403, 404, 408, 413, 422, 429, 500, 503),
-                body=form(RatingIn, form_token=_FORM_TOKEN),
+            self._views[path] = view
+            # Merged slashes would be a redirect to what another id names. OPTIONS is answered below.
+            merge = None if "<path:" not in path else False
+            self.web.add_url_rule(
+                path,
+                view_func=view,  # type: ignore[arg-type]
+                methods=[method],
+                merge_slashes=merge,
+                provide_automatic_options=False,
             )
-        },
-        **v1.paths(),
-        **feedback.paths(),
-        **rerank.paths(),
-        "/healthz": {
-            "get": operation("alive", "Service", "Is the process alive?", {200: json_reply(HealthOut, "It is.")})
-        },
-        "/readyz": {
-            "get": operation(
-                "ready",
-                "Service",
-                "Is everything loaded?",
-                {200: json_reply(ReadinessOut, "It is."), 503: json_reply(ReadinessOut, "Not yet.")},
-            )
-        },
-        "/metrics": {"get": _metrics()},
-        "/openapi.json": {
-            "get": operation(
-                "describe",
-                "Service",
-                "This document",
-                {200: {"description": "It.", "content": {"application/json": {"schema": {"type": "object"}}}}},
-                problems=(429, 500),
-            )
-        },
-        "/docs": {
-            "get": operation(
-                "reference", "Service", "This document as a page", {200: html("The reference.")}, problems=(429, 500)
-            )
-        },
-    }
+            return view
+
+        return register
+
+    def refuse_other_methods(self) -> None:
+        """Refuse what the paths cannot do: Flask's own refusal is none of the blueprint's, and a page in HTML."""
+        for path, operations in self._paths.items():
+            allowed = sorted({*operations, "OPTIONS", *(["HEAD"] if "GET" in operations else [])})
+
+            def refuse(allowed: Sequence[str] = allowed, **_: str) -> Response:
+                raise MethodNotAllowed(valid_methods=allowed)
+
+            def options(allowed: Sequence[str] = allowed, **_: str) -> Response:
+                return Response(status=204, headers={"Allow": ", ".join(allowed)})
+
+            name = path.strip("/").replace("/", "_").replace(".", "_")
+            others = [method for method in _METHODS if method not in operations]
+            # A browser's forms send no such method.
+            own = error_format(self._views[path])
+            refuse = errors_as(PROBLEM if own.html else own)(refuse)
+            self.web.add_url_rule(path, f"refuse_{name}", refuse, methods=others, provide_automatic_options=False)
+            self.web.add_url_rule(path, f"options_{name}", options, methods=["OPTIONS"])
+
+    def document(self, base: str = "") -> dict[str, Any]:
+        """Return the document; `base` is the path under which the routes are, without a slash at its end."""
+        operations = [each for of_path in self._paths.values() for each in of_path.values()]
+        requests = (model for each in operations if each.body for model in each.body.models)
+        responses = (model for each in operations for reply in each.replies.values() for model in reply.models)
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "RLHF Loop",
+                "version": __version__,
+                "summary": "Answers, best one first, as expert ratings taught it.",
+                "description": "Candidates come from the configured sources, the live reward model puts the best one "
+                "first, and everything is recorded so that it can be rated. Errors are problem+json (RFC 9457). Each "
+                "response bears an `X-Request-ID`; one that you send is taken over.",
+            },
+            "servers": [{"url": base or "/"}],
+            "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
+            "paths": {
+                path.replace("<path:id>", "{id}"): {
+                    method.lower(): operation.described() for method, operation in of_path.items()
+                }
+                for path, of_path in self._paths.items()
+            },
+            "components": {"schemas": _schemas(requests, responses), "securitySchemes": {"bearer": _BEARER}},
+        }
 
 
-def _metrics() -> dict[str, Any]:
-    text = {"description": "In Prometheus's text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    found = operation(
-        "measure",
-        "Service",
-        "What a monitoring system watches",
-        {200: text},
-        description="For whoever asks on the server's own machine; others need a token, unless it is for everybody "
-        "here (`RLHF_METRICS_PUBLIC`).",
-        problems=(401, 403, 429, 500, 503),
-        words={403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."},
+def add_routes(api: Api) -> None:
+    """Add the document and its page."""
+    failures = problems(429, 500)
+
+    @api.route(
+        "GET",
+        "/openapi.json",
+        "describe",
+        tag="Service",
+        replies={200: Content("It.", schema={"type": "object"}), **failures},
     )
-    return {**found, "security": [{}, {"bearer": [tokens.METRICS]}]}
-
-
-_PACKAGE = "flask_openapi3_swagger"
-_FILES = frozenset({"js/swagger-ui-bundle.js", "css/swagger-ui.css"})
-
-
-def add_routes(web: Blueprint) -> None:
-    """Give the blueprint the document and its page."""
-
-    @web.get("/openapi.json")
     def openapi() -> Response:
+        """This document."""
         # Where the application or the blueprint has a prefix, the paths begin behind it.
         base = url_for(".openapi").removesuffix("/openapi.json")
-        return Response(json.dumps(document(base), ensure_ascii=False), content_type="application/json")
+        return Response(json.dumps(api.document(base), ensure_ascii=False), content_type="application/json")
 
-    @web.get("/docs")
+    @api.route("GET", "/docs", "reference", tag="Service", replies={200: html("The reference."), **failures})
     def docs() -> Response:
+        """This document as a page."""
         page = render_template("rlhf_loop/docs.html", version=__version__)
         return Response(page, content_type="text/html; charset=utf-8")
 
-    @web.get("/docs/swagger/<path:name>")
-    def swagger(name: str) -> Response:
-        if name not in _FILES:
-            raise NotFound
-        response = send_from_directory(_swagger_folder(), name, max_age=86_400)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        return response
+
+def json_body(*models: type[BaseModel], examples: Mapping[str, Any]) -> Content:
+    """Describe the JSON of a request: one of these models."""
+    return Content(models=models, examples=examples)
 
 
-@cache
-def _swagger_folder() -> Path:
-    # Found and not imported: the package is a plugin of a framework of its own, and only its files are wanted.
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or found.origin is None:
-        raise NotFound(
-            f"The package {_PACKAGE} is not installed, and so the reference has no pictures. See /openapi.json."
-        )
-    return Path(found.origin).parent / "templates" / "swagger"
+def form(model: type[BaseModel], **more: Mapping[str, Any]) -> Content:
+    """Describe the body that a form sends: the fields of the model, and more."""
+    schema = model.model_json_schema()
+    fields: dict[str, Any] = {name: _without_null(value) for name, value in schema["properties"].items()} | more
+    kept = {name: schema[name] for name in ("required", "anyOf") if name in schema}
+    described: dict[str, Any] = {"type": "object", "properties": fields, **kept}
+    return Content(schema=described, media_type="application/x-www-form-urlencoded")
+
+
+def json_reply(
+    description: str,
+    *models: type[BaseModel],
+    examples: Mapping[str, Any] | None = None,
+    headers: Mapping[str, Any] | None = None,
+) -> Content:
+    """Describe the JSON of a response: one of these models, or nothing."""
+    return Content(description, models, examples=examples, headers=headers)
+
+
+def html(description: str) -> Content:
+    """Describe a page."""
+    return Content(description, schema={"type": "string"}, media_type="text/html")
+
+
+def error_pages(*statuses: int) -> dict[int, Content]:
+    """Describe errors that are pages."""
+    return {status: html(_ERRORS[status]) for status in statuses}
+
+
+def problems(*statuses: int, words: Mapping[int, str] | None = None) -> dict[int, Content]:
+    """Describe errors that are problem+json; `words` replace the usual ones."""
+    texts = {**_ERRORS, **(words or {})}
+    return {status: _problem(status, texts[status]) for status in statuses}
+
+
+def _problem(status: int, words: str) -> Content:
+    example = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": words,
+        "request_id": "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d",
+    }
+    return Content(words, [ProblemOut], media_type=MEDIA_TYPE, example=example, headers=ERROR_HEADERS.get(status))
+
+
+def _parameters(given: Mapping[str, Any] | type[BaseModel]) -> list[Mapping[str, Any]]:
+    if isinstance(given, Mapping):
+        return [given]
+    schema = given.model_json_schema()
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": field.pop("description", ""),
+            "schema": _without_null(field),
+        }
+        for name, field in schema["properties"].items()
+    ]
+
+
+def _without_null(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field as it is where nothing can only be said by leaving it out."""
+    kept = {name: value for name, value in field.items() if name not in ("anyOf", "title", "default")}
+    of_it: Mapping[str, Any] = next((each for each in field.get("anyOf", ()) if each != {"type": "null"}), {})
+    default = {"default": field["default"]} if field.get("default") is not None else {}
+    return {**of_it, **kept, **default}
+
+
+def _schemas(requests: Iterable[type[BaseModel]], responses: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """Return the schemas of these models and of all that they hold, by their titles."""
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        *((model, "validation") for model in dict.fromkeys(requests)),
+        *((model, "serialization") for model in dict.fromkeys(responses)),
+    ]
+    _, found = models_json_schema(models, ref_template=f"{_SCHEMAS}{{model}}")
+    names = {name: schema["title"] for name, schema in found["$defs"].items()}
+    return {names[name]: _renamed(schema, names) for name, schema in sorted(found["$defs"].items())}
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: f"{_SCHEMAS}{names[inner.rpartition('/')[2]]}" if key == "$ref" else _renamed(inner, names)
+            for key, inner in value.items()
+        }
+    return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value

@@ -1,8 +1,6 @@
 """`/v1/rerank`, `/v2/rerank` and `/rerank`: the live model as a reranker for other stacks, in their dialects.
 
-Errors of the rerank API, in the words of this house and the shape of each dialect.
-
-The part of the OpenAPI document that is about the rerank API.
+Errors, too, have the form of each dialect; their texts are our own.
 """
 
 from __future__ import annotations
@@ -13,10 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from types import MappingProxyType
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-from flask import Blueprint, Response, current_app, request
+from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import (
     BadRequest,
@@ -35,7 +32,7 @@ from rlhf_loop.ranking import DocumentRanking, rank_documents, without_model
 from rlhf_loop.utils.concurrency import FairLock, trim_memory
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.api.operations import json_body, json_reply, operation
+from rlhf_loop.web.api.openapi import ERROR_HEADERS, Api, Content, json_body, json_reply
 from rlhf_loop.web.api.rerank_schemas import (
     MAX_DOCUMENTS,
     OBJECT,
@@ -61,7 +58,7 @@ from rlhf_loop.web.api.rerank_schemas import (
     VllmOut,
 )
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.problems import detail, with_errors
+from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
 from rlhf_loop.web.schemas import kind_of, sentence, shortened
 
 
@@ -76,7 +73,7 @@ class Dialect:
     body: Callable[[HTTPException, int, str], BaseModel]
     statuses: Mapping[type[HTTPException], int] = field(default_factory=dict)
 
-    def answer(self, error: HTTPException) -> Response:
+    def render(self, error: HTTPException) -> Response:
         """Return the response to a request that failed."""
         # Its own response bears the headers: Retry-After, WWW-Authenticate, or where a redirect leads.
         response = current_app.make_response(error)
@@ -135,32 +132,94 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPOKEN = "rlhf_loop.dialect"
 
 _Model = TypeVar("_Model", bound=BaseModel)
-JINA_PATH, COHERE_PATH, EITHER_PATH = "/v1/rerank", "/v2/rerank", "/rerank"
 
 
 def _either(error: HTTPException) -> Response:
-    """Answer at `/rerank`: as long as nothing else is known, as TEI does."""
+    """Render an error at `/rerank`: as long as nothing else is known, as TEI does."""
     found = request.environ.get(_SPOKEN)
-    return (found if isinstance(found, Dialect) else TEI).answer(error)
+    return (found if isinstance(found, Dialect) else TEI).render(error)
 
 
-#: How each of the paths says that something is wrong, whatever the method.
-ERRORS: Mapping[str, Callable[[HTTPException], Response]] = MappingProxyType(
-    {JINA_PATH: JINA.answer, COHERE_PATH: COHERE.answer, EITHER_PATH: _either}
+_TAG = "Ranking"
+_QUERY = "What helps against a migraine attack?"
+_TEXTS = [
+    "Migraine is more common in women than in men.",
+    "Rest in a dark room, drink water, and take the painkiller early.",
+]
+_ASKED = {"model": "any", "query": _QUERY, "documents": _TEXTS, "top_n": 1}
+_ID = "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d"
+_VERSION = "passages-1a2b3c4d5e6f"
+_USAGE = {"total_tokens": 34, "prompt_tokens": 34}
+_RESULT = {"index": 1, "relevance_score": 0.83}
+_META = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
+_META_2 = {**_META, "api_version": {"version": "2"}}
+_JINA = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [_RESULT], "meta": _META}
+_COHERE = {"id": _ID, "results": [_RESULT], "meta": _META_2}
+_VLLM = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [{**_RESULT, "document": {"text": _TEXTS[1]}}]}
+
+_WHO = (
+    "For whoever asks on the server's own machine; others need a token with the scope `rerank`, unless it is for "
+    f"everybody here (`RLHF_RERANK_PUBLIC`). At most {MAX_DOCUMENTS:,} documents in 4 MiB. Other fields that clients "
+    "of this dialect send are passed over."
 )
+_WORDS = {
+    400: "The body is not JSON.",
+    401: "There is no token, or one that is not valid (any more).",
+    403: "The token does not have the scope rerank.",
+    408: "The body did not come in time.",
+    413: "There are too many documents, the question is too long, or the body is larger than 4 MiB.",
+    415: "The body is not declared as JSON.",
+    422: "A value is missing, empty or of the wrong type.",
+    429: "These are more requests than are allowed in that time.",
+    500: "Something unexpected; the log has it under the request id.",
+    503: "There is no model to rank by, or the database does not say whose token it is.",
+}
+#: Where several dialects share a path, each has some of these.
+_SHARED_WORDS = {
+    **_WORDS,
+    400: "The body is not JSON, there are no documents, or (vLLM) a value is missing, empty or of the wrong type.",
+}
+_HEADERS = {
+    "X-RLHF-Ranking": {
+        "description": "`model`, or `incoming`: there is no model, and the documents keep their order.",
+        "schema": {"type": "string", "enum": ["model", "incoming"]},
+        "required": True,
+    },
+    "X-RLHF-Model": {"description": "The version of the model that ranked, if one did.", "schema": {"type": "string"}},
+}
 
 
-def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard: Guard) -> None:
-    """Give the blueprint these routes.
+def _errors(*models: type[BaseModel], words: Mapping[int, str] = _WORDS) -> dict[int, Content]:
+    return {status: json_reply(said, *models, headers=ERROR_HEADERS.get(status)) for status, said in words.items()}
+
+
+def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guard) -> None:
+    """Add the routes of the rerank API.
 
     Raises:
         ConfigError: the settings do not say what to do without a model.
     """
     desk = _Desk(settings, service, guard)
 
-    @web.post(JINA_PATH)
-    @with_errors(ERRORS[JINA_PATH])
+    @api.route(
+        "POST",
+        "/v1/rerank",
+        "rerankV1",
+        tag=_TAG,
+        description=_WHO,
+        replies={
+            200: json_reply("The documents, best first.", JinaOut, examples={"best": _JINA}, headers=_HEADERS),
+            **_errors(JinaErrorOut),
+        },
+        body=json_body(
+            JinaIn, examples={"texts": _ASKED, "objects": {**_ASKED, "documents": [{"text": each} for each in _TEXTS]}}
+        ),
+        scope=tokens.RERANK,
+        without_token=True,
+    )
+    @errors_as(ErrorFormat(JINA.render))
     def rerank_v1() -> Response:
+        """Rank documents, as Jina and Cohere's version 1 have it."""
         given = _checked(JinaIn, desk.body())
         ranking = desk.ranking(given.query, _texts(given), count=True)
         found = JinaOut(
@@ -172,16 +231,60 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
         )
         return _answer(found, ranking)
 
-    @web.post(COHERE_PATH)
-    @with_errors(ERRORS[COHERE_PATH])
+    @api.route(
+        "POST",
+        "/v2/rerank",
+        "rerankV2",
+        tag=_TAG,
+        description=_WHO,
+        replies={
+            200: json_reply("The documents, best first.", CohereOut, examples={"best": _COHERE}, headers=_HEADERS),
+            **_errors(CohereErrorOut),
+        },
+        body=json_body(CohereIn, examples={"texts": _ASKED}),
+        scope=tokens.RERANK,
+        without_token=True,
+    )
+    @errors_as(ErrorFormat(COHERE.render))
     def rerank_v2() -> Response:
+        """Rank documents, as Cohere's version 2 has it."""
         given = _checked(CohereIn, desk.body())
         ranking = desk.ranking(given.query, _texts(given), longest=given.max_tokens_per_doc)
         return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
 
-    @web.post(EITHER_PATH)
-    @with_errors(ERRORS[EITHER_PATH])
+    @api.route(
+        "POST",
+        "/rerank",
+        "rerank",
+        tag=_TAG,
+        description=_WHO,
+        replies={
+            200: json_reply(
+                "The texts or documents, best first.",
+                TeiOut,
+                VllmOut,
+                examples={
+                    "TEI": [{"index": 1, "score": 0.83}, {"index": 0, "score": 0.21}],
+                    "vLLM, Infinity": _VLLM,
+                },
+                headers=_HEADERS,
+            ),
+            **_errors(TeiErrorOut, VllmErrorOut, words=_SHARED_WORDS),
+        },
+        body=json_body(
+            TeiIn,
+            VllmIn,
+            examples={
+                "TEI": {"query": _QUERY, "texts": _TEXTS, "raw_scores": False, "return_text": False},
+                "vLLM, Infinity": _ASKED,
+            },
+        ),
+        scope=tokens.RERANK,
+        without_token=True,
+    )
+    @errors_as(ErrorFormat(_either))
     def rerank() -> Response:
+        """Rank texts as Text Embeddings Inference has it, or documents as vLLM and Infinity have it."""
         body = desk.body()
         if ("documents" in body) == ("texts" in body):
             found = "both texts and documents" if "texts" in body else "neither texts nor documents"
@@ -192,15 +295,6 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
             return _as_tei(desk, _checked(TeiIn, body))
         request.environ[_SPOKEN] = VLLM
         return _as_vllm(desk, _checked(VllmIn, body))
-
-
-def check(settings: Settings) -> None:
-    """Say at once what would keep these routes from working.
-
-    Raises:
-        ConfigError: the settings do not say what to do without a model.
-    """
-    without_model(settings)
 
 
 class _Desk:
@@ -412,116 +506,3 @@ def _answer(found: BaseModel, ranking: DocumentRanking) -> Response:
     if ranking.model_version is not None:
         response.headers["X-RLHF-Model"] = ranking.model_version
     return response
-
-
-REQUESTS = (JinaIn, CohereIn, TeiIn, VllmIn)
-RESPONSES = (JinaOut, CohereOut, TeiOut, VllmOut, JinaErrorOut, CohereErrorOut, TeiErrorOut, VllmErrorOut)
-
-_TAG = "Ranking"
-_QUERY = "What helps against a migraine attack?"
-_TEXTS = [
-    "Migraine is more common in women than in men.",
-    "Rest in a dark room, drink water, and take the painkiller early.",
-]
-_ASKED = {"model": "any", "query": _QUERY, "documents": _TEXTS, "top_n": 1}
-_ID = "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d"
-_VERSION = "passages-1a2b3c4d5e6f"
-_USAGE = {"total_tokens": 34, "prompt_tokens": 34}
-_RESULT = {"index": 1, "relevance_score": 0.83}
-_META = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
-_META_2 = {**_META, "api_version": {"version": "2"}}
-_JINA = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [_RESULT], "meta": _META}
-_COHERE = {"id": _ID, "results": [_RESULT], "meta": _META_2}
-_VLLM = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [{**_RESULT, "document": {"text": _TEXTS[1]}}]}
-
-_WHO = (
-    "For whoever asks on the server's own machine; others need a token with the scope `rerank`, unless it is for "
-    f"everybody here (`RLHF_RERANK_PUBLIC`). At most {MAX_DOCUMENTS:,} documents in 4 MiB. Other fields that clients "
-    "of this dialect send are passed over."
-)
-_WORDS = {
-    400: "The body is not JSON.",
-    401: "There is no token, or one that is not valid (any more).",
-    403: "The token does not have the scope rerank.",
-    408: "The body did not come in time.",
-    413: "There are too many documents, the question is too long, or the body is larger than 4 MiB.",
-    415: "The body is not declared as JSON.",
-    422: "A value is missing, empty or of the wrong type.",
-    429: "These are more requests than are allowed in that time.",
-    500: "Something unexpected; the log has it under the request id.",
-    503: "There is no model to rank by, or the database does not say whose token it is.",
-}
-#: Where several dialects share a path, each has some of these.
-_SHARED_WORDS = {
-    **_WORDS,
-    400: "The body is not JSON, there are no documents, or (vLLM) a value is missing, empty or of the wrong type.",
-}
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "string"}}}
-_ERROR_HEADERS: dict[int, dict[str, Any]] = {
-    401: {"WWW-Authenticate": {"description": "`Bearer`, as RFC 6750 has it.", "schema": {"type": "string"}}},
-    429: _RETRY_AFTER,
-    503: _RETRY_AFTER,
-}
-_HEADERS = {
-    "X-RLHF-Ranking": {
-        "description": "`model`, or `incoming`: there is no model, and the documents keep their order.",
-        "schema": {"type": "string", "enum": ["model", "incoming"]},
-        "required": True,
-    },
-    "X-RLHF-Model": {"description": "The version of the model that ranked, if one did.", "schema": {"type": "string"}},
-}
-
-
-def paths() -> dict[str, dict[str, Any]]:
-    """Return the paths with their operations."""
-    texts = {"query": _QUERY, "texts": _TEXTS, "raw_scores": False, "return_text": False}
-    return {
-        "/v1/rerank": _rerank(
-            "rerankV1",
-            "Rank documents, as Jina and Cohere's version 1 have it",
-            json_body(
-                JinaIn, {"texts": _ASKED, "objects": {**_ASKED, "documents": [{"text": each} for each in _TEXTS]}}
-            ),
-            json_reply(JinaOut, "The documents, best first.", {"best": _JINA}, headers=_HEADERS),
-            [JinaErrorOut],
-        ),
-        "/v2/rerank": _rerank(
-            "rerankV2",
-            "Rank documents, as Cohere's version 2 has it",
-            json_body(CohereIn, {"texts": _ASKED}),
-            json_reply(CohereOut, "The documents, best first.", {"best": _COHERE}, headers=_HEADERS),
-            [CohereErrorOut],
-        ),
-        "/rerank": _rerank(
-            "rerank",
-            "Rank texts as Text Embeddings Inference has it, or documents as vLLM and Infinity have it",
-            json_body(TeiIn, {"TEI": texts, "vLLM, Infinity": _ASKED}, others=[VllmIn]),
-            json_reply(
-                TeiOut,
-                "The texts or documents, best first.",
-                {"TEI": [{"index": 1, "score": 0.83}, {"index": 0, "score": 0.21}], "vLLM, Infinity": _VLLM},
-                others=[VllmOut],
-                headers=_HEADERS,
-            ),
-            [TeiErrorOut, VllmErrorOut],
-            words=_SHARED_WORDS,
-        ),
-    }
-
-
-def _rerank(
-    name: str,
-    summary: str,
-    body: Mapping[str, Any],
-    found: Mapping[str, Any],
-    errors: Sequence[type[BaseModel]],
-    *,
-    words: Mapping[int, str] = _WORDS,
-) -> dict[str, Any]:
-    first, *others = errors
-    refused = {
-        status: json_reply(first, said, others=others, headers=_ERROR_HEADERS.get(status))
-        for status, said in words.items()
-    }
-    described = operation(name, _TAG, summary, {200: found, **refused}, description=_WHO, problems=(), body=body)
-    return {"post": {**described, "security": [{}, {"bearer": [tokens.RERANK]}]}}

@@ -18,7 +18,7 @@ from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import people
 from rlhf_loop.web.pages.people import Flash, page
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 _ENTRIES = 50
@@ -44,13 +44,13 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
     """Give the blueprint these routes."""
 
     @web.get("/admin")
-    @for_people
+    @html_errors
     def admin() -> Response:
         guard.signed_in(UserRole.ADMIN)
         return _users_page(database, guard)
 
     @web.post("/admin/users")
-    @for_people
+    @html_errors
     def admin_users_add() -> Response:
         actor = _acting(guard)
         try:
@@ -64,7 +64,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         return _done(guard, ".admin", _invited(database, user.name, actor, f"{user.name} is added."))
 
     @web.post("/admin/users/change")
-    @for_people
+    @html_errors
     def admin_users_change() -> Response:
         actor = _acting(guard)
         name, what = request.form.get("name", ""), request.form.get("do", "")
@@ -75,13 +75,13 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         return _done(guard, ".admin", flash)
 
     @web.get("/admin/tokens")
-    @for_people
+    @html_errors
     def admin_tokens() -> Response:
         guard.signed_in(UserRole.ADMIN)
         return _tokens_page(database, guard)
 
     @web.post("/admin/tokens")
-    @for_people
+    @html_errors
     def admin_tokens_add() -> Response:
         actor = _acting(guard)
         try:
@@ -99,7 +99,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         return _done(guard, ".admin_tokens", Flash(text, secret=new.secret, label="New token"))
 
     @web.post(f"/admin/tokens/<int(max={_LARGEST_ID}):id>/revoke")
-    @for_people
+    @html_errors
     def admin_tokens_revoke(id: int) -> Response:
         actor = _acting(guard)
         try:
@@ -109,7 +109,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         return _done(guard, ".admin_tokens", Flash(f"Token {id} is revoked. It is worth nothing from now on."))
 
     @web.get("/admin/audit")
-    @for_people
+    @html_errors
     def admin_audit() -> Response:
         guard.signed_in(UserRole.ADMIN)
         actor, action = one_line(request.args.get("actor")), one_line(request.args.get("action"))

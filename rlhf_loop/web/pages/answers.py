@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
-from flask import Blueprint, Response, render_template, request
+from flask import Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
@@ -13,9 +11,10 @@ from rlhf_loop.domain import Scale
 from rlhf_loop.utils.text import web_address
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
-from rlhf_loop.web.api.answers import answered, checked, rated, rater, remembered, whole_body
+from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, whole_body
+from rlhf_loop.web.api.openapi import Api, error_pages, form, html, problems
 from rlhf_loop.web.guard import FORM_FIELD, Guard, refuse_other_sites
-from rlhf_loop.web.problems import detail, for_people
+from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
 
 #: What the five ratings mean, in the words of the buttons.
@@ -33,8 +32,8 @@ THUMB_MEANINGS = {"up": "helpful", "down": "not helpful"}
 _PARTS = {"model": "The ranking", "drafts": "Written answers", "recording": "Keeping a record", "sources": "The search"}
 
 
-def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard: Guard) -> None:
-    """Give the blueprint the page, and what its forms need without JavaScript.
+def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guard) -> None:
+    """Add the page, and what its forms need without JavaScript.
 
     Raises:
         ConfigError: there is no such scale for end users.
@@ -43,21 +42,51 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
     # In an experiment nobody may see which order they got, nor rate an answer by its score instead of by what it says.
     scores = not settings.experiment_share
 
-    @web.get("/data-html")
-    @for_people
+    page = html("The page with the answers.")
+
+    @api.route(
+        "GET",
+        "/data-html",
+        "page",
+        tag="Pages",
+        replies={200: page, **problems(414), **error_pages(422, 429, 500)},
+        parameters=[{**QUERY, "required": False}],
+    )
+    @errors_as(_ERRORS)
     def data_html() -> Response:
+        """The page: a box for the question, and its answers."""
         # An empty box is where everybody starts; only what was asked is judged.
         return _asked(service, request.args["query"], scale, scores=scores) if "query" in request.args else _page()
 
-    @web.post("/data-html")
-    @for_people
+    @api.route(
+        "POST",
+        "/data-html",
+        "pageByPost",
+        tag="Pages",
+        replies={200: page, **error_pages(400, 408, 413, 422, 429, 500)},
+        body=form(QuestionIn),
+    )
+    @errors_as(_ERRORS)
     def data_html_post() -> Response:
+        """The page with the answers to a question, from its form."""
         whole_body()
         return _asked(service, request.form.get("query", ""), scale, scores=scores)
 
-    @web.post("/data-html/ratings")
-    @for_people
+    @api.route(
+        "POST",
+        "/data-html/ratings",
+        "rateByForm",
+        tag="Pages",
+        replies={
+            200: html("Thanks: it is stored."),
+            202: html("Thanks: it is kept for later."),
+            **error_pages(400, 403, 404, 408, 413, 422, 429, 500, 503),
+        },
+        body=form(RatingIn, form_token=_FORM_TOKEN),
+    )
+    @errors_as(_ERRORS)
     def rate_html() -> Response:
+        """Rate an answer, from the page's form."""
         refuse_other_sites()
         whole_body()
         # An empty field is what a form sends for nothing.
@@ -66,23 +95,16 @@ def add_routes(web: Blueprint, settings: Settings, service: AnswerService, guard
         return remembered(_thanks(rated(service, rating, by)), by)
 
 
-def error_page(error: HTTPException) -> Response:
-    """Return an error as a page; on the page of answers with the question still in its box."""
+def _error_page(error: HTTPException) -> Response:
+    """Return an error as the page of answers, with the question still in its box."""
     code = error.code or 500
-    if not (request.endpoint or "").endswith((".data_html", ".data_html_post", ".rate_html")):
-        return _html(
-            render_template(
-                "rlhf_loop/error.html",
-                title=HTTPStatus(code).phrase,
-                detail=detail(error),
-                request_id=logs.begin(request).id,
-                version=__version__,
-            ),
-            status=code,
-        )
     # With others the body is unread, and may be unreadable.
     query = request.values.get("query", "") if code in (422, 500) else ""
     return _page(query=query[:MAX_QUERY_CHARS], error=detail(error), status=code)
+
+
+_ERRORS = ErrorFormat(_error_page, html=True)
+_FORM_TOKEN = {"type": "string", "description": "Of the page that has the form; only who is signed in needs it."}
 
 
 def score_in_words(score: float | None) -> str:

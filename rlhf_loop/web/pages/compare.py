@@ -15,7 +15,7 @@ from rlhf_loop.domain import User
 from rlhf_loop.reviewing import MAX_COMMENT, PairAnswer, PairItem, Progress
 from rlhf_loop.web.api.answers import checked, parsed
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 
 #: The keys, as the help lists them.
 KEYS = (
@@ -66,13 +66,13 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the screen for pairs, as forms and as calls of its script."""
 
     @web.get("/compare")
-    @for_people
+    @html_errors
     def compare() -> Response:
         user = desk.rater()
         return desk.page("compare.html", keys=KEYS, screen=_screen(desk, user, _next(desk, user)))
 
     @web.post("/compare")
-    @for_people
+    @html_errors
     def compare_form() -> BaseResponse:
         user = desk.posting_rater()
         form = checked(_FormIn, {key: text for key, text in request.form.items() if text and key != "form_token"})

@@ -26,7 +26,7 @@ from rlhf_loop.monitoring.report import Panel, overview, panel
 from rlhf_loop.version import __version__
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages.people import page
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def add_routes(
     board = Board(lambda name: figures.figure(name, database.engine(), settings, encoder=encoder()))
 
     @web.get("/dashboard")
-    @for_people
+    @html_errors
     def dashboard() -> Response:
         guard.signed_in(UserRole.ADMIN)
         found = overview(database.engine())
@@ -147,7 +147,7 @@ def add_routes(
         return page("dashboard.html", guard, overview=found, parts=parts, here=url_for(".dashboard"))
 
     @web.get("/dashboard/<name>.svg")
-    @for_people
+    @html_errors
     def dashboard_picture(name: str) -> Response:
         guard.signed_in(UserRole.ADMIN)
         figure = _figure(board, name)
@@ -159,7 +159,7 @@ def add_routes(
         return response
 
     @web.get("/dashboard/<name>.csv")
-    @for_people
+    @html_errors
     def dashboard_data(name: str) -> Response:
         guard.signed_in(UserRole.ADMIN)
         figure = _figure(board, name)

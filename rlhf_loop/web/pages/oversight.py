@@ -23,7 +23,7 @@ from rlhf_loop.reviewing import Agreement, RaterReport
 from rlhf_loop.web.api.answers import checked
 from rlhf_loop.web.pages.desk import Desk, address, own_lines, said
 from rlhf_loop.web.pages.diff import difference
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 
 State = Literal["pending", "approved", "rejected", "all"]
 STATES: tuple[State, ...] = ("pending", "approved", "rejected", "all")
@@ -50,13 +50,13 @@ def add_correction_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the list of corrections."""
 
     @web.get("/review/corrections")
-    @for_people
+    @html_errors
     def corrections() -> Response:
         desk.guard.signed_in(UserRole.ADMIN)
         return _page(desk, checked(_FilterIn, request.args.to_dict()))
 
     @web.post("/review/corrections")
-    @for_people
+    @html_errors
     def corrections_form() -> BaseResponse:
         user = desk.posting_admin()
         sent = checked(_DecisionIn, request.form.to_dict())
@@ -102,7 +102,7 @@ def add_flag_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the list of flagged answers."""
 
     @web.get("/review/flagged")
-    @for_people
+    @html_errors
     def flagged() -> Response:
         desk.guard.signed_in(UserRole.ADMIN)
         before = checked(_FlagFilterIn, request.args.to_dict()).before
@@ -116,7 +116,7 @@ def add_guideline_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the guidelines."""
 
     @web.get("/review/guidelines")
-    @for_people
+    @html_errors
     def guidelines_page() -> Response:
         user = desk.rater()
         return desk.page(
@@ -126,7 +126,7 @@ def add_guideline_routes(web: Blueprint, desk: Desk) -> None:
         )
 
     @web.post("/review/guidelines")
-    @for_people
+    @html_errors
     def guidelines_form() -> BaseResponse:
         user = desk.posting_admin()
         given = [own_lines(request.form.get(f"grade_{grade}")).strip() for grade in range(1, 6)]
@@ -164,7 +164,7 @@ def add_agreement_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the page on agreement."""
 
     @web.get("/review/agreement")
-    @for_people
+    @html_errors
     def agreement() -> Response:
         user = desk.rater()
         found = reviewing.agreement(desk.engine())

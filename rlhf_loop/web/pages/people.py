@@ -32,7 +32,7 @@ from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard, home_path, local_path
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 COOKIE = "rlhf_notice"
@@ -87,13 +87,13 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     """Give the blueprint these routes."""
 
     @web.get("/sign-in")
-    @for_people
+    @html_errors
     def sign_in() -> Response:
         way = local_path(request.args.get("next", ""))
         return _to(way or _first_page()) if guard.user() else _sign_in_page(guard, way=way)
 
     @web.post("/sign-in")
-    @for_people
+    @html_errors
     def sign_in_post() -> Response:
         _read_form(guard)
         name, way = request.form.get("name", ""), local_path(request.form.get("next", ""))
@@ -112,25 +112,25 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         return guard.begin(_to(way or _first_page()), found.user, found.secret)
 
     @web.get("/sign-out")
-    @for_people
+    @html_errors
     def sign_out() -> Response:
         # An address that is opened, or an image of another site, must sign nobody out.
         return _to(url_for(".account"))
 
     @web.post("/sign-out")
-    @for_people
+    @html_errors
     def sign_out_post() -> Response:
         _read_form(guard)
         _end_session(database, guard)
         return guard.end(_to(url_for(".data_html")))
 
     @web.get("/welcome/<secret>")
-    @for_people
+    @html_errors
     def welcome(secret: str) -> Response:
         return _welcome_page(guard, _invitation(database, guard, secret))
 
     @web.post("/welcome/<secret>")
-    @for_people
+    @html_errors
     def welcome_post(secret: str) -> Response:
         _read_form(guard)
         invitation = _invitation(database, guard, secret)
@@ -145,12 +145,12 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         return _signed_in(database, guard, user, _to(_first_page()))
 
     @web.get("/account")
-    @for_people
+    @html_errors
     def account() -> Response:
         return _account_page(guard, guard.signed_in())
 
     @web.post("/account/password")
-    @for_people
+    @html_errors
     def account_password() -> Response:
         user = guard.signed_in()
         _read_form(guard)
@@ -166,7 +166,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         return leave(guard, response, Flash(text))
 
     @web.post("/account/sign-out-everywhere")
-    @for_people
+    @html_errors
     def account_sign_out_everywhere() -> Response:
         user = guard.signed_in()
         _read_form(guard)

@@ -30,7 +30,7 @@ from rlhf_loop.web.pages import oversight as flagged
 from rlhf_loop.web.pages import oversight as guidelines
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
 from rlhf_loop.web.pages.diff import Piece, difference
-from rlhf_loop.web.problems import for_people
+from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 
@@ -232,20 +232,20 @@ def add_routes(
 
 def _add_pages(web: Blueprint, desk: Desk) -> None:
     @web.get("/review")
-    @for_people
+    @html_errors
     def review() -> Response:
         user = desk.rater()
         return _page(desk, user, _next(desk, user))
 
     @web.get(f"/review/items/<{ID}:interaction_id>")
-    @for_people
+    @html_errors
     def review_item(interaction_id: int) -> Response:
         user = desk.rater()
         with said():
             return _page(desk, user, reviewing.item(desk.engine(), interaction_id, reviewer=user.name))
 
     @web.post("/review")
-    @for_people
+    @html_errors
     def review_form() -> Response:
         user = desk.posting_rater()
         form = checked(

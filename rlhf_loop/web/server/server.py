@@ -24,9 +24,9 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
+from rlhf_loop.ranking import without_model
 from rlhf_loop.utils import tracing
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import rerank
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
@@ -139,7 +139,7 @@ def check(settings: Settings) -> None:
         ConfigError, MissingExtraError: the settings name it.
     """
     Guard(settings, Database(settings))
-    rerank.check(settings)
+    without_model(settings)
     if settings.telemetry:
         tracing.check()
 
