@@ -17,7 +17,7 @@ from patience import PATIENCE_S, until
 from server_process import Server, get
 
 from rlhf_loop.config import Settings
-from rlhf_loop.web.server.server import _share_cores, default_workers
+from rlhf_loop.web.server.server import _share_cores, default_workers, worker_class
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 
@@ -242,3 +242,19 @@ def test_workers_share_the_cores() -> None:
     assert _share_cores(Settings(), 4).encoder_threads == 4
     assert _share_cores(Settings(), 0).encoder_threads == 1
     assert _share_cores(Settings(encoder_threads=7), 4).encoder_threads == 7
+
+
+@pytest.mark.parametrize("gone", ["ThreadWorker.murder_pending", "_DEFER"])
+def test_another_gunicorn_serves_with_its_own_worker(
+    gone: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where gunicorn has no such private part any more, its thread worker takes over, and a warning says so once."""
+    name = "rlhf_loop.web.server.gunicorn_worker"
+    assert getattr(worker_class(), "__name__", "") == "Worker"
+    assert caplog.messages == []
+    monkeypatch.delattr(f"gunicorn.workers.gthread.{gone}")
+    monkeypatch.delitem(sys.modules, name)
+    assert worker_class() == "gthread"
+    (said,) = caplog.messages
+    assert "falling back to gunicorn's thread worker" in said
+    assert gone in said

@@ -275,7 +275,7 @@ def form(model: type[BaseModel], **more: Mapping[str, Any]) -> Content:
     """Describe the body that a form sends: the fields of the model, and more."""
     schema = model.model_json_schema()
     fields: dict[str, Any] = {name: _without_null(value) for name, value in schema["properties"].items()} | more
-    kept = {name: schema[name] for name in ("required", "anyOf") if name in schema}
+    kept: dict[str, Any] = {name: schema[name] for name in ("required", "anyOf") if name in schema}
     described: dict[str, Any] = {"type": "object", "properties": fields, **kept}
     return Content(schema=described, media_type="application/x-www-form-urlencoded")
 

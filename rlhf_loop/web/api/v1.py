@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
 from flask import Response, request, url_for
-from pydantic_core import from_json
 from sqlalchemy.engine import Connection
 from werkzeug.exceptions import Conflict, NotFound, UnprocessableEntity
 
@@ -387,8 +387,8 @@ def _interactions() -> InteractionIn | InteractionBatchIn:
     """Read one interaction or several: whoever sends the field `interactions` means several."""
     read_more()
     try:
-        several = "interactions" in from_json(whole_body())
-    except (ValueError, TypeError):
+        several = "interactions" in json.loads(whole_body())
+    except (ValueError, TypeError, RecursionError):
         # No JSON, or no object: then `parsed` says so.
         several = False
     return parsed(InteractionBatchIn) if several else parsed(InteractionIn)

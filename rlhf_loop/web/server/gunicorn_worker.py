@@ -1,4 +1,4 @@
-"""One process behind `rlhf-loop serve`: gunicorn's with threads, patient with slow clients, frank with odd ones.
+"""The worker process of `rlhf-loop serve`: gunicorn's thread worker, safe against slow clients and invalid requests.
 
 Gunicorn reads a request in the thread that will answer it, so that a few clients who never finish theirs would occupy
 all threads. Here a request waits for its end outside of them.
@@ -21,7 +21,7 @@ from typing import Any
 from gunicorn.http import errors, get_parser  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.util import write_nonblock  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import _DEFER, ThreadWorker  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
 
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.web import logs
@@ -31,6 +31,12 @@ from rlhf_loop.web.schemas import ProblemOut
 
 logger = logging.getLogger(__name__)
 
+#: What gunicorn does not promise to keep, and the worker below stands on: methods, and attributes of instances.
+_METHODS = ("accept", "finish_request", "handle", "handle_error", "murder_pending", "set_accept_enabled")
+_ATTRIBUTES = {
+    ThreadWorker: ("nr_conns", "pending_conns", "poller"),
+    TConn: ("client", "data_ready", "parser", "sock", "timeout"),
+}
 #: A request is here that long after its first byte, or it is refused.
 READING_S = 10.0
 #: Who has got the last answer may take that long to hang up; who says nothing as the server stops, to begin.
@@ -75,6 +81,14 @@ _BROKEN = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
     "Something unexpected happened here. The log says what, under the request id.",
 )
+
+
+def missing_parts() -> list[str]:
+    """Return what the worker needs of gunicorn and this version does not have."""
+    found = [f"ThreadWorker.{name}" for name in _METHODS if not hasattr(ThreadWorker, name)]
+    for kind, names in _ATTRIBUTES.items():
+        found += [f"{kind.__name__}.{name}" for name in names if name not in kind.__init__.__code__.co_names]
+    return found
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask, Response, request
@@ -30,13 +31,14 @@ from rlhf_loop.web import logs
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
-from rlhf_loop.web.server.gunicorn_worker import Worker
 from rlhf_loop.web.server.shared_counts import forget, shared_counts
 from rlhf_loop.web.server.watch import Watch
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+
+logger = logging.getLogger(__name__)
 
 #: Asked every few seconds by programs, and nobody wonders where their time goes.
 _LEFT_OUT = ("/healthz", "/readyz", "/metrics")
@@ -144,6 +146,25 @@ def check(settings: Settings) -> None:
         tracing.check()
 
 
+def worker_class() -> type | str:
+    """Return our worker, or the name of gunicorn's own where this gunicorn lacks what ours is built on."""
+    try:
+        from rlhf_loop.web.server.gunicorn_worker import Worker, missing_parts
+
+        missing = ", ".join(f"no {part}" for part in missing_parts())
+    except ImportError as error:
+        missing = str(error)
+    if missing:
+        logger.warning(
+            "Our worker does not fit gunicorn %s (%s); falling back to gunicorn's thread worker, whose threads a few "
+            "slow clients can occupy. Install gunicorn>=27.0.1,<28.",
+            version("gunicorn"),
+            missing,
+        )
+        return "gthread"
+    return Worker
+
+
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
     """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
     logs.configure()
@@ -172,7 +193,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "bind": self._bind,
             "workers": self._size.workers,
             "threads": self._size.threads,
-            "worker_class": Worker,
+            "worker_class": worker_class(),
             "logger_class": _Log,
             "graceful_timeout": GRACE_S,
             "keepalive": _KEEP_ALIVE_S,
