@@ -27,6 +27,20 @@ from rlhf_loop.store.tables import User as Users
 
 #: A session in use is noted that often, not at each request.
 _NOTED_EVERY = timedelta(minutes=1)
+#: For so long a failure counts.
+WINDOW = timedelta(minutes=15)
+#: Of one name from one address.
+FAILURES = 5
+#: Of one name, wherever from.
+FAILURES_OF_A_NAME = 100
+#: Of all names from one address: more, since many may share it, as in a hospital.
+FAILURES_OF_AN_ADDRESS = 20
+_FIRST_WAIT_S = 30.0
+_LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
+#: For whatever is wrong: which of both, would tell which names there are.
+_WRONG = "The name or the password is wrong. Look at both and try again."
+#: How all names that cannot be one are counted.
+_NO_NAME = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +65,6 @@ class ActiveSession:
 
     user: User
     due: bool
-
-
-def _begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now: datetime) -> str:
-    """Begin a session and return the secret for the browser; tidy up those that have ended."""
-    connection.execute(delete(Session).where(Session.expires_at <= now))
-    secret = secrets.token_urlsafe(32)
-    values = {
-        "token_hash": _hashed(secret, keeping.key),
-        "user_id": user_id,
-        "created_at": now,
-        "seen_at": now,
-        "expires_at": now + keeping.lasts,
-    }
-    connection.execute(insert(Session), values)
-    return secret
 
 
 def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> ActiveSession | None:
@@ -107,22 +106,6 @@ def end_all(engine: Engine, user: User) -> None:
         audit.note(connection, user.name, "session.signed_out", f"user:{user.name}", {"sessions": ended})
 
 
-def _hashed(secret: str, key: bytes) -> str:
-    return hmac.digest(key, b"session:" + secret.encode("utf-8", "replace"), "sha256").hex()
-
-
-#: For so long a failure counts.
-WINDOW = timedelta(minutes=15)
-#: Of one name from one address.
-FAILURES = 5
-#: Of one name, wherever from.
-FAILURES_OF_A_NAME = 100
-#: Of all names from one address: more, since many may share it, as in a hospital.
-FAILURES_OF_AN_ADDRESS = 20
-_FIRST_WAIT_S = 30.0
-_LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
-
-
 def count_attempt(connection: Connection, name: str, address: str, *, now: datetime) -> int:
     """Count an attempt as a failure before it is judged, and return its id; `forget_failures` takes it back.
 
@@ -159,28 +142,6 @@ def forget_failures(connection: Connection, name: str, address: str) -> None:
     """
     mine = and_(SignInFailure.name == name, SignInFailure.address == address)
     connection.execute(delete(SignInFailure).where(mine))
-
-
-def _wait_s(connection: Connection, whose: ColumnElement[bool], allowed: int, now: datetime) -> float:
-    wanted = select(func.count(), func.max(SignInFailure.failed_at, type_=SignInFailure.failed_at.type)).where(
-        whose, SignInFailure.failed_at > now - WINDOW
-    )
-    count, last = connection.execute(wanted).one()
-    if count < allowed:
-        return 0.0
-    # Exponents without bound would be too large for a float.
-    wait = min(_FIRST_WAIT_S * 2 ** min(count - allowed, 16), WINDOW.total_seconds())
-    return float(wait - (now - last).total_seconds())
-
-
-def _in_words(seconds: int) -> str:
-    return f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
-
-
-#: For whatever is wrong: which of both, would tell which names there are.
-_WRONG = "The name or the password is wrong. Look at both and try again."
-#: How all names that cannot be one are counted.
-_NO_NAME = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +206,41 @@ def change_password(engine: Engine, user: User, old: str, new: str, *, address: 
     with transaction(engine) as connection:
         forget_failures(connection, counted_as, address)
         users.set_hash(connection, user, password_hash, actor=user.name)
+
+
+def _begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now: datetime) -> str:
+    """Begin a session and return the secret for the browser; tidy up those that have ended."""
+    connection.execute(delete(Session).where(Session.expires_at <= now))
+    secret = secrets.token_urlsafe(32)
+    values = {
+        "token_hash": _hashed(secret, keeping.key),
+        "user_id": user_id,
+        "created_at": now,
+        "seen_at": now,
+        "expires_at": now + keeping.lasts,
+    }
+    connection.execute(insert(Session), values)
+    return secret
+
+
+def _hashed(secret: str, key: bytes) -> str:
+    return hmac.digest(key, b"session:" + secret.encode("utf-8", "replace"), "sha256").hex()
+
+
+def _wait_s(connection: Connection, whose: ColumnElement[bool], allowed: int, now: datetime) -> float:
+    wanted = select(func.count(), func.max(SignInFailure.failed_at, type_=SignInFailure.failed_at.type)).where(
+        whose, SignInFailure.failed_at > now - WINDOW
+    )
+    count, last = connection.execute(wanted).one()
+    if count < allowed:
+        return 0.0
+    # Exponents without bound would be too large for a float.
+    wait = min(_FIRST_WAIT_S * 2 ** min(count - allowed, 16), WINDOW.total_seconds())
+    return float(wait - (now - last).total_seconds())
+
+
+def _in_words(seconds: int) -> str:
+    return f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
 
 
 def _attempted(engine: Engine, name: str, address: str, *, counted_as: str, now: datetime) -> str | None:

@@ -35,6 +35,14 @@ _DIFFERENT = 5
 _HASHER = PasswordHasher()
 #: Hashes computed at a time in a process: a flood of sign-ins must not take all of its memory.
 _HASHING = threading.BoundedSemaphore(2)
+_NAME = re.compile(r"[a-z0-9._-]{1,64}")
+#: Of nobody: those without a name, the visitors of our page (visitor:...), and whoever types commands (cli:...). A
+#: service of such a name would speak as they do in the names of its end users.
+_RESERVED = {
+    ANONYMOUS: "those who have no name",
+    "visitor": "the visitors of the page of answers",
+    "cli": "whoever types commands",
+}
 
 
 def hash_password(password: str, *, name: str) -> str:
@@ -82,26 +90,6 @@ def renew_hash(stored: str, password: str) -> str | None:
         return None
     with _HASHING:
         return _HASHER.hash(_encoded(password))
-
-
-def _encoded(password: str) -> bytes:
-    # One character can be typed in several ways, depending on the keyboard.
-    return unicodedata.normalize("NFC", password).encode()
-
-
-@cache
-def _nobodys() -> str:
-    return _HASHER.hash(secrets.token_bytes(32))
-
-
-_NAME = re.compile(r"[a-z0-9._-]{1,64}")
-#: Of nobody: those without a name, the visitors of our page (visitor:...), and whoever types commands (cli:...). A
-#: service of such a name would speak as they do in the names of its end users.
-_RESERVED = {
-    ANONYMOUS: "those who have no name",
-    "visitor": "the visitors of the page of answers",
-    "cli": "whoever types commands",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +295,16 @@ def find(connection: Connection, name: str) -> Credentials | None:
     if row is None:
         return None
     return Credentials(User(row.id, row.name, UserRole(row.role), bool(row.active)), row.password_hash)
+
+
+def _encoded(password: str) -> bytes:
+    # One character can be typed in several ways, depending on the keyboard.
+    return unicodedata.normalize("NFC", password).encode()
+
+
+@cache
+def _nobodys() -> str:
+    return _HASHER.hash(secrets.token_bytes(32))
 
 
 def _void_links(connection: Connection, name: str) -> None:

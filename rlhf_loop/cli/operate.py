@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rlhf_loop.config import Settings
     from rlhf_loop.encoders import TextEncoder
     from rlhf_loop.store.alarms import Alarm
+_SHOWN = 100
 
 
 @click.command(short_help="Retrain when it is due, and check for problems.")
@@ -56,22 +57,6 @@ def worker(once: bool) -> None:
         logger.info("The worker ends.")
 
 
-@contextmanager
-def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_SHOWN = 100
-
-
 @click.command()
 @click.option("--check", is_flag=True, help="Check for problems first, and send new alarms to the webhook.")
 @click.option("--all", "with_past", is_flag=True, help=f"Show those that are over, too: the newest {_SHOWN}.")
@@ -104,27 +89,6 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _show(found: Sequence[Alarm]) -> None:
-    for alarm in found:
-        name = f"{alarm.kind} {alarm.subject}".strip()
-        over = f" to {alarm.cleared_at:%Y-%m-%d %H:%M}, over" if alarm.cleared_at else ""
-        click.echo(f"{name} ({alarm.raised_at:%Y-%m-%d %H:%M}{over} UTC)")
-        click.echo(f"  {''.join(character for character in alarm.message if character.isprintable())}")
-
-
-def _plain(alarm: Alarm) -> dict[str, object]:
-    return {
-        "id": alarm.id,
-        "kind": alarm.kind,
-        "subject": alarm.subject,
-        "message": alarm.message,
-        "detail": dict(alarm.detail),
-        "raised_at": alarm.raised_at.isoformat(),
-        "seen_at": alarm.seen_at.isoformat(),
-        "cleared_at": alarm.cleared_at.isoformat() if alarm.cleared_at else None,
-    }
-
-
 @click.command(short_help="Write what the dashboard shows to a file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rlhf_report.html")
 @click.option("--open", "shown", is_flag=True, help="Open it in the browser, too.")
@@ -148,6 +112,40 @@ def report(file: Path, shown: bool) -> None:
     click.echo(f"The report is in {file} ({max(1, len(html.encode()) // 1000):,} kB).")
     if shown:
         click.launch(file.resolve().as_uri())
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(found: Sequence[Alarm]) -> None:
+    for alarm in found:
+        name = f"{alarm.kind} {alarm.subject}".strip()
+        over = f" to {alarm.cleared_at:%Y-%m-%d %H:%M}, over" if alarm.cleared_at else ""
+        click.echo(f"{name} ({alarm.raised_at:%Y-%m-%d %H:%M}{over} UTC)")
+        click.echo(f"  {''.join(character for character in alarm.message if character.isprintable())}")
+
+
+def _plain(alarm: Alarm) -> dict[str, object]:
+    return {
+        "id": alarm.id,
+        "kind": alarm.kind,
+        "subject": alarm.subject,
+        "message": alarm.message,
+        "detail": dict(alarm.detail),
+        "raised_at": alarm.raised_at.isoformat(),
+        "seen_at": alarm.seen_at.isoformat(),
+        "cleared_at": alarm.cleared_at.isoformat() if alarm.cleared_at else None,
+    }
 
 
 def _encoder(settings: Settings) -> TextEncoder | None:

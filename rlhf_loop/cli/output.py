@@ -45,6 +45,11 @@ _ORDERS = {
     "random": "random order",
     "oracle": "best possible order",
 }
+_STYLES = {"live": "bold green", "rejected": "red", "candidate": "yellow"}
+_TOPIC = 2 + max(len(topic) for topics in SECTIONS.values() for topic in topics)
+_INDENT = 4 + _TOPIC
+#: A terminal that is narrower breaks the lines by itself.
+_NARROWEST = 30
 
 
 def headline(text: str) -> None:
@@ -139,6 +144,119 @@ def print_next_steps() -> None:
         f"\nThe commands are in {_commands_folder()}. The database holds the sample now: start your own with a new "
         "one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in the README."
     )
+
+
+def print_invalid(report: ImportReport) -> None:
+    """Print the bad rows, the first of them only if there are many."""
+    for row in report.invalid[:_LISTED_ROWS]:
+        click.echo(f"line {row.line}: {row.reason}", err=True)
+    if report.invalid_count > _LISTED_ROWS:
+        click.echo(f"... and {report.invalid_count - _LISTED_ROWS} more", err=True)
+
+
+def print_import(report: ImportReport) -> None:
+    """Print what an import changed."""
+    parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
+    skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
+    click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
+    if report.ignored:
+        click.echo(f"Not used: {', '.join(report.ignored)}.")
+
+
+def print_stats(stats: RatingStats) -> None:
+    """Print how many ratings there are and how they are spread."""
+    console = _console()
+    console.print(
+        f"{counted(stats.interactions, 'answer')} to {counted(stats.questions, 'question')}: "
+        f"{stats.rated} rated, {stats.unrated} unrated; "
+        f"{counted(stats.reviews, 'review')} by {counted(stats.reviewers, 'reviewer')}."
+    )
+    table = Table(box=None, show_header=False)
+    most = max(stats.distribution.values())
+    for rating, count in sorted(stats.distribution.items(), reverse=True):
+        table.add_row(str(rating), "█" * _bar_length(count, most), str(count))
+    console.print(table)
+    if stats.positive_share is not None:
+        console.print(
+            f"{stats.positive_share:.0%} are good (4 or 5). "
+            f"{counted(stats.comparable_questions, 'question')} with two or more rated answers."
+        )
+    if stats.end_user_reviews:
+        console.print(
+            f"Apart from these, end users gave {counted(stats.end_user_reviews, 'rating')} to "
+            f"{counted(stats.end_user_rated, 'answer')}."
+        )
+    if stats.rated >= MIN_SAMPLES:
+        console.print(f"{stats.rated} rated, enough to train.")
+    else:
+        console.print(f"{stats.rated} of {MIN_SAMPLES} rated answers that training needs.")
+
+
+def print_versions(versions: Sequence[Version]) -> None:
+    """Print a table of versions, and for each why it has its state."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not versions:
+        console.print("There is no version yet. Train one: rlhf-loop train")
+        return
+    # Without its frame the table fits into 80 columns, also with state "candidate".
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name, justify in (("#", "right"), ("version", "left"), ("state", "left"), ("made (UTC)", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("accuracy", "AUC", "P@1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in versions:
+        overall = each.metrics.get("overall") or {}
+        first = ((overall.get("orders") or {}).get("model") or {}).get("precision_at_1")
+        measures = [_value(overall.get(name)) for name in ("accuracy", "auc")] + [_value(first)]
+        style = _STYLES.get(each.state, "")
+        table.add_row(str(each.id), each.version, each.state, f"{each.made_at:%Y-%m-%d %H:%M}", *measures, style=style)
+    console.print(table)
+    for each in versions:
+        console.print(f"{each.id}: {each.reason}", markup=False)
+
+
+def print_contest(contest: Contest) -> None:
+    """Print what a comparison of two versions found."""
+    console = Console(highlight=False, soft_wrap=True)
+    first, second = contest.first.version, contest.second.version
+    console.print(
+        f"{first} against {second} on {contest.answers} answers to {contest.questions} questions that neither was "
+        "fitted on.",
+        markup=False,
+    )
+    for name in contest.unknown:
+        console.print(f"Nobody knows what {name} was fitted on: it may have seen some of them.", markup=False)
+    table = Table()
+    for name in ("", first, second, "difference (95 %)"):
+        table.add_column(name, justify="right" if name else "left")
+    found = contest.found
+    for label, each in (("Accuracy", found.accuracy), ("AUC", found.auc), ("P@1", found.precision_at_1)):
+        table.add_row(label, *_cells(each))
+    console.print(table)
+    if found.precision_at_1 is None:
+        console.print("No question has two or more rated answers, so P@1 cannot be told.")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print the findings by section, with advice for each problem, and the number of problems.
+
+    Lines are broken for a terminal only, and never those with advice: it is mostly a command, to be copied.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    for section, topics in SECTIONS.items():
+        together = [finding for finding in findings if finding.topic in topics]
+        if together:
+            console.print(Text(f"\n{section}\n", style="bold"))
+        before = ""
+        for finding in together:
+            _print(console, finding, "" if finding.topic == before else finding.topic)
+            before = finding.topic
+    faults = sum(not finding.ok for finding in findings)
+    if faults:
+        said = f"{counted(faults, 'thing')} {verb(faults, 'needs', 'need')} attention."
+        console.print(Text(f"\n{said}", style="bold red"))
+    else:
+        console.print(Text("\nAll is well.", style="bold green"))
 
 
 def _commands_folder() -> Path:
@@ -275,102 +393,8 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
-def print_invalid(report: ImportReport) -> None:
-    """Print the bad rows, the first of them only if there are many."""
-    for row in report.invalid[:_LISTED_ROWS]:
-        click.echo(f"line {row.line}: {row.reason}", err=True)
-    if report.invalid_count > _LISTED_ROWS:
-        click.echo(f"... and {report.invalid_count - _LISTED_ROWS} more", err=True)
-
-
-def print_import(report: ImportReport) -> None:
-    """Print what an import changed."""
-    parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
-    skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
-    click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
-    if report.ignored:
-        click.echo(f"Not used: {', '.join(report.ignored)}.")
-
-
-def print_stats(stats: RatingStats) -> None:
-    """Print how many ratings there are and how they are spread."""
-    console = _console()
-    console.print(
-        f"{counted(stats.interactions, 'answer')} to {counted(stats.questions, 'question')}: "
-        f"{stats.rated} rated, {stats.unrated} unrated; "
-        f"{counted(stats.reviews, 'review')} by {counted(stats.reviewers, 'reviewer')}."
-    )
-    table = Table(box=None, show_header=False)
-    most = max(stats.distribution.values())
-    for rating, count in sorted(stats.distribution.items(), reverse=True):
-        table.add_row(str(rating), "█" * _bar_length(count, most), str(count))
-    console.print(table)
-    if stats.positive_share is not None:
-        console.print(
-            f"{stats.positive_share:.0%} are good (4 or 5). "
-            f"{counted(stats.comparable_questions, 'question')} with two or more rated answers."
-        )
-    if stats.end_user_reviews:
-        console.print(
-            f"Apart from these, end users gave {counted(stats.end_user_reviews, 'rating')} to "
-            f"{counted(stats.end_user_rated, 'answer')}."
-        )
-    if stats.rated >= MIN_SAMPLES:
-        console.print(f"{stats.rated} rated, enough to train.")
-    else:
-        console.print(f"{stats.rated} of {MIN_SAMPLES} rated answers that training needs.")
-
-
 def _bar_length(count: int, most: int) -> int:
     return max(1, round(40 * count / most)) if count else 0
-
-
-_STYLES = {"live": "bold green", "rejected": "red", "candidate": "yellow"}
-
-
-def print_versions(versions: Sequence[Version]) -> None:
-    """Print a table of versions, and for each why it has its state."""
-    console = Console(highlight=False, soft_wrap=True)
-    if not versions:
-        console.print("There is no version yet. Train one: rlhf-loop train")
-        return
-    # Without its frame the table fits into 80 columns, also with state "candidate".
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name, justify in (("#", "right"), ("version", "left"), ("state", "left"), ("made (UTC)", "left")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for name in ("accuracy", "AUC", "P@1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in versions:
-        overall = each.metrics.get("overall") or {}
-        first = ((overall.get("orders") or {}).get("model") or {}).get("precision_at_1")
-        measures = [_value(overall.get(name)) for name in ("accuracy", "auc")] + [_value(first)]
-        style = _STYLES.get(each.state, "")
-        table.add_row(str(each.id), each.version, each.state, f"{each.made_at:%Y-%m-%d %H:%M}", *measures, style=style)
-    console.print(table)
-    for each in versions:
-        console.print(f"{each.id}: {each.reason}", markup=False)
-
-
-def print_contest(contest: Contest) -> None:
-    """Print what a comparison of two versions found."""
-    console = Console(highlight=False, soft_wrap=True)
-    first, second = contest.first.version, contest.second.version
-    console.print(
-        f"{first} against {second} on {contest.answers} answers to {contest.questions} questions that neither was "
-        "fitted on.",
-        markup=False,
-    )
-    for name in contest.unknown:
-        console.print(f"Nobody knows what {name} was fitted on: it may have seen some of them.", markup=False)
-    table = Table()
-    for name in ("", first, second, "difference (95 %)"):
-        table.add_column(name, justify="right" if name else "left")
-    found = contest.found
-    for label, each in (("Accuracy", found.accuracy), ("AUC", found.auc), ("P@1", found.precision_at_1)):
-        table.add_row(label, *_cells(each))
-    console.print(table)
-    if found.precision_at_1 is None:
-        console.print("No question has two or more rated answers, so P@1 cannot be told.")
 
 
 def _cells(of: Comparison | None) -> tuple[str, str, str]:
@@ -382,34 +406,6 @@ def _cells(of: Comparison | None) -> tuple[str, str, str]:
 
 def _value(measure: Mapping[str, Any] | None) -> str:
     return "-" if not measure or measure.get("value") is None else f"{measure['value']:.3f}"
-
-
-_TOPIC = 2 + max(len(topic) for topics in SECTIONS.values() for topic in topics)
-_INDENT = 4 + _TOPIC
-#: A terminal that is narrower breaks the lines by itself.
-_NARROWEST = 30
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the findings by section, with advice for each problem, and the number of problems.
-
-    Lines are broken for a terminal only, and never those with advice: it is mostly a command, to be copied.
-    """
-    console = Console(highlight=False, soft_wrap=True)
-    for section, topics in SECTIONS.items():
-        together = [finding for finding in findings if finding.topic in topics]
-        if together:
-            console.print(Text(f"\n{section}\n", style="bold"))
-        before = ""
-        for finding in together:
-            _print(console, finding, "" if finding.topic == before else finding.topic)
-            before = finding.topic
-    faults = sum(not finding.ok for finding in findings)
-    if faults:
-        said = f"{counted(faults, 'thing')} {verb(faults, 'needs', 'need')} attention."
-        console.print(Text(f"\n{said}", style="bold red"))
-    else:
-        console.print(Text("\nAll is well.", style="bold green"))
 
 
 def _print(console: Console, finding: Finding, topic: str) -> None:

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from rlhf_loop.web.server.server import Size
 
 
-@dataclass(frozen=True, slots=True)
-class _DatabaseState:
-    """The database in the greeting: its line, and the first admin's link where there is no admin yet."""
-
-    database: str
-    first_admin: str | None
-    reachable: bool
-
-
 @click.command(short_help="Answer questions over HTTP, and have experts rate the answers.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is the whole net.")
 @click.option(
@@ -79,6 +70,15 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
         click.echo(line)
     sys.stdout.flush()
     server.serve(settings, listener, size, cores=cores)
+
+
+@dataclass(frozen=True, slots=True)
+class _DatabaseState:
+    """The database in the greeting: its line, and the first admin's link where there is no admin yet."""
+
+    database: str
+    first_admin: str | None
+    reachable: bool
 
 
 def _check_key(settings: Settings, host: str) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _PICTURES = (".png", ".svg", ".pdf")
+#: As sysexits.h has it: not now, try again later.
+_TRY_LATER = 75
 
 
 @click.command()
@@ -141,26 +143,6 @@ def rank(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
         raise click.UsageError(str(error)) from error
 
 
-def _learning_curve(
-    engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path
-) -> list[CurvePoint]:
-    from rlhf_loop.domain import ReviewerRole
-    from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.reward import recipe_named
-    from rlhf_loop.training.data import training_set
-    from rlhf_loop.training.learning_curve import learning_curve, plot
-
-    by_experts = report.judged_by == ReviewerRole.EXPERT
-    data = training_set(
-        engine,
-        end_user_weight=0.0 if by_experts else settings.end_user_weight,
-        reviewer_weighting=settings.reviewer_weighting,
-    )
-    points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
-    plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
-    return points
-
-
 def _picture(path: Path | None) -> Path | None:
     # Before the training, not after it: the answer would come too late.
     if path is not None and path.suffix.lower() not in _PICTURES:
@@ -173,10 +155,6 @@ def _picture(path: Path | None) -> Path | None:
     if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
         raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
     return path
-
-
-#: As sysexits.h has it: not now, try again later.
-_TRY_LATER = 75
 
 
 @click.command()
@@ -216,3 +194,23 @@ def retrain(if_due: bool) -> None:
     print_training(outcome)
     if not outcome.live:
         sys.exit(3)
+
+
+def _learning_curve(
+    engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path
+) -> list[CurvePoint]:
+    from rlhf_loop.domain import ReviewerRole
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.reward import recipe_named
+    from rlhf_loop.training.data import training_set
+    from rlhf_loop.training.learning_curve import learning_curve, plot
+
+    by_experts = report.judged_by == ReviewerRole.EXPERT
+    data = training_set(
+        engine,
+        end_user_weight=0.0 if by_experts else settings.end_user_weight,
+        reviewer_weighting=settings.reviewer_weighting,
+    )
+    points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
+    plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
+    return points

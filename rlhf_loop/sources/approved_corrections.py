@@ -68,6 +68,13 @@ _SAME |= {"treatment": "treat", "medic": "medicin", "prognosi": "outlook", "diag
 _DIRECTED = {"caus", "lead", "affect", "after", "befor", "than", "instead", "trigger", "increas", "decreas", "reduc"}
 _DIRECTED |= {"lower", "rais", "prevent", "turn", "becom", "worsen", "interact", "follow", "result", "replac", "versus"}
 _DIRECTED |= {"from", "into", "switch", "chang"}
+logger = logging.getLogger(__name__)
+#: Seconds for which nobody looks whether something was approved or withdrawn.
+_LOOK_EVERY_S = 2.0
+#: Seconds that a question waits for the database; less than the sources have together.
+_PATIENCE_S = 2
+#: New questions whose vectors a caller waits for; those of more are computed beside, this many at a time.
+_AT_ONCE = 32
 
 
 class QuestionWords:
@@ -91,70 +98,6 @@ class QuestionWords:
             and self._order == other._order
             and not any(_two_names(words, other._forms[stem]) for stem, words in self._forms.items())
         )
-
-
-def _found(question: str) -> Iterator[tuple[str, str]]:
-    """Yield the words that have a meaning here, each with its stem before it."""
-    before, meant = "", False
-    for place, written in enumerate(_WORD.findall(question.replace("’", "'"))):
-        word = written.casefold()
-        bare = word.removesuffix("'s").replace("'", "")
-        stem = ""
-        if word.endswith("n't") or bare in _DENIED:
-            stem = "not"
-        elif place == 0 and bare in _ASKING:
-            stem = f"{_ASKING[bare]}?"
-        elif bare in ("do", "does", "did"):
-            stem = "" if before in _BEFORE_DO else "do"
-        elif bare in ("a", "i"):
-            # Hepatitis A, type I: no article and no pronoun stands there, or at least nobody can be sure.
-            stem = bare if meant or (written == "A" and place) else ""
-        elif bare not in _EMPTY:
-            stem = _stem(bare)
-        if stem:
-            yield stem, bare
-        before, meant = bare, bool(stem) and stem != "not" and place > 0
-
-
-def _two_names(words: set[str], others: set[str]) -> bool:
-    """Tell whether a mute e makes two names of one stem: Tietz syndrome is not Tietze syndrome."""
-    return words.isdisjoint(others) and any(
-        f"{word}e" == other or f"{other}e" == word for word in words for other in others
-    )
-
-
-@lru_cache(maxsize=20_000)
-def _stem(word: str) -> str:
-    # A stemmer of its own for each word: one of them must not be used by two threads.
-    stem = str(Stemmer.Stemmer("english", 0).stemWord(word)) if word.isascii() and word.isalpha() else word
-    return _SAME.get(stem, stem)
-
-
-logger = logging.getLogger(__name__)
-
-#: Seconds for which nobody looks whether something was approved or withdrawn.
-_LOOK_EVERY_S = 2.0
-#: Seconds that a question waits for the database; less than the sources have together.
-_PATIENCE_S = 2
-#: New questions whose vectors a caller waits for; those of more are computed beside, this many at a time.
-_AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    key: str
-    text: str
-    words: QuestionWords
-
-
-@dataclass(frozen=True, slots=True)
-class _CorrectionIndex:
-    """The approved corrections, newest first, by their questions; `vectors` are those of the first `questions`."""
-
-    stamp: ApprovedStamp
-    by_key: Mapping[str, Sequence[Passage]]
-    questions: tuple[_Question, ...]
-    vectors: Vectors
 
 
 class CorrectionsSource:
@@ -287,6 +230,60 @@ class CorrectionsSource:
             known = self._known
             self._embedding = known is not None and len(known.vectors) < len(known.questions)
             return known if self._embedding else None
+
+
+def _found(question: str) -> Iterator[tuple[str, str]]:
+    """Yield the words that have a meaning here, each with its stem before it."""
+    before, meant = "", False
+    for place, written in enumerate(_WORD.findall(question.replace("’", "'"))):
+        word = written.casefold()
+        bare = word.removesuffix("'s").replace("'", "")
+        stem = ""
+        if word.endswith("n't") or bare in _DENIED:
+            stem = "not"
+        elif place == 0 and bare in _ASKING:
+            stem = f"{_ASKING[bare]}?"
+        elif bare in ("do", "does", "did"):
+            stem = "" if before in _BEFORE_DO else "do"
+        elif bare in ("a", "i"):
+            # Hepatitis A, type I: no article and no pronoun stands there, or at least nobody can be sure.
+            stem = bare if meant or (written == "A" and place) else ""
+        elif bare not in _EMPTY:
+            stem = _stem(bare)
+        if stem:
+            yield stem, bare
+        before, meant = bare, bool(stem) and stem != "not" and place > 0
+
+
+def _two_names(words: set[str], others: set[str]) -> bool:
+    """Tell whether a mute e makes two names of one stem: Tietz syndrome is not Tietze syndrome."""
+    return words.isdisjoint(others) and any(
+        f"{word}e" == other or f"{other}e" == word for word in words for other in others
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _stem(word: str) -> str:
+    # A stemmer of its own for each word: one of them must not be used by two threads.
+    stem = str(Stemmer.Stemmer("english", 0).stemWord(word)) if word.isascii() and word.isalpha() else word
+    return _SAME.get(stem, stem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    key: str
+    text: str
+    words: QuestionWords
+
+
+@dataclass(frozen=True, slots=True)
+class _CorrectionIndex:
+    """The approved corrections, newest first, by their questions; `vectors` are those of the first `questions`."""
+
+    stamp: ApprovedStamp
+    by_key: Mapping[str, Sequence[Passage]]
+    questions: tuple[_Question, ...]
+    vectors: Vectors
 
 
 def _with_next(known: _CorrectionIndex, encoder: TextEncoder) -> _CorrectionIndex:

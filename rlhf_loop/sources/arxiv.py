@@ -25,6 +25,25 @@ from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.page_cache import PageCache
 from rlhf_loop.utils.text import one_line
 
+#: Title and abstract are "descriptive metadata", which arXiv's terms put under CC0; the paper itself is not.
+LICENCE = "CC0 1.0 (arXiv metadata; the paper has its own licence)"
+#: Seconds between requests that arXiv asks for.
+INTERVAL_S = 3.0
+_WORDS = 5
+_RESULTS = 10
+_MOST_RESULTS = 50
+_MAX_BYTES = 2 * 10**6
+_URL = "RLHF_ARXIV_URL"
+_MEDIA_TYPES = ("application/atom+xml", "application/xml", "text/xml")
+_ATOM = "{http://www.w3.org/2005/Atom}"
+_TOTAL = "{http://a9.com/-/spec/opensearch/1.1/}totalResults"
+#: Both kinds of identifier: https://info.arxiv.org/help/arxiv_identifier.html.
+_PAPER = re.compile(
+    r"https?://(?:export\.)?arxiv\.org/abs/"
+    r"([0-9]{4}\.[0-9]{4,5}(?:v[0-9]{1,4})?|[a-z-]{2,20}(?:\.[A-Z]{2})?/[0-9]{7}(?:v[0-9]{1,4})?)"
+)
+_ERROR_ID = "/api/errors"
+
 
 class Throttle:
     """A throttle: one request at a time goes to `site`, each at least `interval_s` after the end of the one before.
@@ -113,27 +132,6 @@ class Throttle:
         new.replace(self._stamp_path)
 
 
-#: Title and abstract are "descriptive metadata", which arXiv's terms put under CC0; the paper itself is not.
-LICENCE = "CC0 1.0 (arXiv metadata; the paper has its own licence)"
-#: Seconds between requests that arXiv asks for.
-INTERVAL_S = 3.0
-
-_WORDS = 5
-_RESULTS = 10
-_MOST_RESULTS = 50
-_MAX_BYTES = 2 * 10**6
-_URL = "RLHF_ARXIV_URL"
-_MEDIA_TYPES = ("application/atom+xml", "application/xml", "text/xml")
-_ATOM = "{http://www.w3.org/2005/Atom}"
-_TOTAL = "{http://a9.com/-/spec/opensearch/1.1/}totalResults"
-#: Both kinds of identifier: https://info.arxiv.org/help/arxiv_identifier.html.
-_PAPER = re.compile(
-    r"https?://(?:export\.)?arxiv\.org/abs/"
-    r"([0-9]{4}\.[0-9]{4,5}(?:v[0-9]{1,4})?|[a-z-]{2,20}(?:\.[A-Z]{2})?/[0-9]{7}(?:v[0-9]{1,4})?)"
-)
-_ERROR_ID = "/api/errors"
-
-
 class ArxivSource:
     """A source of abstracts from arXiv, of papers with at least two of the question's words."""
 
@@ -211,13 +209,6 @@ class ArxivSource:
         )
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """A tree builder that refuses a document type: Atom has none, and only there can entities (bombs) be declared."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it has a document type")
-
-
 def search_query(words: list[str]) -> str:
     """Return a query for papers with at least two of the words, or the only one.
 
@@ -227,6 +218,13 @@ def search_query(words: list[str]) -> str:
     if len(terms) <= 2:
         return " AND ".join(terms)
     return " OR ".join(f"({one} AND {other})" for one, other in combinations(terms, 2))
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """A tree builder that refuses a document type: Atom has none, and only there can entities (bombs) be declared."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it has a document type")
 
 
 def _papers(feed: ElementTree.Element, retrieved_at: datetime) -> Iterator[Document]:

@@ -28,13 +28,26 @@ _SENTENCE_BORDER = 0.02
 _WORD_BORDER = 0.1
 #: Pieces of a section at most: bounds the borders that are compared with each other.
 _PIECES = 30
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    text: str
-    #: What it costs to end a section here.
-    cost: float
+_ENDS = frozenset(".?!:;…。！？؟।\"'”’»)]}|")
+_BEGINS_INSIDE = re.compile(r"[a-zà-öø-ÿ]+[\s,;:.?!)]")
+#: Characters below which a section is a remainder: a lone link, the caption of a table that is not there.
+_SHORTEST = 25
+#: CirrusSearch refuses queries of more than 300 characters; this leaves room for what joins the words.
+_CHARS = 200
+_LONGEST_WORD = 50
+#: What `clean_text` leaves in: further control characters, byte order marks, changes of the text's direction.
+_UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+_NAMES = (
+    "a|abbr|b|big|blockquote|br|center|cite|code|dd|del|div|dl|dt|em|font|h[1-6]|hr|i|img|ins|kbd|li|math|ol|p|pre|q|s|"
+    "samp|script|small|span|strong|style|sub|sup|table|tbody|td|th|thead|tr|tt|u|ul|var"
+)
+#: Tags of HTML by name, since not all that stands between < and > is one: "p < 0.05 and n > 30".
+_TAG = re.compile(
+    rf"</?(?:{_NAMES})(?:\s+[\w:-]+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s<>\"'=]+))?)*\s*/?>", re.IGNORECASE
+)
+_BLANKS = re.compile(r"[^\S\n]+")
+_AROUND_LINES = re.compile(r" ?\n ?")
+_GAPS = re.compile(r"\n{3,}")
 
 
 def sentences(text: str) -> list[str]:
@@ -73,6 +86,103 @@ def sections(text: str, *, max_chars: int = MAX_CHARS) -> list[str]:
     pieces = list(_joined(_pieces(text, max_chars), max_chars))
     parts = ("".join(piece.text for piece in pieces[start:end]).strip() for start, end in _spans(pieces, max_chars))
     return [part for part in parts if part]
+
+
+def excerpt(query: str, text: str, *, whole: bool = False) -> str:
+    """Return the part of a passage that is shown as an answer: whole sentences that fit the question best.
+
+    A text of at most `MAX_CHARS` characters is only freed of a sentence that is cut off at its start or end; it stays
+    as it is if it is known to be `whole`.
+    """
+    if whole and len(text) <= MAX_CHARS:
+        return text
+    parts = sections(text)
+    if len(parts) > 1:
+        wanted = set(terms(query))
+        # max() keeps the first of equals: where no word tells, a text's beginning says best what it is about.
+        text = max(parts, key=lambda part: len(wanted & set(terms(part))))
+    return whole_sentences(text)
+
+
+def whole_sentences(text: str) -> str:
+    """Leave out what is cut off: a first sentence that begins in its middle, a last one without an end.
+
+    A last line of its own, such as a list's, needs no full stop; and something always stays.
+    """
+    if len(text) <= MAX_CHARS and _ended(text) and not _BEGINS_INSIDE.match(text):
+        return text
+    parts = sentences(text)
+    if len(parts) > 1 and _BEGINS_INSIDE.match(parts[0]):
+        parts = parts[1:]
+    if len(parts) > 1 and not _ended(parts[-1]) and not parts[-2].endswith("\n"):
+        parts = parts[:-1]
+    return "".join(parts).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a document under one heading, which may be empty."""
+
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A document that a search found: its parts in their order, and the origin that each passage has to name."""
+
+    title: str
+    parts: tuple[Part, ...]
+    url: str | None
+    licence: str | None
+    retrieved_at: datetime
+
+
+def best_passages(question: str, documents: Sequence[Document], *, limit: int) -> list[Passage]:
+    """Return the sections with most of the question's terms: the best of each document, then the second best, ...
+
+    Of one round, those with more of the terms come first. A further section of a document must have at least one.
+    """
+    wanted = terms(question)
+    queues = [_by_score(wanted, document) for document in documents]
+    chosen: list[Passage] = []
+    for place in range(max(map(len, queues), default=0)):
+        row = [queue[place] for queue in queues if len(queue) > place]
+        row.sort(key=lambda scored: scored.score, reverse=True)
+        chosen += [scored.passage for scored in row if place == 0 or any(scored.score)]
+    return chosen[:limit]
+
+
+def search_words(question: str, *, at_most: int) -> list[str]:
+    """Return the words that carry the question's meaning, in its order, casefolded, letters and digits only.
+
+    Of a long question, those that it repeats come first, then the longest. Where no word carries meaning, all count.
+    """
+    found = [word[:_LONGEST_WORD] for word in content_words(question) or dict.fromkeys(words(question))]
+    counts = Counter(word[:_LONGEST_WORD] for word in words(question))
+    chosen: list[str] = []
+    for word in sorted(dict.fromkeys(found), key=lambda word: (-counts[word], -len(word))):
+        if len(chosen) < at_most and sum(map(len, chosen)) + len(word) <= _CHARS:
+            chosen.append(word)
+    return [word for word in dict.fromkeys(found) if word in chosen]
+
+
+def longest_first(chosen: list[str]) -> list[str]:
+    """Return the same words, the longest first: of two words, it is mostly the rarer one."""
+    return sorted(chosen, key=lambda word: -len(word))
+
+
+def without_markup(text: str) -> str:
+    """Return the text without tags of HTML, control characters and superfluous white space; paragraphs stay."""
+    text = _TAG.sub("", _UNSEEN.sub("", clean_text(text)))
+    return _GAPS.sub("\n\n", _AROUND_LINES.sub("\n", _BLANKS.sub(" ", text))).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    text: str
+    #: What it costs to end a section here.
+    cost: float
 
 
 def _pieces(text: str, max_chars: int) -> Iterator[_Piece]:
@@ -145,87 +255,14 @@ def _spans(pieces: list[_Piece], max_chars: int) -> list[tuple[int, int]]:
     return spans[::-1]
 
 
-_ENDS = frozenset(".?!:;…。！？؟।\"'”’»)]}|")
-_BEGINS_INSIDE = re.compile(r"[a-zà-öø-ÿ]+[\s,;:.?!)]")
-
-
-def excerpt(query: str, text: str, *, whole: bool = False) -> str:
-    """Return the part of a passage that is shown as an answer: whole sentences that fit the question best.
-
-    A text of at most `MAX_CHARS` characters is only freed of a sentence that is cut off at its start or end; it stays
-    as it is if it is known to be `whole`.
-    """
-    if whole and len(text) <= MAX_CHARS:
-        return text
-    parts = sections(text)
-    if len(parts) > 1:
-        wanted = set(terms(query))
-        # max() keeps the first of equals: where no word tells, a text's beginning says best what it is about.
-        text = max(parts, key=lambda part: len(wanted & set(terms(part))))
-    return whole_sentences(text)
-
-
-def whole_sentences(text: str) -> str:
-    """Leave out what is cut off: a first sentence that begins in its middle, a last one without an end.
-
-    A last line of its own, such as a list's, needs no full stop; and something always stays.
-    """
-    if len(text) <= MAX_CHARS and _ended(text) and not _BEGINS_INSIDE.match(text):
-        return text
-    parts = sentences(text)
-    if len(parts) > 1 and _BEGINS_INSIDE.match(parts[0]):
-        parts = parts[1:]
-    if len(parts) > 1 and not _ended(parts[-1]) and not parts[-2].endswith("\n"):
-        parts = parts[:-1]
-    return "".join(parts).strip()
-
-
 def _ended(text: str) -> bool:
     return text.rstrip()[-1:] in _ENDS
-
-
-#: Characters below which a section is a remainder: a lone link, the caption of a table that is not there.
-_SHORTEST = 25
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a document under one heading, which may be empty."""
-
-    heading: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A document that a search found: its parts in their order, and the origin that each passage has to name."""
-
-    title: str
-    parts: tuple[Part, ...]
-    url: str | None
-    licence: str | None
-    retrieved_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class _ScoredPart:
     passage: Passage
     score: tuple[float, float]
-
-
-def best_passages(question: str, documents: Sequence[Document], *, limit: int) -> list[Passage]:
-    """Return the sections with most of the question's terms: the best of each document, then the second best, ...
-
-    Of one round, those with more of the terms come first. A further section of a document must have at least one.
-    """
-    wanted = terms(question)
-    queues = [_by_score(wanted, document) for document in documents]
-    chosen: list[Passage] = []
-    for place in range(max(map(len, queues), default=0)):
-        row = [queue[place] for queue in queues if len(queue) > place]
-        row.sort(key=lambda scored: scored.score, reverse=True)
-        chosen += [scored.passage for scored in row if place == 0 or any(scored.score)]
-    return chosen[:limit]
 
 
 def _by_score(wanted: Sequence[str], document: Document) -> list[_ScoredPart]:
@@ -249,48 +286,3 @@ def _by_score(wanted: Sequence[str], document: Document) -> list[_ScoredPart]:
                 scored.append(_ScoredPart(passage, score))
     scored.sort(key=lambda each: each.score, reverse=True)
     return scored
-
-
-#: CirrusSearch refuses queries of more than 300 characters; this leaves room for what joins the words.
-_CHARS = 200
-_LONGEST_WORD = 50
-
-
-def search_words(question: str, *, at_most: int) -> list[str]:
-    """Return the words that carry the question's meaning, in its order, casefolded, letters and digits only.
-
-    Of a long question, those that it repeats come first, then the longest. Where no word carries meaning, all count.
-    """
-    found = [word[:_LONGEST_WORD] for word in content_words(question) or dict.fromkeys(words(question))]
-    counts = Counter(word[:_LONGEST_WORD] for word in words(question))
-    chosen: list[str] = []
-    for word in sorted(dict.fromkeys(found), key=lambda word: (-counts[word], -len(word))):
-        if len(chosen) < at_most and sum(map(len, chosen)) + len(word) <= _CHARS:
-            chosen.append(word)
-    return [word for word in dict.fromkeys(found) if word in chosen]
-
-
-def longest_first(chosen: list[str]) -> list[str]:
-    """Return the same words, the longest first: of two words, it is mostly the rarer one."""
-    return sorted(chosen, key=lambda word: -len(word))
-
-
-#: What `clean_text` leaves in: further control characters, byte order marks, changes of the text's direction.
-_UNSEEN = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
-_NAMES = (
-    "a|abbr|b|big|blockquote|br|center|cite|code|dd|del|div|dl|dt|em|font|h[1-6]|hr|i|img|ins|kbd|li|math|ol|p|pre|q|s|"
-    "samp|script|small|span|strong|style|sub|sup|table|tbody|td|th|thead|tr|tt|u|ul|var"
-)
-#: Tags of HTML by name, since not all that stands between < and > is one: "p < 0.05 and n > 30".
-_TAG = re.compile(
-    rf"</?(?:{_NAMES})(?:\s+[\w:-]+(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s<>\"'=]+))?)*\s*/?>", re.IGNORECASE
-)
-_BLANKS = re.compile(r"[^\S\n]+")
-_AROUND_LINES = re.compile(r" ?\n ?")
-_GAPS = re.compile(r"\n{3,}")
-
-
-def without_markup(text: str) -> str:
-    """Return the text without tags of HTML, control characters and superfluous white space; paragraphs stay."""
-    text = _TAG.sub("", _UNSEEN.sub("", clean_text(text)))
-    return _GAPS.sub("\n\n", _AROUND_LINES.sub("\n", _BLANKS.sub(" ", text))).strip()

@@ -13,6 +13,8 @@ from rlhf_loop.sources.langchain_retriever import LangChainSource
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
+_SETTING = "RLHF_SOURCES"
+_KNOWN = ("corrections", "index", "wikipedia", "arxiv")
 
 
 class Source(Protocol):
@@ -28,10 +30,6 @@ class Source(Protocol):
         Raises:
             SourceError: it cannot answer now. Any other exception counts as one, too.
         """
-
-
-_SETTING = "RLHF_SOURCES"
-_KNOWN = ("corrections", "index", "wikipedia", "arxiv")
 
 
 def sources_from(settings: Settings, *, encoder: TextEncoder | None) -> list[Source]:

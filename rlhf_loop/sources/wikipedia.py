@@ -44,19 +44,6 @@ _PASSING = frozenset({"maxlag", "ratelimited"})
 _FIXED = {"action": "query", "format": "json", "formatversion": "2"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Hit:
-    page_id: int
-    title: str
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class _SearchResult:
-    hits: tuple[_Hit, ...]
-    licence: str | None
-
-
 class WikipediaSource:
     """A source of the sections of a wiki's pages that have most of the question's words.
 
@@ -202,25 +189,6 @@ class WikipediaSource:
         return f"{api.rpartition('/')[0]}/index.php?curid={page['pageid']}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    text: str
-    #: Also where the attempts before found something, but little.
-    if_few: bool = False
-
-
-def _attempts(words: list[str]) -> Iterator[_Attempt]:
-    yield _Attempt(" ".join(words))
-    if len(words) > 1:
-        # An operator of CirrusSearch, which Wikipedia has; MediaWiki's own search takes it for one more word.
-        yield _Attempt(" OR ".join(words), if_few=True)
-        fewer = longest_first(words)[:2]
-        if len(words) > 2:
-            yield _Attempt(" ".join(fewer))
-        for word in fewer:
-            yield _Attempt(word)
-
-
 def api_address(settings: Settings) -> str:
     """Return the address of the API in the language of the settings.
 
@@ -239,6 +207,38 @@ def api_address(settings: Settings) -> str:
 def usual_licence(host: str) -> str | None:
     """Return the licence of a wiki that does not name it: https://foundation.wikimedia.org/wiki/Policy:Terms_of_Use."""
     return "CC BY-SA 4.0" if host.endswith(".wikipedia.org") else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    page_id: int
+    title: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SearchResult:
+    hits: tuple[_Hit, ...]
+    licence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    text: str
+    #: Also where the attempts before found something, but little.
+    if_few: bool = False
+
+
+def _attempts(words: list[str]) -> Iterator[_Attempt]:
+    yield _Attempt(" ".join(words))
+    if len(words) > 1:
+        # An operator of CirrusSearch, which Wikipedia has; MediaWiki's own search takes it for one more word.
+        yield _Attempt(" OR ".join(words), if_few=True)
+        fewer = longest_first(words)[:2]
+        if len(words) > 2:
+            yield _Attempt(" ".join(fewer))
+        for word in fewer:
+            yield _Attempt(word)
 
 
 def _json(body: bytes) -> Any:

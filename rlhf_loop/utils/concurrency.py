@@ -43,16 +43,6 @@ class Worker:
         return future.result()
 
 
-def _serve(tasks: queue.SimpleQueue[_Task | None]) -> None:
-    while (given := tasks.get()) is not None:
-        future, task = given
-        try:
-            future.set_result(task())
-        except BaseException as error:  # whatever it is, the caller has to know
-            future.set_exception(error)
-        del given, future, task  # or the last result would be kept until the next
-
-
 def start_thread(task: Callable[[], _Result], *, name: str) -> Future[_Result]:
     """Run the task in a thread of its own that does not keep the process alive; the context variables go along."""
     future: Future[_Result] = Future()
@@ -154,6 +144,16 @@ def trim_memory() -> None:
     """Return free memory to the system after rare large work, where the C library can (glibc), in milliseconds."""
     if trim := _trim():
         trim(0)
+
+
+def _serve(tasks: queue.SimpleQueue[_Task | None]) -> None:
+    while (given := tasks.get()) is not None:
+        future, task = given
+        try:
+            future.set_result(task())
+        except BaseException as error:  # whatever it is, the caller has to know
+            future.set_exception(error)
+        del given, future, task  # or the last result would be kept until the next
 
 
 @cache

@@ -44,6 +44,7 @@ _JSON_READ = 1 << 18
 #: Characters that one object of a JSON array may have: what is broken would else be read to the file's end.
 _LONGEST_OBJECT = 1 << 26
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+Row = Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,68 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
     readers: dict[str, Callable[[IO[bytes]], Iterator[Record]]]
     readers = {"csv": _csv_records, "jsonl": _jsonl_records, "json": _json_records, "parquet": _parquet_records}
     return _with_file_errors(path, readers[format](stream))
+
+
+class Kind(StrEnum):
+    """The type of a column's cells; `OBJECT` is any JSON value, which CSV and Parquet cannot hold.
+
+    `MESSAGES` is a list of objects with a role and a content.
+    """
+
+    TEXT = "text"
+    WHOLE = "whole"
+    REAL = "real"
+    TIME = "time"
+    YES_NO = "yes_no"
+    MESSAGES = "messages"
+    OBJECT = "object"
+
+
+Columns = Mapping[str, Kind]
+
+
+class RowsWriter(Protocol):
+    """A writer of rows in chunks, their cells in the columns' order; the file is whole once `close` has returned."""
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[RowsWriter]:
+    """Write a file that appears whole, under its name, or not at all. `container` is csv, jsonl, json or parquet.
+
+    Raises:
+        ImportFileError: the place cannot be written, or rows of that kind cannot be in such a file.
+    """
+    writers: dict[str, Callable[[IO[bytes], Columns], RowsWriter]]
+    writers = {"csv": _CsvWriter, "jsonl": _JsonlWriter, "json": _JsonWriter, "parquet": _ParquetWriter}
+    if container == "csv" and ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:]):
+        writers["csv"] = partial(_CsvWriter, delimiter="\t")
+    make = writers[container]
+    path = path.resolve()  # a link stays a link: its target is what gets replaced
+    if path.exists() and not path.is_file():
+        raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            with _compressed(file, path) as stream:
+                writer = make(stream, columns)
+                try:
+                    yield writer
+                finally:
+                    writer.close()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise ImportFileError(
+            f"The file {str(path)!r} cannot be written: {error.strerror}. Choose another place."
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
 
 
 def _with_file_errors(path: Path, records: Iterable[Record]) -> Iterator[Record]:
@@ -306,69 +369,6 @@ def _python_values(column: Any, pa: Any) -> list[Any]:
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
     values: list[Any] = column.to_pylist()
     return values
-
-
-class Kind(StrEnum):
-    """The type of a column's cells; `OBJECT` is any JSON value, which CSV and Parquet cannot hold.
-
-    `MESSAGES` is a list of objects with a role and a content.
-    """
-
-    TEXT = "text"
-    WHOLE = "whole"
-    REAL = "real"
-    TIME = "time"
-    YES_NO = "yes_no"
-    MESSAGES = "messages"
-    OBJECT = "object"
-
-
-Columns = Mapping[str, Kind]
-Row = Sequence[Any]
-
-
-class RowsWriter(Protocol):
-    """A writer of rows in chunks, their cells in the columns' order; the file is whole once `close` has returned."""
-
-    def write(self, rows: Sequence[Row]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@contextmanager
-def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[RowsWriter]:
-    """Write a file that appears whole, under its name, or not at all. `container` is csv, jsonl, json or parquet.
-
-    Raises:
-        ImportFileError: the place cannot be written, or rows of that kind cannot be in such a file.
-    """
-    writers: dict[str, Callable[[IO[bytes], Columns], RowsWriter]]
-    writers = {"csv": _CsvWriter, "jsonl": _JsonlWriter, "json": _JsonWriter, "parquet": _ParquetWriter}
-    if container == "csv" and ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:]):
-        writers["csv"] = partial(_CsvWriter, delimiter="\t")
-    make = writers[container]
-    path = path.resolve()  # a link stays a link: its target is what gets replaced
-    if path.exists() and not path.is_file():
-        raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            with _compressed(file, path) as stream:
-                writer = make(stream, columns)
-                try:
-                    yield writer
-                finally:
-                    writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise ImportFileError(
-            f"The file {str(path)!r} cannot be written: {error.strerror}. Choose another place."
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 @contextmanager

@@ -35,18 +35,6 @@ _FLUSH_S = 5.0
 _NOTHING = nullcontext()
 
 _Attributes = Mapping[str, str | int | float | bool | tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Library:
-    """The library's parts, which have no types here: it may not be installed."""
-
-    api: Any
-    propagate: Any
-    provider: Any
-    tracer: Any
-
-
 _tracing: _Library | None = None
 
 
@@ -133,6 +121,27 @@ def trace_id() -> str:
 
 
 @contextmanager
+def stage(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Note how many milliseconds a stage of an answer takes, and make a span of it."""
+    started = perf_counter()
+    try:
+        with span("answer" if name == "total" else name):
+            yield
+    finally:
+        timings[name] = 1000 * (perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """The library's parts, which have no types here: it may not be installed."""
+
+    api: Any
+    propagate: Any
+    provider: Any
+    tracer: Any
+
+
+@contextmanager
 def _span(
     tracing: _Library, name: str, attributes: _Attributes, *, headers: Mapping[str, str] | None = None
 ) -> Iterator[None]:
@@ -151,14 +160,3 @@ def _span(
         except BaseException as error:
             current.set_status(tracing.api.StatusCode.ERROR, type(error).__name__)
             raise
-
-
-@contextmanager
-def stage(timings: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many milliseconds a stage of an answer takes, and make a span of it."""
-    started = perf_counter()
-    try:
-        with span("answer" if name == "total" else name):
-            yield
-    finally:
-        timings[name] = 1000 * (perf_counter() - started)

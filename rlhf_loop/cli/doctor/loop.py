@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _LONGEST = timedelta(days=1)
 _RUNS = 20
 _SHOWN = 300
+_TRAIN = "Run: rlhf-loop train"
+_RIGHTS = "Mend its rights, and those of the folders on the way"
+_SETTLED = "Run: rlhf-loop models list, which puts the file back, as the worker and the service do within a minute"
 
 
 def rated(engine: Engine) -> int:
@@ -75,6 +78,31 @@ def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Find
         yield Finding("training", due(engine, settings, now=now).reason.rstrip("."))
 
 
+def alarms(engine: Engine) -> Iterator[Finding]:
+    """Tell which alarms are open."""
+    from rlhf_loop.store.alarms import open_alarms
+
+    found = open_alarms(engine)
+    if not found:
+        yield Finding("alarms", "none is open")
+        return
+    kinds = ", ".join(f"{alarm.kind} {alarm.subject}".strip() for alarm in found)
+    yield fault("alarms", f"{len(found)} {verb(len(found), 'is', 'are')} open: {kinds}", "Run: rlhf-loop alarms")
+
+
+def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
+    """Tell whether a model serves, and whether it is the one that the registry has as live."""
+    from rlhf_loop import registry
+
+    live = registry.live(reached.engine) if reached.engine else None
+    if live is not None and reached.engine is not None:
+        yield from _with_live(settings, reached.engine, live)
+    elif settings.model_path.exists():
+        yield from _without_live(settings, reached)
+    else:
+        yield _missing(settings, reached)
+
+
 def _running(run: RunRecord, now: datetime) -> Finding:
     began = run.started_at or now
     text = f"one is running since {_moment(began)}, for {_lasted(now - began)}"
@@ -98,18 +126,6 @@ def _ended(run: RunRecord) -> Finding:
     return fault("training", f"{text}failed: {said}", "Correct that, then run: rlhf-loop retrain")
 
 
-def alarms(engine: Engine) -> Iterator[Finding]:
-    """Tell which alarms are open."""
-    from rlhf_loop.store.alarms import open_alarms
-
-    found = open_alarms(engine)
-    if not found:
-        yield Finding("alarms", "none is open")
-        return
-    kinds = ", ".join(f"{alarm.kind} {alarm.subject}".strip() for alarm in found)
-    yield fault("alarms", f"{len(found)} {verb(len(found), 'is', 'are')} open: {kinds}", "Run: rlhf-loop alarms")
-
-
 def _moment(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else "an unknown time"
 
@@ -122,11 +138,6 @@ def _lasted(duration: timedelta) -> str:
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
-_TRAIN = "Run: rlhf-loop train"
-_RIGHTS = "Mend its rights, and those of the folders on the way"
-_SETTLED = "Run: rlhf-loop models list, which puts the file back, as the worker and the service do within a minute"
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
     """A model file: the sum of what it holds, or what is wrong with it; `shut` if it may not be read."""
@@ -135,19 +146,6 @@ class _File:
     sha256: str = ""
     trouble: str = ""
     shut: bool = False
-
-
-def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
-    """Tell whether a model serves, and whether it is the one that the registry has as live."""
-    from rlhf_loop import registry
-
-    live = registry.live(reached.engine) if reached.engine else None
-    if live is not None and reached.engine is not None:
-        yield from _with_live(settings, reached.engine, live)
-    elif settings.model_path.exists():
-        yield from _without_live(settings, reached)
-    else:
-        yield _missing(settings, reached)
 
 
 def _with_live(settings: Settings, engine: Engine, live: Version) -> Iterator[Finding]:

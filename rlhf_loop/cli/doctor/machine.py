@@ -36,6 +36,10 @@ EXTRAS = {
     ),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
+#: A random key has more different characters than that, in hexadecimal digits, too.
+_FEWEST_CHARACTERS = 8
+#: Sources whose addresses are settings.
+_OUTSIDE = ("wikipedia", "arxiv")
 
 
 def software() -> Iterator[Finding]:
@@ -84,27 +88,6 @@ def encoder(settings: Settings) -> Iterator[Finding]:
     yield Finding("encoder", f"the official weights of {MODEL_NAME} are in {folder}")
 
 
-def _is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        # A package that holds it is missing.
-        return False
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "of unknown version"
-
-
-#: A random key has more different characters than that, in hexadecimal digits, too.
-_FEWEST_CHARACTERS = 8
-#: Sources whose addresses are settings.
-_OUTSIDE = ("wikipedia", "arxiv")
-
-
 def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
     """Return the settings that can be read, the others at their defaults, and what is wrong with those."""
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
@@ -139,30 +122,6 @@ def settings_in_use(settings: Settings) -> Iterator[Finding]:
             yield from_error("settings", error)
 
 
-def _names() -> list[str]:
-    return [field.name for field in fields(Settings)]
-
-
-def _checks() -> tuple[Callable[[Settings], object], ...]:
-    """Return what the commands themselves do first with values that are more than a number or a path."""
-    from rlhf_loop.answering import experiments
-    from rlhf_loop.answering.service import end_user_scale
-    from rlhf_loop.monitoring.webhook import checked_address
-    from rlhf_loop.ranking import without_model
-    from rlhf_loop.registry.training_run import checked_weight
-    from rlhf_loop.web.guard import Guard
-    from rlhf_loop.web.process import Database
-
-    def sessions_and_limits(settings: Settings) -> None:
-        Guard(settings, Database(settings))
-
-    def webhook(settings: Settings) -> None:
-        if settings.alarm_webhook:
-            checked_address(settings.alarm_webhook)
-
-    return (end_user_scale, checked_weight, experiments.check, sessions_and_limits, without_model, webhook)
-
-
 def sources(settings: Settings) -> Iterator[Finding]:
     """Tell where candidates come from, and which of these sources cannot be asked."""
     from rlhf_loop.sources.source import check_entry, sources_from
@@ -185,32 +144,6 @@ def sources(settings: Settings) -> Iterator[Finding]:
             yield fault("sources", f"{entry!r} cannot be imported: {in_words(error, settings)}", advice)
     if "index" in entries:
         yield from _index(settings)
-
-
-@contextmanager
-def _only_imported() -> Iterator[None]:
-    """Import somebody else's module without a trace: no file is made of it, and what it prints is not a finding."""
-    before = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def _index(settings: Settings) -> Iterator[Finding]:
-    from rlhf_loop.sources.index import open_store
-
-    inside = settings.database_url.startswith("postgres")
-    if inside and (lacking := missing("postgres")):
-        text = f"the index in PostgreSQL needs {listed(lacking)}, not installed"
-        yield fault("sources", text, f"Run: {install('postgres')}")
-        return
-    open_store(settings)  # only a name so far; an unknown language is refused
-    if not inside and not settings.index_path.exists():
-        text = f"the index {settings.index_path} is not there yet; rlhf-loop index add makes it"
-        yield Finding("sources", text)
 
 
 def drafts(settings: Settings) -> Iterator[Finding]:
@@ -269,3 +202,68 @@ def worker(settings: Settings, now: datetime) -> Iterator[Finding]:
     at = schedule.after(now)
     words = f"{schedule.words[:1].lower()}{schedule.words[1:]}"
     yield Finding("worker", f"rlhf-loop worker retrains if due {words}, next at {at:%Y-%m-%d %H:%M} UTC")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        # A package that holds it is missing.
+        return False
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _names() -> list[str]:
+    return [field.name for field in fields(Settings)]
+
+
+def _checks() -> tuple[Callable[[Settings], object], ...]:
+    """Return what the commands themselves do first with values that are more than a number or a path."""
+    from rlhf_loop.answering import experiments
+    from rlhf_loop.answering.service import end_user_scale
+    from rlhf_loop.monitoring.webhook import checked_address
+    from rlhf_loop.ranking import without_model
+    from rlhf_loop.registry.training_run import checked_weight
+    from rlhf_loop.web.guard import Guard
+    from rlhf_loop.web.process import Database
+
+    def sessions_and_limits(settings: Settings) -> None:
+        Guard(settings, Database(settings))
+
+    def webhook(settings: Settings) -> None:
+        if settings.alarm_webhook:
+            checked_address(settings.alarm_webhook)
+
+    return (end_user_scale, checked_weight, experiments.check, sessions_and_limits, without_model, webhook)
+
+
+@contextmanager
+def _only_imported() -> Iterator[None]:
+    """Import somebody else's module without a trace: no file is made of it, and what it prints is not a finding."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _index(settings: Settings) -> Iterator[Finding]:
+    from rlhf_loop.sources.index import open_store
+
+    inside = settings.database_url.startswith("postgres")
+    if inside and (lacking := missing("postgres")):
+        text = f"the index in PostgreSQL needs {listed(lacking)}, not installed"
+        yield fault("sources", text, f"Run: {install('postgres')}")
+        return
+    open_store(settings)  # only a name so far; an unknown language is refused
+    if not inside and not settings.index_path.exists():
+        text = f"the index {settings.index_path} is not there yet; rlhf-loop index add makes it"
+        yield Finding("sources", text)

@@ -28,6 +28,15 @@ _DAMAGED = ("file is not a database", "malformed")
 _RESTORE = "Restore it from a backup, or name another file with RLHF_DATABASE_URL"
 #: What SQLite keeps beside a file that somebody writes to.
 _LOGS = ("-wal", "-journal")
+_SQLITE_HEADER = b"SQLite format 3\0"
+#: Room that a file system needs on which anything is kept that must not be lost: a full disk refuses the next rating,
+#: and the outbox that would keep it. A training writes a few MB, a LanceDB that merges its files as much as they have;
+#: the rest is time for somebody to come. What the cache may still take there comes on top, since it will.
+_ROOM = 500 * 10**6
+#: Where only the cache is, a full disk costs time and no data; 100 MB are the encoder's graph, without which nothing is
+#: ranked.
+_ROOM_OF_CACHE = 100 * 10**6
+_CACHE, _DATABASE = "cache", "database"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,59 @@ def connect_read_only(file: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=_LOCK_PATIENCE_S)
 
 
+def disk(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
+    """Tell the free space of each file system, with what is kept on it, and what cannot be written."""
+    places = _places(settings, reached)
+    systems: dict[int, list[_Place]] = {}
+    for place in places:
+        systems.setdefault(os.stat(place.standing).st_dev, []).append(place)
+    for together in systems.values():
+        yield _room(together, settings)
+    for there, shut in _in_the_way(places, reached).items():
+        kept = listed([f"the {place.name}" for place in shut])
+        advice = f"Mend its rights, or set {listed([place.setting for place in shut])}"
+        yield fault("disk", f"{there} cannot be written; it is for {kept}", advice)
+
+
+def cache(settings: Settings) -> Iterator[Finding]:
+    """Tell how large the cache of vectors is, and whether it is one."""
+    file, limit = settings.cache_dir / "vectors.db", settings.cache_max_mb
+    if not file.exists():
+        yield Finding("cache", f"{file} is not there yet; the first texts that are embedded make it")
+    elif not file.is_file() or _beginning(file) not in (b"", _SQLITE_HEADER):
+        yield fault("cache", f"{file} is not a vector cache", "Delete it; it is made anew")
+    else:
+        yield Finding("cache", f"{file} has {file.stat().st_size / 1e6:,.0f} MB of at most {limit:,}")
+
+
+def outbox(settings: Settings) -> Iterator[Finding]:
+    """Tell how much waits in the outbox for the database, and how much the database has refused for good."""
+    file = settings.outbox_path
+    # An empty file is one that its first entry has yet to make whole.
+    if not file.exists() or (file.is_file() and not file.stat().st_size):
+        yield Finding("outbox", f"nothing waits; {file} is made when the database is down")
+        return
+    try:
+        with closing(connect_read_only(file)) as connection:
+            query = "SELECT count(*) - count(refused), count(refused) FROM entries"
+            waiting, refused = connection.execute(query).fetchone()
+    except sqlite3.Error as error:
+        advice = "If nothing writes to it: move it away, with those beside it that end in -wal and -shm"
+        yield fault("outbox", f"{file} cannot be read: {error}", advice)
+        return
+    if waiting:
+        count = f"{counted(waiting, 'entry', 'entries')} of at most {settings.outbox_max:,}"
+        text = f"{count} {verb(waiting, 'waits', 'wait')} in {file} for the database"
+        advice = "Start rlhf-loop serve: it brings them in as soon as the database answers; if it runs, see its log"
+        yield fault("outbox", text, advice)
+    if refused:
+        text = f"the database has refused {counted(refused, 'entry', 'entries')} in {file} for good"
+        advice = "See why in column refused of its table entries; delete those rows when they are settled"
+        yield fault("outbox", text, advice)
+    if not waiting and not refused:
+        yield Finding("outbox", f"nothing waits in {file}")
+
+
 def _read_only(engine: Engine, file: Path) -> Engine:
     from sqlalchemy import create_engine
 
@@ -105,17 +167,6 @@ def _looked_into(engine: Engine, shown: str) -> DatabaseAccess:
     return DatabaseAccess(fault("database", f"{shown} is at revision {found}, and {HEAD} is known here", advice))
 
 
-_SQLITE_HEADER = b"SQLite format 3\0"
-#: Room that a file system needs on which anything is kept that must not be lost: a full disk refuses the next rating,
-#: and the outbox that would keep it. A training writes a few MB, a LanceDB that merges its files as much as they have;
-#: the rest is time for somebody to come. What the cache may still take there comes on top, since it will.
-_ROOM = 500 * 10**6
-#: Where only the cache is, a full disk costs time and no data; 100 MB are the encoder's graph, without which nothing is
-#: ranked.
-_ROOM_OF_CACHE = 100 * 10**6
-_CACHE, _DATABASE = "cache", "database"
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """A folder in which something is kept, by the setting that moves it; `standing` is the part of it that exists."""
@@ -128,20 +179,6 @@ class _Place:
     def standing(self) -> Path:
         # os.path: what may not be looked into counts as missing, so that the folder that is in the way is found.
         return next(each for each in (self.folder, *self.folder.parents) if os.path.exists(each))
-
-
-def disk(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
-    """Tell the free space of each file system, with what is kept on it, and what cannot be written."""
-    places = _places(settings, reached)
-    systems: dict[int, list[_Place]] = {}
-    for place in places:
-        systems.setdefault(os.stat(place.standing).st_dev, []).append(place)
-    for together in systems.values():
-        yield _room(together, settings)
-    for there, shut in _in_the_way(places, reached).items():
-        kept = listed([f"the {place.name}" for place in shut])
-        advice = f"Mend its rights, or set {listed([place.setting for place in shut])}"
-        yield fault("disk", f"{there} cannot be written; it is for {kept}", advice)
 
 
 def _places(settings: Settings, reached: DatabaseAccess) -> list[_Place]:
@@ -197,45 +234,6 @@ def _size(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
-def cache(settings: Settings) -> Iterator[Finding]:
-    """Tell how large the cache of vectors is, and whether it is one."""
-    file, limit = settings.cache_dir / "vectors.db", settings.cache_max_mb
-    if not file.exists():
-        yield Finding("cache", f"{file} is not there yet; the first texts that are embedded make it")
-    elif not file.is_file() or _beginning(file) not in (b"", _SQLITE_HEADER):
-        yield fault("cache", f"{file} is not a vector cache", "Delete it; it is made anew")
-    else:
-        yield Finding("cache", f"{file} has {file.stat().st_size / 1e6:,.0f} MB of at most {limit:,}")
-
-
 def _beginning(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.read(len(_SQLITE_HEADER))
-
-
-def outbox(settings: Settings) -> Iterator[Finding]:
-    """Tell how much waits in the outbox for the database, and how much the database has refused for good."""
-    file = settings.outbox_path
-    # An empty file is one that its first entry has yet to make whole.
-    if not file.exists() or (file.is_file() and not file.stat().st_size):
-        yield Finding("outbox", f"nothing waits; {file} is made when the database is down")
-        return
-    try:
-        with closing(connect_read_only(file)) as connection:
-            query = "SELECT count(*) - count(refused), count(refused) FROM entries"
-            waiting, refused = connection.execute(query).fetchone()
-    except sqlite3.Error as error:
-        advice = "If nothing writes to it: move it away, with those beside it that end in -wal and -shm"
-        yield fault("outbox", f"{file} cannot be read: {error}", advice)
-        return
-    if waiting:
-        count = f"{counted(waiting, 'entry', 'entries')} of at most {settings.outbox_max:,}"
-        text = f"{count} {verb(waiting, 'waits', 'wait')} in {file} for the database"
-        advice = "Start rlhf-loop serve: it brings them in as soon as the database answers; if it runs, see its log"
-        yield fault("outbox", text, advice)
-    if refused:
-        text = f"the database has refused {counted(refused, 'entry', 'entries')} in {file} for good"
-        advice = "See why in column refused of its table entries; delete those rows when they are settled"
-        yield fault("outbox", text, advice)
-    if not waiting and not refused:
-        yield Finding("outbox", f"nothing waits in {file}")

@@ -47,6 +47,16 @@ KINDS = frozenset(_KEYS)
 _KIND_OF = {key: kind for kind, key in _KEYS.items()}
 #: What JSON_MIN and CSV add to the fields of the task and the names of the controls.
 _ADDED = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
+_REVIEW_FIELDS = ("rating", "feedback_comment", "corrected_response", "harmful")
+_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "external_id", "title", "url", "licence")
+_TIMES = ("created_at", "retrieved_at")
+#: Several answers in one task have numbers or letters: answer1, response_b.
+_NUMBERED = re.compile(
+    r"(?:answer|response|completion|output|text|candidate|option)[_ -]?(?:\d{1,2}|[a-h])", re.IGNORECASE
+)
+_NUMBER = re.compile(r"[_ -]?\d{1,2}$")
+_ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
+_DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,55 +148,6 @@ def from_row(values: Mapping[str, Any]) -> Task:
         results=tuple(Result(name, of_control.get(name, ""), (), _plain(value)) for name, value in rest.items()),
     )
     return Task({name: values[name] for name in rest if name not in of_control}, (annotation,))
-
-
-def _result(values: Mapping[str, Any]) -> Result:
-    kind = str(values.get("type") or "").lower()
-    value = as_mapping(values.get("value"))
-    about = tuple(name.strip() for name in str(values.get("to_name") or "").split(",") if name.strip())
-    return Result(str(values.get("from_name") or ""), kind, about, _simple(value.get(_KEYS.get(kind, kind))))
-
-
-def _kind(value: object) -> str | None:
-    """Tell which kind of control a cell of JSON_MIN or CSV is of, None if it does not say."""
-    regions: list[Any] = value if isinstance(value, list) else [value]
-    if not regions or not all(isinstance(region, Mapping) for region in regions):
-        return None
-    return next((kind for key, kind in _KIND_OF.items() if key in regions[0] and "role" not in regions[0]), None)
-
-
-def _plain(value: object) -> Any:
-    regions: Sequence[Any] = value if isinstance(value, list) else [value]
-    kind = _kind(value)
-    return _simple([region[_KEYS[kind]] for region in regions] if kind else value)
-
-
-def _simple(value: Any) -> Any:
-    """Return the one thing in a list, texts in one text."""
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-        return "\n".join(value)
-    return value
-
-
-_REVIEW_FIELDS = ("rating", "feedback_comment", "corrected_response", "harmful")
-_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "external_id", "title", "url", "licence")
-_TIMES = ("created_at", "retrieved_at")
-#: Several answers in one task have numbers or letters: answer1, response_b.
-_NUMBERED = re.compile(
-    r"(?:answer|response|completion|output|text|candidate|option)[_ -]?(?:\d{1,2}|[a-h])", re.IGNORECASE
-)
-_NUMBER = re.compile(r"[_ -]?\d{1,2}$")
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """The question of a task, its answers by the names of their fields, and what else is known of it."""
-
-    prompt: str
-    texts: Mapping[str, str]
-    about: Mapping[str, Any]
 
 
 class LabelStudioLayout(NamedLabels):
@@ -282,6 +243,84 @@ class LabelStudioLayout(NamedLabels):
         return self._matched[names]
 
 
+@dataclass(frozen=True, slots=True)
+class AnnotationReview:
+    """An annotation with its task as it is now; one that was skipped has no results any more."""
+
+    task: Task
+    annotation: Annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The content of a webhook: nothing, if it is about something else than annotations."""
+
+    said: tuple[AnnotationReview, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+
+def read_event(payload: Mapping[str, Any]) -> Event:
+    """Read a webhook.
+
+    Raises:
+        ValueError: it is not a valid webhook, or has no payload.
+    """
+    action = payload.get("action")
+    if not isinstance(action, str):
+        raise ValueError("action is missing, so this is not a webhook of Label Studio")
+    if action in _DELETED:
+        gone = _several(first_present(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
+        ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]
+        return Event(deleted=tuple(str(id) for id in ids if id is not None))
+    if action not in _ANNOTATED:
+        return Event()
+    made = _several(first_present(payload.get("annotation"), payload.get("annotations")))
+    if not made:
+        raise ValueError("annotation is missing; switch on 'Send payload' of the webhook in Label Studio")
+    tasks = [as_mapping(each) for each in _several(first_present(payload.get("task"), payload.get("tasks")))]
+    by_id = {str(task.get("id")): task for task in tasks}
+    return Event(tuple(_said(as_mapping(each), tasks, by_id) for each in made))
+
+
+def _result(values: Mapping[str, Any]) -> Result:
+    kind = str(values.get("type") or "").lower()
+    value = as_mapping(values.get("value"))
+    about = tuple(name.strip() for name in str(values.get("to_name") or "").split(",") if name.strip())
+    return Result(str(values.get("from_name") or ""), kind, about, _simple(value.get(_KEYS.get(kind, kind))))
+
+
+def _kind(value: object) -> str | None:
+    """Tell which kind of control a cell of JSON_MIN or CSV is of, None if it does not say."""
+    regions: list[Any] = value if isinstance(value, list) else [value]
+    if not regions or not all(isinstance(region, Mapping) for region in regions):
+        return None
+    return next((kind for key, kind in _KIND_OF.items() if key in regions[0] and "role" not in regions[0]), None)
+
+
+def _plain(value: object) -> Any:
+    regions: Sequence[Any] = value if isinstance(value, list) else [value]
+    kind = _kind(value)
+    return _simple([region[_KEYS[kind]] for region in regions] if kind else value)
+
+
+def _simple(value: Any) -> Any:
+    """Return the one thing in a list, texts in one text."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The question of a task, its answers by the names of their fields, and what else is known of it."""
+
+    prompt: str
+    texts: Mapping[str, str]
+    about: Mapping[str, Any]
+
+
 def _numbers(results: Mapping[str, Result], found: Mapping[str, Result]) -> list[Result]:
     """Return the one result that can only be the rating, if there is one."""
     used = {result.name for result in found.values()}
@@ -347,49 +386,6 @@ def _answer(answers: _Answers, text: str, annotation: Annotation) -> Rating:
 
 def _listed(names: Sequence[str]) -> str:
     return (", ".join(names) or "none")[:100]
-
-
-_ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
-_DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotationReview:
-    """An annotation with its task as it is now; one that was skipped has no results any more."""
-
-    task: Task
-    annotation: Annotation
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """The content of a webhook: nothing, if it is about something else than annotations."""
-
-    said: tuple[AnnotationReview, ...] = ()
-    deleted: tuple[str, ...] = ()
-
-
-def read_event(payload: Mapping[str, Any]) -> Event:
-    """Read a webhook.
-
-    Raises:
-        ValueError: it is not a valid webhook, or has no payload.
-    """
-    action = payload.get("action")
-    if not isinstance(action, str):
-        raise ValueError("action is missing, so this is not a webhook of Label Studio")
-    if action in _DELETED:
-        gone = _several(first_present(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
-        ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]
-        return Event(deleted=tuple(str(id) for id in ids if id is not None))
-    if action not in _ANNOTATED:
-        return Event()
-    made = _several(first_present(payload.get("annotation"), payload.get("annotations")))
-    if not made:
-        raise ValueError("annotation is missing; switch on 'Send payload' of the webhook in Label Studio")
-    tasks = [as_mapping(each) for each in _several(first_present(payload.get("task"), payload.get("tasks")))]
-    by_id = {str(task.get("id")): task for task in tasks}
-    return Event(tuple(_said(as_mapping(each), tasks, by_id) for each in made))
 
 
 def _said(

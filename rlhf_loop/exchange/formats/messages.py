@@ -12,6 +12,10 @@ from rlhf_loop.exchange.fields import is_missing
 #: Where applications keep the question and the answer in an object of their own.
 _QUESTION_KEYS = ("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content")
 _ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "text", "content", "messages", "choices")
+#: Up to here a number is seconds since 1970 (the year 5138), then thousandths, millionths, billionths of them.
+_SECONDS = 1e11
+#: No time is beyond it in any unit, and no number that is not finite is below.
+_ANY = 1e30
 
 
 def prompt_text(name: str, value: object) -> str:
@@ -111,6 +115,34 @@ def answer_messages(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
+def first_present(*values: Any) -> Any:
+    """Return the first value that is there, None if there is none."""
+    return next((value for value in values if not is_missing(value)), None)
+
+
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """Return an object, be it the text of one; an empty one for anything else."""
+    found = parse_json(value)
+    return found if isinstance(found, Mapping) else {}
+
+
+def as_time(value: Any) -> Any:
+    """Return a time for the parser of ratings, which knows ISO 8601; a number is time since 1970."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ANY:
+        while abs(value) > _SECONDS:
+            value /= 1000
+        try:
+            return datetime.fromtimestamp(value, UTC)
+        except (ValueError, OverflowError, OSError):
+            return str(value)
+    return value if value is None or isinstance(value, datetime) else str(value)
+
+
+def user_name(tool: str, id: object) -> str | None:
+    """Name a user of another tool; no user's name here has a colon, so that nobody is taken for one of them."""
+    return None if is_missing(id) or not str(id).strip() else f"{tool}:{id}"
+
+
 def _read(name: str, value: object, text_of: Callable[[str, object], str]) -> str:
     found = parse_json(value)
     if not isinstance(value, str) or found is value:
@@ -155,37 +187,3 @@ def _turn(name: str, message: object) -> tuple[str, str]:
     if not isinstance(role, str) or not isinstance(content, str):
         raise ValueError(f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a text")
     return role, content
-
-
-#: Up to here a number is seconds since 1970 (the year 5138), then thousandths, millionths, billionths of them.
-_SECONDS = 1e11
-#: No time is beyond it in any unit, and no number that is not finite is below.
-_ANY = 1e30
-
-
-def first_present(*values: Any) -> Any:
-    """Return the first value that is there, None if there is none."""
-    return next((value for value in values if not is_missing(value)), None)
-
-
-def as_mapping(value: object) -> Mapping[str, Any]:
-    """Return an object, be it the text of one; an empty one for anything else."""
-    found = parse_json(value)
-    return found if isinstance(found, Mapping) else {}
-
-
-def as_time(value: Any) -> Any:
-    """Return a time for the parser of ratings, which knows ISO 8601; a number is time since 1970."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ANY:
-        while abs(value) > _SECONDS:
-            value /= 1000
-        try:
-            return datetime.fromtimestamp(value, UTC)
-        except (ValueError, OverflowError, OSError):
-            return str(value)
-    return value if value is None or isinstance(value, datetime) else str(value)
-
-
-def user_name(tool: str, id: object) -> str | None:
-    """Name a user of another tool; no user's name here has a colon, so that nobody is taken for one of them."""
-    return None if is_missing(id) or not str(id).strip() else f"{tool}:{id}"

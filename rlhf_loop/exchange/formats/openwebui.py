@@ -35,6 +35,14 @@ from rlhf_loop.utils.rows import Record
 _KINDS = ('type="reasoning"', 'type="tool_calls"', 'type="code_interpreter"')
 _UNREADABLE = "rated answers to a question without a text"
 _BEGIN, _END = "<details", "</details>"
+TOOL = "openwebui"
+_UNSAID = frozenset({"reviewer_role", "harmful"})
+#: Of the rating that its users may give below the thumb.
+_DETAILS = NumberScale(1, 10)
+_NO_ANSWER = "rated answers without a text"
+#: Of one chat; people give tens.
+_MOST_RATED = 1_000
+_THUMBS = {"1": True, "1.0": True, "-1": False, "-1.0": False, "0": None, "0.0": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,54 +121,6 @@ def reply(message: Mapping[str, Any]) -> Reply:
         # Only something was put around it: that is what filters of the server do, and the user saw it so.
         return Reply(text)
     return Reply(before, text)
-
-
-def _shown(content: object) -> str:
-    return _unfolded(content).strip() if isinstance(content, str) else ""
-
-
-def _chained(messages: object) -> dict[str, Mapping[str, Any]]:
-    """Return the messages of a plain list, each of which answers the one before unless it says otherwise."""
-    found: dict[str, Mapping[str, Any]] = {}
-    before: str | None = None
-    listed = messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ()
-    for number, message in enumerate(listed):
-        if isinstance(message, Mapping):
-            id = str(first_present(message.get("id"), number))
-            found[id] = {"parentId": before, **message}
-            before = id
-    return found
-
-
-def _unfolded(content: str) -> str:
-    """Leave out what is folded, in one pass: the text may be anybody's, and a pattern could be made to take hours."""
-    kept, place, search = [], 0, 0
-    while (start := content.find(_BEGIN, search)) >= 0:
-        closed = content.find(">", start)
-        if closed < 0:
-            break
-        tag = content[start:closed]
-        if not tag[len(_BEGIN) :][:1].isspace() or not any(kind in tag for kind in _KINDS):
-            search = closed
-            continue
-        end = content.find(_END, closed)
-        if end < 0:
-            break
-        kept.append(content[place:start])
-        search = place = end + len(_END)
-        while content[place : place + 1].isspace():
-            place += 1
-    return "".join([*kept, content[place:]])
-
-
-TOOL = "openwebui"
-_UNSAID = frozenset({"reviewer_role", "harmful"})
-#: Of the rating that its users may give below the thumb.
-_DETAILS = NumberScale(1, 10)
-_NO_ANSWER = "rated answers without a text"
-#: Of one chat; people give tens.
-_MOST_RATED = 1_000
-_THUMBS = {"1": True, "1.0": True, "-1": False, "-1.0": False, "0": None, "0.0": None}
 
 
 class OpenWebUILayout:
@@ -282,6 +242,44 @@ class OpenWebUILayout:
         if up is None:
             return grade
         return max(grade, GOOD_RATING) if up else min(grade, GOOD_RATING - 1)
+
+
+def _shown(content: object) -> str:
+    return _unfolded(content).strip() if isinstance(content, str) else ""
+
+
+def _chained(messages: object) -> dict[str, Mapping[str, Any]]:
+    """Return the messages of a plain list, each of which answers the one before unless it says otherwise."""
+    found: dict[str, Mapping[str, Any]] = {}
+    before: str | None = None
+    listed = messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ()
+    for number, message in enumerate(listed):
+        if isinstance(message, Mapping):
+            id = str(first_present(message.get("id"), number))
+            found[id] = {"parentId": before, **message}
+            before = id
+    return found
+
+
+def _unfolded(content: str) -> str:
+    """Leave out what is folded, in one pass: the text may be anybody's, and a pattern could be made to take hours."""
+    kept, place, search = [], 0, 0
+    while (start := content.find(_BEGIN, search)) >= 0:
+        closed = content.find(">", start)
+        if closed < 0:
+            break
+        tag = content[start:closed]
+        if not tag[len(_BEGIN) :][:1].isspace() or not any(kind in tag for kind in _KINDS):
+            search = closed
+            continue
+        end = content.find(_END, closed)
+        if end < 0:
+            break
+        kept.append(content[place:start])
+        search = place = end + len(_END)
+        while content[place : place + 1].isspace():
+            place += 1
+    return "".join([*kept, content[place:]])
 
 
 def _group(chat_id: object, chat: Chat, id: str) -> str:

@@ -27,6 +27,32 @@ _FENCE = re.compile(r"^(`{3,}|~{3,}).*?(?:^\1[`~]*[ \t]*$|\Z)", re.MULTILINE | r
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$|^(\S.*)\n(?:=+|-+)[ \t]*$", re.MULTILINE)
 _HYPHENATION = re.compile(r"(?<=[^\W\d_])-\n(?=[a-zß-ÿ])")
 _LINE_END = re.compile(r"(?<!\n)[ \t]*\n(?!\s*\n)[ \t]*")
+#: The fields of a row, with other names that their columns may have. A column named `source` counts only if asked for:
+#: it may mean anything, and what is deleted by source should be what was named by somebody.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "text": ("text", "answer", "content", "body", "passage"),
+    "title": ("title", "question", "heading"),
+    "url": ("url", "link"),
+    "licence": ("licence", "license"),
+    "source": (),
+}
+FORMATS = ("jsonl", "csv", "parquet", "md", "txt", "pdf")
+_TABULAR = ("jsonl", "csv", "parquet")
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".md": "md",
+    ".markdown": "md",
+    ".txt": "txt",
+    ".text": "txt",
+    ".pdf": "pdf",
+}
+_MAX_TITLE = 2000
+_MAX_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,68 +136,7 @@ def read_pdf(path: Path) -> Prose:
     return Prose(text, title)
 
 
-def _pdf_title(reader: Any) -> str | None:
-    try:
-        title = reader.metadata.title if reader.metadata else None
-    except Exception:  # the text may be whole even where the metadata is not
-        return None
-    return str(title).replace("\0", "").strip() or None if title else None
-
-
-def _encrypted(path: Path) -> DocumentError:
-    return DocumentError(f"The PDF {str(path)!r} is encrypted. Save it without a password and try again.")
-
-
-def _decoded(path: Path) -> str:
-    """Read a UTF-8 text with its line ends as `\\n`."""
-    try:
-        with ExitStack() as stack:
-            _, stream = open_stream(path, stack, text=True)
-            raw = stream.read(4 * MAX_CHARS + 4)
-    except ImportFileError as error:
-        raise DocumentError(str(error)) from error
-    except IsADirectoryError as error:
-        raise DocumentError(f"{str(path)!r} is a folder, not a file. Give the folder itself.") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DocumentError(f"The file {str(path)!r} is damaged: {error}. Make it anew.") from error
-    if b"\0" in raw:
-        raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not text. Save it as text in UTF-8.")
-    try:
-        text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DocumentError(f"The file {str(path)!r} is not UTF-8 in line {line}. Save it as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-#: The fields of a row, with other names that their columns may have. A column named `source` counts only if asked for:
-#: it may mean anything, and what is deleted by source should be what was named by somebody.
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "text": ("text", "answer", "content", "body", "passage"),
-    "title": ("title", "question", "heading"),
-    "url": ("url", "link"),
-    "licence": ("licence", "license"),
-    "source": (),
-}
-FORMATS = ("jsonl", "csv", "parquet", "md", "txt", "pdf")
-
-_TABULAR = ("jsonl", "csv", "parquet")
 _PROSE: Mapping[str, Callable[[Path], Prose]] = {"md": read_markdown, "txt": read_text, "pdf": read_pdf}
-_ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".md": "md",
-    ".markdown": "md",
-    ".txt": "txt",
-    ".text": "txt",
-    ".pdf": "pdf",
-}
-_MAX_TITLE = 2000
-_MAX_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +306,40 @@ def check_source(name: str) -> str:
             f"the source's name {name[:60]!r} is blank, not one line, or longer than {_MAX_NAME} characters"
         )
     return name
+
+
+def _pdf_title(reader: Any) -> str | None:
+    try:
+        title = reader.metadata.title if reader.metadata else None
+    except Exception:  # the text may be whole even where the metadata is not
+        return None
+    return str(title).replace("\0", "").strip() or None if title else None
+
+
+def _encrypted(path: Path) -> DocumentError:
+    return DocumentError(f"The PDF {str(path)!r} is encrypted. Save it without a password and try again.")
+
+
+def _decoded(path: Path) -> str:
+    """Read a UTF-8 text with its line ends as `\\n`."""
+    try:
+        with ExitStack() as stack:
+            _, stream = open_stream(path, stack, text=True)
+            raw = stream.read(4 * MAX_CHARS + 4)
+    except ImportFileError as error:
+        raise DocumentError(str(error)) from error
+    except IsADirectoryError as error:
+        raise DocumentError(f"{str(path)!r} is a folder, not a file. Give the folder itself.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DocumentError(f"The file {str(path)!r} is damaged: {error}. Make it anew.") from error
+    if b"\0" in raw:
+        raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not text. Save it as text in UTF-8.")
+    try:
+        text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DocumentError(f"The file {str(path)!r} is not UTF-8 in line {line}. Save it as UTF-8.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _source_of(path: Path) -> str:

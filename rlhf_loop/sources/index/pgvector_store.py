@@ -58,6 +58,35 @@ NO_TABLE = "42P01"
 _NOT_ALLOWED = "42501"
 #: The language is told by a comment on the table, so that it is there for readers with other settings, too.
 _COMMENT = "The words are in "
+METADATA = MetaData()
+SECTIONS = Table(
+    "rlhf_index_sections",
+    METADATA,
+    Column("key", BigInteger, Identity(), primary_key=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("document", String, nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("source", String, nullable=False, index=True),
+    Column("text", String, nullable=False),
+    Column("title", String),
+    Column("url", String),
+    Column("licence", String),
+    Column("added_at", DateTime(timezone=True), nullable=False),
+    Column("encoder", String, nullable=False),
+    Column("words", TSVECTOR, nullable=False),
+    Index("rlhf_index_sections_words", "words", postgresql_using="gin"),
+)
+_Result = TypeVar("_Result")
+#: Sections from which on an index of the vectors is worth its building time and its room.
+ANN_FROM = 2_000
+#: Vectors that the search in the index looks at. 400 find 99 of 100 nearest sections on MedQuAD, 100 find 95.
+_CANDIDATES = 400
+_VECTOR_INDEX = "rlhf_index_vectors_hnsw"
+#: The key of the advisory lock of all that writes.
+_LOCK = 0x524C4858
+#: The number of the vector that is of a title.
+_HEADING = -1
+_FIELDS = tuple(Section.__dataclass_fields__)
 
 
 class Vector(UserDefinedType[NDArray[np.float32]]):
@@ -81,24 +110,6 @@ class Vector(UserDefinedType[NDArray[np.float32]]):
         return lambda value: np.asarray(vector.from_binary(bytes(value)).to_numpy())
 
 
-METADATA = MetaData()
-SECTIONS = Table(
-    "rlhf_index_sections",
-    METADATA,
-    Column("key", BigInteger, Identity(), primary_key=True),
-    Column("id", String, nullable=False, unique=True),
-    Column("document", String, nullable=False, index=True),
-    Column("number", Integer, nullable=False),
-    Column("source", String, nullable=False, index=True),
-    Column("text", String, nullable=False),
-    Column("title", String),
-    Column("url", String),
-    Column("licence", String),
-    Column("added_at", DateTime(timezone=True), nullable=False),
-    Column("encoder", String, nullable=False),
-    Column("words", TSVECTOR, nullable=False),
-    Index("rlhf_index_sections_words", "words", postgresql_using="gin"),
-)
 VECTORS = Table(
     "rlhf_index_vectors",
     METADATA,
@@ -167,10 +178,6 @@ def words_expression(title: Any, body: Any, *, language: str) -> Any:
     return func.setweight(of_title, text("'A'")).op("||")(func.to_tsvector(_regconfig(language), body))
 
 
-def _regconfig(language: str) -> Any:
-    return text("CAST(:language AS regconfig)").bindparams(language=language)
-
-
 def sqlstate(error: DBAPIError) -> str | None:
     """Return PostgreSQL's number of what went wrong."""
     return getattr(error.orig, "sqlstate", None)
@@ -179,22 +186,6 @@ def sqlstate(error: DBAPIError) -> str | None:
 def reason(error: BaseException | None) -> str:
     """Return what the server said, on one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())[:300].rstrip(".")
-
-
-_Result = TypeVar("_Result")
-
-#: Sections from which on an index of the vectors is worth its building time and its room.
-ANN_FROM = 2_000
-#: Vectors that the search in the index looks at. 400 find 99 of 100 nearest sections on MedQuAD, 100 find 95.
-_CANDIDATES = 400
-_VECTOR_INDEX = "rlhf_index_vectors_hnsw"
-#: The key of the advisory lock of all that writes.
-_LOCK = 0x524C4858
-#: The number of the vector that is of a title.
-_HEADING = -1
-
-
-_FIELDS = tuple(Section.__dataclass_fields__)
 
 
 class PgVectorStore:
@@ -361,6 +352,10 @@ class PgVectorStore:
         if self._process != os.getpid():
             self._engine.dispose(close=False)
             self._process = os.getpid()
+
+
+def _regconfig(language: str) -> Any:
+    return text("CAST(:language AS regconfig)").bindparams(language=language)
 
 
 def _no_table(error: DatabaseError) -> bool:
