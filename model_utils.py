@@ -1,4 +1,4 @@
-"""`from model_utils import engine`: the ratings database, ready to be asked.
+"""The ratings database, ready to be asked: `from model_utils import engine`.
 
 The engine is made at import, as scripts expect of this name; in other code use
 `rlhf_loop.store.engine.open_database(url)`.

@@ -1,4 +1,4 @@
-"""`from rlhf_reranker import rerank_candidates`, and `python rlhf_reranker.py` to see it work on an example."""
+"""Re-ranking: `from rlhf_reranker import rerank_candidates`, and `python rlhf_reranker.py` for an example."""
 
 from rlhf_loop.ranking import rerank_candidates
 

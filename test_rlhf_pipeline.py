@@ -1,4 +1,4 @@
-"""`python test_rlhf_pipeline.py` checks on this machine that the whole loop works, without touching your data.
+"""A check of the whole loop on this machine, without touching your data: `python test_rlhf_pipeline.py`.
 
 It runs on the sample ratings in a folder of its own: store, train, load, re-rank. Exit code 0 means that all is well.
 """

@@ -1,4 +1,4 @@
-"""`python train_reward_sbert.py` trains the reward model: the same as `rlhf-loop train`, with the same options."""
+"""Training: `python train_reward_sbert.py` is the same as `rlhf-loop train`, with the same options."""
 
 if __name__ == "__main__":
     import sys

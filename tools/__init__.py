@@ -1,1 +1,1 @@
-"""What developers run beside the package: measurements, and files made once."""
+"""Programs for developers beside the package: measurements, and files made once."""

@@ -70,7 +70,7 @@ class Keys:
 
 @dataclass
 class Report:
-    """What was sent and what came back."""
+    """A request and its answer."""
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)

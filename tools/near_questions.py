@@ -1,4 +1,4 @@
-"""How near two questions must be for the correction of one to answer the other: `python -m tools.near_questions`.
+"""The threshold of nearness at which one question's correction answers another: `python -m tools.near_questions`.
 
 Prints, for several cosines, how many rewordings of a question are taken for it, and how many other questions are:
 among the nearest of each of MedQuAD's, those about another subject or of another type. Reads ../shared/data.

@@ -1,4 +1,4 @@
-"""What the written reports share: tables, the machine's name, and a word on how far a run is."""
+"""Common parts of the written reports: tables, the machine's name, and progress of a run."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def report(file: Path, shown: bool) -> None:
     try:
         write_whole(file, html)
     except OSError as error:
-        raise click.BadParameter(f"{str(file)!r} cannot be written: {error.strerror}.") from error
+        raise click.BadParameter(f"{str(file)!r} cannot be written: {error.strerror}. Choose another place.") from error
     click.echo(f"The report is in {file} ({max(1, len(html.encode()) // 1000):,} kB).")
     if shown:
         click.launch(file.resolve().as_uri())

@@ -146,12 +146,12 @@ def rank(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
 def _picture(path: Path | None) -> Path | None:
     # Before the training, not after it: the answer would come too late.
     if path is not None and path.suffix.lower() not in _PICTURES:
-        raise click.BadParameter(f"{str(path)!r} has not one of the endings {', '.join(_PICTURES)}.")
+        raise click.BadParameter(f"{str(path)!r} is not a picture's name. End it in one of {', '.join(_PICTURES)}.")
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+        raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error
     if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
         raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
     return path

@@ -1,4 +1,4 @@
-"""What can turn text into vectors on a CPU: each contender alone in a process, so that each has its own memory.
+"""Encoders to compare on a CPU: each contender alone in a process, so that each has its own memory.
 
     python -m tools.bench.contenders NAME     reads requests, one JSON a line, and answers each with one JSON
 

@@ -57,7 +57,7 @@ _PAUSE_S = 0.2
 
 @dataclass(slots=True)
 class Result:
-    """What one contender did; `skipped` says why it did nothing."""
+    """The measurements of one contender; `skipped` says why there are none."""
 
     title: str
     skipped: str = ""

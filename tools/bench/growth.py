@@ -1,4 +1,4 @@
-"""How training grows with the number of rated answers: time and peak memory, each size in processes of its own."""
+"""Growth of training with the number of rated answers: time and peak memory, each size in processes of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """What a training on that many rated answers cost.
+    """The cost of a training on that many rated answers.
 
     `stages` has the seconds of its parts. `seconds` are those of the whole process, the start of Python included,
     `megabytes` its peak memory. The import of the ratings before it is measured alike. `sampled` is what the recipe
@@ -85,7 +85,7 @@ fitted on everything. `joint`, the yardstick, has a random sample of the questio
 
 The answers are synthesised from the sentences of the sample ratings, about ten to a question, all distinct; good ones
 have more sentences of answers to their question. They are imported into a SQLite database, and all vectors are in the
-vector cache before the clock starts: a text that is not there stops the measurement. These vectors are no real ones,
+vector cache before the clock starts: a text that is not there stops the measurement. These vectors are not real ones,
 as embedding a million answers takes hours. They are the normalised mean of the real vectors of a text's words, put into
 the real cache under the real keys. So times and memory are those of real ratings, and the AUC says only that there was
 something to learn. The cache is given more room than `RLHF_CACHE_MAX_MB` has by default, as a user with a million

@@ -1,4 +1,4 @@
-"""Where the encoder's time goes: milliseconds a text of each kind of operator, by ONNX Runtime's own profiler."""
+"""A profile of the encoder: milliseconds a text of each kind of operator, by ONNX Runtime's own profiler."""
 
 from __future__ import annotations
 

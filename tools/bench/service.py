@@ -33,7 +33,7 @@ _PATIENCE_S = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the clients saw: answers a second, milliseconds of a request, what was no whole answer."""
+    """Measurements by the clients: answers a second, milliseconds of a request, answers that were not whole."""
 
     answers: int
     errors: int

@@ -1,4 +1,4 @@
-"""What serving costs: time, memory and threads of `rerank_candidates`, on texts made of the sample's sentences."""
+"""The cost of serving: time, memory and threads of `rerank_candidates`, on texts made of the sample's sentences."""
 
 from __future__ import annotations
 

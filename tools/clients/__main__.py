@@ -40,7 +40,7 @@ _DOCUMENTS = [*(found["text"] for found in sample.CANDIDATES[:3]), "Größe: 20 
 
 @dataclass(frozen=True)
 class Tried:
-    """What a client was, needed, sent and got."""
+    """A client's name and version, its settings, what it sent and got."""
 
     said: dict[str, Any]
     sent: Sequence[Exchange]

@@ -22,7 +22,7 @@ Pairs = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Asked:
-    """Where to ask, by what token, and what."""
+    """The address, the token and the content of a call."""
 
     url: str
     token: str

@@ -32,7 +32,7 @@ class Exchange:
 
 @dataclass
 class Recorder:
-    """Where it listens, and what came since `take` was called last."""
+    """A recorder's address, and the requests since `take` was called last."""
 
     url: str
     _seen: list[Exchange] = field(default_factory=list)

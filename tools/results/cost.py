@@ -1,4 +1,4 @@
-"""What a training costs: seconds and peak memory, each measured in a process of its own."""
+"""The cost of a training: seconds and peak memory, each measured in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pairs and end users' ratings add to few ratings by experts, as a section of docs/RESULTS.md."""
+"""The gain of pairs and end users' ratings beside few ratings by experts, a section of docs/RESULTS.md."""
 
 from __future__ import annotations
 

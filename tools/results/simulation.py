@@ -49,7 +49,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What one fold is fitted on: the answers that experts rated, the questions left for others, the fold judged."""
+    """The data of one fold: the answers that experts rated, the questions left for others, the fold judged."""
 
     rated: Mask
     left: Mask

@@ -56,7 +56,7 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """Where the service is, its database, and its settings."""
+    """A running service: its address, its database, and its settings."""
 
     address: str
     engine: Engine

@@ -27,7 +27,7 @@ _DATA = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What was simulated, and how long it took."""
+    """The parts of a simulation, and the time it took."""
 
     data: str
     weeks: int
@@ -216,8 +216,12 @@ def _costs(runs: Sequence[Run]) -> str:
     if unclear:
         verdict.append(f"For {_joined(unclear)} the seeds differ too much to tell.")
     return (
-        "Seed by seed, with standard errors (a difference of less than two of these is none that the seeds bear "
-        "out):\n\n" + "\n".join(sentences) + "\n\n" + " ".join(verdict) + " " + _robust(ends)
+        "Seed by seed, with standard errors (the seeds do not bear out a difference of less than two of these):\n\n"
+        + "\n".join(sentences)
+        + "\n\n"
+        + " ".join(verdict)
+        + " "
+        + _robust(ends)
     )
 
 

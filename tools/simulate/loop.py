@@ -44,7 +44,7 @@ class Flawed:
 
 @dataclass(frozen=True, slots=True)
 class Week:
-    """How a week ended. `new` are the scores of the model that was trained, `before` those of what was live before it;
+    """The end of a week. `new` are the scores of the model that was trained, `before` those of what was live before it;
     `own` is the accuracy that the training itself reported. None where nothing was trained.
     """
 

@@ -1,4 +1,4 @@
-"""What a model is truly worth: measured on questions that the loop never sees, by their true grades."""
+"""The true quality of a model: measured on questions that the loop never sees, by their true grades."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who rates what, and how: ordinary experts, one who throws dice, and one who means harm."""
+"""Simulated raters: ordinary experts, one who throws dice, and one who means harm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUSY = 4
 
 
 class Arm(StrEnum):
-    """What is compared: the same answers in the same weeks, rated and counted in three ways."""
+    """The comparison: the same answers in the same weeks, rated and counted in three ways."""
 
     HONEST = "honest raters only"
     UNWEIGHTED = "careless and hostile, all count alike"

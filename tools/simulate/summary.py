@@ -34,13 +34,13 @@ class Difference:
 
     @property
     def borne_out(self) -> bool:
-        """Whether it is more than two standard errors: less is what seeds differ by anyway."""
+        """True for more than two standard errors: less is what seeds differ by anyway."""
         return self.seeds > 1 and abs(self.mean) > 2 * self.error
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What the gate decided one way about new models while another was live: how many were in truth better than that
+    """The gate's decisions of one kind about new models while another was live: how many were truly better than that
     one or equal, by P@1 (and AUC where it is the same), and by how much they differed on average.
     """
 

@@ -1,4 +1,4 @@
-"""Who asks what, and when: the questions of a simulation, and those that only measure it."""
+"""The simulated world: the questions of a simulation, and those that only measure it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Asked:
 
     @property
     def question(self) -> Question:
-        """What a model sees of it."""
+        """The part of it that a model sees."""
         return Question(self.prompt, tuple(answer.response for answer in self.answers))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked in each week, from which week on the new topic is, and the questions that only measure."""
+    """The questions of each week, the first week of the new topic, and the questions that only measure."""
 
     weeks: tuple[tuple[Asked, ...], ...]
     drift: int
