@@ -7,12 +7,11 @@ import click
 from rlhf_loop.cli.accounts import audit, tokens, users
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
-from rlhf_loop.cli.models import models
 from rlhf_loop.cli.operate import alarms, report, worker
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
-from rlhf_loop.cli.training import rerank, retrain, train, warm
+from rlhf_loop.cli.training import models, rerank, retrain, train, warm
 from rlhf_loop.version import __version__
 
 

@@ -1,9 +1,12 @@
-"""`rlhf-loop train`, `retrain`, `rerank` and `warm`: train the reward model, and use it."""
+"""`rlhf-loop train`, `retrain`, `models`, `rerank` and `warm`: the reward model, its versions, and their use."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +18,15 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from rlhf_loop.config import Settings
+    from rlhf_loop.registry import Version
     from rlhf_loop.training.learning_curve import CurvePoint
     from rlhf_loop.training.train import TrainingReport
-
 
 _PICTURES = (".png", ".svg", ".pdf")
 #: As sysexits.h has it: not now, try again later.
 _TRY_LATER = 75
+_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
+_why = click.option("--reason", default="", help="Why, for those who come later; it is kept.")
 
 
 @click.command()
@@ -84,6 +89,127 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
 
 
 @click.command()
+@click.option(
+    "--if-due",
+    is_flag=True,
+    help="Only if enough ratings are new, or any and enough time has passed, or some and the questions have drifted.",
+)
+def retrain(if_due: bool) -> None:
+    """Train again, and put the model live if the gate lets it pass.
+
+    \b
+    Exit codes, for cron and its like:
+      0   the new model is live, or nothing was due
+      2   it could not be done: too few ratings, or a setting is wrong
+      3   trained, but the model waits or is refused; what was live stays live
+      75  another training is running
+    """
+    from rlhf_loop.cli.output import print_training
+    from rlhf_loop.errors import TrainingRunningError
+    from rlhf_loop.monitoring.checks import drifted_since
+    from rlhf_loop.registry.schedule import due
+    from rlhf_loop.registry.training_run import run_training
+
+    engine, settings = open_ratings(), read_settings()
+    if if_due:
+        found = due(engine, settings, drifted=lambda: drifted_since(engine, settings))
+        click.echo(f"{'Due' if found.due else 'Not due'}: {found.reason}")
+        if not found.due:
+            return
+    try:
+        with progress_bar("Training") as progress:
+            outcome = run_training(engine, settings, progress=progress, actor=operator())
+    except TrainingRunningError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(_TRY_LATER)
+    print_training(outcome)
+    if not outcome.live:
+        sys.exit(3)
+
+
+@click.group()
+def models() -> None:
+    """See all versions of the reward model, and decide which one is live.
+
+    NAME is a version, the beginning of its name, or its number.
+    """
+
+
+@models.command("list", short_help="Show the versions, the newest first, and what the gate said.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The newest so many.")
+@_as_json
+def list_models(limit: int, as_json: bool) -> None:
+    """Show the versions, the newest first: state, measures, and what the gate said."""
+    from rlhf_loop import registry
+
+    engine, settings = open_ratings(), read_settings()
+    registry.settle(engine, settings)
+    found = registry.versions(engine, limit=limit)
+    if as_json:
+        click.echo(json.dumps([_plain(each) for each in found], indent=2))
+        return
+    from rlhf_loop.cli.output import print_versions
+
+    print_versions(found)
+
+
+@models.command("show", short_help="Show the card of the version NAME: data, measures, limits.")
+@click.argument("name")
+@_as_json
+def show_model(name: str, as_json: bool) -> None:
+    """Show the card of the version NAME: data, measures, limits, in Markdown."""
+    from rlhf_loop import registry
+
+    version = registry.find(open_ratings(), name)
+    click.echo(json.dumps(_plain(version), indent=2) if as_json else registry.card(version), nl=as_json)
+
+
+@models.command("promote")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Although the gate has not let it pass; needs --reason.")
+@_why
+def promote_model(name: str, force: bool, reason: str) -> None:
+    """Put the version NAME live. Serving processes follow within seconds."""
+    from rlhf_loop import registry
+
+    if force and not reason.strip():
+        raise click.UsageError("--force needs a reason, for those who come later: --reason TEXT")
+    version = registry.promote(open_ratings(), read_settings(), name, actor=operator(), force=force, reason=reason)
+    click.echo(f"{version.version} is live.")
+
+
+@models.command("rollback", short_help="Put the version live again that was live before.")
+@_why
+def rollback_model(reason: str) -> None:
+    """Put the version live that was live before; the one that is live now counts as rejected."""
+    from rlhf_loop import registry
+
+    version = registry.rollback(open_ratings(), read_settings(), actor=operator(), reason=reason)
+    click.echo(f"{version.version} is live again.")
+
+
+@models.command("compare", short_help="Compare A and B on questions that neither was fitted on.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@_as_json
+def compare_versions(first: str, second: str, as_json: bool) -> None:
+    """Compare the versions A and B on rated questions that neither was fitted on."""
+    from rlhf_loop.registry.compare import compare_models
+
+    engine, settings = open_ratings(), read_settings()
+    with working("Comparing"):
+        found = compare_models(engine, settings, first, second)
+    if as_json:
+        values: dict[str, Any] = {"a": found.first.version, "b": found.second.version}
+        values |= {"questions": found.questions, "answers": found.answers}
+        click.echo(json.dumps({**values, **asdict(found.found), "unknown": list(found.unknown)}, indent=2))
+        return
+    from rlhf_loop.cli.output import print_contest
+
+    print_contest(found)
+
+
+@click.command()
 @click.argument("query", required=False)
 @click.argument("candidates", nargs=-1)
 def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
@@ -143,59 +269,6 @@ def rank(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
         raise click.UsageError(str(error)) from error
 
 
-def _picture(path: Path | None) -> Path | None:
-    # Before the training, not after it: the answer would come too late.
-    if path is not None and path.suffix.lower() not in _PICTURES:
-        raise click.BadParameter(f"{str(path)!r} is not a picture's name. End it in one of {', '.join(_PICTURES)}.")
-    try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error
-    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
-    return path
-
-
-@click.command()
-@click.option(
-    "--if-due",
-    is_flag=True,
-    help="Only if enough ratings are new, or any and enough time has passed, or some and the questions have drifted.",
-)
-def retrain(if_due: bool) -> None:
-    """Train again, and put the model live if the gate lets it pass.
-
-    \b
-    Exit codes, for cron and its like:
-      0   the new model is live, or nothing was due
-      2   it could not be done: too few ratings, or a setting is wrong
-      3   trained, but the model waits or is refused; what was live stays live
-      75  another training is running
-    """
-    from rlhf_loop.cli.output import print_training
-    from rlhf_loop.errors import TrainingRunningError
-    from rlhf_loop.monitoring.checks import drifted_since
-    from rlhf_loop.registry.schedule import due
-    from rlhf_loop.registry.training_run import run_training
-
-    engine, settings = open_ratings(), read_settings()
-    if if_due:
-        found = due(engine, settings, drifted=lambda: drifted_since(engine, settings))
-        click.echo(f"{'Due' if found.due else 'Not due'}: {found.reason}")
-        if not found.due:
-            return
-    try:
-        with progress_bar("Training") as progress:
-            outcome = run_training(engine, settings, progress=progress, actor=operator())
-    except TrainingRunningError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(_TRY_LATER)
-    print_training(outcome)
-    if not outcome.live:
-        sys.exit(3)
-
-
 def _learning_curve(
     engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path
 ) -> list[CurvePoint]:
@@ -214,3 +287,22 @@ def _learning_curve(
     points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
     plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
     return points
+
+
+def _picture(path: Path | None) -> Path | None:
+    # Before the training, not after it: the answer would come too late.
+    if path is not None and path.suffix.lower() not in _PICTURES:
+        raise click.BadParameter(f"{str(path)!r} is not a picture's name. End it in one of {', '.join(_PICTURES)}.")
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
+    return path
+
+
+def _plain(version: Version) -> dict[str, Any]:
+    values = asdict(version)
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
