@@ -1,4 +1,4 @@
-"""Every metric that /metrics has, in one place: the server, docs/METRICS.md and deploy/ name no other."""
+"""The catalogue of metrics at /metrics: the server, docs/METRICS.md and deploy/ name no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What Prometheus calls them."""
+    """Kinds of metrics, as Prometheus calls them."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -16,7 +16,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
-    """A metric by its name; `buckets` are the upper ends of a histogram's."""
+    """A metric; `buckets` are the upper ends of those of a histogram."""
 
     name: str
     kind: Kind
@@ -52,16 +52,19 @@ STAGE_SECONDS = MetricInfo(
     buckets=_SECONDS,
 )
 SOURCE_FAILURES = MetricInfo(
-    "rlhf_source_failures_total", Kind.COUNTER, "Questions that a source failed, or was left alone for.", ("source",)
+    "rlhf_source_failures_total", Kind.COUNTER, "Questions that a source failed, or was paused for.", ("source",)
 )
 DEGRADED = MetricInfo(
-    "rlhf_degraded_total", Kind.COUNTER, "Questions answered without a part that is no source.", ("part",)
+    "rlhf_degraded_total", Kind.COUNTER, "Questions answered without a part other than a source.", ("part",)
 )
 TOP_SCORE = MetricInfo(
     "rlhf_top_score", Kind.HISTOGRAM, "Score of the answer that came first, where a model scored it.", buckets=_TENTHS
 )
 RATINGS = MetricInfo(
-    "rlhf_ratings_total", Kind.COUNTER, "Ratings taken over HTTP, changed ones too, by whose word they are.", ("role",)
+    "rlhf_ratings_total",
+    Kind.COUNTER,
+    "Ratings taken over HTTP, changed ones too, by the role of the reviewer.",
+    ("role",),
 )
 WORKERS = MetricInfo("rlhf_workers", Kind.GAUGE, "Processes that answer.")
 MODEL = MetricInfo(
@@ -90,7 +93,7 @@ ACCURACY = MetricInfo(
 )
 AUC = MetricInfo("rlhf_live_model_auc", Kind.GAUGE, "The same for its AUC.")
 
-#: What each process counts by itself.
+#: Counted by each process itself.
 COUNTED = (
     HTTP_REQUESTS,
     HTTP_SECONDS,
@@ -103,7 +106,7 @@ COUNTED = (
     WORKERS,
     MODEL,
 )
-#: What is looked up when somebody asks.
+#: Looked up with each request for the metrics.
 LOOKED_UP = (
     BUILD,
     OUTBOX_WAITING,

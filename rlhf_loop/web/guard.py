@@ -1,8 +1,6 @@
-"""Who makes a request, and whether they may: sessions and forms of people, tokens of applications.
+"""Access to the routes: sessions and forms of people, tokens of applications, cookies of visitors, and the rate limit.
 
-Who rates, as long as nobody signs in: a random name in a cookie, and nobody who was sent here by another site.
-
-Where a browser is led after somebody has signed in: only to places of this very host.
+Whoever signs in is led back only to places of this very host.
 """
 
 from __future__ import annotations
@@ -32,83 +30,14 @@ from rlhf_loop.web.limits import Limiter, is_loopback, network
 from rlhf_loop.web.problems import error_format
 from rlhf_loop.web.process import Database
 
+logger = logging.getLogger(__name__)
+
 COOKIE = "rlhf_visitor"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _YEAR_S = 365 * 24 * 3600
 
-
-def visitor() -> str:
-    """Return the name in the visitor's cookie, or a new one."""
-    given = request.cookies.get(COOKIE, "")
-    return given if _NAME.fullmatch(given) else secrets.token_urlsafe(16)
-
-
-def remember(response: Response, name: str) -> Response:
-    """Have the browser bring the name along, so that a second rating replaces the first one."""
-    response.set_cookie(
-        COOKIE, name, max_age=_YEAR_S, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
-    )
-    return response
-
-
-def home_path() -> str:
-    """Return the path below which all addresses of the service lie: what its cookies are for."""
-    return url_for(".data").removesuffix("data") or "/"
-
-
-def refuse_other_sites() -> None:
-    """End the request if a page of another site makes it: it would act in the name of whoever looks at that page.
-
-    Browsers say so in Sec-Fetch-Site, older ones and those on plain HTTP in Origin; what says neither is no browser.
-
-    Raises:
-        Forbidden: it comes from elsewhere.
-    """
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    foreign = site not in ("same-origin", "none") if site else origin and _host(origin) != request.host
-    if foreign:
-        raise Forbidden(
-            f"This request comes from a page of another site ({origin or site}). Do it on the page of this one."
-        )
-
-
-def _host(origin: str) -> str:
-    # Only hosts are compared: behind a proxy that ends TLS, this process takes https for http.
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
-
-
 _LONGEST = 2_000
-
-
-def local_path(address: str) -> str | None:
-    """Return the address if it surely leads to a place on this very host, else None."""
-    # What browsers leave out (line breaks, tabs) or take for a slash could make another host of it.
-    odd = any(character <= " " or character in "\\\x7f" for character in address)
-    if odd or len(address) > _LONGEST or not address.startswith("/") or address.startswith("//"):
-        return None
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return None
-    return None if parts.scheme or parts.netloc else address
-
-
-def way_back() -> str | None:
-    """Return the page to come back to: this one, or the one from which a form was sent here."""
-    if request.method in ("GET", "HEAD"):
-        return local_path(request.script_root + request.full_path.removesuffix("?"))
-    try:
-        sent_from = urlsplit(request.referrer or "")
-    except ValueError:
-        return None
-    return local_path(sent_from.path) if sent_from.netloc == request.host else None
-
-
-logger = logging.getLogger(__name__)
 
 SESSION_COOKIE = "rlhf_session"
 #: Of a browser in which nobody is signed in, so that its forms can be told from those of others.
@@ -134,22 +63,6 @@ _PLACE = "rlhf_loop.guard"
 _LONGEST_SESSION_H = 24 * 366
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(slots=True)
-class _Request:
-    """What is known of one request."""
-
-    user: User | None = None
-    #: What the browser holds, where `user` is somebody.
-    secret: str = ""
-    #: Why nobody knows who it is.
-    trouble: DatabaseError | None = None
-    asked: bool = False
-    bearer: tokens.Bearer | None = None
-    bearer_asked: bool = False
-    form_cookie: str = ""
-    counted: bool = False
 
 
 class Guard:
@@ -190,7 +103,7 @@ class Guard:
 
     @property
     def keeping(self) -> sessions.SessionPolicy:
-        """How sessions are kept."""
+        """The policy for sessions."""
         return self._keeping
 
     def now(self) -> datetime:
@@ -439,6 +352,89 @@ class Guard:
 
     def _signed(self, purpose: str, value: str) -> str:
         return hmac.digest(self._key, f"{purpose}:{value}".encode("utf-8", "replace"), "sha256").hex()
+
+
+def visitor() -> str:
+    """Return the name in the visitor's cookie, or a new one."""
+    given = request.cookies.get(COOKIE, "")
+    return given if _NAME.fullmatch(given) else secrets.token_urlsafe(16)
+
+
+def remember(response: Response, name: str) -> Response:
+    """Have the browser bring the name along, so that a second rating replaces the first one."""
+    response.set_cookie(
+        COOKIE, name, max_age=_YEAR_S, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
+    )
+    return response
+
+
+def home_path() -> str:
+    """Return the path below which all addresses of the service lie: what its cookies are for."""
+    return url_for(".data").removesuffix("data") or "/"
+
+
+def refuse_other_sites() -> None:
+    """End the request if a page of another site makes it: it would act in the name of whoever looks at that page.
+
+    Browsers say so in Sec-Fetch-Site, older ones and those on plain HTTP in Origin; without both, it is not a browser.
+
+    Raises:
+        Forbidden: it comes from elsewhere.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    foreign = site not in ("same-origin", "none") if site else origin and _host(origin) != request.host
+    if foreign:
+        raise Forbidden(
+            f"This request comes from a page of another site ({origin or site}). Do it on the page of this one."
+        )
+
+
+def local_path(address: str) -> str | None:
+    """Return the address if it surely leads to a place on this very host, else None."""
+    # What browsers leave out (line breaks, tabs) or take for a slash could make another host of it.
+    odd = any(character <= " " or character in "\\\x7f" for character in address)
+    if odd or len(address) > _LONGEST or not address.startswith("/") or address.startswith("//"):
+        return None
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
+    return None if parts.scheme or parts.netloc else address
+
+
+def way_back() -> str | None:
+    """Return the page to come back to: this one, or the one from which a form was sent here."""
+    if request.method in ("GET", "HEAD"):
+        return local_path(request.script_root + request.full_path.removesuffix("?"))
+    try:
+        sent_from = urlsplit(request.referrer or "")
+    except ValueError:
+        return None
+    return local_path(sent_from.path) if sent_from.netloc == request.host else None
+
+
+def _host(origin: str) -> str:
+    # Only hosts are compared: behind a proxy that ends TLS, this process takes https for http.
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
+@dataclass(slots=True)
+class _Request:
+    """Facts about one request."""
+
+    user: User | None = None
+    #: What the browser holds, where `user` is somebody.
+    secret: str = ""
+    #: The error that hides who it is.
+    trouble: DatabaseError | None = None
+    asked: bool = False
+    bearer: tokens.Bearer | None = None
+    bearer_asked: bool = False
+    form_cookie: str = ""
+    counted: bool = False
 
 
 def _this() -> _Request:

@@ -1,4 +1,4 @@
-"""How many requests somebody may make: counted in memory, so for each process of a server by itself."""
+"""Rate limits: requests by client, counted in memory and so in each process of a server by itself."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rlhf_loop.errors import ConfigError
 if TYPE_CHECKING:
     from limits.strategies import RateLimiter
 
-#: Who has a line of their own at home has that many bits of IPv6 to themselves, and so any number of addresses.
+#: The part of an IPv6 address that names a network: one household has all addresses within it.
 _IPV6_BITS = 64
 
 
 class Limiter:
-    """Counts by name, in a window that slides. Safe to share between threads, and across a fork."""
+    """A counter by name, in a sliding window. Safe to share between threads, and across a fork."""
 
     def __init__(self, rate_limit: str) -> None:
-        """Read a limit such as "600 per minute", or several with semicolons; "0" is none.
+        """Read a limit such as "600 per minute", or several with semicolons; "0" means no limit.
 
         Raises:
-            ConfigError: it is no such limit.
+            ConfigError: it is not a valid limit.
         """
         from limits import parse_many
 
@@ -36,8 +36,8 @@ class Limiter:
             usable = False
         if not usable:
             raise ConfigError(
-                f"RLHF_RATE_LIMIT={rate_limit!r} is no limit. Write one as in '600 per minute' (second, minute, hour, "
-                "day), several with semicolons between them, or 0 for none."
+                f"RLHF_RATE_LIMIT={rate_limit!r} is not a valid limit. Write one as in '600 per minute' (second, "
+                "minute, hour, day), several with semicolons between them, or 0 for none."
             )
         self._lock = threading.Lock()
         self._process: int | None = None

@@ -1,6 +1,6 @@
-"""One line of JSON for whatever is logged, each with the id of its request.
+"""Logs in JSON: one line for each message, with the id of its request.
 
-The text of a question is in no line: it may be personal.
+No line holds the text of a question: it may be personal.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class _Lines(JsonFormatter):
 
 @dataclass(slots=True)
 class RequestNotes:
-    """What becomes the line of one request, and what is counted of it."""
+    """Facts about one request, for its line in the log and for the metrics."""
 
     id: str
     started: float
     model_version: str | None = None
     degraded: Sequence[str] = field(default=())
-    #: What is counted of it where it goes well.
+    #: Counted where the request succeeds.
     answer: Answer | None = None
     ratings: list[ReviewerRole] = field(default_factory=list)
     logged: bool = False

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-#: Where werkzeug's own words help nobody.
+#: In place of werkzeug's own words, which help nobody.
 _DETAILS = {
     404: "There is nothing at {path}. The list of addresses is at /docs.",
     405: "{method} is not possible at {path}. Allowed: {allowed}.",
@@ -50,7 +50,7 @@ def as_problem(error: HTTPException) -> Response:
 
 
 def detail(error: HTTPException) -> str:
-    """Say in words what an HTTP error is."""
+    """Describe an HTTP error in words."""
     own = getattr(type(error), "description", None)
     if error.code in _DETAILS and error.description in (None, own):
         return _DETAILS[error.code].format(
@@ -64,7 +64,7 @@ def detail(error: HTTPException) -> str:
 
 
 def unexpected(error: Exception) -> str:
-    """Log what nobody foresaw, with its traceback, and say where to look."""
+    """Log an unexpected error with its traceback, and say where to look."""
     logger.error("%s %s failed: %s", request.method, logs.path(request), type(error).__name__, exc_info=error)
     return (
         f"Something unexpected happened here. The log says what, under the request id {logs.begin(request).id}. "
@@ -86,7 +86,7 @@ def as_page(error: HTTPException) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFormat:
-    """How a view's errors are rendered; `html` if its clients are browsers, which can be led to the sign-in."""
+    """The format of a view's errors; `html` if its clients are browsers, which can be led to the sign-in."""
 
     render: Callable[[HTTPException], Response]
     html: bool = False

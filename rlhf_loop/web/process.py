@@ -1,6 +1,6 @@
-"""The ratings database as the routes use it: opened at the first request of a process, never before a fork.
+"""State of one process: the database, opened with its first request and never before a fork, and the warm-up.
 
-Loading what answers need before the first question comes: once a process, in a thread of its own.
+The warm-up loads what answers need before the first question comes, in a thread of its own.
 """
 
 from __future__ import annotations

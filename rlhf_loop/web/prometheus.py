@@ -1,9 +1,8 @@
 """`/metrics` for Prometheus: what all processes of the server have counted, and what the database says now.
 
-What a process counts of its own work. The processes of a server count together, in files that each can add up.
-
-The library is told of these files by PROMETHEUS_MULTIPROC_DIR; without it, as in an application with one process, it
-counts in memory. The registry is our own, so that an application that embeds the blueprint keeps its metrics apart.
+The processes count together, in files below PROMETHEUS_MULTIPROC_DIR that each can add up; without it, as in an
+application with one process, they count in memory. The registry is our own, so that an application that embeds the
+blueprint keeps its metrics apart.
 """
 
 from __future__ import annotations
@@ -39,6 +38,8 @@ from rlhf_loop.web.catalogue import COUNTED, MetricInfo
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
 
+logger = logging.getLogger(__name__)
+
 #: Of a route or method that nobody has planned: what a client makes up must not become a name.
 OTHER = "other"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -46,9 +47,44 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 #: What one of these names is part of is one of ours.
 _OURS = frozenset(info.name.removesuffix("_total") for info in COUNTED)
 
+_Found = TypeVar("_Found")
+
+#: Seconds for which what the database said is good, or that it did not answer; to count answers takes it longer.
+_GOOD_S, _ANSWERS_GOOD_S = 15.0, 60.0
+#: Seconds that a look waits for a lock of others.
+_PATIENCE_S = 1.0
+
+
+def add_routes(
+    api: Api, settings: Settings, service: AnswerService, database: Database, guard: Guard, counts: Instruments
+) -> None:
+    """Add the route."""
+    scrape = _Scrape(counts, service, database)
+    words = {403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."}
+    text = Content("In Prometheus's text format.", schema={"type": "string"}, media_type="text/plain")
+
+    @api.route(
+        "GET",
+        "/metrics",
+        "measure",
+        tag="Service",
+        replies={200: text, **problems(401, 403, 429, 500, 503, words=words)},
+        scope=tokens.METRICS,
+        without_token=True,
+    )
+    def metrics() -> Response:
+        """Metrics for a monitoring system.
+
+        For whoever asks on the server's own machine; others need a token, unless it is for everybody here
+        (`RLHF_METRICS_PUBLIC`).
+        """
+        if not settings.metrics_public and not guard.from_this_machine():
+            guard.bearer(tokens.METRICS)
+        return Response(generate_latest(scrape), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
 
 class Instruments:
-    """Counts requests, and what they were about. Safe to share between threads; one for each process."""
+    """The counters of one process: requests, answers, ratings, the served model. Safe to share between threads."""
 
     def __init__(self) -> None:
         if _FOLDER in os.environ and not getattr(values.ValueClass, "_multiprocess", False):
@@ -153,44 +189,6 @@ def _begun(file: Path) -> bool:
         return False
 
 
-logger = logging.getLogger(__name__)
-
-_Found = TypeVar("_Found")
-
-#: Seconds for which what the database said is good, or that it did not answer; to count answers takes it longer.
-_GOOD_S, _ANSWERS_GOOD_S = 15.0, 60.0
-#: Seconds that a look waits for a lock of others.
-_PATIENCE_S = 1.0
-
-
-def add_routes(
-    api: Api, settings: Settings, service: AnswerService, database: Database, guard: Guard, counts: Instruments
-) -> None:
-    """Add the route."""
-    scrape = _Scrape(counts, service, database)
-    words = {403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."}
-    text = Content("In Prometheus's text format.", schema={"type": "string"}, media_type="text/plain")
-
-    @api.route(
-        "GET",
-        "/metrics",
-        "measure",
-        tag="Service",
-        replies={200: text, **problems(401, 403, 429, 500, 503, words=words)},
-        scope=tokens.METRICS,
-        without_token=True,
-    )
-    def metrics() -> Response:
-        """What a monitoring system watches.
-
-        For whoever asks on the server's own machine; others need a token, unless it is for everybody here
-        (`RLHF_METRICS_PUBLIC`).
-        """
-        if not settings.metrics_public and not guard.from_this_machine():
-            guard.bearer(tokens.METRICS)
-        return Response(generate_latest(scrape), content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
 class _Scrape(Collector):
     """All metrics of the catalogue that can be had now."""
 
@@ -203,7 +201,7 @@ class _Scrape(Collector):
         try:
             self._counts.serves(self._service.serving())
         except RlhfLoopError as error:
-            logger.warning("Which model is served cannot be told: %s", error)
+            logger.warning("The served model is unknown: %s", error)
         yield from self._counts.collect()
         yield _gauge(catalogue.BUILD, {(__version__,): 1})
         yield from self._outbox()
@@ -235,7 +233,7 @@ class _Scrape(Collector):
 
 
 class _CachedReading(Generic[_Found]):
-    """What is asked for once in so many seconds, and no more often where it fails. Safe to share between threads."""
+    """A value that is read at most once in so many seconds, also where that fails. Safe to share between threads."""
 
     def __init__(self, ask: Callable[[], _Found], good_s: float) -> None:
         self._ask, self._good_s = ask, good_s

@@ -49,7 +49,7 @@ def test_no_key_no_way_out(host: str, tmp_path: Path, environ: dict[str, str]) -
     ("name", "value", "words"),
     [
         ("RLHF_SECRET_KEY", "x" * 31, "RLHF_SECRET_KEY has 31 characters"),
-        ("RLHF_RATE_LIMIT", "many", "RLHF_RATE_LIMIT='many' is no limit"),
+        ("RLHF_RATE_LIMIT", "many", "RLHF_RATE_LIMIT='many' is not a valid limit"),
         ("RLHF_SESSION_HOURS", "0", "RLHF_SESSION_HOURS=0"),
         ("RLHF_SESSION_HOURS", "8785", "RLHF_SESSION_HOURS=8785 is longer than a year"),
         ("RLHF_SESSION_HOURS", "1e12", "RLHF_SESSION_HOURS=1e+12 is longer than a year"),

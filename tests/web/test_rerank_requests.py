@@ -147,7 +147,7 @@ def test_behind_a_prefix(ranker: Ranker, tmp_path: Path) -> None:
         (b'{"query": "x", "docu', 400, "not JSON: Unterminated string"),
         (b"query=x", 400, "not JSON"),
         (b'{"query": "\xff"}', 400, "not JSON: 'utf-8' codec"),
-        (b'{"query": NaN}', 400, "NaN is no number"),
+        (b'{"query": NaN}', 400, "NaN is not a valid number"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b'{"a": ' + b"[" * 110 + b"]" * 110 + b"}", 400, "nested too deeply"),
         (b'{"top_n": ' + b"9" * 5000 + b"}", 400, "a number in it has 5,000 digits. Send"),

@@ -97,8 +97,8 @@ def test_adding_an_application(site: Site, ada: Browser) -> None:
     [
         ("/admin/users", {"name": "a b", "role": "rater"}, "cannot be a user"),
         ("/admin/users", {"name": "rita", "role": "rater"}, "is taken"),
-        ("/admin/users", {"name": "eve", "role": "king"}, "is no role"),
-        ("/admin/users", {"name": HOSTILE, "role": HOSTILE}, "is no role"),
+        ("/admin/users", {"name": "eve", "role": "king"}, "is not a valid role"),
+        ("/admin/users", {"name": HOSTILE, "role": HOSTILE}, "is not a valid role"),
         ("/admin/users/change", {"name": "ada", "do": "deactivate"}, "only active admin"),
         ("/admin/users/change", {"name": "ada", "do": "role", "role": "rater"}, "only active admin"),
         ("/admin/users/change", {"name": "nobody", "do": "link"}, "There is no user"),
@@ -108,7 +108,11 @@ def test_adding_an_application(site: Site, ada: Browser) -> None:
         ("/admin/tokens", {"name": "x", "user": "bot"}, "needs a scope"),
         ("/admin/tokens", {"name": "x", "user": "bot", "scope": HOSTILE}, "There is no scope"),
         ("/admin/tokens", {"name": "", "user": "bot", "scope": "interactions:read"}, "1 to 100 characters"),
-        ("/admin/tokens", {"name": "x", "user": "bot", "scope": "interactions:read", "days": "½"}, "no number of days"),
+        (
+            "/admin/tokens",
+            {"name": "x", "user": "bot", "scope": "interactions:read", "days": "½"},
+            "a valid number of days",
+        ),
         ("/admin/tokens", {"name": "x", "user": "bot", "scope": "interactions:read", "days": "0"}, "cannot last"),
         ("/admin/tokens/99/revoke", {}, "There is no token 99"),
     ],

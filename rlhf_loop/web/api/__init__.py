@@ -1,1 +1,1 @@
-"""What programs call: JSON over HTTP."""
+"""The API for programs: JSON over HTTP."""

@@ -1,10 +1,8 @@
-"""What all routes for applications begin with: the body, the address's parameters, and whose word a request brings.
+"""Shared by the routes for applications: bodies, parameters, authorship of a review, and idempotent writes.
 
-The header `Idempotency-Key`, and writes that are done once for each key.
-
-As draft-ietf-httpapi-idempotency-key-header-07 has it: 400 for a key that is none, 409 while the first request is under
-way, 422 where the key came with another one. A key is a structured field's string (RFC 9651), in quotes; since many
-clients send it bare, that is understood, too.
+A write is done once for each `Idempotency-Key`, as draft-ietf-httpapi-idempotency-key-header-07 has it: 400 for a key
+that is not valid, 409 while the first request is under way, 422 where the key came with another one. A key is a
+structured field's string (RFC 9651), in quotes; since many clients send it bare, that is understood, too.
 """
 
 from __future__ import annotations
@@ -31,103 +29,6 @@ MAX_BODY_BYTES = 1024 * 1024
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """Whose word a review or preference is, as it is stored."""
-
-    name: str
-    role: ReviewerRole
-
-
-def read_body(model: type[_Model]) -> _Model:
-    """Read the body.
-
-    Raises:
-        HTTPException: it is too large, or it is not what the model wants.
-    """
-    read_more()
-    return parsed(model)
-
-
-def read_more() -> None:
-    """Read a body of up to `MAX_BODY_BYTES`.
-
-    Raises:
-        RequestEntityTooLarge: it is larger.
-    """
-    # Only here, where the request has shown a token that is valid.
-    request.max_content_length = MAX_BODY_BYTES
-    if not request.is_json:
-        # Then `parsed` says so, and there is no need to read it.
-        return
-    try:
-        whole_body()
-    except RequestEntityTooLarge as error:
-        raise RequestEntityTooLarge(
-            f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send less at once: shorter texts, or a batch in "
-            "several requests."
-        ) from error
-
-
-def read_address(model: type[_Model]) -> _Model:
-    """Read what stands in the address.
-
-    Raises:
-        UnprocessableEntity: it is not what the model wants.
-    """
-    given = request.args.to_dict(flat=False)
-    if doubled := sorted(name for name, values in given.items() if len(values) > 1):
-        raise UnprocessableEntity(f"{shortened(', '.join(doubled))}: more than once. Send each parameter once.")
-    return checked(model, {name: values[0] for name, values in given.items()})
-
-
-def whose_word(guard: Guard, user: User, *, reviewer: str | None, role: str | None) -> Speaker:
-    """Tell whose word it is.
-
-    Raises:
-        Forbidden: an expert's, without the right to it.
-    """
-    oneself = is_own(user, reviewer)
-    whose = ReviewerRole(role or (ReviewerRole.EXPERT if oneself else ReviewerRole.END_USER))
-    if whose is ReviewerRole.EXPERT and not oneself and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
-        raise Forbidden(
-            f"To send the word of an expert, this token needs the scope {tokens.REVIEW_AS_EXPERT}. Ask an admin for "
-            "another token, or send role end_user."
-        )
-    return Speaker(stored_name(user, reviewer), whose)
-
-
-def is_own(user: User, reviewer: str | None) -> bool:
-    """Tell whether somebody speaks for themselves: an application is nobody who could."""
-    return user.role is not UserRole.SERVICE and reviewer is None
-
-
-def refuse_experts_word(guard: Guard, stored: ReviewerRole | None, name: str, *, own: bool) -> None:
-    """Keep an expert's word from whoever could not have sent it.
-
-    Raises:
-        Forbidden: it is stored as an expert's, and the token is neither theirs nor one for the word of experts.
-    """
-    if stored is ReviewerRole.EXPERT and not own and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
-        raise Forbidden(
-            f"What {name!r} said of this is stored as the word of an expert. To replace it or take it back, this token "
-            f"needs the scope {tokens.REVIEW_AS_EXPERT}. Nothing was changed; ask an admin for another token."
-        )
-
-
-def stored_name(user: User, reviewer: str | None) -> str:
-    """Return the name under which a reviewer's word is stored."""
-    # No user's name has a colon, so that nobody can speak in the name of another user.
-    return user.name if reviewer is None else f"{user.name}:{reviewer}"
-
-
-def owner(user: User) -> str:
-    """Return whose Idempotency-Keys a user's are."""
-    # By number: a name could be given to somebody else later.
-    return f"user:{user.id}"
-
-
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 
@@ -136,20 +37,13 @@ _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE = re.compile(r"[!#-+\--~]+")
 
 
-class ComeAgain(Conflict):
-    """A conflict that passes by itself: its Retry-After tells it from one with what is there."""
-
-    def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
-        return [*super().get_headers(*args, **options), ("Retry-After", "1")]
-
-
 def written(engine: Engine, owner: str, content: str, work: Callable[[Connection], StoredAnswer]) -> Response:
     """Do the work in one transaction, and only once where the request bears a key; return its answer.
 
     `content` is what the request says, apart from its method and path. What `work` raises undoes it, and frees the key.
 
     Raises:
-        BadRequest: the key is none.
+        BadRequest: the key is not valid.
         Conflict: the first request with this key is under way.
         UnprocessableEntity: the key came with another request.
     """
@@ -175,6 +69,109 @@ def written(engine: Engine, owner: str, content: str, work: Callable[[Connection
     return response
 
 
+def read_body(model: type[_Model]) -> _Model:
+    """Read the body.
+
+    Raises:
+        HTTPException: it is too large, or it is not what the model wants.
+    """
+    read_more()
+    return parsed(model)
+
+
+def read_address(model: type[_Model]) -> _Model:
+    """Read the parameters of the address.
+
+    Raises:
+        UnprocessableEntity: it is not what the model wants.
+    """
+    given = request.args.to_dict(flat=False)
+    if doubled := sorted(name for name, values in given.items() if len(values) > 1):
+        raise UnprocessableEntity(f"{shortened(', '.join(doubled))}: more than once. Send each parameter once.")
+    return checked(model, {name: values[0] for name, values in given.items()})
+
+
+def read_more() -> None:
+    """Read a body of up to `MAX_BODY_BYTES`.
+
+    Raises:
+        RequestEntityTooLarge: it is larger.
+    """
+    # Only here, where the request has shown a token that is valid.
+    request.max_content_length = MAX_BODY_BYTES
+    if not request.is_json:
+        # Then `parsed` says so, and there is no need to read it.
+        return
+    try:
+        whole_body()
+    except RequestEntityTooLarge as error:
+        raise RequestEntityTooLarge(
+            f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send less at once: shorter texts, or a batch in "
+            "several requests."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """The author of a review or preference, as it is stored."""
+
+    name: str
+    role: ReviewerRole
+
+
+def resolve_author(guard: Guard, user: User, *, reviewer: str | None, role: str | None) -> Speaker:
+    """Resolve the author of a review or preference.
+
+    Raises:
+        Forbidden: it would count as an expert's, and the token does not have the scope for that.
+    """
+    oneself = is_own(user, reviewer)
+    whose = ReviewerRole(role or (ReviewerRole.EXPERT if oneself else ReviewerRole.END_USER))
+    if whose is ReviewerRole.EXPERT and not oneself and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
+        raise Forbidden(
+            f"To send the review of an expert, this token needs the scope {tokens.REVIEW_AS_EXPERT}. Ask an admin for "
+            "another token, or send role end_user."
+        )
+    return Speaker(stored_name(user, reviewer), whose)
+
+
+def protect_expert(guard: Guard, stored: ReviewerRole | None, name: str, *, own: bool) -> None:
+    """Protect an expert's review from tokens that could not have sent it.
+
+    Raises:
+        Forbidden: it is stored as an expert's, and the token is neither theirs nor one for the word of experts.
+    """
+    if stored is ReviewerRole.EXPERT and not own and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
+        raise Forbidden(
+            f"What {name!r} said of this is stored as an expert's. To replace it or take it back, this token "
+            f"needs the scope {tokens.REVIEW_AS_EXPERT}. Nothing was changed; ask an admin for another token."
+        )
+
+
+def is_own(user: User, reviewer: str | None) -> bool:
+    """Tell whether somebody speaks for themselves: an application is nobody who could."""
+    return user.role is not UserRole.SERVICE and reviewer is None
+
+
+def stored_name(user: User, reviewer: str | None) -> str:
+    """Return the name under which a reviewer's word is stored."""
+    # No user's name has a colon, so that nobody can speak in the name of another user.
+    return user.name if reviewer is None else f"{user.name}:{reviewer}"
+
+
+def owner(user: User) -> str:
+    """Return whose Idempotency-Keys a user's are."""
+    # By number: a name could be given to somebody else later.
+    return f"user:{user.id}"
+
+
+class ComeAgain(Conflict):
+    """A conflict that passes by itself; its Retry-After tells it from a conflict with stored data."""
+
+    def get_headers(self, *args: Any, **options: Any) -> list[tuple[str, str]]:
+        return [*super().get_headers(*args, **options), ("Retry-After", "1")]
+
+
 def _key() -> str | None:
     given = request.headers.get(HEADER)
     if given is None:
@@ -186,7 +183,7 @@ def _key() -> str | None:
     if not 1 <= len(key) <= LONGEST_KEY:
         shown = given if len(given) <= 40 else f"{given[:40]}..."
         raise BadRequest(
-            f"The header {HEADER} is {shown!a}, which is no key. Send it once, with 1 to {LONGEST_KEY} signs of ASCII, "
-            'such as "8e03978e-40d5-43e8-bc93-6f91d2e8a4c1".'
+            f"The header {HEADER} is {shown!a}, which is not a valid key. Send it once, with 1 to {LONGEST_KEY} ASCII "
+            'characters, such as "8e03978e-40d5-43e8-bc93-6f91d2e8a4c1".'
         )
     return key

@@ -32,10 +32,10 @@ from rlhf_loop.web.api.applications import (
     Speaker,
     is_own,
     owner,
+    protect_expert,
     read_address,
     read_body,
-    refuse_experts_word,
-    whose_word,
+    resolve_author,
     written,
 )
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
@@ -243,7 +243,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         user = guard.bearer(tokens.REVIEW)
         read_address(NoParameters)
         given = read_body(FeedbackIn)
-        speaker = whose_word(guard, user, reviewer=given.reviewer, role=given.role)
+        speaker = resolve_author(guard, user, reviewer=given.reviewer, role=given.role)
 
         def take(connection: Connection) -> StoredAnswer:
             said = given.said()
@@ -419,7 +419,7 @@ class _Taking:
     def _withdraw(self, connection: Connection, gone: Iterable[AnnotationTarget]) -> None:
         for became in gone:
             role = feedback.annotated_role(connection, became)
-            refuse_experts_word(self.guard, role, became.reviewer, own=False)
+            protect_expert(self.guard, role, became.reviewer, own=False)
             feedback.withdraw(connection, became)
             self.counts["withdrawn"] += 1
 
@@ -434,11 +434,13 @@ class _Taking:
     def _prefer(self, connection: Connection, answers: Sequence[int], speaker: Speaker) -> Fate:
         better, worse = answers
         stored = interactions.stored_preference_role(connection, better, worse, speaker.name)
-        refuse_experts_word(self.guard, stored, speaker.name, own=False)
+        protect_expert(self.guard, stored, speaker.name, own=False)
         return feedback.take_preference(connection, better, worse, reviewer=speaker.name, role=speaker.role)
 
     def _speaker(self, rating: Rating) -> Speaker:
-        return whose_word(self.guard, self.user, reviewer=self._plain(rating.reviewer), role=self.role or self.usual)
+        return resolve_author(
+            self.guard, self.user, reviewer=self._plain(rating.reviewer), role=self.role or self.usual
+        )
 
     def _plain(self, reviewer: str | None) -> str | None:
         # A user who is named as the tool speaks for the very reviewers that an import of its files names.
@@ -479,7 +481,7 @@ def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *,
 
 def _review(connection: Connection, guard: Guard, number: int, rating: Rating, speaker: Speaker, *, own: bool) -> Fate:
     stored = interactions.stored_role(connection, number, speaker.name)
-    refuse_experts_word(guard, stored, speaker.name, own=own)
+    protect_expert(guard, stored, speaker.name, own=own)
     fate = feedback.take_review(connection, number, rating, reviewer=speaker.name, role=speaker.role)
     if fate is not Fate.KEPT:
         logs.begin(request).ratings.append(speaker.role)

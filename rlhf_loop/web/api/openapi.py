@@ -111,7 +111,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What the document says of one method of a path.
+    """The description of one method of a path.
 
     A parameter is given as the document has it, or as a model whose fields are parameters of the address.
     """
@@ -197,7 +197,7 @@ class Api:
         return register
 
     def refuse_other_methods(self) -> None:
-        """Refuse what the paths cannot do: Flask's own refusal is none of the blueprint's, and a page in HTML."""
+        """Refuse all other methods: Flask's own refusal is not the blueprint's, and a page in HTML."""
         for path, operations in self._paths.items():
             allowed = sorted({*operations, "OPTIONS", *(["HEAD"] if "GET" in operations else [])})
 
@@ -334,7 +334,7 @@ def _parameters(given: Mapping[str, Any] | type[BaseModel]) -> list[Mapping[str,
 
 
 def _without_null(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field as it is where nothing can only be said by leaving it out."""
+    """Return the schema of a field without null: in an address or a form, a field without a value is left out."""
     kept = {name: value for name, value in field.items() if name not in ("anyOf", "title", "default")}
     of_it: Mapping[str, Any] = next((each for each in field.get("anyOf", ()) if each != {"type": "null"}), {})
     default = {"default": field["default"]} if field.get("default") is not None else {}

@@ -61,41 +61,6 @@ from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
 from rlhf_loop.web.schemas import kind_of, sentence, shortened
 
-
-class NothingToRank(UnprocessableEntity):
-    """There are no documents."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a dialect says that something is wrong; `statuses` are those for which it has another one."""
-
-    body: Callable[[HTTPException, int, str], BaseModel]
-    statuses: Mapping[type[HTTPException], int] = field(default_factory=dict)
-
-    def render(self, error: HTTPException) -> Response:
-        """Return the response to a request that failed."""
-        # Its own response bears the headers: Retry-After, WWW-Authenticate, or where a redirect leads.
-        response = current_app.make_response(error)
-        if error.code is None or error.code < 400 or error.response is not None:
-            return response
-        status = self.statuses.get(type(error), error.code)
-        response.status_code = status
-        response.data = self.body(error, status, detail(error)).model_dump_json()
-        response.content_type = "application/json"
-        return response
-
-
-def _tei(error: HTTPException, status: int, message: str) -> TeiErrorOut:
-    kind = "Empty" if isinstance(error, NothingToRank) else _TEI_TYPES.get(status, "Validation")
-    return TeiErrorOut(error=message, error_type=kind)
-
-
-def _vllm(error: HTTPException, status: int, message: str) -> VllmErrorOut:
-    kind = HTTPStatus(status).phrase.title().replace(" ", "").removesuffix("Error")
-    return VllmErrorOut(error=VllmFaultOut(message=message, type=f"{kind}Error", code=status))
-
-
 #: Those that TEI has, and one for what it leaves to a proxy.
 _TEI_TYPES = {
     401: "Unauthorized",
@@ -104,12 +69,6 @@ _TEI_TYPES = {
     500: "Backend",
     503: "Unhealthy",
 }
-
-JINA = Dialect(lambda error, status, message: JinaErrorOut(detail=message))
-COHERE = Dialect(lambda error, status, message: CohereErrorOut(message=message, id=logs.begin(request).id))
-TEI = Dialect(_tei, {NothingToRank: 400})
-VLLM = Dialect(_vllm, {NothingToRank: 400, UnprocessableEntity: 400})
-
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 #: From so many characters on a request has to wait for others of the kind.
@@ -132,13 +91,6 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPOKEN = "rlhf_loop.dialect"
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _either(error: HTTPException) -> Response:
-    """Render an error at `/rerank`: as long as nothing else is known, as TEI does."""
-    found = request.environ.get(_SPOKEN)
-    return (found if isinstance(found, Dialect) else TEI).render(error)
-
 
 _TAG = "Ranking"
 _QUERY = "What helps against a migraine attack?"
@@ -187,10 +139,6 @@ _HEADERS = {
     },
     "X-RLHF-Model": {"description": "The version of the model that ranked, if one did.", "schema": {"type": "string"}},
 }
-
-
-def _errors(*models: type[BaseModel], words: Mapping[int, str] = _WORDS) -> dict[int, Content]:
-    return {status: json_reply(said, *models, headers=ERROR_HEADERS.get(status)) for status, said in words.items()}
 
 
 def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guard) -> None:
@@ -297,8 +245,64 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         return _as_vllm(desk, _checked(VllmIn, body))
 
 
+class NothingToRank(UnprocessableEntity):
+    """A request without documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The format of errors in a dialect; `statuses` are those that differ from ours."""
+
+    body: Callable[[HTTPException, int, str], BaseModel]
+    statuses: Mapping[type[HTTPException], int] = field(default_factory=dict)
+
+    def render(self, error: HTTPException) -> Response:
+        """Return the response to a request that failed."""
+        # Its own response bears the headers: Retry-After, WWW-Authenticate, or where a redirect leads.
+        response = current_app.make_response(error)
+        if error.code is None or error.code < 400 or error.response is not None:
+            return response
+        status = self.statuses.get(type(error), error.code)
+        response.status_code = status
+        response.data = self.body(error, status, detail(error)).model_dump_json()
+        response.content_type = "application/json"
+        return response
+
+
+JINA = Dialect(lambda error, status, message: JinaErrorOut(detail=message))
+
+
+COHERE = Dialect(lambda error, status, message: CohereErrorOut(message=message, id=logs.begin(request).id))
+
+
+def _tei(error: HTTPException, status: int, message: str) -> TeiErrorOut:
+    kind = "Empty" if isinstance(error, NothingToRank) else _TEI_TYPES.get(status, "Validation")
+    return TeiErrorOut(error=message, error_type=kind)
+
+
+TEI = Dialect(_tei, {NothingToRank: 400})
+
+
+def _vllm(error: HTTPException, status: int, message: str) -> VllmErrorOut:
+    kind = HTTPStatus(status).phrase.title().replace(" ", "").removesuffix("Error")
+    return VllmErrorOut(error=VllmFaultOut(message=message, type=f"{kind}Error", code=status))
+
+
+VLLM = Dialect(_vllm, {NothingToRank: 400, UnprocessableEntity: 400})
+
+
+def _either(error: HTTPException) -> Response:
+    """Render an error at `/rerank`: as long as nothing else is known, as TEI does."""
+    found = request.environ.get(_SPOKEN)
+    return (found if isinstance(found, Dialect) else TEI).render(error)
+
+
+def _errors(*models: type[BaseModel], words: Mapping[int, str] = _WORDS) -> dict[int, Content]:
+    return {status: json_reply(said, *models, headers=ERROR_HEADERS.get(status)) for status, said in words.items()}
+
+
 class _Desk:
-    """What all dialects need: who may ask, what was sent, and how it is ranked."""
+    """Common to all dialects: access, the request's JSON, and the ranking."""
 
     def __init__(self, settings: Settings, service: AnswerService, guard: Guard) -> None:
         self._public, self._otherwise = settings.rerank_public, without_model(settings)
@@ -311,7 +315,7 @@ class _Desk:
         Raises:
             Unauthorized, Forbidden: they may not.
             UnsupportedMediaType, BadRequest, RequestEntityTooLarge, RequestTimeout: it is not JSON, or cannot be read.
-            UnprocessableEntity: it is no object.
+            UnprocessableEntity: it is not an object.
         """
         if not self._public and not self._guard.from_this_machine():
             self._guard.bearer(tokens.RERANK)
@@ -396,7 +400,7 @@ def _loaded(sent: bytes) -> object:
     """Read JSON, a lone surrogate in it as a question mark: one broken character must not stop a ranking.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is not JSON.
     """
     try:
         text = sent.decode("utf-8-sig")
@@ -431,7 +435,7 @@ def _real(written: str) -> float:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a valid number")
 
 
 def _checked(model: type[_Model], body: Mapping[str, object]) -> _Model:

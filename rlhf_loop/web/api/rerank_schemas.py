@@ -1,6 +1,6 @@
-"""What goes in and out of the rerank API, dialect by dialect: Jina's, Cohere's, TEI's, and that of vLLM and Infinity.
+"""Requests and responses of the rerank API by dialect: Jina's, Cohere's, TEI's, and that of vLLM and Infinity.
 
-Fields that are not known are passed over, as those services do it: clients send some that mean nothing here.
+Unknown fields are ignored, as those services do it: clients send some that mean nothing here.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class TeiIn(_RerankIn):
 
 
 class UsageOut(BaseModel):
-    """What was read."""
+    """The number of tokens that were read."""
 
     model_config = ConfigDict(title="RerankUsage")
 
@@ -166,7 +166,7 @@ class ApiVersionOut(BaseModel):
 
 
 class BilledUnitsOut(BaseModel):
-    """What Cohere would bill: a unit is a query with up to 100 documents."""
+    """Units that Cohere would bill: one is a query with up to 100 documents."""
 
     model_config = ConfigDict(title="CohereBilledUnits")
 
@@ -174,7 +174,7 @@ class BilledUnitsOut(BaseModel):
 
 
 class MetaOut(BaseModel):
-    """What Cohere's clients look at."""
+    """Metadata for Cohere's clients."""
 
     model_config = ConfigDict(title="CohereMeta")
 
@@ -232,7 +232,7 @@ class TeiOut(RootModel[list[TeiRankOut]]):
 
 
 class JinaErrorOut(BaseModel):
-    """What is wrong, as Jina says it."""
+    """An error in Jina's format."""
 
     model_config = ConfigDict(title="JinaError")
 
@@ -240,7 +240,7 @@ class JinaErrorOut(BaseModel):
 
 
 class CohereErrorOut(BaseModel):
-    """What is wrong, as Cohere says it."""
+    """An error in Cohere's format."""
 
     model_config = ConfigDict(title="CohereError")
 
@@ -249,7 +249,7 @@ class CohereErrorOut(BaseModel):
 
 
 class TeiErrorOut(BaseModel):
-    """What is wrong, as Text Embeddings Inference says it."""
+    """An error in the format of Text Embeddings Inference."""
 
     model_config = ConfigDict(title="TeiError")
 
@@ -260,7 +260,7 @@ class TeiErrorOut(BaseModel):
 
 
 class VllmFaultOut(BaseModel):
-    """The inside of vLLM's errors."""
+    """The details of an error in vLLM's format."""
 
     model_config = ConfigDict(title="VllmFault")
 
@@ -270,7 +270,7 @@ class VllmFaultOut(BaseModel):
 
 
 class VllmErrorOut(BaseModel):
-    """What is wrong, as vLLM says it."""
+    """An error in vLLM's format."""
 
     model_config = ConfigDict(title="VllmError")
 

@@ -25,12 +25,12 @@ from rlhf_loop.web.api.applications import (
     Speaker,
     is_own,
     owner,
+    protect_expert,
     read_address,
     read_body,
     read_more,
-    refuse_experts_word,
+    resolve_author,
     stored_name,
-    whose_word,
     written,
 )
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
@@ -127,10 +127,10 @@ LOCATION = {"Location": {"description": "Where it is to be found.", "schema": {"
 _READING = (401, 403, 414, 422, 429, 500, 503)
 WRITING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
 WORDS = {
-    400: "The body is not JSON, or the Idempotency-Key is none.",
-    403: "The token does not have the scope, or not that for the word of experts: to send it, and to replace or take "
-    "back what is stored as an expert's.",
-    404: "There is no interaction with that id, or no such review.",
+    400: "The body is not JSON, or the Idempotency-Key is not valid.",
+    403: "The token does not have the scope, or not that for the reviews of experts: to send them, and to replace or "
+    "take back what is stored as an expert's.",
+    404: "There is no interaction with that id, or no review by that reviewer.",
     405: "The id begins with a slash.",
     409: "The id is taken, or the request with this Idempotency-Key is still under way.",
     413: "The body is larger than 1 MiB.",
@@ -295,7 +295,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         def review(connection: Connection) -> StoredAnswer:
             number = _number(connection, id)
             stored = interactions.stored_role(connection, number, speaker.name)
-            refuse_experts_word(guard, stored, speaker.name, own=is_own(user, given.reviewer))
+            protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             new = _put(connection, number, given, speaker)
             body = ReviewOut.of(id, read_review(connection, number, reviewer=speaker.name)).model_dump_json()
             return StoredAnswer(201, body, url_for(".v1_reviews", id=id)) if new else StoredAnswer(200, body)
@@ -323,7 +323,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
             number, reviewer = _number(connection, id), stored_name(user, asked.reviewer)
             try:
                 stored = interactions.stored_role(connection, number, reviewer)
-                refuse_experts_word(guard, stored, reviewer, own=is_own(user, asked.reviewer))
+                protect_expert(guard, stored, reviewer, own=is_own(user, asked.reviewer))
                 withdraw_review(connection, number, reviewer=reviewer)
             except LookupError as error:
                 raise NotFound(f"There is no review of {shortened(id)!r} by {reviewer!r}. Nothing was done.") from error
@@ -357,7 +357,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         def prefer(connection: Connection) -> StoredAnswer:
             chosen, rejected = _number(connection, given.chosen_id), _number(connection, given.rejected_id)
             stored = interactions.stored_preference_role(connection, chosen, rejected, speaker.name)
-            refuse_experts_word(guard, stored, speaker.name, own=is_own(user, given.reviewer))
+            protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             try:
                 new = put_preference(
                     connection,
@@ -395,7 +395,7 @@ def _interactions() -> InteractionIn | InteractionBatchIn:
 
 
 def _speaker(guard: Guard, user: User, given: ReviewIn | PreferenceIn) -> Speaker:
-    return whose_word(guard, user, reviewer=given.reviewer, role=given.role)
+    return resolve_author(guard, user, reviewer=given.reviewer, role=given.role)
 
 
 def _stored(

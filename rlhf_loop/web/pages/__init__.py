@@ -1,1 +1,1 @@
-"""What people see: the screens."""
+"""Pages for people: HTML, with a little JavaScript."""

@@ -1,4 +1,4 @@
-"""The admin's pages: who may do what, the tokens of applications, and what everybody did."""
+"""The admin's pages: users and roles, the tokens of applications, and the audit log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 _ENTRIES = 50
-#: What the roles and scopes allow, in an admin's words.
+#: The rights of roles and scopes, in an admin's words.
 _ROLES = {
     UserRole.RATER: "rater: reviews answers",
     UserRole.ADMIN: "admin: does everything",
@@ -205,7 +205,7 @@ def _role(given: str) -> UserRole:
     try:
         return UserRole(given)
     except ValueError as error:
-        raise AccountError(f"{given[:80]!r} is no role. Choose one of: {', '.join(UserRole)}.") from error
+        raise AccountError(f"{given[:80]!r} is not a valid role. Choose one of: {', '.join(UserRole)}.") from error
 
 
 def _days(given: str) -> int | None:
@@ -213,7 +213,9 @@ def _days(given: str) -> int | None:
     if not given:
         return None
     if not (given.isascii() and given.isdigit() and len(given) < 10):
-        raise AccountError(f"{given[:80]!r} is no number of days. Write one, or nothing for a token without end.")
+        raise AccountError(
+            f"{given[:80]!r} is not a valid number of days. Write one, or nothing for a token without end."
+        )
     return int(given)
 
 
@@ -224,7 +226,7 @@ def _before() -> int | None:
     # The length first: Python reads no number of thousands of digits, be they zeros.
     readable = given.isascii() and given.isdigit() and len(given) <= len(str(_LARGEST_ID))
     if not (readable and int(given) <= _LARGEST_ID):
-        raise UnprocessableEntity(f"{given[:80]!r} is no entry of the audit log. Begin at its newest: /admin/audit")
+        raise UnprocessableEntity(f"{given[:80]!r} is not an entry of the audit log. Begin at its newest: /admin/audit")
     return int(given)
 
 

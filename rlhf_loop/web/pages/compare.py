@@ -1,4 +1,4 @@
-"""Two answers to one question beside each other: which one is better? Their sides are drawn, so none is favoured."""
+"""The comparison screen: two answers to one question beside each other, on sides that are drawn by chance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PAIR = f"/compare/pairs/<{ID}:first_id>/<{ID}:second_id>"
 
 
 class ChoiceIn(BaseModel):
-    """Which of two answers is better, as they were shown."""
+    """A choice between two answers as they were shown."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Choice")
 
@@ -55,7 +55,7 @@ class _FormIn(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What the template shows: a pair, its left and its right side, or that none is left."""
+    """The template's values: a pair with its left and its right side, or None where no pair is left."""
 
     pair: PairItem | None
     sides: Sequence[PairAnswer]

@@ -1,4 +1,4 @@
-"""What the raters' screens share: who may, how much may be sent, and how an error of the services is answered."""
+"""Shared by the raters' screens: access, limits on what is sent, and responses to errors of the services."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rlhf_loop.web.process import Database
 
 #: An answer with its correction is longer than any question.
 MAX_BODY_BYTES = 256 * 1024
-#: Ids beyond this are none in any database, and SQLite's driver would fail on them.
+#: No database has larger ids, and SQLite's driver would fail on them.
 ID = "int(max=9223372036854775807)"
 
 
 class DeskOut(BaseModel):
-    """What a script of these screens gets: `html` for the place where the answer is, None if that stays."""
+    """The response to a script of these screens: `html` for the place of the answer, None if that stays as it is."""
 
     message: str
     html: str | None = None
@@ -39,7 +39,7 @@ class DeskOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What every view of these screens needs."""
+    """Everything that the views of these screens need."""
 
     settings: Settings
     database: Database

@@ -1,4 +1,4 @@
-"""What a correction changes, word by word: the review screen shows it while somebody writes, an admin before deciding.
+"""Differences between two texts, word by word: shown while a rater corrects an answer, and to the admin who decides.
 
 Python's difflib compares. Its time grows with how often the same words meet, so texts in which they meet too often are
 compared line by line, and those in which even that is too much are shown as replaced.
@@ -27,7 +27,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class Change(StrEnum):
-    """What became of a piece of text."""
+    """The fate of a piece of text."""
 
     SAME = "same"
     REMOVED = "removed"

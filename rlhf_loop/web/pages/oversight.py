@@ -1,10 +1,7 @@
-"""The corrections that wait for an admin: what is approved here is offered as an answer the next time.
+"""Oversight of reviewing: corrections, flagged answers, guidelines, and the agreement of raters.
 
-The answers that were flagged as harmful, for admins: where they come from, and who said so.
-
-The guidelines for raters: everybody may read them, an admin may change them.
-
-How far raters agree, in words: Krippendorff's alpha, and each rater's leaning and drift.
+An approved correction is offered as an answer the next time. Everybody may read the guidelines; admins change them.
+Agreement is Krippendorff's alpha, with each rater's leaning and drift.
 """
 
 from __future__ import annotations
@@ -30,11 +27,14 @@ STATES: tuple[State, ...] = ("pending", "approved", "rejected", "all")
 _PER_PAGE = 20
 
 
-class _FilterIn(BaseModel):
+class _PageIn(BaseModel):
     model_config = ConfigDict(title="Filter")
 
-    state: State = "pending"
     before: int | None = Field(default=None, ge=1, lt=2**63)
+
+
+class _FilterIn(_PageIn):
+    state: State = "pending"
 
 
 class _DecisionIn(BaseModel):
@@ -92,12 +92,6 @@ def _page(desk: Desk, wanted: _FilterIn, *, status: int = 200, error: str | None
     )
 
 
-class _FlagFilterIn(BaseModel):
-    model_config = ConfigDict(title="Filter")
-
-    before: int | None = Field(default=None, ge=1, lt=2**63)
-
-
 def add_flag_routes(web: Blueprint, desk: Desk) -> None:
     """Give the blueprint the list of flagged answers."""
 
@@ -105,7 +99,7 @@ def add_flag_routes(web: Blueprint, desk: Desk) -> None:
     @html_errors
     def flagged() -> Response:
         desk.guard.signed_in(UserRole.ADMIN)
-        before = checked(_FlagFilterIn, request.args.to_dict()).before
+        before = checked(_PageIn, request.args.to_dict()).before
         found = reviewing.flags(desk.engine(), before=before, limit=_PER_PAGE + 1)
         shown = found[:_PER_PAGE]
         older = shown[-1].review_id if len(found) > _PER_PAGE else None

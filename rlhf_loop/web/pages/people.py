@@ -1,10 +1,7 @@
-"""Signing in and out, setting a password by a one-time link, and the page on one's own account.
+"""Signing in and out, passwords by one-time link, one's own account, and the parts that all pages share.
 
-What a page says once, after a form has led to it: also a secret that is nowhere else.
-
-It travels in a signed cookie of the very session, for a minute; a reload neither repeats the form nor shows it again.
-
-What the header of each page leads to: for everybody the question, for who is signed in what they may do.
+Those are the navigation in the header, and a flash message: it is said once, after a form was sent, and travels in a
+signed cookie of the very session for a minute, so that a reload neither repeats the form nor shows it again.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.exceptions import NotFound
 
 from rlhf_loop.accounts import links, sessions, users
-from rlhf_loop.accounts import sessions as signing_in
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
@@ -38,49 +34,8 @@ from rlhf_loop.web.process import Database
 COOKIE = "rlhf_notice"
 _LASTS_S = 60
 
-
-@dataclass(frozen=True, slots=True)
-class Flash:
-    """What has happened, and where there is one the secret that came of it, with the name of its field."""
-
-    text: str
-    secret: str = ""
-    label: str = ""
-
-
-def leave(guard: Guard, response: Response, flash: Flash) -> Response:
-    """Have the next page say it."""
-    response.set_cookie(
-        COOKIE,
-        str(_serializer(guard).dumps(asdict(flash))),
-        max_age=_LASTS_S,
-        path=home_path(),
-        httponly=True,
-        samesite="Lax",
-        secure=request.is_secure,
-    )
-    return response
-
-
-def take(guard: Guard) -> Flash | None:
-    """Return what this page has to say, and have the browser forget it."""
-    given = request.cookies.get(COOKIE)
-    if not given:
-        return None
-    after_this_request(_forget)
-    try:
-        return Flash(**_serializer(guard).loads(given, max_age=_LASTS_S))
-    except (BadData, TypeError):
-        return None
-
-
-def _forget(response: Response) -> Response:
-    response.delete_cookie(COOKIE, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure)
-    return response
-
-
-def _serializer(guard: Guard) -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(guard.signing_key("flashes"), salt=guard.session_secret())
+_FOR_RATERS = {"review": "Review", "compare": "Compare", "agreement": "Agreement"}
+_FOR_ADMINS = {"dashboard": "Dashboard", "corrections": "Corrections", "flagged": "Flagged", "admin": "Admin"}
 
 
 def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Guard) -> None:
@@ -98,7 +53,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         _read_form(guard)
         name, way = request.form.get("name", ""), local_path(request.form.get("next", ""))
         try:
-            found = signing_in.sign_in(
+            found = sessions.sign_in(
                 database.engine(),
                 name,
                 request.form.get("password", ""),
@@ -138,7 +93,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         try:
             user = links.redeem(database.engine(), secret, _new_password(), name=name, now=guard.now())
         except AccountError as error:
-            # Meanwhile the link itself may be good for nothing: then that is said, and not shown as a mistake.
+            # The link may have become invalid meanwhile: then the response is a 404.
             _invitation(database, guard, secret)
             return _refused(_welcome_page(guard, invitation, name=name, error=str(error)), error)
         _end_session(database, guard)
@@ -156,13 +111,13 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         _read_form(guard)
         old = request.form.get("old", "")
         try:
-            signing_in.change_password(
+            sessions.change_password(
                 database.engine(), user, old, _new_password(), address=guard.address(), now=guard.now()
             )
         except AccountError as error:
             return _refused(_account_page(guard, user, error=str(error)), error)
         response = _signed_in(database, guard, user, _to(url_for(".account")))
-        text = "Your password is changed. Wherever else you were signed in, you are no longer."
+        text = "Your password is changed. You are signed out everywhere else."
         return leave(guard, response, Flash(text))
 
     @web.post("/account/sign-out-everywhere")
@@ -182,6 +137,78 @@ def page(template: str, guard: Guard, *, status: int = 200, **values: object) ->
     )
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+@dataclass(frozen=True, slots=True)
+class Flash:
+    """A message about what has happened; with a secret that came of it, if any, and the label of its field."""
+
+    text: str
+    secret: str = ""
+    label: str = ""
+
+
+def leave(guard: Guard, response: Response, flash: Flash) -> Response:
+    """Have the next page show the message."""
+    response.set_cookie(
+        COOKIE,
+        str(_serializer(guard).dumps(asdict(flash))),
+        max_age=_LASTS_S,
+        path=home_path(),
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure,
+    )
+    return response
+
+
+def take(guard: Guard) -> Flash | None:
+    """Return the message for this page, and have the browser forget it."""
+    given = request.cookies.get(COOKIE)
+    if not given:
+        return None
+    after_this_request(_forget)
+    try:
+        return Flash(**_serializer(guard).loads(given, max_age=_LASTS_S))
+    except (BadData, TypeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A place to go to; `current` says that this is it, or that this page lies below it."""
+
+    label: str
+    address: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Navigation:
+    """The header of a page. Nobody is signed in where `user` is None, and then there is no form to sign out."""
+
+    links: tuple[Link, ...]
+    user: User | None
+    form_token: str
+
+
+def navigation(guard: Guard) -> Navigation:
+    """Return the header for the current request. It asks the database only where the browser has a session."""
+    user = guard.user()
+    if user is None:
+        return Navigation((), None, "")
+    shown = {"data_html": "Ask", **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
+    links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
+    return Navigation(links, user, guard.form_token())
+
+
+def _forget(response: Response) -> Response:
+    response.delete_cookie(COOKIE, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure)
+    return response
+
+
+def _serializer(guard: Guard) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(guard.signing_key("flashes"), salt=guard.session_secret())
 
 
 def _sign_in_page(guard: Guard, *, way: str | None, name: str = "", error: str = "") -> Response:
@@ -225,7 +252,7 @@ def _invitation(database: Database, guard: Guard, secret: str) -> links.Invitati
 
 
 def _signed_in(database: Database, guard: Guard, user: User, response: Response) -> Response:
-    begun = signing_in.begin_session(
+    begun = sessions.begin_session(
         database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now()
     )
     return guard.begin(response, begun.user, begun.secret)
@@ -244,38 +271,6 @@ def _first_page() -> str:
 
 def _to(address: str) -> Response:
     return make_response(redirect(address, code=303))
-
-
-_FOR_RATERS = {"review": "Review", "compare": "Compare", "agreement": "Agreement"}
-_FOR_ADMINS = {"dashboard": "Dashboard", "corrections": "Corrections", "flagged": "Flagged", "admin": "Admin"}
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A place to go to; `current` says that this is it, or that this page lies below it."""
-
-    label: str
-    address: str
-    current: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Navigation:
-    """The header of a page. Nobody is signed in where `user` is None, and then there is no form to sign out."""
-
-    links: tuple[Link, ...]
-    user: User | None
-    form_token: str
-
-
-def navigation(guard: Guard) -> Navigation:
-    """Return the header for the current request. It asks the database only where the browser has a session."""
-    user = guard.user()
-    if user is None:
-        return Navigation((), None, "")
-    shown = {"data_html": "Ask", **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
-    links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
-    return Navigation(links, user, guard.form_token())
 
 
 def _link(endpoint: str, label: str) -> Link:

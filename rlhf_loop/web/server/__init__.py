@@ -1,1 +1,1 @@
-"""The process that serves: gunicorn, its worker, and what watches the live model."""
+"""The server process: gunicorn, its worker, and the watch over the live model."""

@@ -187,7 +187,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
 
 class _Reader(SocketUnreader):  # type: ignore[misc]
-    """What a client has sent. From a request's first byte to its last, `due` says when the last one must be here."""
+    """Bytes that a client has sent. From a request's first byte on, `due` says when its last one must be here."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -254,7 +254,7 @@ def _complete(data: bytearray) -> bool:
 def _refuse(
     client: socket.socket, status: HTTPStatus, detail: str, *, why: str = "", error: BaseException | None = None
 ) -> None:
-    """Answer in place of the application, which never sees the request."""
+    """Refuse a request that the application never sees."""
     name = uuid.uuid4().hex
     logger.log(
         logging.ERROR if error else logging.WARNING,

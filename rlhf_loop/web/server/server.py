@@ -1,8 +1,6 @@
 """The server behind `rlhf-loop serve`: gunicorn, started from Python.
 
-Processes with threads, logs in JSON, and a stop that loses no answer.
-
-A span for each request: named by its route, and not by its address, which holds the question.
+Processes with threads, logs in JSON, a span for each request, and a stop that loses no answer.
 """
 
 from __future__ import annotations
@@ -37,15 +35,104 @@ from rlhf_loop.web.server.watch import Watch
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-
 logger = logging.getLogger(__name__)
 
 #: Asked every few seconds by programs, and nobody wonders where their time goes.
 _LEFT_OUT = ("/healthz", "/readyz", "/metrics")
 
+#: How long a stop waits for running requests: longer than a language model may take for its drafts.
+GRACE_S = 30
+#: A client may keep its connection that long without a request; load balancers drop theirs sooner.
+_KEEP_ALIVE_S = 75
+#: A worker whose main loop says nothing for that long is replaced. Requests run in other threads.
+_STUCK_S = 60
+_WAITING_CONNECTIONS = 2048
+#: Bytes of a request's first line; gunicorn allows no more.
+_LONGEST_ADDRESS = 8190
+
+
+def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
+    """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
+    logs.configure()
+    with shared_counts():
+        _Server(_share_cores(settings, cores // size.workers), listener, size).run()
+    sys.exit(0)
+
+
+def check(settings: Settings) -> None:
+    """Check before the fork that each process can start.
+
+    Raises:
+        ConfigError, MissingExtraError: the settings name it.
+    """
+    Guard(settings, Database(settings))
+    without_model(settings)
+    if settings.telemetry:
+        tracing.check()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything is loaded; 0 takes a free one.
+
+    Raises:
+        ConfigError: it is taken, or not for this user, or the host does not belong to this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"Port {port} on {host} is taken by another process. End that one, or choose another: --port {port + 1}"
+            ) from error
+        advice = "Choose a port from 1024 on." if error.errno == errno.EACCES else "Check --host and --port."
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror or error}. {advice}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The number of processes, and of threads in each."""
+
+    workers: int
+    threads: int
+
+
+def default_workers(cores: int) -> int:
+    """Return the number of processes that suits so many cores.
+
+    Two at least, so that one can be replaced while another answers; four at most, since each takes memory of its own.
+    """
+    return max(2, min(4, cores // 2))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    # As in encoders.processor, whose package loads NumPy: the process that forks stays small.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_class() -> type | str:
+    """Return our worker, or the name of gunicorn's own where this gunicorn lacks what ours is built on."""
+    try:
+        from rlhf_loop.web.server.gunicorn_worker import Worker, missing_parts
+
+        missing = ", ".join(f"no {part}" for part in missing_parts())
+    except ImportError as error:
+        missing = str(error)
+    if missing:
+        logger.warning(
+            "Our worker does not fit gunicorn %s (%s); falling back to gunicorn's thread worker, whose threads a few "
+            "slow clients can occupy. Install gunicorn>=27.0.1,<28.",
+            version("gunicorn"),
+            missing,
+        )
+        return "gthread"
+    return Worker
+
 
 def trace(app: Flask) -> None:
-    """Have the application's requests traced; see `tracing.begin`."""
+    """Trace the application's requests, each in a span that is named by its route and not by its address, which holds
+    the question; see `tracing.begin`."""
     answer = app.wsgi_app
 
     def traced(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -87,90 +174,6 @@ def _note(response: Response) -> Response:
         found, name=f"{request.method} {route}" if route else request.method, failed=response.status_code >= 500
     )
     return response
-
-
-#: How long a stop waits for running requests: longer than a language model may take for its drafts.
-GRACE_S = 30
-#: A client may keep its connection that long without a request; load balancers drop theirs sooner.
-_KEEP_ALIVE_S = 75
-#: A worker whose main loop says nothing for that long is replaced. Requests run in other threads.
-_STUCK_S = 60
-_WAITING_CONNECTIONS = 2048
-#: Bytes of a request's first line; gunicorn allows no more.
-_LONGEST_ADDRESS = 8190
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How many processes, with how many threads each."""
-
-    workers: int
-    threads: int
-
-
-def default_workers(cores: int) -> int:
-    """Return the number of processes that suits so many cores.
-
-    Two at least, so that one can be replaced while another answers; four at most, since each takes memory of its own.
-    """
-    return max(2, min(4, cores // 2))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before anything is loaded; 0 takes a free one.
-
-    Raises:
-        ConfigError: it is taken, or not for this user, or the host is none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_WAITING_CONNECTIONS)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"Port {port} on {host} is taken by another process. End that one, or choose another: --port {port + 1}"
-            ) from error
-        advice = "Choose a port from 1024 on." if error.errno == errno.EACCES else "Check --host and --port."
-        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror or error}. {advice}") from error
-
-
-def check(settings: Settings) -> None:
-    """Say before the fork what would keep each process from starting.
-
-    Raises:
-        ConfigError, MissingExtraError: the settings name it.
-    """
-    Guard(settings, Database(settings))
-    without_model(settings)
-    if settings.telemetry:
-        tracing.check()
-
-
-def worker_class() -> type | str:
-    """Return our worker, or the name of gunicorn's own where this gunicorn lacks what ours is built on."""
-    try:
-        from rlhf_loop.web.server.gunicorn_worker import Worker, missing_parts
-
-        missing = ", ".join(f"no {part}" for part in missing_parts())
-    except ImportError as error:
-        missing = str(error)
-    if missing:
-        logger.warning(
-            "Our worker does not fit gunicorn %s (%s); falling back to gunicorn's thread worker, whose threads a few "
-            "slow clients can occupy. Install gunicorn>=27.0.1,<28.",
-            version("gunicorn"),
-            missing,
-        )
-        return "gthread"
-    return Worker
-
-
-def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
-    """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
-    logs.configure()
-    with shared_counts():
-        _Server(_share_cores(settings, cores // size.workers), listener, size).run()
-    sys.exit(0)
 
 
 def _share_cores(settings: Settings, cores: int) -> Settings:
@@ -237,7 +240,7 @@ def _leave() -> NoReturn:
     """End this process with the exit code that it is about to end with, and without tidying up after threads.
 
     One that still loads is often in the middle of ONNX Runtime. If Python ended beneath it, C++ would end the process
-    as if by a fault, with a line on standard error that is none of ours.
+    as if by a fault, with a line of its own on standard error.
     """
     end = sys.exc_info()[1]
     code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 0
@@ -263,9 +266,3 @@ class _Log(Logger):  # type: ignore[misc]
     @property
     def access_log_enabled(self) -> bool:
         return False
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    # As in encoders.processor, whose package loads NumPy: the process that forks stays small.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""The watch of a serving process: the live model file as the registry has it, and killed trainings marked as such.
+"""Watch over the live model: its file is the one that the registry names, and killed trainings are marked as dead.
 
-Whoever promotes a model replaces its file on their own machine; on others, and after a kill in the middle, this does.
-The ranker notices a new file by itself with the next question.
+A promotion replaces the file on its own machine; on others, and after a kill in the middle of it, each serving process
+does. The ranker notices a new file by itself with the next question.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RUNS_EVERY_S = 60.0
 
 
 class Watch:
-    """Looks after the live model file, in a thread that ends with the process. `then` is called after each look."""
+    """Checks the live model file in a thread that ends with the process; `then` is called after each check."""
 
     def __init__(self, settings: Settings, database: Database, *, then: Callable[[], None] = lambda: None) -> None:
         self._settings, self._database, self._then = settings, database, then
