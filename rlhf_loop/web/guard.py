@@ -322,7 +322,7 @@ class Guard:
         return answer
 
     def _note(self, note: Callable[[Engine], None]) -> None:
-        """Note a use, if that can be done at once: it is no reason to keep anybody waiting, or to send them away."""
+        """Note a use, if that can be done at once: nobody is kept waiting for it, or sent away."""
         if self._timer() < self._no_notes_until:
             return
         try:

@@ -1,4 +1,4 @@
-"""What goes in and out over HTTP: these models check each request, and the OpenAPI document is made of them."""
+"""Requests and responses: these models check each request, and the OpenAPI document is made of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def not_blank(text: str) -> str:
 
 
 def storable(text: str) -> str:
-    """Refuse what no database takes."""
+    """Refuse a text that no database can store."""
     if found := unstorable(text):
         raise ValueError(f"holds the character {found.group()!a} at position {found.start()}, which cannot be stored")
     return text
@@ -86,7 +86,7 @@ class Opinion(BaseModel):
 
 
 class RatingIn(Opinion):
-    """What somebody says of one answer."""
+    """A rating of one answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Rating")
 
@@ -185,7 +185,7 @@ class AnswerOut(BaseModel):
 
 
 class RatingOut(BaseModel):
-    """What became of a rating."""
+    """The result of a rating."""
 
     model_config = ConfigDict(title="RatingResult")
 
@@ -196,7 +196,7 @@ class RatingOut(BaseModel):
 
 
 class ProblemOut(BaseModel):
-    """What went wrong, as RFC 9457 describes it."""
+    """An error in the format of RFC 9457."""
 
     model_config = ConfigDict(title="Problem")
 
@@ -216,7 +216,7 @@ class HealthOut(BaseModel):
 
 
 class ReadinessOut(BaseModel):
-    """Whether the process can answer at full speed."""
+    """The readiness of the process to answer at full speed."""
 
     model_config = ConfigDict(title="Readiness")
 

@@ -82,7 +82,7 @@ def test_an_id_and_texts(app: Caller, engine: Engine) -> None:
     assert "has another prompt or response" in other.json["detail"]
     odd = app("POST", "/feedback", {**sent, "interaction_id": "/x y"})
     assert (odd.status_code, count(engine)) == (422, 1)
-    assert "is no id for a new answer" in odd.json["detail"]
+    assert "is not a valid id for a new answer" in odd.json["detail"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The JSON side: `/data`, `/data/ratings`, `/healthz`, `/readyz`."""
+"""`/data`, `/data/ratings`, `/healthz` and `/readyz`, and the reading of requests for all routes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ QUERY = {
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """Who rates on the page of answers: a visitor by the name in their cookie, or an expert who is signed in."""
+    """The rater on the page of answers: a visitor by the name in their cookie, or an expert who is signed in."""
 
     name: str
     role: ReviewerRole
@@ -249,7 +249,7 @@ def parsed(model: type[_Model]) -> _Model:
     """Read the request's JSON.
 
     Raises:
-        UnsupportedMediaType, BadRequest, UnprocessableEntity: it is no JSON, broken JSON, or not what the model wants.
+        UnsupportedMediaType, BadRequest, UnprocessableEntity: it is not JSON, or not what the model wants.
         RequestTimeout, RequestEntityTooLarge: as `whole_body` says.
     """
     if not request.is_json:

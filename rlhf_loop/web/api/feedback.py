@@ -50,7 +50,7 @@ _COLUMNS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
 
 
 class FeedbackIn(ReviewIn):
-    """What somebody says of an answer that is here, or that comes along."""
+    """A review of an answer that is stored here, or that comes with it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="FeedbackInput")
 
@@ -103,7 +103,7 @@ class ToolRecordIn(RootModel[dict[str, Any]]):
 
 
 class ToolParameters(BaseModel):
-    """How the record of a tool is to be read: in its address, since the tool knows nothing of it."""
+    """Options for reading a tool's record, in the address, since the tool knows nothing of them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -127,7 +127,7 @@ class ToolParameters(BaseModel):
 
 
 class FeedbackTakenOut(BaseModel):
-    """What became of a tool's record."""
+    """The effects of a tool's record."""
 
     model_config = ConfigDict(title="FeedbackTaken")
 
@@ -250,8 +250,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
             number, new = _answer(connection, guard, user, said, elsewhere=given.prompt is None)
             if new and said.external_id is not None and not re.fullmatch(NEW_ID, said.external_id):
                 raise UnprocessableEntity(
-                    f"interaction_id is {shortened(said.external_id)!r}, which is no id for a new answer: letters, "
-                    "digits and . _ : ~ - are, up to 200 of them. Send another one, or none."
+                    f"interaction_id is {shortened(said.external_id)!r}, which is not a valid id for a new answer: "
+                    "letters, digits and . _ : ~ - are, up to 200 of them. Send another one, or none."
                 )
             own = is_own(user, given.reviewer)
             fate = _review(connection, guard, number, said, speaker, own=own)
@@ -323,7 +323,7 @@ class _Taking:
     user: User
     tool: _Tool
     role: str | None
-    #: Whose word the tool's is where nobody says so, as in an import; None for what a token is good for.
+    #: The role of the tool's reviewers, as in an import, where nobody says so; None for the token's usual one.
     usual: str | None = None
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
 
@@ -489,7 +489,7 @@ def _review(connection: Connection, guard: Guard, number: int, rating: Rating, s
 
 
 def _in_address(said: str) -> str:
-    """Say what becomes of a command's options here."""
+    """Translate the options of a command into parameters of the address."""
     options = " Here an option is a part of the address: --scale 0,1 is ?scale=0,1, and --thumbs is ?thumbs=true."
     return said + options if " --" in said else said
 

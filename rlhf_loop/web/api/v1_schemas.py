@@ -1,4 +1,4 @@
-"""What goes in and out at `/v1`: as `schemas` for the answers, so this for the API of applications."""
+"""Requests and responses of the API for applications, `/v1`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _ROLE = (
 
 
 class ReviewIn(Opinion):
-    """What a reviewer says of an answer."""
+    """A review of an answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="ReviewInput")
 
@@ -132,7 +132,7 @@ class InteractionBatchIn(BaseModel):
 
 
 class PreferenceIn(BaseModel):
-    """Which of two answers to one question is better."""
+    """A preference between two answers to one question."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="PreferenceInput")
 
@@ -145,7 +145,7 @@ class PreferenceIn(BaseModel):
 
 
 class InteractionFilters(BaseModel):
-    """What a list of interactions may be asked for, in its address."""
+    """Filters of a list of interactions, in its address."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -184,7 +184,7 @@ class InteractionFilters(BaseModel):
 
 
 class ReviewListParameters(BaseModel):
-    """What a list of reviews may be asked for, in its address."""
+    """The page of a list of reviews, in its address."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -195,7 +195,7 @@ class ReviewListParameters(BaseModel):
 
 
 class ReviewParameters(BaseModel):
-    """Whose review is meant, in an address."""
+    """The reviewer whose review is meant, in an address."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -211,7 +211,7 @@ class NoParameters(BaseModel):
 
 
 class RecordedOut(BaseModel):
-    """What was stored."""
+    """The result of recording an answer."""
 
     model_config = ConfigDict(title="Recorded")
 
@@ -221,7 +221,7 @@ class RecordedOut(BaseModel):
 
 
 class RecordedBatchOut(BaseModel):
-    """What was stored, in the order in which it came."""
+    """The results of recording answers, in the order in which they came."""
 
     model_config = ConfigDict(title="RecordedBatch")
 
@@ -229,7 +229,7 @@ class RecordedBatchOut(BaseModel):
 
 
 class ReviewOut(BaseModel):
-    """What one reviewer said of an answer."""
+    """A reviewer's review of an answer."""
 
     model_config = ConfigDict(title="Review")
 
@@ -258,7 +258,7 @@ class ReviewOut(BaseModel):
 
 
 class InteractionOut(BaseModel):
-    """An answer that was given, with what its reviews come to."""
+    """An answer that was given, with the consensus of its reviews."""
 
     model_config = ConfigDict(title="Interaction")
 
@@ -289,7 +289,7 @@ class InteractionOut(BaseModel):
 
 
 class InteractionPageOut(BaseModel):
-    """Some interactions, newest first."""
+    """A page of interactions, newest first."""
 
     model_config = ConfigDict(title="InteractionPage")
 
@@ -303,7 +303,7 @@ class InteractionPageOut(BaseModel):
 
 
 class ReviewPageOut(BaseModel):
-    """Some reviews of an answer, newest first."""
+    """A page of an answer's reviews, newest first."""
 
     model_config = ConfigDict(title="ReviewPage")
 
@@ -329,7 +329,7 @@ class ReviewedInteractionOut(BaseModel):
 
 
 class PreferenceOut(BaseModel):
-    """Which of two answers a reviewer finds better."""
+    """A reviewer's preference between two answers."""
 
     model_config = ConfigDict(title="Preference")
 

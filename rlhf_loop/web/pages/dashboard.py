@@ -1,6 +1,6 @@
-"""What became of the loop, for admins: the live model, what is amiss, and each figure with its picture and its data.
+"""The dashboard for admins: the live model, open alarms, and each figure with its chart and its data.
 
-The figures of the dashboard as this process computed them lately, so that nobody waits for the slow ones.
+Each process keeps the figures that it has computed lately, so that nobody waits for the slow ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The review screen: one answer at a time, as forms without JavaScript and, with it, as calls that bring the next one.
 
 Both kinds of views do the same; those for scripts return the part of the page that changes, made by the same template.
-
-What a rater has typed and not graded yet: drafts, kept also beside a review that another window has changed.
+Drafts keep what a rater has typed and not graded yet, also beside a review that another window has changed.
 """
 
 from __future__ import annotations
@@ -25,9 +24,6 @@ from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, parsed
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import compare, oversight
-from rlhf_loop.web.pages import oversight as agreement
-from rlhf_loop.web.pages import oversight as flagged
-from rlhf_loop.web.pages import oversight as guidelines
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
 from rlhf_loop.web.pages.diff import Piece, difference
 from rlhf_loop.web.problems import html_errors
@@ -35,7 +31,7 @@ from rlhf_loop.web.process import Database
 
 
 class ReviewIn(BaseModel):
-    """What a rater says of an answer; `rating` is missing in a draft.
+    """A rater's review of an answer; `rating` is missing in a draft.
 
     `seen` is the time of the rater's review that the screen showed, empty for none.
     """
@@ -100,7 +96,7 @@ def seen(sent: ReviewIn) -> datetime | Literal[SeenReview.UNKNOWN] | None:
     """Return the time of the review that the screen showed, None where it showed none.
 
     Raises:
-        UnprocessableEntity: it is no time.
+        UnprocessableEntity: it is not a time.
     """
     if sent.seen is None:
         return SeenReview.UNKNOWN
@@ -152,14 +148,14 @@ _NONE_BEFORE = "There is no answer before this one."
 
 
 class FormIn(ReviewIn):
-    """The same as a form sends it, with what to do."""
+    """A review as a form sends it, with the action."""
 
     interaction_id: Annotated[int | None, Field(ge=1, lt=2**63)] = None
     do: Annotated[str, Field(pattern="^(rate|skip|undo|previous|following|keep)$")] = "rate"
 
 
 class DraftOut(BaseModel):
-    """That a draft is saved, and what the server has now; see `drafts.base`."""
+    """The state of a draft that was saved; see `base`."""
 
     message: str
     base: str
@@ -188,7 +184,7 @@ class DifferenceOut(BaseModel):
 
 
 class SessionOut(BaseModel):
-    """Who is signed in, and what a form of theirs has to bring along."""
+    """The user who is signed in, and the token that their forms have to send."""
 
     name: str
     form_token: str
@@ -196,7 +192,7 @@ class SessionOut(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """What the template shows: an answer or that none is left, and what stands in the fields.
+    """The template's values: an answer, or None where none is left, and the contents of the fields.
 
     `back` says that the rater looks at an answer that was reviewed or skipped, `first_use` that there was none before.
     `base` tells what the server has of the rater's: what a browser keeps of an answer goes with the base it had.
@@ -221,10 +217,10 @@ def add_routes(
 ) -> None:
     """Give the blueprint the raters' screens."""
     desk = Desk(settings, database, guard, scoring)
-    guidelines.add_guideline_routes(web, desk)
-    agreement.add_agreement_routes(web, desk)
+    oversight.add_guideline_routes(web, desk)
+    oversight.add_agreement_routes(web, desk)
     oversight.add_correction_routes(web, desk)
-    flagged.add_flag_routes(web, desk)
+    oversight.add_flag_routes(web, desk)
     compare.add_routes(web, desk)
     _add_pages(web, desk)
     _add_calls(web, desk)
