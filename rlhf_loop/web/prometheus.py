@@ -64,10 +64,8 @@ def add_routes(
     text = Content("In Prometheus's text format.", schema={"type": "string"}, media_type="text/plain")
 
     @api.route(
-        "GET",
-        "/metrics",
+        "GET /metrics",
         "measure",
-        tag="Service",
         replies={200: text, **problems(401, 403, 429, 500, 503, words=words)},
         scope=tokens.METRICS,
         without_token=True,

@@ -38,7 +38,6 @@ _RETRY_AFTER = 30
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_TAG = "Answers"
 _ID = "5f0c4d4be7a04ce9a1a2d8a1f3a7c9d2"
 _QUESTION = "What helps against a migraine attack?"
 _TEXT = "Rest in a dark room, drink water, and take the painkiller early."
@@ -108,19 +107,15 @@ def add_routes(api: Api, service: AnswerService, warmup: WarmUp, guard: Guard) -
         "The candidates, best first.", AnswerOut, examples={"found": _ANSWER, "nothing found": _NO_ANSWER}
     )
 
-    @api.route(
-        "GET", "/data", "ask", tag=_TAG, replies={200: found, **problems(414, 422, 429, 500)}, parameters=[QUERY]
-    )
+    @api.route("GET /data", "ask", replies={200: found, **problems(414, 422, 429, 500)}, parameters=[QUERY])
     def data() -> Response:
         """Answer a question."""
         _refuse_other_parameters()
         return json_response(answered(service, checked(QuestionIn, {"query": request.args["query"]})))
 
     @api.route(
-        "POST",
-        "/data",
+        "POST /data",
         "askByPost",
-        tag=_TAG,
         replies={200: found, **problems(400, 408, 413, 415, 422, 429, 500)},
         body=json_body(QuestionIn, examples={"question": {"query": _QUESTION}}),
     )
@@ -129,10 +124,8 @@ def add_routes(api: Api, service: AnswerService, warmup: WarmUp, guard: Guard) -
         return json_response(answered(service, parsed(QuestionIn)))
 
     @api.route(
-        "POST",
-        "/data/ratings",
+        "POST /data/ratings",
         "rate",
-        tag=_TAG,
         replies={
             200: json_reply("The rating is stored.", RatingOut, examples={"stored": _RATED}),
             202: json_reply("The rating is kept, and is stored once the database is back.", RatingOut),
@@ -151,16 +144,13 @@ def add_routes(api: Api, service: AnswerService, warmup: WarmUp, guard: Guard) -
         result = rated(service, rating, by)
         return remembered(json_response(result, status=200 if result.stored else 202), by)
 
-    @api.route(
-        "GET", "/healthz", "alive", tag="Service", replies={200: json_reply("It is.", HealthOut), **problems(500)}
-    )
+    @api.route("GET /healthz", "alive", tag="Service", replies={200: json_reply("It is.", HealthOut), **problems(500)})
     def healthz() -> Response:
         """Is the process alive?"""
         return json_response(HealthOut(status="ok"))
 
     @api.route(
-        "GET",
-        "/readyz",
+        "GET /readyz",
         "ready",
         tag="Service",
         replies={200: json_reply("It is.", ReadinessOut), 503: json_reply("Not yet.", ReadinessOut), **problems(500)},

@@ -39,7 +39,7 @@ from rlhf_loop.web.api.applications import (
     written,
 )
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
-from rlhf_loop.web.api.v1 import KEY, LOCATION, REPLAYED, REVIEW, TAG, WORDS, WRITING
+from rlhf_loop.web.api.v1 import ID_ERRORS, KEY, LOCATION, REPLAYED, REVIEW, WRITE_ERRORS
 from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
@@ -212,10 +212,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
     """Add the routes of feedback."""
 
     @api.route(
-        "POST",
-        "/v1/feedback",
+        "POST /v1/feedback",
         "giveFeedback",
-        tag=TAG,
         description=_NEW,
         replies={
             200: json_reply(
@@ -225,11 +223,9 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                 headers=REPLAYED,
             ),
             201: json_reply("It is stored.", ReviewOut, examples={"stored": REVIEW}, headers={**LOCATION, **REPLAYED}),
-            **problems(
-                *WRITING,
-                404,
-                words=WORDS | {409: "The id is of an answer that says something else, or the request is under way."},
-            ),
+            **WRITE_ERRORS,
+            404: ID_ERRORS[404],
+            **problems(409, words={409: "The id's answer says something else, or the request is under way."}),
         },
         parameters=[KEY],
         body=json_body(FeedbackIn, examples={"by id": _BY_ID, "with texts": _WITH_TEXTS}),
@@ -265,10 +261,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
 
     for tool in TOOLS:
         api.route(
-            "POST",
-            f"/v1/feedback/{tool}",
+            f"POST /v1/feedback/{tool}",
             f"feedbackOf{tool.title().replace('-', '')}",
-            tag=TAG,
             description=f"{_NEW} A second time it changes nothing.",
             replies={
                 200: json_reply(
@@ -279,7 +273,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                     },
                     headers=REPLAYED,
                 ),
-                **problems(*WRITING, 404, 414, words=WORDS | {404: "The answer is not here, and does not come along."}),
+                **WRITE_ERRORS,
+                **problems(404, 414, words={404: "The answer is not here, and does not come along."}),
             },
             parameters=[ToolParameters, KEY],
             body=json_body(ToolRecordIn, examples={"as it comes": _RECORDS[tool][1]}),

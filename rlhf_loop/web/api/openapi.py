@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
@@ -145,36 +146,39 @@ class Api:
     """The blueprint's routes for programs: each is registered once, with what the document says of it."""
 
     def __init__(self, web: Blueprint) -> None:
-        self.web = web
+        self.web, self._tag = web, "Service"
         self._paths: dict[str, dict[str, Operation]] = {}
         self._views: dict[str, Callable[..., object]] = {}
 
     def route(
         self,
-        method: str,
-        path: str,
+        rule: str,
         id: str,
         *,
-        tag: str,
         replies: Mapping[int, Content],
+        tag: str = "",
         description: str = "",
         parameters: Sequence[Mapping[str, Any] | type[BaseModel]] = (),
         body: Content | None = None,
         scope: str | None = None,
         without_token: bool = False,
     ) -> Callable[[_View], _View]:
-        """Register a view. Its docstring is the summary and the description, to which `description` is appended.
+        """Register a view by a rule such as "GET /data".
+
+        Its docstring is the summary and the description, to which `description` is appended.
 
         It needs a token with the `scope`, if that is given, and not even then where `without_token` says so: some
         routes are open to whoever asks on the server's own machine.
         """
+
+        method, _, path = rule.partition(" ")
 
         def register(view: _View) -> _View:
             summary, _, more = inspect.cleandoc(view.__doc__ or "").partition("\n\n")
             optional: list[dict[str, list[str]]] = [{}] if without_token else []
             self._paths.setdefault(path, {})[method] = Operation(
                 id=id,
-                tag=tag,
+                tag=tag or self._tag,
                 summary=" ".join(summary.split()).removesuffix("."),
                 description=" ".join([*more.split(), *description.split()]),
                 replies=replies,
@@ -195,6 +199,12 @@ class Api:
             return view
 
         return register
+
+    def tagged(self, tag: str) -> Api:
+        """Return the same with another tag for its next routes."""
+        found = copy(self)
+        found._tag = tag
+        return found
 
     def refuse_other_methods(self) -> None:
         """Refuse all other methods: Flask's own refusal is not the blueprint's, and a page in HTML."""
@@ -246,20 +256,14 @@ def add_routes(api: Api) -> None:
     """Add the document and its page."""
     failures = problems(429, 500)
 
-    @api.route(
-        "GET",
-        "/openapi.json",
-        "describe",
-        tag="Service",
-        replies={200: Content("It.", schema={"type": "object"}), **failures},
-    )
+    @api.route("GET /openapi.json", "describe", replies={200: Content("It.", schema={"type": "object"}), **failures})
     def openapi() -> Response:
         """This document."""
         # Where the application or the blueprint has a prefix, the paths begin behind it.
         base = url_for(".openapi").removesuffix("/openapi.json")
         return Response(json.dumps(api.document(base), ensure_ascii=False), content_type="application/json")
 
-    @api.route("GET", "/docs", "reference", tag="Service", replies={200: html("The reference."), **failures})
+    @api.route("GET /docs", "reference", replies={200: html("The reference."), **failures})
     def docs() -> Response:
         """This document as a page."""
         page = render_template("rlhf_loop/docs.html", version=__version__)

@@ -92,7 +92,6 @@ _SPOKEN = "rlhf_loop.dialect"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_TAG = "Ranking"
 _QUERY = "What helps against a migraine attack?"
 _TEXTS = [
     "Migraine is more common in women than in men.",
@@ -150,10 +149,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     desk = _Desk(settings, service, guard)
 
     @api.route(
-        "POST",
-        "/v1/rerank",
+        "POST /v1/rerank",
         "rerankV1",
-        tag=_TAG,
         description=_WHO,
         replies={
             200: json_reply("The documents, best first.", JinaOut, examples={"best": _JINA}, headers=_HEADERS),
@@ -180,10 +177,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         return _answer(found, ranking)
 
     @api.route(
-        "POST",
-        "/v2/rerank",
+        "POST /v2/rerank",
         "rerankV2",
-        tag=_TAG,
         description=_WHO,
         replies={
             200: json_reply("The documents, best first.", CohereOut, examples={"best": _COHERE}, headers=_HEADERS),
@@ -201,10 +196,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
 
     @api.route(
-        "POST",
-        "/rerank",
+        "POST /rerank",
         "rerank",
-        tag=_TAG,
         description=_WHO,
         replies={
             200: json_reply(

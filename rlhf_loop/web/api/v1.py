@@ -56,7 +56,6 @@ from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
 
-TAG = "Applications"
 _EXAMPLE_ID = "ticket-4711.1"
 _INTERACTION = {
     "id": _EXAMPLE_ID,
@@ -124,9 +123,7 @@ REPLAYED = {
 }
 LOCATION = {"Location": {"description": "Where it is to be found.", "schema": {"type": "string"}}}
 
-_READING = (401, 403, 414, 422, 429, 500, 503)
-WRITING = (400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503)
-WORDS = {
+_WORDS = {
     400: "The body is not JSON, or the Idempotency-Key is not valid.",
     403: "The token does not have the scope, or not that for the reviews of experts: to send them, and to replace or "
     "take back what is stored as an expert's.",
@@ -137,16 +134,17 @@ WORDS = {
     422: "A value is missing, empty, too long or of the wrong type; or the Idempotency-Key came with another request.",
     503: "The database does not answer.",
 }
+_READ_ERRORS = problems(401, 403, 414, 422, 429, 500, 503, words=_WORDS)
+WRITE_ERRORS = problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503, words=_WORDS)
+ID_ERRORS = problems(404, 405, words=_WORDS)
 
 
 def add_routes(api: Api, database: Database, guard: Guard) -> None:
     """Add the routes of interactions, reviews and preferences."""
 
     @api.route(
-        "POST",
-        "/v1/interactions",
+        "POST /v1/interactions",
         "recordInteractions",
-        tag=TAG,
         replies={
             201: json_reply(
                 "It is stored.",
@@ -155,7 +153,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                 examples={"one": _RECORDED, "several": {"interactions": [_RECORDED]}},
                 headers={**LOCATION, **REPLAYED},
             ),
-            **problems(*WRITING, words=WORDS),
+            **WRITE_ERRORS,
         },
         parameters=[KEY],
         body=json_body(
@@ -187,17 +185,15 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         return written(database.engine(), owner(user), given.model_dump_json(), record)
 
     @api.route(
-        "GET",
-        "/v1/interactions",
+        "GET /v1/interactions",
         "listInteractions",
-        tag=TAG,
         replies={
             200: json_reply(
                 "A page.",
                 InteractionPageOut,
                 examples={"last page": {"interactions": [_FOUND], "next": None}},
             ),
-            **problems(*_READING, words=WORDS),
+            **_READ_ERRORS,
         },
         parameters=[InteractionFilters],
         scope=tokens.READ,
@@ -213,17 +209,16 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         return json_response(InteractionPageOut.of(page))
 
     @api.route(
-        "GET",
-        "/v1/interactions/<path:id>",
+        "GET /v1/interactions/<path:id>",
         "readInteraction",
-        tag=TAG,
         replies={
             200: json_reply(
                 "It.",
                 ReviewedInteractionOut,
                 examples={"reviewed": {"interaction": _FOUND, "reviews": [REVIEW], "next": None}},
             ),
-            **problems(*_READING, 404, 405, words=WORDS),
+            **_READ_ERRORS,
+            **ID_ERRORS,
         },
         parameters=[_ID],
         scope=tokens.READ,
@@ -242,13 +237,12 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         )
 
     @api.route(
-        "GET",
-        "/v1/interactions/<path:id>/reviews",
+        "GET /v1/interactions/<path:id>/reviews",
         "listReviews",
-        tag=TAG,
         replies={
             200: json_reply("A page.", ReviewPageOut, examples={"last page": {"reviews": [REVIEW], "next": None}}),
-            **problems(*_READING, 404, 405, words=WORDS),
+            **_READ_ERRORS,
+            **ID_ERRORS,
         },
         parameters=[_ID, ReviewListParameters],
         scope=tokens.READ,
@@ -266,14 +260,13 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         return json_response(ReviewPageOut.of(id, page))
 
     @api.route(
-        "POST",
-        "/v1/interactions/<path:id>/reviews",
+        "POST /v1/interactions/<path:id>/reviews",
         "review",
-        tag=TAG,
         replies={
             200: json_reply("The earlier one is replaced.", ReviewOut, examples={"stored": REVIEW}, headers=REPLAYED),
             201: json_reply("It is stored.", ReviewOut, examples={"stored": REVIEW}, headers={**LOCATION, **REPLAYED}),
-            **problems(*WRITING, 404, 405, words=WORDS),
+            **WRITE_ERRORS,
+            **ID_ERRORS,
         },
         parameters=[_ID, KEY],
         body=json_body(
@@ -303,13 +296,13 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         return written(database.engine(), owner(user), given.model_dump_json(), review)
 
     @api.route(
-        "DELETE",
-        "/v1/interactions/<path:id>/reviews",
+        "DELETE /v1/interactions/<path:id>/reviews",
         "withdrawReview",
-        tag=TAG,
         replies={
             204: json_reply("It is gone.", headers=REPLAYED),
-            **problems(*(set(WRITING) - {408, 413, 415}), 404, 405, 414, words=WORDS),
+            **_READ_ERRORS,
+            **ID_ERRORS,
+            **problems(400, 409, words=_WORDS),
         },
         parameters=[_ID, ReviewParameters, KEY],
         scope=tokens.REVIEW,
@@ -332,16 +325,15 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         return written(database.engine(), owner(user), asked.model_dump_json(), withdraw)
 
     @api.route(
-        "POST",
-        "/v1/preferences",
+        "POST /v1/preferences",
         "prefer",
-        tag=TAG,
         replies={
             200: json_reply(
                 "The earlier one is replaced.", PreferenceOut, examples={"stored": _PREFERRED}, headers=REPLAYED
             ),
             201: json_reply("It is stored.", PreferenceOut, examples={"stored": _PREFERRED}, headers=REPLAYED),
-            **problems(*WRITING, 404, words=WORDS),
+            **WRITE_ERRORS,
+            404: ID_ERRORS[404],
         },
         parameters=[KEY],
         body=json_body(PreferenceIn, examples={"better": _PREFERENCE}),

@@ -45,10 +45,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     page = html("The page with the answers.")
 
     @api.route(
-        "GET",
-        "/data-html",
+        "GET /data-html",
         "page",
-        tag="Pages",
         replies={200: page, **problems(414), **error_pages(422, 429, 500)},
         parameters=[{**QUERY, "required": False}],
     )
@@ -59,10 +57,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         return _asked(service, request.args["query"], scale, scores=scores) if "query" in request.args else _page()
 
     @api.route(
-        "POST",
-        "/data-html",
+        "POST /data-html",
         "pageByPost",
-        tag="Pages",
         replies={200: page, **error_pages(400, 408, 413, 422, 429, 500)},
         body=form(QuestionIn),
     )
@@ -73,10 +69,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         return _asked(service, request.form.get("query", ""), scale, scores=scores)
 
     @api.route(
-        "POST",
-        "/data-html/ratings",
+        "POST /data-html/ratings",
         "rateByForm",
-        tag="Pages",
         replies={
             200: html("Thanks: it is stored."),
             202: html("Thanks: it is kept for later."),
