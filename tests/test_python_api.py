@@ -43,6 +43,7 @@ def settings(tmp_path: Path, encoder_cache: Path) -> Settings:
     )
 
 
+@pytest.mark.slow
 def test_the_loop_in_python(settings: Settings, encoder: TextEncoder, tmp_path: Path) -> None:
     """Ratings in, more by hand, two models, compared, promoted and rolled back, ratings out, all by exported names."""
     database = open_database(settings.database_url)
@@ -99,6 +100,7 @@ def test_a_name_costs_only_what_it_needs() -> None:
     assert {"numpy", "sklearn", "onnxruntime"} & set(loaded) == set()
 
 
+@pytest.mark.slow
 def test_the_ten_lines_are_typed(tmp_path: Path) -> None:
     """README's ten lines pass `mypy --strict` where the package is installed, and a misspelt name does not."""
     (lines,) = re.findall(r"^```python\n(from rlhf_loop import Rating.*?)^```", README, re.DOTALL | re.MULTILINE)

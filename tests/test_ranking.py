@@ -311,6 +311,7 @@ def test_a_model_that_cuts_texts_is_announced(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_a_very_long_text(ranker: Ranker) -> None:
     """A candidate of 100,000 characters is ranked and comes back whole; by its length alone it does not win."""
     long = "Nothing about it here. " * 4500

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from outage import Outage
+from patience import until
 from server_process import Server
 from server_process import environ as environ
 from server_process import start as start
 from sqlalchemy import select
 from test_policies import opposite, version
 from test_recording import _quick as _quick
-from test_recording import eventually
 from test_service import Broken, Fixed, rows
 from test_service import live as live
 from test_service import make as make
@@ -159,7 +159,7 @@ def test_rows_come_by_the_outbox(make: Any, live: str, postgres_url: str) -> Non
     assert nothing.answer(QUERY).degraded == {}
     assert all("waits in the outbox" in answer.degraded["recording"] for answer in answers)
     outage.restore()
-    eventually(lambda: service.readiness().checks["recording"] == "ok" if service._warm else bool(service.warm_up()))
+    until(lambda: service.readiness().checks["recording"] == "ok" if service._warm else bool(service.warm_up()))
     found = served(outage.url)
     assert len(found) == 9
     by_first = {row.first_id: row for row in found}

@@ -114,6 +114,7 @@ def test_refused_entries_take_no_room_from_others(outbox: Outbox, caplog: pytest
     assert [record.getMessage().endswith('{"n": 0}') for record in caplog.records] == [True, False]
 
 
+@pytest.mark.kill
 def test_what_is_put_survives_a_kill(tmp_path: Path) -> None:
     """An entry is there after SIGKILL."""
     path = tmp_path / "outbox.db"

@@ -13,6 +13,7 @@ from patience import PATIENCE_S
 
 from rlhf_loop import sample
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 COUNT = """
 from sqlalchemy import text

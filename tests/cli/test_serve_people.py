@@ -13,10 +13,12 @@ from urllib.parse import urlencode
 
 import pytest
 import server_process
+from click.testing import CliRunner
 from patience import PATIENCE_S
 from people_fakes import PASSWORD
 from server_process import Server
 
+from rlhf_loop.cli import main
 from rlhf_loop.cli.serve import _in_links, _is_loopback
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
@@ -26,18 +28,16 @@ environ, start = server_process.environ, server_process.start
 LINK = re.compile(r"^First admin  http://127\.0\.0\.1:(\d+)(/welcome/[\w-]+)", re.MULTILINE)
 
 
-def refused(folder: Path, environ: dict[str, str], *options: str) -> str:
-    command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0", *options]
-    result = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (result.returncode, result.stdout) == (2, ""), result.stderr
-    assert "Traceback" not in result.stderr
+def refused(environ: dict[str, str], *options: str) -> str:
+    result = CliRunner().invoke(main, ["serve", "--port", "0", *options], env={**environ, "RLHF_SOURCES": ""})
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
     return result.stderr
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_no_key_no_way_out(host: str, tmp_path: Path, environ: dict[str, str]) -> None:
+def test_no_key_no_way_out(host: str, environ: dict[str, str]) -> None:
     """Others reach it there, and so it does not start without a key; the message says how to make one."""
-    said = refused(tmp_path, environ, "--host", host)
+    said = refused(environ, "--host", host)
     assert said.startswith(f"Error: The server would listen on {host}, where others reach it, and RLHF_SECRET_KEY")
     code = re.search(r"python -c '(.+)'", said)
     assert code is not None
@@ -56,10 +56,10 @@ def test_no_key_no_way_out(host: str, tmp_path: Path, environ: dict[str, str]) -
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_the_start(
-    name: str, value: str, words: str, tmp_path: Path, environ: dict[str, str]
+    name: str, value: str, words: str, environ: dict[str, str]
 ) -> None:
     """Not by each worker, again and again, and without showing a key."""
-    said = refused(tmp_path, {**environ, name: value})
+    said = refused({**environ, name: value})
     assert words in said
     assert "x" * 31 not in said
 

@@ -39,6 +39,7 @@ def test_threads_do_not_change_the_vectors(model_folder: Path, encoder_cache: Pa
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_large_batch_is_run_in_parts(exact: OnnxRuntime) -> None:
     """More tokens than one batch holds, of mixed lengths, come back in the order given."""
     texts = [f"word{n} " * (1 + n * 7 % 50) for n in range(60)]

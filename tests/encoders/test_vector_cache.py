@@ -236,6 +236,7 @@ def writer(path: Path, first: int, last: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.kill
 def test_a_kill_in_the_middle_of_writing(path: Path) -> None:
     """A writer that is killed loses at most the entry it was at; other writers go on and find theirs."""
     others = [writer(path, first, first + 150) for first in (0, 1000)]

@@ -75,6 +75,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "ratings"
 
 
+@pytest.mark.slow
 def test_the_datasets_library_reads_it(sqlite_engine: Engine, folder: Path) -> None:
     """All configurations and splits, with TRL's columns and their types; nothing is fetched, nothing warned of."""
     if importlib.util.find_spec("datasets") is None and not os.environ.get("CI"):

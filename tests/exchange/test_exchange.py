@@ -99,6 +99,7 @@ def test_concurrent_imports_store_a_file_once(engine: Engine, tmp_path: Path) ->
     assert (stats(engine).interactions, stats(engine).reviews) == (2000, 2000)
 
 
+@pytest.mark.kill
 def test_a_killed_import_leaves_nothing(engine: Engine, database_url: str, tmp_path: Path) -> None:
     """An import that is killed while it stores leaves no row, and the next one works."""
     path = write_csv(tmp_path / "a.csv", [["prompt", "answer", "rating"], *(["q", f"a{n}", 4] for n in range(3000))])

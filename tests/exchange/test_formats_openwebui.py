@@ -303,6 +303,7 @@ def test_what_has_no_text_does_not_stop_the_rest(engine: Engine, tmp_path: Path)
     assert report.ignored == ("rated answers without a text (2)", "rated answers to a question without a text (2)")
 
 
+@pytest.mark.slow
 def test_nobody_rates_a_thousand_answers_in_one_chat(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Each would have the chat before it as its question, so that a small file would fill a disk."""
     messages: list[dict[str, Any]] = []

@@ -115,6 +115,7 @@ def test_the_end_of_a_training(
     assert words in record.message
 
 
+@pytest.mark.kill
 def test_a_training_that_is_killed(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """The log names the signal, and the next chores are done."""
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

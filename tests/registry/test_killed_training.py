@@ -25,7 +25,7 @@ from rlhf_loop.registry.runs import mark_dead_runs, runs
 from rlhf_loop.reward.model_file import load
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.kill,
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
 ]
 

@@ -58,6 +58,7 @@ def test_one_at_a_time(engine: Engine, settings: Settings, tmp_path: Path) -> No
         pass
 
 
+@pytest.mark.kill
 def test_a_killed_process_lets_go(database_url: str, settings: Settings) -> None:
     """SIGKILL frees the locks at once, and the run that it ended is marked as failed, once."""
     engine = open_database(database_url)

@@ -145,10 +145,14 @@ def test_an_open_pair_stays_until_its_lease_ran_out(engine: Engine) -> None:
 
 def test_sides_are_drawn(engine: Engine) -> None:
     """Over many pairs the first answer stands about as often left as right."""
+    sides = []
     for number in range(60):
         question(engine, f"q{number}", 0.5, 0.5)
-    given = [take(engine, f"rater-{n}") for n in range(60)]
-    assert 15 < sum(pair.left_is_first for pair in given if pair) < 45
+        pair = take(engine)
+        assert pair is not None
+        sides.append(pair.left_is_first)
+        choose(engine, pair)
+    assert 15 < sum(sides) < 45
 
 
 def test_a_choice_is_stored_and_can_be_changed(engine: Engine) -> None:

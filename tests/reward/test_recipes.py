@@ -106,6 +106,7 @@ def test_equal_candidates_have_equal_rows(passages: Recipe, encoder: TextEncoder
     assert np.isfinite(passages.features([Question("Why?", ("Same.", "Same.", "Same."))], encoder)).all()
 
 
+@pytest.mark.slow
 def test_a_long_answer_is_read_to_its_end(passages: Recipe, encoder: TextEncoder) -> None:
     """The one passage that answers the question counts even behind thousands of other words."""
     filler = "The museum shows ships of all ages, and the harbour below it is open to visitors. " * 250

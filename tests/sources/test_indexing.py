@@ -282,6 +282,7 @@ def _open(place: tuple[str, str]) -> VectorStore:
     return LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore.from_url(where)
 
 
+@pytest.mark.kill
 def test_a_killed_run_goes_on(tmp_path: Path, place: tuple[str, str]) -> None:
     """SIGKILL in the middle leaves whole batches, and the same command finishes the work."""
     path = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(500)))

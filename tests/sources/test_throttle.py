@@ -65,6 +65,7 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
         assert min(gaps(there)) >= INTERVAL
 
 
+@pytest.mark.kill
 def test_a_crash_blocks_nobody(tmp_path: Path) -> None:
     """A process that is killed while it holds its turn counts as a request, and the next one gets its turn."""
     end = "with throttle.turn(30.0): import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

@@ -173,6 +173,7 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
         db.ensure_schema(engine)
 
 
+@pytest.mark.slow
 def test_several_processes_migrate_at_once(empty_database_url: str) -> None:
     """Processes that start together end up with one schema and no error."""
     code = f"from rlhf_loop.store.engine import open_database; open_database({empty_database_url!r})"

@@ -134,6 +134,7 @@ def test_an_empty_database_gives_an_empty_set(engine: Engine) -> None:
     assert (len(data.candidates), len(data.row), list(data.chunks())) == (0, 0, [])
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_length_of_texts(engine: Engine) -> None:
     """Reading the numbers and then the texts of 40 MB of answers takes a fraction of that memory."""
     for part in range(8):

@@ -195,16 +195,16 @@ def test_neither_pairs_nor_hints_make_up_for_ratings(words: WordsRecipe, encoder
         train([*rated(10), *few], pairs=pairs, encoder=encoder, recipe="words")
 
 
-def test_pairs_are_read_in_chunks(encoder: TextEncoder) -> None:
+def test_pairs_are_read_in_chunks(quick: TextEncoder) -> None:
     """The features of pairs are the differences of two candidates, but for what depends on the list of candidates."""
     pairs = [Pair(f"What helps against {n}?", f"Take {n} of these and rest.", f"It is {n}.") for n in range(700)]
     recipes = [recipe_named("passages"), recipe_named("joint")]
     seen: list[tuple[int, int]] = []
-    found = read_pairs(pair_set(pairs), recipes, encoder, progress=lambda *done: seen.append(done))
+    found = read_pairs(pair_set(pairs), recipes, quick, progress=lambda *done: seen.append(done))
     assert seen == [(512, 700), (700, 700)]
     for recipe in recipes:
         questions = [Question(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs[600:]]
-        features = recipe.features(questions, encoder)
+        features = recipe.features(questions, quick)
         expected = features[::2] - features[1::2]
         names = recipe.feature_names()
         silent = [index for index, name in enumerate(names) if name.startswith("apart from the subject")]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_loop.domain import Example, Pair
-from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
-from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import recipe_named
 from rlhf_loop.reward.splitting import holdout
@@ -20,26 +19,6 @@ from rlhf_loop.training.fit import MOST_ANSWERS, read_features, rows_for
 from rlhf_loop.training.learning_curve import learning_curve
 from rlhf_loop.training.pairs import PairNumbers, PairText, PairTexts, pair_set
 from rlhf_loop.training.train import train
-
-
-class QuickRuntime:
-    """A runtime without a model: the vector of a text depends on nothing but its words."""
-
-    id = "quick"
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)
-        for row, text in enumerate(texts):
-            for word in text.lower().split():
-                vectors[row, sum(word.encode()) % DIMENSION] += 1
-        vectors[:, 0] += 0.1
-        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
-
-
-@pytest.fixture(scope="module")
-def quick(model_folder) -> TextEncoder:  # type: ignore[no-untyped-def]
-    return TextEncoder(QuickRuntime(), load_tokenizer(model_folder / "tokenizer.json"))
 
 
 def many(answers: int) -> list[Example]:
@@ -125,27 +104,29 @@ class Losing:
         }
 
 
+@pytest.mark.slow
 def test_no_step_holds_all_texts(quick: TextEncoder) -> None:
     """A training reads each text once for both recipes, and never holds more than two chunks of them."""
-    data = assemble(many(10_000))
+    data = assemble(many(5_000))
     watching = Watching(data.texts)
     with no_collection():
         _, report = train(replace(data, texts=watching), encoder=quick)
         assert len(watching.alive) == 0
-    assert (report.rated, report.unrated) == (8_000, 2_000)
-    assert sorted(watching.asked) == list(range(10_000))
+    assert (report.rated, report.unrated) == (4_000, 1_000)
+    assert sorted(watching.asked) == list(range(5_000))
     assert watching.most <= 2 * 1024
 
 
+@pytest.mark.slow
 def test_no_step_holds_all_texts_of_pairs(quick: TextEncoder) -> None:
     """A training reads the texts of each pair once for both recipes, and holds no more than a few chunks of them."""
-    pairs = pair_set([Pair(f"What about {number}?", f"Good {number}.", f"Bad {number}.") for number in range(5_000)])
+    pairs = pair_set([Pair(f"What about {number}?", f"Good {number}.", f"Bad {number}.") for number in range(2_500)])
     watching = WatchingPairs(pairs.texts)
     with no_collection():
         _, report = train(many(100), pairs=replace(pairs, texts=watching), encoder=quick)
         assert len(watching.alive) == 0
-    assert report.pairs.preferences == 5_000
-    assert watching.asked == list(range(5_000))
+    assert report.pairs.preferences == 2_500
+    assert watching.asked == list(range(2_500))
     assert watching.most <= 2 * 512
 
 
@@ -190,6 +171,7 @@ def test_part_of_a_chunk() -> None:
     assert chunk.only(wanted & False).questions == ()
 
 
+@pytest.mark.slow
 def test_what_is_gone_or_changed_is_left_out(quick: TextEncoder) -> None:
     """Answers that are no longer what was rated are left out of the training, and what remains is trained on."""
     examples = many(3_000)
@@ -216,6 +198,7 @@ def test_nothing_left_is_too_little(quick: TextEncoder) -> None:
         train(replace(data, texts=Losing(data.texts, range(1_200), [])), encoder=quick)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_all_questions_at_once(quick: TextEncoder) -> None:
     """Chunk by chunk a recipe gives each rated answer the features that it gets among all questions."""
     data = assemble(many(3_000))
@@ -235,6 +218,7 @@ def sampled_set(monkeypatch: pytest.MonkeyPatch, most: int) -> TrainingSet:
     return assemble(many(3_000))
 
 
+@pytest.mark.slow
 def test_the_yardstick_has_a_sample(quick: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its limit recipe joint has a random sample of questions, and the recipes are compared on that."""
     data = sampled_set(monkeypatch, 500)

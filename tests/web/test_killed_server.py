@@ -30,7 +30,7 @@ from rlhf_loop.store.interactions import record
 from rlhf_loop.store.tables import AuditEntry, Interaction, Review
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.kill,
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork"),
 ]
 

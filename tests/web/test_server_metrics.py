@@ -14,8 +14,6 @@ from patience import until
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import Server, environ, start
 
-pytestmark = pytest.mark.slow
-
 __all__ = ["environ", "start"]
 
 
