@@ -29,7 +29,7 @@ LINK = re.compile(r"^First admin  http://127\.0\.0\.1:(\d+)(/welcome/[\w-]+)", r
 
 
 def refused(environ: dict[str, str], *options: str) -> str:
-    result = CliRunner().invoke(main, ["serve", "--port", "0", *options], env={**environ, "RLHF_SOURCES": ""})
+    result = CliRunner().invoke(main, ["serve", "--port", "0", *options], env={**environ, "RLHF_SOURCES": "wikipedia"})
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     return result.stderr
 
