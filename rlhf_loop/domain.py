@@ -1,4 +1,4 @@
-"""The values that cross module borders: frozen, without behaviour beyond what their fields already say."""
+"""The values that cross package borders: frozen, without behaviour beyond what their fields say."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ THUMBS = {"up": 5, "down": 1}
 
 
 class ReviewerRole(StrEnum):
-    """Whose word a review is: experts' reviews are the truth that models are judged by, end users' only a hint."""
+    """The author of a review: experts' reviews are the truth that models are judged by, end users' only a hint."""
 
     EXPERT = "expert"
     END_USER = "end_user"
 
 
 class PairKind(StrEnum):
-    """How a pair came about: somebody compared two answers, or an expert wrote a better one."""
+    """The origin of a pair: somebody compared two answers, or an expert wrote a better one."""
 
     PREFERENCE = "preference"
     CORRECTION = "correction"
 
 
 class Scale(StrEnum):
-    """How end users rate on the page of answers."""
+    """The scale on which end users rate on the page of answers."""
 
     STARS = "stars"
     THUMBS = "thumbs"
 
 
 class UserRole(StrEnum):
-    """What somebody may do: a rater reviews, an admin everything, a service what the scopes of its tokens allow."""
+    """The rights of a user: a rater reviews, an admin may do everything, a service what its tokens' scopes allow."""
 
     RATER = "rater"
     ADMIN = "admin"
@@ -48,7 +48,7 @@ class UserRole(StrEnum):
 
 
 class ModelState(StrEnum):
-    """Where a version of the reward model stands: at most one is live, and what a retired one was, it can be again."""
+    """The state of a version of the reward model: at most one is live, and a retired one can become live again."""
 
     CANDIDATE = "candidate"
     LIVE = "live"
@@ -57,7 +57,7 @@ class ModelState(StrEnum):
 
 
 class AlarmKind(StrEnum):
-    """What may be amiss. `ACCURACY` is that of fresh ratings, `MODEL_FILE` a file that is damaged or missing."""
+    """The kind of a problem. `ACCURACY` is that of fresh ratings, `MODEL_FILE` a file that is damaged or missing."""
 
     ACCURACY = "accuracy"
     DRIFT = "drift"
@@ -78,7 +78,7 @@ class User:
 
 
 def prompt_key(prompt: str) -> str:
-    """Return what makes two prompts the same question: case and white space do not matter."""
+    """Return the prompt's key, equal for all spellings of one question: case and white space do not matter."""
     return " ".join(prompt.casefold().split())
 
 
@@ -90,12 +90,49 @@ class Question:
     responses: tuple[str, ...]
 
 
+def field_values(value: Any) -> dict[str, Any]:
+    """Return the fields of a value by name; unlike `dataclasses.asdict` it copies nothing."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The place a text comes from; columns, JSON fields and attributes have the same names everywhere.
+
+    `source` names a source or an application, `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text
+    was fetched or indexed.
+    """
+
+    source: str | None = None
+    title: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    retrieved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """One reviewer's word on an answer, from the edge to the table `rlhf_reviews`, whose columns have these names.
+
+    `rating` is 1-5; None in a draft, and where somebody said something without a rating. `reviewer` is None where
+    nobody is named. `harmful` is the reviewer's flag. `reviewed_at` is None for "now".
+    """
+
+    rating: int | None = None
+    comment: str | None = None
+    correction: str | None = None
+    harmful: bool = False
+    reviewer: str | None = None
+    role: ReviewerRole = ReviewerRole.EXPERT
+    reviewed_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A piece of text that a source found for a question, best first, with what an answer made of it has to name.
+    """A piece of text that a source found for a question, best first; for the other fields see `Origin`.
 
-    `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text was fetched or indexed. `whole` says that
-    the text begins and ends with whole sentences; else what looks cut off at its ends is left out of an answer.
+    `whole` says that the text begins and ends with whole sentences; else what looks cut off at its ends is left out of
+    an answer.
     """
 
     text: str
@@ -106,10 +143,16 @@ class Passage:
     whole: bool = False
     verbatim: bool = False
 
+    def origin(self, source: str) -> Origin:
+        """Return the origin of what is made of the passage, which that source found."""
+        return Origin(
+            source=source, title=self.title, url=self.url, licence=self.licence, retrieved_at=self.retrieved_at
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One possible answer to a question, before it is scored, with where it comes from."""
+    """One possible answer to a question, before it is scored; for the other fields see `Origin`."""
 
     text: str
     source: str | None = None
@@ -117,6 +160,13 @@ class Candidate:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """The place the text comes from."""
+        return Origin(
+            source=self.source, title=self.title, url=self.url, licence=self.licence, retrieved_at=self.retrieved_at
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +176,15 @@ class RankedCandidate:
     `position` is its index in the list that was given.
     """
 
-    text: str
+    candidate: Candidate
     rank: int
     score: float | None
     position: int
+
+    @property
+    def text(self) -> str:
+        """The candidate's text."""
+        return self.candidate.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,26 +210,39 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedAnswer:
-    """A candidate as the question-answering service gives it: ranked, and with the id by which it can be rated."""
+    """A ranked candidate as the question-answering service gives it, with the id by which it can be rated."""
 
-    text: str
-    rank: int
-    score: float | None
-    source: str
+    ranked: RankedCandidate
     interaction_id: str
-    title: str | None = None
-    url: str | None = None
-    licence: str | None = None
-    retrieved_at: datetime | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return self.ranked.text
+
+    @property
+    def rank(self) -> int:
+        """The place among the answers, from 1 (best)."""
+        return self.ranked.rank
+
+    @property
+    def score(self) -> float | None:
+        """The live model's score, None without a model."""
+        return self.ranked.score
+
+    @property
+    def origin(self) -> Origin:
+        """The place the text comes from."""
+        return self.ranked.candidate.origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the service found for a question: the candidates best first, none of them where nothing was found.
+    """The candidates for a question, best first; there are none where nothing was found.
 
     `degraded` says, by the name of what did not work (a source, "model", "drafts", "recording"), why. `timings` are
     milliseconds by stage, "total" among them. `model_version` is that of the model whose scores the candidates have,
-    None where there is none. `policy` is what ordered them (see `Served`): mostly, but not always, that model.
+    None where there is none. `policy` is what ordered them (see `ServingRecord`): mostly, but not always, that model.
     """
 
     query: str
@@ -192,10 +260,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One row of a ratings file: an answer with what one reviewer said of it, if anybody did.
+    """One row of a ratings file: an answer with one reviewer's word on it, if there is one.
 
-    `rating` is 1-5 or None (an unrated sibling, kept as context). `reviewer` is None where nobody is named. `harmful`
-    is the reviewer's flag.
+    `rating` is 1-5 or None (an unrated sibling, kept as context). What is said and where the answer comes from travels
+    on as `review` and `origin`, whose other fields have the same names here.
     """
 
     user_prompt: str
@@ -219,10 +287,35 @@ class Rating:
     licence: str | None = None
     retrieved_at: datetime | None = None
 
+    @property
+    def review(self) -> Review:
+        """The reviewer's word."""
+        return Review(**{name: getattr(self, file_name) for name, file_name in _REVIEW_FIELDS.items()})
+
+    @property
+    def origin(self) -> Origin:
+        """The place the answer comes from."""
+        return Origin(**{name: getattr(self, name) for name in Origin.__dataclass_fields__})
+
+
+#: The names that a ratings file has for some fields of a review.
+_FILE_NAMES = {
+    "comment": "feedback_comment",
+    "correction": "corrected_response",
+    "role": "reviewer_role",
+    "reviewed_at": "rated_at",
+}
+_REVIEW_FIELDS = {name: _FILE_NAMES.get(name, name) for name in Review.__dataclass_fields__}
+
+
+def rating_fields(review: Review) -> dict[str, Any]:
+    """Return a review as the fields that a `Rating` has for it."""
+    return {file_name: getattr(review, name) for name, file_name in _REVIEW_FIELDS.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingRecord:
-    """How a question was answered, for its row in `rlhf_served_questions`.
+    """The way a question was answered, for its row in `rlhf_served_questions`.
 
     `policy` is live, incoming, the version of a model, or interleaved; it was chosen with the probability `propensity`.
     `experiment` names what the live order was compared with then, None where there was no choice. `first_id` is the
@@ -266,7 +359,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one question of which one is better: a preference, or a correction and what it corrects.
+    """Two answers to one question, the better one known: from a preference, or a correction and what it corrects.
 
     `weight` is how much it counts among pairs: 1 where one expert or all of several say so.
     """

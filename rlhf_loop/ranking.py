@@ -105,36 +105,32 @@ class Ranker:
                 )
             _check_text(candidate.text, position)
         live = self._live()
-        ranked = self._in_turn(live, query, [candidate.text for candidate in candidates], finish=list)
+        ranked = self._in_turn(live, query, candidates, finish=list)
         return Ranking(tuple(ranked), live[0].version if live else None)
 
     def _in_turn(
         self,
         live: _Live | None,
         query: str,
-        texts: Sequence[str],
+        candidates: Sequence[Candidate],
         *,
         finish: Callable[[list[RankedCandidate]], list[_Entry]],
     ) -> list[_Entry]:
         """Rank, and make of the result what the caller wants; in the worker, too, which has the processor then."""
-        if live is None or not texts:
-            incoming = enumerate(texts, start=1)
-            return finish(
-                [RankedCandidate(text, rank=place, score=None, position=place - 1) for place, text in incoming]
-            )
+        if live is None or not candidates:
+            return finish(incoming_order(candidates))
         from rlhf_loop.encoders.text_encoder import UnknownTextError
 
         loaded, encoder = live
-        question = Question(query, tuple(texts))
         known = encoder.only_known()
         for _ in range(_ATTEMPTS):
             try:
-                return self._worker().run(lambda: finish(_ranked(question, loaded.model, known)))
+                return self._worker().run(lambda: finish(_ranked(query, candidates, loaded.model, known)))
             except UnknownTextError as unknown:
                 # To embed is other work, on all cores and outside of Python: it must not hold up who needs none.
                 encoder.remember(unknown)
         # The cache does not keep what it is given, be it full of others' texts or out of order.
-        return finish(_ranked(question, loaded.model, encoder))
+        return finish(_ranked(query, candidates, loaded.model, encoder))
 
     def _worker(self) -> Worker:
         with self._lock:
@@ -187,13 +183,23 @@ class Ranker:
             self._warned = True
 
 
-def _ranked(question: Question, model: RewardModel, encoder: TextEncoder) -> list[RankedCandidate]:
-    (scores,) = model.score([question], encoder)
+def incoming_order(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
+    """Return the candidates as they came, without scores."""
+    return [
+        RankedCandidate(candidate, rank=position + 1, score=None, position=position)
+        for position, candidate in enumerate(candidates)
+    ]
+
+
+def _ranked(
+    query: str, candidates: Sequence[Candidate], model: RewardModel, encoder: TextEncoder
+) -> list[RankedCandidate]:
+    (scores,) = model.score([Question(query, tuple(candidate.text for candidate in candidates))], encoder)
     # sorted() is stable, so ties keep the incoming order.
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return [
-        RankedCandidate(question.responses[index], rank=place, score=float(scores[index]), position=index)
-        for place, index in enumerate(order, start=1)
+        RankedCandidate(candidates[position], rank=rank, score=float(scores[position]), position=position)
+        for rank, position in enumerate(order, start=1)
     ]
 
 
@@ -275,7 +281,7 @@ def rerank_candidates(
     return ranker._in_turn(
         ranker._live(),
         query,
-        [candidate["text"] for candidate in given],
+        [Candidate(candidate["text"]) for candidate in given],
         finish=lambda ranked: [{**given[of.position], "score": of.score, "rank": of.rank} for of in ranked],
     )
 

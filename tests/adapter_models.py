@@ -61,7 +61,7 @@ class Waiting(Ranker):
 
     def ranking(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
         self.was_told = self.told.wait(PATIENCE_S)
-        ranked = [RankedCandidate(of.text, place + 1, 0.5, place) for place, of in enumerate(candidates)]
+        ranked = [RankedCandidate(of, place + 1, 0.5, place) for place, of in enumerate(candidates)]
         return Ranking(tuple(ranked), "waiting-1")
 
 

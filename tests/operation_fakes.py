@@ -104,7 +104,7 @@ def put_rated(
         ids = list(connection.execute(statement, rows).scalars())
         reviews = [
             {
-                "interaction_id": id,
+                "interaction_key": id,
                 "reviewer": "ann",
                 "rating": 5 if right else 1,
                 "reviewed_at": rated_at,

@@ -58,7 +58,7 @@ def _password_hash() -> str:
 
 def reviews(engine: Engine) -> list[tuple[str, int, str | None, str | None, bool]]:
     """What the database holds of experts: reviewer, rating, comment, correction, flag; in the order of the answers."""
-    wanted = select(Review).join(Interaction).where(Review.role == "expert").order_by(Review.interaction_id, Review.id)
+    wanted = select(Review).join(Interaction).where(Review.role == "expert").order_by(Review.interaction_key, Review.id)
     with engine.connect() as connection:
         return [
             (row.reviewer, row.rating, row.comment, row.correction, row.harmful) for row in connection.execute(wanted)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlhf_loop.domain import Interval, ModelState, RankedCandidate, Ranking, ReviewerRole
+from rlhf_loop.domain import Candidate, Interval, ModelState, RankedCandidate, Ranking, ReviewerRole
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.compare import Contest
 from rlhf_loop.registry.gate import Judgement
@@ -71,7 +71,7 @@ def test_a_table() -> None:
 
 def test_ranked_candidates() -> None:
     """Place now and before, score, and the beginning of the text; and which model it was."""
-    ranked = (RankedCandidate(f"{EVIL} " * 40, 1, 0.912, 4), RankedCandidate("short", 2, 0.1, 0))
+    ranked = (RankedCandidate(Candidate(f"{EVIL} " * 40), 1, 0.912, 4), RankedCandidate(Candidate("short"), 2, 0.1, 0))
     html = Ranking(ranked, "passages-1")._repr_html_()
     header, first, second = cells(html)
     assert (header, first[:3], second) == (
@@ -81,7 +81,7 @@ def test_ranked_candidates() -> None:
     )
     assert len(first[3]) <= 220
     assert "By passages-1." in html
-    plain = Ranking((RankedCandidate("short", 1, None, 0),), None)._repr_html_()
+    plain = Ranking((RankedCandidate(Candidate("short"), 1, None, 0),), None)._repr_html_()
     assert cells(plain)[1] == ["1", "1", "-", "short"]
     assert "there is no model yet" in plain
     assert cells(Ranking((), None)._repr_html_()) == [["now", "before", "score", "answer"]]

@@ -5,13 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from typing import Any
 
 from rlhf_loop import sample
 from rlhf_loop.answering import Readiness
-from rlhf_loop.domain import Answer, Passage, RankedAnswer, ReviewerRole
+from rlhf_loop.domain import (
+    Answer,
+    Candidate,
+    Passage,
+    RankedAnswer,
+    RankedCandidate,
+    Review,
+    ReviewerRole,
+    field_values,
+)
 
-GOOD = RankedAnswer(
-    text="Rest in a dark room.\nTake the painkiller early.",
+
+def ranked_answer(text: str, *, rank: int, score: float | None, interaction_id: str, **origin: Any) -> RankedAnswer:
+    """Return an answer as the service ranks it."""
+    ranked = RankedCandidate(Candidate(text, **origin), rank=rank, score=score, position=rank - 1)
+    return RankedAnswer(ranked=ranked, interaction_id=interaction_id)
+
+
+def changed(answer: RankedAnswer, **values: Any) -> RankedAnswer:
+    """Return the answer with other values, wherever in it they stand."""
+    kept = {name: getattr(answer, name) for name in ("text", "rank", "score", "interaction_id")}
+    return ranked_answer(**{**kept, **field_values(answer.origin), **values})
+
+
+GOOD = ranked_answer(
+    "Rest in a dark room.\nTake the painkiller early.",
     rank=1,
     score=0.83,
     source="wikipedia",
@@ -21,7 +44,7 @@ GOOD = RankedAnswer(
     licence="CC BY-SA 4.0",
     retrieved_at=datetime(2026, 11, 23, 9, 30, tzinfo=UTC),
 )
-OTHER = RankedAnswer(text="Migraine is a disease.", rank=2, score=0.12, source="index", interaction_id="id-2")
+OTHER = ranked_answer("Migraine is a disease.", rank=2, score=0.12, source="index", interaction_id="id-2")
 
 
 class FakeService:
@@ -38,7 +61,7 @@ class FakeService:
         self.stores = True
         self.ready = False
         self.asked: list[str] = []
-        self.rated: list[tuple[str, int, str, str | None]] = []
+        self.rated: list[tuple[str, int | None, str | None, str | None]] = []
         self.roles: list[ReviewerRole] = []
         self.on_answer: Callable[[], None] = lambda: None
 
@@ -64,19 +87,11 @@ class FakeService:
     def waiting(self) -> tuple[int, int]:
         return 0, 0
 
-    def rate(
-        self,
-        interaction_id: str,
-        *,
-        rating: int,
-        reviewer: str,
-        comment: str | None = None,
-        role: ReviewerRole = ReviewerRole.END_USER,
-    ) -> bool:
+    def rate(self, interaction_id: str, review: Review) -> bool:
         if self.error:
             raise self.error
-        self.rated.append((interaction_id, rating, reviewer, comment))
-        self.roles.append(role)
+        self.rated.append((interaction_id, review.rating, review.reviewer, review.comment))
+        self.roles.append(review.role)
         return self.stores
 
     def warm_up(self) -> None:

@@ -1,1 +1,1 @@
-"""People and applications: who they are, how they show it, and what they may do. It knows no web framework."""
+"""Accounts of people and applications: users, sessions, tokens, one-time links. It knows no web framework."""

@@ -1,4 +1,4 @@
-"""What failed several times in a row is left alone for a while, so that nobody waits for it in vain."""
+"""Circuit breaker: pauses what failed several times in a row, so that nobody waits for it in vain."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-#: Failures in a row after which it is left alone.
+#: Failures in a row before the first pause.
 FAILURES = 3
-#: Seconds of the first rest; each further one is twice as long, up to the longest.
+#: Seconds of the first pause; each further one is twice as long, up to the longest.
 _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 300.0
-#: Seconds of a rest that somebody may ask for.
+#: Seconds of a pause that somebody may ask for.
 _LONGEST_WISH_S = 3600.0
 
 
 class Breaker:
-    """Counts failures in a row (Nygard 2018, "Release It!", circuit breaker). Safe to share between threads.
+    """A circuit breaker (Nygard 2018, "Release It!"), which counts failures in a row. Safe to share between threads.
 
-    After a rest, one caller may try, while the others go on leaving it alone until that try has ended.
+    After a pause one caller may try, while the others wait until that try has ended.
     """
 
     def __init__(self, *, failures: int = FAILURES, clock: Callable[[], float] = monotonic) -> None:
@@ -29,7 +29,7 @@ class Breaker:
         self._until = 0.0
 
     def rest_s(self) -> float:
-        """Return for how many more seconds it is left alone; 0 if it is not."""
+        """Return for how many more seconds it is paused; 0 if it is not."""
         with self._lock:
             return max(0.0, self._until - self._clock())
 
@@ -40,7 +40,7 @@ class Breaker:
             if now < self._until:
                 return False
             if self._rests:
-                # The one that tries after a rest; the others wait for its result at most as long as a rest.
+                # The one that tries after a pause; the others wait for its result at most as long as a pause.
                 self._until = now + _FIRST_REST_S
             return True
 
@@ -51,7 +51,7 @@ class Breaker:
             self._until = 0.0
 
     def failed(self, *, retry_after_s: float | None = None) -> None:
-        """Count a failure. One that says when to come back is none: it is believed, and only left alone until then."""
+        """Count a failure. One that says when to come back is believed, and paused until then."""
         with self._lock:
             if retry_after_s:
                 rest = min(retry_after_s, _LONGEST_WISH_S)

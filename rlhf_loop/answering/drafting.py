@@ -1,4 +1,4 @@
-"""Passages become candidate answers: as they are, or drafted by a language model."""
+"""Candidate answers from passages: quoted as they are, or drafted by a language model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, Passage
+from rlhf_loop.domain import Candidate, Passage, field_values
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.excerpts import whole_sentences
 from rlhf_loop.utils.concurrency import start_thread
@@ -107,7 +107,7 @@ class Drafter:
         if not self._breaker.may_try():
             return Drafts(
                 (*finished, *quoted),
-                f"the model is left alone for {self._breaker.rest_s():.0f} s after repeated failures",
+                f"the model is paused for {self._breaker.rest_s():.0f} s after repeated failures",
             )
         started = perf_counter()
         running = [
@@ -186,14 +186,7 @@ class Drafter:
 
 
 def _candidate(source: str, passage: Passage, text: str) -> Candidate:
-    return Candidate(
-        text,
-        source=source,
-        title=passage.title,
-        url=passage.url,
-        licence=passage.licence,
-        retrieved_at=passage.retrieved_at,
-    )
+    return Candidate(text, **field_values(passage.origin(source)))
 
 
 def _each_once(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -1,15 +1,14 @@
-"""Which order answers a question: the live model's, or, for a share of the questions, another one.
+"""Experiments: the live model's order answers most questions, another one a share of them.
 
 Ratings of what a model put first do not say what users would have thought of another order. That takes an experiment:
-chance decides which order answers, and the probability is kept with each answer (`Served`). Chance is a hash of the
-question, so whoever asks the same again gets the same.
+chance decides which order answers, and the probability is kept with each answer (`ServingRecord`). Chance is a hash of
+the question, so whoever asks the same again gets the same.
 
-Two rankings in one list, so that whoever reads it tells which is better without knowing that there are two.
-
-Team-draft interleaving (Radlinski, Kurup and Joachims 2008, How does clickthrough data reflect retrieval quality?): as
-two captains pick their teams, so each ranking in turn takes the best answer that is left, and a coin says who picks
-first in each round. Each answer belongs to the ranking that picked it. Neither gets better places than the other, so
-where the two are equally good, neither is preferred.
+Two rankings can also stand in one list, so that whoever rates it tells which is better without knowing that there are
+two. That is team-draft interleaving (Radlinski, Kurup and Joachims 2008, How does clickthrough data reflect retrieval
+quality?): as two captains pick their teams, so each ranking in turn takes the best answer that is left, and a coin says
+who picks first in each round. Each answer belongs to the ranking that picked it. Neither gets better places than the
+other, so where the two are equally good, neither is preferred.
 """
 
 from __future__ import annotations
@@ -170,12 +169,12 @@ def check(settings: Settings) -> None:
     """Say at once what would keep the experiment from being one.
 
     Raises:
-        ConfigError: the share is none, or the model that the settings name is unknown or damaged.
+        ConfigError: the share is not valid, or the model that the settings name is unknown or damaged.
     """
     share = settings.experiment_share
     if not 0 <= share <= 1:
         raise ConfigError(
-            f"RLHF_EXPERIMENT_SHARE={share!r} is no share of the questions. Set a number from 0 to 1, such as 0.1."
+            f"RLHF_EXPERIMENT_SHARE={share!r} is not a valid share. Set a number from 0 to 1, such as 0.1."
         )
     if not share or settings.experiment_against == INCOMING:
         return
@@ -208,7 +207,7 @@ def model_file(settings: Settings) -> Path:
     fitting = [file for stem, file in files.items() if stem.startswith(name)]
     if len(fitting) == 1:
         return fitting[0]
-    which = f"fits {len(fitting)} models in {folder}" if fitting else f"is no model in {folder}"
+    which = f"fits {len(fitting)} models in {folder}" if fitting else f"is not a model in {folder}"
     shown = [file.stem for file in fitting] or list(files)
     known = f"{', '.join(shown[:10])}{', ...' if len(shown) > 10 else ''}" or "none there yet"
     raise ConfigError(

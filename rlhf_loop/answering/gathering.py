@@ -1,4 +1,4 @@
-"""Ask all sources at the same time, and take what is there in time: none of them is trusted, and none can hold up."""
+"""Gathering of passages: all sources are asked at the same time; none of them is trusted, and none can hold it up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LONGEST = 100_000
 
 @dataclass(frozen=True, slots=True)
 class SourceResults:
-    """What the sources found, in their order, why others found nothing, and how long each took, in milliseconds."""
+    """The sources' passages, in their order, why others found nothing, and how long each took, in milliseconds."""
 
     passages: Mapping[str, tuple[Passage, ...]]
     degraded: Mapping[str, str]
@@ -69,7 +69,7 @@ class Gatherer:
             asked.close()
 
     def resting(self) -> Mapping[str, float]:
-        """Return for how many more seconds which sources are left alone."""
+        """Return for how many more seconds which sources are paused."""
         rests = {asked.name: asked.breaker.rest_s() for asked in self._asked}
         return {name: seconds for name, seconds in rests.items() if seconds}
 
@@ -114,7 +114,7 @@ class _SourceState:
             if self._busy >= _BUSY:
                 return f"still busy with {self._busy} questions"
             if not self.breaker.may_try():
-                return f"left alone for {self.breaker.rest_s():.0f} s after repeated failures"
+                return f"paused for {self.breaker.rest_s():.0f} s after repeated failures"
             self._busy += 1
         try:
             return start_thread(lambda: self._ask(query), name=f"rlhf-source-{self.name}")
@@ -197,13 +197,13 @@ def _honest(passage: Passage, text: str) -> Passage:
 
 
 def _wish(error: BaseException) -> float | None:
-    """Return for how long a source asks to be left alone, in seconds, if it does."""
+    """Return for how long a source asks to be paused, in seconds, if it does."""
     wish = error.retry_after_s if isinstance(error, SourceError) else None
     return float(wish) if isinstance(wish, int | float) and 0 < wish < float("inf") else None
 
 
 def _reason(error: BaseException) -> str:
-    """Say why for whoever asked: what is no SourceError was written for the log, and may hold paths and names."""
+    """Say why for whoever asked: anything but a SourceError was written for the log, and may hold paths and names."""
     if isinstance(error, SourceError):
         return (str(error).strip().splitlines() or ["It gave no reason."])[0][:300]
     return f"failed ({type(error).__name__}); the log says more"

@@ -1,7 +1,7 @@
-"""What the database cannot take now, on disk until it can: bounded, in order, shared by the processes of a server.
+"""Outbox on disk for what the database cannot take now: bounded, in order, shared by the processes of a server.
 
-A SQLite file of its own. An entry leaves it when it is in the database, and one that the database refuses for good
-stays in it with the reason: nothing disappears without a trace.
+It is a SQLite file of its own. An entry leaves it when it is in the database; one that the database refuses for good
+stays in it with the reason.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that waits: its kind, and what has to be known to do it."""
+    """An entry that waits: its kind, and the data to write."""
 
     id: int
     kind: str

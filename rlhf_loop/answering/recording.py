@@ -1,4 +1,4 @@
-"""Answers and ratings into the database; while it is down into the outbox, and as soon as it is back from there."""
+"""Recording of answers and reviews: in the database, or in the outbox while that is down, and replayed from there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
+from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord, field_values, rating_fields
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
@@ -63,22 +63,16 @@ class Recorder:
         Raises:
             OutboxError: neither the database nor the outbox can take them.
         """
-        body: dict[str, Any] = {"candidates": [_plain(rating) for rating in ratings]}
-        if served is not None:
-            body["served"] = _plain(served)
-        names = [rating.external_id for rating in ratings if rating.external_id]
-        return self._do(_ANSWER, body, names)
 
-    def rate(
-        self,
-        interaction_id: str,
-        *,
-        rating: int,
-        reviewer: str,
-        comment: str | None = None,
-        role: ReviewerRole = ReviewerRole.END_USER,
-    ) -> bool:
-        """Keep a rating of the interaction with that external id; return False if it waits in the outbox.
+        def body() -> dict[str, Any]:
+            candidates = {"candidates": [_to_json(rating) for rating in ratings]}
+            return candidates if served is None else {**candidates, "served": _to_json(served)}
+
+        names = [rating.external_id for rating in ratings if rating.external_id]
+        return self._do(_ANSWER, lambda engine: _write_answer(engine, ratings, served), body, names)
+
+    def rate(self, interaction_id: str, review: Review) -> bool:
+        """Keep a review of the interaction with that external id; return False if it waits in the outbox.
 
         Raises:
             ValueError: it cannot be stored.
@@ -89,19 +83,15 @@ class Recorder:
             raise LookupError(
                 f"There is no answer with the id {interaction_id!a}. Send the id that came with the answer."
             )
-        now = datetime.now(UTC)
-        checked = Rating("-", "-", rating=rating, reviewer=reviewer, feedback_comment=comment, rated_at=now)
-        if reason := problem(cleaned(checked), rated=True):
+        review = replace(review, reviewed_at=review.reviewed_at or datetime.now(UTC))
+        if reason := problem(cleaned(Rating("-", "-", **rating_fields(review))), rated=True):
             raise ValueError(f"The rating cannot be stored: {reason}.")
-        body = {
-            "interaction": interaction_id,
-            "rating": rating,
-            "reviewer": reviewer,
-            "comment": comment,
-            "rated_at": now.isoformat(),
-            "role": str(role),
-        }
-        return not self._do(_RATING, body, [interaction_id])
+        return not self._do(
+            _RATING,
+            lambda engine: _write_review(engine, interaction_id, review),
+            lambda: {"interaction": interaction_id, **_to_json(review)},
+            [interaction_id],
+        )
 
     def waiting(self) -> tuple[int, int]:
         """Return how many entries wait in the outbox, and how many the database has refused.
@@ -129,8 +119,14 @@ class Recorder:
                 self._engine.dispose()
             self._engine, self._ready = None, False
 
-    def _do(self, kind: str, body: Mapping[str, Any], names: Sequence[str]) -> str:
-        """Write now if it can be done, else later; return why later."""
+    def _do(
+        self,
+        kind: str,
+        write: Callable[[Engine], None],
+        body: Callable[[], Mapping[str, Any]],
+        names: Sequence[str],
+    ) -> str:
+        """Write now if it can be done, else put the body into the outbox; return why."""
         self._start_replaying()
         if self._down:
             # Only the replaying thread tries again: no question has to wait for that.
@@ -140,7 +136,7 @@ class Recorder:
             reason = "it follows what waits already"
         else:
             try:
-                self._bounded(lambda engine: _write(engine, kind, body))
+                self._bounded(write)
                 return ""
             except DatabaseError as error:
                 self._lost()
@@ -152,7 +148,7 @@ class Recorder:
                 # The database is there and says no. It is tried once more, and stays in the outbox with the reason.
                 logger.error("Recording goes to the outbox %s: %r", self._outbox.path, error)
                 reason = "the database refused it"
-        self._outbox.put(kind, body, interactions=names)
+        self._outbox.put(kind, body(), interactions=names)
         return reason
 
     def _lost(self) -> None:
@@ -228,7 +224,7 @@ class Recorder:
 
     def _replay_one(self, entry: Entry) -> int:
         try:
-            self._bounded(lambda engine: _write(engine, entry.kind, entry.body))
+            self._bounded(lambda engine: _write_entry(engine, entry))
         except DatabaseError:
             self._lost()
             raise
@@ -246,13 +242,19 @@ class Recorder:
         return 1
 
 
-def _write(engine: Engine, kind: str, body: Mapping[str, Any]) -> None:
-    if kind == _ANSWER:
-        # What waits from before questions were counted has candidates only.
-        served = _served(body["served"]) if "served" in body else None
-        _write_answer(engine, [_rating(values) for values in body["candidates"]], served)
+def _write_entry(engine: Engine, entry: Entry) -> None:
+    if entry.kind == _ANSWER:
+        # An entry from before questions were counted has candidates only.
+        served = ServingRecord(**_from_json(entry.body["served"])) if "served" in entry.body else None
+        _write_answer(engine, [Rating(**_from_json(values)) for values in entry.body["candidates"]], served)
     else:
-        _write_rating(engine, body)
+        # One from before there were roles is of a visitor.
+        values = {"role": ReviewerRole.END_USER, **_from_json(entry.body)}
+        known = {each.name: values[each.name] for each in fields(Review) if each.name in values}
+        # Earlier versions called the time of a review thus.
+        known.setdefault("reviewed_at", values.get("rated_at"))
+        known["role"] = ReviewerRole(known["role"])
+        _write_review(engine, entry.body["interaction"], Review(**known))
 
 
 def _write_answer(engine: Engine, ratings: Sequence[Rating], served: ServingRecord | None) -> None:
@@ -273,37 +275,23 @@ def _write_once(engine: Engine, ratings: Sequence[Rating], served: ServingRecord
             put_served(connection, served)
 
 
-def _write_rating(engine: Engine, body: Mapping[str, Any]) -> None:
-    name = body["interaction"]
-    id = interactions.ids(engine, [name]).get(name)
-    if id is None:
-        raise LookupError(f"There is no answer with the id {name!r}. Ask the question again, and rate the new answer.")
-    interactions.rate(
-        engine,
-        id,
-        reviewer=body["reviewer"],
-        # What waits from before there were roles is of visitors.
-        role=ReviewerRole(body.get("role", ReviewerRole.END_USER)),
-        rating=body["rating"],
-        comment=body["comment"],
-        rated_at=datetime.fromisoformat(body["rated_at"]),
-    )
+def _write_review(engine: Engine, interaction_id: str, review: Review) -> None:
+    key = interactions.ids(engine, [interaction_id]).get(interaction_id)
+    if key is None:
+        raise LookupError(
+            f"There is no answer with the id {interaction_id!r}. Ask the question again, and rate the new answer."
+        )
+    with transaction(engine) as connection:
+        interactions.put_review(connection, key, review)
 
 
-def _plain(of: Rating | ServingRecord) -> dict[str, Any]:
+def _to_json(value: Rating | Review | ServingRecord) -> dict[str, Any]:
     """Return the fields that are set, as JSON has them."""
-    values = {name: value for name, value in asdict(of).items() if value is not None}
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+    values = {name: each for name, each in field_values(value).items() if each is not None}
+    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
 
 
-def _rating(values: Mapping[str, Any]) -> Rating:
-    times = {
-        name: datetime.fromisoformat(values[name])
-        for name in ("created_at", "rated_at", "retrieved_at")
-        if name in values
-    }
-    return Rating(**{**values, **times})
-
-
-def _served(values: Mapping[str, Any]) -> ServingRecord:
-    return ServingRecord(**{**values, "served_at": datetime.fromisoformat(values["served_at"])})
+def _from_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return such fields with their times; all of these have names that end alike."""
+    times = {name: datetime.fromisoformat(value) for name, value in values.items() if name.endswith("_at")}
+    return {**values, **times}

@@ -25,16 +25,16 @@ from rlhf_loop.domain import (
     Answer,
     Candidate,
     RankedAnswer,
-    RankedCandidate,
     Ranking,
     Rating,
-    ReviewerRole,
+    Review,
     Scale,
     ServingRecord,
+    field_values,
     prompt_key,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
-from rlhf_loop.ranking import Ranker
+from rlhf_loop.ranking import Ranker, incoming_order
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils.text import unstorable
 from rlhf_loop.utils.tracing import stage
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
 
 
-# What stands there for a reason that quotes the question.
+# In place of a reason that quotes the question.
 _QUOTES = "the reason quotes the question, so only the log has it"
 #: Reasons are cut off, and then so is the question in them.
 _ENOUGH_CHARS = 40
@@ -51,8 +51,7 @@ _ENOUGH_CHARS = 40
 
 def recorded_answers(
     query: str,
-    ranked: Sequence[RankedAnswer],
-    order: Order,
+    answers: Sequence[RankedAnswer],
     *,
     group: str,
     model_version: str | None,
@@ -63,25 +62,21 @@ def recorded_answers(
         Rating(
             user_prompt=query,
             ai_response=answer.text,
-            source=answer.source,
             candidate_group=group,
-            shown_rank=of.position + 1,
+            shown_rank=answer.ranked.position + 1,
             score=answer.score,
             model_version=model_version,
             external_id=answer.interaction_id,
             created_at=now,
-            title=answer.title,
-            url=answer.url,
-            licence=answer.licence,
-            retrieved_at=answer.retrieved_at,
+            **field_values(answer.origin),
         )
-        for answer, of in zip(ranked, order.candidates, strict=True)
+        for answer in answers
     ]
 
 
 def served_as(
     query: str,
-    ranked: Sequence[RankedAnswer],
+    answers: Sequence[RankedAnswer],
     order: Order,
     *,
     group: str,
@@ -90,8 +85,8 @@ def served_as(
     timings: Mapping[str, float],
     now: datetime,
 ) -> ServingRecord:
-    """Return how the question was served; nothing of what was asked is in it."""
-    names = [answer.interaction_id for answer in ranked]
+    """Return the serving record of the question; nothing of what was asked is in it."""
+    names = [answer.interaction_id for answer in answers]
     troubles = {**degraded, "experiment": order.trouble} if order.trouble else degraded
     return ServingRecord(
         candidate_group=group,
@@ -126,7 +121,7 @@ _LOOK_AGAIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether questions can be answered well now, and the state of each part in words."""
+    """The readiness to answer questions well, and the state of each part in words."""
 
     ready: bool
     checks: Mapping[str, str]
@@ -134,7 +129,10 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What is dear to load. `trouble` says why there is no encoder; then nothing is ranked, and no index searched."""
+    """The parts that are expensive to load.
+
+    `trouble` says why there is no encoder; then nothing is ranked, and no index searched.
+    """
 
     gatherer: Gatherer
     ranker: Ranker | None
@@ -185,7 +183,7 @@ class AnswerService:
         Whatever fails on the way is named in `degraded` and costs only its own part.
 
         Raises:
-            ValueError: the query is no text, empty, or too long; the message is for whoever asked.
+            ValueError: the query is not a text, empty, or too long; the message is for whoever asked.
             ConfigError, MissingExtraError: a source or the language model that the settings name cannot be had.
         """
         query = checked_query(query)
@@ -203,36 +201,28 @@ class AnswerService:
             with stage(timings, "ranking"):
                 ranking = _ranked(parts, query, drafts.candidates, degraded)
                 order = parts.experiment.order(query, drafts.candidates, ranking)
-            ranked = _answers(order.candidates, drafts.candidates)
+            answers = tuple(RankedAnswer(ranked=each, interaction_id=uuid.uuid4().hex) for each in order.candidates)
             with stage(timings, "recording"):
                 so_far = {**timings, "total": 1000 * (perf_counter() - started)}
-                self._record(query, ranked, order, ranking.model_version, degraded, so_far)
+                self._record(query, answers, order, ranking.model_version, degraded, so_far)
         return Answer(
             query=query,
-            ranked=ranked,
+            ranked=answers,
             model_version=ranking.model_version,
             degraded=degraded,
             timings=_rounded(timings),
             policy=order.policy,
         )
 
-    def rate(
-        self,
-        interaction_id: str,
-        *,
-        rating: int,
-        reviewer: str,
-        comment: str | None = None,
-        role: ReviewerRole = ReviewerRole.END_USER,
-    ) -> bool:
-        """Keep what somebody thinks of an answer; return False if it waits for the database.
+    def rate(self, interaction_id: str, review: Review) -> bool:
+        """Keep a review of an answer; return False if it waits for the database.
 
         Raises:
             ValueError: it cannot be stored.
             LookupError: there is no such answer.
             OutboxError: neither the database nor the outbox can take it.
         """
-        return self._recorder.rate(interaction_id, rating=rating, reviewer=reviewer, comment=comment, role=role)
+        return self._recorder.rate(interaction_id, review)
 
     def warm_up(self) -> None:
         """Load the encoder, the model and the index, so that the first question need not wait.
@@ -282,7 +272,7 @@ class AnswerService:
         if not self._warm or (parts := self._parts) is None:
             return Readiness(False, {"service": "warming up"})
         checks = {"encoder": parts.trouble or "ok", "model": _model_state(parts)}
-        checks |= {f"source:{name}": f"left alone for {rest:.0f} s" for name, rest in parts.gatherer.resting().items()}
+        checks |= {f"source:{name}": f"paused for {rest:.0f} s" for name, rest in parts.gatherer.resting().items()}
         if compared := parts.experiment.state():
             checks["experiment"] = compared
         checks["recording"] = self._recording_state()
@@ -337,17 +327,17 @@ class AnswerService:
     def _record(
         self,
         query: str,
-        ranked: Sequence[RankedAnswer],
+        answers: Sequence[RankedAnswer],
         order: Order,
         model_version: str | None,
         degraded: dict[str, str],
         timings: Mapping[str, float],
     ) -> None:
         group, now = f"{ANSWERED}{uuid.uuid4().hex}", datetime.now(UTC)
-        ratings = recorded_answers(query, ranked, order, group=group, model_version=model_version, now=now)
+        ratings = recorded_answers(query, answers, group=group, model_version=model_version, now=now)
         served = served_as(
             query,
-            ranked,
+            answers,
             order,
             group=group,
             model_version=model_version,
@@ -392,7 +382,7 @@ def end_user_scale(settings: Settings) -> Scale:
         return Scale(settings.end_user_scale)
     except ValueError:
         raise ConfigError(
-            f"RLHF_END_USER_SCALE={settings.end_user_scale!r} is no scale. Choose from: {', '.join(Scale)}."
+            f"RLHF_END_USER_SCALE={settings.end_user_scale!r} is not a valid scale. Choose from: {', '.join(Scale)}."
         ) from None
 
 
@@ -400,7 +390,7 @@ def checked_query(query: object) -> str:
     """Return the question without white space around it.
 
     Raises:
-        ValueError: it is no text, empty, too long, or holds what cannot be stored.
+        ValueError: it is not a text, empty, too long, or holds what cannot be stored.
     """
     if not isinstance(query, str):
         raise ValueError(f"The query must be a text, but it is a {type(query).__name__}. Send the user's question.")
@@ -430,28 +420,7 @@ def _ranked(parts: _Parts, query: str, candidates: Sequence[Candidate], degraded
     except BaseException:  # a panic of a library written in Rust is no Exception
         logger.exception("The candidates keep their incoming order.")
     degraded["model"] = _INCOMING_ORDER
-    incoming = enumerate(candidates)
-    return Ranking(
-        tuple(RankedCandidate(of.text, rank=place + 1, score=None, position=place) for place, of in incoming), None
-    )
-
-
-def _answers(ranked: Sequence[RankedCandidate], candidates: Sequence[Candidate]) -> tuple[RankedAnswer, ...]:
-    def answer(of: RankedCandidate) -> RankedAnswer:
-        candidate = candidates[of.position]
-        return RankedAnswer(
-            text=of.text,
-            rank=of.rank,
-            score=of.score,
-            source=candidate.source or "",
-            interaction_id=uuid.uuid4().hex,
-            title=candidate.title,
-            url=candidate.url,
-            licence=candidate.licence,
-            retrieved_at=candidate.retrieved_at,
-        )
-
-    return tuple(answer(of) for of in ranked)
+    return Ranking(tuple(incoming_order(candidates)), None)
 
 
 def _rounded(timings: Mapping[str, float]) -> dict[str, float]:

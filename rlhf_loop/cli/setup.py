@@ -26,10 +26,10 @@ def init() -> None:
     Safe to run again, and while other processes start. A table rlhf_interactions that was made by hand is adopted with
     its rows.
     """
-    from rlhf_loop.store.engine import HEAD, describe
+    from rlhf_loop.store.engine import describe, head
 
     engine = open_ratings()
-    click.echo(f"The database {describe(engine)} is ready (revision {HEAD}).")
+    click.echo(f"The database {describe(engine)} is ready (revision {head()}).")
 
 
 @click.command(short_help="Check installation, settings, database and model, and say what to do.")

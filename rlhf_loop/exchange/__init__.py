@@ -1,1 +1,1 @@
-"""Ratings in and out: every file format, datasets, one piece of feedback."""
+"""Exchange of ratings: every file format, datasets, and feedback one piece at a time."""

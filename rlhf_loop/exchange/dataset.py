@@ -1,13 +1,11 @@
-"""All ratings as a folder that Hugging Face's `datasets.load_dataset` reads: Parquet by split, and a card.
+"""Export of all ratings as a folder that Hugging Face's `datasets.load_dataset` reads: Parquet by split, and a card.
 
 The layout is that of https://huggingface.co/docs/datasets/repository_structure, with three configurations: `ratings` (a
 row for each review), `preference` and `unpaired` (TRL's columns). Questions are split by the hash that also freezes
 questions for the comparison of models: so a question stays in its part for ever, and frozen ones are always in `test`.
 
-The card of an exported dataset: what its README says to people, and its first lines to `datasets`.
-
-As https://huggingface.co/docs/hub/datasets-cards has it. The licence is left to whoever publishes it: what they add to
-the card stays there in later exports.
+The card is as https://huggingface.co/docs/hub/datasets-cards has it. The licence is left to whoever publishes it: what
+they add to the card stays there in later exports.
 """
 
 from __future__ import annotations
@@ -216,7 +214,7 @@ _TRACES = {"reviewer": "rater", "external_id": "answer", "candidate_group": "que
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetOptions:
-    """What is left open. `min_gap` and `conversational` are as in the TRL formats.
+    """The options of an export. `min_gap` and `conversational` are as in the TRL formats.
 
     With `names` raters and ids are written as they are. Else they get pseudonyms, made with the `key`: the same in each
     export with the same key, and without one only in this export.

@@ -1,4 +1,4 @@
-"""Feedback as it comes in, one piece at a time: what it is about is found by its id or its texts, or is new.
+"""Feedback, one piece at a time: its answer is found by the id or the texts, or is new.
 
 An answer without an id of its own has the name that an import gives it, so that feedback and files know the same ones.
 """
@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop import domain
+from rlhf_loop.domain import Rating, ReviewerRole, rating_fields
 from rlhf_loop.exchange.staging import identity
 from rlhf_loop.store import audit, interactions
 from rlhf_loop.store.interactions import (
@@ -25,6 +26,7 @@ from rlhf_loop.store.interactions import (
     withdraw_preference,
     withdraw_review,
 )
+from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
 from rlhf_loop.store.validation import cleaned
 
@@ -34,7 +36,7 @@ _AT_ONCE = 500
 
 
 class Fate(StrEnum):
-    """What became of a review or preference: `KEPT` is the one that was there, as it says the same or is newer."""
+    """The fate of a review or preference: `KEPT` is the one that was there, as it says the same or is newer."""
 
     ADDED = "added"
     REPLACED = "replaced"
@@ -43,7 +45,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class AnnotationTarget:
-    """What another tool's annotation became: a reviewer's review of one answer, or preference between two.
+    """The review of one answer, or the preference between two, that another tool's annotation became.
 
     Of two, the one with the smaller number comes first, whichever is better.
     """
@@ -54,7 +56,7 @@ class AnnotationTarget:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationHistory:
-    """What is known of another tool's annotation: if it was deleted, when it last spoke, and what is there of it."""
+    """The history of another tool's annotation: if it was deleted, when it last spoke, and what is there of it."""
 
     deleted: bool
     last_at: datetime | None
@@ -70,7 +72,7 @@ class OtherTextsError(ValueError):
 
 
 def find_answer(connection: Connection, rating: Rating) -> int | None:
-    """Return the number of the answer that a rating is about, None if it is not there.
+    """Return the key of the answer that a rating is about, None if it is not there.
 
     Raises:
         OtherTextsError: another answer has its `external_id`.
@@ -93,42 +95,29 @@ def answer_id(rating: Rating) -> str:
 
 
 def add_answer(connection: Connection, rating: Rating, *, actor: str) -> int:
-    """Store the answer that a rating is about, without the rating; return its number.
+    """Store the answer that a rating is about, without the rating; return its key.
 
     Where somebody else adds it in the same moment, it is theirs.
 
     Raises:
         ValueError: it cannot be stored.
     """
-    answer = replace(
-        rating,
-        external_id=answer_id(rating),
-        rating=None,
-        feedback_comment=None,
-        corrected_response=None,
-        reviewer=None,
-    )
+    answer = replace(rating, external_id=answer_id(rating), **rating_fields(domain.Review()))
     try:
         with connection.begin_nested():
-            [number] = put_interactions(connection, [answer])
+            [interaction_key] = put_interactions(connection, [answer])
     except ValueError:
         if (found := find_answer(connection, rating)) is not None:
             return found
         raise
-    audit.note(connection, actor, "interactions.added", f"interaction:{number}", {"count": 1})
-    return number
+    audit.note(connection, actor, "interactions.added", f"interaction:{interaction_key}", {"count": 1})
+    return interaction_key
 
 
 def take_review(
-    connection: Connection,
-    number: int,
-    rating: Rating,
-    *,
-    reviewer: str,
-    role: ReviewerRole,
-    now: datetime | None = None,
+    connection: Connection, interaction_key: int, review: domain.Review, *, now: datetime | None = None
 ) -> Fate:
-    """Store what a reviewer says of an answer, unless it is known, or older than what they said since.
+    """Store a named reviewer's review of an answer, unless it is known, or older than what they said since.
 
     The time of the review is never in the future: a clock that is wrong would keep out all that comes later.
 
@@ -136,29 +125,21 @@ def take_review(
         ValueError: it cannot be stored.
         LookupError: there is no such answer.
     """
-    rating, now = cleaned(rating), now or datetime.now(UTC)
-    at = None if rating.rated_at is None else min(rating.rated_at, now)
-    lock(connection, number)
-    wanted = select(Review.__table__).where(Review.interaction_id == number, Review.reviewer == reviewer)
-    known = connection.execute(wanted).one_or_none()
-    if known is not None:
+    at = None if review.reviewed_at is None else min(review.reviewed_at, now or datetime.now(UTC))
+    review = replace(_cleaned(review), reviewed_at=at)
+    lock(connection, interaction_key)
+    known = find_review(connection, interaction_key, reviewer=review.reviewer or "")
+    if known is not None and known.reviewed_at is not None:
         if at is not None and known.reviewed_at > at:
             return Fate.KEPT
-        before = (known.rating, known.comment or None, known.correction or None, bool(known.harmful), known.role)
-        if before == (rating.rating, rating.feedback_comment, rating.corrected_response, rating.harmful, str(role)):
+        if replace(_cleaned(known), reviewed_at=at) == review:
             return Fate.KEPT
-    put_review(
-        connection,
-        number,
-        reviewer=reviewer,
-        rating=rating.rating or 0,
-        comment=rating.feedback_comment,
-        correction=rating.corrected_response,
-        harmful=rating.harmful,
-        role=role,
-        rated_at=at,
-    )
+    put_review(connection, interaction_key, review)
     return Fate.ADDED if known is None else Fate.REPLACED
+
+
+def _cleaned(review: domain.Review) -> domain.Review:
+    return cleaned(Rating("-", "-", **rating_fields(review))).review
 
 
 def take_preference(connection: Connection, better: int, worse: int, *, reviewer: str, role: ReviewerRole) -> Fate:
@@ -230,13 +211,13 @@ def is_newer(connection: Connection, found: AnnotationTarget, *, than: datetime 
     """Tell whether the review was given after that moment; a preference has only its last one."""
     if than is None or len(found.answers) == 2:
         return False
-    mine = (Review.interaction_id == found.answers[0]) & (Review.reviewer == found.reviewer)
+    mine = (Review.interaction_key == found.answers[0]) & (Review.reviewer == found.reviewer)
     at = connection.execute(select(Review.reviewed_at).where(mine)).scalar()
     return at is not None and at > than
 
 
 def annotated_role(connection: Connection, found: AnnotationTarget) -> ReviewerRole | None:
-    """Tell as whose word it is stored, None if it is there no longer."""
+    """Return the role with which it is stored, None if it is there no longer."""
     try:
         if len(found.answers) == 2:
             return interactions.stored_preference_role(connection, *found.answers, found.reviewer)

@@ -1,4 +1,4 @@
-"""The fields of a ratings file: which column means which, and how a cell becomes a value of `domain.Rating`."""
+"""The fields of a ratings file: their columns, and how a cell becomes a value of `domain.Rating`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.store.validation import cleaned, problem
+from rlhf_loop.utils.rows import Kind
 
 FIELDS = tuple(field.name for field in fields(Rating))
 REQUIRED = ("user_prompt", "ai_response")
@@ -44,7 +45,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where each field stands in a row, and which columns no field takes."""
+    """The place of each field in a row, and the columns that no field takes."""
 
     positions: Mapping[str, int]
     ignored: tuple[str, ...]
@@ -177,7 +178,7 @@ def to_time(name: str, value: Any) -> datetime | None:
     """Return a time by ISO 8601, UTC where no offset is given; None for a missing one.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a time.
     """
     if value is None or value == "":
         return None
@@ -225,3 +226,14 @@ _PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
     "harmful": _yes_no,
     "reviewer_role": _role,
 }
+_KINDS: Mapping[Callable[[str, Any], Any], Kind] = {
+    _whole: Kind.WHOLE,
+    _real: Kind.REAL,
+    to_time: Kind.TIME,
+    _yes_no: Kind.YES_NO,
+}
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of a field's column."""
+    return _KINDS.get(_PARSERS.get(name, _text), Kind.TEXT)

@@ -1,4 +1,4 @@
-"""Which answer to a question is better, as experts said it: by comparing, by correcting, by rating.
+"""Pairs of a better and a worse answer, as experts compared, corrected and rated them.
 
 Only hashes of the texts are in memory for all answers; the texts themselves are read for some questions at a time.
 """
@@ -124,7 +124,7 @@ def _corrected(connection: Connection) -> Iterator[Pair]:
     wanted = (
         select(Interaction.user_prompt, Interaction.ai_response, Review.correction)
         .select_from(Review)
-        .join(Interaction, Interaction.id == Review.interaction_id)
+        .join(Interaction, Interaction.id == Review.interaction_key)
         .outerjoin(CorrectionDecision, decided)
         .where(
             Review.role == ReviewerRole.EXPERT,

@@ -1,4 +1,4 @@
-"""Ratings files of any format, read row by row: a file that holds rows, and a layout that knows what they say."""
+"""Reader of ratings files of any format, row by row: a container holds the rows, a layout knows what they say."""
 
 from __future__ import annotations
 

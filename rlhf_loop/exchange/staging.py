@@ -1,10 +1,7 @@
-"""Rows of a ratings file as they wait in a temporary table, and the SQL that checks them and moves them on.
+"""Staging of a ratings file: its rows wait in temporary tables until all of them are known to be good.
 
-The statements are plain SQL that SQLite and PostgreSQL read alike. "WHERE ... ON CONFLICT" needs the WHERE on SQLite.
-
-The temporary tables in which the rows of a ratings file wait until all of them are known to be good.
-
-Preferences of a ratings file as they wait beside its answers, and the SQL that checks them and moves them on.
+The SQL that checks them and moves them on is read alike by SQLite and PostgreSQL. "WHERE ... ON CONFLICT" needs the
+WHERE on SQLite.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, ReviewerRole, field_values
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.store.tables import ANONYMOUS, UtcDateTime
 
@@ -50,7 +47,7 @@ class RowError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportDefaults:
-    """What stands where a row does not say who reviewed, in which role, and where the answer is from."""
+    """Defaults for a row that does not say who reviewed, in which role, and where the answer is from."""
 
     reviewer: str
     role: ReviewerRole
@@ -87,7 +84,7 @@ STAGE = Table(
     Column("url", Text),
     Column("licence", Text),
     Column("created_at", UtcDateTime),
-    Column("rated_at", UtcDateTime),
+    Column("reviewed_at", UtcDateTime),
     Column("retrieved_at", UtcDateTime),
     prefixes=["TEMPORARY"],
 )
@@ -315,7 +312,8 @@ def identity(rating: Rating, *, source: str | None) -> str:
 def _staged(
     row: FileRow, rating: Rating, place: int, unsaid: ImportDefaults, time: _Time, now: datetime
 ) -> dict[str, Any]:
-    source = rating.source if rating.source is not None else unsaid.source
+    review, origin = rating.review, rating.origin
+    source = origin.source if origin.source is not None else unsaid.source
     elsewhere = row.texts_elsewhere
     return {
         "place": place,
@@ -325,24 +323,20 @@ def _staged(
         "texts_elsewhere": elsewhere,
         "user_prompt": None if elsewhere else rating.user_prompt,
         "ai_response": None if elsewhere else rating.ai_response,
-        "reviewer": rating.reviewer or unsaid.reviewer,
-        "role": None if "reviewer_role" in row.unsaid else str(rating.reviewer_role),
-        "rating": rating.rating,
-        "comment": rating.feedback_comment,
-        "correction": rating.corrected_response,
-        "harmful": None if "harmful" in row.unsaid else rating.harmful,
+        **field_values(review),
+        "reviewer": review.reviewer or unsaid.reviewer,
+        "role": None if "reviewer_role" in row.unsaid else str(review.role),
+        "harmful": None if "harmful" in row.unsaid else review.harmful,
+        **field_values(origin),
         "source": source,
         "candidate_group": rating.candidate_group,
         "shown_rank": rating.shown_rank,
         "score": rating.score,
         "model_version": rating.model_version,
-        "title": rating.title,
-        "url": rating.url,
-        "licence": rating.licence,
         "created_at": time(rating.created_at),
         # Never in the future: a clock that is wrong would keep out all that comes later.
-        "rated_at": time(rating.rated_at and min(rating.rated_at, now)),
-        "retrieved_at": time(rating.retrieved_at),
+        "reviewed_at": time(review.reviewed_at and min(review.reviewed_at, now)),
+        "retrieved_at": time(origin.retrieved_at),
     }
 
 
@@ -386,7 +380,7 @@ _MARK_FIRST_REVIEWS = f"""
     UPDATE rlhf_import SET first_review = f.place
     FROM (SELECT identity, reviewer, place, row_number() OVER (
               PARTITION BY identity, reviewer
-              ORDER BY CASE WHEN reviewer <> '{ANONYMOUS}' THEN rated_at END DESC NULLS LAST, place) AS number
+              ORDER BY CASE WHEN reviewer <> '{ANONYMOUS}' THEN reviewed_at END DESC NULLS LAST, place) AS number
           FROM rlhf_import WHERE rating IS NOT NULL) AS f
     WHERE f.number = 1 AND f.identity = rlhf_import.identity AND f.reviewer = rlhf_import.reviewer
         AND rlhf_import.rating IS NOT NULL
@@ -408,7 +402,8 @@ _OTHER_WORDS_IN_FILE = f"""
         OR coalesce(s.correction, '') <> coalesce(f.correction, '')
         OR coalesce(s.harmful, false) <> coalesce(f.harmful, false)
         OR coalesce(s.role, '') <> coalesce(f.role, ''))
-        AND (s.reviewer = '{ANONYMOUS}' OR s.rated_at IS NULL OR f.rated_at IS NULL OR s.rated_at >= f.rated_at)
+        AND (s.reviewer = '{ANONYMOUS}' OR s.reviewed_at IS NULL OR f.reviewed_at IS NULL
+            OR s.reviewed_at >= f.reviewed_at)
     ORDER BY s.place
 """
 
@@ -450,21 +445,21 @@ _UPDATE_REVIEWS = """
         correction = coalesce(s.correction, rlhf_reviews.correction),
         harmful = coalesce(s.harmful, rlhf_reviews.harmful),
         role = coalesce(s.role, rlhf_reviews.role),
-        reviewed_at = coalesce(s.rated_at, :now)
+        reviewed_at = coalesce(s.reviewed_at, :now)
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
     WHERE s.place = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer
-        AND (s.rated_at IS NULL OR s.rated_at >= rlhf_reviews.reviewed_at) AND (
+        AND (s.reviewed_at IS NULL OR s.reviewed_at >= rlhf_reviews.reviewed_at) AND (
         s.rating <> rlhf_reviews.rating
         OR s.comment <> coalesce(rlhf_reviews.comment, '')
         OR s.correction <> coalesce(rlhf_reviews.correction, '')
         OR s.harmful <> rlhf_reviews.harmful
         OR s.role <> rlhf_reviews.role
-        OR s.rated_at <> rlhf_reviews.reviewed_at)
+        OR s.reviewed_at <> rlhf_reviews.reviewed_at)
 """
 
 _ADD_REVIEWS = """
     INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at, harmful, role)
-    SELECT i.id, s.reviewer, s.rating, s.comment, s.correction, coalesce(s.rated_at, :now),
+    SELECT i.id, s.reviewer, s.rating, s.comment, s.correction, coalesce(s.reviewed_at, :now),
         coalesce(s.harmful, false), coalesce(s.role, :role)
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
     WHERE s.place = s.first_review ORDER BY s.place

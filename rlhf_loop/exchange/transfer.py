@@ -1,6 +1,7 @@
-"""Ratings files into the database and out of it: the same file twice changes nothing, and what goes out comes back.
+"""Transfer of ratings files into the database and out of it.
 
-Everything that was said of answers, read for an export in the order of the answers.
+The same file twice changes nothing, and an export can be imported again. Reviews are read for an export in the order of
+their answers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, ReviewerRole, field_values, rating_fields
+from rlhf_loop.domain import Review as DomainReview
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import preferences, staging
 from rlhf_loop.exchange.formats import argilla, langfuse, plain, trl
@@ -23,12 +25,12 @@ from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_for
 from rlhf_loop.exchange.staging import ImportDefaults, RowError, stage
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
-from rlhf_loop.store.tables import ANONYMOUS, Interaction, Review
+from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.rows import Columns, Row, written_file
 
 _STREAMED = {"yield_per": 1000}
-_JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_id == Interaction.id)
+_JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
 
 
 def count(connection: Connection) -> int:
@@ -56,15 +58,10 @@ def by_answer(connection: Connection) -> Iterator[list[Rating]]:
 def _everything() -> Select[Any]:
     return (
         select(
-            Interaction.__table__,
+            # The consensus has the name of the review's rating.
+            *(column for column in Interaction.__table__.columns if column.name != "rating"),
             Review.id.label("review_id"),
-            Review.reviewer,
-            Review.rating.label("review_rating"),
-            Review.comment,
-            Review.correction,
-            Review.reviewed_at,
-            Review.role,
-            Review.harmful,
+            *REVIEW_COLUMNS,
         )
         .select_from(_JOINED)
         .order_by(Interaction.id, Review.id)
@@ -72,28 +69,23 @@ def _everything() -> Select[Any]:
 
 
 def _rating(row: Any) -> Rating:
-    reviewed = row.review_id is not None
+    if row.review_id is None:
+        review = DomainReview(comment=row.feedback_comment, correction=row.corrected_response)
+    else:
+        review = review_of(row)
+    said = rating_fields(review) | field_values(origin_of(row))
+    # An empty text is none, as in a file.
+    filled: dict[str, Any] = {name: None if value == "" else value for name, value in said.items()}
     return Rating(
         user_prompt=row.user_prompt,
         ai_response=row.ai_response,
-        rating=row.review_rating,
-        feedback_comment=(row.comment if reviewed else row.feedback_comment) or None,
-        corrected_response=(row.correction if reviewed else row.corrected_response) or None,
-        reviewer=row.reviewer,
-        source=row.source or None,
         candidate_group=row.candidate_group or None,
         shown_rank=row.shown_rank,
         score=row.score,
         model_version=row.model_version or None,
         external_id=row.external_id,
         created_at=row.created_at,
-        rated_at=row.reviewed_at,
-        reviewer_role=row.role if reviewed else ReviewerRole.EXPERT,
-        harmful=bool(row.harmful),
-        title=row.title or None,
-        url=row.url or None,
-        licence=row.licence or None,
-        retrieved_at=row.retrieved_at,
+        **filled,
     )
 
 
@@ -107,7 +99,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did: `rows` = `added` + `updated` + `unchanged` + `invalid_count`.
+    """The numbers of an import: `rows` = `added` + `updated` + `unchanged` + `invalid_count`.
 
     `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
     scores and the like, and how many records are about nothing that could be read.
@@ -188,7 +180,7 @@ def import_ratings(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What the formats of other tools leave open.
+    """Options that the formats of other tools leave open.
 
     `min_gap` is by how much the ratings of two answers must differ to make a pair of them; `conversational` writes
     TRL's other form; `score_name` is what Langfuse shall call the rating.

@@ -118,7 +118,7 @@ def _estimate(measured: Mapping[str, Any]) -> Interval | None:
 def _rated(connection: Connection, version: Version) -> list[Any]:
     """Return prompt, score and rating of the newest answers with a fresh rating."""
     newest = (
-        select(Review.interaction_id, Review.reviewed_at)
+        select(Review.interaction_key, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
         .limit(_REVIEWS)
@@ -126,7 +126,7 @@ def _rated(connection: Connection, version: Version) -> list[Any]:
     )
     fresh = (
         select(Interaction.id)
-        .join(newest, newest.c.interaction_id == Interaction.id)
+        .join(newest, newest.c.interaction_key == Interaction.id)
         .where(
             newest.c.reviewed_at >= version.live_from,
             # A score that came with the rating is no prediction.

@@ -75,7 +75,7 @@ def backlog(engine: Engine, *, now: datetime, at_least: int = 0) -> Backlog:
 def _rated(connection: Connection, since: datetime, now: datetime) -> int:
     """Count the answers that waited at that time and that an expert has rated since."""
     newest = (
-        select(Review.interaction_id, Review.reviewed_at)
+        select(Review.interaction_key, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
         .limit(_ENOUGH_REVIEWS)
@@ -84,14 +84,14 @@ def _rated(connection: Connection, since: datetime, now: datetime) -> int:
     earlier = aliased(Review)
     rated_before = exists(
         select(1).where(
-            earlier.interaction_id == Interaction.id,
+            earlier.interaction_key == Interaction.id,
             earlier.role == ReviewerRole.EXPERT,
             earlier.reviewed_at < since,
         )
     )
     rated = (
         select(func.count(Interaction.id.distinct()))
-        .join(newest, newest.c.interaction_id == Interaction.id)
+        .join(newest, newest.c.interaction_key == Interaction.id)
         .where(
             newest.c.reviewed_at >= since, newest.c.reviewed_at <= now, Interaction.created_at < since, ~rated_before
         )

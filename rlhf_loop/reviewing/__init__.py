@@ -1,4 +1,4 @@
-"""What raters do: the queue of answers, reviews, pairs, corrections, guidelines, progress and agreement."""
+"""The raters' desk: the queue of answers, reviews, pairs, corrections, guidelines, progress and agreement."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from rlhf_loop.reviewing.guidelines import (
     progress,
     save_guidelines,
 )
-from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, Draft, ReviewItem, StoredReview
+from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, ReviewItem
 from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
 from rlhf_loop.reviewing.scoring import Scoring, refresh_scores
-from rlhf_loop.reviewing.work import SeenReview, Submission, is_seen, save_draft, skip, submit, undo
+from rlhf_loop.reviewing.work import SeenReview, is_seen, save_draft, skip, submit, undo
 
 __all__ = [
     "DEFAULT_GUIDELINES",
@@ -41,7 +41,6 @@ __all__ = [
     "Agreement",
     "ApprovedStamp",
     "Correction",
-    "Draft",
     "Flag",
     "Guidelines",
     "MonthPoint",
@@ -52,8 +51,6 @@ __all__ = [
     "ReviewItem",
     "Scoring",
     "SeenReview",
-    "StoredReview",
-    "Submission",
     "WeekPoint",
     "agreement",
     "agreement_by_month",

@@ -1,4 +1,4 @@
-"""Do the raters agree? Krippendorff's alpha for ordered grades, and how each rater leans and drifts.
+"""Agreement of the raters: Krippendorff's alpha for ordered grades, and each rater's bias and drift.
 
 Only experts' reviews count. An answer is a unit; those that one expert rated say nothing about agreement.
 """
@@ -49,7 +49,7 @@ class WeekPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaterReport:
-    """How a rater grades.
+    """A rater's reviews, bias and drift.
 
     `bias` is the mean difference from the median of the others, on the `shared` answers that others rated too.
     `drift` is how much it changed from the first half of those answers to the second, with its 95 % interval.
@@ -135,7 +135,7 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
 def _newest(engine: Engine) -> dict[int, list[tuple[str, int, datetime]]]:
     """Return the reviews of each answer: reviewer, rating, time."""
     wanted = (
-        select(Review.interaction_id, Review.reviewer, Review.rating, Review.reviewed_at)
+        select(Review.interaction_key, Review.reviewer, Review.rating, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
         .limit(MOST_REVIEWS)

@@ -1,12 +1,9 @@
-"""What a rater could be given next, best first: a few hundred answers, each found through an index.
+"""Candidates of the review queue: answers that a rater could be given next, best first.
 
-The whole queue is never sorted. The value of an answer (see `priority`) is large for one of few reasons, and for each
-there is an order in which the database can begin with the largest. Only where all of these give nothing, the whole
-queue is looked through before anybody is told that nothing is left.
-
-Which answer teaches most: the rules of the queue, without a database.
-
-The value of an answer that waits is the largest of what speaks for it:
+The whole queue is never sorted. An answer is worth much for one of few reasons, and for each of these the database has
+an order that begins with the largest value, found through an index. Only where all of them give nothing, the whole
+queue is looked through before anybody is told that nothing is left. The value of an answer that waits is the largest of
+what speaks for it:
 
 - the live model is uncertain: 1 - 2 |p - 0.5| for its probability p that the answer is good. Where the live model has
   not scored it yet, p is the score with which it was served; without one the value is 0.5;
@@ -16,15 +13,13 @@ The value of an answer that waits is the largest of what speaks for it:
 
 The largest value comes first, of equal values the newest answer. Two kinds of turns go before that. One in ten is
 random, or the queue would never see what the model is wrongly sure of. And as many turns as second opinions need go to
-answers that wait for one, so that they neither pile up nor come in a row.
+answers that wait for one, so that they neither pile up nor come in a row. A question belongs to the overlap by its name
+alone, so all its answers do, in every process, for good.
 
-A question belongs to the overlap by its name alone, so all its answers do, in every process, for good.
-
-One answer that was served several times: people repeat questions, and nobody should rate the same words again.
-
-Only the first serving of an answer is ever given to a rater, and none once an expert has rated one of them, unless it
-is to have several raters. Answers are the same where prompt and text are equal, letter by letter: an index finds those,
-and one over all spellings of a question would need a column of its own.
+People repeat questions, and nobody should rate the same words again: only the first serving of an answer is ever given
+to a rater, and none once an expert has rated one of them, unless it is to have several raters. Answers are the same
+where prompt and text are equal, letter by letter: an index finds those, and one over all spellings of a question would
+need a column of its own.
 """
 
 from __future__ import annotations
@@ -56,7 +51,7 @@ _CLOSE, _CLOSEST_VALUE = 0.2, 0.9
 
 
 class Why(StrEnum):
-    """Why an answer was given to a rater."""
+    """The reason why an answer was given to a rater."""
 
     UNCERTAIN = "uncertain"
     DISAGREEMENT = "disagreement"
@@ -67,7 +62,7 @@ class Why(StrEnum):
 
 
 class Turn(StrEnum):
-    """What kind of answer comes next."""
+    """The kind of answer that comes next."""
 
     BEST = "best"
     SECOND_OPINION = "second opinion"
@@ -76,9 +71,9 @@ class Turn(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of an answer that waits: `experts` rated it, `spread` grades apart; None is unknown."""
+    """Facts about an answer that waits: `experts` rated it, `spread` grades apart; None is unknown."""
 
-    interaction_id: int
+    interaction_key: int
     score: float | None = None
     margin: float | None = None
     experts: int = 0
@@ -151,10 +146,10 @@ def stands_for_all() -> ColumnElement[bool]:
     return ~exists(select(1).where(_same(other, Interaction), other.id != Interaction.id, before_or_rated))
 
 
-def servings(connection: Connection, interaction_id: int, *, limit: int = 1000) -> list[int]:
+def servings(connection: Connection, interaction_key: int, *, limit: int = 1000) -> list[int]:
     """Return the ids of all servings of an answer, the first of them first; at most `limit`."""
     one = aliased(Interaction)
-    same = select(Interaction.id).join(one, _same(one, Interaction)).where(one.id == interaction_id)
+    same = select(Interaction.id).join(one, _same(one, Interaction)).where(one.id == interaction_key)
     # By a sum, so that no database reads the whole table in the order of its key, hoping for an early hit.
     return list(connection.execute(same.order_by(Interaction.id + 0).limit(limit)).scalars())
 
@@ -177,13 +172,13 @@ _REVIEWS, _WAITING = 400, 1000
 class QueueCandidate:
     """An answer that the rater may be given, and why."""
 
-    interaction_id: int
+    interaction_key: int
     why: Why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rater:
-    """Who asks, when, and after which answer."""
+    """A rater who asks now, after a previous answer."""
 
     name: str
     now: datetime
@@ -197,7 +192,7 @@ def candidates(connection: Connection, rater: Rater, settings: Settings) -> list
         return [*(QueueCandidate(id, Why.RANDOM) for id in drawn), *_by_value(connection, rater, settings)]
     if kind is Turn.SECOND_OPINION:
         begun = _begun(connection, rater, settings)
-        overlap = [QueueCandidate(each.interaction_id, Why.OVERLAP) for each in begun if value(each)[1] is Why.OVERLAP]
+        overlap = [QueueCandidate(each.interaction_key, Why.OVERLAP) for each in begun if value(each)[1] is Why.OVERLAP]
         return [*overlap, *_by_value(connection, rater, settings, begun)]
     return _by_value(connection, rater, settings)
 
@@ -218,16 +213,16 @@ def count_waiting(connection: Connection, rater: Rater, settings: Settings, *, m
 def _by_value(
     connection: Connection, rater: Rater, settings: Settings, begun: Sequence[Facts] | None = None
 ) -> list[QueueCandidate]:
-    facts = {each.interaction_id: each for each in _waiting(connection, rater, settings)}
-    facts.update((each.interaction_id, each) for each in (begun or _begun(connection, rater, settings)))
-    valued = [(value(each), each.interaction_id) for each in facts.values()]
+    facts = {each.interaction_key: each for each in _waiting(connection, rater, settings)}
+    facts.update((each.interaction_key, each) for each in (begun or _begun(connection, rater, settings)))
+    valued = [(value(each), each.interaction_key) for each in facts.values()]
     return [QueueCandidate(id, why) for (_, why), id in sorted(valued, key=lambda one: (-one[0][0], -one[1]))]
 
 
 def _waiting(connection: Connection, rater: Rater, settings: Settings) -> list[Facts]:
     """Return answers that no expert has rated: of which the model is unsure, close ones, and the newest."""
     scored = _free(
-        select(Interaction.id).join(AnswerScore, AnswerScore.interaction_id == Interaction.id), rater, settings
+        select(Interaction.id).join(AnswerScore, AnswerScore.interaction_key == Interaction.id), rater, settings
     )
     ids = _ids(
         connection,
@@ -244,14 +239,14 @@ def _waiting(connection: Connection, rater: Rater, settings: Settings) -> list[F
             AnswerScore.margin,
             _leases(rater).label("leases"),
         )
-        .join(AnswerScore, AnswerScore.interaction_id == Interaction.id, isouter=True)
+        .join(AnswerScore, AnswerScore.interaction_key == Interaction.id, isouter=True)
         .where(Interaction.id.in_(ids))
     )
     rows = list(connection.execute(numbers))
     shared = _questions(connection, [row.id for row in rows if row.leases])
     return [
         Facts(
-            interaction_id=row.id,
+            interaction_key=row.id,
             score=row.score if row.live_score is None else row.live_score,
             margin=row.margin,
         )
@@ -266,35 +261,35 @@ def _begun(connection: Connection, rater: Rater, settings: Settings) -> list[Fac
     One is the newest reviews, the other begins anywhere: so what was left over is found sooner or later, and no rater
     waits while all reviews are read.
     """
-    newest = select(Review.id, Review.interaction_id).order_by(Review.id.desc()).limit(_REVIEWS)
+    newest = select(Review.id, Review.interaction_key).order_by(Review.id.desc()).limit(_REVIEWS)
     last = connection.execute(select(func.max(Review.id))).scalar()
     anywhere = newest.where(Review.id <= int(part("begun", rater.name, str(rater.previous)) * (last or 0)) + 1)
     ids = _ids(
         connection,
-        *(select(stretch.c.interaction_id) for stretch in (newest.subquery(), anywhere.subquery())),
+        *(select(stretch.c.interaction_key) for stretch in (newest.subquery(), anywhere.subquery())),
     )
     most = max(settings.review_overlap_raters if settings.review_overlap else 1, MOST_EXPERTS)
     experts = func.count().label("experts")
     spread = (func.max(Review.rating) - func.min(Review.rating)).label("spread")
     rated = (
-        select(Review.interaction_id, experts, spread)
+        select(Review.interaction_key.label("interaction_key"), experts, spread)
         .where(
-            Review.interaction_id.in_(ids),
+            Review.interaction_key.in_(ids),
             Review.role == ReviewerRole.EXPERT,
-            ~_given(Review.interaction_id, rater),
+            ~_given(Review.interaction_key, rater),
         )
-        .group_by(Review.interaction_id)
+        .group_by(Review.interaction_key)
         .having(experts < most, func.sum(case((Review.reviewer == rater.name, 1), else_=0)) == 0)
     )
     if not settings.review_overlap or settings.review_overlap_raters < 2:
         rated = rated.having(spread >= DISAGREEMENT)
-    counted = {row.interaction_id: row for row in connection.execute(rated)}
+    counted = {row.interaction_key: row for row in connection.execute(rated)}
     questions = _questions(connection, counted)
     found = []
     for id in sorted(counted, reverse=True):
         row = counted[id]
         if row.experts < wanted(questions[id], experts=row.experts, spread=row.spread, settings=settings):
-            found.append(Facts(interaction_id=id, experts=row.experts, spread=row.spread))
+            found.append(Facts(interaction_key=id, experts=row.experts, spread=row.spread))
     return found
 
 
@@ -327,11 +322,11 @@ def _free(query: Select[Any], rater: Rater, settings: Settings) -> Select[Any]:
 
 def _leases(rater: Rater) -> ScalarSelect[int]:
     live = (Assignment.state == "open") & (Assignment.leased_until > rater.now)
-    return select(func.count()).where(Assignment.interaction_id == Interaction.id, live).scalar_subquery()
+    return select(func.count()).where(Assignment.interaction_key == Interaction.id, live).scalar_subquery()
 
 
 def _given(id: Any, rater: Rater) -> ColumnElement[bool]:
-    return exists(select(1).where(Assignment.reviewer == rater.name, Assignment.interaction_id == id))
+    return exists(select(1).where(Assignment.reviewer == rater.name, Assignment.interaction_key == id))
 
 
 def _ids(connection: Connection, *queries: Select[Any]) -> list[int]:

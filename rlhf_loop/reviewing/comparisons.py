@@ -1,9 +1,8 @@
-"""Two answers to one question side by side: give a pair to a rater, store which one is better, take that back.
+"""Comparisons of two answers to one question: give a pair to a rater, store which one is better, take that back.
 
-Which two answers to compare: of one question, with different texts, and nearly as good as each other.
-
-Pairs come from the questions whose best two answers are closest by the live model, from the newest questions, and from
-a stretch of the table that begins anywhere. Answers belong to one question by their candidate group, and without one by
+Compared are answers with different texts that are nearly as good as each other. Pairs come from the questions whose
+best two answers are closest by the live model, from the newest questions, and from a stretch of the table that begins
+anywhere. Answers belong to one question by their candidate group, and without one by
 their prompt, letter by letter. Pairs that experts' ratings have already put in an order come last.
 """
 
@@ -20,14 +19,22 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole, prompt_key
+from rlhf_loop.domain import Origin, ReviewerRole, prompt_key
 from rlhf_loop.reviewing.candidates import in_overlap, part, same_prompt, servings
 from rlhf_loop.reviewing.items import MAX_COMMENT, checked_text
 from rlhf_loop.reviewing.queue import lease
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import group_name, put_preference
-from rlhf_loop.store.tables import LARGEST_ID, AnswerScore, Interaction, PairAssignment, Preference
+from rlhf_loop.store.tables import (
+    LARGEST_ID,
+    ORIGIN_COLUMNS,
+    AnswerScore,
+    Interaction,
+    PairAssignment,
+    Preference,
+    origin_of,
+)
 
 #: How many questions each way of looking gives, how many answers it looks at for them, and answers of one question.
 _QUESTIONS, _ANSWERS, _OF_ONE = 15, 100, 30
@@ -120,7 +127,7 @@ def _closest(reviewer: str) -> Any:
             or_(PairAssignment.first_id == Interaction.id, PairAssignment.second_id == Interaction.id),
         )
     )
-    closest = _NAMED.join(AnswerScore, AnswerScore.interaction_id == Interaction.id)
+    closest = _NAMED.join(AnswerScore, AnswerScore.interaction_key == Interaction.id)
     return closest.where(AnswerScore.margin.is_not(None), ~compared).order_by(AnswerScore.margin)
 
 
@@ -143,7 +150,7 @@ def _answers(connection: Connection, named: Any) -> list[Any]:
         Interaction.ai_response,
         Interaction.rating,
         func.coalesce(AnswerScore.score, Interaction.score).label("score"),
-    ).join(AnswerScore, AnswerScore.interaction_id == Interaction.id, isouter=True)
+    ).join(AnswerScore, AnswerScore.interaction_key == Interaction.id, isouter=True)
     if named.candidate_group is None:
         one = aliased(Interaction)
         answers = answers.join(one, same_prompt(one, Interaction))
@@ -189,19 +196,16 @@ _ATTEMPTS = 5
 class PairAnswer:
     """One of the two answers."""
 
-    interaction_id: int
+    interaction_key: int
     response: str
-    source: str | None
-    title: str | None
-    url: str | None
-    licence: str | None
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairItem:
     """Two answers to one question; `first` has the lower id.
 
-    `left_is_first` says which side it stands on: as good as random, and for one rater and pair always the same.
+    `left_is_first` says which side it stands on: pseudo-random, and for one rater and pair always the same.
     """
 
     prompt: str
@@ -260,8 +264,8 @@ def prefer(
     """Store which of two answers the rater finds better, or change it; the same again changes nothing.
 
     Raises:
-        ValueError: `preferred` is no choice, the comment is too long or cannot be stored, or the answers were changed
-            and are to different questions now.
+        ValueError: `preferred` is not a valid choice, the comment is too long or cannot be stored, or the answers were
+            changed and are to different questions now.
         LookupError: the pair was not given to the rater.
     """
     now = now or datetime.now(UTC)
@@ -380,10 +384,7 @@ def _pair(connection: Connection, pair: FoundPair, reviewer: str) -> PairItem:
         Interaction.id,
         Interaction.user_prompt,
         Interaction.ai_response,
-        Interaction.source,
-        Interaction.title,
-        Interaction.url,
-        Interaction.licence,
+        *ORIGIN_COLUMNS,
     ).where(Interaction.id.in_((pair.first_id, pair.second_id)))
     first, second = connection.execute(wanted.order_by(Interaction.id)).all()
     return PairItem(
@@ -395,11 +396,4 @@ def _pair(connection: Connection, pair: FoundPair, reviewer: str) -> PairItem:
 
 
 def _answer(row: Any) -> PairAnswer:
-    return PairAnswer(
-        interaction_id=row.id,
-        response=row.ai_response,
-        source=row.source,
-        title=row.title,
-        url=row.url,
-        licence=row.licence,
-    )
+    return PairAnswer(interaction_key=row.id, response=row.ai_response, origin=origin_of(row))

@@ -1,8 +1,6 @@
-"""Experts' corrections, and what an admin decided about them: an approved one becomes a candidate answer.
+"""Corrections and flags for admins: an approved correction becomes a candidate answer, a flag marks a harmful one.
 
 A decision holds for the words that the admin saw. If the expert changes them, the correction waits again.
-
-Answers that somebody flagged as harmful, for the admin who has to act on them.
 """
 
 from __future__ import annotations
@@ -11,14 +9,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Insert, and_, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import and_, func, select
 from sqlalchemy.engine import Connection, Engine, Row
 
+from rlhf_loop import domain
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.interactions import lock
-from rlhf_loop.store.tables import LARGEST_ID, CorrectionDecision, Interaction, Review
+from rlhf_loop.store.tables import (
+    LARGEST_ID,
+    ORIGIN_COLUMNS,
+    REVIEW_COLUMNS,
+    CorrectionDecision,
+    Interaction,
+    Review,
+    origin_of,
+    review_of,
+)
 
 State = Literal["pending", "approved", "rejected"]
 
@@ -30,24 +37,26 @@ _DECIDED = and_(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """A reviewer's better answer to a question; `approved` is None until an admin has decided about these words."""
+    """A review with a better answer to a question; `approved` is None until an admin has decided about these words."""
 
     review_id: int
-    interaction_id: int
+    interaction_key: int
     prompt: str
     response: str
-    correction: str
-    reviewer: str
-    role: str
-    reviewed_at: datetime
+    review: domain.Review
     approved: bool | None
     decided_by: str | None
     decided_at: datetime | None
 
+    @property
+    def correction(self) -> str:
+        """The better answer."""
+        return self.review.correction or ""
+
 
 @dataclass(frozen=True, slots=True)
 class ApprovedStamp:
-    """What differs whenever the approved corrections do."""
+    """A value that differs whenever the approved corrections do."""
 
     count: int
     ids: int
@@ -92,20 +101,16 @@ def decide(
             )
         if _lines(present.correction) != _lines(correction):
             raise ValueError("The correction was changed while you read it. Read it again, and decide then.")
-        connection.execute(
-            _upsert(
-                connection,
-                {
-                    "review_id": review_id,
-                    "correction": present.correction,
-                    "approved": approved,
-                    "decided_by": decided_by,
-                    "decided_at": now or datetime.now(UTC),
-                },
-            )
-        )
+        decision = {
+            "review_id": review_id,
+            "correction": present.correction,
+            "approved": approved,
+            "decided_by": decided_by,
+            "decided_at": now or datetime.now(UTC),
+        }
+        upsert(connection, CorrectionDecision, decision, key=["review_id"])
         action = "correction.approved" if approved else "correction.rejected"
-        audit.note(connection, decided_by, action, f"review:{review_id}", {"interaction": present.interaction_id})
+        audit.note(connection, decided_by, action, f"review:{review_id}", {"interaction": present.interaction_key})
 
 
 def approved_corrections(engine: Engine) -> list[Correction]:
@@ -135,10 +140,10 @@ def _present(connection: Connection, review_id: int) -> Any:
     """Return the review as it is, with its answer locked; None if there is none."""
     if review_id > LARGEST_ID:
         return None
-    wanted = select(Review.interaction_id, Review.correction).where(Review.id == review_id)
+    wanted = select(Review.interaction_key.label("interaction_key"), Review.correction).where(Review.id == review_id)
     found = connection.execute(wanted).one_or_none()
     if found is not None:
-        lock(connection, found.interaction_id)
+        lock(connection, found.interaction_key)
     return connection.execute(wanted).one_or_none()
 
 
@@ -146,18 +151,15 @@ def _all() -> Any:
     return (
         select(
             Review.id,
-            Review.interaction_id,
+            Review.interaction_key.label("interaction_key"),
             Interaction.user_prompt,
             Interaction.ai_response,
-            Review.correction,
-            Review.reviewer,
-            Review.role,
-            Review.reviewed_at,
+            *REVIEW_COLUMNS,
             CorrectionDecision.approved,
             CorrectionDecision.decided_by,
             CorrectionDecision.decided_at,
         )
-        .join(Interaction, Interaction.id == Review.interaction_id)
+        .join(Interaction, Interaction.id == Review.interaction_key)
         .join(CorrectionDecision, _DECIDED, isouter=True)
         .where(Review.correction.is_not(None))
     )
@@ -166,13 +168,10 @@ def _all() -> Any:
 def _correction(row: Row[Any]) -> Correction:
     return Correction(
         review_id=row.id,
-        interaction_id=row.interaction_id,
+        interaction_key=row.interaction_key,
         prompt=row.user_prompt,
         response=row.ai_response,
-        correction=row.correction,
-        reviewer=row.reviewer,
-        role=row.role,
-        reviewed_at=row.reviewed_at,
+        review=review_of(row),
         approved=row.approved,
         decided_by=row.decided_by,
         decided_at=row.decided_at,
@@ -184,55 +183,37 @@ def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _upsert(connection: Connection, values: dict[str, Any]) -> Insert:
-    key = ["review_id"]
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(CorrectionDecision).values(values).on_conflict_do_update(index_elements=key, set_=values)
-    return postgresql.insert(CorrectionDecision).values(values).on_conflict_do_update(index_elements=key, set_=values)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """One reviewer's flag, with what else they said of the answer."""
+    """A review that flags an answer as harmful, and where the answer comes from."""
 
     review_id: int
-    interaction_id: int
     prompt: str
     response: str
-    source: str | None
-    title: str | None
-    url: str | None
-    reviewer: str
-    role: str
-    rating: int
-    comment: str | None
-    reviewed_at: datetime
+    origin: domain.Origin
+    review: domain.Review
 
 
 def flags(engine: Engine, *, before: int | None = None, limit: int = 50) -> list[Flag]:
     """Return the flags, the newest review first; `before` is the review's id of the last one already seen."""
     wanted = (
-        select(Review, Interaction)
-        .join(Interaction, Interaction.id == Review.interaction_id)
+        select(Review.id, Interaction.user_prompt, Interaction.ai_response, *ORIGIN_COLUMNS, *REVIEW_COLUMNS)
+        .join(Interaction, Interaction.id == Review.interaction_key)
         .where(Review.harmful)
         .order_by(Review.id.desc())
         .limit(limit)
-        .with_only_columns(
-            Review.id.label("review_id"),
-            Review.interaction_id,
-            Interaction.user_prompt.label("prompt"),
-            Interaction.ai_response.label("response"),
-            Interaction.source,
-            Interaction.title,
-            Interaction.url,
-            Review.reviewer,
-            Review.role,
-            Review.rating,
-            Review.comment,
-            Review.reviewed_at,
-        )
     )
     if before is not None:
         wanted = wanted.where(Review.id < min(before, LARGEST_ID))
     with reading(engine) as connection:
-        return [Flag(**row) for row in connection.execute(wanted).mappings()]
+        return [_flag(row) for row in connection.execute(wanted)]
+
+
+def _flag(row: Row[Any]) -> Flag:
+    return Flag(
+        review_id=row.id,
+        prompt=row.user_prompt,
+        response=row.ai_response,
+        origin=origin_of(row),
+        review=review_of(row),
+    )

@@ -1,6 +1,6 @@
-"""What the five grades mean: the words that raters go by. An admin can change them; each version is kept.
+"""Guidelines that tell raters what the five grades mean, and the rater's progress.
 
-How far a rater is: towards what training needs, and towards today's goal.
+An admin can change the guidelines; each version is kept. Progress is towards what training needs, and today's goal.
 """
 
 from __future__ import annotations

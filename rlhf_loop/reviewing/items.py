@@ -1,4 +1,4 @@
-"""An answer as a rater sees it, with what the rater has said of it and what is typed but not submitted."""
+"""Items of the review screen: an answer with the rater's review of it and the draft of one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review
-from rlhf_loop.store.tables import Draft as DraftRow
+from rlhf_loop import domain
+from rlhf_loop.domain import Origin
+from rlhf_loop.store.queries import find_review
+from rlhf_loop.store.tables import LARGEST_ID, ORIGIN_COLUMNS, Assignment, Draft, Interaction, origin_of
 from rlhf_loop.utils.text import unstorable
 
 #: Characters that a rater may write.
@@ -17,50 +19,26 @@ MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredReview:
-    """What the rater said of the answer."""
-
-    rating: int
-    comment: str | None
-    correction: str | None
-    harmful: bool
-    reviewed_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """What the rater has typed and not submitted."""
-
-    rating: int | None
-    comment: str | None
-    correction: str | None
-    harmful: bool
-    saved_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewItem:
     """One answer as a rater sees it.
 
     `why` is the queue's reason: uncertain, disagreement, close, overlap, recent or random. `state` is open, reviewed or
-    skipped. `review` is the rater's own, None before the first.
+    skipped. `review` is the rater's own, None before the first. `draft` is a review that was typed and not submitted,
+    with the time when it was saved.
     """
 
-    interaction_id: int
+    interaction_key: int
     prompt: str
     response: str
-    source: str | None
-    title: str | None
-    url: str | None
-    licence: str | None
+    origin: Origin
     created_at: datetime
     why: str
     state: str
-    review: StoredReview | None
-    draft: Draft | None
+    review: domain.Review | None
+    draft: domain.Review | None
 
 
-def assigned_item(connection: Connection, interaction_id: int, *, reviewer: str) -> ReviewItem:
+def assigned_item(connection: Connection, interaction_key: int, *, reviewer: str) -> ReviewItem:
     """Read an answer that was given to the rater.
 
     Raises:
@@ -71,56 +49,35 @@ def assigned_item(connection: Connection, interaction_id: int, *, reviewer: str)
             Interaction.id,
             Interaction.user_prompt,
             Interaction.ai_response,
-            Interaction.source,
-            Interaction.title,
-            Interaction.url,
-            Interaction.licence,
+            *ORIGIN_COLUMNS,
             Interaction.created_at,
             Assignment.why,
             Assignment.state,
         )
-        .join(Assignment, Assignment.interaction_id == Interaction.id)
-        .where(Interaction.id == interaction_id, Assignment.reviewer == reviewer)
+        .join(Assignment, Assignment.interaction_key == Interaction.id)
+        .where(Interaction.id == interaction_key, Assignment.reviewer == reviewer)
     )
-    row = connection.execute(found).one_or_none() if interaction_id <= LARGEST_ID else None
+    row = connection.execute(found).one_or_none() if interaction_key <= LARGEST_ID else None
     if row is None:
-        raise LookupError(not_given(interaction_id, reviewer))
+        raise LookupError(not_given(interaction_key, reviewer))
     return ReviewItem(
-        interaction_id=row.id,
+        interaction_key=row.id,
         prompt=row.user_prompt,
         response=row.ai_response,
-        source=row.source,
-        title=row.title,
-        url=row.url,
-        licence=row.licence,
+        origin=origin_of(row),
         created_at=row.created_at,
         why=row.why,
         state=row.state,
-        review=stored_review(connection, interaction_id, reviewer=reviewer),
-        draft=_draft(connection, interaction_id, reviewer=reviewer),
+        review=find_review(connection, interaction_key, reviewer=reviewer),
+        draft=_draft(connection, interaction_key, reviewer=reviewer),
     )
 
 
-def stored_review(connection: Connection, interaction_id: int, *, reviewer: str) -> StoredReview | None:
-    """Read the rater's review of an answer, None if there is none."""
-    found = select(Review.rating, Review.comment, Review.correction, Review.harmful, Review.reviewed_at).where(
-        Review.interaction_id == interaction_id, Review.reviewer == reviewer
-    )
-    row = connection.execute(found).one_or_none()
-    if row is None:
-        return None
-    return StoredReview(
-        rating=row.rating,
-        comment=row.comment,
-        correction=row.correction,
-        harmful=row.harmful,
-        reviewed_at=row.reviewed_at,
-    )
-
-
-def not_given(interaction_id: int, reviewer: str) -> str:
+def not_given(interaction_key: int, reviewer: str) -> str:
     """Say that the rater was never given the answer."""
-    return f"Answer {interaction_id} was not given to {reviewer!r}. Open the review page, which gives you the next one."
+    return (
+        f"Answer {interaction_key} was not given to {reviewer!r}. Open the review page, which gives you the next one."
+    )
 
 
 def checked_rating(rating: object) -> int:
@@ -166,13 +123,16 @@ def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-def _draft(connection: Connection, interaction_id: int, *, reviewer: str) -> Draft | None:
-    found = select(DraftRow.rating, DraftRow.comment, DraftRow.correction, DraftRow.harmful, DraftRow.saved_at).where(
-        DraftRow.interaction_id == interaction_id, DraftRow.reviewer == reviewer
-    )
+def _draft(connection: Connection, interaction_key: int, *, reviewer: str) -> domain.Review | None:
+    found = select(Draft.__table__).where(Draft.interaction_key == interaction_key, Draft.reviewer == reviewer)
     row = connection.execute(found).one_or_none()
     if row is None:
         return None
-    return Draft(
-        rating=row.rating, comment=row.comment, correction=row.correction, harmful=row.harmful, saved_at=row.saved_at
+    return domain.Review(
+        rating=row.rating,
+        comment=row.comment,
+        correction=row.correction,
+        harmful=row.harmful,
+        reviewer=row.reviewer,
+        reviewed_at=row.saved_at,
     )

@@ -1,4 +1,4 @@
-"""The queue: which answer a rater sees next, and the ones before it.
+"""The review queue: the answer that a rater gets next, and the ones before it.
 
 An answer is leased: while a rater looks at it, nobody else gets it, unless it is to have several raters. A lease that
 ran out frees the answer; if nobody took it until its rater comes back, that rater goes on where they were.
@@ -38,10 +38,10 @@ def next_item(engine: Engine, *, reviewer: str, settings: Settings, now: datetim
     now = now or datetime.now(UTC)
     with reading(engine) as connection:
         mine = _open(connection, reviewer)
-    for interaction_id in mine:
+    for interaction_key in mine:
         with transaction(engine) as connection:
-            if _resume(connection, interaction_id, reviewer=reviewer, settings=settings, now=now):
-                return assigned_item(connection, interaction_id, reviewer=reviewer)
+            if _resume(connection, interaction_key, reviewer=reviewer, settings=settings, now=now):
+                return assigned_item(connection, interaction_key, reviewer=reviewer)
     rater = Rater(name=reviewer, now=now, previous=_newest(engine, reviewer))
     for _ in range(_ATTEMPTS):
         with reading(engine) as connection:
@@ -57,17 +57,17 @@ def next_item(engine: Engine, *, reviewer: str, settings: Settings, now: datetim
     return None
 
 
-def item(engine: Engine, interaction_id: int, *, reviewer: str) -> ReviewItem:
+def item(engine: Engine, interaction_key: int, *, reviewer: str) -> ReviewItem:
     """Return an answer that was given to the rater.
 
     Raises:
         LookupError: it was not.
     """
     with reading(engine) as connection:
-        return assigned_item(connection, interaction_id, reviewer=reviewer)
+        return assigned_item(connection, interaction_key, reviewer=reviewer)
 
 
-def previous_item(engine: Engine, interaction_id: int | None, *, reviewer: str) -> ReviewItem | None:
+def previous_item(engine: Engine, interaction_key: int | None, *, reviewer: str) -> ReviewItem | None:
     """Return the answer that the rater was given before that one, None at the beginning.
 
     Without an id it is the newest that the rater reviewed or skipped.
@@ -75,32 +75,32 @@ def previous_item(engine: Engine, interaction_id: int | None, *, reviewer: str) 
     Raises:
         LookupError: that answer was not given to the rater.
     """
-    before = select(Assignment.interaction_id).where(Assignment.reviewer == reviewer)
-    before = before.order_by(Assignment.assigned_at.desc(), Assignment.interaction_id.desc()).limit(1)
+    before = select(Assignment.interaction_key).where(Assignment.reviewer == reviewer)
+    before = before.order_by(Assignment.assigned_at.desc(), Assignment.interaction_key.desc()).limit(1)
     with reading(engine) as connection:
-        if interaction_id is None:
+        if interaction_key is None:
             before = before.where(Assignment.state != "open")
         else:
-            given = _assigned_at(connection, interaction_id, reviewer)
-            same_moment = and_(Assignment.assigned_at == given, Assignment.interaction_id < interaction_id)
+            given = _assigned_at(connection, interaction_key, reviewer)
+            same_moment = and_(Assignment.assigned_at == given, Assignment.interaction_key < interaction_key)
             before = before.where(or_(Assignment.assigned_at < given, same_moment))
         found = connection.execute(before).scalar()
         return None if found is None else assigned_item(connection, found, reviewer=reviewer)
 
 
-def following_item(engine: Engine, interaction_id: int, *, reviewer: str) -> ReviewItem | None:
+def following_item(engine: Engine, interaction_key: int, *, reviewer: str) -> ReviewItem | None:
     """Return the answer that the rater was given after that one, None at the end.
 
     Raises:
         LookupError: that answer was not given to the rater.
     """
     with reading(engine) as connection:
-        given = _assigned_at(connection, interaction_id, reviewer)
-        same_moment = and_(Assignment.assigned_at == given, Assignment.interaction_id > interaction_id)
+        given = _assigned_at(connection, interaction_key, reviewer)
+        same_moment = and_(Assignment.assigned_at == given, Assignment.interaction_key > interaction_key)
         after = (
-            select(Assignment.interaction_id)
+            select(Assignment.interaction_key)
             .where(Assignment.reviewer == reviewer, or_(Assignment.assigned_at > given, same_moment))
-            .order_by(Assignment.assigned_at, Assignment.interaction_id)
+            .order_by(Assignment.assigned_at, Assignment.interaction_key)
             .limit(1)
         )
         found = connection.execute(after).scalar()
@@ -108,7 +108,7 @@ def following_item(engine: Engine, interaction_id: int, *, reviewer: str) -> Rev
 
 
 def renew(
-    engine: Engine, interaction_id: int, *, reviewer: str, settings: Settings, now: datetime | None = None
+    engine: Engine, interaction_key: int, *, reviewer: str, settings: Settings, now: datetime | None = None
 ) -> None:
     """Keep an open answer from others for another while; one that was reviewed or skipped stays as it is.
 
@@ -117,8 +117,8 @@ def renew(
     """
     until = lease(settings, now or datetime.now(UTC))
     with transaction(engine) as connection:
-        _assigned_at(connection, interaction_id, reviewer)
-        mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id)
+        _assigned_at(connection, interaction_key, reviewer)
+        mine = (Assignment.reviewer == reviewer, Assignment.interaction_key == interaction_key)
         connection.execute(
             update(Assignment)
             .where(*mine, Assignment.state == "open", Assignment.leased_until < until)
@@ -131,18 +131,18 @@ def lease(settings: Settings, now: datetime) -> datetime:
     return now + timedelta(minutes=settings.review_lease_minutes)
 
 
-def _assigned_at(connection: Connection, interaction_id: int, reviewer: str) -> datetime:
-    mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id)
+def _assigned_at(connection: Connection, interaction_key: int, reviewer: str) -> datetime:
+    mine = (Assignment.reviewer == reviewer, Assignment.interaction_key == interaction_key)
     given = select(Assignment.assigned_at).where(*mine)
-    found = connection.execute(given).scalar() if interaction_id <= LARGEST_ID else None
+    found = connection.execute(given).scalar() if interaction_key <= LARGEST_ID else None
     if found is None:
-        raise LookupError(not_given(interaction_id, reviewer))
+        raise LookupError(not_given(interaction_key, reviewer))
     return found
 
 
 def _newest(engine: Engine, reviewer: str) -> int | None:
-    newest = select(Assignment.interaction_id).where(Assignment.reviewer == reviewer)
-    newest = newest.order_by(Assignment.assigned_at.desc(), Assignment.interaction_id.desc()).limit(1)
+    newest = select(Assignment.interaction_key).where(Assignment.reviewer == reviewer)
+    newest = newest.order_by(Assignment.assigned_at.desc(), Assignment.interaction_key.desc()).limit(1)
     with reading(engine) as connection:
         return connection.execute(newest).scalar()
 
@@ -150,20 +150,20 @@ def _newest(engine: Engine, reviewer: str) -> int | None:
 def _open(connection: Connection, reviewer: str) -> list[int]:
     """Return the open ones among the rater's newest answers, the one leased last first."""
     newest = (
-        select(Assignment.interaction_id, Assignment.state, Assignment.leased_until)
+        select(Assignment.interaction_key, Assignment.state, Assignment.leased_until)
         .where(Assignment.reviewer == reviewer)
         .order_by(Assignment.assigned_at.desc())
         .limit(_OPEN_AMONG)
         .subquery()
     )
-    found = select(newest.c.interaction_id).where(newest.c.state == "open").order_by(newest.c.leased_until.desc())
+    found = select(newest.c.interaction_key).where(newest.c.state == "open").order_by(newest.c.leased_until.desc())
     return list(connection.execute(found).scalars())
 
 
-def _resume(connection: Connection, interaction_id: int, *, reviewer: str, settings: Settings, now: datetime) -> bool:
+def _resume(connection: Connection, interaction_key: int, *, reviewer: str, settings: Settings, now: datetime) -> bool:
     """Lease an answer that the rater has open for another while; False if others have taken its place meanwhile."""
-    mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id, Assignment.state == "open")
-    row = _lock(connection, interaction_id, wait=True)
+    mine = (Assignment.reviewer == reviewer, Assignment.interaction_key == interaction_key, Assignment.state == "open")
+    row = _lock(connection, interaction_key, wait=True)
     until = connection.execute(select(Assignment.leased_until).where(*mine)).scalar()
     if row is None or until is None:
         return False
@@ -179,11 +179,11 @@ def _first_free(engine: Engine, found: Sequence[QueueCandidate], rater: Rater, s
     with transaction(engine) as connection:
         for one in found:
             # What was found by a review may be a later serving; all who want the same answer have to lock the same row.
-            first = servings(connection, one.interaction_id, limit=1)
+            first = servings(connection, one.interaction_key, limit=1)
             if not first:
                 continue
             each = QueueCandidate(first[0], one.why)
-            row = _lock(connection, each.interaction_id, wait=False)
+            row = _lock(connection, each.interaction_key, wait=False)
             if row is None:
                 held.append(each)
             elif item := _take(connection, row, each, rater, settings):
@@ -192,16 +192,16 @@ def _first_free(engine: Engine, found: Sequence[QueueCandidate], rater: Rater, s
     # who wait could wait for each other.
     for each in held[:_WAITED_FOR]:
         with transaction(engine) as connection:
-            row = _lock(connection, each.interaction_id, wait=True)
+            row = _lock(connection, each.interaction_key, wait=True)
             if row is not None and (item := _take(connection, row, each, rater, settings)):
                 return item
     return None
 
 
-def _lock(connection: Connection, interaction_id: int, *, wait: bool) -> _Question | None:
+def _lock(connection: Connection, interaction_key: int, *, wait: bool) -> _Question | None:
     """Lock the answer as reviews do; None if it is gone, or, without `wait`, if somebody holds it."""
     locked = select(Interaction.id, Interaction.candidate_group, Interaction.user_prompt)
-    locked = locked.where(Interaction.id == interaction_id).with_for_update(key_share=True, skip_locked=not wait)
+    locked = locked.where(Interaction.id == interaction_key).with_for_update(key_share=True, skip_locked=not wait)
     row = connection.execute(locked).one_or_none()
     return None if row is None else (row.id, group_name(row.candidate_group, row.user_prompt))
 
@@ -216,13 +216,13 @@ def _take(
         return None
     values = {
         "reviewer": rater.name,
-        "interaction_id": found.interaction_id,
+        "interaction_key": found.interaction_key,
         "why": str(found.why),
         "assigned_at": rater.now,
         "leased_until": lease(settings, rater.now),
     }
     connection.execute(insert(Assignment), values)
-    return assigned_item(connection, found.interaction_id, reviewer=rater.name)
+    return assigned_item(connection, found.interaction_key, reviewer=rater.name)
 
 
 def _is_free(connection: Connection, row: _Question, rater: Rater, settings: Settings, *, again: bool = False) -> bool:
@@ -231,27 +231,27 @@ def _is_free(connection: Connection, row: _Question, rater: Rater, settings: Set
     Reviews and leases of the same answer in other servings count as well. `again` is for an answer that the rater was
     given before.
     """
-    interaction_id, question = row
-    same = servings(connection, interaction_id)
-    given = select(Assignment.interaction_id).where(
-        Assignment.interaction_id.in_(same), Assignment.reviewer == rater.name
+    interaction_key, question = row
+    same = servings(connection, interaction_key)
+    given = select(Assignment.interaction_key).where(
+        Assignment.interaction_key.in_(same), Assignment.reviewer == rater.name
     )
     if again:
-        given = given.where(Assignment.interaction_id != interaction_id)
+        given = given.where(Assignment.interaction_key != interaction_key)
     if connection.execute(given.limit(1)).scalar() is not None:
         return False
     counted = connection.execute(
-        select(Review.reviewer, Review.rating, Review.role).where(Review.interaction_id.in_(same))
+        select(Review.reviewer, Review.rating, Review.role).where(Review.interaction_key.in_(same))
     ).all()
     if rater.name in {review.reviewer for review in counted}:
         return False
     ratings = [review.rating for review in counted if review.role == ReviewerRole.EXPERT]
     reviewed = exists(
-        select(1).where(Review.interaction_id == Assignment.interaction_id, Review.reviewer == Assignment.reviewer)
+        select(1).where(Review.interaction_key == Assignment.interaction_key, Review.reviewer == Assignment.reviewer)
     )
     leases = connection.execute(
         select(func.count()).where(
-            Assignment.interaction_id.in_(same),
+            Assignment.interaction_key.in_(same),
             Assignment.reviewer != rater.name,
             Assignment.state == "open",
             Assignment.leased_until > rater.now,

@@ -1,4 +1,4 @@
-"""What the live model thinks of the answers that wait, so that the queue can begin with what it is unsure of.
+"""Scores of the live model for the answers that wait, so that the queue can begin with what it is unsure of.
 
 It is computed beforehand, in the background: to score takes milliseconds to seconds an answer, and a rater who wants
 the next one should not wait for that.
@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Protocol
 
-from sqlalchemy import Insert, delete, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
@@ -26,7 +25,7 @@ from rlhf_loop.domain import Candidate, Ranking
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reviewing.candidates import same_prompt, stands_for_all
-from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.tables import AnswerScore, Interaction
 from rlhf_loop.utils.concurrency import start_thread
 
@@ -39,7 +38,7 @@ _DELETED = 2_000
 
 
 class Ranks(Protocol):
-    """What scores: a `Ranker`."""
+    """A ranker of candidates, such as `Ranker`."""
 
     @property
     def model_version(self) -> str | None: ...
@@ -49,7 +48,7 @@ class Ranks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ScoredAnswer:
-    interaction_id: int
+    interaction_key: int
     model_version: str
     score: float
     margin: float | None
@@ -160,8 +159,8 @@ class Scoring:
 def _forget_rated(engine: Engine) -> None:
     """Delete scores of answers that were rated meanwhile, elsewhere than on the review screen."""
     rated = (
-        select(AnswerScore.interaction_id)
-        .join(Interaction, Interaction.id == AnswerScore.interaction_id)
+        select(AnswerScore.interaction_key)
+        .join(Interaction, Interaction.id == AnswerScore.interaction_key)
         .where(Interaction.rating.is_not(None))
         .limit(_DELETED)
     )
@@ -169,17 +168,17 @@ def _forget_rated(engine: Engine) -> None:
         ids = list(connection.execute(rated).scalars())
     if ids:
         with transaction(engine) as connection:
-            connection.execute(delete(AnswerScore).where(AnswerScore.interaction_id.in_(ids)))
+            connection.execute(delete(AnswerScore).where(AnswerScore.interaction_key.in_(ids)))
 
 
 def _questions(connection: Connection, version: str, limit: int) -> list[_Waiting]:
     """Return the newest answers that are to be scored, by the group and the prompt of their question."""
     waiting = (
         select(Interaction.id, Interaction.candidate_group, Interaction.user_prompt)
-        .join(AnswerScore, AnswerScore.interaction_id == Interaction.id, isouter=True)
+        .join(AnswerScore, AnswerScore.interaction_key == Interaction.id, isouter=True)
         .where(
             Interaction.rating.is_(None),
-            or_(AnswerScore.interaction_id.is_(None), AnswerScore.model_version != version),
+            or_(AnswerScore.interaction_key.is_(None), AnswerScore.model_version != version),
             stands_for_all(),
         )
         .order_by(Interaction.id.desc())
@@ -216,7 +215,7 @@ def _score(ranker: Ranks, answers: Sequence[Any]) -> list[_ScoredAnswer]:
     margin = abs(scores[best[0]] - scores[best[1]]) if len(best) == 2 else None
     return [
         _ScoredAnswer(
-            interaction_id=row.id,
+            interaction_key=row.id,
             model_version=ranking.model_version,
             score=min(1.0, max(0.0, scores[row.ai_response])),
             margin=margin if row.ai_response in best else None,
@@ -228,31 +227,21 @@ def _score(ranker: Ranks, answers: Sequence[Any]) -> list[_ScoredAnswer]:
 
 def _store(connection: Connection, found: Sequence[_ScoredAnswer], now: datetime) -> int:
     """Store the scores of those that are still there and still wait; a repeated answer never waits."""
-    ids = [each.interaction_id for each in found]
+    ids = [each.interaction_key for each in found]
     there = select(Interaction.id).where(Interaction.id.in_(ids), Interaction.rating.is_(None), stands_for_all())
     waiting = set(
         connection.execute(there.order_by(Interaction.id).with_for_update(read=True, key_share=True)).scalars()
     )
     rows = [
         {
-            "interaction_id": each.interaction_id,
+            "interaction_key": each.interaction_key,
             "model_version": each.model_version,
             "score": each.score,
             "margin": each.margin,
             "scored_at": now,
         }
         for each in found
-        if each.interaction_id in waiting
+        if each.interaction_key in waiting
     ]
-    if rows:
-        connection.execute(_upsert(connection), rows)
+    upsert(connection, AnswerScore, rows, key=["interaction_key"])
     return len(rows)
-
-
-def _upsert(connection: Connection) -> Insert:
-    key, names = ["interaction_id"], ("model_version", "score", "margin", "scored_at")
-    if connection.dialect.name == "sqlite":
-        on_sqlite = sqlite.insert(AnswerScore)
-        return on_sqlite.on_conflict_do_update(index_elements=key, set_={n: on_sqlite.excluded[n] for n in names})
-    on_postgresql = postgresql.insert(AnswerScore)
-    return on_postgresql.on_conflict_do_update(index_elements=key, set_={n: on_postgresql.excluded[n] for n in names})

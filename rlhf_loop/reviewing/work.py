@@ -1,4 +1,4 @@
-"""What a rater does with an answer: review it, skip it, take that back. Each is one transaction, with its audit entry.
+"""A rater's work on an answer: review it, skip it, take that back. Each is one transaction, with its audit entry.
 
 What is typed is kept as a draft until it is submitted, and a submission that is refused leaves the draft as it is.
 """
@@ -6,68 +6,59 @@ What is typed is kept as a draft until it is submitted, and a submission that is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
-from sqlalchemy import Insert, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.domain import Review, ReviewerRole, field_values
 from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.reviewing.items import (
     MAX_COMMENT,
     ReviewItem,
-    StoredReview,
     assigned_item,
     checked_correction,
     checked_rating,
     checked_text,
     not_given,
-    stored_review,
 )
 from rlhf_loop.reviewing.queue import lease
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.engine import transaction, upsert
 from rlhf_loop.store.interactions import lock, put_review, withdraw_review
+from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import AnswerScore, Assignment, Draft, Interaction
 
+#: The fields of a review that do not belong to what it says.
+_OF_AUTHOR = ("reviewer", "role", "reviewed_at")
 #: For how long something can be undone: a session of work, not the day before.
 _UNDONE_WITHIN = timedelta(hours=12)
 
 
 class SeenReview(Enum):
-    """What a caller says that does not know which review the rater has seen."""
+    """The value of a caller who does not know which review the rater has seen."""
 
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A review as a rater submits it."""
-
-    rating: int
-    comment: str | None = None
-    correction: str | None = None
-    harmful: bool = False
-
-
 def submit(
     engine: Engine,
-    interaction_id: int,
+    interaction_key: int,
     *,
     reviewer: str,
-    submission: Submission,
+    review: Review,
     seen: datetime | Literal[SeenReview.UNKNOWN] | None = SeenReview.UNKNOWN,
     now: datetime | None = None,
 ) -> None:
     """Store the rater's review of an answer that they were given, or change it; the draft is gone then.
 
-    A correction that says the same as the answer is none. Submitting the same again changes nothing.
-    With `seen`, the time of the review that the rater saw or None for none, only that one is replaced.
+    It is stored as this expert's, given now. A correction that says the same as the answer is left out. Submitting the
+    same again changes nothing. With `seen`, the time of the review that the rater saw or None for none, only that one
+    is replaced.
 
     Raises:
         ReviewChangedError: there is another review by the rater than `seen` says, or none any more.
@@ -75,57 +66,46 @@ def submit(
         LookupError: there is no such answer, or it was not given to the rater.
     """
     now = now or datetime.now(UTC)
-    rating = checked_rating(submission.rating)
-    comment = checked_text("comment", submission.comment, limit=MAX_COMMENT)
+    checked_rating(review.rating)
     with transaction(engine) as connection:
-        given = _locked_assignment(connection, interaction_id, reviewer)
-        correction = checked_correction(submission.correction, response=given.ai_response)
-        before = stored_review(connection, interaction_id, reviewer=reviewer)
-        same = before is not None and _said(before) == (rating, comment, correction, submission.harmful)
+        given = _locked_assignment(connection, interaction_key, reviewer)
+        review = _checked(review, given.ai_response, reviewer=reviewer, now=now)
+        before = find_review(connection, interaction_key, reviewer=reviewer)
+        same = before is not None and _said(before) == _said(review)
         if not same and not is_seen(before, seen):
             raise ReviewChangedError(_changed(before))
         if not same:
-            put_review(
-                connection,
-                interaction_id,
-                reviewer=reviewer,
-                rating=rating,
-                comment=comment,
-                correction=correction,
-                harmful=submission.harmful,
-                role=ReviewerRole.EXPERT,
-                rated_at=now,
-            )
+            put_review(connection, interaction_key, review)
         if not same or given.state != "reviewed":
             earlier = None if before is None or same else _as_json(before)
-            _set(connection, interaction_id, reviewer, state="reviewed", handled_at=now, earlier=earlier)
-        _delete_draft(connection, interaction_id, reviewer)
+            _set(connection, interaction_key, reviewer, state="reviewed", handled_at=now, earlier=earlier)
+        _delete_draft(connection, interaction_key, reviewer)
         # It waits no more: the queue's list of what the model is unsure of holds only what does.
-        connection.execute(delete(AnswerScore).where(AnswerScore.interaction_id == interaction_id))
+        connection.execute(delete(AnswerScore).where(AnswerScore.interaction_key == interaction_key))
 
 
-def is_seen(review: StoredReview | None, seen: datetime | Literal[SeenReview.UNKNOWN] | None) -> bool:
+def is_seen(review: Review | None, seen: datetime | Literal[SeenReview.UNKNOWN] | None) -> bool:
     """Tell whether the review is the one that the rater saw, as far as that is known."""
     return seen is SeenReview.UNKNOWN or seen == (review.reviewed_at if review else None)
 
 
-def skip(engine: Engine, interaction_id: int, *, reviewer: str, now: datetime | None = None) -> None:
+def skip(engine: Engine, interaction_key: int, *, reviewer: str, now: datetime | None = None) -> None:
     """Pass over an answer that the rater was given; it does not come again. A draft stays, and so does a review.
 
     Raises:
         LookupError: there is no such answer, or it was not given to the rater.
     """
     with transaction(engine) as connection:
-        given = _locked_assignment(connection, interaction_id, reviewer)
+        given = _locked_assignment(connection, interaction_key, reviewer)
         if given.state == "skipped":
             return
-        if stored_review(connection, interaction_id, reviewer=reviewer):
+        if find_review(connection, interaction_key, reviewer=reviewer):
             # A change that was begun and not made. When the review itself was made is what undoing goes by.
-            _set(connection, interaction_id, reviewer, state="reviewed")
+            _set(connection, interaction_key, reviewer, state="reviewed")
             return
         moment = now or datetime.now(UTC)
-        _set(connection, interaction_id, reviewer, state="skipped", handled_at=moment, earlier=None)
-        audit.note(connection, reviewer, "answer.skipped", f"interaction:{interaction_id}")
+        _set(connection, interaction_key, reviewer, state="skipped", handled_at=moment, earlier=None)
+        audit.note(connection, reviewer, "answer.skipped", f"interaction:{interaction_key}")
 
 
 def undo(
@@ -139,7 +119,7 @@ def undo(
     """
     now = now or datetime.now(UTC)
     newest = (
-        select(Assignment.interaction_id)
+        select(Assignment.interaction_key)
         .where(
             Assignment.reviewer == reviewer,
             Assignment.handled_at > now - _UNDONE_WITHIN,
@@ -149,75 +129,83 @@ def undo(
         .limit(1)
     )
     with transaction(engine) as connection:
-        interaction_id = connection.execute(newest).scalar()
-        if interaction_id is None:
+        interaction_key = connection.execute(newest).scalar()
+        if interaction_key is None:
             return None
-        given = _locked_assignment(connection, interaction_id, reviewer)
-        review = stored_review(connection, interaction_id, reviewer=reviewer)
+        given = _locked_assignment(connection, interaction_key, reviewer)
+        review = find_review(connection, interaction_key, reviewer=reviewer)
         if given.state == "skipped":
-            audit.note(connection, reviewer, "answer.reopened", f"interaction:{interaction_id}")
+            audit.note(connection, reviewer, "answer.reopened", f"interaction:{interaction_key}")
         elif review is not None:
-            _put_back(connection, interaction_id, reviewer, given.earlier)
-            rating, comment, correction, harmful = _said(review)
-            _put_draft(connection, interaction_id, reviewer, now, rating, comment, correction, harmful=harmful)
+            _put_back(connection, interaction_key, reviewer, given.earlier)
+            _put_draft(connection, interaction_key, replace(review, reviewed_at=now))
         until = lease(settings or Settings(), now)
-        _set(connection, interaction_id, reviewer, state="open", handled_at=None, earlier=None, leased_until=until)
-        return assigned_item(connection, interaction_id, reviewer=reviewer)
+        _set(connection, interaction_key, reviewer, state="open", handled_at=None, earlier=None, leased_until=until)
+        return assigned_item(connection, interaction_key, reviewer=reviewer)
 
 
 def save_draft(
     engine: Engine,
-    interaction_id: int,
+    interaction_key: int,
     *,
     reviewer: str,
-    rating: int | None = None,
-    comment: str | None = None,
-    correction: str | None = None,
-    harmful: bool = False,
+    review: Review,
     now: datetime | None = None,
 ) -> datetime:
-    """Keep what the rater has typed, and return when that was; a draft with nothing in it is deleted.
+    """Keep the review that the rater has typed so far, and return when that was; one with nothing in it is deleted.
 
     Raises:
         ValueError: a bad rating, or text that is too long or cannot be stored; the earlier draft stays.
         LookupError: there is no such answer, or it was not given to the rater.
     """
     now = now or datetime.now(UTC)
-    rating = None if rating is None else checked_rating(rating)
-    comment = checked_text("comment", comment, limit=MAX_COMMENT)
+    if review.rating is not None:
+        checked_rating(review.rating)
     with transaction(engine) as connection:
-        given = _locked_assignment(connection, interaction_id, reviewer)
-        correction = checked_correction(correction, response=given.ai_response)
-        if rating is None and comment is None and correction is None and not harmful:
-            _delete_draft(connection, interaction_id, reviewer)
+        given = _locked_assignment(connection, interaction_key, reviewer)
+        draft = _checked(review, given.ai_response, reviewer=reviewer, now=now)
+        if _said(draft) == _said(Review()):
+            _delete_draft(connection, interaction_key, reviewer)
         else:
-            _put_draft(connection, interaction_id, reviewer, now, rating, comment, correction, harmful=harmful)
+            _put_draft(connection, interaction_key, draft)
     return now
 
 
-def _locked_assignment(connection: Connection, interaction_id: int, reviewer: str) -> Row[Any]:
-    lock(connection, interaction_id)
+def _checked(review: Review, response: str, *, reviewer: str, now: datetime) -> Review:
+    return replace(
+        review,
+        comment=checked_text("comment", review.comment, limit=MAX_COMMENT),
+        correction=checked_correction(review.correction, response=response),
+        reviewer=reviewer,
+        role=ReviewerRole.EXPERT,
+        reviewed_at=now,
+    )
+
+
+def _locked_assignment(connection: Connection, interaction_key: int, reviewer: str) -> Row[Any]:
+    lock(connection, interaction_key)
     found = (
         select(Assignment.state, Assignment.earlier, Interaction.ai_response)
-        .join(Interaction, Interaction.id == Assignment.interaction_id)
-        .where(Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id)
+        .join(Interaction, Interaction.id == Assignment.interaction_key)
+        .where(Assignment.reviewer == reviewer, Assignment.interaction_key == interaction_key)
     )
     row = connection.execute(found).one_or_none()
     if row is None:
-        raise LookupError(not_given(interaction_id, reviewer))
+        raise LookupError(not_given(interaction_key, reviewer))
     return row
 
 
-def _set(connection: Connection, interaction_id: int, reviewer: str, **values: Any) -> None:
-    mine = (Assignment.reviewer == reviewer, Assignment.interaction_id == interaction_id)
+def _set(connection: Connection, interaction_key: int, reviewer: str, **values: Any) -> None:
+    mine = (Assignment.reviewer == reviewer, Assignment.interaction_key == interaction_key)
     connection.execute(update(Assignment).where(*mine).values(**values))
 
 
-def _said(review: StoredReview) -> tuple[int, str | None, str | None, bool]:
-    return review.rating, review.comment, review.correction, review.harmful
+def _said(review: Review) -> dict[str, Any]:
+    """Return the review without its author and time."""
+    return {name: value for name, value in field_values(review).items() if name not in _OF_AUTHOR}
 
 
-def _changed(review: StoredReview | None) -> str:
+def _changed(review: Review | None) -> str:
     what = f"graded this answer {review.rating}" if review else "took your review of this answer back"
     return (
         f"You {what} in another window, so this grade was not stored. "
@@ -225,46 +213,30 @@ def _changed(review: StoredReview | None) -> str:
     )
 
 
-def _as_json(review: StoredReview) -> dict[str, Any]:
-    return {
-        "rating": review.rating,
-        "comment": review.comment,
-        "correction": review.correction,
-        "harmful": review.harmful,
-        "reviewed_at": review.reviewed_at.isoformat(),
-    }
+def _as_json(review: Review) -> dict[str, Any]:
+    return _said(review) | {"reviewed_at": review.reviewed_at and review.reviewed_at.isoformat()}
 
 
-def _put_back(connection: Connection, interaction_id: int, reviewer: str, earlier: Mapping[str, Any] | None) -> None:
+def _put_back(connection: Connection, interaction_key: int, reviewer: str, earlier: Mapping[str, Any] | None) -> None:
     if earlier is None:
-        withdraw_review(connection, interaction_id, reviewer=reviewer)
+        withdraw_review(connection, interaction_key, reviewer=reviewer)
         return
-    values = {**earlier, "rated_at": datetime.fromisoformat(earlier["reviewed_at"])}
-    del values["reviewed_at"]
-    put_review(connection, interaction_id, reviewer=reviewer, role=ReviewerRole.EXPERT, **values)
+    values = {**earlier, "reviewed_at": datetime.fromisoformat(earlier["reviewed_at"])}
+    put_review(connection, interaction_key, Review(**values, reviewer=reviewer, role=ReviewerRole.EXPERT))
 
 
-def _put_draft(
-    connection: Connection,
-    interaction_id: int,
-    reviewer: str,
-    now: datetime,
-    rating: int | None,
-    comment: str | None,
-    correction: str | None,
-    *,
-    harmful: bool,
-) -> None:
-    typed = {"rating": rating, "comment": comment, "correction": correction, "harmful": harmful, "saved_at": now}
-    values = {"reviewer": reviewer, "interaction_id": interaction_id, **typed}
-    key = ["reviewer", "interaction_id"]
-    statement: Insert
-    if connection.dialect.name == "sqlite":
-        statement = sqlite.insert(Draft).values(values).on_conflict_do_update(index_elements=key, set_=typed)
-    else:
-        statement = postgresql.insert(Draft).values(values).on_conflict_do_update(index_elements=key, set_=typed)
-    connection.execute(statement)
+def _put_draft(connection: Connection, interaction_key: int, draft: Review) -> None:
+    values = {
+        "reviewer": draft.reviewer,
+        "interaction_key": interaction_key,
+        "rating": draft.rating,
+        "comment": draft.comment,
+        "correction": draft.correction,
+        "harmful": draft.harmful,
+        "saved_at": draft.reviewed_at,
+    }
+    upsert(connection, Draft, values, key=["reviewer", "interaction_key"])
 
 
-def _delete_draft(connection: Connection, interaction_id: int, reviewer: str) -> None:
-    connection.execute(delete(Draft).where(Draft.reviewer == reviewer, Draft.interaction_id == interaction_id))
+def _delete_draft(connection: Connection, interaction_key: int, reviewer: str) -> None:
+    connection.execute(delete(Draft).where(Draft.reviewer == reviewer, Draft.interaction_key == interaction_key))

@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 #: and leaves out what has the same words and is put together quite differently.
 NEAR = 0.8
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 #: Words without a meaning here. Not among them: numbers, denials, who, when, where, before, after, more, less.
 _EMPTY = set(
@@ -187,7 +189,7 @@ class CorrectionsSource:
     ) -> _CorrectionIndex:
         by_key: dict[str, list[Passage]] = {}
         texts: dict[str, str] = {}
-        for of in sorted(corrections, key=lambda of: (of.decided_at or of.reviewed_at, of.review_id), reverse=True):
+        for of in sorted(corrections, key=lambda of: (of.decided_at or _NEVER, of.review_id), reverse=True):
             key = prompt_key(of.prompt)
             texts.setdefault(key, of.prompt)
             by_key.setdefault(key, []).append(_passage(of))
@@ -293,7 +295,7 @@ def _with_next(known: _CorrectionIndex, encoder: TextEncoder) -> _CorrectionInde
 
 
 def _passage(of: Correction) -> Passage:
-    by_expert = of.role == ReviewerRole.EXPERT
+    by_expert = of.review.role == ReviewerRole.EXPERT
     return Passage(
         text=of.correction,
         title="Corrected by an expert" if by_expert else "Corrected by a reader, approved by an expert",

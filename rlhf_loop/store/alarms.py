@@ -1,4 +1,4 @@
-"""What is amiss: raised once, however often it is seen, and closed when it is over."""
+"""Alarms: raised once per problem, cleared when it is resolved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that is, or was, amiss. `subject` tells alarms of one kind apart: a source's name, a file."""
+    """A problem, present or past. `subject` tells alarms of one kind apart: a source's name, a file."""
 
     id: int
     kind: AlarmKind
@@ -72,12 +72,12 @@ def clear_alarm(engine: Engine, kind: AlarmKind, *, subject: str = "", now: date
 
 
 def open_alarms(engine: Engine) -> list[Alarm]:
-    """Return what is amiss now, the newest first."""
+    """Return the open alarms, the newest first."""
     return _read(engine, _newest().where(AlarmRow.cleared_at.is_(None)))
 
 
 def alarms(engine: Engine, *, limit: int = 100) -> list[Alarm]:
-    """Return what is or was amiss, the newest first."""
+    """Return all alarms, the newest first."""
     return _read(engine, _newest().limit(limit))
 
 

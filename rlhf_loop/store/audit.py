@@ -1,4 +1,4 @@
-"""The audit log: who rated, changed or promoted what. Entries are only ever added."""
+"""Audit log of who rated, changed or promoted what. Entries are only ever added."""
 
 from __future__ import annotations
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 from sqlite3 import OperationalError as SqliteOperationalError
 from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -21,15 +23,13 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import StaticPool
 
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.sqlite import file_id
 
-#: The newest revision in `migrations/versions`. Held here too, so that a database that is up to date costs one query
-#: and not the import of Alembic.
-HEAD = "0006"
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 
@@ -45,7 +45,7 @@ def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
     how long to wait for a connection, and on SQLite for another process's lock.
 
     Raises:
-        ValueError: the URL is no text.
+        ValueError: the URL is not a text.
         DatabaseError: the URL cannot be read, or names a database of another kind.
         MissingExtraError: a PostgreSQL URL without the extra [postgres].
     """
@@ -69,7 +69,7 @@ def open_database(url: str) -> Engine:
     """Make the engine and bring the schema up to date: what a process does on its first use.
 
     Raises:
-        ValueError: the URL is no text.
+        ValueError: the URL is not a text.
         DatabaseError: the database cannot be reached or upgraded.
     """
     engine = make_engine(url)
@@ -117,6 +117,35 @@ def writing(connection: Connection) -> Connection:
     return connection.execution_options(rlhf_writes=True)
 
 
+def upsert(
+    connection: Connection,
+    table: type[DeclarativeBase],
+    rows: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    key: Sequence[str],
+    changed: Sequence[str] | None = None,
+) -> None:
+    """Insert rows; where one with the same key is there, change it.
+
+    `changed` names the columns that then get the new value, by default all that are given beside the key; with none of
+    them the row that is there stays as it is.
+    """
+    several: Sequence[Mapping[str, Any]] = [rows] if isinstance(rows, Mapping) else rows
+    if not several:
+        return
+    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
+    statement = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    names = [name for name in several[0] if name not in key] if changed is None else changed
+    # By the columns themselves: names would go into the statement as they are, whatever the database calls them.
+    elements = [table.__table__.c[name] for name in key]
+    if names:
+        values = {name: statement.excluded[name] for name in names}
+        statement = statement.on_conflict_do_update(index_elements=elements, set_=values)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=elements)
+    connection.execute(statement, several)
+
+
 @contextmanager
 def translated_errors(engine: Engine) -> Iterator[None]:
     """Turn the driver's errors into `DatabaseError`; a broken constraint or bad value stays what it is."""
@@ -138,18 +167,28 @@ def answered(error: DatabaseError) -> bool:
     return any(words in str(error) for words in ("database is locked", "no such table", 'relation "'))
 
 
+@cache
+def head() -> str:
+    """Return the newest revision, by the names of the migrations' files.
+
+    So a database that is up to date costs one query, and not the import of Alembic.
+    """
+    versions = Path(__file__).parent / "migrations" / "versions"
+    return max(path.name[1:5] for path in versions.glob("r[0-9]*.py"))
+
+
 def ensure_schema(engine: Engine) -> None:
     """Bring the schema up to date if it is not; one query where it is.
 
     Raises:
         DatabaseError: see `migrate`.
     """
-    if revision(engine) != HEAD:
+    if revision(engine) != head():
         migrate(engine)
 
 
 def migrate(engine: Engine) -> None:
-    """Upgrade the schema to `HEAD`, in one transaction; safe where several processes start at once.
+    """Upgrade the schema to `head()`, in one transaction; safe where several processes start at once.
 
     An earlier hand-made `rlhf_interactions` is adopted with its rows.
 
@@ -159,7 +198,7 @@ def migrate(engine: Engine) -> None:
     with _migration_lock(engine), _readable_errors(engine), transaction(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        if _revision(connection) != HEAD:
+        if _revision(connection) != head():
             _upgrade(connection)
 
 
@@ -328,7 +367,7 @@ def _upgrade(connection: Connection) -> None:
     if current is not None and current not in known:
         raise DatabaseError(
             f"The database {describe(connection.engine)} is at revision {current!r}; this version of rlhf-loop knows "
-            f"none newer than {HEAD!r}. Install the version that upgraded it, or use another database."
+            f"none newer than {head()!r}. Install the version that upgraded it, or use another database."
         )
     command.upgrade(config, "head")
 

@@ -1,4 +1,4 @@
-"""A request that comes twice is done once: its answer is kept under its key, in the transaction of what it did.
+"""Idempotency keys: a request that comes twice is done once, and its answer is stored in the transaction of its work.
 
 As draft-ietf-httpapi-idempotency-key-header-07 has it. Who never heard the answer asks again with the same key, and
 cannot do a second time what was done; and since the answer is stored with what it tells of, a process that dies leaves
@@ -26,7 +26,7 @@ _FORGOTTEN_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """What was answered: a status, a body in JSON, and the address of what was made."""
+    """A stored answer: a status, a body in JSON, and the address of what was made."""
 
     status: int
     body: str

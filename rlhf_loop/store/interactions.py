@@ -1,8 +1,7 @@
-"""What was offered and what reviewers said of it: record, rate and count.
+"""Interactions, reviews and preferences in the database: record answers, rate and compare them, count.
 
-Which of two answers to one question somebody finds better: one word a pair and reviewer, the last one counts.
-
-The questions that were answered: by which order, how fast, and what did not work. What was asked is not in it.
+Of a reviewer the last review of an answer counts, and the last preference between two. Serving records say by which
+order a question was answered, how fast, and what did not work; the question itself is not in them.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Insert, case, delete, func, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import case, delete, func, insert, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, ServingRecord, prompt_key
+from rlhf_loop import domain
+from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, ServingRecord, field_values, prompt_key, rating_fields
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Preference, Review, ServedQuestion
 from rlhf_loop.store.validation import RATINGS, cleaned, problem, whole
 from rlhf_loop.utils.text import unstorable
@@ -28,7 +27,7 @@ from rlhf_loop.utils.text import unstorable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatingStats:
-    """What the ratings database holds.
+    """The numbers of what the ratings database holds.
 
     `questions` counts the candidate groups, `comparable_questions` those with at least two rated answers. All of it is
     about experts; of end users there are `end_user_reviews`, of `end_user_rated` answers.
@@ -86,7 +85,7 @@ def put_interactions(connection: Connection, ratings: Sequence[Rating]) -> list[
             f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
         ) from error
     new = list(found.scalars())
-    reviews = [_review_values(id, rating, now) for id, rating in zip(new, ratings, strict=True) if rating.rating]
+    reviews = [_review_values(key, each.review, now) for key, each in zip(new, ratings, strict=True) if each.rating]
     if reviews:
         connection.execute(insert(Review), reviews)
     return new
@@ -94,7 +93,7 @@ def put_interactions(connection: Connection, ratings: Sequence[Rating]) -> list[
 
 def rate(
     engine: Engine,
-    interaction_id: int,
+    interaction_key: int,
     *,
     reviewer: str | None = None,
     rating: int,
@@ -109,95 +108,71 @@ def rate(
     `rated_at` is the time of the review, by default now.
 
     Raises:
-        ValueError: a rating outside 1-5, a time without a zone, text that cannot be stored, or an id that is no number.
+        ValueError: a rating outside 1-5, a time without a zone, text that cannot be stored, or a key that is not whole.
         LookupError: there is no such interaction.
     """
-    interaction_id = whole("interaction_id", interaction_id)
+    interaction_key = whole("interaction_key", interaction_key)
+    review = domain.Review(
+        rating=rating,
+        comment=comment,
+        correction=correction,
+        harmful=harmful,
+        reviewer=reviewer,
+        role=role,
+        reviewed_at=rated_at,
+    )
     with transaction(engine) as connection:
-        put_review(
-            connection,
-            interaction_id,
-            reviewer=reviewer,
-            rating=rating,
-            comment=comment,
-            correction=correction,
-            harmful=harmful,
-            role=role,
-            rated_at=rated_at,
-        )
-        consensus = select(Interaction.rating).where(Interaction.id == interaction_id)
+        put_review(connection, interaction_key, review)
+        consensus = select(Interaction.rating).where(Interaction.id == interaction_key)
         return int(connection.execute(consensus).scalar_one() or 0)
 
 
-def put_review(
-    connection: Connection,
-    interaction_id: int,
-    *,
-    reviewer: str | None,
-    rating: int,
-    comment: str | None = None,
-    correction: str | None = None,
-    harmful: bool = False,
-    role: ReviewerRole = ReviewerRole.EXPERT,
-    rated_at: datetime | None = None,
-) -> bool:
+def put_review(connection: Connection, interaction_key: int, review: domain.Review) -> bool:
     """Do what `rate` does, in a transaction of the caller's; return whether the review is the reviewer's first.
 
     Raises:
         ValueError, LookupError: as `rate`.
     """
-    review = cleaned(
-        Rating(
-            user_prompt="-",
-            ai_response="-",
-            rating=rating,
-            feedback_comment=comment,
-            corrected_response=correction,
-            reviewer=reviewer,
-            rated_at=rated_at,
-            reviewer_role=role,
-            harmful=harmful,
-        )
-    )
-    if reason := problem(review, rated=True):
-        raise ValueError(f"The review of interaction {interaction_id} cannot be stored: {reason}.")
-    lock(connection, interaction_id)
-    values = _review_values(interaction_id, review, datetime.now(UTC))
-    before = _rating_by(connection, interaction_id, values["reviewer"])
-    connection.execute(_upsert_review(connection, values))
+    rating = cleaned(Rating("-", "-", **rating_fields(review)))
+    if reason := problem(rating, rated=True):
+        raise ValueError(f"The review of interaction {interaction_key} cannot be stored: {reason}.")
+    lock(connection, interaction_key)
+    values = _review_values(interaction_key, rating.review, datetime.now(UTC))
+    before = _rating_by(connection, interaction_key, values["reviewer"])
+    upsert(connection, Review, values, key=["interaction_key", "reviewer"])
     action = "review.added" if before is None else "review.changed"
-    detail = {"rating": review.rating, "role": str(role)} | ({} if before is None else {"before": before})
-    audit.note(connection, values["reviewer"], action, f"interaction:{interaction_id}", detail)
+    detail = {"rating": values["rating"], "role": values["role"]} | ({} if before is None else {"before": before})
+    audit.note(connection, values["reviewer"], action, f"interaction:{interaction_key}", detail)
     return before is None
 
 
-def withdraw_review(connection: Connection, interaction_id: int, *, reviewer: str) -> None:
+def withdraw_review(connection: Connection, interaction_key: int, *, reviewer: str) -> None:
     """Take back a reviewer's review of an answer, in a transaction of the caller's.
 
     Raises:
         LookupError: there is no such review.
     """
-    lock(connection, interaction_id)
-    before = _rating_by(connection, interaction_id, reviewer)
+    lock(connection, interaction_key)
+    before = _rating_by(connection, interaction_key, reviewer)
     if before is None:
-        raise LookupError(f"There is no review of interaction {interaction_id} by {reviewer!r}. Reload the page.")
-    connection.execute(delete(Review).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer))
-    audit.note(connection, reviewer, "review.withdrawn", f"interaction:{interaction_id}", {"before": before})
+        raise LookupError(f"There is no review of interaction {interaction_key} by {reviewer!r}. Reload the page.")
+    connection.execute(delete(Review).where(Review.interaction_key == interaction_key, Review.reviewer == reviewer))
+    audit.note(connection, reviewer, "review.withdrawn", f"interaction:{interaction_key}", {"before": before})
 
 
-def stored_role(connection: Connection, interaction_id: int, reviewer: str) -> ReviewerRole | None:
-    """Tell as whose word the reviewer's review is stored, None if there is none; it stays so in this transaction.
+def stored_role(connection: Connection, interaction_key: int, reviewer: str) -> ReviewerRole | None:
+    """Return the role with which the reviewer's review is stored, None without one; it stays so in this transaction.
 
     Raises:
         LookupError: there is no such interaction.
     """
-    lock(connection, interaction_id)
-    wanted = select(Review.role).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
+    lock(connection, interaction_key)
+    wanted = select(Review.role).where(Review.interaction_key == interaction_key, Review.reviewer == reviewer)
     found = connection.execute(wanted).scalar()
     return None if found is None else ReviewerRole(found)
 
 
-def lock(connection: Connection, interaction_id: int) -> None:
+def lock(connection: Connection, interaction_key: int) -> None:
     """Keep others from reviewing the answer until the transaction ends: reviews of one queue up instead of colliding.
 
     Every writer does it first.
@@ -205,9 +180,9 @@ def lock(connection: Connection, interaction_id: int) -> None:
     Raises:
         LookupError: there is no such interaction.
     """
-    locked = select(Interaction.id).where(Interaction.id == interaction_id).with_for_update(key_share=True)
-    if interaction_id > LARGEST_ID or connection.execute(locked).scalar() is None:
-        raise LookupError(f"There is no interaction {interaction_id}. It may have been deleted; reload the list.")
+    locked = select(Interaction.id).where(Interaction.id == interaction_key).with_for_update(key_share=True)
+    if interaction_key > LARGEST_ID or connection.execute(locked).scalar() is None:
+        raise LookupError(f"There is no interaction {interaction_key}. It may have been deleted; reload the list.")
 
 
 def ids(engine: Engine, external_ids: Sequence[str]) -> dict[str, int]:
@@ -233,7 +208,7 @@ def stats(engine: Engine) -> RatingStats:
                 func.max(Review.reviewed_at),
             ).where(Review.role == ReviewerRole.EXPERT)
         ).one()
-        end_users = select(func.count(), func.count(Review.interaction_id.distinct()))
+        end_users = select(func.count(), func.count(Review.interaction_key.distinct()))
         end_user_reviews, end_user_rated = connection.execute(
             end_users.where(Review.role == ReviewerRole.END_USER)
         ).one()
@@ -262,8 +237,8 @@ def group_name(candidate_group: str | None, prompt: str) -> str:
     return f"prompt:{prompt_key(prompt)}" if candidate_group is None else candidate_group
 
 
-def _rating_by(connection: Connection, interaction_id: int, reviewer: str) -> int | None:
-    found = select(Review.rating).where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
+def _rating_by(connection: Connection, interaction_key: int, reviewer: str) -> int | None:
+    found = select(Review.rating).where(Review.interaction_key == interaction_key, Review.reviewer == reviewer)
     return connection.execute(found).scalar()
 
 
@@ -273,44 +248,28 @@ def _interaction_values(rating: Rating, now: datetime) -> dict[str, Any]:
         "ai_response": rating.ai_response,
         "feedback_comment": rating.feedback_comment,
         "corrected_response": rating.corrected_response,
-        "source": rating.source,
         "candidate_group": rating.candidate_group,
         "shown_rank": rating.shown_rank,
         "score": rating.score,
         "model_version": rating.model_version,
         "external_id": rating.external_id or uuid.uuid4().hex,
         "created_at": rating.created_at or now,
-        "title": rating.title,
-        "url": rating.url,
-        "licence": rating.licence,
-        "retrieved_at": rating.retrieved_at,
+        **field_values(rating.origin),
     }
 
 
-def _review_values(interaction_id: int, rating: Rating, now: datetime) -> dict[str, Any]:
+def _review_values(interaction_key: int, review: domain.Review, now: datetime) -> dict[str, Any]:
     return {
-        "interaction_id": interaction_id,
-        "reviewer": rating.reviewer or ANONYMOUS,
-        "rating": rating.rating,
-        "comment": rating.feedback_comment,
-        "correction": rating.corrected_response,
-        "reviewed_at": rating.rated_at or now,
-        "role": str(rating.reviewer_role),
-        "harmful": rating.harmful,
+        **field_values(review),
+        "interaction_key": interaction_key,
+        "reviewer": review.reviewer or ANONYMOUS,
+        "reviewed_at": review.reviewed_at or now,
+        "role": str(review.role),
     }
-
-
-def _upsert_review(connection: Connection, values: Mapping[str, Any]) -> Insert:
-    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
-    changed = {name: values[name] for name in ("rating", "comment", "correction", "reviewed_at", "role", "harmful")}
-    key = ["interaction_id", "reviewer"]
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
-    return postgresql.insert(Review).values(values).on_conflict_do_update(index_elements=key, set_=changed)
 
 
 def _rated_by_question(connection: Connection) -> list[int]:
-    """How many rated answers each question has."""
+    """Count the rated answers of each question."""
     prompt = case((Interaction.candidate_group.is_(None), Interaction.user_prompt))
     counted = select(
         Interaction.candidate_group, prompt.label("user_prompt"), func.count(Interaction.rating).label("rated")
@@ -358,16 +317,15 @@ def put_preference(
     mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
     before = connection.execute(select(Preference.preferred).where(mine)).scalar()
     values = {
+        "first_id": first,
+        "second_id": second,
+        "reviewer": reviewer,
         "preferred": preferred,
         "comment": comment or None,
         "role": str(role),
         "preferred_at": preferred_at or datetime.now(UTC),
     }
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(Preference).values(first_id=first, second_id=second, reviewer=reviewer, **values)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["first_id", "second_id", "reviewer"], set_=values)
-    )
+    upsert(connection, Preference, values, key=["first_id", "second_id", "reviewer"])
     action = "preference.added" if before is None else "preference.changed"
     detail = {"preferred": preferred, "role": str(role)} | ({} if before is None else {"before": before})
     audit.note(connection, reviewer, action, f"pair:{first}-{second}", detail)
@@ -392,7 +350,7 @@ def withdraw_preference(connection: Connection, one: int, other: int, *, reviewe
 
 
 def stored_preference_role(connection: Connection, one: int, other: int, reviewer: str) -> ReviewerRole | None:
-    """Tell as whose word the reviewer's preference is stored, None if there is none; it stays so in this transaction.
+    """Return the role with which the reviewer's preference is stored, None without one; it stays so meanwhile.
 
     Raises:
         LookupError: one of the answers is not there.
@@ -405,7 +363,7 @@ def stored_preference_role(connection: Connection, one: int, other: int, reviewe
     return None if found is None else ReviewerRole(found)
 
 
-#: What may order the answers to a question; the version of a model may, too.
+#: The policies that order the answers to a question, beside the versions of models.
 LIVE, INCOMING, INTERLEAVED = "live", "incoming", "interleaved"
 
 
@@ -433,8 +391,4 @@ def put(connection: Connection, served: ServingRecord) -> None:
         "degraded": dict(served.degraded) or None,
         "timings": dict(served.timings) or None,
     }
-    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
-    if connection.dialect.name == "sqlite":
-        connection.execute(sqlite.insert(ServedQuestion).values(values).on_conflict_do_nothing())
-    else:
-        connection.execute(postgresql.insert(ServedQuestion).values(values).on_conflict_do_nothing())
+    upsert(connection, ServedQuestion, values, key=["candidate_group"], changed=())

@@ -1,4 +1,4 @@
-"""Reading what was offered and what was said of it: newest first, filtered, a page at a time."""
+"""Queries for interactions and their reviews: newest first, filtered, a page at a time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Row, Select, exists, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop import domain
+from rlhf_loop.domain import Origin, ReviewerRole
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.tables import Interaction, Review
+from rlhf_loop.store.tables import REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 
 #: Entries of a page at most.
 LONGEST_PAGE = 100
@@ -24,7 +25,7 @@ _CHECK_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which interactions are wanted; None means all. Ratings are the experts' consensus."""
+    """Conditions on interactions; None means all. Ratings are the experts' consensus."""
 
     rated: bool | None = None
     min_rating: int | None = None
@@ -38,19 +39,6 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReviewEntry:
-    """What one reviewer said of an answer."""
-
-    reviewer: str
-    role: ReviewerRole
-    rating: int
-    comment: str | None
-    correction: str | None
-    harmful: bool
-    reviewed_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InteractionEntry:
     """An answer that was offered, with what its reviews come to.
 
@@ -61,11 +49,7 @@ class InteractionEntry:
     id: str
     prompt: str
     response: str
-    source: str | None
-    title: str | None
-    url: str | None
-    licence: str | None
-    retrieved_at: datetime | None
+    origin: Origin
     candidate_group: str | None
     shown_rank: int | None
     score: float | None
@@ -91,7 +75,7 @@ class InteractionPage:
 class ReviewPage:
     """Some reviews, newest first; with `next` as cursor comes the next page, None on the last one."""
 
-    reviews: tuple[ReviewEntry, ...]
+    reviews: tuple[domain.Review, ...]
     next: str | None
 
 
@@ -101,7 +85,7 @@ def interactions(
     """Return a page. What comes while somebody turns the pages moves none of them: it would be before the first.
 
     Raises:
-        ValueError: the cursor is none, or of other filters.
+        ValueError: the cursor is not valid, or of other filters.
     """
     of = _fingerprint("interactions", *map(str, astuple(filters)))
     wanted = _filtered(select(*_columns()), filters).order_by(Interaction.id.desc()).limit(limit + 1)
@@ -130,14 +114,14 @@ def reviews(engine: Engine, id: str, *, limit: int = LONGEST_PAGE, cursor: str |
 
     Raises:
         LookupError: there is no such interaction.
-        ValueError: the cursor is none, or of another interaction.
+        ValueError: the cursor is not valid, or of another interaction.
     """
     with reading(engine) as connection:
-        return _reviews(connection, row_id(connection, id), id, limit=limit, cursor=cursor)
+        return _reviews(connection, interaction_key(connection, id), id, limit=limit, cursor=cursor)
 
 
-def row_id(connection: Connection, id: str) -> int:
-    """Return the number under which the database has the interaction with that external id.
+def interaction_key(connection: Connection, id: str) -> int:
+    """Return the key under which the database has the interaction with that external id.
 
     Raises:
         LookupError: there is none.
@@ -153,10 +137,11 @@ def known(connection: Connection, ids: Sequence[str]) -> set[str]:
     return set(connection.execute(select(Interaction.external_id).where(Interaction.external_id.in_(ids))).scalars())
 
 
-def read_review(connection: Connection, interaction_id: int, *, reviewer: str) -> ReviewEntry:
-    """Return what a reviewer said of the interaction with that number, which there has to be."""
-    wanted = _review_columns().where(Review.interaction_id == interaction_id, Review.reviewer == reviewer)
-    return _review(connection.execute(wanted).one())
+def find_review(connection: Connection, interaction_key: int, *, reviewer: str) -> domain.Review | None:
+    """Return the reviewer's review of the interaction with that key, None if there is none."""
+    wanted = select(*REVIEW_COLUMNS).where(Review.interaction_key == interaction_key, Review.reviewer == reviewer)
+    row = connection.execute(wanted).one_or_none()
+    return None if row is None else review_of(row)
 
 
 def unknown(id: str) -> str:
@@ -166,7 +151,7 @@ def unknown(id: str) -> str:
 
 
 def _columns() -> list[Any]:
-    of_it = Review.interaction_id == Interaction.id
+    of_it = Review.interaction_key == Interaction.id
 
     def counted(role: ReviewerRole) -> Any:
         found = select(func.count()).select_from(Review).where(of_it, Review.role == role)
@@ -196,7 +181,7 @@ def _filtered(wanted: Select[Any], filters: Filters) -> Select[Any]:
         if value is not None:
             wanted = wanted.where(column == value)
     if filters.harmful is not None:
-        flagged = exists().where(Review.interaction_id == Interaction.id, Review.harmful)
+        flagged = exists().where(Review.interaction_key == Interaction.id, Review.harmful)
         wanted = wanted.where(flagged if filters.harmful else ~flagged)
     if filters.created_after is not None:
         wanted = wanted.where(Interaction.created_at > filters.created_after)
@@ -205,26 +190,14 @@ def _filtered(wanted: Select[Any], filters: Filters) -> Select[Any]:
     return wanted
 
 
-def _review_columns() -> Any:
-    return select(
-        Review.id.label("row_id"),
-        Review.reviewer,
-        Review.role,
-        Review.rating,
-        Review.comment,
-        Review.correction,
-        Review.harmful,
-        Review.reviewed_at,
-    )
-
-
-def _reviews(connection: Connection, number: int, id: str, *, limit: int, cursor: str | None) -> ReviewPage:
+def _reviews(connection: Connection, key: int, id: str, *, limit: int, cursor: str | None) -> ReviewPage:
     of = _fingerprint("reviews", id)
-    wanted = _review_columns().where(Review.interaction_id == number).order_by(Review.id.desc()).limit(limit + 1)
+    wanted = select(Review.id.label("row_id"), *REVIEW_COLUMNS).where(Review.interaction_key == key)
+    wanted = wanted.order_by(Review.id.desc()).limit(limit + 1)
     if cursor is not None:
         wanted = wanted.where(Review.id < _position(cursor, of))
     rows = connection.execute(wanted).all()
-    return ReviewPage(tuple(map(_review, rows[:limit])), _next(rows, limit, of))
+    return ReviewPage(tuple(map(review_of, rows[:limit])), _next(rows, limit, of))
 
 
 def _entry(row: Row[Any]) -> InteractionEntry:
@@ -232,11 +205,7 @@ def _entry(row: Row[Any]) -> InteractionEntry:
         id=row.external_id,
         prompt=row.user_prompt,
         response=row.ai_response,
-        source=row.source,
-        title=row.title,
-        url=row.url,
-        licence=row.licence,
-        retrieved_at=row.retrieved_at,
+        origin=origin_of(row),
         candidate_group=row.candidate_group,
         shown_rank=row.shown_rank,
         score=row.score,
@@ -248,18 +217,6 @@ def _entry(row: Row[Any]) -> InteractionEntry:
         harmful=bool(row.harmful),
         expert_reviews=row.expert_reviews,
         end_user_reviews=row.end_user_reviews,
-    )
-
-
-def _review(row: Row[Any]) -> ReviewEntry:
-    return ReviewEntry(
-        reviewer=row.reviewer,
-        role=ReviewerRole(row.role),
-        rating=row.rating,
-        comment=row.comment,
-        correction=row.correction,
-        harmful=bool(row.harmful),
-        reviewed_at=row.reviewed_at,
     )
 
 

@@ -1,4 +1,4 @@
-"""Questions that no model is ever fitted on, so that versions can be compared on them for months.
+"""The holdout: questions that no model is ever fitted on, so that versions can be compared on them for months.
 
 A hash decides, the same on every machine and always. The share of questions grows with their number, in steps and never
 back: what one version was kept from, all later ones are kept from, too. Questions that only a later share takes in may

@@ -1,25 +1,12 @@
-"""What was offered, and what was said of it.
+"""The tables of the ratings database, the same on SQLite and PostgreSQL.
 
 The consensus of several reviewers (`rlhf_interactions.rating`) is kept by triggers that the migrations create, so it is
-right whoever writes, plain SQL included.
-
-What all tables share: their base, points in time, and the defaults that the database itself fills in.
-
-What the review screen needs: who was given what, drafts, scores of the live model, guidelines.
-
-Who may do what: users, their sessions and tokens, what they did, and which requests were answered already.
-
-The log of trainings.
-
-The registry of reward models: one row a version.
-
-The service in operation: which questions were answered, by which policy and how fast; and what is amiss.
-
-The tables of the ratings database, the same on SQLite and PostgreSQL.
+right whoever writes, plain SQL included. `review_of` and `origin_of` read a review and an origin from a row.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -41,6 +28,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from rlhf_loop import domain
 
 #: Where PostgreSQL's INTEGER ends. A larger id is nobody's, and asking for it is an error there.
 LARGEST_ID = 2**31 - 1
@@ -114,7 +103,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, str: Text, float: Double}
 
 
-#: Whose review it is when nobody is named, and when plain SQL writes a rating.
+#: The reviewer when nobody is named, and when plain SQL writes a rating.
 ANONYMOUS = "anonymous"
 
 
@@ -178,18 +167,18 @@ class Interaction(Base):
 
 
 class Review(Base):
-    """What one reviewer said of one answer; `harmful` is the flag that an expert sets."""
+    """One reviewer's word on one answer; `harmful` is the flag that an expert sets."""
 
     __tablename__ = "rlhf_reviews"
     __table_args__ = (
         PrimaryKeyConstraint("id", name="pk_rlhf_reviews"),
         ForeignKeyConstraint(
-            ["interaction_id"],
+            ["interaction_key"],
             ["rlhf_interactions.id"],
             name="fk_rlhf_reviews_interaction_id",
             ondelete="CASCADE",
         ),
-        UniqueConstraint("interaction_id", "reviewer", name="uq_rlhf_reviews_interaction_id_reviewer"),
+        UniqueConstraint("interaction_key", "reviewer", name="uq_rlhf_reviews_interaction_id_reviewer"),
         CheckConstraint("trim(reviewer) <> ''", name="ck_rlhf_reviews_reviewer_not_empty"),
         CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_reviews_rating_1_to_5"),
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_reviews_role"),
@@ -204,7 +193,7 @@ class Review(Base):
     )
 
     id: Mapped[int]
-    interaction_id: Mapped[int]
+    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key")
     reviewer: Mapped[str] = mapped_column(server_default=text(f"'{ANONYMOUS}'"))
     rating: Mapped[int]
     comment: Mapped[str | None]
@@ -214,8 +203,24 @@ class Review(Base):
     harmful: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
+#: The columns of a review and of an origin, for `review_of` and `origin_of`.
+REVIEW_COLUMNS = tuple(getattr(Review, each.name) for each in fields(domain.Review))
+ORIGIN_COLUMNS = tuple(getattr(Interaction, each.name) for each in fields(domain.Origin))
+
+
+def review_of(row: Any) -> domain.Review:
+    """Return the review in a row with `REVIEW_COLUMNS`."""
+    values = {column.key: getattr(row, column.key) for column in REVIEW_COLUMNS}
+    return domain.Review(**{**values, "role": domain.ReviewerRole(row.role), "harmful": bool(row.harmful)})
+
+
+def origin_of(row: Any) -> domain.Origin:
+    """Return the origin in a row with `ORIGIN_COLUMNS`."""
+    return domain.Origin(**{column.key: getattr(row, column.key) for column in ORIGIN_COLUMNS})
+
+
 class Preference(Base):
-    """Which of two answers to one question a reviewer finds better. `first_id` is always the lower id."""
+    """A reviewer's preference between two answers to one question. `first_id` is always the lower id."""
 
     __tablename__ = "rlhf_preferences"
     __table_args__ = (
@@ -246,7 +251,7 @@ class Preference(Base):
 
 
 class CorrectionDecision(Base):
-    """What an admin decided about the correction in a review; it holds for this `correction`, not for a later one."""
+    """An admin's decision about the correction in a review; it holds for this `correction`, not for a later one."""
 
     __tablename__ = "rlhf_correction_decisions"
     __table_args__ = (
@@ -272,17 +277,17 @@ class Assignment(Base):
 
     __tablename__ = "rlhf_assignments"
     __table_args__ = (
-        PrimaryKeyConstraint("reviewer", "interaction_id", name="pk_rlhf_assignments"),
+        PrimaryKeyConstraint("reviewer", "interaction_key", name="pk_rlhf_assignments"),
         ForeignKeyConstraint(
-            ["interaction_id"], ["rlhf_interactions.id"], name="fk_rlhf_assignments_interaction_id", ondelete="CASCADE"
+            ["interaction_key"], ["rlhf_interactions.id"], name="fk_rlhf_assignments_interaction_id", ondelete="CASCADE"
         ),
         CheckConstraint("state IN ('open', 'reviewed', 'skipped')", name="ck_rlhf_assignments_state"),
-        Index("ix_rlhf_assignments_interaction_id", "interaction_id"),
+        Index("ix_rlhf_assignments_interaction_id", "interaction_key"),
         Index("ix_rlhf_assignments_reviewer_assigned_at", "reviewer", "assigned_at"),
     )
 
     reviewer: Mapped[str]
-    interaction_id: Mapped[int]
+    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key")
     state: Mapped[str] = mapped_column(server_default=text("'open'"))
     why: Mapped[str] = mapped_column(server_default=text("'recent'"))
     assigned_at: Mapped[datetime]
@@ -318,20 +323,20 @@ class PairAssignment(Base):
 
 
 class Draft(Base):
-    """What a rater has typed and not yet submitted."""
+    """A review that a rater has typed and not yet submitted."""
 
     __tablename__ = "rlhf_drafts"
     __table_args__ = (
-        PrimaryKeyConstraint("reviewer", "interaction_id", name="pk_rlhf_drafts"),
+        PrimaryKeyConstraint("reviewer", "interaction_key", name="pk_rlhf_drafts"),
         ForeignKeyConstraint(
-            ["interaction_id"], ["rlhf_interactions.id"], name="fk_rlhf_drafts_interaction_id", ondelete="CASCADE"
+            ["interaction_key"], ["rlhf_interactions.id"], name="fk_rlhf_drafts_interaction_id", ondelete="CASCADE"
         ),
         CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_drafts_rating_1_to_5"),
-        Index("ix_rlhf_drafts_interaction_id", "interaction_id"),
+        Index("ix_rlhf_drafts_interaction_id", "interaction_key"),
     )
 
     reviewer: Mapped[str]
-    interaction_id: Mapped[int]
+    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key")
     rating: Mapped[int | None]
     comment: Mapped[str | None]
     correction: Mapped[str | None]
@@ -340,16 +345,16 @@ class Draft(Base):
 
 
 class AnswerScore(Base):
-    """What the live model thinks of an answer that waits for a review, and how far its question's best two are apart.
+    """The live model's score of an answer that waits for a review, and how far its question's best two are apart.
 
     `margin` is None but for those two.
     """
 
     __tablename__ = "rlhf_answer_scores"
     __table_args__ = (
-        PrimaryKeyConstraint("interaction_id", name="pk_rlhf_answer_scores"),
+        PrimaryKeyConstraint("interaction_key", name="pk_rlhf_answer_scores"),
         ForeignKeyConstraint(
-            ["interaction_id"],
+            ["interaction_key"],
             ["rlhf_interactions.id"],
             name="fk_rlhf_answer_scores_interaction_id",
             ondelete="CASCADE",
@@ -359,7 +364,7 @@ class AnswerScore(Base):
         Index("ix_rlhf_answer_scores_margin", "margin"),
     )
 
-    interaction_id: Mapped[int] = mapped_column(autoincrement=False)
+    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key", autoincrement=False)
     model_version: Mapped[str]
     score: Mapped[float]
     margin: Mapped[float | None]
@@ -480,7 +485,7 @@ class SignInFailure(Base):
 
 
 class AuditEntry(Base):
-    """Who did what to what; rows are only ever added."""
+    """One action of somebody; rows are only ever added."""
 
     __tablename__ = "rlhf_audit_log"
     __table_args__ = (
@@ -637,7 +642,7 @@ class ServedQuestion(Base):
 
 
 class Alarm(Base):
-    """Something that is amiss, from `raised_at` until `cleared_at`. Of one kind and subject at most one is open.
+    """A problem, from `raised_at` until `cleared_at`. Of one kind and subject at most one is open.
 
     `notified_at` is when the webhook took the news that it was raised, `cleared_notified_at` that it is over.
     Until `taken_until` a process is telling it.

@@ -1,4 +1,4 @@
-"""What of a rating can be stored: every way in asks here, so that no reader has to doubt what is in the database."""
+"""Validation of ratings: every way into the database asks here, so that no reader has to doubt what is in it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def whole(name: str, value: object) -> int:
     """Return a number that must be whole, numpy's as well, as Python's.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not whole.
     """
     try:
         if isinstance(value, bool):

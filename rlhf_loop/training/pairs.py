@@ -213,7 +213,7 @@ _CORRECTIONS = (
         Review.correction,
         CorrectionDecision.approved,
     )
-    .join(Interaction, Interaction.id == Review.interaction_id)
+    .join(Interaction, Interaction.id == Review.interaction_key)
     .outerjoin(
         CorrectionDecision,
         and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction),

@@ -266,7 +266,7 @@ def read_reviews(connection: Connection, id: NDArray[np.int64], answer: Ints, *,
     """Read the reviews of the interactions `id`, which are in order and belong to the answers of those numbers."""
     by_expert = Review.role == ReviewerRole.EXPERT
     name = case((by_expert, Review.reviewer))
-    wanted = select(Review.interaction_id, Review.rating, by_expert, name)
+    wanted = select(Review.interaction_key, Review.rating, by_expert, name)
     rows = connection.execute(wanted if end_users else wanted.where(by_expert), execution_options=_STREAMED)
     places: dict[str | None, int] = {None: -1}
     reviews = np.fromiter((_numbers(row, places) for row in rows), dtype=_REVIEW)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
-from rlhf_loop.domain import THUMBS, Answer, RankedAnswer
+from rlhf_loop.domain import THUMBS, Answer, RankedAnswer, field_values
 from rlhf_loop.utils.text import unstorable
 
 MAX_COMMENT_CHARS = 4000
@@ -128,17 +128,8 @@ class RankedOut(BaseModel):
         """Take over a candidate of the service."""
         # A NaN is between no numbers, and none of JSON's either.
         score = ranked.score if ranked.score is not None and 0 <= ranked.score <= 1 else None
-        return cls(
-            text=ranked.text,
-            score=score,
-            rank=ranked.rank,
-            source=ranked.source,
-            title=ranked.title,
-            url=ranked.url,
-            licence=ranked.licence,
-            retrieved_at=ranked.retrieved_at,
-            interaction_id=ranked.interaction_id,
-        )
+        origin = {**field_values(ranked.origin), "source": ranked.origin.source or ""}
+        return cls(text=ranked.text, score=score, rank=ranked.rank, interaction_id=ranked.interaction_id, **origin)
 
 
 class AnswerOut(BaseModel):

@@ -39,7 +39,7 @@ def test_a_few_failures_are_forgiven(breaker: Breaker) -> None:
 
 
 def test_failures_in_a_row_bring_a_rest(breaker: Breaker, clock: Clock) -> None:
-    """After three failures it is left alone, and after the rest a single caller tries."""
+    """After three failures it is paused, and after the rest a single caller tries."""
     fail(breaker, 3)
     assert not breaker.may_try()
     assert breaker.rest_s() == 10

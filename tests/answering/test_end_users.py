@@ -49,7 +49,7 @@ def test_thumbs_are_buttons_with_words() -> None:
 
 def test_a_scale_that_there_is_not() -> None:
     """The server does not start with it."""
-    with pytest.raises(ConfigError, match=r"RLHF_END_USER_SCALE='emoji' is no scale\. Choose from: stars, thumbs\."):
+    with pytest.raises(ConfigError, match=r"RLHF_END_USER_SCALE='emoji' is not a valid scale\. Choose from: stars"):
         create_app(Settings(end_user_scale="emoji"), service=FakeService())
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from test_service import Broken, Fixed, rows
 from test_service import live as live
 from test_service import make as make
 from test_service import settings as settings
-from web_fakes import GOOD, OTHER, FakeService, Page
+from web_fakes import GOOD, OTHER, FakeService, Page, changed
 
 from rlhf_loop import sample
 from rlhf_loop.answering.experiments import draw
@@ -172,7 +171,7 @@ def test_rows_come_by_the_outbox(make: Any, live: str, postgres_url: str) -> Non
 def test_the_page_keeps_its_secret() -> None:
     """In an experiment no page has scores or a model's name: all orders look alike, and nobody rates a score."""
     pages = []
-    for ranked in ((GOOD, OTHER), (replace(OTHER, rank=1), replace(GOOD, rank=2))):
+    for ranked in ((GOOD, OTHER), (changed(OTHER, rank=1), changed(GOOD, rank=2))):
         web = create_app(Settings(experiment_share=0.1), service=FakeService(*ranked)).test_client()
         page = Page(web.post("/data-html", data={"query": "Why?"}).text)
         pages.append([tag for tag, _ in page.tags])

@@ -164,17 +164,17 @@ def test_one_that_fails_repeatedly_is_left_alone() -> None:
     gatherer = Gatherer([bad, fine], deadline_s=30, limit=3)
     reasons = [gatherer.gather(QUERY).degraded["bad"] for _ in range(5)]
     assert reasons[:3] == ["down"] * 3
-    assert all("left alone for 10 s after repeated failures" in reason for reason in reasons[3:])
+    assert all("paused for 10 s after repeated failures" in reason for reason in reasons[3:])
     assert (bad.asked, fine.asked) == (3, 5)
     assert list(gatherer.resting()) == ["bad"]
 
 
 def test_one_that_asks_for_a_rest_gets_it_at_once() -> None:
-    """A source whose site says Retry-After is left alone from then on."""
+    """A source whose site says Retry-After is paused from then on."""
     bad = failing(SourceError("slow down", retry_after_s=100))
     gatherer = Gatherer([bad], deadline_s=30, limit=3)
     gatherer.gather(QUERY)
-    assert "left alone for 100 s" in gatherer.gather(QUERY).degraded["bad"]
+    assert "paused for 100 s" in gatherer.gather(QUERY).degraded["bad"]
     assert bad.asked == 1
 
 

@@ -23,7 +23,7 @@ CANDIDATES = [Candidate(text) for text in TEXTS]
 #: D before B before A before C.
 LIVE = Ranking(
     tuple(
-        RankedCandidate(TEXTS[position], rank=rank, score=1 - rank / 10, position=position)
+        RankedCandidate(CANDIDATES[position], rank=rank, score=1 - rank / 10, position=position)
         for rank, position in enumerate((3, 1, 0, 2), start=1)
     ),
     "live-1",
@@ -206,7 +206,7 @@ def test_an_order_that_fails_for_a_question_is_replaced(
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_is_from_0_to_1(share: float) -> None:
     """Anything else is refused with the value seen."""
-    with pytest.raises(ConfigError, match=r"RLHF_EXPERIMENT_SHARE=.* is no share.*from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"RLHF_EXPERIMENT_SHARE=.* is not a valid share.*from 0 to 1"):
         check(Settings(experiment_share=share))
 
 
@@ -220,11 +220,11 @@ def test_a_version_that_is_not_there(trained: tuple[RewardModel, TrainingReport]
     looking("../x", share=0.0)
     looking("incoming")
     looking(one)
-    with pytest.raises(ConfigError, match=rf"'nobody' is no model in .*{min(one, two)}.*or 'incoming'"):
+    with pytest.raises(ConfigError, match=rf"'nobody' is not a model in .*{min(one, two)}.*or 'incoming'"):
         looking("nobody")
     with pytest.raises(ConfigError, match=r"'passages-' fits 2 models"):
         looking("passages-")
-    with pytest.raises(ConfigError, match="is no model in"):
+    with pytest.raises(ConfigError, match="is not a model in"):
         looking("*")
     (tmp_path / f"{two}.joblib").write_bytes(b"damaged")
     with pytest.raises(ConfigError, match="was altered or damaged, its sha256 is"):

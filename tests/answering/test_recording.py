@@ -18,10 +18,11 @@ from sqlalchemy import Engine, func, select, text
 from rlhf_loop.answering import recording
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
+from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.store.engine import make_engine
-from rlhf_loop.store.tables import Interaction, Review, ServedQuestion
+from rlhf_loop.store.tables import Interaction, ServedQuestion
+from rlhf_loop.store.tables import Review as StoredReview
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -73,9 +74,9 @@ def outage(postgres_url: str) -> Iterator[Outage]:
 def test_an_answer_and_its_rating_are_stored(recorder: Recorder, database_url: str) -> None:
     """All candidates become interactions of one group, and a rating finds its own by its id."""
     assert recorder.record(candidates("a")) == ""
-    assert recorder.rate("a-1", rating=5, reviewer="visitor:1", comment="yes")
-    assert recorder.rate("a-1", rating=2, reviewer="visitor:1")
-    assert recorder.rate("a-1", rating=4, reviewer="visitor:2")
+    assert recorder.rate("a-1", Review(rating=5, reviewer="visitor:1", comment="yes", role=ReviewerRole.END_USER))
+    assert recorder.rate("a-1", Review(rating=2, reviewer="visitor:1", role=ReviewerRole.END_USER))
+    assert recorder.rate("a-1", Review(rating=4, reviewer="visitor:2", role=ReviewerRole.END_USER))
     engine = make_engine(database_url)
     with engine.connect() as connection:
         rows = connection.execute(select(Interaction).order_by(Interaction.id)).all()
@@ -83,7 +84,9 @@ def test_an_answer_and_its_rating_are_stored(recorder: Recorder, database_url: s
             ("a-0", 1, "question:a"),
             ("a-1", 2, "question:a"),
         ]
-        reviews = connection.execute(select(Review.reviewer, Review.rating).order_by(Review.reviewer)).all()
+        reviews = connection.execute(
+            select(StoredReview.reviewer, StoredReview.rating).order_by(StoredReview.reviewer)
+        ).all()
         assert [tuple(review) for review in reviews] == [("visitor:1", 2), ("visitor:2", 4)]
     engine.dispose()
     assert recorder.waiting() == (0, 0)
@@ -93,8 +96,8 @@ def test_visitors_and_experts_are_kept_apart(recorder: Recorder, database_url: s
     """A rating is an end user's unless it is said to be an expert's; neither moves the other's consensus."""
     recorder.record(candidates("a", 1))
     for number in range(3):
-        assert recorder.rate("a-0", rating=1, reviewer=f"visitor:{number}")
-    assert recorder.rate("a-0", rating=5, reviewer="anna", role=ReviewerRole.EXPERT)
+        assert recorder.rate("a-0", Review(rating=1, reviewer=f"visitor:{number}", role=ReviewerRole.END_USER))
+    assert recorder.rate("a-0", Review(rating=5, reviewer="anna", role=ReviewerRole.EXPERT))
     engine = make_engine(database_url)
     with engine.connect() as connection:
         assert connection.execute(select(Interaction.rating, Interaction.end_user_rating)).one() == (5, 1)
@@ -106,7 +109,7 @@ def test_an_expert_waits_in_the_outbox_as_one(outage: Outage, tmp_path: Path) ->
     recorder = Recorder(settings_for(outage.url, tmp_path))
     recorder.record(candidates("a"))
     outage.cut()
-    assert not recorder.rate("a-0", rating=5, reviewer="anna", role=ReviewerRole.EXPERT)
+    assert not recorder.rate("a-0", Review(rating=5, reviewer="anna", role=ReviewerRole.EXPERT))
     body = {"interaction": "a-1", "rating": 2, "reviewer": "visitor:1", "comment": None, "rated_at": NOON.isoformat()}
     recorder._outbox.put("rating", body, interactions=["a-1"])
     outage.restore()
@@ -123,10 +126,10 @@ def test_bad_ratings(recorder: Recorder) -> None:
     """A rating of an unknown answer, or outside 1-5, is an error and leaves nothing."""
     recorder.record(candidates("a"))
     with pytest.raises(LookupError, match=r"no answer with the id 'zzz'.*Ask the question again"):
-        recorder.rate("zzz", rating=3, reviewer="visitor:1")
+        recorder.rate("zzz", Review(rating=3, reviewer="visitor:1", role=ReviewerRole.END_USER))
     for bad in (0, 6, True, 2.5):
         with pytest.raises(ValueError, match="not a whole number from 1 to 5"):
-            recorder.rate("a-0", rating=bad, reviewer="visitor:1")  # type: ignore[arg-type]
+            recorder.rate("a-0", Review(rating=bad, reviewer="visitor:1", role=ReviewerRole.END_USER))  # type: ignore[arg-type]
     assert recorder.waiting() == (0, 0)
 
 
@@ -144,13 +147,13 @@ def test_nothing_is_lost_while_the_database_is_down(
     assert recorder.record(candidates("during")) == "the database cannot be used"
     for number in range(5):
         assert recorder.record(candidates(f"more{number}"))
-    assert not recorder.rate("during-0", rating=5, reviewer="visitor:1")
-    assert not recorder.rate("before-0", rating=1, reviewer="visitor:1")
+    assert not recorder.rate("during-0", Review(rating=5, reviewer="visitor:1", role=ReviewerRole.END_USER))
+    assert not recorder.rate("before-0", Review(rating=1, reviewer="visitor:1", role=ReviewerRole.END_USER))
     assert recorder.waiting() == (8, 0)
     assert caplog.text.count("Recording goes to the outbox") == 1
     outage.restore()
     until(lambda: recorder.waiting() == (0, 0))
-    assert recorder.rate("before-0", rating=4, reviewer="visitor:1")
+    assert recorder.rate("before-0", Review(rating=4, reviewer="visitor:1", role=ReviewerRole.END_USER))
     recorder.close()
     engine = make_engine(outage.url)
     assert count(engine) == 14
@@ -177,10 +180,10 @@ def test_what_waited_in_an_earlier_life_is_recorded(outage: Outage, tmp_path: Pa
     outage.cut()
     code = (
         "import os, sys; from pathlib import Path; from rlhf_loop.answering.recording import Recorder\n"
-        "from rlhf_loop.config import Settings; from rlhf_loop.domain import Rating\n"
+        "from rlhf_loop.config import Settings; from rlhf_loop.domain import *\n"
         "recorder = Recorder(Settings(database_url=sys.argv[1], outbox_path=Path(sys.argv[2])))\n"
         "assert recorder.record([Rating('q', 'a', external_id='left')])\n"
-        "assert not recorder.rate('left', rating=5, reviewer='visitor:1')\n"
+        "assert not recorder.rate('left', Review(rating=5, reviewer='visitor:1', role=ReviewerRole.END_USER))\n"
         "os.kill(os.getpid(), 9)"
     )
     arguments = [sys.executable, "-c", code, outage.url, str(tmp_path / "outbox.db")]
@@ -245,7 +248,7 @@ def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp
     recorder.check()
     outage.cut()
     recorder.record(candidates("a"))
-    recorder.rate("nobody-knows", rating=5, reviewer="visitor:1")
+    recorder.rate("nobody-knows", Review(rating=5, reviewer="visitor:1", role=ReviewerRole.END_USER))
     recorder.record([replace(candidates("bad", 1)[0], score=7.0)])
     recorder.record(candidates("b"))
     outage.restore()
@@ -262,7 +265,7 @@ def test_what_is_refused_at_once_is_kept_with_the_reason(recorder: Recorder) -> 
     assert recorder.record([replace(candidates("bad", 1)[0], score=7.0)]) == "the database refused it"
     until(lambda: recorder.waiting() == (0, 1))
     with pytest.raises(LookupError):
-        recorder.rate("a\x00b", rating=3, reviewer="visitor:1")
+        recorder.rate("a\x00b", Review(rating=3, reviewer="visitor:1", role=ReviewerRole.END_USER))
 
 
 def test_a_sqlite_database_that_is_deleted_under_the_server(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from rlhf_loop import sample
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Passage, ReviewerRole
+from rlhf_loop.domain import Passage, Review, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.reward import RewardModel
@@ -105,11 +105,11 @@ def test_the_best_candidate_comes_first_and_all_are_recorded(make: Any, live: st
     assert all(0 <= score <= 1 for score in scores)
     assert [of.rank for of in answer.ranked] == list(range(1, len(TEXTS) + 1))
     assert answer.best is answer.ranked[0]
-    assert answer.best.url == f"https://example.org/{answer.best.source}"
+    assert answer.best.origin.url == f"https://example.org/{answer.best.origin.source}"
     assert {"total", "sources", "source:one", "source:two", "ranking", "recording"} == set(answer.timings)
     stored = rows(settings)
     assert [(row.external_id, row.ai_response, row.source, row.score) for row in stored] == [
-        (of.interaction_id, of.text, of.source, of.score) for of in answer.ranked
+        (of.interaction_id, of.text, of.origin.source, of.score) for of in answer.ranked
     ]
     assert {(row.user_prompt, row.model_version, row.rating) for row in stored} == {(QUERY, live, None)}
     assert len({row.candidate_group for row in stored}) == 1
@@ -121,12 +121,15 @@ def test_an_answer_can_be_rated(make: Any, live: str, settings: Settings) -> Non
     """The id of a candidate is all that a rating needs."""
     service = make()
     answer = service.answer(QUERY)
-    assert service.rate(answer.ranked[1].interaction_id, rating=4, reviewer="visitor:1", comment="good")
-    assert service.rate(answer.ranked[2].interaction_id, rating=2, reviewer="anna", role=ReviewerRole.EXPERT)
+    assert service.rate(
+        answer.ranked[1].interaction_id,
+        Review(rating=4, reviewer="visitor:1", comment="good", role=ReviewerRole.END_USER),
+    )
+    assert service.rate(answer.ranked[2].interaction_id, Review(rating=2, reviewer="anna", role=ReviewerRole.EXPERT))
     said = [(row.rating, row.end_user_rating) for row in rows(settings)]
     assert said == [(None, None), (None, 4), (2, None), *[(None, None)] * (len(answer.ranked) - 3)]
     with pytest.raises(LookupError):
-        service.rate("unknown", rating=4, reviewer="visitor:1")
+        service.rate("unknown", Review(rating=4, reviewer="visitor:1", role=ReviewerRole.END_USER))
 
 
 def test_without_a_model_the_incoming_order_stays(make: Any) -> None:
@@ -174,7 +177,7 @@ def test_a_source_that_fails_is_named(make: Any, live: str) -> None:
     """The others' candidates are ranked as if it were not there."""
     answer = make(Broken(), Fixed("one", ["A."])).answer(QUERY)
     assert answer.degraded == {"broken": "The site is down."}
-    assert [of.source for of in answer.ranked] == ["one"]
+    assert [of.origin.source for of in answer.ranked] == ["one"]
 
 
 def test_nothing_found_is_an_answer(make: Any, live: str, settings: Settings) -> None:
@@ -238,7 +241,7 @@ def test_readiness(make: Any, live: str) -> None:
     assert state.ready
     assert state.checks["model"] == live
     assert state.checks["recording"] == "ok"
-    assert "left alone" in state.checks["source:broken"]
+    assert "paused" in state.checks["source:broken"]
 
 
 def test_many_at_once(make: Any, live: str, settings: Settings) -> None:
@@ -279,7 +282,10 @@ def test_sources_that_are_given_are_checked_too(make: Any) -> None:
         ({"sources": ("index",), "index_language": "klingon"}, "RLHF_INDEX_LANGUAGE='klingon'"),
         ({"wikipedia_url": "ftp://example.org"}, "RLHF_WIKIPEDIA_URL is not a valid web address"),
         ({"llm_url": "http://127.0.0.1:1/v1"}, "RLHF_LLM_MODEL is not set"),
-        ({"end_user_scale": "smileys"}, "RLHF_END_USER_SCALE='smileys' is no scale. Choose from: stars, thumbs"),
+        (
+            {"end_user_scale": "smileys"},
+            "RLHF_END_USER_SCALE='smileys' is not a valid scale. Choose from: stars",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_noticed_before_the_first_question(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
+from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord
 from rlhf_loop.monitoring.experiment import ExperimentReport, experiment
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import transaction
@@ -51,7 +51,8 @@ def ask(
         )
         for id, rating, role in ((first, user, "end_user"), (first, expert, "expert"), (other, second, "end_user")):
             if rating is not None:
-                interactions.put_review(connection, id, reviewer=role, rating=rating, role=ReviewerRole(role))
+                review = Review(rating=rating, reviewer=role, role=ReviewerRole(role))
+                interactions.put_review(connection, id, review)
 
 
 def test_nothing_has_been_compared(engine: Engine) -> None:

@@ -8,7 +8,7 @@ import pytest
 from figure_rows import MONDAY, NOW, add, said, shown
 from sqlalchemy import Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, Review, ReviewerRole
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import put_review, record
 
@@ -59,7 +59,7 @@ def review(engine: Engine, grades: dict[str, list[int]], *, at: datetime, name: 
     with transaction(engine) as connection:
         for rater, given in grades.items():
             for id, grade in zip(ids, given, strict=True):
-                put_review(connection, id, reviewer=rater, rating=grade, role=ReviewerRole.EXPERT, rated_at=at)
+                put_review(connection, id, Review(rating=grade, reviewer=rater, reviewed_at=at))
 
 
 def test_agreement_by_month(engine: Engine) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, Review, ReviewerRole
 from rlhf_loop.reviewing import Agreement, RaterReport, agreement
 from rlhf_loop.reviewing.agreement import alphas
 from rlhf_loop.store.engine import transaction
@@ -33,14 +33,9 @@ def reviewed(engine: Engine, *raters: str, role: ReviewerRole = ReviewerRole.EXP
         for number, line in enumerate(grades):
             for day, (id, grade) in enumerate(zip(ids, line, strict=True)):
                 if grade != ".":
-                    put_review(
-                        connection,
-                        id,
-                        reviewer=f"rater-{number}",
-                        rating=int(grade),
-                        role=role,
-                        rated_at=MONDAY + timedelta(days=day),
-                    )
+                    moment = MONDAY + timedelta(days=day)
+                    review = Review(rating=int(grade), reviewer=f"rater-{number}", role=role, reviewed_at=moment)
+                    put_review(connection, id, review)
     return ids
 
 

@@ -11,11 +11,11 @@ from patience import PATIENCE_S
 from sqlalchemy import Engine, select
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, Rating
+from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, Rating, Review
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker
-from rlhf_loop.reviewing import Scoring, Submission, next_item, refresh_scores, submit
+from rlhf_loop.reviewing import Scoring, next_item, refresh_scores, submit
 from rlhf_loop.reviewing.scoring import Ranks
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
@@ -39,7 +39,7 @@ class ByNumber:
         self.asked.append((query, tuple(each.text for each in candidates)))
         order = sorted(range(len(candidates)), key=lambda n: -float(candidates[n].text))
         ranked = [
-            RankedCandidate(candidates[n].text, rank=rank, score=float(candidates[n].text), position=n)
+            RankedCandidate(candidates[n], rank=rank, score=float(candidates[n].text), position=n)
             for rank, n in enumerate(order, start=1)
         ]
         return Ranking(tuple(ranked), self.model_version)
@@ -112,7 +112,7 @@ def test_a_submitted_answer_has_no_score_any_more(engine: Engine) -> None:
     refresh_scores(engine, ByNumber())
     given = next_item(engine, reviewer="ann", settings=Settings())
     assert given is not None
-    submit(engine, given.interaction_id, reviewer="ann", submission=Submission(rating=3))
+    submit(engine, given.interaction_key, reviewer="ann", review=Review(rating=3))
     assert scores(engine) == {}
 
 

@@ -27,8 +27,8 @@ def approve(engine: Engine, of: Correction, *, approved: bool = True) -> None:
 def test_corrections_wait_for_a_decision(engine: Engine) -> None:
     """Each state has its list, the newest first; reviews without a correction are in none."""
     one, two, three = corrected(engine, "one", "two", "three")
-    rate(engine, one.interaction_id, reviewer="bob", rating=4, comment="no correction")
-    assert (one.prompt, one.response, one.correction, one.reviewer, one.approved) == (
+    rate(engine, one.interaction_key, reviewer="bob", rating=4, comment="no correction")
+    assert (one.prompt, one.response, one.correction, one.review.reviewer, one.approved) == (
         "question 0",
         "answer",
         "one",
@@ -58,7 +58,7 @@ def test_pages_of_corrections_follow_on_each_other(engine: Engine) -> None:
 def test_only_the_words_that_the_admin_saw_can_be_decided_on(engine: Engine) -> None:
     """A correction that was changed meanwhile is refused, and still waits; other line breaks are the same words."""
     (seen,) = corrected(engine, "better\nwords")
-    rate(engine, seen.interaction_id, reviewer="ann", rating=2, correction="other\nwords")
+    rate(engine, seen.interaction_key, reviewer="ann", rating=2, correction="other\nwords")
     with pytest.raises(ValueError, match="changed while you read it"):
         approve(engine, seen)
     assert len(corrections(engine, state="pending")) == 1
@@ -70,17 +70,17 @@ def test_an_approval_does_not_hold_for_other_words(engine: Engine) -> None:
     """What is changed after its approval waits again, and is approved again when the old words are back."""
     (seen,) = corrected(engine, "better")
     approve(engine, seen)
-    rate(engine, seen.interaction_id, reviewer="ann", rating=2, correction="worse")
+    rate(engine, seen.interaction_key, reviewer="ann", rating=2, correction="worse")
     assert approved_corrections(engine) == []
     assert [each.approved for each in corrections(engine, state="pending")] == [None]
-    rate(engine, seen.interaction_id, reviewer="ann", rating=2, correction="better")
+    rate(engine, seen.interaction_key, reviewer="ann", rating=2, correction="better")
     assert [each.correction for each in approved_corrections(engine)] == ["better"]
 
 
 def test_what_is_gone_cannot_be_decided_on(engine: Engine) -> None:
     """An unknown review, and one without a correction, are a LookupError."""
     (seen,) = corrected(engine, "better")
-    rate(engine, seen.interaction_id, reviewer="ann", rating=2)
+    rate(engine, seen.interaction_key, reviewer="ann", rating=2)
     for unknown in (seen.review_id, 999, 2**40):
         with pytest.raises(LookupError, match=f"no correction in review {unknown}"):
             decide(engine, unknown, approved=True, correction="better", decided_by="ada")
@@ -99,7 +99,7 @@ def test_the_stamp_changes_with_the_set(engine: Engine) -> None:
     approve(engine, one, approved=False)
     stamps.append(approved_stamp(engine))
     with transaction(engine) as connection:
-        withdraw_review(connection, two.interaction_id, reviewer="ann")
+        withdraw_review(connection, two.interaction_key, reviewer="ann")
     stamps.append(approved_stamp(engine))
     assert len(set(stamps[:4])) == 4
     assert stamps[4] == stamps[0]

@@ -33,7 +33,7 @@ def take(engine: Engine, reviewer: str = "ann", settings: Settings = ALONE, now:
 
 
 def ids(pair: PairItem | None) -> tuple[int, int] | None:
-    return None if pair is None else (pair.first.interaction_id, pair.second.interaction_id)
+    return None if pair is None else (pair.first.interaction_key, pair.second.interaction_key)
 
 
 def choose(
@@ -42,8 +42,8 @@ def choose(
     prefer(
         engine,
         reviewer=reviewer,
-        first_id=pair.first.interaction_id,
-        second_id=pair.second.interaction_id,
+        first_id=pair.first.interaction_key,
+        second_id=pair.second.interaction_key,
         preferred=preferred,  # type: ignore[arg-type]
         comment=comment or None,
         now=NOW,
@@ -78,7 +78,7 @@ def test_the_live_score_comes_before_that_of_serving(engine: Engine) -> None:
     a, b = question(engine, "q1", 0.9, 0.1)
     question(engine, "q2", 0.5, 0.4)
     with transaction(engine) as connection:
-        rows = [{"interaction_id": id, "model_version": "v", "score": 0.7, "margin": 0.0} for id in (a, b)]
+        rows = [{"interaction_key": id, "model_version": "v", "score": 0.7, "margin": 0.0} for id in (a, b)]
         connection.execute(insert(AnswerScore), rows)
     assert ids(take(engine)) == (a, b)
 
@@ -174,7 +174,7 @@ def test_undo_takes_back_step_by_step(engine: Engine) -> None:
         question(engine, f"q{number}", 0.5, 0.6)
     first = take(engine)
     assert first is not None
-    skip_pair(engine, reviewer="ann", first_id=first.first.interaction_id, second_id=first.second.interaction_id)
+    skip_pair(engine, reviewer="ann", first_id=first.first.interaction_key, second_id=first.second.interaction_key)
     second = take(engine, now=NOW + timedelta(seconds=1))
     assert second is not None
     choose(engine, second)

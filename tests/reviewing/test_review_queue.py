@@ -8,10 +8,9 @@ from patience import PATIENCE_S
 from sqlalchemy import Engine, delete, insert, select, update
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, Review, ReviewerRole
 from rlhf_loop.reviewing import (
     ReviewItem,
-    Submission,
     following_item,
     item,
     next_item,
@@ -37,7 +36,7 @@ def answers(engine: Engine, count: int, **values: object) -> list[int]:
 
 def score(engine: Engine, scores: dict[int, float], margins: dict[int, float] | None = None) -> None:
     rows = [
-        {"interaction_id": id, "model_version": "v1", "score": p, "margin": (margins or {}).get(id)}
+        {"interaction_key": id, "model_version": "v1", "score": p, "margin": (margins or {}).get(id)}
         for id, p in scores.items()
     ]
     with transaction(engine) as connection:
@@ -66,7 +65,7 @@ def handle_all(
     found = []
     while given := take(engine, reviewer, settings, NOW + timedelta(seconds=len(found))):
         found.append(given)
-        submit(engine, given.interaction_id, reviewer=reviewer, submission=Submission(rating=rating), now=NOW)
+        submit(engine, given.interaction_key, reviewer=reviewer, review=Review(rating=rating), now=NOW)
     return found
 
 
@@ -91,7 +90,7 @@ def handle_all(
 )
 def test_the_value_of_an_answer(facts: dict[str, float], expected: float, why: Why) -> None:
     """The largest of what speaks for an answer is its value, and says why it comes."""
-    found, reason = value(Facts(interaction_id=1, **facts))  # type: ignore[arg-type]
+    found, reason = value(Facts(interaction_key=1, **facts))  # type: ignore[arg-type]
     assert (found, reason) == (pytest.approx(expected), why)
 
 
@@ -143,7 +142,7 @@ def test_what_the_model_is_unsure_of_comes_first(engine: Engine, monkeypatch: py
     sure, near, close, unknown, nearest = answers(engine, 5)
     score(engine, {sure: 0.99, near: 0.35, close: 0.9, nearest: 0.52}, {close: 0.02})
     given = handle_all(engine)
-    assert [each.interaction_id for each in given] == [nearest, close, near, unknown, sure]
+    assert [each.interaction_key for each in given] == [nearest, close, near, unknown, sure]
     assert [each.why for each in given] == ["uncertain", "close", "uncertain", "recent", "recent"]
 
 
@@ -151,7 +150,7 @@ def test_without_a_model_the_newest_comes_first(engine: Engine, monkeypatch: pyt
     """Answers without any score come in reverse order."""
     best_turns(monkeypatch)
     ids = answers(engine, 3)
-    assert [each.interaction_id for each in handle_all(engine)] == ids[::-1]
+    assert [each.interaction_key for each in handle_all(engine)] == ids[::-1]
 
 
 def test_the_score_at_serving_counts_until_there_is_another(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +158,7 @@ def test_the_score_at_serving_counts_until_there_is_another(engine: Engine, monk
     best_turns(monkeypatch)
     (unsure,) = answers(engine, 1, score=0.45)
     answers(engine, 4, score=0.97)
-    assert taken(engine).interaction_id == unsure
+    assert taken(engine).interaction_key == unsure
 
 
 def test_a_disagreement_wants_one_more_expert_up_to_five(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +172,9 @@ def test_a_disagreement_wants_one_more_expert_up_to_five(engine: Engine, monkeyp
         rate(engine, agreed, reviewer=reviewer, rating=rating)
     for reviewer in ("ann", "dan", "eve"):
         given = taken(engine, reviewer)
-        assert (given.interaction_id, given.why) == (disputed, "disagreement")
-        submit(engine, disputed, reviewer=reviewer, submission=Submission(rating=2), now=NOW)
-    assert taken(engine, "fay").interaction_id != disputed
+        assert (given.interaction_key, given.why) == (disputed, "disagreement")
+        submit(engine, disputed, reviewer=reviewer, review=Review(rating=2), now=NOW)
+    assert taken(engine, "fay").interaction_key != disputed
 
 
 def test_end_users_are_no_experts(engine: Engine) -> None:
@@ -189,7 +188,7 @@ def test_end_users_are_no_experts(engine: Engine) -> None:
 def test_the_overlap_goes_to_several_raters(engine: Engine) -> None:
     """An answer of the overlap is given to as many raters as set, and to no more."""
     answers(engine, 3)
-    given = {name: {each.interaction_id for each in handle_all(engine, name, SHARED)} for name in ("a", "b", "c", "d")}
+    given = {name: {each.interaction_key for each in handle_all(engine, name, SHARED)} for name in ("a", "b", "c", "d")}
     assert [len(given[name]) for name in "abcd"] == [3, 3, 3, 0]
 
 
@@ -199,9 +198,9 @@ def test_second_opinions_come_in_their_turns(engine: Engine, monkeypatch: pytest
     rate(engine, begun, reviewer="bob", rating=4)
     score(engine, {answers(engine, 5)[-1]: 0.5})
     best_turns(monkeypatch, Turn.SECOND_OPINION)
-    assert (taken(engine, "ann", SHARED).interaction_id, taken(engine, "ann", SHARED).why) == (begun, "overlap")
+    assert (taken(engine, "ann", SHARED).interaction_key, taken(engine, "ann", SHARED).why) == (begun, "overlap")
     best_turns(monkeypatch)
-    assert handle_all(engine, "cem", SHARED)[-1].interaction_id == begun
+    assert handle_all(engine, "cem", SHARED)[-1].interaction_key == begun
 
 
 def test_random_turns_reach_what_the_order_would_not(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +210,9 @@ def test_random_turns_reach_what_the_order_would_not(engine: Engine, monkeypatch
     best_turns(monkeypatch, Turn.RANDOM)
     first = [taken(engine, f"rater-{n}") for n in range(20)]
     assert {each.why for each in first} == {"random"}
-    assert min(each.interaction_id for each in first) < ids[60] < ids[140] < max(each.interaction_id for each in first)
+    assert (
+        min(each.interaction_key for each in first) < ids[60] < ids[140] < max(each.interaction_key for each in first)
+    )
 
 
 # --- Once, and by nobody else ----------------------------------------------------------------------------------------
@@ -222,11 +223,11 @@ def test_everything_comes_once(engine: Engine) -> None:
     ids = answers(engine, 12)
     seen = []
     while given := take(engine, now=NOW + timedelta(seconds=len(seen))):
-        seen.append(given.interaction_id)
+        seen.append(given.interaction_key)
         if len(seen) % 3:
-            skip(engine, given.interaction_id, reviewer="ann", now=NOW)
+            skip(engine, given.interaction_key, reviewer="ann", now=NOW)
         else:
-            submit(engine, given.interaction_id, reviewer="ann", submission=Submission(rating=3), now=NOW)
+            submit(engine, given.interaction_key, reviewer="ann", review=Review(rating=3), now=NOW)
     assert sorted(seen) == ids
     assert take(engine, now=NOW + timedelta(days=30)) is None
 
@@ -235,7 +236,7 @@ def test_what_was_rated_elsewhere_does_not_come(engine: Engine) -> None:
     """A review by API or import under the same name counts, in the overlap too."""
     first, second = answers(engine, 2)
     rate(engine, first, reviewer="ann", rating=2)
-    assert [each.interaction_id for each in handle_all(engine, "ann", SHARED)] == [second]
+    assert [each.interaction_key for each in handle_all(engine, "ann", SHARED)] == [second]
 
 
 def test_a_page_that_is_loaded_again_shows_the_same(engine: Engine) -> None:
@@ -243,18 +244,18 @@ def test_a_page_that_is_loaded_again_shows_the_same(engine: Engine) -> None:
     answers(engine, 5)
     first = taken(engine)
     again = taken(engine, now=NOW + timedelta(minutes=10))
-    assert again.interaction_id == first.interaction_id
-    seen = {taken(engine, f"rater-{n}", now=NOW + timedelta(minutes=20)).interaction_id for n in range(4)}
-    assert first.interaction_id not in seen
+    assert again.interaction_key == first.interaction_key
+    seen = {taken(engine, f"rater-{n}", now=NOW + timedelta(minutes=20)).interaction_key for n in range(4)}
+    assert first.interaction_key not in seen
 
 
 def test_a_lease_that_ran_out_frees_the_answer(engine: Engine) -> None:
     """Nobody else gets an answer while it is leased; afterwards somebody does, and its first rater does not."""
     (id,) = answers(engine, 1)
-    assert taken(engine).interaction_id == id
+    assert taken(engine).interaction_key == id
     assert take(engine, "bob", now=NOW + timedelta(minutes=14)) is None
     later = NOW + timedelta(minutes=16)
-    assert taken(engine, "bob", now=later).interaction_id == id
+    assert taken(engine, "bob", now=later).interaction_key == id
     assert take(engine, "ann", now=later) is None
 
 
@@ -262,7 +263,7 @@ def test_who_comes_back_goes_on_where_they_were(engine: Engine) -> None:
     """An answer whose lease ran out comes again first, if nobody took it."""
     answers(engine, 5)
     first = taken(engine)
-    assert taken(engine, now=NOW + timedelta(hours=3)).interaction_id == first.interaction_id
+    assert taken(engine, now=NOW + timedelta(hours=3)).interaction_key == first.interaction_key
 
 
 def test_renewing_keeps_the_answer(engine: Engine) -> None:
@@ -281,7 +282,7 @@ def test_raters_who_ask_at_once_get_different_answers(engine: Engine) -> None:
     score(engine, {id: 0.5 for id in ids[:10]})
     with ThreadPoolExecutor(12) as pool:
         given = list(pool.map(lambda n: take(engine, f"rater-{n}"), range(24)))
-    assert sorted(each.interaction_id for each in given if each) == ids
+    assert sorted(each.interaction_key for each in given if each) == ids
 
 
 def test_the_overlap_is_no_larger_when_many_ask_at_once(engine: Engine) -> None:
@@ -289,7 +290,7 @@ def test_the_overlap_is_no_larger_when_many_ask_at_once(engine: Engine) -> None:
     (id,) = answers(engine, 1)
     with ThreadPoolExecutor(12) as pool:
         given = list(pool.map(lambda n: take(engine, f"rater-{n}", SHARED), range(12)))
-    assert [each.interaction_id for each in given if each] == [id] * 3
+    assert [each.interaction_key for each in given if each] == [id] * 3
 
 
 def test_an_answer_that_somebody_else_reviews_meanwhile_is_waited_for(engine: Engine) -> None:
@@ -302,7 +303,7 @@ def test_an_answer_that_somebody_else_reviews_meanwhile_is_waited_for(engine: En
             assert not waiting.done()
         found = waiting.result(timeout=PATIENCE_S)
     assert found is not None
-    assert found.interaction_id == id
+    assert found.interaction_key == id
 
 
 # --- Answers that were served again ----------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_a_repeated_answer_is_rated_once(engine: Engine) -> None:
     """Of an answer that was served three times for one question the first serving comes, and then it is done."""
     again = record(engine, [Rating("How?", "So.", candidate_group=group) for group in ("a", "b", "c")])
     (other,) = record(engine, [Rating("How?", "Otherwise.")])
-    assert sorted(each.interaction_id for each in handle_all(engine)) == [again[0], other]
+    assert sorted(each.interaction_key for each in handle_all(engine)) == [again[0], other]
     assert take(engine, "bob") is None
 
 
@@ -322,7 +323,7 @@ def test_what_was_said_of_another_serving_counts(engine: Engine) -> None:
     rate(engine, second, reviewer="bob", rating=4)
     assert take(engine) is None
     assert take(engine, "bob", SHARED) is None
-    assert taken(engine, "ann", SHARED).interaction_id == first
+    assert taken(engine, "ann", SHARED).interaction_key == first
 
 
 def test_answers_rated_elsewhere_do_not_hide_what_waits_behind_them(engine: Engine) -> None:
@@ -331,7 +332,7 @@ def test_answers_rated_elsewhere_do_not_hide_what_waits_behind_them(engine: Engi
     score(engine, {id: 0.5 for id in answers(engine, 300)})
     for id in answers(engine, 300):
         rate(engine, id, reviewer="bob", rating=4)
-    assert [each.interaction_id for each in handle_all(engine)] == [old]
+    assert [each.interaction_key for each in handle_all(engine)] == [old]
 
 
 def test_repetitions_do_not_hide_what_waits_behind_them(engine: Engine) -> None:
@@ -340,7 +341,7 @@ def test_repetitions_do_not_hide_what_waits_behind_them(engine: Engine) -> None:
     record(engine, [Rating("How?", "So.")] * 1500)
     assert len(handle_all(engine)) == 2
     with reading(engine) as connection:
-        assert old in connection.execute(select(Assignment.interaction_id)).scalars()
+        assert old in connection.execute(select(Assignment.interaction_key)).scalars()
 
 
 # --- Back and forth --------------------------------------------------------------------------------------------------
@@ -349,17 +350,17 @@ def test_repetitions_do_not_hide_what_waits_behind_them(engine: Engine) -> None:
 def test_previous_and_following_walk_along_what_was_given(engine: Engine) -> None:
     """Back to the first answer given, forth to the last, reviewed or not."""
     answers(engine, 3)
-    given = [each.interaction_id for each in handle_all(engine)]
+    given = [each.interaction_key for each in handle_all(engine)]
     newest = previous_item(engine, None, reviewer="ann")
     assert newest is not None
     assert newest.review is not None
-    assert (newest.interaction_id, newest.review.rating, newest.state) == (given[2], 4, "reviewed")
+    assert (newest.interaction_key, newest.review.rating, newest.state) == (given[2], 4, "reviewed")
     before = previous_item(engine, given[2], reviewer="ann")
     assert before is not None
-    assert before.interaction_id == given[1]
+    assert before.interaction_key == given[1]
     after = following_item(engine, given[1], reviewer="ann")
     assert after is not None
-    assert after.interaction_id == given[2]
+    assert after.interaction_key == given[2]
     assert previous_item(engine, given[0], reviewer="ann") is None
     assert following_item(engine, given[2], reviewer="ann") is None
     assert previous_item(engine, None, reviewer="bob") is None
@@ -379,10 +380,10 @@ def test_only_what_was_given_can_be_looked_at(engine: Engine) -> None:
 def test_a_deleted_answer_is_gone_from_the_queue(engine: Engine) -> None:
     """An answer that is deleted while somebody has it open makes room for the next."""
     first, second = answers(engine, 2)
-    given = taken(engine).interaction_id
+    given = taken(engine).interaction_key
     with transaction(engine) as connection:
         connection.execute(delete(Interaction).where(Interaction.id == given))
-    assert taken(engine).interaction_id == ({first, second} - {given}).pop()
+    assert taken(engine).interaction_key == ({first, second} - {given}).pop()
 
 
 def test_progress_counts_what_is_done_and_what_waits(engine: Engine) -> None:
@@ -391,7 +392,7 @@ def test_progress_counts_what_is_done_and_what_waits(engine: Engine) -> None:
     rate(engine, ids[0], reviewer="bob", rating=4)
     taken(engine)
     given = taken(engine)
-    submit(engine, given.interaction_id, reviewer="ann", submission=Submission(rating=4), now=NOW)
+    submit(engine, given.interaction_key, reviewer="ann", review=Review(rating=4), now=NOW)
     found = progress(engine, reviewer="ann", settings=ALONE, now=NOW)
     assert (found.rated, found.needed, found.today, found.goal, found.waiting) == (2, 50, 1, 30, 2)
     assert progress(engine, reviewer="ann", settings=ALONE, now=NOW + timedelta(hours=12)).today == 0

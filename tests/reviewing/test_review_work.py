@@ -7,13 +7,12 @@ import pytest
 from sqlalchemy import Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating
+from rlhf_loop.domain import Rating, Review
 from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.reviewing import (
     MAX_COMMENT,
     MAX_CORRECTION,
     ReviewItem,
-    Submission,
     item,
     next_item,
     save_draft,
@@ -35,15 +34,15 @@ def given(engine: Engine, count: int = 1, *, response: str = "answer") -> list[i
     for second in range(count):
         item = next_item(engine, reviewer="ann", settings=SETTINGS, now=NOW + timedelta(seconds=second))
         assert item is not None
-        found.append(item.interaction_id)
+        found.append(item.interaction_key)
         if len(found) < count:
-            skip(engine, item.interaction_id, reviewer="ann", now=NOW)
+            skip(engine, item.interaction_key, reviewer="ann", now=NOW)
     return found
 
 
 def send(engine: Engine, id: int, rating: int = 4, *, second: int = 0, **values: object) -> None:
-    submission = Submission(rating=rating, **values)  # type: ignore[arg-type]
-    submit(engine, id, reviewer="ann", submission=submission, now=NOW + timedelta(seconds=second))
+    submission = Review(rating=rating, **values)  # type: ignore[arg-type]
+    submit(engine, id, reviewer="ann", review=submission, now=NOW + timedelta(seconds=second))
 
 
 def undone(engine: Engine, *, second: int = 0) -> ReviewItem:
@@ -60,7 +59,7 @@ def actions(engine: Engine) -> list[str]:
 def test_a_review_is_stored_with_all_its_parts(engine: Engine) -> None:
     """Rating, comment, correction and flag are there, the draft is gone, and the audit log knows."""
     (id,) = given(engine)
-    save_draft(engine, id, reviewer="ann", comment="typing")
+    save_draft(engine, id, reviewer="ann", review=Review(comment="typing"))
     send(engine, id, 2, comment=" so \r\nso ", correction="Better.\r\n", harmful=True)
     found = item(engine, id, reviewer="ann")
     assert found.review is not None
@@ -104,9 +103,9 @@ def test_a_bad_submission_changes_nothing(engine: Engine, values: dict[str, obje
     """A bad value is a ValueError that names it; the draft and the earlier review stay."""
     (id,) = given(engine)
     send(engine, id, 5)
-    save_draft(engine, id, reviewer="ann", rating=3, comment="careful words")
+    save_draft(engine, id, reviewer="ann", review=Review(rating=3, comment="careful words"))
     with pytest.raises(ValueError, match=message):
-        submit(engine, id, reviewer="ann", submission=Submission(**values))  # type: ignore[arg-type]
+        submit(engine, id, reviewer="ann", review=Review(**values))  # type: ignore[arg-type]
     found = item(engine, id, reviewer="ann")
     assert found.review is not None
     assert found.draft is not None
@@ -118,9 +117,9 @@ def test_what_was_not_given_cannot_be_worked_on(engine: Engine, id: int) -> None
     """Answers of others and unknown ids are a LookupError for everything that can be done."""
     assert given(engine) == [1]
     for do in (
-        lambda: submit(engine, id, reviewer="bob", submission=Submission(rating=3)),
+        lambda: submit(engine, id, reviewer="bob", review=Review(rating=3)),
         lambda: skip(engine, id, reviewer="bob"),
-        lambda: save_draft(engine, id, reviewer="bob", comment="x"),
+        lambda: save_draft(engine, id, reviewer="bob", review=Review(comment="x")),
         lambda: item(engine, id, reviewer="bob"),
     ):
         with pytest.raises(LookupError, match=rf" {id}[ .]"):
@@ -140,20 +139,20 @@ def test_submitting_twice_is_submitting_once(engine: Engine) -> None:
 def test_only_the_review_that_was_seen_is_replaced(engine: Engine) -> None:
     """Where another one is stored, or none any more, that is an error and nothing changes; the same again is none."""
     (id,) = given(engine)
-    first, second = Submission(rating=2, correction="Better."), Submission(rating=5)
+    first, second = Review(rating=2, correction="Better."), Review(rating=5)
     with pytest.raises(ReviewChangedError, match="took your review of this answer back in another window"):
-        submit(engine, id, reviewer="ann", submission=first, seen=NOW)
-    submit(engine, id, reviewer="ann", submission=first, seen=None, now=NOW)
-    save_draft(engine, id, reviewer="ann", comment="typing")
+        submit(engine, id, reviewer="ann", review=first, seen=NOW)
+    submit(engine, id, reviewer="ann", review=first, seen=None, now=NOW)
+    save_draft(engine, id, reviewer="ann", review=Review(comment="typing"))
     with pytest.raises(ReviewChangedError, match="You graded this answer 2 in another window"):
-        submit(engine, id, reviewer="ann", submission=second, seen=None)
+        submit(engine, id, reviewer="ann", review=second, seen=None)
     found = item(engine, id, reviewer="ann")
     assert found.review is not None
     assert found.draft is not None
     assert (found.review.rating, found.review.correction, found.draft.comment) == (2, "Better.", "typing")
-    submit(engine, id, reviewer="ann", submission=first, seen=None)
+    submit(engine, id, reviewer="ann", review=first, seen=None)
     assert actions(engine) == ["review.added"]
-    submit(engine, id, reviewer="ann", submission=second, seen=found.review.reviewed_at)
+    submit(engine, id, reviewer="ann", review=second, seen=found.review.reviewed_at)
 
 
 def test_a_late_submission_counts(engine: Engine) -> None:
@@ -161,7 +160,7 @@ def test_a_late_submission_counts(engine: Engine) -> None:
     (id,) = given(engine)
     later = next_item(engine, reviewer="bob", settings=SETTINGS, now=NOW + timedelta(hours=1))
     assert later is not None
-    submit(engine, later.interaction_id, reviewer="bob", submission=Submission(rating=2))
+    submit(engine, later.interaction_key, reviewer="bob", review=Review(rating=2))
     send(engine, id, 5, second=7200)
     assert stats(engine).reviews == 2
 
@@ -174,7 +173,7 @@ def test_undo_withdraws_and_keeps_what_was_typed(engine: Engine) -> None:
     (id,) = given(engine)
     send(engine, id, 2, comment="c", correction="Better.", harmful=True)
     found = undone(engine)
-    assert (found.interaction_id, found.state, found.review) == (id, "open", None)
+    assert (found.interaction_key, found.state, found.review) == (id, "open", None)
     assert found.draft is not None
     draft = found.draft
     assert (draft.rating, draft.comment, draft.correction, draft.harmful) == (2, "c", "Better.", True)
@@ -203,12 +202,12 @@ def test_undo_of_a_change_brings_the_earlier_review_back(engine: Engine) -> None
 def test_undo_of_a_skip_opens_the_answer_again(engine: Engine) -> None:
     """A skipped answer comes back, with the draft that was there."""
     (id,) = given(engine)
-    save_draft(engine, id, reviewer="ann", comment="hm")
+    save_draft(engine, id, reviewer="ann", review=Review(comment="hm"))
     skip(engine, id, reviewer="ann", now=NOW)
     skip(engine, id, reviewer="ann", now=NOW)
     found = undone(engine)
     assert found.draft is not None
-    assert (found.interaction_id, found.state, found.draft.comment) == (id, "open", "hm")
+    assert (found.interaction_key, found.state, found.draft.comment) == (id, "open", "hm")
     assert actions(engine) == ["answer.skipped", "answer.reopened"]
 
 
@@ -218,7 +217,7 @@ def test_undo_goes_back_step_by_step(engine: Engine) -> None:
     send(engine, third, second=10)
     send(engine, first, second=20)
     send(engine, second, second=30)
-    assert [undone(engine, second=40).interaction_id for _ in range(3)] == [second, first, third]
+    assert [undone(engine, second=40).interaction_key for _ in range(3)] == [second, first, third]
     assert undo(engine, reviewer="ann", settings=SETTINGS, now=NOW) is None
     assert undo(engine, reviewer="bob", settings=SETTINGS, now=NOW) is None
 
@@ -256,18 +255,21 @@ def test_skipping_does_not_take_a_review_away(engine: Engine) -> None:
 def test_a_draft_is_kept_until_it_is_empty(engine: Engine) -> None:
     """The newest draft is the one that is kept; an empty one deletes it."""
     (id,) = given(engine)
-    save_draft(engine, id, reviewer="ann", rating=2)
-    assert save_draft(engine, id, reviewer="ann", comment="c", correction="Better.", harmful=True, now=NOW) == NOW
+    save_draft(engine, id, reviewer="ann", review=Review(rating=2))
+    assert (
+        save_draft(engine, id, reviewer="ann", review=Review(comment="c", correction="Better.", harmful=True), now=NOW)
+        == NOW
+    )
     draft = item(engine, id, reviewer="ann").draft
     assert draft is not None
-    assert (draft.rating, draft.comment, draft.correction, draft.harmful, draft.saved_at) == (
+    assert (draft.rating, draft.comment, draft.correction, draft.harmful, draft.reviewed_at) == (
         None,
         "c",
         "Better.",
         True,
         NOW,
     )
-    save_draft(engine, id, reviewer="ann", comment=" ", correction="answer")
+    save_draft(engine, id, reviewer="ann", review=Review(comment=" ", correction="answer"))
     assert item(engine, id, reviewer="ann").draft is None
     assert stats(engine).reviews == 0
 
@@ -275,10 +277,10 @@ def test_a_draft_is_kept_until_it_is_empty(engine: Engine) -> None:
 def test_a_bad_draft_leaves_the_earlier_one(engine: Engine) -> None:
     """What cannot be kept is a ValueError, and the draft before stays."""
     (id,) = given(engine)
-    save_draft(engine, id, reviewer="ann", comment="fine")
+    save_draft(engine, id, reviewer="ann", review=Review(comment="fine"))
     for bad in ({"rating": 9}, {"comment": "\x00"}, {"correction": "c" * (MAX_CORRECTION + 1)}):
         with pytest.raises(ValueError, match=r"rating is 9|NUL|20,001"):
-            save_draft(engine, id, reviewer="ann", **bad)  # type: ignore[arg-type]
+            save_draft(engine, id, reviewer="ann", review=Review(**bad))  # type: ignore[arg-type]
     draft = item(engine, id, reviewer="ann").draft
     assert draft is not None
     assert draft.comment == "fine"

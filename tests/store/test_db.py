@@ -154,7 +154,7 @@ def test_head_is_the_newest_revision() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_current_head() == db.HEAD
+    assert ScriptDirectory.from_config(config).get_current_head() == db.head()
 
 
 def test_a_current_database_costs_no_alembic(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_other_things_than_ratings(sqlite_engine: Engine) -> None:
     (number,) = record(sqlite_engine, (Rating("Q", "A") for _ in range(1)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rating is None, not a whole number from 1 to 5"):
         rate(sqlite_engine, number, rating=None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"interaction_id is 'x' \(str\), not a whole number"):
+    with pytest.raises(ValueError, match=r"interaction_key is 'x' \(str\), not a whole number"):
         rate(sqlite_engine, "x", rating=4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"The database is a str, not open\. Pass what open_database"):
         record("sqlite:///x.db", [])  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def prefer(
 
 def decide(engine: Engine, interaction: int, correction: str, *, approved: bool) -> None:
     with transaction(engine) as connection:
-        review = connection.execute(select(Review.id).where(Review.interaction_id == interaction)).scalar_one()
+        review = connection.execute(select(Review.id).where(Review.interaction_key == interaction)).scalar_one()
         values = {"review_id": review, "correction": correction, "approved": approved, "decided_by": "ada"}
         connection.execute(insert(CorrectionDecision).values(**values, decided_at=datetime.now(UTC)))
 
@@ -162,7 +162,7 @@ def test_what_was_deleted_or_changed_is_left_out(engine: Engine, answers: list[i
     with transaction(engine) as connection:
         connection.execute(text("DELETE FROM rlhf_interactions WHERE id = :id"), {"id": answers[2]})
         connection.execute(update(Interaction).where(Interaction.id == answers[0]).values(ai_response="Other."))
-        connection.execute(update(Review).where(Review.interaction_id == answers[1]).values(correction="Best."))
+        connection.execute(update(Review).where(Review.interaction_key == answers[1]).values(correction="Best."))
     (chunk,) = pairs.chunks()
     assert chunk.row.tolist() == [1]
     assert chunk.questions[0].responses == ("Better.", "Because.")

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwrig
 from served_app import served_app
 from sqlalchemy import select
 from test_openapi import document
-from web_fakes import GOOD, OTHER, FakeService, SampleSource
+from web_fakes import GOOD, OTHER, FakeService, SampleSource, changed
 
 from rlhf_loop import sample
 from rlhf_loop.answering import AnswerService
@@ -105,7 +104,7 @@ def ratings(settings: Settings) -> list[tuple[str, int, str | None]]:
     with engine.connect() as connection:
         found = connection.execute(
             select(Interaction.ai_response, Review.rating, Review.comment)
-            .join(Review, Review.interaction_id == Interaction.id)
+            .join(Review, Review.interaction_key == Interaction.id)
             .order_by(Interaction.id)
         ).all()
     engine.dispose()
@@ -220,8 +219,8 @@ def test_stars_are_full_up_to_the_chosen_one(open_page: Callable[..., Page]) -> 
 
 def test_hostile_answers_do_nothing(open_page: Callable[..., Page]) -> None:
     """Markup in whatever a source gives is text, `javascript:` is no link, and nothing runs or sticks out."""
-    worst = replace(GOOD, text=HOSTILE, title=HOSTILE, source=HOSTILE, licence=HOSTILE, url="javascript:window.owned=1")
-    worse = replace(
+    worst = changed(GOOD, text=HOSTILE, title=HOSTILE, source=HOSTILE, licence=HOSTILE, url="javascript:window.owned=1")
+    worse = changed(
         worst, rank=2, url=f"https://example.org/{'a' * 500}", title=None, text="مرحبا، الصداع النصفي مرض شائع."
     )
     page = open_page(FakeService(worst, worse, model_version=HOSTILE, degraded={HOSTILE: HOSTILE}), viewport=PHONE)

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from raters import PASSWORD, reviews
 from sqlalchemy import delete, select
 
+from rlhf_loop.domain import Review
 from rlhf_loop.reviewing import save_draft
 from rlhf_loop.store.tables import Interaction
 
@@ -256,7 +257,7 @@ def test_what_the_browser_kept(open_page: Open, desk: Desk, saved: str | None) -
     if saved:
         with desk.engine.connect() as connection:
             id = connection.execute(select(Interaction.id).where(Interaction.ai_response == answer)).scalar_one()
-        save_draft(desk.engine, id, reviewer="anna", comment=saved)
+        save_draft(desk.engine, id, reviewer="anna", review=Review(comment=saved))
     page.reload()
     expect(page.get_by_label("Comment")).to_have_value(saved if saved == "Newer text" else "Old text and more")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_the_service_alone(engine: Engine) -> None:
         assert find_answer(connection, said) == number
         with pytest.raises(OtherTextsError, match="'x' has another prompt or response"):
             find_answer(connection, Rating("q", "b", external_id="x"))
-        fates = [take_review(connection, number, said, reviewer="u", role="end_user") for _ in range(2)]  # type: ignore[arg-type]
+        fates = [take_review(connection, number, replace(said.review, reviewer="u")) for _ in range(2)]
         assert fates == [Fate.ADDED, Fate.KEPT]
         with pytest.raises(ValueError, match="cannot be recorded"):
             add_answer(connection, Rating("q", " "), actor="test")

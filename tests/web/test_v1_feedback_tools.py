@@ -155,7 +155,7 @@ def test_what_was_noted_before_times_were_kept(app: Caller, engine: Engine) -> N
     post, rated = "/feedback/label-studio", annotation(result("rating", "rating", 4), updated_at="2099-01-01T00:00:00Z")
     assert app("POST", post, event("ANNOTATION_CREATED", rated)).json["reviews"] == 1
     with transaction(engine) as connection:
-        number = connection.execute(select(Review.interaction_id)).scalar_one()
+        number = connection.execute(select(Review.interaction_key)).scalar_one()
         old = json.dumps({"reviewer": "app:1", "answers": [number]})
         said = "UPDATE rlhf_audit_log SET detail = :old WHERE action = 'annotation.received'"
         connection.execute(text(said), {"old": old})

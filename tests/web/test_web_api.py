@@ -3,12 +3,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from web_fakes import GOOD, OTHER, FakeService, Unreadable
+from web_fakes import GOOD, OTHER, FakeService, Unreadable, changed
 from werkzeug.test import TestResponse
 
 from rlhf_loop.config import Settings
@@ -58,7 +57,7 @@ def test_an_answer_has_all_that_was_promised(web: FlaskClient, method: str) -> N
     assert (found["query"], found["best_answer"], found["interaction_id"]) == ("Why?", GOOD.text, "id-1")
     first = found["ranked"][0]
     assert (first["text"], first["score"], first["rank"], first["source"]) == (GOOD.text, 0.83, 1, "wikipedia")
-    assert (first["url"], first["title"], first["licence"]) == (GOOD.url, "Migraine", "CC BY-SA 4.0")
+    assert (first["url"], first["title"], first["licence"]) == (GOOD.origin.url, "Migraine", "CC BY-SA 4.0")
     assert first["retrieved_at"] == "2026-11-23T09:30:00Z"
     assert found["ranked"][1]["url"] is None
     assert found["timings"]["total"] == 2.0
@@ -76,14 +75,14 @@ def test_no_candidates_are_an_honest_empty_answer() -> None:
 
 def test_without_a_model_there_are_no_scores() -> None:
     """The score is null and so is the model; the order is the service's."""
-    response = client(FakeService(replace(GOOD, score=None), model_version=None)).get("/data?query=x")
+    response = client(FakeService(changed(GOOD, score=None), model_version=None)).get("/data?query=x")
     assert response.json is not None
     assert (response.json["model_version"], response.json["ranked"][0]["score"]) == (None, None)
 
 
 def test_whatever_a_source_gives_stays_json() -> None:
     """Signs of other languages are not escaped, half a surrogate pair is replaced, a NaN becomes null."""
-    odd = replace(GOOD, text="Grüße, 你好 \udcff", score=math.nan)
+    odd = changed(GOOD, text="Grüße, 你好 \udcff", score=math.nan)
     text = client(FakeService(odd)).get("/data?query=x").text
     assert "Grüße, 你好 ?" in text
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["ranked"][0]["score"] is None
@@ -352,7 +351,7 @@ def test_log_lines_are_json_with_the_requests_id(capsys: pytest.CaptureFixture[s
 
 def test_many_candidates_keep_their_order(service: FakeService) -> None:
     """All of them are in `ranked`, as the service ordered them."""
-    many = [replace(OTHER, text=f"{rank}", rank=rank, interaction_id=f"{rank}") for rank in range(1, 31)]
+    many = [changed(OTHER, text=f"{rank}", rank=rank, interaction_id=f"{rank}") for rank in range(1, 31)]
     response = client(FakeService(*many)).get("/data?query=x")
     assert response.json is not None
     assert [each["rank"] for each in response.json["ranked"]] == list(range(1, 31))

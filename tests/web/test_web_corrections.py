@@ -49,7 +49,7 @@ def test_approve_and_reject(dora: Visitor, sqlite_engine: Engine) -> None:
 def test_a_correction_that_changed_meanwhile(dora: Visitor, sqlite_engine: Engine) -> None:
     """Only what the admin saw can be approved; the page then shows what is there now."""
     (seen,) = correct(sqlite_engine)
-    rate(sqlite_engine, seen.interaction_id, reviewer="anna", rating=2, correction="Something else entirely.")
+    rate(sqlite_engine, seen.interaction_key, reviewer="anna", rating=2, correction="Something else entirely.")
     html = dora.send("/review/corrections", status=409, **decision(seen, "approved"))
     assert "That was not decided." in text(html)
     assert "Something else entirely" in text(html)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from io import BytesIO
 
 import pytest
-from web_fakes import GOOD, OTHER, FakeService, Page, Unreadable
+from web_fakes import GOOD, OTHER, FakeService, Page, Unreadable, changed
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
@@ -39,7 +38,7 @@ def test_the_page_shows_the_best_answer_with_its_source() -> None:
     ):
         assert words in page.text
     (link,) = [link for link in page.all("a") if link.get("target")]
-    assert (link["href"], link["rel"]) == (GOOD.url, "noopener noreferrer")
+    assert (link["href"], link["rel"]) == (GOOD.origin.url, "noopener noreferrer")
     assert [each["value"] for each in page.all("input") if each["name"] == "interaction_id"] == ["id-1", "id-2"]
     assert [each["value"] for each in page.all("button") if each.get("name") == "rating"] == list("12345") * 2
     order = [tag for tag, _ in page.tags]
@@ -67,7 +66,7 @@ def test_the_question_stays_in_its_box() -> None:
 
 def test_hostile_text_stays_text() -> None:
     """Whatever a source gives becomes words, wherever on the page it stands."""
-    worst = replace(
+    worst = changed(
         GOOD,
         text=HOSTILE,
         title=HOSTILE,
@@ -77,7 +76,7 @@ def test_hostile_text_stays_text() -> None:
         url=f"https://x/{HOSTILE}",
     )
     page = asked(
-        FakeService(worst, replace(worst, rank=2), model_version=HOSTILE, degraded={HOSTILE: HOSTILE}), HOSTILE
+        FakeService(worst, changed(worst, rank=2), model_version=HOSTILE, degraded={HOSTILE: HOSTILE}), HOSTILE
     )
     assert [script.get("src") for script in page.all("script")] == ["/data-html/static/page.js?v=0.1.0"]
     assert page.all("img") == []
@@ -108,7 +107,7 @@ def test_hostile_text_stays_text() -> None:
 )
 def test_only_addresses_of_the_web_become_links(url: str | None, linked: bool) -> None:
     """What `plain_text.web_address` lets through."""
-    page = asked(FakeService(replace(GOOD, url=url)))
+    page = asked(FakeService(changed(GOOD, url=url)))
     assert [link["href"] for link in page.all("a") if link.get("target")] == ([url] if linked else [])
 
 
@@ -132,7 +131,7 @@ def test_a_percentage_does_not_claim_more_than_it_knows(score: float, words: str
 
 def test_without_a_model_the_page_says_so() -> None:
     """No score is made up, and the first answer is not called the best."""
-    page = asked(FakeService(replace(GOOD, score=None), replace(OTHER, score=None), model_version=None))
+    page = asked(FakeService(changed(GOOD, score=None), changed(OTHER, score=None), model_version=None))
     assert "Best answer" not in page.text
     assert "No model has judged this answer" in page.text
     assert "no score" in page.text

@@ -149,22 +149,22 @@ def _read_only(engine: Engine, file: Path) -> Engine:
 
 
 def _looked_into(engine: Engine, shown: str) -> DatabaseAccess:
-    from rlhf_loop.store.engine import HEAD, revision
+    from rlhf_loop.store.engine import head, revision
 
     try:
         found = revision(engine)
     except DatabaseError as error:
         engine.dispose()
         return DatabaseAccess(from_error("database", error))
-    if found == HEAD:
+    if found == head():
         return DatabaseAccess(Finding("database", f"{shown} is at revision {found}"), engine)
     engine.dispose()
     if found is None:
         return DatabaseAccess(fault("database", f"{shown} is without our tables", _INIT), new=True)
-    if found < HEAD:
-        return DatabaseAccess(fault("database", f"{shown} is at revision {found}, not {HEAD}", _INIT))
+    if found < head():
+        return DatabaseAccess(fault("database", f"{shown} is at revision {found}, not {head()}", _INIT))
     advice = "Install the version of rlhf-loop that upgraded it, or use another database"
-    return DatabaseAccess(fault("database", f"{shown} is at revision {found}, and {HEAD} is known here", advice))
+    return DatabaseAccess(fault("database", f"{shown} is at revision {found}, and {head()} is known here", advice))
 
 
 @dataclass(frozen=True, slots=True)

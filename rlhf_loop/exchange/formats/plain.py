@@ -10,21 +10,12 @@ from pathlib import Path
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange.fields import FIELDS, Columns, check_wanted, is_missing, match_columns, to_rating
+from rlhf_loop.exchange.fields import FIELDS, Columns, check_wanted, is_missing, kind_of, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels
-from rlhf_loop.utils.rows import Kind, Record, Row
+from rlhf_loop.utils.rows import Record, Row
 
-_KINDS = {
-    "rating": Kind.WHOLE,
-    "shown_rank": Kind.WHOLE,
-    "score": Kind.REAL,
-    "created_at": Kind.TIME,
-    "rated_at": Kind.TIME,
-    "retrieved_at": Kind.TIME,
-    "harmful": Kind.YES_NO,
-}
 #: The columns of such a file, in their order.
-COLUMNS = {name: _KINDS.get(name, Kind.TEXT) for name in FIELDS}
+COLUMNS = {name: kind_of(name) for name in FIELDS}
 _OF_REVIEWS = ("reviewer_role", "harmful")
 
 

@@ -23,7 +23,7 @@ from werkzeug.exceptions import (
 )
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
-from rlhf_loop.domain import Answer, ReviewerRole, UserRole
+from rlhf_loop.domain import Answer, Review, ReviewerRole, UserRole
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
@@ -208,10 +208,7 @@ def rated(service: AnswerService, rating: RatingIn, by: Rater) -> RatingOut:
     try:
         stored = service.rate(
             rating.interaction_id,
-            rating=rating.stars,
-            reviewer=by.name,
-            comment=rating.comment or None,
-            role=by.role,
+            Review(rating=rating.stars, comment=rating.comment or None, reviewer=by.name, role=by.role),
         )
     except ValueError as error:
         raise UnprocessableEntity(str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from werkzeug.exceptions import Conflict, Forbidden, NotFound, UnprocessableEntity
 
 from rlhf_loop.accounts import tokens
-from rlhf_loop.domain import Rating, User
+from rlhf_loop.domain import Rating, Review, ReviewerRole, User, rating_fields
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
@@ -24,7 +24,7 @@ from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudi
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
 from rlhf_loop.store import interactions
 from rlhf_loop.store.idempotency import StoredAnswer
-from rlhf_loop.store.queries import read_review, row_id
+from rlhf_loop.store.queries import interaction_key
 from rlhf_loop.utils.rows import Record
 from rlhf_loop.utils.text import unstorable
 from rlhf_loop.web import logs
@@ -39,7 +39,7 @@ from rlhf_loop.web.api.applications import (
     written,
 )
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
-from rlhf_loop.web.api.v1 import ID_ERRORS, KEY, LOCATION, REPLAYED, REVIEW, WRITE_ERRORS
+from rlhf_loop.web.api.v1 import ID_ERRORS, KEY, LOCATION, REPLAYED, REVIEW, WRITE_ERRORS, stored_review
 from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
@@ -84,15 +84,11 @@ class FeedbackIn(ReviewIn):
         return Rating(
             user_prompt=self.prompt or "-",
             ai_response=self.response or "-",
-            rating=self.stars,
-            feedback_comment=self.comment,
-            corrected_response=self.correction,
             source=self.source,
             candidate_group=self.candidate_group,
             external_id=self.interaction_id,
             created_at=self.created_at,
-            rated_at=self.rated_at,
-            harmful=self.harmful,
+            **rating_fields(self.review(reviewer=None, role=ReviewerRole.EXPERT, reviewed_at=self.rated_at)),
         )
 
 
@@ -243,16 +239,16 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
 
         def take(connection: Connection) -> StoredAnswer:
             said = given.said()
-            number, new = _answer(connection, guard, user, said, elsewhere=given.prompt is None)
+            key, new = _answer(connection, guard, user, said, elsewhere=given.prompt is None)
             if new and said.external_id is not None and not re.fullmatch(NEW_ID, said.external_id):
                 raise UnprocessableEntity(
                     f"interaction_id is {shortened(said.external_id)!r}, which is not a valid id for a new answer: "
                     "letters, digits and . _ : ~ - are, up to 200 of them. Send another one, or none."
                 )
             own = is_own(user, given.reviewer)
-            fate = _review(connection, guard, number, said, speaker, own=own)
+            fate = _review(connection, guard, key, said.review, speaker, own=own)
             id = feedback.answer_id(said)
-            body = ReviewOut.of(id, read_review(connection, number, reviewer=speaker.name)).model_dump_json()
+            body = stored_review(connection, key, id, speaker.name).model_dump_json()
             if fate is Fate.ADDED:
                 return StoredAnswer(201, body, url_for(".v1_reviews", id=id))
             return StoredAnswer(200, body)
@@ -382,7 +378,7 @@ class _Taking:
                 self.counts["preferences"] += fate is not Fate.KEPT
             elif row.rating.rating is not None:
                 own = is_own(self.user, row.rating.reviewer)
-                fate = _review(connection, self.guard, answers[0], row.rating, speaker, own=own)
+                fate = _review(connection, self.guard, answers[0], row.rating.review, speaker, own=own)
                 self.counts["reviews"] += fate is not Fate.KEPT
             else:
                 if row.rating.reviewer is not None:
@@ -400,15 +396,15 @@ class _Taking:
     def _places(self, connection: Connection, rows: Sequence[FileRow]) -> dict[int, int]:
         """Find or add all answers, and lock them, everybody in the same order: else two could wait for each other.
 
-        Return the answers' numbers by the ids of what the rows say.
+        Return the answers' keys by the ids of what the rows say.
         """
         said = {id(each): (each, row) for row in rows for each in (row.rating, row.worse) if each is not None}
         places = {
-            key: self._placed(connection, rating, elsewhere=row.texts_elsewhere)
-            for key, (rating, row) in sorted(said.items(), key=lambda item: feedback.answer_id(item[1][0]))
+            rating_id: self._placed(connection, rating, elsewhere=row.texts_elsewhere)
+            for rating_id, (rating, row) in sorted(said.items(), key=lambda item: feedback.answer_id(item[1][0]))
         }
-        for number in sorted(set(places.values())):
-            interactions.lock(connection, number)
+        for key in sorted(set(places.values())):
+            interactions.lock(connection, key)
         return places
 
     def _withdraw(self, connection: Connection, gone: Iterable[AnnotationTarget]) -> None:
@@ -422,9 +418,9 @@ class _Taking:
         for name in _NAMES:
             if len(getattr(rating, name) or "") > _LONGEST_NAME:
                 raise ValueError(f"{name} has more than {_LONGEST_NAME} characters")
-        number, new = _answer(connection, self.guard, self.user, rating, elsewhere=elsewhere)
+        key, new = _answer(connection, self.guard, self.user, rating, elsewhere=elsewhere)
         self.counts["interactions"] += new
-        return number
+        return key
 
     def _prefer(self, connection: Connection, answers: Sequence[int], speaker: Speaker) -> Fate:
         better, worse = answers
@@ -448,7 +444,7 @@ class _Taking:
 
 
 def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *, elsewhere: bool) -> tuple[int, bool]:
-    """Return the number of the answer, and whether it is new.
+    """Return the key of the answer, and whether it is new.
 
     Raises:
         NotFound, Conflict: the id is unknown and there are no texts, or it has others.
@@ -456,7 +452,7 @@ def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *,
     """
     if elsewhere:
         try:
-            return row_id(connection, rating.external_id or ""), False
+            return interaction_key(connection, rating.external_id or ""), False
         except LookupError as error:
             raise NotFound(str(error)) from error
     try:
@@ -474,10 +470,10 @@ def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *,
         raise UnprocessableEntity(str(error)) from error
 
 
-def _review(connection: Connection, guard: Guard, number: int, rating: Rating, speaker: Speaker, *, own: bool) -> Fate:
-    stored = interactions.stored_role(connection, number, speaker.name)
+def _review(connection: Connection, guard: Guard, key: int, review: Review, speaker: Speaker, *, own: bool) -> Fate:
+    stored = interactions.stored_role(connection, key, speaker.name)
     protect_expert(guard, stored, speaker.name, own=own)
-    fate = feedback.take_review(connection, number, rating, reviewer=speaker.name, role=speaker.role)
+    fate = feedback.take_review(connection, key, replace(review, reviewer=speaker.name, role=speaker.role))
     if fate is not Fate.KEPT:
         logs.begin(request).ratings.append(speaker.role)
     return fate

@@ -17,7 +17,7 @@ from rlhf_loop.domain import ReviewerRole, User
 from rlhf_loop.store import audit, interactions, queries
 from rlhf_loop.store.idempotency import LONGEST_KEY, StoredAnswer
 from rlhf_loop.store.interactions import put_interactions, put_preference, put_review, withdraw_review
-from rlhf_loop.store.queries import read_review, row_id
+from rlhf_loop.store.queries import find_review, interaction_key
 from rlhf_loop.utils.text import unstorable
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import json_response, parsed, whole_body
@@ -286,11 +286,11 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         speaker = _speaker(guard, user, given)
 
         def review(connection: Connection) -> StoredAnswer:
-            number = _number(connection, id)
-            stored = interactions.stored_role(connection, number, speaker.name)
+            key = _interaction_key(connection, id)
+            stored = interactions.stored_role(connection, key, speaker.name)
             protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
-            new = _put(connection, number, given, speaker)
-            body = ReviewOut.of(id, read_review(connection, number, reviewer=speaker.name)).model_dump_json()
+            new = _put(connection, key, given, speaker)
+            body = stored_review(connection, key, id, speaker.name).model_dump_json()
             return StoredAnswer(201, body, url_for(".v1_reviews", id=id)) if new else StoredAnswer(200, body)
 
         return written(database.engine(), owner(user), given.model_dump_json(), review)
@@ -313,11 +313,11 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         asked = read_address(ReviewParameters)
 
         def withdraw(connection: Connection) -> StoredAnswer:
-            number, reviewer = _number(connection, id), stored_name(user, asked.reviewer)
+            key, reviewer = _interaction_key(connection, id), stored_name(user, asked.reviewer)
             try:
-                stored = interactions.stored_role(connection, number, reviewer)
+                stored = interactions.stored_role(connection, key, reviewer)
                 protect_expert(guard, stored, reviewer, own=is_own(user, asked.reviewer))
-                withdraw_review(connection, number, reviewer=reviewer)
+                withdraw_review(connection, key, reviewer=reviewer)
             except LookupError as error:
                 raise NotFound(f"There is no review of {shortened(id)!r} by {reviewer!r}. Nothing was done.") from error
             return StoredAnswer(204, "")
@@ -347,7 +347,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         speaker = _speaker(guard, user, given)
 
         def prefer(connection: Connection) -> StoredAnswer:
-            chosen, rejected = _number(connection, given.chosen_id), _number(connection, given.rejected_id)
+            chosen = _interaction_key(connection, given.chosen_id)
+            rejected = _interaction_key(connection, given.rejected_id)
             stored = interactions.stored_preference_role(connection, chosen, rejected, speaker.name)
             protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             try:
@@ -404,14 +405,14 @@ def _stored(
     names = [item.id or uuid4().hex for item in batch]
     ratings = [replace(item.rating(), external_id=name) for item, name in zip(batch, names, strict=True)]
     try:
-        numbers = put_interactions(connection, ratings)
+        keys = put_interactions(connection, ratings)
     except ValueError as error:
         # All else was looked at before.
         raise Conflict("Somebody else has just taken one of these ids, so nothing was stored. Try again.") from error
-    audit.note(connection, user.name, "interactions.added", f"interaction:{numbers[0]}", {"count": len(numbers)})
-    for number, item, speaker in zip(numbers, batch, speakers, strict=True):
+    audit.note(connection, user.name, "interactions.added", f"interaction:{keys[0]}", {"count": len(keys)})
+    for key, item, speaker in zip(keys, batch, speakers, strict=True):
         if item.review and speaker:
-            _put(connection, number, item.review, speaker)
+            _put(connection, key, item.review, speaker)
     return [_recorded(*each) for each in zip(names, batch, speakers, strict=True)]
 
 
@@ -426,23 +427,26 @@ def _recorded(id: str, item: InteractionIn, speaker: Speaker | None) -> Recorded
     )
 
 
-def _put(connection: Connection, number: int, given: ReviewIn, speaker: Speaker) -> bool:
+def _put(connection: Connection, key: int, given: ReviewIn, speaker: Speaker) -> bool:
     logs.begin(request).ratings.append(speaker.role)
-    return put_review(
-        connection,
-        number,
-        reviewer=speaker.name,
-        rating=given.stars,
-        comment=given.comment,
-        correction=given.correction,
-        harmful=given.harmful,
-        role=speaker.role,
-    )
+    return put_review(connection, key, given.review(reviewer=speaker.name, role=speaker.role))
 
 
-def _number(connection: Connection, id: str) -> int:
+def stored_review(connection: Connection, key: int, id: str, reviewer: str) -> ReviewOut:
+    """Return the review that the reviewer has just given.
+
+    Raises:
+        LookupError: there is none.
+    """
+    review = find_review(connection, key, reviewer=reviewer)
+    if review is None:
+        raise LookupError(f"There is no review of {id!r} by {reviewer!r}.")
+    return ReviewOut.of(id, review)
+
+
+def _interaction_key(connection: Connection, id: str) -> int:
     try:
-        return row_id(connection, _storable(id))
+        return interaction_key(connection, _storable(id))
     except LookupError as error:
         raise NotFound(str(error)) from error
 

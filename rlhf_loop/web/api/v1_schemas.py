@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from rlhf_loop.domain import Rating
-from rlhf_loop.store.queries import LONGEST_PAGE, Filters, InteractionEntry, InteractionPage, ReviewEntry, ReviewPage
+from rlhf_loop.domain import Rating, Review, ReviewerRole, field_values
+from rlhf_loop.store.queries import LONGEST_PAGE, Filters, InteractionEntry, InteractionPage, ReviewPage
 from rlhf_loop.utils.text import web_address
 from rlhf_loop.web.schemas import MAX_COMMENT_CHARS, Opinion, not_blank, storable
 
@@ -69,6 +69,18 @@ class ReviewIn(Opinion):
     harmful: Annotated[bool, Field(description="Flags an answer that could do harm.")] = False
     reviewer: Annotated[Reviewer | None, Field(description=_REVIEWER)] = None
     role: Annotated[Role | None, Field(description=_ROLE)] = None
+
+    def review(self, *, reviewer: str | None, role: ReviewerRole, reviewed_at: datetime | None = None) -> Review:
+        """Return it as it is stored."""
+        return Review(
+            rating=self.stars,
+            comment=self.comment,
+            correction=self.correction,
+            harmful=self.harmful,
+            reviewer=reviewer,
+            role=role,
+            reviewed_at=reviewed_at,
+        )
 
 
 class InteractionIn(BaseModel):
@@ -243,18 +255,9 @@ class ReviewOut(BaseModel):
     reviewed_at: datetime
 
     @classmethod
-    def of(cls, interaction_id: str, entry: ReviewEntry) -> Self:
-        """Take over an entry."""
-        return cls(
-            interaction_id=interaction_id,
-            reviewer=entry.reviewer,
-            role=entry.role.value,
-            rating=entry.rating,
-            comment=entry.comment,
-            correction=entry.correction,
-            harmful=entry.harmful,
-            reviewed_at=entry.reviewed_at,
-        )
+    def of(cls, interaction_id: str, review: Review) -> Self:
+        """Take over a stored review."""
+        return cls(interaction_id=interaction_id, **{**field_values(review), "role": review.role.value})
 
 
 class InteractionOut(BaseModel):
@@ -285,7 +288,7 @@ class InteractionOut(BaseModel):
     @classmethod
     def of(cls, entry: InteractionEntry) -> Self:
         """Take over an entry."""
-        return cls.model_validate(entry, from_attributes=True)
+        return cls.model_validate(field_values(entry) | field_values(entry.origin))
 
 
 class InteractionPageOut(BaseModel):

@@ -7,7 +7,7 @@ Drafts keep what a rater has typed and not graded yet, also beside a review that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -17,9 +17,9 @@ from werkzeug.exceptions import Conflict, UnprocessableEntity
 
 from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole, User
+from rlhf_loop.domain import Review, ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, SeenReview, Submission
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, SeenReview
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, parsed
 from rlhf_loop.web.guard import Guard
@@ -45,51 +45,32 @@ class ReviewIn(BaseModel):
     seen: Annotated[str | None, Field(max_length=40)] = None
 
 
-def keep(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
+def keep(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> None:
     """Save a draft; who writes one is still at work, and so the answer stays theirs."""
     engine = desk.engine()
-    item = reviewing.item(engine, interaction_id, reviewer=user.name)
+    item = reviewing.item(engine, interaction_key, reviewer=user.name)
     if not reviewing.is_seen(item.review, seen(sent)):
-        keep_beside(desk, user, interaction_id, sent)
+        keep_beside(desk, user, interaction_key, sent)
         return
-    reviewing.save_draft(
-        engine,
-        interaction_id,
-        reviewer=user.name,
-        rating=sent.rating,
-        comment=own_lines(sent.comment).strip() or None,
-        correction=corrected(item, sent),
-        harmful=sent.harmful,
-    )
-    reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
+    reviewing.save_draft(engine, interaction_key, reviewer=user.name, review=_typed(item, sent))
+    reviewing.renew(engine, interaction_key, reviewer=user.name, settings=desk.settings)
 
 
-def keep_beside(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> None:
+def keep_beside(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> None:
     """Save what was typed where the review was not seen; where nothing was, it is as the review says, or the draft."""
     engine = desk.engine()
-    item = reviewing.item(engine, interaction_id, reviewer=user.name)
-    there = item.review or item.draft
-    rating = there.rating if there else None
-    comment = own_lines(sent.comment).strip() or (there.comment if there else None)
-    correction = corrected(item, sent) or (there.correction if there else None)
-    harmful = sent.harmful or bool(there and there.harmful)
-    if item.review and (comment, correction, harmful) == (
-        item.review.comment,
-        item.review.correction,
-        item.review.harmful,
-    ):
-        # An empty draft is none: the review speaks for itself.
-        rating, comment, correction, harmful = None, None, None, False
-    reviewing.save_draft(
-        engine,
-        interaction_id,
-        reviewer=user.name,
-        rating=rating,
-        comment=comment,
-        correction=correction,
-        harmful=harmful,
+    item = reviewing.item(engine, interaction_key, reviewer=user.name)
+    there, typed = item.review or item.draft or Review(), _typed(item, sent)
+    draft = replace(
+        there,
+        comment=typed.comment or there.comment,
+        correction=typed.correction or there.correction,
+        harmful=typed.harmful or there.harmful,
     )
-    reviewing.renew(engine, interaction_id, reviewer=user.name, settings=desk.settings)
+    # An empty draft is none: the review speaks for itself.
+    draft = Review() if draft == item.review else draft
+    reviewing.save_draft(engine, interaction_key, reviewer=user.name, review=draft)
+    reviewing.renew(engine, interaction_key, reviewer=user.name, settings=desk.settings)
 
 
 def seen(sent: ReviewIn) -> datetime | Literal[SeenReview.UNKNOWN] | None:
@@ -111,8 +92,22 @@ def seen(sent: ReviewIn) -> datetime | Literal[SeenReview.UNKNOWN] | None:
 def base(item: ReviewItem) -> str:
     """Return what the server has of the rater's, by time: the draft, else the review; empty for nothing."""
     if item.draft:
-        return item.draft.saved_at.isoformat()
-    return item.review.reviewed_at.isoformat() if item.review else ""
+        return _iso(item.draft)
+    return _iso(item.review) if item.review else ""
+
+
+def _iso(review: Review) -> str:
+    return review.reviewed_at.isoformat() if review.reviewed_at else ""
+
+
+def _typed(item: ReviewItem, sent: ReviewIn) -> Review:
+    """Return the review that the fields of the screen make."""
+    return Review(
+        rating=sent.rating,
+        comment=own_lines(sent.comment).strip() or None,
+        correction=corrected(item, sent),
+        harmful=sent.harmful,
+    )
 
 
 def corrected(item: ReviewItem, sent: ReviewIn) -> str | None:
@@ -150,7 +145,7 @@ _NONE_BEFORE = "There is no answer before this one."
 class FormIn(ReviewIn):
     """A review as a form sends it, with the action."""
 
-    interaction_id: Annotated[int | None, Field(ge=1, lt=2**63)] = None
+    interaction_key: Annotated[int | None, Field(ge=1, lt=2**63, alias="interaction_id")] = None
     do: Annotated[str, Field(pattern="^(rate|skip|undo|previous|following|keep)$")] = "rate"
 
 
@@ -233,12 +228,12 @@ def _add_pages(web: Blueprint, desk: Desk) -> None:
         user = desk.rater()
         return _page(desk, user, _next(desk, user))
 
-    @web.get(f"/review/items/<{ID}:interaction_id>")
+    @web.get(f"/review/items/<{ID}:interaction_key>")
     @html_errors
-    def review_item(interaction_id: int) -> Response:
+    def review_item(interaction_key: int) -> Response:
         user = desk.rater()
         with said():
-            return _page(desk, user, reviewing.item(desk.engine(), interaction_id, reviewer=user.name))
+            return _page(desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name))
 
     @web.post("/review")
     @html_errors
@@ -267,48 +262,48 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         found = reviewing.previous_item(desk.engine(), None, reviewer=user.name)
         return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
 
-    @web.get(f"/review/items/<{ID}:interaction_id>/previous")
-    def review_previous(interaction_id: int) -> Response:
+    @web.get(f"/review/items/<{ID}:interaction_key>/previous")
+    def review_previous(interaction_key: int) -> Response:
         user = desk.rater()
         with said():
-            found = reviewing.previous_item(desk.engine(), interaction_id, reviewer=user.name)
+            found = reviewing.previous_item(desk.engine(), interaction_key, reviewer=user.name)
         return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
 
-    @web.get(f"/review/items/<{ID}:interaction_id>/now")
-    def review_now(interaction_id: int) -> Response:
+    @web.get(f"/review/items/<{ID}:interaction_key>/now")
+    def review_now(interaction_key: int) -> Response:
         user = desk.rater()
         with said():
             return _shown(
-                desk, user, reviewing.item(desk.engine(), interaction_id, reviewer=user.name), "As it is now."
+                desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name), "As it is now."
             )
 
-    @web.get(f"/review/items/<{ID}:interaction_id>/following")
-    def review_following(interaction_id: int) -> Response:
+    @web.get(f"/review/items/<{ID}:interaction_key>/following")
+    def review_following(interaction_key: int) -> Response:
         user = desk.rater()
         with said():
-            return _shown(desk, user, _after(desk, user, interaction_id), "The answer after it.")
+            return _shown(desk, user, _after(desk, user, interaction_key), "The answer after it.")
 
-    @web.post(f"/review/items/<{ID}:interaction_id>/rate")
-    def review_rate(interaction_id: int) -> Response:
+    @web.post(f"/review/items/<{ID}:interaction_key>/rate")
+    def review_rate(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
         with said():
-            found = _rated(desk, user, interaction_id, sent)
+            found = _rated(desk, user, interaction_key, sent)
         return _shown(desk, user, found, f"Rated {sent.rating}. {_what_comes(found)}")
 
-    @web.post(f"/review/items/<{ID}:interaction_id>/skip")
-    def review_skip(interaction_id: int) -> Response:
+    @web.post(f"/review/items/<{ID}:interaction_key>/skip")
+    def review_skip(interaction_key: int) -> Response:
         user = desk.posting_rater()
         with said():
-            reviewing.skip(desk.engine(), interaction_id, reviewer=user.name)
+            reviewing.skip(desk.engine(), interaction_key, reviewer=user.name)
         found = _next(desk, user)
         return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
 
-    @web.post(f"/review/items/<{ID}:interaction_id>/draft")
-    def review_draft(interaction_id: int) -> Response:
+    @web.post(f"/review/items/<{ID}:interaction_key>/draft")
+    def review_draft(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
         with said():
-            keep(desk, user, interaction_id, sent)
-            item = reviewing.item(desk.engine(), interaction_id, reviewer=user.name)
+            keep(desk, user, interaction_key, sent)
+            item = reviewing.item(desk.engine(), interaction_key, reviewer=user.name)
         return json(DraftOut(message="The draft is saved.", base=base(item)))
 
     @web.post("/review/undo")
@@ -329,7 +324,7 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
 
 def _done(desk: Desk, user: User, form: FormIn) -> Response:
     """Do what a form asks for, and lead to the answer to show then."""
-    engine, id = desk.engine(), form.interaction_id
+    engine, id = desk.engine(), form.interaction_key
     if form.do == "undo":
         undone = reviewing.undo(engine, reviewer=user.name, settings=desk.settings)
         return desk.onward(_address(undone), "Taken back." if undone else _NOTHING)
@@ -337,7 +332,7 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
         try:
             found = _rated(desk, user, id, form)
         except Conflict as error:
-            return desk.onward(address("review_item", interaction_id=id), str(error.description))
+            return desk.onward(address("review_item", interaction_key=id), str(error.description))
         return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
     if id is not None:
         keep(desk, user, id, form)
@@ -348,7 +343,7 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
         return desk.onward(_address(_after(desk, user, id)), "The answer after it.")
     if form.do == "previous":
         before = reviewing.previous_item(engine, id, reviewer=user.name)
-        here = address("review") if id is None else address("review_item", interaction_id=id)
+        here = address("review") if id is None else address("review_item", interaction_key=id)
         return desk.onward(_address(before) if before else here, "The answer before." if before else _NONE_BEFORE)
     return desk.onward(address("review"), "The draft is saved.")
 
@@ -361,37 +356,31 @@ def _next(desk: Desk, user: User) -> ReviewItem | None:
     return found
 
 
-def _after(desk: Desk, user: User, interaction_id: int) -> ReviewItem | None:
+def _after(desk: Desk, user: User, interaction_key: int) -> ReviewItem | None:
     """Return what follows on an answer that somebody looks back at; in the end, the one that waits for its grade."""
-    found = reviewing.following_item(desk.engine(), interaction_id, reviewer=user.name)
+    found = reviewing.following_item(desk.engine(), interaction_key, reviewer=user.name)
     return _next(desk, user) if found is None or found.state == "open" else found
 
 
-def _rated(desk: Desk, user: User, interaction_id: int, sent: ReviewIn) -> ReviewItem | None:
+def _rated(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> ReviewItem | None:
     if sent.rating is None:
         raise UnprocessableEntity("The grade is missing. Choose one from 1 to 5.")
     engine = desk.engine()
-    item = reviewing.item(engine, interaction_id, reviewer=user.name)
-    submission = Submission(
-        rating=sent.rating,
-        comment=own_lines(sent.comment).strip() or None,
-        correction=corrected(item, sent),
-        harmful=sent.harmful,
-    )
+    item = reviewing.item(engine, interaction_key, reviewer=user.name)
     try:
-        reviewing.submit(engine, interaction_id, reviewer=user.name, submission=submission, seen=seen(sent))
+        reviewing.submit(engine, interaction_key, reviewer=user.name, review=_typed(item, sent), seen=seen(sent))
     except ReviewChangedError as error:
-        keep_beside(desk, user, interaction_id, sent)
+        keep_beside(desk, user, interaction_key, sent)
         raise Conflict(str(error)) from error
     logs.begin(request).ratings.append(ReviewerRole.EXPERT)
-    return _next(desk, user) if item.state == "open" else _after(desk, user, interaction_id)
+    return _next(desk, user) if item.state == "open" else _after(desk, user, interaction_key)
 
 
 def _address(found: ReviewItem | None) -> str:
     # A reload of /review leads to what waits.
     if found is None or found.state == "open":
         return address("review")
-    return address("review_item", interaction_id=found.interaction_id)
+    return address("review_item", interaction_key=found.interaction_key)
 
 
 def _what_comes(found: ReviewItem | None) -> str:
@@ -412,8 +401,8 @@ def _page(desk: Desk, user: User, item: ReviewItem | None) -> Response:
 def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
     engine = desk.engine()
     progress = reviewing.progress(engine, reviewer=user.name, settings=desk.settings)
-    written = (item.draft or item.review) if item else None
-    correction = written.correction if written else None
+    written = ((item.draft or item.review) if item else None) or Review()
+    correction = written.correction
     return Screen(
         item=item,
         back=item is not None and item.state != "open",
@@ -421,10 +410,10 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
         progress=progress,
         guidelines=reviewing.guidelines(engine),
         first_use=not progress.today and reviewing.previous_item(engine, None, reviewer=user.name) is None,
-        rating=written.rating if written else None,
-        comment=(written.comment or "") if written else "",
+        rating=written.rating,
+        comment=written.comment or "",
         correction=correction or (item.response if item else ""),
-        harmful=bool(written and written.harmful),
+        harmful=written.harmful,
         changes=difference(own_lines(item.response), own_lines(correction)) if item and correction else [],
         base=base(item) if item else "",
     )
