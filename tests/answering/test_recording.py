@@ -16,6 +16,7 @@ from patience import until
 from sqlalchemy import Engine, func, select, text
 
 from rlhf_loop.answering import recording
+from rlhf_loop.answering.outbox import Entry
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord
@@ -203,8 +204,8 @@ def test_what_is_written_twice_is_there_once(recorder: Recorder, database_url: s
     """An answer that reached the database, although nobody heard of it, is completed and not doubled."""
     recorder.record(candidates("a", 1))
     engine = make_engine(database_url)
-    recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("a", 3)]})
-    recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("a", 3)]})
+    assert recorder.record(candidates("a", 3)) == ""
+    assert recorder.record(candidates("a", 3)) == ""
     assert count(engine) == 3
     engine.dispose()
 
@@ -216,13 +217,16 @@ def test_how_an_answer_was_served_comes_with_it(recorder: Recorder, database_url
     )
     assert recorder.record(candidates("a"), served) == ""
     engine = make_engine(database_url)
-    body = {"candidates": [recording._plain(each) for each in candidates("a", 3)], "served": recording._plain(served)}
+    body = {
+        "candidates": [recording._to_json(each) for each in candidates("a", 3)],
+        "served": recording._to_json(served),
+    }
     for _ in range(2):
-        recording._write(engine, "answer", body)
-    recording._write(engine, "answer", {"candidates": [recording._plain(each) for each in candidates("old")]})
-    recording._write(
-        engine, "answer", {"candidates": [], "served": {**body["served"], "candidate_group": "question:b"}}
-    )  # type: ignore[dict-item]
+        recording._write_entry(engine, Entry(1, "answer", body))
+    old = {"candidates": [recording._to_json(each) for each in candidates("old")]}
+    recording._write_entry(engine, Entry(2, "answer", old))
+    other = {"candidates": [], "served": recording._to_json(replace(served, candidate_group="question:b"))}
+    recording._write_entry(engine, Entry(3, "answer", other))
     with engine.connect() as connection:
         found = select(ServedQuestion.candidate_group, ServedQuestion.served_at, ServedQuestion.timings)
         assert connection.execute(found.order_by(ServedQuestion.candidate_group)).all() == [
