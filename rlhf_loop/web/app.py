@@ -149,7 +149,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
     rerank.add_routes(api.tagged("Ranking"), settings, service, guard)
     prometheus.add_routes(api, settings, service, database, guard, counts)
     openapi.add_routes(api)
-    api.refuse_other_methods()
+    api.register()
     return web
 
 

@@ -117,6 +117,7 @@ class Operation:
     A parameter is given as the document has it, or as a model whose fields are parameters of the address.
     """
 
+    view: Callable[..., Any]
     id: str
     tag: str
     summary: str
@@ -143,12 +144,11 @@ class Operation:
 
 
 class Api:
-    """The blueprint's routes for programs: each is registered once, with what the document says of it."""
+    """The blueprint's routes for programs: each is registered once, together with its description."""
 
     def __init__(self, web: Blueprint) -> None:
-        self.web, self._tag = web, "Service"
+        self._web, self._tag = web, "Service"
         self._paths: dict[str, dict[str, Operation]] = {}
-        self._views: dict[str, Callable[..., object]] = {}
 
     def route(
         self,
@@ -163,20 +163,20 @@ class Api:
         scope: str | None = None,
         without_token: bool = False,
     ) -> Callable[[_View], _View]:
-        """Register a view by a rule such as "GET /data".
+        """Add a view by a rule such as "GET /data", for `register`.
 
-        Its docstring is the summary and the description, to which `description` is appended.
-
-        It needs a token with the `scope`, if that is given, and not even then where `without_token` says so: some
-        routes are open to whoever asks on the server's own machine.
+        Its docstring is the summary and the description, to which `description` is appended. It needs a token with the
+        `scope`, if that is given, and not even then where `without_token` says so: some routes are open to whoever asks
+        on the server's own machine.
         """
 
         method, _, path = rule.partition(" ")
 
-        def register(view: _View) -> _View:
+        def add(view: _View) -> _View:
             summary, _, more = inspect.cleandoc(view.__doc__ or "").partition("\n\n")
             optional: list[dict[str, list[str]]] = [{}] if without_token else []
             self._paths.setdefault(path, {})[method] = Operation(
+                view=view,
                 id=id,
                 tag=tag or self._tag,
                 summary=" ".join(summary.split()).removesuffix("."),
@@ -186,19 +186,9 @@ class Api:
                 body=body,
                 security=[*optional, {"bearer": [scope]}] if scope else [],
             )
-            self._views[path] = view
-            # Merged slashes would be a redirect to what another id names. OPTIONS is answered below.
-            merge = None if "<path:" not in path else False
-            self.web.add_url_rule(
-                path,
-                view_func=view,  # type: ignore[arg-type]
-                methods=[method],
-                merge_slashes=merge,
-                provide_automatic_options=False,
-            )
             return view
 
-        return register
+        return add
 
     def tagged(self, tag: str) -> Api:
         """Return the same with another tag for its next routes."""
@@ -206,8 +196,8 @@ class Api:
         found._tag = tag
         return found
 
-    def refuse_other_methods(self) -> None:
-        """Refuse all other methods: Flask's own refusal is not the blueprint's, and a page in HTML."""
+    def register(self) -> None:
+        """Register all views, and refuse all other methods: Flask's own refusal is a page in HTML."""
         for path, operations in self._paths.items():
             allowed = sorted({*operations, "OPTIONS", *(["HEAD"] if "GET" in operations else [])})
 
@@ -220,10 +210,21 @@ class Api:
             name = path.strip("/").replace("/", "_").replace(".", "_")
             others = [method for method in _METHODS if method not in operations]
             # A browser's forms send no such method.
-            own = error_format(self._views[path])
+            own = error_format(next(iter(operations.values())).view)
             refuse = errors_as(PROBLEM if own.html else own)(refuse)
-            self.web.add_url_rule(path, f"refuse_{name}", refuse, methods=others, provide_automatic_options=False)
-            self.web.add_url_rule(path, f"options_{name}", options, methods=["OPTIONS"])
+            self._web.add_url_rule(path, f"refuse_{name}", refuse, methods=others, provide_automatic_options=False)
+            # Before the views: an id that begins with a slash meets these, and is answered 405.
+            self._web.add_url_rule(path, f"options_{name}", options, methods=["OPTIONS"])
+            # Merged slashes would be a redirect to what another id names.
+            merge = False if "<path:" in path else None
+            for method, operation in operations.items():
+                self._web.add_url_rule(
+                    path,
+                    view_func=operation.view,
+                    methods=[method],
+                    merge_slashes=merge,
+                    provide_automatic_options=False,
+                )
 
     def document(self, base: str = "") -> dict[str, Any]:
         """Return the document; `base` is the path under which the routes are, without a slash at its end."""

@@ -1,4 +1,4 @@
-// Two answers beside each other: which one is better?
+// The comparison screen: two answers beside each other.
 "use strict";
 
 (() => {

@@ -1,4 +1,4 @@
-// What the raters' screens share: calls to the server, messages, keys, and what is typed kept until the server has it.
+// Shared by the raters' screens: calls to the server, messages, keys, and typed text, kept until the server has it.
 // The pages work without it. With it, the next answer comes without a new page, and the keys work.
 "use strict";
 

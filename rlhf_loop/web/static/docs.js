@@ -4,6 +4,6 @@ window.SwaggerUIBundle({
   url: place.dataset.document,
   domNode: place,
   deepLinking: true,
-  // Its checker of documents is a service on the net.
+  // Its validator of documents is an online service.
   validatorUrl: null,
 });
