@@ -119,8 +119,9 @@ def test_only_the_sources_that_are_given_are_asked(app: Flask, settings: Setting
 
 def test_making_it_loads_and_writes_nothing(app: Flask, settings: Settings) -> None:
     """The application's own start is not held up, and leaves no file."""
-    app.register_blueprint(rlhf_loop.web.blueprint(settings))
     folder = settings.model_path.parent
+    (folder / "rlhf.db").unlink()
+    app.register_blueprint(rlhf_loop.web.blueprint(settings))
     assert list(folder.iterdir()) == []
 
 
