@@ -37,23 +37,23 @@ def worker(once: bool) -> None:
     killed trainings. One worker is enough; several do no harm. SIGTERM stops a running training, too. Logs go to
     stderr, a line of JSON each.
     """
-    from rlhf_loop.monitoring.worker import Chores
+    from rlhf_loop.monitoring.worker import Worker
     from rlhf_loop.web import logs
 
-    chores = Chores(read_settings(), retrain=[sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"])
+    worker = Worker(read_settings(), retrain=[sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"])
     logs.configure()
     logger = logging.getLogger(__name__)
-    with _stopped_by_signals(chores.stop):
+    with _stopped_by_signals(worker.stop):
         if once:
-            if not chores.once():
+            if not worker.once():
                 sys.exit(1)
             return
         logger.info(
             "The worker begins. It looks whether a retraining is due: %s (UTC), next at %s.",
-            chores.schedule.words.lower(),
-            f"{chores.schedule.after(datetime.now(UTC)):%Y-%m-%d %H:%M}",
+            worker.schedule.words.lower(),
+            f"{worker.schedule.after(datetime.now(UTC)):%Y-%m-%d %H:%M}",
         )
-        chores.run()
+        worker.run()
         logger.info("The worker ends.")
 
 

@@ -1,4 +1,4 @@
-"""What happened lately: how good the answers are, what drifts, what is amiss, and what more ratings would bring."""
+"""Alarms, drift, experiments, the figures of the dashboard and the report, and the worker's periodic jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the live model as good as its training said? What experts said since then of answers that it had scored.
+"""Accuracy of the live model on fresh ratings: those that experts gave since it went live to answers it had scored.
 
 The review queue prefers answers of which the model is unsure, and it is wrong about those more often: their plain mean
 would raise an alarm about every model. So it is the answers that the model has scored that are measured, and not those
@@ -10,7 +10,6 @@ band of the scores (the difference estimator with strata; Särndal, Swensson, Wr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +58,7 @@ def fresh_accuracy(engine: Engine, version: Version) -> FreshAccuracy | None:
 
     An answer counts if this very version had scored it; what end users say does not count.
     """
-    estimate = _estimate(version.metrics)
+    estimate = version.measured("accuracy")
     if estimate is None or version.live_from is None:
         return None
     with reading(engine) as connection:
@@ -105,14 +104,6 @@ def of_all(
 def _expected(score: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how probably the model is right about an answer, as it sees it itself."""
     return np.maximum(score, 1 - score)
-
-
-def _estimate(measured: Mapping[str, Any]) -> Interval | None:
-    accuracy = (measured.get("overall") or {}).get("accuracy") or {}
-    value, low, high = (accuracy.get(name) for name in ("value", "low", "high"))
-    if value is None:
-        return None
-    return Interval(value, value if low is None else low, value if high is None else high)
 
 
 def _rated(connection: Connection, version: Version) -> list[Any]:

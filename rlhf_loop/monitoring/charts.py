@@ -68,14 +68,15 @@ def by_name(figure: Figure) -> bool:
     return named or figure.form is Form.PROGRESS
 
 
-def steps(low: float, high: float, *, whole: bool = False) -> list[float]:
+def steps(low: float, high: float, *, most: int = _MOST_TICKS, whole: bool = False) -> list[float]:
     """Return a few round numbers between two others, at the same distance from each other."""
-    power = 10.0 ** floor(log10((high - low) / _MOST_TICKS))
+    power = 10.0 ** floor(log10((high - low) / most))
     for size in (1, 2, 2.5, 5, 10, 20):
         step = max(1.0, ceil(size * power)) if whole else size * power
-        if (high - low) / step <= _MOST_TICKS:
+        places = range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)
+        if len(places) <= most:
             break
-    return [number * step for number in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
+    return [place * step for place in places]
 
 
 def date_steps(days: Sequence[float]) -> list[float]:
@@ -176,7 +177,7 @@ def _over_x(figure: Figure) -> tuple[str, int]:
         goal = None if figure.target is None else (figure.target, figure.target)
     x, y = _scale((first, last), (0, 100)), _scale((low, high), (bottom, top))
     drawn = [legend]
-    for value in steps(low, high):
+    for value in steps(low, high, most=_MOST_TICKS + 1):
         drawn.append(_line(0, y(value), 100, y(value), "grid"))
         drawn.append(_text(number_in_words(value, percent=percent), -8, y(value) + 4.5, anchor="end"))
     if diagonal:

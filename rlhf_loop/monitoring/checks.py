@@ -1,9 +1,4 @@
-"""What is looked after while nobody looks: each check says what is amiss, or that it no longer is.
-
-Do the experts keep up? Answers that wait for a review now, and how many more than a week ago.
-
-Which sources fail, by what was noted of the questions that were answered lately.
-"""
+"""Checks that raise and clear alarms: accuracy, drift, sources, the review queue, trainings."""
 
 from __future__ import annotations
 
@@ -33,8 +28,247 @@ from rlhf_loop.store.tables import Interaction, Review, ServedQuestion, Training
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
 
+logger = logging.getLogger(__name__)
 
-#: Over which the growth is counted.
+#: Drift is seen by weeks, and takes seconds to look for.
+DRIFT_EVERY = timedelta(hours=6)
+#: So many times `retrain_days` the last training may be old while there are new ratings.
+_LATE = 3
+#: Runs that are looked at, and reviews, the newest.
+_RUNS, _REVIEWS = 20, 10_000
+#: Ends of a run that nobody has to do anything about: too few ratings yet, or somebody stopped it.
+NO_FAULT = ("NotEnoughDataError", *STOPPED)
+
+_drift_seen: WeakKeyDictionary[Engine, datetime] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """The finding of a check. Without a message there is no problem, and an open alarm is cleared."""
+
+    kind: AlarmKind
+    message: str = ""
+    subject: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    engine: Engine
+    settings: Settings
+    encoder: TextEncoder | None
+    now: datetime
+
+
+def check(
+    engine: Engine, settings: Settings, *, encoder: TextEncoder | None = None, now: datetime | None = None
+) -> list[Alarm]:
+    """Open and clear alarms by what the database holds; return those that are open now.
+
+    Cheap enough for every few minutes: drift is looked for at most every six hours by a process. Without `encoder` it
+    loads the one of the settings then. A check that fails is logged, and the others go on.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    context = _Context(engine, settings, encoder, now or datetime.now(UTC))
+    for name, look in _CHECKS.items():
+        try:
+            for verdict in look(context):
+                _settle(engine, verdict, context.now)
+        except Exception:
+            logger.exception("The check of %s failed; its alarms stay as they are.", name)
+    return open_alarms(engine)
+
+
+def _settle(engine: Engine, verdict: _Verdict, now: datetime) -> None:
+    kind, subject = verdict.kind, verdict.subject
+    if verdict.message:
+        raise_alarm(engine, kind, verdict.message, subject=subject, detail=verdict.detail, now=now)
+    else:
+        clear_alarm(engine, kind, subject=subject, now=now)
+
+
+def _accuracy(context: _Context) -> Iterator[_Verdict]:
+    # Imported here: it brings numpy, and without a live model there is nothing to count.
+    from rlhf_loop.monitoring.accuracy import fresh_accuracy
+
+    version = registry.live(context.engine)
+    fresh = fresh_accuracy(context.engine, version) if version else None
+    if version is None or fresh is None or not fresh.behind:
+        yield _Verdict(kind=AlarmKind.ACCURACY)
+        return
+    yield _Verdict(
+        kind=AlarmKind.ACCURACY,
+        message=(
+            f"The live model {version.version} is right about {_percent(fresh.measured)} of the answers, by "
+            f"{fresh.ratings} ratings since it went live, and its training said {_percent(fresh.estimate)}. Look at "
+            "the newest ratings; then train on them (rlhf-loop retrain), or go back to the version before: "
+            "rlhf-loop models rollback"
+        ),
+        detail={"version": version.version, **asdict(fresh)},
+    )
+
+
+def _drift(context: _Context) -> Iterator[_Verdict]:
+    engine, now = context.engine, context.now
+    seen = _drift_seen.get(engine)
+    if seen is not None and timedelta() <= now - seen < DRIFT_EVERY:
+        return
+    encoder = context.encoder or _own_encoder(context.settings)
+    found = drift(engine, encoder=encoder, now=now)
+    _drift_seen[engine] = now
+    if found.drifted_since is not None:
+        yield _Verdict(
+            kind=AlarmKind.DRIFT,
+            message=_drift_message(found),
+            detail={"since": str(found.drifted_since), "moved": [*found.moved]},
+        )
+    elif encoder is not None:
+        # Without an encoder nobody can tell that the questions are as they were.
+        yield _Verdict(kind=AlarmKind.DRIFT)
+
+
+def drifted_since(engine: Engine, settings: Settings) -> date | None:
+    """Return the week since when questions or scores have drifted; None if they have not, or nobody can tell.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    return drift(engine, encoder=_own_encoder(settings)).drifted_since
+
+
+def _own_encoder(settings: Settings) -> TextEncoder | None:
+    from rlhf_loop.encoders import load_encoder
+
+    try:
+        return load_encoder(settings, download=False)
+    except EncoderError as error:
+        logger.warning("Drift of the questions cannot be seen: %s", error)
+        return None
+
+
+def _drift_message(found: Drift) -> str:
+    parts = []
+    weeks = [point for point in found.points if found.drifted_since and point.week >= found.drifted_since]
+    if "questions" in found.moved:
+        numbers = ", ".join(f"{point.question_psi:.2f}" for point in weeks if point.question_psi is not None)
+        parts.append(
+            f"other questions are asked than from {found.reference_from} to {found.reference_until} (PSI by week: "
+            f"{numbers})"
+        )
+    if "scores" in found.moved:
+        numbers = ", ".join(f"{point.score_psi:.2f}" for point in weeks if point.score_psi is not None)
+        parts.append(f"the live model's best scores differ from its first ones (PSI by week: {numbers})")
+    return (
+        f"Since the week of {found.drifted_since} {', and '.join(parts)}. Its accuracy may no longer be what it was: "
+        "have answers to the newest questions rated, then run: rlhf-loop retrain"
+    )
+
+
+def _sources(context: _Context) -> Iterator[_Verdict]:
+    for source in source_health(context.engine, now=context.now):
+        if source.failing:
+            yield _Verdict(
+                kind=AlarmKind.SOURCE,
+                subject=source.name,
+                message=(
+                    f"The source {source.name} did not work for {source.failed} of the latest {source.asked} "
+                    f"questions: {source.reason.rstrip('.')}. Answers come without it. See the log, check the "
+                    "source's settings (rlhf-loop doctor), or take it out of RLHF_SOURCES."
+                ),
+                detail={"failed": source.failed, "asked": source.asked, "reason": source.reason},
+            )
+        elif source.well:
+            yield _Verdict(kind=AlarmKind.SOURCE, subject=source.name)
+
+
+def _queue(context: _Context) -> Iterator[_Verdict]:
+    limit = context.settings.alarm_queue
+    waiting = backlog(context.engine, now=context.now, at_least=limit) if limit else None
+    if waiting is None or waiting.waiting <= limit or waiting.growth < 0:
+        yield _Verdict(kind=AlarmKind.QUEUE)
+    elif waiting.growth > 0:
+        count = f"More than {waiting.waiting:,}" if waiting.more else f"{waiting.waiting:,}"
+        yield _Verdict(
+            kind=AlarmKind.QUEUE,
+            message=(
+                f"{count} answers wait for a review, {waiting.growth:,} more than a week ago; the alarm is set to "
+                f"{limit:,}. Ask more experts to review (rlhf-loop users add), or set RLHF_ALARM_QUEUE."
+            ),
+            detail={"waiting": waiting.waiting, "growth": waiting.growth, "limit": limit},
+        )
+
+
+def _training(context: _Context) -> Iterator[_Verdict]:
+    newest = (
+        select(TrainingRun.run_id, TrainingRun.status, TrainingRun.started_at, TrainingRun.error)
+        .where(TrainingRun.status != "running")
+        .order_by(TrainingRun.started_at.desc(), TrainingRun.id.desc())
+        .limit(_RUNS)
+    )
+    with reading(context.engine) as connection:
+        runs = [row for row in connection.execute(newest) if not (row.error or "").startswith(NO_FAULT)]
+    if runs and runs[0].status == "failed":
+        error = ((runs[0].error or "").strip().splitlines() or ["it was stopped"])[0][:300].rstrip(".")
+        yield _Verdict(
+            kind=AlarmKind.TRAINING,
+            message=(
+                f"The training of {_moment(runs[0].started_at)} failed: {error}. The live model is untouched. Correct "
+                "that, then run: rlhf-loop retrain"
+            ),
+            detail={"run": runs[0].run_id},
+        )
+        return
+    ended = next((row for row in runs if row.status in ("succeeded", "rejected")), None)
+    yield _late(context, ended.started_at) if ended else _Verdict(kind=AlarmKind.TRAINING)
+
+
+def _late(context: _Context, trained_at: datetime) -> _Verdict:
+    """Say that ratings wait for a training that does not come."""
+    days = context.settings.retrain_days
+    if not days or context.now - trained_at <= _LATE * timedelta(days=days) or not _rated_since(context, trained_at):
+        return _Verdict(kind=AlarmKind.TRAINING)
+    return _Verdict(
+        kind=AlarmKind.TRAINING,
+        message=(
+            f"New ratings wait, but the last training was on {_moment(trained_at)}, and one is due every {days:g} "
+            "days. See that the worker or the timer runs (rlhf-loop worker), or run: rlhf-loop retrain"
+        ),
+        detail={"trained_at": trained_at.isoformat()},
+    )
+
+
+def _rated_since(context: _Context, moment: datetime) -> bool:
+    newest = (
+        select(Review.reviewed_at)
+        .where(Review.role == ReviewerRole.EXPERT)
+        .order_by(Review.id.desc())
+        .limit(_REVIEWS)
+        .subquery()
+    )
+    with reading(context.engine) as connection:
+        return connection.execute(select(1).where(newest.c.reviewed_at > moment).limit(1)).first() is not None
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.value:.0%} ({interval.low:.0%} to {interval.high:.0%})"
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+_CHECKS: Mapping[str, Callable[[_Context], Iterator[_Verdict]]] = {
+    "accuracy": _accuracy,
+    "drift": _drift,
+    "sources": _sources,
+    "the queue": _queue,
+    "training": _training,
+}
+
+
+#: The time over which the growth of the queue is counted.
 GROWTH = timedelta(days=7)
 #: The newest answers that wait, and the newest reviews, that are looked at: with millions of them, too, it is quick.
 _LOOKED_AT, _ENOUGH_REVIEWS = 20_000, 50_000
@@ -178,243 +412,3 @@ def _health(name: str, outcomes: list[_Outcome], now: datetime, *, gone: bool) -
         well=gone or (not failing and len(last) >= _ENOUGH and failed_last <= _FORGIVEN),
         reason=next((outcome.trouble for outcome in outcomes if outcome.trouble), ""),
     )
-
-
-logger = logging.getLogger(__name__)
-
-#: Drift is seen by weeks, and takes seconds to look for.
-DRIFT_EVERY = timedelta(hours=6)
-#: So many times `retrain_days` the last training may be old while there are new ratings.
-_LATE = 3
-#: Runs that are looked at, and reviews, the newest.
-_RUNS, _REVIEWS = 20, 10_000
-#: Ends of a run that nobody has to do anything about: too few ratings yet, or somebody stopped it.
-NO_FAULT = ("NotEnoughDataError", *STOPPED)
-
-_drift_seen: WeakKeyDictionary[Engine, datetime] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Verdict:
-    """What a check found. Without a message nothing is amiss, and an alarm that is open is over."""
-
-    kind: AlarmKind
-    message: str = ""
-    subject: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    engine: Engine
-    settings: Settings
-    encoder: TextEncoder | None
-    now: datetime
-
-
-def check(
-    engine: Engine, settings: Settings, *, encoder: TextEncoder | None = None, now: datetime | None = None
-) -> list[Alarm]:
-    """Open and clear alarms by what the database holds; return those that are open now.
-
-    Cheap enough for every few minutes: drift is looked for at most every six hours by a process. Without `encoder` it
-    loads the one of the settings then. A check that fails is logged, and the others go on.
-
-    Raises:
-        DatabaseError: the database cannot be reached.
-    """
-    context = _Context(engine, settings, encoder, now or datetime.now(UTC))
-    for name, look in _CHECKS.items():
-        try:
-            for verdict in look(context):
-                _settle(engine, verdict, context.now)
-        except Exception:
-            logger.exception("The check of %s failed; its alarms stay as they are.", name)
-    return open_alarms(engine)
-
-
-def _settle(engine: Engine, verdict: _Verdict, now: datetime) -> None:
-    kind, subject = verdict.kind, verdict.subject
-    if verdict.message:
-        raise_alarm(engine, kind, verdict.message, subject=subject, detail=verdict.detail, now=now)
-    else:
-        clear_alarm(engine, kind, subject=subject, now=now)
-
-
-def _accuracy(context: _Context) -> Iterator[_Verdict]:
-    # Imported here: it brings numpy, and without a live model there is nothing to count.
-    from rlhf_loop.monitoring.accuracy import fresh_accuracy
-
-    version = registry.live(context.engine)
-    fresh = fresh_accuracy(context.engine, version) if version else None
-    if version is None or fresh is None or not fresh.behind:
-        yield _Verdict(kind=AlarmKind.ACCURACY)
-        return
-    yield _Verdict(
-        kind=AlarmKind.ACCURACY,
-        message=(
-            f"The live model {version.version} is right about {_percent(fresh.measured)} of the answers, by "
-            f"{fresh.ratings} ratings since it went live, and its training said {_percent(fresh.estimate)}. Look at "
-            "the newest ratings; then train on them (rlhf-loop retrain), or go back to the version before: "
-            "rlhf-loop models rollback"
-        ),
-        detail={"version": version.version, **asdict(fresh)},
-    )
-
-
-def _drift(context: _Context) -> Iterator[_Verdict]:
-    engine, now = context.engine, context.now
-    seen = _drift_seen.get(engine)
-    if seen is not None and timedelta() <= now - seen < DRIFT_EVERY:
-        return
-    encoder = context.encoder or _own_encoder(context.settings)
-    found = drift(engine, encoder=encoder, now=now)
-    _drift_seen[engine] = now
-    if found.drifted_since is not None:
-        yield _Verdict(
-            kind=AlarmKind.DRIFT,
-            message=_drift_message(found),
-            detail={"since": str(found.drifted_since), "moved": [*found.moved]},
-        )
-    elif encoder is not None:
-        # Without an encoder nobody can tell that the questions are as they were.
-        yield _Verdict(kind=AlarmKind.DRIFT)
-
-
-def drifted_since(engine: Engine, settings: Settings) -> date | None:
-    """Return the week since when questions or scores have drifted; None if they have not, or nobody can tell.
-
-    Raises:
-        DatabaseError: the database cannot be reached.
-    """
-    return drift(engine, encoder=_own_encoder(settings)).drifted_since
-
-
-def _own_encoder(settings: Settings) -> TextEncoder | None:
-    from rlhf_loop.encoders import load_encoder
-
-    try:
-        return load_encoder(settings, download=False)
-    except EncoderError as error:
-        logger.warning("Drift of the questions cannot be seen: %s", error)
-        return None
-
-
-def _drift_message(found: Drift) -> str:
-    parts = []
-    weeks = [point for point in found.points if found.drifted_since and point.week >= found.drifted_since]
-    if "questions" in found.moved:
-        numbers = ", ".join(f"{point.question_psi:.2f}" for point in weeks if point.question_psi is not None)
-        parts.append(
-            f"other questions are asked than from {found.reference_from} to {found.reference_until} (PSI by week: "
-            f"{numbers})"
-        )
-    if "scores" in found.moved:
-        numbers = ", ".join(f"{point.score_psi:.2f}" for point in weeks if point.score_psi is not None)
-        parts.append(f"the live model scores its best answers otherwise than at first (PSI by week: {numbers})")
-    return (
-        f"Since the week of {found.drifted_since} {', and '.join(parts)}. Its accuracy may no longer be what it was: "
-        "have answers to the newest questions rated, then run: rlhf-loop retrain"
-    )
-
-
-def _sources(context: _Context) -> Iterator[_Verdict]:
-    for source in source_health(context.engine, now=context.now):
-        if source.failing:
-            yield _Verdict(
-                kind=AlarmKind.SOURCE,
-                subject=source.name,
-                message=(
-                    f"The source {source.name} did not work for {source.failed} of the latest {source.asked} "
-                    f"questions: {source.reason.rstrip('.')}. Answers come without it. See the log, check the "
-                    "source's settings (rlhf-loop doctor), or take it out of RLHF_SOURCES."
-                ),
-                detail={"failed": source.failed, "asked": source.asked, "reason": source.reason},
-            )
-        elif source.well:
-            yield _Verdict(kind=AlarmKind.SOURCE, subject=source.name)
-
-
-def _queue(context: _Context) -> Iterator[_Verdict]:
-    limit = context.settings.alarm_queue
-    waiting = backlog(context.engine, now=context.now, at_least=limit) if limit else None
-    if waiting is None or waiting.waiting <= limit or waiting.growth < 0:
-        yield _Verdict(kind=AlarmKind.QUEUE)
-    elif waiting.growth > 0:
-        count = f"More than {waiting.waiting:,}" if waiting.more else f"{waiting.waiting:,}"
-        yield _Verdict(
-            kind=AlarmKind.QUEUE,
-            message=(
-                f"{count} answers wait for a review, {waiting.growth:,} more than a week ago; the alarm is set to "
-                f"{limit:,}. Ask more experts to review (rlhf-loop users add), or set RLHF_ALARM_QUEUE."
-            ),
-            detail={"waiting": waiting.waiting, "growth": waiting.growth, "limit": limit},
-        )
-
-
-def _training(context: _Context) -> Iterator[_Verdict]:
-    newest = (
-        select(TrainingRun.run_id, TrainingRun.status, TrainingRun.started_at, TrainingRun.error)
-        .where(TrainingRun.status != "running")
-        .order_by(TrainingRun.started_at.desc(), TrainingRun.id.desc())
-        .limit(_RUNS)
-    )
-    with reading(context.engine) as connection:
-        runs = [row for row in connection.execute(newest) if not (row.error or "").startswith(NO_FAULT)]
-    if runs and runs[0].status == "failed":
-        error = ((runs[0].error or "").strip().splitlines() or ["it was stopped"])[0][:300].rstrip(".")
-        yield _Verdict(
-            kind=AlarmKind.TRAINING,
-            message=(
-                f"The training of {_moment(runs[0].started_at)} failed: {error}. The live model is untouched. Correct "
-                "that, then run: rlhf-loop retrain"
-            ),
-            detail={"run": runs[0].run_id},
-        )
-        return
-    ended = next((row for row in runs if row.status in ("succeeded", "rejected")), None)
-    yield _late(context, ended.started_at) if ended else _Verdict(kind=AlarmKind.TRAINING)
-
-
-def _late(context: _Context, trained_at: datetime) -> _Verdict:
-    """Say that ratings wait for a training that does not come."""
-    days = context.settings.retrain_days
-    if not days or context.now - trained_at <= _LATE * timedelta(days=days) or not _rated_since(context, trained_at):
-        return _Verdict(kind=AlarmKind.TRAINING)
-    return _Verdict(
-        kind=AlarmKind.TRAINING,
-        message=(
-            f"New ratings wait, but the last training was on {_moment(trained_at)}, and one is due every {days:g} "
-            "days. See that the worker or the timer runs (rlhf-loop worker), or run: rlhf-loop retrain"
-        ),
-        detail={"trained_at": trained_at.isoformat()},
-    )
-
-
-def _rated_since(context: _Context, moment: datetime) -> bool:
-    newest = (
-        select(Review.reviewed_at)
-        .where(Review.role == ReviewerRole.EXPERT)
-        .order_by(Review.id.desc())
-        .limit(_REVIEWS)
-        .subquery()
-    )
-    with reading(context.engine) as connection:
-        return connection.execute(select(1).where(newest.c.reviewed_at > moment).limit(1)).first() is not None
-
-
-def _percent(interval: Interval) -> str:
-    return f"{interval.value:.0%} ({interval.low:.0%} to {interval.high:.0%})"
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-_CHECKS: Mapping[str, Callable[[_Context], Iterator[_Verdict]]] = {
-    "accuracy": _accuracy,
-    "drift": _drift,
-    "sources": _sources,
-    "the queue": _queue,
-    "training": _training,
-}

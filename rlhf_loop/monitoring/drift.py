@@ -1,22 +1,8 @@
-"""Do people ask other questions than before, and is the model less or more sure of its answers?
+"""Drift: whether people ask other questions than before, and whether the live model scores its answers otherwise.
 
-A model is only known to be good at what it was judged by. So the questions of each week are compared with those of the
-weeks before the live model was trained: once it has learned from newer ones, the comparison begins anew. Scores of
-different models say nothing about each other, so those of a week are compared with the first that the live model gave:
-a promotion begins anew here, too.
-
-Which questions were asked when, and how sure the model was: a sample that is the same each time.
-
-Millions of answers may be there, and no index knows their time. So the questions are found by the index of their
-groups, which holds the ids of their answers, and only those of the sample are read.
-
-How far a sample has moved away from a reference, as pure functions on arrays.
-
-The population stability index of two lists of shares a and b is the sum of (b - a) ln(b / a): from 0.1 on a moderate
-shift, from 0.25 on a large one (Siddiqi, Credit Risk Scorecards, 2006). Those rules are for large samples. Of k bins,
-n and m values, the index is about (k - 1) (1 / n + 1 / m) on average where nothing has moved (Yurdakul and Naranjo, New
-properties of the population stability index, 2020): with 50 questions in a week and ten bins that is 0.2 already. So it
-is taken off here, and each index comes with the p value of a test, as its spread depends on the sample, too.
+The questions of each week are compared with those of the weeks before the live model was trained, which it was judged
+by. Scores of different models say nothing about each other, so those of a week are compared with the first that the
+live model gave. A promotion begins both anew.
 """
 
 from __future__ import annotations
@@ -44,156 +30,6 @@ from rlhf_loop.utils.text import counted, verb
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
 
-
-#: Questions that are looked at in all, and of one week at most.
-_LOOKED_AT, OF_A_WEEK = 20_000, 300
-_AT_A_TIME = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class SampledQuestion:
-    """A question. `score` is that of its best answer by the model `version`; both None where none scored them."""
-
-    prompt: str
-    at: datetime
-    version: str | None
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Week:
-    """The questions of a week, which begins on a Monday (UTC), in the order in which they were drawn."""
-
-    start: date
-    questions: tuple[SampledQuestion, ...]
-
-    @property
-    def first(self) -> date:
-        """The day of its first question."""
-        return min(one.at for one in self.questions).date()
-
-    @property
-    def last(self) -> date:
-        """The day of its last question."""
-        return max(one.at for one in self.questions).date()
-
-
-@dataclass(frozen=True, slots=True)
-class _First:
-    """The first answer to a question. `group` is None where the answers to a question belong to no group."""
-
-    id: int
-    group: str | None
-    prompt: str
-    at: datetime
-    version: str | None
-    score: float | None
-
-
-def weeks_of_questions(engine: Engine, *, now: datetime) -> list[Week]:
-    """Return the weeks until now in which anything was asked, the oldest first, each with a sample of its questions.
-
-    A question is one candidate group, or a prompt in a week where there are no groups.
-    """
-    with reading(engine) as connection:
-        by_week: dict[date, list[_First]] = defaultdict(list)
-        seen: set[tuple[date, str]] = set()
-        for first in _firsts(connection, _drawn(connection)):
-            week = monday(first.at)
-            without_group = (week, prompt_key(first.prompt))
-            if first.at > now or len(by_week[week]) >= OF_A_WEEK or (first.group is None and without_group in seen):
-                continue
-            if first.group is None:
-                seen.add(without_group)
-            by_week[week].append(first)
-        best = _best(connection, [first.id for each in by_week.values() for first in each if first.group])
-    return [
-        Week(
-            week,
-            tuple(SampledQuestion(one.prompt, one.at, *best.get(one.id, (one.version, one.score))) for one in firsts),
-        )
-        for week, firsts in sorted(by_week.items())
-        if firsts
-    ]
-
-
-def monday(moment: datetime) -> date:
-    """Return the first day of its week."""
-    return moment.date() - timedelta(days=moment.weekday())
-
-
-def _drawn(connection: Connection) -> list[int]:
-    """Return the ids of the first answers to the questions of the sample, in the order in which they were drawn.
-
-    The draw depends on the id alone: a question stays in the sample, or out of it, however many others there are.
-    """
-    group = Interaction.candidate_group
-    wanted = (
-        select(func.min(Interaction.id)).where(group.is_not(None)).group_by(group),
-        select(Interaction.id).where(group.is_(None)),
-    )
-    found = [
-        np.array(some, dtype=np.uint64)
-        for each in wanted
-        for some in connection.execute(each, execution_options={"yield_per": 10_000}).scalars().partitions()
-    ]
-    ids = np.concatenate([np.empty(0, dtype=np.uint64), *found])
-    drawn = ids[np.argsort(_mixed(ids), kind="stable")][:_LOOKED_AT]
-    return [int(id) for id in drawn]
-
-
-def _mixed(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return numbers that look drawn, each the same for the same id: SplitMix64's finalizer (Steele et al. 2014)."""
-    mixed = ids + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def _firsts(connection: Connection, ids: Sequence[int]) -> Iterator[_First]:
-    """Give the answers with these ids, in their order."""
-    wanted = select(
-        Interaction.id,
-        Interaction.candidate_group,
-        Interaction.user_prompt,
-        Interaction.created_at,
-        Interaction.model_version,
-        Interaction.score,
-    ).where(Interaction.id.in_(_IDS))
-    for some in _portions(ids):
-        rows = {row.id: row for row in connection.execute(wanted, {"ids": some})}
-        for id in some:
-            row = rows[id]
-            version, score = (None, None) if row.score is None else (row.model_version, row.score)
-            yield _First(id, row.candidate_group, row.user_prompt, row.created_at, version, score)
-
-
-def _best(connection: Connection, firsts: Sequence[int]) -> dict[int, tuple[str | None, float | None]]:
-    """Return the best score of each group, with the model that gave it, by the id of the group's first answer."""
-    found: dict[int, tuple[str | None, float | None]] = {}
-    first = aliased(Interaction)
-    best = func.max(Interaction.score)
-    wanted = (
-        select(first.id, Interaction.model_version, best)
-        .join(Interaction, Interaction.candidate_group == first.candidate_group)
-        .where(first.id.in_(_IDS), Interaction.score.is_not(None))
-        .group_by(first.id, Interaction.model_version)
-        .order_by(best, Interaction.model_version)
-    )
-    for some in _portions(firsts):
-        # The last of a group has the best score.
-        found |= {id: (version, score) for id, version, score in connection.execute(wanted, {"ids": some})}
-    return found
-
-
-#: Whole numbers, written into the statement: thousands of parameters take longer than the search itself.
-_IDS: Any = bindparam("ids", expanding=True, literal_execute=True)
-
-
-def _portions(items: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
-
-
 #: A week has moved from this index on, if chance brings as much less often than this.
 MOVED, RARE = 0.2, 0.01
 #: So far, one week is enough; else it takes two in a row.
@@ -208,7 +44,7 @@ _REFERENCE_WEEKS, _REFERENCE = 8, 2_000
 class DriftPoint:
     """A week, which begins on a Monday (UTC): how far its questions and scores are from the reference.
 
-    `questions` counts those of the sample. The indices are `shifts.Shift`'s, with p values; None where there are too
+    `questions` counts those of the sample. The indices and p values are those of `Shift`; None where there are too
     few to compare, or nothing to compare with.
     """
 
@@ -225,7 +61,7 @@ class Drift:
     """The weeks, the oldest first, and since when they have drifted; None if they have not.
 
     The reference of the questions reaches from `reference_from` until `reference_until`, both days included. Its own
-    weeks and those before are among the points, too, for the picture; only later ones can drift. `moved` names what
+    weeks and those before are among the points, too, for the chart; only later ones can drift. `moved` names what
     has drifted: "questions", "scores"; `compared` what could have. `reason` says why that is nothing, or only a part.
     """
 
@@ -277,8 +113,6 @@ def _reference(asked: Sequence[Week], trained_at: datetime | None) -> Sequence[W
 
 
 def _question_shifts(shown: Sequence[Week], reference: Sequence[Week], encoder: TextEncoder) -> dict[date, Shift]:
-    # Imported here: numpy and scikit-learn take longer than most pages.
-
     of_each = _REFERENCE // len(reference)
     topics = Topics(encoder.encode([one.prompt for week in reference for one in week.questions[:of_each]]))
     enough = [week for week in shown if len(week.questions) >= ENOUGH]
@@ -287,8 +121,6 @@ def _question_shifts(shown: Sequence[Week], reference: Sequence[Week], encoder: 
 
 def _score_shifts(asked: Sequence[Week], version: str) -> dict[date, Shift]:
     """Compare the scores by this model with its first ones."""
-    import numpy as np
-
     found: dict[date, Shift] = {}
     reference: list[float] = []
     for week in asked:
@@ -347,6 +179,157 @@ def _count(weeks: Sequence[Week]) -> int:
     return sum(len(week.questions) for week in weeks)
 
 
+#: Questions that are looked at in all, and of one week at most.
+_LOOKED_AT, OF_A_WEEK = 20_000, 300
+_AT_A_TIME = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SampledQuestion:
+    """A question. `score` is that of its best answer by the model `version`; both None where none scored them."""
+
+    prompt: str
+    at: datetime
+    version: str | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """The questions of a week, which begins on a Monday (UTC), in the order in which they were drawn."""
+
+    start: date
+    questions: tuple[SampledQuestion, ...]
+
+    @property
+    def first(self) -> date:
+        """The day of its first question."""
+        return min(one.at for one in self.questions).date()
+
+    @property
+    def last(self) -> date:
+        """The day of its last question."""
+        return max(one.at for one in self.questions).date()
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """The first answer to a question. `group` is None where the answers to a question belong to no group."""
+
+    id: int
+    group: str | None
+    prompt: str
+    at: datetime
+    version: str | None
+    score: float | None
+
+
+def weeks_of_questions(engine: Engine, *, now: datetime) -> list[Week]:
+    """Return the weeks until now in which anything was asked, the oldest first, each with a sample of its questions.
+
+    A question is one candidate group, or a prompt in a week where there are no groups. There may be millions of
+    answers, and no index knows their time: so questions are found by the index of their groups, which holds the ids of
+    their answers, and only those of the sample are read.
+    """
+    with reading(engine) as connection:
+        by_week: dict[date, list[_First]] = defaultdict(list)
+        seen: set[tuple[date, str]] = set()
+        for first in _firsts(connection, _drawn(connection)):
+            week = monday(first.at)
+            without_group = (week, prompt_key(first.prompt))
+            if first.at > now or len(by_week[week]) >= OF_A_WEEK or (first.group is None and without_group in seen):
+                continue
+            if first.group is None:
+                seen.add(without_group)
+            by_week[week].append(first)
+        best = _best(connection, [first.id for each in by_week.values() for first in each if first.group])
+    return [
+        Week(
+            week,
+            tuple(SampledQuestion(one.prompt, one.at, *best.get(one.id, (one.version, one.score))) for one in firsts),
+        )
+        for week, firsts in sorted(by_week.items())
+        if firsts
+    ]
+
+
+def monday(moment: datetime) -> date:
+    """Return the first day of its week."""
+    return moment.date() - timedelta(days=moment.weekday())
+
+
+def _drawn(connection: Connection) -> list[int]:
+    """Return the ids of the first answers to the questions of the sample, in the order in which they were drawn.
+
+    The draw depends on the id alone: a question stays in the sample, or out of it, however many others there are.
+    """
+    group = Interaction.candidate_group
+    wanted = (
+        select(func.min(Interaction.id)).where(group.is_not(None)).group_by(group),
+        select(Interaction.id).where(group.is_(None)),
+    )
+    found = [
+        np.array(some, dtype=np.uint64)
+        for each in wanted
+        for some in connection.execute(each, execution_options={"yield_per": 10_000}).scalars().partitions()
+    ]
+    ids = np.concatenate([np.empty(0, dtype=np.uint64), *found])
+    drawn = ids[np.argsort(_mixed(ids), kind="stable")][:_LOOKED_AT]
+    return [int(id) for id in drawn]
+
+
+def _mixed(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return pseudo-random numbers, each the same for the same id: SplitMix64's finalizer (Steele et al. 2014)."""
+    mixed = ids + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _firsts(connection: Connection, ids: Sequence[int]) -> Iterator[_First]:
+    """Give the answers with these ids, in their order."""
+    wanted = select(
+        Interaction.id,
+        Interaction.candidate_group,
+        Interaction.user_prompt,
+        Interaction.created_at,
+        Interaction.model_version,
+        Interaction.score,
+    ).where(Interaction.id.in_(_IDS))
+    for some in _portions(ids):
+        rows = {row.id: row for row in connection.execute(wanted, {"ids": some})}
+        for id in some:
+            row = rows[id]
+            version, score = (None, None) if row.score is None else (row.model_version, row.score)
+            yield _First(id, row.candidate_group, row.user_prompt, row.created_at, version, score)
+
+
+def _best(connection: Connection, firsts: Sequence[int]) -> dict[int, tuple[str | None, float | None]]:
+    """Return the best score of each group, with the model that gave it, by the id of the group's first answer."""
+    found: dict[int, tuple[str | None, float | None]] = {}
+    first = aliased(Interaction)
+    best = func.max(Interaction.score)
+    wanted = (
+        select(first.id, Interaction.model_version, best)
+        .join(Interaction, Interaction.candidate_group == first.candidate_group)
+        .where(first.id.in_(_IDS), Interaction.score.is_not(None))
+        .group_by(first.id, Interaction.model_version)
+        .order_by(best, Interaction.model_version)
+    )
+    for some in _portions(firsts):
+        # The last of a group has the best score.
+        found |= {id: (version, score) for id, version, score in connection.execute(wanted, {"ids": some})}
+    return found
+
+
+#: Whole numbers, written into the statement: thousands of parameters take longer than the search itself.
+_IDS: Any = bindparam("ids", expanding=True, literal_execute=True)
+
+
+def _portions(items: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
+
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.intp]
 Vectors = NDArray[np.float32]
@@ -392,7 +375,13 @@ def of_numbers(before: Floats, after: Floats) -> Shift:
 
 
 def stability_index(before: Counts, after: Counts) -> float:
-    """Return the population stability index without what it is on average where nothing has moved; never below 0."""
+    """Return the population stability index without what it is on average where nothing has moved; never below 0.
+
+    The index of two lists of shares a and b is the sum of (b - a) ln(b / a): from 0.1 on a moderate shift, from 0.25 on
+    a large one (Siddiqi, Credit Risk Scorecards, 2006). Those rules are for large samples. Of k bins, n and m values,
+    it is about (k - 1) (1 / n + 1 / m) on average where nothing has moved (Yurdakul and Naranjo, New properties of the
+    population stability index, 2020): 0.2 already with 50 questions and ten bins. So that is taken off.
+    """
     bins, n, m = len(before), before.sum(), after.sum()
     # Half a count more in each bin, or an empty one would make it infinite.
     a, b = ((counts + 0.5) / (total + 0.5 * bins) for counts, total in ((before, n), (after, m)))

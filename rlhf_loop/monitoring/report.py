@@ -1,9 +1,4 @@
-"""The dashboard as one file that is complete: to send, to print, to keep.
-
-What stands above all figures: which model is live, what is amiss, the versions and the latest trainings.
-
-A figure as the dashboard and the report show it: its words, its table, and where its pictures and data are.
-"""
+"""The report: the dashboard as one HTML file that is complete, to send, to print, to keep."""
 
 from __future__ import annotations
 

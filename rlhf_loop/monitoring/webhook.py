@@ -1,4 +1,4 @@
-"""Alarms to where people see them: each by one POST, when it is raised and when it is over.
+"""Webhook that sends alarms to where people see them: one POST when it is raised, one when it is cleared.
 
 A process takes an alarm by an update of its row, so that of several only one tells of it. One that dies in the middle
 leaves it to the others after a minute; then it may come twice, which is better than not at all.
@@ -47,7 +47,7 @@ _FAILURES = (
 
 
 class Event(StrEnum):
-    """What is told of an alarm."""
+    """News of an alarm."""
 
     RAISED = "raised"
     CLEARED = "cleared"
@@ -65,7 +65,7 @@ def deliver(engine: Engine, settings: Settings) -> int:
     in the settings nothing is sent, and nothing is marked.
 
     Raises:
-        ConfigError: the webhook is no web address.
+        ConfigError: the webhook is not a web address.
         DatabaseError: the database cannot be reached.
     """
     if not settings.alarm_webhook:
@@ -165,7 +165,7 @@ def _body(row: Row[Any], event: Event) -> bytes:
 
 
 class _Receiver:
-    """Who gets the alarms. Its address may hold a secret, so only the host is ever shown."""
+    """The webhook of the settings. Its address may hold a secret, so only the host is ever shown."""
 
     def __init__(self, address: str) -> None:
         self._url = checked_address(address)
@@ -206,7 +206,7 @@ def checked_address(address: str) -> httpx2.URL:
     """Return where alarms are sent.
 
     Raises:
-        ConfigError: it is no web address.
+        ConfigError: it is not a web address.
     """
     try:
         url = httpx2.URL(address.strip())
@@ -216,7 +216,7 @@ def checked_address(address: str) -> httpx2.URL:
         usable = False
     if not usable:
         raise ConfigError(
-            "RLHF_ALARM_WEBHOOK is no web address (it is not shown: it may hold a secret). Give it one such as "
+            "RLHF_ALARM_WEBHOOK is not a web address (it is not shown: it may hold a secret). Give it one such as "
             "https://HOST/PATH, without a user's name and password."
         )
     return url.copy_with(fragment=None)

@@ -1,7 +1,7 @@
-"""What is done over and over while nobody looks, each chore by itself, so that one that fails holds up no other.
+"""The worker's periodic jobs: retraining, checks and webhook, the live model's file.
 
-Trainings are processes of their own: they take hours and gigabytes at worst, and one that crashes must not take the
-rest along.
+Each job has a thread of its own, so that one that fails or takes long holds up no other. Trainings are
+processes of their own: they take hours and gigabytes at worst, and one that crashes must not take the rest along.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chore:
+class _Job:
     name: str
     after: Callable[[datetime], datetime]
     work: Callable[[], bool]
     at_once: bool = True
 
 
-class Chores:
-    """Retraining when it is due, by `settings.worker_schedule`; the checks and the webhook; the live file and the runs.
+class Worker:
+    """Jobs that retrain when it is due by `settings.worker_schedule`, look for problems, and keep the live model.
 
     `retrain` is the command of a training, with exit codes as `rlhf-loop retrain` has them.
     """
@@ -86,15 +86,15 @@ class Chores:
         self._settings, self._command = settings, tuple(retrain)
         self._engine = make_engine(settings.database_url)
         self._stopped = threading.Event()
-        self._chores = (
-            _Chore("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
-            _Chore("retraining", schedule.after, self._retrain, at_once=False),
-            _Chore("looking for what is amiss", lambda now: now + _CHECK_EVERY, self._check),
+        self._jobs = (
+            _Job("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
+            _Job("retraining", schedule.after, self._retrain, at_once=False),
+            _Job("looking for problems", lambda now: now + _CHECK_EVERY, self._check),
         )
 
     def run(self) -> None:
-        """Do the chores, each at its times and never twice at once, until `stop`."""
-        threads = [threading.Thread(target=self._repeat, args=[chore], name=chore.name) for chore in self._chores]
+        """Do the jobs, each at its times and never twice at once, until `stop`."""
+        threads = [threading.Thread(target=self._repeat, args=[job], name=job.name) for job in self._jobs]
         for thread in threads:
             thread.start()
         try:
@@ -108,9 +108,9 @@ class Chores:
             self._engine.dispose()
 
     def once(self) -> bool:
-        """Do each chore now, once, one after the other; return whether all could be done."""
+        """Do each job now, once, one after the other; return whether all could be done."""
         try:
-            return all([_do(chore) for chore in self._chores if not self._stopped.is_set()])
+            return all([_do(job) for job in self._jobs if not self._stopped.is_set()])
         finally:
             self._engine.dispose()
 
@@ -118,14 +118,14 @@ class Chores:
         """End soon: nothing more is begun, and a running training is stopped. May be called by a signal's handler."""
         self._stopped.set()
 
-    def _repeat(self, chore: _Chore) -> None:
+    def _repeat(self, job: _Job) -> None:
         now = datetime.now(UTC)
-        at = now if chore.at_once else chore.after(now)
+        at = now if job.at_once else job.after(now)
         # By the clock, in short waits: what was missed while a laptop slept is done once, as soon as it wakes.
         while not self._stopped.wait(min(max((at - datetime.now(UTC)).total_seconds(), 0), _LOOK_EVERY_S)):
             if datetime.now(UTC) >= at:
-                _do(chore)
-                at = chore.after(datetime.now(UTC))
+                _do(job)
+                at = job.after(datetime.now(UTC))
 
     def _settle(self) -> bool:
         ensure_schema(self._engine)
@@ -177,12 +177,12 @@ class Chores:
                     process.kill()
 
 
-def _do(chore: _Chore) -> bool:
-    """Do a chore; one that fails is logged, and done again at its next time."""
+def _do(job: _Job) -> bool:
+    """Do a job; one that fails is logged, and done again at its next time."""
     try:
-        return chore.work()
+        return job.work()
     except RlhfLoopError as error:
-        logger.error("The chore of %s could not be done: %s It is tried again at its next time.", chore.name, error)
+        logger.error("The job %s could not be done: %s It is tried again at its next time.", job.name, error)
     except Exception:
-        logger.exception("The chore of %s failed. It is tried again at its next time.", chore.name)
+        logger.exception("The job %s failed. It is tried again at its next time.", job.name)
     return False

@@ -51,6 +51,14 @@ class Version:
     live_from: datetime | None
     live_until: datetime | None
 
+    def measured(self, name: str) -> Interval | None:
+        """Return `accuracy` or `auc` on questions that it was not fitted on; None if the training measured none."""
+        of = (self.metrics.get("overall") or {}).get(name) or {}
+        if of.get("value") is None:
+            return None
+        low, high = (of["value"] if of.get(end) is None else of[end] for end in ("low", "high"))
+        return Interval(of["value"], low, high)
+
     def __repr__(self) -> str:
         return f"Version({self.id}, {self.version}, {self.state}, made {self.made_at:%Y-%m-%d %H:%M}: {self.reason})"
 

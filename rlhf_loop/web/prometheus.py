@@ -29,7 +29,7 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Answer, ReviewerRole
 from rlhf_loop.errors import DatabaseError, RlhfLoopError
-from rlhf_loop.monitoring.gauges import Census, answers, census
+from rlhf_loop.monitoring.gauges import Gauges, count_answers, read_gauges
 from rlhf_loop.store.engine import hurried
 from rlhf_loop.version import __version__
 from rlhf_loop.web import catalogue, logs
@@ -192,8 +192,8 @@ class _Scrape(Collector):
 
     def __init__(self, counts: Instruments, service: AnswerService, database: Database) -> None:
         self._counts, self._service, self._database = counts, service, database
-        self._census = _CachedReading(lambda: census(self._engine()), _GOOD_S)
-        self._answers = _CachedReading(lambda: answers(self._engine()), _ANSWERS_GOOD_S)
+        self._gauges = _CachedReading(lambda: read_gauges(self._engine()), _GOOD_S)
+        self._answers = _CachedReading(lambda: count_answers(self._engine()), _ANSWERS_GOOD_S)
 
     def collect(self) -> Iterator[Metric]:
         try:
@@ -216,7 +216,7 @@ class _Scrape(Collector):
 
     def _of_the_database(self) -> Iterator[Metric]:
         try:
-            found, counted = self._census.get(), self._answers.get()
+            found, counted = self._gauges.get(), self._answers.get()
         except DatabaseError as error:
             logger.warning("Metrics of the database are left out: %s", error)
             self._database.doubt()
@@ -261,7 +261,7 @@ class _CachedReading(Generic[_Found]):
             return self._found
 
 
-def _of_the_loop(found: Census) -> Iterator[Metric]:
+def _of_the_loop(found: Gauges) -> Iterator[Metric]:
     yield _gauge(catalogue.ALARMS, {(str(kind),): count for kind, count in found.alarms.items()})
     ended = CounterMetricFamily(
         catalogue.TRAININGS.name, catalogue.TRAININGS.help, labels=list(catalogue.TRAININGS.labels)

@@ -40,7 +40,7 @@ def put_run(engine: Engine, status: str, *, at: datetime, error: str | None = No
         connection.execute(insert(TrainingRun), row)
 
 
-def test_nothing_is_amiss_in_a_new_database(engine: Engine) -> None:
+def test_no_problem_in_a_new_database(engine: Engine) -> None:
     """No check needs anything to be there."""
     assert look(engine) == []
     assert alarms(engine) == []

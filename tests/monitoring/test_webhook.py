@@ -210,7 +210,7 @@ def test_the_address_stays_out_of_every_log(engine: Engine, caplog: pytest.LogCa
 )
 def test_a_setting_that_is_no_address(engine: Engine, address: str) -> None:
     """It is refused without being shown."""
-    with pytest.raises(ConfigError, match="RLHF_ALARM_WEBHOOK is no web address") as error:
+    with pytest.raises(ConfigError, match="RLHF_ALARM_WEBHOOK is not a web address") as error:
         deliver(engine, Settings(alarm_webhook=address))
     assert "s3cret" not in "".join(traceback.format_exception(error.value))
 

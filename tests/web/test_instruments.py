@@ -24,8 +24,8 @@ from rlhf_loop.accounts import tokens, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState, Rating, RunRecord, UserRole
 from rlhf_loop.errors import DatabaseError, OutboxError
-from rlhf_loop.monitoring import gauges as census_module
-from rlhf_loop.monitoring.gauges import answers, census
+from rlhf_loop.monitoring import gauges as gauges_module
+from rlhf_loop.monitoring.gauges import count_answers, read_gauges
 from rlhf_loop.registry.runs import begin_run, end_run
 from rlhf_loop.store.alarms import raise_alarm
 from rlhf_loop.store.engine import transaction
@@ -193,7 +193,7 @@ def test_without_the_database(client: FlaskClient, monkeypatch: pytest.MonkeyPat
         asked.append(engine)
         raise DatabaseError("It is away.")
 
-    monkeypatch.setattr(module, "census", fails)
+    monkeypatch.setattr(module, "read_gauges", fails)
     for _ in range(3):
         found = values(client)
         assert of(found, "rlhf_database_up") == 0
@@ -299,17 +299,17 @@ def loop(engine: Engine) -> Engine:
     return engine
 
 
-def test_census(loop: Engine) -> None:
+def test_gauges(loop: Engine) -> None:
     """Alarms of each kind, trainings by their end, answers with and without a rating."""
-    found = census(loop)
+    found = read_gauges(loop)
     assert found.alarms == {kind: int(kind is AlarmKind.QUEUE) for kind in AlarmKind}
     assert found.trainings == {"running": 1, "succeeded": 2, "rejected": 0, "failed": 1}
     assert (found.live, found.accuracy) == (None, None)
-    counted = answers(loop)
+    counted = count_answers(loop)
     assert (counted.rated, counted.waiting) == (3, 2)
 
 
-def test_census_of_a_live_model(loop: Engine) -> None:
+def test_gauges_of_a_live_model(loop: Engine) -> None:
     """With a live model: which one, since when, and how good it is by its own training."""
     since = datetime(2026, 5, 20, tzinfo=UTC)
     row = {
@@ -327,10 +327,10 @@ def test_census_of_a_live_model(loop: Engine) -> None:
     }
     with transaction(loop) as connection:
         connection.execute(insert(ModelVersion), [row])
-    found = census(loop)
+    found = read_gauges(loop)
     assert (found.live, found.promoted_at, found.accuracy, found.auc) == (row["version"], since, 0.81, 0.9)
     assert registry.live(loop) is not None
-    assert census_module.AlarmKind is AlarmKind
+    assert gauges_module.AlarmKind is AlarmKind
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The parts of the dashboard: each a figure, by name, in the order in which they are shown."""
+"""Figures of the dashboard and the report, by name, in the order in which they are shown."""
 
 from __future__ import annotations
 

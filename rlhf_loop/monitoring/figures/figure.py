@@ -1,9 +1,4 @@
-"""What one part of the dashboard shows: numbers with a sentence in words, and how they are to be drawn.
-
-What a figure is made from, and words that several figures have in common.
-
-The numbers of a figure as a table for people, and as CSV for programs.
-"""
+"""Figures as values: numbers with a summary in words and the way to draw them; as a table, and as CSV."""
 
 from __future__ import annotations
 
@@ -24,8 +19,10 @@ Value = str | int | float | date | datetime | None
 
 
 class Form(StrEnum):
-    """How a figure is drawn: lines over `x`, bars by `x`, points with whiskers by `x`, points against the diagonal, or
-    bars that fill up to the target.
+    """The way to draw a figure.
+
+    Lines over `x`, bars by `x`, points with whiskers by `x`, points against the diagonal, or bars that fill up to the
+    target.
     """
 
     LINES = "lines"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import func, select
 
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value, View, day
-from rlhf_loop.monitoring.figures.weekly import RatedWeek, rated_weeks
+from rlhf_loop.monitoring.figures.weekly import Week, weeks
 from rlhf_loop.reviewing import RaterReport, agreement, agreement_by_month
 from rlhf_loop.reviewing.agreement import ENOUGH_SHARED
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.tables import Interaction
+from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.utils.text import counted, listed, percent, signed, verb
 
 #: Numbers of rated answers that are worth reaching: enough to train, and from there on about doubling.
@@ -53,16 +53,25 @@ def milestone(view: View) -> Figure:
 
 def satisfaction(view: View) -> Figure:
     """The share of good ratings by week, experts and end users apart."""
-    by_role = {
-        role: {each.week: each for each in rated_weeks(view.engine, role, since=view.since)} for role in ReviewerRole
-    }
-    experts, users = by_role[ReviewerRole.EXPERT], by_role[ReviewerRole.END_USER]
+    experts, users = (
+        {
+            each.start: each
+            for each in weeks(
+                view.engine,
+                select(Review).where(Review.role == role, Review.reviewed_at >= view.since),
+                at=Review.reviewed_at,
+                value=Review.rating,
+                condition=Review.rating >= GOOD_RATING,
+            )
+        }
+        for role in (ReviewerRole.EXPERT, ReviewerRole.END_USER)
+    )
     rows: list[tuple[Value, ...]] = []
     for week in sorted({*experts, *users}):
         values: list[Value] = [week]
         for of in (experts, users):
             each = of.get(week)
-            values += [each.ratings, each.mean, each.good] if each else [0, None, None]
+            values += [each.count, each.mean, each.share] if each else [0, None, None]
         rows.append(tuple(values))
     said = [_week(who, of[max(of)]) for who, of in (("Experts", experts), ("End users", users)) if of]
     return Figure(
@@ -157,10 +166,10 @@ def raters(view: View) -> Figure:
     )
 
 
-def _week(who: str, of: RatedWeek) -> str:
+def _week(who: str, of: Week) -> str:
     return (
-        f"{who} gave 4 or 5 to {percent(of.good)} of the answers that they rated in the week of {day(of.week)} "
-        f"({counted(of.ratings, 'rating')}, {of.mean:.1f} on average)."
+        f"{who} gave 4 or 5 to {percent(of.share)} of the answers that they rated in the week of {day(of.start)} "
+        f"({counted(of.count, 'rating')}, {of.mean:.1f} on average)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of the service: what it answers with, how people like that, what changes, and where the time goes."""
+"""Figures of the service: scores, sources, drift, the experiment, and the stages of an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_loop.domain import Interval
 from rlhf_loop.monitoring.drift import MOVED, drift
 from rlhf_loop.monitoring.experiment import InterleavingReport, experiment
 from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, View, day, three
-from rlhf_loop.monitoring.figures.weekly import scored_weeks
+from rlhf_loop.monitoring.figures.weekly import weeks
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.utils.text import counted, listed, percent
@@ -27,13 +27,21 @@ _SOURCE = func.coalesce(Interaction.source, "unknown")
 def quality(view: View) -> Figure:
     """The scores of the answers that came first, by week."""
     threshold = view.settings.quality_threshold
-    weeks = scored_weeks(view.engine, threshold=threshold, since=view.since)
-    if weeks:
-        last = weeks[-1]
+    found = weeks(
+        view.engine,
+        select(ServedQuestion)
+        .join(Interaction, Interaction.external_id == ServedQuestion.first_id)
+        .where(ServedQuestion.served_at >= view.since, Interaction.score.is_not(None)),
+        at=ServedQuestion.served_at,
+        value=Interaction.score,
+        condition=Interaction.score < threshold,
+    )
+    if found:
+        last = found[-1]
         summary = (
-            f"In the week of {day(last.week)}, {counted(last.answers, 'answer')} came first, with a score of "
-            f"{last.mean:.2f} on average; {percent(last.weak)} scored below {threshold:g}. If that share rises, people "
-            "ask what no source answers well: add documents, or a source."
+            f"In the week of {day(last.start)}, {counted(last.count, 'answer')} came first, with a score of "
+            f"{last.mean:.2f} on average; {percent(last.share)} scored below {threshold:g}. If that share rises, "
+            "people ask what no source answers well: add documents, or a source."
         )
     else:
         summary = f"No answer has been served with a score in {view.time}. They are, as soon as a model is live."
@@ -42,7 +50,7 @@ def quality(view: View) -> Figure:
         title="Scores of the first answers by week",
         summary=summary,
         columns=("week", "answers", "mean_score", "share_below"),
-        rows=tuple((each.week, each.answers, each.mean, each.weak) for each in weeks),
+        rows=tuple((each.start, each.count, each.mean, each.share) for each in found),
         form=Form.LINES,
         x="week",
         series=(

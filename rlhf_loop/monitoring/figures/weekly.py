@@ -1,92 +1,41 @@
-"""What happened week by week, summed up by the database: ratings given, and scores of the answers that came first.
+"""Values by week, summed up by the database: how many, their mean, and the share of those that meet a condition.
 
-Weeks begin on a Monday, in UTC. A week without anything is left out: a gap is no zero.
+Weeks begin on a Monday, in UTC. A week without any value is left out: a gap is not a zero.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Float, case, cast, func, select
+from sqlalchemy import ColumnElement, Float, Select, case, cast, func
 from sqlalchemy.engine import Engine
 
-from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.tables import Interaction, Review, ServedQuestion
 
 
 @dataclass(frozen=True, slots=True)
-class RatedWeek:
-    """Ratings of one week: how many, their mean, and the share of those from 4 on."""
+class Week:
+    """The values of the week that begins on the day `start`; `share` is that of those that meet the condition."""
 
-    week: date
-    ratings: int
+    start: date
+    count: int
     mean: float
-    good: float
+    share: float
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredWeek:
-    """Scores of the answers that were served first in one week: their mean, and the share below a threshold."""
-
-    week: date
-    answers: int
-    mean: float
-    weak: float
-
-
-def rated_weeks(engine: Engine, role: ReviewerRole, *, since: datetime) -> list[RatedWeek]:
-    """Return the weeks with ratings by experts, or by end users, the oldest first."""
-    day = _day(engine, Review.reviewed_at)
-    wanted = (
-        select(
-            day,
-            func.count(),
-            func.sum(cast(Review.rating, Float)),
-            func.sum(case((Review.rating >= GOOD_RATING, 1.0), else_=0.0)),
-        )
-        .where(Review.role == role, Review.reviewed_at >= since)
-        .group_by(day)
-    )
-    with reading(engine) as connection:
-        weeks = _weeks(connection.execute(wanted).all())
-    return [RatedWeek(week, int(n), total / n, good / n) for week, (n, total, good) in weeks]
-
-
-def scored_weeks(engine: Engine, *, threshold: float, since: datetime) -> list[ScoredWeek]:
-    """Return the weeks in which answers were served and scored, the oldest first."""
-    day = _day(engine, ServedQuestion.served_at)
-    wanted = (
-        select(
-            day,
-            func.count(),
-            func.sum(Interaction.score),
-            func.sum(case((Interaction.score < threshold, 1.0), else_=0.0)),
-        )
-        .join(Interaction, Interaction.external_id == ServedQuestion.first_id)
-        .where(ServedQuestion.served_at >= since, Interaction.score.is_not(None))
-        .group_by(day)
-    )
-    with reading(engine) as connection:
-        weeks = _weeks(connection.execute(wanted).all())
-    return [ScoredWeek(week, int(n), total / n, weak / n) for week, (n, total, weak) in weeks]
-
-
-def _day(engine: Engine, moment: Any) -> Any:
+def weeks(engine: Engine, rows: Select[Any], *, at: Any, value: Any, condition: ColumnElement[bool]) -> list[Week]:
+    """Return the weeks of the values of these rows, the oldest first; `at` is the column of their time."""
     # PostgreSQL would else count days in the time zone of the connection.
-    return func.date(moment if engine.dialect.name == "sqlite" else func.timezone("UTC", moment))
-
-
-def _weeks(rows: Iterable[Any]) -> list[tuple[date, tuple[float, float, float]]]:
-    """Add days up to weeks: three sums each."""
+    day = func.date(at if engine.dialect.name == "sqlite" else func.timezone("UTC", at))
+    met = func.sum(case((condition, 1.0), else_=0.0))
+    by_day = rows.with_only_columns(day, func.count(), func.sum(cast(value, Float)), met, maintain_column_froms=True)
     sums: dict[date, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for day, *values in rows:
-        found = day if isinstance(day, date) else date.fromisoformat(day)
-        week = sums[found - timedelta(days=found.weekday())]
-        for place, value in enumerate(values):
-            week[place] += float(value)
-    return [(week, (n, first, second)) for week, (n, first, second) in sorted(sums.items())]
+    with reading(engine) as connection:
+        for found, *values in connection.execute(by_day.group_by(day)):
+            on = found if isinstance(found, date) else date.fromisoformat(found)
+            week = sums[on - timedelta(days=on.weekday())]
+            week[:] = (total + float(each) for total, each in zip(week, values, strict=True))
+    return [Week(start, int(n), total / n, met / n) for start, (n, total, met) in sorted(sums.items())]

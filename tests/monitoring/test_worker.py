@@ -19,7 +19,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.monitoring import worker as module
-from rlhf_loop.monitoring.worker import Chores, Schedule
+from rlhf_loop.monitoring.worker import Schedule, Worker
 from rlhf_loop.registry.runs import begin_run, runs
 from rlhf_loop.store.alarms import alarms, raise_alarm
 from rlhf_loop.store.engine import open_database
@@ -90,7 +90,7 @@ def test_schedule(crontab: str, after: str) -> None:
 def test_bad_schedules(settings: Settings, crontab: str, reason: str) -> None:
     """What is no time, or none that ever comes, is an error that shows it and an example."""
     with pytest.raises(ConfigError, match=reason) as caught:
-        Chores(replace(settings, worker_schedule=crontab), retrain=[])
+        Worker(replace(settings, worker_schedule=crontab), retrain=[])
     assert f"RLHF_WORKER_SCHEDULE={crontab!r}" in str(caught.value)
     assert "30 3 * * 1-5" in str(caught.value)
 
@@ -109,7 +109,7 @@ def test_the_end_of_a_training(
 ) -> None:
     """What a training said and how it ended is logged; that a model was refused is no failure of the worker."""
     caplog.set_level(logging.INFO, logger=module.__name__)
-    assert Chores(settings, retrain=python(ENDS, code)).once() is fine
+    assert Worker(settings, retrain=python(ENDS, code)).once() is fine
     (record,) = [record for record in caplog.records if "Retraining ended" in record.message]
     assert (record.levelno, record.exit_code, record.said) == (level, code, "what it says")
     assert words in record.message
@@ -117,9 +117,9 @@ def test_the_end_of_a_training(
 
 @pytest.mark.kill
 def test_a_training_that_is_killed(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the signal, and the next chores are done."""
+    """The log names the signal, and the next jobs are done."""
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    assert not Chores(settings, retrain=python(kill)).once()
+    assert not Worker(settings, retrain=python(kill)).once()
     assert "Retraining ended with exit code -9: killed by signal 9." in caplog.messages
 
 
@@ -127,7 +127,7 @@ def test_killed_runs_are_marked(settings: Settings) -> None:
     """A run whose process died is marked as failed by the worker."""
     engine = open_database(settings.database_url)
     begin_run(engine, started_at=datetime.now(UTC), recipe="auto", encoder="e", split_seed=0)
-    Chores(settings, retrain=python(ENDS, 0)).once()
+    Worker(settings, retrain=python(ENDS, 0)).once()
     assert [run.status for run in runs(engine)] == ["failed"]
     engine.dispose()
 
@@ -139,7 +139,7 @@ def test_alarms_are_told(settings: Settings) -> None:
     with site(lambda request: page("")) as there:
         given = replace(settings, alarm_webhook=f"{there.url}/hook")
         for _ in range(2):
-            assert Chores(given, retrain=python(ENDS, 0)).once()
+            assert Worker(given, retrain=python(ENDS, 0)).once()
         assert [seen.path for seen in there.seen] == ["/api/hook"]
     assert [alarm.kind for alarm in alarms(engine)] == [AlarmKind.MODEL_FILE]
     engine.dispose()
@@ -149,22 +149,20 @@ def test_alarms_are_told(settings: Settings) -> None:
 def test_one_that_fails_holds_up_no_other(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """A chore that fails is logged with its reason, the others are done, and `once` says that not all was."""
+    """A job that fails is logged with its reason, the others are done, and `once` says that not all was."""
 
     def fails(*args: object) -> None:
         raise error
 
     monkeypatch.setattr(module, "check", fails)
     done = settings.model_path.with_name("done")
-    assert not Chores(settings, retrain=python("import sys; open(sys.argv[1], 'w').close()", done)).once()
+    assert not Worker(settings, retrain=python("import sys; open(sys.argv[1], 'w').close()", done)).once()
     assert done.exists()
-    assert any(
-        "looking for what is amiss" in message and "again at its next time" in message for message in caplog.messages
-    )
+    assert any("looking for problems" in message and "again at its next time" in message for message in caplog.messages)
 
 
-def running(chores: Chores) -> threading.Thread:
-    thread = threading.Thread(target=chores.run)
+def running(worker: Worker) -> threading.Thread:
+    thread = threading.Thread(target=worker.run)
     thread.start()
     return thread
 
@@ -181,23 +179,23 @@ def test_a_stop_ends_a_training(
     """A training is told to end and has its time to do so; one that does not listen is killed."""
     now_and_then(monkeypatch)
     monkeypatch.setattr(module, "GRACE_S", PATIENCE_S if heard else 0.1)
-    chores = Chores(settings, retrain=python(code, tmp_path))
-    thread = running(chores)
+    worker = Worker(settings, retrain=python(code, tmp_path))
+    thread = running(worker)
     until((tmp_path / "running").exists)
-    chores.stop()
+    worker.stop()
     thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
     assert (tmp_path / "ended").exists() is heard
 
 
-def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each chore is done again and again, never twice at once, whatever happened to it before."""
+def test_jobs_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job is done again and again, never twice at once, whatever happened to it before."""
     soon = timedelta(milliseconds=20)
     monkeypatch.setattr(Schedule, "after", lambda self, now: now + soon)
     done: list[str] = []
     at_once = threading.Lock()
 
-    def retrain(self: Chores) -> bool:
+    def retrain(self: Worker) -> bool:
         assert at_once.acquire(blocking=False)
         try:
             done.append("retrain")
@@ -208,11 +206,11 @@ def test_chores_come_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) 
         time.sleep(0.01)
         return True
 
-    monkeypatch.setattr(Chores, "_retrain", retrain)
-    chores = Chores(settings, retrain=[])
-    thread = running(chores)
+    monkeypatch.setattr(Worker, "_retrain", retrain)
+    worker = Worker(settings, retrain=[])
+    thread = running(worker)
     until(lambda: len(done) > 3)
-    chores.stop()
+    worker.stop()
     thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
 
@@ -226,10 +224,10 @@ def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Schedule, "after", slept)
     code = "import sys; open(sys.argv[1], 'a').write('trained ')"
-    chores = Chores(settings, retrain=python(code, tmp_path / "done"))
-    thread = running(chores)
+    worker = Worker(settings, retrain=python(code, tmp_path / "done"))
+    thread = running(worker)
     until((tmp_path / "done").exists)
-    chores.stop()
+    worker.stop()
     thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
     assert (tmp_path / "done").read_text() == "trained "
