@@ -35,31 +35,18 @@ Ends = tuple[float, float]
 Scale = Callable[[float], float]
 
 
-def draw(figure: Figure, *, style: str = "") -> str:
-    """Return the figure as an SVG element; `style` is a stylesheet to put into it."""
-    by_row = by_name(figure)
-    if not figure.rows:
-        drawn, height = _text("Nothing to show yet", "50%", 60, anchor="middle"), 120
-    elif figure.form is Form.PROGRESS:
-        drawn, height = _progress(figure)
-    else:
-        drawn, height = _rows(figure) if by_row else _over_x(figure)
-    return _tag(
-        "svg",
-        _tag("style", escape(style)) if style else "",
-        drawn,
-        xmlns="http://www.w3.org/2000/svg",
-        class_="chart" if by_row else "chart over",
-        width=500,
-        height=height,
-        role="img",
-        aria_label=_printable(f"{figure.title}. {figure.summary}"),
-    )
+def draw(figure: Figure) -> str:
+    """Return the figure as an SVG element for a page with chart.css."""
+    return _element(figure, *_drawn(figure), class_="chart" if by_name(figure) else "chart over")
 
 
 def picture(figure: Figure) -> str:
     """Return the figure as an SVG file that is complete."""
-    return draw(figure, style=(files("rlhf_loop.web") / "static" / "chart.css").read_text(encoding="utf-8"))
+    drawn, height = _drawn(figure)
+    style = escape((files("rlhf_loop.web") / "static" / "chart.css").read_text(encoding="utf-8"))
+    left = 16 if by_name(figure) else 16 + _LEFT
+    chart = _tag("svg", drawn, class_="chart", x=left, y=16, width=500 - 30 - left, height=height)
+    return _element(figure, _tag("style", style) + chart, height + 32, class_="file")
 
 
 def by_name(figure: Figure) -> bool:
@@ -156,6 +143,28 @@ class _Points:
     @property
     def known(self) -> list[float]:
         return [each for each in self.y if each is not None] + [each for ends in self.ends if ends for each in ends]
+
+
+def _element(figure: Figure, inside: str, height: int, *, class_: str) -> str:
+    return _tag(
+        "svg",
+        inside,
+        xmlns="http://www.w3.org/2000/svg",
+        class_=class_,
+        width=500,
+        height=height,
+        role="img",
+        aria_label=_printable(f"{figure.title}. {figure.summary}"),
+    )
+
+
+def _drawn(figure: Figure) -> tuple[str, int]:
+    """Return what the chart consists of, and how high it is."""
+    if not figure.rows:
+        return _text("Nothing to show yet", "50%", 60, anchor="middle"), 120
+    if figure.form is Form.PROGRESS:
+        return _progress(figure)
+    return _rows(figure) if by_name(figure) else _over_x(figure)
 
 
 def _over_x(figure: Figure) -> tuple[str, int]:

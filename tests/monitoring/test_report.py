@@ -103,9 +103,10 @@ def test_the_command(run: CliRunner) -> None:
     assert Path("other.html").exists()
 
 
-def test_a_place_that_cannot_be_written(run: CliRunner) -> None:
+def test_a_place_that_cannot_be_written(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused before anything is computed."""
+    monkeypatch.setenv("RLHF_DATABASE_URL", "sqlite:///new.db")
     found = run.invoke(main, ["report", "nowhere/report.html"])
     assert found.exit_code == 2
     assert "cannot be written" in found.output
-    assert not Path("rlhf.db").exists()
+    assert not Path("new.db").exists()
