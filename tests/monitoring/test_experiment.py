@@ -58,8 +58,8 @@ def ask(
 def test_nothing_has_been_compared(engine: Engine) -> None:
     """Then the report says what to set; where all questions went to the other order, too."""
     assert experiment(engine) == ExperimentReport(
-        reason="No question has taken part in an experiment yet. Set RLHF_EXPERIMENT_SHARE, such as 0.1, and restart the "
-        "service."
+        reason="No question has taken part in an experiment yet. Set RLHF_EXPERIMENT_SHARE, such as 0.1, and restart "
+        "the service."
     )
     ask(engine, "plain", "live", against=None, propensity=1.0, user=5)
     assert "has taken part" in experiment(engine).reason
