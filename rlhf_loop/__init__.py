@@ -18,7 +18,7 @@ from rlhf_loop.version import __version__
 
 if TYPE_CHECKING:
     from rlhf_loop.exchange.transfer import export_ratings, import_ratings
-    from rlhf_loop.registry.compare import compare_models
+    from rlhf_loop.registry.contest import compare_models
     from rlhf_loop.registry.promotion import promote as promote_model
     from rlhf_loop.registry.promotion import rollback as rollback_model
     from rlhf_loop.registry.training_run import run_training as train
@@ -48,7 +48,7 @@ __all__ = [
 
 #: What only some need, and what would keep all others waiting at the import: where it is.
 _LATER = {
-    "compare_models": "rlhf_loop.registry.compare:compare_models",
+    "compare_models": "rlhf_loop.registry.contest:compare_models",
     "export_ratings": "rlhf_loop.exchange.transfer:export_ratings",
     "import_ratings": "rlhf_loop.exchange.transfer:import_ratings",
     "model_versions": "rlhf_loop.registry.versions:versions",

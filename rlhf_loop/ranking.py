@@ -23,8 +23,7 @@ from rlhf_loop.utils.concurrency import Worker
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
-    from rlhf_loop.reward.model import RewardModel
-    from rlhf_loop.reward.model_file import LoadedModel
+    from rlhf_loop.reward.model_file import LoadedModel, RewardModel
 
     _Live = tuple[LoadedModel, TextEncoder]
 

@@ -208,7 +208,8 @@ def trained(
     file = shared_folder / "trained.pickle"
     with FileLock(f"{file}.lock"):
         if not file.exists():
-            file.write_bytes(pickle.dumps(train(sample_examples, encoder=encoder)))
+            result = train(sample_examples, encoder=encoder)
+            file.write_bytes(pickle.dumps((result.model, result.report)))
         model, report = pickle.loads(file.read_bytes())
     return model, report
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_loop.domain import Candidate, Interval, ModelState, RankedCandidate, Ranking, ReviewerRole
 from rlhf_loop.registry import Version
-from rlhf_loop.registry.compare import Contest
+from rlhf_loop.registry.contest import Contest
 from rlhf_loop.registry.gate import Judgement
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.reward import RewardModel

@@ -58,7 +58,7 @@ def test_the_loop_in_python(settings: Settings, encoder: TextEncoder, tmp_path: 
     nameless: Any = None
     with pytest.raises(ValueError, match="The actor is None"):
         promote_model(database, settings, second.version, actor=nameless)
-    with pytest.raises(ValueError, match=r"The version is None\. Pass its name"):
+    with pytest.raises(ValueError, match=r"None is not a valid version\. Pass its name"):
         promote_model(database, settings, nameless, actor="anna")
     contest = compare_models(database, settings, 2, first.version.version, encoder=encoder)
     assert (contest.first.version, contest.second.version) == (second.version.version, first.version.version)

@@ -2,7 +2,7 @@
 
     python -m tools.calibrate
 
-Run it when the 8-bit graph or the sample changes, raise `calibration.VERSION`, and look at `make bench`. The texts it
+Run it when the 8-bit graph or the sample changes, raise `CALIBRATION_VERSION`, and look at `make bench`. The texts it
 looks at are the sample's only: what judges the result (`make bench`) is other texts.
 """
 
@@ -25,7 +25,7 @@ from rlhf_loop import sample
 from rlhf_loop.encoders import weights
 from rlhf_loop.encoders.onnx_graph import Graph, Int8Graph, Weights
 from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
-from rlhf_loop.encoders.weights import INPUTS, Calibration, save
+from rlhf_loop.encoders.weights import INPUTS, Calibration, save_calibration
 from rlhf_loop.reward import lexical
 
 Floats = NDArray[np.float32]
@@ -58,7 +58,7 @@ def main() -> None:
         calibrations[at] = _calibrate(found[inputs[at]], matrix, outliers=outliers)
         _say(f"{at}: range {calibrations[at].low:.2f} to {calibrations[at].high:.2f}")
     means = {name: found[name].mean(axis=0) for name in layers}
-    save(_corrected(calibrations, tensors, means, feeds))
+    save_calibration(_corrected(calibrations, tensors, means, feeds))
 
 
 def _texts() -> list[str]:

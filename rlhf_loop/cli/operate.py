@@ -98,7 +98,7 @@ def report(file: Path, shown: bool) -> None:
     It is one HTML file with all pictures and data in it: it needs no network, and can be sent, printed and kept.
     """
     from rlhf_loop.monitoring.report import report as made
-    from rlhf_loop.monitoring.report import write_whole
+    from rlhf_loop.utils.files import write_whole
 
     _check(file)
     engine, settings = open_ratings(), read_settings()
@@ -106,7 +106,7 @@ def report(file: Path, shown: bool) -> None:
         html = made(engine, settings, encoder=_encoder(settings), progress=progress)
     engine.dispose()
     try:
-        write_whole(file, html)
+        write_whole(file.resolve(), html.encode())  # a link stays a link
     except OSError as error:
         raise click.BadParameter(f"{str(file)!r} cannot be written: {error.strerror}. Choose another place.") from error
     click.echo(f"The report is in {file} ({max(1, len(html.encode()) // 1000):,} kB).")

@@ -20,7 +20,7 @@ from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import ModelState, ReviewerRole
 from rlhf_loop.exchange.transfer import ImportReport
 from rlhf_loop.registry import Version
-from rlhf_loop.registry.compare import Contest
+from rlhf_loop.registry.contest import Contest
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.store.interactions import RatingStats
 from rlhf_loop.training.comparison import Comparison

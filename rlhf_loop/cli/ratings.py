@@ -156,7 +156,12 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
     if format == "hf-dataset":
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
         return
-    options = ExportOptions(min_gap=min_gap, conversational=conversational, score_name=score_name)
+    options = ExportOptions(
+        min_gap=min_gap,
+        conversational=conversational,
+        score_name=score_name,
+        reviewer_weighting=read_settings().reviewer_weighting,
+    )
     with progress_bar(f"Exporting {file.name}") as progress:
         count = export_ratings(open_ratings(), file, format=format, options=options, progress=progress)
     click.echo(f"{counted(count, 'row')} written to {file}.")
@@ -166,15 +171,21 @@ def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: 
     from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset
     from rlhf_loop.utils.text import counted
 
-    key = read_settings().secret_key
-    options = DatasetOptions(min_gap=min_gap, conversational=conversational, names=names, key=key)
+    settings = read_settings()
+    options = DatasetOptions(
+        min_gap=min_gap,
+        conversational=conversational,
+        names=names,
+        key=settings.secret_key,
+        reviewer_weighting=settings.reviewer_weighting,
+    )
     with progress_bar(f"Exporting {folder.name}") as progress:
         configs = export_dataset(open_ratings(), folder, options=options, progress=progress)
     for config in configs:
         parts = ", ".join(f"{split.rows} {split.name}" for split in config.splits)
         click.echo(f"{config.name}: {counted(config.rows, 'row')}{f' ({parts})' if parts else ''}.")
     click.echo(f"Written to {folder}.")
-    if not names and not key:
+    if not names and not settings.secret_key:
         click.echo(
             "The raters' pseudonyms are of this export only. Set RLHF_SECRET_KEY to keep them from one to the next."
         )

@@ -194,7 +194,7 @@ def rollback_model(reason: str) -> None:
 @_as_json
 def compare_versions(first: str, second: str, as_json: bool) -> None:
     """Compare the versions A and B on rated questions that neither was fitted on."""
-    from rlhf_loop.registry.compare import compare_models
+    from rlhf_loop.registry.contest import compare_models
 
     engine, settings = open_ratings(), read_settings()
     with working("Comparing"):

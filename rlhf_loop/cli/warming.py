@@ -19,8 +19,7 @@ from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.exchange.reader import RatingsReader
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.model_file import load
-from rlhf_loop.reward.passages import PassagesRecipe
-from rlhf_loop.reward.recipe import JointRecipe
+from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe
 
 #: The format of a file with an answer on each line, beside those of ratings files.
 TEXT = "txt"

@@ -21,7 +21,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What runs the encoder in which precision, and why."""
+    """A runtime and its precision, with the reason for the choice."""
 
     runtime: str
     precision: str

@@ -5,10 +5,9 @@ kernel for): embeddings, six post-norm transformer layers (Devlin et al. 2019, "
 normalisation. It takes `input_ids` and `attention_mask` (int32, batch x tokens) and gives `embedding` (float32,
 batch x 384). Inside, the tokens of all texts stand in one matrix; only attention has to know where a text ends.
 
-The encoder's graph with its products in 8 bits: about half the time and memory of 32 (`make bench`).
-
-Weights are rounded to signed 8 bits, one scale an output channel; inputs to unsigned 8 bits, with ranges from the
-calibration. Attention itself, GELU and the norms stay in 32 bits.
+With its products in 8 bits it takes about half the time and memory (`make bench`): weights are rounded to signed 8
+bits, one scale an output channel; inputs to unsigned 8 bits, with ranges from the calibration. Attention itself, GELU
+and the norms stay in 32 bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What runs an encoder: the one method behind which ONNX Runtime and sentence-transformers look the same.
-
-What the processor can do, as far as it decides how the encoder runs.
-"""
+"""The interface of an encoder's runtimes, and the abilities of the processor that decide how it runs."""
 
 from __future__ import annotations
 
@@ -16,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
-
 #: Length of a text's vector.
 DIMENSION = 384
 #: Tokens of the model's window, the markers [CLS] and [SEP] included. What lies behind the window is not read.
 MAX_TOKENS = 256
+#: Linux's names of instructions that multiply and add 8-bit integers in one step, by processor family.
+_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_BF16 = {"avx512_bf16", "amx_bf16"}
+#: Where Linux tells.
+CPUINFO = Path("/proc/cpuinfo")
 
 
 class Runtime(Protocol):
@@ -37,7 +38,7 @@ class Runtime(Protocol):
 
 
 def same_model(some: str, other: str) -> bool:
-    """Whether two ids name one model, be it in different precision.
+    """Tell whether two ids name one model, in whatever precision.
 
     A reward model fitted on the vectors of one precision scores those of another as well (`make bench` shows the loss),
     so it may serve on another kind of processor. In a cache they are kept apart.
@@ -45,18 +46,11 @@ def same_model(some: str, other: str) -> bool:
     return some.partition("/")[0] == other.partition("/")[0]
 
 
-#: Linux's names of instructions that multiply and add 8-bit integers in one step, by processor family.
-_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
-_BF16 = {"avx512_bf16", "amx_bf16"}
-#: Where Linux tells.
-CPUINFO = Path("/proc/cpuinfo")
-
-
 def abilities() -> frozenset[str]:
     """Return what matters among the processor's abilities: "int8" and "bf16" products in hardware.
 
     Without the 8-bit instructions the products would be as slow as in 32 bits, and on older x86 less exact (they
-    saturate at 16 bits). Where nobody says what the processor can do, the answer is nothing.
+    saturate at 16 bits). Where the system does not say what the processor can do, the answer is nothing.
     """
     flags = _flags()
     return frozenset(name for name, needed in (("int8", _INT8), ("bf16", _BF16)) if flags & needed)

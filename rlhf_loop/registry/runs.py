@@ -1,9 +1,8 @@
-"""The log of training runs: a row is there from the start of a run, so that one that was killed shows too.
+"""The log of training runs, and the lock that lets one training run at a time.
 
-One training at a time: on a machine by a lock beside the model file, among machines by one in their database.
-
-Both are let go by the system when a process is killed. So whoever holds them knows that a run which the log has as
-running is dead.
+A run has its row from its start, so that one that was killed shows too. The lock is a file beside the model on one
+machine, and an advisory lock in PostgreSQL among several; the system releases both when a process is killed. So whoever
+holds them knows that a run which the log has as running is dead.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -28,18 +28,17 @@ from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import TrainingRun
 
 _FIELDS = tuple(field.name for field in fields(RunRecord))
-
-
-def new_run_id() -> str:
-    """Return an id that no run has."""
-    return str(uuid.uuid4())
+logger = logging.getLogger(__name__)
+#: "RLHT": the key of PostgreSQL's advisory lock.
+_KEY = 0x524C4854
+_KILLED = "The process ended without a word: it was killed, or the machine went down. Train again: rlhf-loop retrain"
 
 
 def begin_run(
     engine: Engine, *, started_at: datetime, recipe: str, encoder: str, split_seed: int, run_id: str | None = None
 ) -> str:
     """Log that a training run starts; return its id, `run_id` or a new one."""
-    run_id = run_id or new_run_id()
+    run_id = run_id or str(uuid.uuid4())
     with transaction(engine) as connection:
         connection.execute(
             insert(TrainingRun).values(
@@ -61,11 +60,24 @@ def end_run(engine: Engine, run_id: str, record: RunRecord) -> None:
         LookupError: there is no such run.
     """
     values = {name: getattr(record, name) for name in _FIELDS if name != "run_id"}
-    known = {name: _storable(value) for name, value in values.items() if value is not None}
+    known = {name: plain(value) for name, value in values.items() if value is not None}
     with transaction(engine) as connection:
         result = connection.execute(update(TrainingRun).where(TrainingRun.run_id == run_id).values(known))
         if result.rowcount == 0:
             raise LookupError(f"There is no training run {run_id!r}. Begin it with begin_run.")
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON and SQL can hold it: a number that is not finite becomes None."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
 
 
 def runs(engine: Engine, limit: int = 20) -> list[RunRecord]:
@@ -73,31 +85,6 @@ def runs(engine: Engine, limit: int = 20) -> list[RunRecord]:
     newest = select(TrainingRun.__table__).order_by(TrainingRun.started_at.desc(), TrainingRun.id.desc()).limit(limit)
     with reading(engine) as connection:
         return [_run(row) for row in connection.execute(newest).mappings()]
-
-
-def _run(row: Mapping[Any, Any]) -> RunRecord:
-    values = {name: row[name] for name in _FIELDS}
-    values["metrics"] = values["metrics"] or {}
-    values["library_versions"] = values["library_versions"] or {}
-    return RunRecord(**values)
-
-
-def _storable(value: Any) -> Any:
-    """The value as JSON and SQL can hold it: a measure that is not finite becomes None."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_storable(item) for item in value]
-    return value
-
-
-logger = logging.getLogger(__name__)
-
-#: "RLHT": the key of PostgreSQL's advisory lock.
-_KEY = 0x524C4854
-_KILLED = "The process ended without a word: it was killed, or the machine went down. Train again: rlhf-loop retrain"
 
 
 @contextmanager
@@ -129,6 +116,13 @@ def mark_dead_runs(engine: Engine, settings: Settings) -> int:
         except TrainingRunningError:
             return 0
         return _mark(engine)
+
+
+def _run(row: Mapping[Any, Any]) -> RunRecord:
+    values = {name: row[name] for name in _FIELDS}
+    values["metrics"] = values["metrics"] or {}
+    values["library_versions"] = values["library_versions"] or {}
+    return RunRecord(**values)
 
 
 def _take(engine: Engine, settings: Settings, held: ExitStack) -> None:

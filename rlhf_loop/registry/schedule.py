@@ -1,4 +1,4 @@
-"""When to train again: enough new ratings, enough time, or other questions than before; never without any reason."""
+"""The retraining schedule: due with enough new ratings, after enough time, or when questions or scores have drifted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STOPPED = ("KeyboardInterrupt", "SystemExit")
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Whether a retraining is due, and why or why not in a sentence."""
+    """A retraining that is due or not, with the reason in a sentence."""
 
     due: bool
     reason: str

@@ -1,19 +1,17 @@
-"""One training from the database to a version of the model: logged from its start, and live only if it earns it."""
+"""A training run, from the database to a version: logged from its start, and live only if the gate lets it pass."""
 
 from __future__ import annotations
 
 import logging
-import math
 import platform
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Engine
 
@@ -25,18 +23,16 @@ from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.gate import Judgement, LiveModel, judge
-from rlhf_loop.registry.runs import begin_run, end_run, new_run_id, training_lock
+from rlhf_loop.registry.runs import begin_run, end_run, plain, training_lock
 from rlhf_loop.registry.schedule import last_review
-from rlhf_loop.store.questions import frozen_share
-from rlhf_loop.training.data import training_set
+from rlhf_loop.training.data import frozen_share, training_set
 from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
-from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train_for_comparison
+from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
-
 #: What the numbers of a model may depend on.
 _LIBRARIES = ("joblib", "numpy", "onnxruntime", "scikit-learn", "scipy", "tokenizers")
 
@@ -60,12 +56,12 @@ class TrainingOutcome:
 
     @property
     def live(self) -> bool:
-        """Whether the model serves now, or was only kept."""
+        """True if the model serves now, False if it was only kept."""
         return self.version.state == ModelState.LIVE
 
     @property
     def sha256(self) -> str:
-        """The sum of the model's file."""
+        """The sha256 of the model's file."""
         return self.version.sha256
 
 
@@ -93,98 +89,107 @@ def run_training(
         ModelFileError: the model cannot be written; the live one is untouched.
     """
     with training_lock(engine, settings):
-        return _run(engine, settings, recipe, seed, min_samples, encoder, progress, actor)
-
-
-def _run(
-    engine: Engine,
-    settings: Settings,
-    recipe: str,
-    seed: int,
-    min_samples: int,
-    encoder: TextEncoder | None,
-    progress: Progress | None,
-    actor: str,
-) -> TrainingOutcome:
-    run_id = new_run_id()
-    record = RunRecord(status="failed")
-    try:
-        # Inside the block, and with an id from before: whatever stops the run from here on, its end is logged.
-        begin_run(
-            engine,
-            run_id=run_id,
-            started_at=datetime.now(UTC),
-            recipe=recipe,
-            encoder=MODEL_NAME,
-            split_seed=seed,
-        )
-        record = replace(record, library_versions=library_versions())
-        registry.settle(engine, settings)
-        seen = last_review(engine)  # before anything is read: what comes meanwhile is new for the next training
-        end_user_weight = checked_weight(settings)
-        data = training_set(engine, end_user_weight=end_user_weight, reviewer_weighting=settings.reviewer_weighting)
-        pairs = training_pairs(engine, end_user_weight=end_user_weight, raters=data.raters)
-        judged = data.only(judged_rows(data, min_samples))
-        record = replace(
-            record,
-            n_rated=len(judged.row),
-            n_questions=len(set(judged.prompt.tolist())),
-            n_positive=int(judged.label.sum()),
-            data_fingerprint=pairs.fingerprint(data.fingerprint),
-        )
-        # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
-        check_enough(data, min_samples=min_samples)
-        encoder = encoder or load_encoder(settings)
-        share = frozen_share(record.n_questions or 0, before=registry.frozen_before(engine))
-        trained = train_for_comparison(
-            data,
-            pairs=pairs,
-            encoder=encoder,
-            recipe=recipe,
-            seed=seed,
-            min_samples=min_samples,
-            frozen_share=share,
-            goal=TARGET,
-            progress=progress,
-        )
-        report = trained.report
-        judgement = judge(trained, _live_model(engine, settings, encoder), encoder=encoder)
-        card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measures(report)}
-        version = registry.add(
-            engine,
-            settings,
-            replace(trained.model, card=card),
-            state=judgement.state,
-            reason=judgement.reason,
-            judgement=plain(asdict(judgement)),
-            metrics=plain(measures(report)),
-            fitted=trained.fitted,
-            run_id=run_id,
-            frozen_share=share,
-            actor=actor,
-        )
-        live = version.state == ModelState.LIVE
-        path = settings.model_path if live else registry.version_path(settings, version.version)
-        record = replace(
-            record,
-            status="rejected" if judgement.state == ModelState.REJECTED else "succeeded",
-            encoder=encoder.id,
-            model_file=str(path.resolve()),
-            model_sha256=version.sha256,
-            **_results(report, seen),
-        )
-    except BaseException as error:
-        # BaseException: a run that was stopped from the keyboard must not look as if it were still running.
-        record = replace(record, error=f"{type(error).__name__}: {error}".removesuffix(": "))
-        raise
-    finally:
-        with suppress(LookupError):  # stopped before the run was even logged
-            end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
+        run_id = str(uuid4())
+        record = RunRecord(status="failed")
+        try:
+            # Inside the block, and with an id from before: whatever stops the run from here on, its end is logged.
+            begin_run(
+                engine,
+                run_id=run_id,
+                started_at=datetime.now(UTC),
+                recipe=recipe,
+                encoder=MODEL_NAME,
+                split_seed=seed,
+            )
+            record = replace(record, library_versions=library_versions())
+            registry.settle(engine, settings)
+            seen = last_review(engine)  # before anything is read: what comes meanwhile is new for the next training
+            end_user_weight = checked_weight(settings)
+            data = training_set(engine, end_user_weight=end_user_weight, reviewer_weighting=settings.reviewer_weighting)
+            pairs = training_pairs(engine, end_user_weight=end_user_weight, raters=data.raters)
+            judged = data.only(judged_rows(data, min_samples))
+            record = replace(
+                record,
+                n_rated=len(judged.row),
+                n_questions=len(set(judged.prompt.tolist())),
+                n_positive=int(judged.label.sum()),
+                data_fingerprint=pairs.fingerprint(data.fingerprint),
+            )
+            # Before the encoder is loaded: too little data is the usual case at first, and should be said at once.
+            check_enough(data, min_samples=min_samples)
+            encoder = encoder or load_encoder(settings)
+            share = frozen_share(record.n_questions or 0, before=registry.frozen_before(engine))
+            trained = train(
+                data,
+                pairs=pairs,
+                encoder=encoder,
+                recipe=recipe,
+                seed=seed,
+                min_samples=min_samples,
+                frozen_share=share,
+                goal=TARGET,
+                progress=progress,
+            )
+            report = trained.report
+            judgement = judge(trained, _live_model(engine, settings, encoder), encoder=encoder)
+            measured = plain(asdict(report))
+            card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measured}
+            version = registry.add(
+                engine,
+                settings,
+                replace(trained.model, card=card),
+                state=judgement.state,
+                reason=judgement.reason,
+                judgement=plain(asdict(judgement)),
+                metrics=measured,
+                fitted=trained.fitted,
+                run_id=run_id,
+                frozen_share=share,
+                actor=actor,
+            )
+            live = version.state == ModelState.LIVE
+            path = settings.model_path if live else registry.version_path(settings, version.version)
+            record = replace(
+                record,
+                status="rejected" if judgement.state == ModelState.REJECTED else "succeeded",
+                encoder=encoder.id,
+                model_file=str(path.resolve()),
+                model_sha256=version.sha256,
+                metrics={**measured, "last_review": seen},
+                **_results(report),
+            )
+        except BaseException as error:
+            # BaseException: a run that was stopped from the keyboard must not look as if it were still running.
+            record = replace(record, error=f"{type(error).__name__}: {error}".removesuffix(": "))
+            raise
+        finally:
+            with suppress(LookupError):  # stopped before the run was even logged
+                end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
     return TrainingOutcome(run_id, report, version, judgement, path)
 
 
+def checked_weight(settings: Settings) -> float:
+    """Return the weight of end users' ratings.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not 0 <= settings.end_user_weight <= 1:
+        raise ConfigError(
+            f"RLHF_END_USER_WEIGHT={settings.end_user_weight} is not a valid weight of end users' ratings. Set it "
+            "between 0 (not at all) and 1 (as much as an expert's)."
+        )
+    return settings.end_user_weight
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a model depends on."""
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), "rlhf-loop": __version__, **libraries}
+
+
 def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> LiveModel | None:
-    """Return what a new model has to stand up to; one that cannot be read, or is of another encoder, is no rival."""
+    """Return the live model to compare a new one with; None if it cannot be read or is of another encoder."""
     version = registry.live(engine)
     if version is None:
         return None
@@ -198,63 +203,7 @@ def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> Liv
     )
 
 
-def plain(value: Any) -> Any:
-    """Return the value as JSON has it: what is not finite becomes None."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, StrEnum):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value
-
-
-def checked_weight(settings: Settings) -> float:
-    """Return the weight of end users' ratings.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not 0 <= settings.end_user_weight <= 1:
-        raise ConfigError(
-            f"RLHF_END_USER_WEIGHT is {settings.end_user_weight}: an end user's rating cannot count so. Set it between "
-            "0 (not at all) and 1 (as much as an expert's)."
-        )
-    return settings.end_user_weight
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a model depends on."""
-    libraries = {name: metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), "rlhf-loop": __version__, **libraries}
-
-
-def measures(report: TrainingReport) -> dict[str, Any]:
-    """Return every measure of a report as plain values, intervals included."""
-    return {
-        "recipe": report.recipe,
-        "trained_on": report.trained_on,
-        "sampled": report.sampled,
-        "judged_by": str(report.judged_by),
-        "experts": report.experts,
-        "end_users": report.end_users,
-        "end_user_weight": report.end_user_weight,
-        "pairs": asdict(report.pairs),
-        "raters": [asdict(rater) for rater in report.raters],
-        "disregarded": report.disregarded,
-        "frozen_share": report.frozen_share,
-        "held_out": asdict(report.held_out),
-        "overall": asdict(report.overall),
-        "calibration": [asdict(each) for each in report.calibration],
-        "growth": plain(asdict(report.growth)),
-        "cross_validated": {name: asdict(evaluation) for name, evaluation in report.cross_validated.items()},
-        "seconds": dict(report.seconds),
-    }
-
-
-def _results(report: TrainingReport, seen: int) -> dict[str, Any]:
+def _results(report: TrainingReport) -> dict[str, Any]:
     inside, order = report.cross_validated[report.recipe], report.overall.orders["model"]
     incoming = report.overall.orders.get("incoming")
     return {
@@ -273,5 +222,4 @@ def _results(report: TrainingReport, seen: int) -> dict[str, Any]:
         "ndcg": order.ndcg.value,
         "mrr": order.mrr.value,
         "incoming_precision_at_1": incoming.precision_at_1.value if incoming else None,
-        "metrics": {**measures(report), "last_review": seen},
     }

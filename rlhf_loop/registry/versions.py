@@ -1,6 +1,6 @@
-"""What the database knows of each version of the reward model.
+"""Versions of the reward model: their rows in the database, and their files, all in one folder.
 
-The files of versions: model, checksum, questions that it was fitted on, and card, all in one folder.
+These are the model with its checksum, the questions that it was fitted on, and a card for people in Markdown.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
-from rlhf_loop.reward.model_file import LoadedModel, put, replace_file, verified
+from rlhf_loop.reward.model_file import READABLE, LoadedModel, put, verified
 from rlhf_loop.reward.model_file import load as load_file
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ModelVersion
+from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import html_table
 
 
@@ -31,7 +32,7 @@ from rlhf_loop.utils.text import html_table
 class Version:
     """A trained model: `version` is its name, `reason` says in words why it has its `state`.
 
-    `judgement` is what the gate saw, `metrics` what the training measured (`training_run.measures`), both as plain
+    `judgement` is what the gate saw, `metrics` what the training measured (its `TrainingReport`), both as plain
     values; empty for a model from before the registry. `live_from` and `live_until` are of the last time it was live.
     """
 
@@ -97,7 +98,7 @@ def find(engine: Engine, name: str | int | Version) -> Version:
     """Return a version by its number, its name, or the beginning of its name that no other one has.
 
     Raises:
-        ValueError: it is nothing that could name one.
+        ValueError: it is not a valid name.
         RegistryError: there is none, or several begin like that.
     """
     if isinstance(name, Version):
@@ -105,7 +106,7 @@ def find(engine: Engine, name: str | int | Version) -> Version:
     elif isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     elif not isinstance(name, str):
-        raise ValueError(f"The version is {name!r}. Pass its name, its number, or one of model_versions().")
+        raise ValueError(f"{name!r} is not a valid version. Pass its name, its number, or one of model_versions().")
     with reading(engine) as connection:
         return named(connection, name)
 
@@ -124,7 +125,7 @@ def live_version(connection: Connection) -> Version | None:
 
 
 def named(connection: Connection, name: str) -> Version:
-    """See `find`."""
+    """Do what `find` does, in this transaction."""
     table = ModelVersion
     wanted = select(table.__table__)
     if name.isdecimal() and len(name) < 10:
@@ -163,19 +164,14 @@ def _version(row: Mapping[Any, Any]) -> Version:
     return Version(**values)
 
 
-def folder(settings: Settings) -> Path:
-    """Return where the files of all versions are."""
-    return settings.models_folder
-
-
 def version_path(settings: Settings, version: str) -> Path:
     """Return where the model file of a version is."""
-    return folder(settings) / f"{version}.joblib"
+    return settings.models_folder / f"{version}.joblib"
 
 
 def card_path(settings: Settings, version: str) -> Path:
     """Return where the card of a version is."""
-    return folder(settings) / f"{version}.md"
+    return settings.models_folder / f"{version}.md"
 
 
 def load(settings: Settings, version: Version, *, encoder: str) -> LoadedModel:
@@ -191,7 +187,7 @@ def load(settings: Settings, version: Version, *, encoder: str) -> LoadedModel:
 
 
 def fitted_questions(settings: Settings, version: str) -> NDArray[np.int64] | None:
-    """Return the questions that the version was fitted on, None where nobody knows."""
+    """Return the questions that the version was fitted on, None where that is not known."""
     try:
         found = np.load(_fitted_path(settings, version), allow_pickle=False)
     except (OSError, ValueError):
@@ -199,23 +195,23 @@ def fitted_questions(settings: Settings, version: str) -> NDArray[np.int64] | No
     return found if found.dtype == np.int64 and found.ndim == 1 else None
 
 
-def keep(settings: Settings, version: str, content: bytes, *, fitted: NDArray[np.int64] | None, card: str) -> None:
+def keep(settings: Settings, version: Version, content: bytes, *, fitted: NDArray[np.int64] | None) -> None:
     """Write the files of a version; its model file last, so that where it is the others are, too.
 
     Raises:
         ModelFileError: they cannot be written.
     """
-    path = version_path(settings, version)
+    path = version_path(settings, version.version)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if fitted is not None:
             buffer = io.BytesIO()
             np.save(buffer, fitted, allow_pickle=False)
-            replace_file(_fitted_path(settings, version), buffer.getvalue())
-        replace_file(card_path(settings, version), card.encode())
+            write_whole(_fitted_path(settings, version.version), buffer.getvalue(), mode=READABLE)
+        write_whole(card_path(settings, version.version), card(version).encode(), mode=READABLE)
     except OSError as error:
         raise ModelFileError(
-            f"Cannot write the files of the model {version} to {path.parent}: {error.strerror or error}. Set "
+            f"Cannot write the files of the model {version.version} to {path.parent}: {error.strerror or error}. Set "
             "RLHF_MODELS_PATH to another place."
         ) from error
     put(content, path)
@@ -242,4 +238,94 @@ def _check(path: Path, found: str, version: Version) -> None:
 
 
 def _fitted_path(settings: Settings, version: str) -> Path:
-    return folder(settings) / f"{version}.fitted.npy"
+    return settings.models_folder / f"{version}.fitted.npy"
+
+
+# --- The card --------------------------------------------------------------------------------------------------------
+
+_MEASURES = {"accuracy": "Accuracy", "auc": "AUC", "precision": "Precision", "recall": "Recall", "brier": "Brier score"}
+_ORDERS = {"model": "this model", "incoming": "incoming order", "random": "random order", "oracle": "best possible"}
+_LIMITS = """\
+- It has learned from the ratings above and from nobody else's: on other subjects, languages or kinds of answers its
+  scores may mean little. Watch drift and fresh accuracy on the dashboard.
+- It compares answers by their texts with the question. It does not check facts, and knows no sources.
+- A score is the probability that an expert of this team would rate the answer 4 or 5, calibrated on the ratings above.
+- Answers to questions that are nearly alike may stand on both sides of a comparison."""
+
+
+def card(version: Version) -> str:
+    """Return the card in Markdown: what the version is, learned from, how good it is, and what it is not good for.
+
+    What was not measured is left out.
+    """
+    return "\n".join(_card_lines(version)) + "\n"
+
+
+def _card_lines(version: Version) -> Iterator[str]:
+    measured = version.metrics
+    yield f"# Reward model {version.version}"
+    yield ""
+    yield f"- State: {version.state}. {version.reason}"
+    yield f"- Made: {version.made_at:%Y-%m-%d %H:%M} UTC" + (f", by run {version.run_id}" if version.run_id else "")
+    yield f"- Recipe: {version.recipe}; encoder: {version.encoder}"
+    yield f"- File: {version.version}.joblib, sha256 {version.sha256}"
+    yield ""
+    yield "## Data"
+    yield ""
+    if not measured:
+        yield "Not known: it is older than the registry."
+    else:
+        yield from _data(version, measured)
+    if overall := measured.get("overall"):
+        yield ""
+        yield "## Quality"
+        yield ""
+        yield from _quality(overall, measured.get("held_out") or {})
+    if version.judgement:
+        yield ""
+        yield "## What the gate said"
+        yield ""
+        yield from (f"- {reason}" for reason in version.judgement.get("reasons", ()))
+    yield ""
+    yield "## Limits"
+    yield ""
+    yield _LIMITS
+
+
+def _data(version: Version, measured: Mapping[str, Any]) -> Iterator[str]:
+    overall, held_out, pairs = (measured.get(name) or {} for name in ("overall", "held_out", "pairs"))
+    yield (
+        f"- {overall.get('answers', 0)} rated answers to {overall.get('questions', 0)} questions, judged by "
+        f"ratings of {'experts' if measured.get('judged_by') == 'expert' else 'end users'}; fitted on "
+        f"{measured.get('trained_on', 0)} of them, {held_out.get('answers', 0)} held out"
+    )
+    if version.frozen_share:
+        yield f"- {version.frozen_share:.0%} of all questions are frozen: no version is fitted on them"
+    if measured.get("end_users"):
+        yield f"- {measured['end_users']} answers that only end users rated, weight {measured['end_user_weight']:.2f}"
+    if pairs.get("corrections") or pairs.get("preferences"):
+        yield f"- {pairs.get('corrections', 0)} corrections and {pairs.get('preferences', 0)} preferences"
+
+
+def _quality(overall: Mapping[str, Any], held_out: Mapping[str, Any]) -> Iterator[str]:
+    yield "Each question judged by a model that was not fitted on it; in brackets 95 % intervals, by questions."
+    yield ""
+    yield "| | all questions | held out, this very model |"
+    yield "|---|---|---|"
+    for name, label in _MEASURES.items():
+        yield f"| {label} | {_interval(overall.get(name))} | {_interval(held_out.get(name))} |"
+    yield ""
+    yield "| Order of the answers | P@1 | NDCG | MRR |"
+    yield "|---|---|---|---|"
+    for name, label in _ORDERS.items():
+        if order := (overall.get("orders") or {}).get(name):
+            values = (_interval(order.get(measure)) for measure in ("precision_at_1", "ndcg", "mrr"))
+            yield f"| {label} | {' | '.join(values)} |"
+
+
+def _interval(value: Mapping[str, Any] | None) -> str:
+    if not value or value.get("value") is None:
+        return "-"
+    if value.get("low") is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"

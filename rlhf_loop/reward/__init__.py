@@ -1,7 +1,7 @@
 """The reward model: recipes that turn answers into features, the classifier on top, and the file it is kept in."""
 
 from rlhf_loop.reward.classifier import RewardClassifier
-from rlhf_loop.reward.model import RECIPES, RewardModel, recipe_named
-from rlhf_loop.reward.recipe import Recipe
+from rlhf_loop.reward.model_file import RewardModel
+from rlhf_loop.reward.recipes import RECIPES, Recipe, recipe_named
 
 __all__ = ["RECIPES", "Recipe", "RewardClassifier", "RewardModel", "recipe_named"]

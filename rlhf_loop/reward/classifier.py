@@ -1,7 +1,4 @@
-"""The learner of every recipe: a balanced logistic regression whose probabilities are calibrated.
-
-What a fit leaves behind: numbers that turn features into the probability of a good answer.
-"""
+"""Reward classifier: a balanced logistic regression with calibrated probabilities, and the scorer that it leaves."""
 
 from __future__ import annotations
 
@@ -12,10 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.reward.splitting import folds
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 
-Floats = NDArray[np.float64]
-Features = NDArray[np.float64] | NDArray[np.float32]
+Features = Floats | NDArray[np.float32]
+#: The prior of slope and offset: as it is, without calibration. The offset, which follows the share of correct answers,
+#: is what a handful of questions tells least about.
+_PRIOR_MEAN = np.array([1.0, 0.0])
+_PRIOR_DEVIATION = np.array([0.5, 0.25])
+_LEAST_SLOPE = 1e-6
+_ITERATIONS = 2000
+#: By which the intercept's column is larger than a scaled feature.
+_INTERCEPT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +52,6 @@ def sigmoid(values: Floats) -> Floats:
     """Return 1 / (1 + exp(-values)), without overflow."""
     result: Floats = 0.5 * (1 + np.tanh(values / 2))
     return result
-
-
-Ints = NDArray[np.intp]
-Mask = NDArray[np.bool_]
-
-#: The prior of slope and offset: as it is, without calibration. The offset, which follows the share of correct answers,
-#: is what a handful of questions tells least about.
-_PRIOR_MEAN = np.array([1.0, 0.0])
-_PRIOR_DEVIATION = np.array([0.5, 0.25])
-_LEAST_SLOPE = 1e-6
-_ITERATIONS = 2000
-#: By which the intercept's column is larger than a scaled feature.
-_INTERCEPT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +130,6 @@ class RewardClassifier:
             of_pairs = _same_fold(pairs.question, question[judged], of_judged)
         with single_threaded_blas():
             return self._fit(rows, pairs, of_pairs)
-
-    def decision_function(self, features: Features) -> Floats:
-        """Return the scores before calibration, shape (n,)."""
-        return self.scorer_.decision(features)
 
     def predict_proba(self, features: Features) -> Floats:
         """Return the probabilities of "incorrect" and "correct", shape (n, 2)."""

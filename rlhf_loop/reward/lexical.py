@@ -1,9 +1,7 @@
 """Words of a question found again in an answer: what a sentence vector blurs, such as the name of a rare disease.
 
-Terms as numbers, so that a question meets all its candidates at once instead of one after the other.
-
-`lexical` says what is measured, text by text; here numpy does the same sums over all texts together, and a test holds
-the two against each other.
+Terms are numbers here, so that a question meets all its candidates at once. The tests have the plain definition, text
+by text, and hold this against it.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
+from rlhf_loop.utils.arrays import Floats, Ints
 from rlhf_loop.utils.lru import LRUCache
 
 _WORD = re.compile(r"[^\W_]+")
@@ -27,7 +26,6 @@ _TITLE_LENGTH = 200
 _LANGUAGE = "english"
 #: Each byte of an ASCII text as a word has it: a lower-case letter or a digit, or else a blank.
 _IN_A_WORD = "".join(chr(code).lower() if chr(code).isalnum() and code < 128 else " " for code in range(256)).encode()
-
 #: Words that say nothing about the subject of a question.
 _STOP_WORDS = frozenset(
     re.findall(
@@ -38,6 +36,12 @@ _STOP_WORDS = frozenset(
         "who why will with would you your",
     )
 )
+Numbers = NDArray[np.int64]
+#: Memory for the terms of texts seen lately: those of 3,000 long answers or more.
+MAX_BYTES = 8 * 1024**2
+#: Words whose numbers are remembered, some 4 MB; the language of a subject has fewer.
+_MAX_WORDS = 30_000
+_NO_TERM = 0
 
 
 def words(text: str) -> list[str]:
@@ -80,34 +84,6 @@ def coverage(wanted: Sequence[str], found: Sequence[str]) -> float:
     return len(distinct.intersection(found)) / len(distinct) if distinct else 0.0
 
 
-def best_window_coverage(wanted: Sequence[str], found: Sequence[str], *, size: int = 50, stride: int = 20) -> float:
-    """Return the highest coverage that any window of `size` consecutive terms of `found` reaches."""
-    starts = range(0, max(1, len(found) - size + stride), stride)
-    return max(coverage(wanted, found[start : start + size]) for start in starts)
-
-
-def _has_meaning(word: str) -> bool:
-    return len(word) > 1 and word not in _STOP_WORDS
-
-
-Numbers = NDArray[np.int64]
-
-#: Memory for the terms of texts seen lately: those of 3,000 long answers or more.
-MAX_BYTES = 8 * 1024**2
-#: Words whose numbers are remembered, some 4 MB; the language of a subject has fewer.
-_MAX_WORDS = 30_000
-_NO_TERM = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """The terms of an answer and of its title, in order and with repetitions, and how many distinct ones it has."""
-
-    text: Numbers
-    title: Numbers
-    distinct: int
-
-
 class TermIndex:
     """Measures how the words of a question are found again in answers; what it has read of a text it remembers."""
 
@@ -115,7 +91,7 @@ class TermIndex:
         self._number = _WordNumbers()
         self._known: LRUCache[_Terms] = LRUCache(max_bytes=max_bytes)
 
-    def features(self, prompt: str, responses: Sequence[str]) -> NDArray[np.float64]:
+    def features(self, prompt: str, responses: Sequence[str]) -> Floats:
         """Return a row for each response: terms in title, terms in one passage, log of distinct terms."""
         wanted = np.unique(self._numbers(prompt))
         answers = [self._terms(response) for response in responses]
@@ -139,6 +115,19 @@ class TermIndex:
         return terms
 
 
+def _has_meaning(word: str) -> bool:
+    return len(word) > 1 and word not in _STOP_WORDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """The terms of an answer and of its title, in order and with repetitions, and how many distinct ones it has."""
+
+    text: Numbers
+    title: Numbers
+    distinct: int
+
+
 class _WordNumbers(dict[str, int]):
     """A number for the term of each word, or `_NO_TERM`; of words with the same term the same number.
 
@@ -157,11 +146,11 @@ class _WordNumbers(dict[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class _TermHits:
-    """Where wanted terms stand: for each find the text, the place in it, and which of the terms it is."""
+    """Places of wanted terms: for each find the text, the position in it, and which of the terms it is."""
 
-    text: NDArray[np.intp]
-    position: NDArray[np.intp]
-    term: NDArray[np.intp]
+    text: Ints
+    position: Ints
+    term: Ints
 
 
 def _find(wanted: Numbers, texts: Sequence[Numbers]) -> _TermHits:
@@ -174,18 +163,16 @@ def _find(wanted: Numbers, texts: Sequence[Numbers]) -> _TermHits:
     return _TermHits(text, found - (ends - [len(text) for text in texts])[text], term[found])
 
 
-def _coverage(wanted: Numbers, texts: Sequence[Numbers]) -> NDArray[np.float64]:
-    """Return `lexical.coverage` of each text."""
+def _coverage(wanted: Numbers, texts: Sequence[Numbers]) -> Floats:
+    """Return for each text the share of the wanted terms that it has; 0 if none are wanted."""
     if not len(wanted):
         return np.zeros(len(texts))
     found = _find(wanted, texts)
     return _shares(found.text, found.term, len(texts), len(wanted))
 
 
-def _best_window_coverage(
-    wanted: Numbers, texts: Sequence[Numbers], *, size: int = 50, stride: int = 20
-) -> NDArray[np.float64]:
-    """Return `lexical.best_window_coverage` of each text."""
+def _best_window_coverage(wanted: Numbers, texts: Sequence[Numbers], *, size: int = 50, stride: int = 20) -> Floats:
+    """Return for each text the highest share that any window of `size` consecutive terms reaches."""
     if not len(wanted):
         return np.zeros(len(texts))
     found = _find(wanted, texts)
@@ -197,12 +184,12 @@ def _best_window_coverage(
     inside = (window >= 0) & (window < windows[found.text]) & (found.position - window * stride < size)
     term = np.broadcast_to(found.term, inside.shape)[inside]
     shares = _shares((first[found.text] + window)[inside], term, windows.sum(), len(wanted))
-    best: NDArray[np.float64] = np.maximum.reduceat(shares, first)
+    best: Floats = np.maximum.reduceat(shares, first)
     return best
 
 
-def _shares(part: NDArray[np.intp], term: NDArray[np.intp], parts: int, terms: int) -> NDArray[np.float64]:
+def _shares(part: Ints, term: Ints, parts: int, terms: int) -> Floats:
     """Return for each part the share of the terms that stand in it; a term in a part counts once."""
     distinct = np.unique(part * terms + term)
-    shares: NDArray[np.float64] = np.bincount(distinct // terms, minlength=parts) / terms
+    shares: Floats = np.bincount(distinct // terms, minlength=parts) / terms
     return shares

@@ -1,4 +1,4 @@
-"""`reward_model.joblib`: written whole or not at all, and never unpickled before its sha256 is known to be right.
+"""The reward model and its file: written whole or not at all, and never unpickled before its sha256 is verified.
 
 A pickle can run any code, so the sum comes first: it stands beside the file, in the form that `sha256sum -c` reads. And
 what is then read is plain values only; anything that would have to be imported or called is refused. A
@@ -11,31 +11,64 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import pickle
 import re
-import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
+from rlhf_loop.domain import Question
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.classifier import Scorer
-from rlhf_loop.reward.model import RECIPES, RewardModel
+from rlhf_loop.reward.recipes import RECIPES, recipe_named
+from rlhf_loop.utils.arrays import Floats
+from rlhf_loop.utils.files import write_whole
 
 FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
-
+#: Permissions of the files: a service under another user must be able to read the model.
+READABLE = 0o644
 _RETRAIN = "Train a new one: rlhf-loop train."
 #: How long a training waits for another one that is writing its model at this moment.
 _LOCK_TIMEOUT_S = 30
 #: How often a file is read that is another one each time.
 _LOOKS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModel:
+    """A scorer with what it belongs to: the recipe of its features, and the encoder, the only one it works with.
+
+    `card` says when, on what and how well it was trained; nothing is computed from it.
+    """
+
+    recipe: str
+    recipe_version: int
+    encoder: str
+    scorer: Scorer
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scorer: Scorer, *, recipe: str, encoder: str) -> RewardModel:
+        """Make a model of a recipe's scorer."""
+        return cls(recipe=recipe, recipe_version=recipe_named(recipe).version, encoder=encoder, scorer=scorer)
+
+    def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[Floats]:
+        """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4."""
+        # Each distinct text once: equal answers then have equal scores to the last bit, and are no rivals of their own.
+        distinct = [Question(q.prompt, tuple(dict.fromkeys(q.responses))) for q in questions]
+        probability = iter(self.scorer.probability(recipe_named(self.recipe).features(distinct, encoder)).tolist())
+        scores = [dict(zip(question.responses, probability, strict=False)) for question in distinct]
+        return [
+            np.array([of_text[response] for response in question.responses])
+            for question, of_text in zip(questions, scores, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +86,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelOrigin:
-    """What a model file says of itself, and the sha256 of the file."""
+    """A model file's own statements about its model, and the sha256 of the file."""
 
     recipe: str
     encoder: str
@@ -90,9 +123,9 @@ def put(content: bytes, path: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
-            replace_file(sum_file(path), _sum_lines(path, [*_expected(path), new]))
-            replace_file(path, content)
-            replace_file(sum_file(path), _sum_lines(path, [new]))
+            write_whole(sum_file(path), _sum_lines(path, [*_expected(path), new]), mode=READABLE)
+            write_whole(path, content, mode=READABLE)
+            write_whole(sum_file(path), _sum_lines(path, [new]), mode=READABLE)
     except OSError as error:
         raise ModelFileError(
             f"Cannot write the reward model to {path}: {error.strerror or error}. Set RLHF_MODEL_PATH to another place."
@@ -158,6 +191,32 @@ def sum_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def serialised(model: RewardModel) -> tuple[bytes, str]:
+    """Return what the model's file holds, and the sha256 of that.
+
+    Raises:
+        ModelFileError: its card has anything but plain values in it.
+    """
+    # Plain values all through, no object and no array: the file outlives the classes, and reading it runs no code.
+    values = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "recipe": model.recipe,
+        "recipe_version": model.recipe_version,
+        "encoder": model.encoder,
+        "card": dict(model.card),
+        **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
+    }
+    # Imported here: only a training writes, and it would take 8 MB of a process that only serves.
+    import joblib
+
+    buffer = io.BytesIO()
+    joblib.dump(values, buffer)
+    content = buffer.getvalue()
+    _unpickled(Path("The new model"), content)  # else it would be written, and never be read again
+    return content, hashlib.sha256(content).hexdigest()
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -194,32 +253,6 @@ def _expected(path: Path) -> list[str]:
     return re.findall(r"^[0-9a-f]{64}\b", sum_file(path).read_text("ascii", errors="replace").lower(), re.MULTILINE)
 
 
-def serialised(model: RewardModel) -> tuple[bytes, str]:
-    """Return what the model's file holds, and the sha256 of that.
-
-    Raises:
-        ModelFileError: its card has anything but plain values in it.
-    """
-    # Plain values all through, no object and no array: the file outlives the classes, and reading it runs no code.
-    values = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "recipe": model.recipe,
-        "recipe_version": model.recipe_version,
-        "encoder": model.encoder,
-        "card": dict(model.card),
-        **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
-    }
-    # Imported here: only a training writes, and it would take 8 MB of a process that only serves.
-    import joblib
-
-    buffer = io.BytesIO()
-    joblib.dump(values, buffer)
-    content = buffer.getvalue()
-    _unpickled(Path("The new model"), content)  # else it would be written, and never be read again
-    return content, hashlib.sha256(content).hexdigest()
-
-
 class _PlainUnpickler(pickle.Unpickler):
     """Reads what a model file holds, and nothing that would have to be imported or called."""
 
@@ -231,7 +264,7 @@ def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
     try:
         values = _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:
-        # Any exception: a stream of bytes that is no pickle fails in many ways.
+        # Any exception: bytes that are not a pickle fail in many ways.
         raise ModelFileError(
             f"{path} is not a reward model of rlhf-loop: {type(error).__name__}: {error}. {_RETRAIN}"
         ) from error
@@ -289,23 +322,3 @@ def _checked_scorer(path: Path, values: Mapping[str, Any], size: int) -> Scorer:
 
 def _sum_lines(path: Path, sums: list[str]) -> bytes:
     return "".join(f"{value}  {path.name}\n" for value in dict.fromkeys(sums)).encode("utf-8", "surrogateescape")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` atomically and durably.
-
-    Raises:
-        OSError: it cannot be written; what was there is there.
-    """
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; a service under another user must be able to read the model.
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise

@@ -9,10 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.intp]
-Mask = NDArray[np.bool_]
+from rlhf_loop.utils.arrays import Ints, Mask
 
 
 def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
@@ -35,16 +33,6 @@ def holdout(question: Ints, label: Ints, *, share: float, seed: int) -> Mask:
     return held
 
 
-def _releasing(question: Ints, label: Ints, chosen: list[int]) -> list[int]:
-    """Leave out of `chosen` what must stay for the fit: a class that few questions have may not be held out."""
-    for kind in (0, 1):
-        having = set(question[label == kind].tolist())
-        spare = max(len(having) - 2, 1)
-        released = set([name for name in chosen if name in having][spare:])
-        chosen = [name for name in chosen if name not in released]
-    return chosen
-
-
 def folds(question: Ints, label: Ints, *, count: int, seed: int) -> Ints:
     """Return a fold number from 0 to `count` - 1 for each answer; every fold's complement has both classes.
 
@@ -65,6 +53,16 @@ def folds(question: Ints, label: Ints, *, count: int, seed: int) -> Ints:
         # deal in each round keeps them apart.
         fold = _dealt(question, order, np.tile(np.arange(parts), rounds))
     return fold
+
+
+def _releasing(question: Ints, label: Ints, chosen: list[int]) -> list[int]:
+    """Leave out of `chosen` what must stay for the fit: a class that few questions have may not be held out."""
+    for kind in (0, 1):
+        having = set(question[label == kind].tolist())
+        spare = max(len(having) - 2, 1)
+        released = set([name for name in chosen if name in having][spare:])
+        chosen = [name for name in chosen if name not in released]
+    return chosen
 
 
 def _dealt(question: Ints, order: Ints, deal: Ints) -> Ints:

@@ -23,6 +23,7 @@ from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.excerpts import Document, Part, best_passages, search_words, without_markup
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.page_cache import PageCache
+from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import one_line
 
 #: Title and abstract are "descriptive metadata", which arXiv's terms put under CC0; the paper itself is not.
@@ -127,9 +128,7 @@ class Throttle:
 
     def _stamp(self) -> None:
         # In one step: others look without the lock, and a crash leaves the old one.
-        new = self._stamp_path.with_suffix(".new")
-        new.write_text(repr(time.time()))
-        new.replace(self._stamp_path)
+        write_whole(self._stamp_path, repr(time.time()).encode())
 
 
 class ArxivSource:

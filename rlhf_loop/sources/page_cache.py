@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlhf_loop.errors import SourceError
+from rlhf_loop.utils.sqlite import delete_files, make_room, prepare_cache
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,6 @@ CREATE TABLE IF NOT EXISTS pages (
     checksum INTEGER NOT NULL,
     packed BLOB NOT NULL
 )"""
-_USED_BYTES = """
-SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)
-     - (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)"""
-#: A fifth at a time, so that a full cache does not pay for room at every write.
-_MAKE_ROOM = "DELETE FROM pages WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM pages)"
 
 _Result = TypeVar("_Result")
 
@@ -121,22 +117,14 @@ class PageCache:
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as connection:
-                connection.text_factory = bytes  # a damaged row, whose text is not valid, must not raise
-                if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
-                    # Of several processes that open a new file one sets it; SQLite refuses the others without waiting.
-                    with suppress(sqlite3.OperationalError):
-                        connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                connection.execute(_SCHEMA)
+                prepare_cache(connection, _SCHEMA)
                 return work(connection)
         except sqlite3.OperationalError as error:
             # Locked for too long, disk full, no such folder: the next use may be luckier.
             logger.warning("The page cache %s cannot be used now: %s.", self._path, error)
         except sqlite3.DatabaseError as error:
             logger.warning("The page cache %s is damaged (%s); starting a new one.", self._path, error)
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(OSError):
-                    self._path.with_name(self._path.name + suffix).unlink()
+            delete_files(self._path)
         return None
 
 
@@ -153,9 +141,7 @@ def _write(connection: sqlite3.Connection, key: bytes, page: Page, oldest: float
             "INSERT OR REPLACE INTO pages (key, retrieved, checksum, packed) VALUES (?, ?, ?, ?)",
             (key, retrieved, _checksum(key, retrieved, packed), packed),
         )
-        (used,) = connection.execute(_USED_BYTES).fetchone()
-        if used > max_bytes:
-            connection.execute(_MAKE_ROOM)
+        make_room(connection, "pages", max_bytes=max_bytes)
 
 
 def _page(body: bytes, retrieved: float) -> Page:

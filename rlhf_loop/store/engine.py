@@ -92,12 +92,15 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """Read in one transaction: everything inside the block sees the same state.
+def reading(engine: Engine | Connection) -> Iterator[Connection]:
+    """Read in one transaction: everything inside the block sees the same state; of a connection, what it sees anyway.
 
     Raises:
         DatabaseError: the database cannot be reached.
     """
+    if isinstance(engine, Connection):
+        yield engine
+        return
     with translated_errors(_checked(engine)), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")

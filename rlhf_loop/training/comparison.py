@@ -1,18 +1,20 @@
-"""Two models, or a model and an order, on the same answers: differences by question, with their intervals."""
+"""Comparison of two models, or of a model and an order, on the same answers, with intervals by question."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf_loop.domain import Interval
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import metrics
-from rlhf_loop.training.data import Mask, TrainingSet
+from rlhf_loop.training.data import TrainingSet
 from rlhf_loop.training.evaluation import Predictions
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 
 
@@ -41,20 +43,26 @@ class Comparisons:
     precision_at_1: Comparison | None
 
 
-def compare(of: Predictions, theirs: NDArray[np.float64], *, seed: int = 0) -> Comparisons:
+def compare(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparisons:
     """Compare the probabilities of `of` with `theirs`, one an answer in the same order.
 
     Equal probabilities keep the incoming order where it is known, as they would when serving.
     """
     order = np.argsort(of.rank, kind="stable")
     question = np.unique(of.question[order], return_inverse=True)[1]
-    ours, theirs, rating, label = of.probability[order], theirs[order], of.rating[order], of.label[order]
+    sides, rating, label = (of.probability[order], theirs[order]), of.rating[order], of.label[order]
     rivals = np.bincount(question, minlength=1)[question] > 1
+    ranked = np.unique(question[rivals], return_inverse=True)[1]
+
+    def precision_at_1(probability: Floats, weights: metrics.Weights) -> Floats:
+        places = metrics.places(ranked, probability[rivals])
+        return metrics.precision_at_1(ranked, rating[rivals], label[rivals], places, weights)
+
     with single_threaded_blas():
         return Comparisons(
-            accuracy=_classed("accuracy", question, label, ours, theirs, seed),
-            auc=_classed("auc", question, label, ours, theirs, seed),
-            precision_at_1=_ranked(question[rivals], rating[rivals], label[rivals], ours[rivals], theirs[rivals], seed),
+            accuracy=_comparison("accuracy", question, partial(metrics.accuracy, question, label), *sides, seed),
+            auc=_comparison("auc", question, partial(metrics.auc, question, label), *sides, seed),
+            precision_at_1=_comparison("precision_at_1", ranked, precision_at_1, *sides, seed),
         )
 
 
@@ -68,7 +76,7 @@ def against_incoming(of: Predictions, *, seed: int = 0) -> Comparison | None:
     return compare(kept, -kept.rank, seed=seed).precision_at_1
 
 
-def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder) -> NDArray[np.float64]:
+def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder) -> Floats:
     """Return what the model says of those rated answers, among all candidates of their questions; nan for the others
     and for those whose texts are gone.
     """
@@ -87,46 +95,19 @@ def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEnco
     return found
 
 
-def _classed(
-    measure: str,
-    question: NDArray[np.intp],
-    label: NDArray[np.intp],
-    ours: NDArray[np.float64],
-    theirs: NDArray[np.float64],
-    seed: int,
-) -> Comparison | None:
-    if not len(label):
-        return None
-    questions = int(question.max()) + 1
-    weights = metrics.bootstrap_weights(questions, seed=seed)
-    of = {"accuracy": metrics.accuracy, "auc": metrics.auc}[measure]
-    values = [of(question, label, probability, weights) for probability in (ours, theirs)]
-    return _comparison(measure, questions, len(label), *values)
-
-
-def _ranked(
-    question: NDArray[np.intp],
-    rating: NDArray[np.intp],
-    label: NDArray[np.intp],
-    ours: NDArray[np.float64],
-    theirs: NDArray[np.float64],
-    seed: int,
-) -> Comparison | None:
-    if not len(label):
-        return None
-    question = np.unique(question, return_inverse=True)[1]
-    questions = int(question.max()) + 1
-    weights = metrics.bootstrap_weights(questions, seed=seed)
-    values = [
-        metrics.precision_at_1(question, rating, label, metrics.places(question, probability), weights)
-        for probability in (ours, theirs)
-    ]
-    return _comparison("precision_at_1", questions, len(label), *values)
-
-
 def _comparison(
-    measure: str, questions: int, answers: int, ours: NDArray[np.float64], theirs: NDArray[np.float64]
+    measure: str,
+    question: Ints,
+    of: Callable[[Floats, metrics.Weights], Floats],
+    ours: Floats,
+    theirs: Floats,
+    seed: int,
 ) -> Comparison | None:
+    if not len(question):
+        return None
+    questions = int(question.max()) + 1
+    weights = metrics.bootstrap_weights(questions, seed=seed)
+    ours, theirs = (of(probability, weights) for probability in (ours, theirs))
     if not np.isfinite([ours[0], theirs[0]]).all():
         return None
     drawn = (ours - theirs)[1:]
@@ -134,7 +115,7 @@ def _comparison(
     return Comparison(
         measure=measure,
         questions=questions,
-        answers=answers,
+        answers=len(question),
         ours=float(ours[0]),
         theirs=float(theirs[0]),
         difference=Interval(*metrics.interval(ours - theirs)),

@@ -1,6 +1,6 @@
-"""What training learns from: some numbers for each answer in memory, the texts only a chunk of questions at a time.
+"""Training data: a few numbers of each answer in memory, the texts read a chunk of questions at a time.
 
-Training examples from the ratings database: their numbers in one pass, their texts whenever they are needed.
+It comes from the ratings database, or from examples that are in memory anyway.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from rlhf_loop.store.interactions import group_name
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.evaluation import Predictions
 from rlhf_loop.training.reliability import RaterReliability, Reviews, consensus, read_reviews
-
-Ints = NDArray[np.intp]
-Mask = NDArray[np.bool_]
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
+from rlhf_loop.utils.sqlite import in_parts
 
 #: What is kept of an answer in place of its texts. `group` and `answer` (the response within its group) are Python's
 #: own hashes, good enough to tell texts apart in one process: of a million, two are taken for the same with a chance of
@@ -45,9 +44,16 @@ ANSWER = np.dtype(
     ]
 )
 Answers = NDArray[np.void]
-
+#: The permanent holdout: questions that no model is ever fitted on, so that versions can be compared on them for
+#: months. A hash decides, the same on every machine and always. From so many questions with ratings on, this share of
+#: them is frozen. It never shrinks: what one version was kept from, all later ones are kept from. Questions that only a
+#: later share takes in may have been part of earlier fits; for those each version has the list of what it was fitted on
+#: (see `registry`).
+STEPS = ((0, 0.10), (100, 0.15), (500, 0.20))
 #: Candidates of a chunk, unless a single question has more: enough that batches are full, a few megabytes of text.
 _CHUNK = 1024
+_OF_RATED = ("row", "question", "prompt", "rating", "rank", "weight", "expert")
+_STREAMED = {"yield_per": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +66,12 @@ class AnswerText:
 
     @property
     def digest(self) -> tuple[int, int]:
-        """128 bits of a hash that is the same everywhere and always."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (self.prompt, self.response, self.group):
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        found = digest.digest()
-        return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:], "little")
+        """A hash of the texts."""
+        return text_digest(self.prompt, self.response, self.group)
 
 
 class Texts(Protocol):
-    """Where the texts of answers are."""
+    """A source of the texts of answers."""
 
     def read(self, ids: Sequence[int]) -> Mapping[int, AnswerText]:
         """Return the texts by id; those that are gone are left out."""
@@ -111,8 +112,8 @@ class TrainingSet:
     question: Ints
     prompt: Ints
     rating: Ints
-    rank: NDArray[np.float64]
-    weight: NDArray[np.float64]
+    rank: Floats
+    weight: Floats
     expert: Mask
     fingerprint: str
     raters: tuple[RaterReliability, ...] = ()
@@ -138,7 +139,7 @@ class TrainingSet:
         place = np.minimum(np.searchsorted(known, prompts), len(known) - 1)
         return np.where(known[place] == prompts, self.prompt[first[place]], -1)
 
-    def predictions(self, probability: NDArray[np.float64], rows: Mask | None = None) -> Predictions:
+    def predictions(self, probability: Floats, rows: Mask | None = None) -> Predictions:
         """Put probabilities (one a rated answer, or one for each of `rows`) beside what is known of the answers."""
         chosen = np.ones(len(self.row), dtype=np.bool_) if rows is None else rows
         question = np.unique(self.question[chosen], return_inverse=True)[1]
@@ -170,9 +171,6 @@ class TrainingSet:
         return Chunk(tuple(questions), self.start[begin] + there)
 
 
-_OF_RATED = ("row", "question", "prompt", "rating", "rank", "weight", "expert")
-
-
 def answer_numbers(
     id: int, text: AnswerText, rating: int | None, rank: int | None, *, weight: float = 1.0, expert: bool = True
 ) -> tuple[object, ...]:
@@ -181,10 +179,32 @@ def answer_numbers(
     return id, group, prompt_hash(text.prompt), answer, text.digest, rating or 0, rank or 0, weight, expert
 
 
+def text_digest(*texts: str) -> tuple[int, int]:
+    """Return 128 bits of a hash that is the same everywhere and always."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    found = digest.digest()
+    return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:], "little")
+
+
 def prompt_hash(prompt: str) -> int:
     """Return what `ANSWER` has in place of a prompt: equal for what is the same question, everywhere and always."""
     key = prompt_key(prompt).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"rlhf question").digest(), "little", signed=True)
+
+
+def frozen_share(questions: int, *, before: float = 0.0) -> float:
+    """Return the share of the questions to freeze where so many have ratings, at least what it was `before`."""
+    return max(before, *(share for least, share in STEPS if questions >= least))
+
+
+def is_frozen(prompts: NDArray[np.int64], share: float) -> Mask:
+    """Tell which questions, given by `prompt_hash`, are among that share."""
+    place = prompts.astype(np.int64).view(np.uint64).astype(np.float64) / 2.0**64
+    frozen: Mask = place < share
+    return frozen
 
 
 def assemble(examples: Sequence[Example]) -> TrainingSet:
@@ -238,6 +258,52 @@ def numbered(*columns: NDArray[np.int64]) -> Ints:
     return number
 
 
+def training_set(
+    engine: Engine | Connection, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False
+) -> TrainingSet:
+    """Read what training learns from: every rated answer, and the unrated ones offered beside a rated one.
+
+    Ordered by id. An answer that was served twice for one question is one answer; its rating is the lower median of all
+    its reviews by experts. Where none of them has rated it, it is that of the end users' and weighs `end_user_weight`;
+    with a weight of 0 (or less) their ratings are not read. Of the texts only hashes are kept, so memory does not
+    depend on their length.
+
+    With `reviewer_weighting` an expert counts as far as the others bear them out (see `reliability`): the median is by
+    weight, and the answer's weight that of the most reliable of its raters. Answers whose raters all count nothing are
+    as good as unrated. As long as nobody is to be doubted, it changes nothing.
+
+    All numbers are from one transaction and fit together. The texts are read afterwards, chunk by chunk in transactions
+    of their own: embedding them may take hours, and for so long a reader would keep SQLite's log and PostgreSQL's dead
+    rows from being cleared. What changed meanwhile is recognised by its hash and left out (see `TrainingSet.chunks`).
+    Given a connection, all is read in its transaction.
+    """
+    found = _read(engine, end_user_weight, reviewer_weighting)
+    data = in_questions(found.answers, _Stored(engine))
+    return replace(data, raters=found.raters, disregarded=found.disregarded)
+
+
+def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> list[Example]:
+    """Read the same with all texts, for data that is known to be small."""
+    answers = _read(engine, end_user_weight, reviewer_weighting).answers
+    ids = answers["id"].tolist()
+    texts = _Stored(engine).read(ids)
+    return [
+        Example(
+            text.prompt,
+            text.response,
+            rating or None,
+            text.group,
+            rank or None,
+            weight=weight,
+            role=ReviewerRole.EXPERT if expert else ReviewerRole.END_USER,
+        )
+        for id, rating, rank, weight, expert in zip(
+            ids, *(answers[name].tolist() for name in ("rating", "rank", "weight", "expert")), strict=True
+        )
+        if (text := texts.get(id))
+    ]
+
+
 class _InMemoryTexts:
     """Examples that are in memory anyway."""
 
@@ -280,72 +346,24 @@ def _fingerprint(answers: Answers) -> str:
     return hashlib.sha256(table[np.lexsort(table.T)].tobytes()).hexdigest()
 
 
-_STREAMED = {"yield_per": 1000}
-#: Ids of one query: the lowest limit on variables among SQLite's builds is 999.
-_IDS_A_QUERY = 900
-
-
-def training_set(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> TrainingSet:
-    """Read what training learns from: every rated answer, and the unrated ones offered beside a rated one.
-
-    Ordered by id. An answer that was served twice for one question is one answer; its rating is the lower median of all
-    its reviews by experts. Where none of them has rated it, it is that of the end users' and weighs `end_user_weight`;
-    with a weight of 0 (or less) their ratings are not read. Of the texts only hashes are kept, so memory does not
-    depend on their length.
-
-    With `reviewer_weighting` an expert counts as far as the others bear them out (see `reliability`): the median is by
-    weight, and the answer's weight that of the most reliable of its raters. Answers whose raters all count nothing are
-    as good as unrated. As long as nobody is to be doubted, it changes nothing.
-
-    All numbers are from one transaction and fit together. The texts are read afterwards, chunk by chunk in transactions
-    of their own: embedding them may take hours, and for so long a reader would keep SQLite's log and PostgreSQL's dead
-    rows from being cleared. What changed meanwhile is recognised by its hash and left out (see `TrainingSet.chunks`).
-    """
-    found = _read(engine, end_user_weight, reviewer_weighting)
-    data = in_questions(found.answers, _Stored(engine))
-    return replace(data, raters=found.raters, disregarded=found.disregarded)
-
-
-def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> list[Example]:
-    """Read the same with all texts, for data that is known to be small."""
-    answers = _read(engine, end_user_weight, reviewer_weighting).answers
-    ids = answers["id"].tolist()
-    texts = _Stored(engine).read(ids)
-    return [
-        Example(
-            text.prompt,
-            text.response,
-            rating or None,
-            text.group,
-            rank or None,
-            weight=weight,
-            role=ReviewerRole.EXPERT if expert else ReviewerRole.END_USER,
-        )
-        for id, rating, rank, weight, expert in zip(
-            ids, *(answers[name].tolist() for name in ("rating", "rank", "weight", "expert")), strict=True
-        )
-        if (text := texts.get(id))
-    ]
-
-
 class _Stored:
     """Texts that are read from the database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | Connection) -> None:
         self._engine = engine
 
     def read(self, ids: Sequence[int]) -> Mapping[int, AnswerText]:
         wanted = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response, Interaction.candidate_group)
         found: dict[int, AnswerText] = {}
         with reading(self._engine) as connection:
-            for start in range(0, len(ids), _IDS_A_QUERY):
-                part = wanted.where(Interaction.id.in_(ids[start : start + _IDS_A_QUERY]))
-                found.update((row.id, _answer_text(row)) for row in connection.execute(part))
+            for part in in_parts(ids):
+                rows = connection.execute(wanted.where(Interaction.id.in_(part)))
+                found.update((row.id, _answer_text(row)) for row in rows)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Examples:
     """The numbers of all examples, ordered by id; the experts who count less, and how many answers that leaves out."""
 
     answers: Answers
@@ -353,7 +371,7 @@ class _Found:
     disregarded: int = 0
 
 
-def _read(engine: Engine, end_user_weight: float, reviewer_weighting: bool) -> _Found:
+def _read(engine: Engine | Connection, end_user_weight: float, reviewer_weighting: bool) -> _Examples:
     with reading(engine) as connection:
         rows = connection.execute(_rated_and_siblings(end_user_weight > 0), execution_options=_STREAMED)
         served = _in_rated_groups(np.fromiter(_answer_rows(rows, end_user_weight), dtype=ANSWER))
@@ -397,18 +415,18 @@ def _rated_and_siblings(by_end_users: bool) -> Any:
     )
 
 
-def _distinct(connection: Connection, served: Answers, end_user_weight: float, reviewer_weighting: bool) -> _Found:
+def _distinct(connection: Connection, served: Answers, end_user_weight: float, reviewer_weighting: bool) -> _Examples:
     """Make the servings of one answer one: the first, with the first known rank and the rating by all reviews."""
     number = numbered(served["answer"])
     recounted = np.bincount(number) > 1
     if not (reviewer_weighting or recounted.any()):
-        return _Found(served)
+        return _Examples(served)
     reviews = read_reviews(connection, served["id"], number, end_users=end_user_weight > 0)
     raters = reviews.reliability() if reviewer_weighting else {}
     weight = reviews.weights(raters)
     recounted[reviews.answer[weight < 1]] = True
     if not recounted.any():
-        return _Found(served)
+        return _Examples(served)
     answers = served[np.unique(number, return_index=True)[1]]
     ranked = np.flatnonzero(served["rank"] > 0)
     which, first = np.unique(number[ranked], return_index=True)
@@ -419,14 +437,14 @@ def _distinct(connection: Connection, served: Answers, end_user_weight: float, r
     _rate(answers, reviews.only(wanted), weight[wanted], end_user_weight)
     less = tuple(rater for rater in raters.values() if rater.weight < 1)
     if not less:
-        return _Found(answers)
+        return _Examples(answers)
     by_experts = np.zeros(len(answers), dtype=np.bool_)
     by_experts[reviews.answer[reviews.expert]] = True
     by_experts[reviews.answer[reviews.expert & (weight > 0)]] = False
-    return _Found(_in_rated_groups(answers), less, int(by_experts.sum()))
+    return _Examples(_in_rated_groups(answers), less, int(by_experts.sum()))
 
 
-def _rate(answers: Answers, reviews: Reviews, weight: NDArray[np.float64], end_user_weight: float) -> None:
+def _rate(answers: Answers, reviews: Reviews, weight: Floats, end_user_weight: float) -> None:
     """Give the answers the ratings that their reviews amount to."""
     # The experts last: where one of them counts, the end users' word is overwritten.
     for of_experts in (False, True):

@@ -1,4 +1,4 @@
-"""How good a model's predictions are, with intervals, next to what other orders of the same answers would give."""
+"""Evaluation of predictions, with intervals, beside other orders of the same answers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf_loop.domain import GOOD_RATING, Interval
 from rlhf_loop.training import metrics
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.text import html_table
 
 #: Questions with two or more rated answers from which on an order is judged by them.
 ENOUGH_QUESTIONS = 10
+_MEASURES = {
+    "accuracy": metrics.accuracy,
+    "auc": metrics.auc,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "brier": metrics.brier,
+    "calibration_error": metrics.calibration_error,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +33,20 @@ class Predictions:
     correct, `rank` in the incoming order (nan where unknown).
     """
 
-    question: NDArray[np.intp]
-    rating: NDArray[np.intp]
-    probability: NDArray[np.float64]
-    rank: NDArray[np.float64]
+    question: Ints
+    rating: Ints
+    probability: Floats
+    rank: Floats
 
     @property
-    def label(self) -> NDArray[np.intp]:
+    def label(self) -> Ints:
         """1 for a correct answer, 0 for any other."""
         return (self.rating >= GOOD_RATING).astype(np.intp)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one order of the candidates gives: means over questions."""
+    """Measures of one order of the candidates: means over questions."""
 
     precision_at_1: Interval
     ndcg: Interval
@@ -83,18 +91,8 @@ class Evaluation:
 
     @property
     def comparable(self) -> bool:
-        """Whether enough questions have a known incoming order to compare the model with it."""
+        """True if enough questions have a known incoming order to compare the model with it."""
         return self.incoming_questions >= ENOUGH_QUESTIONS
-
-    @property
-    def worse_than_nothing(self) -> bool:
-        """Whether the model puts a correct answer first less often than the incoming order does.
-
-        Where too few questions tell, whether it separates good from bad answers worse than chance.
-        """
-        if self.gain is not None and self.comparable:
-            return self.gain.value < 0
-        return self.auc.value < 0.5
 
 
 def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:
@@ -103,9 +101,7 @@ def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = Non
         return _evaluate(predictions, _Bootstrap(seed, draws))
 
 
-def pair_accuracy(
-    question: NDArray[np.intp], margin: NDArray[np.float64], *, seed: int = 0, draws: int | None = None
-) -> Interval:
+def pair_accuracy(question: Ints, margin: Floats, *, seed: int = 0, draws: int | None = None) -> Interval:
     """Return how often the better answer of a pair has the higher score: a `margin` above 0; 0 counts one half."""
     index = np.unique(question, return_inverse=True)[1]
     with single_threaded_blas():
@@ -138,16 +134,6 @@ def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
     )
 
 
-_MEASURES = {
-    "accuracy": metrics.accuracy,
-    "auc": metrics.auc,
-    "precision": metrics.precision,
-    "recall": metrics.recall,
-    "brier": metrics.brier,
-    "calibration_error": metrics.calibration_error,
-}
-
-
 def _orders(of: Predictions, bootstrap: _Bootstrap) -> dict[str, Order]:
     weights = bootstrap.weights(of.question)
     random = (Interval(value, value, value) for value in metrics.random_order(of.question, of.rating, of.label))
@@ -158,7 +144,7 @@ def _orders(of: Predictions, bootstrap: _Bootstrap) -> dict[str, Order]:
     }
 
 
-def _order(of: Predictions, key: NDArray[np.float64], weights: metrics.Weights) -> Order:
+def _order(of: Predictions, key: Floats, weights: metrics.Weights) -> Order:
     place = metrics.places(of.question, key)
     measures = (metrics.precision_at_1, metrics.ndcg, metrics.mrr)
     values = (measure(of.question, of.rating, of.label, place, weights) for measure in measures)
@@ -174,13 +160,13 @@ def _against_incoming(of: Predictions, bootstrap: _Bootstrap) -> tuple[Order, In
     return _order(of, -of.rank, weights), Interval(*metrics.interval(ours - theirs))
 
 
-def _with_rivals(question: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _with_rivals(question: Ints) -> Mask:
     """Return which answers belong to a question with two or more rated answers: only there is an order to judge."""
-    several: NDArray[np.bool_] = np.bincount(question, minlength=1)[question] > 1
+    several: Mask = np.bincount(question, minlength=1)[question] > 1
     return several
 
 
-def _only(of: Predictions, rows: NDArray[np.bool_]) -> Predictions:
+def _only(of: Predictions, rows: Mask) -> Predictions:
     """Keep some rows, in the incoming order where it is known, so that ties fall as they would when serving."""
     chosen = np.flatnonzero(rows)
     chosen = chosen[np.argsort(of.rank[chosen], kind="stable")]
@@ -196,7 +182,7 @@ class _Bootstrap:
         self._draws = draws
         self._known: dict[int, metrics.Weights] = {}
 
-    def weights(self, question: NDArray[np.intp]) -> metrics.Weights:
+    def weights(self, question: Ints) -> metrics.Weights:
         """Return how often each question is in each draw, the sample itself first."""
         questions = int(question.max(initial=-1)) + 1
         if questions not in self._known:

@@ -1,6 +1,6 @@
-"""From questions to what a fit sees: each chunk of texts is read once, given to every recipe, and forgotten.
+"""Features and fit: one recipe fitted on all that is not held out, ratings by experts, hints by end users, and pairs.
 
-One recipe fitted on what is not held out: ratings by experts, hints by end users, and pairs.
+Each chunk of texts is read once, given to every recipe, and forgotten.
 """
 
 from __future__ import annotations
@@ -15,17 +15,23 @@ from numpy.typing import NDArray
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, RewardClassifier, recipe_named
 from rlhf_loop.reward.classifier import PairRows, Scorer
-from rlhf_loop.reward.recipe import JointRecipe, joint_texts
-from rlhf_loop.training.data import Chunk, Ints, Mask, TrainingSet
+from rlhf_loop.reward.recipes import JointRecipe, joint_texts
+from rlhf_loop.training.data import Chunk, TrainingSet
 from rlhf_loop.training.pairs import PairSet
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: Rated answers that a recipe gets at most; of more, a random sample of the questions. `joint` is the yardstick: with
 #: its 384 columns it would take most of a large training's memory and time, and 50,000 answers are far beyond where
 #: its learning curve is flat (docs/RESULTS.md).
 MOST_ANSWERS: Mapping[str, int] = {JointRecipe.name: 50_000}
-
 #: Called with the number of candidates whose features are there, and that of all.
 Progress = Callable[[int, int], None]
+#: How much a preference counts against an expert's rating. Chosen by cross-validation on the training split of the real
+#: ratings (docs/RESULTS.md): half is the best or next to it for 50 to 200 ratings and 50 to 1,000 pairs.
+PREFERENCE_WEIGHT = 0.5
+#: A correction counts less. All of them are written by experts, and what they are corrected from is not: a fit learns
+#: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
+CORRECTION_WEIGHT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,48 +155,6 @@ def read_pairs(
     )
 
 
-def _sample(pairs: int, most_answers: int | None, seed: int) -> Mask:
-    # Each pair is two rows of a fit.
-    most = pairs if most_answers is None else min(pairs, most_answers // 2)
-    chosen = np.zeros(pairs, dtype=np.bool_)
-    chosen[np.random.default_rng(seed).permutation(pairs)[:most]] = True
-    return chosen
-
-
-class _Table:
-    """The features of some rated answers, filled chunk by chunk."""
-
-    def __init__(self, data: TrainingSet, rows: Mask) -> None:
-        self._size = int(rows.sum())
-        self._place: Ints = np.full(len(data.candidates), -1, dtype=np.intp)
-        self._place[data.row[rows]] = np.arange(self._size)
-        self._values: NDArray[np.float32] | None = None
-        #: Which candidates have a row here.
-        self.wanted: Mask = self._place >= 0
-
-    def add(self, chunk: Chunk, features: NDArray[np.float64]) -> None:
-        """Take over the rows that are wanted."""
-        if self._values is None:
-            # Half the memory of float64, and far more exact than the vectors that it comes from.
-            self._values = np.empty((self._size, features.shape[1]), dtype=np.float32)
-        place = self._place[chunk.row]
-        self._values[place[place >= 0]] = features[place >= 0]
-
-    def filled(self, there: Mask) -> NDArray[np.float32]:
-        """Return the rows that were filled."""
-        if self._values is None:
-            return np.empty((0, 0), dtype=np.float32)
-        return self._values if there.all() else self._values[there]
-
-
-#: How much a preference counts against an expert's rating. Chosen by cross-validation on the training split of the real
-#: ratings (docs/RESULTS.md): half is the best or next to it for 50 to 200 ratings and 50 to 1,000 pairs.
-PREFERENCE_WEIGHT = 0.5
-#: A correction counts less. All of them are written by experts, and what they are corrected from is not: a fit learns
-#: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
-CORRECTION_WEIGHT = 0.25
-
-
 @dataclass(frozen=True, slots=True)
 class PairMatrix:
     """Pairs with their features, the number of each one's `question` (-1: no answer to it is rated), and which of them
@@ -205,7 +169,7 @@ class PairMatrix:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What recipes are fitted on and judged by.
+    """Data that recipes are fitted on and judged by.
 
     Of the rated answers of `data` those `judged` decide, the others are hints; `held` are those of held-out questions.
     `features` has for each recipe the features of its `rows`.
@@ -226,8 +190,8 @@ class FittedRecipe:
     """
 
     scorer: Scorer
-    probability: NDArray[np.float64]
-    margin: NDArray[np.float64]
+    probability: Floats
+    margin: Floats
 
 
 def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
@@ -252,12 +216,46 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
     return FittedRecipe(classifier.scorer_, probability, margin)
 
 
-def rating_weights(data: TrainingSet, judged: Mask, fitted: Mask) -> NDArray[np.float64]:
+def rating_weights(data: TrainingSet, judged: Mask, fitted: Mask) -> Floats:
     """Return what each rating weighs in a fit: hints in all no more than if they were as many as the judged answers."""
     hints = int((fitted & ~judged).sum())
     share = min(1.0, int((fitted & judged).sum()) / hints) if hints else 1.0
-    weights: NDArray[np.float64] = np.where(judged, data.weight, data.weight * share)
+    weights: Floats = np.where(judged, data.weight, data.weight * share)
     return weights
+
+
+def _sample(pairs: int, most_answers: int | None, seed: int) -> Mask:
+    # Each pair is two rows of a fit.
+    most = pairs if most_answers is None else min(pairs, most_answers // 2)
+    chosen = np.zeros(pairs, dtype=np.bool_)
+    chosen[np.random.default_rng(seed).permutation(pairs)[:most]] = True
+    return chosen
+
+
+class _Table:
+    """The features of some rated answers, filled chunk by chunk."""
+
+    def __init__(self, data: TrainingSet, rows: Mask) -> None:
+        self._size = int(rows.sum())
+        self._place: Ints = np.full(len(data.candidates), -1, dtype=np.intp)
+        self._place[data.row[rows]] = np.arange(self._size)
+        self._values: NDArray[np.float32] | None = None
+        #: Which candidates have a row here.
+        self.wanted: Mask = self._place >= 0
+
+    def add(self, chunk: Chunk, features: Floats) -> None:
+        """Take over the rows that are wanted."""
+        if self._values is None:
+            # Half the memory of float64, and far more exact than the vectors that it comes from.
+            self._values = np.empty((self._size, features.shape[1]), dtype=np.float32)
+        place = self._place[chunk.row]
+        self._values[place[place >= 0]] = features[place >= 0]
+
+    def filled(self, there: Mask) -> NDArray[np.float32]:
+        """Return the rows that were filled."""
+        if self._values is None:
+            return np.empty((0, 0), dtype=np.float32)
+        return self._values if there.all() else self._values[there]
 
 
 class _Pairs:
@@ -275,7 +273,7 @@ class _Pairs:
             of.question[fitted],
         )
 
-    def margin(self, classifier: RewardClassifier) -> NDArray[np.float64]:
+    def margin(self, classifier: RewardClassifier) -> Floats:
         """Return for each pair the margin by a model that did not see its question."""
         margin = np.full(len(self._rows), np.nan)
         margin[self._rows & ~self._held] = classifier.fold_margin_

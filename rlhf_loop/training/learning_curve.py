@@ -1,15 +1,10 @@
-"""Models fitted on few, more and all ratings of some questions, each judged on other questions.
+"""Learning curve: accuracy against the number of rated answers, and how many more ratings a goal takes.
 
-What a learning curve is made of, from features that are in memory already.
-
-How many ratings it takes to reach a goal: a learning curve, drawn out beyond what was measured, with its doubts.
-
-Accuracy grows with the number n of ratings as a - b / n^c, the inverse power law that learning curves of classifiers
-follow well (Figueroa et al., Predicting sample size required for classification performance, 2012). A few noisy points
-do not settle three numbers, and the best fit alone would promise too much. So all curves of that form are weighed by
-how well they agree with the points: what is said of the future is what these curves say, and how far they differ.
-
-What more ratings bring: quality against the number of rated answers, on questions that no model was fitted on.
+Models are fitted on few, more and all ratings of some questions, each judged on others. Accuracy grows with the number
+n of ratings as a - b / n^c, the inverse power law that learning curves of classifiers follow well (Figueroa et al.,
+Predicting sample size required for classification performance, 2012). A few noisy points do not settle three numbers,
+and the best fit alone would promise too much. So all curves of that form are weighed by how well they agree with the
+points: the forecast is their distribution.
 """
 
 from __future__ import annotations
@@ -30,9 +25,8 @@ from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet, assemble
 from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.training.fit import read_features, rows_for
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
-
-Floats = NDArray[np.float64]
 
 #: Beyond so many times the ratings that there are, nothing is promised.
 HORIZON = 10
@@ -40,7 +34,6 @@ HORIZON = 10
 ENOUGH_POINTS = 3
 #: What lies between these shares of the curves is the range that is told: four in five.
 RANGE = (0.1, 0.9)
-
 #: The curves: where they begin and end, in equal steps, and how fast they get there. At 1 each doubling halves what is
 #: missing; below 0.2 a curve looks like a straight line over any range that can be measured.
 _GRID_STEP = 0.005
@@ -52,10 +45,21 @@ _OF_DRAWS, _OF_FORM = 0.15, 0.005
 _LEAST, _FARTHEST = 1e-5, 6
 #: Beyond what was measured.
 _PLACES = 20
+#: The operator's goal for accuracy.
+TARGET = 0.80
+#: The fewest ratings to fit on, and the most: beyond them a curve is flat, and would only take its time.
+FEWEST, MOST = 50, 5_000
+#: Each size has so many times the ratings of the one before. Small steps: what chance does to one point is made good by
+#: its neighbours.
+_STEP = 2**0.5
+_FOLDS = 5
+#: Those of a training are five. Three take two thirds of the time, and move no point by more than half a percent.
+_CALIBRATION_FOLDS = 3
+_DRAWS = 500
 
 
 class Prospect(StrEnum):
-    """What more ratings bring: the goal is reached already, it will be, it will not, or nobody can tell."""
+    """The prospect of reaching the goal: reached already, ahead, out of reach, or unknown."""
 
     REACHED = "reached"
     AHEAD = "ahead"
@@ -75,7 +79,7 @@ class ExpectedAccuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """When the goal is reached: with `ratings` in all, between `low` and `high` in four of five curves.
+    """A forecast of when the goal is reached: with `ratings` in all, between `low` and `high` in four of five curves.
 
     None stands for more than HORIZON times the ratings that there are now, or never. `chance` is the share of curves
     that reach the goal before. `expected` has the sizes that were measured, and others up to the horizon.
@@ -127,63 +131,6 @@ def extrapolate(sizes: Floats, accuracy: Floats, covariance: Floats, *, now: int
     )
 
 
-def _curves(sizes: Floats, accuracy: Floats, covariance: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return for each curve its end, its value at the first size, its exponent, and its share of what is believed."""
-    doubt = covariance + np.diag(_OF_DRAWS**2 / sizes + _OF_FORM**2)
-    levels = np.arange(0.0, 1.0 + _GRID_STEP / 2, _GRID_STEP)
-    # A curve that begins farther off is less likely than the best one by more than _LEAST, wherever it goes.
-    near = levels[np.abs(levels - accuracy[0]) <= _GRID_STEP + _FARTHEST * np.sqrt(doubt[0, 0])]
-    end, begin, exponent = (each.ravel() for each in np.meshgrid(levels, near, _EXPONENTS, indexing="ij"))
-    rising = end >= begin
-    end, begin, exponent = end[rising], begin[rising], exponent[rising]
-    # The rows of this matrix make the points independent, with deviation 1.
-    apart = np.linalg.inv(np.linalg.cholesky(doubt))
-    fall = (sizes[0] / sizes) ** exponent[:, np.newaxis]
-    off = (end[:, np.newaxis] - (end - begin)[:, np.newaxis] * fall - accuracy) @ apart.T
-    misfit = np.einsum("ij,ij->i", off, off) / 2
-    share = np.exp(misfit.min() - misfit)
-    # The others are too many to carry along, and too improbable to matter all together.
-    likely = share > _LEAST
-    return end[likely], begin[likely], exponent[likely], share[likely] / share[likely].sum()
-
-
-def _prospect(points: int, low: float, middle: float, now: int) -> Prospect:
-    if points < ENOUGH_POINTS:
-        return Prospect.UNKNOWN
-    if middle <= now:
-        return Prospect.REACHED
-    if not np.isfinite(low):
-        return Prospect.OUT_OF_REACH
-    return Prospect.AHEAD if np.isfinite(middle) else Prospect.UNKNOWN
-
-
-def _quantiles(values: Floats, share: Floats, wanted: tuple[float, ...]) -> list[float]:
-    order = np.argsort(values)
-    reached = np.cumsum(share[order])
-    places = np.minimum(np.searchsorted(reached, wanted), len(order) - 1)
-    return [float(value) for value in values[order][places]]
-
-
-def _whole(value: float) -> int | None:
-    return round(value) if np.isfinite(value) else None
-
-
-Ints = NDArray[np.intp]
-Mask = NDArray[np.bool_]
-
-#: The operator's goal for accuracy.
-TARGET = 0.80
-#: The fewest ratings to fit on, and the most: beyond them a curve is flat, and would only take its time.
-FEWEST, MOST = 50, 5_000
-#: Each size has so many times the ratings of the one before. Small steps: what chance does to one point is made good by
-#: its neighbours.
-_STEP = 2**0.5
-_FOLDS = 5
-#: Those of a training are five. Three take two thirds of the time, and move no point by more than half a percent.
-_CALIBRATION_FOLDS = 3
-_DRAWS = 500
-
-
 @dataclass(frozen=True, slots=True)
 class RatedFeatures:
     """Rated answers with their features: one row each. `prompt` numbers questions, `weight` is what a rating counts."""
@@ -196,7 +143,7 @@ class RatedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPredictions:
-    """What a model that was fitted on about `rated` answers says of the `held` ones: their probabilities."""
+    """Probabilities of the `held` answers by a model that was fitted on about `rated` others."""
 
     rated: int
     held: Mask
@@ -213,7 +160,7 @@ class LearningPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How the accuracy grew with the ratings, and when it will reach the goal; None where the points are too few."""
+    """Growth of the accuracy with the ratings, and the forecast for the goal, None where the points are too few."""
 
     points: tuple[LearningPoint, ...] = ()
     outlook: Outlook | None = None
@@ -291,30 +238,6 @@ def fits(
             yield HeldOutPredictions(size, held, classifier.predict_proba(of.features[held])[:, 1])
 
 
-def _sizes(most: int, step: float) -> Sequence[int]:
-    sizes, next_one = [], float(FEWEST)
-    while round(next_one) < most:
-        sizes.append(round(next_one))
-        next_one *= step
-    return [*sizes, most]
-
-
-def _first_questions(prompt: Ints, order: Ints, size: int) -> Mask:
-    """Return the answers to as many questions as it takes, in that order, to have `size` of them."""
-    counts = np.bincount(prompt)[order]
-    enough = int(np.searchsorted(np.cumsum(counts), size)) + 1
-    chosen: Mask = np.isin(prompt, order[:enough])
-    return chosen
-
-
-def _draws(prompt: Ints, right: Floats, seed: int) -> Floats:
-    """Return the share of right answers for each size and each draw of the questions, the sample itself first."""
-    question = np.unique(prompt, return_inverse=True)[1]
-    with single_threaded_blas():
-        weights = metrics.bootstrap_weights(int(question.max()) + 1, draws=_DRAWS, seed=seed)
-        return np.stack([metrics.mean(question, each, weights) for each in right])
-
-
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """Mean and standard deviation over the folds of models that were fitted on about `rated` answers."""
@@ -371,7 +294,72 @@ def plot(points: Sequence[CurvePoint], path: Path, *, title: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _judge(data: TrainingSet, held: NDArray[np.bool_], probability: NDArray[np.float64]) -> tuple[float, float, float]:
+def _curves(sizes: Floats, accuracy: Floats, covariance: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return for each curve its end, its value at the first size, its exponent, and its share of what is believed."""
+    doubt = covariance + np.diag(_OF_DRAWS**2 / sizes + _OF_FORM**2)
+    levels = np.arange(0.0, 1.0 + _GRID_STEP / 2, _GRID_STEP)
+    # A curve that begins farther off is less likely than the best one by more than _LEAST, wherever it goes.
+    near = levels[np.abs(levels - accuracy[0]) <= _GRID_STEP + _FARTHEST * np.sqrt(doubt[0, 0])]
+    end, begin, exponent = (each.ravel() for each in np.meshgrid(levels, near, _EXPONENTS, indexing="ij"))
+    rising = end >= begin
+    end, begin, exponent = end[rising], begin[rising], exponent[rising]
+    # The rows of this matrix make the points independent, with deviation 1.
+    apart = np.linalg.inv(np.linalg.cholesky(doubt))
+    fall = (sizes[0] / sizes) ** exponent[:, np.newaxis]
+    off = (end[:, np.newaxis] - (end - begin)[:, np.newaxis] * fall - accuracy) @ apart.T
+    misfit = np.einsum("ij,ij->i", off, off) / 2
+    share = np.exp(misfit.min() - misfit)
+    # The others are too many to carry along, and too improbable to matter all together.
+    likely = share > _LEAST
+    return end[likely], begin[likely], exponent[likely], share[likely] / share[likely].sum()
+
+
+def _prospect(points: int, low: float, middle: float, now: int) -> Prospect:
+    if points < ENOUGH_POINTS:
+        return Prospect.UNKNOWN
+    if middle <= now:
+        return Prospect.REACHED
+    if not np.isfinite(low):
+        return Prospect.OUT_OF_REACH
+    return Prospect.AHEAD if np.isfinite(middle) else Prospect.UNKNOWN
+
+
+def _quantiles(values: Floats, share: Floats, wanted: tuple[float, ...]) -> list[float]:
+    order = np.argsort(values)
+    reached = np.cumsum(share[order])
+    places = np.minimum(np.searchsorted(reached, wanted), len(order) - 1)
+    return [float(value) for value in values[order][places]]
+
+
+def _whole(value: float) -> int | None:
+    return round(value) if np.isfinite(value) else None
+
+
+def _sizes(most: int, step: float) -> Sequence[int]:
+    sizes, next_one = [], float(FEWEST)
+    while round(next_one) < most:
+        sizes.append(round(next_one))
+        next_one *= step
+    return [*sizes, most]
+
+
+def _first_questions(prompt: Ints, order: Ints, size: int) -> Mask:
+    """Return the answers to as many questions as it takes, in that order, to have `size` of them."""
+    counts = np.bincount(prompt)[order]
+    enough = int(np.searchsorted(np.cumsum(counts), size)) + 1
+    chosen: Mask = np.isin(prompt, order[:enough])
+    return chosen
+
+
+def _draws(prompt: Ints, right: Floats, seed: int) -> Floats:
+    """Return the share of right answers for each size and each draw of the questions, the sample itself first."""
+    question = np.unique(prompt, return_inverse=True)[1]
+    with single_threaded_blas():
+        weights = metrics.bootstrap_weights(int(question.max()) + 1, draws=_DRAWS, seed=seed)
+        return np.stack([metrics.mean(question, each, weights) for each in right])
+
+
+def _judge(data: TrainingSet, held: Mask, probability: Floats) -> tuple[float, float, float]:
     measured = evaluate(data.predictions(probability, held), draws=0)
     return measured.accuracy.value, measured.auc.value, measured.orders["model"].precision_at_1.value
 

@@ -1,4 +1,4 @@
-"""Measures of a reward model, as pure functions on arrays.
+"""Measures of a reward model, as pure functions on arrays, and calibration by bins of the scores.
 
 Answers to one question share their prompt, so questions, not answers, are drawn anew by the bootstrap (Efron 1979).
 Each measure therefore takes `weights`, shape (draws, questions): how often each question is in each draw. It returns
@@ -7,8 +7,6 @@ measured value and its interval come out of the same call.
 
 Arrays with one entry an answer: `question` (0, 1, ... in any order), `label` (0 or 1), `probability`, `rating` (1-5),
 `key` (what to rank by, high first).
-
-Does a score of 0.7 mean that seven of ten such answers are good? Predicted and given, bin by bin of the scores.
 """
 
 from __future__ import annotations
@@ -21,18 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.domain import Interval
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.intp]
-
-Weights = NDArray[np.uint8] | NDArray[np.float64]
-
+Weights = NDArray[np.uint8] | Floats
 #: Beyond this many questions intervals are narrow anyway, and are allowed fewer draws.
 MANY_QUESTIONS = 5_000
 #: Numbers that are held in float64 at a time while weighting.
 _BLOCK = 2**18
 #: Equal-width bins of the expected calibration error (Guo et al. 2017).
-CALIBRATION_BINS = 10
+BINS = 10
 
 
 def bootstrap_weights(questions: int, *, draws: int = 1000, seed: int = 0) -> Weights:
@@ -58,44 +53,42 @@ def interval(values: Floats) -> tuple[float, float, float]:
 
 
 def accuracy(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
-    """Share of answers on the right side of one half."""
+    """Return the share of answers on the right side of one half."""
     return _ratio(weights, question, (probability >= 0.5) == label, np.ones(len(label)))
 
 
 def mean(question: Ints, value: Floats, weights: Weights) -> Floats:
-    """Mean of the values."""
+    """Return the mean of the values."""
     return _ratio(weights, question, value, np.ones(len(value)))
 
 
 def precision(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
-    """Share of correct answers among those predicted to be correct."""
+    """Return the share of correct answers among those predicted to be correct."""
     predicted = probability >= 0.5
     return _ratio(weights, question, predicted * label, predicted)
 
 
 def recall(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
-    """Share of the correct answers that were predicted to be correct."""
+    """Return the share of the correct answers that were predicted to be correct."""
     return _ratio(weights, question, (probability >= 0.5) * label, label)
 
 
 def brier(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
-    """Mean squared difference of probability and label (Brier 1950); 0 is perfect."""
+    """Return the mean squared difference of probability and label (Brier 1950); 0 is perfect."""
     return _ratio(weights, question, (probability - label) ** 2, np.ones(len(label)))
 
 
 def calibration_error(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
-    """Expected calibration error: mean distance of predicted and observed share over ten bins; 0 is perfect."""
-    bins = np.minimum((probability * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1)
+    """Return the expected calibration error: mean distance of predicted and observed share over ten bins."""
+    bins = np.minimum((probability * BINS).astype(np.intp), BINS - 1)
     questions = weights.shape[1]
-    gaps = [
-        _by_question(question, (probability - label) * (bins == index), questions) for index in range(CALIBRATION_BINS)
-    ]
+    gaps = [_by_question(question, (probability - label) * (bins == index), questions) for index in range(BINS)]
     sums = _weighted(weights, *gaps, _by_question(question, np.ones(len(label)), questions))
     return _divide(np.abs(sums[:, :-1]).sum(axis=1), sums[:, -1])
 
 
 def auc(question: Ints, label: Ints, probability: Floats, weights: Weights) -> Floats:
-    """Area under the ROC curve: how often a correct answer scores above an incorrect one, ties counting one half."""
+    """Return the area under the ROC curve: how often a correct answer scores above an incorrect one, ties one half."""
     order = np.argsort(probability, kind="stable")
     question, label, probability = question[order], label[order], probability[order]
     of_positive, of_negative = question[label == 1], question[label == 0]
@@ -126,20 +119,20 @@ def places(question: Ints, key: Floats) -> Ints:
 
 
 def precision_at_1(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
-    """Share of questions with a correct answer at the top; a question without any correct answer counts as missed."""
+    """Return the share of questions with a correct answer at the top; one without a correct one counts as missed."""
     questions = weights.shape[1]
     return _mean(weights, _by_question(question, label * (place == 0), questions), _present(question, questions))
 
 
 def mrr(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
-    """Mean reciprocal rank of the first correct answer; 0 for a question without any."""
+    """Return the mean reciprocal rank of the first correct answer; 0 for a question without any."""
     reciprocal = np.zeros(weights.shape[1])
     np.maximum.at(reciprocal, question, label / (place + 1))
     return _mean(weights, reciprocal, _present(question, weights.shape[1]))
 
 
 def ndcg(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
-    """Normalised discounted cumulative gain over the whole list (Järvelin and Kekäläinen 2002).
+    """Return the normalised discounted cumulative gain over the whole list (Järvelin and Kekäläinen 2002).
 
     The gain of an answer is 2 ** (rating - 1) - 1. Questions whose answers are all rated 1 have no ideal order and
     are left out.
@@ -177,55 +170,6 @@ def random_order(question: Ints, rating: Ints, label: Ints) -> tuple[float, floa
     )
 
 
-def _expected_reciprocal_rank(count: int, correct: int) -> float:
-    # The first correct answer is at place k if the other correct ones are all among the places behind it.
-    if correct == 0:
-        return 0.0
-    ways = comb(count, correct)
-    return sum(comb(count - place, correct - 1) / ways / place for place in range(1, count - correct + 2))
-
-
-def _plain_mean(values: Floats) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
-
-
-def _by_question(question: Ints, values: NDArray[np.generic], questions: int) -> Floats:
-    sums = np.bincount(question, weights=np.asarray(values, dtype=np.float64), minlength=questions)
-    return sums.astype(np.float64)
-
-
-def _present(question: Ints, questions: int) -> NDArray[np.bool_]:
-    """Return which questions have answers."""
-    return np.bincount(question, minlength=questions) > 0
-
-
-def _ratio(weights: Weights, question: Ints, upper: NDArray[np.generic], lower: NDArray[np.generic]) -> Floats:
-    sums = _weighted(weights, *(_by_question(question, values, weights.shape[1]) for values in (upper, lower)))
-    return _divide(sums[:, 0], sums[:, 1])
-
-
-def _mean(weights: Weights, of_question: Floats, chosen: NDArray[np.bool_]) -> Floats:
-    """Mean over the chosen questions."""
-    sums = _weighted(weights, np.where(chosen, of_question, 0.0), chosen.astype(np.float64))
-    return _divide(sums[:, 0], sums[:, 1])
-
-
-def _weighted(weights: Weights, *of_question: Floats) -> Floats:
-    """Return the weighted sums, shape (draws, how many were given), with only some of the weights in float64."""
-    values = np.stack(of_question, axis=1)
-    step = max(1, _BLOCK // max(1, len(values)))
-    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
-    return np.concatenate([block.astype(np.float64) @ values for block in blocks])
-
-
-def _divide(upper: Floats, lower: Floats) -> Floats:
-    quotient: Floats = np.divide(upper, lower, out=np.full(len(upper), np.nan), where=lower > 0)
-    return quotient
-
-
-BINS = CALIBRATION_BINS
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
     """Answers with like scores: how many, the mean of their scores, and how many of them were rated 4 or 5."""
@@ -243,7 +187,7 @@ class Bin:
         return Interval(self.good / self.answers, float(found.low), float(found.high))
 
 
-def bins(probability: NDArray[np.float64], label: NDArray[np.intp]) -> tuple[Bin, ...]:
+def bins(probability: Floats, label: Ints) -> tuple[Bin, ...]:
     """Put answers into ten bins of equal width, the lowest scores first; bins without any are left out.
 
     Args:
@@ -270,3 +214,49 @@ def expected_error(of: Sequence[Bin]) -> float:
 def lean(of: Sequence[Bin]) -> float:
     """Return how much higher the scores are on average than the share of good answers; below 0 they are lower."""
     return sum(each.answers * each.predicted - each.good for each in of) / sum(each.answers for each in of)
+
+
+def _expected_reciprocal_rank(count: int, correct: int) -> float:
+    # The first correct answer is at place k if the other correct ones are all among the places behind it.
+    if correct == 0:
+        return 0.0
+    ways = comb(count, correct)
+    return sum(comb(count - place, correct - 1) / ways / place for place in range(1, count - correct + 2))
+
+
+def _plain_mean(values: Floats) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _by_question(question: Ints, values: NDArray[np.generic], questions: int) -> Floats:
+    sums = np.bincount(question, weights=np.asarray(values, dtype=np.float64), minlength=questions)
+    return sums.astype(np.float64)
+
+
+def _present(question: Ints, questions: int) -> Mask:
+    """Return which questions have answers."""
+    return np.bincount(question, minlength=questions) > 0
+
+
+def _ratio(weights: Weights, question: Ints, upper: NDArray[np.generic], lower: NDArray[np.generic]) -> Floats:
+    sums = _weighted(weights, *(_by_question(question, values, weights.shape[1]) for values in (upper, lower)))
+    return _divide(sums[:, 0], sums[:, 1])
+
+
+def _mean(weights: Weights, of_question: Floats, chosen: Mask) -> Floats:
+    """Return the mean over the chosen questions."""
+    sums = _weighted(weights, np.where(chosen, of_question, 0.0), chosen.astype(np.float64))
+    return _divide(sums[:, 0], sums[:, 1])
+
+
+def _weighted(weights: Weights, *of_question: Floats) -> Floats:
+    """Return the weighted sums, shape (draws, how many were given), with only some of the weights in float64."""
+    values = np.stack(of_question, axis=1)
+    step = max(1, _BLOCK // max(1, len(values)))
+    blocks = (weights[start : start + step] for start in range(0, len(weights), step))
+    return np.concatenate([block.astype(np.float64) @ values for block in blocks])
+
+
+def _divide(upper: Floats, lower: Floats) -> Floats:
+    quotient: Floats = np.divide(upper, lower, out=np.full(len(upper), np.nan), where=lower > 0)
+    return quotient

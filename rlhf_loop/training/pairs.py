@@ -1,12 +1,12 @@
-"""Pairs of answers for training: some numbers for each in memory, the texts only a chunk at a time.
+"""Pairs of answers for training: experts' corrections, and preferences by reviewers.
 
-Pairs from the ratings database: experts' corrections, and what reviewers prefer.
+As in `data`, a few numbers of each are in memory, and the texts are read a chunk at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol
@@ -20,8 +20,10 @@ from sqlalchemy.orm import aliased
 from rlhf_loop.domain import Pair, PairKind, Question, ReviewerRole, prompt_key
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import CorrectionDecision, Interaction, Preference, Review
-from rlhf_loop.training.data import Ints, Mask, prompt_hash
+from rlhf_loop.training.data import prompt_hash, text_digest
 from rlhf_loop.training.reliability import RaterReliability
+from rlhf_loop.utils.arrays import Ints, Mask
+from rlhf_loop.utils.sqlite import in_parts
 
 #: What is kept of a pair in place of its texts: `id` is for whoever has these, `prompt` and `text` are hashes as in
 #: `training_data.ANSWER`.
@@ -36,9 +38,49 @@ PAIR = np.dtype(
     ]
 )
 PairNumbers = NDArray[np.void]
-
 #: Pairs whose texts are read at a time.
 _CHUNK = 512
+_STREAMED = {"yield_per": 1000}
+_TIE = "tie"
+#: A lead that is no more than the rounding of a sum of weights is none.
+_ROUNDING = 1e-9
+_First, _Second = aliased(Interaction), aliased(Interaction)
+_CORRECTIONS = (
+    select(
+        Review.id,
+        Review.reviewer,
+        Interaction.user_prompt,
+        Interaction.ai_response,
+        Review.correction,
+        CorrectionDecision.approved,
+    )
+    .join(Interaction, Interaction.id == Review.interaction_key)
+    .outerjoin(
+        CorrectionDecision,
+        and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction),
+    )
+    .where(
+        Review.role == ReviewerRole.EXPERT,
+        func.trim(Review.correction) != "",
+        or_(CorrectionDecision.approved.is_(None), CorrectionDecision.approved),
+    )
+    .order_by(Review.id)
+)
+_PREFERENCES = (
+    select(
+        Preference.id,
+        Preference.role,
+        Preference.reviewer,
+        Preference.preferred,
+        _First.user_prompt,
+        _First.ai_response.label("first"),
+        _Second.user_prompt.label("second_prompt"),
+        _Second.ai_response.label("second"),
+    )
+    .join(_First, _First.id == Preference.first_id)
+    .join(_Second, _Second.id == Preference.second_id)
+    .order_by(Preference.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +93,22 @@ class PairText:
 
     @property
     def digest(self) -> tuple[int, int]:
-        """128 bits of a hash that is the same everywhere and always."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (self.prompt, self.chosen, self.rejected):
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        found = digest.digest()
-        return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:], "little")
+        """A hash of the texts."""
+        return text_digest(self.prompt, self.chosen, self.rejected)
 
     @property
     def differs(self) -> bool:
-        """Whether these are two answers at all."""
-        return " ".join(self.chosen.split()) != " ".join(self.rejected.split())
+        """True if these are two answers, and not two layouts of one."""
+        return self.chosen.split() != self.rejected.split()
+
+    @property
+    def key(self) -> int:
+        """A hash of the question and its two answers, whichever of them is better."""
+        return hash((prompt_key(self.prompt), *sorted((self.chosen, self.rejected))))
 
 
 class PairTexts(Protocol):
-    """Where the texts of pairs are."""
+    """A source of the texts of pairs."""
 
     def read(self, pairs: PairNumbers) -> Mapping[int, PairText]:
         """Return the texts by the place of the pair among those given; those that are gone are left out."""
@@ -83,10 +125,14 @@ class PairChunk:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs that training learns from; their texts are read when they are needed."""
+    """Pairs that training learns from; their texts are read when they are needed.
+
+    `compared` has the `PairText.key` of all answers that experts compared, those with a tie among them.
+    """
 
     texts: PairTexts
     numbers: PairNumbers
+    compared: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -140,6 +186,34 @@ def pair_set(pairs: Sequence[Pair]) -> PairSet:
     return PairSet(_InMemoryPairs(kept), np.fromiter(rows, dtype=PAIR))
 
 
+def training_pairs(
+    engine: Engine | Connection, *, end_user_weight: float = 0.0, raters: Sequence[RaterReliability] = ()
+) -> PairSet:
+    """Read the pairs that training learns from: corrections first, then preferences.
+
+    An expert's correction is better than the answer that it corrects. It counts at once, unless an admin has refused
+    it. Corrections by end users are not used.
+
+    Two answers that several reviewers have compared are one pair: the one that most of them prefer is better, and the
+    weight is their lead as a share of all who compared them (of three against one: a half). A tie is in that share,
+    and where neither leads there is no pair. Where no expert has compared the two the end users' preference counts,
+    times `end_user_weight`. Answers of the same wording are the same answer, however often they were served; two to
+    different questions are not a pair.
+
+    An expert who is among `raters` counts by the weight there: in the lead and in the share, and a pair weighs no more
+    than the most reliable who prefers one. Their corrections do likewise, but for those that an admin has approved.
+
+    As with `training_set` the numbers are from one transaction, and the texts are read later; given a
+    connection, all is read in its transaction.
+    """
+    with reading(engine) as connection:
+        weights = {rater.reviewer: rater.weight for rater in raters}
+        votes = _votes(connection, end_user_weight, weights)
+        rows = chain(_corrections(connection, weights), _preferences(votes.values(), end_user_weight))
+        compared = frozenset(key for key, of_roles in votes.items() if True in of_roles)
+        return PairSet(_StoredTexts(engine), np.fromiter(rows, dtype=PAIR), compared)
+
+
 class _InMemoryPairs:
     """Pairs that are in memory anyway."""
 
@@ -154,42 +228,10 @@ def _text(pair: Pair) -> PairText:
     return PairText(pair.prompt, pair.chosen, pair.rejected)
 
 
-_STREAMED = {"yield_per": 1000}
-#: Ids of one query: the lowest limit on variables among SQLite's builds is 999.
-_IDS_A_QUERY = 900
-_TIE = "tie"
-#: A lead that is no more than the rounding of a sum of weights is none.
-_ROUNDING = 1e-9
-_First, _Second = aliased(Interaction), aliased(Interaction)
-
-
-def training_pairs(engine: Engine, *, end_user_weight: float = 0.0, raters: Sequence[RaterReliability] = ()) -> PairSet:
-    """Read the pairs that training learns from: corrections first, then preferences.
-
-    An expert's correction is better than the answer that it corrects. It counts at once, unless an admin has refused
-    it. Corrections by end users are not used.
-
-    Two answers that several reviewers have compared are one pair: the one that most of them prefer is better, and the
-    weight is their lead as a share of all who compared them (of three against one: a half). A tie is in that share,
-    and where neither leads there is no pair. Where no expert has compared the two the end users' preference counts,
-    times `end_user_weight`. Answers of the same wording are the same answer, however often they were served; two to
-    different questions are no pair.
-
-    An expert who is among `raters` counts by the weight there: in the lead and in the share, and a pair weighs no more
-    than the most reliable who prefers one. Their corrections do likewise, but for those that an admin has approved.
-
-    As with `examples.training_set` the numbers are from one transaction, and the texts are read later.
-    """
-    with reading(engine) as connection:
-        weights = {rater.reviewer: rater.weight for rater in raters}
-        rows = chain(_corrections(connection, weights), _preferences(connection, end_user_weight, weights))
-        return PairSet(_StoredTexts(engine), np.fromiter(rows, dtype=PAIR))
-
-
 class _StoredTexts:
     """Texts that are read from the database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | Connection) -> None:
         self._engine = engine
 
     def read(self, pairs: PairNumbers) -> Mapping[int, PairText]:
@@ -198,48 +240,10 @@ class _StoredTexts:
             for correction, wanted, text in ((True, _CORRECTIONS, _corrected), (False, _PREFERENCES, _compared)):
                 place = {int(pairs["id"][at]): at for at in np.flatnonzero(pairs["correction"] == correction).tolist()}
                 ids, column = list(place), Review.id if correction else Preference.id
-                for start in range(0, len(ids), _IDS_A_QUERY):
-                    part = wanted.where(column.in_(ids[start : start + _IDS_A_QUERY]))
-                    found.update((place[row.id], text(row)) for row in connection.execute(part))
+                for part in in_parts(ids):
+                    rows = connection.execute(wanted.where(column.in_(part)))
+                    found.update((place[row.id], text(row)) for row in rows)
         return found
-
-
-_CORRECTIONS = (
-    select(
-        Review.id,
-        Review.reviewer,
-        Interaction.user_prompt,
-        Interaction.ai_response,
-        Review.correction,
-        CorrectionDecision.approved,
-    )
-    .join(Interaction, Interaction.id == Review.interaction_key)
-    .outerjoin(
-        CorrectionDecision,
-        and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction),
-    )
-    .where(
-        Review.role == ReviewerRole.EXPERT,
-        func.trim(Review.correction) != "",
-        or_(CorrectionDecision.approved.is_(None), CorrectionDecision.approved),
-    )
-    .order_by(Review.id)
-)
-_PREFERENCES = (
-    select(
-        Preference.id,
-        Preference.role,
-        Preference.reviewer,
-        Preference.preferred,
-        _First.user_prompt,
-        _First.ai_response.label("first"),
-        _Second.user_prompt.label("second_prompt"),
-        _Second.ai_response.label("second"),
-    )
-    .join(_First, _First.id == Preference.first_id)
-    .join(_Second, _Second.id == Preference.second_id)
-    .order_by(Preference.id)
-)
 
 
 def _corrected(row: Any) -> PairText:
@@ -267,7 +271,7 @@ def _corrections(connection: Connection, weights: Mapping[str, float]) -> Iterat
 
 @dataclass(slots=True)
 class _Votes:
-    """What reviewers of one role say of two answers, by weight.
+    """Votes of reviewers of one role on two answers, by weight.
 
     `said` has for either side the first pair that says so, `most` the largest weight of those who do.
     """
@@ -278,9 +282,10 @@ class _Votes:
     most: dict[bool, float] = field(default_factory=dict)
 
 
-def _preferences(
+def _votes(
     connection: Connection, end_user_weight: float, weights: Mapping[str, float]
-) -> Iterator[tuple[object, ...]]:
+) -> dict[int, dict[bool, _Votes]]:
+    """Return what was said of any two answers, by `PairText.key` and whether experts said it."""
     votes: dict[int, dict[bool, _Votes]] = {}
     for row in connection.execute(_PREFERENCES, execution_options=_STREAMED):
         text, expert = _compared(row), row.role == ReviewerRole.EXPERT
@@ -288,16 +293,18 @@ def _preferences(
         weight = weights.get(row.reviewer, 1.0) if expert else float(end_user_weight > 0)
         if not same_question or not text.differs or not weight:
             continue
-        # By the texts, in one order whichever of them was served first.
-        low, high = sorted((text.chosen, text.rejected))
-        of_role = votes.setdefault(hash((prompt_key(text.prompt), low, high)), {}).setdefault(expert, _Votes())
+        of_role = votes.setdefault(text.key, {}).setdefault(expert, _Votes())
         of_role.voters += weight
         if row.preferred != _TIE:
-            side = text.chosen == high
+            side = text.chosen > text.rejected
             of_role.count[side] += weight
             of_role.most[side] = max(weight, of_role.most.get(side, 0.0))
             of_role.said.setdefault(side, pair_numbers(row.id, text, 1.0, correction=False, expert=expert))
-    for of_pair in votes.values():
+    return votes
+
+
+def _preferences(votes: Iterable[Mapping[bool, _Votes]], end_user_weight: float) -> Iterator[tuple[object, ...]]:
+    for of_pair in votes:
         expert = True in of_pair
         found = of_pair[expert]
         lead = found.count[True] - found.count[False]

@@ -1,25 +1,21 @@
-"""How far each expert can be trusted, told from the answers that several experts rated.
+"""Reliability of raters, estimated from the answers that several experts rated, and the consensus rating of an answer.
 
 A careless or hostile rater teaches the model nonsense, and moves the very numbers that it is judged by. Some answers
-are given to several raters on purpose (`RLHF_REVIEW_OVERLAP`); who is at odds with the others there more often than an
-expert errs counts less, down to nothing. Never the other way round: the word of a hostile rater is left out, not
-inverted.
+are given to several raters on purpose (`RLHF_REVIEW_OVERLAP`). An expert who contradicts the others there more often
+than experts err counts less, down to nothing; never the other way round: a hostile rater is left out, not inverted.
 
 The model is that of Dawid and Skene (1979) for two classes, good (rating >= 4) and not: an answer has a true class,
 and each rater names it with two probabilities of their own, one for each class, independently of the others. They are
-fitted by EM with a Beta prior that believes raters (Raykar et al. 2010). What a rater is worth is the mean of the two,
-their accuracy: 1 for a faultless one, one half for who throws dice or always says the same, 0 for who says the
-opposite.
+fitted by EM with a Beta prior that trusts raters (Raykar et al. 2010). A rater's accuracy is the mean of the two: 1 for
+a faultless one, one half for random or constant ratings, 0 for the opposite.
 
-A rater is believed until that is untenable: what counts is the upper end of the accuracy's 90 % interval, the largest
+A rater is trusted until that is untenable: what counts is the upper end of the accuracy's 90 % interval, the largest
 one that the reviews still allow whatever the others are like (the profile of the posterior; Murphy and van der Vaart
-2000). Two who always contradict each other can both be right as far as anybody can tell, so both keep their weight.
+2000). Two who always contradict each other can both be right as far as can be told, so both keep their weight.
 
 What this cannot see: a majority that errs or cheats together, since what most say is taken for the truth; raters who
-copy each other, who look like independent witnesses; who is hostile only where nobody else rates; and a change of
-heart, as all reviews of a rater are judged as one.
-
-The reviews of answers, and the one rating that each answer gets from them.
+copy each other, who look like independent witnesses; hostile ratings where nobody else rates; and a change over time,
+as all reviews of a rater are judged as one.
 """
 
 from __future__ import annotations
@@ -35,9 +31,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.store.tables import Review
-
-Ints = NDArray[np.intp]
-Floats = NDArray[np.float64]
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: Shared answers below which nobody is doubted.
 ENOUGH_SHARED = 10
@@ -46,7 +40,6 @@ ENOUGH_SHARED = 10
 FULL, NOTHING = 0.8, 0.6
 #: A weight below this is none: so little can hardly teach, but would still decide what a model is judged by.
 LEAST_WEIGHT = 0.2
-
 #: The prior: as if each rater had been right so often, and wrong so often, on answers of either class.
 _RIGHT, _WRONG = 4.0, 0.5
 #: Half the 90 % point of chi-squared with one degree of freedom: only the upper end of the interval counts.
@@ -54,11 +47,15 @@ _TENABLE = 1.353
 _STEPS = 20
 _ITERATIONS = 500
 _CONVERGED = 1e-4
+_STREAMED = {"yield_per": 5000}
+#: Rounding errors of a sum of weights do not decide which rating is in the middle.
+_ROUNDING = 1e-6
+_REVIEW = np.dtype([("interaction", np.int64), ("rating", np.intp), ("expert", np.bool_), ("reviewer", np.intp)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaterReliability:
-    """What an expert's reviews count: `weight`, from 0 to 1.
+    """An expert's estimated accuracy, and the `weight` of their reviews, from 0 to 1.
 
     `overlapping` counts their answers that others rated, too. `accuracy` is estimated from these, `at_most` the upper
     end of its 90 % interval, which decides; it is 1 where the accuracy alone suffices for the full weight.
@@ -91,13 +88,91 @@ def reliability(answer: Ints, reviewer: Ints, rating: Ints, names: Sequence[str]
     }
 
 
-def _only_own(answer: Ints, reviewer: Ints) -> NDArray[np.bool_]:
+@dataclass(frozen=True, slots=True)
+class Reviews:
+    """Reviews, one entry each: the number of the answer, the rating, whether it is by an expert, and by which.
+
+    `reviewer` is a place in `names`, which are those of experts in order; -1 for an end user.
+    """
+
+    answer: Ints
+    rating: Ints
+    expert: Mask
+    reviewer: Ints
+    names: tuple[str, ...]
+
+    def only(self, wanted: Mask) -> Reviews:
+        """Leave out the other reviews."""
+        return Reviews(self.answer[wanted], self.rating[wanted], self.expert[wanted], self.reviewer[wanted], self.names)
+
+    def reliability(self) -> dict[str, RaterReliability]:
+        """Estimate how far each of the experts can be trusted."""
+        experts = self.only(self.expert)
+        return reliability(experts.answer, experts.reviewer, experts.rating, self.names)
+
+    def weights(self, raters: Mapping[str, RaterReliability]) -> Floats:
+        """Return what each review counts: as much as its rater, or 1 for one that is not among `raters`."""
+        # The last place is that of end users.
+        of_rater = [raters[name].weight if name in raters else 1.0 for name in self.names] + [1.0]
+        weights: Floats = np.array(of_rater)[self.reviewer]
+        return weights
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """The rating of each `answer` that has one, and its weight: that of the most reliable of its raters."""
+
+    answer: Ints
+    rating: Ints
+    weight: Floats
+
+
+def read_reviews(connection: Connection, id: NDArray[np.int64], answer: Ints, *, end_users: bool) -> Reviews:
+    """Read the reviews of the interactions `id`, which are in order and belong to the answers of those numbers."""
+    by_expert = Review.role == ReviewerRole.EXPERT
+    name = case((by_expert, Review.reviewer))
+    wanted = select(Review.interaction_key, Review.rating, by_expert, name)
+    rows = connection.execute(wanted if end_users else wanted.where(by_expert), execution_options=_STREAMED)
+    places: dict[str | None, int] = {None: -1}
+    reviews = np.fromiter((_numbers(row, places) for row in rows), dtype=_REVIEW)
+    if not len(id):
+        reviews = reviews[:0]
+    names = sorted(name for name in places if name is not None)
+    # By name and not as they came, which may differ from one time to the next. The last place is that of end users.
+    renamed = np.full(len(places), -1, dtype=np.intp)
+    renamed[[places[name] for name in names]] = np.arange(len(names))
+    at = np.minimum(np.searchsorted(id, reviews["interaction"]), max(len(id) - 1, 0))
+    known = id[at] == reviews["interaction"]
+    reviews, at = reviews[known], at[known]
+    return Reviews(answer[at], reviews["rating"], reviews["expert"], renamed[reviews["reviewer"]], tuple(names))
+
+
+def consensus(answer: Ints, rating: Ints, weight: Floats) -> Consensus:
+    """Return for each answer the middle one of its ratings by weight; of two the lower, as the triggers have it.
+
+    Reviews of weight 0 have no say; an answer with no others is left out.
+    """
+    counted = np.flatnonzero(weight > 0)
+    order = counted[np.lexsort((rating[counted], answer[counted]))]
+    answer, rating, weight = answer[order], rating[order], weight[order]
+    which, start, count = np.unique(answer, return_index=True, return_counts=True)
+    if not len(which):
+        return Consensus(which, rating, weight)
+    before = np.cumsum(weight) - weight
+    reached = before + weight - np.repeat(before[start], count)
+    enough = reached >= np.repeat(np.add.reduceat(weight, start), count) / 2 - _ROUNDING
+    # The first of each answer's that reaches half of all: those before it do not.
+    middle = start + count - np.add.reduceat(enough.astype(np.intp), start)
+    return Consensus(which, rating[middle], np.maximum.reduceat(weight, start))
+
+
+def _only_own(answer: Ints, reviewer: Ints) -> Mask:
     """Return which reviews are of answers that one rater alone has rated, maybe several times."""
     low, high = np.full((2, int(answer.max(initial=-1)) + 1), -1, dtype=np.intp)
     low[:] = np.iinfo(np.intp).max
     np.minimum.at(low, answer, reviewer)
     np.maximum.at(high, answer, reviewer)
-    own: NDArray[np.bool_] = (low == high)[answer]
+    own: Mask = (low == high)[answer]
     return own
 
 
@@ -128,9 +203,9 @@ class _Fit:
 
 
 class _Votes:
-    """Who called which answers good. Answers that got the same votes by the same raters are one pattern."""
+    """Votes of raters that answers are good. Answers that got the same votes by the same raters are one pattern."""
 
-    def __init__(self, answer: Ints, reviewer: Ints, good: NDArray[np.bool_], raters: int) -> None:
+    def __init__(self, answer: Ints, reviewer: Ints, good: Mask, raters: int) -> None:
         self._raters = raters
         # A random number for each rater's yes and no: their sum names a pattern, the same whatever the order.
         number = np.random.default_rng(0).integers(2**63, size=(raters, 2), dtype=np.uint64)
@@ -217,91 +292,7 @@ def _with_mean(mean: float, agreed_0: float, other_0: float, agreed_1: float, ot
     return first, second
 
 
-_STREAMED = {"yield_per": 5000}
-#: Rounding errors of a sum of weights do not decide which rating is in the middle.
-_ROUNDING = 1e-6
-_REVIEW = np.dtype([("interaction", np.int64), ("rating", np.intp), ("expert", np.bool_), ("reviewer", np.intp)])
-
-
-@dataclass(frozen=True, slots=True)
-class Reviews:
-    """Reviews, one entry each: the number of the answer, the rating, whether it is by an expert, and by which.
-
-    `reviewer` is a place in `names`, which are those of experts in order; -1 for an end user.
-    """
-
-    answer: Ints
-    rating: Ints
-    expert: NDArray[np.bool_]
-    reviewer: Ints
-    names: tuple[str, ...]
-
-    def only(self, wanted: NDArray[np.bool_]) -> Reviews:
-        """Leave out the other reviews."""
-        return Reviews(self.answer[wanted], self.rating[wanted], self.expert[wanted], self.reviewer[wanted], self.names)
-
-    def reliability(self) -> dict[str, RaterReliability]:
-        """Estimate how far each of the experts can be trusted."""
-        experts = self.only(self.expert)
-        return reliability(experts.answer, experts.reviewer, experts.rating, self.names)
-
-    def weights(self, raters: Mapping[str, RaterReliability]) -> NDArray[np.float64]:
-        """Return what each review counts: as much as its rater, or 1 for one that is not among `raters`."""
-        # The last place is that of end users.
-        of_rater = [raters[name].weight if name in raters else 1.0 for name in self.names] + [1.0]
-        weights: NDArray[np.float64] = np.array(of_rater)[self.reviewer]
-        return weights
-
-
-@dataclass(frozen=True, slots=True)
-class Consensus:
-    """The rating of each `answer` that has one, and its weight: that of the most reliable of its raters."""
-
-    answer: Ints
-    rating: Ints
-    weight: NDArray[np.float64]
-
-
-def read_reviews(connection: Connection, id: NDArray[np.int64], answer: Ints, *, end_users: bool) -> Reviews:
-    """Read the reviews of the interactions `id`, which are in order and belong to the answers of those numbers."""
-    by_expert = Review.role == ReviewerRole.EXPERT
-    name = case((by_expert, Review.reviewer))
-    wanted = select(Review.interaction_key, Review.rating, by_expert, name)
-    rows = connection.execute(wanted if end_users else wanted.where(by_expert), execution_options=_STREAMED)
-    places: dict[str | None, int] = {None: -1}
-    reviews = np.fromiter((_numbers(row, places) for row in rows), dtype=_REVIEW)
-    if not len(id):
-        reviews = reviews[:0]
-    names = sorted(name for name in places if name is not None)
-    # By name and not as they came, which may differ from one time to the next. The last place is that of end users.
-    renamed = np.full(len(places), -1, dtype=np.intp)
-    renamed[[places[name] for name in names]] = np.arange(len(names))
-    at = np.minimum(np.searchsorted(id, reviews["interaction"]), max(len(id) - 1, 0))
-    known = id[at] == reviews["interaction"]
-    reviews, at = reviews[known], at[known]
-    return Reviews(answer[at], reviews["rating"], reviews["expert"], renamed[reviews["reviewer"]], tuple(names))
-
-
 def _numbers(row: Any, places: dict[str | None, int]) -> tuple[int, int, bool, int]:
     interaction, rating, expert, name = row
     # The end users' place is taken already, and has no part in the counting.
     return interaction, rating, expert, places.setdefault(name, len(places) - 1)
-
-
-def consensus(answer: Ints, rating: Ints, weight: NDArray[np.float64]) -> Consensus:
-    """Return for each answer the middle one of its ratings by weight; of two the lower, as the triggers have it.
-
-    Reviews of weight 0 have no say; an answer with no others is left out.
-    """
-    counted = np.flatnonzero(weight > 0)
-    order = counted[np.lexsort((rating[counted], answer[counted]))]
-    answer, rating, weight = answer[order], rating[order], weight[order]
-    which, start, count = np.unique(answer, return_index=True, return_counts=True)
-    if not len(which):
-        return Consensus(which, rating, weight)
-    before = np.cumsum(weight) - weight
-    reached = before + weight - np.repeat(before[start], count)
-    enough = reached >= np.repeat(np.add.reduceat(weight, start), count) / 2 - _ROUNDING
-    # The first of each answer's that reaches half of all: those before it do not.
-    middle = start + count - np.add.reduceat(enough.astype(np.intp), start)
-    return Consensus(which, rating[middle], np.maximum.reduceat(weight, start))

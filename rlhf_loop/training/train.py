@@ -1,4 +1,4 @@
-"""Rated answers -> split by question -> features -> fit -> evaluation: a reward model and an honest report on it."""
+"""Training: rated answers, split by question, become a fitted reward model and a report on its quality."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.reward.splitting import holdout
-from rlhf_loop.store.questions import is_frozen
-from rlhf_loop.training.data import Ints, Mask, TrainingSet, assemble
+from rlhf_loop.training.data import TrainingSet, assemble, is_frozen
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     Material,
@@ -31,6 +30,7 @@ from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
 from rlhf_loop.training.metrics import Bin, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
 from rlhf_loop.training.reliability import RaterReliability
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: Rated answers from which on a training is worth its while.
 MIN_SAMPLES = 50
@@ -39,6 +39,8 @@ HOLDOUT_SHARE = 0.12
 AUTO = "auto"
 #: Pairs of questions that are left out of a fit from which on the report says how many are put in the right order.
 ENOUGH_PAIRS = 20
+#: One for the held-out part, and two so that a cross-validation is possible.
+_MIN_QUESTIONS_A_CLASS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class PairReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:
-    """What a training did, and how good the model is.
+    """A training and the quality of its model.
 
     `cross_validated` has each recipe that was tried, on the training questions. `held_out` judges the model itself on
     questions kept from everything. `overall` joins both for the chosen recipe: each question judged by a model that
@@ -129,36 +131,11 @@ class TrainingResult:
     report: TrainingReport
     data: TrainingSet
     judged: Mask
-    probability: NDArray[np.float64]
+    probability: Floats
     fitted: NDArray[np.int64]
 
 
 def train(
-    examples: Sequence[Example] | TrainingSet,
-    *,
-    encoder: TextEncoder,
-    pairs: Sequence[Pair] | PairSet = (),
-    recipe: str = AUTO,
-    seed: int = 0,
-    min_samples: int = MIN_SAMPLES,
-    frozen_share: float = 0.0,
-    progress: Progress | None = None,
-) -> tuple[RewardModel, TrainingReport]:
-    """Return only the model and the report of `train_for_comparison`."""
-    trained = train_for_comparison(
-        examples,
-        encoder=encoder,
-        pairs=pairs,
-        recipe=recipe,
-        seed=seed,
-        min_samples=min_samples,
-        frozen_share=frozen_share,
-        progress=progress,
-    )
-    return trained.model, trained.report
-
-
-def train_for_comparison(
     examples: Sequence[Example] | TrainingSet,
     *,
     encoder: TextEncoder,
@@ -264,13 +241,6 @@ def train_for_comparison(
     return TrainingResult(model, report, data, judged, fit.probability, fitted)
 
 
-def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> RatedFeatures:
-    """Return the wanted answers of those whose features, one row each, are there."""
-    both = rows & wanted
-    weight = None if (data.weight[both] == 1).all() else data.weight[both]
-    return RatedFeatures(features[wanted[rows]], data.label[both], data.prompt[both], weight)
-
-
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:
     """Return which rated answers a training counts and is judged by: those of experts.
 
@@ -287,6 +257,24 @@ def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
         NotEnoughDataError: there is not; the message has the counts.
     """
     _check_judged(data, judged_rows(data, min_samples), min_samples)
+
+
+def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
+    """Return the recipe with the best P@1, or AUC where too few questions can be ranked; the first one on a tie."""
+
+    def quality(name: str) -> tuple[float, float]:
+        evaluation = evaluations[name]
+        enough = evaluation.ranked_questions >= ENOUGH_QUESTIONS
+        return (evaluation.orders["model"].precision_at_1.value if enough else 0.0, evaluation.auc.value)
+
+    return max(evaluations, key=quality)
+
+
+def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> RatedFeatures:
+    """Return the wanted answers of those whose features, one row each, are there."""
+    both = rows & wanted
+    weight = None if (data.weight[both] == 1).all() else data.weight[both]
+    return RatedFeatures(features[wanted[rows]], data.label[both], data.prompt[both], weight)
 
 
 def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_class: int | None = None) -> None:
@@ -315,21 +303,6 @@ def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_cla
             )
 
 
-#: One for the held-out part, and two so that a cross-validation is possible.
-_MIN_QUESTIONS_A_CLASS = 3
-
-
-def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the recipe with the best P@1, or AUC where too few questions can be ranked; the first one on a tie."""
-
-    def quality(name: str) -> tuple[float, float]:
-        evaluation = evaluations[name]
-        enough = evaluation.ranked_questions >= ENOUGH_QUESTIONS
-        return (evaluation.orders["model"].precision_at_1.value if enough else 0.0, evaluation.auc.value)
-
-    return max(evaluations, key=quality)
-
-
 def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: float) -> Ints:
     """Return the prompts that are held out: the frozen ones, and others where these are too few to judge by."""
     frozen = is_frozen(data.candidates["prompt"][data.row], frozen_share)
@@ -344,7 +317,7 @@ def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: floa
     return np.union1d(held, drawn)
 
 
-def _pair_report(of: PairMatrix, recipe: str, margin: NDArray[np.float64]) -> PairReport:
+def _pair_report(of: PairMatrix, recipe: str, margin: Floats) -> PairReport:
     there, numbers = of.features.rows[recipe], of.pairs.numbers
     judged = np.isfinite(margin) & numbers["expert"]
     return PairReport(

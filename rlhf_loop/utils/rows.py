@@ -10,7 +10,6 @@ import gzip
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import stat
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from rlhf_loop.errors import ImportFileError
+from rlhf_loop.utils.files import whole_file
 
 EXTENSIONS = {
     ".csv": "csv",
@@ -163,25 +163,17 @@ def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[Ro
     path = path.resolve()  # a link stays a link: its target is what gets replaced
     if path.exists() and not path.is_file():
         raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("wb") as file:
-            with _compressed(file, path) as stream:
-                writer = make(stream, columns)
-                try:
-                    yield writer
-                finally:
-                    writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with whole_file(path) as file, _compressed(file, path) as stream:
+            writer = make(stream, columns)
+            try:
+                yield writer
+            finally:
+                writer.close()
     except OSError as error:
         raise ImportFileError(
             f"The file {str(path)!r} cannot be written: {error.strerror}. Choose another place."
         ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 def _with_file_errors(path: Path, records: Iterable[Record]) -> Iterator[Record]:

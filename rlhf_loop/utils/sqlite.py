@@ -1,11 +1,11 @@
-"""A connection to a SQLite file of our own that outlives errors and forks."""
+"""SQLite files of our own: a connection that outlives errors and forks, and what caches have in common."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,44 @@ from typing import TypeVar
 #: A parent process's connections, kept so that they are never closed here.
 _INHERITED: list[sqlite3.Connection | None] = []
 
+#: The lowest limit on variables among SQLite's builds is 999.
+_VALUES_A_QUERY = 900
+_USED_BYTES = """
+SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)
+     - (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)"""
+
 _Result = TypeVar("_Result")
+_Value = TypeVar("_Value")
+
+
+def in_parts(values: Sequence[_Value]) -> Iterator[Sequence[_Value]]:
+    """Yield the values in parts that one query can take, on any database."""
+    return (values[start : start + _VALUES_A_QUERY] for start in range(0, len(values), _VALUES_A_QUERY))
+
+
+def prepare_cache(connection: sqlite3.Connection, schema: str) -> None:
+    """Set up a new connection to a cache: many processes may use it, a power cut costs at most its newest entries."""
+    connection.text_factory = bytes  # a damaged row may hold text that cannot be decoded, which must not raise
+    if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
+        # Of several processes that open a new file at once one sets it; SQLite refuses the others without any waiting.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(schema)
+
+
+def make_room(connection: sqlite3.Connection, table: str, *, max_bytes: int) -> None:
+    """Delete the oldest fifth of a cache that has grown beyond `max_bytes`, so that not every write pays for room."""
+    (used,) = connection.execute(_USED_BYTES).fetchone()
+    if used > max_bytes:
+        connection.execute(f"DELETE FROM {table} WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM {table})")
+
+
+def delete_files(path: Path) -> None:
+    """Delete a damaged cache with its log, as far as that is possible."""
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).unlink()
 
 
 def file_id(path: Path | str) -> tuple[int, int] | None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_loop.encoders.weights import INPUTS, load, save
+from rlhf_loop.encoders.weights import INPUTS, load_calibration, save_calibration
 
 
 def test_the_package_has_a_calibration_of_every_product() -> None:
     """Each input has a range around zero, a positive smoothing a channel, and a correction an output."""
-    found = load()
+    found = load_calibration()
     assert set(found) == set(INPUTS)
     for name, of in found.items():
         assert of.low < 0 < of.high, name
@@ -20,7 +20,7 @@ def test_the_package_has_a_calibration_of_every_product() -> None:
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Writing and reading change nothing."""
-    save(load(), tmp_path / "again.npz")
-    for name, of in load(tmp_path / "again.npz").items():
+    save_calibration(load_calibration(), tmp_path / "again.npz")
+    for name, of in load_calibration(tmp_path / "again.npz").items():
         for field in ("smoothing", "low", "high", "outliers", "correction"):
-            np.testing.assert_array_equal(getattr(of, field), getattr(load()[name], field))
+            np.testing.assert_array_equal(getattr(of, field), getattr(load_calibration()[name], field))

@@ -22,9 +22,9 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset, split_of
 from rlhf_loop.exchange.transfer import import_ratings
-from rlhf_loop.store import questions as frozen
 from rlhf_loop.store.engine import make_engine, transaction
 from rlhf_loop.store.interactions import put_preference, rate, record
+from rlhf_loop.training import data as training_data
 
 QUESTIONS = 60
 # What `datasets` finds in a folder, in a process of its own: it takes a second to load, and would fetch what it lacks.
@@ -141,7 +141,7 @@ def test_about_one_question_in_five_is_for_tests() -> None:
     found = split_of(f"Question {n}?" for n in range(5000))
     assert 0.18 < found.count("test") / 5000 < 0.22
     assert 0.08 < found.count("validation") / 5000 < 0.12
-    assert max(share for _, share in frozen.STEPS) == 0.20
+    assert max(share for _, share in training_data.STEPS) == 0.20
 
 
 def test_nobody_is_named(engine: Engine, folder: Path) -> None:

@@ -15,8 +15,9 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
-from rlhf_loop.store.interactions import rate, record, stats
+from rlhf_loop.store.interactions import put_preference, rate, record, stats
 from rlhf_loop.training.data import examples
+from rlhf_loop.training.pairs import training_pairs
 
 # The examples of https://huggingface.co/docs/trl/dataset_formats, in its forms.
 STANDARD = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
@@ -130,8 +131,8 @@ def test_bad_preferences_are_all_named_by_line(engine: Engine, tmp_path: Path) -
         8: "not of one kind",
         9: "no message of the user",
         10: "chosen has 2 messages, not one answer",
-        11: "no message with a role and a text",
-        12: "no message with a role and a content",
+        11: "not a message with a role and a text",
+        12: "not a message with a role and a content",
         13: "NUL",
         14: "line 1 prefers the other of the same two answers, also by 'anonymous'",
         15: "not a JSON object",
@@ -179,6 +180,42 @@ def test_preferences_go_out(judged: Engine, tmp_path: Path) -> None:
     assert list(lines(tmp_path / "a.jsonl")[0]) == ["prompt", "chosen", "rejected"]
     options = ExportOptions(min_gap=3)
     assert export_ratings(judged, tmp_path / "a.jsonl", format="trl-preference", options=options) == 3
+
+
+def test_what_goes_out_is_what_training_learns_from(judged: Engine, tmp_path: Path) -> None:
+    """Preferences and corrections are training's own: not two wordings of one answer, nor answers to two questions."""
+    served = (("r", "same  words"), ("r", "same words"), ("to another question", "an answer"))
+    ids = record(judged, [Rating(prompt, text, candidate_group="h") for prompt, text in served])
+    with transaction(judged) as connection:
+        for other in ids[1:]:
+            put_preference(connection, ids[0], other, reviewer="ann")
+    export_ratings(judged, tmp_path / "a.jsonl", format="trl-preference", options=ExportOptions(min_gap=4))
+    learned = [
+        (question.prompt, *question.responses)
+        for chunk in training_pairs(judged).chunks()
+        for question in chunk.questions
+    ]
+    assert sorted(tuple(row.values()) for row in lines(tmp_path / "a.jsonl")) == sorted(learned)
+    assert len(learned) == 2
+
+
+@pytest.mark.parametrize("weighting", [True, False])
+def test_who_counts_nothing_in_training_does_not_go_out(engine: Engine, tmp_path: Path, weighting: bool) -> None:
+    """Ratings and preferences of an expert whom the others contradict are left out, unless all count alike."""
+    ids = record(engine, [Rating(f"question {n}", "answer") for n in range(40)])
+    for n, id in enumerate(ids):
+        for reviewer in ("ann", "bob", "cat", "dan"):
+            rate(engine, id, reviewer=reviewer, rating=5 if n % 2 else 1)
+        rate(engine, id, reviewer="eve", rating=1 if n % 2 else 5)
+    one, other = record(engine, [Rating("alone", "one"), Rating("alone", "other")])
+    rate(engine, one, reviewer="eve", rating=5)
+    with transaction(engine) as connection:
+        put_preference(connection, one, other, reviewer="eve")
+    options = ExportOptions(reviewer_weighting=weighting)
+    export_ratings(engine, tmp_path / "a.jsonl", format="trl-unpaired", options=options)
+    assert len(lines(tmp_path / "a.jsonl")) == (40 if weighting else 41)
+    export_ratings(engine, tmp_path / "a.jsonl", format="trl-preference", options=options)
+    assert len(lines(tmp_path / "a.jsonl")) == (0 if weighting else 1)
 
 
 def test_ratings_go_out_unpaired(judged: Engine, tmp_path: Path) -> None:

@@ -66,23 +66,6 @@ def test_an_empty_database(sqlite_engine: Engine) -> None:
     assert "No model is live" in text
 
 
-def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails leaves the last report and no rest; a link stays a link."""
-    path, target = tmp_path / "report.html", tmp_path / "kept.html"
-    path.symlink_to(target)
-    reports.write_whole(path, "first")
-    assert path.is_symlink()
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        reports.write_whole(path, "second")
-    assert target.read_text() == "first"
-    assert sorted(tmp_path.iterdir()) == [target, path]
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.chdir(tmp_path)

@@ -11,12 +11,12 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.registry.gate import LiveModel, judge
 from rlhf_loop.training.comparison import predict
 from rlhf_loop.training.evaluation import evaluate
-from rlhf_loop.training.train import TrainingResult, train_for_comparison
+from rlhf_loop.training.train import TrainingResult, train
 
 
 @pytest.fixture(scope="module")
 def fresh(sample_examples: list[Example], encoder: TextEncoder) -> TrainingResult:
-    return train_for_comparison(sample_examples, encoder=encoder, recipe="passages")
+    return train(sample_examples, encoder=encoder, recipe="passages")
 
 
 def saying(trained: TrainingResult, probability: NDArray[np.float64]) -> TrainingResult:

@@ -36,8 +36,8 @@ STEPS = {
     "its files are written, the registry does not know it": "rlhf_loop.registry.promotion:_insert:1:SIGKILL",
     "it is a candidate": "rlhf_loop.registry.promotion:_promoted:1:SIGKILL",
     "it is live, its file is not in its place": "rlhf_loop.registry.versions:deploy:1:SIGKILL",
-    "the sums of both are there, the old file still is": "rlhf_loop.reward.model_file:replace_file:5:SIGKILL",
-    "the new file is there, the sums of both still are": "rlhf_loop.reward.model_file:replace_file:6:SIGKILL",
+    "the sums of both are there, the old file still is": "rlhf_loop.reward.model_file:write_whole:5:SIGKILL",
+    "the new file is there, the sums of both still are": "rlhf_loop.reward.model_file:write_whole:6:SIGKILL",
     "all is done, the log does not know it": "rlhf_loop.registry.training_run:end_run:1:SIGKILL",
 }
 

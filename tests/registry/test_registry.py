@@ -191,7 +191,7 @@ def test_a_file_from_elsewhere_is_left_alone(house: House, trained: Trained) -> 
     """A good model that somebody has put there serves, with an alarm that says what to do."""
     house.add()
     foreign = save(replace(trained[0], card={"from": "elsewhere"}), house.settings.model_path)
-    assert "none of the registry's models" in registry.settle(house.engine, house.settings)
+    assert "not one of the registry's models" in registry.settle(house.engine, house.settings)
     assert house.serving == foreign
     assert len(open_alarms(house.engine)) == 1
 

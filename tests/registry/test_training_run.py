@@ -131,7 +131,7 @@ def test_corrections_and_end_users_are_logged(sampled: Engine, settings: Setting
 @pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
 def test_a_weight_that_is_none(sampled: Engine, settings: Settings, encoder: TextEncoder, weight: float) -> None:
     """An end user's rating weighs between nothing and an expert's: any other setting is an error, and logged."""
-    with pytest.raises(ConfigError, match="RLHF_END_USER_WEIGHT is"):
+    with pytest.raises(ConfigError, match=r"RLHF_END_USER_WEIGHT=.* is not a valid weight"):
         run_training(sampled, replace(settings, end_user_weight=weight), encoder=encoder)
     assert runs(sampled)[0].status == "failed"
 
@@ -243,7 +243,8 @@ def test_a_worse_model_does_not_go_live(sqlite_engine: Engine, settings: Setting
     record(sqlite_engine, hopeless())
     outcome = run_training(sqlite_engine, settings, encoder=encoder)
     assert not outcome.live
-    assert outcome.report.overall.worse_than_nothing
+    assert outcome.judgement.incoming is not None
+    assert outcome.judgement.incoming.difference.value < 0
     assert outcome.version.state == ModelState.REJECTED
     assert outcome.path == settings.model_path.parent / "reward_models" / f"{outcome.version.version}.joblib"
     assert load(outcome.path, encoder=encoder.id).sha256 == outcome.sha256

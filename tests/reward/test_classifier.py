@@ -10,8 +10,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
 from rlhf_loop.reward import RewardClassifier
-from rlhf_loop.reward.classifier import Floats, Ints, PairRows
+from rlhf_loop.reward.classifier import PairRows
 from rlhf_loop.training import metrics
+from rlhf_loop.utils.arrays import Floats, Ints
 
 
 def data(seed: int = 0, *, questions: int = 100, answers: int = 4, level: float = -1.0) -> tuple[Floats, Ints, Ints]:
@@ -35,7 +36,7 @@ def test_the_coefficients_are_those_of_scikit_learn(scaled: bool) -> None:
     regression = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
     model = make_pipeline(StandardScaler(), regression) if scaled else regression
     model.fit(features, label)
-    assert ours.decision_function(features) == pytest.approx(model.decision_function(features), abs=1e-6)
+    assert ours.scorer_.decision(features) == pytest.approx(model.decision_function(features), abs=1e-6)
     if not scaled:
         assert ours.scorer_.coef == pytest.approx(regression.coef_[0], abs=1e-12)
         assert ours.scorer_.intercept == pytest.approx(regression.intercept_[0], abs=1e-12)
@@ -47,7 +48,7 @@ def test_fold_scores_come_from_models_that_did_not_see_the_question() -> None:
     label = np.repeat(np.random.default_rng(0).permutation(np.arange(40) % 2), 4).astype(np.intp)
     features = np.eye(40)[question]
     classifier = RewardClassifier(penalty_c=10.0, scaled=False).fit(features, label, question)
-    assert roc_auc_score(label, classifier.decision_function(features)) == 1.0
+    assert roc_auc_score(label, classifier.scorer_.decision(features)) == 1.0
     assert len(np.unique(classifier.fold_score_)) <= 5  # each fold's model knows none of its questions
     assert roc_auc_score(label, classifier.fold_probability_) < 0.6
 
@@ -59,7 +60,7 @@ def test_calibration_undoes_the_balancing(level: float) -> None:
     classifier = RewardClassifier().fit(features, label, question)
     new, truth, groups = data(2, questions=1000, level=level)
     probability = classifier.predict_proba(new)[:, 1]
-    raw = sigmoid(classifier.decision_function(new))
+    raw = sigmoid(classifier.scorer_.decision(new))
     sample = np.ones((1, 1000))
     assert brier_score_loss(truth, probability) < brier_score_loss(truth, raw) - 0.01
     error, raw_error = (float(metrics.calibration_error(groups, truth, p, sample)[0]) for p in (probability, raw))
@@ -125,7 +126,7 @@ def test_probabilities_rise_with_the_score() -> None:
     """A higher score is a higher probability; the two classes sum to 1."""
     features, label, question = data()
     classifier = RewardClassifier().fit(features, label, question)
-    order = np.argsort(classifier.decision_function(features))
+    order = np.argsort(classifier.scorer_.decision(features))
     both = classifier.predict_proba(features)
     assert (np.diff(both[order, 1]) >= 0).all()
     assert both.sum(axis=1) == pytest.approx(np.ones(len(label)))

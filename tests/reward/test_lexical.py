@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_loop.reward import lexical
+from rlhf_loop.reward.lexical import TermIndex
 
 
 def test_words_are_casefolded() -> None:
@@ -85,11 +86,11 @@ def test_coverage() -> None:
 @pytest.mark.parametrize("size", [49, 50, 51, 60, 70, 71, 90, 200])
 def test_best_window_reaches_the_end(size: int) -> None:
     """Terms that stand together at the end of a text of any length are found in one window."""
-    found = ["x"] * (size - 2) + ["a", "b"]
-    assert lexical.best_window_coverage(["a", "b"], found) == 1
+    response = " ".join(["word"] * (size - 2) + ["fever", "dose"])
+    assert TermIndex().features("fever dose", [response])[0, 1] == 1
 
 
 def test_best_window_is_narrower_than_the_text() -> None:
     """Terms that stand far apart are not found together."""
-    assert lexical.best_window_coverage(["a", "b"], ["a", *["x"] * 100, "b"]) == 0.5
-    assert lexical.best_window_coverage(["a"], []) == 0
+    response = " ".join(["fever", *["word"] * 100, "dose"])
+    assert TermIndex().features("fever dose", [response])[0, 1] == 0.5

@@ -6,8 +6,7 @@ import pytest
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RECIPES, Recipe, recipe_named
-from rlhf_loop.reward.passages import ANSWER_FEATURES, QUESTION_FEATURES
-from rlhf_loop.reward.recipe import joint_texts
+from rlhf_loop.reward.recipes import ANSWER_FEATURES, QUESTION_FEATURES, joint_texts
 
 FEVER = Question(
     "How can I bring down a fever?",

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_loop.reward.splitting import Ints, folds, holdout
+from rlhf_loop.reward.splitting import folds, holdout
+from rlhf_loop.utils.arrays import Ints
 
 
 def answers(seed: int, *, questions: int = 200) -> tuple[Ints, Ints]:

@@ -21,14 +21,20 @@ def random_text(random: Random, most: int) -> str:
     return " ".join(random.choices(WORDS, k=random.randint(0, most)))
 
 
+def best_window_coverage(wanted: list[str], found: list[str]) -> float:
+    """The highest coverage that any 50 consecutive terms reach, beginning at every 20th."""
+    starts = range(0, max(1, len(found) - 30), 20)
+    return max(lexical.coverage(wanted, found[start : start + 50]) for start in starts)
+
+
 def plain(prompt: str, responses: list[str]) -> list[list[float]]:
-    """The same by the definitions in `lexical`, one text after the other."""
+    """The same by plain definitions, one text after the other."""
     wanted = lexical.terms(prompt)
     rows = []
     for response in responses:
         found = lexical.terms(response)
         in_title = lexical.coverage(wanted, lexical.terms(lexical.title(response)))
-        rows.append([in_title, lexical.best_window_coverage(wanted, found), float(np.log1p(len(set(found))))])
+        rows.append([in_title, best_window_coverage(wanted, found), float(np.log1p(len(set(found))))])
     return rows
 
 

@@ -13,7 +13,7 @@ from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.errors import VectorStoreError
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.reward.passages import PassagesRecipe
+from rlhf_loop.reward.recipes import PassagesRecipe
 from rlhf_loop.sources.index import VectorStore, indexing, open_store
 from rlhf_loop.sources.index.store import IndexSource
 from rlhf_loop.sources.source import Source

@@ -25,7 +25,6 @@ def test_a_good_model_beats_the_incoming_order() -> None:
     assert values == pytest.approx({"model": 1, "incoming": 0, "random": 1 / 3, "oracle": 1})
     assert found.orders["oracle"].ndcg.value == 1
     assert found.gain == Interval(1.0, 1.0, 1.0)
-    assert not found.worse_than_nothing
     assert (found.accuracy.value, found.auc.value) == (1, 1)
 
 
@@ -35,7 +34,6 @@ def test_a_bad_model_is_worse_than_the_incoming_order() -> None:
     first = np.tile([2.0, 1.0, 3.0], 30)
     found = evaluate(Predictions(good.question, good.rating, good.probability, first))
     assert found.gain == Interval(-1.0, -1.0, -1.0)
-    assert found.worse_than_nothing
 
 
 def test_the_order_of_pairs() -> None:
@@ -50,17 +48,13 @@ def test_an_equal_model_is_not_worse() -> None:
     found = evaluate(predictions(better=False))
     assert found.gain is not None
     assert found.gain.value == 0
-    assert not found.worse_than_nothing
 
 
 def test_an_unknown_incoming_order_is_not_compared() -> None:
-    """Without incoming ranks there is no incoming order and no gain; what counts is whether chance does better."""
+    """Without incoming ranks there is no incoming order and no gain."""
     found = evaluate(predictions(known=False))
     assert set(found.orders) == {"model", "random", "oracle"}
-    assert (found.gain, found.incoming_questions, found.worse_than_nothing) == (None, 0, False)
-    turned = predictions(known=False)
-    turned = Predictions(turned.question, turned.rating, 1 - turned.probability, turned.rank)
-    assert evaluate(turned).worse_than_nothing
+    assert (found.gain, found.incoming_questions) == (None, 0)
 
 
 def test_a_handful_of_questions_decides_nothing() -> None:
@@ -76,7 +70,6 @@ def test_a_handful_of_questions_decides_nothing() -> None:
     assert found.gain is not None
     assert found.gain.value == -1
     assert not found.comparable
-    assert not found.worse_than_nothing
 
 
 def test_one_unknown_rank_takes_its_question_out_of_the_comparison() -> None:

@@ -89,7 +89,7 @@ def test_pairs_turn_an_order_around(words: WordsRecipe, encoder: TextEncoder) ->
     scores = {}
     for name, pair in {"none": (), "short": ("short", "-"), "long": ("-", "short")}.items():
         pairs = [Pair(f"Other {number}?", *pair) for number in range(10)] if pair else []
-        model, _ = train(rated(20), pairs=pairs, encoder=encoder, recipe="words")
+        model = train(rated(20), pairs=pairs, encoder=encoder, recipe="words").model
         (scores[name],) = model.score([question], encoder)
     assert scores["none"][0] == pytest.approx(scores["none"][1], rel=0.1)
     assert scores["short"][0] > 2 * scores["short"][1]
@@ -102,11 +102,13 @@ def test_pairs_of_held_out_questions_are_not_fitted_on(
     """Pairs of held-out questions alone leave the model as it is to the last bit, and are counted as held out."""
     held = held_prompts(sample_examples)
     pairs = [Pair(prompt.upper(), "A better answer.", "A worse one!") for prompt in sorted(held)]
-    model, report = train(sample_examples, pairs=pairs, encoder=encoder)
+    trained = train(sample_examples, pairs=pairs, encoder=encoder)
+    model, report = trained.model, trained.report
     assert same_model(model, trained[0])
     assert (report.pairs.preferences, report.pairs.held_out, report.pairs.judged) == (6, 6, 6)
     others = [replace(pair, prompt=f"And {pair.prompt}") for pair in pairs]
-    model, report = train(sample_examples, pairs=others, encoder=encoder)
+    trained = train(sample_examples, pairs=others, encoder=encoder)
+    model, report = trained.model, trained.report
     assert not same_model(model, trained[0])
     assert (report.pairs.preferences, report.pairs.held_out, report.pairs.judged) == (6, 0, 0)
 
@@ -119,7 +121,8 @@ def test_each_pair_is_fitted_on_or_held_out(words: WordsRecipe, encoder: TextEnc
     words.words = ("good", *(f"pair{place}" for place in range(22)), *(f"hint{place}" for place in range(22)))
     pairs = [Pair(prompt, f"pair{place}", "-") for place, prompt in enumerate(prompts)]
     hints = [hint(prompt, f"hint{place}", 5) for place, prompt in enumerate(prompts)]
-    model, report = train([*examples, *hints], pairs=pairs, encoder=encoder, recipe="words")
+    trained = train([*examples, *hints], pairs=pairs, encoder=encoder, recipe="words")
+    model, report = trained.model, trained.report
     learned = np.abs(model.scorer.coef[1:]) > 1e-3
     expected = [prompt_key(prompt) not in held for prompt in prompts]
     assert learned.tolist() == expected * 2
@@ -132,17 +135,17 @@ def test_cross_validation_does_not_see_the_pairs_of_a_fold(words: WordsRecipe, e
     """Pairs that say nothing about other questions are in the right order half of the time, though each is learned."""
     words.words = ("good", *(f"pair{place}" for place in range(30)))
     pairs = [Pair(f"Question {place}?", f"pair{place}", "-") for place in range(30)]
-    _, report = train(rated(30), pairs=pairs, encoder=encoder, recipe="words")
+    report = train(rated(30), pairs=pairs, encoder=encoder, recipe="words").report
     assert report.pairs.judged == 30
     assert report.pairs.accuracy is not None
     assert report.pairs.accuracy.value == 0.5  # all ties
     useful = [replace(pair, chosen="good", rejected="bad") for pair in pairs]
-    _, report = train(rated(30), pairs=useful, encoder=encoder, recipe="words")
+    report = train(rated(30), pairs=useful, encoder=encoder, recipe="words").report
     assert report.pairs.accuracy is not None
     assert report.pairs.accuracy.value == 1.0
-    assert train(rated(30), pairs=useful[:19], encoder=encoder, recipe="words")[1].pairs.accuracy is None
+    assert train(rated(30), pairs=useful[:19], encoder=encoder, recipe="words").report.pairs.accuracy is None
     theirs = [replace(pair, role=ReviewerRole.END_USER) for pair in useful]
-    report = train(rated(30), pairs=theirs, encoder=encoder, recipe="words")[1]
+    report = train(rated(30), pairs=theirs, encoder=encoder, recipe="words").report
     assert (report.pairs.preferences, report.pairs.judged, report.pairs.accuracy) == (30, 0, None)
 
 
@@ -150,8 +153,9 @@ def test_a_correction_weighs_less(words: WordsRecipe, encoder: TextEncoder) -> N
     """Of two pairs that contradict each other a preference wins over a correction, and both are counted."""
     words.words = ("good", "short")
     pairs = [Pair("Why?", "short", "-"), Pair("How?", "-", "short", kind=PairKind.CORRECTION)]
-    plain, _ = train(rated(20), encoder=encoder, recipe="words")
-    model, report = train(rated(20), pairs=pairs, encoder=encoder, recipe="words")
+    plain = train(rated(20), encoder=encoder, recipe="words").model
+    trained = train(rated(20), pairs=pairs, encoder=encoder, recipe="words")
+    model, report = trained.model, trained.report
     assert model.scorer.coef[1] > plain.scorer.coef[1] + 0.01
     assert (report.pairs.corrections, report.pairs.preferences) == (1, 1)
 
@@ -171,11 +175,11 @@ def test_end_users_alone(words: WordsRecipe, encoder: TextEncoder) -> None:
     words.words = ("good", "short")
     theirs = [replace(each, role=ReviewerRole.END_USER, weight=0.25) for each in rated(20)]
     experts = [Example("Mine?", "good", 5, "m"), Example("Mine?", "bad", 1, "m")]
-    _, report = train([*theirs, *experts], encoder=encoder, recipe="words")
+    report = train([*theirs, *experts], encoder=encoder, recipe="words").report
     assert (report.judged_by, report.rated, report.experts, report.end_users) == (ReviewerRole.END_USER, 82, 2, 0)
     assert report.held_out.answers + report.trained_on == 82
     enough = [replace(each, role=ReviewerRole.EXPERT, weight=1.0) for each in theirs[:52]]
-    _, report = train([*enough, *theirs[52:]], encoder=encoder, recipe="words")
+    report = train([*enough, *theirs[52:]], encoder=encoder, recipe="words").report
     assert (report.judged_by, report.rated, report.experts) == (ReviewerRole.EXPERT, 52, 52)
     assert report.end_users == 28
     assert report.end_user_weight == 0.25

@@ -110,7 +110,7 @@ def test_no_step_holds_all_texts(quick: TextEncoder) -> None:
     data = assemble(many(5_000))
     watching = Watching(data.texts)
     with no_collection():
-        _, report = train(replace(data, texts=watching), encoder=quick)
+        report = train(replace(data, texts=watching), encoder=quick).report
         assert len(watching.alive) == 0
     assert (report.rated, report.unrated) == (4_000, 1_000)
     assert sorted(watching.asked) == list(range(5_000))
@@ -123,7 +123,7 @@ def test_no_step_holds_all_texts_of_pairs(quick: TextEncoder) -> None:
     pairs = pair_set([Pair(f"What about {number}?", f"Good {number}.", f"Bad {number}.") for number in range(2_500)])
     watching = WatchingPairs(pairs.texts)
     with no_collection():
-        _, report = train(many(100), pairs=replace(pairs, texts=watching), encoder=quick)
+        report = train(many(100), pairs=replace(pairs, texts=watching), encoder=quick).report
         assert len(watching.alive) == 0
     assert report.pairs.preferences == 2_500
     assert watching.asked == list(range(2_500))
@@ -183,8 +183,8 @@ def test_what_is_gone_or_changed_is_left_out(quick: TextEncoder) -> None:
     there = [ids[row] for chunk in chunks for row in chunk.row]
     assert there == [id for id in ids if id not in {*gone, *changed}]
     assert chunks[0].questions[0].responses == tuple(each.response for each in examples[1:4])
-    _, report = train(lossy, encoder=quick)
-    _, plain = train([examples[id] for id in there], encoder=quick)
+    report = train(lossy, encoder=quick).report
+    plain = train([examples[id] for id in there], encoder=quick).report
     assert (report.rated, report.unrated) == (plain.rated, plain.unrated) == (1359, 338)
     assert report.overall.answers == 1359
     points = learning_curve(lossy, recipe=recipe_named("passages"), encoder=quick)
@@ -222,14 +222,14 @@ def sampled_set(monkeypatch: pytest.MonkeyPatch, most: int) -> TrainingSet:
 def test_the_yardstick_has_a_sample(quick: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its limit recipe joint has a random sample of questions, and the recipes are compared on that."""
     data = sampled_set(monkeypatch, 500)
-    _, report = train(data, encoder=quick)
+    report = train(data, encoder=quick).report
     assert report.sampled == 500
     inside = {name: (each.answers, each.questions) for name, each in report.cross_validated.items()}
     assert inside["passages"] == inside["joint"]
     assert inside["joint"][0] < 500
     assert report.recipe == "passages"
     assert (report.trained_on + report.held_out.answers, report.overall.answers) == (2_400, 2_400)
-    _, joint = train(data, encoder=quick, recipe="joint")
+    joint = train(data, encoder=quick, recipe="joint").report
     assert (joint.rated, joint.sampled, joint.overall.answers) == (2_400, 500, 500)
     assert joint.trained_on + joint.held_out.answers == 500
     assert joint.cross_validated["joint"].answers == inside["joint"][0]
@@ -241,7 +241,7 @@ def test_without_need_there_is_no_sample(quick: TextEncoder) -> None:
     """Few ratings are used by every recipe."""
     data = assemble(many(100))
     assert len(data.row) < MOST_ANSWERS["joint"]
-    assert train(data, encoder=quick)[1].sampled is None
+    assert train(data, encoder=quick).report.sampled is None
     assert rows_for(recipe_named("joint"), data).all()
 
 

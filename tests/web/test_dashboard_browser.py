@@ -15,7 +15,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.figures.figure import figure_csv
-from rlhf_loop.monitoring.report import report, write_whole
+from rlhf_loop.monitoring.report import report
 from rlhf_loop.store.alarms import raise_alarm
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 3}
@@ -135,7 +135,7 @@ def test_the_report_is_complete(chromium: tuple[Desk, Browser], tmp_path: Path, 
     """From a file, without network and scripts: charts, data and colours are there; nothing is asked for."""
     desk, browser = chromium
     file = tmp_path / "report.html"
-    write_whole(file, report(desk.engine, Settings()))
+    file.write_text(report(desk.engine, Settings()), encoding="utf-8")
     context = browser.new_context(offline=True, **options)
     page = context.new_page()
     asked: list[str] = []

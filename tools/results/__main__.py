@@ -16,7 +16,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
 from rlhf_loop.registry.training_run import library_versions
 from rlhf_loop.reward import RECIPES
-from rlhf_loop.reward.passages import ANSWER_FEATURES
+from rlhf_loop.reward.recipes import ANSWER_FEATURES
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import CurvePoint, learning_curve
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today

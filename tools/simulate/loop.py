@@ -21,7 +21,7 @@ from rlhf_loop.registry.training_run import TrainingOutcome, run_training
 from rlhf_loop.store.engine import make_engine, migrate
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.training.data import TrainingSet, training_set
-from rlhf_loop.training.train import AUTO, train_for_comparison
+from rlhf_loop.training.train import AUTO, train
 from tools.simulate.measuring import Scores, Yardstick
 from tools.simulate.raters import Arm, Reviewed, reviews
 from tools.simulate.world import Plan
@@ -170,7 +170,7 @@ class _Loop:
         )
         data = training_set(self._engine, reviewer_weighting=self._settings.reviewer_weighting)
         for kind in FLAWS:
-            trained = train_for_comparison(
+            trained = train(
                 self._spoilt(data, kind),
                 encoder=self._encoder,
                 recipe="joint" if kind == "recipe joint" else "passages",

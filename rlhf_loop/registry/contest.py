@@ -1,4 +1,4 @@
-"""Two versions on the ratings of today, on questions that neither was fitted on."""
+"""Comparison of two versions on today's ratings, on questions that neither was fitted on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
-from rlhf_loop.training.data import TrainingSet, training_set
+from rlhf_loop.training.data import training_set
 from rlhf_loop.utils.text import html_table
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What a comparison of two versions found. `answers` to `questions` could be used; `unknown` names the versions of
-    which nobody knows what they were fitted on: these may have seen some of the questions.
+    """The result of comparing two versions. `answers` to `questions` could be used; `unknown` names the versions whose
+    training questions are not known: these may have seen some of the questions.
     """
 
     first: Version
@@ -38,7 +38,7 @@ class Contest:
 
     def _repr_html_(self) -> str:
         above = [f"{self.answers} answers to {self.questions} questions that neither was fitted on."]
-        above += [f"Nobody knows what {name} was fitted on: it may have seen some of them." for name in self.unknown]
+        above += [f"It is not known what {name} was fitted on: it may have seen some of them." for name in self.unknown]
         named = (("Accuracy", self.found.accuracy), ("AUC", self.found.auc), ("P@1", self.found.precision_at_1))
         rows = [
             (label, f"{of.ours:.3f}", f"{of.theirs:.3f}", _difference(of)) if of else (label, "-", "-", "-")
@@ -64,37 +64,23 @@ def compare_models(
         RegistryError: there is no such version, or several.
         ModelFileError: the file of one is missing, damaged, or of another encoder.
     """
-    ours, theirs = find(engine, first), find(engine, second)
-    return contest(engine, settings, ours, theirs, encoder=encoder or load_encoder(settings))
-
-
-def contest(engine: Engine, settings: Settings, first: Version, second: Version, *, encoder: TextEncoder) -> Contest:
-    """Compare two versions by experts' ratings; differences are the first less the second.
-
-    Raises:
-        ModelFileError: the file of one is missing, damaged, or of another encoder.
-    """
+    both = find(engine, first), find(engine, second)
+    encoder = encoder or load_encoder(settings)
     data = training_set(engine)
     rows = np.ones(len(data.row), dtype=np.bool_)
     unknown = []
-    for version in (first, second):
+    for version in both:
         fitted = fitted_questions(settings, version.version)
         if fitted is None:
             unknown.append(version.version)
         else:
             rows &= ~np.isin(data.candidates["prompt"][data.row], fitted)
-    ours, theirs = (
-        predict(load(settings, version, encoder=encoder.id).model, data, rows, encoder) for version in (first, second)
-    )
+    ours, theirs = (predict(load(settings, version, encoder=encoder.id).model, data, rows, encoder) for version in both)
     rows &= np.isfinite(ours) & np.isfinite(theirs)
     found = compare(data.predictions(ours[rows], rows), theirs[rows])
-    return Contest(first, second, _questions(data, rows), int(rows.sum()), found, tuple(unknown))
+    return Contest(*both, len(np.unique(data.prompt[rows])), int(rows.sum()), found, tuple(unknown))
 
 
 def _difference(of: Comparison) -> str:
     by = of.difference
     return f"{by.value:+.3f} ({by.low:+.3f} to {by.high:+.3f})"
-
-
-def _questions(data: TrainingSet, rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
-    return len(np.unique(data.prompt[rows]))

@@ -1,8 +1,11 @@
-"""The default recipe: how well the passages of an answer fit the question, next to the other candidates.
+"""Recipes: the way from a question's candidates to the numbers that a logistic regression sees.
 
-The features were chosen by ablation with grouped cross-validation (`make results` prints the table). An answer of any
-length is read to its end. Nothing depends on the order in which the candidates came: a ranking that was shown once
-would otherwise feed on itself.
+`passages`, the default: how well the passages of an answer fit the question, next to the other candidates. Its features
+were chosen by ablation with grouped cross-validation (`make results` prints the table). An answer of any length is read
+to its end. Nothing depends on the order in which the candidates came: a ranking that was shown once would otherwise
+feed on itself.
+
+`joint`, the yardstick that every other must beat: one vector of question and answer together.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +22,7 @@ from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
 from rlhf_loop.reward import lexical
 from rlhf_loop.reward.lexical import TermIndex
-from rlhf_loop.reward.recipe import Matrix
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: How sharply the soft maximum prefers the best passage: a second one just as good adds log(2) / 20 = 0.035.
 SHARPNESS = 20.0
@@ -49,6 +52,34 @@ ANSWER_FEATURES = (
 )
 QUESTION_FEATURES = ("agreement mean", "agreement best")
 
+SEPARATOR = " </s> "
+
+
+class Recipe(Protocol):
+    """FairLock questions with their candidates into features; it learns nothing itself."""
+
+    name: ClassVar[str]
+    #: Raised when the features change their meaning: a model file of another version is refused.
+    version: ClassVar[int]
+    #: Whether texts of any length are read to their end, or only as far as the encoder's window.
+    reads_all: ClassVar[bool]
+    #: Whether the features are brought to mean 0 and variance 1 before the fit.
+    scaled: ClassVar[bool]
+    #: Inverse strength of the fit's L2 penalty, as in scikit-learn.
+    penalty_c: ClassVar[float]
+
+    def feature_names(self) -> list[str]:
+        """Return a name for each column."""
+        ...
+
+    def pair_columns(self) -> Mask:
+        """Return which columns differ between two answers alone as they do in any list of candidates that has both."""
+        ...
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
+        """Return one row a candidate, all questions' candidates one after the other, in order."""
+        ...
+
 
 class PassagesRecipe:
     """Query-to-passage, lexical and length features, each also relative to the question's other candidates."""
@@ -67,7 +98,7 @@ class PassagesRecipe:
         forms = ("{}", "{}, from the mean", "{}, from the best")
         return [form.format(name) for form in forms for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
 
-    def pair_columns(self) -> NDArray[np.bool_]:
+    def pair_columns(self) -> Mask:
         """Return which columns two answers alone differ in as they do in any list: all but "apart from the subject".
 
         What compares an answer with the others differs between two of them as the answers themselves do, and what
@@ -75,7 +106,7 @@ class PassagesRecipe:
         """
         return np.array(["apart from the subject" not in name for name in self.feature_names()])
 
-    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Matrix:
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return the features, shape (candidates, columns)."""
         blocks = [np.empty((0, len(self.feature_names())))]
         for start in range(0, len(questions), _CHUNK):
@@ -83,6 +114,51 @@ class PassagesRecipe:
                 question = embedded.question
                 blocks.append(_features(embedded, self._terms.features(question.prompt, question.responses)))
         return np.concatenate(blocks)
+
+
+class JointRecipe:
+    """`prompt + " </s> " + response` -> one vector of 384 dimensions, cut at the encoder's 256 tokens."""
+
+    name: ClassVar[str] = "joint"
+    version: ClassVar[int] = 1
+    reads_all: ClassVar[bool] = False
+    scaled: ClassVar[bool] = False
+    penalty_c: ClassVar[float] = 1.0
+
+    def feature_names(self) -> list[str]:
+        """Return a name for each dimension."""
+        return [f"dimension {index}" for index in range(DIMENSION)]
+
+    def pair_columns(self) -> Mask:
+        """Return which dimensions two answers alone differ in as they do in a list: all, as none depends on others."""
+        return np.ones(DIMENSION, dtype=np.bool_)
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
+        """Return the vectors, shape (candidates, 384)."""
+        return encoder.encode(joint_texts(questions)).astype(np.float64)
+
+
+def joint_texts(questions: Sequence[Question]) -> list[str]:
+    """Return the text that is embedded for each candidate."""
+    return [question.prompt + SEPARATOR + response for question in questions for response in question.responses]
+
+
+#: In the order in which ties between them are settled.
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (PassagesRecipe(), JointRecipe())}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"Unknown recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+# --- The features of passages --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +171,7 @@ class _QuestionVectors:
     words: Vectors
     titles: Vectors
     passages: Vectors
-    counts: NDArray[np.intp]
+    counts: Ints
 
 
 def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_QuestionVectors]:
@@ -130,7 +206,7 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Que
         )
 
 
-def _features(of: _QuestionVectors, words: Matrix) -> Matrix:
+def _features(of: _QuestionVectors, words: Floats) -> Floats:
     """Return the features of one question's candidates: absolute, from the mean, from the best, and the question's."""
     fits = _fits(of)
     answer = np.hstack([_answer_features(of, fits), words])
@@ -141,7 +217,7 @@ def _features(of: _QuestionVectors, words: Matrix) -> Matrix:
 
 @dataclass(frozen=True, slots=True)
 class _Fits:
-    """How well the passages fit the question.
+    """The fit of the passages to the question.
 
     `starts` is each answer's first passage, `order` the passages answer by answer with each answer's best one first,
     `best` the vectors of those.
@@ -150,8 +226,8 @@ class _Fits:
     query: NDArray[np.float32]
     sentences: Vectors
     words: Vectors
-    starts: NDArray[np.intp]
-    order: NDArray[np.intp]
+    starts: Ints
+    order: Ints
     best: Vectors
 
 
@@ -164,7 +240,7 @@ def _fits(of: _QuestionVectors) -> _Fits:
     return _Fits(query[:, 0], sentences, words, starts, order, of.passages[order[starts]])
 
 
-def _answer_features(of: _QuestionVectors, fits: _Fits) -> Matrix:
+def _answer_features(of: _QuestionVectors, fits: _Fits) -> Floats:
     starts = fits.starts
     whole = _unit(np.add.reduceat(of.passages, starts))
     to_words = np.maximum.reduceat(fits.words, starts) if len(of.words) else np.zeros((len(starts), 1))
@@ -182,12 +258,12 @@ def _answer_features(of: _QuestionVectors, fits: _Fits) -> Matrix:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _soft_maximum(of: _QuestionVectors, fits: _Fits) -> NDArray[np.float64]:
+def _soft_maximum(of: _QuestionVectors, fits: _Fits) -> Floats:
     """Return the log-sum-exp of each answer's best passages: the best one counts most, others as good add a little."""
     ordered = fits.query[fits.order].astype(np.float64)
     place = np.arange(len(ordered)) - np.repeat(fits.starts, of.counts)
     terms = np.where(place < _BEST, np.exp(SHARPNESS * ordered), 0.0)
-    soft: NDArray[np.float64] = np.log(np.add.reduceat(terms, fits.starts)) / SHARPNESS
+    soft: Floats = np.log(np.add.reduceat(terms, fits.starts)) / SHARPNESS
     return soft
 
 
@@ -204,7 +280,7 @@ def _apart_from_subject(best: Vectors, query: NDArray[np.float32]) -> NDArray[np
     return _products(rest, _unit(query - (query @ subject) * subject)[np.newaxis])[:, 0]
 
 
-def _agreement(of: _QuestionVectors, fits: _Fits) -> NDArray[np.float64]:
+def _agreement(of: _QuestionVectors, fits: _Fits) -> Floats:
     """Return how well each answer's best passage fits what the others say, weighted by how well they fit the question.
 
     Pseudo-relevance feedback (Rocchio 1971) with the other candidates as the feedback. A question whose candidates
@@ -217,7 +293,7 @@ def _agreement(of: _QuestionVectors, fits: _Fits) -> NDArray[np.float64]:
     # The sum less one's own part, in double precision: one's own part may be nearly all of it.
     others = _unit(weighted.sum(axis=0) - weighted).astype(np.float32)
     fit = np.einsum("pd,pd->p", of.passages, np.repeat(others, of.counts, axis=0))
-    best: NDArray[np.float64] = np.maximum.reduceat(fit, fits.starts).astype(np.float64)
+    best: Floats = np.maximum.reduceat(fit, fits.starts).astype(np.float64)
     return best
 
 

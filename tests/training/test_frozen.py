@@ -5,9 +5,8 @@ import pytest
 
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.store.questions import frozen_share, is_frozen
-from rlhf_loop.training.data import assemble, prompt_hash
-from rlhf_loop.training.train import train_for_comparison
+from rlhf_loop.training.data import assemble, frozen_share, is_frozen, prompt_hash
+from rlhf_loop.training.train import train
 
 
 def test_the_share_grows_and_never_shrinks() -> None:
@@ -39,7 +38,7 @@ def test_no_fit_sees_a_frozen_question(sample_examples: list[Example], encoder: 
     frozen = is_frozen(data.candidates["prompt"][data.row], 0.2)
     assert frozen.any()
     for seed in (0, 1):
-        trained = train_for_comparison(sample_examples, encoder=encoder, recipe="passages", seed=seed, frozen_share=0.2)
+        trained = train(sample_examples, encoder=encoder, recipe="passages", seed=seed, frozen_share=0.2)
         of = trained.data.candidates["prompt"][trained.data.row]
         assert not np.isin(of[frozen], trained.fitted).any()
         assert np.isfinite(trained.probability[frozen]).all()

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_loop.utils.files import whole_file, write_whole
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    """The new content is there under the name, with the permissions asked for, and nothing beside it."""
+    path = tmp_path / "file"
+    write_whole(path, b"first", mode=0o640)
+    write_whole(path, b"second", mode=0o640)
+    assert path.read_bytes() == b"second"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, or where the block raises, the old file stays and no draft is left."""
+    path = tmp_path / "file"
+    write_whole(path, b"first")
+    with pytest.raises(TypeError), whole_file(path) as file:
+        file.writelines([b"half of it", "no bytes"])  # type: ignore[list-item]
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
