@@ -10,7 +10,6 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,10 +166,6 @@ class Outbox:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.isolation_level = None  # transactions are begun above
-    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        # Of several processes that open a new file at once one sets it; SQLite refuses the others without any waiting.
-        with suppress(sqlite3.OperationalError):
-            connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # what is acknowledged survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
     connection.executescript(_SCHEMA)

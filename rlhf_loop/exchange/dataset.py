@@ -32,7 +32,7 @@ from rlhf_loop.exchange.transfer import Progress
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ANONYMOUS
 from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash
-from rlhf_loop.utils.rows import Columns, Kind, Row, RowsWriter, written_file
+from rlhf_loop.utils.rows import Columns, Kind, Row, WriteRows, written_file
 from rlhf_loop.version import __version__
 
 #: By this an export knows an earlier one.
@@ -320,11 +320,11 @@ def _split(name: str, count: int, file: Path) -> Split:
     return Split(name, count, size, file.stat().st_size)
 
 
-def _write(writers: Mapping[str, RowsWriter], chunk: Sequence[tuple[str, Row]], counts: dict[str, int]) -> None:
+def _write(writers: Mapping[str, WriteRows], chunk: Sequence[tuple[str, Row]], counts: dict[str, int]) -> None:
     parts = split_of(prompt for prompt, _ in chunk)
-    for split, writer in writers.items():
+    for split, write in writers.items():
         if rows := [row for part, (_, row) in zip(parts, chunk, strict=True) if part == split]:
-            writer.write(rows)
+            write(rows)
             counts[split] += len(rows)
 
 

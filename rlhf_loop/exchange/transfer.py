@@ -218,11 +218,11 @@ def export_ratings(
     format, container = chosen_format(path, format)
     columns = _columns(format, options := options or ExportOptions())
     done = 0
-    with reading(engine) as connection, written_file(path, container=container, columns=columns) as writer:
+    with reading(engine) as connection, written_file(path, container=container, columns=columns) as write:
         total = count(connection) if progress and format in PLAIN else 0
         rows = _rows(connection, format, options)
         while chunk := list(islice(rows, _CHUNK)):
-            writer.write(chunk)
+            write(chunk)
             done += len(chunk)
             if progress:
                 progress(done, max(done, total))

@@ -141,7 +141,10 @@ class CorrectionsSource:
                 question = known.questions[place]
                 if question.key != key and words.same_as(question.words):
                     found += known.by_key[question.key]
-        return _each_once(found)[:limit]
+        once: dict[str, Passage] = {}
+        for passage in found:
+            once.setdefault(passage.text, passage)
+        return list(once.values())[:limit]
 
     def warm_up(self) -> None:
         """Read what is approved, and embed its questions."""
@@ -303,7 +306,3 @@ def _passage(of: Correction) -> Passage:
         whole=True,
         verbatim=True,
     )
-
-
-def _each_once(passages: Sequence[Passage]) -> list[Passage]:
-    return list({passage.text: passage for passage in reversed(passages)}.values())[::-1]

@@ -188,18 +188,15 @@ class _Piece:
 def _pieces(text: str, max_chars: int) -> Iterator[_Piece]:
     """Give the smallest pieces that a border may lie between, none longer than a section."""
     for sentence in sentences(text):
-        cost = 0.0 if _ends_paragraph(sentence) else _SENTENCE_BORDER
+        # Not by a pattern: one that looks for blank lines takes cubic time where they are many.
+        ends_paragraph = sentence[len(sentence.rstrip()) :].count("\n") > 1
+        cost = 0.0 if ends_paragraph else _SENTENCE_BORDER
         lines = list(_parts(sentence, max_chars, _LINES.findall))
         for line in lines:
             inner = list(_parts(line, max_chars, _WORDS.findall))
             for word in inner[:-1]:
                 yield from _hard(word, max_chars, _WORD_BORDER)
             yield from _hard(inner[-1], max_chars, cost if line is lines[-1] else _SENTENCE_BORDER)
-
-
-def _ends_paragraph(sentence: str) -> bool:
-    # Not by a pattern: one that looks for blank lines takes cubic time where they are many.
-    return sentence[len(sentence.rstrip()) :].count("\n") > 1
 
 
 def _parts(text: str, max_chars: int, split: Callable[[str], list[str]]) -> list[str]:
@@ -214,19 +211,17 @@ def _hard(text: str, max_chars: int, cost: float) -> Iterator[_Piece]:
 
 def _joined(pieces: Iterator[_Piece], max_chars: int) -> Iterator[_Piece]:
     """Put very short pieces together."""
-    held: list[_Piece] = []
-    length = 0
+    held: _Piece | None = None
     for piece in pieces:
-        if held and length + len(piece.text) > max_chars:
-            yield _Piece("".join(each.text for each in held), held[-1].cost)
-            held, length = [], 0
-        held.append(piece)
-        length += len(piece.text)
-        if length >= max_chars / _PIECES:
-            yield _Piece("".join(each.text for each in held), piece.cost)
-            held, length = [], 0
+        if held and len(held.text) + len(piece.text) > max_chars:
+            yield held
+            held = None
+        held = _Piece(held.text + piece.text, piece.cost) if held else piece
+        if len(held.text) >= max_chars / _PIECES:
+            yield held
+            held = None
     if held:
-        yield _Piece("".join(each.text for each in held), held[-1].cost)
+        yield held
 
 
 def _spans(pieces: list[_Piece], max_chars: int) -> list[tuple[int, int]]:

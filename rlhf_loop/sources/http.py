@@ -36,19 +36,9 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?|[0-9a-f:]*:[0-9a-f:.]*
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _NETWORK_ERRORS = (httpcore2.NetworkError, httpcore2.TimeoutException, OSError)
 _PROTOCOL_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol)
-#: The transports of each process: one that is inherited at a fork is neither used nor closed.
-_Transports = dict[int, TimedTransport]
 
 #: Gives the leave to send one request, held while it runs, within some seconds; or raises `SourceError`.
-Turn = Callable[[float], AbstractContextManager[None]]
-
-
-def _any_time(_: float) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-def _never(_: bytes) -> bool:
-    return False
+Turn = Callable[[float], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +60,11 @@ class HttpClient:
     """
 
     def __init__(
-        self, url: str, *, setting: str, contact: str = "", max_bytes: int = MAX_BYTES, turn: Turn = _any_time
+        self, url: str, *, setting: str, contact: str = "", max_bytes: int = MAX_BYTES, turn: Turn = nullcontext
     ) -> None:
         self._url = _checked(url, setting)
+        #: The only host that is ever asked.
+        self.host = self._url.host
         self._setting = setting
         self._headers = {
             "User-Agent": user_agent(contact),
@@ -83,15 +75,11 @@ class HttpClient:
         self._max_bytes = max_bytes
         self._turn = turn
         self._not_before = 0.0
-        self._transports: _Transports = {}
+        #: Of each process: one that is inherited at a fork is neither used nor closed.
+        self._transports: dict[int, TimedTransport] = {}
 
     def __del__(self) -> None:
         self.close()
-
-    @property
-    def host(self) -> str:
-        """The only host that is ever asked."""
-        return self._url.host
 
     def address(self, params: Mapping[str, str]) -> str:
         """Return the whole address that `get` fetches for these parameters."""
@@ -103,7 +91,7 @@ class HttpClient:
         *,
         budget_s: float,
         media_types: Collection[str],
-        is_busy: Callable[[bytes], bool] = _never,
+        is_busy: Callable[[bytes], bool] = lambda body: False,
     ) -> bytes:
         """Return the body of the configured URL with these parameters, within `budget_s` seconds for everything.
 
@@ -248,8 +236,7 @@ class HttpClient:
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
         # Where __init__ refused its arguments, there is nothing.
-        found = getattr(self, "_transports", _Transports()).pop(os.getpid(), None)
-        if found is not None:
+        if found := getattr(self, "_transports", {}).pop(os.getpid(), None):
             found.close()
 
 

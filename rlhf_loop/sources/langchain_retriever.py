@@ -31,12 +31,7 @@ class LangChainSource:
 
     def __init__(self, retriever: Retriever, *, name: str) -> None:
         self._retriever = retriever
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """The name it was given."""
-        return self._name
+        self.name = name
 
     def search(self, query: str, *, limit: int) -> list[Passage]:
         """Return the retriever's documents, in its order.
@@ -61,7 +56,7 @@ class LangChainSource:
 
     def _wrong(self, value: object) -> SourceError:
         return SourceError(
-            f"The retriever {self._name!r} returned {type(value).__name__} where documents of LangChain were expected. "
+            f"The retriever {self.name!r} returned {type(value).__name__} where documents of LangChain were expected. "
             "Give LangChainSource a retriever: a vector store has as_retriever()."
         )
 

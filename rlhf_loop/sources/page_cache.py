@@ -11,15 +11,13 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
 
 from rlhf_loop.errors import SourceError
-from rlhf_loop.utils.sqlite import delete_files, make_room, prepare_cache
+from rlhf_loop.utils.sqlite import SqliteCache
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +30,7 @@ _SKEW_S = 60.0
 #: Waiting longer than this for another process would cost more than fetching.
 _BUSY_S = 0.5
 _LARGEST_PAGE = 50 * 10**6
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS pages (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
-    retrieved REAL NOT NULL,
-    checksum INTEGER NOT NULL,
-    packed BLOB NOT NULL
-)"""
-
-_Result = TypeVar("_Result")
+_COLUMNS = "retrieved REAL NOT NULL, checksum INTEGER NOT NULL, packed BLOB NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +41,10 @@ class Page:
     retrieved_at: datetime
 
 
-class PageCache:
+class PageCache(SqliteCache):
     """Pages by their addresses, none older than `max_age_s` as long as they can be fetched; 0 keeps none at all.
 
-    Safe to share between threads and across a fork: each use opens the file for itself.
+    Safe to share between threads and across a fork.
     """
 
     def __init__(
@@ -66,9 +55,8 @@ class PageCache:
         max_bytes: int = 100 * 10**6,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path = path
+        super().__init__(path, title="page cache", table="pages", columns=_COLUMNS, max_bytes=max_bytes, busy_s=_BUSY_S)
         self._max_age_s = max_age_s
-        self._max_bytes = max_bytes
         self._clock = clock
         self._pause_until = 0.0
 
@@ -102,46 +90,23 @@ class PageCache:
         return page
 
     def _get(self, key: bytes) -> Page | None:
-        page = self._attempt(lambda connection: _read(connection, key))
+        select = "SELECT retrieved, checksum, packed FROM pages WHERE key = ?"
+        row = self._use(self._reader, lambda connection: connection.execute(select, (key,)).fetchone())
+        page = _unpacked(key, *row) if row else None
         return page if page and page.retrieved_at.timestamp() >= self._oldest() else None
 
     def _put(self, key: bytes, page: Page) -> None:
-        self._attempt(lambda connection: _write(connection, key, page, self._oldest(), self._max_bytes))
+        packed, retrieved, oldest = zlib.compress(page.body), page.retrieved_at.timestamp(), self._oldest()
+        insert = "INSERT OR REPLACE INTO pages (key, retrieved, checksum, packed) VALUES (?, ?, ?, ?)"
+
+        def replace(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM pages WHERE retrieved < ?", (oldest,))
+            connection.execute(insert, (key, retrieved, _checksum(key, retrieved, packed), packed))
+
+        self._write(replace)
 
     def _oldest(self) -> float:
         return self._clock() - max(STALE_S, self._max_age_s)
-
-    def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
-        """Do the work; what goes wrong with the file is logged, and is nobody else's trouble."""
-        try:
-            with suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as connection:
-                prepare_cache(connection, _SCHEMA)
-                return work(connection)
-        except sqlite3.OperationalError as error:
-            # Locked for too long, disk full, no such folder: the next use may be luckier.
-            logger.warning("The page cache %s cannot be used now: %s.", self._path, error)
-        except sqlite3.DatabaseError as error:
-            logger.warning("The page cache %s is damaged (%s); starting a new one.", self._path, error)
-            delete_files(self._path)
-        return None
-
-
-def _read(connection: sqlite3.Connection, key: bytes) -> Page | None:
-    row = connection.execute("SELECT retrieved, checksum, packed FROM pages WHERE key = ?", (key,)).fetchone()
-    return _unpacked(key, *row) if row else None
-
-
-def _write(connection: sqlite3.Connection, key: bytes, page: Page, oldest: float, max_bytes: int) -> None:
-    packed, retrieved = zlib.compress(page.body), page.retrieved_at.timestamp()
-    with connection:
-        connection.execute("DELETE FROM pages WHERE retrieved < ?", (oldest,))
-        connection.execute(
-            "INSERT OR REPLACE INTO pages (key, retrieved, checksum, packed) VALUES (?, ?, ?, ?)",
-            (key, retrieved, _checksum(key, retrieved, packed), packed),
-        )
-        make_room(connection, "pages", max_bytes=max_bytes)
 
 
 def _page(body: bytes, retrieved: float) -> Page:

@@ -110,7 +110,7 @@ def _named(entry: str) -> Any:
         found: Any = importlib.import_module(module)
     except (ModuleNotFoundError, ValueError, TypeError) as error:
         # A module that is there but imports what is not shows its own error.
-        if isinstance(error, ModuleNotFoundError) and not _is_part(error.name, module):
+        if isinstance(error, ModuleNotFoundError) and not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ConfigError(
             f"{_SETTING} names {entry!r}, and there is no module {module!r}. Install it, or correct the name."
@@ -136,10 +136,6 @@ def _own(entry: str, settings: Settings) -> Source:
     if _is_retriever(found):
         return LangChainSource(found, name=name)
     raise _not_a_source(entry, found)
-
-
-def _is_part(missing: str | None, module: str) -> bool:
-    return missing is not None and f"{module}.".startswith(f"{missing}.")
 
 
 def _is_source(found: object) -> bool:

@@ -89,11 +89,12 @@ class WikipediaSource:
         """Search for all words; where that finds little, for any of them; where it finds nothing, for fewer."""
         hits: dict[int, _Hit] = {}
         licence: str | None = None
-        for attempt in _attempts(words):
-            if len(hits) >= PAGES or (hits and not attempt.if_few):
+        for number, text in enumerate(_attempts(words)):
+            # Only the second one makes more of a few.
+            if len(hits) >= PAGES or (hits and number > 1):
                 break
             try:
-                found = self._search(attempt.text, deadline)
+                found = self._search(text, deadline)
             except SourceError as error:
                 if not hits:
                     raise
@@ -222,23 +223,15 @@ class _SearchResult:
     licence: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    text: str
-    #: Also where the attempts before found something, but little.
-    if_few: bool = False
-
-
-def _attempts(words: list[str]) -> Iterator[_Attempt]:
-    yield _Attempt(" ".join(words))
+def _attempts(words: list[str]) -> Iterator[str]:
+    yield " ".join(words)
     if len(words) > 1:
         # An operator of CirrusSearch, which Wikipedia has; MediaWiki's own search takes it for one more word.
-        yield _Attempt(" OR ".join(words), if_few=True)
+        yield " OR ".join(words)
         fewer = longest_first(words)[:2]
         if len(words) > 2:
-            yield _Attempt(" ".join(fewer))
-        for word in fewer:
-            yield _Attempt(word)
+            yield " ".join(fewer)
+        yield from fewer
 
 
 def _json(body: bytes) -> Any:

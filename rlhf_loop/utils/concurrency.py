@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -38,23 +38,15 @@ class Worker:
     def run(self, task: Callable[[], _Result]) -> _Result:
         """Return what the task returns, or raise what it raises; the caller's context variables go along."""
         future: Future[_Result] = Future()
-        context = copy_context()
-        self._tasks.put((future, lambda: context.run(task)))
+        self._tasks.put((future, partial(copy_context().run, task)))
         return future.result()
 
 
 def start_thread(task: Callable[[], _Result], *, name: str) -> Future[_Result]:
     """Run the task in a thread of its own that does not keep the process alive; the context variables go along."""
     future: Future[_Result] = Future()
-    context = copy_context()
-
-    def run() -> None:
-        try:
-            future.set_result(context.run(task))
-        except BaseException as error:  # whatever it is, whoever waits has to know
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
+    work = partial(copy_context().run, task)
+    threading.Thread(target=_fulfil, args=(future, work), name=name, daemon=True).start()
     return future
 
 
@@ -148,12 +140,15 @@ def trim_memory() -> None:
 
 def _serve(tasks: queue.SimpleQueue[_Task | None]) -> None:
     while (given := tasks.get()) is not None:
-        future, task = given
-        try:
-            future.set_result(task())
-        except BaseException as error:  # whatever it is, the caller has to know
-            future.set_exception(error)
-        del given, future, task  # or the last result would be kept until the next
+        _fulfil(*given)
+        del given  # or the last result would be kept until the next
+
+
+def _fulfil(future: Future[_Result], task: Callable[[], _Result]) -> None:
+    try:
+        future.set_result(task())
+    except BaseException as error:  # whatever it is, whoever waits has to know
+        future.set_exception(error)
 
 
 @cache

@@ -16,14 +16,14 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.utils.files import whole_file
@@ -43,8 +43,11 @@ _PARQUET_ROWS = 1000
 _JSON_READ = 1 << 18
 #: Characters that one object of a JSON array may have: what is broken would else be read to the file's end.
 _LONGEST_OBJECT = 1 << 26
-_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+#: What reading a damaged gzip-compressed file raises.
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 Row = Sequence[Any]
+#: Writes rows into a file, their cells in the columns' order.
+WriteRows = Callable[[Sequence[Row]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,16 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
     Raises:
         ImportFileError: the file is damaged or of another format.
     """
+    from pyarrow import ArrowException
+
     readers: dict[str, Callable[[IO[bytes]], Iterator[Record]]]
     readers = {"csv": _csv_records, "jsonl": _jsonl_records, "json": _json_records, "parquet": _parquet_records}
-    return _with_file_errors(path, readers[format](stream))
+    try:
+        yield from readers[format](stream)
+    except (*DAMAGED, ArrowException) as error:
+        raise ImportFileError(
+            f"The file {str(path)!r} is damaged or of another format: {error}. Make it anew, or give --format."
+        ) from error
 
 
 class Kind(StrEnum):
@@ -140,50 +150,29 @@ class Kind(StrEnum):
 Columns = Mapping[str, Kind]
 
 
-class RowsWriter(Protocol):
-    """A writer of rows in chunks, their cells in the columns' order; the file is whole once `close` has returned."""
-
-    def write(self, rows: Sequence[Row]) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @contextmanager
-def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[RowsWriter]:
+def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[WriteRows]:
     """Write a file that appears whole, under its name, or not at all. `container` is csv, jsonl, json or parquet.
+
+    The block gets a function that writes rows, to be called with one chunk of them after the other.
 
     Raises:
         ImportFileError: the place cannot be written, or rows of that kind cannot be in such a file.
     """
-    writers: dict[str, Callable[[IO[bytes], Columns], RowsWriter]]
-    writers = {"csv": _CsvWriter, "jsonl": _JsonlWriter, "json": _JsonWriter, "parquet": _ParquetWriter}
+    writers: dict[str, Callable[[IO[bytes], Columns], AbstractContextManager[WriteRows]]]
+    writers = {"csv": _csv_writer, "jsonl": _jsonl_writer, "json": _json_writer, "parquet": _parquet_writer}
     if container == "csv" and ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:]):
-        writers["csv"] = partial(_CsvWriter, delimiter="\t")
+        writers["csv"] = partial(_csv_writer, delimiter="\t")
     make = writers[container]
     path = path.resolve()  # a link stays a link: its target is what gets replaced
     if path.exists() and not path.is_file():
         raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
     try:
-        with whole_file(path) as file, _compressed(file, path) as stream:
-            writer = make(stream, columns)
-            try:
-                yield writer
-            finally:
-                writer.close()
+        with whole_file(path) as file, _compressed(file, path) as stream, make(stream, columns) as write:
+            yield write
     except OSError as error:
         raise ImportFileError(
             f"The file {str(path)!r} cannot be written: {error.strerror}. Choose another place."
-        ) from error
-
-
-def _with_file_errors(path: Path, records: Iterable[Record]) -> Iterator[Record]:
-    from pyarrow import ArrowException
-
-    try:
-        yield from records
-    except (*_DAMAGED, ArrowException) as error:
-        raise ImportFileError(
-            f"The file {str(path)!r} is damaged or of another format: {error}. Make it anew, or give --format."
         ) from error
 
 
@@ -193,40 +182,27 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
     # Bytes that are not UTF-8 come through as surrogates, so that the row they are in can be named.
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
         header = text.readline()
-        reader = csv.reader(itertools.chain([header], text), delimiter=_delimiter(header), strict=True)
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
         names: tuple[str, ...] = ()
-        for line, cells in _csv_rows(reader):
-            if isinstance(cells, str):
-                yield Record(line, reason=f"the CSV is malformed: {cells}")
-            elif not names:
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                yield Record(line, reason=f"the CSV is malformed: {error}")
+                continue
+            if cells is None:
+                break
+            if not names and cells:
                 names = tuple(cells)
                 yield Record(line, names)
-            elif len(cells) != len(names):
+            elif cells and len(cells) != len(names):
                 yield Record(line, reason=f"the row has {len(cells)} columns, the header has {len(names)}")
-            else:
+            elif cells:  # a blank line has none
                 yield Record(line, names, cells)
     if not names:
         raise ImportFileError("The file is empty. Its first line must name the columns.")
-
-
-def _csv_rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """Give the rows that are not blank, each with the line where it starts; of a malformed one what is wrong."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, str(error)
-            continue
-        if cells:
-            yield line, cells
-
-
-def _delimiter(header: str) -> str:
-    """Return comma, semicolon or tab: whichever the header has most of."""
-    return max(",;\t", key=header.count)
 
 
 def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
@@ -247,20 +223,15 @@ def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
 def _json_records(stream: IO[bytes]) -> Iterator[Record]:
     """Give the objects of an array, of the array "data" in an object (as APIs give pages), or the only object."""
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        array = _JsonArray(text)
         row = 0
-        while True:
-            try:
-                more, value = array.next()
-            except (ValueError, RecursionError) as error:
-                raise ImportFileError(
-                    f"After object {row} the file is not JSON: {error}. "
-                    "Make it anew, or end its name in .jsonl if each line is an object."
-                ) from error
-            if not more:
-                return
-            row += 1
-            yield _object(row, value, what="value")
+        try:
+            for row, value in enumerate(_JsonArray(text), start=1):
+                yield _object(row, value, what="value")
+        except (ValueError, RecursionError) as error:
+            raise ImportFileError(
+                f"After object {row} the file is not JSON: {error}. "
+                "Make it anew, or end its name in .jsonl if each line is an object."
+            ) from error
 
 
 class _JsonArray:
@@ -272,36 +243,32 @@ class _JsonArray:
         self._text = text
         self._buffer = text.read(_JSON_READ)
         self._decoder = json.JSONDecoder(parse_constant=_no_constant)
-        found = self._START.match(self._buffer)
-        self._alone = found is None
-        self._place = found.end() if found else 0
-        self._first = True
+        self._place = 0
 
-    def next(self) -> tuple[bool, Any]:
-        """Return whether there was one more, and what it is.
+    def __iter__(self) -> Iterator[Any]:
+        """Give the values; one that stands alone counts as an array of it.
 
         Raises:
             ValueError: it is not JSON.
         """
-        character = self._character()
-        if self._alone and not self._first:
-            if character:
+        start = self._START.match(self._buffer)
+        if not start:
+            yield self._value("it is empty")
+            if self._character():
                 raise ValueError("more follows the first value")
-            return False, None
-        if not self._alone:
-            if character == "]":
-                return False, None
-            if not self._first:
+            return
+        self._place = start.end()
+        first = True
+        while (character := self._character()) != "]":
+            if not first and character:
                 if character != ",":
-                    raise ValueError(f"{character!r} where a comma should be" if character else "it ends too early")
+                    raise ValueError(f"{character!r} where a comma should be")
                 self._place += 1
-                character = self._character()
-        if not character:
-            raise ValueError("it is empty" if self._alone else "it ends too early")
-        self._first = False
-        return True, self._value()
+            yield self._value("it ends too early")
+            first = False
 
     def _character(self) -> str:
+        """Return the next one that is not white space, an empty text at the end."""
         while True:
             while self._place < len(self._buffer) and self._buffer[self._place] in " \t\r\n":
                 self._place += 1
@@ -310,7 +277,9 @@ class _JsonArray:
             if not self._read_more():
                 return ""
 
-    def _value(self) -> Any:
+    def _value(self, otherwise: str) -> Any:
+        if not self._character():
+            raise ValueError(otherwise)
         while True:
             try:
                 value, self._place = self._decoder.raw_decode(self._buffer, self._place)
@@ -373,88 +342,70 @@ def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
         yield cast(IO[bytes], packed)
 
 
-class _CsvWriter:
-    """CSV by RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing at all for a missing value.
+@contextmanager
+def _csv_writer(stream: IO[bytes], columns: Columns, *, delimiter: str = ",") -> Iterator[WriteRows]:
+    """Write CSV by RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing for a missing value.
 
     In a file named .tsv tabs stand between the cells.
     """
-
-    def __init__(self, stream: IO[bytes], columns: Columns, *, delimiter: str = ",") -> None:
-        if nested := [name for name, kind in columns.items() if kind in (Kind.MESSAGES, Kind.OBJECT)]:
-            raise ImportFileError(
-                f"A cell of CSV is one text, and the column {nested[0]!r} holds objects. "
-                "End the name in .jsonl to write JSON."
-            )
-        self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-        self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\r\n")
-        self._writer.writerow(columns)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self._writer.writerows([_csv_cell(value) for value in row] for row in rows)
-
-    def close(self) -> None:
-        self._text.detach()
+    if nested := [name for name, kind in columns.items() if kind in (Kind.MESSAGES, Kind.OBJECT)]:
+        raise ImportFileError(
+            f"A cell of CSV is one text, and the column {nested[0]!r} holds objects. "
+            "End the name in .jsonl to write JSON."
+        )
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
+    writer.writerow(columns)
+    try:
+        yield lambda rows: writer.writerows([_csv_cell(value) for value in row] for row in rows)
+    finally:
+        text.detach()
 
 
-class _JsonlWriter:
-    def __init__(self, stream: IO[bytes], columns: Columns) -> None:
-        self._stream = stream
-        self._names = tuple(columns)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        self._stream.write(b"".join(_json(self._names, row) + b"\n" for row in rows))
-
-    def close(self) -> None:
-        pass
+@contextmanager
+def _jsonl_writer(stream: IO[bytes], columns: Columns) -> Iterator[WriteRows]:
+    yield lambda rows: stream.write(b"".join(_json(columns, row) + b"\n" for row in rows))
 
 
-class _JsonWriter:
-    """An array, an object a line."""
+@contextmanager
+def _json_writer(stream: IO[bytes], columns: Columns) -> Iterator[WriteRows]:
+    """Write an array, an object a line."""
+    before = b"[\n"
 
-    def __init__(self, stream: IO[bytes], columns: Columns) -> None:
-        self._stream = stream
-        self._names = tuple(columns)
-        self._before = b"[\n"
-
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(rows: Sequence[Row]) -> None:
+        nonlocal before
         for row in rows:
-            self._stream.write(self._before + _json(self._names, row))
-            self._before = b",\n"
+            stream.write(before + _json(columns, row))
+            before = b",\n"
 
-    def close(self) -> None:
-        self._stream.write(b"[]\n" if self._before == b"[\n" else b"\n]\n")
+    yield write
+    stream.write(b"[]\n" if before == b"[\n" else b"\n]\n")
 
 
-class _ParquetWriter:
-    def __init__(self, stream: IO[bytes], columns: Columns) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+@contextmanager
+def _parquet_writer(stream: IO[bytes], columns: Columns) -> Iterator[WriteRows]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-        if Kind.OBJECT in columns.values():
-            raise ImportFileError("Objects of any form cannot be in a Parquet file. End the name in .json or .jsonl.")
-        kinds = {
-            Kind.TEXT: pa.string(),
-            Kind.WHOLE: pa.int64(),
-            Kind.REAL: pa.float64(),
-            Kind.TIME: pa.timestamp("us", tz="UTC"),
-            Kind.YES_NO: pa.bool_(),
-            Kind.MESSAGES: pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-        }
-        self._schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
-        self._writer = pq.ParquetWriter(stream, self._schema)
+    if Kind.OBJECT in columns.values():
+        raise ImportFileError("Objects of any form cannot be in a Parquet file. End the name in .json or .jsonl.")
+    kinds = {
+        Kind.TEXT: pa.string(),
+        Kind.WHOLE: pa.int64(),
+        Kind.REAL: pa.float64(),
+        Kind.TIME: pa.timestamp("us", tz="UTC"),
+        Kind.YES_NO: pa.bool_(),
+        Kind.MESSAGES: pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+    }
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
 
-    def write(self, rows: Sequence[Row]) -> None:
-        import pyarrow as pa
+    def write(rows: Sequence[Row]) -> None:
+        if rows:
+            cells = dict(zip(columns, zip(*rows, strict=True), strict=True))
+            writer.write_table(pa.table(cells, schema=schema))
 
-        columns = [
-            pa.array(cells, type=field.type)
-            for cells, field in zip(zip(*rows, strict=True), self._schema, strict=bool(rows))
-        ]
-        if columns:
-            self._writer.write_table(pa.table(columns, schema=self._schema))
-
-    def close(self) -> None:
-        self._writer.close()
+    with pq.ParquetWriter(stream, schema) as writer:
+        yield write
 
 
 def _csv_cell(value: Any) -> Any:
@@ -463,8 +414,8 @@ def _csv_cell(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _json(names: Sequence[str], row: Row) -> bytes:
-    return json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=_json_value).encode()
+def _json(columns: Columns, row: Row) -> bytes:
+    return json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=_json_value).encode()
 
 
 def _json_value(value: Any) -> str:

@@ -1,17 +1,24 @@
-"""SQLite files of our own: a connection that outlives errors and forks, and what caches have in common."""
+"""SQLite files of our own: a connection that outlives errors and forks, and a cache that may be deleted at any time."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 #: A parent process's connections, kept so that they are never closed here.
 _INHERITED: list[sqlite3.Connection | None] = []
+
+_Result = TypeVar("_Result")
+_Value = TypeVar("_Value")
+
+logger = logging.getLogger(__name__)
 
 #: The lowest limit on variables among SQLite's builds is 999.
 _VALUES_A_QUERY = 900
@@ -19,38 +26,10 @@ _USED_BYTES = """
 SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)
      - (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)"""
 
-_Result = TypeVar("_Result")
-_Value = TypeVar("_Value")
-
 
 def in_parts(values: Sequence[_Value]) -> Iterator[Sequence[_Value]]:
     """Yield the values in parts that one query can take, on any database."""
     return (values[start : start + _VALUES_A_QUERY] for start in range(0, len(values), _VALUES_A_QUERY))
-
-
-def prepare_cache(connection: sqlite3.Connection, schema: str) -> None:
-    """Set up a new connection to a cache: many processes may use it, a power cut costs at most its newest entries."""
-    connection.text_factory = bytes  # a damaged row may hold text that cannot be decoded, which must not raise
-    if connection.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
-        # Of several processes that open a new file at once one sets it; SQLite refuses the others without any waiting.
-        with suppress(sqlite3.OperationalError):
-            connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(schema)
-
-
-def make_room(connection: sqlite3.Connection, table: str, *, max_bytes: int) -> None:
-    """Delete the oldest fifth of a cache that has grown beyond `max_bytes`, so that not every write pays for room."""
-    (used,) = connection.execute(_USED_BYTES).fetchone()
-    if used > max_bytes:
-        connection.execute(f"DELETE FROM {table} WHERE id <= (SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM {table})")
-
-
-def delete_files(path: Path) -> None:
-    """Delete a damaged cache with its log, as far as that is possible."""
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(OSError):
-            path.with_name(path.name + suffix).unlink()
 
 
 def file_id(path: Path | str) -> tuple[int, int] | None:
@@ -65,7 +44,8 @@ def file_id(path: Path | str) -> tuple[int, int] | None:
 class SqliteConnection:
     """A connection that is opened when it is needed, anew after an error or a fork; one thread at a time uses it.
 
-    `prepare` gets each new connection first. `busy_s` is how long to wait for another process's lock.
+    The file has a write-ahead log, so that who reads does not wait for who writes. `prepare` gets each new connection
+    first. `busy_s` is how long to wait for another process's lock.
     """
 
     def __init__(self, path: Path, *, prepare: Callable[[sqlite3.Connection], None], busy_s: float) -> None:
@@ -111,6 +91,10 @@ class SqliteConnection:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._remove_orphans()
             self._connection = sqlite3.connect(self._path, timeout=self._busy_s, check_same_thread=False)
+            if self._connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                # Of several processes that open a new file one sets it; SQLite refuses the others without waiting.
+                with suppress(sqlite3.OperationalError):
+                    self._connection.execute("PRAGMA journal_mode = WAL")
             self._prepare(self._connection)
             self._file = file_id(self._path)
         return self._connection
@@ -134,3 +118,65 @@ class SqliteConnection:
             with suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
+
+
+class SqliteCache:
+    """A table of rows by their keys, in a file of its own; the oldest rows make room for new ones.
+
+    Many processes may read and write the file at once. A damaged one is replaced, and where none can be used, nothing
+    is found and nothing kept; the log says so. It reads and writes by two connections, so that who reads does not wait
+    with a writer for another process's lock. `columns` are those beside `key`, in SQL; `title` is for messages.
+    """
+
+    def __init__(self, path: Path, *, title: str, table: str, columns: str, max_bytes: int, busy_s: float) -> None:
+        self._path = path
+        self._title = title
+        self._table = table
+        self._max_bytes = max_bytes
+        columns = f"id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, {columns}"
+        prepare = partial(_prepare_cache, schema=f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+        self._reader, self._writer = (SqliteConnection(path, prepare=prepare, busy_s=busy_s) for _ in range(2))
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._reader.close()
+        self._writer.close()
+
+    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Do the work in a transaction, and delete the oldest rows if there are too many then."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            with connection:
+                work(connection)
+                (used,) = connection.execute(_USED_BYTES).fetchone()
+                if used > self._max_bytes:
+                    # A fifth at a time, so that a full cache does not pay for room at every write.
+                    oldest = f"SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM {self._table}"
+                    connection.execute(f"DELETE FROM {self._table} WHERE id <= ({oldest})")
+
+        self._use(self._writer, write)
+
+    def _use(self, connection: SqliteConnection, work: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+        """Return the result of the work, None where the file cannot be used."""
+        try:
+            return connection.do(work)
+        except sqlite3.OperationalError as error:
+            # Locked for too long, disk full, no such folder: the next use may be luckier.
+            logger.warning("The %s %s cannot be used now: %s.", self._title, self._path, error)
+        except sqlite3.DatabaseError as error:
+            logger.warning("The %s %s is damaged (%s); starting a new one.", self._title, self._path, error)
+            self.close()
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(OSError):
+                    self._path.with_name(self._path.name + suffix).unlink()
+        return None
+
+
+def _prepare_cache(connection: sqlite3.Connection, *, schema: str) -> None:
+    connection.text_factory = bytes  # a damaged row, whose text is not valid, must not raise
+    # A power cut may cost the newest rows, never the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(schema)

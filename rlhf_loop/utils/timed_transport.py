@@ -97,8 +97,7 @@ class _Body(httpx2.SyncByteStream):
             yield part
 
     def close(self) -> None:
-        close = getattr(self._parts, "close", None)
-        if close is not None:
+        if close := getattr(self._parts, "close", None):
             close()
 
 
@@ -112,23 +111,20 @@ class _Backend(httpcore2.NetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
         try:
-            addresses = list(dict.fromkeys(info[4][0] for info in _look_up(host, port)))
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise httpcore2.ConnectError(str(error)) from error
+        addresses = dict.fromkeys(str(info[4][0]) for info in found)
         failure: Exception = httpcore2.ConnectError("the name has no address")
         for place, address in enumerate(addresses):
             # A share of the time for each, as the first one may be IPv6 on a machine without it.
             share = _left() / (len(addresses) - place)
             try:
                 plain = httpcore2.SyncBackend()
-                return _Stream(plain.connect_tcp(str(address), port, share, local_address, socket_options))
+                return _Stream(plain.connect_tcp(address, port, share, local_address, socket_options))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
-
-
-def _look_up(host: str, port: int) -> list[Any]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 class _Stream(httpcore2.NetworkStream):

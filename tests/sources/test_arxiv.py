@@ -132,10 +132,10 @@ def test_the_limit(settings: Settings) -> None:
     [
         ("error", r"arXiv refused the request: incorrect query format for all:\."),
         ("overloaded", "found 1234 papers and sent none of them"),
-        ("truncated", "no Atom feed"),
-        ("mismatched", "no Atom feed"),
-        ("rss", r"no Atom feed \(its root is 'rss'\)"),
-        ("entity_bomb", r"no Atom feed \(it has a document type\)"),
+        ("truncated", "not an Atom feed"),
+        ("mismatched", "not an Atom feed"),
+        ("rss", r"not an Atom feed \(its root is 'rss'\)"),
+        ("entity_bomb", r"not an Atom feed \(it has a document type\)"),
         ("external_entity", "it has a document type"),
         ("external_dtd", "it has a document type"),
     ],
@@ -176,7 +176,7 @@ BODIES = {
 @pytest.mark.parametrize("what", BODIES)
 def test_what_is_no_xml(settings: Settings, what: str) -> None:
     """Whatever comes, it is a SourceError in one line."""
-    with pytest.raises(SourceError, match="no Atom feed") as error:
+    with pytest.raises(SourceError, match="not an Atom feed") as error:
         ask(settings, page(BODIES[what], kind=KIND))
     assert str(error.value).isprintable()
 

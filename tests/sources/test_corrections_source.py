@@ -106,7 +106,7 @@ def test_an_approved_correction_is_a_candidate_everywhere(
     approve(engine, review)
     for service in services:
         answer = service.answer("what are the  symptoms of FLU?")
-        assert [(of.text, of.source, of.title) for of in answer.ranked] == [
+        assert [(of.text, of.origin.source, of.origin.title) for of in answer.ranked] == [
             ("Fever, cough and aching muscles.", "corrections", "Corrected by an expert")
         ]
         assert answer.degraded == {}

@@ -22,6 +22,7 @@ from rlhf_loop.sources.index.documents import find_files
 from rlhf_loop.sources.index.indexing import IndexReport, InvalidDocumentsError
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+from rlhf_loop.store.engine import make_engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -257,9 +258,10 @@ import sys
 from pathlib import Path
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+from rlhf_loop.store.engine import make_engine
 from tests.sources.test_indexing import FakeEncoder, add
 kind, where, file, seconds = sys.argv[1:]
-store = LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore.from_url(where)
+store = LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore(make_engine(where))
 print(add(store, Path(file), encoder=FakeEncoder(seconds=float(seconds))).new)
 """
 
@@ -279,7 +281,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 
 def _open(place: tuple[str, str]) -> VectorStore:
     kind, where = place
-    return LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore.from_url(where)
+    return LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore(make_engine(where))
 
 
 @pytest.mark.kill

@@ -195,6 +195,7 @@ def test_flipped_bits_are_never_given(cache: PageCache, path: Path, seed: int) -
     fetchers: dict[str, Callable[[], bytes]] = {name: lambda body=body: body for name, body in bodies.items()}
     for name, body in bodies.items():
         assert cache.page(name, fetchers[name]).body == body
+    cache.close()
     random, content = Random(seed), bytearray(path.read_bytes())
     for place in random.choices(range(100, len(content)), k=random.choice([1, 10, 100])):
         content[place] ^= 1 << random.randrange(8)
@@ -236,6 +237,7 @@ def test_a_full_cache_drops_its_oldest_pages(path: Path, clock: Clock) -> None:
         cache.page(str(n), lambda: os.urandom(10_000))
     fetch = Pages()
     kept = [n for n in reversed(range(200)) if not cache.page(str(n), fetch).body.startswith(b"page ")]
+    cache.close()
     assert path.stat().st_size < 1.3 * 400_000
     assert 20 < len(kept) < 45
     assert kept == list(range(199, 199 - len(kept), -1))

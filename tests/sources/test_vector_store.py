@@ -127,14 +127,14 @@ def test_the_sum_of_the_paper() -> None:
 
 def test_an_empty_store_answers(store: VectorStore) -> None:
     """Nothing is there, and that is no error; looking creates nothing."""
-    assert store.encoder is None
+    assert store.encoders() == []
     assert store.sources() == []
     assert store.known(["d"]) == set()
     assert store.delete("s") == 0
     assert found(store, "heart", "hybrid") == []
     store.optimize()
     store.add([], encoder=ENCODER)
-    assert store.encoder is None
+    assert store.encoders() == []
 
 
 def test_what_is_kept_comes_back_exactly(store: VectorStore) -> None:
@@ -154,7 +154,7 @@ def test_what_is_kept_comes_back_exactly(store: VectorStore) -> None:
         assert hit.vectors.dtype == np.float32
         assert hit.vectors.tobytes() == each.vectors.tobytes()
         assert hit.encoder == ENCODER
-    assert store.encoder == ENCODER
+    assert store.encoders() == [ENCODER]
 
 
 def test_a_section_is_as_near_as_its_nearest_passage(store: VectorStore) -> None:
@@ -264,7 +264,7 @@ def test_another_model_is_refused_and_another_precision_kept_beside(store: Vecto
     assert [(hit.section.document, hit.encoder) for hit in hits] == [("c", "model-a/int8.1"), ("a", ENCODER)]
     store.delete("s")
     store.add([entry("b")], encoder="model-b/fp32")
-    assert store.encoder == "model-b/fp32"
+    assert store.encoders() == ["model-b/fp32"]
 
 
 def test_what_another_precision_made_is_told_apart(store: VectorStore) -> None:
@@ -503,7 +503,7 @@ def test_a_fork(kind: str, state: str, expected: str, tmp_path: Path, request: p
 
 def test_a_dead_server_is_a_store_error() -> None:
     """What the driver says comes as this package's own error, without the password."""
-    store = PgVectorStore.from_url("postgresql://me:secret@127.0.0.1:1/none?connect_timeout=1")
+    store = PgVectorStore(make_engine("postgresql://me:secret@127.0.0.1:1/none?connect_timeout=1"))
     with pytest.raises(VectorStoreError, match=r"cannot be used") as error:
         store.search("heart", unit(1)[0], limit=3)
     assert "secret" not in str(error.value)
@@ -604,10 +604,11 @@ def test_an_unknown_language_is_refused() -> None:
 
 def test_without_pgvector_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra [postgres] brings it."""
+    engine = make_engine("postgresql://h/x")
     monkeypatch.setitem(sys.modules, "pgvector", None)
     monkeypatch.setattr(extras.importlib, "import_module", _no_pgvector)
     with pytest.raises(MissingExtraError, match=r"rlhf-loop\[postgres\]"):
-        PgVectorStore.from_url("postgresql://h/x")
+        PgVectorStore(engine)
 
 
 def _no_pgvector(name: str) -> object:

@@ -48,8 +48,9 @@ def open_store(settings: Settings) -> VectorStore:
         )
     if settings.database_url.startswith("postgres"):
         from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+        from rlhf_loop.store.engine import make_engine
 
-        return PgVectorStore.from_url(settings.database_url, language=language)
+        return PgVectorStore(make_engine(settings.database_url), language=language)
     from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 
     return LanceDbStore(settings.index_path, language=language)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import hashlib
 import logging
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError
-from rlhf_loop.utils.rows import Record, is_special, open_stream, read_records
+from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
 MAX_CHARS = 5_000_000
@@ -38,19 +36,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 FORMATS = ("jsonl", "csv", "parquet", "md", "txt", "pdf")
 _TABULAR = ("jsonl", "csv", "parquet")
-_ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".md": "md",
-    ".markdown": "md",
-    ".txt": "txt",
-    ".text": "txt",
-    ".pdf": "pdf",
-}
+_ENDINGS = {ending: kind for kind in _TABULAR for ending, container in EXTENSIONS.items() if container == kind}
+_ENDINGS |= {".md": "md", ".markdown": "md", ".txt": "txt", ".text": "txt", ".pdf": "pdf"}
 _MAX_TITLE = 2000
 _MAX_NAME = 200
 
@@ -64,12 +51,27 @@ class Prose:
 
 
 def read_text(path: Path) -> Prose:
-    """Read a plain text file, UTF-8, also gzip-compressed.
+    """Read a plain text file, UTF-8, also gzip-compressed; its lines end with `\\n`.
 
     Raises:
         DocumentError: it cannot be read, is not UTF-8, or is not text.
     """
-    return Prose(_decoded(path))
+    try:
+        with ExitStack() as stack:
+            _, stream = open_stream(path, stack, text=True)
+            raw = stream.read(4 * MAX_CHARS + 4)
+    except ImportFileError as error:
+        raise DocumentError(str(error)) from error
+    except DAMAGED as error:
+        raise DocumentError(f"The file {str(path)!r} is damaged: {error}. Make it anew.") from error
+    if b"\0" in raw:
+        raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not text. Save it as text in UTF-8.")
+    try:
+        text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DocumentError(f"The file {str(path)!r} is not UTF-8 in line {line}. Save it as UTF-8.") from error
+    return Prose(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def read_markdown(path: Path) -> Prose:
@@ -78,7 +80,7 @@ def read_markdown(path: Path) -> Prose:
     Raises:
         DocumentError: see `read_text`.
     """
-    text = _decoded(path)
+    text = read_text(path).text
     title = None
     if front := _FRONT_MATTER.match(text):
         text = text[front.end() :]
@@ -199,7 +201,8 @@ class DocumentFile:
         prose = _PROSE[self.format](self.path)
         if not prose.text.strip():
             raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
-        title = prose.title or _stem(self.path)
+        name = self.path.name.removesuffix(".gz").encode("utf-8", "replace").decode()
+        title = prose.title or Path(name).stem.replace("_", " ")
         yield self._parse(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
 
     def _rows(self) -> Iterator[ParsedDocument]:
@@ -320,28 +323,6 @@ def _encrypted(path: Path) -> DocumentError:
     return DocumentError(f"The PDF {str(path)!r} is encrypted. Save it without a password and try again.")
 
 
-def _decoded(path: Path) -> str:
-    """Read a UTF-8 text with its line ends as `\\n`."""
-    try:
-        with ExitStack() as stack:
-            _, stream = open_stream(path, stack, text=True)
-            raw = stream.read(4 * MAX_CHARS + 4)
-    except ImportFileError as error:
-        raise DocumentError(str(error)) from error
-    except IsADirectoryError as error:
-        raise DocumentError(f"{str(path)!r} is a folder, not a file. Give the folder itself.") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DocumentError(f"The file {str(path)!r} is damaged: {error}. Make it anew.") from error
-    if b"\0" in raw:
-        raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not text. Save it as text in UTF-8.")
-    try:
-        text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DocumentError(f"The file {str(path)!r} is not UTF-8 in line {line}. Save it as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def _source_of(path: Path) -> str:
     try:
         return check_source(path.resolve().name)
@@ -362,41 +343,31 @@ def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:
         ) from error
     if not path.is_dir():
         return [path], {}
-    inside, problems = _walk(path)
-    if not inside and not problems:
-        raise DocumentError(
-            f"The folder {str(path)!r} holds no file that can be read. These can: {', '.join(_ENDINGS)}."
-        )
-    return inside, problems
-
-
-def _walk(folder: Path) -> tuple[list[Path], dict[Path, str]]:
     problems: dict[Path, str] = {}
     found: list[Path] = []
 
     def note(error: OSError) -> None:
-        path = Path(error.filename)
-        problems[path] = f"The folder {str(path)!r} cannot be read: {error.strerror}. Check its rights."
+        folder = Path(error.filename)
+        problems[folder] = f"The folder {str(folder)!r} cannot be read: {error.strerror}. Check its rights."
 
-    for where, folders, files in os.walk(folder, onerror=note):
+    for where, folders, files in os.walk(path, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(where, name) for name in sorted(files) if not name.startswith("."))
-        found += [path for path in paths if _format_of(path)]
-    links = {path for path in found if path.is_symlink()}
+        found += [file for file in paths if _format_of(file)]
+    if not found and not problems:
+        raise DocumentError(
+            f"The folder {str(path)!r} holds no file that can be read. These can: {', '.join(_ENDINGS)}."
+        )
+    links = {file for file in found if file.is_symlink()}
     # A link to what is hidden here, as Kubernetes mounts files, is the only way to it.
-    real = {os.path.realpath(path) for path in found if path not in links} if links else set()
-    return [path for path in found if path not in links or os.path.realpath(path) not in real], problems
+    real = {os.path.realpath(file) for file in found if file not in links} if links else set()
+    return [file for file in found if file not in links or os.path.realpath(file) not in real], problems
 
 
 def _format_of(path: Path) -> str | None:
     name = path.name.lower().removesuffix(".gz")
     found = _ENDINGS.get(Path(name).suffix)
     return None if found == "pdf" and path.name.lower().endswith(".gz") else found
-
-
-def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz").encode("utf-8", "replace").decode()
-    return Path(name).stem.replace("_", " ")
 
 
 def _text(field: str, value: object) -> str | None:

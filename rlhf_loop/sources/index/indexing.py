@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -94,14 +94,14 @@ def index_files(
         VectorStoreError: the index cannot be written, or holds vectors of another model.
     """
     started = perf_counter()
-    refuse_other_model(store.encoder, encoder.id)
+    refuse_other_model(store.encoders(), encoder.id)
     try:
         files = find_files(paths, source=source, columns=columns, format=format)
     except ValueError as error:
         raise DocumentError(f"These files cannot be indexed so: {error}") from error
     total = _check(files, skip_invalid=skip_invalid)
     # What is in the files now counts: they may have changed since they were checked.
-    invalid = _InvalidDocuments()
+    reader = _DocumentReader(files)
     documents = new = renewed = n_sections = n_passages = since_optimized = done = 0
     seen: dict[str, set[str]] = {}
     spared: set[str] = set()
@@ -111,15 +111,18 @@ def index_files(
             progress(done + chars, total)
 
     try:
-        for batch in _batches(files, invalid):
-            made = _embed(batch, store, encoder, advance)
-            store.add(made.entries, encoder=encoder.id)
+        for batch in _batches(reader):
+            by_id = {document.id: document for document in batch}
+            unknown = by_id.keys() - store.known(by_id, encoder=encoder.id)
+            with_other_vectors = len(store.known(unknown))
+            entries = _embed({name: by_id[name] for name in by_id if name in unknown}, encoder, advance)
+            store.add(entries, encoder=encoder.id)
             documents += len(batch)
-            new += made.new
-            renewed += made.renewed
-            n_sections += len(made.entries)
-            n_passages += sum(len(entry.vectors) for entry in made.entries)
-            since_optimized += len(made.entries)
+            new += len(unknown) - with_other_vectors
+            renewed += with_other_vectors
+            n_sections += len(entries)
+            n_passages += sum(len(entry.vectors) for entry in entries)
+            since_optimized += len(entries)
             if since_optimized >= _OPTIMIZE_EVERY:
                 store.optimize()
                 since_optimized = 0
@@ -127,9 +130,9 @@ def index_files(
                 seen.setdefault(document.source, set()).add(document.id)
             done += sum(len(document.text) for document in batch)
             advance(0)
-        if replace and invalid.count:
+        if replace and reader.invalid_count:
             # A row that cannot be read does not tell its source either.
-            spared = invalid.sources | (set(seen) if "source" in (columns or {}) else set())
+            spared = reader.invalid_sources | (set(seen) if "source" in (columns or {}) else set())
         replaced = {name: store.delete(name, keep=seen[name]) for name in sorted(set(seen) - spared)}
     except BaseException:
         # What is stored by then shall be found quickly; but what stopped the run is what somebody has to know.
@@ -148,83 +151,76 @@ def index_files(
         sections=n_sections,
         passages=n_passages,
         seconds=perf_counter() - started,
-        invalid_count=invalid.count,
-        invalid=tuple(invalid.first),
+        invalid_count=reader.invalid_count,
+        invalid=tuple(reader.invalid),
     )
 
 
 @dataclass(slots=True)
-class _InvalidDocuments:
-    """The rows and files that cannot be read: their number, the first of them, and their sources."""
+class _DocumentReader:
+    """The documents of files; of the rows and files that are none it keeps the number, the first, and the sources."""
 
-    count: int = 0
-    first: list[ParsedDocument] = field(default_factory=list)
-    sources: set[str] = field(default_factory=set)
+    files: Sequence[DocumentFile]
+    invalid_count: int = 0
+    invalid: list[ParsedDocument] = field(default_factory=list)
+    invalid_sources: set[str] = field(default_factory=set)
 
-    def note(self, file: DocumentFile, found: ParsedDocument) -> None:
-        self.count += 1
-        self.sources.add(file.source)
-        if len(self.first) < LISTED:
-            self.first.append(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _SectionBatch:
-    """The sections of those documents of a batch that are new or were there with other vectors, and their numbers."""
-
-    entries: list[Entry]
-    new: int
-    renewed: int
+    def __iter__(self) -> Iterator[Document]:
+        for file in self.files:
+            for found in file:
+                if found.document is not None:
+                    yield found.document
+                    continue
+                self.invalid_count += 1
+                self.invalid_sources.add(file.source)
+                if len(self.invalid) < LISTED:
+                    self.invalid.append(found)
 
 
 def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
     """Read all files once; return how many characters their documents have."""
+    reader = _DocumentReader(files)
     documents = chars = 0
-    invalid = _InvalidDocuments()
-    for file in files:
-        for found in file:
-            if found.document is None:
-                invalid.note(file, found)
-            else:
-                documents += 1
-                chars += len(found.document.text)
-    if invalid.count and not skip_invalid:
-        raise InvalidDocumentsError(invalid.count, invalid.first, documents)
+    for document in reader:
+        documents += 1
+        chars += len(document.text)
+    if reader.invalid and not skip_invalid:
+        raise InvalidDocumentsError(reader.invalid_count, reader.invalid, documents)
     if not documents:
-        reason = f" ({invalid.count} invalid, first: {invalid.first[0].reason})" if invalid.count else ""
+        reason = f" ({reader.invalid_count} invalid, first: {reader.invalid[0].reason})" if reader.invalid else ""
         raise DocumentError(f"There is no document that can be read{reason}. Give other files.")
     return chars
 
 
-def _batches(files: Sequence[DocumentFile], invalid: _InvalidDocuments) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     chars = 0
-    for file in files:
-        for found in file:
-            if found.document is None:
-                invalid.note(file, found)
-                continue
-            batch.append(found.document)
-            chars += len(found.document.text)
-            if len(batch) >= _BATCH or chars >= _BATCH_CHARS:
-                yield batch
-                batch, chars = [], 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document.text)
+        if len(batch) >= _BATCH or chars >= _BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
     if batch:
         yield batch
 
 
-def _embed(
-    batch: Sequence[Document], store: VectorStore, encoder: TextEncoder, advance: Callable[[int], None]
-) -> _SectionBatch:
-    """Cut and embed those documents that are not known with vectors of this encoder; `advance` counts characters."""
-    by_id = {document.id: document for document in batch}
-    wanted = by_id.keys() - store.known(by_id, encoder=encoder.id)
-    renewed = store.known(wanted) if wanted else set()
+def _embed(documents: Mapping[str, Document], encoder: TextEncoder, advance: Callable[[int], None]) -> list[Entry]:
+    """Cut and embed documents, given by their ids; `advance` counts characters."""
     now = datetime.now(UTC)
     cut = [
-        _section(name, document, number, text, now)
-        for name, document in by_id.items()
-        if name in wanted
+        Section(
+            id=f"{name}-{number}",
+            document=name,
+            number=number,
+            source=document.source,
+            text=text,
+            title=document.title,
+            url=document.url,
+            licence=document.licence,
+            added_at=now,
+        )
+        for name, document in documents.items()
         for number, text in enumerate(sections(document.text))
     ]
     vectors: list[Vectors] = []
@@ -238,23 +234,8 @@ def _embed(
         chars += sum(map(len, texts))
     titles = list({section.title for section in cut if section.title})
     headings = dict(zip(titles, (matrix[0] for matrix in encoder.passages_to_keep(titles)), strict=True))
-    entries = [
+    return [
         # By its title a document is found once: its later sections have to be found by what they say.
         Entry(section, matrix, headings.get(section.title or "") if section.number == 0 else None)
         for section, matrix in zip(cut, vectors, strict=True)
     ]
-    return _SectionBatch(entries, len(wanted) - len(renewed), len(renewed))
-
-
-def _section(name: str, document: Document, number: int, text: str, now: datetime) -> Section:
-    return Section(
-        id=f"{name}-{number}",
-        document=name,
-        number=number,
-        source=document.source,
-        text=text,
-        title=document.title,
-        url=document.url,
-        licence=document.licence,
-        added_at=now,
-    )

@@ -13,24 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.encoders import DIMENSION, Vectors
+from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import VectorStoreError
-from rlhf_loop.sources.index.store import (
-    DEPTH,
-    Entry,
-    Hit,
-    Mode,
-    Section,
-    SourceCount,
-    reciprocal_rank_fusion,
-    refuse_other_model,
-)
+from rlhf_loop.sources.index.store import Entry, Hit, Mode, Ranking, Section, SourceCount, ranked, refuse_other_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,18 +75,14 @@ class LanceDbStore:
         self._process = os.getpid()
         self._opening = threading.Lock()
 
-    @property
-    def encoder(self) -> str | None:
-        """The id of an encoder that made the vectors, None while it is empty."""
-        return self._read(_encoder, None)
-
     def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
         """Keep the sections, all or none; see `VectorStore`."""
         if not entries:
             return
         with self._errors(), self._writing():
             table = self._open() or self._create()
-            refuse_other_model(_encoder(table), encoder)
+            some = table.search().select(["encoder"]).limit(1).to_arrow()["encoder"].to_pylist()
+            refuse_other_model(some, encoder)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(_rows(entries, encoder))
 
@@ -110,7 +98,12 @@ class LanceDbStore:
         """Return the best sections for a question; see `VectorStore`."""
         if limit < 1:
             return []
-        return self._read(lambda table: _hits(table, _ranked(table, query, vector, limit, mode)), [])
+
+        def find(table: Table) -> list[Hit]:
+            by_vector, by_words = partial(_by_vector, table, vector), partial(_by_words, table, query)
+            return _hits(table, ranked(mode, limit, by_vector=by_vector, by_words=by_words))
+
+        return self._read(find, [])
 
     def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
         """Forget all of a source but the documents to `keep`; return how many documents went."""
@@ -317,21 +310,16 @@ def _rows(entries: Sequence[Entry], encoder: str) -> pa.Table:
     }
     columns["encoder"] = [encoder] * len(entries)
     columns["headings"] = [int(entry.heading is not None) for entry in entries]
-    matrices = [_matrix(entry) for entry in entries]
+    # The vector of the heading, where there is one, stands before those of the passages.
+    matrices = [
+        entry.vectors if entry.heading is None else np.concatenate([entry.heading[np.newaxis], entry.vectors])
+        for entry in entries
+    ]
     offsets = np.cumsum([0, *map(len, matrices)], dtype=np.int32)
     flat = pa.array(np.concatenate(matrices, dtype=np.float32).ravel())
     vectors = pa.FixedSizeListArray.from_arrays(flat, DIMENSION)
     columns["vectors"] = pa.ListArray.from_arrays(pa.array(offsets), vectors)
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-
-
-def _matrix(entry: Entry) -> Vectors:
-    return entry.vectors if entry.heading is None else np.concatenate([entry.heading[np.newaxis], entry.vectors])
-
-
-def _encoder(table: Table) -> str | None:
-    rows = table.search().select(["encoder"]).limit(1).to_arrow()
-    return str(rows["encoder"][0]) if len(rows) else None
 
 
 def _encoders(table: Table) -> list[str]:
@@ -356,17 +344,7 @@ def _sources(table: Table) -> list[SourceCount]:
     return [SourceCount(name, documents[name], sections[name]) for name in sorted(sections)]
 
 
-def _ranked(table: Table, query: str, vector: NDArray[np.float32], limit: int, mode: Mode) -> list[tuple[str, float]]:
-    if mode == "vector":
-        return _by_vector(table, vector, limit)
-    if mode == "text":
-        return _by_words(table, query, limit)
-    depth = max(limit, DEPTH)
-    rankings = (_by_vector(table, vector, depth), _by_words(table, query, depth))
-    return reciprocal_rank_fusion([[name for name, _ in ranking] for ranking in rankings])[:limit]
-
-
-def _by_vector(table: Table, vector: NDArray[np.float32], depth: int) -> list[tuple[str, float]]:
+def _by_vector(table: Table, vector: NDArray[np.float32], depth: int) -> Ranking:
     search: Any = table.search(vector, vector_column_name="vectors", query_type="vector")
     search = search.distance_type("cosine").nprobes(_PROBES).refine_factor(_REFINE)
     rows = search.select(["id", "_distance"]).limit(depth).to_arrow()
@@ -374,7 +352,7 @@ def _by_vector(table: Table, vector: NDArray[np.float32], depth: int) -> list[tu
     return list(zip(rows["id"].to_pylist(), scores, strict=True))
 
 
-def _by_words(table: Table, query: str, depth: int) -> list[tuple[str, float]]:
+def _by_words(table: Table, query: str, depth: int) -> Ranking:
     from lancedb.query import FullTextOperator, MultiMatchQuery
 
     # No query language: quotes and operators are characters like others, and any word may match.
@@ -385,20 +363,20 @@ def _by_words(table: Table, query: str, depth: int) -> list[tuple[str, float]]:
     return list(zip(rows["id"].to_pylist(), rows["_score"].to_pylist(), strict=True))
 
 
-def _hits(table: Table, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
-    if not ranked:
+def _hits(table: Table, ranking: Ranking) -> list[Hit]:
+    if not ranking:
         return []
-    rows = table.search().where(_in("id", [name for name, _ in ranked])).limit(None).to_arrow()
-    place = {name: number for number, name in enumerate(rows["id"].to_pylist())}
-    # One that another process deletes in this moment is not there any more.
-    return [_hit(rows, place[name], score) for name, score in ranked if name in place]
-
-
-def _hit(rows: pa.Table, place: int, score: float) -> Hit:
-    values = {name: rows[name][place].as_py() for name in Section.__dataclass_fields__}
-    flat = rows["vectors"][place].values.flatten().to_numpy(zero_copy_only=False)
-    vectors = flat.reshape(-1, DIMENSION)[rows["headings"][place].as_py() :]
-    return Hit(Section(**values), vectors, rows["encoder"][place].as_py(), float(score))
+    rows = table.search().where(_in("id", [name for name, _ in ranking])).limit(None).to_arrow()
+    places = {name: number for number, name in enumerate(rows["id"].to_pylist())}
+    hits = []
+    for name, score in ranking:
+        # One that another process deletes in this moment is not there any more.
+        if (place := places.get(name)) is not None:
+            section = Section(**{field: rows[field][place].as_py() for field in Section.__dataclass_fields__})
+            flat = rows["vectors"][place].values.flatten().to_numpy(zero_copy_only=False)
+            vectors = flat.reshape(-1, DIMENSION)[rows["headings"][place].as_py() :]
+            hits.append(Hit(section, vectors, rows["encoder"][place].as_py(), float(score)))
+    return hits
 
 
 def _in(column: str, values: Sequence[str]) -> Any:

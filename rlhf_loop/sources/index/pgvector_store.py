@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,19 +39,10 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.types import UserDefinedType
 
-from rlhf_loop.encoders import DIMENSION, Vectors
+from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import DatabaseError, VectorStoreError
-from rlhf_loop.sources.index.store import (
-    DEPTH,
-    Entry,
-    Hit,
-    Mode,
-    Section,
-    SourceCount,
-    reciprocal_rank_fusion,
-    refuse_other_model,
-)
-from rlhf_loop.store.engine import describe, make_engine, reading, transaction
+from rlhf_loop.sources.index.store import Entry, Hit, Mode, Ranking, Section, SourceCount, ranked, refuse_other_model
+from rlhf_loop.store.engine import describe, reading, transaction
 from rlhf_loop.utils.extras import require
 
 #: PostgreSQL's numbers for what went wrong.
@@ -202,20 +194,6 @@ class PgVectorStore:
         self._ready = False
         self._process = os.getpid()
 
-    @classmethod
-    def from_url(cls, url: str, *, language: str = "english") -> PgVectorStore:
-        """Make the store for a database URL; nothing connects yet.
-
-        Raises:
-            MissingExtraError: the extra [postgres] is not installed.
-        """
-        return cls(make_engine(url), language=language)
-
-    @property
-    def encoder(self) -> str | None:
-        """The id of an encoder that made the vectors, None while it is empty."""
-        return self._read(_encoder, None)
-
     def encoders(self) -> list[str]:
         """Return the ids of all encoders that made the vectors, sorted."""
         order = SECTIONS.c.encoder.collate("C")
@@ -228,7 +206,7 @@ class PgVectorStore:
             return
         with self._writing() as connection:
             create_tables(connection, language=self._language)
-            refuse_other_model(_encoder(connection), encoder)
+            refuse_other_model(connection.execute(select(SECTIONS.c.encoder).limit(1)).scalars(), encoder)
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
             # That of the rows that are there, until optimize() gives all of them another one.
             language = language_of(connection) or self._language
@@ -257,10 +235,14 @@ class PgVectorStore:
         if limit < 1:
             return []
 
-        def found(connection: Connection) -> list[Hit]:
-            return _hits(connection, _ranked(connection, query, vector, limit, mode, self._language))
+        def find(connection: Connection) -> list[Hit]:
+            # To compile such a query takes longer than to run it.
+            connection.execute(text("SET LOCAL jit = off"))
+            by_vector = partial(_by_vector, connection, vector)
+            by_words = partial(_by_words, connection, query, self._language)
+            return _hits(connection, ranked(mode, limit, by_vector=by_vector, by_words=by_words))
 
-        return self._read(found, [])
+        return self._read(find, [])
 
     def delete(self, source: str, *, keep: Collection[str] = ()) -> int:
         """Forget all of a source but the documents to `keep`; return how many documents went."""
@@ -363,11 +345,6 @@ def _no_table(error: DatabaseError) -> bool:
     return isinstance(cause, DBAPIError) and sqlstate(cause) == NO_TABLE
 
 
-def _encoder(connection: Connection) -> str | None:
-    found: str | None = connection.execute(select(SECTIONS.c.encoder).limit(1)).scalar()
-    return found
-
-
 def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[str, Any]]:
     for entry in entries:
         key = keys[entry.section.id]
@@ -377,21 +354,7 @@ def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[st
             yield {"section": key, "number": number, "vector": vector}
 
 
-def _ranked(
-    connection: Connection, query: str, vector: NDArray[np.float32], limit: int, mode: Mode, language: str
-) -> list[tuple[str, float]]:
-    # To compile such a query takes longer than to run it.
-    connection.execute(text("SET LOCAL jit = off"))
-    if mode == "vector":
-        return _by_vector(connection, vector, limit)
-    if mode == "text":
-        return _by_words(connection, query, limit, language)
-    depth = max(limit, DEPTH)
-    rankings = (_by_vector(connection, vector, depth), _by_words(connection, query, depth, language))
-    return reciprocal_rank_fusion([[name for name, _ in ranking] for ranking in rankings])[:limit]
-
-
-def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) -> list[tuple[str, float]]:
+def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) -> Ranking:
     candidates = max(_CANDIDATES, depth)
     # pgvector takes at most 1,000.
     connection.execute(text(f"SET LOCAL hnsw.ef_search = {min(candidates, 1000)}"))
@@ -414,7 +377,7 @@ def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) 
     return [(name, 1 - distance) for name, distance in connection.execute(found)]
 
 
-def _by_words(connection: Connection, query: str, depth: int, language: str) -> list[tuple[str, float]]:
+def _by_words(connection: Connection, query: str, language: str, depth: int) -> Ranking:
     # PostgreSQL reads the question as plain words, all of which have to match; then any of them may.
     found = text(
         """
@@ -428,17 +391,13 @@ def _by_words(connection: Connection, query: str, depth: int, language: str) -> 
         """
     )
     asked_in = language_of(connection) or language
-    rows = connection.execute(found, {"query": _storable(query), "language": asked_in, "depth": depth})
+    query = query.replace("\0", " ").encode("utf-8", "replace").decode()  # what PostgreSQL takes as a text
+    rows = connection.execute(found, {"query": query, "language": asked_in, "depth": depth})
     return [(row.id, row.score) for row in rows]
 
 
-def _storable(query: str) -> str:
-    """Return the question without what PostgreSQL does not take in a text."""
-    return query.replace("\0", " ").encode("utf-8", "replace").decode()
-
-
-def _hits(connection: Connection, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
-    wanted = SECTIONS.c.id.in_([name for name, _ in ranked])
+def _hits(connection: Connection, ranking: Ranking) -> list[Hit]:
+    wanted = SECTIONS.c.id.in_([name for name, _ in ranking])
     found = {row.id: row for row in connection.execute(select(SECTIONS).where(wanted))}
     vectors: dict[int, list[NDArray[np.float32]]] = {}
     stored = (
@@ -448,10 +407,9 @@ def _hits(connection: Connection, ranked: Sequence[tuple[str, float]]) -> list[H
     )
     for section, _, vector in connection.execute(stored):
         vectors.setdefault(section, []).append(vector)
-    return [_hit(found[name], vectors[found[name].key], score) for name, score in ranked if name in found]
-
-
-def _hit(row: Any, vectors: list[NDArray[np.float32]], score: float) -> Hit:
-    section = Section(**{name: getattr(row, name) for name in _FIELDS})
-    matrix: Vectors = np.stack(vectors)
-    return Hit(section, matrix, row.encoder, float(score))
+    hits = []
+    for name, score in ranking:
+        if row := found.get(name):
+            section = Section(**{field: getattr(row, field) for field in _FIELDS})
+            hits.append(Hit(section, np.stack(vectors[row.key]), row.encoder, float(score)))
+    return hits

@@ -5,7 +5,7 @@ The scores of rankings by vectors and by words do not compare; reciprocal rank f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -19,6 +19,8 @@ from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import VectorStoreError
 
 Mode = Literal["hybrid", "vector", "text"]
+#: Ids of sections with their scores, best first.
+Ranking = list[tuple[str, float]]
 
 #: The constant of the paper: how little the first ranks differ from those behind them.
 K = 60
@@ -86,10 +88,6 @@ class VectorStore(Protocol):
     Safe to share between threads. Several processes may read and write at once. Whatever fails is a `VectorStoreError`.
     """
 
-    @property
-    def encoder(self) -> str | None:
-        """The id of an encoder that made the vectors, None while it is empty."""
-
     def encoders(self) -> list[str]:
         """Return the ids of all encoders that made the vectors, sorted: precisions of one model."""
 
@@ -125,20 +123,33 @@ class VectorStore(Protocol):
         """Let go of files and connections; the next use opens them again."""
 
 
-def refuse_other_model(there: str | None, encoder: str) -> None:
-    """Check that vectors of `encoder` may stand beside those that are there.
+def refuse_other_model(encoders: Iterable[str], encoder: str) -> None:
+    """Check that vectors of `encoder` may stand beside those of the encoders that are there.
 
     Raises:
         VectorStoreError: they are of different models.
     """
-    if there is not None and not same_model(there, encoder):
-        raise VectorStoreError(
-            f"The index holds vectors of {there}; those of {encoder} do not compare with them. Use that encoder, or "
-            "delete all sources (rlhf-loop index list, rlhf-loop index delete SOURCE) and add the files again."
-        )
+    for there in encoders:
+        if not same_model(there, encoder):
+            raise VectorStoreError(
+                f"The index holds vectors of {there}; those of {encoder} do not compare with them. Use that encoder, "
+                "or delete all sources (rlhf-loop index list, rlhf-loop index delete SOURCE) and add the files again."
+            )
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], *, k: int = K) -> list[tuple[str, float]]:
+def ranked(
+    mode: Mode, limit: int, *, by_vector: Callable[[int], Ranking], by_words: Callable[[int], Ranking]
+) -> Ranking:
+    """Return the ids of the best sections with their scores, by one of the rankings of so many or by both, fused."""
+    if mode == "vector":
+        return by_vector(limit)
+    if mode == "text":
+        return by_words(limit)
+    rankings = (ranking(max(limit, DEPTH)) for ranking in (by_vector, by_words))
+    return reciprocal_rank_fusion([[name for name, _ in ranking] for ranking in rankings])[:limit]
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], *, k: int = K) -> Ranking:
     """Return all ids with the sum of 1 / (k + rank) over the rankings, best first; ranks count from 1.
 
     Cormack, Clarke, Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods".
@@ -173,8 +184,7 @@ class IndexSource:
         """
         vector = self._encoder.encode_whole([query])[0]
         hits = self._store.search(query, vector, limit=_SPARE * limit)
-        for encoder in {hit.encoder for hit in hits}:
-            refuse_other_model(encoder, self._encoder.id)
+        refuse_other_model({hit.encoder for hit in hits}, self._encoder.id)
         best = _diverse(hits)[:limit]
         # Those of another precision would give the score that they give, not the one that this encoder gives.
         lent = [hit for hit in best if hit.encoder == self._encoder.id]
