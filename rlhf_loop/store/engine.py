@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
@@ -323,30 +323,28 @@ def _readable_errors(engine: Engine) -> Iterator[None]:
         raise DatabaseError(_unusable(engine, error)) from error
 
 
-def _migration_lock(engine: Engine) -> Any:
+@contextmanager
+def _migration_lock(engine: Engine) -> Iterator[None]:
     path = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
     if path is None:
-        return nullcontext()
+        yield
+        return
     from filelock import FileLock, Timeout
 
-    @contextmanager
-    def locked() -> Iterator[None]:
-        _create_parent(path)
-        try:
-            with FileLock(f"{path}.lock", timeout=_MIGRATION_TIMEOUT_S):
-                yield
-        except Timeout as error:
-            raise DatabaseError(
-                f"Another process has been upgrading {describe(engine)} for {_MIGRATION_TIMEOUT_S} s. "
-                "Wait for it, or end it, and try again."
-            ) from error
-        except OSError as error:
-            raise DatabaseError(
-                f"The lock file {path}.lock cannot be written: {error.strerror}. "
-                "Make the folder writable, or choose another place with RLHF_DATABASE_URL."
-            ) from error
-
-    return locked()
+    _create_parent(path)
+    try:
+        with FileLock(f"{path}.lock", timeout=_MIGRATION_TIMEOUT_S):
+            yield
+    except Timeout as error:
+        raise DatabaseError(
+            f"Another process has been upgrading {describe(engine)} for {_MIGRATION_TIMEOUT_S} s. "
+            "Wait for it, or end it, and try again."
+        ) from error
+    except OSError as error:
+        raise DatabaseError(
+            f"The lock file {path}.lock cannot be written: {error.strerror}. "
+            "Make the folder writable, or choose another place with RLHF_DATABASE_URL."
+        ) from error
 
 
 def _revision(connection: Connection) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import case, delete, func, insert, select
+from sqlalchemy import ColumnElement, case, delete, func, insert, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -305,16 +305,13 @@ def put_preference(
         raise ValueError("A preference is between two answers, but both ids are of one. Name the other one.")
     if comment and (bad := unstorable(comment)):
         raise ValueError(f"The comment holds {bad.group()!a} at position {bad.start()}, which cannot be stored.")
-    first, second = sorted((chosen, rejected))
-    for id in (first, second):
-        lock(connection, id)
+    first, second, mine = _locked_pair(connection, chosen, rejected, reviewer)
     wanted = select(Interaction.id, Interaction.user_prompt, Interaction.candidate_group)
     one, other = connection.execute(wanted.where(Interaction.id.in_((first, second)))).all()
     together = one.candidate_group is not None and one.candidate_group == other.candidate_group
     if not together and prompt_key(one.user_prompt) != prompt_key(other.user_prompt):
         raise ValueError("These two answers are to different questions, so neither can be the better one.")
     preferred = "tie" if tie else "first" if chosen == first else "second"
-    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
     before = connection.execute(select(Preference.preferred).where(mine)).scalar()
     values = {
         "first_id": first,
@@ -338,10 +335,7 @@ def withdraw_preference(connection: Connection, one: int, other: int, *, reviewe
     Raises:
         LookupError: there is no such preference, or one of the answers is not there.
     """
-    first, second = sorted((one, other))
-    for id in (first, second):
-        lock(connection, id)
-    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    first, second, mine = _locked_pair(connection, one, other, reviewer)
     before = connection.execute(select(Preference.preferred).where(mine)).scalar()
     if before is None:
         raise LookupError(f"There is no preference between {first} and {second} by {reviewer!r}. Nothing was done.")
@@ -355,12 +349,18 @@ def stored_preference_role(connection: Connection, one: int, other: int, reviewe
     Raises:
         LookupError: one of the answers is not there.
     """
-    first, second = sorted((one, other))
-    for id in (first, second):
-        lock(connection, id)
-    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    mine = _locked_pair(connection, one, other, reviewer)[2]
     found = connection.execute(select(Preference.role).where(mine)).scalar()
     return None if found is None else ReviewerRole(found)
+
+
+def _locked_pair(connection: Connection, one: int, other: int, reviewer: str) -> tuple[int, int, ColumnElement[bool]]:
+    """Lock both answers; return the lower id, the higher id, and the condition of the reviewer's preference."""
+    first, second = sorted((one, other))
+    lock(connection, first)
+    lock(connection, second)
+    mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
+    return first, second, mine
 
 
 #: The policies that order the answers to a question, beside the versions of models.
@@ -379,16 +379,7 @@ def other_order(experiment: str) -> str:
 
 def put(connection: Connection, served: ServingRecord) -> None:
     """Keep how a question was answered, in a transaction of the caller's; the second time does nothing."""
-    values = {
-        "candidate_group": served.candidate_group,
-        "served_at": served.served_at,
-        "policy": served.policy,
-        "propensity": served.propensity,
-        "experiment": served.experiment,
-        "model_version": served.model_version,
-        "first_id": served.first_id,
-        "teams": dict(served.teams) or None,
-        "degraded": dict(served.degraded) or None,
-        "timings": dict(served.timings) or None,
-    }
+    values = field_values(served)
+    for name in ("teams", "degraded", "timings"):
+        values[name] = dict(values[name]) or None
     upsert(connection, ServedQuestion, values, key=["candidate_group"], changed=())

@@ -8,6 +8,7 @@ from binascii import Error as Base64Error
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime
+from operator import eq, ge, gt, le, lt
 from typing import Any
 
 from sqlalchemy import Row, Select, exists, func, select
@@ -169,24 +170,20 @@ def _columns() -> list[Any]:
 def _filtered(wanted: Select[Any], filters: Filters) -> Select[Any]:
     if filters.rated is not None:
         wanted = wanted.where(Interaction.rating.is_not(None) if filters.rated else Interaction.rating.is_(None))
-    if filters.min_rating is not None:
-        wanted = wanted.where(Interaction.rating >= filters.min_rating)
-    if filters.max_rating is not None:
-        wanted = wanted.where(Interaction.rating <= filters.max_rating)
-    for column, value in (
-        (Interaction.source, filters.source),
-        (Interaction.candidate_group, filters.candidate_group),
-        (Interaction.model_version, filters.model_version),
-    ):
-        if value is not None:
-            wanted = wanted.where(column == value)
     if filters.harmful is not None:
         flagged = exists().where(Review.interaction_key == Interaction.id, Review.harmful)
         wanted = wanted.where(flagged if filters.harmful else ~flagged)
-    if filters.created_after is not None:
-        wanted = wanted.where(Interaction.created_at > filters.created_after)
-    if filters.created_before is not None:
-        wanted = wanted.where(Interaction.created_at < filters.created_before)
+    for column, compared, value in (
+        (Interaction.rating, ge, filters.min_rating),
+        (Interaction.rating, le, filters.max_rating),
+        (Interaction.source, eq, filters.source),
+        (Interaction.candidate_group, eq, filters.candidate_group),
+        (Interaction.model_version, eq, filters.model_version),
+        (Interaction.created_at, gt, filters.created_after),
+        (Interaction.created_at, lt, filters.created_before),
+    ):
+        if value is not None:
+            wanted = wanted.where(compared(column, value))
     return wanted
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -16,10 +16,9 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Double,
-    ForeignKeyConstraint,
+    ForeignKey,
     Index,
     MetaData,
-    PrimaryKeyConstraint,
     Text,
     UniqueConstraint,
     text,
@@ -99,8 +98,30 @@ def _new_identity_on_postgresql(element: NewIdentity, compiler: Any, **_: Any) -
 class Base(DeclarativeBase):
     """The tables of this package."""
 
-    metadata = MetaData()
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime, str: Text, float: Double}
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime,
+        str: Text,
+        float: Double,
+        **dict.fromkeys((dict[str, Any], dict[str, str], dict[str, float]), JSON(none_as_null=True)),
+    }
+
+
+Id = Annotated[int, mapped_column(primary_key=True)]
+AnswerKey = Annotated[int, mapped_column(ForeignKey("rlhf_interactions.id", ondelete="CASCADE"))]
+UserKey = Annotated[int, mapped_column(ForeignKey("rlhf_users.id", ondelete="CASCADE"))]
+AUTOINCREMENT = {"sqlite_autoincrement": True}
+
+
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 #: The reviewer when nobody is named, and when plain SQL writes a rating.
@@ -116,8 +137,6 @@ class Interaction(Base):
 
     __tablename__ = "rlhf_interactions"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_interactions"),
-        UniqueConstraint("external_id", name="uq_rlhf_interactions_external_id"),
         CheckConstraint("trim(user_prompt) <> ''", name="ck_rlhf_interactions_user_prompt_not_empty"),
         CheckConstraint("trim(ai_response) <> ''", name="ck_rlhf_interactions_ai_response_not_empty"),
         CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_interactions_rating_1_to_5"),
@@ -126,24 +145,14 @@ class Interaction(Base):
         CheckConstraint("score >= 0 AND score <= 1", name="ck_rlhf_interactions_score_0_to_1"),
         # With the id, as SQLite's indices have it anyway: questions are counted without reading the answers.
         Index("ix_rlhf_interactions_candidate_group", "candidate_group", postgresql_include=["id"]),
-        Index(
-            "ix_rlhf_interactions_rated",
-            "rating",
-            sqlite_where=text("rating IS NOT NULL"),
-            postgresql_where=text("rating IS NOT NULL"),
-        ),
-        Index(
-            "ix_rlhf_interactions_waiting",
-            "id",
-            sqlite_where=text("rating IS NULL"),
-            postgresql_where=text("rating IS NULL"),
-        ),
+        _partial_index("ix_rlhf_interactions_rated", "rating", where="rating IS NOT NULL"),
+        _partial_index("ix_rlhf_interactions_waiting", "id", where="rating IS NULL"),
         # To find the same answer to the same question again; whole texts are too long for an index.
         Index("ix_rlhf_interactions_texts", text("substr(user_prompt, 1, 64)"), text("substr(ai_response, 1, 64)")),
-        {"sqlite_autoincrement": True},
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
+    id: Mapped[Id]
     user_prompt: Mapped[str]
     ai_response: Mapped[str]
     rating: Mapped[int | None]
@@ -154,7 +163,7 @@ class Interaction(Base):
     shown_rank: Mapped[int | None]
     score: Mapped[float | None]
     model_version: Mapped[str | None]
-    external_id: Mapped[str] = mapped_column(server_default=NewIdentity())
+    external_id: Mapped[str] = mapped_column(server_default=NewIdentity(), unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
     rated_at: Mapped[datetime | None]
     #: How often the triggers summed up the reviews. They alone write it: by it they tell their own writes from others'.
@@ -171,29 +180,17 @@ class Review(Base):
 
     __tablename__ = "rlhf_reviews"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_reviews"),
-        ForeignKeyConstraint(
-            ["interaction_key"],
-            ["rlhf_interactions.id"],
-            name="fk_rlhf_reviews_interaction_id",
-            ondelete="CASCADE",
-        ),
         UniqueConstraint("interaction_key", "reviewer", name="uq_rlhf_reviews_interaction_id_reviewer"),
         CheckConstraint("trim(reviewer) <> ''", name="ck_rlhf_reviews_reviewer_not_empty"),
         CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_reviews_rating_1_to_5"),
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_reviews_role"),
         Index("ix_rlhf_reviews_reviewer", "reviewer", "reviewed_at"),
-        Index(
-            "ix_rlhf_reviews_corrected",
-            "id",
-            sqlite_where=text("correction IS NOT NULL"),
-            postgresql_where=text("correction IS NOT NULL"),
-        ),
-        {"sqlite_autoincrement": True},
+        _partial_index("ix_rlhf_reviews_corrected", "id", where="correction IS NOT NULL"),
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
-    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key")
+    id: Mapped[Id]
+    interaction_key: Mapped[AnswerKey] = mapped_column("interaction_id", key="interaction_key")
     reviewer: Mapped[str] = mapped_column(server_default=text(f"'{ANONYMOUS}'"))
     rating: Mapped[int]
     comment: Mapped[str | None]
@@ -224,25 +221,17 @@ class Preference(Base):
 
     __tablename__ = "rlhf_preferences"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_preferences"),
-        ForeignKeyConstraint(
-            ["first_id"], ["rlhf_interactions.id"], name="fk_rlhf_preferences_first_id", ondelete="CASCADE"
-        ),
-        ForeignKeyConstraint(
-            ["second_id"], ["rlhf_interactions.id"], name="fk_rlhf_preferences_second_id", ondelete="CASCADE"
-        ),
         UniqueConstraint("first_id", "second_id", "reviewer", name="uq_rlhf_preferences_pair_reviewer"),
         CheckConstraint("first_id < second_id", name="ck_rlhf_preferences_first_before_second"),
         CheckConstraint("preferred IN ('first', 'second', 'tie')", name="ck_rlhf_preferences_preferred"),
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_preferences_role"),
-        Index("ix_rlhf_preferences_second_id", "second_id"),
         Index("ix_rlhf_preferences_reviewer", "reviewer", "preferred_at"),
-        {"sqlite_autoincrement": True},
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
-    first_id: Mapped[int]
-    second_id: Mapped[int]
+    id: Mapped[Id]
+    first_id: Mapped[AnswerKey]
+    second_id: Mapped[AnswerKey] = mapped_column(index=True)
     reviewer: Mapped[str]
     role: Mapped[str] = mapped_column(server_default=text("'expert'"))
     preferred: Mapped[str]
@@ -254,14 +243,8 @@ class CorrectionDecision(Base):
     """An admin's decision about the correction in a review; it holds for this `correction`, not for a later one."""
 
     __tablename__ = "rlhf_correction_decisions"
-    __table_args__ = (
-        PrimaryKeyConstraint("review_id", name="pk_rlhf_correction_decisions"),
-        ForeignKeyConstraint(
-            ["review_id"], ["rlhf_reviews.id"], name="fk_rlhf_correction_decisions_review_id", ondelete="CASCADE"
-        ),
-    )
 
-    review_id: Mapped[int] = mapped_column(autoincrement=False)
+    review_id: Mapped[int] = mapped_column(ForeignKey("rlhf_reviews.id", ondelete="CASCADE"), primary_key=True)
     correction: Mapped[str]
     approved: Mapped[bool]
     decided_by: Mapped[str]
@@ -277,17 +260,14 @@ class Assignment(Base):
 
     __tablename__ = "rlhf_assignments"
     __table_args__ = (
-        PrimaryKeyConstraint("reviewer", "interaction_key", name="pk_rlhf_assignments"),
-        ForeignKeyConstraint(
-            ["interaction_key"], ["rlhf_interactions.id"], name="fk_rlhf_assignments_interaction_id", ondelete="CASCADE"
-        ),
         CheckConstraint("state IN ('open', 'reviewed', 'skipped')", name="ck_rlhf_assignments_state"),
-        Index("ix_rlhf_assignments_interaction_id", "interaction_key"),
         Index("ix_rlhf_assignments_reviewer_assigned_at", "reviewer", "assigned_at"),
     )
 
-    reviewer: Mapped[str]
-    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key")
+    reviewer: Mapped[str] = mapped_column(primary_key=True)
+    interaction_key: Mapped[AnswerKey] = mapped_column(
+        "interaction_id", key="interaction_key", primary_key=True, index=True
+    )
     state: Mapped[str] = mapped_column(server_default=text("'open'"))
     why: Mapped[str] = mapped_column(server_default=text("'recent'"))
     assigned_at: Mapped[datetime]
@@ -301,22 +281,13 @@ class PairAssignment(Base):
 
     __tablename__ = "rlhf_pair_assignments"
     __table_args__ = (
-        PrimaryKeyConstraint("reviewer", "first_id", "second_id", name="pk_rlhf_pair_assignments"),
-        ForeignKeyConstraint(
-            ["first_id"], ["rlhf_interactions.id"], name="fk_rlhf_pair_assignments_first_id", ondelete="CASCADE"
-        ),
-        ForeignKeyConstraint(
-            ["second_id"], ["rlhf_interactions.id"], name="fk_rlhf_pair_assignments_second_id", ondelete="CASCADE"
-        ),
         CheckConstraint("first_id < second_id", name="ck_rlhf_pair_assignments_first_before_second"),
         CheckConstraint("state IN ('open', 'preferred', 'skipped')", name="ck_rlhf_pair_assignments_state"),
-        Index("ix_rlhf_pair_assignments_first_id", "first_id"),
-        Index("ix_rlhf_pair_assignments_second_id", "second_id"),
     )
 
-    reviewer: Mapped[str]
-    first_id: Mapped[int]
-    second_id: Mapped[int]
+    reviewer: Mapped[str] = mapped_column(primary_key=True)
+    first_id: Mapped[AnswerKey] = mapped_column(primary_key=True, index=True)
+    second_id: Mapped[AnswerKey] = mapped_column(primary_key=True, index=True)
     state: Mapped[str] = mapped_column(server_default=text("'open'"))
     assigned_at: Mapped[datetime]
     leased_until: Mapped[datetime]
@@ -326,17 +297,12 @@ class Draft(Base):
     """A review that a rater has typed and not yet submitted."""
 
     __tablename__ = "rlhf_drafts"
-    __table_args__ = (
-        PrimaryKeyConstraint("reviewer", "interaction_key", name="pk_rlhf_drafts"),
-        ForeignKeyConstraint(
-            ["interaction_key"], ["rlhf_interactions.id"], name="fk_rlhf_drafts_interaction_id", ondelete="CASCADE"
-        ),
-        CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_drafts_rating_1_to_5"),
-        Index("ix_rlhf_drafts_interaction_id", "interaction_key"),
-    )
+    __table_args__ = (CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_drafts_rating_1_to_5"),)
 
-    reviewer: Mapped[str]
-    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key")
+    reviewer: Mapped[str] = mapped_column(primary_key=True)
+    interaction_key: Mapped[AnswerKey] = mapped_column(
+        "interaction_id", key="interaction_key", primary_key=True, index=True
+    )
     rating: Mapped[int | None]
     comment: Mapped[str | None]
     correction: Mapped[str | None]
@@ -351,23 +317,12 @@ class AnswerScore(Base):
     """
 
     __tablename__ = "rlhf_answer_scores"
-    __table_args__ = (
-        PrimaryKeyConstraint("interaction_key", name="pk_rlhf_answer_scores"),
-        ForeignKeyConstraint(
-            ["interaction_key"],
-            ["rlhf_interactions.id"],
-            name="fk_rlhf_answer_scores_interaction_id",
-            ondelete="CASCADE",
-        ),
-        CheckConstraint("score >= 0 AND score <= 1", name="ck_rlhf_answer_scores_score_0_to_1"),
-        Index("ix_rlhf_answer_scores_score", "score"),
-        Index("ix_rlhf_answer_scores_margin", "margin"),
-    )
+    __table_args__ = (CheckConstraint("score >= 0 AND score <= 1", name="ck_rlhf_answer_scores_score_0_to_1"),)
 
-    interaction_key: Mapped[int] = mapped_column("interaction_id", key="interaction_key", autoincrement=False)
+    interaction_key: Mapped[AnswerKey] = mapped_column("interaction_id", key="interaction_key", primary_key=True)
     model_version: Mapped[str]
-    score: Mapped[float]
-    margin: Mapped[float | None]
+    score: Mapped[float] = mapped_column(index=True)
+    margin: Mapped[float | None] = mapped_column(index=True)
     scored_at: Mapped[datetime] = mapped_column(server_default=Now())
 
 
@@ -375,12 +330,9 @@ class Guideline(Base):
     """The guidelines for raters, one row a version; the newest is in force."""
 
     __tablename__ = "rlhf_guidelines"
-    __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_guidelines"),
-        {"sqlite_autoincrement": True},
-    )
+    __table_args__ = AUTOINCREMENT
 
-    id: Mapped[int]
+    id: Mapped[Id]
     introduction: Mapped[str]
     grade_1: Mapped[str]
     grade_2: Mapped[str]
@@ -396,14 +348,12 @@ class User(Base):
 
     __tablename__ = "rlhf_users"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_users"),
-        UniqueConstraint("name", name="uq_rlhf_users_name"),
         CheckConstraint("role IN ('rater', 'admin', 'service')", name="ck_rlhf_users_role"),
-        {"sqlite_autoincrement": True},
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
-    name: Mapped[str]
+    id: Mapped[Id]
+    name: Mapped[str] = mapped_column(unique=True)
     role: Mapped[str]
     password_hash: Mapped[str | None]
     active: Mapped[bool] = mapped_column(server_default=text("true"))
@@ -415,14 +365,9 @@ class Session(Base):
     """A browser in which somebody signed in, by the hash of what its cookie holds."""
 
     __tablename__ = "rlhf_sessions"
-    __table_args__ = (
-        PrimaryKeyConstraint("token_hash", name="pk_rlhf_sessions"),
-        ForeignKeyConstraint(["user_id"], ["rlhf_users.id"], name="fk_rlhf_sessions_user_id", ondelete="CASCADE"),
-        Index("ix_rlhf_sessions_user_id", "user_id"),
-    )
 
-    token_hash: Mapped[str]
-    user_id: Mapped[int]
+    token_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UserKey] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
     seen_at: Mapped[datetime] = mapped_column(server_default=Now())
     expires_at: Mapped[datetime]
@@ -432,18 +377,12 @@ class Token(Base):
     """A token of the API, by its hash; `start` is how it begins, so that people can tell tokens apart."""
 
     __tablename__ = "rlhf_tokens"
-    __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_tokens"),
-        UniqueConstraint("token_hash", name="uq_rlhf_tokens_token_hash"),
-        ForeignKeyConstraint(["user_id"], ["rlhf_users.id"], name="fk_rlhf_tokens_user_id", ondelete="CASCADE"),
-        Index("ix_rlhf_tokens_user_id", "user_id"),
-        {"sqlite_autoincrement": True},
-    )
+    __table_args__ = AUTOINCREMENT
 
-    id: Mapped[int]
-    user_id: Mapped[int]
+    id: Mapped[Id]
+    user_id: Mapped[UserKey] = mapped_column(index=True)
     name: Mapped[str]
-    token_hash: Mapped[str]
+    token_hash: Mapped[str] = mapped_column(unique=True)
     start: Mapped[str]
     scopes: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
@@ -456,13 +395,9 @@ class OneTimeLink(Base):
     """A link by which somebody sets a password once; without `user_id` it makes the first admin."""
 
     __tablename__ = "rlhf_one_time_links"
-    __table_args__ = (
-        PrimaryKeyConstraint("token_hash", name="pk_rlhf_one_time_links"),
-        ForeignKeyConstraint(["user_id"], ["rlhf_users.id"], name="fk_rlhf_one_time_links_user_id", ondelete="CASCADE"),
-    )
 
-    token_hash: Mapped[str]
-    user_id: Mapped[int | None]
+    token_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UserKey | None]
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
@@ -472,53 +407,40 @@ class SignInFailure(Base):
     """A sign-in that failed, kept for as long as it counts."""
 
     __tablename__ = "rlhf_sign_in_failures"
-    __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_sign_in_failures"),
-        Index("ix_rlhf_sign_in_failures_failed_at", "failed_at"),
-        {"sqlite_autoincrement": True},
-    )
+    __table_args__ = AUTOINCREMENT
 
-    id: Mapped[int]
+    id: Mapped[Id]
     name: Mapped[str]
     address: Mapped[str]
-    failed_at: Mapped[datetime] = mapped_column(server_default=Now())
+    failed_at: Mapped[datetime] = mapped_column(server_default=Now(), index=True)
 
 
 class AuditEntry(Base):
     """One action of somebody; rows are only ever added."""
 
     __tablename__ = "rlhf_audit_log"
-    __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_audit_log"),
-        Index("ix_rlhf_audit_log_happened_at", "happened_at"),
-        Index("ix_rlhf_audit_log_target", "target"),
-        {"sqlite_autoincrement": True},
-    )
+    __table_args__ = AUTOINCREMENT
 
-    id: Mapped[int]
-    happened_at: Mapped[datetime] = mapped_column(server_default=Now())
+    id: Mapped[Id]
+    happened_at: Mapped[datetime] = mapped_column(server_default=Now(), index=True)
     actor: Mapped[str]
     action: Mapped[str]
-    target: Mapped[str]
-    detail: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    target: Mapped[str] = mapped_column(index=True)
+    detail: Mapped[dict[str, Any] | None]
 
 
 class AnsweredRequest(Base):
     """The answer to a request that came with an Idempotency-Key, by the key's owner."""
 
     __tablename__ = "rlhf_answered_requests"
-    __table_args__ = (
-        PrimaryKeyConstraint("owner", "key", name="pk_rlhf_answered_requests"),
-        Index("ix_rlhf_answered_requests_answered_at", "answered_at"),
-    )
 
-    owner: Mapped[str]
-    key: Mapped[str]
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
     request_hash: Mapped[str]
     status: Mapped[int]
     body: Mapped[str]
     location: Mapped[str | None]
-    answered_at: Mapped[datetime] = mapped_column(server_default=Now())
+    answered_at: Mapped[datetime] = mapped_column(server_default=Now(), index=True)
 
 
 class TrainingRun(Base):
@@ -526,18 +448,15 @@ class TrainingRun(Base):
 
     __tablename__ = "rlhf_reward_model_training"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_reward_model_training"),
-        UniqueConstraint("run_id", name="uq_rlhf_reward_model_training_run_id"),
         CheckConstraint(
             "status IN ('running', 'succeeded', 'rejected', 'failed')", name="ck_rlhf_reward_model_training_status"
         ),
-        Index("ix_rlhf_reward_model_training_started_at", "started_at"),
-        {"sqlite_autoincrement": True},
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
-    run_id: Mapped[str]
-    started_at: Mapped[datetime]
+    id: Mapped[Id]
+    run_id: Mapped[str] = mapped_column(unique=True)
+    started_at: Mapped[datetime] = mapped_column(index=True)
     finished_at: Mapped[datetime | None]
     status: Mapped[str]
     recipe: Mapped[str | None]
@@ -556,9 +475,9 @@ class TrainingRun(Base):
     ndcg: Mapped[float | None]
     mrr: Mapped[float | None]
     incoming_precision_at_1: Mapped[float | None]
-    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    metrics: Mapped[dict[str, Any] | None]
     data_fingerprint: Mapped[str | None]
-    library_versions: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    library_versions: Mapped[dict[str, str] | None]
     model_file: Mapped[str | None]
     model_sha256: Mapped[str | None]
     error: Mapped[str | None]
@@ -573,31 +492,22 @@ class ModelVersion(Base):
 
     __tablename__ = "rlhf_models"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_models"),
-        UniqueConstraint("version", name="uq_rlhf_models_version"),
-        UniqueConstraint("sha256", name="uq_rlhf_models_sha256"),
         CheckConstraint("state IN ('candidate', 'live', 'retired', 'rejected')", name="ck_rlhf_models_state"),
-        Index(
-            "uq_rlhf_models_live",
-            "state",
-            unique=True,
-            sqlite_where=text("state = 'live'"),
-            postgresql_where=text("state = 'live'"),
-        ),
-        {"sqlite_autoincrement": True},
+        _partial_index("uq_rlhf_models_live", "state", where="state = 'live'", unique=True),
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
-    version: Mapped[str]
-    sha256: Mapped[str]
+    id: Mapped[Id]
+    version: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str] = mapped_column(unique=True)
     state: Mapped[str]
     reason: Mapped[str]
     recipe: Mapped[str]
     encoder: Mapped[str]
     run_id: Mapped[str | None]
     frozen_share: Mapped[float | None]
-    judgement: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    judgement: Mapped[dict[str, Any] | None]
+    metrics: Mapped[dict[str, Any] | None]
     made_at: Mapped[datetime] = mapped_column(server_default=Now())
     changed_at: Mapped[datetime] = mapped_column(server_default=Now())
     live_from: Mapped[datetime | None]
@@ -616,29 +526,22 @@ class ServedQuestion(Base):
 
     __tablename__ = "rlhf_served_questions"
     __table_args__ = (
-        PrimaryKeyConstraint("candidate_group", name="pk_rlhf_served_questions"),
         CheckConstraint("propensity > 0 AND propensity <= 1", name="ck_rlhf_served_questions_propensity"),
-        Index("ix_rlhf_served_questions_served_at", "served_at"),
-        Index("ix_rlhf_served_questions_first_id", "first_id"),
-        Index(
-            "ix_rlhf_served_questions_experiment",
-            "experiment",
-            "served_at",
-            sqlite_where=text("experiment IS NOT NULL"),
-            postgresql_where=text("experiment IS NOT NULL"),
+        _partial_index(
+            "ix_rlhf_served_questions_experiment", "experiment", "served_at", where="experiment IS NOT NULL"
         ),
     )
 
-    candidate_group: Mapped[str]
-    served_at: Mapped[datetime]
+    candidate_group: Mapped[str] = mapped_column(primary_key=True)
+    served_at: Mapped[datetime] = mapped_column(index=True)
     policy: Mapped[str]
     propensity: Mapped[float] = mapped_column(server_default=text("1.0"))
     experiment: Mapped[str | None]
     model_version: Mapped[str | None]
-    first_id: Mapped[str | None]
-    teams: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
-    degraded: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
-    timings: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
+    first_id: Mapped[str | None] = mapped_column(index=True)
+    teams: Mapped[dict[str, str] | None]
+    degraded: Mapped[dict[str, str] | None]
+    timings: Mapped[dict[str, float] | None]
 
 
 class Alarm(Base):
@@ -650,25 +553,16 @@ class Alarm(Base):
 
     __tablename__ = "rlhf_alarms"
     __table_args__ = (
-        PrimaryKeyConstraint("id", name="pk_rlhf_alarms"),
-        Index(
-            "uq_rlhf_alarms_open",
-            "kind",
-            "subject",
-            unique=True,
-            sqlite_where=text("cleared_at IS NULL"),
-            postgresql_where=text("cleared_at IS NULL"),
-        ),
-        Index("ix_rlhf_alarms_raised_at", "raised_at"),
-        {"sqlite_autoincrement": True},
+        _partial_index("uq_rlhf_alarms_open", "kind", "subject", where="cleared_at IS NULL", unique=True),
+        AUTOINCREMENT,
     )
 
-    id: Mapped[int]
+    id: Mapped[Id]
     kind: Mapped[str]
     subject: Mapped[str] = mapped_column(server_default=text("''"))
     message: Mapped[str]
-    detail: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    raised_at: Mapped[datetime] = mapped_column(server_default=Now())
+    detail: Mapped[dict[str, Any] | None]
+    raised_at: Mapped[datetime] = mapped_column(server_default=Now(), index=True)
     seen_at: Mapped[datetime] = mapped_column(server_default=Now())
     cleared_at: Mapped[datetime | None]
     notified_at: Mapped[datetime | None]
