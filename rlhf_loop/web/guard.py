@@ -152,7 +152,7 @@ class Guard:
                 another role (403).
             DatabaseError: the database does not say who it is.
         """
-        user = self.user()
+        user = self.surely()
         if user is None:
             self._refuse_nobody()
         if roles and user.role not in (*roles, UserRole.ADMIN):
@@ -213,9 +213,7 @@ class Guard:
             DatabaseError: the database does not say whose session it is.
         """
         refuse_other_sites()
-        user = self.user()
-        if trouble := _this().trouble:
-            raise trouble
+        user = self.surely()
         given = request.headers.get(FORM_HEADER) or request.form.get(FORM_FIELD, "")
         if user is not None:
             expected = self._signed("form", _this().secret)
@@ -253,15 +251,12 @@ class Guard:
         found = _this()
         found.asked, found.user, found.secret, found.trouble = True, signed_in, secret, None
         # The table says when it ends; the browser may forget it when it has certainly ended.
-        _set_cookie(response, SESSION_COOKIE, secret, max_age=int(2 * self._keeping.lasts.total_seconds()))
-        return response
+        ends_s = int(2 * self._keeping.lasts.total_seconds())
+        return set_cookie(response, _cookie(SESSION_COOKIE), secret, max_age=ends_s)
 
     def end(self, response: Response) -> Response:
         """Have the browser forget its session; the table is the caller's."""
-        response.delete_cookie(
-            _cookie(SESSION_COOKIE), path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
-        )
-        return response
+        return forget_cookie(response, _cookie(SESSION_COOKIE))
 
     def session_secret(self) -> str:
         """Return what this browser holds of its session; empty where nobody is signed in."""
@@ -332,8 +327,6 @@ class Guard:
             logger.info("The use of a session or token could not be noted: %s", error)
 
     def _refuse_nobody(self) -> NoReturn:
-        if trouble := _this().trouble:
-            raise trouble
         if error_format(current_app.view_functions.get(request.endpoint or "")).html:
             abort(redirect(url_for(".sign_in", next=way_back()), code=303))
         raise Unauthorized(
@@ -347,7 +340,7 @@ class Guard:
             found.form_cookie = request.cookies.get(_cookie(FORM_COOKIE), "")
         if not found.form_cookie:
             value = found.form_cookie = secrets.token_urlsafe(16)
-            after_this_request(lambda response: _set_cookie(response, FORM_COOKIE, value))
+            after_this_request(lambda response: set_cookie(response, _cookie(FORM_COOKIE), value))
         return found.form_cookie
 
     def _signed(self, purpose: str, value: str) -> str:
@@ -362,9 +355,20 @@ def visitor() -> str:
 
 def remember(response: Response, name: str) -> Response:
     """Have the browser bring the name along, so that a second rating replaces the first one."""
+    return set_cookie(response, COOKIE, name, max_age=_YEAR_S)
+
+
+def set_cookie(response: Response, name: str, value: str, *, max_age: int | None = None) -> Response:
+    """Have the browser keep a cookie that no script reads and that other sites' forms do not bring along."""
     response.set_cookie(
-        COOKIE, name, max_age=_YEAR_S, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
+        name, value, max_age=max_age, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
     )
+    return response
+
+
+def forget_cookie(response: Response, name: str) -> Response:
+    """Have the browser forget a cookie that `set_cookie` has set."""
+    response.delete_cookie(name, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure)
     return response
 
 
@@ -448,19 +452,6 @@ def _this() -> _Request:
 def _cookie(name: str) -> str:
     # So named, a browser takes it from this very host by TLS only, and not from one beside it.
     return f"__Host-{name}" if request.is_secure and home_path() == "/" else name
-
-
-def _set_cookie(response: Response, name: str, value: str, *, max_age: int | None = None) -> Response:
-    response.set_cookie(
-        _cookie(name),
-        value,
-        max_age=max_age,
-        path=home_path(),
-        httponly=True,
-        samesite="Lax",
-        secure=request.is_secure,
-    )
-    return response
 
 
 def _challenge(scheme: str, *, error: str = "") -> WWWAuthenticate:

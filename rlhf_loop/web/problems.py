@@ -6,15 +6,16 @@ Each says what happened, the value seen, what to do next, and the request's id.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
 from flask import Response, current_app, render_template, request
-from werkzeug.exceptions import HTTPException
+from pydantic import BaseModel
+from werkzeug.exceptions import HTTPException, NotFound, UnprocessableEntity
 
-from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.schemas import ProblemOut
 
@@ -33,19 +34,31 @@ _DETAILS = {
 
 def as_problem(error: HTTPException) -> Response:
     """Return the problem that an HTTP error is, with the headers that belong to it; a redirect stays one."""
-    # Its own response bears the headers: Allow, Retry-After, or where a redirect leads.
+    status = error.code or 500
+
+    def body() -> ProblemOut:
+        return ProblemOut(
+            type="about:blank",
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail(error),
+            request_id=logs.begin(request).id,
+        )
+
+    return rendered(error, body, status=status, content_type=MEDIA_TYPE)
+
+
+def rendered(
+    error: HTTPException, body: Callable[[], BaseModel], *, status: int, content_type: str = "application/json"
+) -> Response:
+    """Return an error with this body; its own response bears the headers: Allow, Retry-After, WWW-Authenticate.
+
+    A redirect, which is no error, stays as it is.
+    """
     response = current_app.make_response(error)
-    if error.code is None or error.code < 400 or error.response is not None:
-        return response
-    body = ProblemOut(
-        type="about:blank",
-        title=HTTPStatus(error.code).phrase,
-        status=error.code,
-        detail=detail(error),
-        request_id=logs.begin(request).id,
-    )
-    response.data = body.model_dump_json()
-    response.content_type = MEDIA_TYPE
+    if error.code is not None and error.code >= 400 and error.response is None:
+        response.status_code, response.data = status, body().model_dump_json()
+        response.content_type = content_type
     return response
 
 
@@ -61,6 +74,21 @@ def detail(error: HTTPException) -> str:
             type=repr(request.mimetype) if request.mimetype else "of no named type",
         )
     return error.description or "Something is wrong with the request."
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Translate what a service refuses.
+
+    Raises:
+        UnprocessableEntity, NotFound: the service raised ValueError or LookupError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UnprocessableEntity(str(error)) from error
+    except LookupError as error:
+        raise NotFound(str(error.args[0]) if error.args else "It is not there any more. Reload the page.") from error
 
 
 def unexpected(error: Exception) -> str:
@@ -79,9 +107,8 @@ def as_page(error: HTTPException) -> Response:
         title=HTTPStatus(error.code or 500).phrase,
         detail=detail(error),
         request_id=logs.begin(request).id,
-        version=__version__,
     )
-    return Response(page, status=error.code or 500, content_type="text/html; charset=utf-8")
+    return Response(page, status=error.code or 500)
 
 
 @dataclass(frozen=True, slots=True)

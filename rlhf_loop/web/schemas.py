@@ -45,12 +45,10 @@ def _encodable(text: Any) -> Any:
 _Text = Annotated[str, BeforeValidator(_encodable)]
 
 
-class QuestionIn(BaseModel):
+class QuestionIn(BaseModel, extra="forbid", strict=True, title="Question"):
     """A question."""
 
     # A field that nobody knows is refused: it is a known one with a typing mistake.
-    model_config = ConfigDict(extra="forbid", strict=True, title="Question")
-
     query: Annotated[
         str,
         Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."),
@@ -85,10 +83,8 @@ class Opinion(BaseModel):
         return self.rating if self.rating is not None else THUMBS[self.thumb or "down"]
 
 
-class RatingIn(Opinion):
+class RatingIn(Opinion, extra="forbid", strict=True, title="Rating"):
     """A rating of one answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="Rating")
 
     interaction_id: Annotated[
         str,
@@ -101,19 +97,13 @@ class RatingIn(Opinion):
     ] = None
 
 
-class RankedOut(BaseModel):
+class RankedOut(BaseModel, title="RankedAnswer"):
     """One candidate answer, with where it comes from."""
-
-    model_config = ConfigDict(title="RankedAnswer")
 
     text: Annotated[_Text, Field(description="The answer.")]
     score: Annotated[
         float | None,
-        Field(
-            ge=0,
-            le=1,
-            description="Probability that an expert would rate it 4 or 5; null without a model.",
-        ),
+        Field(ge=0, le=1, description="Probability that an expert would rate it 4 or 5; null without a model."),
     ]
     rank: Annotated[int, Field(ge=1, description="Its place, from 1.")]
     source: Annotated[_Text, Field(description="The name of the source that found it.")]
@@ -132,10 +122,8 @@ class RankedOut(BaseModel):
         return cls(text=ranked.text, score=score, rank=ranked.rank, interaction_id=ranked.interaction_id, **origin)
 
 
-class AnswerOut(BaseModel):
+class AnswerOut(BaseModel, title="Answer"):
     """All candidates for a question, best first."""
-
-    model_config = ConfigDict(title="Answer")
 
     query: Annotated[str, Field(description="The question as it was asked.")]
     best_answer: Annotated[_Text | None, Field(description="The best answer's text; null where nothing was found.")]
@@ -175,10 +163,8 @@ class AnswerOut(BaseModel):
         )
 
 
-class RatingOut(BaseModel):
+class RatingOut(BaseModel, title="RatingResult"):
     """The result of a rating."""
-
-    model_config = ConfigDict(title="RatingResult")
 
     interaction_id: str
     rating: Annotated[int, Field(ge=1, le=5)]
@@ -186,10 +172,8 @@ class RatingOut(BaseModel):
     message: Annotated[str, Field(description="The same in words, for people.")]
 
 
-class ProblemOut(BaseModel):
+class ProblemOut(BaseModel, title="Problem"):
     """An error in the format of RFC 9457."""
-
-    model_config = ConfigDict(title="Problem")
 
     type: Annotated[str, Field(description="Always `about:blank`: the status says what kind of problem it is.")]
     title: Annotated[str, Field(description="The status in words.")]
@@ -198,18 +182,14 @@ class ProblemOut(BaseModel):
     request_id: Annotated[str, Field(description="By this the log's lines for the request can be found.")]
 
 
-class HealthOut(BaseModel):
+class HealthOut(BaseModel, title="Health"):
     """The process is alive."""
-
-    model_config = ConfigDict(title="Health")
 
     status: Annotated[str, Field(description="Always `ok`.")]
 
 
-class ReadinessOut(BaseModel):
+class ReadinessOut(BaseModel, title="Readiness"):
     """The readiness of the process to answer at full speed."""
-
-    model_config = ConfigDict(title="Readiness")
 
     ready: bool
     checks: Annotated[dict[str, str], Field(description="What was looked at, with what was found.")]

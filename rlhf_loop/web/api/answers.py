@@ -14,7 +14,6 @@ from werkzeug.exceptions import (
     BadRequest,
     ClientDisconnected,
     HTTPException,
-    NotFound,
     RequestEntityTooLarge,
     RequestTimeout,
     ServiceUnavailable,
@@ -28,6 +27,7 @@ from rlhf_loop.errors import OutboxError
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.guard import Guard, refuse_other_sites, remember, visitor
+from rlhf_loop.web.problems import refusals
 from rlhf_loop.web.process import WarmUp
 from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened
 
@@ -169,10 +169,8 @@ def answered(service: AnswerService, question: QuestionIn) -> AnswerOut:
     Raises:
         UnprocessableEntity: the service refuses the question.
     """
-    try:
+    with refusals():
         answer: Answer = service.answer(question.query)
-    except ValueError as error:
-        raise UnprocessableEntity(str(error)) from error
     notes = logs.begin(request)
     notes.answer, notes.model_version, notes.degraded = answer, answer.model_version, sorted(answer.degraded)
     return AnswerOut.of(answer)
@@ -206,14 +204,9 @@ def rated(service: AnswerService, rating: RatingIn, by: Rater) -> RatingOut:
         ServiceUnavailable: it can be kept nowhere.
     """
     try:
-        stored = service.rate(
-            rating.interaction_id,
-            Review(rating=rating.stars, comment=rating.comment or None, reviewer=by.name, role=by.role),
-        )
-    except ValueError as error:
-        raise UnprocessableEntity(str(error)) from error
-    except LookupError as error:
-        raise NotFound(str(error.args[0]) if error.args else "There is no such answer.") from error
+        review = Review(rating=rating.stars, comment=rating.comment or None, reviewer=by.name, role=by.role)
+        with refusals():
+            stored = service.rate(rating.interaction_id, review)
     except OutboxError as error:
         logger.exception("A rating is lost: %s", error)
         raise ServiceUnavailable(

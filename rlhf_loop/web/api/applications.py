@@ -37,7 +37,7 @@ _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE = re.compile(r"[!#-+\--~]+")
 
 
-def written(engine: Engine, owner: str, content: str, work: Callable[[Connection], StoredAnswer]) -> Response:
+def written(engine: Engine, user: User, content: str, work: Callable[[Connection], StoredAnswer]) -> Response:
     """Do the work in one transaction, and only once where the request bears a key; return its answer.
 
     `content` is what the request says, apart from its method and path. What `work` raises undoes it, and frees the key.
@@ -54,7 +54,8 @@ def written(engine: Engine, owner: str, content: str, work: Callable[[Connection
                 answer, replayed = work(connection), False
             else:
                 same = f"{request.method} {request.path}\n{content}".encode()
-                answer, replayed = once(connection, owner, key, same, lambda: work(connection))
+                # By number: a name could be given to somebody else later.
+                answer, replayed = once(connection, f"user:{user.id}", key, same, lambda: work(connection))
     except StillRunningError as error:
         raise ComeAgain(str(error)) from error
     except KeyUsedError as error:
@@ -157,12 +158,6 @@ def stored_name(user: User, reviewer: str | None) -> str:
     """Return the name under which a reviewer's word is stored."""
     # No user's name has a colon, so that nobody can speak in the name of another user.
     return user.name if reviewer is None else f"{user.name}:{reviewer}"
-
-
-def owner(user: User) -> str:
-    """Return whose Idempotency-Keys a user's are."""
-    # By number: a name could be given to somebody else later.
-    return f"user:{user.id}"
 
 
 class ComeAgain(Conflict):

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, get_args
 
 from flask import Response, request, url_for
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, Field, RootModel, model_validator
 from sqlalchemy.engine import Connection
-from werkzeug.exceptions import Conflict, Forbidden, NotFound, UnprocessableEntity
+from werkzeug.exceptions import Conflict, Forbidden, UnprocessableEntity
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import Rating, Review, ReviewerRole, User, rating_fields
@@ -31,7 +31,6 @@ from rlhf_loop.web import logs
 from rlhf_loop.web.api.applications import (
     Speaker,
     is_own,
-    owner,
     protect_expert,
     read_address,
     read_body,
@@ -42,6 +41,7 @@ from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.api.v1 import ID_ERRORS, KEY, LOCATION, REPLAYED, REVIEW, WRITE_ERRORS, stored_review
 from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.problems import refusals
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
 
@@ -49,10 +49,8 @@ _SCALE = r"^-?\d{1,9}(\.\d{1,9})?,-?\d{1,9}(\.\d{1,9})?$"
 _COLUMNS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
 
 
-class FeedbackIn(ReviewIn):
+class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
     """A review of an answer that is stored here, or that comes with it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="FeedbackInput")
 
     interaction_id: Annotated[
         Id | None, Field(description="Which answer: the id under which it was recorded, served or imported.")
@@ -92,16 +90,12 @@ class FeedbackIn(ReviewIn):
         )
 
 
-class ToolRecordIn(RootModel[dict[str, Any]]):
+class ToolRecordIn(RootModel[dict[str, Any]], title="ToolRecord"):
     """One record as the tool itself has it."""
 
-    model_config = ConfigDict(title="ToolRecord")
 
-
-class ToolParameters(BaseModel):
+class ToolParameters(BaseModel, extra="forbid"):
     """Options for reading a tool's record, in the address, since the tool knows nothing of them."""
-
-    model_config = ConfigDict(extra="forbid")
 
     thumbs: Annotated[bool, Field(description="Numbers are thumbs: 1 is up, 0 and -1 are down.")] = False
     scale: Annotated[
@@ -122,10 +116,8 @@ class ToolParameters(BaseModel):
     )
 
 
-class FeedbackTakenOut(BaseModel):
+class FeedbackTakenOut(BaseModel, title="FeedbackTaken"):
     """The effects of a tool's record."""
-
-    model_config = ConfigDict(title="FeedbackTaken")
 
     tool: Literal["langfuse", "openwebui", "label-studio", "phoenix"]
     interactions: Annotated[int, Field(ge=0, description="Answers that were not known before.")]
@@ -253,7 +245,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                 return StoredAnswer(201, body, url_for(".v1_reviews", id=id))
             return StoredAnswer(200, body)
 
-        return written(database.engine(), owner(user), given.model_dump_json(), take)
+        return written(database.engine(), user, given.model_dump_json(), take)
 
     for tool in TOOLS:
         api.route(
@@ -300,7 +292,7 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
             return StoredAnswer(200, taking.report().model_dump_json())
 
         content = f"{asked.model_dump_json()}\n{ToolRecordIn(record).model_dump_json()}"
-        return written(database.engine(), owner(user), content, work)
+        return written(database.engine(), user, content, work)
 
     take.__name__, take.__doc__ = f"v1_feedback_{tool.replace('-', '_')}", _RECORDS[tool][0]
     return take
@@ -450,24 +442,20 @@ def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *,
         NotFound, Conflict: the id is unknown and there are no texts, or it has others.
         Forbidden: it is new, and the token is not for that.
     """
-    if elsewhere:
-        try:
+    with refusals():
+        if elsewhere:
             return interaction_key(connection, rating.external_id or ""), False
-        except LookupError as error:
-            raise NotFound(str(error)) from error
-    try:
-        if (found := feedback.find_answer(connection, rating)) is not None:
-            return found, False
-        if not guard.has_scope(tokens.WRITE):
-            raise Forbidden(
-                f"This answer is not here yet, and to add it the token needs the scope {tokens.WRITE}. Ask an admin "
-                "for another token, or record the answer first."
-            )
-        return feedback.add_answer(connection, rating, actor=user.name), True
-    except OtherTextsError as error:
-        raise Conflict(str(error)) from error
-    except ValueError as error:
-        raise UnprocessableEntity(str(error)) from error
+        try:
+            if (found := feedback.find_answer(connection, rating)) is not None:
+                return found, False
+            if not guard.has_scope(tokens.WRITE):
+                raise Forbidden(
+                    f"This answer is not here yet, and to add it the token needs the scope {tokens.WRITE}. Ask an "
+                    "admin for another token, or record the answer first."
+                )
+            return feedback.add_answer(connection, rating, actor=user.name), True
+        except OtherTextsError as error:
+            raise Conflict(str(error)) from error
 
 
 def _review(connection: Connection, guard: Guard, key: int, review: Review, speaker: Speaker, *, own: bool) -> Fate:

@@ -267,8 +267,7 @@ def add_routes(api: Api) -> None:
     @api.route("GET /docs", "reference", replies={200: html("The reference."), **failures})
     def docs() -> Response:
         """This document as a page."""
-        page = render_template("rlhf_loop/docs.html", version=__version__)
-        return Response(page, content_type="text/html; charset=utf-8")
+        return Response(render_template("rlhf_loop/docs.html"))
 
 
 def json_body(*models: type[BaseModel], examples: Mapping[str, Any]) -> Content:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NoReturn, TypeVar
 
-from flask import Response, current_app, request
+from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import (
     BadRequest,
@@ -58,7 +58,7 @@ from rlhf_loop.web.api.rerank_schemas import (
     VllmOut,
 )
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
+from rlhf_loop.web.problems import ErrorFormat, detail, errors_as, refusals, rendered
 from rlhf_loop.web.schemas import kind_of, sentence, shortened
 
 #: Those that TEI has, and one for what it leaves to a proxy.
@@ -251,15 +251,8 @@ class Dialect:
 
     def render(self, error: HTTPException) -> Response:
         """Return the response to a request that failed."""
-        # Its own response bears the headers: Retry-After, WWW-Authenticate, or where a redirect leads.
-        response = current_app.make_response(error)
-        if error.code is None or error.code < 400 or error.response is not None:
-            return response
-        status = self.statuses.get(type(error), error.code)
-        response.status_code = status
-        response.data = self.body(error, status, detail(error)).model_dump_json()
-        response.content_type = "application/json"
-        return response
+        status = self.statuses.get(type(error), error.code or 500)
+        return rendered(error, lambda: self.body(error, status, detail(error)), status=status)
 
 
 JINA = Dialect(lambda error, status, message: JinaErrorOut(detail=message))
@@ -460,10 +453,8 @@ def _refusal(error: ValidationError, documents: str) -> HTTPException:
 
 
 def _texts(given: JinaIn | CohereIn | VllmIn) -> list[str]:
-    try:
+    with refusals():
         return given.texts()
-    except ValueError as error:
-        raise UnprocessableEntity(str(error)) from error
 
 
 def _results(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, RootModel, Tag
 
 from rlhf_loop.web.schemas import not_blank, shortened, shown
 
@@ -19,10 +19,8 @@ MAX_QUERY_CHARS = 8_000
 TEXT, OBJECT = "a text", "an object"
 
 
-class DocumentIn(BaseModel):
+class DocumentIn(BaseModel, extra="allow", title="RerankDocument"):
     """A document with its text, and whatever else a client knows of it."""
-
-    model_config = ConfigDict(extra="allow", title="RerankDocument")
 
     text: Annotated[str | None, Field(description="What is read, unless `rank_fields` names other fields.")] = None
 
@@ -39,36 +37,35 @@ _Document = Annotated[
         _kind, custom_error_type="document", custom_error_message="Neither a text nor an object with the field text"
     ),
 ]
+_TO_RANK = Field(
+    min_length=1,
+    max_length=MAX_DOCUMENTS,
+    description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
+)
+_TopN = Annotated[
+    Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
+]
 _RankFields = Annotated[
     list[str] | None, Field(description="Which fields of documents that are objects are read, in this order.")
 ]
 _Longest = Annotated[
     Annotated[int, Field(ge=1)] | None, Field(description="Tokens that are read of each document; by default all.")
 ]
+_Message = Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+_RequestId = Annotated[str, Field(description="The request's id.")]
 _RawScores = Annotated[bool | None, Field(description="Return logits in place of probabilities.")]
 
 
-class _RerankIn(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
+class _RerankIn(BaseModel, extra="ignore"):
     query: Annotated[
         str, Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."), AfterValidator(not_blank)
     ]
 
 
 class _DocumentsIn(_RerankIn):
-    documents: Annotated[
-        list[_Document],
-        Field(
-            min_length=1,
-            max_length=MAX_DOCUMENTS,
-            description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
-        ),
-    ]
+    documents: Annotated[list[_Document], _TO_RANK]
     model: Annotated[Any, Field(description="Any name: there is one model here, the live one.")] = None
-    top_n: Annotated[
-        Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
-    ] = None
+    top_n: _TopN = None
     rank_fields: _RankFields = None
 
     def texts(self) -> list[str]:
@@ -85,26 +82,20 @@ class _DocumentsIn(_RerankIn):
         return {"text": document} if isinstance(document, str) else document.model_dump(exclude_unset=True)
 
 
-class JinaIn(_DocumentsIn):
+class JinaIn(_DocumentsIn, title="JinaRerankRequest"):
     """A question with documents, as Jina has it, and Cohere in its version 1."""
-
-    model_config = ConfigDict(title="JinaRerankRequest")
 
     return_documents: Annotated[bool | None, Field(description="Send the documents back; by default not.")] = None
 
 
-class CohereIn(_DocumentsIn):
+class CohereIn(_DocumentsIn, title="CohereRerankRequest"):
     """A question with documents, as Cohere has it in its version 2."""
-
-    model_config = ConfigDict(title="CohereRerankRequest")
 
     max_tokens_per_doc: _Longest = None
 
 
-class VllmIn(_DocumentsIn):
+class VllmIn(_DocumentsIn, title="VllmRerankRequest"):
     """A question with documents, as vLLM and Infinity have it."""
-
-    model_config = ConfigDict(title="VllmRerankRequest")
 
     top_n: Annotated[
         Annotated[int, Field(ge=0)] | None, Field(description="How many come back; 0, or by default, all.")
@@ -114,41 +105,26 @@ class VllmIn(_DocumentsIn):
     raw_scores: _RawScores = None
 
 
-class TeiIn(_RerankIn):
+class TeiIn(_RerankIn, title="TeiRerankRequest"):
     """A question with texts, as Text Embeddings Inference has it."""
 
-    model_config = ConfigDict(title="TeiRerankRequest")
-
-    texts: Annotated[
-        list[str],
-        Field(
-            min_length=1,
-            max_length=MAX_DOCUMENTS,
-            description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
-        ),
-    ]
-    top_n: Annotated[
-        Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
-    ] = None
+    texts: Annotated[list[str], _TO_RANK]
+    top_n: _TopN = None
     truncate: Annotated[bool | None, Field(description="Without effect: texts of any length are read whole.")] = None
     truncation_direction: Annotated[str | None, Field(description="Without effect, like `truncate`.")] = None
     raw_scores: _RawScores = None
     return_text: Annotated[bool | None, Field(description="Send the texts back; by default not.")] = None
 
 
-class UsageOut(BaseModel):
+class UsageOut(BaseModel, title="RerankUsage"):
     """The number of tokens that were read."""
-
-    model_config = ConfigDict(title="RerankUsage")
 
     total_tokens: Annotated[int, Field(ge=0, description="The encoder's tokens of the query and of all documents.")]
     prompt_tokens: Annotated[int, Field(ge=0, description="The same.")]
 
 
-class ResultOut(BaseModel):
+class ResultOut(BaseModel, title="RerankResult"):
     """A document's place is that in the list of results; `index` is that in the request."""
-
-    model_config = ConfigDict(title="RerankResult")
 
     index: Annotated[int, Field(ge=0)]
     relevance_score: Annotated[
@@ -157,122 +133,96 @@ class ResultOut(BaseModel):
     document: Annotated[dict[str, Any] | None, Field(description="Where it was asked for.")] = None
 
 
-class ApiVersionOut(BaseModel):
+class ApiVersionOut(BaseModel, title="CohereApiVersion"):
     """The version of Cohere's API."""
-
-    model_config = ConfigDict(title="CohereApiVersion")
 
     version: str
 
 
-class BilledUnitsOut(BaseModel):
+class BilledUnitsOut(BaseModel, title="CohereBilledUnits"):
     """Units that Cohere would bill: one is a query with up to 100 documents."""
-
-    model_config = ConfigDict(title="CohereBilledUnits")
 
     search_units: Annotated[int, Field(ge=1)]
 
 
-class MetaOut(BaseModel):
+class MetaOut(BaseModel, title="CohereMeta"):
     """Metadata for Cohere's clients."""
-
-    model_config = ConfigDict(title="CohereMeta")
 
     api_version: ApiVersionOut
     billed_units: BilledUnitsOut
 
 
-class JinaOut(BaseModel):
+class JinaOut(BaseModel, title="JinaRanking"):
     """A ranking as Jina has it; `id` and `meta` are there for Cohere's clients of version 1."""
 
-    model_config = ConfigDict(title="JinaRanking")
-
-    id: Annotated[str, Field(description="The request's id.")]
+    id: _RequestId
     model: Annotated[str, Field(description="The live model's version.")]
     usage: UsageOut
     results: list[ResultOut]
     meta: MetaOut
 
 
-class CohereOut(BaseModel):
+class CohereOut(BaseModel, title="CohereRanking"):
     """A ranking as Cohere has it in its version 2."""
 
-    model_config = ConfigDict(title="CohereRanking")
-
-    id: Annotated[str, Field(description="The request's id.")]
+    id: _RequestId
     results: list[ResultOut]
     meta: MetaOut
 
 
-class VllmOut(BaseModel):
+class VllmOut(BaseModel, title="VllmRanking"):
     """A ranking as vLLM and Infinity have it."""
 
-    model_config = ConfigDict(title="VllmRanking")
-
-    id: Annotated[str, Field(description="The request's id.")]
+    id: _RequestId
     model: Annotated[str, Field(description="The live model's version.")]
     usage: UsageOut
     results: list[ResultOut]
 
 
-class TeiRankOut(BaseModel):
+class TeiRankOut(BaseModel, title="TeiRank"):
     """A text's place is that in the list; `index` is that in the request."""
-
-    model_config = ConfigDict(title="TeiRank")
 
     index: Annotated[int, Field(ge=0)]
     score: Annotated[float, Field(description="From 0 to 1, or a logit where raw scores were asked for.")]
     text: str | None = None
 
 
-class TeiOut(RootModel[list[TeiRankOut]]):
+class TeiOut(RootModel[list[TeiRankOut]], title="TeiRanking"):
     """A ranking as Text Embeddings Inference has it."""
 
-    model_config = ConfigDict(title="TeiRanking")
 
-
-class JinaErrorOut(BaseModel):
+class JinaErrorOut(BaseModel, title="JinaError"):
     """An error in Jina's format."""
 
-    model_config = ConfigDict(title="JinaError")
-
-    detail: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    detail: _Message
 
 
-class CohereErrorOut(BaseModel):
+class CohereErrorOut(BaseModel, title="CohereError"):
     """An error in Cohere's format."""
 
-    model_config = ConfigDict(title="CohereError")
-
-    message: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
-    id: Annotated[str, Field(description="The request's id.")]
+    message: _Message
+    id: _RequestId
 
 
-class TeiErrorOut(BaseModel):
+class TeiErrorOut(BaseModel, title="TeiError"):
     """An error in the format of Text Embeddings Inference."""
 
-    model_config = ConfigDict(title="TeiError")
-
-    error: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    error: _Message
     error_type: Annotated[
         str, Field(description="`Empty`, `Validation`, `Overloaded`, `Unhealthy`, `Backend`, or `Unauthorized`.")
     ]
 
 
-class VllmFaultOut(BaseModel):
+class VllmFaultOut(BaseModel, title="VllmFault"):
     """The details of an error in vLLM's format."""
 
-    model_config = ConfigDict(title="VllmFault")
-
-    message: Annotated[str, Field(description="What happened, the value seen, what to do next.")]
+    message: _Message
     type: Annotated[str, Field(description="Such as `BadRequestError`.")]
     code: Annotated[int, Field(description="The status.")]
 
 
-class VllmErrorOut(BaseModel):
+class VllmErrorOut(BaseModel, title="VllmError"):
     """An error in vLLM's format."""
-
-    model_config = ConfigDict(title="VllmError")
 
     error: VllmFaultOut
 

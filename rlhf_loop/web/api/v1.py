@@ -24,7 +24,6 @@ from rlhf_loop.web.api.answers import json_response, parsed, whole_body
 from rlhf_loop.web.api.applications import (
     Speaker,
     is_own,
-    owner,
     protect_expert,
     read_address,
     read_body,
@@ -53,6 +52,7 @@ from rlhf_loop.web.api.v1_schemas import (
     ReviewParameters,
 )
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.problems import refusals
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
 
@@ -182,7 +182,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                 return StoredAnswer(201, RecordedBatchOut(interactions=found).model_dump_json())
             return StoredAnswer(201, found[0].model_dump_json(), url_for(".v1_interaction", id=found[0].id))
 
-        return written(database.engine(), owner(user), given.model_dump_json(), record)
+        return written(database.engine(), user, given.model_dump_json(), record)
 
     @api.route(
         "GET /v1/interactions",
@@ -202,10 +202,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         """List what was offered, newest first."""
         guard.bearer(tokens.READ)
         asked = read_address(InteractionFilters)
-        try:
+        with refusals():
             page = queries.interactions(database.engine(), asked.filters(), limit=asked.limit, cursor=asked.cursor)
-        except ValueError as error:
-            raise UnprocessableEntity(str(error)) from error
         return json_response(InteractionPageOut.of(page))
 
     @api.route(
@@ -227,10 +225,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         """One answer with its consensus and reviews."""
         guard.bearer(tokens.READ)
         read_address(NoParameters)
-        try:
+        with refusals():
             entry, page = queries.interaction(database.engine(), _storable(id))
-        except LookupError as error:
-            raise NotFound(str(error)) from error
         reviews = [ReviewOut.of(id, review) for review in page.reviews]
         return json_response(
             ReviewedInteractionOut(interaction=InteractionOut.of(entry), reviews=reviews, next=page.next)
@@ -251,12 +247,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         """The reviews of an answer, newest first."""
         guard.bearer(tokens.READ)
         asked = read_address(ReviewListParameters)
-        try:
+        with refusals():
             page = queries.reviews(database.engine(), _storable(id), limit=asked.limit, cursor=asked.cursor)
-        except LookupError as error:
-            raise NotFound(str(error)) from error
-        except ValueError as error:
-            raise UnprocessableEntity(str(error)) from error
         return json_response(ReviewPageOut.of(id, page))
 
     @api.route(
@@ -293,7 +285,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
             body = stored_review(connection, key, id, speaker.name).model_dump_json()
             return StoredAnswer(201, body, url_for(".v1_reviews", id=id)) if new else StoredAnswer(200, body)
 
-        return written(database.engine(), owner(user), given.model_dump_json(), review)
+        return written(database.engine(), user, given.model_dump_json(), review)
 
     @api.route(
         "DELETE /v1/interactions/<path:id>/reviews",
@@ -322,7 +314,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                 raise NotFound(f"There is no review of {shortened(id)!r} by {reviewer!r}. Nothing was done.") from error
             return StoredAnswer(204, "")
 
-        return written(database.engine(), owner(user), asked.model_dump_json(), withdraw)
+        return written(database.engine(), user, asked.model_dump_json(), withdraw)
 
     @api.route(
         "POST /v1/preferences",
@@ -351,7 +343,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
             rejected = _interaction_key(connection, given.rejected_id)
             stored = interactions.stored_preference_role(connection, chosen, rejected, speaker.name)
             protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
-            try:
+            with refusals():
                 new = put_preference(
                     connection,
                     chosen,
@@ -361,19 +353,11 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                     tie=given.tie,
                     comment=given.comment,
                 )
-            except ValueError as error:
-                raise UnprocessableEntity(str(error)) from error
-            body = PreferenceOut(
-                chosen_id=given.chosen_id,
-                rejected_id=given.rejected_id,
-                tie=given.tie,
-                reviewer=speaker.name,
-                role=speaker.role.value,
-                comment=given.comment or None,
-            )
+            said = {"reviewer": speaker.name, "role": speaker.role.value, "comment": given.comment or None}
+            body = PreferenceOut(**given.model_dump() | said)
             return StoredAnswer(201 if new else 200, body.model_dump_json())
 
-        return written(database.engine(), owner(user), given.model_dump_json(), prefer)
+        return written(database.engine(), user, given.model_dump_json(), prefer)
 
 
 def _interactions() -> InteractionIn | InteractionBatchIn:
@@ -445,10 +429,8 @@ def stored_review(connection: Connection, key: int, id: str, reviewer: str) -> R
 
 
 def _interaction_key(connection: Connection, id: str) -> int:
-    try:
+    with refusals():
         return interaction_key(connection, _storable(id))
-    except LookupError as error:
-        raise NotFound(str(error)) from error
 
 
 def _storable(id: str) -> str:

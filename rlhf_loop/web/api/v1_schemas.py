@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from rlhf_loop.domain import Rating, Review, ReviewerRole, field_values
 from rlhf_loop.store.queries import LONGEST_PAGE, Filters, InteractionEntry, InteractionPage, ReviewPage
@@ -56,10 +56,8 @@ _ROLE = (
 )
 
 
-class ReviewIn(Opinion):
+class ReviewIn(Opinion, extra="forbid", strict=True, title="ReviewInput"):
     """A review of an answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="ReviewInput")
 
     comment: Annotated[Comment | None, Field(description="Why, in words.")] = None
     correction: Annotated[
@@ -72,21 +70,12 @@ class ReviewIn(Opinion):
 
     def review(self, *, reviewer: str | None, role: ReviewerRole, reviewed_at: datetime | None = None) -> Review:
         """Return it as it is stored."""
-        return Review(
-            rating=self.stars,
-            comment=self.comment,
-            correction=self.correction,
-            harmful=self.harmful,
-            reviewer=reviewer,
-            role=role,
-            reviewed_at=reviewed_at,
-        )
+        same = self.model_dump(include={"comment", "correction", "harmful"})
+        return Review(rating=self.stars, reviewer=reviewer, role=role, reviewed_at=reviewed_at, **same)
 
 
-class InteractionIn(BaseModel):
+class InteractionIn(BaseModel, extra="forbid", strict=True, title="InteractionInput"):
     """An answer that an application gave, with or without a first review."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="InteractionInput")
 
     prompt: Annotated[Words, Field(description="The question.")]
     response: Annotated[Words, Field(description="The answer that was given.")]
@@ -118,35 +107,18 @@ class InteractionIn(BaseModel):
 
     def rating(self) -> Rating:
         """Return it as it is stored, without the review."""
-        return Rating(
-            user_prompt=self.prompt,
-            ai_response=self.response,
-            source=self.source,
-            candidate_group=self.candidate_group,
-            shown_rank=self.shown_rank,
-            score=self.score,
-            model_version=self.model_version,
-            external_id=self.id,
-            created_at=self.created_at,
-            title=self.title,
-            url=self.url,
-            licence=self.licence,
-            retrieved_at=self.retrieved_at,
-        )
+        same = self.model_dump(exclude={"id", "prompt", "response", "review"})
+        return Rating(external_id=self.id, user_prompt=self.prompt, ai_response=self.response, **same)
 
 
-class InteractionBatchIn(BaseModel):
+class InteractionBatchIn(BaseModel, extra="forbid", strict=True, title="InteractionBatchInput"):
     """Several answers at once: all of them are stored, or none."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="InteractionBatchInput")
 
     interactions: Annotated[list[InteractionIn], Field(min_length=1, max_length=MAX_BATCH)]
 
 
-class PreferenceIn(BaseModel):
+class PreferenceIn(BaseModel, extra="forbid", strict=True, title="PreferenceInput"):
     """A preference between two answers to one question."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="PreferenceInput")
 
     chosen_id: Annotated[Id, Field(description="The better answer.")]
     rejected_id: Annotated[Id, Field(description="The other one.")]
@@ -156,10 +128,8 @@ class PreferenceIn(BaseModel):
     role: Annotated[Role | None, Field(description=_ROLE)] = None
 
 
-class InteractionFilters(BaseModel):
+class InteractionFilters(BaseModel, extra="forbid"):
     """Filters of a list of interactions, in its address."""
-
-    model_config = ConfigDict(extra="forbid")
 
     rated: Annotated[bool | None, Field(description="Those that experts rated, or those that they did not.")] = None
     min_rating: Annotated[
@@ -182,23 +152,11 @@ class InteractionFilters(BaseModel):
 
     def filters(self) -> Filters:
         """Return them without what is about pages."""
-        return Filters(
-            rated=self.rated,
-            min_rating=self.min_rating,
-            max_rating=self.max_rating,
-            source=self.source,
-            candidate_group=self.candidate_group,
-            model_version=self.model_version,
-            harmful=self.harmful,
-            created_after=self.created_after,
-            created_before=self.created_before,
-        )
+        return Filters(**self.model_dump(exclude={"limit", "cursor"}))
 
 
-class ReviewListParameters(BaseModel):
+class ReviewListParameters(BaseModel, extra="forbid"):
     """The page of a list of reviews, in its address."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE, description="Entries of a page.")] = LONGEST_PAGE
     cursor: Annotated[Annotated[str, Field(max_length=200)] | None, Field(description="`next` of the page before.")] = (
@@ -206,44 +164,34 @@ class ReviewListParameters(BaseModel):
     )
 
 
-class ReviewParameters(BaseModel):
+class ReviewParameters(BaseModel, extra="forbid"):
     """The reviewer whose review is meant, in an address."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reviewer: Annotated[
         Reviewer | None, Field(description="As it was sent with the review. Without it, it is the token's user.")
     ] = None
 
 
-class NoParameters(BaseModel):
+class NoParameters(BaseModel, extra="forbid"):
     """An address that takes no parameters."""
 
-    model_config = ConfigDict(extra="forbid")
 
-
-class RecordedOut(BaseModel):
+class RecordedOut(BaseModel, title="Recorded"):
     """The result of recording an answer."""
-
-    model_config = ConfigDict(title="Recorded")
 
     id: Annotated[str, Field(description="By this it can be reviewed and found again.")]
     rating: Annotated[int | None, Field(description="The consensus of the experts so far.")]
     end_user_rating: Annotated[int | None, Field(description="The consensus of the end users so far.")]
 
 
-class RecordedBatchOut(BaseModel):
+class RecordedBatchOut(BaseModel, title="RecordedBatch"):
     """The results of recording answers, in the order in which they came."""
-
-    model_config = ConfigDict(title="RecordedBatch")
 
     interactions: list[RecordedOut]
 
 
-class ReviewOut(BaseModel):
+class ReviewOut(BaseModel, title="Review"):
     """A reviewer's review of an answer."""
-
-    model_config = ConfigDict(title="Review")
 
     interaction_id: str
     reviewer: Annotated[str, Field(description="A user, or `user:name` for whom an application speaks for.")]
@@ -260,10 +208,8 @@ class ReviewOut(BaseModel):
         return cls(interaction_id=interaction_id, **{**field_values(review), "role": review.role.value})
 
 
-class InteractionOut(BaseModel):
+class InteractionOut(BaseModel, title="Interaction"):
     """An answer that was given, with the consensus of its reviews."""
-
-    model_config = ConfigDict(title="Interaction")
 
     id: str
     prompt: str
@@ -291,10 +237,8 @@ class InteractionOut(BaseModel):
         return cls.model_validate(field_values(entry) | field_values(entry.origin))
 
 
-class InteractionPageOut(BaseModel):
+class InteractionPageOut(BaseModel, title="InteractionPage"):
     """A page of interactions, newest first."""
-
-    model_config = ConfigDict(title="InteractionPage")
 
     interactions: list[InteractionOut]
     next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last one.")]
@@ -305,10 +249,8 @@ class InteractionPageOut(BaseModel):
         return cls(interactions=[InteractionOut.of(entry) for entry in page.interactions], next=page.next)
 
 
-class ReviewPageOut(BaseModel):
+class ReviewPageOut(BaseModel, title="ReviewPage"):
     """A page of an answer's reviews, newest first."""
-
-    model_config = ConfigDict(title="ReviewPage")
 
     reviews: list[ReviewOut]
     next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last one.")]
@@ -319,10 +261,8 @@ class ReviewPageOut(BaseModel):
         return cls(reviews=[ReviewOut.of(interaction_id, entry) for entry in page.reviews], next=page.next)
 
 
-class ReviewedInteractionOut(BaseModel):
+class ReviewedInteractionOut(BaseModel, title="ReviewedInteraction"):
     """An answer that was given, with its first page of reviews."""
-
-    model_config = ConfigDict(title="ReviewedInteraction")
 
     interaction: InteractionOut
     reviews: list[ReviewOut]
@@ -331,10 +271,8 @@ class ReviewedInteractionOut(BaseModel):
     ]
 
 
-class PreferenceOut(BaseModel):
+class PreferenceOut(BaseModel, title="Preference"):
     """A reviewer's preference between two answers."""
-
-    model_config = ConfigDict(title="Preference")
 
     chosen_id: str
     rejected_id: str

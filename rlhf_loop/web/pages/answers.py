@@ -9,7 +9,6 @@ from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Scale
 from rlhf_loop.utils.text import web_address
-from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, whole_body
 from rlhf_loop.web.api.openapi import Api, error_pages, form, html, problems
@@ -145,18 +144,16 @@ def _page(
         max_query_chars=MAX_QUERY_CHARS,
         **_shared(),
     )
-    return _html(page, status=status)
+    return Response(page, status=status)
 
 
 def _thanks(result: RatingOut) -> Response:
-    return _html(
-        render_template("rlhf_loop/thanks.html", result=result, **_shared()), status=200 if result.stored else 202
-    )
+    page = render_template("rlhf_loop/thanks.html", result=result, **_shared())
+    return Response(page, status=200 if result.stored else 202)
 
 
 def _shared() -> dict[str, object]:
     return {
-        "version": __version__,
         "meanings": MEANINGS,
         "thumb_meanings": THUMB_MEANINGS,
         "parts": _PARTS,
@@ -165,7 +162,3 @@ def _shared() -> dict[str, object]:
         "seconds": seconds,
         "web_address": web_address,
     }
-
-
-def _html(page: str, *, status: int = 200) -> Response:
-    return Response(page, status=status, content_type="text/html; charset=utf-8")

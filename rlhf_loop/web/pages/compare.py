@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from werkzeug import Response as BaseResponse
 
 from rlhf_loop import reviewing
 from rlhf_loop.domain import User
 from rlhf_loop.reviewing import MAX_COMMENT, PairAnswer, PairItem, Progress
-from rlhf_loop.web.api.answers import checked, parsed
-from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
-from rlhf_loop.web.problems import html_errors
+from rlhf_loop.web.api.answers import checked, json_response, parsed
+from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
+from rlhf_loop.web.problems import html_errors, refusals
 
 #: The keys, as the help lists them.
 KEYS = (
@@ -33,19 +33,15 @@ _NOTHING = "There is nothing to undo."
 _PAIR = f"/compare/pairs/<{ID}:first_id>/<{ID}:second_id>"
 
 
-class ChoiceIn(BaseModel):
+class ChoiceIn(BaseModel, extra="forbid", strict=True):
     """A choice between two answers as they were shown."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="Choice")
 
     better: Literal["left", "right", "tie"]
     left_is_first: bool
     comment: Annotated[str | None, Field(max_length=MAX_COMMENT)] = None
 
 
-class _FormIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, title="Choice")
-
+class _FormIn(BaseModel, extra="forbid", strict=True):
     do: Literal["left", "right", "tie", "skip", "undo"]
     first_id: Annotated[int, Field(ge=1, lt=2**63)] = 1
     second_id: Annotated[int, Field(ge=1, lt=2**63)] = 1
@@ -76,7 +72,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     def compare_form() -> BaseResponse:
         user = desk.posting_rater()
         form = checked(_FormIn, {key: text for key, text in request.form.items() if text and key != "form_token"})
-        with said():
+        with refusals():
             message = _done(desk, user, form)
         return desk.onward(address("compare"), message)
 
@@ -88,7 +84,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @web.post(f"{_PAIR}/choice")
     def compare_choice(first_id: int, second_id: int) -> Response:
         user, choice = desk.posting_rater(), parsed(ChoiceIn)
-        with said():
+        with refusals():
             _prefer(desk, user, first_id, second_id, choice)
         found = _next(desk, user)
         return _shown(desk, user, found, f"{_SAID[choice.better]} {_what_comes(found)}")
@@ -96,7 +92,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @web.post(f"{_PAIR}/skip")
     def compare_skip(first_id: int, second_id: int) -> Response:
         user = desk.posting_rater()
-        with said():
+        with refusals():
             reviewing.skip_pair(desk.engine(), reviewer=user.name, first_id=first_id, second_id=second_id)
         found = _next(desk, user)
         return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
@@ -106,7 +102,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         user = desk.posting_rater()
         found = reviewing.undo_pair(desk.engine(), reviewer=user.name, settings=desk.settings)
         if found is None:
-            return json(DeskOut(message=_NOTHING))
+            return json_response(DeskOut(message=_NOTHING))
         return _shown(desk, user, found, "Taken back. The two answers wait for your choice again.")
 
 
@@ -150,7 +146,7 @@ def _what_comes(found: PairItem | None) -> str:
 
 def _shown(desk: Desk, user: User, pair: PairItem | None, message: str) -> Response:
     html = desk.fragment("compare_pair.html", screen=_screen(desk, user, pair))
-    return json(DeskOut(message=message, html=html, at=address("compare")))
+    return json_response(DeskOut(message=message, html=html, at=address("compare")))
 
 
 def _screen(desk: Desk, user: User, pair: PairItem | None) -> Screen:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flask import Response, render_template, request, url_for
 from pydantic import BaseModel
 from sqlalchemy.engine import Engine
-from werkzeug.exceptions import NotFound, RequestEntityTooLarge, UnprocessableEntity
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Scoring
 from rlhf_loop.utils.text import web_address
-from rlhf_loop.version import __version__
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import people
@@ -68,30 +65,27 @@ class Desk:
 
     def page(self, template: str, *, status: int = 200, **values: object) -> Response:
         """Return a page of these screens."""
-        html = self.fragment(template, flash=people.take(self.guard), **values)
-        response = Response(html, status=status, content_type="text/html; charset=utf-8")
-        # What raters read and write may be personal, and an old form is of no use.
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        # In no cache: what raters read and write may be personal, and an old form is of no use.
+        return people.page(template, self.guard, status=status, **self._shared(), **values)
 
     def onward(self, to: str, text: str) -> Response:
         """Lead to a page after a form was sent; the page says the text."""
         return people.leave(self.guard, Response(status=303, headers={"Location": to}), Flash(text))
 
     def fragment(self, template: str, **values: object) -> str:
-        """Return a page or a part of one, with what all templates of these screens use."""
-        return render_template(
-            f"rlhf_loop/{template}",
-            version=__version__,
-            form_token=self.guard.form_token(),
-            user=self.guard.user(),
-            blind=self.settings.review_blind,
-            meanings=MEANINGS,
-            web_address=web_address,
-            max_comment=MAX_COMMENT,
-            max_correction=MAX_CORRECTION,
-            **values,
-        )
+        """Return a part of a page, with what all templates of these screens use."""
+        token = self.guard.form_token()
+        return render_template(f"rlhf_loop/{template}", form_token=token, **self._shared(), **values)
+
+    def _shared(self) -> dict[str, object]:
+        return {
+            "user": self.guard.user(),
+            "blind": self.settings.review_blind,
+            "meanings": MEANINGS,
+            "web_address": web_address,
+            "max_comment": MAX_COMMENT,
+            "max_correction": MAX_CORRECTION,
+        }
 
     def _posting(self, *roles: UserRole) -> User:
         request.max_content_length = request.max_form_memory_size = MAX_BODY_BYTES
@@ -104,26 +98,6 @@ class Desk:
             ) from error
         self.guard.check_form()
         return user
-
-
-@contextmanager
-def said() -> Iterator[None]:
-    """Translate what a service refuses.
-
-    Raises:
-        UnprocessableEntity, NotFound: the service raised ValueError or LookupError.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise UnprocessableEntity(str(error)) from error
-    except LookupError as error:
-        raise NotFound(str(error.args[0]) if error.args else "It is not there any more. Reload the page.") from error
-
-
-def json(body: BaseModel) -> Response:
-    """Return a model as JSON."""
-    return Response(body.model_dump_json(), content_type="application/json")
 
 
 def own_lines(text: str | None) -> str:

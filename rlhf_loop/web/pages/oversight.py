@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from werkzeug import Response as BaseResponse
 
 from rlhf_loop import reviewing
 from rlhf_loop.domain import UserRole
 from rlhf_loop.reviewing import Agreement, RaterReport
 from rlhf_loop.web.api.answers import checked
-from rlhf_loop.web.pages.desk import Desk, address, own_lines, said
+from rlhf_loop.web.pages.desk import Desk, address, own_lines
 from rlhf_loop.web.pages.diff import difference
-from rlhf_loop.web.problems import html_errors
+from rlhf_loop.web.problems import html_errors, refusals
 
 State = Literal["pending", "approved", "rejected", "all"]
 STATES: tuple[State, ...] = ("pending", "approved", "rejected", "all")
@@ -28,8 +28,6 @@ _PER_PAGE = 20
 
 
 class _PageIn(BaseModel):
-    model_config = ConfigDict(title="Filter")
-
     before: int | None = Field(default=None, ge=1, lt=2**63)
 
 
@@ -38,8 +36,6 @@ class _FilterIn(_PageIn):
 
 
 class _DecisionIn(BaseModel):
-    model_config = ConfigDict(title="Decision")
-
     review_id: int = Field(ge=1, lt=2**63)
     decision: Literal["approved", "rejected"]
     correction: str
@@ -60,7 +56,7 @@ def add_correction_routes(web: Blueprint, desk: Desk) -> None:
     def corrections_form() -> BaseResponse:
         user = desk.posting_admin()
         sent = checked(_DecisionIn, request.form.to_dict())
-        with said():
+        with refusals():
             try:
                 reviewing.decide(
                     desk.engine(),

@@ -27,7 +27,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.guard import Guard, home_path, local_path
+from rlhf_loop.web.guard import Guard, forget_cookie, local_path, set_cookie
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
@@ -150,16 +150,7 @@ class Flash:
 
 def leave(guard: Guard, response: Response, flash: Flash) -> Response:
     """Have the next page show the message."""
-    response.set_cookie(
-        COOKIE,
-        str(_serializer(guard).dumps(asdict(flash))),
-        max_age=_LASTS_S,
-        path=home_path(),
-        httponly=True,
-        samesite="Lax",
-        secure=request.is_secure,
-    )
-    return response
+    return set_cookie(response, COOKIE, str(_serializer(guard).dumps(asdict(flash))), max_age=_LASTS_S)
 
 
 def take(guard: Guard) -> Flash | None:
@@ -167,7 +158,7 @@ def take(guard: Guard) -> Flash | None:
     given = request.cookies.get(COOKIE)
     if not given:
         return None
-    after_this_request(_forget)
+    after_this_request(lambda response: forget_cookie(response, COOKIE))
     try:
         return Flash(**_serializer(guard).loads(given, max_age=_LASTS_S))
     except (BadData, TypeError):
@@ -200,11 +191,6 @@ def navigation(guard: Guard) -> Navigation:
     shown = {"data_html": "Ask", **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
     links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
     return Navigation(links, user, guard.form_token())
-
-
-def _forget(response: Response) -> Response:
-    response.delete_cookie(COOKIE, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure)
-    return response
 
 
 def _serializer(guard: Guard) -> URLSafeTimedSerializer:

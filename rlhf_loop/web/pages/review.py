@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from werkzeug.exceptions import Conflict, UnprocessableEntity
 
 from rlhf_loop import reviewing
@@ -21,22 +21,20 @@ from rlhf_loop.domain import Review, ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, SeenReview
 from rlhf_loop.web import logs
-from rlhf_loop.web.api.answers import checked, parsed
+from rlhf_loop.web.api.answers import checked, json_response, parsed
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import compare, oversight
-from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, json, own_lines, said
+from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
 from rlhf_loop.web.pages.diff import Piece, difference
-from rlhf_loop.web.problems import html_errors
+from rlhf_loop.web.problems import html_errors, refusals
 from rlhf_loop.web.process import Database
 
 
-class ReviewIn(BaseModel):
+class ReviewIn(BaseModel, extra="forbid", strict=True):
     """A rater's review of an answer; `rating` is missing in a draft.
 
     `seen` is the time of the rater's review that the screen showed, empty for none.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="Review")
 
     rating: Annotated[int | None, Field(ge=1, le=5)] = None
     comment: Annotated[str | None, Field(max_length=MAX_COMMENT)] = None
@@ -156,26 +154,17 @@ class DraftOut(BaseModel):
     base: str
 
 
-class DifferenceIn(BaseModel):
+class DifferenceIn(BaseModel, extra="forbid", strict=True):
     """Two texts to compare."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, title="Texts")
 
     before: str
     after: str
 
 
-class PieceOut(BaseModel):
-    """A piece of the difference."""
-
-    kind: str
-    text: str
-
-
 class DifferenceOut(BaseModel):
     """The pieces that lead from one text to the other."""
 
-    pieces: list[PieceOut]
+    pieces: list[Piece]
 
 
 class SessionOut(BaseModel):
@@ -232,7 +221,7 @@ def _add_pages(web: Blueprint, desk: Desk) -> None:
     @html_errors
     def review_item(interaction_key: int) -> Response:
         user = desk.rater()
-        with said():
+        with refusals():
             return _page(desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name))
 
     @web.post("/review")
@@ -242,37 +231,34 @@ def _add_pages(web: Blueprint, desk: Desk) -> None:
         form = checked(
             FormIn, {key: text for key, text in request.form.items() if (text or key == "seen") and key != "form_token"}
         )
-        with said():
+        with refusals():
             return _done(desk, user, form)
 
 
 def _add_calls(web: Blueprint, desk: Desk) -> None:
     @web.get("/review/session")
     def review_session() -> Response:
-        return json(SessionOut(name=desk.rater().name, form_token=desk.guard.form_token()))
+        return json_response(SessionOut(name=desk.rater().name, form_token=desk.guard.form_token()))
 
     @web.get("/review/next")
     def review_next() -> Response:
         user = desk.rater()
         return _shown(desk, user, _next(desk, user), "Here is the next answer.")
 
-    @web.get("/review/newest")
-    def review_newest() -> Response:
-        user = desk.rater()
-        found = reviewing.previous_item(desk.engine(), None, reviewer=user.name)
-        return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
-
+    @web.get("/review/newest", endpoint="review_newest")
     @web.get(f"/review/items/<{ID}:interaction_key>/previous")
-    def review_previous(interaction_key: int) -> Response:
+    def review_previous(interaction_key: int | None = None) -> Response:
         user = desk.rater()
-        with said():
+        with refusals():
             found = reviewing.previous_item(desk.engine(), interaction_key, reviewer=user.name)
-        return _shown(desk, user, found, "The answer before.") if found else json(DeskOut(message=_NONE_BEFORE))
+        if found is None:
+            return json_response(DeskOut(message=_NONE_BEFORE))
+        return _shown(desk, user, found, "The answer before.")
 
     @web.get(f"/review/items/<{ID}:interaction_key>/now")
     def review_now(interaction_key: int) -> Response:
         user = desk.rater()
-        with said():
+        with refusals():
             return _shown(
                 desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name), "As it is now."
             )
@@ -280,20 +266,20 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
     @web.get(f"/review/items/<{ID}:interaction_key>/following")
     def review_following(interaction_key: int) -> Response:
         user = desk.rater()
-        with said():
+        with refusals():
             return _shown(desk, user, _after(desk, user, interaction_key), "The answer after it.")
 
     @web.post(f"/review/items/<{ID}:interaction_key>/rate")
     def review_rate(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
-        with said():
+        with refusals():
             found = _rated(desk, user, interaction_key, sent)
         return _shown(desk, user, found, f"Rated {sent.rating}. {_what_comes(found)}")
 
     @web.post(f"/review/items/<{ID}:interaction_key>/skip")
     def review_skip(interaction_key: int) -> Response:
         user = desk.posting_rater()
-        with said():
+        with refusals():
             reviewing.skip(desk.engine(), interaction_key, reviewer=user.name)
         found = _next(desk, user)
         return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
@@ -301,17 +287,17 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
     @web.post(f"/review/items/<{ID}:interaction_key>/draft")
     def review_draft(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
-        with said():
+        with refusals():
             keep(desk, user, interaction_key, sent)
             item = reviewing.item(desk.engine(), interaction_key, reviewer=user.name)
-        return json(DraftOut(message="The draft is saved.", base=base(item)))
+        return json_response(DraftOut(message="The draft is saved.", base=base(item)))
 
     @web.post("/review/undo")
     def review_undo() -> Response:
         user = desk.posting_rater()
         found = reviewing.undo(desk.engine(), reviewer=user.name, settings=desk.settings)
         if found is None:
-            return json(DeskOut(message=_NOTHING))
+            return json_response(DeskOut(message=_NOTHING))
         return _shown(desk, user, found, "Taken back. The answer waits for its grade again.")
 
     @web.post("/review/difference")
@@ -319,7 +305,7 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         desk.posting_rater()
         texts = parsed(DifferenceIn)
         pieces = difference(own_lines(texts.before), own_lines(texts.after))
-        return json(DifferenceOut(pieces=[PieceOut(kind=piece.kind, text=piece.text) for piece in pieces]))
+        return json_response(DifferenceOut(pieces=pieces))
 
 
 def _done(desk: Desk, user: User, form: FormIn) -> Response:
@@ -391,7 +377,7 @@ def _what_comes(found: ReviewItem | None) -> str:
 
 def _shown(desk: Desk, user: User, item: ReviewItem | None, message: str) -> Response:
     html = desk.fragment("review_item.html", screen=_screen(desk, user, item))
-    return json(DeskOut(message=message, html=html, at=_address(item)))
+    return json_response(DeskOut(message=message, html=html, at=_address(item)))
 
 
 def _page(desk: Desk, user: User, item: ReviewItem | None) -> Response:
