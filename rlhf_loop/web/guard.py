@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
+import os
 import re
 import secrets
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from time import monotonic
-from typing import NoReturn, TypeVar
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from flask import Response, abort, after_this_request, current_app, redirect, request, url_for
@@ -26,9 +30,11 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.store.engine import answered, hurried
-from rlhf_loop.web.limits import Limiter, is_loopback, network
 from rlhf_loop.web.problems import error_format
 from rlhf_loop.web.process import Database
+
+if TYPE_CHECKING:
+    from limits.strategies import RateLimiter
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,9 @@ _PASSED_ON = (
 _PLACE = "rlhf_loop.guard"
 _LONGEST_SESSION_H = 24 * 366
 
+#: The part of an IPv6 address that names a network: one household has all addresses within it.
+_IPV6_BITS = 64
+
 _Result = TypeVar("_Result")
 
 
@@ -80,7 +89,7 @@ class Guard:
         database: Database,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        timer: Callable[[], float] = monotonic,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -345,6 +354,77 @@ class Guard:
 
     def _signed(self, purpose: str, value: str) -> str:
         return hmac.digest(self._key, f"{purpose}:{value}".encode("utf-8", "replace"), "sha256").hex()
+
+
+class Limiter:
+    """A counter by name, in a sliding window. Safe to share between threads, and across a fork."""
+
+    def __init__(self, rate_limit: str) -> None:
+        """Read a limit such as "600 per minute", or several with semicolons; "0" means no limit.
+
+        Raises:
+            ConfigError: it is not a valid limit.
+        """
+        from limits import parse_many
+
+        try:
+            self._limits = [] if rate_limit.strip() == "0" else parse_many(rate_limit)
+            usable = all(limit.amount > 0 for limit in self._limits)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ConfigError(
+                f"RLHF_RATE_LIMIT={rate_limit!r} is not a valid limit. Write one as in '600 per minute' (second, "
+                "minute, hour, day), several with semicolons between them, or 0 for none."
+            )
+        self._lock = threading.Lock()
+        self._process: int | None = None
+        self._counter: RateLimiter | None = None
+
+    def hit(self, name: str) -> int:
+        """Count a request; return 0, or if there were too many the seconds until the next one may come."""
+        if not self._limits:
+            return 0
+        counter = self._counting()
+        for limit in self._limits:
+            if not counter.hit(limit, name):
+                return max(1, math.ceil(counter.get_window_stats(limit, name).reset_time - time.time()))
+        return 0
+
+    def _counting(self) -> RateLimiter:
+        with self._lock:
+            if self._counter is None or self._process != os.getpid():
+                from limits.storage import MemoryStorage
+                from limits.strategies import SlidingWindowCounterRateLimiter
+
+                # Two numbers for each name, forgotten when they are old. The moving window would keep each request's
+                # time, and each name for ever.
+                self._counter, self._process = SlidingWindowCounterRateLimiter(MemoryStorage()), os.getpid()
+            return self._counter
+
+
+def is_loopback(address: str | None) -> bool:
+    """Tell whether the address is that of this machine to itself."""
+    try:
+        found = ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def network(address: str | None) -> str:
+    """Return what counts as one address: an IPv4 address, or the network of an IPv6 one."""
+    try:
+        found = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        # A socket of the file system has none.
+        return "unknown"
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(ip_network((found, _IPV6_BITS), strict=False))
 
 
 def visitor() -> str:

@@ -7,7 +7,7 @@ import pytest
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.web import create_app
-from rlhf_loop.web.limits import Limiter, network
+from rlhf_loop.web.guard import Limiter, network
 
 
 @pytest.mark.parametrize("limit", ["many", "0 per minute", "10 per fortnight", "-1 per day", "", "10"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial, wraps
 
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.exceptions import UnprocessableEntity
@@ -42,70 +43,54 @@ _LARGEST_ID = 2**31 - 1
 
 def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
     """Give the blueprint these routes."""
+    users_page, tokens_page = partial(_users_page, database, guard), partial(_tokens_page, database, guard)
 
     @web.get("/admin")
     @html_errors
     def admin() -> Response:
         guard.signed_in(UserRole.ADMIN)
-        return _users_page(database, guard)
+        return users_page()
 
     @web.post("/admin/users")
-    @html_errors
-    def admin_users_add() -> Response:
-        actor = _acting(guard)
-        try:
-            role = _role(request.form.get("role", ""))
-            user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor)
-        except AccountError as error:
-            return _users_page(database, guard, error=str(error))
+    @_form(guard, users_page)
+    def admin_users_add(actor: str) -> Response:
+        role = _role(request.form.get("role", ""))
+        user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor)
         if role == UserRole.SERVICE:
             flash = Flash(f"The service {user.name} is added. Make a token for it next.")
             return _done(guard, ".admin_tokens", flash)
         return _done(guard, ".admin", _invited(database, user.name, actor, f"{user.name} is added."))
 
     @web.post("/admin/users/change")
-    @html_errors
-    def admin_users_change() -> Response:
-        actor = _acting(guard)
+    @_form(guard, users_page)
+    def admin_users_change(actor: str) -> Response:
         name, what = request.form.get("name", ""), request.form.get("do", "")
-        try:
-            flash = _changed(database, name, what, actor)
-        except AccountError as error:
-            return _users_page(database, guard, error=str(error))
-        return _done(guard, ".admin", flash)
+        return _done(guard, ".admin", _changed(database, name, what, actor))
 
     @web.get("/admin/tokens")
     @html_errors
     def admin_tokens() -> Response:
         guard.signed_in(UserRole.ADMIN)
-        return _tokens_page(database, guard)
+        return tokens_page()
 
     @web.post("/admin/tokens")
-    @html_errors
-    def admin_tokens_add() -> Response:
-        actor = _acting(guard)
-        try:
-            new = tokens.add(
-                database.engine(),
-                request.form.get("name", ""),
-                user=request.form.get("user", ""),
-                scopes=request.form.getlist("scope"),
-                days=_days(request.form.get("days", "")),
-                actor=actor,
-            )
-        except AccountError as error:
-            return _tokens_page(database, guard, error=str(error))
+    @_form(guard, tokens_page)
+    def admin_tokens_add(actor: str) -> Response:
+        new = tokens.add(
+            database.engine(),
+            request.form.get("name", ""),
+            user=request.form.get("user", ""),
+            scopes=request.form.getlist("scope"),
+            days=_days(request.form.get("days", "")),
+            actor=actor,
+        )
         text = "The token is made. Copy it now: it is shown this once, and only its hash is kept."
         return _done(guard, ".admin_tokens", Flash(text, secret=new.secret, label="New token"))
 
     @web.post(f"/admin/tokens/<int(max={_LARGEST_ID}):id>/revoke")
-    @html_errors
-    def admin_tokens_revoke(id: int) -> Response:
-        actor = _acting(guard)
-        try:
-            tokens.revoke(database.engine(), id, actor=actor)
-        except AccountError as error:
-            return _tokens_page(database, guard, error=str(error))
+    @_form(guard, tokens_page)
+    def admin_tokens_revoke(actor: str, id: int) -> Response:
+        tokens.revoke(database.engine(), id, actor=actor)
         return _done(guard, ".admin_tokens", Flash(f"Token {id} is revoked. It is worth nothing from now on."))
 
     @web.get("/admin/audit")
@@ -135,7 +120,7 @@ def moment(time: datetime) -> str:
     return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
-def _users_page(database: Database, guard: Guard, *, error: str = "") -> Response:
+def _users_page(database: Database, guard: Guard, error: str = "") -> Response:
     return page(
         "admin.html",
         guard,
@@ -148,7 +133,7 @@ def _users_page(database: Database, guard: Guard, *, error: str = "") -> Respons
     )
 
 
-def _tokens_page(database: Database, guard: Guard, *, error: str = "") -> Response:
+def _tokens_page(database: Database, guard: Guard, error: str = "") -> Response:
     return page(
         "admin_tokens.html",
         guard,
@@ -166,12 +151,26 @@ def _tokens_page(database: Database, guard: Guard, *, error: str = "") -> Respon
     )
 
 
-def _acting(guard: Guard) -> str:
-    """Return the admin who sent this form."""
-    user = guard.signed_in(UserRole.ADMIN)
-    whole_body()
-    guard.check_form()
-    return user.name
+def _form(
+    guard: Guard, page: Callable[[str], Response]
+) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """Make a view of what an admin's form does: it gets the admin's name, and what is refused stands on the page."""
+
+    def wrap(act: Callable[..., Response]) -> Callable[..., Response]:
+        @html_errors
+        @wraps(act)
+        def view(**path: int) -> Response:
+            user = guard.signed_in(UserRole.ADMIN)
+            whole_body()
+            guard.check_form()
+            try:
+                return act(user.name, **path)
+            except AccountError as error:
+                return page(str(error))
+
+        return view
+
+    return wrap
 
 
 def _changed(database: Database, name: str, what: str, actor: str) -> Flash:

@@ -25,6 +25,12 @@ from rlhf_loop.web.problems import html_errors, refusals
 State = Literal["pending", "approved", "rejected", "all"]
 STATES: tuple[State, ...] = ("pending", "approved", "rejected", "all")
 _PER_PAGE = 20
+#: From here on agreement is good, and from here on it allows careful conclusions (Krippendorff, Content Analysis,
+#: chapter on reliability).
+GOOD, FAIR = 0.8, 0.667
+#: With fewer answers that several raters saw, alpha says next to nothing.
+ENOUGH_ANSWERS = 20
+_WIDTH, _HEIGHT, _EDGE = 160.0, 44.0, 5.0
 
 
 class _PageIn(BaseModel):
@@ -42,8 +48,8 @@ class _DecisionIn(BaseModel):
     state: State = "pending"
 
 
-def add_correction_routes(web: Blueprint, desk: Desk) -> None:
-    """Give the blueprint the list of corrections."""
+def add_routes(web: Blueprint, desk: Desk) -> None:
+    """Give the blueprint the lists of corrections and of flagged answers, the guidelines, and the page on agreement."""
 
     @web.get("/review/corrections")
     @html_errors
@@ -69,28 +75,6 @@ def add_correction_routes(web: Blueprint, desk: Desk) -> None:
                 return _page(desk, _FilterIn(state=sent.state), status=409, error=str(error))
         return desk.onward(address("corrections", state=sent.state), f"The correction is {sent.decision}.")
 
-
-def _page(desk: Desk, wanted: _FilterIn, *, status: int = 200, error: str | None = None) -> Response:
-    found = reviewing.corrections(
-        desk.engine(), state=None if wanted.state == "all" else wanted.state, before=wanted.before, limit=_PER_PAGE + 1
-    )
-    shown = found[:_PER_PAGE]
-    return desk.page(
-        "corrections.html",
-        status=status,
-        corrections=shown,
-        changes_of={each.review_id: difference(own_lines(each.response), own_lines(each.correction)) for each in shown},
-        state=wanted.state,
-        states=STATES,
-        before=wanted.before,
-        older=shown[-1].review_id if len(found) > _PER_PAGE else None,
-        error=error,
-    )
-
-
-def add_flag_routes(web: Blueprint, desk: Desk) -> None:
-    """Give the blueprint the list of flagged answers."""
-
     @web.get("/review/flagged")
     @html_errors
     def flagged() -> Response:
@@ -100,10 +84,6 @@ def add_flag_routes(web: Blueprint, desk: Desk) -> None:
         shown = found[:_PER_PAGE]
         older = shown[-1].review_id if len(found) > _PER_PAGE else None
         return desk.page("flagged.html", flags=shown, before=before, older=older)
-
-
-def add_guideline_routes(web: Blueprint, desk: Desk) -> None:
-    """Give the blueprint the guidelines."""
 
     @web.get("/review/guidelines")
     @html_errors
@@ -133,26 +113,6 @@ def add_guideline_routes(web: Blueprint, desk: Desk) -> None:
             address("guidelines_page"), "Saved. Raters see the new guidelines from their next answer on."
         )
 
-
-#: From here on agreement is good, and from here on it allows careful conclusions (Krippendorff, Content Analysis,
-#: chapter on reliability).
-GOOD, FAIR = 0.8, 0.667
-#: With fewer answers that several raters saw, alpha says next to nothing.
-ENOUGH_ANSWERS = 20
-_WIDTH, _HEIGHT, _EDGE = 160.0, 44.0, 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """A week in a rater's small chart."""
-
-    x: float
-    y: float
-
-
-def add_agreement_routes(web: Blueprint, desk: Desk) -> None:
-    """Give the blueprint the page on agreement."""
-
     @web.get("/review/agreement")
     @html_errors
     def agreement() -> Response:
@@ -169,6 +129,24 @@ def add_agreement_routes(web: Blueprint, desk: Desk) -> None:
             dots=dots,
             weeks_in_words=weeks_in_words,
         )
+
+
+def _page(desk: Desk, wanted: _FilterIn, *, status: int = 200, error: str | None = None) -> Response:
+    found = reviewing.corrections(
+        desk.engine(), state=None if wanted.state == "all" else wanted.state, before=wanted.before, limit=_PER_PAGE + 1
+    )
+    shown = found[:_PER_PAGE]
+    return desk.page(
+        "corrections.html",
+        status=status,
+        corrections=shown,
+        changes_of={each.review_id: difference(own_lines(each.response), own_lines(each.correction)) for each in shown},
+        state=wanted.state,
+        states=STATES,
+        before=wanted.before,
+        older=shown[-1].review_id if len(found) > _PER_PAGE else None,
+        error=error,
+    )
 
 
 def meaning(found: Agreement) -> str:
@@ -194,6 +172,14 @@ def meaning(found: Agreement) -> str:
         "The raters do not agree enough to rely on single grades. Go through the guidelines together, with the answers "
         "they differ on as examples."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A week in a rater's small chart."""
+
+    x: float
+    y: float
 
 
 def dots(rater: RaterReport) -> list[Dot]:

@@ -201,10 +201,7 @@ def add_routes(
 ) -> None:
     """Give the blueprint the raters' screens."""
     desk = Desk(settings, database, guard, scoring)
-    oversight.add_guideline_routes(web, desk)
-    oversight.add_agreement_routes(web, desk)
-    oversight.add_correction_routes(web, desk)
-    oversight.add_flag_routes(web, desk)
+    oversight.add_routes(web, desk)
     compare.add_routes(web, desk)
     _add_pages(web, desk)
     _add_calls(web, desk)
