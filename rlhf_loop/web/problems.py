@@ -53,7 +53,7 @@ def rendered(
 ) -> Response:
     """Return an error with this body; its own response bears the headers: Allow, Retry-After, WWW-Authenticate.
 
-    A redirect, which is no error, stays as it is.
+    A redirect is returned as it is.
     """
     response = current_app.make_response(error)
     if error.code is not None and error.code >= 400 and error.response is None:
