@@ -1,4 +1,21 @@
-"""The client of the service's API: its errors, the values it takes and gives, and the calls as methods."""
+"""A client for the API of `rlhf-loop serve`, so that a Python application need not know HTTP.
+
+    from rlhf_loop.client import Client, NewReview
+
+    with Client(url, token) as client:
+        answer = client.record(
+            "What helps against hiccups?",
+            "Hold your breath for a moment.",
+            source="our-chatbot",
+            review=NewReview(thumb="up", reviewer="patient-7"),
+        )
+        client.review(answer.id, 4, reviewer="patient-8", comment="It took a minute.")
+        client.feedback(prompt="Why do we yawn?", response="Nobody knows.", thumb="down", reviewer="patient-7")
+        for interaction in client.interactions(source="our-chatbot"):
+            print(interaction.id, interaction.end_user_rating)
+
+Each write bears an Idempotency-Key, so that it is done once, although it is sent again where no answer came.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
@@ -17,6 +33,23 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_loop.errors import RlhfLoopError
+
+__all__ = [
+    "ApiError",
+    "Client",
+    "ConflictError",
+    "Interaction",
+    "NewInteraction",
+    "NewReview",
+    "NoAnswerError",
+    "NotAllowedError",
+    "NotFoundError",
+    "Preference",
+    "Recorded",
+    "RejectedError",
+    "Review",
+    "UnavailableError",
+]
 
 Role = Literal["expert", "end_user"]
 Thumb = Literal["up", "down"]
@@ -35,14 +68,6 @@ class ApiError(RlhfLoopError):
     """The service refused a request, or did not answer it; `status` is None where no answer came.
 
     `detail` is what the service says, `request_id` finds it in its log.
-
-        ApiError
-        ├── NoAnswerError           it cannot be reached, or what answers is something else
-        ├── NotAllowedError         401, 403: the token is not valid, or not for this
-        ├── NotFoundError           404: there is no such interaction or review
-        ├── ConflictError           409: the id is taken
-        ├── RejectedError           400, 413, 422 ...: the request itself is wrong
-        └── UnavailableError        429, 5xx: again later, perhaps
     """
 
     def __init__(self, detail: str, *, status: int | None = None, request_id: str | None = None) -> None:
@@ -57,23 +82,23 @@ class NoAnswerError(ApiError):
 
 
 class NotAllowedError(ApiError):
-    """The token is not valid, or not for this."""
+    """401, 403: the token is not valid, or not for this."""
 
 
 class NotFoundError(ApiError):
-    """There is no such interaction or review."""
+    """404: there is no such interaction or review."""
 
 
 class ConflictError(ApiError):
-    """The id is taken."""
+    """409: the id is taken."""
 
 
 class RejectedError(ApiError):
-    """The request itself is wrong."""
+    """400, 413, 422 ...: the request itself is wrong."""
 
 
 class UnavailableError(ApiError):
-    """The service cannot do it now."""
+    """429, 5xx: the service cannot do it now; again later, perhaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +115,11 @@ class NewReview:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewInteraction:
-    """An answer that an application gave."""
+class _Answer:
+    """An answer to a question, with where it comes from and how it was shown."""
 
     prompt: str
     response: str
-    id: str | None = None
     source: str | None = None
     title: str | None = None
     url: str | None = None
@@ -105,6 +129,13 @@ class NewInteraction:
     shown_rank: int | None = None
     score: float | None = None
     model_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewInteraction(_Answer):
+    """An answer that an application gave."""
+
+    id: str | None = None
     created_at: datetime | None = None
     review: NewReview | None = None
 
@@ -133,21 +164,10 @@ class Review:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interaction:
+class Interaction(_Answer):
     """An answer that was given: `rating` is the consensus of experts, `end_user_rating` that of end users."""
 
     id: str
-    prompt: str
-    response: str
-    source: str | None
-    title: str | None
-    url: str | None
-    licence: str | None
-    retrieved_at: datetime | None
-    candidate_group: str | None
-    shown_rank: int | None
-    score: float | None
-    model_version: str | None
     created_at: datetime
     rating: int | None
     rated_at: datetime | None
@@ -185,19 +205,26 @@ class Client:
         retries: int = 5,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._sender = _Sender(url, token, timeout=timeout, retries=retries, sleep=sleep)
+        self._retries = retries
+        self._sleep = sleep
+        self._http = httpx2.Client(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            timeout=timeout,
+            # The token goes to this host alone: to no proxy, and to no other host that it may name.
+            trust_env=False,
+            follow_redirects=False,
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connections."""
-        self._sender.close()
+        self._http.close()
 
     def record(
         self,
@@ -223,23 +250,7 @@ class Client:
             ConflictError: there is an interaction with this id already.
             ApiError: it was not stored, or nobody knows.
         """
-        item = NewInteraction(
-            prompt=prompt,
-            response=response,
-            id=id,
-            source=source,
-            title=title,
-            url=url,
-            licence=licence,
-            retrieved_at=retrieved_at,
-            candidate_group=candidate_group,
-            shown_rank=shown_rank,
-            score=score,
-            model_version=model_version,
-            created_at=created_at,
-            review=review,
-        )
-        return self._write("POST", "/v1/interactions", _plain(asdict(item)), Recorded)
+        return self._write("POST", "/v1/interactions", _sent(locals()), Recorded)
 
     def record_many(self, interactions: Iterable[NewInteraction]) -> list[Recorded]:
         """Store many answers, 100 at a time: of each hundred all or none; return them in their order.
@@ -248,8 +259,9 @@ class Client:
             ApiError: one hundred was not stored; those before it were.
         """
         recorded: list[Recorded] = []
-        for batch in _batches(interactions):
-            sent = {"interactions": [_plain(asdict(item)) for item in batch]}
+        rest = iter(interactions)
+        while batch := list(islice(rest, _BATCH)):
+            sent = {"interactions": [_sent(asdict(item)) for item in batch]}
             recorded += self._write("POST", "/v1/interactions", sent, _RecordedBatch).interactions
         return recorded
 
@@ -269,12 +281,7 @@ class Client:
         Raises:
             ApiError: it was not stored, or nobody knows.
         """
-        return self._review(
-            id,
-            NewReview(
-                rating=rating, comment=comment, correction=correction, harmful=harmful, reviewer=reviewer, role=role
-            ),
-        )
+        return self._write("POST", f"{_path(id)}/reviews", _sent(locals(), "id"), Review)
 
     def feedback(
         self,
@@ -304,23 +311,7 @@ class Client:
             ConflictError: the id is of an answer that says something else.
             ApiError: it was not stored, or nobody knows.
         """
-        sent = {
-            "interaction_id": interaction_id,
-            "rating": rating,
-            "thumb": thumb,
-            "prompt": prompt,
-            "response": response,
-            "source": source,
-            "candidate_group": candidate_group,
-            "created_at": created_at,
-            "rated_at": rated_at,
-            "comment": comment,
-            "correction": correction,
-            "harmful": harmful,
-            "reviewer": reviewer,
-            "role": role,
-        }
-        return self._write("POST", "/v1/feedback", _plain(sent), Review)
+        return self._write("POST", "/v1/feedback", _sent(locals()), Review)
 
     def thumb(
         self,
@@ -336,7 +327,7 @@ class Client:
         Raises:
             ApiError: it was not stored, or nobody knows.
         """
-        return self._review(id, NewReview(thumb=thumb, comment=comment, reviewer=reviewer, role=role))
+        return self._write("POST", f"{_path(id)}/reviews", _sent(locals(), "id"), Review)
 
     def withdraw(self, id: str, *, reviewer: str | None = None) -> None:
         """Take back a review that was sent with a token of the same user.
@@ -345,8 +336,7 @@ class Client:
             NotFoundError: there is none.
             ApiError: it was not done, or nobody knows.
         """
-        asked = {} if reviewer is None else {"reviewer": reviewer}
-        self._sender.send("DELETE", f"{_path(id)}/reviews", params=asked, key=_new_key())
+        self._send("DELETE", f"{_path(id)}/reviews", params=_sent(locals(), "id"))
 
     def prefer(
         self,
@@ -363,9 +353,7 @@ class Client:
         Raises:
             ApiError: it was not stored, or nobody knows.
         """
-        sent = {"chosen_id": chosen_id, "rejected_id": rejected_id, "tie": tie, "comment": comment}
-        sent |= {"reviewer": reviewer, "role": role}
-        return self._write("POST", "/v1/preferences", _plain(sent), Preference)
+        return self._write("POST", "/v1/preferences", _sent(locals()), Preference)
 
     def interaction(self, id: str) -> Interaction:
         """Return an answer with its consensus.
@@ -374,7 +362,7 @@ class Client:
             NotFoundError: there is none with this id.
             ApiError: the service did not answer.
         """
-        return _read(self._sender.send("GET", _path(id)), _ReviewedInteraction).interaction
+        return _read(self._send("GET", _path(id)), _ReviewedInteraction).interaction
 
     def interactions(
         self,
@@ -395,24 +383,12 @@ class Client:
         Raises:
             ApiError: the service did not answer, or does not know a filter's value.
         """
-        asked = {
-            "rated": rated,
-            "min_rating": min_rating,
-            "max_rating": max_rating,
-            "source": source,
-            "candidate_group": candidate_group,
-            "model_version": model_version,
-            "harmful": harmful,
-            "created_after": created_after,
-            "created_before": created_before,
-            "limit": page_size,
-        }
+        asked: dict[str, Any] = {**_sent(locals(), "page_size"), "limit": page_size}
         cursor: str | None = ""
         while cursor is not None:
-            found = self._sender.send("GET", "/v1/interactions", params=_plain({**asked, "cursor": cursor or None}))
-            page = _read(found, _InteractionPage)
+            page = _read(self._send("GET", "/v1/interactions", params=asked), _InteractionPage)
             yield from page.interactions
-            cursor = page.next
+            asked["cursor"] = cursor = page.next
 
     def reviews(self, id: str) -> Iterator[Review]:
         """Go through the reviews of an answer, newest first; pages are fetched as they are needed.
@@ -424,81 +400,27 @@ class Client:
         cursor: str | None = ""
         while cursor is not None:
             asked = {"cursor": cursor} if cursor else {}
-            page = _read(self._sender.send("GET", f"{_path(id)}/reviews", params=asked), _ReviewPage)
+            page = _read(self._send("GET", f"{_path(id)}/reviews", params=asked), _ReviewPage)
             yield from page.reviews
             cursor = page.next
 
-    def _review(self, id: str, review: NewReview) -> Review:
-        return self._write("POST", f"{_path(id)}/reviews", _plain(asdict(review)), Review)
-
     def _write(self, method: str, path: str, sent: Mapping[str, Any], kind: type[_Result]) -> _Result:
-        return _read(self._sender.send(method, path, json=sent, key=_new_key()), kind)
+        return _read(self._send(method, path, json=sent), kind)
 
-
-@dataclass(frozen=True, slots=True)
-class _RecordedBatch:
-    interactions: tuple[Recorded, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _ReviewedInteraction:
-    interaction: Interaction
-
-
-@dataclass(frozen=True, slots=True)
-class _InteractionPage:
-    interactions: tuple[Interaction, ...]
-    next: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _ReviewPage:
-    reviews: tuple[Review, ...]
-    next: str | None
-
-
-class _Sender:
-    """A sender of requests with a token to one host. Safe to share between threads."""
-
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        timeout: float,
-        retries: int,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._retries = retries
-        self._sleep = sleep
-        self._http = httpx2.Client(
-            base_url=url.rstrip("/"),
-            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
-            timeout=timeout,
-            # The token goes to this host alone: to no proxy, and to no other host that it may name.
-            trust_env=False,
-            follow_redirects=False,
-        )
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def send(
+    def _send(
         self,
         method: str,
         path: str,
         *,
         params: Mapping[str, Any] | None = None,
         json: Mapping[str, Any] | None = None,
-        key: str | None = None,
     ) -> httpx2.Response:
-        """Return the answer to a request, sent as often as it takes; with a key it is done once.
+        """Return the answer to a request, sent as often as it takes; what it writes is done once.
 
         Raises:
             ApiError: there is none, or it is an error.
         """
-        headers = {} if key is None else {"Idempotency-Key": f'"{key}"'}
+        headers = {} if method == "GET" else {"Idempotency-Key": f'"{uuid.uuid4().hex}"'}
         tries = 0
         while True:
             try:
@@ -524,26 +446,39 @@ class _Sender:
             tries += 1
 
 
+@dataclass(frozen=True, slots=True)
+class _RecordedBatch:
+    interactions: tuple[Recorded, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ReviewedInteraction:
+    interaction: Interaction
+
+
+@dataclass(frozen=True, slots=True)
+class _InteractionPage:
+    interactions: tuple[Interaction, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ReviewPage:
+    reviews: tuple[Review, ...]
+    next: str | None
+
+
 def _path(id: str) -> str:
     return f"/v1/interactions/{quote(id, safe='')}"
 
 
-def _new_key() -> str:
-    return uuid.uuid4().hex
-
-
-def _batches(interactions: Iterable[NewInteraction]) -> Iterator[tuple[NewInteraction, ...]]:
-    rest = iter(interactions)
-    while batch := tuple(islice(rest, _BATCH)):
-        yield batch
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is set, as JSON has it."""
+def _sent(arguments: Mapping[str, Any], *omitted: str) -> dict[str, Any]:
+    """Return a call's arguments that are set as the API's fields of the same names, as JSON has them."""
+    values = {name: asdict(value) if isinstance(value, NewReview) else value for name, value in arguments.items()}
     return {
-        name: value.isoformat() if isinstance(value, datetime) else _plain(value) if isinstance(value, dict) else value
+        name: value.isoformat() if isinstance(value, datetime) else _sent(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if value is not None
+        if value is not None and name not in ("self", *omitted)
     }
 
 
