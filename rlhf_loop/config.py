@@ -35,12 +35,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
 _YES_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-def _setting(default: Any, help_text: str, *, least: float | None = None, most: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "least": least, "most": most})
-
-
-def _secret(help_text: str) -> Any:
-    return field(default="", repr=False, metadata={"help": help_text})
+def _setting(
+    default: Any, help_text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+) -> Any:
+    return field(default=default, repr=not secret, metadata={"help": help_text, "least": least, "most": most})
 
 
 def _cache_dir() -> Path:
@@ -105,15 +103,17 @@ class Settings:
     arxiv_url: str = _setting("https://export.arxiv.org/api/query", "Address of arXiv's API.")
     llm_url: str = _setting("", "Base URL of an OpenAI-compatible endpoint that drafts answers; empty: none does.")
     llm_model: str = _setting("", "Name of the model that drafts answers.")
-    llm_api_key: str = _secret("Key for that endpoint, if it wants one.")
+    llm_api_key: str = _setting("", "Key for that endpoint, if it wants one.", secret=True)
     llm_drafts: int = _setting(1, "Drafts for each source; the best one wins.")
     llm_timeout_s: float = _setting(20.0, "Seconds for all drafts; what is not there by then falls back to passages.")
     outbox_path: Path = _setting(
         Path("rlhf_outbox.db"), "File that keeps what cannot be recorded while the database is down."
     )
     outbox_max: int = _setting(10_000, "Answers and ratings that may wait in that file.")
-    secret_key: str = _secret(
-        "Signs sessions and forms, the same for all processes. Beyond loopback the server does not start without one."
+    secret_key: str = _setting(
+        "",
+        "Signs sessions and forms, the same for all processes. Beyond loopback the server does not start without one.",
+        secret=True,
     )
     session_hours: float = _setting(12.0, "Hours after which who signed in has to do so again.")
     proxies: int = _setting(
@@ -160,7 +160,7 @@ class Settings:
         0.5, "Score of the first answer below which it counts as weak in the trends.", most=1
     )
     alarm_queue: int = _setting(500, "Answers waiting for a review from which on there is an alarm; 0: never.")
-    alarm_webhook: str = _secret("URL that gets each alarm as JSON by POST; empty: none does.")
+    alarm_webhook: str = _setting("", "URL that gets each alarm as JSON by POST; empty: none does.", secret=True)
     metrics_public: bool = _setting(
         False, "Serve /metrics to everybody; else to loopback, and to tokens with the scope metrics:read."
     )

@@ -1,28 +1,8 @@
 """The exceptions of this package, one tree, so that a caller can catch them all by its root.
 
-    RlhfLoopError
-    ├── ConfigError          a setting is unknown or unusable
-    ├── MissingExtraError    an optional package is not installed
-    ├── DatabaseError        the database cannot be reached or upgraded
-    ├── ImportFileError      a ratings file cannot be read or written
-    │   └── InvalidRowsError     some of its rows cannot be stored (in exchange/: it carries the rows)
-    ├── EncoderError         weights missing, altered, or of another model
-    ├── TrainingError        training cannot start or end well
-    │   ├── NotEnoughDataError   too few rated answers, or only one class of them
-    │   └── TrainingRunningError another training is running
-    ├── RegistryError        a version of the model is unknown, or may not become live
-    ├── ModelFileError       the reward model file is missing, altered, foreign or incompatible
-    ├── DocumentError        a file cannot be read into the vector database
-    ├── VectorStoreError     the vector database cannot be opened or used
-    ├── SourceError          a source of candidates cannot answer now
-    ├── AccountError         a user, password, token or link is refused
-    │   └── ThrottledError       too many attempts failed; carries how long to wait
-    ├── ReviewChangedError   the review to replace is not the one that the rater saw
-    ├── ApiError             a service that `client` asked has refused, or did not answer (in client/)
-    └── OutboxError          the outbox is full or cannot be written
-
-A message has three parts: what happened, the value seen, what to do next. Bad arguments of a call stay plain
-`ValueError`, as Python users expect.
+`InvalidRowsError` (in `exchange`), `InvalidDocumentsError` (in `sources.index`) and `ApiError` (in `client`) stand
+beside what they carry. A message has three parts: what happened, the value seen, what to do next. Bad arguments of a
+call stay plain `ValueError`, as Python users expect.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -69,8 +68,20 @@ def invitation(engine: Engine, secret: str, *, now: datetime) -> Invitation:
     Raises:
         AccountError: it is not valid any more.
     """
+    wanted = (
+        select(OneTimeLink.user_id, Users.name, Users.role, Users.active)
+        .outerjoin(Users, Users.id == OneTimeLink.user_id)
+        .where(_is_valid(secret, now))
+    )
     with reading(engine) as connection:
-        return _invitation(connection, secret, now)
+        row = connection.execute(wanted).first()
+        if row is None or (row.user_id is not None and not row.active):
+            raise AccountError(_GONE)
+        if row.user_id is not None:
+            return Invitation(User(row.user_id, row.name, UserRole(row.role)))
+        if users.has_active_admin(connection):
+            raise AccountError(_NOT_FIRST)
+        return Invitation(None)
 
 
 def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: str | None = None) -> User:
@@ -88,7 +99,9 @@ def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: s
     password_hash = users.hash_password(password, name=chosen)
     with transaction(engine) as connection:
         if not found.user:
-            _lock_first_admin(connection)
+            # Two of these at one moment: on PostgreSQL the second waits here, and then sees that there is an admin.
+            theirs = select(OneTimeLink.token_hash).where(OneTimeLink.user_id.is_(None))
+            connection.execute(theirs.order_by(OneTimeLink.token_hash).with_for_update()).all()
         spent = update(OneTimeLink).where(_is_valid(secret, now)).values(used_at=now)
         if connection.execute(spent).rowcount != 1:
             raise AccountError(_GONE)
@@ -109,7 +122,7 @@ def _put(connection: Connection, user_id: int | None, now: datetime) -> str:
     connection.execute(delete(OneTimeLink).where(OneTimeLink.expires_at <= now))
     secret = secrets.token_urlsafe(32)
     values = {
-        "token_hash": _hashed(secret),
+        "token_hash": users.secret_hash(secret),
         "user_id": user_id,
         "created_at": now,
         "expires_at": now + timedelta(hours=HOURS),
@@ -118,31 +131,6 @@ def _put(connection: Connection, user_id: int | None, now: datetime) -> str:
     return secret
 
 
-def _invitation(connection: Connection, secret: str, now: datetime) -> Invitation:
-    wanted = (
-        select(OneTimeLink.user_id, Users.name, Users.role, Users.active)
-        .outerjoin(Users, Users.id == OneTimeLink.user_id)
-        .where(_is_valid(secret, now))
-    )
-    row = connection.execute(wanted).first()
-    if row is None or (row.user_id is not None and not row.active):
-        raise AccountError(_GONE)
-    if row.user_id is None:
-        if users.has_active_admin(connection):
-            raise AccountError(_NOT_FIRST)
-        return Invitation(None)
-    return Invitation(User(row.user_id, row.name, UserRole(row.role)))
-
-
-def _lock_first_admin(connection: Connection) -> None:
-    # Two of these links at one moment: on PostgreSQL the second waits here, and then sees that there is an admin.
-    wanted = select(OneTimeLink.token_hash).where(OneTimeLink.user_id.is_(None)).order_by(OneTimeLink.token_hash)
-    connection.execute(wanted.with_for_update()).all()
-
-
 def _is_valid(secret: str, now: datetime) -> ColumnElement[bool]:
-    return and_(OneTimeLink.token_hash == _hashed(secret), OneTimeLink.used_at.is_(None), OneTimeLink.expires_at > now)
-
-
-def _hashed(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+    mine = OneTimeLink.token_hash == users.secret_hash(secret)
+    return and_(mine, OneTimeLink.used_at.is_(None), OneTimeLink.expires_at > now)

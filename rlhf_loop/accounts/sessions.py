@@ -102,12 +102,12 @@ def end(engine: Engine, secret: str, *, keeping: SessionPolicy, user: User) -> N
 def end_all(engine: Engine, user: User) -> None:
     """Sign the user out everywhere."""
     with transaction(engine) as connection:
-        ended = connection.execute(delete(Session).where(Session.user_id == user.id)).rowcount
+        ended = users.sign_out_everywhere(connection, user.id)
         audit.note(connection, user.name, "session.signed_out", f"user:{user.name}", {"sessions": ended})
 
 
-def count_attempt(connection: Connection, name: str, address: str, *, now: datetime) -> int:
-    """Count an attempt as a failure before it is judged, and return its id; `forget_failures` takes it back.
+def _count_attempt(connection: Connection, name: str, address: str, *, now: datetime) -> None:
+    """Count an attempt as a failure before it is judged; `forget_failures` takes it back.
 
     The other way round, many attempts at once would all be judged.
 
@@ -124,14 +124,14 @@ def count_attempt(connection: Connection, name: str, address: str, *, now: datet
     )
     if wait > 0:
         seconds = math.ceil(wait)
+        shown = f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         raise ThrottledError(
-            f"Too many attempts to sign in failed. Try again in {_in_words(seconds)}; whoever has forgotten a password "
+            f"Too many attempts to sign in failed. Try again in {shown}; whoever has forgotten a password "
             "gets a link for a new one from an admin.",
             retry_after_s=seconds,
         )
     connection.execute(delete(SignInFailure).where(SignInFailure.failed_at <= now - WINDOW))
-    values = {"name": name, "address": address, "failed_at": now}
-    return connection.execute(insert(SignInFailure).returning(SignInFailure.id), values).scalar_one()
+    connection.execute(insert(SignInFailure), {"name": name, "address": address, "failed_at": now})
 
 
 def forget_failures(connection: Connection, name: str, address: str) -> None:
@@ -161,7 +161,10 @@ def sign_in(
         ThrottledError: too many attempts of the name, there or everywhere, or from the address have failed.
         AccountError: the name or the password is wrong, or the user is not active.
     """
-    name = _countable(name)
+    try:
+        name = users.checked_name(name)
+    except AccountError:
+        name = _NO_NAME
     stored = _attempted(engine, name, address, counted_as=name, now=now)
     right = users.password_matches(stored, password)
     renewed = users.renew_hash(stored, password) if right and stored else None
@@ -170,11 +173,8 @@ def sign_in(
         found = users.find(connection, name)
         if right and found and found.user.active and found.password_hash == stored:
             forget_failures(connection, name, address)
-            values = {"signed_in_at": now, "password_hash": renewed or stored}
-            connection.execute(update(Users).where(Users.id == found.user.id).values(values))
-            secret = _begin(connection, found.user.id, keeping=keeping, now=now)
-            audit.note(connection, name, "session.signed_in", f"user:{name}", {"address": address})
-            return NewSession(found.user, secret)
+            connection.execute(update(Users).where(Users.id == found.user.id).values(password_hash=renewed or stored))
+            return _begin(connection, found.user, address=address, keeping=keeping, now=now)
         # An unknown name is left out: many a password has been typed into the wrong field.
         target = f"user:{name}" if found else "user:?"
         audit.note(connection, ANONYMOUS, "session.failed", target, {"address": address})
@@ -184,10 +184,7 @@ def sign_in(
 def begin_session(engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime) -> NewSession:
     """Begin a session for somebody who has shown in another way who they are."""
     with transaction(engine) as connection:
-        connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))
-        secret = _begin(connection, user.id, keeping=keeping, now=now)
-        audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", {"address": address})
-    return NewSession(user, secret)
+        return _begin(connection, user, address=address, keeping=keeping, now=now)
 
 
 def change_password(engine: Engine, user: User, old: str, new: str, *, address: str, now: datetime) -> None:
@@ -208,19 +205,21 @@ def change_password(engine: Engine, user: User, old: str, new: str, *, address: 
         users.set_hash(connection, user, password_hash, actor=user.name)
 
 
-def _begin(connection: Connection, user_id: int, *, keeping: SessionPolicy, now: datetime) -> str:
-    """Begin a session and return the secret for the browser; tidy up those that have ended."""
+def _begin(connection: Connection, user: User, *, address: str, keeping: SessionPolicy, now: datetime) -> NewSession:
+    """Begin a session; tidy up those that have ended."""
+    connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))
     connection.execute(delete(Session).where(Session.expires_at <= now))
     secret = secrets.token_urlsafe(32)
     values = {
         "token_hash": _hashed(secret, keeping.key),
-        "user_id": user_id,
+        "user_id": user.id,
         "created_at": now,
         "seen_at": now,
         "expires_at": now + keeping.lasts,
     }
     connection.execute(insert(Session), values)
-    return secret
+    audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", {"address": address})
+    return NewSession(user, secret)
 
 
 def _hashed(secret: str, key: bytes) -> str:
@@ -239,21 +238,10 @@ def _wait_s(connection: Connection, whose: ColumnElement[bool], allowed: int, no
     return float(wait - (now - last).total_seconds())
 
 
-def _in_words(seconds: int) -> str:
-    return f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
-
-
 def _attempted(engine: Engine, name: str, address: str, *, counted_as: str, now: datetime) -> str | None:
     """Count the attempt, and return the hash of the password of whoever may sign in by that name."""
     with transaction(engine) as connection:
-        count_attempt(connection, counted_as, address, now=now)
+        _count_attempt(connection, counted_as, address, now=now)
         found = users.find(connection, name)
     may = found is not None and found.user.active and found.user.role != UserRole.SERVICE
     return found.password_hash if found is not None and may else None
-
-
-def _countable(name: str) -> str:
-    try:
-        return users.checked_name(name)
-    except AccountError:
-        return _NO_NAME

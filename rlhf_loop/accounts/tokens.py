@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import insert, or_, select, update
@@ -110,7 +109,7 @@ def add(
         values = {
             "user_id": owner.id,
             "name": shown,
-            "token_hash": _hashed(secret),
+            "token_hash": users.secret_hash(secret),
             "start": secret[:_SHOWN],
             "scopes": " ".join(chosen),
             "created_at": now,
@@ -124,36 +123,11 @@ def add(
 
 def tokens(engine: Engine) -> list[TokenInfo]:
     """Return all tokens, the newest first."""
-    wanted = (
-        select(
-            Token.id,
-            Token.name,
-            Users.name.label("user"),
-            Token.start,
-            Token.scopes,
-            Token.created_at,
-            Token.expires_at,
-            Token.used_at,
-            Token.revoked_at,
-        )
-        .join(Users, Users.id == Token.user_id)
-        .order_by(Token.id.desc())
-    )
+    own = [getattr(Token, field.name) for field in fields(TokenInfo) if field.name != "user"]
+    wanted = select(*own, Users.name.label("user")).join(Users, Users.id == Token.user_id).order_by(Token.id.desc())
     with reading(engine) as connection:
-        return [
-            TokenInfo(
-                id=row.id,
-                name=row.name,
-                user=row.user,
-                start=row.start,
-                scopes=tuple(row.scopes.split()),
-                created_at=row.created_at,
-                expires_at=row.expires_at,
-                used_at=row.used_at,
-                revoked_at=row.revoked_at,
-            )
-            for row in connection.execute(wanted)
-        ]
+        rows = connection.execute(wanted).mappings()
+        return [TokenInfo(**{**row, "scopes": tuple(row["scopes"].split())}) for row in rows]
 
 
 def revoke(engine: Engine, id: int, *, actor: str) -> None:
@@ -179,7 +153,7 @@ def find(engine: Engine, secret: str, *, now: datetime) -> Bearer | None:
         select(Token.id, Token.scopes, Token.used_at, Users.id.label("user_id"), Users.name, Users.role)
         .join(Users, Users.id == Token.user_id)
         .where(
-            Token.token_hash == _hashed(secret),
+            Token.token_hash == users.secret_hash(secret),
             Token.revoked_at.is_(None),
             or_(Token.expires_at.is_(None), Token.expires_at > now),
             Users.active,
@@ -198,8 +172,3 @@ def note_use(engine: Engine, id: int, *, now: datetime) -> None:
     """Note that the token was used just now."""
     with transaction(engine) as connection:
         connection.execute(update(Token).where(Token.id == id).values(used_at=now))
-
-
-def _hashed(secret: str) -> str:
-    # Unsalted and fast, as it may be for 256 random bits.
-    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -5,17 +5,19 @@ Passwords are hashed by Argon2id; checking takes the same time for a right one, 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import threading
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import Row, delete, exists, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -168,18 +170,15 @@ def get(engine: Engine, name: str) -> User:
 
 def accounts(engine: Engine) -> list[Account]:
     """Return all users, by name."""
-    wanted = select(
-        Users.id, Users.name, Users.role, Users.active, Users.password_hash, Users.created_at, Users.signed_in_at
-    ).order_by(Users.name)
     with reading(engine) as connection:
         return [
             Account(
-                user=User(row.id, row.name, UserRole(row.role), bool(row.active)),
+                user=_user(row),
                 has_password=row.password_hash is not None,
                 created_at=row.created_at,
                 signed_in_at=row.signed_in_at,
             )
-            for row in connection.execute(wanted)
+            for row in connection.execute(select(Users.__table__).order_by(Users.name))
         ]
 
 
@@ -197,12 +196,7 @@ def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = Non
             _void_links(connection, name)
         admins = _lock_admins(connection)
         before = find_known(connection, name).user
-        after = User(
-            before.id,
-            before.name,
-            before.role if role is None else role,
-            before.active if active is None else active,
-        )
+        after = replace(before, role=role or before.role, active=before.active if active is None else active)
         if after == before:
             return after
         if admins == {before.id} and not (after.active and after.role == UserRole.ADMIN):
@@ -215,14 +209,8 @@ def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = Non
         connection.execute(update(Users).where(Users.id == before.id).values(values))
         if not after.active or after.role == UserRole.SERVICE:
             sign_out_everywhere(connection, before.id)
-        detail = {
-            key: {"before": old, "after": new}
-            for key, old, new in (
-                ("role", before.role.value, after.role.value),
-                ("active", before.active, after.active),
-            )
-            if old != new
-        }
+        changes = {name: (getattr(before, name), getattr(after, name)) for name in ("role", "active")}
+        detail = {name: {"before": old, "after": new} for name, (old, new) in changes.items() if old != new}
         audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
     return after
 
@@ -290,11 +278,17 @@ def find_known(connection: Connection, name: str) -> Credentials:
 
 def find(connection: Connection, name: str) -> Credentials | None:
     """Return the user of that name, None if there is none."""
-    wanted = select(Users.id, Users.name, Users.role, Users.active, Users.password_hash).where(Users.name == name)
-    row = connection.execute(wanted).first()
-    if row is None:
-        return None
-    return Credentials(User(row.id, row.name, UserRole(row.role), bool(row.active)), row.password_hash)
+    row = connection.execute(select(Users.__table__).where(Users.name == name)).first()
+    return None if row is None else Credentials(_user(row), row.password_hash)
+
+
+def secret_hash(secret: str) -> str:
+    """Return the hash that is stored of a token or a link: unsalted and fast, as it may be for 256 random bits."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def _user(row: Row[Any]) -> User:
+    return User(row.id, row.name, UserRole(row.role), bool(row.active))
 
 
 def _encoded(password: str) -> bytes:

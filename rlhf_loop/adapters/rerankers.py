@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, TypeAlias
 
 from rlhf_loop.adapters.ranked import Fallback, checked, ranked
@@ -86,21 +87,11 @@ def _documents(
     for name, each in (("doc_ids", ids), ("metadata", notes)):
         if each is not None and len(each) != len(given):
             raise ValueError(f"There are {len(given)} documents and {len(each)} {name}. Give one for each, or None.")
-    return [
-        _document(doc, place, ids[place] if ids is not None else None, notes[place] if notes is not None else None)
-        for place, doc in enumerate(given)
-    ]
-
-
-def _document(doc: str | Document, place: int, id: str | int | None, metadata: Mapping[str, Any] | None) -> Document:
-    if isinstance(doc, str):
-        return Document(doc, doc_id=place if id is None else id, metadata=dict(metadata or {}))
-    own = place if doc.doc_id is None else doc.doc_id
-    return Document(
-        doc.text,
-        doc_id=own if id is None else id,
-        metadata=dict(doc.metadata if metadata is None else metadata),
-        document_type=doc.document_type,
-        image_path=doc.image_path,
-        base64=doc.base64,
-    )
+    documents = [Document(doc) if isinstance(doc, str) else copy(doc) for doc in given]
+    for place, document in enumerate(documents):
+        if ids is not None and ids[place] is not None:
+            document.doc_id = ids[place]
+        elif document.doc_id is None:
+            document.doc_id = place
+        document.metadata = dict(document.metadata if notes is None or notes[place] is None else notes[place])
+    return documents
