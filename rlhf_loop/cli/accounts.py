@@ -68,9 +68,9 @@ def list_users() -> None:
         click.echo("There is no user yet. Add one: rlhf-loop users add NAME --role admin")
     for account in found:
         user = account.user
-        notes = [str(user.role)] if user.active else [str(user.role), "not active"]
+        notes = [user.role.value] if user.active else [user.role.value, "not active"]
         if user.role != UserRole.SERVICE:
-            notes.append(f"last signed in {_moment(account.signed_in_at, never='never')}")
+            notes.append(f"last signed in {_moment(account.signed_in_at)}")
             if not account.has_password:
                 notes.append("no password yet")
         click.echo(f"{user.name}: {', '.join(notes)}")
@@ -141,15 +141,11 @@ def list_tokens() -> None:
     if not found:
         click.echo("There is no token yet. Make one: rlhf-loop tokens add NAME --user USER --scope SCOPE")
     for each in found:
-        ends = f"expires {_moment(each.expires_at, never='never')}"
+        ends = f"{'expires' if each.valid(now) else 'expired'} {_moment(each.expires_at)}"
         if each.revoked_at is not None:
-            ends = f"revoked {_moment(each.revoked_at, never='')}"
-        elif not each.valid(now):
-            ends = f"expired {_moment(each.expires_at, never='')}"
-        used = _moment(each.used_at, never="never")
-        click.echo(
-            f"{each.id} {each.name}: {each.user}, {each.start}..., {' '.join(each.scopes)}, last used {used}, {ends}"
-        )
+            ends = f"revoked {_moment(each.revoked_at)}"
+        used, scopes = _moment(each.used_at), " ".join(each.scopes)
+        click.echo(f"{each.id} {each.name}: {each.user}, {each.start}..., {scopes}, last used {used}, {ends}")
 
 
 @tokens.command("revoke")
@@ -194,5 +190,5 @@ def _print_link(engine: Engine, name: str) -> None:
     click.echo(f"/welcome/{secret}")
 
 
-def _moment(time: datetime | None, *, never: str) -> str:
-    return never if time is None else f"{time:%Y-%m-%d %H:%M} UTC"
+def _moment(time: datetime | None) -> str:
+    return "never" if time is None else f"{time:%Y-%m-%d %H:%M} UTC"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,16 +23,7 @@ if TYPE_CHECKING:
 
     from rlhf_loop.config import Settings
 
-FORMATS = click.Choice(["csv", "jsonl", "parquet"])
-columns_option = click.option(
-    "--column",
-    "columns",
-    metavar="FIELD=NAME",
-    multiple=True,
-    callback=lambda ctx, param, pairs: column_mapping(pairs),
-    help="Which column of the file holds a field, e.g. user_prompt=frage. May be given several times. "
-    "Usual names (prompt, question, answer, comment ...) are found without it.",
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
 
 
 class Commands(click.Group):
@@ -124,12 +120,38 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def column_mapping(pairs: tuple[str, ...], *, example: str = "user_prompt=question") -> dict[str, str]:
-    """Read the pairs FIELD=NAME of an option."""
-    mapping = {}
-    for pair in pairs:
-        field, equals, name = pair.partition("=")
-        if not (field and equals and name):
-            raise click.BadParameter(f"{pair!r} is not of the form FIELD=NAME, e.g. {example}.")
-        mapping[field.strip()] = name
-    return mapping
+def print_json(values: object) -> None:
+    """Print values as JSON for other programs; dataclasses become objects, times texts by ISO 8601."""
+
+    def plain(value: Any) -> Any:
+        return value.isoformat() if isinstance(value, datetime) else asdict(value)
+
+    click.echo(json.dumps(values, indent=2, default=plain))
+
+
+def check_writable(file: Path, *, hint: str | None = None) -> None:
+    """Refuse a file that cannot be written, before the work that fills it; `hint` names it where no option does."""
+    if not os.access(file if file.exists() else file.resolve().parent, os.W_OK):
+        raise click.BadParameter(f"{str(file)!r} cannot be written. Choose another place.", param_hint=hint)
+
+
+def columns_option(help: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --column, by which columns of a file are said to hold fields."""
+
+    def mapping(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+        found = {}
+        for pair in pairs:
+            field, equals, name = pair.partition("=")
+            if not (field and equals and name):
+                raise click.BadParameter(f"{pair!r} is not of the form FIELD=NAME, e.g. {example}.")
+            found[field.strip()] = name
+        return found
+
+    return click.option("--column", "columns", metavar="FIELD=NAME", multiple=True, callback=mapping, help=help)
+
+
+ratings_columns_option = columns_option(
+    "Which column of the file holds a field, e.g. user_prompt=frage. May be given several times. "
+    "Usual names (prompt, question, answer, comment ...) are found without it.",
+    example="user_prompt=question",
+)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import column_mapping, progress_bar, read_settings, working
+from rlhf_loop.cli.common import columns_option, progress_bar, read_settings, working
 
 if TYPE_CHECKING:
     from rlhf_loop.sources.index.documents import ParsedDocument
@@ -26,14 +26,10 @@ def index() -> None:
 @click.option(
     "--source", metavar="NAME", help="The name to list and delete them by. Default: the file's, or the folder's."
 )
-@click.option(
-    "--column",
-    "columns",
-    metavar="FIELD=NAME",
-    multiple=True,
-    callback=lambda ctx, param, pairs: column_mapping(pairs, example="text=abstract"),
-    help="Which column of a file holds a field: text, title, url, licence or source. May be given several times. "
+@columns_option(
+    "Which column of a file holds a field: text, title, url, licence or source. May be given several times. "
     "Usual names (text, answer, content; title, question; url, link; licence) are found without it.",
+    example="text=abstract",
 )
 @click.option(
     "--format",

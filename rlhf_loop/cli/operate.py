@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import open_ratings, progress_bar, read_settings, working
+from rlhf_loop.cli.common import check_writable, open_ratings, print_json, progress_bar, read_settings, working
 
-if TYPE_CHECKING:
-    from rlhf_loop.config import Settings
-    from rlhf_loop.encoders import TextEncoder
-    from rlhf_loop.store.alarms import Alarm
 _SHOWN = 100
 
 
@@ -80,9 +72,13 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
     still = open_alarms(engine)
     found = newest(engine, limit=_SHOWN) if with_past else still
     if as_json:
-        click.echo(json.dumps([_plain(alarm) for alarm in found], indent=2))
+        print_json(found)
     else:
-        _show(found)
+        for alarm in found:
+            name = f"{alarm.kind} {alarm.subject}".strip()
+            over = f" to {alarm.cleared_at:%Y-%m-%d %H:%M}, over" if alarm.cleared_at else ""
+            click.echo(f"{name} ({alarm.raised_at:%Y-%m-%d %H:%M}{over} UTC)")
+            click.echo(f"  {''.join(character for character in alarm.message if character.isprintable())}")
         if not still:
             click.echo("No problems found." if check else "No alarm is open. To look now: rlhf-loop alarms --check")
     if still:
@@ -97,13 +93,20 @@ def report(file: Path, shown: bool) -> None:
 
     It is one HTML file with all pictures and data in it: it needs no network, and can be sent, printed and kept.
     """
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.errors import EncoderError
     from rlhf_loop.monitoring.report import report as made
     from rlhf_loop.utils.files import write_whole
 
-    _check(file)
+    check_writable(file, hint="FILE")
     engine, settings = open_ratings(), read_settings()
+    encoder = None
     with progress_bar("Computing the figures") as progress:
-        html = made(engine, settings, encoder=_encoder(settings), progress=progress)
+        try:
+            encoder = load_encoder(settings, download=False)
+        except EncoderError as error:
+            click.echo(f"Without the encoder, what compares questions is left out: {error}", err=True)
+        html = made(engine, settings, encoder=encoder, progress=progress)
     engine.dispose()
     try:
         write_whole(file.resolve(), html.encode())  # a link stays a link
@@ -116,51 +119,10 @@ def report(file: Path, shown: bool) -> None:
 
 @contextmanager
 def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda number, frame: stop()) for number in signals}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _show(found: Sequence[Alarm]) -> None:
-    for alarm in found:
-        name = f"{alarm.kind} {alarm.subject}".strip()
-        over = f" to {alarm.cleared_at:%Y-%m-%d %H:%M}, over" if alarm.cleared_at else ""
-        click.echo(f"{name} ({alarm.raised_at:%Y-%m-%d %H:%M}{over} UTC)")
-        click.echo(f"  {''.join(character for character in alarm.message if character.isprintable())}")
-
-
-def _plain(alarm: Alarm) -> dict[str, object]:
-    return {
-        "id": alarm.id,
-        "kind": alarm.kind,
-        "subject": alarm.subject,
-        "message": alarm.message,
-        "detail": dict(alarm.detail),
-        "raised_at": alarm.raised_at.isoformat(),
-        "seen_at": alarm.seen_at.isoformat(),
-        "cleared_at": alarm.cleared_at.isoformat() if alarm.cleared_at else None,
-    }
-
-
-def _encoder(settings: Settings) -> TextEncoder | None:
-    from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.errors import EncoderError
-
-    try:
-        return load_encoder(settings, download=False)
-    except EncoderError as error:
-        click.echo(f"Without the encoder, what compares questions is left out: {error}", err=True)
-        return None
-
-
-def _check(file: Path) -> None:
-    # Before the work, not after it.
-    place = file if file.exists() else file.resolve().parent
-    if not place.exists() or not os.access(place, os.W_OK):
-        raise click.BadParameter(f"{str(file)!r} cannot be written. Choose another place.", param_hint="FILE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from rlhf_loop.cli.doctor import SECTIONS, Finding
@@ -94,9 +95,7 @@ def print_training(outcome: TrainingOutcome) -> None:
 
 def print_curve(points: Sequence[CurvePoint], path: Path) -> None:
     """Print a learning curve as a table."""
-    table = Table()
-    for name in ("rated answers", "accuracy", "AUC-ROC", "P@1"):
-        table.add_column(name, justify="right")
+    table = Table(*_numbers("rated answers", "accuracy", "AUC-ROC", "P@1"))
     for point in points:
         table.add_row(
             str(point.rated),
@@ -116,10 +115,7 @@ def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str
     """Print a question with its candidates before and after re-ranking."""
     texts = [candidate if isinstance(candidate, str) else candidate["text"] for candidate in given]
     places = {id(entry): place for entry, place in zip(ranked, _places(texts, ranked), strict=True)}
-    table = Table(show_lines=True, width=_WIDTH)
-    for name in ("now", "before", "score"):
-        table.add_column(name, justify="right")
-    table.add_column("answer", ratio=1)
+    table = Table(*_numbers("now", "before", "score"), Column("answer", ratio=1), show_lines=True, width=_WIDTH)
     for entry in ranked:
         score = "-" if entry["score"] is None else f"{entry['score']:.2f}"
         text = textwrap.shorten(_printable(entry["text"]), 220, placeholder=" ...")
@@ -138,10 +134,12 @@ def print_next_steps() -> None:
     steps.add_row("rlhf-loop rerank QUESTION ANSWER ANSWER", "try the model on any question")
     steps.add_row("rlhf-loop serve", "answer questions at http://127.0.0.1:8000/data-html")
     steps.add_row("from rlhf_reranker import rerank_candidates", "use it in your application")
+    folder, here = Path(sys.executable).parent, Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
     console = _console()
     console.print(steps)
     console.print(
-        f"\nThe commands are in {_commands_folder()}. The database holds the sample now: start your own with a new "
+        f"\nThe commands are in {shown}. The database holds the sample now: start your own with a new "
         "one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in the README."
     )
 
@@ -174,7 +172,8 @@ def print_stats(stats: RatingStats) -> None:
     table = Table(box=None, show_header=False)
     most = max(stats.distribution.values())
     for rating, count in sorted(stats.distribution.items(), reverse=True):
-        table.add_row(str(rating), "█" * _bar_length(count, most), str(count))
+        length = max(1, round(40 * count / most)) if count else 0
+        table.add_row(str(rating), "█" * length, str(count))
     console.print(table)
     if stats.positive_share is not None:
         console.print(
@@ -199,11 +198,10 @@ def print_versions(versions: Sequence[Version]) -> None:
         console.print("There is no version yet. Train one: rlhf-loop train")
         return
     # Without its frame the table fits into 80 columns, also with state "candidate".
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name, justify in (("#", "right"), ("version", "left"), ("state", "left"), ("made (UTC)", "left")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for name in ("accuracy", "AUC", "P@1"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [*_numbers("#"), *map(Column, ("version", "state", "made (UTC)")), *_numbers("accuracy", "AUC", "P@1")]
+    table = Table(
+        *[replace(column, no_wrap=True) for column in columns], box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for each in versions:
         overall = each.metrics.get("overall") or {}
         first = ((overall.get("orders") or {}).get("model") or {}).get("precision_at_1")
@@ -226,9 +224,7 @@ def print_contest(contest: Contest) -> None:
     )
     for name in contest.unknown:
         console.print(f"Nobody knows what {name} was fitted on: it may have seen some of them.", markup=False)
-    table = Table()
-    for name in ("", first, second, "difference (95 %)"):
-        table.add_column(name, justify="right" if name else "left")
+    table = Table("", *_numbers(first, second, "difference (95 %)"))
     found = contest.found
     for label, each in (("Accuracy", found.accuracy), ("AUC", found.auc), ("P@1", found.precision_at_1)):
         table.add_row(label, *_cells(each))
@@ -257,11 +253,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
         console.print(Text(f"\n{said}", style="bold red"))
     else:
         console.print(Text("\nAll is well.", style="bold green"))
-
-
-def _commands_folder() -> Path:
-    folder, here = Path(sys.executable).parent, Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _verdict(outcome: TrainingOutcome) -> str:
@@ -299,15 +290,15 @@ def _comparison(overall: Evaluation) -> str:
 def _besides(report: TrainingReport) -> Iterator[str]:
     """Give sentences about whose ratings count less, and what was fitted on beside those that count."""
     if report.raters:
+        counts = verb(len(report.raters), "counts", "count")
         named = ", ".join(
             f"{escape(_printable(each.reviewer))} ({each.weight:.2g}, by {counted(each.overlapping, 'shared answer')})"
             for each in report.raters
         )
-        verb = "counts" if len(report.raters) == 1 else "count"
         lost = (
             f" {counted(report.disregarded, 'answer')} that nobody else rated left out." if report.disregarded else ""
         )
-        yield f"{counted(len(report.raters), 'rater')} {verb} less, being at odds with the others: {named}.{lost}"
+        yield f"{counted(len(report.raters), 'rater')} {counts} less, being at odds with the others: {named}.{lost}"
     if report.end_users and report.end_user_weight is not None:
         yield (
             f"Besides, {counted(report.end_users, 'answer')} that only end users rated: a hint that weighs "
@@ -340,20 +331,15 @@ def _choice(report: TrainingReport) -> str:
 
 def _measure_table(report: TrainingReport) -> Table:
     inside = report.cross_validated[report.recipe]
-    table = Table()
-    table.add_column("answers")
-    table.add_column(f"held out ({report.held_out.answers})", justify="right")
-    table.add_column(f"cross-validated ({inside.answers})", justify="right")
+    held_out, crossed = f"held out ({report.held_out.answers})", f"cross-validated ({inside.answers})"
+    table = Table("answers", *_numbers(held_out, crossed))
     for name, label in _MEASURES.items():
         table.add_row(label, str(getattr(report.held_out, name)), str(getattr(inside, name)))
     return table
 
 
 def _order_table(evaluation: Evaluation) -> Table:
-    table = Table()
-    table.add_column(f"{counted(evaluation.ranked_questions, 'question')}")
-    for name in ("P@1", "NDCG", "MRR"):
-        table.add_column(name, justify="right")
+    table = Table(counted(evaluation.ranked_questions, "question"), *_numbers("P@1", "NDCG", "MRR"))
     for name, label in _ORDERS.items():
         if name in evaluation.orders:
             order = evaluation.orders[name]
@@ -361,6 +347,10 @@ def _order_table(evaluation: Evaluation) -> Table:
                 label = f"{label} ({evaluation.incoming_questions})"
             table.add_row(label, *map(str, (order.precision_at_1, order.ndcg, order.mrr)))
     return table
+
+
+def _numbers(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
 
 
 def _number(value: float) -> str:
@@ -393,10 +383,6 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
-def _bar_length(count: int, most: int) -> int:
-    return max(1, round(40 * count / most)) if count else 0
-
-
 def _cells(of: Comparison | None) -> tuple[str, str, str]:
     if of is None:
         return "-", "-", "-"
@@ -422,5 +408,4 @@ def _print(console: Console, finding: Finding, topic: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Leave out what a terminal would obey instead of showing, and keep it in one line."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())
+    return _printable(" ".join(text.split()))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rlhf_loop.cli.common import columns_option, open_ratings, operator, progress_bar, read_settings
+from rlhf_loop.cli.common import open_ratings, operator, progress_bar, ratings_columns_option, read_settings
 
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
 _IN = click.Choice([*_BOTH_WAYS, "openwebui", "label-studio", "phoenix"])
@@ -31,7 +31,7 @@ def ratings() -> None:
 
 @ratings.command("import", short_help="Store the ratings of FILE, whatever tool it comes from.")
 @click.argument("file", type=click.Path(path_type=Path))
-@columns_option
+@ratings_columns_option
 @click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP)
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."

@@ -7,7 +7,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,15 +72,6 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
     server.serve(settings, listener, size, cores=cores)
 
 
-@dataclass(frozen=True, slots=True)
-class _DatabaseState:
-    """The database in the greeting: its line, and the first admin's link where there is no admin yet."""
-
-    database: str
-    first_admin: str | None
-    reachable: bool
-
-
 def _check_key(settings: Settings, host: str) -> bool:
     """Tell whether the settings have a key of the operator's.
 
@@ -115,19 +106,19 @@ def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_k
     """Give the lines of the greeting: where it listens, who sees the questions, who may do what, what is missing."""
     host, port = address
     base = f"http://{_in_links(host)}:{port}"
-    people = _people(settings)
+    people, database = _people(settings, base)
     yield f"Open       {base}/data-html    (for programs: /data, described at /docs)"
-    if people.first_admin:
-        yield f"First admin  {base}/welcome/{people.first_admin}    (works once, within 24 hours)"
-    elif people.reachable:
-        yield f"Review     {base}/review    (for experts, who sign in)"
+    if people:
+        yield people
     yield f"Sources    {'; '.join(_described(settings, name) for name in settings.sources) or 'none: set RLHF_SOURCES'}"
     if settings.llm_url:
         yield f"Drafts     by {settings.llm_model}; {_host(settings.llm_url)} gets the question and what was found"
     yield f"Model      {_model(settings.model_path)}"
     if settings.experiment_share:
-        yield f"Experiment {_experiment(settings)}"
-    yield f"Database   {people.database}"
+        way = "interleaved with" if settings.experiment_interleave else "answered by"
+        share = f"{100 * settings.experiment_share:g} %"
+        yield f"Experiment {share} of the questions are {way} {settings.experiment_against}"
+    yield f"Database   {database}"
     if not _is_loopback(host):
         yield "Note       whoever reaches this port can ask, and rate as an end user; only experts and admins sign in"
     if not own_key:
@@ -168,12 +159,8 @@ def _model(path: Path) -> str:
     return f"{path}, sha256 {known}..." if known else f"{path}, without the checksum that it needs"
 
 
-def _experiment(settings: Settings) -> str:
-    way = "interleaved with" if settings.experiment_interleave else "answered by"
-    return f"{100 * settings.experiment_share:g} % of the questions are {way} {settings.experiment_against}"
-
-
-def _people(settings: Settings) -> _DatabaseState:
+def _people(settings: Settings, base: str) -> tuple[str, str]:
+    """Return the greeting's line about who signs in, empty while nobody can, and what it says of the database."""
     from rlhf_loop.accounts.links import invite_first_admin
     from rlhf_loop.errors import DatabaseError
     from rlhf_loop.store.engine import describe, ensure_schema, make_engine
@@ -183,9 +170,10 @@ def _people(settings: Settings) -> _DatabaseState:
         ensure_schema(engine)
         first_admin = invite_first_admin(engine)
     except DatabaseError as error:
-        said = f"does not answer, so that records and ratings wait in the outbox: {error}"
-        return _DatabaseState(said, None, reachable=False)
+        return "", f"does not answer, so that records and ratings wait in the outbox: {error}"
     finally:
         # No connection may go through the fork.
         engine.dispose()
-    return _DatabaseState(describe(engine), first_admin, reachable=True)
+    if first_admin:
+        return f"First admin  {base}/welcome/{first_admin}    (works once, within 24 hours)", describe(engine)
+    return f"Review     {base}/review    (for experts, who sign in)", describe(engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import suppress
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import open_ratings, operator, read_settings, working
+from rlhf_loop.cli.common import json_option, open_ratings, operator, print_json, read_settings, working
 from rlhf_loop.cli.training import rank
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
-
-    from rlhf_loop.cli.doctor import Finding
 
 
 @click.command()
@@ -33,7 +30,7 @@ def init() -> None:
 
 
 @click.command(short_help="Check installation, settings, database and model, and say what to do.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
+@json_option
 def doctor(as_json: bool) -> None:
     """Check what is installed, the settings, the storage and the state of the loop; each problem comes with advice.
 
@@ -47,15 +44,11 @@ def doctor(as_json: bool) -> None:
         sys.path.insert(0, os.getcwd())
     findings = examine_environment(os.environ)
     if as_json:
-        click.echo(json.dumps([_plain(finding) for finding in findings], indent=2))
+        print_json(findings)
     else:
         print_findings(findings)
     if not all(finding.ok for finding in findings):
         sys.exit(1)
-
-
-def _plain(finding: Finding) -> dict[str, object]:
-    return {"topic": finding.topic, "ok": finding.ok, "text": finding.text, "advice": finding.advice}
 
 
 @click.command()
@@ -66,14 +59,7 @@ def demo() -> None:
     the index.
     """
     from rlhf_loop import sample
-    from rlhf_loop.cli.output import (
-        headline,
-        print_import,
-        print_next_steps,
-        print_ranking,
-        print_stats,
-        print_training,
-    )
+    from rlhf_loop.cli import output
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.exchange.transfer import import_ratings
     from rlhf_loop.registry.training_run import run_training
@@ -83,17 +69,17 @@ def demo() -> None:
 
     engine, settings = open_ratings(), read_settings()
     _refuse_own_ratings(engine)
-    headline("1  Sample ratings (not medical advice)")
-    print_import(import_ratings(engine, sample.RATINGS_FILE, source="sample"))
-    print_stats(count(engine))
-    headline("2  Training")
+    output.headline("1  Sample ratings (not medical advice)")
+    output.print_import(import_ratings(engine, sample.RATINGS_FILE, source="sample"))
+    output.print_stats(count(engine))
+    output.headline("2  Training")
     with working("Training"):
         outcome = run_training(engine, settings, actor=operator())
-    print_training(outcome)
-    headline("3  A question that the model has not seen")
+    output.print_training(outcome)
+    output.headline("3  A question that the model has not seen")
     given = list(sample.CANDIDATES)
-    print_ranking(sample.QUESTION, given, rank(sample.QUESTION, given))
-    headline("4  The sample's answers as documents to answer from")
+    output.print_ranking(sample.QUESTION, given, rank(sample.QUESTION, given))
+    output.headline("4  The sample's answers as documents to answer from")
     with working("Indexing"):
         columns = {"text": "ai_response", "title": "user_prompt"}
         index_files(
@@ -104,8 +90,8 @@ def demo() -> None:
             columns=columns,
         )
     click.echo("They are in the index now: rlhf-loop serve answers from them. Some are wrong on purpose.")
-    headline("What next")
-    print_next_steps()
+    output.headline("What next")
+    output.print_next_steps()
 
 
 def _refuse_own_ratings(engine: Engine) -> None:

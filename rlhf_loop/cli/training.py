@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlhf_loop.cli.common import FORMATS, columns_option, open_ratings, operator, progress_bar, read_settings, working
+from rlhf_loop.cli.common import (
+    check_writable,
+    json_option,
+    open_ratings,
+    operator,
+    print_json,
+    progress_bar,
+    ratings_columns_option,
+    read_settings,
+    working,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from rlhf_loop.config import Settings
-    from rlhf_loop.registry import Version
     from rlhf_loop.training.learning_curve import CurvePoint
     from rlhf_loop.training.train import TrainingReport
 
 _PICTURES = (".png", ".svg", ".pdf")
 #: As sysexits.h has it: not now, try again later.
 _TRY_LATER = 75
-_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
 _why = click.option("--reason", default="", help="Why, for those who come later; it is kept.")
 
 
@@ -137,7 +142,7 @@ def models() -> None:
 
 @models.command("list", short_help="Show the versions, the newest first, and what the gate said.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The newest so many.")
-@_as_json
+@json_option
 def list_models(limit: int, as_json: bool) -> None:
     """Show the versions, the newest first: state, measures, and what the gate said."""
     from rlhf_loop import registry
@@ -146,7 +151,7 @@ def list_models(limit: int, as_json: bool) -> None:
     registry.settle(engine, settings)
     found = registry.versions(engine, limit=limit)
     if as_json:
-        click.echo(json.dumps([_plain(each) for each in found], indent=2))
+        print_json(found)
         return
     from rlhf_loop.cli.output import print_versions
 
@@ -155,13 +160,16 @@ def list_models(limit: int, as_json: bool) -> None:
 
 @models.command("show", short_help="Show the card of the version NAME: data, measures, limits.")
 @click.argument("name")
-@_as_json
+@json_option
 def show_model(name: str, as_json: bool) -> None:
     """Show the card of the version NAME: data, measures, limits, in Markdown."""
     from rlhf_loop import registry
 
     version = registry.find(open_ratings(), name)
-    click.echo(json.dumps(_plain(version), indent=2) if as_json else registry.card(version), nl=as_json)
+    if as_json:
+        print_json(version)
+    else:
+        click.echo(registry.card(version), nl=False)
 
 
 @models.command("promote")
@@ -191,7 +199,7 @@ def rollback_model(reason: str) -> None:
 @models.command("compare", short_help="Compare A and B on questions that neither was fitted on.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@_as_json
+@json_option
 def compare_versions(first: str, second: str, as_json: bool) -> None:
     """Compare the versions A and B on rated questions that neither was fitted on."""
     from rlhf_loop.registry.contest import compare_models
@@ -200,9 +208,9 @@ def compare_versions(first: str, second: str, as_json: bool) -> None:
     with working("Comparing"):
         found = compare_models(engine, settings, first, second)
     if as_json:
-        values: dict[str, Any] = {"a": found.first.version, "b": found.second.version}
-        values |= {"questions": found.questions, "answers": found.answers}
-        click.echo(json.dumps({**values, **asdict(found.found), "unknown": list(found.unknown)}, indent=2))
+        values = {"a": found.first.version, "b": found.second.version}
+        counts = {"questions": found.questions, "answers": found.answers}
+        print_json({**values, **counts, **asdict(found.found), "unknown": found.unknown})
         return
     from rlhf_loop.cli.output import print_contest
 
@@ -230,10 +238,10 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
 
 @click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")
 @click.argument("file", type=click.Path(path_type=Path))
-@columns_option
+@ratings_columns_option
 @click.option(
     "--format",
-    type=click.Choice([*FORMATS.choices, "txt"]),
+    type=click.Choice(["csv", "jsonl", "parquet", "txt"]),
     help="The file's format; txt has one answer a line. Default: by the name's ending.",
 )
 def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
@@ -291,18 +299,13 @@ def _learning_curve(
 
 def _picture(path: Path | None) -> Path | None:
     # Before the training, not after it: the answer would come too late.
-    if path is not None and path.suffix.lower() not in _PICTURES:
+    if path is None:
+        return None
+    if path.suffix.lower() not in _PICTURES:
         raise click.BadParameter(f"{str(path)!r} is not a picture's name. End it in one of {', '.join(_PICTURES)}.")
     try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error
-    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise click.BadParameter(f"{str(path)!r} cannot be written. Choose another place.")
+    check_writable(path)
     return path
-
-
-def _plain(version: Version) -> dict[str, Any]:
-    values = asdict(version)
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -17,6 +18,7 @@ from rlhf_loop.encoders.text_encoder import UnknownTextError
 from rlhf_loop.errors import EncoderError, ImportFileError
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.exchange.reader import RatingsReader
+from rlhf_loop.exchange.transfer import Progress
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.model_file import load
 from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe
@@ -27,9 +29,6 @@ TEXT = "txt"
 LISTED_ROWS = 20
 #: Rows at a time: bounds the memory, and what Ctrl-C can lose.
 _CHUNK = 64
-
-#: Called with the bytes of the file that are done, and all of them.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,8 @@ def warm(
     started = perf_counter()
     reader = _reader(path, format=format, columns=columns)
     encoder = encoder or load_encoder(settings)
-    recipe = _live_recipe(settings, encoder)
+    live = load(settings.model_path, encoder=encoder.id).model.recipe if settings.model_path.exists() else None
+    recipe = recipe_named(live or PassagesRecipe.name)
     if recipe.name == JointRecipe.name and reader.format == TEXT:
         raise ImportFileError(
             f"The live model's recipe {recipe.name} embeds each answer together with its question, and "
@@ -80,7 +80,8 @@ def warm(
     answers = invalid_count = 0
     invalid: list[FileRow] = []
     questions: list[Question] = []
-    for rows in _chunks(reader):
+    rest = iter(reader)
+    while rows := list(islice(rest, _CHUNK)):
         bad = [row for row in rows if row.rating is None]
         invalid_count += len(bad)
         invalid += bad[: LISTED_ROWS - len(invalid)]
@@ -150,23 +151,6 @@ def _reader(path: Path, *, format: str | None, columns: Mapping[str, str] | None
             raise ImportFileError(f"The file {str(path)!r} is read line by line: it has no columns. Omit --column.")
         return _TextReader(path)
     return RatingsReader(path, format=format, columns=columns)
-
-
-def _live_recipe(settings: Settings, encoder: TextEncoder) -> Recipe:
-    if not settings.model_path.exists():
-        return recipe_named(PassagesRecipe.name)
-    return recipe_named(load(settings.model_path, encoder=encoder.id).model.recipe)
-
-
-def _chunks(reader: RatingsReader) -> Iterator[Sequence[FileRow]]:
-    rows = []
-    for row in reader:
-        rows.append(row)
-        if len(rows) == _CHUNK:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
 
 
 def _questions(ratings: Sequence[Rating]) -> list[Question]:

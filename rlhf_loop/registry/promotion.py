@@ -156,7 +156,7 @@ def settle(engine: Engine, settings: Settings) -> str:
     if found == version.sha256:
         clear_alarm(engine, AlarmKind.MODEL_FILE)
         return ""
-    if found is not None and not _known(engine, found):
+    if found is not None and not is_known(engine, found):
         trouble = (
             f"{path} is not one of the registry's models; {version.version} is live there. If it is meant to serve, "
             "leave it; else put the registry's back: rlhf-loop models promote " + version.version
@@ -174,6 +174,16 @@ def settle(engine: Engine, settings: Settings) -> str:
         raise_alarm(engine, AlarmKind.MODEL_FILE, f"{trouble} It was restored from {version.version}.")
     logger.info("The live model file is %s now.", version.version)
     return trouble
+
+
+def is_known(engine: Engine, sha256: str) -> bool:
+    """Tell whether a version has a file with this sum.
+
+    Raises:
+        DatabaseError: the database cannot be asked.
+    """
+    with reading(engine) as connection:
+        return connection.execute(select(ModelVersion.id).where(ModelVersion.sha256 == sha256)).first() is not None
 
 
 def _check_actor(actor: object) -> None:
@@ -250,11 +260,6 @@ def _insert(connection: Connection, version: Version) -> None:
     for name in ("judgement", "metrics"):
         values[name] = dict(values[name]) or None
     connection.execute(insert(ModelVersion).values(values))
-
-
-def _known(engine: Engine, sha256: str) -> bool:
-    with reading(engine) as connection:
-        return connection.execute(select(ModelVersion.id).where(ModelVersion.sha256 == sha256)).first() is not None
 
 
 def _moment(text: object) -> datetime | None:

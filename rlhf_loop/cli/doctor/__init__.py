@@ -27,26 +27,20 @@ def examine_environment(environ: Mapping[str, str]) -> list[Finding]:
 def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]:
     """Look at everything; what fails becomes a finding, and the next thing is looked at all the same."""
     now = now or datetime.now(UTC)
-    reached = _reached(settings)
     try:
-        parts = [*_surroundings(settings, reached, now), *_loop(settings, reached, now)]
-        found = [finding for topic, findings in parts for finding in with_failures(topic, findings, settings)]
+        reached = reach(settings)
+    except Exception as error:
+        reached = DatabaseAccess(from_exception("database", error, settings))
+    try:
+        checks = _checks(settings, reached, now)
+        found = [finding for topic, findings in checks for finding in with_failures(topic, findings, settings)]
     finally:
         if reached.engine is not None:
             reached.engine.dispose()
     return in_order([reached.finding, *found])
 
 
-def _reached(settings: Settings) -> DatabaseAccess:
-    try:
-        return reach(settings)
-    except Exception as error:
-        return DatabaseAccess(from_exception("database", error, settings))
-
-
-def _surroundings(
-    settings: Settings, reached: DatabaseAccess, now: datetime
-) -> Iterable[tuple[str, Iterable[Finding]]]:
+def _checks(settings: Settings, reached: DatabaseAccess, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
     yield "software", machine.software()
     yield "extra", machine.extras()
     yield "processor", machine.processor()
@@ -60,9 +54,6 @@ def _surroundings(
     yield "disk", storage.disk(settings, reached)
     yield "cache", storage.cache(settings)
     yield "outbox", storage.outbox(settings)
-
-
-def _loop(settings: Settings, reached: DatabaseAccess, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
     yield "model", loop.model(settings, reached)
     if reached.engine is not None:
         yield "ratings", loop.ratings(reached.engine)

@@ -98,7 +98,11 @@ def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     if live is not None and reached.engine is not None:
         yield from _with_live(settings, reached.engine, live)
     elif settings.model_path.exists():
-        yield from _without_live(settings, reached)
+        found = _loaded(settings)
+        yield found
+        if reached.engine and found.ok:
+            text = "no version is live; the worker, the service and rlhf-loop models list take this model in"
+            yield Finding("registry", text)
     else:
         yield _missing(settings, reached)
 
@@ -172,11 +176,13 @@ def _said(file: _File) -> str:
 
 def _restoring(engine: Engine, file: _File, own: _File, live: Version) -> str:
     """Return what brings back the live file."""
+    from rlhf_loop.registry.promotion import is_known
+
     if file.shut:
         return _RIGHTS
     if own.sha256 != live.sha256:
         return f"See registry: once {own.path} is whole, this one is put right, too"
-    if file.sha256 and not _known(engine, file.sha256):
+    if file.sha256 and not is_known(engine, file.sha256):
         # The registry leaves a model that somebody else has put there.
         return f"To put the registry's back: rlhf-loop models promote {live.version}"
     return _SETTLED
@@ -203,14 +209,6 @@ def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: 
     if before and _file(registry.version_path(settings, before.version)).sha256 == before.sha256:
         return f"Restore it from a copy, with its .sha256, or go back to {before.version}: rlhf-loop models rollback"
     return "Restore it from a copy, with its .sha256, or train a new one: rlhf-loop train"
-
-
-def _without_live(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
-    found = _loaded(settings)
-    yield found
-    if reached.engine and found.ok:
-        text = "no version is live; the worker, the service and rlhf-loop models list take this model in"
-        yield Finding("registry", text)
 
 
 def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
@@ -254,13 +252,3 @@ def _file(path: Path) -> _File:
         text = str(error).partition(". ")[0].rstrip(".")
         return _File(path, trouble=text, shut=isinstance(error.__cause__, OSError))
     return _File(path, found)
-
-
-def _known(engine: Engine, sha256: str) -> bool:
-    from sqlalchemy import select
-
-    from rlhf_loop.store.engine import reading
-    from rlhf_loop.store.tables import ModelVersion
-
-    with reading(engine) as connection:
-        return connection.execute(select(ModelVersion.id).where(ModelVersion.sha256 == sha256)).first() is not None

@@ -112,7 +112,8 @@ def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Findin
 def settings_in_use(settings: Settings) -> Iterator[Finding]:
     """Tell which settings differ from the defaults, by their names, and which values nothing can be made of."""
     default = Settings()
-    other = [name for name in _names() if getattr(settings, name) != getattr(default, name)]
+    names = [field.name for field in fields(Settings)]
+    other = [name for name in names if getattr(settings, name) != getattr(default, name)]
     changed = listed([PREFIX + name.upper() for name in other]) if other else ""
     yield Finding("settings", f"set to other than the default: {changed}" if changed else "all at their defaults")
     for check in _checks():
@@ -217,10 +218,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "of unknown version"
-
-
-def _names() -> list[str]:
-    return [field.name for field in fields(Settings)]
 
 
 def _checks() -> tuple[Callable[[Settings], object], ...]:

@@ -60,6 +60,8 @@ def reach(settings: Settings) -> DatabaseAccess:
         MissingExtraError: it is PostgreSQL, and the extra [postgres] is not installed.
         OSError: its folder cannot be looked into.
     """
+    from sqlalchemy import create_engine
+
     from rlhf_loop.store.engine import describe, hurried, make_engine, sqlite_file
 
     engine = make_engine(settings.database_url, patience_s=_PATIENCE_S)
@@ -74,7 +76,9 @@ def reach(settings: Settings) -> DatabaseAccess:
     if not file.is_file():
         advice = "Choose another place with RLHF_DATABASE_URL"
         return DatabaseAccess(fault("database", f"{shown} is not a file", advice), file=file)
-    reached = replace(_looked_into(_read_only(engine, file), shown), file=file)
+    # With the URL, by which errors name it.
+    read_only = create_engine(engine.url, creator=lambda: connect_read_only(file))
+    reached = replace(_looked_into(read_only, shown), file=file)
     if any(words in reached.finding.text for words in _DAMAGED):
         return replace(reached, finding=replace(reached.finding, advice=_RESTORE))
     return reached
@@ -139,13 +143,6 @@ def outbox(settings: Settings) -> Iterator[Finding]:
         yield fault("outbox", text, advice)
     if not waiting and not refused:
         yield Finding("outbox", f"nothing waits in {file}")
-
-
-def _read_only(engine: Engine, file: Path) -> Engine:
-    from sqlalchemy import create_engine
-
-    # With the URL, by which errors name it.
-    return create_engine(engine.url, creator=lambda: connect_read_only(file))
 
 
 def _looked_into(engine: Engine, shown: str) -> DatabaseAccess:
