@@ -35,7 +35,7 @@ test: $(VENV)/.installed-dev  ## Run the test suite
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server, kill or training: a minute, after each change
-	$(PYTEST) -m "not slow"
+	TESTS_ENCODER_CACHE=$(CURDIR)/.cache/tests $(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the layers
 	$(BIN)/ruff check .
@@ -78,7 +78,7 @@ lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTION
 	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) build dist .cache/tests .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'

@@ -162,8 +162,8 @@ def shared_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def encoder_cache(shared_folder: Path) -> Path:
-    """A cache folder of this run's own, in which no text is computed twice."""
-    return shared_folder / "cache"
+    """A cache folder of this run's own, in which no text is computed twice; `make test-fast` keeps one between runs."""
+    return Path(os.environ.get("TESTS_ENCODER_CACHE") or shared_folder / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_modules_that_are_named_are_there() -> None:
 
 
 @pytest.fixture
-def empty_folder(tmp_path: Path, encoder_cache: Path, encoder: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_folder(tmp_path: Path, encoder_cache: Path, trained: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder to run in, with none of our variables but that of the cache."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
@@ -91,6 +91,7 @@ def test_examples_run(code: str) -> None:
 
 
 @pytest.mark.usefixtures("empty_folder")
+@pytest.mark.slow
 def test_the_page_on_python_runs() -> None:
     """The Python blocks in docs/RLHF_PYTHON.md are one program; it runs in an empty folder."""
     page = (ROOT / "docs" / "RLHF_PYTHON.md").read_text("utf-8")

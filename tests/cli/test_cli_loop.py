@@ -65,7 +65,7 @@ class Loop:
 
 
 @pytest.fixture
-def loop(tmp_path: Path, encoder_cache: Path, encoder: object) -> Iterator[Loop]:
+def loop(tmp_path: Path, encoder_cache: Path, trained: object) -> Iterator[Loop]:
     yield Loop(tmp_path, encoder_cache)
     ranking._default = None
 

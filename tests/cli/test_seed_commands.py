@@ -49,7 +49,7 @@ class Clone:
 
 
 @pytest.fixture
-def clone(tmp_path: Path, encoder_cache: Path, encoder: object) -> Clone:
+def clone(tmp_path: Path, encoder_cache: Path, trained: object) -> Clone:
     git = shutil.which("git")
     listed = None
     if git is not None:

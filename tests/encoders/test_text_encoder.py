@@ -82,6 +82,7 @@ def test_a_batch_has_the_reference_vectors(uncached: TextEncoder, reference: Vec
     assert cosines.min() >= 0.9999
 
 
+@pytest.mark.slow
 def test_vectors_are_float32_of_unit_length(uncached: TextEncoder) -> None:
     """Each vector has the length 1, that of an empty text too."""
     for vectors in (uncached.encode(TEXTS), uncached.encode_whole(TEXTS), *uncached.encode_passages(TEXTS)):
@@ -89,6 +90,7 @@ def test_vectors_are_float32_of_unit_length(uncached: TextEncoder) -> None:
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_change_a_vector(uncached: TextEncoder) -> None:
     """A text has the same vector alone, among others, and among the same in another order."""
     together = uncached.encode(TEXTS)

@@ -125,6 +125,7 @@ def test_the_sum_of_the_paper() -> None:
     assert dict(reciprocal_rank_fusion([["a", "b"], ["b"]]))["b"] == pytest.approx(1 / 62 + 1 / 61)
 
 
+@pytest.mark.slow
 def test_an_empty_store_answers(store: VectorStore) -> None:
     """Nothing is there, and that is no error; looking creates nothing."""
     assert store.encoders() == []
@@ -439,6 +440,7 @@ def test_a_whole_folder_is_not_to_be_deleted(tmp_path: Path, error: Exception) -
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux counts the open files so")
+@pytest.mark.slow
 def test_no_version_that_was_read_stays_open(tmp_path: Path) -> None:
     """Readers and writers that live long do not hold on to the files of versions that others replaced."""
     reader, writer = LanceDbStore(tmp_path / "index"), LanceDbStore(tmp_path / "index")
@@ -483,6 +485,7 @@ assert store.known(["a"]) == {"a"}
         ("pgvector", "used", "{'a'}"),
     ],
 )
+@pytest.mark.slow
 def test_a_fork(kind: str, state: str, expected: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A child process opens the index for itself; where LanceDB's threads are lost, it says so and does not hang."""
     url = "sqlite://" if kind == "lancedb" else request.getfixturevalue("empty_postgres_url")
