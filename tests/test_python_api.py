@@ -56,7 +56,7 @@ def test_the_loop_in_python(settings: Settings, encoder: TextEncoder, tmp_path: 
     second = train(database, settings, encoder=encoder, recipe="joint", seed=1)
     assert [each.version for each in model_versions(database)] == [second.version.version, first.version.version]
     nameless: Any = None
-    with pytest.raises(ValueError, match="The actor is None"):
+    with pytest.raises(ValueError, match="The actor None is not a valid name"):
         promote_model(database, settings, second.version, actor=nameless)
     with pytest.raises(ValueError, match=r"None is not a valid version\. Pass its name"):
         promote_model(database, settings, nameless, actor="anna")
