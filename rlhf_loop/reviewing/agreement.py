@@ -129,7 +129,14 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
             last = max(reviewed_at for _, _, reviewed_at in reviews).astimezone(UTC)
             months.setdefault(last.date().replace(day=1), []).append([rating for _, rating, _ in reviews])
     rng = np.random.default_rng(seed)
-    return [_month(start, months[start], rng) for start in sorted(months)[-MONTHS:]]
+    points = []
+    for start in sorted(months)[-MONTHS:]:
+        shared = months[start]
+        alpha, interval, _ = _alpha(shared, rng) if len(shared) >= ENOUGH_SHARED else (None, None, None)
+        if alpha is not None and interval is None:
+            interval = Interval(alpha, float("nan"), float("nan"))
+        points.append(MonthPoint(start=start, answers=len(shared), alpha=interval))
+    return points
 
 
 def _newest(engine: Engine) -> dict[int, list[tuple[str, int, datetime]]]:
@@ -145,13 +152,6 @@ def _newest(engine: Engine) -> dict[int, list[tuple[str, int, datetime]]]:
         for id, reviewer, rating, reviewed_at in connection.execute(wanted, execution_options={"yield_per": 5000}):
             by_answer.setdefault(id, []).append((reviewer, rating, reviewed_at))
     return by_answer
-
-
-def _month(start: date, shared: Sequence[Sequence[int]], rng: np.random.Generator) -> MonthPoint:
-    alpha, interval, _ = _alpha(shared, rng) if len(shared) >= ENOUGH_SHARED else (None, None, None)
-    if alpha is not None and interval is None:
-        interval = Interval(alpha, float("nan"), float("nan"))
-    return MonthPoint(start=start, answers=len(shared), alpha=interval)
 
 
 # --- Alpha -----------------------------------------------------------------------------------------------------------
@@ -231,21 +231,14 @@ def _report(reviewer: str, reviews: list[_RatingRow], rng: np.random.Generator) 
     return RaterReport(
         reviewer=reviewer,
         reviews=len(reviews),
-        mean_rating=_mean([review.rating for review in reviews]),
-        bias=_mean(differences) if differences else None,
+        mean_rating=_mean_rating(reviews),
+        bias=_bias(reviews),
         shared=len(differences),
-        weeks=tuple(_week(start, weeks[start]) for start in sorted(weeks)[-WEEKS:]),
+        weeks=tuple(
+            WeekPoint(start=start, reviews=len(week), mean_rating=_mean_rating(week), bias=_bias(week))
+            for start, week in sorted(weeks.items())[-WEEKS:]
+        ),
         drift=_drift(differences, rng),
-    )
-
-
-def _week(start: date, reviews: Sequence[_RatingRow]) -> WeekPoint:
-    differences = [review.difference for review in reviews if review.difference is not None]
-    return WeekPoint(
-        start=start,
-        reviews=len(reviews),
-        mean_rating=_mean([review.rating for review in reviews]),
-        bias=_mean(differences) if differences else None,
     )
 
 
@@ -266,5 +259,10 @@ def _drift(differences: Sequence[float], rng: np.random.Generator) -> Interval |
     return Interval(float(halves[1].mean() - halves[0].mean()), float(low), float(high))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean_rating(reviews: Sequence[_RatingRow]) -> float:
+    return sum(review.rating for review in reviews) / len(reviews)
+
+
+def _bias(reviews: Sequence[_RatingRow]) -> float | None:
+    differences = [review.difference for review in reviews if review.difference is not None]
+    return sum(differences) / len(differences) if differences else None

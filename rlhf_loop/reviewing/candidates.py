@@ -166,6 +166,8 @@ def _same(one: Any, other: Any) -> ColumnElement[bool]:
 _NEAREST, _CLOSEST, _NEWEST = 60, 40, 60
 #: How many rows it looks at for them: reviews for second opinions, and answers that wait.
 _REVIEWS, _WAITING = 400, 1000
+#: How many of those that the whole queue still holds are tried; at most as many raters have one open right now.
+_LEFT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +199,10 @@ def candidates(connection: Connection, rater: Rater, settings: Settings) -> list
     return _by_value(connection, rater, settings)
 
 
-def all_that_waits(connection: Connection, rater: Rater, settings: Settings, *, limit: int) -> list[QueueCandidate]:
+def all_that_waits(connection: Connection, rater: Rater, settings: Settings) -> list[QueueCandidate]:
     """Look through the whole queue for what the rater may be given, the newest first."""
     waiting = _free(select(Interaction.id), rater, settings)
-    found = connection.execute(waiting.order_by(Interaction.id.desc()).limit(limit)).scalars()
+    found = connection.execute(waiting.order_by(Interaction.id.desc()).limit(_LEFT)).scalars()
     return [QueueCandidate(id, Why.RECENT) for id in found]
 
 
@@ -234,8 +236,7 @@ def _waiting(connection: Connection, rater: Rater, settings: Settings) -> list[F
     numbers = (
         select(
             Interaction.id,
-            Interaction.score,
-            AnswerScore.score.label("live_score"),
+            func.coalesce(AnswerScore.score, Interaction.score).label("score"),
             AnswerScore.margin,
             _leases(rater).label("leases"),
         )
@@ -245,11 +246,7 @@ def _waiting(connection: Connection, rater: Rater, settings: Settings) -> list[F
     rows = list(connection.execute(numbers))
     shared = _questions(connection, [row.id for row in rows if row.leases])
     return [
-        Facts(
-            interaction_key=row.id,
-            score=row.score if row.live_score is None else row.live_score,
-            margin=row.margin,
-        )
+        Facts(interaction_key=row.id, score=row.score, margin=row.margin)
         for row in rows
         if not row.leases or row.leases < wanted(shared[row.id], experts=0, spread=0, settings=settings)
     ]
@@ -264,10 +261,7 @@ def _begun(connection: Connection, rater: Rater, settings: Settings) -> list[Fac
     newest = select(Review.id, Review.interaction_key).order_by(Review.id.desc()).limit(_REVIEWS)
     last = connection.execute(select(func.max(Review.id))).scalar()
     anywhere = newest.where(Review.id <= int(part("begun", rater.name, str(rater.previous)) * (last or 0)) + 1)
-    ids = _ids(
-        connection,
-        *(select(stretch.c.interaction_key) for stretch in (newest.subquery(), anywhere.subquery())),
-    )
+    ids = _ids(connection, *(select(stretch.subquery().c.interaction_key) for stretch in (newest, anywhere)))
     most = max(settings.review_overlap_raters if settings.review_overlap else 1, MOST_EXPERTS)
     experts = func.count().label("experts")
     spread = (func.max(Review.rating) - func.min(Review.rating)).label("spread")
@@ -285,12 +279,11 @@ def _begun(connection: Connection, rater: Rater, settings: Settings) -> list[Fac
         rated = rated.having(spread >= DISAGREEMENT)
     counted = {row.interaction_key: row for row in connection.execute(rated)}
     questions = _questions(connection, counted)
-    found = []
-    for id in sorted(counted, reverse=True):
-        row = counted[id]
-        if row.experts < wanted(questions[id], experts=row.experts, spread=row.spread, settings=settings):
-            found.append(Facts(interaction_key=id, experts=row.experts, spread=row.spread))
-    return found
+    return [
+        Facts(interaction_key=id, experts=row.experts, spread=row.spread)
+        for id, row in sorted(counted.items(), reverse=True)
+        if row.experts < wanted(questions[id], experts=row.experts, spread=row.spread, settings=settings)
+    ]
 
 
 def _drawn(connection: Connection, rater: Rater, settings: Settings) -> list[int]:

@@ -19,8 +19,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Origin, ReviewerRole, prompt_key
-from rlhf_loop.reviewing.candidates import in_overlap, part, same_prompt, servings
+from rlhf_loop.domain import Origin, ReviewerRole, field_values, prompt_key
+from rlhf_loop.reviewing.candidates import part, same_prompt, servings, wanted
 from rlhf_loop.reviewing.items import MAX_COMMENT, checked_text
 from rlhf_loop.reviewing.queue import lease
 from rlhf_loop.store import audit
@@ -68,21 +68,18 @@ def pair_candidates(connection: Connection, reviewer: str) -> list[FoundPair]:
         valued: dict[FoundPair, float] = {}
         for question in _questions(connection, queries):
             valued.update(_pairs(question))
-        found = sorted(valued, key=lambda pair: (valued[pair], -pair.second_id, -pair.first_id))
-        if found := _not_given(connection, found, reviewer):
-            return found
+        mine = select(PairAssignment.first_id, PairAssignment.second_id).where(
+            PairAssignment.reviewer == reviewer, PairAssignment.first_id.in_({pair.first_id for pair in valued})
+        )
+        new = valued.keys() - {FoundPair(*ids) for ids in connection.execute(mine)}
+        if new:
+            return sorted(new, key=lambda pair: (valued[pair], -pair.second_id, -pair.first_id))
         queries = []
     return []
 
 
 def is_free(
-    connection: Connection,
-    pair: FoundPair,
-    reviewer: str,
-    settings: Settings,
-    now: datetime,
-    *,
-    again: bool = False,
+    connection: Connection, pair: FoundPair, reviewer: str, settings: Settings, now: datetime, *, again: bool = False
 ) -> bool:
     """Tell whether the rater may be given the pair: to be asked once both answers are locked.
 
@@ -101,14 +98,9 @@ def is_free(
     raters |= {
         row.reviewer for row in given if row.reviewer != reviewer and row.state == "open" and row.leased_until > now
     }
-    return len(raters) < _wanted(connection, pair, settings)
-
-
-def _wanted(connection: Connection, pair: FoundPair, settings: Settings) -> int:
     named = select(Interaction.candidate_group, Interaction.user_prompt).where(Interaction.id == pair.first_id)
-    row = connection.execute(named).one()
-    question = group_name(row.candidate_group, row.user_prompt)
-    return max(1, settings.review_overlap_raters) if in_overlap(question, settings.review_overlap) else 1
+    question = group_name(*connection.execute(named).one())
+    return len(raters) < wanted(question, experts=0, spread=0, settings=settings)
 
 
 def _of_both(table: Any, firsts: list[int], seconds: list[int]) -> Any:
@@ -167,23 +159,11 @@ def _pairs(answers: Sequence[Any]) -> dict[FoundPair, float]:
     found = {}
     for first, second in combinations(sorted(texts.values(), key=lambda row: row.id), 2):
         if prompt_key(first.user_prompt) == prompt_key(second.user_prompt):
-            found[FoundPair(first.id, second.id)] = _distance(first, second)
+            unknown = first.score is None or second.score is None
+            distance = _UNKNOWN if unknown else abs(first.score - second.score)
+            ordered = first.rating is not None and second.rating is not None and first.rating != second.rating
+            found[FoundPair(first.id, second.id)] = distance + (_ALREADY_ORDERED if ordered else 0)
     return found
-
-
-def _distance(first: Any, second: Any) -> float:
-    unknown = first.score is None or second.score is None
-    distance = _UNKNOWN if unknown else abs(first.score - second.score)
-    ordered = first.rating is not None and second.rating is not None and first.rating != second.rating
-    return float(distance + (_ALREADY_ORDERED if ordered else 0))
-
-
-def _not_given(connection: Connection, found: Sequence[FoundPair], reviewer: str) -> list[FoundPair]:
-    given = select(PairAssignment.first_id, PairAssignment.second_id).where(
-        PairAssignment.reviewer == reviewer, PairAssignment.first_id.in_({pair.first_id for pair in found})
-    )
-    mine = {FoundPair(row.first_id, row.second_id) for row in connection.execute(given)}
-    return [pair for pair in found if pair not in mine]
 
 
 Preferred = Literal["first", "second", "tie"]
@@ -220,12 +200,18 @@ def next_pair(engine: Engine, *, reviewer: str, settings: Settings, now: datetim
     A pair that the rater has open comes first; else those that the model thinks nearly as good as each other.
     """
     now = now or datetime.now(UTC)
+    opened = (
+        select(PairAssignment.first_id, PairAssignment.second_id, PairAssignment.leased_until)
+        .where(PairAssignment.reviewer == reviewer, PairAssignment.state == "open")
+        .order_by(PairAssignment.leased_until.desc())
+        .limit(1)
+    )
     with reading(engine) as connection:
-        mine = connection.execute(_open(reviewer)).first()
+        mine = connection.execute(opened).first()
     if mine is not None:
         with transaction(engine) as connection:
-            _lock(connection, mine.first_id, mine.second_id)
             again = FoundPair(mine.first_id, mine.second_id)
+            _lock(connection, again)
             if mine.leased_until > now or is_free(connection, again, reviewer, settings, now, again=True):
                 _set(connection, reviewer, again, leased_until=max(mine.leased_until, lease(settings, now)))
                 return _pair(connection, again, reviewer)
@@ -236,17 +222,9 @@ def next_pair(engine: Engine, *, reviewer: str, settings: Settings, now: datetim
             return None
         for each in found:
             with transaction(engine) as connection:
-                if _lock(connection, each.first_id, each.second_id) and is_free(
-                    connection, each, reviewer, settings, now
-                ):
-                    values = {
-                        "reviewer": reviewer,
-                        "first_id": each.first_id,
-                        "second_id": each.second_id,
-                        "assigned_at": now,
-                        "leased_until": lease(settings, now),
-                    }
-                    connection.execute(insert(PairAssignment), values)
+                if _lock(connection, each) and is_free(connection, each, reviewer, settings, now):
+                    times = {"assigned_at": now, "leased_until": lease(settings, now)}
+                    connection.execute(insert(PairAssignment), {"reviewer": reviewer, **field_values(each), **times})
                     return _pair(connection, each, reviewer)
     return None
 
@@ -279,15 +257,8 @@ def prefer(
         if state == "preferred" and earlier == (preferred, comment):
             return
         chosen, rejected = (second_id, first_id) if preferred == "second" else (first_id, second_id)
-        put_preference(
-            connection,
-            chosen,
-            rejected,
-            reviewer=reviewer,
-            tie=preferred == "tie",
-            comment=comment,
-            preferred_at=now,
-        )
+        tie = preferred == "tie"
+        put_preference(connection, chosen, rejected, reviewer=reviewer, tie=tie, comment=comment, preferred_at=now)
         _set(connection, reviewer, pair, state="preferred")
 
 
@@ -319,7 +290,7 @@ def undo_pair(
         if row is None:
             return None
         pair = FoundPair(row.first_id, row.second_id)
-        _lock(connection, pair.first_id, pair.second_id)
+        _lock(connection, pair)
         if row.state == "preferred":
             earlier = _preference(connection, reviewer, pair)
             connection.execute(delete(Preference).where(*_of(Preference, reviewer, pair)))
@@ -332,18 +303,9 @@ def undo_pair(
         return _pair(connection, pair, reviewer)
 
 
-def _open(reviewer: str) -> Any:
-    return (
-        select(PairAssignment.first_id, PairAssignment.second_id, PairAssignment.leased_until)
-        .where(PairAssignment.reviewer == reviewer, PairAssignment.state == "open")
-        .order_by(PairAssignment.leased_until.desc())
-        .limit(1)
-    )
-
-
-def _lock(connection: Connection, first_id: int, second_id: int) -> bool:
+def _lock(connection: Connection, pair: FoundPair) -> bool:
     """Lock both answers, always in the same order, as two who compare them may; False if one is gone."""
-    locked = select(Interaction.id).where(Interaction.id.in_((first_id, second_id))).order_by(Interaction.id)
+    locked = select(Interaction.id).where(Interaction.id.in_((pair.first_id, pair.second_id))).order_by(Interaction.id)
     return len(connection.execute(locked.with_for_update(key_share=True)).all()) == 2
 
 
@@ -351,7 +313,7 @@ def _state(connection: Connection, reviewer: str, pair: FoundPair) -> str:
     given = select(PairAssignment.state).where(*_of(PairAssignment, reviewer, pair))
     found = None
     if max(pair.first_id, pair.second_id) <= LARGEST_ID:
-        _lock(connection, pair.first_id, pair.second_id)
+        _lock(connection, pair)
         found = connection.execute(given).scalar()
     if found is None:
         raise LookupError(
@@ -380,13 +342,9 @@ def _target(pair: FoundPair) -> str:
 
 
 def _pair(connection: Connection, pair: FoundPair, reviewer: str) -> PairItem:
-    wanted = select(
-        Interaction.id,
-        Interaction.user_prompt,
-        Interaction.ai_response,
-        *ORIGIN_COLUMNS,
-    ).where(Interaction.id.in_((pair.first_id, pair.second_id)))
-    first, second = connection.execute(wanted.order_by(Interaction.id)).all()
+    both = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response, *ORIGIN_COLUMNS)
+    both = both.where(Interaction.id.in_((pair.first_id, pair.second_id)))
+    first, second = connection.execute(both.order_by(Interaction.id)).all()
     return PairItem(
         prompt=first.user_prompt,
         first=_answer(first),

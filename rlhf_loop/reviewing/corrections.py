@@ -13,6 +13,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
+from rlhf_loop.reviewing.items import plain_lines
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.interactions import lock
@@ -99,7 +100,7 @@ def decide(
             raise LookupError(
                 f"There is no correction in review {review_id}. It may have been withdrawn; reload the list."
             )
-        if _lines(present.correction) != _lines(correction):
+        if plain_lines(present.correction) != plain_lines(correction):
             raise ValueError("The correction was changed while you read it. Read it again, and decide then.")
         decision = {
             "review_id": review_id,
@@ -178,11 +179,6 @@ def _correction(row: Row[Any]) -> Correction:
     )
 
 
-def _lines(text: str) -> str:
-    # A form brings back other line breaks than were stored, and may lose blank lines around the text.
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A review that flags an answer as harmful, and where the answer comes from."""
@@ -206,14 +202,13 @@ def flags(engine: Engine, *, before: int | None = None, limit: int = 50) -> list
     if before is not None:
         wanted = wanted.where(Review.id < min(before, LARGEST_ID))
     with reading(engine) as connection:
-        return [_flag(row) for row in connection.execute(wanted)]
-
-
-def _flag(row: Row[Any]) -> Flag:
-    return Flag(
-        review_id=row.id,
-        prompt=row.user_prompt,
-        response=row.ai_response,
-        origin=origin_of(row),
-        review=review_of(row),
-    )
+        return [
+            Flag(
+                review_id=row.id,
+                prompt=row.user_prompt,
+                response=row.ai_response,
+                origin=origin_of(row),
+                review=review_of(row),
+            )
+            for row in connection.execute(wanted)
+        ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole
@@ -123,19 +123,15 @@ def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime
     now = (now or datetime.now(UTC)).astimezone(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     rated = select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
-    with reading(engine) as connection:
-        return Progress(
-            rated=connection.execute(rated).scalar_one(),
-            needed=MIN_SAMPLES,
-            today=_today(connection, reviewer, midnight),
-            goal=settings.review_daily_goal,
-            waiting=count_waiting(connection, Rater(name=reviewer, now=now), settings, most=MOST_COUNTED),
-        )
-
-
-def _today(connection: Connection, reviewer: str, midnight: datetime) -> int:
     reviews = select(func.count()).where(
         Review.reviewer == reviewer, Review.reviewed_at >= midnight, Review.role == ReviewerRole.EXPERT
     )
     preferences = select(func.count()).where(Preference.reviewer == reviewer, Preference.preferred_at >= midnight)
-    return connection.execute(reviews).scalar_one() + connection.execute(preferences).scalar_one()
+    with reading(engine) as connection:
+        return Progress(
+            rated=connection.execute(rated).scalar_one(),
+            needed=MIN_SAMPLES,
+            today=connection.execute(reviews).scalar_one() + connection.execute(preferences).scalar_one(),
+            goal=settings.review_daily_goal,
+            waiting=count_waiting(connection, Rater(name=reviewer, now=now), settings, most=MOST_COUNTED),
+        )

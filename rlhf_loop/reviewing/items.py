@@ -102,7 +102,7 @@ def checked_text(name: str, text: str | None, *, limit: int) -> str | None:
     if bad := unstorable(text):
         what = "a NUL character" if bad.group() == "\x00" else "half a character (a lone surrogate)"
         raise ValueError(f"The {name} holds {what} at position {bad.start()}. Take it out.")
-    text = _lines(text)
+    text = plain_lines(text)
     if len(text) > limit:
         raise ValueError(f"The {name} has {len(text):,} characters; {limit:,} is the most. Shorten it.")
     return text or None
@@ -114,12 +114,13 @@ def checked_correction(correction: str | None, *, response: str) -> str | None:
     Raises:
         ValueError: as `checked_text`.
     """
-    if correction is not None and _lines(correction) == _lines(response):
+    if correction is not None and plain_lines(correction) == plain_lines(response):
         return None
     return checked_text("correction", correction, limit=MAX_CORRECTION)
 
 
-def _lines(text: str) -> str:
+def plain_lines(text: str) -> str:
+    """Return the text with one newline a line and nothing blank around it: a form brings back other line breaks."""
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 

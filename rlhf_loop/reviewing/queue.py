@@ -24,10 +24,10 @@ from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review
 _ATTEMPTS = 5
 #: How many of the answers that were found last are waited for, if somebody holds their rows.
 _WAITED_FOR = 20
-#: How many of those that the whole queue still holds are tried; at most as many raters have one open right now.
-_LEFT = 200
 #: How many of the rater's newest answers may still be open.
 _OPEN_AMONG = 50
+#: The id of an answer that is locked, and the name of its question.
+_Question = tuple[int, str]
 
 
 def next_item(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> ReviewItem | None:
@@ -44,14 +44,11 @@ def next_item(engine: Engine, *, reviewer: str, settings: Settings, now: datetim
                 return assigned_item(connection, interaction_key, reviewer=reviewer)
     rater = Rater(name=reviewer, now=now, previous=_newest(engine, reviewer))
     for _ in range(_ATTEMPTS):
-        with reading(engine) as connection:
-            found = candidates(connection, rater, settings)
-        if item := _first_free(engine, found, rater, settings):
-            return item
-        with reading(engine) as connection:
-            found = all_that_waits(connection, rater, settings, limit=_LEFT)
-        if item := _first_free(engine, found, rater, settings):
-            return item
+        for look in (candidates, all_that_waits):
+            with reading(engine) as connection:
+                found = look(connection, rater, settings)
+            if item := _first_free(engine, found, rater, settings):
+                return item
         if not found:
             return None
     return None
@@ -204,9 +201,6 @@ def _lock(connection: Connection, interaction_key: int, *, wait: bool) -> _Quest
     locked = locked.where(Interaction.id == interaction_key).with_for_update(key_share=True, skip_locked=not wait)
     row = connection.execute(locked).one_or_none()
     return None if row is None else (row.id, group_name(row.candidate_group, row.user_prompt))
-
-
-_Question = tuple[int, str]
 
 
 def _take(

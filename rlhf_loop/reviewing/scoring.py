@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, Ranking
+from rlhf_loop.domain import Candidate, Ranking, field_values
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reviewing.candidates import same_prompt, stands_for_all
@@ -232,16 +232,6 @@ def _store(connection: Connection, found: Sequence[_ScoredAnswer], now: datetime
     waiting = set(
         connection.execute(there.order_by(Interaction.id).with_for_update(read=True, key_share=True)).scalars()
     )
-    rows = [
-        {
-            "interaction_key": each.interaction_key,
-            "model_version": each.model_version,
-            "score": each.score,
-            "margin": each.margin,
-            "scored_at": now,
-        }
-        for each in found
-        if each.interaction_key in waiting
-    ]
+    rows = [field_values(each) | {"scored_at": now} for each in found if each.interaction_key in waiting]
     upsert(connection, AnswerScore, rows, key=["interaction_key"])
     return len(rows)

@@ -5,7 +5,6 @@ What is typed is kept as a draft until it is submitted, and a submission that is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -73,11 +72,17 @@ def submit(
         before = find_review(connection, interaction_key, reviewer=reviewer)
         same = before is not None and _said(before) == _said(review)
         if not same and not is_seen(before, seen):
-            raise ReviewChangedError(_changed(before))
+            what = f"graded this answer {before.rating}" if before else "took your review of this answer back"
+            raise ReviewChangedError(
+                f"You {what} in another window, so this grade was not stored. "
+                f"The screen now shows that; press again to {'replace it' if before else 'grade it'}."
+            )
         if not same:
             put_review(connection, interaction_key, review)
         if not same or given.state != "reviewed":
-            earlier = None if before is None or same else _as_json(before)
+            earlier = None
+            if before is not None and not same:
+                earlier = _said(before) | {"reviewed_at": before.reviewed_at and before.reviewed_at.isoformat()}
             _set(connection, interaction_key, reviewer, state="reviewed", handled_at=now, earlier=earlier)
         _delete_draft(connection, interaction_key, reviewer)
         # It waits no more: the queue's list of what the model is unsure of holds only what does.
@@ -121,9 +126,7 @@ def undo(
     newest = (
         select(Assignment.interaction_key)
         .where(
-            Assignment.reviewer == reviewer,
-            Assignment.handled_at > now - _UNDONE_WITHIN,
-            Assignment.state != "open",
+            Assignment.reviewer == reviewer, Assignment.handled_at > now - _UNDONE_WITHIN, Assignment.state != "open"
         )
         .order_by(Assignment.handled_at.desc(), Assignment.assigned_at.desc())
         .limit(1)
@@ -137,7 +140,11 @@ def undo(
         if given.state == "skipped":
             audit.note(connection, reviewer, "answer.reopened", f"interaction:{interaction_key}")
         elif review is not None:
-            _put_back(connection, interaction_key, reviewer, given.earlier)
+            if given.earlier is None:
+                withdraw_review(connection, interaction_key, reviewer=reviewer)
+            else:
+                values = {**given.earlier, "reviewed_at": datetime.fromisoformat(given.earlier["reviewed_at"])}
+                put_review(connection, interaction_key, Review(**values, reviewer=reviewer, role=ReviewerRole.EXPERT))
             _put_draft(connection, interaction_key, replace(review, reviewed_at=now))
         until = lease(settings or Settings(), now)
         _set(connection, interaction_key, reviewer, state="open", handled_at=None, earlier=None, leased_until=until)
@@ -145,12 +152,7 @@ def undo(
 
 
 def save_draft(
-    engine: Engine,
-    interaction_key: int,
-    *,
-    reviewer: str,
-    review: Review,
-    now: datetime | None = None,
+    engine: Engine, interaction_key: int, *, reviewer: str, review: Review, now: datetime | None = None
 ) -> datetime:
     """Keep the review that the rater has typed so far, and return when that was; one with nothing in it is deleted.
 
@@ -205,34 +207,11 @@ def _said(review: Review) -> dict[str, Any]:
     return {name: value for name, value in field_values(review).items() if name not in _OF_AUTHOR}
 
 
-def _changed(review: Review | None) -> str:
-    what = f"graded this answer {review.rating}" if review else "took your review of this answer back"
-    return (
-        f"You {what} in another window, so this grade was not stored. "
-        f"The screen now shows that; press again to {'replace it' if review else 'grade it'}."
-    )
-
-
-def _as_json(review: Review) -> dict[str, Any]:
-    return _said(review) | {"reviewed_at": review.reviewed_at and review.reviewed_at.isoformat()}
-
-
-def _put_back(connection: Connection, interaction_key: int, reviewer: str, earlier: Mapping[str, Any] | None) -> None:
-    if earlier is None:
-        withdraw_review(connection, interaction_key, reviewer=reviewer)
-        return
-    values = {**earlier, "reviewed_at": datetime.fromisoformat(earlier["reviewed_at"])}
-    put_review(connection, interaction_key, Review(**values, reviewer=reviewer, role=ReviewerRole.EXPERT))
-
-
 def _put_draft(connection: Connection, interaction_key: int, draft: Review) -> None:
     values = {
         "reviewer": draft.reviewer,
         "interaction_key": interaction_key,
-        "rating": draft.rating,
-        "comment": draft.comment,
-        "correction": draft.correction,
-        "harmful": draft.harmful,
+        **_said(draft),
         "saved_at": draft.reviewed_at,
     }
     upsert(connection, Draft, values, key=["reviewer", "interaction_key"])
