@@ -408,12 +408,7 @@ class Client:
         return _read(self._send(method, path, json=sent), kind)
 
     def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Mapping[str, Any] | None = None,
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Mapping[str, Any] | None = None
     ) -> httpx2.Response:
         """Return the answer to a request, sent as often as it takes; what it writes is done once.
 

@@ -18,10 +18,7 @@ PREFIX = "RLHF_"
 SHORTEST_KEY = 32
 NEW_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
-_NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-}
+_NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {"int": (int, "a whole number"), "float": (float, "a number")}
 #: What a setting's value may be, by its declared type.
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -76,8 +73,7 @@ class Settings:
         None, "Local folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); it comes before any package."
     )
     encoder_runtime: str = _setting(
-        "onnxruntime",
-        "What runs the encoder: onnxruntime, or sentence-transformers with the extra [torch].",
+        "onnxruntime", "What runs the encoder: onnxruntime, or sentence-transformers with the extra [torch]."
     )
     encoder_precision: str = _setting(
         "auto", "Its numbers: fp32, int8 (onnxruntime only), or auto: int8 where the processor is made for it."
@@ -147,8 +143,7 @@ class Settings:
         "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due, as in a crontab, in UTC."
     )
     experiment_share: float = _setting(
-        0.0,
-        "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth.",
+        0.0, "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth."
     )
     experiment_against: str = _setting(
         "incoming", "That other order: incoming, or the version of a model, as `rlhf-loop models list` has it."

@@ -51,13 +51,7 @@ class Server:
         with self.log.open("w") as log:
             # A group of its own, so that a test can kill all of it.
             self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environ,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
+                command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
             )
         assert self.process.stdout is not None
         self.greeting = []

@@ -57,11 +57,7 @@ class RlhfReranker:
 
     @component.output_types(documents=list[Document])
     def run(
-        self,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        score_threshold: float | None = None,
+        self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
     ) -> dict[str, list[Document]]:
         """Return `documents`, best first; `top_k` and `score_threshold` go before those of the component.
 
@@ -80,11 +76,7 @@ class RlhfReranker:
 
     @component.output_types(documents=list[Document])
     async def run_async(
-        self,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        score_threshold: float | None = None,
+        self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
     ) -> dict[str, list[Document]]:
         """Do what `run` does in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self.run, query, documents, top_k, score_threshold)

@@ -106,8 +106,7 @@ class Drafter:
             return Drafts(finished)
         if not self._breaker.may_try():
             return Drafts(
-                (*finished, *quoted),
-                f"the model is paused for {self._breaker.rest_s():.0f} s after repeated failures",
+                (*finished, *quoted), f"the model is paused for {self._breaker.rest_s():.0f} s after repeated failures"
             )
         started = perf_counter()
         running = [

@@ -120,11 +120,7 @@ class Recorder:
             self._engine, self._ready = None, False
 
     def _do(
-        self,
-        kind: str,
-        write: Callable[[Engine], None],
-        body: Callable[[], Mapping[str, Any]],
-        names: Sequence[str],
+        self, kind: str, write: Callable[[Engine], None], body: Callable[[], Mapping[str, Any]], names: Sequence[str]
     ) -> str:
         """Write now if it can be done, else put the body into the outbox; return why."""
         self._start_replaying()

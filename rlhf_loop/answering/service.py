@@ -50,12 +50,7 @@ _ENOUGH_CHARS = 40
 
 
 def recorded_answers(
-    query: str,
-    answers: Sequence[RankedAnswer],
-    *,
-    group: str,
-    model_version: str | None,
-    now: datetime,
+    query: str, answers: Sequence[RankedAnswer], *, group: str, model_version: str | None, now: datetime
 ) -> list[Rating]:
     """Return the candidates in the order in which they are served; their rank is that in which they came."""
     return [

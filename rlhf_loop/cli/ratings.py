@@ -54,10 +54,7 @@ def ratings() -> None:
 )
 @click.option("--thumbs", is_flag=True, help="The numbers are thumbs, 1 up and 0 or -1 down.")
 @click.option(
-    "--scale",
-    metavar="MIN,MAX",
-    callback=_number_scale,
-    help="The numbers go from MIN to MAX, and become 1 to 5.",
+    "--scale", metavar="MIN,MAX", callback=_number_scale, help="The numbers go from MIN to MAX, and become 1 to 5."
 )
 @click.option(
     "--score-name",

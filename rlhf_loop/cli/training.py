@@ -76,13 +76,7 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
     engine, settings = open_ratings(), read_settings()
     with progress_bar("Training") as progress:
         outcome = run_training(
-            engine,
-            settings,
-            recipe=recipe,
-            seed=seed,
-            min_samples=min_samples,
-            progress=progress,
-            actor=operator(),
+            engine, settings, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress, actor=operator()
         )
     print_training(outcome)
     if curve is not None:

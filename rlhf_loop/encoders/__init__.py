@@ -12,10 +12,7 @@ from rlhf_loop.errors import ConfigError
 __all__ = ["DIMENSION", "MAX_TOKENS", "Runtime", "TextEncoder", "Vectors", "choose", "load_encoder"]
 
 #: What can run the encoder, and in which precisions.
-RUNTIMES = {
-    "onnxruntime": ("fp32", "int8"),
-    "sentence-transformers": ("fp32",),
-}
+RUNTIMES = {"onnxruntime": ("fp32", "int8"), "sentence-transformers": ("fp32",)}
 AUTO = "auto"
 
 

@@ -283,12 +283,7 @@ def _tables(
 
 
 def _written(
-    draft: Path,
-    name: str,
-    columns: Columns,
-    rows: Iterator[tuple[str, Row]],
-    *,
-    progress: Callable[[int], None] | None,
+    draft: Path, name: str, columns: Columns, rows: Iterator[tuple[str, Row]], *, progress: Callable[[int], None] | None
 ) -> Config:
     place = draft / _FOLDERS[name]
     place.mkdir()

@@ -318,9 +318,7 @@ def _rated(connection: Connection, since: datetime, now: datetime) -> int:
     earlier = aliased(Review)
     rated_before = exists(
         select(1).where(
-            earlier.interaction_key == Interaction.id,
-            earlier.role == ReviewerRole.EXPERT,
-            earlier.reviewed_at < since,
+            earlier.interaction_key == Interaction.id, earlier.role == ReviewerRole.EXPERT, earlier.reviewed_at < since
         )
     )
     rated = (

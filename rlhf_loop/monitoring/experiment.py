@@ -100,10 +100,7 @@ def experiment(engine: Engine, *, since: datetime | None = None) -> ExperimentRe
 
 
 def _report(
-    connection: Connection,
-    other: str,
-    where: Sequence[ColumnElement[bool]],
-    interleaving: InterleavingReport | None,
+    connection: Connection, other: str, where: Sequence[ColumnElement[bool]], interleaving: InterleavingReport | None
 ) -> ExperimentReport:
     table = ServedQuestion
     counted = select(table.policy, func.count()).where(*where).group_by(table.policy)

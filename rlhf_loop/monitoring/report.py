@@ -112,11 +112,7 @@ def report(
     panels.sort(key=lambda one: not one.chart)  # as on the dashboard
     pages = Environment(loader=PackageLoader("rlhf_loop.web"), autoescape=True, undefined=StrictUndefined)
     return pages.get_template("rlhf_loop/report.html").render(
-        made_at=now,
-        overview=overview(engine),
-        panels=panels,
-        styles=_styles(),
-        version=__version__,
+        made_at=now, overview=overview(engine), panels=panels, styles=_styles(), version=__version__
     )
 
 

@@ -33,11 +33,7 @@ class Due:
 
 
 def due(
-    engine: Engine,
-    settings: Settings,
-    *,
-    now: datetime | None = None,
-    drifted: Callable[[], date | None] | None = None,
+    engine: Engine, settings: Settings, *, now: datetime | None = None, drifted: Callable[[], date | None] | None = None
 ) -> Due:
     """Tell whether to train again: by experts' ratings since the last training, by its age, by drift, or for the
     first time.

@@ -94,12 +94,7 @@ def run_training(
         try:
             # Inside the block, and with an id from before: whatever stops the run from here on, its end is logged.
             begin_run(
-                engine,
-                run_id=run_id,
-                started_at=datetime.now(UTC),
-                recipe=recipe,
-                encoder=MODEL_NAME,
-                split_seed=seed,
+                engine, run_id=run_id, started_at=datetime.now(UTC), recipe=recipe, encoder=MODEL_NAME, split_seed=seed
             )
             record = replace(record, library_versions=library_versions())
             registry.settle(engine, settings)

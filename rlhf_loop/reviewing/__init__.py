@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_loop.reviewing.agreement import (
-    Agreement,
-    MonthPoint,
-    RaterReport,
-    WeekPoint,
-    agreement,
-    agreement_by_month,
-)
+from rlhf_loop.reviewing.agreement import Agreement, MonthPoint, RaterReport, WeekPoint, agreement, agreement_by_month
 from rlhf_loop.reviewing.comparisons import PairAnswer, PairItem, next_pair, prefer, skip_pair, undo_pair
 from rlhf_loop.reviewing.corrections import (
     ApprovedStamp,

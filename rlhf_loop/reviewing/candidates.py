@@ -268,9 +268,7 @@ def _begun(connection: Connection, rater: Rater, settings: Settings) -> list[Fac
     rated = (
         select(Review.interaction_key.label("interaction_key"), experts, spread)
         .where(
-            Review.interaction_key.in_(ids),
-            Review.role == ReviewerRole.EXPERT,
-            ~_given(Review.interaction_key, rater),
+            Review.interaction_key.in_(ids), Review.role == ReviewerRole.EXPERT, ~_given(Review.interaction_key, rater)
         )
         .group_by(Review.interaction_key)
         .having(experts < most, func.sum(case((Review.reviewer == rater.name, 1), else_=0)) == 0)

@@ -30,10 +30,7 @@ from rlhf_loop.store.tables import (
 
 State = Literal["pending", "approved", "rejected"]
 
-_DECIDED = and_(
-    CorrectionDecision.review_id == Review.id,
-    CorrectionDecision.correction == Review.correction,
-)
+_DECIDED = and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +77,7 @@ def corrections(
 
 
 def decide(
-    engine: Engine,
-    review_id: int,
-    *,
-    approved: bool,
-    correction: str,
-    decided_by: str,
-    now: datetime | None = None,
+    engine: Engine, review_id: int, *, approved: bool, correction: str, decided_by: str, now: datetime | None = None
 ) -> None:
     """Approve or reject the correction in a review; `correction` is the text that the admin saw.
 

@@ -48,12 +48,7 @@ class PageCache(SqliteCache):
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        max_age_s: float,
-        max_bytes: int = 100 * 10**6,
-        clock: Callable[[], float] = time.time,
+        self, path: Path, *, max_age_s: float, max_bytes: int = 100 * 10**6, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__(path, title="page cache", table="pages", columns=_COLUMNS, max_bytes=max_bytes, busy_s=_BUSY_S)
         self._max_age_s = max_age_s

@@ -33,12 +33,7 @@ def note(connection: Connection, actor: str, action: str, target: str, detail: M
 
 
 def entries(
-    engine: Engine,
-    *,
-    before: int | None = None,
-    actor: str | None = None,
-    action: str | None = None,
-    limit: int = 100,
+    engine: Engine, *, before: int | None = None, actor: str | None = None, action: str | None = None, limit: int = 100
 ) -> list[Entry]:
     """Return the newest entries first; `before` is the id of the last one already seen."""
     wanted = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)

@@ -321,12 +321,7 @@ def _text(example: Example) -> AnswerText:
 def _numbers(examples: Sequence[Example]) -> Answers:
     rows = (
         answer_numbers(
-            id,
-            _text(known),
-            known.rating,
-            known.rank,
-            weight=known.weight,
-            expert=known.role == ReviewerRole.EXPERT,
+            id, _text(known), known.rating, known.rank, weight=known.weight, expert=known.role == ReviewerRole.EXPERT
         )
         for id, known in enumerate(examples)
     )

@@ -118,12 +118,7 @@ def read_features(
 
 
 def read_pairs(
-    pairs: PairSet,
-    recipes: Sequence[Recipe],
-    encoder: TextEncoder,
-    *,
-    seed: int = 0,
-    progress: Progress | None = None,
+    pairs: PairSet, recipes: Sequence[Recipe], encoder: TextEncoder, *, seed: int = 0, progress: Progress | None = None
 ) -> PairFeatures:
     """Compute for each recipe the difference of features of each pair.
 

@@ -195,11 +195,7 @@ def growth(of: RatedFeatures, *, recipe: Recipe, goal: float, seed: int = 0) -> 
     if len(points) < ENOUGH_POINTS:
         return Growth(points=points)
     outlook = extrapolate(
-        np.array(list(whole), dtype=np.float64),
-        drawn[:, 0],
-        np.cov(drawn[:, 1:]),
-        now=len(of.label),
-        goal=goal,
+        np.array(list(whole), dtype=np.float64), drawn[:, 0], np.cov(drawn[:, 1:]), now=len(of.label), goal=goal
     )
     return Growth(points=points, outlook=outlook)
 

@@ -52,11 +52,7 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-}
+_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 
 
 def blueprint(
@@ -118,11 +114,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
 
     # The templates lie in a folder of their own, so that an application can put its own in their place.
     web = Blueprint(
-        "rlhf_loop",
-        __name__,
-        template_folder="templates",
-        static_folder="static",
-        static_url_path="/data-html/static",
+        "rlhf_loop", __name__, template_folder="templates", static_folder="static", static_url_path="/data-html/static"
     )
     web.before_request(_begin)
     web.after_request(_finish)

@@ -196,7 +196,7 @@ class Guard:
         if scope not in found.scopes:
             raise Forbidden(
                 f"This needs a token with the scope {scope}; yours has {', '.join(sorted(found.scopes))}. Ask an admin "
-                "for another token.",
+                "for another token."
             )
         return found.user
 

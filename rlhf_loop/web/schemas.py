@@ -6,15 +6,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
 from rlhf_loop.domain import THUMBS, Answer, RankedAnswer, field_values
@@ -50,9 +42,7 @@ class QuestionIn(BaseModel, extra="forbid", strict=True, title="Question"):
 
     # A field that nobody knows is refused: it is a known one with a typing mistake.
     query: Annotated[
-        str,
-        Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."),
-        AfterValidator(not_blank),
+        str, Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."), AfterValidator(not_blank)
     ]
 
 

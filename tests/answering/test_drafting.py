@@ -109,10 +109,7 @@ def test_without_a_model_passages_are_quoted() -> None:
 
 def test_what_two_sources_say_alike_is_quoted_once() -> None:
     """The first that says it keeps it, in its place."""
-    passages = {
-        "a": (Passage(text="One."), Passage(text="Two.")),
-        "b": (Passage(text="ONE. "), Passage(text="Three.")),
-    }
+    passages = {"a": (Passage(text="One."), Passage(text="Two.")), "b": (Passage(text="ONE. "), Passage(text="Three."))}
     assert texts(quote(passages)) == [("a", "One."), ("a", "Two."), ("b", "Three.")]
 
 

@@ -183,10 +183,7 @@ def test_a_model_that_cannot_be_used_costs_nothing(
 
 
 def test_an_order_that_fails_for_a_question_is_replaced(
-    encoder: TextEncoder,
-    trained: tuple[RewardModel, TrainingReport],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    encoder: TextEncoder, trained: tuple[RewardModel, TrainingReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The live order answers, and the question does not count."""
     name = version(opposite(trained[0]), tmp_path)

@@ -282,10 +282,7 @@ def test_sources_that_are_given_are_checked_too(make: Any) -> None:
         ({"sources": ("index",), "index_language": "klingon"}, "RLHF_INDEX_LANGUAGE='klingon'"),
         ({"wikipedia_url": "ftp://example.org"}, "RLHF_WIKIPEDIA_URL is not a valid web address"),
         ({"llm_url": "http://127.0.0.1:1/v1"}, "RLHF_LLM_MODEL is not set"),
-        (
-            {"end_user_scale": "smileys"},
-            "RLHF_END_USER_SCALE='smileys' is not a valid scale. Choose from: stars",
-        ),
+        ({"end_user_scale": "smileys"}, "RLHF_END_USER_SCALE='smileys' is not a valid scale. Choose from: stars"),
     ],
 )
 def test_settings_that_cannot_work_are_noticed_before_the_first_question(

@@ -105,10 +105,7 @@ def test_columns_are_named_on_the_command_line(database: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("database_url", "arguments", "message"),
-    [
-        ("mysql://h/d", ["init"], "not supported"),
-        ("sqlite://", ["ratings", "import", "absent.csv"], "cannot be read"),
-    ],
+    [("mysql://h/d", ["init"], "not supported"), ("sqlite://", ["ratings", "import", "absent.csv"], "cannot be read")],
 )
 def test_a_deliberate_error_is_a_message_and_exit_code_2(database_url: str, arguments: list[str], message: str) -> None:
     """What goes wrong is one line on stderr, without a traceback."""

@@ -135,12 +135,7 @@ def test_what_is_refused_has_a_class(client: Client, address: str, engine: Engin
         (NotFoundError, 404, "no interaction", lambda: client.interaction("b/../c?")),
         (NotFoundError, 404, "no review", lambda: client.withdraw("a")),
         (RejectedError, 422, "rating is 9", lambda: client.review("a", 9)),
-        (
-            RejectedError,
-            413,
-            "larger than",
-            lambda: client.record_many([long] * 20),
-        ),
+        (RejectedError, 413, "larger than", lambda: client.record_many([long] * 20)),
         (NotAllowedError, 403, "reviews:expert", lambda: client.review("a", 5, role="expert")),
         (NotAllowedError, 401, "unknown", lambda: Client(address, "rlhf_no").interaction("a")),
     )

@@ -54,10 +54,7 @@ def test_each_user_is_a_reviewer(engine: Engine, tmp_path: Path) -> None:
     """Responses become reviews, suggestions do not; the file twice changes nothing."""
     path = write(tmp_path / "a.json", argilla_record(), argilla_record(id="r2", responses={}))
     assert counts(import_ratings(engine, path, format="argilla")) == (3, 3, 0, 0, 0)
-    assert reviews(engine) == [
-        (USER, 4, None, None, "expert", False),
-        (OTHER, 2, "Short.", None, "expert", False),
-    ]
+    assert reviews(engine) == [(USER, 4, None, None, "expert", False), (OTHER, 2, "Short.", None, "expert", False)]
     with transaction(engine) as connection:
         rows = connection.execute(text("SELECT external_id, source, candidate_group FROM rlhf_interactions")).all()
     assert sorted(tuple(row) for row in rows) == [("r1", "docs", "g1"), ("r2", "docs", "g1")]

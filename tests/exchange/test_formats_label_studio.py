@@ -239,10 +239,7 @@ def test_two_answers_compared(engine: Engine, tmp_path: Path) -> None:
         ("A", "B", "second", "label-studio:1", "expert"),
         ("A", "B", "first", "label-studio:2", "expert"),
     ]
-    assert [row[:4] for row in reviews(engine)] == [
-        ("A", "label-studio:1", 2, None),
-        ("B", "label-studio:1", 5, "Ja."),
-    ]
+    assert [row[:4] for row in reviews(engine)] == [("A", "label-studio:1", 2, None), ("B", "label-studio:1", 5, "Ja.")]
     again = import_ratings(engine, path, format="label-studio")
     assert (report.added, again.added, again.updated) == (4, 0, 0)
 

@@ -123,15 +123,7 @@ def test_what_is_unknown_is_a_gap() -> None:
 
 @pytest.mark.parametrize("form", list(Form))
 @pytest.mark.parametrize(
-    "values",
-    [
-        [None],
-        [float("nan"), float("inf")],
-        [0.0, 0.0],
-        [-3.0, 4.0],
-        [1e12, 1e-12],
-        [0.8],
-    ],
+    "values", [[None], [float("nan"), float("inf")], [0.0, 0.0], [-3.0, 4.0], [1e12, 1e-12], [0.8]]
 )
 @pytest.mark.parametrize(
     "places", [["a", "b"], [date(2026, 1, 1), None], [datetime(2026, 1, 1, tzinfo=UTC)] * 2, [1, 1], [None, None]]

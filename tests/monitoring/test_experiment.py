@@ -178,14 +178,7 @@ def test_few_interleaved_lists(engine: Engine) -> None:
     """Their counts are there, and the sentence that says what is missing."""
     for number in range(12):
         rated = 5 if number < 3 else None
-        ask(
-            engine,
-            f"a{number}",
-            "interleaved",
-            against="p-1 interleaved",
-            teams=("live", "p-1"),
-            user=rated,
-        )
+        ask(engine, f"a{number}", "interleaved", against="p-1 interleaved", teams=("live", "p-1"), user=rated)
     found = experiment(engine)
     assert found.interleaving is not None
     assert (found.interleaving.wins, found.interleaving.preference) == (3, None)

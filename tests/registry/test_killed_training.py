@@ -24,10 +24,7 @@ from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.registry.runs import mark_dead_runs, runs
 from rlhf_loop.reward.model_file import load
 
-pytestmark = [
-    pytest.mark.kill,
-    pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL"),
-]
+pytestmark = [pytest.mark.kill, pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")]
 
 #: More runs than there will be.
 MANY = 1000

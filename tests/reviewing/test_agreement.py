@@ -17,12 +17,7 @@ MONDAY = datetime(2025, 5, 5, 9, tzinfo=UTC)
 
 #: Four observers and twelve units, with values missing: the worked example of Krippendorff, "Computing Krippendorff's
 #: Alpha-Reliability" (2011), https://repository.upenn.edu/asc_papers/43. Its ordinal alpha is 0.815.
-PUBLISHED = (
-    "1 2 3 3 2 1 4 1 2 . . .",
-    "1 2 3 3 2 2 4 1 2 5 . 3",
-    ". 3 3 3 2 3 4 2 2 5 1 .",
-    "1 2 3 3 2 4 4 1 2 5 1 .",
-)
+PUBLISHED = ("1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .")
 
 
 def reviewed(engine: Engine, *raters: str, role: ReviewerRole = ReviewerRole.EXPERT) -> list[int]:

@@ -9,17 +9,7 @@ from sqlalchemy import Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, Review
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.reviewing import (
-    MAX_COMMENT,
-    MAX_CORRECTION,
-    ReviewItem,
-    item,
-    next_item,
-    save_draft,
-    skip,
-    submit,
-    undo,
-)
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, ReviewItem, item, next_item, save_draft, skip, submit, undo
 from rlhf_loop.store import audit
 from rlhf_loop.store.interactions import rate, record, stats
 

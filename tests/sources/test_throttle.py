@@ -108,8 +108,7 @@ def test_who_finds_it_taken_is_told_when(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stamp",
-    [lambda: repr(time.time() + 10**9), lambda: "", lambda: "x", lambda: "nan", lambda: "inf", lambda: "1e999"],
+    "stamp", [lambda: repr(time.time() + 10**9), lambda: "", lambda: "x", lambda: "nan", lambda: "inf", lambda: "1e999"]
 )
 def test_a_wrong_time_costs_one_pause(tmp_path: Path, stamp: Callable[[], str]) -> None:
     """A clock that went back, or half a time from a crash, makes nobody wait longer than one interval."""

@@ -284,8 +284,7 @@ def test_the_servers_clock_is_utc(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratings", "expected"),
-    [([5], 5), ([5, 2], 2), ([5, 2, 4], 4), ([1, 3, 4, 5], 3), ([4, 4, 4, 1, 1], 4)],
+    ("ratings", "expected"), [([5], 5), ([5, 2], 2), ([5, 2, 4], 4), ([1, 3, 4, 5], 3), ([4, 4, 4, 1, 1], 4)]
 )
 def test_the_rating_is_the_lower_median(engine: Engine, ratings: list[int], expected: int) -> None:
     """The rating is the median of the reviews, of two middle ones the lower."""
@@ -332,8 +331,7 @@ def test_the_newest_comment_is_shown(engine: Engine) -> None:
 def test_a_comment_without_rating_stays_until_a_review_has_one(engine: Engine) -> None:
     """A remark on an unrated answer survives reviews without words."""
     run(
-        engine,
-        "INSERT INTO rlhf_interactions (user_prompt, ai_response, feedback_comment) VALUES ('q', 'a', 'remark')",
+        engine, "INSERT INTO rlhf_interactions (user_prompt, ai_response, feedback_comment) VALUES ('q', 'a', 'remark')"
     )
     review(engine, "ann", 5)
     run(engine, "UPDATE rlhf_reviews SET rating = 4")

@@ -138,10 +138,7 @@ def test_an_empty_database_gives_an_empty_set(engine: Engine) -> None:
 def test_memory_does_not_depend_on_the_length_of_texts(engine: Engine) -> None:
     """Reading the numbers and then the texts of 40 MB of answers takes a fraction of that memory."""
     for part in range(8):
-        record(
-            engine,
-            [Rating(f"Question {part}-{i // 5}?", f"{i} {'long ' * 2_000}", 1 + i % 5) for i in range(500)],
-        )
+        record(engine, [Rating(f"Question {part}-{i // 5}?", f"{i} {'long ' * 2_000}", 1 + i % 5) for i in range(500)])
     tracemalloc.start()
     try:
         data = training_set(engine)

@@ -10,14 +10,7 @@ from sklearn.metrics import brier_score_loss, ndcg_score, precision_score, recal
 from rlhf_loop.training import metrics
 
 QUESTIONS = 12
-MEASURES = (
-    metrics.accuracy,
-    metrics.precision,
-    metrics.recall,
-    metrics.brier,
-    metrics.calibration_error,
-    metrics.auc,
-)
+MEASURES = (metrics.accuracy, metrics.precision, metrics.recall, metrics.brier, metrics.calibration_error, metrics.auc)
 ORDER_MEASURES = (metrics.precision_at_1, metrics.ndcg, metrics.mrr)
 
 

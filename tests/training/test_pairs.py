@@ -80,8 +80,7 @@ def test_a_correction_that_corrects_nothing_is_no_pair(engine: Engine, answers: 
 
 
 @pytest.mark.parametrize(
-    ("approved", "decided", "pairs"),
-    [(True, "Better.", 1), (False, "Better.", 0), (False, "An earlier one.", 1)],
+    ("approved", "decided", "pairs"), [(True, "Better.", 1), (False, "Better.", 0), (False, "An earlier one.", 1)]
 )
 def test_a_refused_correction_is_no_pair(
     engine: Engine, answers: list[int], approved: bool, decided: str, pairs: int
@@ -97,10 +96,7 @@ def test_corrections_of_several_experts(engine: Engine, answers: list[int]) -> N
     rate(engine, answers[0], reviewer="ann", rating=2, correction="Better.")
     rate(engine, answers[0], reviewer="bob", rating=2, correction="Best.")
     rate(engine, answers[3], reviewer="eve", rating=2, correction="Better.")
-    assert read(training_pairs(engine)) == [
-        ("Why?", "Better.", "Because.", 1.0),
-        ("Why?", "Best.", "Because.", 1.0),
-    ]
+    assert read(training_pairs(engine)) == [("Why?", "Better.", "Because.", 1.0), ("Why?", "Best.", "Because.", 1.0)]
 
 
 def test_a_preference_is_a_pair(engine: Engine, answers: list[int]) -> None:

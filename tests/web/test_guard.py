@@ -73,12 +73,7 @@ class Place:
         @web.post("/begin")
         def begin() -> Response:
             found = signing_in.sign_in(
-                self.engine,
-                request.form["name"],
-                PASSWORD,
-                address="::1",
-                keeping=guard.keeping,
-                now=guard.now(),
+                self.engine, request.form["name"], PASSWORD, address="::1", keeping=guard.keeping, now=guard.now()
             )
             return guard.begin(Response(guard.form_token()), found.user, found.secret)
 

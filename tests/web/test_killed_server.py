@@ -29,10 +29,7 @@ from rlhf_loop.domain import Rating
 from rlhf_loop.store.interactions import record
 from rlhf_loop.store.tables import AuditEntry, Interaction, Review
 
-pytestmark = [
-    pytest.mark.kill,
-    pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork"),
-]
+pytestmark = [pytest.mark.kill, pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")]
 
 CLIENTS = 32
 RATINGS = 1000

@@ -80,11 +80,7 @@ def test_traces_reach_a_collector(start: Callable[..., Server]) -> None:
     caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with receiver(lambda request: page("")) as there:
         server = start(
-            "--workers",
-            "1",
-            RLHF_TELEMETRY="yes",
-            OTEL_EXPORTER_OTLP_ENDPOINT=there.url,
-            OTEL_BSP_SCHEDULE_DELAY="50",
+            "--workers", "1", RLHF_TELEMETRY="yes", OTEL_EXPORTER_OTLP_ENDPOINT=there.url, OTEL_BSP_SCHEDULE_DELAY="50"
         )
         assert server.get("/data?query=A+very+secret+question", traceparent=caller)[0] == 200
         assert server.get("/readyz")[0] == 200

@@ -120,7 +120,7 @@ def test_only_addresses_of_the_web_become_links(url: str | None, linked: bool) -
             (0.834, "83\u00a0%"),
             (0.996, "more than 99\u00a0%"),
             (1.0, "100\u00a0%"),
-        ),
+        )
     ],
 )
 def test_a_percentage_does_not_claim_more_than_it_knows(score: float, words: str) -> None:

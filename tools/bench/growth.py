@@ -139,10 +139,7 @@ def _measure(answers: int) -> Growth:
         _process("fill", folder)
         trained = _process("train", folder)
     return Growth(
-        answers=answers,
-        import_seconds=imported["seconds"],
-        import_megabytes=imported["megabytes"],
-        **trained,
+        answers=answers, import_seconds=imported["seconds"], import_megabytes=imported["megabytes"], **trained
     )
 
 

@@ -166,11 +166,7 @@ def _embedded(queries: Sequence[str], encoder: TextEncoder) -> tuple[Vectors, li
 
 
 def _ask(
-    store: VectorStore,
-    queries: Sequence[tuple[str, str]],
-    vectors: Vectors,
-    answers: Mapping[str, str],
-    mode: Mode,
+    store: VectorStore, queries: Sequence[tuple[str, str]], vectors: Vectors, answers: Mapping[str, str], mode: Mode
 ) -> Found:
     for (query, _), vector in zip(queries[:20], vectors, strict=False):
         store.search(query, vector, limit=10, mode=mode)

@@ -35,13 +35,7 @@ from rlhf_loop.utils.rows import Record
 
 TOOL = "label-studio"
 #: In a value, the key under which each kind of control keeps what was said.
-_KEYS = {
-    "rating": "rating",
-    "number": "number",
-    "choices": "choices",
-    "textarea": "text",
-    "pairwise": "selected",
-}
+_KEYS = {"rating": "rating", "number": "number", "choices": "choices", "textarea": "text", "pairwise": "selected"}
 #: The kinds of controls that say something of an answer.
 KINDS = frozenset(_KEYS)
 _KIND_OF = {key: kind for kind, key in _KEYS.items()}

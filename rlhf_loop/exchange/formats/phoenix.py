@@ -98,10 +98,7 @@ class PhoenixLayout(NamedLabels):
                 )
         if is_missing(span):
             raise ValueError("context.span_id is missing")
-        about = _about(given, answer, flat) | {
-            "external_id": str(span),
-            "created_at": as_time(flat.get("start_time")),
-        }
+        about = _about(given, answer, flat) | {"external_id": str(span), "created_at": as_time(flat.get("start_time"))}
         return self._reviewed(line, about, listed)
 
     def _reviewed(self, line: int, about: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> list[FileRow]:

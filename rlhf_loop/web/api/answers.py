@@ -75,12 +75,7 @@ _NO_ANSWER: dict[str, Any] = {
     "timings": {"sources": 3000.2, "total": 3000.9},
 }
 _RATING = {"interaction_id": _ID, "rating": 4, "comment": "Names the right order."}
-_RATED = {
-    "interaction_id": _ID,
-    "rating": 4,
-    "stored": True,
-    "message": "Thank you. Your rating, 4 of 5, is stored.",
-}
+_RATED = {"interaction_id": _ID, "rating": 4, "stored": True, "message": "Thank you. Your rating, 4 of 5, is stored."}
 #: The parameter of an address that asks.
 QUERY = {
     "name": "query",
@@ -218,10 +213,7 @@ def rated(service: AnswerService, rating: RatingIn, by: Rater) -> RatingOut:
     given = f"Your thumb {rating.thumb}" if rating.thumb else f"Your rating, {rating.stars} of 5,"
     fate = "is stored" if stored else "is kept, and will be stored when the database is back"
     return RatingOut(
-        interaction_id=rating.interaction_id,
-        rating=rating.stars,
-        stored=stored,
-        message=f"Thank you. {given} {fate}.",
+        interaction_id=rating.interaction_id, rating=rating.stars, stored=stored, message=f"Thank you. {given} {fate}."
     )
 
 

@@ -62,13 +62,7 @@ from rlhf_loop.web.problems import ErrorFormat, detail, errors_as, refusals, ren
 from rlhf_loop.web.schemas import kind_of, sentence, shortened
 
 #: Those that TEI has, and one for what it leaves to a proxy.
-_TEI_TYPES = {
-    401: "Unauthorized",
-    403: "Unauthorized",
-    429: "Overloaded",
-    500: "Backend",
-    503: "Unhealthy",
-}
+_TEI_TYPES = {401: "Unauthorized", 403: "Unauthorized", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 #: From so many characters on a request has to wait for others of the kind.
@@ -204,10 +198,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
                 "The texts or documents, best first.",
                 TeiOut,
                 VllmOut,
-                examples={
-                    "TEI": [{"index": 1, "score": 0.83}, {"index": 0, "score": 0.21}],
-                    "vLLM, Infinity": _VLLM,
-                },
+                examples={"TEI": [{"index": 1, "score": 0.83}, {"index": 0, "score": 0.21}], "vLLM, Infinity": _VLLM},
                 headers=_HEADERS,
             ),
             **_errors(TeiErrorOut, VllmErrorOut, words=_SHARED_WORDS),

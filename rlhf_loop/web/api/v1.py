@@ -189,9 +189,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         "listInteractions",
         replies={
             200: json_reply(
-                "A page.",
-                InteractionPageOut,
-                examples={"last page": {"interactions": [_FOUND], "next": None}},
+                "A page.", InteractionPageOut, examples={"last page": {"interactions": [_FOUND], "next": None}}
             ),
             **_READ_ERRORS,
         },

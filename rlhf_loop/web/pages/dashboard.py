@@ -56,11 +56,7 @@ class Board:
     """Computes figures by name in threads of its own, each once however many ask; they end when nothing is left."""
 
     def __init__(
-        self,
-        compute: Callable[[str], Figure],
-        *,
-        max_age_s: float = _MAX_AGE_S,
-        clock: Callable[[], float] = monotonic,
+        self, compute: Callable[[str], Figure], *, max_age_s: float = _MAX_AGE_S, clock: Callable[[], float] = monotonic
     ) -> None:
         self._compute, self._max_age_s, self._clock = compute, max_age_s, clock
         self._changed = Condition()

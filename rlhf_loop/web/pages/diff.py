@@ -104,11 +104,7 @@ def _joined(pieces: Iterator[Piece]) -> list[Piece]:
             if removed and added:
                 # The space after two words of which one took the other's place has not changed.
                 space = _same_space(removed, added)
-                removed, added, same = (
-                    removed.removesuffix(space),
-                    added.removesuffix(space),
-                    space + same,
-                )
+                removed, added, same = (removed.removesuffix(space), added.removesuffix(space), space + same)
             found += _changed(removed, added)
             removed = added = ""
             if found and found[-1].kind is Change.SAME:

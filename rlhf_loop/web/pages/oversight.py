@@ -90,9 +90,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     def guidelines_page() -> Response:
         user = desk.rater()
         return desk.page(
-            "guidelines.html",
-            guidelines=reviewing.guidelines(desk.engine()),
-            may_edit=user.role is UserRole.ADMIN,
+            "guidelines.html", guidelines=reviewing.guidelines(desk.engine()), may_edit=user.role is UserRole.ADMIN
         )
 
     @web.post("/review/guidelines")

@@ -132,8 +132,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 def page(template: str, guard: Guard, *, status: int = 200, **values: object) -> Response:
     """Return a page that is for one person only, and in no cache."""
     response = make_response(
-        render_template(f"rlhf_loop/{template}", form_token=guard.form_token(), flash=take(guard), **values),
-        status,
+        render_template(f"rlhf_loop/{template}", form_token=guard.form_token(), flash=take(guard), **values), status
     )
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -113,10 +113,7 @@ def _create_screen() -> None:
         text("state", "open"),
         times("assigned_at", "leased_until"),
         key=["reviewer", "first_id", "second_id"],
-        checks={
-            "first_before_second": "first_id < second_id",
-            "state": "state IN ('open', 'preferred', 'skipped')",
-        },
+        checks={"first_before_second": "first_id < second_id", "state": "state IN ('open', 'preferred', 'skipped')"},
         parents={"first_id": ANSWER, "second_id": ANSWER},
     )
     create_index("rlhf_pair_assignments", "first_id", ["first_id"])
