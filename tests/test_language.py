@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "rlhf_loop"
-#: Rooms whose language is still to be worked over.
-EXEMPT = ("monitoring",)
-
 #: A docstring says what something is or does; these begin a riddle or a question.
 _RIDDLE = re.compile(r"(What|Which|Who|Whose|Whom|How|Where|Whether|Why|That)\b")
 #: "X is no Y" for "X is not a Y". "There is no Y" and "is no longer" are English.
@@ -26,7 +23,7 @@ _PUBLIC = {"Recorded"}
 def _modules() -> Iterator[Path]:
     for path in sorted(PACKAGE.rglob("*.py")):
         inside = path.relative_to(PACKAGE)
-        if "migrations" not in inside.parts and inside.parts[0] not in EXEMPT:
+        if "migrations" not in inside.parts:
             yield path
 
 

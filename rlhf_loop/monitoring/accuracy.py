@@ -45,7 +45,7 @@ class FreshAccuracy:
 
     @property
     def behind(self) -> bool:
-        """Whether it is below the estimate for sure: the 95 % interval of their difference lies below 0.
+        """True if it is below the estimate for sure: the 95 % interval of their difference lies below 0.
 
         It is made of the two intervals, as both are uncertain (Zou and Donner, 2008).
         """

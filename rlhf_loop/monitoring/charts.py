@@ -125,7 +125,7 @@ def width(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Points:
-    """The values of a series with the ends of their intervals; an interval that is the wrong way round is none."""
+    """The values of a series with the ends of their intervals; an interval whose ends are reversed is left out."""
 
     y: Numbers
     ends: list[Ends | None]

@@ -347,7 +347,7 @@ _BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How far a sample is from the reference: the index without what chance alone brings, and a test's p value."""
+    """The distance of a sample from the reference: the index without what chance alone brings, and a test's p value."""
 
     index: float
     p: float

@@ -32,7 +32,7 @@ _AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ArmReport:
-    """How one order did. `questions` were answered by it, and of `rated` of them the first answer was rated."""
+    """The record of one order: `questions` were answered by it, and of `rated` of them the first answer was rated."""
 
     policy: str
     questions: int
@@ -43,7 +43,7 @@ class ArmReport:
 
 @dataclass(frozen=True, slots=True)
 class InterleavingReport:
-    """How often the live order's answers were rated higher than the other's in the same list.
+    """An experiment by interleaving: which order's answers were rated higher in the same list.
 
     `questions` were answered so; those with a rating are wins, losses (of the live order) or ties. `preference` is the
     share of wins less that of losses, from -1 to 1.
@@ -231,7 +231,7 @@ class FirstAnswers:
 
 @dataclass(frozen=True, slots=True)
 class OrderComparison:
-    """What the ratings say of both orders; None where there are fewer than `MIN_RATED` questions."""
+    """Both orders compared by ratings; None where there are fewer than `MIN_RATED` questions."""
 
     live_rating: Interval | None
     other_rating: Interval | None

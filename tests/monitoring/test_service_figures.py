@@ -58,7 +58,7 @@ def test_ratings_by_source(engine: Engine) -> None:
     )
     assert found.summary == (
         "Experts like the answers of index best (4.5 on average, 10 ratings), those of arxiv least (1.5, 10 ratings). "
-        "That is no chance: look at what arxiv gives, or leave it out."
+        "That is more than chance: look at what arxiv gives, or leave it out."
     )
 
 

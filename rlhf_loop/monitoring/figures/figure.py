@@ -86,7 +86,7 @@ class View:
 
     @property
     def since(self) -> datetime:
-        """Where the time begins."""
+        """The beginning of the time that is shown."""
         return self.now - timedelta(weeks=self.weeks)
 
     @property

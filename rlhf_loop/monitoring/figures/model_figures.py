@@ -109,7 +109,7 @@ def learning(view: View) -> Figure:
 
 
 def calibration(view: View) -> Figure:
-    """What the scores promised, against what experts then gave."""
+    """Return what the scores promised, against what experts then gave."""
     found, whose = _rated_bins(view), f"answers of {view.time} that experts rated after they had got a score"
     answers = sum(each.answers for each in found)
     if answers < ENOUGH_SCORED:

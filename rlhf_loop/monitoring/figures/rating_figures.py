@@ -147,7 +147,7 @@ def alpha_by_month(view: View) -> Figure:
 
 
 def raters(view: View) -> Figure:
-    """How each rater grades beside the others."""
+    """Return how each rater grades beside the others."""
     found = agreement(view.engine).raters
     # Wide enough for small differences to look small.
     reach = max([1.0, *(1.1 * abs(each.bias) for each in found if each.bias is not None)])

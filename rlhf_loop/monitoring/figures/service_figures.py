@@ -63,7 +63,7 @@ def quality(view: View) -> Figure:
 
 
 def sources(view: View) -> Figure:
-    """How often each source had the first answer."""
+    """Return how often each source had the first answer."""
     offered = select(_SOURCE, func.count()).where(Interaction.created_at >= view.since).group_by(_SOURCE)
     won = (
         select(_SOURCE, func.count())
@@ -101,7 +101,7 @@ def sources(view: View) -> Figure:
 
 
 def source_ratings(view: View) -> Figure:
-    """How experts rate the answers of each source."""
+    """Return how experts rate the answers of each source."""
     rating = cast(Interaction.rating, Float)
     wanted = (
         select(_SOURCE, func.count(), func.sum(rating), func.sum(rating * rating))
@@ -133,7 +133,7 @@ def source_ratings(view: View) -> Figure:
 
 
 def drifting(view: View) -> Figure:
-    """How far questions and scores have moved from what they were."""
+    """Return how far questions and scores have moved from what they were."""
     found = drift(view.engine, encoder=view.encoder, now=view.now, weeks=view.weeks)
     if found.drifted_since:
         moved = listed(list(found.moved))
@@ -164,7 +164,7 @@ def drifting(view: View) -> Figure:
 
 
 def online(view: View) -> Figure:
-    """What the live order earns against the other one of the experiment."""
+    """Return what the live order earns against the other one of the experiment."""
     found = experiment(view.engine)
     rows = [
         (each.policy, each.questions, each.rated, *three(each.good_share), *three(each.mean_rating))
@@ -196,7 +196,7 @@ def online(view: View) -> Figure:
 
 
 def stages(view: View) -> Figure:
-    """How long each stage of an answer takes."""
+    """Return how long each stage of an answer takes."""
     wanted = (
         select(ServedQuestion.timings)
         .where(ServedQuestion.served_at >= view.now - timedelta(days=_TIMED_DAYS))
@@ -235,7 +235,7 @@ def _best_and_worst(best: tuple[str, int, Interval], worst: tuple[str, int, Inte
         f"those of {worst[0]} least ({worst[2].value:.1f}, {counted(worst[1], 'rating')})."
     )
     if best[2].low > worst[2].high:
-        return f"{said} That is no chance: look at what {worst[0]} gives, or leave it out."
+        return f"{said} That is more than chance: look at what {worst[0]} gives, or leave it out."
     return f"{said} That may be chance."
 
 

@@ -158,7 +158,7 @@ def index_files(
 
 @dataclass(slots=True)
 class _DocumentReader:
-    """The documents of files; of the rows and files that are none it keeps the number, the first, and the sources."""
+    """The documents of files; of rows and files without one it keeps the number, the first, and the sources."""
 
     files: Sequence[DocumentFile]
     invalid_count: int = 0
