@@ -52,9 +52,9 @@ SELECT oid::regclass::text FROM pg_class WHERE oid >= 16384 AND relkind = 'r' AN
 class PostgresDatabases:
     """The databases of one PostgreSQL server.
 
-    Measured with PostgreSQL 18, in milliseconds of the server's processor time: migrating a new database 164 (and 156 of
-    the client's), `CREATE` and `DROP DATABASE` 76, the same from a template 79 (`STRATEGY file_copy`: 145), `TRUNCATE` of
-    all tables 63; deleting what is there 1 (and 5 of the client's).
+    Measured with PostgreSQL 18, in milliseconds of the server's processor time: migrating a new database 164 (and 156
+    of the client's), `CREATE` and `DROP DATABASE` 76, the same from a template 79 (`STRATEGY file_copy`: 145),
+    `TRUNCATE` of all tables 63; deleting what is there 1 (and 5 of the client's).
     """
 
     def __init__(self, server_url: str) -> None:
