@@ -89,8 +89,8 @@ def test_nothing_to_rank(tmp_path: Path, encoder: TextEncoder) -> None:
     ("options", "message"),
     [
         ({"top": 0}, "The best 0 of the documents cannot be kept"),
-        ({"threshold": 1.5}, "The threshold 1.5 is none"),
-        ({"threshold": float("nan")}, "The threshold nan is none"),
+        ({"threshold": 1.5}, "threshold=1.5 is not valid"),
+        ({"threshold": float("nan")}, "threshold=nan is not valid"),
         ({"without_model": "ignore"}, "without_model='ignore' is not known. Choose from: error, incoming"),
         ({"query": " "}, "query must be a text that is not empty, but it is ' '"),
         ({"query": None}, "query must be a text that is not empty, but it is None"),
