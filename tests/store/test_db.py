@@ -56,12 +56,14 @@ def test_more_threads_than_connections_are_told_so(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_sqlite_keeps_acknowledged_writes_and_foreign_keys(sqlite_engine: Engine) -> None:
+def test_sqlite_keeps_acknowledged_writes_and_foreign_keys(tmp_path: Path) -> None:
     """A SQLite connection has WAL, foreign keys, full synchronisation and a busy timeout."""
-    assert rows(sqlite_engine, "PRAGMA journal_mode") == [("wal",)]
-    assert rows(sqlite_engine, "PRAGMA foreign_keys") == [(1,)]
-    assert rows(sqlite_engine, "PRAGMA synchronous") == [(2,)]
-    assert rows(sqlite_engine, "PRAGMA busy_timeout") == [(10_000,)]
+    engine = db.make_engine(f"sqlite:///{tmp_path / 'rlhf.db'}")
+    assert rows(engine, "PRAGMA journal_mode") == [("wal",)]
+    assert rows(engine, "PRAGMA foreign_keys") == [(1,)]
+    assert rows(engine, "PRAGMA synchronous") == [(2,)]
+    assert rows(engine, "PRAGMA busy_timeout") == [(10_000,)]
+    engine.dispose()
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
