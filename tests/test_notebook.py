@@ -154,7 +154,7 @@ def test_a_comparison() -> None:
     html = found._repr_html_()
     assert cells(html)[0] == ["", "passages-3", "passages-4", "difference (95 %)"]
     assert cells(html)[1:3] == [["Accuracy", "-", "-", "-"], ["AUC", "0.900", "0.800", "+0.100 (-0.050 to +0.200)"]]
-    assert "Nobody knows what passages-4 was fitted on" in html
+    assert "It is not known what passages-4 was fitted on" in html
     assert repr(found) == (
         "Contest(passages-3 against passages-4 on 20 answers to 9 questions: auc +0.100 (-0.050 to +0.200))"
     )

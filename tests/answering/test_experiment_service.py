@@ -133,7 +133,7 @@ def test_answers_of_two_models_in_one_list(
 
 def test_an_experiment_that_cannot_be_is_for_the_operator(make: Any, live: str, settings: Settings) -> None:
     """At the start it is an error; later the answers flow, and only the operators hear of it."""
-    with pytest.raises(ConfigError, match="RLHF_EXPERIMENT_AGAINST='gone' is no model"):
+    with pytest.raises(ConfigError, match="RLHF_EXPERIMENT_AGAINST='gone' is not a model"):
         make(experiment_share=0.5, experiment_against="gone").check()
     service = make(experiment_share=0.5, experiment_against="gone")
     answer = service.answer(QUERY)

@@ -102,13 +102,13 @@ def test_pairs_of_held_out_questions_are_not_fitted_on(
     """Pairs of held-out questions alone leave the model as it is to the last bit, and are counted as held out."""
     held = held_prompts(sample_examples)
     pairs = [Pair(prompt.upper(), "A better answer.", "A worse one!") for prompt in sorted(held)]
-    trained = train(sample_examples, pairs=pairs, encoder=encoder)
-    model, report = trained.model, trained.report
+    again = train(sample_examples, pairs=pairs, encoder=encoder)
+    model, report = again.model, again.report
     assert same_model(model, trained[0])
     assert (report.pairs.preferences, report.pairs.held_out, report.pairs.judged) == (6, 6, 6)
     others = [replace(pair, prompt=f"And {pair.prompt}") for pair in pairs]
-    trained = train(sample_examples, pairs=others, encoder=encoder)
-    model, report = trained.model, trained.report
+    again = train(sample_examples, pairs=others, encoder=encoder)
+    model, report = again.model, again.report
     assert not same_model(model, trained[0])
     assert (report.pairs.preferences, report.pairs.held_out, report.pairs.judged) == (6, 0, 0)
 

@@ -168,7 +168,8 @@ def test_what_was_acknowledged_is_there_once(
     todo = jobs(prepared)
     rate_and_kill(start(*options, **settings), todo, after=RATINGS // 3)
     told = [job for job in todo if job.acknowledged]
-    untold = [job for job in todo if not job.status]
+    # On a slow machine SQLite may be busy for too long: then a rating is refused with 503, and may be sent again.
+    untold = [job for job in todo if not job.status or job.status == 503]
     assert RATINGS // 3 <= len(told) < RATINGS
     assert len(told) + len(untold) == RATINGS
     assert len({job.path.split("/")[-1] + str(job.key is None) for job in told}) == 5

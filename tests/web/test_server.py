@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S, until
 from server_process import Server, get
+from server_process import environ as environ
+from server_process import start as start
 
 from rlhf_loop.config import Settings
 from rlhf_loop.web.server.server import _share_cores, default_workers, worker_class
