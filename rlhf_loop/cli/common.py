@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -53,6 +54,7 @@ class Commands(click.Group):
             if signal.getsignal(stop) is signal.SIG_DFL:
                 with suppress(ValueError):
                     signal.signal(stop, self._stop)
+        before, sys.unraisablehook = sys.unraisablehook, self._drop
         try:
             return super().invoke(ctx)
         except RlhfLoopError as error:
@@ -63,12 +65,21 @@ class Commands(click.Group):
                 # A library that was just being imported may make an error of its own out of the stop.
                 sys.exit(128 + self._stopped)
             raise
+        finally:
+            sys.unraisablehook = before
 
     _stopped = 0
 
     def _stop(self, number: int, frame: object) -> None:
         self._stopped = number
         sys.exit(128 + number)
+
+    def _drop(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if self._stopped and isinstance(unraisable.exc_value, SystemExit):
+            # The stop came while Python was in a callback or a finaliser, where it drops every exception: once more.
+            threading.Timer(0.01, os.kill, (os.getpid(), self._stopped)).start()
+        else:
+            sys.__unraisablehook__(unraisable)
 
 
 def read_settings() -> Settings:

@@ -253,3 +253,28 @@ def test_a_training_that_is_stopped_says_so_in_the_log(loop: Loop) -> None:
     assert run.error
     assert not loop.model.exists()
     engine.dispose()
+
+
+def test_a_stop_during_a_finaliser_stops_all_the_same() -> None:
+    """SIGTERM that arrives where Python drops exceptions, in a finaliser or a callback, still ends the command."""
+    code = """
+import signal, time
+from rlhf_loop.cli.common import Commands
+
+class Finalised:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+commands = Commands()
+
+@commands.command()
+def work():
+    Finalised()
+    print("dropped", flush=True)
+    while True:
+        time.sleep(1)
+
+commands(["work"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "dropped\n", "")
