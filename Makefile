@@ -20,7 +20,7 @@ PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linu
 PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast lint format results simulate fuzz clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean
+.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ simulate: $(VENV)/.installed-dev  ## Let six months of the loop pass, with bad r
 
 fuzz: $(VENV)/.installed-dev  ## Throw 10,000 requests at a server, with schemathesis
 	$(BIN)/python -m tools.fuzz $(OPTIONS)
+
+attack: $(VENV)/.installed-dev  ## Attack a running copy: slow sockets, bombs, hostile models, hosts, kills, a clock that jumps
+	$(BIN)/python -m tools.attack $(OPTIONS)
 
 clients: $(VENV)/.installed $(CLIENTS_VENV)/.installed  ## Set real clients on the rerank API; writes docs/CLIENTS.md
 	$(BIN)/python -m tools.clients --python $(CLIENTS_VENV)/bin/python $(OPTIONS)

@@ -1,0 +1,232 @@
+"""Processes that are killed in the middle of their work, and database files that go away beneath a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from tools.attack.product import Finding, Product, Running, closing_connection, until
+
+PART = "kills"
+_DOCUMENTS = 400
+_KILLS = 6
+_BUSY = 6
+
+
+def attack(bare: Product, trained: Product, *, seed: int = 0) -> Iterator[Finding]:
+    """Kill each at moments that the seed draws."""
+    dice, folder = random.Random(seed), bare.folder.parent
+    yield from _index(bare.copy(folder / "killed-index"), bare.copy(folder / "whole-index"), dice)
+    yield from _worker(bare.copy(folder / "killed-worker"), dice)
+    yield from _trainings(bare.copy(folder / "four-trainings"), dice)
+    yield _server(trained.copy(folder / "killed-server"), dice)
+    yield from _files(trained.copy(folder / "files"))
+
+
+def _index(product: Product, whole: Product, dice: random.Random) -> Iterator[Finding]:
+    """Kill `index add` again and again, then let it end: it holds what an undisturbed one holds."""
+    file = product.folder / "documents.jsonl"
+    rows = [
+        {"text": f"Document {number}. Rest helps. " * 12, "title": f"Title {number}"} for number in range(_DOCUMENTS)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copy(file, whole.folder)
+    undisturbed = whole.run("index", "add", "documents.jsonl")
+    expected = whole.run("index", "list").out
+    broken = []
+    for _ in range(_KILLS):
+        process = product.start("index", "add", "documents.jsonl")
+        _kill_after(process, dice.uniform(0.2, 1.0) * undisturbed.seconds)
+        looked = product.run("index", "list")
+        if looked.code:
+            broken.append(looked.error.strip()[-100:])
+    done = product.run("index", "add", "documents.jsonl")
+    found = product.run("index", "list").out
+    said = f"{len(broken)} times unreadable afterwards; then {done.out.strip()[:60] or done.error.strip()[-100:]}"
+    said += "" if found == expected else f"; {found.splitlines()[0]!r} instead of {expected.splitlines()[0]!r}"
+    yield Finding(PART, f"index add, {_KILLS} times", said, not broken and done.code == 0 and found == expected)
+
+
+def _worker(product: Product, dice: random.Random) -> Iterator[Finding]:
+    """Kill a worker while it trains; what it started ends or goes on, and the next one does what is due."""
+    usual = product.copy(product.folder.with_name("whole-worker")).run("worker", "--once")
+    for _ in range(_KILLS):
+        process = product.start("worker", "--once", name="worker")
+        _kill_after(process, dice.uniform(0.2, 1.0) * usual.seconds, alone=True)
+    left = len(_processes(product.folder))
+    with suppress(Exception):
+        until(lambda: not _processes(product.folder), "", limit_s=120)
+    still = len(_processes(product.folder))
+    done = product.run("worker", "--once")
+    troubles = _troubles(product)
+    said = (
+        f"{left} trainings went on alone, {still} never ended; then exit code {done.code}; {troubles or 'all in order'}"
+    )
+    yield Finding(PART, f"worker --once, {_KILLS} times", said, not still and done.code == 0 and not troubles)
+
+
+def _trainings(product: Product, dice: random.Random) -> Iterator[Finding]:
+    """Start four at once, let them end; then start four and kill them all."""
+    names = [f"train-{number}" for number in range(4)]
+    started = [product.start("train", "--seed", str(number), name=name) for number, name in enumerate(names)]
+    ended = [product.end(process, name=name) for process, name in zip(started, names, strict=True)]
+    codes = sorted(ran.code for ran in ended)
+    trained, troubles = sum(ran.code in (0, 3) for ran in ended), _troubles(product)
+    refused = sum("Another training is running" in ran.error for ran in ended)
+    said = f"exit codes {codes}; {troubles or 'all in order'}"
+    yield Finding(PART, "four trainings at once", said, trained >= 1 and trained + refused == 4 and not troubles)
+    usual = max(ran.seconds for ran in ended)
+    for _ in range(_KILLS):
+        started = [product.start("train", "--seed", str(number), name=name) for number, name in enumerate(names)]
+        time.sleep(dice.uniform(0.2, 1.0) * usual)
+        for process in started:
+            _kill_after(process, 0.0)
+    done = product.run("train", "--seed", "7")
+    product.run("worker", "--once")
+    troubles = _troubles(product)
+    said = f"then exit code {done.code}; {troubles or 'all in order'}"
+    yield Finding(PART, f"four trainings at once, killed {_KILLS} times", said, done.code in (0, 3) and not troubles)
+
+
+def _server(product: Product, dice: random.Random) -> Finding:
+    """Kill worker processes while clients write; what was acknowledged is there."""
+    acknowledged: list[str] = []
+    stop, before = threading.Event(), product.count("rlhf_reviews")
+
+    def write(server: Running, number: int) -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            reviewer = f"killed-{number}-{turn}"
+            body = json.dumps({"prompt": "Why?", "response": "Because.", "rating": 3, "reviewer": reviewer}).encode()
+            headers = {"Authorization": f"Bearer {product.token}", "Content-Type": "application/json"}
+            if server.request("POST", "/v1/feedback", body, headers=headers, timeout=20)[0] in (200, 201):
+                acknowledged.append(reviewer)
+
+    with product.served() as server:
+        clients = [threading.Thread(target=write, args=(server, number)) for number in range(8)]
+        for client in clients:
+            client.start()
+        for _ in range(_KILLS):
+            time.sleep(dice.uniform(0.5, 1.5))
+            with suppress(IndexError, ProcessLookupError):
+                os.kill(dice.choice(server.workers()), signal.SIGKILL)
+        time.sleep(3)
+        stop.set()
+        for client in clients:
+            client.join()
+    stored = product.count("rlhf_reviews") - before
+    lost = len(acknowledged) - stored if stored < len(acknowledged) else 0
+    said = f"{len(acknowledged)} acknowledged, {stored} stored, {lost} lost"
+    return Finding(PART, f"processes of the server, {_KILLS} times, 8 writers", said, bool(acknowledged) and not lost)
+
+
+def _files(product: Product) -> Iterator[Finding]:
+    """Copy the database's one file after an orderly stop; take the file away from a running server."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(_BUSY)]
+    try:
+        with product.served() as server:
+            _written(product, server, 200)
+            everything = product.count("rlhf_reviews")
+            server.process.terminate()
+            server.process.wait(60)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    alone = product.folder / "copy" / "rlhf.db"
+    alone.parent.mkdir()
+    shutil.copy(product.database, alone)
+    try:
+        with closing_connection(alone) as connection:
+            copied = connection.execute("SELECT count(*) FROM rlhf_reviews").fetchone()[0]
+    except Exception as error:
+        copied = repr(error)
+    name = f"cp of the SQLite file after an orderly stop, {_BUSY} busy processes beside it"
+    yield Finding(PART, name, f"{copied} of {everything} reviews", copied == everything)
+    for name, replaced in (("deleted", False), ("replaced by an older one", True)):
+        yield _taken_away(
+            product.copy(product.folder.with_name(f"{name.split()[0]}-file")), name, alone if replaced else None
+        )
+
+
+def _taken_away(product: Product, name: str, other: Path | None) -> Finding:
+    with product.served() as server:
+        _written(product, server, 5)
+        if other:
+            draft = product.folder / "other.db"
+            shutil.copy(other, draft)
+            draft.replace(product.database)
+        else:
+            product.database.unlink()
+        for ending in ("-wal", "-shm"):
+            product.database.with_name(product.database.name + ending).unlink(missing_ok=True)
+        noticed = False
+        with suppress(Exception):
+            until(lambda: server.get("/readyz")[0] == 503, "", limit_s=10)
+            noticed = True
+        written = _written(product, server, 3)
+        statuses = {server.get("/data?query=Why")[0] for _ in range(4)}
+        there = product.database.exists()
+    said = f"/readyz {'says so' if noticed else 'says nothing'}; writing {written}; questions {statuses}"
+    said += "" if other else f"; {'a new empty file' if there else 'no new file'}"
+    holds = statuses == {200} and noticed and (bool(other) or not there)
+    return Finding(PART, f"the SQLite file {name} under a running server", said, holds)
+
+
+def _written(product: Product, server: Running, count: int) -> set[int]:
+    found = set()
+    for number in range(count):
+        body = json.dumps({"prompt": "Why?", "response": "Because.", "rating": 3, "reviewer": f"r{number}"}).encode()
+        headers = {"Authorization": f"Bearer {product.token}", "Content-Type": "application/json"}
+        found.add(server.request("POST", "/v1/feedback", body, headers=headers)[0])
+    return found
+
+
+def _kill_after(process: subprocess.Popen[str], seconds: float, *, alone: bool = False) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    with suppress(ProcessLookupError):
+        (process.kill if alone else lambda: os.killpg(process.pid, signal.SIGKILL))()
+    process.wait()
+
+
+def _processes(folder: Path) -> list[int]:
+    """Return the processes that work in this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdecimal() and int(entry.name) != os.getpid() and (entry / "cwd").resolve() == folder:
+                found.append(int(entry.name))
+    return found
+
+
+def _troubles(product: Product) -> str:
+    """Say what is not as it should be: runs without an end, live versions, the live file."""
+    import hashlib
+
+    running = product.count("rlhf_training_runs", "status = 'running'")
+    with closing_connection(product.database) as connection:
+        live = [row[0] for row in connection.execute("SELECT sha256 FROM rlhf_model_versions WHERE state = 'live'")]
+        whole = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    sum = hashlib.sha256(product.model.read_bytes()).hexdigest() if product.model.exists() else None
+    drafts = [path.name for path in product.folder.rglob("*.tmp")]
+    words = [
+        f"{running} runs without an end" if running else "",
+        f"{len(live)} live versions" if len(live) > 1 else "",
+        "the live file is another one" if live and live != [sum] else "",
+        "a file without a row" if sum and not live else "",
+        f"{len(drafts)} drafts left" if drafts else "",
+        "" if whole == "ok" else f"the database: {whole}",
+    ]
+    return ", ".join(filter(None, words))
