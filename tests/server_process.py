@@ -41,11 +41,13 @@ source = Mine()
 class Server:
     """A running `rlhf-loop serve`, its port, and what it printed."""
 
-    def __init__(self, folder: Path, environ: dict[str, str], *options: str, reading_s: float = 3600) -> None:
+    def __init__(
+        self, folder: Path, environ: dict[str, str], *options: str, reading_s: float = 3600, most: int = 4096
+    ) -> None:
         self.log = folder / "server.log"
         code = (
             f"from rlhf_loop.web.server import gunicorn_worker; gunicorn_worker.READING_S = {reading_s}; "
-            "from rlhf_loop.cli import main; main()"
+            f"gunicorn_worker.MOST_CONNECTIONS = {most}; from rlhf_loop.cli import main; main()"
         )
         command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
         with self.log.open("w") as log:
@@ -116,8 +118,8 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str
 def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(*options: str, reading_s: float = 3600, **changes: str) -> Server:
-        started.append(Server(tmp_path, {**environ, **changes}, *options, reading_s=reading_s))
+    def start(*options: str, reading_s: float = 3600, most: int = 4096, **changes: str) -> Server:
+        started.append(Server(tmp_path, {**environ, **changes}, *options, reading_s=reading_s, most=most))
         return started[-1]
 
     yield start

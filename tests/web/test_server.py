@@ -19,7 +19,7 @@ from server_process import environ as environ
 from server_process import start as start
 
 from rlhf_loop.config import Settings
-from rlhf_loop.web.server.server import _share_cores, default_workers, worker_class
+from rlhf_loop.web.server.server import _share_cores, default_workers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 
@@ -140,20 +140,102 @@ def said(client: socket.socket) -> tuple[int, Any]:
     assert b"\r\ncontent-type: application/problem+json\r\n" in head.lower() + b"\r\n"
     found = json.loads(body)
     assert f"\r\nx-request-id: {found['request_id']}\r\n".encode() in head.lower() + b"\r\n"
+    assert b"\r\nx-content-type-options: nosniff\r\n" in head.lower() + b"\r\n"
+    assert b"\r\nserver:" not in head.lower()
     return int(head.split()[1]), found
 
 
+POST = b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+UNFINISHED = (
+    b"",
+    HALF_A_HEAD,
+    HALF_A_BODY,
+    CHUNKS + b"5\r\n{",
+    CHUNKS + b"1\r\n{\r\n" * 300,
+    POST + b"Content-Length: 90\r\nExpect: 100-continue\r\n\r\n",
+    POST + b"Content-Length: 65000\r\n\r\n" + b" " * 64000,
+    b"POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+    + b" " * 70_000,
+)
+#: Asks for the largest file there is, and for another and another, and reads none of them.
+UNREAD = b"GET /data-html/static/swagger-ui/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 9
+
+
 def test_clients_that_never_finish_stop_nobody(start: Callable[..., Server]) -> None:
-    """However many they are: an unfinished request has no thread. It is answered once it is finished."""
+    """However many they are, and however they send: what has not arrived, or is not fetched, has no thread.
+
+    A request is answered once it is finished.
+    """
     server = start("--workers", "1", "--threads", "2")
-    slow = [server.send(each) for each in [HALF_A_HEAD, HALF_A_BODY, b""] * 10]
-    assert server.get("/healthz")[0] == 200
+    slow = [server.send(each) for each in [HALF_A_HEAD, HALF_A_BODY, *UNFINISHED, UNREAD] * 3]
+    for _ in range(2):
+        assert server.get("/healthz")[0] == server.get("/readyz")[0] == 200
     slow[0].sendall(b"Connection: close\r\n\r\n")
     assert slow[0].recv(65536).startswith(b"HTTP/1.1 200")
     slow[1].sendall(b" " * 87 + b"}}")
     assert slow[1].recv(65536).startswith(b"HTTP/1.1 400")
     for client in slow:
         client.close()
+    assert server.stop() == 0
+
+
+def test_busy_threads_leave_the_health_check_one(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Questions that take long are no reason to end the process, and what waits behind them is answered in its turn."""
+    server = start("--workers", "1", "--threads", "1")
+    busy, waiting = server.connect(), server.connect()
+    for client in (busy, waiting):
+        client.request("GET", f"/data?query=wait+for+{tmp_path / 'gate'}")
+    until(lambda: list(tmp_path.glob("gate.*.asked")))
+    assert server.get("/healthz")[0] == 200
+    (tmp_path / "gate").touch()
+    for client in (busy, waiting):
+        assert client.getresponse().status == 200
+        client.close()
+    assert server.stop() == 0
+
+
+def test_more_connections_than_there_is_room_for(start: Callable[..., Server]) -> None:
+    """The one that has waited longest is closed; whoever comes with a whole request is answered."""
+    server = start("--workers", "1", most=8)
+    slow = [server.send(HALF_A_HEAD) for _ in range(30)]
+    assert server.get("/healthz")[0] == 200
+    assert slow[0].recv(1) == b""
+    for client in slow:
+        client.close()
+    assert server.stop() == 0
+
+
+def test_bodies_are_asked_for_only_if_they_are_wanted(start: Callable[..., Server]) -> None:
+    """Who may not send one hears so before it has arrived, however it is framed; who may is heard in full."""
+    server = start("--workers", "1", "--threads", "1")
+    head = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    for framing in (
+        b"Content-Length: 90\r\n\r\n",
+        b"Content-Length: 900000\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"Content-Length: 90\r\nExpect: 100-continue\r\n\r\n",
+    ):
+        assert said(server.send(head + framing))[0] == 401, framing
+    for path, length, status in (("/data", 65_537, 413), ("/nowhere", 90, 404)):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        assert said(server.send(head.encode()))[0] == status, path
+    # A body of a megabyte, to a route that takes so much; one that is waited for; and one in pieces.
+    body = json.dumps({"query": "Why", "texts": ["x" * 1_000_000]}).encode()
+    connection = server.connect()
+    connection.request("POST", "/rerank", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    # It is read, and there is no model to rank it by.
+    assert (response.status, "model" in response.read().decode()) == (503, True)
+    connection.request(
+        "POST", "/data", iter([b'{"query": ', b'"Why"}']), {"Content-Type": "application/json"}, encode_chunked=True
+    )
+    assert json.loads(connection.getresponse().read())["best_answer"] == "Rest in a dark room."
+    connection.close()
+    client = server.send(POST + b"Content-Length: 16\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n")
+    assert client.recv(65536) == b"HTTP/1.1 100 \r\n\r\n"
+    client.sendall(b'{"query": "Why"}')
+    assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+    client.close()
     assert server.stop() == 0
 
 
@@ -196,7 +278,13 @@ def test_requests_that_cannot_be_read(start: Callable[..., Server]) -> None:
         ("GET /data?query=secrète HTTP/1.1\r\n".encode() + head, 400),
         (b"GET /data?query=secret HTTP/1.1\r\nBad Header: secret\r\n" + head, 400),
         (b"GET /data?query=secret HTTP/1.1\r\nX: " + b"secret" * 2000 + b"\r\n" + head, 431),
-        (b"GET /data?query=secret HTTP/1.1\r\n" + b"X: secret\r\n" * 9000, 431),
+        (b"GET /data?query=secret HTTP/1.1\r\n" + head + b"X: secret\r\n" * 9000, 431),
+        (b"GET /data?query=secret HTTP/1.1\r\n", 400),
+        (b"GET /data?query=secret HTTP/1.1\r\nHost: x\r\n" + head, 400),
+        (b"GET /data?query=secret HTTP/2.0\r\n" + head, 505),
+        (b"CONNECT secret:443 HTTP/1.1\r\n" + head, 501),
+        (b"GET secret HTTP/1.1\r\n" + head, 400),
+        (CHUNKS.replace(b"Host", b"Content-Length: 9\r\nHost") + b"0\r\n", 400),
         (b"GET /data?query=secret HTTP/1.1\r\nExpect: secret\r\n" + head, 417),
         (b"POST /data?query=secret HTTP/1.1\r\nTransfer-Encoding: secret\r\n" + head, 501),
         (CHUNKS + b"zz", 400),
@@ -244,19 +332,3 @@ def test_workers_share_the_cores() -> None:
     assert _share_cores(Settings(), 4).encoder_threads == 4
     assert _share_cores(Settings(), 0).encoder_threads == 1
     assert _share_cores(Settings(encoder_threads=7), 4).encoder_threads == 7
-
-
-@pytest.mark.parametrize("gone", ["ThreadWorker.murder_pending", "_DEFER"])
-def test_another_gunicorn_serves_with_its_own_worker(
-    gone: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where gunicorn has no such private part any more, its thread worker takes over, and a warning says so once."""
-    name = "rlhf_loop.web.server.gunicorn_worker"
-    assert getattr(worker_class(), "__name__", "") == "Worker"
-    assert caplog.messages == []
-    monkeypatch.delattr(f"gunicorn.workers.gthread.{gone}")
-    monkeypatch.delitem(sys.modules, name)
-    assert worker_class() == "gthread"
-    (said,) = caplog.messages
-    assert "falling back to gunicorn's thread worker" in said
-    assert gone in said

@@ -1,78 +1,89 @@
-"""The worker process of `rlhf-loop serve`: gunicorn's thread worker, safe against slow clients and invalid requests.
+"""The worker process of `rlhf-loop serve`: connections wait in one loop, and only whole requests have threads.
 
-Gunicorn reads a request in the thread that will answer it, so that a few clients who never finish theirs would occupy
-all threads. Here a request waits for its end outside of them.
+Gunicorn keeps the processes, asyncio the sockets, h11 knows HTTP. Whatever has not arrived, and whatever a client has
+not fetched, costs no thread: a few clients who never finish would occupy all of them otherwise.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
-import re
+import os
+import resource
+import signal
 import socket
+import sys
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
-from selectors import EVENT_READ
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from gunicorn.http import errors, get_parser  # type: ignore[import-untyped]
-from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
-from gunicorn.util import write_nonblock  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
+import flask
+import h11
+from gunicorn.workers.base import Worker as BaseWorker  # type: ignore[import-untyped]
 
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.web import logs
-from rlhf_loop.web.app import MAX_BODY_BYTES
+from rlhf_loop.web.app import MAX_BODY_BYTES, SECURITY_HEADERS
 from rlhf_loop.web.problems import MEDIA_TYPE
 from rlhf_loop.web.schemas import ProblemOut
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
 logger = logging.getLogger(__name__)
 
-#: What gunicorn does not promise to keep, and the worker below stands on: methods, and attributes of instances.
-_METHODS = ("accept", "finish_request", "handle", "handle_error", "murder_pending", "set_accept_enabled")
-_ATTRIBUTES = {
-    ThreadWorker: ("nr_conns", "pending_conns", "poller"),
-    TConn: ("client", "data_ready", "parser", "sock", "timeout"),
-}
 #: A request is here that long after its first byte, or it is refused.
 READING_S = 10.0
 #: Who has got the last answer may take that long to hang up; who says nothing as the server stops, to begin.
 _LINGER_S = 2.0
-#: Of a request's headers, all together.
+#: Of an answer, a client fetches something at least that often.
+_FETCHING_S = 10.0
+#: A body that is not here by then is asked for only if the application wants it.
+_ASKING_S = 0.1
 _LONGEST_HEAD = 64 * 1024
-_PIECE = 64 * 1024
+_LONGEST_LINE = 8190
+_MOST_HEADERS = 100
+#: Of a process: bytes of unfinished requests and of answers not fetched; connections; files that are none.
+_MOST_HELD = 64 * 1024 * 1024
+MOST_CONNECTIONS = 4096
+_OTHER_FILES = 256
+#: A body in thousands of tiny chunks takes its turns with the other connections.
+_EVENTS = 200
+#: True in the environment of a request whose body is not here.
+BEFORE_BODY = "rlhf_loop.before_body"
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?:\r|$)", re.IGNORECASE)
-#: Bodies that come in pieces, or only once they are asked for: these are read in the thread.
-_PIECEMEAL = re.compile(rb"\r\n(?:transfer-encoding|expect):", re.IGNORECASE)
-
-#: What gunicorn cannot read, with what to do about it. The exceptions' own words quote the request: they go nowhere.
-_REFUSALS = {
-    errors.LimitRequestLine: (
-        HTTPStatus.REQUEST_URI_TOO_LONG,
-        f"The address is too long. Send the question by POST, as JSON: at most {MAX_QUERY_CHARS:,} characters.",
-    ),
-    errors.LimitRequestHeaders: (
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        "The headers of the request are too large. Send fewer and shorter ones, cookies included.",
-    ),
-    errors.ExpectationFailed: (
-        HTTPStatus.EXPECTATION_FAILED,
-        "The header Expect asks for what there is not. Leave it out.",
-    ),
-    errors.UnsupportedTransferCoding: (
-        HTTPStatus.NOT_IMPLEMENTED,
-        "The header Transfer-Encoding names a coding that is not known here. Send the body as it is, or chunked.",
-    ),
-}
 _UNREADABLE = (
     HTTPStatus.BAD_REQUEST,
-    "The request is not HTTP as RFC 9112 has it. Percent-encode spaces and other signs in the address, and look at "
-    "the names of the headers.",
+    "The request is not HTTP as RFC 9112 has it. Percent-encode spaces and other signs in the address, name the host, "
+    "and look at the names of the headers.",
 )
+_TOO_LONG = (
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    f"The address is too long. Send the question by POST, as JSON: at most {MAX_QUERY_CHARS:,} characters.",
+)
+_TOO_MANY_HEADERS = (
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "The headers of the request are too large. Send fewer and shorter ones, cookies included.",
+)
+_NOT_EXPECTED = (HTTPStatus.EXPECTATION_FAILED, "The header Expect asks for what there is not. Leave it out.")
+_UNKNOWN_CODING = (
+    HTTPStatus.NOT_IMPLEMENTED,
+    "The header Transfer-Encoding names a coding that is not known here. Send the body as it is, or chunked.",
+)
+_UNKNOWN_VERSION = (
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+    "This version of HTTP is not spoken here. Send the request as HTTP/1.1.",
+)
+_NO_TUNNEL = (HTTPStatus.NOT_IMPLEMENTED, "This server is no proxy. Send the request to the host that it is for.")
 _TOO_SLOW = (
     HTTPStatus.REQUEST_TIMEOUT,
     f"The request was not here {READING_S:g} seconds after it had begun. Send it again, all at once.",
@@ -81,199 +92,511 @@ _BROKEN = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
     "Something unexpected happened here. The log says what, under the request id.",
 )
+_BY_HINT = {HTTPStatus.NOT_IMPLEMENTED: _UNKNOWN_CODING, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: _TOO_MANY_HEADERS}
 
 
-def missing_parts() -> list[str]:
-    """Return what the worker needs of gunicorn and this version does not have."""
-    found = [f"ThreadWorker.{name}" for name in _METHODS if not hasattr(ThreadWorker, name)]
-    for kind, names in _ATTRIBUTES.items():
-        found += [f"{kind.__name__}.{name}" for name in names if name not in kind.__init__.__code__.co_names]
-    return found
+class Worker(BaseWorker):  # type: ignore[misc]
+    """Answers requests until it is told to stop, then takes in whoever is connected already and lets all finish.
 
-
-class Worker(ThreadWorker):  # type: ignore[misc]
-    """Gives a request to a thread when it is here, and takes in at its end whoever is connected already and waits.
-
-    A connection whose request is incomplete is one of gunicorn's `pending_conns`, as is one that is being closed.
+    Where there is no room for one more connection, the one that has waited longest makes it.
     """
 
-    def set_accept_enabled(self, enabled: bool) -> None:
-        if not enabled and not self.alive:
-            for listener in self.sockets:
-                # Gunicorn's own would hang up on them.
-                before = -1
-                while self.nr_conns != before:
-                    before = self.nr_conns
-                    self.accept(listener)
-            for conn in self.pending_conns:
-                conn.timeout = min(conn.timeout, monotonic() + _LINGER_S)
-        super().set_accept_enabled(enabled)
-        if not self.alive:
-            # Now, not when the last answer is given: until then the system would take more in.
-            for listener in self.sockets:
-                with suppress(OSError):
-                    listener.close()
+    def run(self) -> None:
+        asyncio.run(self._serve())
 
-    def handle(self, conn: Any) -> Any:
-        if conn.parser is None:
-            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
-            conn.parser.unreader = _Reader(conn.sock)
-        reader: _Reader = conn.parser.unreader
-        result = _DEFER
-        try:
-            here = reader.take_in()
-            # At the end there is no later: then the thread waits.
-            if here or not self.alive:
-                conn.data_ready = here or reader.begun
-                result = super().handle(conn)
-        except errors.LimitRequestHeaders as error:
-            self.handle_error(None, conn.sock, conn.client, error)
-            result = False
-        if result is not _DEFER:
-            reader.due = None
-        return result
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.pool = ThreadPoolExecutor(self.cfg.threads, "rlhf-request")
+        #: However many questions wait for a thread, whoever looks after the process hears that it lives.
+        self.own_thread = ThreadPoolExecutor(1, "rlhf-alive")
+        #: Those that have waited longest come first.
+        self.connections: dict[_Connection, None] = {}
+        self.held = 0
+        self._most = max(1, min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES))
+        self._accepting = self._stopping = False
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._closed = 0
+        self.loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._accept_more()
+        end = float("inf")
+        while self.connections or not self._stopping:
+            self.notify()
+            now = monotonic()
+            if not self.alive or self.ppid != os.getppid():
+                self._stop()
+            if self._stopping:
+                end = min(end, now + self.cfg.graceful_timeout)
+            if now > end:
+                break
+            for connection in list(self.connections):
+                connection.look(now)
+            if self._closed:
+                logger.warning("Closed %d connections that had waited longest, to make room.", self._closed)
+                self._closed = 0
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), 1.0)
 
-    def finish_request(self, conn: Any, fs: Any) -> None:
-        if fs.cancelled() or fs.exception() or fs.result():
-            super().finish_request(conn, fs)
-            return
-        # Gunicorn's own waits here for the client to hang up, and lets nobody in meanwhile.
-        try:
-            conn.sock.shutdown(socket.SHUT_WR)
-            conn.sock.setblocking(False)
-            self.poller.register(conn.sock, EVENT_READ, partial(self._drain, conn))
-        except (OSError, ValueError):
-            self.nr_conns -= 1
-            conn.close()
-            return
-        conn.timeout = monotonic() + _LINGER_S
-        self.pending_conns.append(conn)
-
-    def murder_pending(self) -> None:
-        now = monotonic()
-        for conn in list(self.pending_conns):
-            due = conn.parser.unreader.due
-            if due is not None and now > due:
-                _refuse(conn.sock, *_TOO_SLOW)
-            elif due is not None or now < conn.timeout:
-                continue
-            self._hang_up(conn)
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        # What the application may not send is no fault of the client's, though its class says so.
-        ours = isinstance(exc, (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName))
-        if ours or not isinstance(exc, errors.ParseException):
-            _refuse(client, *_BROKEN, error=exc)
-        elif req is None:
-            _refuse(client, *_REFUSALS.get(type(exc), _UNREADABLE), why=type(exc).__name__)
-        # Else the request has its answer, and only what was left of its body is broken.
-
-    def _drain(self, conn: Any, client: socket.socket) -> None:
-        try:
-            if client.recv(_PIECE):
+    def make_room(self) -> None:
+        """Close those that have waited longest, while unfinished requests and unfetched answers take too much."""
+        for connection in list(self.connections):
+            if self.held <= _MOST_HELD:
                 return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._hang_up(conn)
+            if connection.held and not connection.working:
+                self._close(connection)
 
-    def _hang_up(self, conn: Any) -> None:
-        self.pending_conns.remove(conn)
-        with suppress(OSError, KeyError, ValueError):
-            self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+    def forget(self, connection: _Connection) -> None:
+        """Take out a connection that has ended."""
+        self.connections.pop(connection, None)
+        self._accept_more()
+        if self._stopping:
+            self._changed.set()
 
+    def rest(self, connection: _Connection) -> None:
+        """Have a connection wait anew: it becomes the last one that has to make room."""
+        if connection in self.connections:
+            del self.connections[connection]
+            self.connections[connection] = None
+        self._accept_more()
 
-class _Reader(SocketUnreader):  # type: ignore[misc]
-    """Bytes that a client has sent. From a request's first byte on, `due` says when its last one must be here."""
+    def _accept_more(self) -> None:
+        if not (self._accepting or self._stopping):
+            self._accepting = True
+            for listener in self.sockets:
+                listener.setblocking(False)
+                self.loop.add_reader(listener.fileno(), self._accept, listener)
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self.buf = io.BytesIO()
-        self.due: float | None = None
+    def _accept_none(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for listener in self.sockets:
+                self.loop.remove_reader(listener.fileno())
 
-    @property
-    def begun(self) -> bool:
-        return bool(self.buf.getbuffer().nbytes)
-
-    def take_in(self) -> bool:
-        """Read what is there without waiting, and tell whether a thread can go on with it.
-
-        Raises:
-            LimitRequestHeaders: the headers find no end.
-        """
-        data = bytearray(self.buf.getvalue())
-        self.sock.setblocking(False)
-        ended = False
+    def _accept(self, listener: Any) -> bool:
+        """Take in one connection, as the other processes want some, too; tell whether there was one."""
+        if len(self.connections) >= self._most and not self._stopping:
+            waiting = next((each for each in self.connections if not each.working), None)
+            if waiting is None:
+                self._accept_none()
+                return False
+            self._close(waiting)
         try:
-            while not (ended or _complete(data)):
-                piece = self.sock.recv(_PIECE)
-                data += piece
-                ended = not piece
-        except BlockingIOError:
-            return False
-        except OSError:
-            # The connection is broken. Gunicorn finds that out as well.
+            client, address = listener.accept()
+        except ConnectionAbortedError:
             return True
-        finally:
-            self.sock.setblocking(True)
-            self.buf = io.BytesIO()
-            self.buf.write(data)
-            if data and self.due is None:
-                self.due = monotonic() + READING_S
+        except OSError:
+            return False
+        client.setblocking(False)
+        connection = _Connection(self, client, address)
+        self.connections[connection] = None
+        task = self.loop.create_task(self.loop.connect_accepted_socket(lambda: connection, client))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._connected, connection))
         return True
 
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        # Gunicorn bounds it itself where it skips what nobody has read.
-        before = self.sock.gettimeout()
-        if self.due is None:
-            self.due = monotonic() + READING_S
-        rest = self.due - monotonic()
-        if rest <= 0:
-            raise TimeoutError("The request is too slow.")
-        self.sock.settimeout(rest if before is None else min(rest, before))
+    def _connected(self, connection: _Connection, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            self.forget(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        self._closed += 1
+        self.connections.pop(connection, None)
+        connection.abort()
+
+    def _stop(self) -> None:
+        if self._stopping:
+            return
+        self._accept_none()
+        self._stopping, self.alive = True, False
+        for listener in self.sockets:
+            # Who is connected gets an answer; to close the port at once would hang up on them.
+            while self._accept(listener):
+                pass
+            # Now, not when the last answer is given: until then the system would take more in.
+            with suppress(OSError):
+                listener.close()
+        for connection in self.connections:
+            connection.stop()
+        self._changed.set()
+
+
+class _BodyAwaitedError(BaseException):
+    """The application wants a body that is not here; no fault, so that nothing on the way reports one."""
+
+    def __init__(self, limit: int | None) -> None:
+        super().__init__()
+        self.limit = MAX_BODY_BYTES if limit is None else limit
+
+
+class _NotHere(io.RawIOBase):
+    """A body that has not arrived. Whoever begins to read has refused nothing, and said how much may come."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: object) -> int:
+        raise _BodyAwaitedError(flask.request.max_content_length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A response, all of it."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class _Connection(asyncio.Protocol):
+    """A client's connection: reads a request, has it answered in a thread, writes the answer, and begins anew."""
+
+    def __init__(self, worker: Worker, client: socket.socket, address: Any) -> None:
+        self.worker = worker
+        #: Bytes of the request and of the answer that are in memory.
+        self.held = 0
+        #: A thread has the request.
+        self.working = False
+        self._names = client.getsockname(), address
+        self._transport: asyncio.Transport | None = None
+        self._http = h11.Connection(h11.SERVER, _LONGEST_HEAD)
+        self._due = monotonic() + worker.cfg.keepalive
+        self._unsent = 0
+        self._answering = self._last = self._ended = self._lost = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._environ: WSGIEnvironment | None = None
+        self._body = bytearray()
+        self._begun = self._whole = self._asked = self._expects = False
+        self._limit = MAX_BODY_BYTES
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._lost:
+            transport.abort()
+        # An answer counts as fetched when all of it is.
+        transport.set_write_buffer_limits(0)
+
+    def data_received(self, data: bytes) -> None:
+        if self._last:
+            return
+        self._begin()
+        self._http.receive_data(data)
+        self._read()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if self._last and not self._unsent:
+            self.abort()
+        elif not self._last:
+            self._http.receive_data(b"")
+            self._read()
+        # Who has nothing more to say may want to hear the answer.
+        return True
+
+    def pause_writing(self) -> None:
+        assert self._transport is not None
+        self._unsent = self._transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        self._unsent = 0
+        if self._answering:
+            self._answered()
+        else:
+            self._read()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._lost = True
+        self._hold(0)
+        if not self.working:
+            self.worker.forget(self)
+
+    # What the worker calls.
+
+    def look(self, now: float) -> None:
+        """End what takes too long."""
+        if self.working or self._lost or self._transport is None:
+            return
+        if self._unsent and (unsent := self._transport.get_write_buffer_size()) < self._unsent:
+            self._unsent, self._due = unsent, now + _FETCHING_S
+        if now < self._due:
+            return
+        if self._begun and not (self._unsent or self._last):
+            self._refuse(*_TOO_SLOW)
+        else:
+            self.abort()
+
+    def stop(self) -> None:
+        """Wait no longer for a request that has not begun."""
+        if not (self._begun or self.working or self._unsent):
+            self._due = min(self._due, monotonic() + _LINGER_S)
+
+    def abort(self) -> None:
+        """Hang up."""
+        self._lost = True
+        self._hold(0)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # The request.
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun, self._due = True, monotonic() + READING_S
+
+    def _hold(self, held: int) -> None:
+        grown, self.held = held - self.held, held
+        self.worker.held += grown
+        if grown > 0:
+            self.worker.make_room()
+
+    def _read(self) -> None:
+        """Take in what is there of a request, and go on with it if that can be done."""
+        # While a thread has the request, what comes stays with h11.
+        for _ in range(_EVENTS):
+            if self.working or self._last or self._lost or self._unsent or self._whole or self._over:
+                break
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                self._refuse(*self._reason(error))
+                return
+            if isinstance(event, h11.Request):
+                self._begin()
+                if refusal := self._head(event):
+                    self._refuse(*refusal)
+                    return
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                self._whole = True
+            elif isinstance(event, h11.ConnectionClosed):
+                self.abort()
+                return
+            else:
+                break
+        else:
+            self.worker.loop.call_soon(self._read)
+        if not (self._last or self._lost or self._unsent):
+            self._hold(len(self._body) + len(self._http.trailing_data[0]))
+            self._go_on()
+
+    @property
+    def _over(self) -> bool:
+        return len(self._body) > self._limit
+
+    def _go_on(self) -> None:
+        if self._environ is None or self.working or self._lost:
+            return
+        if self._whole or self._over:
+            self._work()
+        elif not self._asked:
+            if self._expects or int(self._environ.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+                self._work()
+            elif self._timer is None:
+                self._timer = self.worker.loop.call_later(_ASKING_S, self._work)
+
+    def _head(self, request: h11.Request) -> tuple[HTTPStatus, str] | None:
+        """Make the environment of PEP 3333, or tell why not."""
+        target, version = request.target.decode("ascii"), request.http_version.decode("ascii")
+        names = [name for name, _ in request.headers]
+        if len(target) > _LONGEST_LINE:
+            return _TOO_LONG
+        if len(names) > _MOST_HEADERS or any(len(name) + len(value) > _LONGEST_LINE for name, value in request.headers):
+            return _TOO_MANY_HEADERS
+        if version not in ("1.0", "1.1"):
+            return _UNKNOWN_VERSION
+        if b"transfer-encoding" in names and (b"content-length" in names or version == "1.0"):
+            # Somebody in front of this server may have taken the other one.
+            return _UNREADABLE
+        if request.method == b"CONNECT":
+            return _NO_TUNNEL
+        path, _, query = target.partition("#")[0].partition("?")
+        named = ""
+        if not path.startswith("/") and path != "*":
+            try:
+                _, named, path, query, _ = urlsplit(target)
+            except ValueError:
+                named = ""
+            if not named:
+                return _UNREADABLE
+        (host, port, *_), client = self._names
+        environ: WSGIEnvironment = {
+            "REQUEST_METHOD": request.method.decode("ascii"),
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote_to_bytes(path or "/").decode("latin-1"),
+            "QUERY_STRING": query,
+            "RAW_URI": target,
+            "SERVER_NAME": host,
+            "SERVER_PORT": str(port),
+            "SERVER_PROTOCOL": f"HTTP/{version}",
+            "REMOTE_ADDR": client[0],
+            "REMOTE_PORT": str(client[1]),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+        }
+        for name, value in request.headers:
+            # An underscore could pass for the hyphen of a header that a proxy sets.
+            if b"_" not in name:
+                key = name.decode("ascii").upper().replace("-", "_")
+                key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+                text = value.decode("latin-1")
+                joint = "; " if key == "HTTP_COOKIE" else ","
+                environ[key] = f"{environ[key]}{joint}{text}" if key in environ else text
+        if named:
+            environ["HTTP_HOST"] = named.rpartition("@")[2]
+        expected = environ.pop("HTTP_EXPECT", "").lower()
+        if expected not in ("", "100-continue"):
+            return _NOT_EXPECTED
+        self._expects, self._environ = bool(expected), environ
+        return None
+
+    def _reason(self, error: h11.RemoteProtocolError) -> tuple[HTTPStatus, str]:
+        # Its words quote the request: they go nowhere.
+        if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            line = self._http.trailing_data[0].partition(b"\n")[0]
+            return _TOO_LONG if len(line) > _LONGEST_LINE else _TOO_MANY_HEADERS
+        return _BY_HINT.get(HTTPStatus(error.error_status_hint), _UNREADABLE)
+
+    # The answer.
+
+    def _work(self) -> None:
+        """Give the request to a thread; if its body is not here, to hear whether the application wants it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        environ = self._environ
+        if environ is None or self.working or self._last or self._lost:
+            return
+        assert self._transport is not None
+        self._transport.pause_reading()
+        here = self._whole or (self._over and self._asked)
+        environ["wsgi.input"] = io.BytesIO(self._body) if here else io.BufferedReader(_NotHere())
+        environ[BEFORE_BODY] = not here
+        self.working = True
+        pool = self.worker.own_thread if environ["PATH_INFO"] == "/healthz" else self.worker.pool
+        future = self.worker.loop.run_in_executor(pool, _run, self.worker.wsgi, environ)
+        future.add_done_callback(self._worked)
+
+    def _worked(self, future: asyncio.Future[_Answer | _BodyAwaitedError]) -> None:
+        self.working = False
+        if self._lost:
+            self.worker.forget(self)
+            return
+        assert self._transport is not None
         try:
-            return bytes(super().chunk(size_hint))
+            answer = future.result()
+        except Exception as error:
+            self._refuse(*_BROKEN, error=error)
+            return
+        if isinstance(answer, _Answer):
+            self._write(answer)
+            return
+        self._asked, self._limit = True, answer.limit
+        if self._http.they_are_waiting_for_100_continue and not self._over:
+            self._transport.write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+        self._transport.resume_reading()
+        self._read()
+
+    def _write(self, answer: _Answer, *, last: bool = False) -> None:
+        assert self._transport is not None
+        last = last or not (self._whole and self.worker.alive)
+        headers = [*answer.headers, ("Date", formatdate(usegmt=True)), *([("Connection", "close")] if last else [])]
+        head_only = self._environ is not None and self._environ["REQUEST_METHOD"] == "HEAD"
+        try:
+            data = self._http.send(
+                h11.Response(status_code=answer.status, headers=headers, reason=answer.reason.encode("latin-1"))
+            )
+            if answer.body and not head_only:
+                data += self._http.send(h11.Data(data=answer.body))
+            data += self._http.send(h11.EndOfMessage())
+        except (h11.LocalProtocolError, UnicodeError) as error:
+            logger.error("An answer cannot be sent: it is not as HTTP has it.", exc_info=error)
+            self.abort()
+            return
+        self._last = self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE
+        self._due, self._answering = monotonic() + _FETCHING_S, True
+        self._transport.write(data)
+        self._hold(self._unsent)
+        if not (self._unsent or self._lost):
+            self._answered()
+
+    def _answered(self) -> None:
+        """Wait for the next request, or for the client to hang up."""
+        if self._lost:
+            return
+        assert self._transport is not None
+        self._hold(0)
+        self._answering = False
+        self.worker.rest(self)
+        if self._last and self._ended:
+            self.abort()
+        elif self._last:
+            # Who still sends must not find the door shut, or would not see the answer.
+            self._due = monotonic() + _LINGER_S
+            with suppress(OSError):
+                self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._http.start_next_cycle()
+            self._reset()
+            self._due = monotonic() + self.worker.cfg.keepalive
+            if self._http.trailing_data[0]:
+                self._begin()
+            self._transport.resume_reading()
+            self._read()
+
+    def _refuse(self, status: HTTPStatus, detail: str, *, error: BaseException | None = None) -> None:
+        """Refuse a request that the application never sees."""
+        name = uuid.uuid4().hex
+        # RFC 9110's name; Python has that of an older one.
+        title = "URI Too Long" if status == HTTPStatus.REQUEST_URI_TOO_LONG else status.phrase
+        logger.log(
+            logging.ERROR if error else logging.WARNING,
+            "A request is refused before it is one: %s",
+            title,
+            exc_info=error,
+            extra={"status": status.value, "request_id": name},
+        )
+        body = ProblemOut(type="about:blank", title=title, status=status, detail=detail, request_id=name)
+        headers = {**SECURITY_HEADERS, logs.HEADER: name, "Content-Type": MEDIA_TYPE}
+        text = body.model_dump_json().encode()
+        self._write(_Answer(status, title, [*headers.items(), ("Content-Length", str(len(text)))], text), last=True)
+
+
+def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _BodyAwaitedError:
+    """Call the application, in a thread, and return all of its answer."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    body = bytearray()
+
+    def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> Callable[[bytes], object]:
+        found[:] = [(status, headers)]
+        return body.extend
+
+    try:
+        pieces = application(environ, start_response)
+        try:
+            for piece in pieces:
+                body += piece
         finally:
-            self.sock.settimeout(before)
-
-
-def _complete(data: bytearray) -> bool:
-    """Tell whether it is a whole request, or one whose body is read, or refused, by who answers it."""
-    head, end, body = data.partition(b"\r\n\r\n")
-    if not end:
-        if len(data) > _LONGEST_HEAD:
-            raise errors.LimitRequestHeaders("no end")
-        return False
-    found = _LENGTH.search(head)
-    return found is None or not len(body) < int(found[1]) <= MAX_BODY_BYTES or _PIECEMEAL.search(head) is not None
-
-
-def _refuse(
-    client: socket.socket, status: HTTPStatus, detail: str, *, why: str = "", error: BaseException | None = None
-) -> None:
-    """Refuse a request that the application never sees."""
-    name = uuid.uuid4().hex
-    logger.log(
-        logging.ERROR if error else logging.WARNING,
-        "A request is refused before it is one: %s",
-        " ".join(filter(None, (status.phrase, why))),
-        exc_info=error,
-        extra={"status": status.value, "request_id": name},
-    )
-    body = ProblemOut(
-        type="about:blank", title=_title(status), status=status, detail=detail, request_id=name
-    ).model_dump_json()
-    head = (
-        f"HTTP/1.1 {status.value} {_title(status)}\r\nConnection: close\r\n{logs.HEADER}: {name}\r\n"
-        f"Content-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body.encode())}\r\n\r\n"
-    )
-    with suppress(OSError):
-        write_nonblock(client, (head + body).encode())
-
-
-def _title(status: HTTPStatus) -> str:
-    # RFC 9110's name; Python has that of an older one.
-    return "URI Too Long" if status == HTTPStatus.REQUEST_URI_TOO_LONG else status.phrase
+            if hasattr(pieces, "close"):
+                pieces.close()
+    except _BodyAwaitedError as awaited:
+        return awaited
+    ((status, headers),) = found
+    code, _, reason = status.partition(" ")
+    if not any(name.lower() == "content-length" for name, _ in headers) and int(code) not in (204, 304):
+        headers = [*headers, ("Content-Length", str(len(body)))]
+    return _Answer(int(code), reason, headers, bytes(body))

@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask, Response, request
@@ -29,6 +28,7 @@ from rlhf_loop.web import logs
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
+from rlhf_loop.web.server.gunicorn_worker import BEFORE_BODY, Worker
 from rlhf_loop.web.server.shared_counts import forget, shared_counts
 from rlhf_loop.web.server.watch import Watch
 
@@ -47,8 +47,6 @@ _KEEP_ALIVE_S = 75
 #: A worker whose main loop says nothing for that long is replaced. Requests run in other threads.
 _STUCK_S = 60
 _WAITING_CONNECTIONS = 2048
-#: Bytes of a request's first line; gunicorn allows no more.
-_LONGEST_ADDRESS = 8190
 
 
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
@@ -111,32 +109,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_class() -> type | str:
-    """Return our worker, or the name of gunicorn's own where this gunicorn lacks what ours is built on."""
-    try:
-        from rlhf_loop.web.server.gunicorn_worker import Worker, missing_parts
-
-        missing = ", ".join(f"no {part}" for part in missing_parts())
-    except ImportError as error:
-        missing = str(error)
-    if missing:
-        logger.warning(
-            "Our worker does not fit gunicorn %s (%s); falling back to gunicorn's thread worker, whose threads a few "
-            "slow clients can occupy. Install gunicorn>=27.0.1,<28.",
-            version("gunicorn"),
-            missing,
-        )
-        return "gthread"
-    return Worker
-
-
 def trace(app: Flask) -> None:
     """Trace the application's requests, each in a span that is named by its route and not by its address, which holds
     the question; see `tracing.begin`."""
     answer = app.wsgi_app
 
     def traced(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("PATH_INFO", "").endswith(_LEFT_OUT):
+        # A request that is refused before its body is here has no span: most are not, and begin once more.
+        if environ.get(BEFORE_BODY) or environ.get("PATH_INFO", "").endswith(_LEFT_OUT):
             return answer(environ, start_response)
         with tracing.request_span("request", _headers(environ)):
             return answer(environ, start_response)
@@ -196,13 +176,12 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "bind": self._bind,
             "workers": self._size.workers,
             "threads": self._size.threads,
-            "worker_class": worker_class(),
+            "worker_class": Worker,
             "logger_class": _Log,
             "graceful_timeout": GRACE_S,
             "keepalive": _KEEP_ALIVE_S,
             "timeout": _STUCK_S,
             "backlog": _WAITING_CONNECTIONS,
-            "limit_request_line": _LONGEST_ADDRESS,
             # A second way to command the server, which nobody asked for.
             "control_socket_disable": True,
             "when_ready": _end_with_the_terminal,
