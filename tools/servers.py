@@ -174,7 +174,7 @@ SERVERS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
     "waitress in gunicorn": ("waitress", lambda port: _gunicorn("tools.servers.Waitress", port)),
     "gunicorn asgi + a2wsgi": ("a2wsgi", lambda port: _gunicorn("asgi", port, "tools.servers:asgi")),
     "uvicorn + a2wsgi": ("uvicorn", lambda port: _uvicorn("asgi", port)),
-    "uvicorn, body first": ("uvicorn", lambda port: _uvicorn("asgi_whole", port)),
+    "uvicorn body-first + a2wsgi": ("uvicorn", lambda port: _uvicorn("asgi_whole", port)),
     "granian": ("granian", lambda port: _granian(port)),
 }
 

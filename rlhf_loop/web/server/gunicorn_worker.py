@@ -83,7 +83,7 @@ _UNKNOWN_VERSION = (
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     "This version of HTTP is not spoken here. Send the request as HTTP/1.1.",
 )
-_NO_TUNNEL = (HTTPStatus.NOT_IMPLEMENTED, "This server is no proxy. Send the request to the host that it is for.")
+_NO_TUNNEL = (HTTPStatus.NOT_IMPLEMENTED, "CONNECT is not possible here. Send the request to the host that it is for.")
 _TOO_SLOW = (
     HTTPStatus.REQUEST_TIMEOUT,
     f"The request was not here {READING_S:g} seconds after it had begun. Send it again, all at once.",
