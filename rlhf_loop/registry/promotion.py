@@ -8,6 +8,7 @@ first.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -22,11 +23,14 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
+from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.errors import ModelFileError, RegistryError
 from rlhf_loop.registry import versions
+from rlhf_loop.registry.runs import plain
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.reward.model_file import origin, serialised, verified, version_name
+from rlhf_loop.reward.model_file import load as load_file
+from rlhf_loop.reward.model_file import serialised, verified, version_name
 from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading, transaction
@@ -34,6 +38,9 @@ from rlhf_loop.store.tables import ModelVersion
 
 logger = logging.getLogger(__name__)
 _ADOPTED = "It was live before there was a registry."
+_DRAWN = ("calibration", "growth")
+#: What the log of training runs has as the id of one.
+_RUN = re.compile(r"[\w-]{1,36}", re.ASCII)
 
 
 def add(
@@ -105,7 +112,7 @@ def promote(
             )
         if not reason.strip():
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
-    verified(versions.version_path(settings, version.version))
+    versions.load(settings, version, encoder=version.encoder)
     said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason.strip())))
     detail = {"forced": force, "reason": reason.strip(), "gate": version.reason if force else None}
     return _promoted(engine, settings, version.version, actor=actor, reason=said, detail=detail)
@@ -127,7 +134,7 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
             f"There is nothing to go back to: {now.version if now else 'no model'} is live, and none was before. See "
             "all versions: rlhf-loop models list"
         )
-    verified(versions.version_path(settings, before.version))
+    versions.load(settings, before, encoder=before.encoder)
     why = " ".join(filter(None, (f"Rolled back by {actor}.", reason.strip())))
     back = f"Live again: {now.version} was rolled back by {actor}."
     detail = {"rolled_back": now.version, "reason": reason.strip()}
@@ -221,29 +228,32 @@ def _promoted(
 
 def _adopt(engine: Engine, settings: Settings) -> None:
     try:
-        content, _ = verified(settings.model_path)
-        of = origin(settings.model_path)
+        loaded = load_file(settings.model_path, encoder=MODEL_NAME)
+        content, found = verified(settings.model_path)
     except ModelFileError:
-        return  # there is no file, or not a valid one; ranking reports it
-    metrics = of.card.get("metrics")
-    now = datetime.now(UTC)
+        return  # there is no file, or not one that could serve; ranking reports it
+    if found != loaded.sha256:
+        return  # replaced in between, and looked at again soon
+    model, card = loaded.model, loaded.model.card
+    now, run = datetime.now(UTC), card.get("run_id")
     version = Version(
         id=0,
-        version=of.version,
-        sha256=of.sha256,
+        version=loaded.version,
+        sha256=found,
         state=ModelState.LIVE,
         reason=_ADOPTED,
-        recipe=of.recipe,
-        encoder=of.encoder,
-        run_id=of.card.get("run_id"),
+        recipe=model.recipe,
+        encoder=model.encoder,
+        run_id=run if isinstance(run, str) and _RUN.fullmatch(run) else None,
         frozen_share=None,
         judgement={},
-        metrics=metrics if isinstance(metrics, Mapping) else {},
-        made_at=_moment(of.card.get("trained_at")) or now,
+        metrics={},
+        made_at=_moment(card.get("trained_at")) or now,
         changed_at=now,
         live_from=now,
         live_until=None,
     )
+    version = _with_metrics(version, plain(card.get("metrics")))
     try:
         if not versions.version_path(settings, version.version).exists():
             versions.keep(settings, version, content, fitted=None)
@@ -252,6 +262,30 @@ def _adopt(engine: Engine, settings: Settings) -> None:
             audit.note(connection, "registry", "model.promoted", f"model:{version.version}", {"reason": _ADOPTED})
     except ModelFileError as error:
         logger.warning("The live model is not in the registry yet: %s", error)
+
+
+def _with_metrics(version: Version, metrics: object) -> Version:
+    """Return the version with what its training measured, as far as a card has it, or without where none can be made.
+
+    What figures are drawn of stays out: it has too many shapes to trust a file that came from elsewhere with.
+    """
+    if not isinstance(metrics, Mapping):
+        return version
+    measured = replace(version, metrics={name: metrics[name] for name in metrics if name not in _DRAWN})
+    try:
+        versions.card(measured)
+        measured._repr_html_()
+        if not all(_of_numbers(measured.metrics.get(name)) for name in ("overall", "held_out", "pairs")):
+            return version
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        return version
+    return measured
+
+
+def _of_numbers(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_of_numbers, value.values()))
+    return value is None or isinstance(value, int | float)
 
 
 def _insert(connection: Connection, version: Version) -> None:
@@ -265,6 +299,6 @@ def _insert(connection: Connection, version: Version) -> None:
 def _moment(text: object) -> datetime | None:
     try:
         moment = datetime.fromisoformat(str(text))
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
-from rlhf_loop.reward.model_file import READABLE, LoadedModel, put, verified
+from rlhf_loop.reward.model_file import READABLE, LoadedModel, is_version_name, put, verified
 from rlhf_loop.reward.model_file import load as load_file
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ModelVersion
@@ -126,6 +126,11 @@ def live_version(connection: Connection) -> Version | None:
 
 def named(connection: Connection, name: str) -> Version:
     """Do what `find` does, in this transaction."""
+    if not is_version_name(name):
+        raise RegistryError(
+            f"{name[:60]!r} is not a valid name of a version: these are letters, digits and hyphens. Give one, its "
+            "beginning, or its number. See them all: rlhf-loop models list"
+        )
     table = ModelVersion
     wanted = select(table.__table__)
     if name.isdecimal() and len(name) < 10:
@@ -164,14 +169,23 @@ def _version(row: Mapping[Any, Any]) -> Version:
     return Version(**values)
 
 
-def version_path(settings: Settings, version: str) -> Path:
-    """Return where the model file of a version is."""
-    return settings.models_folder / f"{version}.joblib"
+def version_path(settings: Settings, version: str, *, ending: str = ".joblib") -> Path:
+    """Return where the model file of a version is, or the one beside it with another ending.
+
+    Raises:
+        ModelFileError: no version has such a name.
+    """
+    if not is_version_name(version):
+        raise ModelFileError(
+            f"{version[:60]!r} is not a valid name of a version, so it has no file. Promote another one: rlhf-loop "
+            "models promote"
+        )
+    return settings.models_folder / f"{version}{ending}"
 
 
 def card_path(settings: Settings, version: str) -> Path:
     """Return where the card of a version is."""
-    return settings.models_folder / f"{version}.md"
+    return version_path(settings, version, ending=".md")
 
 
 def load(settings: Settings, version: Version, *, encoder: str) -> LoadedModel:
@@ -190,7 +204,7 @@ def fitted_questions(settings: Settings, version: str) -> NDArray[np.int64] | No
     """Return the questions that the version was fitted on, None where that is not known."""
     try:
         found = np.load(_fitted_path(settings, version), allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ModelFileError):
         return None
     return found if found.dtype == np.int64 and found.ndim == 1 else None
 
@@ -223,10 +237,19 @@ def deploy(settings: Settings, version: Version) -> None:
     Raises:
         ModelFileError: the version's file is missing or altered, or the live one cannot be written.
     """
+    put(content(settings, version), settings.model_path)
+
+
+def content(settings: Settings, version: Version) -> bytes:
+    """Return what the version's file holds.
+
+    Raises:
+        ModelFileError: the file is missing, altered, or of another version.
+    """
     path = version_path(settings, version.version)
-    content, found = verified(path)
-    _check(path, found, version)
-    put(content, settings.model_path)
+    found, sha256 = verified(path)
+    _check(path, sha256, version)
+    return found
 
 
 def _check(path: Path, found: str, version: Version) -> None:
@@ -238,7 +261,7 @@ def _check(path: Path, found: str, version: Version) -> None:
 
 
 def _fitted_path(settings: Settings, version: str) -> Path:
-    return settings.models_folder / f"{version}.fitted.npy"
+    return version_path(settings, version, ending=".fitted.npy")
 
 
 # --- The card --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """The reward model and its file: written whole or not at all, and never unpickled before its sha256 is verified.
 
 A pickle can run any code, so the sum comes first: it stands beside the file, in the form that `sha256sum -c` reads. And
-what is then read is plain values only; anything that would have to be imported or called is refused. A
-new model replaces an old one in three steps, each atomic: the sums of both, the model, the sum of the new one. At each
-instant the file that is there has its sum beside it. A lock keeps two trainings from doing this at the same time.
+what is then read is plain values only, few and small enough to be a model; anything that would have to be imported or
+called, or could not be served, is refused. A new model replaces an old one in three steps, each atomic: the sums of
+both, the model, the sum of the new one. At each instant the file that is there has its sum beside it. A lock keeps two
+trainings from doing this at the same time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import io
 import math
 import pickle
+import pickletools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,14 @@ FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
 #: Permissions of the files: a service under another user must be able to read the model.
 READABLE = 0o644
+#: What every version's name looks like: a part of file names, addresses and commands.
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
+#: A model has some twenty numbers and a card; the largest ones have some 30 KB.
+_MOST_BYTES = 1_000_000
+#: Values in it, and how deep they lie in each other; a list that is in it twice counts twice.
+_MOST_VALUES, _DEEPEST = 100_000, 20
+#: Numbers beyond are none of a fit's, and their products overflow.
+_LARGEST = 1e30
 _RETRAIN = "Train a new one: rlhf-loop train."
 #: How long a training waits for another one that is writing its model at this moment.
 _LOCK_TIMEOUT_S = 30
@@ -84,24 +94,14 @@ class LoadedModel:
         return version_name(self.model.recipe, self.sha256)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOrigin:
-    """A model file's own statements about its model, and the sha256 of the file."""
-
-    recipe: str
-    encoder: str
-    card: Mapping[str, Any]
-    sha256: str
-
-    @property
-    def version(self) -> str:
-        """A short name for exactly this model."""
-        return version_name(self.recipe, self.sha256)
-
-
 def version_name(recipe: str, sha256: str) -> str:
     """Return the short name of the model in the file with that sum."""
     return f"{recipe}-{sha256[:12]}"
+
+
+def is_version_name(name: object) -> bool:
+    """Tell whether it can be the name of a version, or its beginning."""
+    return isinstance(name, str) and _VERSION.fullmatch(name) is not None
 
 
 def save(model: RewardModel, path: Path) -> str:
@@ -144,7 +144,7 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
     values = _unpickled(path, content)
     try:
         return LoadedModel(_checked(path, values, encoder), found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFileError(
             f"{path} is not a whole reward model: {type(error).__name__}: {error}. {_RETRAIN}"
         ) from error
@@ -170,20 +170,6 @@ def verified(path: Path) -> tuple[bytes, str]:
     else:
         raise ModelFileError(f"{path} is replaced over and over, faster than it can be read. Try again.")
     return content, found
-
-
-def origin(path: Path) -> ModelOrigin:
-    """Return what a model file says of itself, whatever encoder is in use.
-
-    Raises:
-        ModelFileError: see `load`.
-    """
-    content, found = verified(path)
-    values = _unpickled(path, content)
-    try:
-        return ModelOrigin(str(values["recipe"]), str(values["encoder"]), dict(values["card"]), found)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a whole reward model: {type(error).__name__}: {error}.") from error
 
 
 def sum_file(path: Path) -> Path:
@@ -219,7 +205,8 @@ def serialised(model: RewardModel) -> tuple[bytes, str]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise ModelFileError(f"There is no reward model at {path}. {_RETRAIN}") from None
     except OSError as error:
@@ -227,6 +214,12 @@ def _read(path: Path) -> bytes:
             f"Cannot read the reward model {path}: {error.strerror or error}. Name a file that this user may read "
             "(RLHF_MODEL_PATH)."
         ) from error
+    if len(content) > _MOST_BYTES:
+        raise ModelFileError(
+            f"{path} is larger than {_MOST_BYTES:,} bytes, which no reward model is. Name the right file "
+            f"(RLHF_MODEL_PATH). {_RETRAIN}"
+        )
+    return content
 
 
 def _verify(path: Path, found: str) -> None:
@@ -250,7 +243,8 @@ def _expected(path: Path) -> list[str]:
     """Return the sums that stand beside the file: one, or two while it is being replaced."""
     if not sum_file(path).exists():
         return []
-    return re.findall(r"^[0-9a-f]{64}\b", sum_file(path).read_text("ascii", errors="replace").lower(), re.MULTILINE)
+    with sum_file(path).open(encoding="ascii", errors="replace") as file:
+        return re.findall(r"^[0-9a-f]{64}\b", file.read(_MOST_BYTES).lower(), re.MULTILINE)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -262,7 +256,12 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
     try:
+        # A few bytes may ask for a place in the memo that fills the memory; a whole pickle numbers them as it goes.
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+            if opcode.name.endswith("PUT") and (argument or 0) > count:
+                raise pickle.UnpicklingError(f"it asks for place {argument:,}")
         values = _PlainUnpickler(io.BytesIO(content)).load()
+        _check_plain(values)
     except Exception as error:
         # Any exception: bytes that are not a pickle fail in many ways.
         raise ModelFileError(
@@ -273,20 +272,44 @@ def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
     return values
 
 
+def _check_plain(values: object) -> None:
+    """Refuse what JSON could not hold, and more than a model holds: a list may be in it many times over.
+
+    Raises:
+        ValueError: it is such a thing.
+    """
+    left, count = [(values, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1 + (len(value) // 100 if isinstance(value, str) else 0)
+        inner: Iterable[object] = ()
+        if isinstance(value, Mapping):
+            inner = (each for both in value.items() for each in both)
+        elif isinstance(value, list | tuple):
+            inner = value
+        elif isinstance(value, int) and value.bit_length() > 63:
+            raise ValueError(f"it holds a whole number of {value.bit_length()} bits")
+        elif value is not None and not isinstance(value, str | int | float):
+            raise ValueError(f"it holds a {type(value).__name__}")
+        left += ((each, depth + 1) for each in inner)
+        if depth > _DEEPEST or count + len(left) > _MOST_VALUES:
+            raise ValueError("it holds more, or deeper, than a model does")
+
+
 def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel:
     if values["format_version"] != FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has format version {values['format_version']}; this rlhf-loop reads {FORMAT_VERSION}. "
             f"Install the version that wrote it. {_RETRAIN}"
         )
-    recipe = RECIPES.get(values["recipe"])
-    if recipe is None or recipe.version != values["recipe_version"]:
+    recipe = RECIPES.get(str(values["recipe"]))
+    if recipe is None or type(values["recipe_version"]) is not int or recipe.version != values["recipe_version"]:
         known = ", ".join(f"{name} {known.version}" for name, known in RECIPES.items())
         raise ModelFileError(
             f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop "
             f"knows {known}. {_RETRAIN}"
         )
-    if not same_model(values["encoder"], encoder):
+    if not same_model(str(values["encoder"]), encoder):
         raise ModelFileError(
             f"{path} was trained with the encoder {values['encoder']}, but {encoder} is in use; their vectors do not "
             f"fit together. Set the encoder back. {_RETRAIN}"
@@ -296,20 +319,28 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
         recipe_version=values["recipe_version"],
         encoder=values["encoder"],
         scorer=_checked_scorer(path, values, len(recipe.feature_names())),
-        card=values["card"],
+        card=dict(values["card"]),
     )
 
 
 def _checked_scorer(path: Path, values: Mapping[str, Any], size: int) -> Scorer:
-    columns = {name: np.asarray(values[name], dtype=np.float64) for name in ("coef", "low", "high")}
+    columns = {name: _numbers(name, values[name]) for name in ("coef", "low", "high")}
     if any(column.shape != (size,) for column in columns.values()) or not np.isfinite(columns["coef"]).all():
         shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
         raise ModelFileError(f"{path} holds unusable coefficients, shapes {shapes}; expected {size}. {_RETRAIN}")
     if not (columns["low"] <= columns["high"]).all():
         raise ModelFileError(f"{path} holds ranges of features whose low end is above the high one. {_RETRAIN}")
-    numbers = {name: float(values[name]) for name in ("intercept", "slope", "offset")}
+    numbers = {name: float(_numbers(name, [values[name]])[0]) for name in ("intercept", "slope", "offset")}
     if not all(map(math.isfinite, numbers.values())):
         raise ModelFileError(f"{path} holds numbers that are not finite: {numbers}. {_RETRAIN}")
+    # A fit's range of a feature may have no end, as a feature itself has.
+    every = np.concatenate([*columns.values(), np.array([*numbers.values()])])
+    if np.abs(every[np.isfinite(every)]).max() > _LARGEST:
+        raise ModelFileError(f"{path} holds numbers beyond {_LARGEST:g}, whose products overflow. {_RETRAIN}")
+    if numbers["slope"] <= 0:
+        raise ModelFileError(
+            f"{path} has the slope {numbers['slope']:g}, which would turn the ranking round. {_RETRAIN}"
+        )
     return Scorer(
         coef=columns["coef"],
         low=columns["low"],
@@ -318,6 +349,17 @@ def _checked_scorer(path: Path, values: Mapping[str, Any], size: int) -> Scorer:
         slope=numbers["slope"],
         offset=numbers["offset"],
     )
+
+
+def _numbers(name: str, values: object) -> Floats:
+    """Return a list of numbers as an array; a list of anything else is none.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise TypeError(f"{name} is not a list of numbers" if isinstance(values, list) else f"{name} is no list")
+    return np.array(values, dtype=np.float64)
 
 
 def _sum_lines(path: Path, sums: list[str]) -> bytes:

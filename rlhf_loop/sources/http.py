@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from weakref import finalize
 
 import httpcore2
 import httpx2
@@ -77,9 +78,7 @@ class HttpClient:
         self._not_before = 0.0
         #: Of each process: one that is inherited at a fork is neither used nor closed.
         self._transports: dict[int, TimedTransport] = {}
-
-    def __del__(self) -> None:
-        self.close()
+        finalize(self, _close, self._transports)
 
     def address(self, params: Mapping[str, str]) -> str:
         """Return the whole address that `get` fetches for these parameters."""
@@ -235,9 +234,12 @@ class HttpClient:
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
-        # Where __init__ refused its arguments, there is nothing.
-        if found := getattr(self, "_transports", {}).pop(os.getpid(), None):
-            found.close()
+        _close(self._transports)
+
+
+def _close(transports: dict[int, TimedTransport]) -> None:
+    if found := transports.pop(os.getpid(), None):
+        found.close()
 
 
 def user_agent(contact: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from weakref import finalize
 
 #: A parent process's connections, kept so that they are never closed here.
 _INHERITED: list[sqlite3.Connection | None] = []
@@ -136,14 +137,12 @@ class SqliteCache:
         columns = f"id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, {columns}"
         prepare = partial(_prepare_cache, schema=f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
         self._reader, self._writer = (SqliteConnection(path, prepare=prepare, busy_s=busy_s) for _ in range(2))
-
-    def __del__(self) -> None:
-        self.close()
+        # Not __del__: at the end of a program that runs when modules are gone, and complains on standard error.
+        finalize(self, _close, self._reader, self._writer)
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        self._reader.close()
-        self._writer.close()
+        _close(self._reader, self._writer)
 
     def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Do the work in a transaction, and delete the oldest rows if there are too many then."""
@@ -173,6 +172,11 @@ class SqliteCache:
                 with suppress(OSError):
                     self._path.with_name(self._path.name + suffix).unlink()
         return None
+
+
+def _close(*connections: SqliteConnection) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _prepare_cache(connection: sqlite3.Connection, *, schema: str) -> None:

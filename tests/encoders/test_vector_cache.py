@@ -311,6 +311,22 @@ def test_a_cache_survives_a_fork(path: Path) -> None:
     assert (done.stdout, done.stderr) == ("0 3\n", "")
 
 
+def test_a_program_that_used_a_cache_ends_without_noise(path: Path) -> None:
+    """Whatever outlives the modules at the end of a program, it closes before they go and complains of nothing."""
+    code = (
+        "import atexit, sys\nfrom pathlib import Path\n"
+        # As at the end of a program, when the names in modules are None; registered first, it comes last.
+        "atexit.register(lambda: [setattr(used, name, None) for used in (sqlite, http) for name in dir(used)])\n"
+        "from rlhf_loop.utils import sqlite\nfrom rlhf_loop.sources import http\n"
+        "from rlhf_loop.encoders.vector_cache import VectorCache\n"
+        "kept = VectorCache(Path(sys.argv[1])), http.HttpClient('http://localhost', setting='S')\n"
+        "kept[0].get([b'x'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not path.with_name(path.name + "-wal").exists()
+
+
 def test_reading_does_not_wait_for_a_writer(path: Path) -> None:
     """While another process holds the write lock, what is known is served at once, also beside a waiting writer."""
     one = np.ones((1, 384), dtype=np.float32)

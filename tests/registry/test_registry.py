@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from rlhf_loop.errors import ModelFileError, RegistryError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.registry import Version
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.reward.model_file import load, save, sum_file
+from rlhf_loop.reward.model_file import load, save, serialised, sum_file
 from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import open_alarms
 from rlhf_loop.training.train import TrainingReport
+from tools.attack import models
 
 Trained = tuple[RewardModel, TrainingReport]
 
@@ -95,10 +98,25 @@ def test_versions_are_found_by_what_people_type(house: House) -> None:
         assert registry.find(house.engine, name) == registry.find(house.engine, first.version)
     with pytest.raises(RegistryError, match="may be"):
         registry.find(house.engine, first.recipe)
-    for unknown in ("99999", "nothing", "%", "_", "", "1" * 40) if first.id != 99999 else ():
-        with pytest.raises(RegistryError, match="There is no version" if unknown else "may be"):
+    for unknown in ("99999", "nothing", "1" * 40) if first.id != 99999 else ():
+        with pytest.raises(RegistryError, match="There is no version"):
             registry.find(house.engine, unknown)
     assert second.id != first.id
+
+
+def test_what_cannot_be_a_version_is_no_name_anywhere(house: House) -> None:
+    """Neither found nor promoted, and without a file: the message says what a name looks like."""
+    house.add()
+    for name in ("", " ", "%", "_", ".", "..", "../x", "/x", "a/b", "joint\0", "joint\n", "jo\u200bint", "x" * 4000):
+        with pytest.raises(RegistryError, match="is not a valid name of a version") as error:
+            registry.find(house.engine, name)
+        assert len(str(error.value)) < 300
+        with pytest.raises(RegistryError, match="is not a valid name"):
+            registry.promote(house.engine, house.settings, name, actor="dora", force=True, reason="Why not.")
+        for path in (registry.version_path, registry.card_path):
+            with pytest.raises(ModelFileError, match="is not a valid name"):
+                path(house.settings, name)
+        assert registry.fitted_questions(house.settings, name) is None
 
 
 def test_the_gate_is_passed_with_a_reason_only(house: House) -> None:
@@ -211,3 +229,28 @@ def test_a_model_from_before_is_adopted(house: House, trained: Trained) -> None:
     second = house.add()
     assert house.serving == second.sha256
     assert registry.rollback(house.engine, house.settings, actor="dora").sha256 == sha256
+
+
+#: What `make attack` changes only in a model's card: it can serve, and there is nothing to read about it.
+SERVED = ("card's run of", "card's metrics of other", "card's metrics of texts", "card's metrics of nan", "card's time")
+
+
+@pytest.mark.parametrize("name", models.CHANGES)
+def test_a_model_that_could_not_serve_is_not_adopted(
+    sqlite_engine: Engine, settings: Settings, trained: Trained, name: str
+) -> None:
+    """No version comes of it, and no file; of one whose card alone is wrong comes a version that says nothing."""
+    content, path = models.changed(pickle.loads(serialised(trained[0])[0]), models.CHANGES[name]), settings.model_path
+    path.parent.mkdir()
+    path.write_bytes(content)
+    sum_file(path).write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+    assert registry.settle(sqlite_engine, settings) == ""
+    found = registry.versions(sqlite_engine)
+    assert len(found) == name.startswith(SERVED)
+    assert len(list(path.parent.parent.rglob("*.joblib"))) == 1 + len(found)
+    for version in found:
+        registry.load(settings, version, encoder=version.encoder)
+        assert registry.card(version)
+        assert version._repr_html_()
+        assert version.measured("accuracy") is None
+        assert version.run_id is None

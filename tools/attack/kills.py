@@ -215,9 +215,9 @@ def _troubles(product: Product) -> str:
     """Say what is not as it should be: runs without an end, live versions, the live file."""
     import hashlib
 
-    running = product.count("rlhf_training_runs", "status = 'running'")
+    running = product.count("rlhf_reward_model_training", "status = 'running'")
     with closing_connection(product.database) as connection:
-        live = [row[0] for row in connection.execute("SELECT sha256 FROM rlhf_model_versions WHERE state = 'live'")]
+        live = [row[0] for row in connection.execute("SELECT sha256 FROM rlhf_models WHERE state = 'live'")]
         whole = connection.execute("PRAGMA integrity_check").fetchone()[0]
     sum = hashlib.sha256(product.model.read_bytes()).hexdigest() if product.model.exists() else None
     drafts = [path.name for path in product.folder.rglob("*.tmp")]

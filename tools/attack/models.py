@@ -14,6 +14,7 @@ from tools.attack.product import Finding, Product
 
 PART = "models"
 _MOST_MB = 400.0
+_QUESTION = b'{"query": "Why?", "texts": ["Because.", "Nobody knows."]}'
 
 
 def _doubled() -> list[Any]:
@@ -26,7 +27,7 @@ def _doubled() -> list[Any]:
 
 def _deep() -> list[Any]:
     found: list[Any] = []
-    for _ in range(500):
+    for _ in range(100):
         found = [found]
     return found
 
@@ -65,7 +66,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "low and high nan": {"low": lambda old: [float("nan")] * len(old)},
     "low -1e308, high 1e308": {"low": lambda old: [-1e308] * len(old), "high": lambda old: [1e308] * len(old)},
     "card not an object": {"card": "a card"},
-    "card 500 lists deep": {"card": {"metrics": {"overall": _deep()}}},
+    "card 100 lists deep": {"card": {"metrics": {"overall": _deep()}}},
     "card doubled 40 times": {"card": {"metrics": {"overall": _doubled()}}},
     "card's run of another kind": {"card": {"run_id": ["a"]}},
     "card's run of 4,000 characters": {"card": {"run_id": "x" * 4000}},
@@ -95,19 +96,24 @@ def attack(bare: Product, trained: Product) -> Iterator[Finding]:
             product, content = bare.copy(house), changed(good, change)
             outside = _files(top, house)
             _put(product.model, content)
-            ran, adopted = product.run("models", "list"), product.count("rlhf_model_versions")
+            ran, adopted = product.run("models", "list"), product.count("rlhf_models")
             written = sorted(path.name for path in _files(top, house) - outside)
             _put(served.model, content)
             status, _ = server.get("/data?query=Why")
+            ranked, _ = server.request("POST", "/rerank", _QUESTION, headers={"Content-Type": "application/json"})
+            shown = product.run("models", "show", "1") if adopted else ran
             words = [
-                f"{adopted} adopted" if adopted else "",
+                f"{adopted} adopted" if adopted and not name.startswith("card") else "",
                 f"written outside: {', '.join(written)[:60]}" if written else "",
                 "" if ran.clear and ran.code == 0 else f"models list: exit code {ran.code}",
+                "" if shown.clear else f"models show: exit code {shown.code}",
                 "" if status == 200 else f"a question: {status or 'no answer'}",
+                "" if ranked in (200, 503) else f"/rerank: {ranked or 'no answer'}",
                 f"peak {ran.megabytes:.0f} MB" if ran.megabytes > _MOST_MB else "",
             ]
             bad = ", ".join(filter(None, words))
-            yield Finding(PART, name, bad or "not adopted, questions answered", not bad)
+            good_end = "adopted, and can be shown" if adopted else "not adopted, questions answered"
+            yield Finding(PART, name, bad or good_end, not bad)
             shutil.rmtree(house)
         _put(served.model, pickle.dumps(good))
         status, body = server.get("/data?query=Why")

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -93,8 +94,7 @@ class Running:
 
     def workers(self) -> list[int]:
         """Return the ids of its worker processes."""
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(each) for each in found.split()]
+        return children(self.process.pid)
 
     def megabytes(self) -> float:
         """Return the largest peak memory that one of its processes has had."""
@@ -160,13 +160,16 @@ class Product:
     def served(self, *options: str, environ: Mapping[str, str] | None = None) -> Iterator[Running]:
         """Serve from this folder; two processes with eight threads each, unless the options say otherwise."""
         words = ("serve", "--port", "0", "--workers", "2", "--threads", "8", *options)
-        process = self.start(*words, environ=environ, name="server")
+        process, ended = self.start(*words, environ=environ, name="server"), threading.Event()
+        watch = threading.Thread(target=_stop_the_large, args=(process.pid, ended), daemon=True)
         try:
             port = self._port(process)
             server = Running(port, process, self.folder / "server.err")
             until(lambda: server.get("/readyz")[0] == 200, f"{server.log} says why the server is not ready.")
+            watch.start()
             yield server
         finally:
+            ended.set()
             if process.poll() is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
@@ -233,6 +236,23 @@ def peak_mb(process: int) -> float:
     except OSError:
         return 0.0
     return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+def _stop_the_large(server: int, ended: threading.Event) -> None:
+    """Kill each process of a server that takes more than a machine should have to give."""
+    while not ended.wait(0.2):
+        for process in children(server):
+            if peak_mb(process) > MOST_MB:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+
+def children(process: int) -> list[int]:
+    """Return the ids of a process's children."""
+    try:
+        return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def _done(ran: Ran) -> None:
