@@ -9,12 +9,16 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING
 
 import pytest
 from argon2 import PasswordHasher
 from databases import memory_database, sqlite_database
 from filelock import FileLock
+from flask import Flask
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
 from patience import PATIENCE_S
 from quick_encoder import QuickRuntime
 from sqlalchemy import Engine
@@ -40,6 +44,20 @@ if TYPE_CHECKING:
     from desk_browser import Desk, Open
     from playwright.sync_api import Browser
     from postgres_databases import PostgresDatabases
+
+
+class CompiledTemplates(BytecodeCache):
+    """Compiled templates in memory."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._compiled.get(bucket.key + bucket.checksum)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        assert bucket.code is not None
+        self._compiled[bucket.key + bucket.checksum] = bucket.code
 
 
 #: The environment variable that leads the processes of a run to the folder that they share.
@@ -137,10 +155,19 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick() -> Iterator[None]:
+    """Work out passwords at once, and compile the template of a page once for all applications of the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        patch.setattr(Flask, "jinja_options", {"bytecode_cache": CompiledTemplates()})
+        yield
+
+
 @pytest.fixture
-def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Passwords that are worked out at once, for tests of what else happens when somebody signs in."""
-    monkeypatch.setattr(users, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+def slow_passwords(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Passwords that take as long to work out as those of users, for tests of just that."""
+    monkeypatch.setattr(users, "_HASHER", PasswordHasher())
     users._nobodys.cache_clear()
     yield
     users._nobodys.cache_clear()

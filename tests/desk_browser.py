@@ -82,7 +82,6 @@ def pages(desk: Desk, browser: Browser) -> Iterator[Open]:
         context = browser.new_context(base_url=desk.url, storage_state=state, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",

@@ -60,6 +60,7 @@ def test_passwords_that_are_refused(sqlite_engine: Engine, password: str) -> Non
     assert users.accounts(sqlite_engine) == []
 
 
+@pytest.mark.usefixtures("slow_passwords")
 def test_a_password_is_stored_as_argon2id(sqlite_engine: Engine) -> None:
     """It is found right however its accents were typed, and stands nowhere."""
     composed, decomposed = "caf\u00e9 au lait, warm", "cafe\u0301 au lait, warm"
@@ -74,6 +75,7 @@ def test_a_password_is_stored_as_argon2id(sqlite_engine: Engine) -> None:
     assert not users.password_matches(stored, "\ud800")
 
 
+@pytest.mark.usefixtures("slow_passwords")
 def test_nobodys_password_is_worked_out_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """For an unknown name the same work is done, so that the time does not tell it from a wrong password."""
     worked: list[str] = []
@@ -91,6 +93,7 @@ def test_nobodys_password_is_worked_out_as_well(monkeypatch: pytest.MonkeyPatch)
     assert not users.password_matches("no hash at all", "wrong")
 
 
+@pytest.mark.usefixtures("slow_passwords")
 def test_a_password_of_older_parameters_is_renewed(engine: Engine) -> None:
     """At the first sign-in, without a word."""
     users.add(engine, "ann", role=UserRole.RATER, password=PASSWORD, actor="test")

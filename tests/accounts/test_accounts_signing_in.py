@@ -18,7 +18,6 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.tables import Session, SignInFailure
 from rlhf_loop.store.tables import User as Users
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
 KEEPING = SessionPolicy(b"a key", hours=12)
 
 

@@ -18,8 +18,6 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.tables import OneTimeLink
 from rlhf_loop.store.tables import User as Users
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 
 @pytest.fixture
 def bot(engine: Engine) -> User:

@@ -17,8 +17,6 @@ from rlhf_loop.accounts import links, tokens, users
 from rlhf_loop.cli import accounts, main
 from rlhf_loop.store.engine import open_database
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 Run = Callable[..., Result]
 
 

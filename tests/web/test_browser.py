@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from databases import sqlite_database
+from patience import PATIENCE_S
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from served_app import served_app
 from sqlalchemy import select
@@ -47,6 +48,7 @@ def browser() -> Iterator[Browser]:
 
 
 def launched(playwright: Playwright) -> Browser:
+    expect.set_options(timeout=PATIENCE_S * 1000)  # pages and locators have 30 s of their own
     return playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
@@ -63,7 +65,6 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(base_url=opened.enter_context(served_app(app)), **options)
         opened.callback(context.close)
         page = context.new_page()
-        page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
         page.on(

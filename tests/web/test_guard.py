@@ -22,8 +22,6 @@ from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 
 class Known(Database):
     """A database that is there, or does not answer; it counts how often it was asked."""

@@ -14,8 +14,6 @@ from rlhf_loop.domain import UserRole
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import transaction
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 HOSTILE = '<script>alert(1)</script>"><img src=x>{{7*7}}'
 
 

@@ -26,8 +26,6 @@ from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.web.pages import dashboard
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 
 

@@ -81,7 +81,6 @@ def test_a_lost_database_is_made_anew(engine: Engine, tmp_path: Path, caplog: py
     assert after("POST", "/interactions", ITEM).status_code == 201
 
 
-@pytest.mark.usefixtures("quick_passwords")
 def test_signing_in_outlives_a_lost_database(sqlite_engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """The session of before is nobody's; whoever is added to the new tables signs in."""
     site = Site(sqlite_engine)

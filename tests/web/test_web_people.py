@@ -19,8 +19,6 @@ from rlhf_loop.errors import DatabaseError
 from rlhf_loop.web import blueprint, create_app, logs
 from rlhf_loop.web.process import Database
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 
 @pytest.fixture
 def site(sqlite_engine: Engine) -> Site:
