@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -48,8 +49,9 @@ class Clone:
         self.python("-c", f"from rlhf_loop.cli import main; main(['ratings', 'import', {file!r}])")
 
 
-@pytest.fixture
-def clone(tmp_path: Path, encoder_cache: Path, trained: object) -> Clone:
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout that has been compiled, as it is after its first command."""
     git = shutil.which("git")
     listed = None
     if git is not None:
@@ -57,12 +59,20 @@ def clone(tmp_path: Path, encoder_cache: Path, trained: object) -> Clone:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed is None or listed.returncode:
         pytest.skip("this is no git checkout")
+    folder = tmp_path_factory.mktemp("compiled")
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file() and not name.startswith(("tests/", "tools/")):
-            target = tmp_path / "clone" / name
+            target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target)
-    return Clone(tmp_path / "clone", encoder_cache)
+    assert compileall.compile_dir(folder, quiet=1)
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path: Path, compiled: Path, encoder_cache: Path, trained: object) -> Clone:
+    # With its times, by which Python knows what it has compiled.
+    return Clone(shutil.copytree(compiled, tmp_path / "clone", copy_function=shutil.copy2), encoder_cache)
 
 
 def test_the_copy_is_what_runs(clone: Clone) -> None:
