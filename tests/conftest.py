@@ -74,7 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a browser or a server, and as slow whatever a developer does not run after each change."""
+    """Mark what uses a browser or a server, and as slow whatever a developer does not run after each change.
+
+    Files with slow tests come first, so that in the end no process waits long for another.
+    """
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         params = (
@@ -87,6 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
         if any(item.get_closest_marker(name) for name in ("browser", "server", "kill")):
             item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish() -> None:
