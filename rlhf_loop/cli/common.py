@@ -148,17 +148,24 @@ def check_writable(file: Path, *, hint: str | None = None) -> None:
 
 def columns_option(help: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option --column, by which columns of a file are said to hold fields."""
+    return pairs_option("--column", "columns", "FIELD=NAME", help, example=example)
+
+
+def pairs_option(
+    name: str, parameter: str, metavar: str, help: str, *, example: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return an option of pairs with an equals sign between them, which may be given several times."""
 
     def mapping(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
         found = {}
         for pair in pairs:
-            field, equals, name = pair.partition("=")
-            if not (field and equals and name):
-                raise click.BadParameter(f"{pair!r} is not of the form FIELD=NAME, e.g. {example}.")
-            found[field.strip()] = name
+            left, equals, right = pair.partition("=")
+            if not (left and equals and right):
+                raise click.BadParameter(f"{pair!r} is not of the form {metavar}, e.g. {example}.")
+            found[left.strip()] = right
         return found
 
-    return click.option("--column", "columns", metavar="FIELD=NAME", multiple=True, callback=mapping, help=help)
+    return click.option(name, parameter, metavar=metavar, multiple=True, callback=mapping, help=help)
 
 
 ratings_columns_option = columns_option(

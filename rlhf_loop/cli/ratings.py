@@ -6,12 +6,19 @@ from pathlib import Path
 
 import click
 
-from rlhf_loop.cli.common import open_ratings, operator, progress_bar, ratings_columns_option, read_settings
+from rlhf_loop.cli.common import (
+    open_ratings,
+    operator,
+    pairs_option,
+    progress_bar,
+    ratings_columns_option,
+    read_settings,
+)
 
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
 _IN = click.Choice([*_BOTH_WAYS, "openwebui", "label-studio", "phoenix"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
-_FORMAT_HELP = "The file's format. Default: csv, jsonl or parquet by the name's ending."
+_FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json) or parquet by the name's ending."
 
 
 def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -32,6 +39,14 @@ def ratings() -> None:
 @ratings.command("import", short_help="Store the ratings of FILE, whatever tool it comes from.")
 @click.argument("file", type=click.Path(path_type=Path))
 @ratings_columns_option
+@pairs_option(
+    "--map",
+    "names",
+    "TAG=FIELD",
+    "Label Studio: which field of the task a tag shows (txt-1=answer1), a Pairwise control compares "
+    "(better=LEFT,RIGHT) or a control is (quality=rating); =none leaves it out. May be given several times.",
+    example="txt-1=answer1",
+)
 @click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP)
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."
@@ -67,6 +82,7 @@ def ratings() -> None:
 def import_(
     file: Path,
     columns: dict[str, str],
+    names: dict[str, str],
     format: str | None,
     reviewer: str,
     role: str | None,
@@ -78,7 +94,7 @@ def import_(
     score_name: str,
     skip_invalid: bool,
 ) -> None:
-    """Store the ratings of FILE: CSV, JSONL or Parquet, also gzip-compressed.
+    """Store the ratings of FILE: CSV, JSONL, JSON or Parquet, also gzip-compressed.
 
     Either all rows are stored or none, and importing a file again changes nothing. Rows need the columns user_prompt
     and ai_response; without a rating (1-5) a row is kept as an unrated answer.
@@ -103,6 +119,7 @@ def import_(
                 engine,
                 file,
                 columns=columns,
+                names=names,
                 format=format,
                 reviewer=reviewer,
                 role=ReviewerRole(role.replace("-", "_")) if role else None,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
@@ -41,6 +41,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 
 _SHOWN = 60
+#: What may be a number elsewhere; no float beyond the second line is sure to be the number that it was.
+_IDENTITIES = ("external_id", "candidate_group", "reviewer")
+_EXACT = 2**53
+#: Numbers of a second, and what it can be of our time: from 1980 to 2100, so that no number has two readings.
+_UNITS = (1, 1000, 1_000_000, 1_000_000_000)
+_FIRST, _LAST = 315_532_800, 4_102_444_800
+#: The length of a day in ISO 8601's short form.
+_DAY = len("20260131")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +114,12 @@ def to_rating(values: Mapping[str, Any]) -> Rating:
         ValueError: the row cannot be stored; the message says why, with the value.
     """
     for name in REQUIRED:
-        if values.get(name) is None:
+        # An empty text is there, and said to be empty.
+        if is_missing(values.get(name)) and values.get(name) != "":
             raise ValueError(f"{name} is missing")
     parsed: dict[str, Any] = {}
     for name, value in values.items():
-        if value is None or (value == "" and name not in REQUIRED):
+        if is_missing(value) and name not in REQUIRED:
             continue
         parse = _PARSERS.get(name)
         # Most cells are texts as they are.
@@ -142,6 +151,8 @@ def _text(name: str, value: Any) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # groups and identities are often numbers
+    if isinstance(value, float) and name in _IDENTITIES and value.is_integer() and abs(value) <= _EXACT:
+        return str(int(value))  # as data frames keep whole numbers beside a gap
     raise ValueError(f"{name} is {_shown(value)}, not text")
 
 
@@ -177,16 +188,33 @@ def _number(name: str, value: Any, *, kind: str) -> float | None:
 def to_time(name: str, value: Any) -> datetime | None:
     """Return a time by ISO 8601, UTC where no offset is given; None for a missing one.
 
+    A number is time since 1970, in seconds or thousandths, millionths, billionths of them, as only one of these is in
+    our time; eight digits in a text are a day.
+
     Raises:
         ValueError: it is not a time.
     """
-    if value is None or value == "":
+    if is_missing(value):
         return None
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
+        plain = value.strip() if isinstance(value, str) else value
+        if isinstance(plain, str) and plain.replace(".", "", 1).isdigit() and len(plain) != _DAY:
+            plain = float(plain)
+        if isinstance(plain, int | float) and not isinstance(plain, bool):
+            return _since_1970(plain)
+        if isinstance(plain, date) and not isinstance(plain, datetime):
+            plain = datetime.combine(plain, time())
+        moment = plain if isinstance(plain, datetime) else datetime.fromisoformat(plain)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (AttributeError, ValueError, OverflowError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} is {_shown(value)}, not a time such as 2025-01-31T09:30:00+00:00") from None
+
+
+def _since_1970(number: float) -> datetime:
+    for unit in _UNITS:
+        if _FIRST <= number / unit < _LAST:
+            return datetime.fromtimestamp(number / unit, UTC)
+    raise ValueError
 
 
 def _shown(value: Any) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.argilla import ArgillaLayout
-from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, refuse_columns
+from rlhf_loop.exchange.formats.base import UNKNOWN, FileRow, Labels, Layout, LeftOutError, refuse_columns, refuse_names
 from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
 from rlhf_loop.exchange.formats.langfuse import LangfuseLayout
 from rlhf_loop.exchange.formats.openwebui import OpenWebUILayout
@@ -22,11 +22,13 @@ from rlhf_loop.utils.rows import container_of, open_stream, read_records
 
 #: The formats of one's own, which are also the ways in which a file can hold rows.
 PLAIN = ("csv", "jsonl", "parquet")
+#: A file of JSON holds the same objects as one of JSONL, in an array.
+_CONTAINERS = (*PLAIN, "json")
 #: Those of other tools, with the ways in which such a file can hold its rows; the name's ending tells which.
 FOREIGN = {
     "trl-preference": ("jsonl", "json", "parquet", "csv"),
     "trl-unpaired": ("jsonl", "json", "parquet", "csv"),
-    "argilla": ("json", "jsonl"),
+    "argilla": ("json", "jsonl", "parquet"),
     "langfuse": ("jsonl", "json", "csv", "parquet"),
     "openwebui": ("json", "jsonl"),
     "label-studio": ("json", "jsonl", "csv"),
@@ -35,6 +37,13 @@ FOREIGN = {
 FORMATS = (*PLAIN, *FOREIGN)
 #: Those that are only read.
 INCOMING = ("openwebui", "label-studio", "phoenix")
+_FIXED: Mapping[str, Callable[[Labels], Layout]] = {
+    "trl-preference": PreferenceLayout,
+    "trl-unpaired": UnpairedLayout,
+    "langfuse": LangfuseLayout,
+    "openwebui": OpenWebUILayout,
+    "phoenix": PhoenixLayout,
+}
 #: What is said of a row whose lists and objects nobody can go through.
 TOO_DEEP = "it is nested too deeply"
 _ADVICE = {"openwebui": "Open WebUI's CSV has neither questions nor answers; export JSON. "}
@@ -53,19 +62,20 @@ class RatingsReader:
         *,
         format: str | None = None,
         columns: Mapping[str, str] | None = None,
+        names: Mapping[str, str] | None = None,
         labels: Labels | None = None,
     ) -> None:
         self.path = path
         self.format, self._container = chosen_format(path, format)
         self.size = 0
-        columns, labels = columns or {}, labels or Labels()
+        columns, names, labels = columns or {}, names or {}, labels or Labels()
         if self.format in PLAIN:
+            refuse_names(names, format=self.format)
             alone = self.format == "jsonl"
             self._layout: Layout = PlainLayout(path, columns=columns, each_alone=alone, labels=labels)
         else:
-            self._layout = layout_of(self.format, columns=columns, labels=labels)
+            self._layout = layout_of(self.format, columns=columns, names=names, labels=labels)
         self._ignored: dict[str, None] = {}
-        self._passed_over = Counter[str]()
         self._file: IO[bytes] | None = None
 
     @property
@@ -74,10 +84,7 @@ class RatingsReader:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        layout = self._layout
-        others = layout.left_out if isinstance(layout, LangfuseLayout | LabelStudioLayout | PhoenixLayout) else ()
-        passed_over = (f"{what} ({count:,})" for what, count in self._passed_over.items())
-        return (*self._ignored, *others, *passed_over)
+        return (*self._ignored, *self._layout.unused)
 
     @property
     def position(self) -> int:
@@ -87,9 +94,11 @@ class RatingsReader:
         """Yield the rows in order.
 
         Raises:
-            ImportFileError: the file cannot be read as a whole: absent, damaged, or without the required columns.
+            ImportFileError: the file cannot be read as a whole: absent, damaged, without the required columns, or of
+                another kind.
         """
         matched: set[tuple[str, ...]] = set()
+        foreign, any_rows = "", False
         with ExitStack() as stack:
             stream = self._open(stack)
             for record in read_records(self.path, stream, format=self._container):
@@ -102,13 +111,22 @@ class RatingsReader:
                 if not record.cells:
                     continue
                 try:
-                    yield from self._layout.rows(record)
+                    for row in self._layout.rows(record):
+                        any_rows = True
+                        yield row
                 except LeftOutError as left_out:
-                    self._passed_over[left_out.what] += 1
+                    self._layout.pass_over(left_out.what)
+                    foreign = foreign or (left_out.what == UNKNOWN and str(left_out)) or ""
                 except RecursionError:
                     yield FileRow(record.line, None, TOO_DEEP)
                 except ValueError as error:
                     yield FileRow(record.line, None, str(error))
+        yield from self._layout.finish()
+        if foreign and not any_rows:
+            raise ImportFileError(
+                f"Nothing in {str(self.path)!r} could be read as {self.format}: {foreign}. Export it as "
+                "docs/RLHF_EXCHANGE.md says, or give the format that it has with --from."
+            )
 
     def _open(self, stack: ExitStack) -> IO[bytes]:
         self._file, stream = open_stream(self.path, stack, text=self._container != "parquet")
@@ -123,25 +141,25 @@ def chosen_format(path: Path, format: str | None) -> tuple[str, str]:
         ImportFileError: the ending tells nothing, or nothing that the format can be held in.
     """
     if format is None:
-        format = container_of(path, PLAIN, advice=f"Give the format with --format ({', '.join(FORMATS)}), or: ")
+        container = container_of(
+            path, _CONTAINERS, advice=f"Give the format with --format ({', '.join(FORMATS)}), or: "
+        )
+        return ("jsonl" if container == "json" else container), container
     if format in PLAIN:
         return format, format
     return format, container_of(path, FOREIGN[format], advice=_ADVICE.get(format, ""))
 
 
-def layout_of(format: str, *, columns: Mapping[str, str], labels: Labels) -> Layout:
+def layout_of(format: str, *, columns: Mapping[str, str], names: Mapping[str, str], labels: Labels) -> Layout:
     """Return what reads the rows of another tool's format.
 
     Raises:
-        ImportFileError: columns have a name where the format fixes theirs.
+        ImportFileError: columns or tags have a name where the format fixes theirs.
     """
+    if format == "label-studio":
+        return LabelStudioLayout(labels, columns=columns, names=names)
+    refuse_names(names, format=format)
     if format == "argilla":
         return ArgillaLayout(labels, columns=columns)
-    if format == "label-studio":
-        return LabelStudioLayout(labels, columns=columns)
     refuse_columns(columns, format=format)
-    if format == "trl-preference":
-        return PreferenceLayout()
-    named: Mapping[str, type[LangfuseLayout | OpenWebUILayout | PhoenixLayout | UnpairedLayout]]
-    named = {"langfuse": LangfuseLayout, "openwebui": OpenWebUILayout, "phoenix": PhoenixLayout}
-    return named.get(format, UnpairedLayout)(labels)
+    return _FIXED[format](labels)

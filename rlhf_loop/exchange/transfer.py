@@ -131,6 +131,7 @@ def import_ratings(
     path: Path | str,
     *,
     columns: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
     format: str | None = None,
     reviewer: str = ANONYMOUS,
     role: ReviewerRole | None = None,
@@ -144,7 +145,8 @@ def import_ratings(
 
     An answer is known again by its `external_id`; without one, by its group, source, prompt and text together. What a
     reviewer says of a known answer replaces what the same reviewer said before; a cell left empty replaces nothing.
-    `columns` maps fields to the file's column names; `reviewer`, `role` and `source` stand where a row names none. By
+    `columns` maps fields to the file's column names, `names` Label Studio's tags and controls to what they are about;
+    `reviewer`, `role` and `source` stand where a row names none. By
     default the role is the expert's, but for Langfuse, Open WebUI and Phoenix the end user's. `labels` says what
     becomes of labels, thumbs and other scales. Rows are reviews, and answers without any; in a file of preferences they
     are these. The audit log says that `actor` imported the file.
@@ -157,7 +159,7 @@ def import_ratings(
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
     path = Path(path)
-    reader = RatingsReader(path, format=format, columns=columns, labels=labels)
+    reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels)
     unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=source)
     errors = _Errors()
     with translated_errors(engine), stage(engine) as connection:

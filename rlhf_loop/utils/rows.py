@@ -17,13 +17,15 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
+from uuid import UUID
 
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.utils.files import whole_file
@@ -328,8 +330,26 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
 def _python_values(column: Any, pa: Any) -> list[Any]:
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at the microsecond
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
-    values: list[Any] = column.to_pylist()
-    return values
+    return [_as_in_json(value) for value in column.to_pylist()]
+
+
+def _as_in_json(value: Any) -> Any:
+    """Return a value of a Parquet file as JSON would have it, times apart: decimals, UUIDs and texts in bytes."""
+    if isinstance(value, str | int | float | datetime) or value is None:
+        return value
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        # As some databases write their texts; what is none is refused where a text is expected.
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+    if isinstance(value, list | tuple):
+        return [_as_in_json(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _as_in_json(each) for name, each in value.items()}
+    return value
 
 
 @contextmanager

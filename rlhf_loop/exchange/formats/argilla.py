@@ -1,8 +1,11 @@
-"""Argilla's records, as `Dataset.records.to_json` writes and `from_json` reads them: an array of objects.
+"""Argilla's records: as `Dataset.records.to_json` writes them, an array of objects, and as a dataset has them.
 
 A record has `id`, `fields`, `metadata`, `suggestions`, `responses` (for each question a list of `value` and `user_id`),
 `vectors`, `status` and `_server_id`: https://docs.argilla.io/latest/reference/argilla/records/records and
-https://docs.argilla.io/latest/how_to_guides/import_export. Read was also the code of version 2.8.
+https://docs.argilla.io/latest/how_to_guides/import_export. Read was also the code of version 2.8. Its server has the
+responses in a list, an entry a user with `values` by question. `to_datasets` makes columns of all: the fields and
+metadata by their names, `rating.responses`, `rating.responses.users` and `rating.responses.status` of each question.
+Version 1 has a column of each question with `user_id`, `value` and `status` of each response, or a list of each.
 
 The dataset for an export needs the text fields `prompt` and `response`, and the questions `rating` (a rating question
 with the values 1 to 5), `comment` and `correction` (text questions) and `harmful` (a label question with `yes` and
@@ -22,9 +25,9 @@ from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import Columns, check_wanted, is_missing, match_columns, to_rating
-from rlhf_loop.exchange.formats.base import FileRow, Labels
-from rlhf_loop.exchange.formats.messages import answer_text, prompt_text
-from rlhf_loop.utils.rows import Kind, Record, Row
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError
+from rlhf_loop.exchange.formats.messages import answer_text, as_mapping, first_present, parse_json, prompt_text
+from rlhf_loop.utils.rows import Kind, Row
 
 COLUMNS = dict.fromkeys(
     ("id", "fields", "metadata", "suggestions", "responses", "vectors", "status", "_server_id"), Kind.OBJECT
@@ -37,49 +40,47 @@ _TIMES = ("created_at", "retrieved_at")
 _REVIEWERS = "reviewers"
 _END_USERS = "end_users"
 _SUBMITTED = (None, "submitted")
+_RESPONSES = ".responses"
 
 
-class ArgillaLayout:
+class ArgillaLayout(Layout):
     """The layout of records; each user who answered the rating's question is a reviewer."""
 
-    role = ReviewerRole.EXPERT
-
     def __init__(self, labels: Labels, *, columns: Mapping[str, str]) -> None:
+        super().__init__(labels)
         check_wanted(columns)
-        self._labels = labels
         self._columns = dict(columns)
         self._matched: dict[tuple[str, ...], Columns] = {}
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name not in COLUMNS)
+        return tuple(name for name in names if name not in COLUMNS) if "fields" in names else ()
 
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
-        fields, metadata = _mapping(values, "fields"), _mapping(values, "metadata")
-        if not fields:
-            raise ValueError("fields is missing; a record of Argilla has fields, metadata and responses")
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
+        fields, metadata, responses = _parts(values)
         about: dict[str, Any] = {
             field: text(name, found)
             for field, name, found in self._known(fields)
             if (text := _TEXTS.get(field)) and found is not None
         }
+        if not about:
+            raise LeftOutError("fields is missing; a record of Argilla has fields, metadata and responses")
         about |= {field: found for field, _, found in self._known(metadata) if field in (*_ABOUT, *_TIMES)}
-        if not is_missing(values.get("id")):
-            about["external_id"] = str(values["id"])
+        if not is_missing(id := first_present(values.get("id"), values.get("external_id"))):
+            about["external_id"] = str(id)
         names = {_user_id(name): name for name in _names(metadata, _REVIEWERS)}
         end_users = set(_names(metadata, _END_USERS))
-        said = self._said(_mapping(values, "responses"))
-        if not said:
-            return (FileRow(record.line, to_rating(about)),)
-        return [
-            self._row(record.line, about, names.get(user, user), answers, end_users) for user, answers in said.items()
-        ]
+        rows = []
+        for user, answers in self._said(responses).items():
+            if "rating" in answers:
+                rows.append(self._row(line, about, names.get(user, user), answers, end_users))
+            else:
+                # A comment, or a correction, needs a rating to stand beside.
+                self.pass_over("responses of somebody who gave no rating")
+        return rows or (FileRow(line, to_rating(about)),)
 
     def _row(
         self, line: int, about: Mapping[str, Any], reviewer: str, answers: Mapping[str, Any], end_users: set[str]
     ) -> FileRow:
-        if "rating" not in answers:
-            raise ValueError(f"user {reviewer!r} answered {', '.join(answers)} and gave no rating")
         values = {**about, **answers, "rating": self._labels.rating("rating", answers["rating"])}
         unsaid = {name for name in ("harmful",) if name not in answers}
         if reviewer in end_users:
@@ -96,12 +97,15 @@ class ArgillaLayout:
                 continue
             if not isinstance(found, list):
                 raise ValueError(f"responses to {question!r} are {str(found)[:60]!r}, not a list")
-            for response in found:
+            for number, response in enumerate(found, 1):
                 if not isinstance(response, Mapping) or "value" not in response:
                     raise ValueError(f"a response to {question!r} is {str(response)[:60]!r}, without a value")
                 # Drafts and what somebody discarded were never submitted.
                 if response.get("status") in _SUBMITTED and not is_missing(response["value"]):
-                    said.setdefault(str(response.get("user_id") or ""), {})[field] = response["value"]
+                    user = first_present(response.get("user_id"))
+                    # Without users they are several people all the same.
+                    user = f"argilla:response-{number}" if user is None and len(found) > 1 else str(user or "")
+                    said.setdefault(user, {})[field] = response["value"]
         return said
 
     def _known(self, values: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
@@ -146,6 +150,42 @@ def cells(ratings: Sequence[Rating]) -> Row:
 
 def _user_id(reviewer: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"rlhf-loop:reviewer:{reviewer}"))
+
+
+def _parts(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """Return fields, metadata, and the responses of each question, each with value, user and status."""
+    responses = parse_json(values.get("responses"))
+    metadata = as_mapping(values.get("metadata"))
+    if not is_missing(values.get("fields")):
+        if isinstance(responses, list):
+            # An entry a user, as version 1 and the server have it.
+            by_question: dict[str, list[Any]] = {}
+            for entry in map(as_mapping, responses):
+                for question, given in as_mapping(entry.get("values")).items():
+                    value = given.get("value") if isinstance(given, Mapping) else given
+                    by_question.setdefault(question, []).append({**entry, "value": value})
+            return _mapping(values, "fields"), metadata, by_question
+        return _mapping(values, "fields"), _mapping(values, "metadata"), _mapping(values, "responses")
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.endswith(_RESPONSES):
+            users, status = (values.get(f"{name}.{more}") for more in ("users", "status"))
+            found[name.removesuffix(_RESPONSES)] = _in_rows({"value": value, "user_id": users, "status": status})
+        elif isinstance(value, Mapping) and "value" in value:
+            found[name] = _in_rows(value)
+        elif isinstance(value, list) and value and all("value" in as_mapping(each) for each in value):
+            found[name] = value
+    rest = {name: value for name, value in values.items() if name not in found}
+    return rest, {**rest, **metadata}, found
+
+
+def _in_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a list of responses that is given as a list of each of their parts."""
+    lists = {name: value for name, value in columns.items() if isinstance(value, list)}
+    return [
+        {name: each[place] for name, each in lists.items() if place < len(each)}
+        for place in range(len(lists.get("value", ())))
+    ]
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

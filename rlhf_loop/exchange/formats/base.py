@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from rlhf_loop.domain import GOOD_RATING, THUMBS, Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
@@ -39,23 +40,33 @@ class FileRow:
     texts_elsewhere: bool = False
 
 
+#: What is said of records that are of no known kind; a file that has nothing else is refused.
+UNKNOWN = "records of another kind"
+
+
 class LeftOutError(ValueError):
     """A record is about nothing that could be read, as failed and unfinished calls are: `what` names the kind.
 
     In a tool's file such records are passed over, as the tool writes them every day; alone one is an error.
     """
 
-    def __init__(self, message: str, *, what: str) -> None:
+    def __init__(self, message: str, *, what: str = UNKNOWN) -> None:
         super().__init__(message)
         self.what = what
 
 
-class Layout(Protocol):
-    """A reader of the rows of one format; one object reads one file."""
+class Layout:
+    """The base of the readers of one format's rows; one object reads one file.
 
-    @property
-    def role(self) -> ReviewerRole:
-        """The role of reviewers where neither the file nor whoever imports it says so."""
+    `role` is that of reviewers where neither the file nor whoever imports it says so.
+    """
+
+    role = ReviewerRole.EXPERT
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._unused: dict[str, None] = {}
+        self._passed_over = Counter[str]()
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
         """Take note of a row's column names; return those that it has no use for.
@@ -63,30 +74,59 @@ class Layout(Protocol):
         Raises:
             ImportFileError: a column that each row must have is not there, or two mean the same.
         """
+        return ()
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         """Return what a row with those names says: several things, if several people speak in it.
+
+        Of a record that holds others each is read by itself, and is known by its number.
 
         Raises:
             LeftOutError: it is about nothing that could be read.
             ValueError: it cannot be stored; the message says why, with the value.
         """
+        values = dict(zip(record.names, record.cells, strict=True))
+        inside = self._inside(values)
+        return self._read(record.line, values) if inside is None else self._each(inside)
 
+    def finish(self) -> Iterable[FileRow]:
+        """Return what only the whole file says.
 
-class NamedLabels:
-    """The base of layouts whose format fixes the columns, and in which other things are labelled, too."""
-
-    def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-        self._others: dict[str, None] = {}
-
-    def match(self, names: Sequence[str]) -> tuple[str, ...]:
+        Raises:
+            ImportFileError: it cannot be told what the file says.
+        """
         return ()
 
+    def pass_over(self, what: str) -> None:
+        """Count something that could not be read, or is nobody's word."""
+        self._passed_over[what] += 1
+
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """The names of the scores, annotations or controls that were left out so far."""
-        return tuple(self._others)
+    def unused(self) -> tuple[str, ...]:
+        """What was not used so far: names of scores, annotations or controls, and how many of each kind of records."""
+        return (*self._unused, *self.passed_over)
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """What was passed over so far, with the count of each kind."""
+        return tuple(f"{what} ({count:,})" for what, count in self._passed_over.items())
+
+    def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
+        """Return the records that one record holds, None if it is one itself."""
+        return None
+
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
+        """Return what one record says; raises as `rows`."""
+        raise NotImplementedError
+
+    def _each(self, records: Sequence[Any]) -> Iterator[FileRow]:
+        for number, each in enumerate(records, 1):
+            try:
+                yield from self._read(number, each if isinstance(each, Mapping) else {})
+            except LeftOutError as error:
+                self.pass_over(error.what)
+            except ValueError as error:
+                yield FileRow(number, None, str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +222,13 @@ class Labels:
         return self.good if good else self.bad
 
 
+def tell_apart(reviewers: Sequence[str | None], names: Sequence[str]) -> list[str | None]:
+    """Give names to those of one answer's reviewers who have none, if there are several: they are several people."""
+    if sum(reviewer is None for reviewer in reviewers) < 2:
+        return list(reviewers)
+    return [reviewer or name for reviewer, name in zip(reviewers, names, strict=True)]
+
+
 def refuse_columns(columns: object, *, format: str) -> None:
     """Refuse a mapping of columns where the format fixes their names.
 
@@ -190,6 +237,16 @@ def refuse_columns(columns: object, *, format: str) -> None:
     """
     if columns:
         raise ImportFileError(f"The format {format} fixes its names, so that --column has no meaning. Leave it out.")
+
+
+def refuse_names(names: object, *, format: str) -> None:
+    """Refuse a mapping of tags where there are none.
+
+    Raises:
+        ImportFileError: there is one.
+    """
+    if names:
+        raise ImportFileError(f"The format {format} has no tags that --map could name. Leave it out.")
 
 
 def _number_or_label(name: str, word: str) -> bool | float:

@@ -8,9 +8,13 @@ skipped (`was_cancelled`) does not count, nor do predictions, which are not by p
 The control for the rating is named `rating`, or as `--column rating=NAME` says; else it is the only one of the kind
 Rating or Number. `comment`, `correction` and `harmful` are found in the same way. Where a task has several answers,
 each result is about the one in its `to_name`, and a Pairwise result is a preference: left is the first of two names.
+These are names of tags, and the export does not tell which field of the task a tag shows: where they are not the
+field's, and in JSON_MIN and CSV, which have no `to_name`, nothing is guessed. `--map TAG=FIELD`, `--map
+CONTROL=LEFT,RIGHT` and `--map CONTROL=rating` say it, and `--map CONTROL=none` leaves one out.
 
 A webhook (https://labelstud.io/guide/webhook_reference) has an `action`, and where "Send payload" is on the
-`annotation` with its `task` and `project`. Of what was deleted only the ids come.
+`annotation` with its `task` and `project`. In ANNOTATIONS_CREATED, as version 1.23 sends it, both are lists, in the
+same order. Of what was deleted only the ids come. Read was the code of label-studio-sdk 2.1, which writes the exports.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating
 from rlhf_loop.exchange.fields import check_wanted, is_missing, match_columns, to_rating
-from rlhf_loop.exchange.formats.base import FileRow, Labels, NamedLabels
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, tell_apart
 from rlhf_loop.exchange.formats.messages import (
     as_mapping,
     first_present,
@@ -31,7 +35,6 @@ from rlhf_loop.exchange.formats.messages import (
     read_prompt,
     user_name,
 )
-from rlhf_loop.utils.rows import Record
 
 TOOL = "label-studio"
 #: In a value, the key under which each kind of control keeps what was said.
@@ -48,7 +51,12 @@ _TIMES = ("created_at", "retrieved_at")
 _NUMBERED = re.compile(
     r"(?:answer|response|completion|output|text|candidate|option)[_ -]?(?:\d{1,2}|[a-h])", re.IGNORECASE
 )
-_NUMBER = re.compile(r"[_ -]?\d{1,2}$")
+_NUMBER = re.compile(r"(?:[_ -]?\d{1,2}|[_ -][a-h])$", re.IGNORECASE)
+#: In CSV a field of the task that is called as a control has this before its name.
+_OF_DATA = "_data_"
+#: In a mapping, the meanings of controls; what is to be left out.
+_MEANINGS = {"comment": "feedback_comment", "correction": "corrected_response"}
+_NONE = "none"
 _ANNOTATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_UPDATED")
 _DELETED = ("ANNOTATION_DELETED", "ANNOTATIONS_DELETED")
 
@@ -94,16 +102,10 @@ def from_task(values: Mapping[str, Any]) -> Task:
     found = first_present(values.get("annotations"), values.get("completions"), [])
     if not isinstance(found, list):
         raise ValueError(f"annotations is {str(found)[:60]!r}, not a list")
-    said = tuple(annotation for each in found if not (annotation := read_annotation(each)).cancelled)
-    if len([annotation for annotation in said if annotation.reviewer is None]) > 1:
-        # Without users' details: still, they are several people.
-        said = tuple(
-            annotation
-            if annotation.reviewer or annotation.id is None
-            else replace(annotation, reviewer=f"{TOOL}:annotation-{annotation.id}")
-            for annotation in said
-        )
-    return Task(data, said)
+    said = [annotation for each in found if not (annotation := read_annotation(each)).cancelled]
+    names = [f"{TOOL}:annotation-{annotation.id or number}" for number, annotation in enumerate(said, 1)]
+    reviewers = tell_apart([annotation.reviewer for annotation in said], names)
+    return Task(data, tuple(replace(each, reviewer=reviewer) for each, reviewer in zip(said, reviewers, strict=True)))
 
 
 def read_annotation(values: object) -> Annotation:
@@ -134,30 +136,38 @@ def from_row(values: Mapping[str, Any]) -> Task:
     What is of the task and what of a control cannot always be told, so all of it is both.
     """
     rest = {name: parse_json(value) for name, value in values.items() if name not in _ADDED and not is_missing(value)}
-    of_control = {name: kind for name, value in rest.items() if (kind := _kind(value))}
+    of_data = {name.removeprefix(_OF_DATA): values[name] for name in rest if name.startswith(_OF_DATA)}
+    rest = {name: value for name, value in rest.items() if not name.startswith(_OF_DATA)}
+    of_control = {name: kind for name, value in rest.items() if (kind := _kind(value)) or name in of_data}
     annotation = Annotation(
         id=None if is_missing(values.get("annotation_id")) else str(values["annotation_id"]),
         reviewer=user_name(TOOL, values.get("annotator")),
         said_at=first_present(values.get("updated_at"), values.get("created_at")),
-        results=tuple(Result(name, of_control.get(name, ""), (), _plain(value)) for name, value in rest.items()),
+        results=tuple(Result(name, of_control.get(name) or "", (), _plain(value)) for name, value in rest.items()),
     )
-    return Task({name: values[name] for name in rest if name not in of_control}, (annotation,))
+    return Task({name: values[name] for name in rest if name not in of_control} | of_data, (annotation,))
 
 
-class LabelStudioLayout(NamedLabels):
-    """The layout of tasks and annotations; each annotator is a reviewer."""
+class LabelStudioLayout(Layout):
+    """The layout of tasks and annotations; each annotator is a reviewer.
 
-    role = ReviewerRole.EXPERT
+    `names` maps tags to the fields that they show, and controls to what they are about or mean.
+    """
 
-    def __init__(self, labels: Labels, *, columns: Mapping[str, str]) -> None:
+    def __init__(self, labels: Labels, *, columns: Mapping[str, str], names: Mapping[str, str]) -> None:
         check_wanted(columns)
         super().__init__(labels)
         self._columns = dict(columns)
+        self._names = dict(names)
+        self._met = set[str]()
         self._matched: dict[tuple[str, ...], Mapping[str, str]] = {}
 
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
-        return self.task_rows(record.line, from_task(values) if "data" in values else from_row(values))
+    def finish(self) -> Iterable[FileRow]:
+        self._unused.update(dict.fromkeys(f"--map {name}=..." for name in self._names if name not in self._met))
+        return ()
+
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
+        return self.task_rows(line, from_task(values) if "data" in values else from_row(values))
 
     def task_rows(self, line: int, task: Task) -> list[FileRow]:
         """Return what a task's annotations say, and each of its answers of which none speaks.
@@ -165,17 +175,22 @@ class LabelStudioLayout(NamedLabels):
         Raises:
             ValueError: it cannot be stored.
         """
+        task = self._mapped(task)
         answers = self._answers(task)
         rows: list[FileRow] = []
         mentioned: set[str] = set()
         for annotation in task.annotations:
+            for result in annotation.results:
+                self._check_about(result, answers, task)
             for name, text in answers.texts.items():
-                of_it = [result for result in annotation.results if _is_about(result, name, answers)]
+                of_it = [result for result in annotation.results if _is_about(result, name, answers, task)]
                 said = self._said(of_it, several=len(answers.texts) > 1)
                 # A comment, or a correction, needs a rating to stand beside.
                 if "rating" in said:
                     mentioned.add(name)
                     rows.append(_row(line, answers, text, said, annotation))
+                elif said:
+                    self.pass_over("comments without a rating")
             for result in annotation.results:
                 if pair := _preferred(result, answers):
                     mentioned.update(pair)
@@ -183,17 +198,51 @@ class LabelStudioLayout(NamedLabels):
         rows += [_row(line, answers, text, {}) for name, text in answers.texts.items() if name not in mentioned]
         return rows
 
+    def _mapped(self, task: Task) -> Task:
+        """Return the task with the names of fields where the importer said what tags and controls are about."""
+        if not self._names:
+            return task
+        said = []
+        for annotation in task.annotations:
+            results = []
+            for result in annotation.results:
+                self._met.update(name for name in (result.name, *result.about) if name in self._names)
+                fields = tuple(part.strip() for part in self._names.get(result.name, "").split(","))
+                about = fields if set(fields) <= set(task.data) else tuple(self._names.get(n, n) for n in result.about)
+                if _NONE not in (*fields, *about):
+                    results.append(replace(result, about=about))
+            said.append(replace(annotation, results=tuple(results)))
+        return replace(task, annotations=tuple(said))
+
+    def _check_about(self, result: Result, answers: _Answers, task: Task) -> None:
+        """Refuse what may be the rating of one of several answers, if nobody knows of which."""
+        if len(answers.texts) == 1 or result.kind == "pairwise" or is_missing(result.value):
+            return
+        if any(_is_about(result, name, answers, task) for name in answers.texts):
+            return
+        of_field = set(result.about) & set(task.data)
+        means = self._meaning(result.name) or self._known((_NUMBER.sub("", result.name) or result.name,))
+        a_rating = result.kind in ("rating", "number") or (result.kind and self._labels.knows(result.value))
+        if not of_field and (a_rating or (means and set(means) & set(_REVIEW_FIELDS))):
+            called = result.about[0] if result.about else result.name
+            raise ValueError(
+                f"the control {result.name!r} is about {' and '.join(result.about) or 'one answer'}, and which of "
+                f"{_listed(tuple(answers.texts))} that is nobody says: --map {called}={next(iter(answers.texts))}, or "
+                f"--map {called}={_NONE} to leave it out"
+            )
+        if result.kind:
+            self._unused.setdefault(f"control {result.name}")
+
     def _answers(self, task: Task) -> _Answers:
         names = tuple(task.data)
         known = self._known(names)
         if "user_prompt" not in known:
             raise ValueError(f"no field is the question; the task has {_listed(names)}: --column user_prompt=NAME")
-        if "ai_response" in known and not _compared(task, known["ai_response"]):
+        asked = [name for result in _results(task) if result.kind in KINDS for name in result.about if name in names]
+        several = [name for name in asked if name != known.get("ai_response") and _NUMBERED.fullmatch(name)]
+        if "ai_response" in known and not several and not _compared(task, known["ai_response"]):
             fields = [known["ai_response"]]
         else:
-            asked = [
-                name for result in _results(task) if result.kind in KINDS for name in result.about if name in names
-            ]
             fields = list(dict.fromkeys(asked + [name for name in names if _NUMBERED.fullmatch(name)]))
             fields = [name for name in fields if name != known["user_prompt"] and not is_missing(task.data[name])]
         if not fields:
@@ -203,8 +252,14 @@ class LabelStudioLayout(NamedLabels):
             # It is the task's, and these are several.
             about.pop("external_id", None)
         prompt = known["user_prompt"]
-        texts = {name: read_answer(name, task.data[name]) for name in fields}
-        return _Answers(read_prompt(prompt, task.data[prompt]), texts, about)
+        texts = {name: read_answer(name, task.data[name], of="tasks") for name in fields}
+        return _Answers(read_prompt(prompt, task.data[prompt], of="tasks"), texts, about)
+
+    def _meaning(self, control: str) -> tuple[str, ...]:
+        """Return the field that a control means because the importer said so."""
+        meant = self._names.get(control, "")
+        found = _MEANINGS.get(meant, meant)
+        return (found,) if found in _REVIEW_FIELDS else ()
 
     def _said(self, results: Sequence[Result], *, several: bool) -> dict[str, Any]:
         """Return what the results say, by field."""
@@ -219,11 +274,12 @@ class LabelStudioLayout(NamedLabels):
         found |= {
             field: by_name[name] for field, name in self._columns.items() if field in _REVIEW_FIELDS and name in by_name
         }
+        found |= {field: result for name, result in by_name.items() for field in self._meaning(name)}
         if "rating" not in found and "rating" not in self._columns and (numbers := _numbers(by_name, found)):
             found["rating"] = numbers[0]
         used = {result.name for result in found.values()}
         others = [name for name, result in by_name.items() if result.kind and name not in used]
-        self._others.update(dict.fromkeys(f"control {name}" for name in others))
+        self._unused.update(dict.fromkeys(f"control {name}" for name in others))
         said = {field: result.value for field, result in found.items() if not is_missing(result.value)}
         if "rating" in said:
             said["rating"] = self._labels.rating(found["rating"].name, said["rating"])
@@ -247,10 +303,14 @@ class AnnotationReview:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The content of a webhook: nothing, if it is about something else than annotations."""
+    """The content of a webhook: nothing, if it is about something else than annotations.
+
+    `unread` says why some of several annotations could not be read.
+    """
 
     said: tuple[AnnotationReview, ...] = ()
     deleted: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def read_event(payload: Mapping[str, Any]) -> Event:
@@ -272,8 +332,20 @@ def read_event(payload: Mapping[str, Any]) -> Event:
     if not made:
         raise ValueError("annotation is missing; switch on 'Send payload' of the webhook in Label Studio")
     tasks = [as_mapping(each) for each in _several(first_present(payload.get("task"), payload.get("tasks")))]
-    by_id = {str(task.get("id")): task for task in tasks}
-    return Event(tuple(_said(as_mapping(each), tasks, by_id) for each in made))
+    by_id = {str(task["id"]): task for task in tasks if not is_missing(task.get("id"))}
+    said, unread = list[AnnotationReview](), list[str]()
+    for place, each in enumerate(map(as_mapping, made)):
+        own = each.get("task")
+        # One task for all, or one for each, which without ids stand in the annotations' order.
+        by_place = tasks[place] if len(tasks) == len(made) and (is_missing(own) or not by_id) else {}
+        task = tasks[0] if len(tasks) == 1 else by_id.get(str(own), by_place)
+        try:
+            said.append(_said(each, as_mapping(own) or task))
+        except ValueError as error:
+            unread.append(str(error))
+    if unread and not said:
+        raise ValueError(unread[0])
+    return Event(tuple(said), unread=tuple(unread))
 
 
 def _result(values: Mapping[str, Any]) -> Result:
@@ -336,22 +408,33 @@ def _compared(task: Task, name: str) -> bool:
     )
 
 
-def _is_about(result: Result, name: str, answers: _Answers) -> bool:
+def _is_about(result: Result, name: str, answers: _Answers, task: Task) -> bool:
     if len(answers.texts) == 1:
-        return True
+        # Of the only answer, unless it is about another field of the task.
+        return name in result.about or not (result.about and set(result.about) <= set(task.data))
+    if result.about:
+        return name in result.about
     # JSON_MIN and CSV do not say what a result is about; then the numbers at the ends of the names do.
-    ending = _NUMBER.search(result.name)
-    return name in result.about if result.about else bool(ending and name.endswith(ending[0].strip("_ -")))
+    ending, its = _NUMBER.search(result.name), _NUMBER.search(name)
+    return bool(ending and its) and _ending(ending) == _ending(its)
+
+
+def _ending(found: re.Match[str] | None) -> str:
+    return found[0].strip("_ -").lower() if found else ""
 
 
 def _preferred(result: Result, answers: _Answers) -> tuple[str, str] | None:
     """Return the names of the better and the worse answer, None if the result prefers neither."""
     if result.kind != "pairwise" or result.value not in ("left", "right"):
         return None
-    names = [name for name in result.about if name in answers.texts] or sorted(answers.texts)
-    if len(names) != 2:
-        raise ValueError(f"{result.name!r} compares two answers, and the task has {_listed(tuple(answers.texts))}")
-    left, right = names
+    if len(result.about) != 2 or not set(result.about) <= set(answers.texts):
+        fields = tuple(answers.texts)
+        raise ValueError(
+            f"{result.name!r} compares two answers, {' and '.join(result.about) or 'without saying which'}, and the "
+            f"task has {_listed(fields)}: say which was on the left and which on the right, such as "
+            f"--map {result.name}={','.join((*fields, 'RIGHT')[:2])}, or --map {result.name}={_NONE} to leave it out"
+        )
+    left, right = result.about
     return (left, right) if result.value == "left" else (right, left)
 
 
@@ -382,10 +465,7 @@ def _listed(names: Sequence[str]) -> str:
     return (", ".join(names) or "none")[:100]
 
 
-def _said(
-    values: Mapping[str, Any], tasks: list[Mapping[str, Any]], by_id: Mapping[str, Mapping[str, Any]]
-) -> AnnotationReview:
-    task = tasks[0] if len(tasks) == 1 else by_id.get(str(values.get("task")), {})
+def _said(values: Mapping[str, Any], task: Mapping[str, Any]) -> AnnotationReview:
     data = as_mapping(task.get("data"))
     if not data:
         raise ValueError("the task of the annotation is missing, and with it question and answer")

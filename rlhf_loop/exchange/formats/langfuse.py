@@ -1,133 +1,205 @@
-"""Langfuse's scores: traces with their scores, or scores alone.
+"""Langfuse's traces and scores: of its API, its exports to blob storage, its tables' exports, a trace's download.
 
-Fields as in the public API, https://api.reference.langfuse.com: a trace (`GET /api/public/traces/{traceId}`,
-https://js.reference.langfuse.com/interfaces/_langfuse_core.TraceWithFullDetails.html) has `id`, `timestamp`, `name`,
-`input`, `output`, `metadata`, `userId` and `scores`; a score has `id`, `traceId`, `observationId`, `name`, `value`,
-`stringValue`, `dataType` (NUMERIC, BOOLEAN, CATEGORICAL, CORRECTION), `source`, `comment`, `metadata`, `configId`,
-`authorUserId` and `timestamp`: https://langfuse.com/docs/evaluation/scores/data-model. A corrected answer is the
-score `output` of type CORRECTION (https://langfuse.com/docs/observability/features/corrections). The same names with
-underscores (`trace_id`, `data_type`) are those of the exports to blob storage,
-https://langfuse.com/docs/api-and-data-platform/features/blob-storage-export-fields, where traces and scores are files
-of their own: import the traces first.
+Fields as in the public API, https://api.reference.langfuse.com, and in the code of version 4.16: a trace has `id`,
+`timestamp`, `name`, `input`, `output`, `metadata`, `userId` and `scores`, in a list of traces only the scores' ids; a
+score has `id`, `traceId`, `observationId`, `name`, `value`, `stringValue`, `dataType` (NUMERIC, BOOLEAN, CATEGORICAL,
+TEXT, CORRECTION), `source`, `comment`, `metadata`, `authorUserId` and `timestamp`. A corrected answer is the score
+`output` of type CORRECTION (https://langfuse.com/docs/observability/features/corrections). The same names with
+underscores (`trace_id`, `data_type`) are those of the exports to blob storage, where traces and scores are files of
+their own: import the traces first.
+
+The table of traces that Langfuse's pages export has no scores but a column for each name of a score, with a list of
+values, of which nobody knows who gave them. Its table of scores has `userId` for whoever asked, and `authorUserName`
+for whoever annotated. In CSV of earlier versions each cell is JSON, texts and all.
 
 A trace becomes an answer with the trace's id as `external_id`; the scores of the name asked for become reviews of it.
 Scores alone find the answer by that id, in the file or in the database. Other scores are left out, those of evaluators
-(`EVAL`), and scores alone that correct: they are not ratings.
+(`EVAL`), of sessions and runs, and scores alone that correct: they are not ratings of an answer. An observation that
+is not the whole of its trace is a part of the answer.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.fields import is_missing, to_rating
-from rlhf_loop.exchange.formats.base import FileRow, LeftOutError, NamedLabels
-from rlhf_loop.exchange.formats.messages import parse_json, read_answer, read_prompt
-from rlhf_loop.utils.rows import Kind, Record, Row
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, tell_apart
+from rlhf_loop.exchange.formats.messages import (
+    as_mapping,
+    first_present,
+    parse_json,
+    read_answer,
+    read_prompt,
+    user_name,
+)
+from rlhf_loop.utils.rows import Kind, Row
 
+TOOL = "langfuse"
 COLUMNS = dict.fromkeys(
     ("id", "timestamp", "name", "input", "output", "sessionId", "userId", "metadata", "tags", "scores"), Kind.OBJECT
 )
-_BY_MODEL = "EVAL"
+_BY_MODEL, _BY_ANNOTATOR = "EVAL", "ANNOTATION"
 _NUMERIC, _CORRECTION, _CORRECTED = "NUMERIC", "CORRECTION", "output"
 #: What is known of the answer itself; the same names in the trace's metadata.
 _ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence")
 _ABOUT_TIME = "retrieved_at"
+_LABELS = ("source", "candidate_group", "model_version", "title", "url", "licence")
 _UNSAID = frozenset({"reviewer_role", "harmful"})
+#: What an export of ours calls its traces; the texts in it are as they were, and so are the metadata.
+_OURS = "rlhf-loop"
+#: Columns with lists that are no scores.
+_LISTS = (*COLUMNS, "traceTags", "comments", "observations", "toolCalls", "toolCallNames")
 
 
-class LangfuseLayout(NamedLabels):
+class LangfuseLayout(Layout):
     """The layout of traces and scores; whoever gave a score is an end user, unless its metadata say otherwise."""
 
     role = ReviewerRole.END_USER
 
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
+    def __init__(self, labels: Labels) -> None:
+        super().__init__(labels)
+        self._name = labels.score_name
+        # By their hashes: the observations of a trace have its id, too.
+        self._texts: dict[str, int] = {}
+        self._untyped = set[object]()
+
+    def finish(self) -> Iterable[FileRow]:
+        if self._untyped == {1} and not self._labels.reads_numbers:
+            raise ImportFileError(
+                f"All scores {self._name!r} in columns are 1, which may be a thumb up or the worst of 1 to 5. Say which "
+                "it is: --thumbs or --scale 1,5."
+            )
+        return ()
+
+    def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
+        trace = as_mapping(values.get("trace"))
+        if "id" in trace and is_missing(_get(values, "traceId")):
+            # What the page of a trace gives: beside it what it is made of.
+            return [{"scores": values.get("scores"), **trace}]
+        return None
+
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
+        values = _plain(values)
         if not is_missing(_get(values, "input")) or not is_missing(_get(values, "output")):
-            return self._trace(record.line, values)
-        if not is_missing(_get(values, "traceId")) and not is_missing(_get(values, "name")):
-            return self._score(record.line, values)
-        raise ValueError("it is neither a trace with input and output nor a score with traceId, name and value")
+            return self._trace(line, values)
+        if not is_missing(_get(values, "name")) and any(
+            not is_missing(_get(values, name)) for name in ("value", "stringValue", "dataType")
+        ):
+            return self._score(line, values)
+        if "output" in values and "input" in values:
+            raise LeftOutError("input and output are missing", what="traces without input")
+        raise LeftOutError("it is neither a trace with input and output nor a score with traceId, name and value")
 
     def _trace(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         # An observation is known by its trace: so is the score that somebody gives.
-        id = _first(_get(values, "traceId"), _get(values, "id"))
-        if is_missing(id):
+        trace_id = _get(values, "traceId")
+        if is_missing(id := first_present(trace_id, _get(values, "id"))):
             raise ValueError("id is missing")
+        scores = self._scores(values)
+        user = _get(values, "userId")
+        wanted = [score for score in scores if self._is_wanted(score)]
+        names = [f"{TOOL}:score-{_get(score, 'id')}" for score in wanted]
+        said = [self._said(score, user) for score in wanted]
+        if in_column := self._in_column(values):
+            names = [f"{TOOL}:score-{id}-{number}" for number in range(1, len(in_column) + 1)]
+            said = [{"rating": rating} for rating in in_column]
+        for each, reviewer in zip(said, tell_apart([each.get("reviewer") for each in said], names), strict=True):
+            each |= {"reviewer": reviewer} if reviewer else {}
+        part = "rated observations inside of a trace" if said else "observations inside of a trace"
+        if not is_missing(trace_id) and not is_missing(_get(values, "parentObservationId")):
+            raise LeftOutError("it is a part of its trace; import the traces and the scores", what=part)
         for name in ("input", "output"):
             if is_missing(_get(values, name)):
                 raise LeftOutError(f"{name} is missing: the call failed, or still runs", what=f"traces without {name}")
-        metadata = _object(values, "metadata")
-        about = {name: metadata[name] for name in (*_ABOUT, _ABOUT_TIME) if not is_missing(metadata.get(name))}
-        about |= {
-            "user_prompt": read_prompt("input", _get(values, "input")),
-            "ai_response": read_answer("output", _get(values, "output")),
-            "external_id": str(id),
-            "created_at": _time(_first(_get(values, "timestamp"), _get(values, "startTime"))),
-        }
-        scores = parse_json(_get(values, "scores")) or []
-        if not isinstance(scores, list) or not all(isinstance(score, Mapping) for score in scores):
-            raise ValueError(f"scores is {str(scores)[:60]!r}, not a list of scores")
-        user = _get(values, "userId")
+        about = _about(values) | {"external_id": str(id)}
+        texts = hash((about["user_prompt"], about["ai_response"]))
+        if self._texts.setdefault(str(id), texts) != texts and not is_missing(trace_id):
+            raise LeftOutError("its trace has other texts; import the traces and the scores", what=part)
         corrections = {
             _reviewer(score, user): str(_get(score, "stringValue"))
             for score in scores
             if _is_correction(score) and not is_missing(_get(score, "stringValue"))
         }
-        rows = []
-        for score in scores:
-            if self._is_wanted(score):
-                said = self._said(score, user)
-                if correction := corrections.pop(said.get("reviewer"), None):
-                    said["corrected_response"] = correction
-                rows.append(_row(line, about | said))
-        if not rows:
-            unrated = {"corrected_response": next(iter(corrections.values()))} if corrections else {}
-            rows.append(_row(line, about | unrated))
-        elif corrections:
+        for each in said:
+            if correction := corrections.pop(each.get("reviewer"), None):
+                each["corrected_response"] = correction
+        if not said:
+            said, corrections = [{"corrected_response": each} for each in corrections.values()][:1] or [{}], {}
+        if corrections:
             # A correction is part of a review, and a review is a rating first.
-            self._others.setdefault(f"score {_CORRECTED} by who gave no score {self._name}")
-        return rows
+            self._unused.setdefault(f"score {_CORRECTED} by who gave no score {self._name}")
+        return [_row(line, about | each) for each in said]
+
+    def _scores(self, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        scores = parse_json(_get(values, "scores"))
+        if is_missing(scores):
+            return []
+        if not isinstance(scores, list) or not all(isinstance(score, Mapping | str) for score in scores):
+            raise ValueError(f"scores is {str(scores)[:60]!r}, not a list of scores")
+        for score in scores:
+            if isinstance(score, str):
+                self.pass_over("scores of which there is only the id: export the scores, too")
+        return [score for score in scores if isinstance(score, Mapping)]
+
+    def _in_column(self, values: Mapping[str, Any]) -> list[int]:
+        """Return the ratings in a column of the table of traces: of several each is somebody's."""
+        found: list[Any] = []
+        for name, value in values.items():
+            given = parse_json(value)
+            if name in _LISTS or not (isinstance(given, list) or name == self._name):
+                continue
+            listed = [each for each in (given if isinstance(given, list) else [given]) if not is_missing(each)]
+            if name == self._name:
+                found = listed
+            elif listed and not any(isinstance(each, Mapping | list) for each in listed):
+                self._unused.setdefault(f"score {name}")
+        self._untyped |= {each for each in found if isinstance(each, int | float)}
+        return [self._labels.rating(f"the score {self._name!r}", value) for value in found]
 
     def _score(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         if not self._is_wanted(values):
+            if _is_correction(values):
+                self.pass_over("corrections without their rating")
             return []
+        if is_missing(_get(values, "traceId")):
+            raise LeftOutError("traceId is missing, so it is about no answer", what="scores of a session or a run")
         said = self._said(values, _get(values, "userId"))
         said |= {"user_prompt": "-", "ai_response": "-", "external_id": str(_get(values, "traceId"))}
         return [_row(line, said, texts_elsewhere=True)]
 
-    @property
-    def _name(self) -> str:
-        return self._labels.score_name
-
     def _is_wanted(self, score: Mapping[str, Any]) -> bool:
-        name = str(_get(score, "name"))
-        if name == self._name:
-            # A model's or a program's score is not a person's rating.
-            if str(_get(score, "source")).upper() == _BY_MODEL:
-                self._others.setdefault(f"score {name} by {_BY_MODEL}")
+        name, kind = str(_get(score, "name")), str(_get(score, "dataType")).upper()
+        if kind == _CORRECTION:
+            return False
+        if name != self._name:
+            self._unused.setdefault(f"score {name}")
+            return False
+        # A model's or a program's score is not a person's rating, and a text is none at all.
+        for other in (_BY_MODEL, "TEXT"):
+            if other in (kind, str(_get(score, "source")).upper()):
+                self._unused.setdefault(f"score {name} {'by' if other == _BY_MODEL else 'of type'} {other}")
                 return False
-            return True
-        if not _is_correction(score):
-            self._others.setdefault(f"score {name}")
-        return False
+        return True
 
     def _said(self, score: Mapping[str, Any], user: object) -> dict[str, Any]:
         kind, value, word = (_get(score, name) for name in ("dataType", "value", "stringValue"))
         if kind == "BOOLEAN":
             value = _boolean(value if not is_missing(value) else word)
-        elif kind == "CATEGORICAL" and not is_missing(word):
-            value = word
+        elif kind == "CATEGORICAL":
+            # Its number is a place in a list of categories.
+            value = first_present(word, value if isinstance(value, str) else None)
         if is_missing(value):
             raise ValueError(f"the score {self._name!r} has no value")
         metadata = _ours(score)
         said = {
             "rating": self._labels.rating(f"the score {self._name!r}", value),
             "feedback_comment": _get(score, "comment"),
-            "rated_at": _time(_get(score, "timestamp")),
+            "rated_at": first_present(_get(score, "timestamp"), _get(score, "updatedAt")),
             "reviewer": _reviewer(score, user),
             "reviewer_role": metadata.get("role"),
             "harmful": metadata.get("harmful"),
@@ -144,7 +216,7 @@ def cells(ratings: Sequence[Rating], *, score_name: str) -> Row:
     return [
         first.external_id,
         first.created_at,
-        "rlhf-loop",
+        _OURS,
         first.user_prompt,
         first.ai_response,
         None,
@@ -189,18 +261,52 @@ def _row(line: int, values: Mapping[str, Any], *, texts_elsewhere: bool = False)
     return FileRow(line, to_rating(values), unsaid=unsaid, texts_elsewhere=texts_elsewhere)
 
 
+def _about(values: Mapping[str, Any]) -> dict[str, Any]:
+    metadata, ours = as_mapping(_get(values, "metadata")), _get(values, "name") == _OURS
+    # In another application's metadata the same names may mean anything; as texts they do no harm.
+    about = {name: metadata[name] for name in (*_ABOUT, _ABOUT_TIME) if not is_missing(metadata.get(name))}
+    if not ours:
+        about = {name: value for name, value in about.items() if isinstance(value, str) and name in _LABELS}
+    given, answer = _get(values, "input"), _get(values, "output")
+    verbatim = ours and isinstance(given, str) and isinstance(answer, str)
+    return about | {
+        "user_prompt": given if verbatim else read_prompt("input", given, of="traces"),
+        "ai_response": answer if verbatim else read_answer("output", answer, of="traces"),
+        "created_at": first_present(_get(values, "timestamp"), _get(values, "startTime")),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the cells as they are where each of them is JSON, which an id in quotes tells."""
+    if not str(first_present(_get(values, "id"), _get(values, "traceId"))).startswith('"'):
+        return values
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = json.loads(value)
+        except (TypeError, ValueError):
+            found[name] = value
+    return found
+
+
 def _reviewer(score: Mapping[str, Any], user: object) -> str | None:
-    """Return who gave a score: as an export of ours says, or the annotator, or whose trace it is."""
+    """Return who gave a score: as an export of ours says, or the annotator; without one, whoever asked.
+
+    An annotator without a name is not who asked, nor another annotator.
+    """
     if metadata := _ours(score):
         return str(metadata["reviewer"])
-    id = _first(_get(score, "authorUserId"), _get(score, "userId"), user)
-    # No user's name here has a colon, so that nobody is taken for one of them.
-    return None if is_missing(id) else f"langfuse:{id}"
+    author = first_present(_get(score, "authorUserId"), _get(score, "authorUserName"))
+    if is_missing(author) and str(_get(score, "source")).upper() == _BY_ANNOTATOR:
+        author = first_present(None if is_missing(_get(score, "id")) else f"score-{_get(score, 'id')}")
+        return user_name(TOOL, author)
+    asked = (_get(score, "userId"), _get(as_mapping(score.get("trace")), "userId"), user)
+    return user_name(TOOL, first_present(author, *asked))
 
 
 def _ours(score: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the metadata of a score that an export of ours wrote; another application's mean something else."""
-    metadata = _object(score, "metadata")
+    metadata = as_mapping(_get(score, "metadata"))
     return metadata if isinstance(metadata.get("reviewer"), str) else {}
 
 
@@ -209,20 +315,6 @@ def _get(values: Mapping[str, Any], name: str) -> Any:
     if name in values:
         return values[name]
     return values.get("".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name))
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if not is_missing(value)), None)
-
-
-def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = parse_json(_get(values, name))
-    return found if isinstance(found, Mapping) else {}
-
-
-def _time(value: Any) -> Any:
-    # Left to the parser of ratings, which knows "Z" and the exports' blank between day and time.
-    return value if value is None or isinstance(value, datetime) else str(value)
 
 
 def _is_correction(score: Mapping[str, Any]) -> bool:

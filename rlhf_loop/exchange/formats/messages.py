@@ -1,41 +1,57 @@
-"""Values in the files of other tools: conversations (lists of messages), JSON as text, times as numbers, user names."""
+"""Values in the files of other tools: conversations (lists of messages), JSON as text, user names.
+
+Messages are read as OpenAI, Anthropic, Gemini, LangChain (its dumps and LangGraph's state), the AI SDK, OpenInference
+and ShareGPT write them. Read is what people and models said to each other: neither what the system was told, nor the
+calls of tools and what these gave, nor what a model thought.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from rlhf_loop.exchange.fields import is_missing
+from rlhf_loop.exchange.formats.base import LeftOutError
 
 #: Where applications keep the question and the answer in an object of their own.
-_QUESTION_KEYS = ("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content")
+_QUESTION_KEYS = ("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content", "inputs")
+_QUESTION_KEYS += ("user_input", "user_query", "user_message", "chat_input", "message", "instruction", "contents")
 _ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "text", "content", "messages", "choices")
-#: Up to here a number is seconds since 1970 (the year 5138), then thousandths, millionths, billionths of them.
-_SECONDS = 1e11
-#: No time is beyond it in any unit, and no number that is not finite is below.
-_ANY = 1e30
+_ANSWER_KEYS += ("outputs", "result", "generations", "message", "reply", "candidates", "return_values")
+#: Each entry of these is an answer of its own.
+_OFFERS = ("choices", "generations", "candidates")
+_ROLES = {"human": "user", "ai": "assistant", "gpt": "assistant", "model": "assistant", "developer": "system"}
+_ROLES |= dict.fromkeys(("function", "observation", "function_call", "function_call_output"), "tool")
+_NOT_SAID = ("system", "tool")
+_KNOWN = ("user", "assistant", *_NOT_SAID)
+#: Parts of a message that are not said: calls, what came of them, thoughts.
+_UNSAID_PARTS = ("tool", "function", "server_tool", "mcp", "think", "reason", "redacted", "step", "source", "data-")
+_ROLE_KEYS = ("role", "message.role", "from", "author")
+_CONTENT_KEYS = ("content", "message.content", "value", "text", "parts", "contents", "message.contents")
+_CALLS = ("tool_calls", "message.tool_calls", "toolCalls", "function_call")
+
+
+class UnreadableError(ValueError):
+    """There is no text in a value: `why` follows its name. It is `foreign` if it is of nobody's known form."""
+
+    def __init__(self, message: str, *, why: str, foreign: bool = False) -> None:
+        super().__init__(message)
+        self.why = why
+        self.foreign = foreign
 
 
 def prompt_text(name: str, value: object) -> str:
     """Return the question in a text, in messages, or in an object around one of them.
 
-    What the system was told is not part of the question. Of several turns each begins with its speaker.
+    Of several turns each begins with its speaker.
 
     Raises:
         ValueError: there is none.
     """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return prompt_text(name, _inside(name, value, _QUESTION_KEYS))
-    turns = [turn for turn in _turns(name, value) if turn[0] not in ("system", "developer")]
-    if not turns:
-        raise ValueError(f"{name} has no message of the user")
-    if len(turns) == 1:
-        return turns[0][1]
-    return "\n\n".join(f"{role}: {content}" for role, content in turns)
+    return value if isinstance(value, str) else _question(name, value)
 
 
 def answer_text(name: str, value: object) -> str:
@@ -44,32 +60,112 @@ def answer_text(name: str, value: object) -> str:
     Raises:
         ValueError: there is none, or there are several messages.
     """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return answer_text(name, _inside(name, value, _ANSWER_KEYS))
-    turns = _turns(name, value)
-    if len(turns) != 1:
+    if isinstance(value, list) and len(turns := messages_of(name, value)) != 1:
         raise ValueError(f"{name} has {len(turns)} messages, not one answer")
-    return turns[0][1]
+    return value if isinstance(value, str) else _answer(name, value)
 
 
-def read_prompt(name: str, value: object) -> str:
-    """Return the question as `prompt_text`, where the value may be its JSON; JSON of something else is a text.
-
-    Raises:
-        ValueError: there is none.
-    """
-    return _read(name, value, prompt_text)
-
-
-def read_answer(name: str, value: object) -> str:
-    """Return the answer as `answer_text`, where the value may be its JSON; JSON of something else is a text.
+def read_prompt(name: str, value: object, *, of: str) -> str:
+    """Return the question as `prompt_text`, where the value may be its JSON.
 
     Raises:
-        ValueError: there is none, or there are several messages.
+        LeftOutError: there is none; `of` says in what kind of records.
     """
-    return _read(name, value, answer_text)
+    try:
+        return _question(name, value)
+    except UnreadableError as error:
+        raise LeftOutError(str(error), what=f"{of} whose {name} {error.why}") from error
+
+
+def read_answer(name: str, value: object, *, of: str) -> str:
+    """Return the answer in a text, or the last one in messages; a number is a text, and so is JSON of something else.
+
+    Raises:
+        LeftOutError: there is none; `of` says in what kind of records.
+    """
+    if isinstance(value, int | float) and not is_missing(value):
+        return json.dumps(value)
+    try:
+        return _answer(name, value)
+    except UnreadableError as error:
+        raise LeftOutError(str(error), what=f"{of} whose {name} {error.why}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker said, with a role of OpenAI's where it has one there; `calls` tools instead, or as well."""
+
+    role: str
+    text: str
+    calls: bool = False
+
+
+def messages_of(name: str, value: Sequence[Any]) -> list[Turn]:
+    """Return the turns of a conversation in which something is said, or a tool called.
+
+    Raises:
+        UnreadableError: something in it is no message, or shows what is no text.
+    """
+    # A list of batches, of which there is one, as LangChain has it.
+    while len(value) == 1 and isinstance(value[0], list) and not _is_pair(value[0]):
+        value = value[0]
+    messages = [value] if _is_pair(value) else value
+    return [turn for message in messages if (turn := _turn(name, message)).text or turn.calls]
+
+
+def _question(name: str, value: object) -> str:
+    found = parse_json(value)
+    if isinstance(found, str):
+        return found
+    if isinstance(found, Mapping) and not _is_message(found):
+        if found.keys() >= {"args", "kwargs"}:
+            return _argument(name, found)
+        return _question(name, _inside(name, found, _QUESTION_KEYS)[1])
+    turns = [turn for turn in messages_of(name, _listed(name, found)) if turn.text and turn.role not in _NOT_SAID]
+    if not turns:
+        raise UnreadableError(f"{name} has no message of the user", why="has no message of the user")
+    if len(turns) == 1:
+        return turns[0].text
+    return "\n\n".join(f"{turn.role}: {turn.text}" for turn in turns)
+
+
+def _answer(name: str, value: object) -> str:
+    found = parse_json(value)
+    if isinstance(found, str):
+        return found
+    try:
+        if isinstance(found, Mapping) and not _is_message(found):
+            key, inner = _inside(name, found, _ANSWER_KEYS)
+            if key in _OFFERS and len(offers := messages_of(name, _listed(name, inner))) > 1:
+                raise UnreadableError(f"{name} has {len(offers)} {key}, not one answer", why="has several answers")
+            return _answer(name, inner)
+        turns = messages_of(name, _listed(name, found))
+    except UnreadableError as error:
+        # An application may well answer in JSON of its own.
+        if error.foreign and isinstance(value, str):
+            return value
+        raise
+    last = turns[-1] if turns else None
+    if last is None or not last.text or last.role == "user":
+        raise UnreadableError(f"{name} has no message of the assistant at its end", why="does not end with an answer")
+    return last.text
+
+
+def _argument(name: str, call: Mapping[Any, Any]) -> str:
+    """Return the one argument of a function that is a question, by its name or because no other could be one."""
+    args, kwargs = call["args"] or [], as_mapping(call["kwargs"])
+    with suppress(UnreadableError):
+        return _question(name, _inside(name, kwargs, _QUESTION_KEYS)[1])
+    texts = []
+    for value in (*(args if isinstance(args, list) else ()), *kwargs.values()):
+        with suppress(UnreadableError):
+            texts.append(_question(name, value))
+    if len(texts) != 1:
+        raise UnreadableError(
+            f"{name} has the arguments of a function, and {len(texts)} of them could be the question",
+            why="has no argument that must be the question",
+        )
+    return texts[0]
 
 
 def split_prompt(chosen: object, rejected: object) -> tuple[object, object, object]:
@@ -126,32 +222,9 @@ def as_mapping(value: object) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def as_time(value: Any) -> Any:
-    """Return a time for the parser of ratings, which knows ISO 8601; a number is time since 1970."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ANY:
-        while abs(value) > _SECONDS:
-            value /= 1000
-        try:
-            return datetime.fromtimestamp(value, UTC)
-        except (ValueError, OverflowError, OSError):
-            return str(value)
-    return value if value is None or isinstance(value, datetime) else str(value)
-
-
 def user_name(tool: str, id: object) -> str | None:
     """Name a user of another tool; no user's name here has a colon, so that nobody is taken for one of them."""
     return None if is_missing(id) or not str(id).strip() else f"{tool}:{id}"
-
-
-def _read(name: str, value: object, text_of: Callable[[str, object], str]) -> str:
-    found = parse_json(value)
-    if not isinstance(value, str) or found is value:
-        return text_of(name, found)
-    try:
-        return text_of(name, found)
-    except ValueError:
-        # An application may well answer in JSON of its own.
-        return value
 
 
 def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -159,31 +232,98 @@ def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
     return next((place for place in range(shorter) if first[place] != second[place]), shorter)
 
 
-def _inside(name: str, value: Mapping[Any, Any], keys: Sequence[str]) -> object:
+def _inside(name: str, value: Mapping[Any, Any], keys: Sequence[str]) -> tuple[str, object]:
     for key in keys:
-        if value.get(key):
-            return value[key]
-    raise ValueError(f"{name} is an object with {', '.join(map(str, value))[:60]!r}, and none of {', '.join(keys)}")
+        if not is_missing(found := value.get(key)) and found not in ([], {}):
+            return key, found
+    keys_there = [key for key in keys if key in value]
+    if keys_there:
+        raise UnreadableError(f"{name} has nothing in {keys_there[0]!r}", why="is empty")
+    raise UnreadableError(
+        f"{name} is an object with {', '.join(map(str, value))[:60]!r}, and none of {', '.join(keys)}",
+        why="is an object of another form",
+        foreign=True,
+    )
 
 
-def _turns(name: str, value: object) -> list[tuple[str, str]]:
-    if value is None:
-        raise ValueError(f"{name} is missing")
+def _listed(name: str, value: object) -> Sequence[Any]:
+    if is_missing(value):
+        raise UnreadableError(f"{name} is missing", why="is missing")
+    if isinstance(value, Mapping):
+        return [value]
     if not isinstance(value, Sequence):
-        raise ValueError(f"{name} is {str(value)[:60]!r}, neither a text nor messages")
-    return [_turn(name, message) for message in value]
+        raise UnreadableError(
+            f"{name} is {str(value)[:60]!r}, neither a text nor messages", why="is no text", foreign=True
+        )
+    return value
 
 
-def _turn(name: str, message: object) -> tuple[str, str]:
-    if not isinstance(message, Mapping):
-        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a content")
-    # A choice of OpenAI's has its message inside; spans of OpenInference have it with dots.
-    message = message["message"] if isinstance(message.get("message"), Mapping) else message
-    role, content = (message.get(key, message.get(f"message.{key}")) for key in ("role", "content"))
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        # Parts, as models that see have them; those without text cannot be judged by their text.
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a text")
-    return role, content
+def _is_message(value: Mapping[Any, Any]) -> bool:
+    inner = value.get("message")
+    return _role_of(value) in _KNOWN or (isinstance(inner, Mapping) and bool(_role_of(inner)))
+
+
+def _is_pair(value: Sequence[Any]) -> bool:
+    return len(value) == 2 and all(isinstance(each, str) for each in value) and _role(value[0]) in _KNOWN
+
+
+def _role_of(message: Mapping[Any, Any]) -> str:
+    if role := _role(first_present(*(message.get(key) for key in _ROLE_KEYS))):
+        return role
+    # What has a type may as well be a part of a message, or what a model generated.
+    kind = _role(message.get("type"))
+    return kind if kind in _KNOWN or kind.startswith(_UNSAID_PARTS) else ""
+
+
+def _role(value: object) -> str:
+    # LangChain names its classes: HumanMessage, AIMessageChunk.
+    plain = value.lower().removesuffix("chunk").removesuffix("message") if isinstance(value, str) else ""
+    return _ROLES.get(plain, plain)
+
+
+def _turn(name: str, message: object) -> Turn:
+    if isinstance(message, list | tuple) and _is_pair(message):
+        return Turn(_role(message[0]), message[1])
+    values = _unwrapped(message) if isinstance(message, Mapping) else {}
+    if not any(key in values for key in (*_ROLE_KEYS, "type", *_CONTENT_KEYS)):
+        raise UnreadableError(
+            f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a content",
+            why="is of another form",
+            foreign=True,
+        )
+    role = _role_of(values)
+    calls = any(values.get(key) for key in _CALLS) or role.startswith(_UNSAID_PARTS)
+    content = first_present(*(values.get(key) for key in _CONTENT_KEYS))
+    return Turn(role, "" if role in _NOT_SAID else _said(name, content), calls)
+
+
+def _unwrapped(message: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return what a choice of OpenAI's, a dump of LangChain's or a candidate of Gemini's has its message in."""
+    for key in ("message", "kwargs", "data", "content"):
+        if isinstance(inner := message.get(key), Mapping):
+            id = message.get("id")
+            kind = first_present(message.get("role"), id[-1] if isinstance(id, list) and id else None)
+            return _unwrapped({"type": first_present(kind, message.get("type")), **inner})
+    return message
+
+
+def _said(name: str, content: object) -> str:
+    """Return the text of a message's content: of its parts those that are said."""
+    if content is None or isinstance(content, str):
+        return content if content and content.strip() else ""
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        found = part if isinstance(part, Mapping) else {"text": part}
+        found = as_mapping(found.get("message_content")) or found
+        kind = str(first_present(found.get("type"), found.get("message_content.type"), *list(found)[:1]) or "").lower()
+        text = first_present(found.get("text"), found.get("message_content.text"), found.get("refusal"))
+        text = text.get("value") if isinstance(text, Mapping) else text
+        if kind.startswith(_UNSAID_PARTS):
+            continue
+        if not isinstance(text, str):
+            # Whoever judged the answer saw it, and who reads its text does not.
+            raise UnreadableError(
+                f"{name} holds {str(part)[:60]!r}, which is not a text", why="has a picture, a file or a sound"
+            )
+        texts.append(text)
+    return "".join(texts)

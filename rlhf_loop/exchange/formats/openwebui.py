@@ -27,9 +27,8 @@ from typing import Any
 
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
-from rlhf_loop.exchange.formats.base import FileRow, Labels, LeftOutError, NumberScale
-from rlhf_loop.exchange.formats.messages import as_mapping, as_time, first_present, prompt_text, user_name
-from rlhf_loop.utils.rows import Record
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, NumberScale
+from rlhf_loop.exchange.formats.messages import as_mapping, first_present, prompt_text, user_name
 
 # What a model thought and which tools it called stands folded in the content; nobody rates that.
 _KINDS = ('type="reasoning"', 'type="tool_calls"', 'type="code_interpreter"')
@@ -123,26 +122,22 @@ def reply(message: Mapping[str, Any]) -> Reply:
     return Reply(before, text)
 
 
-class OpenWebUILayout:
+class OpenWebUILayout(Layout):
     """The layout of feedback and chats; whoever rated is an end user."""
 
     role = ReviewerRole.END_USER
 
     def __init__(self, labels: Labels) -> None:
-        self._labels = labels
+        super().__init__(labels)
         # By their hashes: each snapshot of a chat has all its answers again.
         self._offered: set[int] = set()
 
-    def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return ()
-
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
         if "snapshot" in values or ("data" in values and "type" in values):
-            return self._feedback(record.line, values)
+            return self._feedback(line, values)
         if as_mapping(values.get("chat")) or "history" in values:
-            return self._chat(record.line, values)
-        raise ValueError("it is neither a feedback with data, meta and snapshot nor a chat with its history")
+            return self._chat(line, values)
+        raise LeftOutError("it is neither a feedback with data, meta and snapshot nor a chat with its history")
 
     def _feedback(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         data, meta = as_mapping(values.get("data")), as_mapping(values.get("meta"))
@@ -201,7 +196,7 @@ class OpenWebUILayout:
             "corrected_response": answer.correction,
             "source": None if model is None else str(model),
             "candidate_group": group,
-            "created_at": as_time(message.get("timestamp")),
+            "created_at": message.get("timestamp"),
             **said,
         }
         row = FileRow(line, to_rating(values), unsaid=_UNSAID)
@@ -225,7 +220,7 @@ class OpenWebUILayout:
             "rating": self._grade(data),
             "feedback_comment": ": ".join(word for word in words if word) or None,
             "reviewer": user_name(TOOL, user),
-            "rated_at": as_time(at),
+            "rated_at": at,
         }
 
     def _grade(self, data: Mapping[str, Any]) -> int | None:

@@ -2,95 +2,106 @@
 
 Spans are what `client.spans.get_spans_dataframe()` gives (`context.span_id`, `attributes.input.value`,
 `attributes.output.value`, `parent_id`, `span_kind`, `start_time` ...), saved as Parquet, CSV or JSONL, or the same as
-the API gives it, with objects instead of dots. Annotations are those of `get_span_annotations_dataframe()` (`span_id`,
-`annotation_name`, `annotator_kind`, `result.score`, `result.label`, `result.explanation`, `identifier`, `user_id` ...)
-or of the API (`name`, and `result` as an object), alone, or joined to the spans. The examples of a dataset have
-`input`, `output`, and in `metadata` the `annotations` of the span that they were made of.
+the API and the command line give it, with objects instead of dots. Its pages download spans as JSONL and as OTLP's
+JSON, with the annotations among the attributes (`annotations.0.annotation.name` ..., of the trace
+`trace.annotations.0...`). Annotations are those of `get_span_annotations_dataframe()` (`span_id`, `annotation_name`,
+`annotator_kind`, `result.score`, `result.label`, `result.explanation`, `identifier`, `user_id` ...) or of the API
+(`name`, and `result` as an object), alone, or joined to the spans. The examples of a dataset have `input`, `output`,
+and in `metadata` the `annotations` of the span that they were made of. Read was the code of version 20.3.
 https://arize.com/docs/phoenix/tracing/how-to-tracing/importing-and-exporting-traces/exporting-annotated-spans and
 https://arize.com/docs/phoenix/tracing/how-to-tracing/feedback-and-annotations/capture-feedback.
 
-A span becomes an answer with its id as `external_id`; annotations by people of the name asked for become reviews of it.
-Of spans that nobody annotated only those count that stand for a whole request: the rest are its parts. What models and
-programs annotated does not count. A number has to come with its scale, as Phoenix has none of its own.
+A span becomes an answer with its id as `external_id`; annotations by people of the name asked for become reviews of it,
+and those of a whole trace reviews of its first span. Of spans that nobody annotated only those count that stand for a
+whole request: the rest are its parts. What models and programs annotated does not count. A number has to come with its
+scale, as Phoenix has none of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
-from rlhf_loop.exchange.formats.base import FileRow, LeftOutError, NamedLabels
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, tell_apart
 from rlhf_loop.exchange.formats.messages import (
     as_mapping,
-    as_time,
     first_present,
     parse_json,
     read_answer,
     read_prompt,
     user_name,
 )
-from rlhf_loop.utils.rows import Record
 
 TOOL = "phoenix"
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 _PEOPLE = "HUMAN"
 #: Kinds of spans that do not answer anybody.
 _PARTS = ("RETRIEVER", "EMBEDDING", "RERANKER", "TOOL", "GUARDRAIL", "EVALUATOR", "PROMPT")
-_NESTED = ("context", "attributes", "result", "annotation")
 #: Annotations made on Phoenix's own pages have this before the user's id.
 _OF_ITS_PAGES = "px-app:"
+#: Of OTLP's fields those that have other names here, both as protobuf and as its JSON spell them.
+_OTLP = {"span_id": ("spanId",), "trace_id": ("traceId",), "parent_id": ("parent_span_id", "parentSpanId")}
+_OTLP |= {"start_time": ("start_time_unix_nano", "startTimeUnixNano")}
 
 
-class PhoenixLayout(NamedLabels):
+class PhoenixLayout(Layout):
     """The layout of spans, annotations and examples; whoever annotated is an end user."""
 
     role = ReviewerRole.END_USER
 
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
-        examples = as_mapping(values.get("data")).get("examples", values.get("examples"))
-        if isinstance(examples, list):
-            return self._examples(examples)
-        if isinstance(sent := values.get("data"), list) and len(values) == 1:
-            # As annotations are sent to Phoenix.
-            return self._examples(sent)
-        return self._record(record.line, values)
+    def __init__(self, labels: Labels) -> None:
+        super().__init__(labels)
+        # What is said of a trace is about its first span, which may come later.
+        self._first: dict[str, str] = {}
+        self._of_traces: list[tuple[int, str, dict[str, Any]]] = []
 
-    def _examples(self, examples: Sequence[Any]) -> Iterator[FileRow]:
-        # A whole dataset is one object; here the number says which example it is.
-        for number, example in enumerate(examples, 1):
-            try:
-                yield from self._record(number, as_mapping(example))
-            except LeftOutError as error:
-                self._others.setdefault(error.what)
-            except ValueError as error:
-                yield FileRow(number, None, str(error))
+    def finish(self) -> Iterable[FileRow]:
+        for line, trace, said in self._of_traces:
+            if trace in self._first:
+                yield _row(line, {**said, "external_id": self._first[trace]}, elsewhere=True)
+            else:
+                self.pass_over("annotations of a trace whose first span is not in the file")
 
-    def _record(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
-        flat = _flat(values)
+    def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
+        # A whole dataset is one object, and so is a request of OTLP's and what is sent to the API.
+        data = values.get("data")
+        for found in (as_mapping(data).get("examples"), values.get("examples"), data):
+            if isinstance(found, list):
+                return found
+        if isinstance(spans := values.get("spans"), list):
+            return [*spans, *(parse_json(values.get("annotations")) or ())]
+        resources = _of(values, "resource_spans", "resourceSpans")
+        if resources is None:
+            return None
+        scopes = [scope for resource in resources for scope in _of(resource, "scope_spans", "scopeSpans") or ()]
+        return [span for scope in scopes for span in _of(scope, "spans") or ()]
+
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
+        record = _nested(values)
+        for name, others in _OTLP.items():
+            record[name] = first_present(record.get(name), *(record.get(other) for other in others))
+        context, attributes = as_mapping(record.get("context")), as_mapping(record.get("attributes"))
         # Without them in the index, both tables call it so.
-        span = first_present(flat.get("context.span_id"), flat.get("span_id"))
-        if not is_missing(values.get("input")) and not is_missing(values.get("output")):
-            if "scores" in values or "traceId" in values:
-                raise ValueError("it is a trace of Langfuse; import the file as langfuse")
-            annotations = as_mapping(values.get("metadata")).get("annotations")
-            about = _about(values["input"], values["output"], flat)
-            return self._reviewed(line, about, _annotations(annotations))
-        given, answer = _texts(flat)
-        listed = _annotations(values.get("annotations")) or ([flat] if _is_annotation(flat) else [])
-        if is_missing(given) and is_missing(answer):
-            if not listed:
-                raise ValueError("it is neither a span with input and output, nor an annotation, nor an example")
-            if is_missing(span):
-                raise ValueError("span_id is missing, so nobody knows what the annotation is about")
-            return [
-                _row(line, {"user_prompt": "-", "ai_response": "-", "external_id": str(span), **said}, elsewhere=True)
-                for said in self._said(listed)
-            ]
-        if not listed and not _is_request(flat):
-            return []
+        span, trace = (first_present(context.get(name), record.get(name)) for name in ("span_id", "trace_id"))
+        if not is_missing(record.get("input")) and not is_missing(record.get("output")):
+            return self._example(line, record)
+        given, answer = _texts(attributes)
+        listed = [*_annotations(record.get("annotations")), *_annotations(attributes.get("annotations"))]
+        listed += [record] if not listed and _is_annotation(record) else []
+        if is_missing(given) and is_missing(answer) and not attributes:
+            return self._annotation(line, listed, span=span, trace=trace)
+        about = {"external_id": None if is_missing(span) else str(span), "created_at": record.get("start_time")}
+        said = self._said(listed, of=str(span))
+        of_trace = self._said(_annotations(as_mapping(attributes.get("trace")).get("annotations")), of=str(trace))
+        first = is_missing(record.get("parent_id"))
+        if not first:
+            self._of_traces += [(line, str(trace), each) for each in of_trace]
+            of_trace = []
+        kind = str(first_present(record.get("span_kind"), _value(attributes, "openinference.span.kind"))).upper()
+        if not said and not of_trace and not (first and kind not in _PARTS):
+            raise LeftOutError("it is a part of a request, and nobody rated it", what="unrated parts of requests")
         for name, text in (("input", given), ("output", answer)):
             if is_missing(text):
                 raise LeftOutError(
@@ -98,31 +109,56 @@ class PhoenixLayout(NamedLabels):
                 )
         if is_missing(span):
             raise ValueError("context.span_id is missing")
-        about = _about(given, answer, flat) | {"external_id": str(span), "created_at": as_time(flat.get("start_time"))}
-        return self._reviewed(line, about, listed)
+        about |= _about(given, answer, of="spans") | {"source": _value(attributes, "llm.model_name")}
+        if first and not is_missing(trace):
+            self._first[str(trace)] = str(span)
+        return [_row(line, {**about, **each}) for each in (*said, *of_trace)] or [_row(line, about)]
 
-    def _reviewed(self, line: int, about: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> list[FileRow]:
-        return [_row(line, {**about, **said}) for said in self._said(annotations)] or [_row(line, about)]
+    def _example(self, line: int, record: Mapping[str, Any]) -> list[FileRow]:
+        if "scores" in record or "traceId" in record:
+            raise ValueError("it is a trace of Langfuse; import the file as langfuse")
+        about = _about(record["input"], record["output"], of="examples")
+        said = self._said(_annotations(as_mapping(record.get("metadata")).get("annotations")), of=str(record.get("id")))
+        return [_row(line, {**about, **each}) for each in said] or [_row(line, about)]
 
-    def _said(self, annotations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        found = []
+    def _annotation(
+        self, line: int, listed: Sequence[Mapping[str, Any]], *, span: object, trace: object
+    ) -> list[FileRow]:
+        if not listed:
+            raise LeftOutError("it is neither a span with input and output, nor an annotation, nor an example")
+        said = self._said(listed, of=str(first_present(span, trace)))
+        if not is_missing(listed[0].get("document_position")):
+            raise LeftOutError("it is about a document that was found", what="annotations of documents")
+        if is_missing(span) and not is_missing(trace):
+            self._of_traces += [(line, str(trace), each) for each in said]
+            return []
+        if is_missing(span) and not is_missing(listed[0].get("session_id")):
+            raise LeftOutError("it is about a session", what="annotations of sessions")
+        if is_missing(span):
+            raise ValueError("span_id is missing, so nobody knows what the annotation is about")
+        return [_row(line, {"external_id": str(span), **each}, elsewhere=True) for each in said]
+
+    def _said(self, annotations: Sequence[Mapping[str, Any]], *, of: str) -> list[dict[str, Any]]:
+        found, names = list[dict[str, Any]](), list[str]()
         for given in annotations:
             name = str(first_present(given.get("annotation_name"), given.get("name")) or "")
             kind = str(first_present(given.get("annotator_kind"), _PEOPLE)).upper()
             if name != self._labels.score_name:
-                self._others.setdefault(f"annotation {name}")
+                self._unused.setdefault(f"annotation {name}")
             elif kind != _PEOPLE:
-                self._others.setdefault(f"annotation {name} by {kind}")
+                self._unused.setdefault(f"annotation {name} by {kind}")
             elif (grade := self._grade(name, _of_result(given, "label"), _of_result(given, "score"))) is not None:
                 found.append(
                     {
                         "rating": grade,
                         "feedback_comment": _of_result(given, "explanation"),
                         "reviewer": _reviewer(given),
-                        "rated_at": as_time(first_present(given.get("updated_at"), given.get("created_at"))),
+                        "rated_at": first_present(given.get("updated_at"), given.get("created_at")),
                     }
                 )
-        return found
+                names.append(f"{TOOL}:annotation-{of}-{len(found)}")
+        reviewers = tell_apart([each["reviewer"] for each in found], names)
+        return [{**each, "reviewer": reviewer} for each, reviewer in zip(found, reviewers, strict=True)]
 
     def _grade(self, name: str, label: object, score: object) -> int | None:
         what = f"the annotation {name!r}"
@@ -136,57 +172,80 @@ class PhoenixLayout(NamedLabels):
         return self._labels.rating(what, score)
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with dots in their names instead of objects in objects."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        nested = as_mapping(value) if name in _NESTED else {}
-        if nested:
-            found |= {f"{name}.{inner}": each for inner, each in _deeply(nested).items()}
-        else:
-            found[name] = value
-    return found
+def _of(value: object, *names: str) -> list[Any] | None:
+    found = first_present(*(as_mapping(value).get(name) for name in names))
+    return found if isinstance(found, list) else None
 
 
-def _deeply(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with objects and lists instead of dots in their names."""
     found: dict[str, Any] = {}
     for name, value in values.items():
+        *path, last = name.split(".")
+        place = found
+        for part in path:
+            inner = place.get(part)
+            place[part] = place = inner if isinstance(inner, dict) else {**as_mapping(inner)}
+        value = _any_value(value) if name == "attributes" else value
+        there = place.get(last)
         if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": each for inner, each in _deeply(value).items()}
-        else:
-            found[name] = value
-    return found
+            value = _nested(value) | (there if isinstance(there, dict) else {})
+        if not (is_missing(value) and last in place):
+            place[last] = value
+    return _with_lists(found)
 
 
-def _texts(flat: Mapping[str, Any]) -> tuple[Any, Any]:
+def _with_lists(value: dict[str, Any]) -> Any:
+    inner = {name: _with_lists(each) if isinstance(each, dict) else each for name, each in value.items()}
+    if inner and all(name.isdecimal() for name in inner):
+        return [inner[name] for name in sorted(inner, key=lambda name: (len(name), name))]
+    return inner
+
+
+def _any_value(value: object) -> Any:
+    """Return what OTLP has as a list of keys and values, each in an object that names its type."""
+    if isinstance(value, str):
+        return as_mapping(value) or value
+    if isinstance(value, list):
+        pairs = [each for each in value if isinstance(each, Mapping) and "key" in each]
+        return {str(each["key"]): _typed(each.get("value")) for each in pairs}
+    return value
+
+
+def _typed(value: object) -> Any:
+    inner = first_present(*as_mapping(value).values())
+    values = inner.get("values") if isinstance(inner, Mapping) else None
+    if not isinstance(values, list):
+        return inner
+    # An object, or a list.
+    return _any_value(values) if "key" in as_mapping(first_present(*values)) else [_typed(each) for each in values]
+
+
+def _value(attributes: Mapping[str, Any], name: str) -> Any:
+    found: Any = attributes
+    for part in name.split("."):
+        found = as_mapping(found).get(part)
+    return None if isinstance(found, Mapping | list) else found
+
+
+def _texts(attributes: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return what a span was given and what it answered; a model's messages tell more than their JSON."""
-    given = first_present(*(_some(flat.get(f"attributes.{name}")) for name in ("llm.input_messages", "input.value")))
-    answer = first_present(*(_some(flat.get(f"attributes.{name}")) for name in ("llm.output_messages", "output.value")))
-    return given, answer
+    found = []
+    for name in ("input", "output"):
+        messages = as_mapping(attributes.get("llm")).get(f"{name}_messages")
+        value = as_mapping(attributes.get(name)).get("value")
+        found.append(first_present(*(each for each in (messages, value) if parse_json(each) not in ([], {}))))
+    return found[0], found[1]
 
 
-def _some(value: object) -> object:
-    return None if parse_json(value) in ([], {}) else value
+def _about(given: object, answer: object, *, of: str) -> dict[str, Any]:
+    return {"user_prompt": read_prompt("input", given, of=of), "ai_response": read_answer("output", answer, of=of)}
 
 
-def _about(given: object, answer: object, flat: Mapping[str, Any]) -> dict[str, Any]:
-    model = flat.get("attributes.llm.model_name")
-    return {
-        "user_prompt": read_prompt("the input", _some(given)),
-        "ai_response": read_answer("the output", _some(answer)),
-        "source": None if is_missing(model) else str(model),
-    }
-
-
-def _is_annotation(flat: Mapping[str, Any]) -> bool:
+def _is_annotation(record: Mapping[str, Any]) -> bool:
     # Joined to spans, the columns are there for those, too, that nobody annotated.
-    has_name = not is_missing(flat.get("annotation_name")) or "attributes.input.value" not in flat
-    return has_name and any(not is_missing(_of_result(flat, name)) for name in ("score", "label", "explanation"))
-
-
-def _is_request(flat: Mapping[str, Any]) -> bool:
-    kind = str(first_present(flat.get("span_kind"), flat.get("attributes.openinference.span.kind"))).upper()
-    return is_missing(flat.get("parent_id")) and kind not in _PARTS
+    has_name = not is_missing(record.get("annotation_name")) or "attributes" not in record
+    return has_name and any(not is_missing(_of_result(record, name)) for name in ("score", "label", "explanation"))
 
 
 def _annotations(value: object) -> list[Mapping[str, Any]]:
@@ -196,14 +255,19 @@ def _annotations(value: object) -> list[Mapping[str, Any]]:
         found = [
             {"name": name, **each}
             for name, those in found.items()
-            for each in (those if isinstance(those, list) else [those])
+            for each in _several(parse_json(those))
             if isinstance(each, Mapping)
         ]
-    return [_flat(each) for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    listed = found if isinstance(found, list) else []
+    return [as_mapping(each.get("annotation")) or _nested(each) for each in listed if isinstance(each, Mapping)]
 
 
 def _of_result(given: Mapping[str, Any], name: str) -> Any:
-    return first_present(*(given.get(f"{where}{name}") for where in ("result.", "annotation.", "")))
+    return first_present(*(as_mapping(inner).get(name) for inner in (given.get("result"), given)))
+
+
+def _several(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _reviewer(given: Mapping[str, Any]) -> str | None:
@@ -214,4 +278,5 @@ def _reviewer(given: Mapping[str, Any]) -> str | None:
 
 
 def _row(line: int, values: Mapping[str, Any], *, elsewhere: bool = False) -> FileRow:
-    return FileRow(line, to_rating(values), unsaid=_UNSAID, texts_elsewhere=elsewhere)
+    texts = {"user_prompt": "-", "ai_response": "-"} if elsewhere else {}
+    return FileRow(line, to_rating({**texts, **values}), unsaid=_UNSAID, texts_elsewhere=elsewhere)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.fields import FIELDS, Columns, check_wanted, is_missing, kind_of, match_columns, to_rating
-from rlhf_loop.exchange.formats.base import FileRow, Labels
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout
 from rlhf_loop.utils.rows import Record, Row
 
 #: The columns of such a file, in their order.
@@ -19,20 +19,18 @@ COLUMNS = {name: kind_of(name) for name in FIELDS}
 _OF_REVIEWS = ("reviewer_role", "harmful")
 
 
-class PlainLayout:
+class PlainLayout(Layout):
     """The layout of such rows. `each_alone`: each row has its own names, as in JSONL, and what it lacks is its error.
 
     Ratings are from 1 to 5, unless the labels say that they are thumbs or of another scale.
     """
 
-    role = ReviewerRole.EXPERT
-
     def __init__(self, path: Path, *, columns: Mapping[str, str], each_alone: bool, labels: Labels) -> None:
+        super().__init__(labels)
         check_wanted(columns)
         self._path = path
         self._columns = dict(columns)
         self._each_alone = each_alone
-        self._labels = labels
         self._matched: dict[tuple[str, ...], Columns] = {}
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """TRL's datasets: preferences (prompt, chosen, rejected) and unpaired preferences (prompt, completion, label).
 
 The names are those of https://huggingface.co/docs/trl/dataset_formats, sections "Preference" and "Unpaired preference".
-Both are read in the standard and in the conversational form, preferences also with the prompt inside the completions
-("implicit prompt"). Such a file is JSONL, JSON, Parquet or, of texts alone, CSV, as `datasets.load_dataset` reads them.
+Both are read in the standard and in the conversational form, with the prompt beside the completions, inside of them
+("implicit prompt") or both. So are ShareGPT's, as https://llamafactory.readthedocs.io/en/latest/getting_started/data_preparation.html
+has them: `conversations` of `from` and `value` instead of a prompt, and `kto_tag` for a label; or `instruction` and
+`input`. Such a file is JSONL, JSON, Parquet or, of texts alone, CSV, as `datasets.load_dataset` reads them.
 """
 
 from __future__ import annotations
@@ -11,61 +13,65 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rlhf_loop.domain import Pair, Rating, ReviewerRole, prompt_key
-from rlhf_loop.exchange.fields import storable
-from rlhf_loop.exchange.formats.base import FileRow, Labels
+from rlhf_loop.domain import Pair, Rating, prompt_key
+from rlhf_loop.exchange.fields import is_missing, storable
+from rlhf_loop.exchange.formats.base import FileRow, Layout
 from rlhf_loop.exchange.formats.messages import (
     answer_messages,
     answer_text,
+    messages_of,
     prompt_text,
     question_messages,
     split_prompt,
 )
-from rlhf_loop.utils.rows import Kind, Record, Row
+from rlhf_loop.utils.rows import Kind, Row
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")
 _UNSAID = frozenset({"reviewer_role", "harmful"})
+#: Names of the prompt, elsewhere, too, and what belongs to one of them.
+_PROMPTS = ("prompt", "conversations", "messages", "question", "instruction", "input")
+_SHAREGPT_LABEL = "kto_tag"
 
 
-class PreferenceLayout:
+class PreferenceLayout(Layout):
     """The layout of preferences: the answers to a question become a group, and the reviewer prefers the chosen one."""
 
-    role = ReviewerRole.EXPERT
-
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name not in PREFERENCE)
+        return tuple(name for name in names if name not in (*PREFERENCE, *_PROMPTS))
 
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
         chosen, rejected = (_needed(values, name) for name in ("chosen", "rejected"))
         if chosen == rejected:
             raise ValueError("chosen and rejected are the same")
-        prompt = values.get("prompt")
-        if prompt in (None, "", []):
+        prompt = _prompt(values)
+        if prompt is None:
             prompt, chosen, rejected = split_prompt(chosen, rejected)
+        else:
+            prompt, chosen, rejected = _without_prompt(prompt, chosen, rejected)
         text = prompt_text("prompt", prompt)
         better, worse = (
             storable(Rating(text, answer_text(name, value), candidate_group=_group(text)))
             for name, value in (("chosen", chosen), ("rejected", rejected))
         )
-        return (FileRow(record.line, better, unsaid=_UNSAID, worse=worse),)
+        return (FileRow(line, better, unsaid=_UNSAID, worse=worse),)
 
 
-class UnpairedLayout:
+class UnpairedLayout(Layout):
     """The layout of unpaired preferences: a label becomes a rating."""
 
-    role = ReviewerRole.EXPERT
-
-    def __init__(self, labels: Labels) -> None:
-        self._labels = labels
-
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name not in UNPAIRED)
+        return tuple(name for name in names if name not in (*UNPAIRED, *_PROMPTS, _SHAREGPT_LABEL))
 
-    def rows(self, record: Record) -> Iterable[FileRow]:
-        values = dict(zip(record.names, record.cells, strict=True))
-        prompt, completion, label = (_needed(values, name) for name in UNPAIRED)
+    def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
+        prompt, completion = _prompt(values), values.get("completion")
+        if isinstance(prompt, list) and is_missing(completion):
+            # A conversation that ends with the answer that is labelled.
+            prompt, completion = prompt[:-1], prompt[-1:]
+        prompt, completion = (_needed({"prompt": prompt, "completion": completion}, name) for name in UNPAIRED[:2])
+        label = _needed({"label": values.get(_SHAREGPT_LABEL), **values}, "label")
+        if isinstance(completion, list) and len(completion) > 1:
+            prompt, completion, _ = _without_prompt(prompt, completion, [*completion[:-1], None])
         text = prompt_text("prompt", prompt)
         rating = Rating(
             text,
@@ -73,7 +79,7 @@ class UnpairedLayout:
             rating=self._labels.label(_label(label)),
             candidate_group=_group(text),
         )
-        return (FileRow(record.line, storable(rating), unsaid=_UNSAID),)
+        return (FileRow(line, storable(rating), unsaid=_UNSAID),)
 
 
 def preference_columns(*, conversational: bool) -> dict[str, Kind]:
@@ -103,19 +109,49 @@ def unpaired_cells(prompt: str, completion: str, *, good: bool, conversational: 
 
 def _needed(values: Mapping[str, Any], name: str) -> Any:
     value = values.get(name)
-    if value is None or value in ("", []):
+    if is_missing(value) or value == []:
         raise ValueError(f"{name} is missing")
-    return value
+    # ShareGPT has one message where TRL has a list of it.
+    return [value] if isinstance(value, Mapping) else value
+
+
+def _prompt(values: Mapping[str, Any]) -> Any:
+    """Return the prompt by the first of its names, None if it is nowhere."""
+    for name in _PROMPTS:
+        if not is_missing(value := values.get(name)) and value != []:
+            more = values.get("input") if name == "instruction" else None
+            return f"{value}\n{more}" if isinstance(more, str) and more else value
+    return None
+
+
+def _without_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    """Return prompt and completions, each of which may begin with the prompt once more, as only that.
+
+    Raises:
+        ValueError: they begin with another one.
+    """
+    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        start = prompt.strip()
+        if all(each.startswith(start) and each[len(start) :].strip() for each in (chosen, rejected)) and start:
+            return prompt, chosen[len(start) :].strip(), rejected[len(start) :].strip()
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
+        return prompt, chosen, rejected
+    _, answer, other = split_prompt([None, *chosen], [None, *rejected])
+    before = chosen[: len(chosen) - len(answer)]
+    asked = [turn.text.strip() for turn in messages_of("chosen", before) if turn.role == "user"]
+    if not asked:
+        return prompt, chosen, rejected
+    if prompt_text("prompt", prompt).strip() not in (*asked, prompt_text("chosen", before).strip()):
+        raise ValueError(f"chosen begins with the question {asked[-1][:60]!r}, which is not the prompt")
+    return before, answer, other
 
 
 def _label(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    # CSV has only words, and some keep 1 and 0.
-    found = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
-    if found is None:
+    # CSV has only words, and some keep 1 and 0, also as columns with gaps do.
+    found = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if (label := found.get(str(value).strip().lower())) is None:
         raise ValueError(f"label is {str(value)[:60]!r}, neither true nor false")
-    return found
+    return label
 
 
 def _group(prompt: str) -> str:

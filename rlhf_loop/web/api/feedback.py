@@ -19,7 +19,7 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
 from rlhf_loop.exchange.fields import to_time
-from rlhf_loop.exchange.formats.base import FileRow, Labels, NumberScale
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, NumberScale
 from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudioLayout, read_event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
 from rlhf_loop.store import interactions
@@ -46,7 +46,7 @@ from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
 
 _SCALE = r"^-?\d{1,9}(\.\d{1,9})?,-?\d{1,9}(\.\d{1,9})?$"
-_COLUMNS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
+_PAIRS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
 
 
 class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
@@ -108,8 +108,12 @@ class ToolParameters(BaseModel, extra="forbid"):
         str, Field(min_length=1, max_length=200, description="Langfuse, Phoenix: the score that is the rating.")
     ] = "rating"
     columns: Annotated[
-        Annotated[str, Field(pattern=_COLUMNS, max_length=2000)] | None,
+        Annotated[str, Field(pattern=_PAIRS, max_length=2000)] | None,
         Field(description="Label Studio: names of fields and controls, `rating=quality,user_prompt=frage`."),
+    ] = None
+    map: Annotated[
+        Annotated[str, Field(pattern=_PAIRS, max_length=2000)] | None,
+        Field(description="Label Studio: the fields that tags show, or what controls are, `txt-1=answer1,q2=rating`."),
     ] = None
     role: Annotated[Role | None, Field(description="Whose word it is; `expert` needs the scope `reviews:expert`.")] = (
         None
@@ -124,6 +128,7 @@ class FeedbackTakenOut(BaseModel, title="FeedbackTaken"):
     reviews: Annotated[int, Field(ge=0, description="Reviews that are new, or say something else now.")]
     preferences: Annotated[int, Field(ge=0, description="Preferences that were stored.")]
     withdrawn: Annotated[int, Field(ge=0, description="Reviews and preferences that were taken back.")]
+    unread: Annotated[int, Field(ge=0, description="Annotations, of several, that could not be read.")]
 
 
 _Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix"]
@@ -131,7 +136,7 @@ TOOLS: tuple[_Tool, ...] = get_args(_Tool)
 #: What is in an index, and how long it may be there, as everywhere in the API.
 _NAMES = ("reviewer", "external_id", "source", "candidate_group")
 _LONGEST_NAME = 200
-_COUNTED = ("interactions", "reviews", "preferences", "withdrawn")
+_COUNTED = ("interactions", "reviews", "preferences", "withdrawn", "unread")
 
 _QUESTION, _ANSWER = "What helps against a migraine attack?", "Rest in a dark room."
 _CHAT = {
@@ -256,9 +261,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                 200: json_reply(
                     "What became of it.",
                     FeedbackTakenOut,
-                    examples={
-                        "taken": {"tool": tool, "interactions": 0, "reviews": 1, "preferences": 0, "withdrawn": 0}
-                    },
+                    examples={"taken": {"tool": tool, **dict.fromkeys(_COUNTED, 0), "reviews": 1}},
                     headers=REPLAYED,
                 ),
                 **WRITE_ERRORS,
@@ -279,7 +282,8 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
         def work(connection: Connection) -> StoredAnswer:
             taking = _Taking(guard, user, tool, asked.role)
             try:
-                taking.take(connection, record, _labels(asked), _columns(asked))
+                layout = layout_of(tool, columns=_pairs(asked.columns), names=_pairs(asked.map), labels=_labels(asked))
+                taking.take(connection, record, layout)
             except ImportFileError as error:
                 raise UnprocessableEntity(_in_address(str(error))) from error
             except OtherTextsError as error:
@@ -314,32 +318,41 @@ class _Taking:
         """Return what became of it."""
         return FeedbackTakenOut(tool=self.tool, **self.counts)
 
-    def take(
-        self, connection: Connection, record: Mapping[str, Any], labels: Labels, columns: Mapping[str, str]
-    ) -> None:
+    def take(self, connection: Connection, record: Mapping[str, Any], layout: Layout) -> None:
         """Store what the record says.
 
         Raises:
             ValueError: it says nothing that could be stored.
             HTTPException: the token is not for this, or an answer is not here.
         """
-        layout = layout_of(self.tool, columns=columns, labels=labels)
         self.usual = layout.role if self.guard.has_scope(tokens.REVIEW_AS_EXPERT) else None
         if not isinstance(layout, LabelStudioLayout):
-            self._rows(connection, layout.rows(Record(1, tuple(record), tuple(record.values()))))
+            rows = [*layout.rows(Record(1, tuple(record), tuple(record.values()))), *layout.finish()]
+            if layout.passed_over and not rows:
+                raise ValueError(f"it is about {layout.passed_over[0]}")
+            self._rows(connection, rows)
             return
         happened = read_event(record)
         gone = [self._target(id) for id in dict.fromkeys(happened.deleted)]
         self._withdraw(connection, feedback.annotated(connection, gone))
         feedback.note_deleted(connection, gone, actor=self.user.name)
+        unread, readable = list(happened.unread), list[tuple[AnnotationReview, list[FileRow]]]()
         for said in happened.said:
-            self._annotation(connection, layout, said)
+            try:
+                readable.append((said, [] if said.annotation.cancelled else layout.task_rows(1, said.task)))
+            except ValueError as error:
+                # Of several the others are somebody's word all the same, and nobody sends them again.
+                unread.append(str(error))
+        if unread and not readable:
+            raise ValueError(unread[0])
+        self.counts["unread"] += len(unread)
+        for said, rows in readable:
+            self._annotation(connection, said, rows)
 
-    def _annotation(self, connection: Connection, layout: LabelStudioLayout, said: AnnotationReview) -> None:
+    def _annotation(self, connection: Connection, said: AnnotationReview, rows: Sequence[FileRow]) -> None:
         of, at = said.annotation, to_time("updated_at", said.annotation.said_at)
         # A clock that is wrong would keep out all that comes later.
         at = at and min(at, datetime.now(UTC))
-        rows = [] if of.cancelled else layout.task_rows(1, said.task)
         if of.id is None:
             self._rows(connection, rows)
             return
@@ -481,6 +494,6 @@ def _labels(asked: ToolParameters) -> Labels:
     return Labels(good=asked.good, bad=asked.bad, thumbs=asked.thumbs, score_name=asked.score_name, scale=scale)
 
 
-def _columns(asked: ToolParameters) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in (asked.columns or "").split(",") if pair]
-    return {field_name.strip(): column.strip() for field_name, _, column in pairs}
+def _pairs(given: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in (given or "").split(",") if pair]
+    return {left.strip(): right.strip() for left, _, right in pairs}
