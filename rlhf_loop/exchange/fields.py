@@ -204,9 +204,9 @@ def to_time(name: str, value: Any) -> datetime | None:
             return _since_1970(plain)
         if isinstance(plain, date) and not isinstance(plain, datetime):
             plain = datetime.combine(plain, time())
-        moment = plain if isinstance(plain, datetime) else datetime.fromisoformat(plain)
+        moment = plain if isinstance(plain, datetime) else datetime.fromisoformat(str(plain))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (AttributeError, TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         raise ValueError(f"{name} is {_shown(value)}, not a time such as 2025-01-31T09:30:00+00:00") from None
 
 

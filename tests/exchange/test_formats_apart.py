@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rating_files import reasons
 from sqlalchemy import Engine
 from test_formats_label_studio import JSON, JSON_MIN
 from test_formats_langfuse import score, trace
 from test_formats_openwebui import chat, feedback, two_answers
 from test_formats_phoenix import annotation, span
 
+from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.interactions import stats
 
 ARGILLA = {
     "id": "1",
@@ -35,11 +36,13 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("format", RECORDS)
 @pytest.mark.parametrize("tool", RECORDS)
 def test_no_file_is_taken_for_another_tools(sqlite_engine: Engine, tmp_path: Path, tool: str, format: str) -> None:
-    """Each record of another tool is refused, and nothing stored; its own are read."""
+    """A file of another tool is refused, and nothing stored; its own are read."""
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(record, default=str) + "\n" for record in RECORDS[tool]), encoding="utf-8")
     labels = Labels(thumbs=True, score_name="user feedback") if tool == format == "phoenix" else Labels()
     if tool == format:
         assert import_ratings(sqlite_engine, path, format=format, labels=labels).added > 0
     else:
-        assert len(reasons(sqlite_engine, path, format=format, labels=labels)) == len(RECORDS[tool])
+        with pytest.raises(ImportFileError, match=r"could be read as|are invalid"):
+            import_ratings(sqlite_engine, path, format=format, labels=labels)
+        assert stats(sqlite_engine).interactions == 0

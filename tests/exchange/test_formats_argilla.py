@@ -94,13 +94,11 @@ def test_bad_records_are_all_named_by_number(engine: Engine, tmp_path: Path) -> 
     path = write(
         tmp_path / "a.json",
         argilla_record(),
-        argilla_record(fields={}),
         argilla_record(fields={"text": "only an answer"}),
         argilla_record(responses={"rating": rating}),
         argilla_record(responses={"rating": [4]}),
         argilla_record(responses={"rating": [{"value": 9, "user_id": USER}]}),
         argilla_record(responses={"rating": [{"value": "so so", "user_id": USER}]}),
-        argilla_record(responses={"comment": [{"value": "Fine.", "user_id": USER}]}),
         argilla_record(fields={"prompt": "q", "response": 7}),
         argilla_record(metadata=["source"]),
         "a text",
@@ -108,20 +106,18 @@ def test_bad_records_are_all_named_by_number(engine: Engine, tmp_path: Path) -> 
     )
     path.write_bytes(path.read_bytes()[:-1] + b', {"fields": {"prompt": "caf\xe9", "response": "a"}}]')
     found = reasons(engine, path, format="argilla")
-    assert list(found) == list(range(2, 14))
+    assert list(found) == list(range(2, 12))
     for number, words in {
-        2: "fields is missing",
-        3: "user_prompt is missing",
-        4: "not a list",
-        5: "a response to 'rating' is '4', without a value",
-        6: "rating is 9, not a whole number from 1 to 5",
-        7: "rating is 'so so', neither a rating nor a word for good or bad",
-        8: "answered feedback_comment and gave no rating",
-        9: "response is '7'",
-        10: "metadata is",
-        11: "not a JSON object",
-        12: "line 1 gives to another answer",
-        13: "user_prompt holds bytes that are not UTF-8",
+        2: "user_prompt is missing",
+        3: "not a list",
+        4: "a response to 'rating' is '4', without a value",
+        5: "rating is 9, not a whole number from 1 to 5",
+        6: "rating is 'so so', neither a rating nor a word for good or bad",
+        7: "response is '7'",
+        8: "metadata is",
+        9: "not a JSON object",
+        10: "line 1 gives to another answer",
+        11: "user_prompt holds bytes that are not UTF-8",
     }.items():
         assert words in found[number]
 
@@ -189,5 +185,5 @@ def test_a_record_has_argillas_names(engine: Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_argilla_files_are_json(sqlite_engine: Engine, tmp_path: Path, name: str) -> None:
     """A record is nested, so it is in no table."""
-    with pytest.raises(ImportFileError, match=r"End the name in \.jsonl, \.ndjson, \.json"):
+    with pytest.raises(ImportFileError, match=r"End the name in \.json"):
         export_ratings(sqlite_engine, tmp_path / name, format="argilla")

@@ -245,7 +245,9 @@ def test_two_answers_compared(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_two_answers_compared_in_a_row(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """JSON_MIN does not say what a control is about; the numbers at the ends of the names do."""
+    """JSON_MIN does not say what a control is about: of ratings the numbers at the ends of the names do, and of a
+    comparison only whoever made the project.
+    """
     row = {
         "prompt": "Was?",
         "answer1": "A",
@@ -256,9 +258,11 @@ def test_two_answers_compared_in_a_row(sqlite_engine: Engine, tmp_path: Path) ->
         "annotator": 1,
         "annotation_id": 20,
     }
-    import_ratings(sqlite_engine, written(tmp_path, row), format="label-studio")
-    assert preferences(sqlite_engine) == [("A", "B", "second", "label-studio:1", "expert")]
-    assert [row[:3] for row in reviews(sqlite_engine)] == [("A", "label-studio:1", 2), ("B", "label-studio:1", 5)]
+    path = written(tmp_path, row)
+    assert "--map better=answer1,answer2" in reasons(sqlite_engine, path, format="label-studio")[1]
+    import_ratings(sqlite_engine, path, format="label-studio", names={"better": "answer2,answer1"})
+    assert preferences(sqlite_engine) == [("B", "A", "second", "label-studio:1", "expert")]
+    assert sorted(row[:3] for row in reviews(sqlite_engine)) == [("A", "label-studio:1", 2), ("B", "label-studio:1", 5)]
 
 
 def test_annotators_without_names_are_still_several(sqlite_engine: Engine, tmp_path: Path) -> None:
@@ -299,7 +303,7 @@ def test_bad_tasks_are_all_named_by_number(engine: Engine, tmp_path: Path) -> No
         7: "'a' and 'b' could both be the rating; choose one with --column rating=a",
         8: "an annotation is 'nothing', not an object",
         9: "not a list",
-        10: "'better' compares two answers, and the task has answer1",
+        10: "'better' compares two answers, x and y, and the task has answer1: say which was on the left",
         11: "the two answers that were compared are the same",
         12: "data is missing",
     }.items():

@@ -145,7 +145,7 @@ def test_what_the_api_gives(sqlite_engine: Engine, tmp_path: Path) -> None:
 
 
 def test_examples_of_a_dataset(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """With the annotations in their metadata; bad ones are named by their number."""
+    """With the annotations in their metadata; those without a question are counted."""
     said = {"label": "good", "score": None, "explanation": "Short.", "annotator_kind": "HUMAN", "user_id": "VXNlcjox"}
     examples = [
         {
@@ -162,9 +162,8 @@ def test_examples_of_a_dataset(sqlite_engine: Engine, tmp_path: Path) -> None:
     path.write_text(json.dumps({"data": {"dataset_id": "d", "version_id": "v", "examples": examples}}))
     labels = Labels(score_name="user feedback")
     report = import_ratings(sqlite_engine, path, format="phoenix", labels=labels, skip_invalid=True)
-    assert (report.added, report.ignored) == (2, ("annotation correctness",))
-    [row] = report.invalid
-    assert (row.line, "the input is an object with 'numbers'" in row.reason) == (3, True)
+    passed_over = "examples whose input is an object of another form (1)"
+    assert (report.added, report.ignored) == (2, ("annotation correctness", passed_over))
     assert [each[1:5] for each in stored(sqlite_engine)] == [
         ("What is flu?", "A virus.", "phoenix:VXNlcjox", 5),
         ("Why?", "So.", None, None),
@@ -209,17 +208,15 @@ def test_bad_spans_and_annotations_are_all_named(engine: Engine, tmp_path: Path)
         annotation(**{"result.score": 1.5}),
         annotation(**{"result.score": None, "result.label": "so so"}),
         annotation(span_id="gone"),
-        {"id": "x", "name": "neither"},
     ]
     found = reasons(engine, written(tmp_path / "a.jsonl", rows), format="phoenix", labels=SCALE)
-    assert list(found) == list(range(2, 8))
+    assert list(found) == list(range(2, 7))
     for number, words in {
         2: "context.span_id is missing",
         3: "span_id is missing",
         4: "the annotation 'user feedback' is 1.5, not on the scale from 0 to 1",
         5: "is 'so so', neither a rating nor a word",
         6: "the answer 'gone' is neither in the file nor in the database",
-        7: "it is neither a span with input and output, nor an annotation, nor an example",
     }.items():
         assert words in found[number]
     unsaid = Labels(score_name="user feedback")
@@ -228,12 +225,12 @@ def test_bad_spans_and_annotations_are_all_named(engine: Engine, tmp_path: Path)
 
 
 def test_deep_nesting_is_one_bad_row_at_most(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """However deep: the row is read or refused, by its number, and the import says so."""
+    """However deep: the row is counted among what is no span, or refused by its number, and nothing else happens."""
     for levels in range(100, 1000, 100):
         inside: Any = "x"
         for _ in range(levels):
             inside = {"input": inside}
         path = written(tmp_path / f"{levels}.jsonl", [span(), {"span_id": "x", "attributes": inside}])
-        found = reasons(sqlite_engine, path, format="phoenix")
-        assert set(found) == {2}
-        assert re.search("nested too deeply|neither a span|not JSON", found[2])
+        report = import_ratings(sqlite_engine, path, format="phoenix", skip_invalid=True)
+        said = " ".join([*report.ignored, *(row.reason for row in report.invalid)])
+        assert re.search("nested too deeply|spans without input|not JSON", said)

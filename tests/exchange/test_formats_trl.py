@@ -131,7 +131,7 @@ def test_bad_preferences_are_all_named_by_line(engine: Engine, tmp_path: Path) -
         8: "not of one kind",
         9: "no message of the user",
         10: "chosen has 2 messages, not one answer",
-        11: "not a message with a role and a text",
+        11: "chosen has 0 messages, not one answer",
         12: "not a message with a role and a content",
         13: "NUL",
         14: "line 1 prefers the other of the same two answers, also by 'anonymous'",

@@ -19,7 +19,7 @@ from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.tables import Review
 
-NOTHING = {"interactions": 0, "reviews": 0, "preferences": 0, "withdrawn": 0}
+NOTHING = {"interactions": 0, "reviews": 0, "preferences": 0, "withdrawn": 0, "unread": 0}
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_a_thumb_that_was_taken_away(app: Caller, engine: Engine) -> None:
     """Open WebUI keeps its feedback with the rating 0; what was said since stays."""
     post = "/feedback/openwebui"
     assert app("POST", post, feedback()).json["reviews"] == 1
-    for at, withdrawn in ((1, 0), (4_000_000_000, 1), (4_000_000_001, 0)):
+    for at, withdrawn in ((1_000_000_000, 0), (4_000_000_000, 1), (4_000_000_001, 0)):
         gone = feedback(data={"rating": 0, "details": None}) | {"updated_at": at}
         assert app("POST", post, gone).json == taken("openwebui", withdrawn=withdrawn)
     assert reviews(engine) == []

@@ -41,6 +41,8 @@ _REVIEWERS = "reviewers"
 _END_USERS = "end_users"
 _SUBMITTED = (None, "submitted")
 _RESPONSES = ".responses"
+#: At the ends of columns, by which a dataset's rows are known, with responses or without.
+_SUGGESTIONS = (".suggestion", "-suggestion")
 
 
 class ArgillaLayout(Layout):
@@ -175,6 +177,8 @@ def _parts(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, A
             found[name] = _in_rows(value)
         elif isinstance(value, list) and value and all("value" in as_mapping(each) for each in value):
             found[name] = value
+    if not found and "_server_id" not in values and not any(name.endswith(_SUGGESTIONS) for name in values):
+        return {}, {}, {}
     rest = {name: value for name, value in values.items() if name not in found}
     return rest, {**rest, **metadata}, found
 

@@ -71,8 +71,8 @@ class LangfuseLayout(Layout):
     def finish(self) -> Iterable[FileRow]:
         if self._untyped == {1} and not self._labels.reads_numbers:
             raise ImportFileError(
-                f"All scores {self._name!r} in columns are 1, which may be a thumb up or the worst of 1 to 5. Say which "
-                "it is: --thumbs or --scale 1,5."
+                f"All scores {self._name!r} in columns are 1, which may be a thumb up or the worst of 1 to 5. Say "
+                "which it is: --thumbs or --scale 1,5."
             )
         return ()
 
@@ -129,8 +129,8 @@ class LangfuseLayout(Layout):
             if correction := corrections.pop(each.get("reviewer"), None):
                 each["corrected_response"] = correction
         if not said:
-            said, corrections = [{"corrected_response": each} for each in corrections.values()][:1] or [{}], {}
-        if corrections:
+            said = [dict[str, Any](corrected_response=each) for each in corrections.values()][:1] or [{}]
+        elif corrections:
             # A correction is part of a review, and a review is a rating first.
             self._unused.setdefault(f"score {_CORRECTED} by who gave no score {self._name}")
         return [_row(line, about | each) for each in said]

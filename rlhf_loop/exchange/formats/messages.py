@@ -17,10 +17,14 @@ from rlhf_loop.exchange.fields import is_missing
 from rlhf_loop.exchange.formats.base import LeftOutError
 
 #: Where applications keep the question and the answer in an object of their own.
-_QUESTION_KEYS = ("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content", "inputs")
-_QUESTION_KEYS += ("user_input", "user_query", "user_message", "chat_input", "message", "instruction", "contents")
-_ANSWER_KEYS = ("answer", "output", "response", "completion", "ai_response", "text", "content", "messages", "choices")
-_ANSWER_KEYS += ("outputs", "result", "generations", "message", "reply", "candidates", "return_values")
+_QUESTION_KEYS = (
+    *("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content", "inputs", "user_input"),
+    *("user_query", "user_message", "chat_input", "message", "instruction", "contents"),
+)
+_ANSWER_KEYS = (
+    *("answer", "output", "response", "completion", "ai_response", "text", "content", "messages", "choices"),
+    *("outputs", "result", "generations", "message", "reply", "candidates", "return_values"),
+)
 #: Each entry of these is an answer of its own.
 _OFFERS = ("choices", "generations", "candidates")
 _ROLES = {"human": "user", "ai": "assistant", "gpt": "assistant", "model": "assistant", "developer": "system"}
@@ -168,7 +172,7 @@ def _argument(name: str, call: Mapping[Any, Any]) -> str:
     return texts[0]
 
 
-def split_prompt(chosen: object, rejected: object) -> tuple[object, object, object]:
+def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """Return what two completions have in common at their start, the prompt, and the rest of each.
 
     Of texts the prompt ends with a whole word.

@@ -71,7 +71,7 @@ class PhoenixLayout(Layout):
             if isinstance(found, list):
                 return found
         if isinstance(spans := values.get("spans"), list):
-            return [*spans, *(parse_json(values.get("annotations")) or ())]
+            return [*spans, *(_of(values, "annotations") or ())]
         resources = _of(values, "resource_spans", "resourceSpans")
         if resources is None:
             return None
@@ -192,11 +192,13 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
             value = _nested(value) | (there if isinstance(there, dict) else {})
         if not (is_missing(value) and last in place):
             place[last] = value
-    return _with_lists(found)
+    return {name: _with_lists(value) for name, value in found.items()}
 
 
-def _with_lists(value: dict[str, Any]) -> Any:
-    inner = {name: _with_lists(each) if isinstance(each, dict) else each for name, each in value.items()}
+def _with_lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _with_lists(each) for name, each in value.items()}
     if inner and all(name.isdecimal() for name in inner):
         return [inner[name] for name in sorted(inner, key=lambda name: (len(name), name))]
     return inner
