@@ -163,7 +163,7 @@ class LabelStudioLayout(Layout):
         self._matched: dict[tuple[str, ...], Mapping[str, str]] = {}
 
     def finish(self) -> Iterable[FileRow]:
-        self._unused.update(dict.fromkeys(f"--map {name}=..." for name in self._names if name not in self._met))
+        self._unused.update(dict.fromkeys(f"--map {name}" for name in self._names if name not in self._met))
         return ()
 
     def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:

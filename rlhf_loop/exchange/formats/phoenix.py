@@ -112,7 +112,13 @@ class PhoenixLayout(Layout):
         about |= _about(given, answer, of="spans") | {"source": _value(attributes, "llm.model_name")}
         if first and not is_missing(trace):
             self._first[str(trace)] = str(span)
-        return [_row(line, {**about, **each}) for each in (*said, *of_trace)] or [_row(line, about)]
+        for each in of_trace:
+            # Whoever spoke of the span as well said more exactly what they mean.
+            if each["reviewer"] in [other["reviewer"] for other in said]:
+                self.pass_over("annotations of a trace by whoever annotated its first span")
+            else:
+                said.append(each)
+        return [_row(line, {**about, **each}) for each in said] or [_row(line, about)]
 
     def _example(self, line: int, record: Mapping[str, Any]) -> list[FileRow]:
         if "scores" in record or "traceId" in record:
