@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from databases import memory_database
 from rating_files import counts, reasons
@@ -15,6 +17,7 @@ from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record
+from rlhf_loop.training.data import examples
 
 USER = "35f4f60d-2941-5f29-bcff-62e51c272c68"
 OTHER = "2f6df3a1-25a7-4a1c-9e0b-3d51d5dd0d40"
@@ -180,6 +183,66 @@ def test_a_record_has_argillas_names(engine: Engine, tmp_path: Path) -> None:
     assert found["fields"] == {"prompt": "q", "response": "a"}
     [response] = found["responses"]["rating"]
     assert (response["value"], len(response["user_id"])) == (4, 36)
+
+
+#: One rating of 4, a draft, and somebody's comment without a rating: in a record, in columns, as version 1 had them.
+ONE_RATING: dict[str, dict[str, Any]] = {
+    "record": {
+        "fields": {"prompt": "q", "response": "a"},
+        "responses": {
+            "rating": [{"value": 4, "user_id": USER}, {"value": 1, "user_id": OTHER, "status": "draft"}],
+            "comment": [{"value": "Hm.", "user_id": OTHER}],
+        },
+    },
+    "columns": {
+        "_server_id": "s",
+        "prompt": "q",
+        "response": "a",
+        "rating.responses": [4, 1],
+        "rating.responses.users": [USER, OTHER],
+        "rating.responses.status": ["submitted", "draft"],
+        "comment.responses": ["Hm."],
+        "comment.responses.users": [OTHER],
+        "comment.responses.status": ["submitted"],
+        "rating.suggestion": 2,
+    },
+    "version 1, lists of parts": {
+        "prompt": "q",
+        "response": "a",
+        "rating": {"user_id": [USER, OTHER], "value": [4, 1], "status": ["submitted", "draft"]},
+        "comment": {"user_id": [OTHER], "value": ["Hm."], "status": ["submitted"]},
+        "rating-suggestion": None,
+        "metadata": "{}",
+    },
+    "version 1, lists": {
+        "prompt": "q",
+        "response": "a",
+        "rating": [{"user_id": USER, "value": 4, "status": "submitted"}],
+        "comment": [{"user_id": OTHER, "value": "Hm.", "status": "submitted"}],
+        "metadata": "{}",
+    },
+    "server": {
+        "fields": {"prompt": "q", "response": "a"},
+        "responses": [
+            {"user_id": USER, "status": "submitted", "values": {"rating": {"value": 4}}},
+            {"user_id": OTHER, "status": "submitted", "values": {"comment": {"value": "Hm."}}},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("shape", ONE_RATING)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_comment_alone_costs_nobody_a_rating(sqlite_engine: Engine, tmp_path: Path, shape: str, kind: str) -> None:
+    """In each shape of a record; who gave no rating is counted, and drafts are nobody's word."""
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([ONE_RATING[shape]]), path)
+    else:
+        path.write_text(json.dumps(ONE_RATING[shape]) + "\n", encoding="utf-8")
+    report = import_ratings(sqlite_engine, path, format="argilla")
+    assert [(e.response, e.rating) for e in examples(sqlite_engine)] == [("a", 4)]
+    assert (report.rows, report.ignored) == (1, ("responses of somebody who gave no rating (1)",))
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])

@@ -265,6 +265,96 @@ def test_two_answers_compared_in_a_row(sqlite_engine: Engine, tmp_path: Path) ->
     assert sorted(row[:3] for row in reviews(sqlite_engine)) == [("A", "label-studio:1", 2), ("B", "label-studio:1", 5)]
 
 
+TWO = {"prompt": "Was?", "response_a": "A", "response_b": "B"}
+
+
+@pytest.mark.parametrize(
+    ("results", "advice", "names", "stars"),
+    [
+        (
+            [result("stars_1", "rating", 2, "txt-1"), result("stars_2", "rating", 5, "txt-2")],
+            "--map txt-1=response_a",
+            {"txt-1": "response_a", "txt-2": "response_b"},
+            [("A", 2), ("B", 5)],
+        ),
+        (
+            [result("q1", "choices", ["bad"], "first"), result("q2", "choices", ["good"], "second")],
+            "--map first=response_a",
+            {"first": "response_b", "second": "response_a", "q1": "rating", "q2": "rating"},
+            [("A", 5), ("B", 1)],
+        ),
+        ([result("stars", "rating", 2, "all")], "--map all=none", {"stars": "none"}, [("A", None), ("B", None)]),
+    ],
+)
+def test_which_answer_a_tag_shows_is_never_guessed(
+    sqlite_engine: Engine, tmp_path: Path, results: list[Any], advice: str, names: dict[str, str], stars: list[Any]
+) -> None:
+    """Where tags have other names than the fields, the file is refused, and says how to name them."""
+    path = written(tmp_path, task(annotation(*results), data=TWO))
+    assert advice in reasons(sqlite_engine, path, format="label-studio")[1]
+    import_ratings(sqlite_engine, path, format="label-studio", names=names)
+    assert sorted((row[0], row[2]) for row in reviews(sqlite_engine)) == stars
+
+
+@pytest.mark.parametrize(
+    ("names", "better"),
+    [
+        ({"b_shown": "response_b", "a_shown": "response_a"}, "A"),
+        ({"pw": "response_a,response_b"}, "B"),
+        ({"pw": "none"}, None),
+    ],
+)
+def test_left_and_right_are_never_guessed(
+    sqlite_engine: Engine, tmp_path: Path, names: dict[str, str], better: str | None
+) -> None:
+    """Right is the second tag, whatever the names of tags and fields look like in alphabetical order."""
+    path = written(tmp_path, task(annotation(result("pw", "pairwise", "right", "b_shown,a_shown")), data=TWO))
+    assert "--map pw=response_a,response_b" in reasons(sqlite_engine, path, format="label-studio")[1]
+    report = import_ratings(sqlite_engine, path, format="label-studio", names=names | {"typo": "x"})
+    found = [one if preferred == "first" else other for one, other, preferred, *_ in preferences(sqlite_engine)]
+    assert found == ([better] if better else [])
+    assert report.ignored == ("--map typo",)
+
+
+@pytest.mark.parametrize(
+    ("row", "stars"),
+    [
+        ({"r1": [{"rating": 2}], "r2": [{"rating": 5}]}, None),
+        ({"rating_a": [{"rating": 2}], "rating_b": "good"}, [("A", 2), ("B", 5)]),
+        ({"rating": [{"rating": 2}]}, None),
+    ],
+)
+def test_controls_of_a_row_are_of_the_answer_with_their_ending(
+    sqlite_engine: Engine, tmp_path: Path, row: dict[str, Any], stars: list[Any] | None
+) -> None:
+    """JSON_MIN tells no more; a rating that could be of either answer is refused."""
+    path = written(tmp_path, {**TWO, **row, "annotator": 1})
+    if stars is None:
+        assert "--map r" in reasons(sqlite_engine, path, format="label-studio")[1]
+    else:
+        import_ratings(sqlite_engine, path, format="label-studio")
+        assert sorted((each[0], each[2]) for each in reviews(sqlite_engine)) == stars
+
+
+def test_a_rating_of_another_field_is_not_the_answers(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """How hard the question is says nothing of the answer; nor does a rating of a second answer."""
+    data = {"prompt": "Was?", "answer": "A", "answer2": "B"}
+    said = [result("hard", "rating", 1, "prompt"), result("stars", "rating", 4, "answer")]
+    other = annotation(result("stars", "rating", 2, "answer2"), by=2)
+    import_ratings(sqlite_engine, written(tmp_path, task(annotation(*said), other, data=data)), format="label-studio")
+    assert [row[:3] for row in reviews(sqlite_engine)] == [("A", "label-studio:1", 4), ("B", "label-studio:2", 2)]
+
+
+def test_a_field_that_is_called_as_a_control(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """CSV puts _data_ before the field, and the bare name is the control's."""
+    cells = ["Note.", "A", 1, "Gut.", "Was?", '[{"rating": 4}]']
+    path = write_csv(
+        tmp_path / "a.csv", [["_data_comment", "answer", "annotator", "comment", "prompt", "rating"], cells]
+    )
+    import_ratings(sqlite_engine, path, format="label-studio")
+    assert [row[:4] for row in reviews(sqlite_engine)] == [("A", "label-studio:1", 4, "Gut.")]
+
+
 def test_annotators_without_names_are_still_several(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Where users' details were removed, each annotation is somebody's."""
     said = [annotation(result("rating", "rating", stars), id=stars, by=None) for stars in (2, 5)]

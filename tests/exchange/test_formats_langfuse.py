@@ -10,6 +10,7 @@ from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
 from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
@@ -108,6 +109,7 @@ def test_a_trace_becomes_an_answer_and_its_scores_reviews(engine: Engine, tmp_pa
         ({"value": None, "dataType": "CATEGORICAL", "stringValue": "thumbs up"}, {"good": 4}, 4),
         ({"value": 3, "dataType": "CATEGORICAL", "stringValue": "👎"}, {}, 1),
         ({"value": None, "dataType": "CATEGORICAL", "stringValue": "3"}, {}, 3),
+        ({"value": "good", "dataType": "CATEGORICAL"}, {}, 5),
         ({"name": "user-feedback", "value": 2}, {"score_name": "user-feedback"}, 2),
     ],
 )
@@ -128,6 +130,44 @@ def test_each_kind_of_score(
         ([{"role": "user", "content": "What is flu?"}], {"role": "assistant", "content": "A virus."}),
         ({"messages": [{"role": "user", "content": "What is flu?"}]}, [{"role": "assistant", "content": "A virus."}]),
         ('[{"role": "user", "content": "What is flu?"}]', '{"output": "A virus."}'),
+        ({"args": [], "kwargs": {"query": "What is flu?", "top_k": 5}}, "A virus."),
+        ({"args": ["What is flu?"], "kwargs": {"top_k": 5}}, {"choices": [{"message": {"content": "A virus."}}]}),
+        (
+            [
+                {"role": "user", "content": "What is flu?"},
+                {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]},
+                {"role": "tool", "content": "{}"},
+            ],
+            [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "A virus."}],
+        ),
+        (
+            {"messages": [["human", "What is flu?"]]},
+            {
+                "messages": [
+                    {"type": "human", "content": "What is flu?"},
+                    {"type": "ai", "content": "", "tool_calls": [{"name": "look"}]},
+                    {"type": "tool", "content": "42"},
+                    {"type": "ai", "content": "A virus."},
+                ]
+            },
+        ),
+        (
+            [[{"lc": 1, "type": "constructor", "id": ["x", "HumanMessage"], "kwargs": {"content": "What is flu?"}}]],
+            {"generations": [[{"text": "A virus.", "type": "ChatGeneration"}]]},
+        ),
+        (
+            {"contents": [{"role": "user", "parts": [{"text": "What is flu?"}]}]},
+            {"candidates": [{"content": {"role": "model", "parts": [{"text": "A virus."}]}}]},
+        ),
+        (
+            "What is flu?",
+            {
+                "output": [
+                    {"type": "reasoning", "summary": []},
+                    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "A virus."}]},
+                ]
+            },
+        ),
     ],
 )
 def test_what_applications_put_into_traces(sqlite_engine: Engine, tmp_path: Path, given: Any, output: Any) -> None:
@@ -214,6 +254,113 @@ def test_calls_that_failed_and_evaluators_say_nothing(engine: Engine, tmp_path: 
     assert (report.rows, report.added) == (1, 1)
     assert [row[1] for row in reviews(engine)] == [5]
     assert report.ignored == ("score rating by EVAL", "traces without output (1)", "traces without input (1)")
+
+
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:"}}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"output": [{"role": "assistant", "content": PICTURE}]}, "output has a picture, a file or a sound"),
+        ({"input": [{"role": "user", "content": PICTURE}]}, "input has a picture, a file or a sound"),
+        ({"input": {"numbers": [1, 2]}}, "input is an object of another form"),
+        ({"input": '{"numbers": [1, 2]}'}, "input is an object of another form"),
+        ({"input": {"args": ["a", "b"], "kwargs": {}}}, "input has no argument that must be the question"),
+        ({"output": {"messages": [{"type": "ai", "content": "", "tool_calls": [{}]}]}}, "output does not end with"),
+        ({"output": [{"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}]}, "output does not end"),
+        ({"output": {"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}}, "output has several"),
+    ],
+)
+def test_a_trace_without_texts_does_not_stop_the_others(
+    sqlite_engine: Engine, tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    """It is counted with its reason, no JSON becomes a question, and a record of another kind is counted, too."""
+    path = write_jsonl(tmp_path / "a.jsonl", [trace(score(), **changes), trace(score(), id="t2"), {"id": "prompt"}])
+    report = import_ratings(sqlite_engine, path, format="langfuse")
+    assert report.ignored[0].startswith(f"traces whose {why}")
+    assert (report.ignored[1], report.added) == ("records of another kind (1)", 1)
+
+
+def test_the_table_of_traces_has_a_column_for_each_score(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Of several values each is somebody's; other columns are named; who asked is not who rated."""
+    rows = [
+        {"id": "t1", "userId": "u1", "input": "q", "output": "a", "rating": [5], "helpful": [1], "tags": ["x"]},
+        {"id": "t2", "userId": "u1", "input": "q", "output": "b", "rating": [4, 2], "tags": []},
+        {"id": "t3", "userId": "u1", "input": "q", "output": "c", "rating": ["bad"], "tags": []},
+        {"id": "t4", "userId": "u1", "input": "q", "output": "d", "rating": None, "tags": []},
+    ]
+    report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert (report.added, report.ignored) == (5, ("score helpful",))
+    assert [row[:2] for row in reviews(sqlite_engine)] == [
+        ("anonymous", 5),
+        ("langfuse:score-t2-1", 4),
+        ("langfuse:score-t2-2", 2),
+        ("anonymous", 1),
+    ]
+
+
+def test_a_column_of_ones_has_two_readings(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Thumbs up or the worst of five: the file is refused until somebody says which."""
+    path = write_jsonl(tmp_path / "a.jsonl", [{"id": "t1", "input": "q", "output": "a", "rating": [1]}])
+    with pytest.raises(ImportFileError, match="may be a thumb up or the worst of 1 to 5"):
+        import_ratings(sqlite_engine, path, format="langfuse")
+    import_ratings(sqlite_engine, path, format="langfuse", labels=Labels(thumbs=True))
+    assert [row[1] for row in reviews(sqlite_engine)] == [5]
+
+
+@pytest.mark.parametrize("of_json", [True, False])
+def test_both_kinds_of_csv(sqlite_engine: Engine, tmp_path: Path, of_json: bool) -> None:
+    """Cells of earlier versions are JSON, texts and all; those of later ones are as they are, with their quotes."""
+    cells = ["t1", '"Fly", or "flu"?', "A virus.", "[5]", "[]"]
+    shown = [*(json.dumps(cell) for cell in cells[:3]), *cells[3:]] if of_json else cells
+    path = write_csv(tmp_path / "a.csv", [["id", "input", "output", "rating", "tags"], shown])
+    import_ratings(sqlite_engine, path, format="langfuse")
+    with transaction(sqlite_engine) as connection:
+        row = connection.execute(text("SELECT external_id, user_prompt, rating FROM rlhf_interactions")).one()
+    assert tuple(row[:2]) == tuple(cells[:2])
+    assert [row[1] for row in reviews(sqlite_engine)] == [5]
+
+
+def test_two_annotators_are_two(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The table of scores names who asked and who annotated; who has no name is neither of them."""
+    traces = write_jsonl(tmp_path / "a.jsonl", [trace()])
+    import_ratings(sqlite_engine, traces, format="langfuse")
+    names = ["id", "traceId", "sessionId", "source", "name", "dataType", "value", "userId", "authorUserName"]
+    rows = [
+        ["s1", "t1", "", "ANNOTATION", "rating", "NUMERIC", 5, "u7", "Anna"],
+        ["s2", "t1", "", "ANNOTATION", "rating", "NUMERIC", 2, "u7", "Ben"],
+        ["s3", "t1", "", "ANNOTATION", "rating", "NUMERIC", 3, "u7", ""],
+        ["s4", "t1", "", "API", "rating", "NUMERIC", 4, "u7", ""],
+        ["s5", "", "session", "ANNOTATION", "rating", "NUMERIC", 1, "", "Anna"],
+    ]
+    report = import_ratings(sqlite_engine, write_csv(tmp_path / "a.csv", [names, *rows]), format="langfuse")
+    assert report.ignored == ("scores of a session or a run (1)",)
+    assert [row[:2] for row in reviews(sqlite_engine)] == [
+        ("langfuse:Anna", 5),
+        ("langfuse:Ben", 2),
+        ("langfuse:score-s3", 3),
+        ("langfuse:u7", 4),
+    ]
+
+
+def test_parts_of_a_trace_are_counted(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The first observation stands for its trace; a list of traces has only the scores' ids."""
+    rows = [
+        {"id": "o1", "traceId": "t1", "parentObservationId": None, "input": "q", "output": "a", "rating": [4]},
+        {"id": "o2", "traceId": "t1", "parentObservationId": "o1", "input": "x", "output": "y", "rating": [4]},
+        {"id": "o3", "traceId": "t1", "parentObservationId": None, "input": "x", "output": "z", "rating": None},
+        trace("s1", "s2", id="t2"),
+        {"trace": trace(score(), id="t3"), "observations": []},
+    ]
+    report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert report.added == 3
+    assert report.ignored == (
+        "rated observations inside of a trace (1)",
+        "observations inside of a trace (1)",
+        "scores of which there is only the id: export the scores, too (2)",
+    )
+    assert [row[:2] for row in reviews(sqlite_engine)] == [("anonymous", 4), ("langfuse:u7", 4)]
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", "[broken", '{"diagnosis": "flu"}'])

@@ -170,6 +170,88 @@ def test_examples_of_a_dataset(sqlite_engine: Engine, tmp_path: Path) -> None:
     ]
 
 
+def attributes(prefix: str = "", **said: Any) -> dict[str, Any]:
+    """Return an annotation among the attributes of a span, as a download has it."""
+    given = {"name": "user feedback", "annotator_kind": "HUMAN", **said}
+    return {f"{prefix}annotations.0.annotation.{name}": value for name, value in given.items()}
+
+
+def otlp(values: dict[str, Any]) -> list[dict[str, Any]]:
+    kinds = {str: "string_value", float: "double_value"}
+    return [{"key": name, "value": {kinds[type(value)]: value}} for name, value in values.items()]
+
+
+TEXTS = {"input.value": "What is flu?", "output.value": "A virus."}
+MESSAGES = {
+    "llm.input_messages.0.message.role": "user",
+    "llm.input_messages.0.message.contents.0.message_content.type": "text",
+    "llm.input_messages.0.message.contents.0.message_content.text": "What is flu?",
+    "llm.output_messages.0.message.role": "assistant",
+    "llm.output_messages.0.message.content": "A virus.",
+}
+
+
+@pytest.mark.parametrize("texts", [TEXTS, MESSAGES])
+@pytest.mark.parametrize("format", ["jsonl", "otlp"])
+def test_what_the_pages_download(sqlite_engine: Engine, tmp_path: Path, format: str, texts: dict[str, Any]) -> None:
+    """Annotations among the attributes, of the span and of its trace; a model's is nobody's."""
+    of_model = {
+        name.replace(".0.", ".1."): value for name, value in attributes(annotator_kind="LLM", label="bad").items()
+    }
+    of_trace = attributes("trace.", label="good", explanation="Short.", identifier="user-123")
+    first = texts | attributes(label="bad", identifier="user-4") | of_model | of_trace
+    part = {"input.value": "x"}
+    if format == "jsonl":
+        spans = [{"context": {"span_id": SPAN_ID, "trace_id": "t"}, "parent_id": None, "attributes": first}]
+        spans += [{"context": {"span_id": "b", "trace_id": "t"}, "parent_id": SPAN_ID, "attributes": part}]
+        path = write_jsonl(tmp_path / "spans.jsonl", spans)
+    else:
+        spans = [{"span_id": SPAN_ID, "trace_id": "t", "parent_span_id": None, "attributes": otlp(first)}]
+        spans += [{"span_id": "b", "trace_id": "t", "parent_span_id": SPAN_ID, "attributes": otlp(part)}]
+        path = tmp_path / "spans.json"
+        path.write_text(json.dumps({"resource_spans": [{"scope_spans": [{"spans": spans}]}]}), encoding="utf-8")
+    report = import_ratings(sqlite_engine, path, format="phoenix", labels=Labels(score_name="user feedback"))
+    assert stored(sqlite_engine) == [(*RATED[:3], "phoenix:user-4", 1, None, "end_user"), RATED]
+    assert report.ignored == ("annotation user feedback by LLM", "unrated parts of requests (1)")
+
+
+def test_what_is_said_of_a_trace_is_about_its_first_span(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Wherever it stands; of a trace that is not in the file nobody knows it, and of sessions there is none."""
+    said = {"name": "user feedback", "annotator_kind": "HUMAN", "identifier": "user-123"}
+    said["result"] = {"label": "good", "explanation": "Short."}
+    id = {"context": {"span_id": "b", "trace_id": "t"}}
+    carrier = id | {"parent_id": SPAN_ID, "attributes": TEXTS | attributes("trace.", label="bad", identifier="user-4")}
+    rows = [
+        said | {"trace_id": "t"},
+        carrier,
+        {"context": {"span_id": SPAN_ID, "trace_id": "t"}, "parent_id": None, "attributes": TEXTS},
+        said | {"trace_id": "gone"},
+        said | {"session_id": "s"},
+        said | {"span_id": SPAN_ID, "document_position": 0},
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    report = import_ratings(sqlite_engine, path, format="phoenix", labels=Labels(score_name="user feedback"))
+    assert stored(sqlite_engine) == [RATED, (*RATED[:3], "phoenix:user-4", 1, None, "end_user")]
+    assert report.ignored == (
+        "unrated parts of requests (1)",
+        "annotations of sessions (1)",
+        "annotations of documents (1)",
+        "annotations of a trace whose first span is not in the file (1)",
+    )
+
+
+def test_examples_in_csv(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Its columns have dots; annotators without names are several people all the same."""
+    said = [{"label": label, "annotator_kind": "HUMAN"} for label in ("good", "bad")]
+    names = ["id", "input.question", "output.answer", "metadata.annotations.rating"]
+    path = write_csv(tmp_path / "a.csv", [names, ["e1", "Why?", "So.", json.dumps(said)]])
+    import_ratings(sqlite_engine, path, format="phoenix")
+    assert [row[1:5] for row in stored(sqlite_engine)] == [
+        ("Why?", "So.", "phoenix:annotation-e1-1", 5),
+        ("Why?", "So.", "phoenix:annotation-e1-2", 1),
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "labels", "rating"),
     [

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels
+from rlhf_loop.exchange.formats.messages import answer_messages, question_messages
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import put_preference, rate, record, stats
@@ -70,6 +71,28 @@ def lines(path: Path) -> list[dict[str, Any]]:
             "Blue.",
             "It is green.",
         ),
+        (
+            {"prompt": "What color is the sky?", "chosen": [ASKED, BLUE], "rejected": [ASKED, GREEN]},
+            "What color is the sky?",
+            "It is blue.",
+            "It is green.",
+        ),
+        (
+            {"prompt": "The sky is", "chosen": "The sky is blue.", "rejected": "The sky is green."},
+            "The sky is",
+            "blue.",
+            "green.",
+        ),
+        (
+            {
+                "conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Sky?"}],
+                "chosen": {"from": "gpt", "value": "Blue."},
+                "rejected": {"from": "gpt", "value": "Green."},
+            },
+            "Sky?",
+            "Blue.",
+            "Green.",
+        ),
     ],
 )
 def test_each_form_of_a_preference_is_read(
@@ -118,9 +141,10 @@ def test_bad_preferences_are_all_named_by_line(engine: Engine, tmp_path: Path) -
         {"prompt": "q", "chosen": "a\x00", "rejected": "b"},
         {"prompt": "The sky is", "chosen": " green.", "rejected": " blue."},
         ["The sky is"],
+        {"prompt": "Another?", "chosen": [ASKED, BLUE], "rejected": [ASKED, GREEN]},
     ]
     found = reasons(engine, write_jsonl(tmp_path / "a.jsonl", rows), format="trl-preference")
-    assert list(found) == list(range(2, 16))
+    assert list(found) == list(range(2, 17))
     for line, words in {
         2: "rejected is missing",
         3: "chosen is missing",
@@ -136,6 +160,7 @@ def test_bad_preferences_are_all_named_by_line(engine: Engine, tmp_path: Path) -
         13: "NUL",
         14: "line 1 prefers the other of the same two answers, also by 'anonymous'",
         15: "not a JSON object",
+        16: "chosen begins with the question 'What color is the sky?', which is not the prompt",
     }.items():
         assert words in found[line]
 
@@ -280,6 +305,21 @@ def test_labels_become_ratings(engine: Engine, tmp_path: Path) -> None:
     assert [(e.response, e.rating) for e in examples(engine)] == [("a", 4), ("b", 2)]
     with pytest.raises(ImportFileError, match="Good are 4 and 5, bad are the ratings below 4"):
         Labels(good=3)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a", "label": 1.0},
+        {"prompt": [{"role": "user", "content": "q"}], "completion": answer_messages("a"), "label": "1.0"},
+        {"prompt": "q", "completion": [*question_messages("q"), *answer_messages("a")], "label": True},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "kto_tag": True},
+    ],
+)
+def test_each_form_of_a_label(sqlite_engine: Engine, tmp_path: Path, row: dict[str, Any]) -> None:
+    """Numbers of columns with gaps, the prompt once more, and ShareGPT's conversation that ends with the answer."""
+    import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", [row]), format="trl-unpaired")
+    assert [(e.prompt, e.response, e.rating) for e in examples(sqlite_engine)] == [("q", "a", 5)]
 
 
 def test_bad_labels_are_named_by_line(engine: Engine, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gzip
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +14,7 @@ from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.exchange.transfer import export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import stats
 from rlhf_loop.training.data import examples
@@ -145,6 +147,73 @@ def test_parquet_is_read_with_its_own_types(engine: Engine, tmp_path: Path) -> N
     assert counts(import_ratings(engine, tmp_path / "a.parquet")) == (2, 2, 0, 0, 0)
     assert stats(engine).first_rated_at == datetime(2025, 1, 2, tzinfo=UTC)
     assert [e.group for e in examples(engine)] == ["7", "7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "given", "stored"),
+    [
+        ("rating", pa.decimal128(38, 9), Decimal(3), 3),
+        ("rating", pa.float64(), 3.0, 3),
+        ("shown_rank", pa.decimal128(38, 0), Decimal(2), 2),
+        ("score", pa.decimal128(9, 2), Decimal("0.25"), 0.25),
+        ("external_id", pa.float64(), 101.0, "101"),
+        ("external_id", pa.uuid(), UUID(int=7).bytes, str(UUID(int=7))),
+        ("candidate_group", pa.float64(), 12.0, "12"),
+        ("external_id", pa.binary(), b"t1", "t1"),
+        ("created_at", pa.date32(), date(2026, 5, 1), "2026-05-01 00:00:00.000000"),
+        ("created_at", pa.int64(), 1777593600000, "2026-05-01 00:00:00.000000"),
+    ],
+)
+def test_types_of_parquet(
+    sqlite_engine: Engine, tmp_path: Path, name: str, kind: pa.DataType, given: object, stored: object
+) -> None:
+    """Decimals, identities in columns with gaps, UUIDs, bytes of text and days are what they stand for."""
+    table = {"prompt": ["q", "q"], "answer": ["a", "b"], name: pa.array([given, None], type=kind)}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert counts(import_ratings(sqlite_engine, tmp_path / "a.parquet")) == (2, 2, 0, 0, 0)
+    with transaction(sqlite_engine) as connection:
+        assert connection.execute(text(f"SELECT {name} FROM rlhf_interactions ORDER BY id LIMIT 1")).scalar() == stored
+
+
+def test_a_number_that_may_be_another_is_nobodys_identity(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Beyond 2 to the 53 a float may stand for several whole numbers."""
+    table = pa.table({"prompt": ["q"], "answer": ["a"], "external_id": [1.2345678901234568e18]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "external_id is 1.2345678901234568e+18, not text" in reasons(sqlite_engine, tmp_path / "a.parquet")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("1712012101230", "2024-04-01 22:55:01.230000"),
+        ("1712012101", "2024-04-01 22:55:01.000000"),
+        ("1712012101.5", "2024-04-01 22:55:01.500000"),
+        ("1712012101230000", "2024-04-01 22:55:01.230000"),
+        ("20240401", "2024-04-01 00:00:00.000000"),
+        ("2024-04-01 22:55", "2024-04-01 22:55:00.000000"),
+        ("20240401225501", None),
+        ("45383.95", None),
+        ("1.712E+12", None),
+    ],
+)
+def test_times_that_are_numbers(sqlite_engine: Engine, tmp_path: Path, given: str, stored: str | None) -> None:
+    """Seconds since 1970 and their parts, told by their size; what could be of no century near ours is refused."""
+    path = write_csv(tmp_path / "a.csv", [["prompt", "answer", "rating", "rated_at"], ["q", "a", 4, given]])
+    if stored is None:
+        assert f"rated_at is {given!r}, not a time" in reasons(sqlite_engine, path)[2]
+        return
+    import_ratings(sqlite_engine, path)
+    with transaction(sqlite_engine) as connection:
+        assert connection.execute(text("SELECT reviewed_at FROM rlhf_reviews")).scalar() == stored
+
+
+def test_an_array_of_json_is_read_by_its_name(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """It holds what a file of JSONL has on its lines, and an export writes it again."""
+    path = tmp_path / "a.json"
+    path.write_text('[{"question": "q", "answer": "a", "rating": 4}]', encoding="utf-8")
+    assert counts(import_ratings(sqlite_engine, path)) == (1, 1, 0, 0, 0)
+    assert export_ratings(sqlite_engine, tmp_path / "b.json") == 1
+    assert counts(import_ratings(sqlite_engine, tmp_path / "b.json")) == (1, 0, 0, 1, 0)
 
 
 def test_bad_parquet_rows_are_named_by_number(engine: Engine, tmp_path: Path) -> None:

@@ -109,6 +109,34 @@ def test_the_life_of_an_annotation(app: Caller, engine: Engine) -> None:
     assert reviews(engine) == [("app:2", 5, "end_user")]
 
 
+def test_several_annotations_at_once(app: Caller, engine: Engine) -> None:
+    """A list of annotations and one of their tasks; one that cannot be read costs the others nothing."""
+    rated = [annotation(result("rating", "rating", stars), id=20 + stars, task=stars) for stars in (3, 5, 9)]
+    tasks = [task(data={"prompt": "Was?", "answer": f"A{each['task']}"}, id=each["task"]) for each in rated[1:]]
+    made = {"action": "ANNOTATIONS_CREATED", "annotation": rated, "task": tasks, "project": {"id": 1}}
+    report = app("POST", "/feedback/label-studio", made).json
+    assert report == taken("label-studio", interactions=1, reviews=1, unread=2)
+    for each in tasks:
+        del each["id"]
+    bare = [
+        {name: value for name, value in each.items() if name != "task"} | {"id": each["id"] + 20} for each in rated[:2]
+    ]
+    report = app("POST", "/feedback/label-studio", made | {"annotation": bare}).json
+    assert report == taken("label-studio", interactions=1, reviews=2)
+    alone = app("POST", "/feedback/label-studio", made | {"annotation": rated[2:], "task": tasks[:1]})
+    assert (alone.status_code, "rating is 9" in alone.json["detail"]) == (422, True)
+
+
+def test_tags_can_be_named_in_the_address(app: Caller, engine: Engine) -> None:
+    """As --map does it in an import; without it nobody knows which answer the word is about."""
+    two = task(data={"prompt": "Was?", "answer1": "A", "answer2": "B"})
+    made = event("ANNOTATION_CREATED", annotation(result("stars", "rating", 4, "txt-2")), of=two)
+    refused = app("POST", "/feedback/label-studio", made)
+    assert (refused.status_code, "--map txt-2=answer1" in refused.json["detail"]) == (422, True)
+    named = app("POST", "/feedback/label-studio?map=txt-2%3Danswer2", made)
+    assert named.json == taken("label-studio", interactions=2, reviews=1)
+
+
 def test_a_comparison_comes_and_goes(app: Caller, engine: Engine) -> None:
     """A preference between two answers, with the ratings of each; a deletion takes back all three."""
     made = event("ANNOTATION_CREATED", PAIRWISE["annotations"][0], of=PAIRWISE)

@@ -103,12 +103,12 @@ class Layout:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """What was not used so far: names of scores, annotations or controls, and how many of each kind of records."""
+        """The names of scores, annotations and controls that were not used so far, and what was passed over."""
         return (*self._unused, *self.passed_over)
 
     @property
     def passed_over(self) -> tuple[str, ...]:
-        """What was passed over so far, with the count of each kind."""
+        """The kinds of things that were passed over so far, each with its count."""
         return tuple(f"{what} ({count:,})" for what, count in self._passed_over.items())
 
     def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:

@@ -52,7 +52,7 @@ _LABELS = ("source", "candidate_group", "model_version", "title", "url", "licenc
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 #: What an export of ours calls its traces; the texts in it are as they were, and so are the metadata.
 _OURS = "rlhf-loop"
-#: Columns with lists that are no scores.
+#: Columns with lists of other things than scores.
 _LISTS = (*COLUMNS, "traceTags", "comments", "observations", "toolCalls", "toolCallNames")
 
 

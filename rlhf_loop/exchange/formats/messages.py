@@ -97,7 +97,7 @@ def read_answer(name: str, value: object, *, of: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker said, with a role of OpenAI's where it has one there; `calls` tools instead, or as well."""
+    """One speaker's words, with a role of OpenAI's where it has one there; `calls` tools instead, or as well."""
 
     role: str
     text: str
@@ -108,7 +108,7 @@ def messages_of(name: str, value: Sequence[Any]) -> list[Turn]:
     """Return the turns of a conversation in which something is said, or a tool called.
 
     Raises:
-        UnreadableError: something in it is no message, or shows what is no text.
+        UnreadableError: something in it is not a message, or shows a picture or the like.
     """
     # A list of batches, of which there is one, as LangChain has it.
     while len(value) == 1 and isinstance(value[0], list) and not _is_pair(value[0]):
@@ -257,7 +257,7 @@ def _listed(name: str, value: object) -> Sequence[Any]:
         return [value]
     if not isinstance(value, Sequence):
         raise UnreadableError(
-            f"{name} is {str(value)[:60]!r}, neither a text nor messages", why="is no text", foreign=True
+            f"{name} is {str(value)[:60]!r}, neither a text nor messages", why="is not a text", foreign=True
         )
     return value
 
