@@ -19,7 +19,8 @@ import numpy as np
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
-from rlhf_loop.sources.approved_corrections import NEAR, QuestionWords
+from rlhf_loop.sources.approved_corrections import NEAR
+from rlhf_loop.utils.wording import QuestionWords
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "medquad.jsonl.gz"
 REWORDED = {
@@ -38,8 +39,7 @@ SAMPLE = 400
 
 def main() -> None:
     """Measure and print."""
-    with gzip.open(DATA, "rt", encoding="utf-8") as file:
-        rows = list({row["question"]: row for row in map(json.loads, file)}.values())
+    rows = read_questions()
     encoder = load_encoder(Settings())
     questions = [row["question"] for row in rows]
     vectors = encoder.encode_whole(questions)
@@ -78,6 +78,14 @@ def main() -> None:
     click.echo(f"\nOthers taken from {NEAR} on, the farthest first:")
     for cosine, question, other in sorted(wrong)[:30]:
         click.echo(f"  {cosine:.3f}  {question}  |  {other}")
+
+
+def read_questions() -> list[dict[str, str]]:
+    """Return MedQuAD's rows, each question once."""
+    if not DATA.exists():
+        sys.exit(f"MedQuAD is not at {DATA}, and there is nothing else to measure on.")
+    with gzip.open(DATA, "rt", encoding="utf-8") as file:
+        return list({row["question"]: row for row in map(json.loads, file)}.values())
 
 
 def _taken(near: Sequence[float], taken: Sequence[bool], threshold: float) -> tuple[int, int]:

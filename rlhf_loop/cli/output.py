@@ -69,7 +69,7 @@ def print_training(outcome: TrainingOutcome) -> None:
         )
     console.print(
         f"\n{report.rated} rated answers ({report.positive} good, {report.rated - report.positive} not) to "
-        f"{counted(report.questions, 'question')}, {report.unrated} unrated ones as context. "
+        f"{counted(report.questions, 'question')}{_in_groups(report)}, {report.unrated} unrated ones as context. "
         f"Fitted on {report.trained_on}, judged on {report.held_out.answers} of other questions (seed "
         f"{report.seed})."
     )
@@ -85,6 +85,8 @@ def print_training(outcome: TrainingOutcome) -> None:
         console.print(f"Recipe joint read only the first 256 tokens of {report.cut} texts; passages reads all.")
     console.print()
     console.print(_measure_table(report))
+    if said := _documents(report):
+        console.print(said)
     console.print()
     console.print(_order_table(report.overall))
     console.print(
@@ -329,12 +331,33 @@ def _choice(report: TrainingReport) -> str:
     return f"Recipe {report.recipe}: the best by cross-validation over the training questions ({tried})."
 
 
+def _in_groups(report: TrainingReport) -> str:
+    if report.groups in (None, report.questions):
+        return ""
+    return f" ({report.groups}, if those that ask for the same count as one; they are never split)"
+
+
+def _documents(report: TrainingReport) -> str | None:
+    of, inside = report.documents, report.cross_validated[report.recipe]
+    if of is None or not of.recurring:
+        return None
+    said = f"{of.recurring} of the {inside.answers} answers are rated for other questions, too"
+    if of.unseen is None:
+        return f"{said}; without them there is too little to judge unseen documents by."
+    return (
+        f"{said}. Cross-validated is what happens in use, where documents recur, and what the gate goes by; in the "
+        f"last column questions with an answer in common stay together ({of.linked} parts): so good it is on new ones."
+    )
+
+
 def _measure_table(report: TrainingReport) -> Table:
     inside = report.cross_validated[report.recipe]
-    held_out, crossed = f"held out ({report.held_out.answers})", f"cross-validated ({inside.answers})"
-    table = Table("answers", *_numbers(held_out, crossed))
+    columns = {f"held out ({report.held_out.answers})": report.held_out, f"cross-validated ({inside.answers})": inside}
+    if report.documents and report.documents.recurring and report.documents.unseen:
+        columns["on unseen documents"] = report.documents.unseen
+    table = Table("answers", *_numbers(*columns))
     for name, label in _MEASURES.items():
-        table.add_row(label, str(getattr(report.held_out, name)), str(getattr(inside, name)))
+        table.add_row(label, *(str(getattr(of, name)) for of in columns.values()))
     return table
 
 

@@ -182,6 +182,7 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
 
 
 def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: bool) -> None:
+    from rlhf_loop.encoders import load_encoder
     from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset
     from rlhf_loop.utils.text import counted
 
@@ -194,7 +195,8 @@ def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: 
         reviewer_weighting=settings.reviewer_weighting,
     )
     with progress_bar(f"Exporting {folder.name}") as progress:
-        configs = export_dataset(open_ratings(), folder, options=options, progress=progress)
+        engine, encoder = open_ratings(), load_encoder(settings)
+        configs = export_dataset(engine, folder, options=options, encoder=encoder, progress=progress)
     for config in configs:
         parts = ", ".join(f"{split.rows} {split.name}" for split in config.splits)
         click.echo(f"{config.name}: {counted(config.rows, 'row')}{f' ({parts})' if parts else ''}.")

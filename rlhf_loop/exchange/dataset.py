@@ -2,7 +2,8 @@
 
 The layout is that of https://huggingface.co/docs/datasets/repository_structure, with three configurations: `ratings` (a
 row for each review), `preference` and `unpaired` (TRL's columns). Questions are split by the hash that also freezes
-questions for the comparison of models: so a question stays in its part for ever, and frozen ones are always in `test`.
+questions for the comparison of models, with those that ask for the same: frozen ones are always in `test`, and a
+question stays in its part, unless a new wording joins it with one that is nearer to `test`.
 
 The card is as https://huggingface.co/docs/hub/datasets-cards has it. The licence is left to whoever publishes it: what
 they add to the card stays there in later exports.
@@ -24,6 +25,8 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy.engine import Connection, Engine
 
+from rlhf_loop.config import Settings
+from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import preferences as export_pairs
 from rlhf_loop.exchange import transfer
@@ -31,7 +34,8 @@ from rlhf_loop.exchange.formats import plain, trl
 from rlhf_loop.exchange.transfer import Progress
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ANONYMOUS
-from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash
+from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash, stored_groups
+from rlhf_loop.training.grouping import QuestionGroups
 from rlhf_loop.utils.rows import Columns, Kind, Row, WriteRows, written_file
 from rlhf_loop.version import __version__
 
@@ -173,8 +177,10 @@ def _body(
         "## Splits",
         "",
         f"By question: a hash of its words decides, so that about {train_share:.0%} of the questions are `train`, "
-        f"{validation_share:.0%} `validation` and {test_share:.0%} `test`, and each stays where it is in later "
-        "exports. A split without any row is left out.",
+        f"{validation_share:.0%} `validation` and {test_share:.0%} `test`. Questions that ask for the same in other "
+        "words go with the oldest of them. Each stays where it is in later exports; only where a new wording shows "
+        "that two groups ask for the same, both go where the nearer one to `test` is. A split without any row is left "
+        "out.",
         "",
         "## How it was made",
         "",
@@ -227,9 +233,16 @@ class DatasetOptions:
 
 
 def export_dataset(
-    engine: Engine, folder: Path, *, options: DatasetOptions | None = None, progress: Progress | None = None
+    engine: Engine,
+    folder: Path,
+    *,
+    options: DatasetOptions | None = None,
+    encoder: TextEncoder | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Config, ...]:
     """Write the folder; return its configurations.
+
+    The encoder tells which questions ask for the same; without one, that of the default settings is loaded.
 
     It replaces a folder of an earlier export only when it is whole, and no other. What somebody has added to that one
     stays: other files and folders, such as `.git` or a licence, and what they wrote into the card.
@@ -237,12 +250,16 @@ def export_dataset(
     Raises:
         ImportFileError: the folder cannot be written, or something else is there.
         DatabaseError: the database cannot be reached.
+        EncoderError: there is no encoder.
     """
     options = options or DatasetOptions()
     with _whole_folder(folder) as draft, reading(engine) as connection:
+        groups = stored_groups(connection, encoder or load_encoder(Settings()))
         total = transfer.count(connection) if progress else 0
         configs = tuple(
-            _written(draft, name, columns, rows, progress=_shown(progress, total) if name == "ratings" else None)
+            _written(
+                draft, name, columns, rows, groups, progress=_shown(progress, total) if name == "ratings" else None
+            )
             for name, columns, rows in _tables(connection, options)
         )
         text = card(
@@ -256,9 +273,10 @@ def export_dataset(
     return configs
 
 
-def split_of(prompts: Iterable[str]) -> list[str]:
-    """Return the part that each of the questions belongs to, the same on every machine and always."""
+def split_of(prompts: Iterable[str], groups: QuestionGroups | None = None) -> list[str]:
+    """Return the part that each of the questions belongs to, or its group: the same on every machine and always."""
     hashes = np.array([prompt_hash(prompt) for prompt in prompts], dtype=np.int64)
+    hashes = hashes if groups is None else groups.of(hashes)
     test, either = is_frozen(hashes, TEST_SHARE), is_frozen(hashes, TEST_SHARE + VALIDATION_SHARE)
     found: list[str] = np.where(test, "test", np.where(either, "validation", "train")).tolist()
     return found
@@ -283,7 +301,13 @@ def _tables(
 
 
 def _written(
-    draft: Path, name: str, columns: Columns, rows: Iterator[tuple[str, Row]], *, progress: Callable[[int], None] | None
+    draft: Path,
+    name: str,
+    columns: Columns,
+    rows: Iterator[tuple[str, Row]],
+    groups: QuestionGroups,
+    *,
+    progress: Callable[[int], None] | None,
 ) -> Config:
     place = draft / _FOLDERS[name]
     place.mkdir()
@@ -295,7 +319,7 @@ def _written(
             for split, file in files.items()
         }
         while chunk := list(islice(rows, _CHUNK)):
-            _write(writers, chunk, counts)
+            _write(writers, chunk, counts, groups)
             if progress:
                 progress(sum(counts.values()))
     for split, file in files.items():
@@ -315,8 +339,10 @@ def _split(name: str, count: int, file: Path) -> Split:
     return Split(name, count, size, file.stat().st_size)
 
 
-def _write(writers: Mapping[str, WriteRows], chunk: Sequence[tuple[str, Row]], counts: dict[str, int]) -> None:
-    parts = split_of(prompt for prompt, _ in chunk)
+def _write(
+    writers: Mapping[str, WriteRows], chunk: Sequence[tuple[str, Row]], counts: dict[str, int], groups: QuestionGroups
+) -> None:
+    parts = split_of((prompt for prompt, _ in chunk), groups)
     for split, write in writers.items():
         if rows := [row for part, (_, row) in zip(parts, chunk, strict=True) if part == split]:
             write(rows)

@@ -66,7 +66,7 @@ def compare_models(
     """
     both = find(engine, first), find(engine, second)
     encoder = encoder or load_encoder(settings)
-    data = training_set(engine)
+    data = training_set(engine).grouped(encoder)
     rows = np.ones(len(data.row), dtype=np.bool_)
     unknown = []
     for version in both:
@@ -74,7 +74,7 @@ def compare_models(
         if fitted is None:
             unknown.append(version.version)
         else:
-            rows &= ~np.isin(data.candidates["prompt"][data.row], fitted)
+            rows &= ~data.seen(fitted)
     ours, theirs = (predict(load(settings, version, encoder=encoder.id).model, data, rows, encoder) for version in both)
     rows &= np.isfinite(ours) & np.isfinite(theirs)
     found = compare(data.predictions(ours[rows], rows), theirs[rows])

@@ -78,7 +78,7 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
         verdicts.append((ModelState.LIVE, "There was no live model to compare it with."))
     else:
         if live.fitted is not None:
-            rows &= ~np.isin(trained.data.candidates["prompt"][trained.data.row], live.fitted)
+            rows &= ~trained.data.seen(live.fitted)
         theirs = predict(live.model, trained.data, rows, encoder)
         rows &= np.isfinite(theirs)
         found = compare(trained.data.predictions(trained.probability[rows], rows), theirs[rows])

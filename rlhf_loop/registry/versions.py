@@ -273,7 +273,8 @@ _LIMITS = """\
   scores may mean little. Watch drift and fresh accuracy on the dashboard.
 - It compares answers by their texts with the question. It does not check facts, and knows no sources.
 - A score is the probability that an expert of this team would rate the answer 4 or 5, calibrated on the ratings above.
-- Answers to questions that are nearly alike may stand on both sides of a comparison."""
+- Questions that ask for the same never stand on both sides of a comparison, as far as the encoder knows them again;
+  documents do, as they do in use. What it is worth on new documents is said apart where it was measured."""
 
 
 def card(version: Version) -> str:
@@ -303,7 +304,10 @@ def _card_lines(version: Version) -> Iterator[str]:
         yield ""
         yield "## Quality"
         yield ""
-        yield from _quality(overall, measured.get("held_out") or {})
+        crossed = (measured.get("cross_validated") or {}).get(measured.get("recipe"))
+        recurring = measured.get("documents") or {}
+        unseen = recurring.get("unseen") if recurring.get("recurring") else None
+        yield from _quality(overall, measured.get("held_out") or {}, crossed, unseen)
     if version.judgement:
         yield ""
         yield "## What the gate said"
@@ -330,13 +334,22 @@ def _data(version: Version, measured: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {pairs.get('corrections', 0)} corrections and {pairs.get('preferences', 0)} preferences"
 
 
-def _quality(overall: Mapping[str, Any], held_out: Mapping[str, Any]) -> Iterator[str]:
+def _quality(
+    overall: Mapping[str, Any],
+    held_out: Mapping[str, Any],
+    crossed: Mapping[str, Any] | None,
+    unseen: Mapping[str, Any] | None,
+) -> Iterator[str]:
     yield "Each question judged by a model that was not fitted on it; in brackets 95 % intervals, by questions."
     yield ""
     yield "| | all questions | held out, this very model |"
     yield "|---|---|---|"
     for name, label in _MEASURES.items():
         yield f"| {label} | {_interval(overall.get(name))} | {_interval(held_out.get(name))} |"
+    if unseen:
+        known, new = (_interval((of or {}).get("auc")) for of in (crossed, unseen))
+        yield ""
+        yield f"Cross-validated AUC: {known} with documents as they come, {new} on documents that were not fitted on."
     yield ""
     yield "| Order of the answers | P@1 | NDCG | MRR |"
     yield "|---|---|---|---|"

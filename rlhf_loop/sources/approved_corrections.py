@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
-import Stemmer
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
@@ -30,6 +27,7 @@ from rlhf_loop.errors import DatabaseError, SourceError
 from rlhf_loop.reviewing.corrections import ApprovedStamp, Correction, approved_corrections, approved_stamp
 from rlhf_loop.store.engine import ensure_schema, make_engine
 from rlhf_loop.utils.concurrency import start_thread
+from rlhf_loop.utils.wording import QuestionWords
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -40,36 +38,6 @@ if TYPE_CHECKING:
 NEAR = 0.8
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-#: Words without a meaning here. Not among them: numbers, denials, who, when, where, before, after, more, less.
-_EMPTY = set(
-    """
-    a an the this that these those of for in on at to by with about regarding concerning and or as
-    is are was were be been being am has have had having will would shall can could may might should
-    what which how please tell me us you your we i my our it its they them their there he she his her
-    know want describe explain any some information info question hello hi thanks thank
-    people patient patients someone somebody person exactly really generally usually also just so then
-    """.split()  # noqa: SIM905
-)
-#: A question that begins with one of them asks for yes or no: whether one can, which is not whether one should.
-_ASKING = {
-    **dict.fromkeys(("is", "are", "was", "were", "am"), "is"),
-    **dict.fromkeys(("do", "does", "did"), "do"),
-    **dict.fromkeys(("has", "have", "had"), "have"),
-    **dict.fromkeys(("can", "could", "may", "might"), "can"),
-    **dict.fromkeys(("should", "must", "shall"), "should"),
-    **dict.fromkeys(("will", "would"), "will"),
-}
-#: "do" after one of them only asks; elsewhere, as in "what can I do", it is what one asks for.
-_BEFORE_DO = {"what", "how", "which", "why", "when", "where", "who", "much", "many", "long", "often"}
-_DENIED = {"no", "not", "non", "never", "without", "none", "neither", "nor", "cannot"}
-#: Words that stand for each other in the questions of laypeople. Short on purpose.
-_SAME = {"sign": "symptom", "kid": "child", "children": "child", "women": "woman", "men": "man", "therapi": "treat"}
-_SAME |= {"treatment": "treat", "medic": "medicin", "prognosi": "outlook", "diagnosi": "diagnos"}
-#: With one of them in it, the order of the others is what the question is about.
-_DIRECTED = {"caus", "lead", "affect", "after", "befor", "than", "instead", "trigger", "increas", "decreas", "reduc"}
-_DIRECTED |= {"lower", "rais", "prevent", "turn", "becom", "worsen", "interact", "follow", "result", "replac", "versus"}
-_DIRECTED |= {"from", "into", "switch", "chang"}
 logger = logging.getLogger(__name__)
 #: Seconds for which nobody looks whether something was approved or withdrawn.
 _LOOK_EVERY_S = 2.0
@@ -77,29 +45,6 @@ _LOOK_EVERY_S = 2.0
 _PATIENCE_S = 2
 #: New questions whose vectors a caller waits for; those of more are computed beside, this many at a time.
 _AT_ONCE = 32
-
-
-class QuestionWords:
-    """The words with a meaning in a question, by their stems, and their order where that matters."""
-
-    __slots__ = ("_forms", "_order")
-
-    def __init__(self, question: str) -> None:
-        found = list(_found(question))
-        self._forms: dict[str, set[str]] = {}
-        for stem, word in found:
-            self._forms.setdefault(stem, set()).add(word)
-        directed = len(found) > 2 and not _DIRECTED.isdisjoint(self._forms)
-        self._order = tuple(stem for stem, _ in found) if directed else ()
-
-    def same_as(self, other: QuestionWords) -> bool:
-        """Tell whether each has all that the other has. Questions without a word of meaning are never the same."""
-        return (
-            bool(self._forms)
-            and self._forms.keys() == other._forms.keys()
-            and self._order == other._order
-            and not any(_two_names(words, other._forms[stem]) for stem, words in self._forms.items())
-        )
 
 
 class CorrectionsSource:
@@ -235,43 +180,6 @@ class CorrectionsSource:
             known = self._known
             self._embedding = known is not None and len(known.vectors) < len(known.questions)
             return known if self._embedding else None
-
-
-def _found(question: str) -> Iterator[tuple[str, str]]:
-    """Yield the words that have a meaning here, each with its stem before it."""
-    before, meant = "", False
-    for place, written in enumerate(_WORD.findall(question.replace("’", "'"))):
-        word = written.casefold()
-        bare = word.removesuffix("'s").replace("'", "")
-        stem = ""
-        if word.endswith("n't") or bare in _DENIED:
-            stem = "not"
-        elif place == 0 and bare in _ASKING:
-            stem = f"{_ASKING[bare]}?"
-        elif bare in ("do", "does", "did"):
-            stem = "" if before in _BEFORE_DO else "do"
-        elif bare in ("a", "i"):
-            # Hepatitis A, type I: no article and no pronoun stands there, or at least nobody can be sure.
-            stem = bare if meant or (written == "A" and place) else ""
-        elif bare not in _EMPTY:
-            stem = _stem(bare)
-        if stem:
-            yield stem, bare
-        before, meant = bare, bool(stem) and stem != "not" and place > 0
-
-
-def _two_names(words: set[str], others: set[str]) -> bool:
-    """Tell whether a mute e makes two names of one stem: Tietz syndrome is not Tietze syndrome."""
-    return words.isdisjoint(others) and any(
-        f"{word}e" == other or f"{other}e" == word for word in words for other in others
-    )
-
-
-@lru_cache(maxsize=20_000)
-def _stem(word: str) -> str:
-    # A stemmer of its own for each word: one of them must not be used by two threads.
-    stem = str(Stemmer.Stemmer("english", 0).stemWord(word)) if word.isascii() and word.isalpha() else word
-    return _SAME.get(stem, stem)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet
 from rlhf_loop.training.evaluation import Predictions
-from rlhf_loop.utils.arrays import Floats, Ints, Mask
+from rlhf_loop.utils.arrays import Floats, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 
 
@@ -49,10 +49,12 @@ def compare(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparisons:
     Equal probabilities keep the incoming order where it is known, as they would when serving.
     """
     order = np.argsort(of.rank, kind="stable")
-    question = np.unique(of.question[order], return_inverse=True)[1]
-    sides, rating, label = (of.probability[order], theirs[order]), of.rating[order], of.label[order]
+    of = of.only(order)
+    question, rating, label = of.question, of.rating, of.label
+    sides = of.probability, theirs[order]
     rivals = np.bincount(question, minlength=1)[question] > 1
-    ranked = np.unique(question[rivals], return_inverse=True)[1]
+    several = of.only(rivals)
+    ranked = several.question
 
     def precision_at_1(probability: Floats, weights: metrics.Weights) -> Floats:
         places = metrics.places(ranked, probability[rivals])
@@ -60,9 +62,9 @@ def compare(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparisons:
 
     with single_threaded_blas():
         return Comparisons(
-            accuracy=_comparison("accuracy", question, partial(metrics.accuracy, question, label), *sides, seed),
-            auc=_comparison("auc", question, partial(metrics.auc, question, label), *sides, seed),
-            precision_at_1=_comparison("precision_at_1", ranked, precision_at_1, *sides, seed),
+            accuracy=_comparison("accuracy", of, partial(metrics.accuracy, question, label), *sides, seed),
+            auc=_comparison("auc", of, partial(metrics.auc, question, label), *sides, seed),
+            precision_at_1=_comparison("precision_at_1", several, precision_at_1, *sides, seed),
         )
 
 
@@ -72,7 +74,7 @@ def against_incoming(of: Predictions, *, seed: int = 0) -> Comparison | None:
     None where there is no such question.
     """
     known = ~np.isin(of.question, of.question[np.isnan(of.rank)])
-    kept = Predictions(of.question[known], of.rating[known], of.probability[known], of.rank[known])
+    kept = of.only(known)
     return compare(kept, -kept.rank, seed=seed).precision_at_1
 
 
@@ -97,27 +99,27 @@ def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEnco
 
 def _comparison(
     measure: str,
-    question: Ints,
+    answers: Predictions,
     of: Callable[[Floats, metrics.Weights], Floats],
     ours: Floats,
     theirs: Floats,
     seed: int,
 ) -> Comparison | None:
-    if not len(question):
+    if not len(answers.question):
         return None
-    questions = int(question.max()) + 1
-    weights = metrics.bootstrap_weights(questions, seed=seed)
+    drawn = answers.drawn
+    weights = metrics.of_questions(metrics.bootstrap_weights(int(drawn.max()) + 1, seed=seed), drawn)
     ours, theirs = (of(probability, weights) for probability in (ours, theirs))
     if not np.isfinite([ours[0], theirs[0]]).all():
         return None
-    drawn = (ours - theirs)[1:]
-    drawn = drawn[np.isfinite(drawn)]
+    gained = (ours - theirs)[1:]
+    gained = gained[np.isfinite(gained)]
     return Comparison(
         measure=measure,
-        questions=questions,
-        answers=len(question),
+        questions=len(drawn),
+        answers=len(answers.question),
         ours=float(ours[0]),
         theirs=float(theirs[0]),
         difference=Interval(*metrics.interval(ours - theirs)),
-        certainty=float((drawn > 0).mean()) if len(drawn) else 0.0,
+        certainty=float((gained > 0).mean()) if len(gained) else 0.0,
     )

@@ -6,29 +6,31 @@ It comes from the ratings database, or from examples that are in memory anyway.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import null, or_, select
+from sqlalchemy import func, null, or_, select, union_all
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.domain import GOOD_RATING, Example, Question, ReviewerRole, prompt_key
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.interactions import group_name
-from rlhf_loop.store.tables import Interaction
+from rlhf_loop.store.tables import Interaction, Preference, Review
 from rlhf_loop.training.evaluation import Predictions
+from rlhf_loop.training.grouping import Hashes, QuestionGroups, linked, question_groups
 from rlhf_loop.training.reliability import RaterReliability, Reviews, consensus, read_reviews
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.sqlite import in_parts
 
 #: What is kept of an answer in place of its texts. `group` and `answer` (the response within its group) are Python's
 #: own hashes, good enough to tell texts apart in one process: of a million, two are taken for the same with a chance of
-#: one in thirty million. `prompt` and `text` outlive the process: by the one questions are frozen, of the other the
-#: fingerprint is made. 0 is "unknown".
+#: one in thirty million. So is `document`, of the response alone. `prompt` and `text` outlive the process: by the one
+#: questions are frozen, of the other the fingerprint is made. 0 is "unknown".
 #: `expert` says whether the rating is an expert's or only an end user's.
 ANSWER = np.dtype(
     [
@@ -36,6 +38,7 @@ ANSWER = np.dtype(
         ("group", np.int64),
         ("prompt", np.int64),
         ("answer", np.int64),
+        ("document", np.int64),
         ("text", "<u8", 2),
         ("rating", np.int8),
         ("rank", np.int32),
@@ -44,11 +47,13 @@ ANSWER = np.dtype(
     ]
 )
 Answers = NDArray[np.void]
+#: A question as grouping sees it: an answer by which its text is found, and the hash of its prompt.
+ASKED = np.dtype([("id", np.int64), ("prompt", np.int64)])
 #: The permanent holdout: questions that no model is ever fitted on, so that versions can be compared on them for
-#: months. A hash decides, the same on every machine and always. From so many questions with ratings on, this share of
-#: them is frozen. It never shrinks: what one version was kept from, all later ones are kept from. Questions that only a
-#: later share takes in may have been part of earlier fits; for those each version has the list of what it was fitted on
-#: (see `registry`).
+#: months. A hash decides, the same on every machine and always: that of the leader of a question's group (see
+#: `grouping`). From so many questions with ratings on, this share of them is frozen. It never shrinks: what one version
+#: was kept from, all later ones are kept from. Questions that only a later share or a new wording takes in may have
+#: been part of earlier fits; for those each version has the list of what it was fitted on (see `registry`).
 STEPS = ((0, 0.10), (100, 0.15), (500, 0.20))
 #: Candidates of a chunk, unless a single question has more: enough that batches are full, a few megabytes of text.
 _CHUNK = 1024
@@ -100,9 +105,11 @@ class TrainingSet:
 
     `candidates` has all candidates of all questions in order, `start` where those of each question begin (and the end).
     The other arrays have one entry a rated answer: `row` among the candidates, `question` (index), `prompt` (a number
-    for each distinct prompt: what splits keep together), `rating`, `rank` (nan where unknown), the rating's `weight` in
-    a fit, and whether it is an `expert`'s. `fingerprint` names the content, the same whatever the ids and the order.
-    `raters` are the experts who count less than others, `disregarded` the answers whose raters count nothing.
+    for each distinct prompt, for each group of them once they are `grouped`: what splits keep together), `rating`,
+    `rank` (nan where unknown), the rating's `weight` in a fit, and whether it is an `expert`'s. `fingerprint` names the
+    content, the same whatever the ids and the order. `asked` has all questions that anybody has judged, rated here or
+    not, the oldest first. `raters` are the experts who count less than others, `disregarded` the answers whose raters
+    count nothing.
     """
 
     texts: Texts
@@ -116,6 +123,8 @@ class TrainingSet:
     weight: Floats
     expert: Mask
     fingerprint: str
+    asked: NDArray[np.void]
+    groups: QuestionGroups | None = None
     raters: tuple[RaterReliability, ...] = ()
     disregarded: int = 0
 
@@ -128,22 +137,47 @@ class TrainingSet:
         """Leave out the other rated answers."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _OF_RATED})
 
-    def question_of(self, prompts: NDArray[np.int64]) -> Ints:
+    def grouped(self, encoder: TextEncoder, *, others: Iterable[Sequence[str]] = ()) -> TrainingSet:
+        """Give questions that ask for the same one number in `prompt`; `others` are prompts of which no answer is here.
+
+        Their texts are read, a chunk at a time.
+        """
+        if self.groups is not None:
+            return self
+        groups = group_asked(self.texts, self.asked, encoder, others=others)
+        return replace(self, prompt=numbered(groups.of(self.prompt_hash)), groups=groups)
+
+    @property
+    def prompt_hash(self) -> Hashes:
+        """The hash of each rated answer's prompt."""
+        hashes: Hashes = self.candidates["prompt"][self.row]
+        return hashes
+
+    def group_of(self, prompts: Hashes) -> Hashes:
+        """Return what names the groups of prompts, as long as they are not grouped the prompts themselves."""
+        return prompts if self.groups is None else self.groups.of(prompts)
+
+    def seen(self, fitted: Hashes) -> Mask:
+        """Tell which rated answers belong to a group of which a model was fitted on any question."""
+        return np.isin(self.group_of(self.prompt_hash), self.group_of(fitted))
+
+    def question_of(self, prompts: Hashes) -> Ints:
         """Return the numbers in `prompt` of prompts that are given as hashes of their keys; -1 for one without ratings.
 
         Answers that `only` has left out are not asked: what splits keep together is decided before.
         """
-        known, first = np.unique(self.candidates["prompt"][self.row], return_index=True)
+        known, first = np.unique(self.group_of(self.prompt_hash), return_index=True)
         if not len(known):
             return np.full(len(prompts), -1, dtype=np.intp)
-        place = np.minimum(np.searchsorted(known, prompts), len(known) - 1)
-        return np.where(known[place] == prompts, self.prompt[first[place]], -1)
+        groups = self.group_of(prompts)
+        place = np.minimum(np.searchsorted(known, groups), len(known) - 1)
+        return np.where(known[place] == groups, self.prompt[first[place]], -1)
 
     def predictions(self, probability: Floats, rows: Mask | None = None) -> Predictions:
         """Put probabilities (one a rated answer, or one for each of `rows`) beside what is known of the answers."""
         chosen = np.ones(len(self.row), dtype=np.bool_) if rows is None else rows
         question = np.unique(self.question[chosen], return_inverse=True)[1]
-        return Predictions(question, self.rating[chosen], probability, self.rank[chosen])
+        return Predictions(question, self.rating[chosen], probability, self.rank[chosen], self.prompt[chosen])
 
     def chunks(self) -> Iterator[Chunk]:
         """Read the questions in order, some at a time.
@@ -175,8 +209,8 @@ def answer_numbers(
     id: int, text: AnswerText, rating: int | None, rank: int | None, *, weight: float = 1.0, expert: bool = True
 ) -> tuple[object, ...]:
     """Return what is kept of an answer in place of its texts: a row of `ANSWER`."""
-    group, answer = hash(text.group), hash((text.group, text.response))
-    return id, group, prompt_hash(text.prompt), answer, text.digest, rating or 0, rank or 0, weight, expert
+    group, answer, document = (hash(key) for key in (text.group, (text.group, text.response), text.response.strip()))
+    return id, group, prompt_hash(text.prompt), answer, document, text.digest, rating or 0, rank or 0, weight, expert
 
 
 def text_digest(*texts: str) -> tuple[int, int]:
@@ -239,7 +273,19 @@ def in_questions(answers: Answers, texts: Texts) -> TrainingSet:
         weight=candidates["weight"][row],
         expert=candidates["expert"][row],
         fingerprint=_fingerprint(answers),
+        asked=_first_of_each(candidates),
     )
+
+
+def linked_by_documents(data: TrainingSet, rows: Mask | None = None) -> Ints:
+    """Number the questions of the rated answers so that those with a text in common get the same number.
+
+    And so do those that hang together by others. With `rows` only these answers have texts.
+    """
+    document = np.unique(data.candidates["document"][data.row], return_inverse=True)[1]
+    if rows is not None:
+        document = np.where(rows, document, len(rows) + np.arange(len(rows)))
+    return linked(data.prompt, document)
 
 
 def numbered(*columns: NDArray[np.int64]) -> Ints:
@@ -279,7 +325,30 @@ def training_set(
     """
     found = _read(engine, end_user_weight, reviewer_weighting)
     data = in_questions(found.answers, _Stored(engine))
-    return replace(data, raters=found.raters, disregarded=found.disregarded)
+    return replace(data, asked=found.asked, raters=found.raters, disregarded=found.disregarded)
+
+
+def stored_groups(connection: Connection, encoder: TextEncoder) -> QuestionGroups:
+    """Group all questions of the database, those that nobody has judged as the youngest.
+
+    So what training freezes (see `TrainingSet.grouped`) comes at least as early here, by the hashes of the leaders.
+    """
+    return group_asked(_Stored(connection), _asked(connection, unjudged=True), encoder)
+
+
+def group_asked(
+    texts: Texts, asked: NDArray[np.void], encoder: TextEncoder, *, others: Iterable[Sequence[str]] = ()
+) -> QuestionGroups:
+    """Group questions by their texts, and after them `others`, whose texts are there."""
+
+    def read() -> Iterator[tuple[Hashes, Sequence[str]]]:
+        for start in range(0, len(asked), _CHUNK):
+            ids = asked["id"][start : start + _CHUNK].tolist()
+            found = texts.read(ids)
+            yield _hashed([found[id].prompt for id in ids if id in found])
+        yield from map(_hashed, others)
+
+    return question_groups(read(), encoder)
 
 
 def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> list[Example]:
@@ -364,13 +433,52 @@ class _Examples:
     answers: Answers
     raters: tuple[RaterReliability, ...] = ()
     disregarded: int = 0
+    asked: NDArray[np.void] = field(default_factory=lambda: np.empty(0, dtype=ASKED))
 
 
 def _read(engine: Engine | Connection, end_user_weight: float, reviewer_weighting: bool) -> _Examples:
     with reading(engine) as connection:
         rows = connection.execute(_rated_and_siblings(end_user_weight > 0), execution_options=_STREAMED)
         served = _in_rated_groups(np.fromiter(_answer_rows(rows, end_user_weight), dtype=ANSWER))
-        return _distinct(connection, served, end_user_weight, reviewer_weighting)
+        found = _distinct(connection, served, end_user_weight, reviewer_weighting)
+        return replace(found, asked=_asked(connection))
+
+
+def _asked(connection: Connection, *, unjudged: bool = False) -> NDArray[np.void]:
+    """Return the questions that were judged, in the order in which they first were, then those that never were.
+
+    By the numbers of reviews, which only grow: what is judged later comes later, whenever it was asked. Then come
+    those of which answers were only compared, by the numbers of the comparisons.
+    """
+    first = (
+        select(Review.interaction_key.label("id"), func.min(Review.id).label("place"))
+        .group_by(Review.interaction_key)
+        .subquery()
+    )
+    sides = (
+        select(side.label("id"), Preference.id.label("place")) for side in (Preference.first_id, Preference.second_id)
+    )
+    compared = union_all(*sides).subquery()
+    wanted = select(Interaction.id, Interaction.user_prompt)
+    parts = [
+        wanted.join(of, of.c.id == Interaction.id).order_by(of.c.place, Interaction.id) for of in (first, compared)
+    ]
+    parts += [wanted.order_by(Interaction.id)] if unjudged else []
+    rows = (row for part in parts for row in connection.execute(part, execution_options=_STREAMED))
+    return _first_of_each(np.fromiter(((row.id, prompt_hash(row.user_prompt)) for row in rows), dtype=ASKED))
+
+
+def _first_of_each(questions: NDArray[np.void]) -> NDArray[np.void]:
+    """Return each question once, in the order in which they come."""
+    first = np.sort(np.unique(questions["prompt"], return_index=True)[1])
+    asked = np.empty(len(first), dtype=ASKED)
+    for name in asked.dtype.names or ():
+        asked[name] = questions[name][first]
+    return asked
+
+
+def _hashed(prompts: Sequence[str]) -> tuple[Hashes, Sequence[str]]:
+    return np.array([prompt_hash(prompt) for prompt in prompts], dtype=np.int64), prompts
 
 
 def _in_rated_groups(answers: Answers) -> Answers:

@@ -30,18 +30,34 @@ class Predictions:
     """Rated answers and what a model that was not fitted on them says of each.
 
     All arrays have one entry an answer: `question` numbers from 0 without gaps, `rating` 1-5, `probability` of being
-    correct, `rank` in the incoming order (nan where unknown).
+    correct, `rank` in the incoming order (nan where unknown). Questions with the same number in `group` ask for the
+    same, and are drawn together by the bootstrap: in two wordings, what one question proves is not proved twice.
     """
 
     question: Ints
     rating: Ints
     probability: Floats
     rank: Floats
+    group: Ints | None = None
 
     @property
     def label(self) -> Ints:
         """1 for a correct answer, 0 for any other."""
         return (self.rating >= GOOD_RATING).astype(np.intp)
+
+    @property
+    def drawn(self) -> Ints:
+        """For each question the number of its group, from 0 in the order of the first questions."""
+        group = (self.question if self.group is None else self.group)[np.unique(self.question, return_index=True)[1]]
+        first, number = np.unique(group, return_index=True, return_inverse=True)[1:]
+        in_order: Ints = np.argsort(np.argsort(first))[number]
+        return in_order
+
+    def only(self, rows: Mask | Ints) -> Predictions:
+        """Keep some rows, and number their questions anew."""
+        question = np.unique(self.question[rows], return_inverse=True)[1]
+        group = None if self.group is None else self.group[rows]
+        return Predictions(question, self.rating[rows], self.probability[rows], self.rank[rows], group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +121,23 @@ def pair_accuracy(question: Ints, margin: Floats, *, seed: int = 0, draws: int |
     """Return how often the better answer of a pair has the higher score: a `margin` above 0; 0 counts one half."""
     index = np.unique(question, return_inverse=True)[1]
     with single_threaded_blas():
-        weights = _Bootstrap(seed, draws).weights(index)
+        weights = _Bootstrap(seed, draws).weights(np.arange(int(index.max(initial=-1)) + 1))
         return Interval(*metrics.interval(metrics.mean(index, (np.sign(margin) + 1) / 2, weights)))
 
 
 def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
     question, label = predictions.question, predictions.label
-    weights = bootstrap.weights(question)
+    weights = bootstrap.weights(predictions.drawn)
     classed = {
         name: Interval(*metrics.interval(measure(question, label, predictions.probability, weights)))
         for name, measure in _MEASURES.items()
     }
     ranked = _with_rivals(question)
     known = ranked & ~np.isin(question, question[np.isnan(predictions.rank)])
-    orders = _orders(_only(predictions, ranked), bootstrap)
+    orders = _orders(_in_order(predictions, ranked), bootstrap)
     gain = None
     if known.any():
-        paired = _only(predictions, known)
+        paired = _in_order(predictions, known)
         orders["incoming"], gain = _against_incoming(paired, bootstrap)
     return Evaluation(
         answers=len(question),
@@ -135,7 +151,7 @@ def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
 
 
 def _orders(of: Predictions, bootstrap: _Bootstrap) -> dict[str, Order]:
-    weights = bootstrap.weights(of.question)
+    weights = bootstrap.weights(of.drawn)
     random = (Interval(value, value, value) for value in metrics.random_order(of.question, of.rating, of.label))
     return {
         "model": _order(of, of.probability, weights),
@@ -152,7 +168,7 @@ def _order(of: Predictions, key: Floats, weights: metrics.Weights) -> Order:
 
 
 def _against_incoming(of: Predictions, bootstrap: _Bootstrap) -> tuple[Order, Interval]:
-    weights = bootstrap.weights(of.question)
+    weights = bootstrap.weights(of.drawn)
     ours, theirs = (
         metrics.precision_at_1(of.question, of.rating, of.label, metrics.places(of.question, key), weights)
         for key in (of.probability, -of.rank)
@@ -166,27 +182,25 @@ def _with_rivals(question: Ints) -> Mask:
     return several
 
 
-def _only(of: Predictions, rows: Mask) -> Predictions:
+def _in_order(of: Predictions, rows: Mask) -> Predictions:
     """Keep some rows, in the incoming order where it is known, so that ties fall as they would when serving."""
     chosen = np.flatnonzero(rows)
-    chosen = chosen[np.argsort(of.rank[chosen], kind="stable")]
-    question = np.unique(of.question[chosen], return_inverse=True)[1]
-    return Predictions(question, of.rating[chosen], of.probability[chosen], of.rank[chosen])
+    return of.only(chosen[np.argsort(of.rank[chosen], kind="stable")])
 
 
 class _Bootstrap:
-    """Draws of questions; the same ones for equally many questions, so that each is drawn once."""
+    """Draws of groups of questions; the same ones for equally many groups, so that each is drawn once."""
 
     def __init__(self, seed: int, draws: int | None) -> None:
         self._seed = seed
         self._draws = draws
         self._known: dict[int, metrics.Weights] = {}
 
-    def weights(self, question: Ints) -> metrics.Weights:
-        """Return how often each question is in each draw, the sample itself first."""
-        questions = int(question.max(initial=-1)) + 1
-        if questions not in self._known:
-            usual = 200 if questions > metrics.MANY_QUESTIONS else 1000
+    def weights(self, drawn: Ints) -> metrics.Weights:
+        """Return how often each question is in each draw, the sample itself first, given their groups."""
+        groups = int(drawn.max(initial=-1)) + 1
+        if groups not in self._known:
+            usual = 200 if groups > metrics.MANY_QUESTIONS else 1000
             draws = usual if self._draws is None else self._draws
-            self._known[questions] = metrics.bootstrap_weights(questions, draws=draws, seed=self._seed)
-        return self._known[questions]
+            self._known[groups] = metrics.bootstrap_weights(groups, draws=draws, seed=self._seed)
+        return metrics.of_questions(self._known[groups], drawn)

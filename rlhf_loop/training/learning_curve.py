@@ -255,7 +255,7 @@ def learning_curve(
     Whole questions are drawn, so 50 answers mean as few questions as they would in practice. Of ratings alone, each
     with its weight: no pairs, which would blur what more ratings bring.
     """
-    data = examples if isinstance(examples, TrainingSet) else assemble(examples)
+    data = (examples if isinstance(examples, TrainingSet) else assemble(examples)).grouped(encoder)
     rows = rows_for(recipe, data, seed=seed)
     found = read_features(data, {recipe.name: rows}, encoder)
     data, features = data.only(rows & found.there), found.features[recipe.name]

@@ -45,6 +45,12 @@ def bootstrap_weights(questions: int, *, draws: int = 1000, seed: int = 0) -> We
     return weights
 
 
+def of_questions(weights: Weights, group: Ints) -> Weights:
+    """Return the weights of questions, given those of their groups, which are drawn as a whole."""
+    alone = len(group) == weights.shape[1] and bool((group == np.arange(len(group))).all())
+    return weights if alone else weights[:, group]
+
+
 def interval(values: Floats) -> tuple[float, float, float]:
     """Return the value of row 0 and the 95 % percentile interval of the draws; nan where nothing is defined."""
     drawn = values[1:][np.isfinite(values[1:])]

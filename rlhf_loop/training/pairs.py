@@ -151,6 +151,11 @@ class PairSet:
         table = np.column_stack(columns)
         return hashlib.sha256(of_ratings.encode() + table[np.lexsort(table.T)].tobytes()).hexdigest()
 
+    def prompts_but(self, known: NDArray[np.int64]) -> Iterator[list[str]]:
+        """Read the prompts of the pairs to other questions than those known, given by their hashes."""
+        for chunk in self.only(~np.isin(self.numbers["prompt"], known)).chunks():
+            yield [question.prompt for question in chunk.questions]
+
     def chunks(self) -> Iterator[PairChunk]:
         """Read the pairs in order, some at a time; one that was deleted or changed meanwhile is left out."""
         for start in range(0, len(self), _CHUNK):

@@ -14,7 +14,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.reward.splitting import holdout
-from rlhf_loop.training.data import TrainingSet, assemble, is_frozen
+from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     Material,
@@ -60,6 +60,20 @@ class PairReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentReport:
+    """The quality on unseen documents: the same answers as in `cross_validated`, judged by models that were fitted on
+    none of the question's answers, to no question.
+
+    `recurring` of these answers have a text that is rated for a question of another group as well. Questions that hang
+    together by such texts are dealt into folds as one; there are `linked` of these. None of it where too few are left.
+    """
+
+    recurring: int
+    linked: int
+    unseen: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:
     """A training and the quality of its model.
 
@@ -74,6 +88,9 @@ class TrainingReport:
     `end_user_weight`. With too few ratings by experts `judged_by` says that the end users' are counted and judged by,
     too, and `experts` is how many of all are experts'. `raters` are the experts who count less than others, and
     `disregarded` the answers that none but experts who count nothing have rated: they are not among the rated.
+
+    `groups` counts the questions, those that ask for the same as one; no split tears them apart. All measures are of
+    unseen questions and of documents as they come, known ones among them; `documents` has those of unseen documents.
 
     `calibration` has what was predicted beside what was given, of the same answers as `overall`. `growth` says what
     more ratings bring, as far as that was asked for.
@@ -104,6 +121,8 @@ class TrainingReport:
     disregarded: int = 0
     calibration: tuple[Bin, ...] = ()
     growth: Growth = Growth()
+    groups: int | None = None
+    documents: DocumentReport | None = None
 
     def __repr__(self) -> str:
         first = self.overall.orders["model"].precision_at_1
@@ -173,15 +192,19 @@ def train(
     compared = pairs if isinstance(pairs, PairSet) else pair_set(pairs)
     judged = judged_rows(data, min_samples)
     _check_judged(data, judged, min_samples)
+    started = perf_counter()
+    data = data.grouped(encoder, others=compared.prompts_but(data.asked["prompt"]))
+    grouping = perf_counter() - started
+    _check_judged(data, judged, min_samples=0)
     held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
     _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
     rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in recipes}
     found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
     of_pairs = read_pairs(compared, recipes, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
-    seconds = dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
+    seconds = {"grouping": grouping} | dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
     # Now, and not after the next line: there its prompts still have all their rated answers.
     question = data.question_of(compared.numbers["prompt"])
-    kept_out = np.isin(question, data.prompt[held]) | is_frozen(compared.numbers["prompt"], frozen_share)
+    kept_out = np.isin(question, data.prompt[held]) | is_frozen(data.group_of(compared.numbers["prompt"]), frozen_share)
     pair_rows = PairMatrix(compared, of_pairs, question, kept_out)
     if not found.there.all():
         data, held, judged = data.only(found.there), held[found.there], judged[found.there]
@@ -207,7 +230,8 @@ def train(
         encoder=encoder.id,
         rated=int(judged.sum()),
         unrated=found.candidates - len(data.row),
-        questions=len(np.unique(data.prompt[judged])),
+        questions=len(np.unique(data.prompt_hash[judged])),
+        groups=len(np.unique(data.prompt[judged])),
         positive=int(data.label[judged].sum()),
         trained_on=int((having & ~held).sum()),
         cross_validated=inside,
@@ -229,15 +253,16 @@ def train(
         calibration=bins(fit.probability[having], data.label[having]),
     )
     seconds["evaluation"] = perf_counter() - started
+    started = perf_counter()
+    report = replace(report, documents=_by_documents(material, chosen, inside[chosen], common, seed))
+    seconds["unseen documents"] = perf_counter() - started
     if goal is not None:
         started = perf_counter()
         of = _rated(data, found.features[chosen], rows[chosen], judged & ~held)
         report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
         seconds["learning curve"] = perf_counter() - started
     model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id)
-    fitted = np.union1d(
-        data.candidates["prompt"][data.row[rows[chosen] & ~held]], compared.numbers["prompt"][~kept_out]
-    ).astype(np.int64)
+    fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out]).astype(np.int64)
     return TrainingResult(model, report, data, judged, fit.probability, fitted)
 
 
@@ -305,7 +330,7 @@ def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_cla
 
 def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: float) -> Ints:
     """Return the prompts that are held out: the frozen ones, and others where these are too few to judge by."""
-    frozen = is_frozen(data.candidates["prompt"][data.row], frozen_share)
+    frozen = is_frozen(data.group_of(data.prompt_hash), frozen_share)
     held: Ints = np.unique(data.prompt[frozen])
     free = judged & ~frozen
     prompt, label = data.prompt[free], data.label[free]
@@ -315,6 +340,29 @@ def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: floa
         return held
     drawn = prompt[holdout(prompt, label, share=missing / len(np.unique(prompt)), seed=seed)]
     return np.union1d(held, drawn)
+
+
+def _by_documents(of: Material, recipe: str, known: Evaluation, rows: Mask, seed: int) -> DocumentReport:
+    """Judge once more, with questions that have an answer in common on the same side of each fold."""
+    data, fitted = of.data, of.rows[recipe] & ~of.held
+    # Only what is fitted on can have been seen.
+    number = linked_by_documents(data, fitted)
+    document = np.unique(data.candidates["document"][data.row], return_inverse=True)[1]
+    groups_of = np.bincount(np.unique(np.stack([document, data.prompt])[:, fitted], axis=1)[0], minlength=len(document))
+    report = DocumentReport(recurring=int((groups_of[document[rows]] > 1).sum()), linked=len(np.unique(number[rows])))
+    if not report.recurring:
+        return replace(report, unseen=known)
+    # Of pairs to questions without a rated answer nobody knows what they hang together with.
+    of_prompt = np.full(int(data.prompt.max()) + 2, -1, dtype=np.intp)
+    of_prompt[data.prompt] = number
+    question = of_prompt[of.compared.question]
+    pairs = replace(of.compared, question=question, held=of.compared.held | (question < 0))
+    try:
+        material = replace(of, data=replace(data, prompt=number), compared=pairs)
+        probability = fit_recipe(recipe_named(recipe), material, seed=seed).probability
+    except ValueError:
+        return report
+    return replace(report, unseen=evaluate(data.predictions(probability[rows], rows)))
 
 
 def _pair_report(of: PairMatrix, recipe: str, margin: Floats) -> PairReport:

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from rlhf_loop.cli import main
 from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.dataset import DatasetOptions, export_dataset, split_of
 from rlhf_loop.exchange.transfer import import_ratings
@@ -68,6 +69,12 @@ def rows(folder: Path, name: str) -> dict[str, list[dict[str, Any]]]:
 
 def prompts(parts: Sequence[dict[str, Any]]) -> set[str]:
     return {row.get("user_prompt") or row["prompt"] for row in parts}
+
+
+@pytest.fixture(autouse=True)
+def encoder_at_hand(monkeypatch: pytest.MonkeyPatch, quick: TextEncoder) -> None:
+    """An encoder that need not be loaded for each export."""
+    monkeypatch.setattr("rlhf_loop.exchange.dataset.load_encoder", lambda settings: quick)
 
 
 @pytest.fixture

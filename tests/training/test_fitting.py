@@ -106,7 +106,7 @@ def test_pairs_of_held_out_questions_are_not_fitted_on(
     model, report = again.model, again.report
     assert same_model(model, trained[0])
     assert (report.pairs.preferences, report.pairs.held_out, report.pairs.judged) == (6, 6, 6)
-    others = [replace(pair, prompt=f"And {pair.prompt}") for pair in pairs]
+    others = [replace(pair, prompt=f"Which planet is number {place} from the sun?") for place, pair in enumerate(pairs)]
     again = train(sample_examples, pairs=others, encoder=encoder)
     model, report = again.model, again.report
     assert not same_model(model, trained[0])

@@ -35,7 +35,7 @@ def test_the_report_has_all_numbers(
     assert report.cross_validated[report.recipe].answers == 176
     assert report.cut == 0
     assert set(report.seconds) == {
-        "reading",
+        *("grouping", "reading", "unseen documents"),
         *("passages features", "passages fit", "joint features", "joint fit", "evaluation"),
     }
     assert report.overall.gain is not None
@@ -179,7 +179,7 @@ def test_the_same_question_in_other_groups_stays_on_one_side(
     monkeypatch.setattr("rlhf_loop.training.train.evaluate", spy)
     report = train(examples, encoder=encoder, recipe="spy").report
     assert report.questions == 20
-    inside, outside, _ = (len(predictions.question) for predictions in seen)
+    inside, outside, *_ = (len(predictions.question) for predictions in seen)
     assert (inside, outside) == (72, 8)  # two of the twenty questions, with the four answers to each
 
 

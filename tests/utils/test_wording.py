@@ -2,38 +2,50 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.utils.text import counted, listed, percent, rounded, signed, verb
+from rlhf_loop.utils.wording import numbers_in, question_key
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(0, "0 answers are"), (1, "1 answer is"), (2, "2 answers are"), (1_200, "1,200 answers are")]
+    ("one", "other"),
+    [
+        ("What are the symptoms of Crohn's disease?", "what are the symptoms of crohn’s disease"),
+        ("What are the symptoms of Crohn's disease?", "WHAT ARE THE SYMPTOMS OF CROHNS DISEASE?!"),
+        ("Sjögren: what causes it?", "Sjo\u0308gren - what causes it"),
+        ("Sjögren: what causes it?", "Sjogren… what causes it?"),
+        ("Is 5\u00a0mg of ＡＳＰＩＲＩＮ safe?", "is 5 mg of aspirin safe"),
+        ("Is aspirin\u200b safe?", "Is aspi\u00adrin safe?"),
+        ("Isn't ibuprofen safe?", "Isnt ibuprofen safe?"),
+        ("How is diabetes treated?", "Hi doctor, could you please tell me how diabetes is treated? Thanks a lot!"),
+        ("How is diabetes treated?", "I was wondering if you know how diabetes is treated."),
+        ("What's this?", "whats this"),
+        ("什么是糖尿病？", "什么是糖尿病"),
+        ("¿Qué es la diabetes?", "que es la diabetes, por favor"),
+        ("???", " ??? "),
+    ],
 )
-def test_one_is_no_plural(number: int, said: str) -> None:
-    """Noun and verb agree with the number."""
-    assert f"{counted(number, 'answer')} {verb(number, 'is', 'are')}" == said
-
-
-def test_plurals_of_their_own() -> None:
-    """Where an s is not enough, the plural is given."""
-    assert [counted(number, "loss", "losses") for number in (0, 1, 2)] == ["0 losses", "1 loss", "2 losses"]
+def test_spellings_of_one_question(one: str, other: str) -> None:
+    """Punctuation, apostrophes, case, Unicode form and a polite frame make no other question."""
+    assert question_key(one) == question_key(other)
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
-    [(0, "0"), (1, "1"), (47.4, "47"), (99.6, "100"), (483, "480"), (1_250, "1,200"), (96_500, "96,000")],
+    ("one", "other"),
+    [
+        ("Is ibuprofen safe?", "Isn't ibuprofen safe?"),
+        ("What is type 1 diabetes?", "What is type 2 diabetes?"),
+        ("Can I take 5 mg?", "Can I take 50 mg?"),
+        ("What causes gout?", "What prevents gout?"),
+        ("What is this?", "What is that?"),
+        ("👍", "👎"),
+        ("", "?"),
+    ],
 )
-def test_about(number: float, said: str) -> None:
-    """Two digits count."""
-    assert rounded(number) == said
+def test_other_questions(one: str, other: str) -> None:
+    """A denial, a number or a word with a meaning makes another one."""
+    assert question_key(one) != question_key(other)
 
 
-def test_shares_and_signs() -> None:
-    """Percent sign and number stay together, and a minus is one."""
-    assert percent(0.725) == "72\N{NO-BREAK SPACE}%"
-    assert (signed(-0.05), signed(0.71)) == ("\N{MINUS SIGN}0.05", "0.71")
-
-
-@pytest.mark.parametrize(("names", "said"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
-def test_lists(names: list[str], said: str) -> None:
-    """The last one comes after an and."""
-    assert listed(names) == said
+def test_numbers() -> None:
+    """Words with a digit are found in any spelling, sorted and once."""
+    assert numbers_in("B12, 5 mg or ５ mg of b12?") == "5 b12"
+    assert numbers_in("None here") == ""

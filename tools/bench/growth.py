@@ -170,7 +170,7 @@ def _fill(folder: Path) -> dict[str, Any]:
     from tools.bench.synthesis import WordMeans
 
     encoder = _encoder(folder, WordMeans)
-    data = training_set(_engine(folder))
+    data = training_set(_engine(folder)).grouped(encoder)
     held = holdout(data.prompt, data.label, share=HOLDOUT_SHARE, seed=0)
     wanted = {name: np.zeros(len(data.candidates), dtype=np.bool_) for name in RECIPES}
     for name, recipe in RECIPES.items():

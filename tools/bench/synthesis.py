@@ -92,7 +92,8 @@ def _rows(rng: random.Random) -> Iterator[dict[str, Any]]:
     group = 0
     while True:
         base = rng.choice(prompts)
-        prompt = " ".join([base, *rng.sample(asked, 2)])
+        # With a number, without which the poor vectors of so many questions would make them all one group.
+        prompt = " ".join([base, *rng.sample(asked, 2), f"This is number {group + 1}."])
         if hash(prompt) in used:
             continue
         used.add(hash(prompt))

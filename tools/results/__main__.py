@@ -13,16 +13,17 @@ from dataclasses import fields
 import numpy as np
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import load_encoder
+from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.registry.training_run import library_versions
 from rlhf_loop.reward import RECIPES
 from rlhf_loop.reward.recipes import ANSWER_FEATURES
+from rlhf_loop.training.data import linked_by_documents
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import CurvePoint, learning_curve
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
 from tools.results import cost, plots
 from tools.results import experiments as run
-from tools.results.data import Ratings, load, read_examples
+from tools.results.data import FEEDBACKQA, Ratings, load, read_examples
 from tools.results.index import measured as vector_databases
 from tools.results.pairs import measured as pairs_and_end_users
 
@@ -41,6 +42,7 @@ def main() -> None:
     sections = [
         _introduction(ratings, encoder.id),
         _main_table(ratings, crossed),
+        _documents(ratings, crossed, encoder),
         _validation(ratings),
         _small(ratings),
     ]
@@ -104,7 +106,8 @@ returned by a real question-answering system and judged by medical experts; {dat
 (rating >= 4). The vectors are those of {encoder}, the default on this processor; [Benchmarks](BENCHMARKS.md) says what
 other precisions change.
 
-Rules: questions, never single answers, are split. What is judged was not seen by the model that judges it. Where a
+Rules: questions, never single answers, are split, with all that ask for the same in other words (`python -m
+tools.leaks` measures how these are found). What is judged was not seen by the model that judges it. Where a
 choice had to be made (features, penalty, the weight of a pair), it was made by cross-validation on the training split,
 and the prior of the calibration by draws of 50 answers from all questions. The 5-fold results on all questions contain
 the training split, so they are a little kind to recipe `passages`; by the validation split nothing was chosen. P@1
@@ -141,6 +144,45 @@ So the plain recipe ranks worse than doing nothing on this data, and would not g
 NDCG of `passages` by other conventions (first shuffling): {_other_ndcg(ratings)}.
 
 ![P@1 of each order](images/orders.png)"""
+
+
+def _documents(ratings: Ratings, crossed: dict[str, list[Evaluation]], encoder: TextEncoder) -> str:
+    other = load(encoder, FEEDBACKQA)
+    lines, counts = [], []
+    for label, of, recipes in (("MEDIQA", ratings, _NAMES), ("FeedbackQA", other, ("passages",))):
+        number = linked_by_documents(of.data)
+        document = of.data.candidates["document"][of.data.row]
+        asked = np.unique(np.stack([document, of.data.prompt]), axis=1)[0]
+        names, questions = np.unique(asked, return_counts=True)
+        recurring = np.isin(document, names[questions > 1])
+        prompts, groups, parts = (len(np.unique(each)) for each in (of.data.prompt_hash, of.data.prompt, number))
+        largest = np.bincount(np.unique(np.stack([number, of.data.prompt]), axis=1)[0]).max()
+        counts.append(
+            f"{label}: {len(document):,} answers to {prompts:,} questions, which are {groups:,} if those that ask for "
+            f"the same count as one; {recurring.mean():.0%} of the answers are rated for others, too, and by them the "
+            f"questions hang together in {parts:,} parts, the largest of {largest:,}."
+        )
+        for name in recipes:
+            known = crossed[name] if of is ratings else run.cross_validated(of, name)
+            for kind, found in (("known", known), ("unseen", run.on_unseen_documents(of, name))):
+                lines.append([label, f"`{name}`", kind, *_with_deviation(*run.summary([*map(run.Scores.of, found)]))])
+    return f"""## Known documents and unseen ones
+
+Documents recur: what answers one question answers, or fails to answer, others. So there are two numbers, and both are
+true. On *known* documents questions are split and documents come as they come: that is what happens in use, where
+tomorrow's questions are answered from the same documents, and all other numbers on this page are of this kind. On
+*unseen* ones questions that have an answer in common, or hang together by others that do, are in one fold, so that no
+model was fitted on any answer that it is judged on: that is what happens on the day on which new documents come.
+
+{chr(10).join(f"- {count}" for count in counts)}
+
+Five folds, mean ± standard deviation over {len(run.SEEDS)} shufflings.
+
+{table(("data", "recipe", "documents", *_HEADER), lines)}
+
+The gate goes by the first: it asks whether a new model is better in use than the incoming order and than the live one,
+which meet the very same documents; and where all hang together in a few parts, folds of them are too few and too uneven
+to decide by. `rlhf-loop train` prints both, the card of each version has both."""
 
 
 def _other_ndcg(ratings: Ratings) -> str:

@@ -19,6 +19,7 @@ from rlhf_loop.training.data import TrainingSet, assemble
 from rlhf_loop.training.fit import read_features, rows_for
 
 RATINGS = Path(__file__).parents[3] / "shared" / "data" / "expert_ratings.jsonl.gz"
+FEEDBACKQA = RATINGS.with_name("feedbackqa.jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ def read_examples(path: Path = RATINGS) -> tuple[list[Example], list[bool]]:
     examples = [
         Example(row["user_prompt"], row["ai_response"], row["rating"], row["group"], row["system_rank"]) for row in rows
     ]
-    return examples, [row["split"] == "validation" for row in rows]
+    return examples, [row["split"] in ("validation", "test") for row in rows]
 
 
-def load(encoder: TextEncoder) -> Ratings:
+def load(encoder: TextEncoder, path: Path = RATINGS) -> Ratings:
     """Read the ratings and compute the features of each recipe."""
-    examples, validation = read_examples()
-    data = assemble(examples)
+    examples, validation = read_examples(path)
+    data = assemble(examples).grouped(encoder)
     rows = {recipe.name: rows_for(recipe, data) for recipe in RECIPES.values()}
     return Ratings(data, read_features(data, rows, encoder).features, np.array(validation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Interval
 from rlhf_loop.reward import RECIPES, RewardClassifier
 from rlhf_loop.reward.splitting import folds
-from rlhf_loop.training.data import TrainingSet
+from rlhf_loop.training.data import TrainingSet, linked_by_documents
 from rlhf_loop.training.evaluation import Evaluation, evaluate
 from tools.results.data import Ratings
 
@@ -60,6 +60,12 @@ def summary(scores: Sequence[Scores]) -> tuple[Scores, Scores]:
 def cross_validated(ratings: Ratings, recipe: str, rows: Mask | None = None) -> list[Evaluation]:
     """Five folds by question, dealt anew for each seed; every answer is judged by a model fitted on other questions."""
     return list(_cross_validated(ratings.data, ratings.features[recipe], recipe, rows))
+
+
+def on_unseen_documents(ratings: Ratings, recipe: str) -> list[Evaluation]:
+    """Do the same with questions that have an answer in common, or hang together by others that do, in one fold."""
+    data = replace(ratings.data, prompt=linked_by_documents(ratings.data))
+    return list(_cross_validated(data, ratings.features[recipe], recipe, None))
 
 
 def out_of_fold(ratings: Ratings, recipe: str) -> Matrix:

@@ -73,15 +73,15 @@ def load(encoder: TextEncoder) -> Material:
     """Read the training split and compute all features that the simulations draw from."""
     examples, validation = read_examples()
     examples = [each for each, held in zip(examples, validation, strict=True) if not held]
-    data = assemble(examples)
+    data = assemble(examples).grouped(encoder)
     features = read_features(data, {RECIPE.name: rows_for(RECIPE, data)}, encoder).features[RECIPE.name]
     answers = [response for chunk in data.chunks() for each in chunk.questions for response in each.responses]
     prompts = [each.prompt for chunk in data.chunks() for each in chunk.questions for _ in each.responses]
     pairs = [
         Pair(prompts[better], answers[better], answers[other])
-        for question in np.unique(data.prompt)
-        for better in np.flatnonzero(data.prompt == question)
-        for other in np.flatnonzero(data.prompt == question)
+        for question in np.unique(data.question)
+        for better in np.flatnonzero(data.question == question)
+        for other in np.flatnonzero(data.question == question)
         if data.rating[better] > data.rating[other]
     ]
     length = np.array([len(text.split()) for text in answers])
