@@ -345,22 +345,32 @@ def test_two_annotators_are_two(sqlite_engine: Engine, tmp_path: Path) -> None:
 
 
 def test_parts_of_a_trace_are_counted(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """The first observation stands for its trace; a list of traces has only the scores' ids."""
+    """The first observation stands for its trace, whose score counts before that of a part; a list of traces has only
+    the scores' ids.
+    """
     rows = [
         {"id": "o1", "traceId": "t1", "parentObservationId": None, "input": "q", "output": "a", "rating": [4]},
         {"id": "o2", "traceId": "t1", "parentObservationId": "o1", "input": "x", "output": "y", "rating": [4]},
         {"id": "o3", "traceId": "t1", "parentObservationId": None, "input": "x", "output": "z", "rating": None},
         trace("s1", "s2", id="t2"),
         {"trace": trace(score(), id="t3"), "observations": []},
+        {"data": [trace(score(value=2), score(id="s2", observationId="o1", value=5), id="t4")], "meta": {"page": 1}},
+        {"id": "t5", "userId": "u1", "input": "q", "output": "e", "scores": {"rating": [3]}},
     ]
     report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
-    assert report.added == 3
+    assert report.added == 5
     assert report.ignored == (
         "rated observations inside of a trace (1)",
         "observations inside of a trace (1)",
         "scores of which there is only the id: export the scores, too (2)",
+        "scores of a part of a trace by whoever scored the trace (1)",
     )
-    assert [row[:2] for row in reviews(sqlite_engine)] == [("anonymous", 4), ("langfuse:u7", 4)]
+    assert [row[:2] for row in reviews(sqlite_engine)] == [
+        ("anonymous", 4),
+        ("langfuse:u7", 4),
+        ("langfuse:u7", 2),
+        ("anonymous", 3),
+    ]
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", "[broken", '{"diagnosis": "flu"}'])

@@ -81,7 +81,8 @@ class LangfuseLayout(Layout):
         if "id" in trace and is_missing(_get(values, "traceId")):
             # What the page of a trace gives: beside it what it is made of.
             return [{"scores": values.get("scores"), **trace}]
-        return None
+        # A page of the API.
+        return values["data"] if isinstance(values.get("data"), list) else None
 
     def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
         values = _plain(values)
@@ -100,9 +101,11 @@ class LangfuseLayout(Layout):
         trace_id = _get(values, "traceId")
         if is_missing(id := first_present(trace_id, _get(values, "id"))):
             raise ValueError("id is missing")
+        if isinstance(by_name := parse_json(_get(values, "scores")), Mapping):
+            values = {**values, **by_name, "scores": None}
         scores = self._scores(values)
         user = _get(values, "userId")
-        wanted = [score for score in scores if self._is_wanted(score)]
+        wanted = self._of_whole([score for score in scores if self._is_wanted(score)], user)
         names = [f"{TOOL}:score-{_get(score, 'id')}" for score in wanted]
         said = [self._said(score, user) for score in wanted]
         if in_column := self._in_column(values):
@@ -145,6 +148,17 @@ class LangfuseLayout(Layout):
             if isinstance(score, str):
                 self.pass_over("scores of which there is only the id: export the scores, too")
         return [score for score in scores if isinstance(score, Mapping)]
+
+    def _of_whole(self, scores: Sequence[Mapping[str, Any]], user: object) -> list[Mapping[str, Any]]:
+        """Leave out the scores of a part of the trace by whoever scored all of it, too."""
+        of_whole = {_reviewer(score, user) for score in scores if is_missing(_get(score, "observationId"))}
+        kept = []
+        for score in scores:
+            if is_missing(_get(score, "observationId")) or _reviewer(score, user) not in of_whole:
+                kept.append(score)
+            else:
+                self.pass_over("scores of a part of a trace by whoever scored the trace")
+        return kept
 
     def _in_column(self, values: Mapping[str, Any]) -> list[int]:
         """Return the ratings in a column of the table of traces: of several each is somebody's."""

@@ -179,7 +179,7 @@ class PhoenixLayout(Layout):
 
 
 def _of(value: object, *names: str) -> list[Any] | None:
-    found = first_present(*(as_mapping(value).get(name) for name in names))
+    found = parse_json(first_present(*(as_mapping(value).get(name) for name in names)))
     return found if isinstance(found, list) else None
 
 
@@ -240,7 +240,8 @@ def _texts(attributes: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return what a span was given and what it answered; a model's messages tell more than their JSON."""
     found = []
     for name in ("input", "output"):
-        messages = as_mapping(attributes.get("llm")).get(f"{name}_messages")
+        # In CSV that a data frame wrote lists are Python's, and the value says the same.
+        messages = _of(as_mapping(attributes.get("llm")), f"{name}_messages")
         value = as_mapping(attributes.get(name)).get("value")
         found.append(first_present(*(each for each in (messages, value) if parse_json(each) not in ([], {}))))
     return found[0], found[1]

@@ -54,6 +54,8 @@ class PreferenceLayout(Layout):
             storable(Rating(text, answer_text(name, value), candidate_group=_group(text)))
             for name, value in (("chosen", chosen), ("rejected", rejected))
         )
+        if better.ai_response == worse.ai_response:
+            raise ValueError("chosen and rejected are the same")
         return (FileRow(line, better, unsaid=_UNSAID, worse=worse),)
 
 
