@@ -38,6 +38,8 @@ _HASHER = PasswordHasher()
 #: Hashes computed at a time in a process: a flood of sign-ins must not take all of its memory.
 _HASHING = threading.BoundedSemaphore(2)
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
+#: A new one also begins so: "..", "." and "-" mean something else in addresses and commands.
+_NEW_NAME = re.compile(r"[a-z0-9]|_.*[a-z0-9]")
 #: Of nobody: those without a name, the visitors of our page (visitor:...), and whoever types commands (cli:...). A
 #: service of such a name would speak as they do in the names of its end users.
 _RESERVED = {
@@ -112,7 +114,7 @@ class Credentials:
     password_hash: str | None
 
 
-def checked_name(name: str) -> str:
+def checked_name(name: str, *, new: bool = False) -> str:
     """Return the name as it is stored: in lower case.
 
     Raises:
@@ -124,6 +126,8 @@ def checked_name(name: str) -> str:
             f"{name[:80]!r} cannot be a user's name. Use 1 to 64 of the letters a-z, digits, dots, hyphens and "
             "underscores."
         )
+    if new and not _NEW_NAME.match(lower):
+        raise AccountError(f"{lower!r} is not a valid name of a user. Begin it with a letter or a digit.")
     if lower in _RESERVED:
         raise AccountError(f"{lower!r} stands for {_RESERVED[lower]}. Choose another name.")
     return lower
@@ -135,7 +139,7 @@ def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str 
     Raises:
         AccountError: the name is taken or none, the password is refused, or a service was given one.
     """
-    name = checked_name(name)
+    name = checked_name(name, new=True)
     if password is not None and role == UserRole.SERVICE:
         raise AccountError(f"{name!r} is a service, and services have tokens and no password. Leave it out.")
     password_hash = None if password is None else hash_password(password, name=name)

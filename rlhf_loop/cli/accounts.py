@@ -49,7 +49,7 @@ def add_user(name: str, role: str, password_stdin: bool, link: bool) -> None:
     if role == UserRole.SERVICE and (password_stdin or link):
         raise click.UsageError("A service has tokens and no password. Leave --password-stdin and --link out.")
     engine = open_ratings()
-    accounts.checked_name(name)
+    accounts.checked_name(name, new=True)
     password = None if link or role == UserRole.SERVICE else _password(from_stdin=password_stdin)
     user = accounts.add(engine, name, role=UserRole(role), password=password, actor=operator())
     click.echo(f"{user.name} is added as {user.role}.")

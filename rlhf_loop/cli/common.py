@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
+import io
 import json
 import os
 import signal
@@ -25,6 +27,29 @@ if TYPE_CHECKING:
     from rlhf_loop.config import Settings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
+
+
+class FilePath(click.Path):
+    """The type of what names a file or a folder, there or not; a name that none could have is refused with a reason."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or refuse it before any work is done for it."""
+        try:
+            if not (text := os.fspath(value)):
+                self.fail("An empty text names no file. Give its name.", param, ctx)
+            os.stat(text)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            self.fail(f"{value!r} is not a valid name of a file: {error}. Choose another one.", param, ctx)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                shown = f"{os.fsdecode(value)[:60]!r}"
+                self.fail(f"{shown} is not a valid name of a file: {error.strerror}. Choose another one.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Commands(click.Group):
@@ -54,6 +79,10 @@ class Commands(click.Group):
             if signal.getsignal(stop) is signal.SIG_DFL:
                 with suppress(ValueError):
                     signal.signal(stop, self._stop)
+        for stream in (sys.stdout, sys.stderr):
+            # Names of files need not be UTF-8, nor has each terminal all characters: no message fails for that.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         before, sys.unraisablehook = sys.unraisablehook, self._drop
         try:
             return super().invoke(ctx)

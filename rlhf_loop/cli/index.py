@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import columns_option, progress_bar, read_settings, working
+from rlhf_loop.cli.common import FilePath, columns_option, progress_bar, read_settings, working
 
 if TYPE_CHECKING:
     from rlhf_loop.sources.index.documents import ParsedDocument
@@ -22,7 +22,7 @@ def index() -> None:
 
 
 @index.command(short_help="Index the documents of PATH...: files or whole folders.")
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=FilePath())
 @click.option(
     "--source", metavar="NAME", help="The name to list and delete them by. Default: the file's, or the folder's."
 )

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import click
 
-from rlhf_loop.cli.common import check_writable, open_ratings, print_json, progress_bar, read_settings, working
+from rlhf_loop.cli.common import (
+    FilePath,
+    check_writable,
+    open_ratings,
+    print_json,
+    progress_bar,
+    read_settings,
+    working,
+)
 
 _SHOWN = 100
 
@@ -86,7 +94,7 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
 
 
 @click.command(short_help="Write what the dashboard shows to a file.")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="rlhf_report.html")
+@click.argument("file", type=FilePath(dir_okay=False), default="rlhf_report.html")
 @click.option("--open", "shown", is_flag=True, help="Open it in the browser, too.")
 def report(file: Path, shown: bool) -> None:
     """Write what the dashboard shows to FILE (default: rlhf_report.html).

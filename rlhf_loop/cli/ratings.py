@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rlhf_loop.cli.common import (
+    FilePath,
     open_ratings,
     operator,
     pairs_option,
@@ -28,7 +29,7 @@ def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None)
     try:
         return float(lowest), float(highest)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not of the form MIN,MAX, e.g. 1,10.") from None
+        raise click.BadParameter(f"{value[:60]!r} is not of the form MIN,MAX, e.g. 1,10.") from None
 
 
 @click.group()
@@ -37,7 +38,7 @@ def ratings() -> None:
 
 
 @ratings.command("import", short_help="Store the ratings of FILE, whatever tool it comes from.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @ratings_columns_option
 @pairs_option(
     "--map",
@@ -137,7 +138,7 @@ def import_(
 
 
 @ratings.command("export", short_help="Write all ratings to FILE, for yourself or for other tools.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @click.option("--format", type=_OUT, help=_FORMAT_HELP)
 @click.option(
     "--min-gap",
@@ -151,7 +152,20 @@ def import_(
     "--score-name", metavar="NAME", default="rating", show_default=True, help="Langfuse: what the rating is called."
 )
 @click.option("--names", is_flag=True, help="hf-dataset: raters and ids as they are, not pseudonyms.")
-def export(file: Path, format: str | None, min_gap: int, conversational: bool, score_name: str, names: bool) -> None:
+@click.option(
+    "--for-spreadsheet",
+    is_flag=True,
+    help="CSV: put an apostrophe before each text that a spreadsheet would take for a formula. Not for an import.",
+)
+def export(
+    file: Path,
+    format: str | None,
+    min_gap: int,
+    conversational: bool,
+    score_name: str,
+    names: bool,
+    for_spreadsheet: bool,
+) -> None:
     """Write all ratings to FILE: CSV, JSONL or Parquet; a name that ends in .gz is compressed.
 
     One row for each review, and one for each answer without any. An import of the file restores them all. Preferences
@@ -168,6 +182,8 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
     from rlhf_loop.utils.text import counted
 
     if format == "hf-dataset":
+        if for_spreadsheet:
+            raise click.UsageError("--for-spreadsheet is for CSV, and hf-dataset is Parquet. Leave one of them out.")
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
         return
     options = ExportOptions(
@@ -175,6 +191,7 @@ def export(file: Path, format: str | None, min_gap: int, conversational: bool, s
         conversational=conversational,
         score_name=score_name,
         reviewer_weighting=read_settings().reviewer_weighting,
+        for_spreadsheet=for_spreadsheet,
     )
     with progress_bar(f"Exporting {file.name}") as progress:
         count = export_ratings(open_ratings(), file, format=format, options=options, progress=progress)

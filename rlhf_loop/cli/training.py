@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlhf_loop.cli.common import (
+    FilePath,
     check_writable,
     json_option,
     open_ratings,
@@ -55,7 +56,7 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
 @click.option(
     "--learning-curve",
     "curve",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     is_flag=False,
     flag_value="learning_curve.png",
     metavar="[PNG]",
@@ -231,7 +232,7 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
 
 
 @click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @ratings_columns_option
 @click.option(
     "--format",

@@ -385,6 +385,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         ImportFileError: it cannot be written, or something else is there.
     """
     folder = folder.resolve()
+    if not folder.name:
+        raise ImportFileError(f"The folder {str(folder)!r} cannot be replaced. Choose another place.")
     draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         _tidy(folder)

@@ -186,13 +186,15 @@ class ExportOptions:
 
     `min_gap` is by how much the ratings of two answers must differ to make a pair of them; `conversational` writes
     TRL's other form; `score_name` is what Langfuse shall call the rating. With `reviewer_weighting` experts count in
-    TRL's formats by how far they agree with the others, as in training.
+    TRL's formats by how far they agree with the others, as in training. `for_spreadsheet` puts an apostrophe before
+    each text of a CSV that a spreadsheet would take for a formula.
     """
 
     min_gap: int = 1
     conversational: bool = False
     score_name: str = SCORE_NAME
     reviewer_weighting: bool = True
+    for_spreadsheet: bool = False
 
 
 def export_ratings(
@@ -220,7 +222,10 @@ def export_ratings(
     format, container = chosen_format(path, format)
     columns = _columns(format, options := options or ExportOptions())
     done = 0
-    with reading(engine) as connection, written_file(path, container=container, columns=columns) as write:
+    with (
+        reading(engine) as connection,
+        written_file(path, container=container, columns=columns, for_spreadsheet=options.for_spreadsheet) as write,
+    ):
         total = count(connection) if progress and format in PLAIN else 0
         rows = _rows(connection, format, options)
         while chunk := list(islice(rows, _CHUNK)):

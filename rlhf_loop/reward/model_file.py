@@ -352,13 +352,13 @@ def _checked_scorer(path: Path, values: Mapping[str, Any], size: int) -> Scorer:
 
 
 def _numbers(name: str, values: object) -> Floats:
-    """Return a list of numbers as an array; a list of anything else is none.
+    """Return a list of numbers as an array.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: it is anything but that.
     """
     if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-        raise TypeError(f"{name} is not a list of numbers" if isinstance(values, list) else f"{name} is no list")
+        raise TypeError(f"{name} is not a list of numbers")
     return np.array(values, dtype=np.float64)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import AuditEntry
+from rlhf_loop.utils.text import unstorable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Entry:
 
 def note(connection: Connection, actor: str, action: str, target: str, detail: Mapping[str, Any] | None = None) -> None:
     """Add an entry in the transaction of what it is about, so that neither is there without the other."""
+    # The name of a file need not be UTF-8.
+    target = target.encode("utf-8", "replace").decode()
     values = {"actor": actor, "action": action, "target": target, "detail": dict(detail) if detail else None}
     connection.execute(insert(AuditEntry), values)
 
@@ -36,6 +39,8 @@ def entries(
     engine: Engine, *, before: int | None = None, actor: str | None = None, action: str | None = None, limit: int = 100
 ) -> list[Entry]:
     """Return the newest entries first; `before` is the id of the last one already seen."""
+    if any(name is not None and unstorable(name) for name in (actor, action)):
+        return []  # nobody has such a name
     wanted = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
     if before is not None:
         wanted = wanted.where(AuditEntry.id < before)

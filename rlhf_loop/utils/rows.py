@@ -29,6 +29,7 @@ from uuid import UUID
 
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.utils.files import whole_file
+from rlhf_loop.utils.text import without_formula
 
 EXTENSIONS = {
     ".csv": "csv",
@@ -153,8 +154,10 @@ Columns = Mapping[str, Kind]
 
 
 @contextmanager
-def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[WriteRows]:
+def written_file(path: Path, *, container: str, columns: Columns, for_spreadsheet: bool = False) -> Iterator[WriteRows]:
     """Write a file that appears whole, under its name, or not at all. `container` is csv, jsonl, json or parquet.
+
+    CSV `for_spreadsheet` has no text that a spreadsheet would compute; it is for people, and no import gets the same.
 
     The block gets a function that writes rows, to be called with one chunk of them after the other.
 
@@ -163,13 +166,18 @@ def written_file(path: Path, *, container: str, columns: Columns) -> Iterator[Wr
     """
     writers: dict[str, Callable[[IO[bytes], Columns], AbstractContextManager[WriteRows]]]
     writers = {"csv": _csv_writer, "jsonl": _jsonl_writer, "json": _json_writer, "parquet": _parquet_writer}
-    if container == "csv" and ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:]):
-        writers["csv"] = partial(_csv_writer, delimiter="\t")
+    if container == "csv":
+        tabs = ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
+        writers["csv"] = partial(_csv_writer, delimiter="\t" if tabs else ",", for_spreadsheet=for_spreadsheet)
+    elif for_spreadsheet:
+        raise ImportFileError(
+            f"A spreadsheet opens CSV, and {path.name!r} is {container}. End the name in .csv or .tsv."
+        )
     make = writers[container]
-    path = path.resolve()  # a link stays a link: its target is what gets replaced
-    if path.exists() and not path.is_file():
-        raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
     try:
+        path = path.resolve()  # a link stays a link: its target is what gets replaced
+        if path.exists() and not path.is_file():
+            raise ImportFileError(f"{str(path)!r} exists and is not a regular file. Choose another name.")
         with whole_file(path) as file, _compressed(file, path) as stream, make(stream, columns) as write:
             yield write
     except OSError as error:
@@ -363,7 +371,7 @@ def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _csv_writer(stream: IO[bytes], columns: Columns, *, delimiter: str = ",") -> Iterator[WriteRows]:
+def _csv_writer(stream: IO[bytes], columns: Columns, *, delimiter: str, for_spreadsheet: bool) -> Iterator[WriteRows]:
     """Write CSV by RFC 4180: CR LF at the row's end, a cell quoted where it must be, nothing for a missing value.
 
     In a file named .tsv tabs stand between the cells.
@@ -377,7 +385,8 @@ def _csv_writer(stream: IO[bytes], columns: Columns, *, delimiter: str = ",") ->
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(columns)
     try:
-        yield lambda rows: writer.writerows([_csv_cell(value) for value in row] for row in rows)
+        cell = _spreadsheet_cell if for_spreadsheet else _csv_cell
+        yield lambda rows: writer.writerows(map(cell, row) for row in rows)
     finally:
         text.detach()
 
@@ -432,6 +441,10 @@ def _csv_cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _spreadsheet_cell(value: Any) -> Any:
+    return without_formula(value) if isinstance(value, str) else _csv_cell(value)
 
 
 def _json(columns: Columns, row: Row) -> bytes:

@@ -11,6 +11,8 @@ _LONGEST_LABEL = 2_000
 #: Characters for no database and no page: control characters except line breaks and tabs, and lone surrogates.
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
+#: A text that begins so is a formula to a spreadsheet (OWASP, CSV injection), some in their wide forms, too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # What a database cannot store as text: PostgreSQL has no NUL, and a lone surrogate has no UTF-8 form.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -28,6 +30,11 @@ def clean_text(text: str) -> str:
 def one_line(text: object) -> str | None:
     """Return a title or the like in one line of at most 2,000 characters, None if there is nothing to read."""
     return (" ".join(clean_text(text[:_LONGEST_LABEL]).split()) or None) if isinstance(text, str) else None
+
+
+def without_formula(text: str) -> str:
+    """Return the text with an apostrophe before it if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def web_address(url: object) -> str | None:

@@ -39,6 +39,54 @@ def test_version_and_help() -> None:
         assert "Usage: main" in result.output
 
 
+LONG = "x" * 4_000
+#: What cannot be the name of a file, of a user, of a version, and of nothing; the last one is not UTF-8.
+FILES, USERS, VERSIONS = (("", LONG, "a\0b"), ("", ".", "..", "-", "a/b", LONG), ("", "..", "../x", LONG, "\u200b"))
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("ratings import NAME", FILES),
+        ("ratings export NAME --format csv", FILES),
+        ("ratings export NAME --format hf-dataset", (*FILES, "/", "..")),
+        ("report NAME", (*FILES, "..")),
+        ("warm NAME", FILES),
+        ("index add NAME", FILES),
+        ("train --learning-curve NAME", FILES),
+        ("users add NAME --role rater --link", USERS),
+        ("users set NAME --inactive", USERS),
+        ("tokens add it --user NAME --scope rerank", USERS),
+        ("models show NAME", VERSIONS),
+        ("models promote NAME --force --reason it", VERSIONS),
+        ("models compare NAME 1", VERSIONS),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str, command: str, names: tuple[str, ...]
+) -> None:
+    """Empty, of dots, with slashes or NUL, of 4,000 characters: exit code 2 and a message, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for name in names:
+        result = call(database, *(name if word == "NAME" else word for word in command.split()))
+        assert (result.exit_code, bool(result.output)) == (2, True), (name[:20], result.output)
+        assert "Traceback" not in result.output
+    assert [path for path in sorted(tmp_path.rglob("*")) if not path.name.startswith("rlhf.db")] == [
+        path for path in before if not path.name.startswith("rlhf.db")
+    ]
+
+
+def test_names_that_are_not_utf_8_are_taken_and_shown(tmp_path: Path, database: str) -> None:
+    """A file's name may be any bytes: it is written, read back, audited, and printed with an escape."""
+    file = tmp_path / "\udcff.csv"
+    csv_file(tmp_path, "q,a,3").rename(file)
+    assert call(database, "ratings", "import", file).exit_code == 0
+    assert "\\udcff.csv" in call(database, "ratings", "export", file).output
+    assert "?.csv" in call(database, "audit").output
+    assert call(database, "audit", "--actor", "\udcff", "--action", "a\0b").output == ""
+
+
 def test_init_can_run_twice(database: str) -> None:
     """init makes the database and says so, a second time as well."""
     for _ in range(2):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from sqlalchemy import Engine, text
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange.transfer import InvalidRowsError, export_ratings, import_ratings
+from rlhf_loop.exchange.transfer import ExportOptions, InvalidRowsError, export_ratings, import_ratings
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import make_engine, transaction
 from rlhf_loop.store.interactions import rate, record, stats
@@ -191,6 +192,24 @@ def test_an_export_is_whole_or_absent(sqlite_engine: Engine, tmp_path: Path, nam
     with pytest.raises(KeyboardInterrupt):
         export_ratings(sqlite_engine, path, progress=fail)
     assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [(name, "older")]
+
+
+def test_no_cell_of_a_file_for_spreadsheets_is_a_formula(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """With the option what begins as a formula gets an apostrophe, in each form of CSV; other files are refused it."""
+    record(sqlite_engine, [Rating("=cmd|' /C calc'!A0", "-1 is less\nthan 0.", rating=4, feedback_comment="@SUM(A1)")])
+    options = ExportOptions(for_spreadsheet=True)
+    for name in ("a.csv", "a.tsv"):
+        export_ratings(sqlite_engine, tmp_path / name, options=options)
+        with (tmp_path / name).open(newline="") as file:
+            (row,) = csv.DictReader(file, delimiter="\t" if name == "a.tsv" else ",")
+        assert row["user_prompt"] == "'=cmd|' /C calc'!A0"
+        assert (row["ai_response"], row["feedback_comment"]) == ("'-1 is less\nthan 0.", "'@SUM(A1)")
+        assert row["rating"] == "4"
+    export_ratings(sqlite_engine, tmp_path / "as-it-is.csv")
+    assert "\n=cmd" in (tmp_path / "as-it-is.csv").read_text()
+    with pytest.raises(ImportFileError, match=r"End the name in \.csv"):
+        export_ratings(sqlite_engine, tmp_path / "a.jsonl", options=options)
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 def test_an_export_to_nowhere_is_refused(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -60,10 +60,11 @@ def _index(product: Product, whole: Product, dice: random.Random) -> Iterator[Fi
 def _worker(product: Product, dice: random.Random) -> Iterator[Finding]:
     """Kill a worker while it trains; what it started ends or goes on, and the next one does what is due."""
     usual = product.copy(product.folder.with_name("whole-worker")).run("worker", "--once")
+    left = 0
     for _ in range(_KILLS):
         process = product.start("worker", "--once", name="worker")
         _kill_after(process, dice.uniform(0.2, 1.0) * usual.seconds, alone=True)
-    left = len(_processes(product.folder))
+        left += len(_processes(product.folder))
     with suppress(Exception):
         until(lambda: not _processes(product.folder), "", limit_s=120)
     still = len(_processes(product.folder))

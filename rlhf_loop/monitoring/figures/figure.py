@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.utils.text import without_formula
 
 Value = str | int | float | date | datetime | None
 
@@ -105,8 +106,6 @@ def three(of: Interval | None) -> tuple[float | None, float | None, float | None
     return (of.value, of.low, of.high) if of else (None, None, None)
 
 
-#: What begins like that is a formula to a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _UNKNOWN = "–"
 
 
@@ -193,5 +192,5 @@ def _written(value: Value) -> str | int | float:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return without_formula(value)
     return value
