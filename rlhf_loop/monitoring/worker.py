@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 GRACE_S = 20.0
 _SETTLE_EVERY, _CHECK_EVERY = timedelta(minutes=1), timedelta(minutes=5)
 _LOOK_EVERY_S = 0.2
+#: A clock that says so much less than at the last look was put back, and not only kept right.
+_PUT_BACK = timedelta(seconds=10)
 #: Of what a training prints, so much goes into the log; the report is at its end.
 _SAID = 4_000
 _FIELDS = 5
@@ -122,10 +124,15 @@ class Worker:
         now = datetime.now(UTC)
         at = now if job.at_once else job.after(now)
         # By the clock, in short waits: what was missed while a laptop slept is done once, as soon as it wakes.
-        while not self._stopped.wait(min(max((at - datetime.now(UTC)).total_seconds(), 0), _LOOK_EVERY_S)):
-            if datetime.now(UTC) >= at:
+        while not self._stopped.wait(min(max((at - now).total_seconds(), 0), _LOOK_EVERY_S)):
+            before, now = now, datetime.now(UTC)
+            if now < before - _PUT_BACK:
+                # Else it would stand still until the clock says again what it said before.
+                at = min(at, job.after(now))
+            if now >= at:
                 _do(job)
-                at = job.after(datetime.now(UTC))
+                now = datetime.now(UTC)
+                at = job.after(now)
 
     def _settle(self) -> bool:
         ensure_schema(self._engine)

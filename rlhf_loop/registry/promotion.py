@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -214,7 +214,10 @@ def _promoted(
         version, before = named(connection, name), live_version(connection)
         if before is not None and before.id != version.id:
             state, why = fate or (ModelState.RETIRED, f"Replaced by {version.version}.")
-            gone = {"state": state, "reason": why, "changed_at": now, "live_until": now}
+            # The clock may have been put back: the one that was live last is still the one to go back to.
+            latest = connection.execute(select(func.max(ModelVersion.live_until))).scalar()
+            until = max(now, latest + timedelta(microseconds=1)) if latest else now
+            gone = {"state": state, "reason": why, "changed_at": now, "live_until": until}
             connection.execute(update(ModelVersion).where(ModelVersion.id == before.id).values(gone))
         if before is None or before.id != version.id:
             came = {"state": ModelState.LIVE, "reason": reason, "changed_at": now, "live_from": now, "live_until": None}

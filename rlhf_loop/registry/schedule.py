@@ -51,7 +51,7 @@ def due(
             select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
         ).scalar_one()
         new = _new_ratings(connection, last, seen) if last else rated
-    if failed is not None and now - failed < _AFTER_FAILURE and (last is None or failed > last):
+    if failed is not None and abs(now - failed) < _AFTER_FAILURE and (last is None or failed > last):
         return Due(False, f"The last training failed at {failed:%Y-%m-%d %H:%M} UTC; the next try is an hour later.")
     if rated < MIN_SAMPLES:
         return Due(False, f"Only {rated} answers are rated by experts; training needs {MIN_SAMPLES}.")

@@ -165,7 +165,7 @@ def written_file(path: Path, *, container: str, columns: Columns, for_spreadshee
         ImportFileError: the place cannot be written, or rows of that kind cannot be in such a file.
     """
     writers: dict[str, Callable[[IO[bytes], Columns], AbstractContextManager[WriteRows]]]
-    writers = {"csv": _csv_writer, "jsonl": _jsonl_writer, "json": _json_writer, "parquet": _parquet_writer}
+    writers = {"jsonl": _jsonl_writer, "json": _json_writer, "parquet": _parquet_writer}
     if container == "csv":
         tabs = ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
         writers["csv"] = partial(_csv_writer, delimiter="\t" if tabs else ",", for_spreadsheet=for_spreadsheet)

@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from databases import sqlite_database
@@ -231,6 +232,38 @@ def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.Mo
     thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
     assert (tmp_path / "done").read_text() == "trained "
+
+
+def test_a_clock_that_is_put_back_stops_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose time was far ahead is done at its next time by the new clock, and not once the old one is reached."""
+    ahead, looks = timedelta(days=1), threading.Event()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + ahead
+
+    def after(self: Schedule, now: datetime) -> datetime:
+        return now + timedelta(hours=1) if ahead else now
+
+    def settle(self: Worker) -> bool:
+        looks.set()
+        return True
+
+    done = threading.Event()
+    monkeypatch.setattr("rlhf_loop.monitoring.worker.datetime", Clock)
+    monkeypatch.setattr(Schedule, "after", after)
+    monkeypatch.setattr(Worker, "_settle", settle)
+    monkeypatch.setattr(Worker, "_check", lambda self: True)
+    monkeypatch.setattr(Worker, "_retrain", lambda self: done.set() or True)
+    worker = Worker(settings, retrain=[])
+    thread = running(worker)
+    assert looks.wait(PATIENCE_S)
+    ahead = timedelta()
+    assert done.wait(PATIENCE_S)
+    worker.stop()
+    thread.join(timeout=PATIENCE_S)
+    assert not thread.is_alive()
 
 
 def test_signals_are_given_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ import hashlib
 import json
 import pickle
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ModelFileError, RegistryError
 from rlhf_loop.ranking import Ranker
-from rlhf_loop.registry import Version
+from rlhf_loop.registry import Version, promotion
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import load, save, serialised, sum_file
 from rlhf_loop.store import audit
@@ -146,6 +148,20 @@ def test_rollback_goes_back_step_by_step(house: House) -> None:
     assert house.states == ["rejected", "rejected", "live"]
     with pytest.raises(RegistryError, match="nothing to go back to"):
         registry.rollback(house.engine, house.settings, actor="dora")
+
+
+def test_rollback_knows_the_order_though_the_clock_was_put_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was live last is what a rollback reaches, whatever the clock said when it was replaced."""
+    _, second = house.add(), house.add()
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr(promotion, "datetime", Yesterday)
+    house.add()
+    assert registry.rollback(house.engine, house.settings, actor="dora").version == second.version
 
 
 def test_a_damaged_version_does_not_go_live(house: House) -> None:

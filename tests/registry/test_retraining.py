@@ -91,9 +91,9 @@ def test_drift(engine: Engine) -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize(("hours", "expected"), [(0.5, False), (1.5, True)])
+@pytest.mark.parametrize(("hours", "expected"), [(0.5, False), (1.5, True), (-48, True)])
 def test_a_failure_is_not_repeated_at_once(engine: Engine, hours: float, expected: bool) -> None:
-    """After a failed run nothing is due for an hour; a failure is no training, so then it is due as before."""
+    """After a failed run nothing is due for an hour, unless the clock is put back; a failure is no training."""
     add(engine, 60, at=NOW - timedelta(days=30))
     ran(engine, at=NOW, status="failed")
     assert due(engine, SETTINGS, now=NOW + timedelta(hours=hours)).due == expected

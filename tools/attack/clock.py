@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,18 +22,28 @@ def library(given: Path | None) -> Path | None:
     return given or next((path for place in _PLACES if (path := Path(place, _LIBRARY)).exists()), None)
 
 
-class Clock:
-    """A clock that processes with its environment go by; it reads so many seconds more than the true one."""
+#: Read by Python as it starts: libfaketime 0.9.10 breaks the call that time.sleep makes if it leaves that clock alone.
+_SLEEP = "import select, time\ntime.sleep = lambda seconds: (select.select([], [], [], seconds), None)[1]\n"
 
-    def __init__(self, folder: Path, library: Path) -> None:
-        self._file = folder / "clock"
+
+class Clock:
+    """A clock that processes with its environment go by; it reads so many seconds more than the true one.
+
+    Only the time of day is false: how long something takes is measured by another clock, which never jumps.
+    """
+
+    def __init__(self, product: Product, library: Path) -> None:
+        self._file = product.folder / "clock"
         self.set(0)
+        shim = product.folder / "shim"
+        shim.mkdir()
+        (shim / "sitecustomize.py").write_text(_SLEEP)
         self.environ: Mapping[str, str] = {
+            "PYTHONPATH": f"{shim}{os.pathsep}{product.environ['PYTHONPATH']}",
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
         }
 
     def set(self, seconds: int) -> None:
@@ -57,7 +68,7 @@ def attack(bare: Product, trained: Product, *, given: Path | None) -> Iterator[F
 
 
 def _server(product: Product, library: Path, name: str, seconds: int) -> Finding:
-    clock = Clock(product.folder, library)
+    clock = Clock(product, library)
     with product.served(environ={**clock.environ, "RLHF_RATE_LIMIT": "60 per minute"}) as server:
         before = _asked(product, server, 1)
         for number in range(70):  # to the limit and beyond
@@ -86,7 +97,7 @@ def _asked(product: Product, server: Running, turn: int) -> list[int]:
 
 def _worker(product: Product, library: Path, name: str, seconds: int) -> Finding:
     """Let a worker look, the clock jump back, and five minutes pass: it has looked again."""
-    clock = Clock(product.folder, library)
+    clock = Clock(product, library)
     environ = {**clock.environ, "RLHF_WORKER_SCHEDULE": "* * * * *"}
     process = product.start("worker", environ=environ, name="worker")
     log = product.folder / "worker.err"
@@ -114,7 +125,7 @@ def _worker(product: Product, library: Path, name: str, seconds: int) -> Finding
 
 def _trainings(product: Product, library: Path) -> Finding:
     """Promote three versions, the last one while the clock is a day behind; then go back by one, and train."""
-    clock = Clock(product.folder, library)
+    clock = Clock(product, library)
     for seed in ("1", "2"):
         product.run("train", "--seed", seed, environ=clock.environ)
     versions = [each["version"] for each in json.loads(product.run("models", "list", "--json").out)]
