@@ -114,12 +114,12 @@ def to_rating(values: Mapping[str, Any]) -> Rating:
         ValueError: the row cannot be stored; the message says why, with the value.
     """
     for name in REQUIRED:
-        # An empty text is there, and said to be empty.
-        if is_missing(values.get(name)) and values.get(name) != "":
+        if values.get(name) is None:
             raise ValueError(f"{name} is missing")
     parsed: dict[str, Any] = {}
     for name, value in values.items():
-        if is_missing(value) and name not in REQUIRED:
+        # An empty text that is needed is said to be empty, and a data frame's NaN, which is not itself, not to be one.
+        if value is None or (name not in REQUIRED and (value == "" or value != value)):
             continue
         parse = _PARSERS.get(name)
         # Most cells are texts as they are.

@@ -44,6 +44,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_ROWS = 1000
 _JSON_READ = 1 << 18
+_UUID_BYTES = 16
 #: Characters that one object of a JSON array may have: what is broken would else be read to the file's end.
 _LONGEST_OBJECT = 1 << 26
 #: What reading a damaged gzip-compressed file raises.
@@ -338,6 +339,8 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
 def _python_values(column: Any, pa: Any) -> list[Any]:
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at the microsecond
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+    if pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == _UUID_BYTES:
+        return [None if value is None else str(UUID(bytes=value)) for value in column.to_pylist()]
     return [_as_in_json(value) for value in column.to_pylist()]
 
 

@@ -151,6 +151,19 @@ def test_columns_are_named_on_the_command_line(database: str, tmp_path: Path) ->
     assert (result.exit_code, "FIELD=NAME" in result.stderr) == (2, True)
 
 
+def test_tags_are_named_on_the_command_line(database: str, tmp_path: Path) -> None:
+    """--map says which answer a tag of Label Studio shows; files without tags have no use for it."""
+    stars = {"from_name": "stars", "to_name": "txt-2", "type": "rating", "value": {"rating": 4}}
+    task = {"data": {"prompt": "q", "answer1": "a", "answer2": "b"}, "annotations": [{"id": 1, "result": [stars]}]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([task]))
+    command = ("ratings", "import", "--from", "label-studio", path)
+    assert "--map txt-2=answer1" in call(database, *command).stderr
+    assert "2 added" in call(database, *command, "--map", "txt-2=answer2").output
+    assert "TAG=FIELD" in call(database, *command, "--map", "txt-2").stderr
+    assert "has no tags" in call(database, "ratings", "import", path, "--map", "txt-2=answer2").stderr
+
+
 @pytest.mark.parametrize(
     ("database_url", "arguments", "message"),
     [("mysql://h/d", ["init"], "not supported"), ("sqlite://", ["ratings", "import", "absent.csv"], "cannot be read")],

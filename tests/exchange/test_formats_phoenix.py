@@ -229,6 +229,9 @@ def test_what_is_said_of_a_trace_is_about_its_first_span(sqlite_engine: Engine, 
         said | {"session_id": "s"},
         said | {"span_id": SPAN_ID, "document_position": 0},
     ]
+    late = write_jsonl(tmp_path / "late.jsonl", [*rows, said | {"trace_id": "t", "updated_at": "late"}])
+    labels = Labels(score_name="user feedback")
+    assert "rated_at is 'late'" in reasons(sqlite_engine, late, format="phoenix", labels=labels)[7]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     report = import_ratings(sqlite_engine, path, format="phoenix", labels=Labels(score_name="user feedback"))
     assert stored(sqlite_engine) == [RATED, (*RATED[:3], "phoenix:user-4", 1, None, "end_user")]

@@ -158,6 +158,7 @@ def test_parquet_is_read_with_its_own_types(engine: Engine, tmp_path: Path) -> N
         ("score", pa.decimal128(9, 2), Decimal("0.25"), 0.25),
         ("external_id", pa.float64(), 101.0, "101"),
         ("external_id", pa.uuid(), UUID(int=7).bytes, str(UUID(int=7))),
+        ("external_id", pa.binary(16), UUID(int=7).bytes, str(UUID(int=7))),
         ("candidate_group", pa.float64(), 12.0, "12"),
         ("external_id", pa.binary(), b"t1", "t1"),
         ("created_at", pa.date32(), date(2026, 5, 1), "2026-05-01 00:00:00.000000"),

@@ -59,10 +59,13 @@ class PhoenixLayout(Layout):
 
     def finish(self) -> Iterable[FileRow]:
         for line, trace, said in self._of_traces:
-            if trace in self._first:
-                yield _row(line, {**said, "external_id": self._first[trace]}, elsewhere=True)
-            else:
+            if trace not in self._first:
                 self.pass_over("annotations of a trace whose first span is not in the file")
+                continue
+            try:
+                yield _row(line, {**said, "external_id": self._first[trace]}, elsewhere=True)
+            except ValueError as error:
+                yield FileRow(line, None, str(error))
 
     def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
         # A whole dataset is one object, and so is a request of OTLP's and what is sent to the API.
