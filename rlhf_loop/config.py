@@ -116,7 +116,7 @@ class Settings:
         0, "Proxies in front of the server whose X-Forwarded-For and X-Forwarded-Proto are to be trusted."
     )
     rate_limit: str = _setting(
-        "600 per minute", "Requests of one token, user or address, for each process, as in 100 per minute; 0: no limit."
+        "600 per minute", "Requests of one token, user or address, as in 100 per minute; 0: no limit."
     )
     review_blind: bool = _setting(False, "Hide from raters where an answer comes from.")
     review_daily_goal: int = _setting(30, "Ratings a day that the review screen asks of each rater; 0: no goal.")

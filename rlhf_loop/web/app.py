@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request, url_for
@@ -70,7 +71,7 @@ def blueprint(
     from rlhf_loop.web.prometheus import Instruments
 
     service = service or AnswerService(settings, sources=sources)
-    return _routes(settings, service, WarmUp(service), Instruments())
+    return _routes(settings, service, WarmUp(service), Instruments(), None)
 
 
 def create_app(
@@ -80,10 +81,12 @@ def create_app(
     service: AnswerService | None = None,
     warm_up: bool = False,
     counts: Instruments | None = None,
+    limits: Path | None = None,
 ) -> Flask:
     """Return an application with these routes and nothing else; `warm_up` begins to load at once, in a thread.
 
-    Not for a process that will fork: no thread survives that. `counts` are instruments that somebody else reads, too.
+    Not for a process that will fork: no thread survives that. `counts` are instruments that somebody else reads, too;
+    `limits` is a file by which several processes count requests together for the rate limit.
     """
     from rlhf_loop.web.prometheus import Instruments
 
@@ -95,7 +98,7 @@ def create_app(
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=settings.proxies, x_proto=settings.proxies, x_host=0, x_port=0, x_prefix=0
         )
-    app.register_blueprint(_routes(settings, service, warmup, counts))
+    app.register_blueprint(_routes(settings, service, warmup, counts, limits))
     # Once more for the whole application: what is not found belongs to no blueprint.
     app.before_request(_begin)
     app.after_request(_finish)
@@ -112,7 +115,9 @@ def create_app(
     return app
 
 
-def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: Instruments) -> Blueprint:
+def _routes(
+    settings: Settings, service: AnswerService, warmup: WarmUp, counts: Instruments, limits: Path | None
+) -> Blueprint:
     # Here, as the library has to be told first where the processes of a server count together.
     from rlhf_loop.web import prometheus
 
@@ -131,7 +136,7 @@ def _routes(settings: Settings, service: AnswerService, warmup: WarmUp, counts: 
     database = Database(settings)
     web.register_error_handler(DatabaseError, lambda error: _no_database(error, database))
     web.register_error_handler(Exception, _unexpected)
-    guard, api = Guard(settings, database), Api(web)
+    guard, api = Guard(settings, database, counts=limits), Api(web)
     answers.add_routes(api.tagged("Answers"), service, warmup, guard)
     pages.add_routes(api.tagged("Pages"), settings, service, guard)
     web.before_request(guard.limit)

@@ -11,13 +11,15 @@ import math
 import os
 import re
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from pathlib import Path
+from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from flask import Response, abort, after_this_request, current_app, redirect, request, url_for
@@ -32,9 +34,6 @@ from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.store.engine import answered, hurried
 from rlhf_loop.web.problems import error_format
 from rlhf_loop.web.process import Database
-
-if TYPE_CHECKING:
-    from limits.strategies import RateLimiter
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,8 @@ FORM_HEADER = "X-Form-Token"
 _DOWN_S = 5.0
 #: So long a request waits to note that it was made, where others write.
 _NOTE_PATIENCE_S = 0.1
+#: So long a request waits for its turn to be counted.
+_COUNTING_S = 2.0
 #: Health checks come every few seconds from one address, and a page brings its files along.
 _UNLIMITED = (".healthz", ".readyz", ".static")
 #: Free for this machine only: others may ask as often as for anything else.
@@ -77,7 +78,7 @@ _Result = TypeVar("_Result")
 class Guard:
     """Answers for the current request; what it finds is kept for the request's time.
 
-    `clock` and `timer` are for tests.
+    `counts` is a file in which several processes count their requests together; `clock` and `timer` are for tests.
 
     Raises:
         ConfigError: the rate limit cannot be read, or sessions would end at once or hardly ever.
@@ -88,6 +89,7 @@ class Guard:
         settings: Settings,
         database: Database,
         *,
+        counts: Path | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -95,7 +97,7 @@ class Guard:
         self._database = database
         self._clock = clock
         self._timer = timer
-        self._limiter = Limiter(settings.rate_limit)
+        self._limiter = Limiter(settings.rate_limit, file=counts)
         if settings.session_hours <= 0:
             raise ConfigError("RLHF_SESSION_HOURS=0 would end each session at once. Give it a number above 0.")
         if settings.session_hours > _LONGEST_SESSION_H:
@@ -357,9 +359,12 @@ class Guard:
 
 
 class Limiter:
-    """A counter by name, in a sliding window. Safe to share between threads, and across a fork."""
+    """A counter by name, in a sliding window. Safe to share between threads, and across a fork.
 
-    def __init__(self, rate_limit: str) -> None:
+    All processes that are given the same file count together; without one, this process counts alone.
+    """
+
+    def __init__(self, rate_limit: str, *, file: Path | None = None) -> None:
         """Read a limit such as "600 per minute", or several with semicolons; "0" means no limit.
 
         Raises:
@@ -368,8 +373,8 @@ class Limiter:
         from limits import parse_many
 
         try:
-            self._limits = [] if rate_limit.strip() == "0" else parse_many(rate_limit)
-            usable = all(limit.amount > 0 for limit in self._limits)
+            limits = [] if rate_limit.strip() == "0" else parse_many(rate_limit)
+            usable = all(limit.amount > 0 for limit in limits)
         except ValueError:
             usable = False
         if not usable:
@@ -377,30 +382,75 @@ class Limiter:
                 f"RLHF_RATE_LIMIT={rate_limit!r} is not a valid limit. Write one as in '600 per minute' (second, "
                 "minute, hour, day), several with semicolons between them, or 0 for none."
             )
+        self._limits = [(limit.amount, limit.get_expiry()) for limit in limits]
+        self._file = file
         self._lock = threading.Lock()
         self._process: int | None = None
-        self._counter: RateLimiter | None = None
+        self._counts: sqlite3.Connection | None = None
 
     def hit(self, name: str) -> int:
         """Count a request; return 0, or if there were too many the seconds until the next one may come."""
         if not self._limits:
             return 0
-        counter = self._counting()
-        for limit in self._limits:
-            if not counter.hit(limit, name):
-                return max(1, math.ceil(counter.get_window_stats(limit, name).reset_time - time.time()))
-        return 0
-
-    def _counting(self) -> RateLimiter:
         with self._lock:
-            if self._counter is None or self._process != os.getpid():
-                from limits.storage import MemoryStorage
-                from limits.strategies import SlidingWindowCounterRateLimiter
+            try:
+                return self._count(name, time.time())
+            except sqlite3.Error as error:
+                # Who may ask must not depend on a file of counts: from here on this process counts alone.
+                logger.warning("The requests of all processes cannot be counted together: %s", error)
+                self._file = self._process = None
+                return self._count(name, time.time())
 
-                # Two numbers for each name, forgotten when they are old. The moving window would keep each request's
-                # time, and each name for ever.
-                self._counter, self._process = SlidingWindowCounterRateLimiter(MemoryStorage()), os.getpid()
-            return self._counter
+    def _count(self, name: str, now: float) -> int:
+        counts, wait, new = self._opened(), 0.0, []
+        windows = [(most, period, *divmod(now, period)) for most, period in self._limits]
+        counts.execute("BEGIN IMMEDIATE")
+        with counts:
+            for most, period, window, into in windows:
+                found = dict(
+                    counts.execute(
+                        "SELECT began, number FROM counts WHERE period = ? AND began IN (?, ?) AND name = ?",
+                        (period, window - 1, window, name),
+                    ).fetchall()
+                )
+                wait = max(wait, _wait(found.get(window - 1, 0), found.get(window, 0), most, into, period))
+                if window not in found:
+                    new.append((period, window - 1))
+            if not wait:
+                counts.executemany(
+                    "INSERT INTO counts VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET number = number + 1",
+                    [(period, window, name) for _, period, window, _ in windows],
+                )
+                counts.executemany("DELETE FROM counts WHERE period = ? AND began < ?", new)
+        return math.ceil(wait)
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._counts is None or self._process != os.getpid():
+            self._counts = sqlite3.connect(
+                self._file or ":memory:", timeout=_COUNTING_S, isolation_level=None, check_same_thread=False
+            )
+            # Counts are gone with the server anyway: nothing waits for the disk.
+            self._counts.execute("PRAGMA journal_mode=WAL")
+            self._counts.execute("PRAGMA synchronous=OFF")
+            self._counts.execute(
+                "CREATE TABLE IF NOT EXISTS counts (period INTEGER, began REAL, name TEXT, number INTEGER, "
+                "PRIMARY KEY (period, began, name)) WITHOUT ROWID"
+            )
+            self._process = os.getpid()
+        return self._counts
+
+
+def _wait(before: int, present: int, most: int, into: float, period: float) -> float:
+    """Return the seconds until one more request fits, by the requests of the last window and of the present one.
+
+    Of the last window counts the part that lies within one period before now.
+    """
+    if before * (1 - into / period) + present + 1 <= most:
+        return 0
+    if present + 1 <= most:
+        return period * (1 - (most - 1 - present) / before) - into
+    # The present window has to become the last one, and a part of it to be over.
+    return period - into + period * (1 - (most - 1) / present)
 
 
 def is_loopback(address: str | None) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.web import create_app
-from rlhf_loop.web.guard import Limiter, network
+from rlhf_loop.web.guard import Limiter, _wait, network
 
 
 @pytest.mark.parametrize("limit", ["many", "0 per minute", "10 per fortnight", "-1 per day", "", "10"])
@@ -24,6 +26,35 @@ def test_limits() -> None:
     assert both.hit("b") == 0
     none = Limiter("0")
     assert not any(none.hit("a") for _ in range(1000))
+
+
+def test_processes_count_together(tmp_path: Path) -> None:
+    """By a file; a limit that refuses counts for none of the others, and a file that cannot be used refuses nobody."""
+    one, other = (Limiter("3 per hour; 4 per day", file=tmp_path / "requests") for _ in range(2))
+    assert [each.hit("a") > 0 for each in (one, other, one, other, one)] == [False, False, False, True, True]
+    assert one.hit("b") == 0
+    alone = Limiter("1 per hour", file=tmp_path / "no folder" / "requests")
+    assert [alone.hit("a") > 0 for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("before", "present", "into", "waits"),
+    [
+        (0, 9, 0, 0),
+        (0, 10, 6, 54 + 6),  # until a tenth of this window is out of the last minute
+        (10, 0, 0, 6),
+        (10, 5, 30, 6),  # 5 + 5 now; 4 + 5 at 36
+        (10, 4, 30, 0),
+        (100, 0, 30, 24.6),
+    ],
+)
+def test_the_window_slides(before: int, present: int, into: float, waits: float) -> None:
+    """Of ten a minute: the last minute's requests lose their weight while this one goes by."""
+    assert _wait(before, present, 10, into, 60) == pytest.approx(waits)
+    if waits:
+        later = into + waits - 60 if into + waits >= 60 else into + waits
+        last, now = (present, 0) if into + waits >= 60 else (before, present)
+        assert last * (1 - later / 60) + now + 1 == pytest.approx(10)
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,11 @@ _FETCHING_S = 10.0
 #: A body that is not here by then is asked for only if the application wants it.
 _ASKING_S = 0.1
 _LONGEST_HEAD = 64 * 1024
+_PIECE = 64 * 1024
 _LONGEST_LINE = 8190
 _MOST_HEADERS = 100
 #: Of a process: bytes of unfinished requests and of answers not fetched; connections; files that are none.
-_MOST_HELD = 64 * 1024 * 1024
+_MOST_HELD = 32 * 1024 * 1024
 MOST_CONNECTIONS = 4096
 _OTHER_FILES = 256
 #: A body in thousands of tiny chunks takes its turns with the other connections.
@@ -514,14 +515,17 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         last = last or not (self._whole and self.worker.alive)
         headers = [*answer.headers, ("Date", formatdate(usegmt=True)), *([("Connection", "close")] if last else [])]
+        rest = b""
         head_only = self._environ is not None and self._environ["REQUEST_METHOD"] == "HEAD"
         try:
             data = self._http.send(
                 h11.Response(status_code=answer.status, headers=headers, reason=answer.reason.encode("latin-1"))
             )
             if answer.body and not head_only:
-                data += self._http.send(h11.Data(data=answer.body))
-            data += self._http.send(h11.EndOfMessage())
+                body = self._http.send(h11.Data(data=answer.body))
+                # Two packets rather than one more copy of what is large.
+                data, rest = (data + body, b"") if len(body) < _PIECE else (data, body)
+            self._http.send(h11.EndOfMessage())
         except (h11.LocalProtocolError, UnicodeError) as error:
             logger.error("An answer cannot be sent: it is not as HTTP has it.", exc_info=error)
             self.abort()
@@ -529,6 +533,9 @@ class _Connection(asyncio.Protocol):
         self._last = self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE
         self._due, self._answering = monotonic() + _FETCHING_S, True
         self._transport.write(data)
+        if rest:
+            self._transport.write(rest)
+            self._unsent = self._transport.get_write_buffer_size()
         self._hold(self._unsent)
         if not (self._unsent or self._lost):
             self._answered()
@@ -579,17 +586,16 @@ class _Connection(asyncio.Protocol):
 def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _BodyAwaitedError:
     """Call the application, in a thread, and return all of its answer."""
     found: list[tuple[str, list[tuple[str, str]]]] = []
-    body = bytearray()
+    body: list[bytes] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> Callable[[bytes], object]:
         found[:] = [(status, headers)]
-        return body.extend
+        return body.append
 
     try:
         pieces = application(environ, start_response)
         try:
-            for piece in pieces:
-                body += piece
+            body.extend(pieces)
         finally:
             if hasattr(pieces, "close"):
                 pieces.close()
@@ -598,5 +604,5 @@ def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _B
     ((status, headers),) = found
     code, _, reason = status.partition(" ")
     if not any(name.lower() == "content-length" for name, _ in headers) and int(code) not in (204, 304):
-        headers = [*headers, ("Content-Length", str(len(body)))]
-    return _Answer(int(code), reason, headers, bytes(body))
+        headers = [*headers, ("Content-Length", str(sum(map(len, body))))]
+    return _Answer(int(code), reason, headers, b"".join(body))

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask, Response, request
@@ -52,8 +53,8 @@ _WAITING_CONNECTIONS = 2048
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
     """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
     logs.configure()
-    with shared_counts():
-        _Server(_share_cores(settings, cores // size.workers), listener, size).run()
+    with shared_counts() as folder:
+        _Server(_share_cores(settings, cores // size.workers), listener, size, folder).run()
     sys.exit(0)
 
 
@@ -164,8 +165,8 @@ def _share_cores(settings: Settings, cores: int) -> Settings:
 class _Server(BaseApplication):  # type: ignore[misc]
     """The application as gunicorn wants it. Each worker makes its own after the fork: no thread survives one."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, size: Size) -> None:
-        self._settings, self._size = settings, size
+    def __init__(self, settings: Settings, listener: socket.socket, size: Size, folder: Path) -> None:
+        self._settings, self._size, self._folder = settings, size, folder
         self._bind = f"fd://{listener.detach()}"
         self._service: AnswerService | None = None
         self._watch: Watch | None = None
@@ -199,7 +200,9 @@ class _Server(BaseApplication):  # type: ignore[misc]
         self._service = service
         self._watch = Watch(self._settings, Database(self._settings), then=lambda: counts.serves(service.serving()))
         self._watch.start()
-        app = create_app(self._settings, service=service, warm_up=True, counts=counts)
+        app = create_app(
+            self._settings, service=service, warm_up=True, counts=counts, limits=self._folder / "requests.sqlite"
+        )
         if self._settings.telemetry:
             tracing.begin()
             trace(app)
