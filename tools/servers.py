@@ -163,12 +163,7 @@ def _granian(port: int) -> list[str]:
 
 #: Name, package that must be installed, and the command.
 SERVERS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
-    "ours": (
-        "gunicorn",
-        lambda port: _gunicorn(
-            os.environ.get("TOOLS_SERVERS_WORKER", "rlhf_loop.web.server.gunicorn_worker.Worker"), port
-        ),
-    ),
+    "ours": ("gunicorn", lambda port: _gunicorn("rlhf_loop.web.server.gunicorn_worker.Worker", port)),
     "gthread": ("gunicorn", lambda port: _gunicorn("gthread", port)),
     "gthread behind nginx": ("gunicorn", lambda port: _gunicorn("gthread", port)),
     "waitress in gunicorn": ("waitress", lambda port: _gunicorn("tools.servers.Waitress", port)),
@@ -189,9 +184,10 @@ def _few_files() -> None:
 
 
 @contextmanager
-def _running(name: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _running(name: str, folder: Path, root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     port = _free_port()
-    environ = {**os.environ, "TOOLS_SERVERS_FOLDER": str(folder)}
+    paths = [str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environ = {**os.environ, "TOOLS_SERVERS_FOLDER": str(folder), "PYTHONPATH": os.pathsep.join(paths)}
     with ExitStack() as stack:
         log = stack.enter_context((folder / "server.log").open("wb"))
         front = port
@@ -202,7 +198,7 @@ def _running(name: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes],
         processes = []
         for command in commands:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True, preexec_fn=_few_files
+                command, cwd=root, env=environ, stdout=log, stderr=log, start_new_session=True, preexec_fn=_few_files
             )
             processes.append(process)
             stack.callback(_end, process)
@@ -284,7 +280,7 @@ def _rate(port: int, request: bytes) -> float:
 
     def ask(_: int) -> int:
         done = 0
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=_LOAD_S) as client:
             end = time.monotonic() + _LOAD_S
             data = b""
             while time.monotonic() < end:
@@ -298,7 +294,7 @@ def _rate(port: int, request: bytes) -> float:
                             break
                     piece = client.recv(65536)
                     if not piece:
-                        raise ConnectionError
+                        return done
                     data += piece
                 done += 1
         return done
@@ -366,8 +362,8 @@ def _lost_at_stop(process: subprocess.Popen[bytes], port: int) -> str:
     return f"{lost} lost" if process.poll() is not None else "did not stop"
 
 
-def _measure(name: str, connections: int) -> dict[str, str]:
-    with tempfile.TemporaryDirectory() as made, _running(name, Path(made)) as (process, port):
+def _measure(name: str, connections: int, root: Path) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as made, _running(name, Path(made), root) as (process, port):
         row = {"memory before, MB": f"{_megabytes(process.pid):.0f}"}
         for attack, data in ATTACKS.items():
             waited = _under_attack(port, data, connections)
@@ -384,7 +380,7 @@ def _measure(name: str, connections: int) -> dict[str, str]:
         before, rates = _cpu_s(process.pid), [_rate(port, _PAGE) for _ in range(3)]
         row["pages a second"] = f"{median(rates):,.0f}"
         # Says more than the rate where the machine has other things to do.
-        row["CPU of a page, ms"] = f"{1e3 * (_cpu_s(process.pid) - before) / (_LOAD_S * sum(rates)):.2f}"
+        row["CPU of a page, ms"] = f"{1e3 * (_cpu_s(process.pid) - before) / max(1, _LOAD_S * sum(rates)):.2f}"
         row["memory afterwards, MB"] = f"{_megabytes(process.pid):.0f}"
         row["stop under load"] = _lost_at_stop(process, port)
     return row
@@ -396,12 +392,16 @@ def _yes(found: bool) -> str:
 
 @click.command()
 @click.option("--only", default="", help="Names of servers, with commas between them; default: all that are installed.")
+@click.option("--before", type=click.Path(path_type=Path), help="Checkout of an earlier version, with this file in it.")
 @click.option("--connections", default=64, show_default=True, help="Connections of an attack.")
-def main(only: str, connections: int) -> None:
+def main(only: str, before: Path | None, connections: int) -> None:
     """Print a table: milliseconds until /healthz answers during each attack ("none": not in 5 seconds), and more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
     names = [name.strip() for name in only.split(",")] if only else list(SERVERS)
+    if before:
+        SERVERS["ours before"] = SERVERS["ours"]
+        names.insert(1, "ours before")
     rows: dict[str, dict[str, str]] = {}
     for name in names:
         if find_spec(SERVERS[name][0]) is None or (
@@ -411,7 +411,7 @@ def main(only: str, connections: int) -> None:
             continue
         click.echo(name, err=True)
         try:
-            rows[name] = _measure(name, connections)
+            rows[name] = _measure(name, connections, before if before and name == "ours before" else ROOT)
         except (click.ClickException, OSError, ConnectionError, ValueError) as error:
             click.echo(f"{name}: {error}", err=True)
             continue

@@ -23,12 +23,13 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import flask
 import h11
 from gunicorn.workers.base import Worker as BaseWorker  # type: ignore[import-untyped]
+from werkzeug.wsgi import FileWrapper
 
 from rlhf_loop.answering import MAX_QUERY_CHARS
 from rlhf_loop.web import logs
@@ -248,7 +249,9 @@ class _Answer:
     status: int
     reason: str
     headers: list[tuple[str, str]]
-    body: bytes
+    body: BinaryIO
+    #: Bytes of it that are in memory.
+    held: int = 0
 
 
 class _Connection(asyncio.Protocol):
@@ -265,6 +268,7 @@ class _Connection(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER, _LONGEST_HEAD)
         self._due = monotonic() + worker.cfg.keepalive
         self._unsent = 0
+        self._rest: BinaryIO = io.BytesIO()
         self._answering = self._last = self._ended = self._lost = False
         self._timer: asyncio.TimerHandle | None = None
         self._reset()
@@ -309,13 +313,14 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._unsent = 0
         if self._answering:
-            self._answered()
+            self._send()
         else:
             self._read()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._lost = True
         self._hold(0)
+        self._rest.close()
         if not self.working:
             self.worker.forget(self)
 
@@ -362,7 +367,7 @@ class _Connection(asyncio.Protocol):
         """Take in what is there of a request, and go on with it if that can be done."""
         # While a thread has the request, what comes stays with h11.
         for _ in range(_EVENTS):
-            if self.working or self._last or self._lost or self._unsent or self._whole or self._over:
+            if self.working or self._last or self._lost or self._answering or self._unsent or self._whole or self._over:
                 break
             try:
                 event = self._http.next_event()
@@ -385,7 +390,7 @@ class _Connection(asyncio.Protocol):
                 break
         else:
             self.worker.loop.call_soon(self._read)
-        if not (self._last or self._lost or self._unsent):
+        if not (self._last or self._lost or self._answering):
             self._hold(len(self._body) + len(self._http.trailing_data[0]))
             self._go_on()
 
@@ -493,15 +498,20 @@ class _Connection(asyncio.Protocol):
 
     def _worked(self, future: asyncio.Future[_Answer | _BodyAwaitedError]) -> None:
         self.working = False
-        if self._lost:
-            self.worker.forget(self)
-            return
-        assert self._transport is not None
         try:
             answer = future.result()
         except Exception as error:
-            self._refuse(*_BROKEN, error=error)
+            if not self._lost:
+                self._refuse(*_BROKEN, error=error)
+                return
+            answer = None
+        if self._lost:
+            if isinstance(answer, _Answer):
+                answer.body.close()
+            self.worker.forget(self)
             return
+        assert self._transport is not None
+        assert answer is not None
         if isinstance(answer, _Answer):
             self._write(answer)
             return
@@ -512,40 +522,39 @@ class _Connection(asyncio.Protocol):
         self._read()
 
     def _write(self, answer: _Answer, *, last: bool = False) -> None:
-        assert self._transport is not None
         last = last or not (self._whole and self.worker.alive)
         headers = [*answer.headers, ("Date", formatdate(usegmt=True)), *([("Connection", "close")] if last else [])]
-        rest = b""
         head_only = self._environ is not None and self._environ["REQUEST_METHOD"] == "HEAD"
+        self._answering, self._due = True, monotonic() + _FETCHING_S
+        self._rest = io.BytesIO() if head_only else answer.body
+        self._hold(answer.held)
+        self._send(h11.Response(status_code=answer.status, headers=headers, reason=answer.reason.encode("latin-1")))
+
+    def _send(self, head: h11.Response | None = None) -> None:
+        """Send as much of the answer as the client takes."""
+        assert self._transport is not None
+        piece = b"-"
         try:
-            data = self._http.send(
-                h11.Response(status_code=answer.status, headers=headers, reason=answer.reason.encode("latin-1"))
-            )
-            if answer.body and not head_only:
-                body = self._http.send(h11.Data(data=answer.body))
-                # Two packets rather than one more copy of what is large.
-                data, rest = (data + body, b"") if len(body) < _PIECE else (data, body)
-            self._http.send(h11.EndOfMessage())
-        except (h11.LocalProtocolError, UnicodeError) as error:
+            data = self._http.send(head) if head else b""
+            while piece and not (self._unsent or self._lost):
+                piece = self._rest.read(_PIECE)
+                data += self._http.send(h11.Data(data=piece) if piece else h11.EndOfMessage())
+                if data:
+                    self._transport.write(data)
+                data = b""
+        except h11.LocalProtocolError as error:
             logger.error("An answer cannot be sent: it is not as HTTP has it.", exc_info=error)
             self.abort()
             return
-        self._last = self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE
-        self._due, self._answering = monotonic() + _FETCHING_S, True
-        self._transport.write(data)
-        if rest:
-            self._transport.write(rest)
-            self._unsent = self._transport.get_write_buffer_size()
-        self._hold(self._unsent)
-        if not (self._unsent or self._lost):
+        if not (piece or self._lost):
+            self._last = self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE
             self._answered()
 
     def _answered(self) -> None:
         """Wait for the next request, or for the client to hang up."""
-        if self._lost:
-            return
         assert self._transport is not None
         self._hold(0)
+        self._rest.close()
         self._answering = False
         self.worker.rest(self)
         if self._last and self._ended:
@@ -578,9 +587,9 @@ class _Connection(asyncio.Protocol):
             extra={"status": status.value, "request_id": name},
         )
         body = ProblemOut(type="about:blank", title=title, status=status, detail=detail, request_id=name)
-        headers = {**SECURITY_HEADERS, logs.HEADER: name, "Content-Type": MEDIA_TYPE}
         text = body.model_dump_json().encode()
-        self._write(_Answer(status, title, [*headers.items(), ("Content-Length", str(len(text)))], text), last=True)
+        sent = {**SECURITY_HEADERS, logs.HEADER: name, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(text))}
+        self._write(_Answer(status, title, list(sent.items()), io.BytesIO(text)), last=True)
 
 
 def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _BodyAwaitedError:
@@ -594,6 +603,9 @@ def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _B
 
     try:
         pieces = application(environ, start_response)
+        if isinstance(pieces, FileWrapper):
+            # A file waits where it is until the client fetches it.
+            return _Answer(*_head(found), pieces.file)
         try:
             body.extend(pieces)
         finally:
@@ -601,8 +613,14 @@ def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _B
                 pieces.close()
     except _BodyAwaitedError as awaited:
         return awaited
+    status, reason, headers = _head(found)
+    size = sum(map(len, body))
+    if not any(name.lower() == "content-length" for name, _ in headers) and status not in (204, 304):
+        headers = [*headers, ("Content-Length", str(size))]
+    return _Answer(status, reason, headers, io.BytesIO(b"".join(body)), size)
+
+
+def _head(found: list[tuple[str, list[tuple[str, str]]]]) -> tuple[int, str, list[tuple[str, str]]]:
     ((status, headers),) = found
     code, _, reason = status.partition(" ")
-    if not any(name.lower() == "content-length" for name, _ in headers) and int(code) not in (204, 304):
-        headers = [*headers, ("Content-Length", str(sum(map(len, body))))]
-    return _Answer(int(code), reason, headers, b"".join(body))
+    return int(code), reason, headers
