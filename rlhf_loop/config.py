@@ -115,6 +115,11 @@ class Settings:
     proxies: int = _setting(
         0, "Proxies in front of the server whose X-Forwarded-For and X-Forwarded-Proto are to be trusted."
     )
+    hosts: tuple[str, ...] = _setting(
+        (),
+        "Names by which the service is called, with commas, as in rlhf.example.org, *.example.org; unset: on loopback "
+        "its own ones, else any.",
+    )
     rate_limit: str = _setting(
         "600 per minute", "Requests of one token, user or address, as in 100 per minute; 0: no limit."
     )

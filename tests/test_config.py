@@ -53,6 +53,7 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_SECRET_KEY": "a-long-secret",
             "RLHF_SESSION_HOURS": "8",
             "RLHF_PROXIES": "1",
+            "RLHF_HOSTS": "rlhf.example.org, *.example.net",
             "RLHF_RATE_LIMIT": "5 per second",
             "RLHF_REVIEW_BLIND": "yes",
             "RLHF_REVIEW_DAILY_GOAL": "50",
@@ -107,6 +108,7 @@ def test_every_setting_can_be_set() -> None:
         secret_key="a-long-secret",
         session_hours=8.0,
         proxies=1,
+        hosts=("rlhf.example.org", "*.example.net"),
         rate_limit="5 per second",
         review_blind=True,
         review_daily_goal=50,
@@ -130,7 +132,7 @@ def test_every_setting_can_be_set() -> None:
         rerank_public=True,
         rerank_without_model="incoming",
     )
-    assert len(fields(Settings)) == 51  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 52  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rlhf_loop.web.server.server import Size
 
 
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
 @click.command(short_help="Answer questions over HTTP, and have experts rate the answers.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is the whole net.")
 @click.option(
@@ -56,6 +59,9 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
     own_key = _check_key(settings, host)
+    if not settings.hosts and _is_loopback(host):
+        # Else a page of somebody's whose name leads to this machine could read all there is.
+        settings = replace(settings, hosts=tuple(dict.fromkeys((*_LOOPBACK, host))))
     if not own_key:
         # Made before the fork, so that all processes know each other's sessions.
         settings = replace(settings, secret_key=secrets.token_urlsafe(SHORTEST_KEY))
@@ -121,6 +127,8 @@ def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_k
     yield f"Database   {database}"
     if not _is_loopback(host):
         yield "Note       whoever reaches this port can ask, and rate as an end user; only experts and admins sign in"
+        if not settings.hosts:
+            yield "Hosts      any name that leads here is answered; set RLHF_HOSTS to those that should"
     if not own_key:
         yield "Sessions   end with this process; set RLHF_SECRET_KEY to keep people signed in when it starts anew"
     yield f"Workers    {size.workers} processes with {size.threads} threads each; stop with Ctrl-C"

@@ -22,7 +22,7 @@ from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1
 from rlhf_loop.web.api.openapi import Api
-from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
 from rlhf_loop.web.pages.people import navigation
@@ -53,10 +53,19 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+_FEATURES = (
+    *("accelerometer", "autoplay", "browsing-topics", "camera", "display-capture", "encrypted-media", "fullscreen"),
+    *("geolocation", "gyroscope", "hid", "local-fonts", "magnetometer", "microphone", "midi", "payment"),
+    *("picture-in-picture", "publickey-credentials-get", "screen-wake-lock", "serial", "usb", "xr-spatial-tracking"),
+)
 SECURITY_HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
+    # No page here looks or listens, and none is a part of another site's.
+    "Permissions-Policy": ", ".join(f"{feature}=()" for feature in _FEATURES),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 
@@ -101,6 +110,8 @@ def create_app(
     app.register_blueprint(_routes(settings, service, warmup, counts, limits))
     # Once more for the whole application: what is not found belongs to no blueprint.
     app.before_request(_begin)
+    hosts = checked_hosts(settings.hosts)
+    app.before_request(lambda: refuse_other_hosts(hosts))
     app.after_request(_finish)
     app.after_request(lambda response: counts.count(request, response))
     app.teardown_request(_forget)
@@ -139,6 +150,7 @@ def _routes(
     guard, api = Guard(settings, database, counts=limits), Api(web)
     answers.add_routes(api.tagged("Answers"), service, warmup, guard)
     pages.add_routes(api.tagged("Pages"), settings, service, guard)
+    web.before_request(lambda: refuse_other_hosts(guard.hosts))
     web.before_request(guard.limit)
     web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__})
     people.add_routes(web, settings, database, guard)

@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from flask import Response, abort, after_this_request, current_app, redirect, request, url_for
 from sqlalchemy.engine import Engine
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, TooManyRequests, Unauthorized
 
 from rlhf_loop.accounts import sessions, tokens
 from rlhf_loop.config import Settings
@@ -59,6 +59,10 @@ _NOTE_PATIENCE_S = 0.1
 _COUNTING_S = 2.0
 #: Health checks come every few seconds from one address, and a page brings its files along.
 _UNLIMITED = (".healthz", ".readyz", ".static")
+#: These say only that the service is there.
+_PROBES = (".healthz", ".readyz")
+_HOST = re.compile(r"(?:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)|\[([0-9A-Fa-f:.]+)\])(:[0-9]{1,5})?")
+_LONGEST_HOST = 100
 #: Free for this machine only: others may ask as often as for anything else.
 _METRICS = ".metrics"
 #: Headers by which a proxy can be told, also one of which the settings know nothing.
@@ -97,6 +101,7 @@ class Guard:
         self._database = database
         self._clock = clock
         self._timer = timer
+        self.hosts = checked_hosts(settings.hosts)
         self._limiter = Limiter(settings.rate_limit, file=counts)
         if settings.session_hours <= 0:
             raise ConfigError("RLHF_SESSION_HOURS=0 would end each session at once. Give it a number above 0.")
@@ -507,6 +512,68 @@ def home_path() -> str:
     return url_for(".data").removesuffix("data") or "/"
 
 
+def checked_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
+    """Return the names by which the service may be called.
+
+    Raises:
+        ConfigError: one is not a valid name or address.
+    """
+    found = tuple(host.strip().lower() for host in hosts)
+    for host in found:
+        named = _HOST.fullmatch(_bracketed(host.removeprefix("*.")))
+        if host != "*" and (named is None or named[3]):
+            raise ConfigError(
+                f"RLHF_HOSTS: {host!r} is not a valid name or address of a host. Give names as in an address, without "
+                "https:// and without a port: rlhf.example.org, *.example.org, 192.0.2.7, [::1]; or * for any."
+            )
+    return found
+
+
+def refuse_other_hosts(hosts: Sequence[str]) -> None:
+    """End the request if it is for another host: a page whose name leads here, or a link that would lead elsewhere.
+
+    Probes go on, which call by the address of a container and learn nothing: health checks under any name, and metrics
+    under any address, which no page can be opened by that was called by a name.
+
+    Raises:
+        BadRequest: none of `hosts` is meant, of which an empty list means any.
+    """
+    endpoint = request.endpoint or ""
+    if not hosts or "*" in hosts or endpoint.endswith(_PROBES):
+        return
+    given = request.environ.get("HTTP_HOST", "")
+    name = _host_name(given)
+    if name is None or not (
+        any(_matches(name, host) for host in hosts) or (endpoint.endswith(_METRICS) and _is_address(name))
+    ):
+        raise BadRequest(
+            f"This service is not called {given[:_LONGEST_HOST]!r}. Use the address that its operator gave you; the "
+            "operator names further ones in RLHF_HOSTS."
+        )
+
+
+def _host_name(host: str) -> str | None:
+    """Return the name or address without its port and brackets, None if it is not a valid one."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else None
+
+
+def _matches(name: str, host: str) -> bool:
+    return name.endswith(host[1:]) if host.startswith("*.") else name == host.strip("[]")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and "[" not in host and _is_address(host) else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
 def refuse_other_sites() -> None:
     """End the request if a page of another site makes it: it would act in the name of whoever looks at that page.
 
@@ -515,12 +582,17 @@ def refuse_other_sites() -> None:
     Raises:
         Forbidden: it comes from elsewhere.
     """
+    if other := other_site():
+        raise Forbidden(f"This request comes from a page of another site ({other}). Do it on the page of this one.")
+
+
+def other_site() -> str:
+    """Return the other site whose page makes the request, as far as the browser names it; empty if none does."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    foreign = site not in ("same-origin", "none") if site else origin and _host(origin) != request.host
-    if foreign:
-        raise Forbidden(
-            f"This request comes from a page of another site ({origin or site}). Do it on the page of this one."
-        )
+    # Browsers on plain HTTP send neither where a picture is loaded or a link is followed.
+    named = origin or (request.referrer or "" if request.method in ("GET", "HEAD") else "")
+    foreign = site not in ("same-origin", "none") if site else named and _host(named) != request.host
+    return (_host(named) or named or site or "") if foreign else ""
 
 
 def local_path(address: str) -> str | None:

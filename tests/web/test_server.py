@@ -122,10 +122,10 @@ def test_requests_that_the_application_never_sees(start: Callable[..., Server]) 
     assert line["request_id"] == found["request_id"]
 
 
-HALF_A_HEAD = b"GET /data?query=secret HTTP/1.1\r\nHost: x\r\n"
-HALF_A_BODY = b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
+HALF_A_HEAD = b"GET /data?query=secret HTTP/1.1\r\nHost: localhost\r\n"
+HALF_A_BODY = b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
 CHUNKS = (
-    b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
     b"Connection: close\r\n\r\n"
 )
 
@@ -145,7 +145,7 @@ def said(client: socket.socket) -> tuple[int, Any]:
     return int(head.split()[1]), found
 
 
-POST = b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 UNFINISHED = (
     b"",
     HALF_A_HEAD,
@@ -154,11 +154,11 @@ UNFINISHED = (
     CHUNKS + b"1\r\n{\r\n" * 300,
     POST + b"Content-Length: 90\r\nExpect: 100-continue\r\n\r\n",
     POST + b"Content-Length: 65000\r\n\r\n" + b" " * 64000,
-    b"POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+    b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
     + b" " * 70_000,
 )
 #: Asks for the largest file there is, and for another and another, and reads none of them.
-UNREAD = b"GET /data-html/static/swagger-ui/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 9
+UNREAD = b"GET /data-html/static/swagger-ui/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 9
 
 
 def test_clients_that_never_finish_stop_nobody(start: Callable[..., Server]) -> None:
@@ -208,7 +208,7 @@ def test_more_connections_than_there_is_room_for(start: Callable[..., Server]) -
 def test_bodies_are_asked_for_only_if_they_are_wanted(start: Callable[..., Server]) -> None:
     """Who may not send one hears so before it has arrived, however it is framed; who may is heard in full."""
     server = start("--workers", "1", "--threads", "1")
-    head = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/feedback HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for framing in (
         b"Content-Length: 90\r\n\r\n",
         b"Content-Length: 900000\r\n\r\n{",
@@ -217,8 +217,8 @@ def test_bodies_are_asked_for_only_if_they_are_wanted(start: Callable[..., Serve
     ):
         assert said(server.send(head + framing))[0] == 401, framing
     for path, length, status in (("/data", 65_537, 413), ("/nowhere", 90, 404)):
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-        assert said(server.send(head.encode()))[0] == status, path
+        request = POST.replace(b"/data", path.encode()) + f"Content-Length: {length}\r\n\r\n".encode()
+        assert said(server.send(request))[0] == status, path
     # A body of a megabyte, to a route that takes so much; one that is waited for; and one in pieces.
     body = json.dumps({"query": "Why", "texts": ["x" * 1_000_000]}).encode()
     connection = server.connect()
@@ -243,7 +243,7 @@ def test_clients_that_do_not_hang_up_stop_nobody(start: Callable[..., Server]) -
     """The server waits a moment for each of them, and answers others meanwhile."""
     server = start("--workers", "1", "--threads", "2")
     # Two seconds each, one after the other, would be longer than the patience of the one who comes last.
-    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     lingering = [server.send(last) for _ in range(PATIENCE_S)]
     assert server.get("/healthz")[0] == 200
     for client in lingering:
@@ -272,7 +272,7 @@ def test_a_request_has_to_come_in_time(start: Callable[..., Server], tmp_path: P
 def test_requests_that_cannot_be_read(start: Callable[..., Server]) -> None:
     """They are problems with an id as well, and no line of the log has a word of them."""
     server = start("--workers", "1")
-    head = b"Host: x\r\n"
+    head = b"Host: localhost\r\n"
     for request, status in (
         (b"GET /data?query=my secret illness HTTP/1.1\r\n" + head, 400),
         ("GET /data?query=secrète HTTP/1.1\r\n".encode() + head, 400),
@@ -280,7 +280,7 @@ def test_requests_that_cannot_be_read(start: Callable[..., Server]) -> None:
         (b"GET /data?query=secret HTTP/1.1\r\nX: " + b"secret" * 2000 + b"\r\n" + head, 431),
         (b"GET /data?query=secret HTTP/1.1\r\n" + head + b"X: secret\r\n" * 9000, 431),
         (b"GET /data?query=secret HTTP/1.1\r\n", 400),
-        (b"GET /data?query=secret HTTP/1.1\r\nHost: x\r\n" + head, 400),
+        (b"GET /data?query=secret HTTP/1.1\r\nHost: localhost\r\n" + head, 400),
         (b"GET /data?query=secret HTTP/2.0\r\n" + head, 505),
         (b"CONNECT secret:443 HTTP/1.1\r\n" + head, 501),
         (b"GET secret HTTP/1.1\r\n" + head, 400),

@@ -102,20 +102,25 @@ def add_routes(api: Api, service: AnswerService, warmup: WarmUp, guard: Guard) -
         "The candidates, best first.", AnswerOut, examples={"found": _ANSWER, "nothing found": _NO_ANSWER}
     )
 
-    @api.route("GET /data", "ask", replies={200: found, **problems(414, 422, 429, 500)}, parameters=[QUERY])
+    @api.route("GET /data", "ask", replies={200: found, **problems(403, 414, 422, 429, 500)}, parameters=[QUERY])
     def data() -> Response:
-        """Answer a question."""
+        """Answer a question.
+
+        A page of another site gets no answer, and leaves no record.
+        """
+        refuse_other_sites()
         _refuse_other_parameters()
         return json_response(answered(service, checked(QuestionIn, {"query": request.args["query"]})))
 
     @api.route(
         "POST /data",
         "askByPost",
-        replies={200: found, **problems(400, 408, 413, 415, 422, 429, 500)},
+        replies={200: found, **problems(400, 403, 408, 413, 415, 422, 429, 500)},
         body=json_body(QuestionIn, examples={"question": {"query": _QUESTION}}),
     )
     def data_post() -> Response:
         """Answer a question, in a body."""
+        refuse_other_sites()
         return json_response(answered(service, parsed(QuestionIn)))
 
     @api.route(

@@ -12,7 +12,7 @@ from rlhf_loop.utils.text import web_address
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, whole_body
 from rlhf_loop.web.api.openapi import Api, error_pages, form, html, problems
-from rlhf_loop.web.guard import FORM_FIELD, Guard, refuse_other_sites
+from rlhf_loop.web.guard import FORM_FIELD, Guard, other_site, refuse_other_sites
 from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
 
@@ -52,18 +52,22 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     @errors_as(_ERRORS)
     def data_html() -> Response:
         """The page: a box for the question, and its answers."""
+        if "query" in request.args and other_site():
+            # A link or a picture of another site fills the box; to ask is for who sees it.
+            return _page(query=request.args["query"][:MAX_QUERY_CHARS])
         # An empty box is where everybody starts; only what was asked is judged.
         return _asked(service, request.args["query"], scale, scores=scores) if "query" in request.args else _page()
 
     @api.route(
         "POST /data-html",
         "pageByPost",
-        replies={200: page, **error_pages(400, 408, 413, 422, 429, 500)},
+        replies={200: page, **error_pages(400, 403, 408, 413, 422, 429, 500)},
         body=form(QuestionIn),
     )
     @errors_as(_ERRORS)
     def data_html_post() -> Response:
         """The page with the answers to a question, from its form."""
+        refuse_other_sites()
         whole_body()
         return _asked(service, request.form.get("query", ""), scale, scores=scores)
 

@@ -23,7 +23,7 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import flask
@@ -249,7 +249,7 @@ class _Answer:
     status: int
     reason: str
     headers: list[tuple[str, str]]
-    body: BinaryIO
+    body: IO[bytes]
     #: Bytes of it that are in memory.
     held: int = 0
 
@@ -268,7 +268,7 @@ class _Connection(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER, _LONGEST_HEAD)
         self._due = monotonic() + worker.cfg.keepalive
         self._unsent = 0
-        self._rest: BinaryIO = io.BytesIO()
+        self._rest: IO[bytes] = io.BytesIO()
         self._answering = self._last = self._ended = self._lost = False
         self._timer: asyncio.TimerHandle | None = None
         self._reset()
