@@ -15,6 +15,7 @@ from rlhf_loop.training import grouping
 from rlhf_loop.training.data import assemble, is_frozen, prompt_hash, stored_groups, training_set
 from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.grouping import QuestionGroups, linked, question_groups
+from rlhf_loop.training.train import train
 
 
 class Placed:
@@ -139,3 +140,28 @@ def test_two_wordings_prove_no_more_than_one() -> None:
     assert evaluate(twice).gain == evaluate(once).gain
     alone = evaluate(replace(twice, group=None)).auc
     assert alone.high - alone.low < 0.85 * (evaluate(once).auc.high - evaluate(once).auc.low)
+
+
+def test_unseen_documents_are_told_apart(quick: TextEncoder) -> None:
+    """What a model knows of texts that recur is worth nothing on others: both numbers are in the report, of the same
+    answers; where nothing recurs they are one.
+    """
+    good = np.random.default_rng(0).integers(2, size=20)
+    examples = [
+        Example(
+            f"Is subject {number} so?", f"Leaflet {number % 20} says this.", 1 + 4 * int(good[number % 20]), f"{number}"
+        )
+        for number in range(100)
+    ]
+    report = train(examples, encoder=quick, recipe="joint").report
+    known, documents = report.cross_validated["joint"], report.documents
+    assert documents is not None
+    assert documents.unseen is not None
+    assert (documents.recurring, documents.linked) == (known.answers, 20)
+    assert documents.unseen.answers == known.answers
+    assert known.auc.value > 0.95
+    assert documents.unseen.auc.value < 0.75
+    apart = [replace(each, response=f"{each.response} {number}") for number, each in enumerate(examples)]
+    report = train(apart, encoder=quick, recipe="joint").report
+    assert report.documents is not None
+    assert (report.documents.recurring, report.documents.unseen) == (0, report.cross_validated["joint"])

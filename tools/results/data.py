@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,9 @@ def read_examples(path: Path = RATINGS) -> tuple[list[Example], list[bool]]:
     return examples, [row["split"] in ("validation", "test") for row in rows]
 
 
-def load(encoder: TextEncoder, path: Path = RATINGS) -> Ratings:
-    """Read the ratings and compute the features of each recipe."""
+def load(encoder: TextEncoder, path: Path = RATINGS, *, recipes: Iterable[str] = RECIPES) -> Ratings:
+    """Read the ratings and compute the features of the recipes."""
     examples, validation = read_examples(path)
     data = assemble(examples).grouped(encoder)
-    rows = {recipe.name: rows_for(recipe, data) for recipe in RECIPES.values()}
+    rows = {name: rows_for(RECIPES[name], data) for name in recipes}
     return Ratings(data, read_features(data, rows, encoder).features, np.array(validation))
