@@ -332,6 +332,8 @@ def test_two_annotators_are_two(sqlite_engine: Engine, tmp_path: Path) -> None:
         ["s2", "t1", "", "ANNOTATION", "rating", "NUMERIC", 2, "u7", "Ben"],
         ["s3", "t1", "", "ANNOTATION", "rating", "NUMERIC", 3, "u7", ""],
         ["s4", "t1", "", "API", "rating", "NUMERIC", 4, "u7", ""],
+        ["s6", "t1", "", "API", "rating", "NUMERIC", 1, "", ""],
+        ["s7", "t1", "", "API", "rating", "NUMERIC", 2, "", ""],
         ["s5", "", "session", "ANNOTATION", "rating", "NUMERIC", 1, "", "Anna"],
     ]
     report = import_ratings(sqlite_engine, write_csv(tmp_path / "a.csv", [names, *rows]), format="langfuse")
@@ -341,6 +343,8 @@ def test_two_annotators_are_two(sqlite_engine: Engine, tmp_path: Path) -> None:
         ("langfuse:Ben", 2),
         ("langfuse:score-s3", 3),
         ("langfuse:u7", 4),
+        ("anonymous", 1),
+        ("langfuse:score-s7", 2),
     ]
 
 

@@ -67,6 +67,7 @@ class LangfuseLayout(Layout):
         # By their hashes: the observations of a trace have its id, too.
         self._texts: dict[str, int] = {}
         self._untyped = set[object]()
+        self._nameless = set[str]()
 
     def finish(self) -> Iterable[FileRow]:
         if self._untyped == {1} and not self._labels.reads_numbers:
@@ -182,8 +183,13 @@ class LangfuseLayout(Layout):
             return []
         if is_missing(_get(values, "traceId")):
             raise LeftOutError("traceId is missing, so it is about no answer", what="scores of a session or a run")
-        said = self._said(values, _get(values, "userId"))
-        said |= {"user_prompt": "-", "ai_response": "-", "external_id": str(_get(values, "traceId"))}
+        said, trace_id = self._said(values, _get(values, "userId")), str(_get(values, "traceId"))
+        if "reviewer" not in said:
+            # The first is whoever the importer says; another one of the same trace is somebody else.
+            if trace_id in self._nameless and not is_missing(_get(values, "id")):
+                said["reviewer"] = f"{TOOL}:score-{_get(values, 'id')}"
+            self._nameless.add(trace_id)
+        said |= {"user_prompt": "-", "ai_response": "-", "external_id": trace_id}
         return [_row(line, said, texts_elsewhere=True)]
 
     def _is_wanted(self, score: Mapping[str, Any]) -> bool:
