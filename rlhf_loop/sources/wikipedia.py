@@ -137,7 +137,7 @@ class WikipediaSource:
             "exlimit": "1",
         }
         answer, retrieved_at = self._ask(wanted, deadline)
-        parts = tuple(_parts("".join(_extracts(answer)[:1])[:_TEXT_CHARS]))
+        parts = tuple(_parts(formulas_once("".join(_extracts(answer)[:1]))[:_TEXT_CHARS]))
         return Document(title=hit.title, parts=parts, url=hit.url, licence=licence, retrieved_at=retrieved_at)
 
     def _ask(self, params: Mapping[str, str], deadline: float) -> tuple[dict[str, Any], datetime]:
@@ -210,6 +210,14 @@ def usual_licence(host: str) -> str | None:
     return "CC BY-SA 4.0" if host.endswith(".wikipedia.org") else None
 
 
+_TEX = re.compile(r"\{\\(?:display|text|script|scriptscript)style\b")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+#: No formula is longer.
+_TEX_CHARS = 5_000
+_BLANK = " \t\u00a0\u2009"
+_FOLLOWS = tuple(",.;:!?)")
+
+
 @dataclass(frozen=True, slots=True)
 class _Hit:
     page_id: int
@@ -262,6 +270,51 @@ def _query(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pages(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [page for page in _query(answer).get("pages", []) if isinstance(page, dict)]
+
+
+def formulas_once(text: str) -> str:
+    """Return the text with each formula in TeX only.
+
+    TextExtracts gives a formula twice: its signs one by one, each set off by blanks, and its TeX in
+    `{\\displaystyle ...}`. The signs have no powers and no fractions, so that 10^{-6} would be 10 - 6.
+    """
+    parts, end = [], 0
+    for found in _TEX.finditer(text):
+        close = _closed(text, found.start())
+        if found.start() < end or close is None:
+            continue
+        parts += [text[end : _without_signs(text, end, found.start())], " ", text[found.end() : close - 1].strip()]
+        end = close
+        gap = close
+        while gap < len(text) and text[gap].isspace():
+            gap += 1
+        if "\n\n" not in text[close:gap]:
+            parts.append("" if text[gap : gap + 1] in _FOLLOWS else " ")
+            end = gap
+    return "".join([*parts, text[end:]])
+
+
+def _closed(text: str, start: int) -> int | None:
+    """Return where the brace that opens there is closed, None if it is not soon."""
+    depth = 0
+    for found in _BRACE.finditer(text, start, start + _TEX_CHARS):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if not depth:
+            return found.end()
+    return None
+
+
+def _without_signs(text: str, start: int, end: int) -> int:
+    """Return where the signs begin that stand before a formula's TeX: each has two blanks before it, a word has one."""
+    while True:
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        sign = end
+        while sign > start and not text[sign - 1].isspace():
+            sign -= 1
+        if sign - 2 < start or sign == end or not (text[sign - 1] in _BLANK and text[sign - 2] in _BLANK):
+            return end
+        end = sign
 
 
 def _extracts(answer: Mapping[str, Any]) -> list[str]:

@@ -6,13 +6,16 @@ import gzip
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pypdf
 import pytest
 from pypdf import PdfReader, PdfWriter
+from pypdf.errors import DependencyError
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from rlhf_loop.errors import DocumentError
@@ -46,7 +49,9 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def pdf(pages: list[str], *, title: str | None = None, password: str | None = None) -> bytes:
+def pdf(
+    pages: list[str], *, title: str | None = None, password: str | None = None, algorithm: str = "RC4-128"
+) -> bytes:
     """A PDF with a line of Helvetica for each line of each page."""
     writer = PdfWriter()
     font = DictionaryObject(
@@ -67,7 +72,7 @@ def pdf(pages: list[str], *, title: str | None = None, password: str | None = No
     if title:
         writer.add_metadata({"/Title": title})
     if password is not None:
-        writer.encrypt(password, algorithm="RC4-128")
+        writer.encrypt(password, algorithm=algorithm)
     file = io.BytesIO()
     writer.write(file)
     return file.getvalue()
@@ -175,6 +180,54 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, content: str | by
     said = [found.reason for found in found_in(path) if found.document is None][-1]
     assert re.search(expected, said)
     assert said.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("ves-\nsels", "vessels"),
+        ("ves\u2010\n  sels", "vessels"),
+        ("ves\u00ad\nsels", "vessels"),
+        ("сосу-\nды", "сосуды"),
+        ("αγγεί-\nα", "αγγεία"),
+        ("ge\u0301-\nnie", "génie"),
+        ("हृद-\nय", "हृदय"),
+        ("a-\nb-\nc", "abc"),
+        ("anti-\nDNA", "anti- DNA"),
+        ("Нью-\nЙорк", "Нью- Йорк"),
+        ("1990-\n1995", "1990- 1995"),
+        ("word -\nword", "word - word"),
+    ],
+)
+def test_a_word_that_a_line_breaks_is_joined(lines: str, text: str) -> None:
+    """In any alphabet, but not where a name or a number begins, whose hyphen is its own."""
+    assert prose_files.legible(prose_files.joined_lines(lines)) == text
+
+
+def test_what_fonts_have_is_indexed_as_it_is_typed(tmp_path: Path) -> None:
+    """Ligatures, soft hyphens and decomposed letters are gone from title and text, whatever the file is."""
+    said = "The \ufb01rst ef\u00adfect of co\ufb00ee is o\ufb03cial: cafe\u0301 \ufedf."
+    rows = json.dumps({"text": said, "title": "\ufb02u"})
+    document = only(write(tmp_path / "a.jsonl", rows))
+    assert (document.text, document.title) == ("The first effect of coffee is official: café ل.", "flu")
+    assert only(write(tmp_path / "a.txt", said)).text == document.text
+    assert "is missing or blank" in reason(write(tmp_path / "b.jsonl", '{"text": "\\u00ad"}'))
+
+
+def test_a_pdf_that_aes_encrypts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that opens without a password is read, one that does not is refused, and what is missing is named."""
+
+    def without_cryptography(file: object) -> PdfReader:
+        raise DependencyError("cryptography>=3.1 is required for AES algorithm")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pypdf, "PdfReader", without_cryptography)
+        patch.setitem(sys.modules, "cryptography", None)
+        assert "is encrypted by AES" in (said := reason(write(tmp_path / "a.pdf", "%PDF")))
+        assert "pip install 'rlhf-loop[pdf]'" in said
+    pytest.importorskip("cryptography")
+    assert only(write(tmp_path / "a.pdf", pdf(["Text."], password="", algorithm="AES-256"))).text.strip() == "Text."
+    assert "without a password" in reason(write(tmp_path / "b.pdf", pdf(["It."], password="it", algorithm="AES-256")))
 
 
 def test_a_pdf(tmp_path: Path) -> None:

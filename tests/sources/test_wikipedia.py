@@ -16,7 +16,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.sources.http import user_agent
-from rlhf_loop.sources.wikipedia import WikipediaSource, api_address, usual_licence
+from rlhf_loop.sources.wikipedia import WikipediaSource, api_address, formulas_once, usual_licence
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,32 @@ def test_what_is_found_is_plain_text(wiki: WikipediaSource) -> None:
     assert 'Washing hands with soap & water helps, too (p < 0.05 and n > 30).\nalert("lung")' in text
     for unwanted in ("script", "A table", "==", "[1]", "A book", "See also", "wikitable", "similar symptoms"):
         assert unwanted not in text
+
+
+@pytest.mark.parametrize(
+    ("extract", "text"),
+    [
+        (
+            "The energy is\n\n  \n    \n      \n        E\n        =\n        m\n        \n          c\n          \n"
+            "            2\n          \n        \n      \n    \n    {\\displaystyle E=mc^{2}}\n  \n at rest.",
+            "The energy is E=mc^{2} at rest.",
+        ),
+        (
+            "Let     L    :    X    →    Y    {\\displaystyle L:X\\to Y}    , with     X    {\\textstyle X}   open.",
+            "Let L:X\\to Y, with X open.",
+        ),
+        (
+            "A set    {  1  }    {\\displaystyle \\{1\\}}\n\n\n== History ==\nOld.",
+            "A set \\{1\\}\n\n\n== History ==\nOld.",
+        ),
+        ("Write {\\displaystyle x} so.", "Write x so."),
+        ("Never closed {\\displaystyle x", "Never closed {\\displaystyle x"),
+        ("No formula:  two  blanks.", "No formula:  two  blanks."),
+    ],
+)
+def test_a_formula_is_there_once(extract: str, text: str) -> None:
+    """Of its signs and its TeX the latter stays, without what only says how large it is; the sentence goes on."""
+    assert formulas_once(extract) == text
 
 
 def test_long_sections_are_cut_between_sentences(wiki: WikipediaSource) -> None:

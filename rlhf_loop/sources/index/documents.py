@@ -7,13 +7,15 @@ import hashlib
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_loop.errors import DocumentError, ImportFileError
+from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
@@ -23,7 +25,15 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _FENCE = re.compile(r"^(`{3,}|~{3,}).*?(?:^\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*$|^(\S.*)\n(?:=+|-+)[ \t]*$", re.MULTILINE)
-_HYPHENATION = re.compile(r"(?<=[^\W\d_])-\n(?=[a-zß-ÿ])")
+#: A hyphen, or one that shows at the end of a line only, at the end of a line; and the letter that follows.
+_HYPHENATION = re.compile("(\\S)[-\u2010\u00ad][ \\t]*\\n[ \\t]*(?=(\\S))")
+_SOFT_HYPHEN = re.compile("\u00ad(?:[ \\t]*\\n[ \\t]*)?")
+#: Ligatures and the forms that letters take in a word, as fonts have them: Latin, Armenian, Arabic.
+_FORMS = {
+    code: unicodedata.normalize("NFKC", chr(code))
+    for first, last in ((0xFB00, 0xFB06), (0xFB13, 0xFB17), (0xFB50, 0xFDC7), (0xFE70, 0xFEFC))
+    for code in range(first, last + 1)
+}
 _LINE_END = re.compile(r"(?<!\n)[ \t]*\n(?!\s*\n)[ \t]*")
 #: The fields of a row, with other names that their columns may have. A column named `source` counts only if asked for:
 #: it may mean anything, and what is deleted by source should be what was named by somebody.
@@ -118,7 +128,13 @@ def read_pdf(path: Path) -> Prose:
                 pages.append(page.extract_text())
     except OSError as error:
         raise DocumentError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
-    except (DependencyError, FileNotDecryptedError) as error:
+    except DependencyError as error:
+        try:
+            require("cryptography", "pdf")
+        except MissingExtraError as missing:
+            raise DocumentError(f"The PDF {str(path)!r} is encrypted by AES. {missing}") from error
+        raise _encrypted(path) from error
+    except FileNotDecryptedError as error:
         raise _encrypted(path) from error
     except DocumentError:
         raise
@@ -127,7 +143,7 @@ def read_pdf(path: Path) -> Prose:
             f"The PDF {str(path)!r} is damaged{place}: {error or type(error).__name__}. Make it anew, or print it to a "
             "new PDF."
         ) from error
-    text = "\n".join(_LINE_END.sub(" ", _HYPHENATION.sub("", page)) for page in pages)
+    text = "\n".join(joined_lines(page) for page in pages)
     # Fonts without a table of their characters give these.
     text = text.replace("\0", "").encode("utf-8", "replace").decode()
     if not text.strip():
@@ -136,6 +152,23 @@ def read_pdf(path: Path) -> Prose:
             "character recognition (OCR) add the text, and try again."
         )
     return Prose(text, title)
+
+
+def joined_lines(text: str) -> str:
+    """Return the paragraphs of a page, whose lines a typesetter has broken, words included."""
+    return _LINE_END.sub(" ", _HYPHENATION.sub(_rejoined, text))
+
+
+def _rejoined(hyphen: re.Match[str]) -> str:
+    """Return the letter before the hyphen if a word goes on behind it, in whatever alphabet; else all as it is."""
+    before, after = (unicodedata.category(letter) for letter in hyphen.groups())
+    goes_on = before[0] in "LM" and after[0] == "L" and after not in ("Lu", "Lt")
+    return hyphen[1] if goes_on else hyphen[0]
+
+
+def legible(text: str) -> str:
+    """Return the text as somebody would type it: without soft hyphens and ligatures, in the form NFC."""
+    return unicodedata.normalize("NFC", _SOFT_HYPHEN.sub("", text).translate(_FORMS))
 
 
 _PROSE: Mapping[str, Callable[[Path], Prose]] = {"md": read_markdown, "txt": read_text, "pdf": read_pdf}
@@ -388,6 +421,9 @@ def _text(field: str, value: object) -> str | None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{field} is not valid Unicode at its character {error.start + 1}") from None
+    value = legible(value)
+    if not value.strip():
+        return None
     limit = MAX_CHARS if field == "text" else _MAX_TITLE
     if field != "text":
         value = " ".join(value.split())
