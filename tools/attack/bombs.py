@@ -11,8 +11,8 @@ from pathlib import Path
 from tools.attack.product import Finding, Product, Ran, Running
 
 PART = "bombs"
-#: What a command may take, and for how long.
-MOST_MB, PATIENT_S = 300.0, 10.0
+#: What a command may take, or so much more than with an honest file; and how much longer.
+MOST_MB, _MORE_MB, PATIENT_S = 300.0, 64.0, 10.0
 _MEMBER = 64 * 2**20
 _GIGABYTE = 2**30
 
@@ -22,17 +22,20 @@ def attack(product: Product) -> Iterator[Finding]:
     folder = product.folder / "bombs"
     folder.mkdir()
     before = product.count("rlhf_interactions")
-    yield from _ordinary(product, folder)
+    honest = _honest(product, folder)
+    for words, ran in honest.items():
+        yield Finding(PART, f"{words} of an honest file, to compare with", str(ran), ran.code == 0)
     for name, write in FILES.items():
         file = folder / name.partition(" ")[0]
         write(file)
         if not name.endswith("(index)"):
             ran = product.run("ratings", "import", str(file))
             stored = product.count("rlhf_interactions") - before
-            yield _finding(f"ratings import {name}", ran, stored)
+            yield _finding(f"ratings import {name}", ran, stored, honest["ratings import"])
         if not name.endswith("(ratings)"):
             ran = product.run("index", "add", str(file))
-            yield _finding(f"index add {name}", ran, 0 if "is empty" in product.run("index", "list").out else 1)
+            stored = int("is empty" not in product.run("index", "list").out)
+            yield _finding(f"index add {name}", ran, stored, honest["index add"])
             product.run("index", "delete", file.name)
         file.unlink()
     with product.served() as server:
@@ -41,19 +44,19 @@ def attack(product: Product) -> Iterator[Finding]:
             yield _sent(product, server, name, path, body)
 
 
-def _ordinary(product: Product, folder: Path) -> Iterator[Finding]:
-    """Give an honest file first: what is too much is more than this takes."""
+def _honest(product: Product, folder: Path) -> dict[str, Ran]:
+    """Give each command an honest file first: the encoder alone takes memory, and on a busy machine all takes time."""
     file = folder / "honest.jsonl"
     rows = [{"user_prompt": f"Why {number}?", "ai_response": "Because.", "text": "Because."} for number in range(200)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = product.copy(product.folder.with_name("honest"))
-    for words in (("ratings", "import"), ("index", "add")):
-        ran = whole.run(*words, str(file))
-        yield Finding(PART, f"{' '.join(words)} of an honest file, to compare with", str(ran), ran.code == 0)
+    return {" ".join(words): whole.run(*words, str(file)) for words in (("ratings", "import"), ("index", "add"))}
 
 
-def _finding(name: str, ran: Ran, stored: int) -> Finding:
-    holds = ran.clear and ran.code == 2 and ran.megabytes < MOST_MB and ran.seconds < PATIENT_S and not stored
+def _finding(name: str, ran: Ran, stored: int, honest: Ran) -> Finding:
+    small = ran.megabytes < max(MOST_MB, honest.megabytes + _MORE_MB)
+    soon = ran.seconds < PATIENT_S + honest.seconds
+    holds = ran.clear and ran.code == 2 and small and soon and not stored
     said = ran.error.strip().splitlines()[-1:] or ["nothing said"]
     return Finding(PART, name, f"{ran}{f', {stored} stored' if stored else ''}: {said[0][:90]}", holds)
 

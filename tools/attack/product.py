@@ -23,7 +23,7 @@ from rlhf_loop import sample
 from tools.fuzz import prepare
 
 #: A process that takes more is stopped: the machine should survive.
-MOST_MB = 3000.0
+MOST_MB = 1500.0
 _PATIENCE_S = 180.0
 _LOOK_EVERY_S = 0.01
 _CODE = "from rlhf_loop.cli import main; main()"
