@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any
 
-from rlhf_loop.utils.text import html_table
+from rlhf_loop.utils.text import html_table, visible
 
 #: A rating from here on means "a correct answer": the positive class of the reward model.
 GOOD_RATING = 4
@@ -80,6 +81,20 @@ class User:
 def prompt_key(prompt: str) -> str:
     """Return the prompt's key, equal for all spellings of one question: case and white space do not matter."""
     return " ".join(prompt.casefold().split())
+
+
+def answer_name(group: str | None, source: str | None, prompt: str, response: str) -> str:
+    """Return the name of an answer that came without one: by what can be seen of it, so that it is known again."""
+    return raw_answer_name(*(visible(part or "") for part in (group, source, prompt, response)))
+
+
+def raw_answer_name(group: str | None, source: str | None, prompt: str, response: str) -> str:
+    """Return the name that such an answer had in earlier versions: by each character of it."""
+    digest = hashlib.sha256()
+    for part in (group or "", source or "", prompt, response):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return f"sha256:{digest.hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

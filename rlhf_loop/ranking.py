@@ -20,6 +20,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.utils.concurrency import Worker
+from rlhf_loop.utils.text import visible
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: The score of a text in which there is nothing to read.
+_NOTHING = 0.0
 _Stamp = tuple[tuple[int, int, int], tuple[int, int, int] | None]
 _Entry = TypeVar("_Entry")
 
@@ -193,9 +196,15 @@ def incoming_order(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
 def _ranked(
     query: str, candidates: Sequence[Candidate], model: RewardModel, encoder: TextEncoder
 ) -> list[RankedCandidate]:
-    (scores,) = model.score([Question(query, tuple(candidate.text for candidate in candidates))], encoder)
+    readable = [position for position, candidate in enumerate(candidates) if visible(candidate.text)]
+    scores: dict[int, float] = {}
+    if readable:
+        (known,) = model.score([Question(query, tuple(candidates[place].text for place in readable))], encoder)
+        scores = dict(zip(readable, known, strict=True))
+    # Last, so that they are behind whatever else is 0.
+    scores |= {position: _NOTHING for position in range(len(candidates)) if position not in scores}
     # sorted() is stable, so ties keep the incoming order.
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    order = sorted(scores, key=lambda position: -scores[position])
     return [
         RankedCandidate(candidates[position], rank=rank, score=float(scores[position]), position=position)
         for rank, position in enumerate(order, start=1)
@@ -253,8 +262,9 @@ def rerank_candidates(
 
     Returns:
         One new dict a candidate, best first: `text`, `score` in [0, 1] (the probability that an expert would rate the
-        answer 4 or 5), `rank` from 1, and all other keys of the candidate. Ties keep the incoming order. Without a
-        trained model: the incoming order, `score` None, and one warning in the log.
+        answer 4 or 5), `rank` from 1, and all other keys of the candidate. Ties keep the incoming order. A text without
+        any visible character has the score 0 and comes last. Without a trained model: the incoming order, `score` None,
+        and one warning in the log.
 
     Raises:
         ValueError: an empty query, or a candidate without text; the message names its position, from 0.
@@ -297,7 +307,7 @@ def _as_dict(candidate: object, position: int) -> dict[str, Any]:
 
 
 def _check_query(query: object) -> None:
-    if not isinstance(query, str) or not query.strip():
+    if not isinstance(query, str) or not visible(query):
         raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
 
 
@@ -306,8 +316,6 @@ def _check_text(text: object, position: int) -> None:
         raise ValueError(f"Candidate {position} has no text: {text!r}. Give it a 'text' that is not empty.")
 
 
-#: Of a document in which there is nothing to read.
-_NOTHING = 0.0
 #: Probabilities this near to 0 or 1 have no finite logit that would say more.
 _SURE = 1e-12
 
@@ -382,7 +390,7 @@ def rank_documents(
     Raises:
         ModelFileError: there is no model to rank by, and `otherwise` does not say what else to do.
     """
-    readable = [index for index, text in enumerate(documents) if text.strip()]
+    readable = [index for index, text in enumerate(documents) if visible(text)]
     texts = [_beginning(ranker, documents[index], longest) for index in readable]
     ranking = _document_ranking(ranker, query, texts, otherwise)
     if ranking is None:

@@ -18,7 +18,7 @@ from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.excerpts import whole_sentences
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.text import clean_text
+from rlhf_loop.utils.text import clean_text, visible
 from rlhf_loop.utils.timed_transport import TimedTransport, all_by
 
 if TYPE_CHECKING:
@@ -192,5 +192,5 @@ def _each_once(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Leave out what has been said already, word for word."""
     first: dict[str, Candidate] = {}
     for candidate in candidates:
-        first.setdefault(" ".join(candidate.text.casefold().split()), candidate)
+        first.setdefault(" ".join(visible(candidate.text).casefold().split()), candidate)
     return tuple(first.values())

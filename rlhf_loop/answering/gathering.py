@@ -18,7 +18,7 @@ from rlhf_loop.sources.excerpts import excerpt
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils import tracing
 from rlhf_loop.utils.concurrency import start_thread
-from rlhf_loop.utils.text import clean_text, one_line, web_address
+from rlhf_loop.utils.text import clean_text, one_line, visible, web_address
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _checked(given: object, limit: int, query: str) -> tuple[tuple[Passage, ...]
             break
         if not isinstance(passage, Passage):
             troubles.append(f"gave a {type(passage).__name__} instead of a passage")
-        elif not isinstance(passage.text, str) or not (text := clean_text(passage.text[:_LONGEST])):
+        elif not isinstance(passage.text, str) or not visible(text := clean_text(passage.text[:_LONGEST])):
             troubles.append("gave a passage without text")
         else:
             if len(passage.text) > _LONGEST:

@@ -36,7 +36,7 @@ from rlhf_loop.domain import (
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
 from rlhf_loop.ranking import Ranker, incoming_order
 from rlhf_loop.sources.source import Source
-from rlhf_loop.utils.text import unstorable
+from rlhf_loop.utils.text import unstorable, visible
 from rlhf_loop.utils.tracing import stage
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ def checked_query(query: object) -> str:
             f"The query holds the character {found.group()!a} at position {found.start()}, which cannot be stored. "
             "Send the question as plain text."
         )
-    if not query.strip():
+    if not visible(query):
         raise ValueError("The query is empty. Send the user's question.")
     return query.strip()
 

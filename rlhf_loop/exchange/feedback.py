@@ -26,9 +26,10 @@ from rlhf_loop.store.interactions import (
     withdraw_preference,
     withdraw_review,
 )
-from rlhf_loop.store.queries import find_review
+from rlhf_loop.store.queries import find_key, find_review
 from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
 from rlhf_loop.store.validation import cleaned
+from rlhf_loop.utils.text import visible
 
 _RECEIVED, _DELETED = "annotation.received", "annotation.deleted"
 #: Targets in one query.
@@ -77,11 +78,13 @@ def find_answer(connection: Connection, rating: Rating) -> int | None:
     Raises:
         OtherTextsError: another answer has its `external_id`.
     """
-    wanted = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response)
-    row = connection.execute(wanted.where(Interaction.external_id == answer_id(rating))).one_or_none()
-    if row is None:
+    key = find_key(connection, answer_id(rating))
+    if key is None:
         return None
-    if (row.user_prompt, row.ai_response) != (rating.user_prompt, rating.ai_response):
+    wanted = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response)
+    row = connection.execute(wanted.where(Interaction.id == key)).one()
+    texts = ((row.user_prompt, rating.user_prompt), (row.ai_response, rating.ai_response))
+    if any(visible(there) != visible(here) for there, here in texts):
         raise OtherTextsError(
             f"The interaction {answer_id(rating)[:100]!r} has another prompt or response than this feedback. Send it "
             "without them to rate that one, or with another id."

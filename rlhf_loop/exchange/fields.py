@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from rlhf_loop.domain import Rating, ReviewerRole
+from rlhf_loop.domain import Rating, ReviewerRole, raw_answer_name
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.store.validation import cleaned, problem
 from rlhf_loop.utils.rows import Kind
@@ -125,9 +125,12 @@ def to_rating(values: Mapping[str, Any]) -> Rating:
         # Most cells are texts as they are.
         parsed[name] = value if parse is None and type(value) is str else (parse or _text)(name, value)
     rating = Rating(**parsed)
-    if reason := problem(rating):
-        raise ValueError(reason)
-    return rating
+    if rating.external_id and rating.external_id == raw_answer_name(
+        rating.candidate_group, rating.source, rating.user_prompt, rating.ai_response
+    ):
+        # The export of an earlier version: the answer had no other name than its texts.
+        rating = replace(rating, external_id=None)
+    return storable(rating)
 
 
 def storable(rating: Rating) -> Rating:

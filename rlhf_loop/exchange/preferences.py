@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from rlhf_loop.domain import GOOD_RATING, Pair, PairKind
 from rlhf_loop.training.data import TrainingSet, in_questions, training_set
 from rlhf_loop.training.pairs import PairText, training_pairs
+from rlhf_loop.utils.text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,9 @@ def _rated(data: TrainingSet) -> Iterator[list[RatedAnswer]]:
         ratings = iter(by_prompt.candidates["rating"][chunk.row].tolist())
         for question in chunk.questions:
             of_text: dict[str, list[int]] = {}
+            spelled: dict[str, str] = {}
             for response in question.responses:
-                of_text.setdefault(response, []).append(next(ratings))
+                of_text.setdefault(spelled.setdefault(visible(response), response), []).append(next(ratings))
             yield [
                 RatedAnswer(question.prompt, response, sorted(given)[(len(given) - 1) // 2])
                 for response, given in of_text.items()

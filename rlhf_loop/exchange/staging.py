@@ -6,7 +6,6 @@ WHERE on SQLite.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +31,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole, field_values
+from rlhf_loop.domain import Rating, ReviewerRole, answer_name, field_values
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.store.tables import ANONYMOUS, UtcDateTime
+from rlhf_loop.utils.text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,14 @@ def stage(engine: Engine) -> Iterator[Connection]:
                 METADATA.drop_all(connection, checkfirst=False)
 
 
-def drop(connection: Connection, statement: str, *, table: Table = STAGE) -> list[Row[Any]]:
-    """Take out the rows that a statement finds by their `place`, and return them."""
+def drop(connection: Connection, statement: str, *, table: Table = STAGE, unlike: str | None = None) -> list[Row[Any]]:
+    """Take out the rows that a statement finds by their `place`, and return them.
+
+    With `unlike` only those of whose two answers, which it gives, somebody would see that they differ.
+    """
     found = list(connection.execute(text(statement)))
+    if unlike is not None:
+        found = [row for row in found if _differ(connection, unlike, row.place)]
     if found:
         places = [{"place": row.place} for row in found]
         connection.execute(text(f"DELETE FROM {table.name} WHERE place = :place"), places)
@@ -258,7 +263,7 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
     connection.execute(text(_MARK_FIRST_PLACES.format(first=first)))
     errors += [
         RowError(row.line, f"external_id is {row.identity!r}, which line {row.earlier} gives to another answer")
-        for row in drop(connection, _OTHER_TEXT_IN_FILE)
+        for row in drop(connection, _OTHER_TEXT_IN_FILE, unlike=_TEXTS_IN_FILE)
     ]
     connection.execute(text(_MARK_FIRST_REVIEWS))
     for row in drop(connection, _OTHER_WORDS_IN_FILE):
@@ -275,7 +280,7 @@ def drop_other_texts(connection: Connection) -> list[RowError]:
     """Take out the rows whose `external_id` the database has for another answer."""
     return [
         RowError(row.line, f"external_id is {row.identity!r}, which interaction {row.id} has for another answer")
-        for row in drop(connection, _OTHER_TEXT_IN_DATABASE)
+        for row in drop(connection, _OTHER_TEXT_IN_DATABASE, unlike=_TEXTS_IN_DATABASE)
     ]
 
 
@@ -302,11 +307,7 @@ def identity(rating: Rating, *, source: str | None) -> str:
     """Name an answer, so that another import knows it again."""
     if rating.external_id is not None:
         return rating.external_id
-    digest = hashlib.sha256()
-    for part in (rating.candidate_group or "", source or "", rating.user_prompt, rating.ai_response):
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return f"sha256:{digest.hexdigest()}"
+    return answer_name(rating.candidate_group, source, rating.user_prompt, rating.ai_response)
 
 
 def _staged(
@@ -338,6 +339,11 @@ def _staged(
         "reviewed_at": time(review.reviewed_at and min(review.reviewed_at, now)),
         "retrieved_at": time(origin.retrieved_at),
     }
+
+
+def _differ(connection: Connection, texts: str, place: int) -> bool:
+    prompt, response, other_prompt, other = connection.execute(text(texts), {"place": place}).one()
+    return visible(prompt) != visible(other_prompt) or visible(response) != visible(other)
 
 
 def _find_texts(connection: Connection) -> list[RowError]:
@@ -391,6 +397,17 @@ _OTHER_TEXT_IN_FILE = """
     FROM rlhf_import s JOIN rlhf_import f ON f.place = s.first_place
     WHERE s.place <> s.first_place AND (s.user_prompt <> f.user_prompt OR s.ai_response <> f.ai_response)
     ORDER BY s.place
+"""
+
+# One row's at a time: those of all could be more than there is memory.
+_TEXTS_IN_FILE = """
+    SELECT s.user_prompt, s.ai_response, f.user_prompt, f.ai_response
+    FROM rlhf_import s JOIN rlhf_import f ON f.place = s.first_place WHERE s.place = :place
+"""
+
+_TEXTS_IN_DATABASE = """
+    SELECT s.user_prompt, s.ai_response, i.user_prompt, i.ai_response
+    FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity WHERE s.place = :place
 """
 
 _OTHER_WORDS_IN_FILE = f"""

@@ -35,6 +35,7 @@ from rlhf_loop.store.tables import (
     Preference,
     origin_of,
 )
+from rlhf_loop.utils.text import visible
 
 #: How many questions each way of looking gives, how many answers it looks at for them, and answers of one question.
 _QUESTIONS, _ANSWERS, _OF_ONE = 15, 100, 30
@@ -155,7 +156,7 @@ def _answers(connection: Connection, named: Any) -> list[Any]:
 def _pairs(answers: Sequence[Any]) -> dict[FoundPair, float]:
     """Return the pairs of different texts among the answers to a question, and how far apart they are."""
     # The newest come first, so of an answer that was served again the first serving stays.
-    texts = {(prompt_key(row.user_prompt), row.ai_response.strip()): row for row in answers}
+    texts = {(prompt_key(row.user_prompt), visible(row.ai_response)): row for row in answers}
     found = {}
     for first, second in combinations(sorted(texts.values(), key=lambda row: row.id), 2):
         if prompt_key(first.user_prompt) == prompt_key(second.user_prompt):

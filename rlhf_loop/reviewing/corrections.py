@@ -13,7 +13,6 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
-from rlhf_loop.reviewing.items import plain_lines
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.interactions import lock
@@ -27,6 +26,7 @@ from rlhf_loop.store.tables import (
     origin_of,
     review_of,
 )
+from rlhf_loop.utils.text import visible
 
 State = Literal["pending", "approved", "rejected"]
 
@@ -91,7 +91,7 @@ def decide(
             raise LookupError(
                 f"There is no correction in review {review_id}. It may have been withdrawn; reload the list."
             )
-        if plain_lines(present.correction) != plain_lines(correction):
+        if visible(present.correction) != visible(correction):
             raise ValueError("The correction was changed while you read it. Read it again, and decide then.")
         decision = {
             "review_id": review_id,

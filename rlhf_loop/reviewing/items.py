@@ -12,7 +12,7 @@ from rlhf_loop import domain
 from rlhf_loop.domain import Origin
 from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import LARGEST_ID, ORIGIN_COLUMNS, Assignment, Draft, Interaction, origin_of
-from rlhf_loop.utils.text import unstorable
+from rlhf_loop.utils.text import tidied, unstorable, visible
 
 #: Characters that a rater may write.
 MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000
@@ -102,10 +102,10 @@ def checked_text(name: str, text: str | None, *, limit: int) -> str | None:
     if bad := unstorable(text):
         what = "a NUL character" if bad.group() == "\x00" else "half a character (a lone surrogate)"
         raise ValueError(f"The {name} holds {what} at position {bad.start()}. Take it out.")
-    text = plain_lines(text)
+    text = tidied(text).strip()
     if len(text) > limit:
         raise ValueError(f"The {name} has {len(text):,} characters; {limit:,} is the most. Shorten it.")
-    return text or None
+    return text if visible(text) else None
 
 
 def checked_correction(correction: str | None, *, response: str) -> str | None:
@@ -114,14 +114,9 @@ def checked_correction(correction: str | None, *, response: str) -> str | None:
     Raises:
         ValueError: as `checked_text`.
     """
-    if correction is not None and plain_lines(correction) == plain_lines(response):
+    if correction is not None and visible(correction) == visible(response):
         return None
     return checked_text("correction", correction, limit=MAX_CORRECTION)
-
-
-def plain_lines(text: str) -> str:
-    """Return the text with one newline a line and nothing blank around it: a form brings back other line breaks."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def _draft(connection: Connection, interaction_key: int, *, reviewer: str) -> domain.Review | None:

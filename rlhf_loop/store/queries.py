@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop import domain
 from rlhf_loop.domain import Origin, ReviewerRole
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.tables import REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
+from rlhf_loop.store.tables import REVIEW_COLUMNS, AuditEntry, Interaction, Review, origin_of, review_of
 
 #: Entries of a page at most.
 LONGEST_PAGE = 100
@@ -104,7 +104,7 @@ def interaction(engine: Engine, id: str, *, reviews: int = LONGEST_PAGE) -> tupl
         LookupError: there is none.
     """
     with reading(engine) as connection:
-        row = connection.execute(select(*_columns()).where(Interaction.external_id == id)).one_or_none()
+        row = connection.execute(select(*_columns()).where(Interaction.id == find_key(connection, id))).one_or_none()
         if row is None:
             raise LookupError(unknown(id))
         return _entry(row), _reviews(connection, row.row_id, id, limit=reviews, cursor=None)
@@ -127,10 +127,22 @@ def interaction_key(connection: Connection, id: str) -> int:
     Raises:
         LookupError: there is none.
     """
-    found = connection.execute(select(Interaction.id).where(Interaction.external_id == id)).scalar()
+    found = find_key(connection, id)
     if found is None:
         raise LookupError(unknown(id))
-    return int(found)
+    return found
+
+
+def find_key(connection: Connection, id: str) -> int | None:
+    """Return the key of the interaction with that external id, or that had it before answers were merged."""
+    found = connection.execute(select(Interaction.id).where(Interaction.external_id == id)).scalar()
+    if found is not None:
+        return int(found)
+    former = select(AuditEntry.detail).where(
+        AuditEntry.target == f"interaction_id:{id}", AuditEntry.action == "interaction.renamed"
+    )
+    detail = connection.execute(former.order_by(AuditEntry.id.desc()).limit(1)).scalar()
+    return int(detail["interaction"]) if detail else None
 
 
 def known(connection: Connection, ids: Sequence[str]) -> set[str]:

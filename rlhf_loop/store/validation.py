@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.utils.text import unstorable
+from rlhf_loop.utils.text import tidied, unstorable, visible
 
 RATINGS = range(1, 6)
 
@@ -25,17 +25,28 @@ _OPTIONAL_TEXTS = (
     "licence",
 )
 _NEEDED_TEXTS = ("user_prompt", "ai_response")
+#: Texts whose line ends and Unicode form say nothing.
+_PROSE = (*_NEEDED_TEXTS, "feedback_comment", "corrected_response")
 _NUMBERS = ("rating", "shown_rank", "score", "harmful")
 _WHOLE = ("rating", "shown_rank")
 _TIMES = ("created_at", "rated_at", "retrieved_at")
 
 
 def cleaned(rating: Rating) -> Rating:
-    """Take an empty optional text for none, as files cannot tell them apart, and numpy's numbers for Python's."""
+    """Tidy the texts, take an empty optional one for none, as files cannot tell them apart, and numpy's numbers for
+    Python's.
+    """
     if not isinstance(rating, Rating):
         return rating
     better: dict[str, Any] = {
-        name: None for name in _OPTIONAL_TEXTS if isinstance(value := getattr(rating, name), str) and not value
+        name: tidy
+        for name in _PROSE
+        if isinstance(value := getattr(rating, name), str) and (tidy := tidied(value)) != value
+    }
+    better |= {
+        name: None
+        for name in _OPTIONAL_TEXTS
+        if isinstance(value := getattr(rating, name), str) and (not visible(value) if name in _PROSE else not value)
     }
     # A column of a table has such; a database would store their bytes.
     better |= {name: value.item() for name in _NUMBERS if _is_of_numpy(value := getattr(rating, name))}
@@ -79,12 +90,12 @@ def _wrong_text(rating: Rating) -> str | None:
             what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
             return f"{name} holds {what} at position {bad.start()}"
     for name in _NEEDED_TEXTS:
-        if not getattr(rating, name).strip():
+        if not visible(getattr(rating, name)):
             return f"{name} is empty"
     for name in ("reviewer", "external_id"):
         text = getattr(rating, name)
-        if text is not None and not text.strip():
-            return f"{name} is {text!r}, only white space"
+        if text is not None and not visible(text):
+            return f"{name} is {text!a}, only white space"
     return None
 
 

@@ -24,6 +24,7 @@ from rlhf_loop.training.data import prompt_hash, text_digest
 from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.utils.arrays import Ints, Mask
 from rlhf_loop.utils.sqlite import in_parts
+from rlhf_loop.utils.text import visible
 
 #: What is kept of a pair in place of its texts: `id` is for whoever has these, `prompt` and `text` are hashes as in
 #: `training_data.ANSWER`.
@@ -99,12 +100,12 @@ class PairText:
     @property
     def differs(self) -> bool:
         """True if these are two answers, and not two layouts of one."""
-        return self.chosen.split() != self.rejected.split()
+        return visible(self.chosen).split() != visible(self.rejected).split()
 
     @property
     def key(self) -> int:
         """A hash of the question and its two answers, whichever of them is better."""
-        return hash((prompt_key(self.prompt), *sorted((self.chosen, self.rejected))))
+        return hash((prompt_key(self.prompt), *sorted((visible(self.chosen), visible(self.rejected)))))
 
 
 class PairTexts(Protocol):
@@ -268,8 +269,8 @@ def _corrections(connection: Connection, weights: Mapping[str, float]) -> Iterat
         if not weight:
             continue
         text = _corrected(row)
-        key = hash((prompt_key(text.prompt), text.chosen, text.rejected))
-        if text.differs and text.chosen.strip() and key not in seen:
+        key = hash((prompt_key(text.prompt), visible(text.chosen), visible(text.rejected)))
+        if text.differs and visible(text.chosen) and key not in seen:
             seen.add(key)
             yield pair_numbers(row.id, text, weight, correction=True, expert=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 from urllib.parse import urlsplit
@@ -15,6 +16,49 @@ _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # What a database cannot store as text: PostgreSQL has no NUL, and a lone surrogate has no UTF-8 form.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+#: Line ends of all systems, and Unicode's own.
+_LINE_ENDS = ("\r\n", "\r", "\x85", "\u2028", "\u2029")
+#: What is not seen: controls, and Unicode's Default_Ignorable_Code_Point.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+#: These letters are seen, as the flag of England or another.
+_FLAG = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)")
+_BLANKS = "\u2800" + "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+
+
+def tidied(text: str) -> str:
+    """Return the text as it is stored: one newline ends a line, and letters are in Unicode's form NFC.
+
+    What is not seen stays: it may join the parts of an emoji, and a blank at the start an answer to what it completes.
+    """
+    return unicodedata.normalize("NFC", plain_lines(text))
+
+
+def visible(text: str) -> str:
+    """Return what can be seen of a text, by which it is known again; an empty text where there is nothing to see.
+
+    Lines end with one newline, letters are in Unicode's form NFC; what has no width is gone, and blanks around it are.
+    """
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    seen = plain_lines(text)
+    if _UNSEEN.search(seen):
+        # Of what is split by a group, every second part is what it matched.
+        parts = _FLAG.split(seen)
+        parts[::2] = [_UNSEEN.sub("", part) for part in parts[::2]]
+        seen = "".join(parts)
+    return unicodedata.normalize("NFC", seen).strip(_BLANKS)
+
+
+def plain_lines(text: str) -> str:
+    """Return the text with one newline at the end of each line."""
+    for end in _LINE_ENDS:
+        text = text.replace(end, "\n")
+    return text
 
 
 def unstorable(text: str) -> re.Match[str] | None:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Scoring
-from rlhf_loop.utils.text import web_address
+from rlhf_loop.utils.text import plain_lines, web_address
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import people
@@ -102,7 +102,7 @@ class Desk:
 
 def own_lines(text: str | None) -> str:
     """Return a text with the line breaks that were typed: in a form, a browser sends two characters for each."""
-    return (text or "").replace("\r\n", "\n").replace("\r", "\n")
+    return plain_lines(text or "")
 
 
 def address(endpoint: str, **values: object) -> str:

@@ -20,6 +20,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Review, ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, SeenReview
+from rlhf_loop.utils.text import visible
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, json_response, parsed
 from rlhf_loop.web.guard import Guard
@@ -111,7 +112,7 @@ def _typed(item: ReviewItem, sent: ReviewIn) -> Review:
 def corrected(item: ReviewItem, sent: ReviewIn) -> str | None:
     """Return the correction; the field begins as the answer, and an answer left as it is corrects nothing."""
     correction = own_lines(sent.correction).strip()
-    return correction if correction and correction != own_lines(item.response).strip() else None
+    return correction if visible(correction) not in ("", visible(item.response)) else None
 
 
 #: Why an answer came, for the help; beside the answer it would sway the rater.
