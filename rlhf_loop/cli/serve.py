@@ -173,7 +173,7 @@ def _people(settings: Settings, base: str) -> tuple[str, str]:
     from rlhf_loop.errors import DatabaseError
     from rlhf_loop.store.engine import describe, ensure_schema, make_engine
 
-    engine = make_engine(settings.database_url)
+    engine = make_engine(settings.database_url, lasting=True)
     try:
         ensure_schema(engine)
         first_admin = invite_first_admin(engine)

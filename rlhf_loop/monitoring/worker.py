@@ -86,7 +86,7 @@ class Worker:
         """
         self.schedule = schedule = Schedule(settings.worker_schedule)
         self._settings, self._command = settings, tuple(retrain)
-        self._engine = make_engine(settings.database_url)
+        self._engine = make_engine(settings.database_url, lasting=True)
         self._stopped = threading.Event()
         self._jobs = (
             _Job("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from sqlite3 import Connection as SqliteConnection
-from sqlite3 import OperationalError as SqliteOperationalError
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
@@ -20,22 +22,33 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import StaticPool
 
 from rlhf_loop.errors import DatabaseError
+from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.sqlite import file_id
 
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 
+FILE_GONE = "its file is gone: put it back, or start again with a new one"
 _PATIENCE_S = 10
 _MIGRATION_TIMEOUT_S = 120
 _MIGRATION_LOCK = 0x524C4846  # "RLHF": the key of PostgreSQL's advisory lock
+#: Seconds between two looks whether another process has written. SQLite's own waits grow to 0.1 s, and who waits that
+#: long misses the moments in which the file is free.
+_LOOK_EVERY_S = 0.002
+#: Seconds that the end of a process waits for others who just fold the write-ahead log in.
+_FOLD_S = 5
+#: What this process has of SQLite files: who writes next, and which file it was at the start of what lasts.
+_turns: dict[Path, FairLock] = {}
+_files: dict[Path, tuple[int, int] | None] = {}
 
 
-def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
+def make_engine(url: str, *, patience_s: int = _PATIENCE_S, lasting: bool = False) -> Engine:
     """Make the engine for a database URL; nothing connects yet.
 
     `sqlite:///FILE`, `sqlite://` (in memory), `postgresql://...` and `postgres://...` are understood. `patience_s` is
-    how long to wait for a connection, and on SQLite for another process's lock.
+    how long to wait for a connection, and on SQLite for others who write. `lasting` is for processes that run on: they
+    make no new SQLite file where the one that they had is gone.
 
     Raises:
         ValueError: the URL is not a text.
@@ -44,7 +57,7 @@ def make_engine(url: str, *, patience_s: int = _PATIENCE_S) -> Engine:
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed, patience_s)
+        return _sqlite_engine(parsed, patience_s, lasting)
     require("psycopg", "postgres")
     timeout = {} if "connect_timeout" in parsed.query else {"connect_timeout": patience_s}
     engine = create_engine(parsed, pool_pre_ping=True, pool_timeout=patience_s, connect_args=timeout)
@@ -179,8 +192,29 @@ def ensure_schema(engine: Engine) -> None:
     Raises:
         DatabaseError: see `migrate`.
     """
-    if revision(engine) != head():
+    found = revision(engine)
+    path = sqlite_file(engine.url) if engine.get_execution_options().get("rlhf_lasting") else None
+    if found is None and path in _files:
+        raise DatabaseError(_lost(engine, "is empty, and was not before"))
+    if found != head():
         migrate(engine)
+    if path is not None:
+        _files.setdefault(path, file_id(path))
+
+
+def lost_file(url: str) -> str:
+    """Say what became of the SQLite file that this process has had; an empty text if nothing did."""
+    path = sqlite_file(_parse(url)) if url.startswith("sqlite") else None
+    if path is None or path not in _files or (now := file_id(path)) == _files[path]:
+        return ""
+    return "its file is another one than at the start" if now else FILE_GONE
+
+
+def _lost(engine: Engine, what: str) -> str:
+    return (
+        f"The database {describe(engine)} {what}. Put the file back; or make a new one, which knows nothing of before: "
+        "rlhf-loop init"
+    )
 
 
 def migrate(engine: Engine) -> None:
@@ -236,21 +270,25 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL, patience_s: int) -> Engine:
+def _sqlite_engine(url: URL, patience_s: int, lasting: bool) -> Engine:
     path = sqlite_file(url)
     # A database in memory lives in its one connection, so all threads must share that one.
     if path is None:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        engine = create_engine(url)
+        engine = create_engine(url, execution_options={"rlhf_lasting": lasting})
+        _turns.setdefault(path, FairLock())
 
     @event.listens_for(engine, "do_connect")
     def _make_folder(*_: Any) -> None:
-        if path is not None:
-            _create_parent(path)
+        if path is None:
+            return
+        if lasting and path in _files and not path.exists():
+            raise DatabaseError(_lost(engine, "is gone: its file was deleted, or moved away"))
+        _create_parent(path)
 
     @event.listens_for(engine, "connect")
-    def _set_pragmas(connection: SqliteConnection, _: Any) -> None:
+    def _set_pragmas(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun below, so that they hold DDL too
         connection.execute(f"PRAGMA busy_timeout = {1000 * patience_s}")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -258,15 +296,15 @@ def _sqlite_engine(url: URL, patience_s: int) -> Engine:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             # Only where another process opens the new file in this very moment, and then that one sets it; or where
             # the file is read-only, and then there is nothing to journal.
-            with suppress(SqliteOperationalError):
+            with suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")
 
     @event.listens_for(engine, "connect")
-    def _remember_file(_: SqliteConnection, record: Any) -> None:
+    def _remember_file(_: sqlite3.Connection, record: Any) -> None:
         record.info["file"] = file_id(path) if path is not None else None
 
     @event.listens_for(engine, "checkout")
-    def _notice_other_file(_: SqliteConnection, record: Any, __: Any) -> None:
+    def _notice_other_file(_: sqlite3.Connection, record: Any, __: Any) -> None:
         # A file that was deleted or replaced still takes what is written, and nobody would find it again.
         if path is not None and record.info["file"] != file_id(path):
             raise DisconnectionError(f"The file {path} is another one now.")
@@ -274,19 +312,79 @@ def _sqlite_engine(url: URL, patience_s: int) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         options = connection.get_execution_options()
-        begin = "BEGIN IMMEDIATE" if options.get("rlhf_writes", False) else "BEGIN"
-        patience = options.get("rlhf_lock_patience_s")
-        if patience is None:
-            connection.exec_driver_sql(begin)
-            return
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * patience)}")
-        try:
-            connection.exec_driver_sql(begin)
-        finally:
-            # The connection goes back to those that have time.
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * patience_s}")
+        patience = options.get("rlhf_lock_patience_s", patience_s)
+        if options.get("rlhf_writes", False) and path is not None:
+            _begin_writing(connection, _turns[path], patience)
+        elif patience == patience_s:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("rlhf_writes", False) else "BEGIN")
+        else:
+            with _waiting_for(connection, patience):
+                connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _begin_writing(connection: Connection, turn: FairLock, patience_s: float) -> None:
+    """Begin to write when it is our turn: the threads of a process in the order in which they came, processes by luck.
+
+    SQLite itself knows no order, so that of many who write all the time some would wait for ever.
+    """
+    end = monotonic() + patience_s
+    mine = turn.acquire(timeout=patience_s)
+    try:
+        with _waiting_for(connection, 0):
+            cursor = connection.connection.cursor()
+            while mine and monotonic() < end:
+                try:
+                    cursor.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error):
+                        break
+                sleep(_LOOK_EVERY_S)
+            # An error, most likely; of the kind that is expected here.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        if mine:
+            turn.release()
+
+
+@contextmanager
+def _waiting_for(connection: Connection, seconds: float) -> Iterator[None]:
+    [before] = connection.exec_driver_sql("PRAGMA busy_timeout").one()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+    try:
+        yield
+    finally:
+        # The connection goes back to those that have time.
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+
+
+def _forget_turns() -> None:
+    # A fork takes over locks whose threads it does not.
+    for path in _turns:
+        _turns[path] = FairLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_turns)
+
+
+@atexit.register
+def _fold_in() -> None:
+    """Have SQLite's files hold all that was written, so that a copy of one is whole, also where threads still run."""
+    for path in _turns:
+        with suppress(OSError, sqlite3.Error):
+            if not os.path.getsize(f"{path}-wal") or not path.exists():
+                continue
+            end = monotonic() + _FOLD_S
+            with closing(sqlite3.connect(path, timeout=_FOLD_S)) as connection:
+                # It holds up nobody. What others read just now cannot be folded in yet; the last one of them will.
+                while True:
+                    busy, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    if (not busy and frames == done) or monotonic() > end:
+                        break
+                    sleep(_LOOK_EVERY_S)
 
 
 def sqlite_file(url: URL) -> Path | None:

@@ -100,18 +100,32 @@ class FairLock:
         """The number of threads that wait."""
         return len(self._waiting)
 
-    def __enter__(self) -> None:
+    def acquire(self, timeout: float = -1) -> bool:
+        """Take the lock; return False if it was not our turn within so many seconds, by default for ever."""
         with self._lock:
             if not self._taken:
                 self._taken = True
-                return
+                return True
             gate = threading.Lock()
             gate.acquire()
             self._waiting.append(gate)
         # Opened by whoever is before us, who does not mark the lock as free meanwhile.
-        gate.acquire()
+        if gate.acquire(timeout=timeout):
+            return True
+        with self._lock:
+            if gate not in self._waiting:
+                return True
+            self._waiting.remove(gate)
+            return False
+
+    def __enter__(self) -> None:
+        self.acquire()
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the lock to whoever has waited longest."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()

@@ -21,7 +21,7 @@ from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.store.engine import make_engine
+from rlhf_loop.store.engine import make_engine, open_database
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.store.tables import Review as StoredReview
 
@@ -273,16 +273,19 @@ def test_what_is_refused_at_once_is_kept_with_the_reason(recorder: Recorder) -> 
 
 
 def test_a_sqlite_database_that_is_deleted_under_the_server(tmp_path: Path) -> None:
-    """What comes afterwards goes into a new file, and not into one that nobody can see."""
+    """What comes afterwards waits until there is a file again, and goes neither into one that nobody can see, nor into
+    a new one that nobody has made.
+    """
     file = tmp_path / "rlhf.db"
     recorder = Recorder(settings_for(f"sqlite:///{file}", tmp_path))
     assert recorder.record(candidates("a")) == ""
     for each in tmp_path.glob("rlhf.db*"):
         each.unlink()
-    recorder.record(candidates("b"))
+    assert recorder.record(candidates("b")) != ""
+    assert not file.exists()
+    engine = open_database(f"sqlite:///{file}")
     until(lambda: recorder.waiting() == (0, 0))
     assert recorder.record(candidates("c")) == ""
-    engine = make_engine(f"sqlite:///{file}")
     assert count(engine) == 4
     engine.dispose()
     recorder.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
@@ -117,6 +117,48 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("these are notes, and they are long enough to be read as a header " * 20)
     with pytest.raises(DatabaseError, match="not a database"):
         db.open_database(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+def test_threads_write_in_the_order_in_which_they_came(sqlite_engine: Engine) -> None:
+    """However many write at once: nobody waits for those who came later."""
+    [line] = [line for path, line in db._turns.items() if str(path) == sqlite_engine.url.database]
+    with ThreadPoolExecutor(4) as threads, ExitStack() as before:
+        before.enter_context(line)
+        written = []
+        for number in range(4):
+            sql = f"INSERT INTO rlhf_interactions (user_prompt, ai_response) VALUES ('q', '{number}')"
+            written.append(threads.submit(run, sqlite_engine, sql))
+            until(lambda behind=number + 1: line.waiting == behind)  # type: ignore[misc]
+        before.close()
+        for each in written:
+            each.result()
+    stored = rows(sqlite_engine, "SELECT ai_response FROM rlhf_interactions ORDER BY id")
+    assert [response for (response,) in stored] == list("0123")
+
+
+WRITER = """
+import os, signal, sys, threading, time
+from sqlalchemy import text
+from rlhf_loop.store import engine as db
+engine = db.open_database(sys.argv[1])
+with db.transaction(engine) as connection:
+    connection.execute(text("INSERT INTO rlhf_interactions (user_prompt, ai_response) VALUES ('q', 'a')"))
+used = engine.connect()
+threading.Thread(target=lambda: (used.execute(text("SELECT 1")), time.sleep(3600)), daemon=True).start()
+print(os.path.getsize(sys.argv[2] + "-wal") > 0)
+"""
+
+
+def test_a_copy_of_the_file_is_whole_when_a_process_has_ended(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Also where a thread of it, and another process, still have the file open: what was written is in it."""
+    file, copy = str(sqlite_engine.url.database), tmp_path / "copy.db"
+    assert rows(sqlite_engine, "SELECT count(*) FROM rlhf_interactions") == [(0,)]  # a connection that stays open
+    command = [sys.executable, "-c", WRITER, sqlite_engine.url.render_as_string(), file]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True\n"
+    copy.write_bytes(Path(file).read_bytes())
+    copied = db.make_engine(f"sqlite:///{copy}")
+    assert rows(copied, "SELECT ai_response FROM rlhf_interactions") == [("a",)]
+    copied.dispose()
 
 
 # --- Migrations ------------------------------------------------------------------------------------------------------

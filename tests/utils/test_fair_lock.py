@@ -36,6 +36,16 @@ def test_first_come_first_served() -> None:
     assert turns.waiting == 0
 
 
+def test_who_waited_for_too_long_leaves_the_line() -> None:
+    """Who gives up is told so, and whoever stands behind is next."""
+    turns = FairLock()
+    assert turns.acquire()
+    assert not turns.acquire(timeout=0)
+    assert turns.waiting == 0
+    turns.release()
+    assert turns.acquire(timeout=0)
+
+
 def test_one_at_a_time() -> None:
     """However many threads there are, one is inside, and none is forgotten."""
     turns, inside, most = FairLock(), [0], [0]

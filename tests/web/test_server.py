@@ -58,6 +58,8 @@ def test_a_stop_loses_no_answer(start: Callable[..., Server], tmp_path: Path) ->
         assert (response.status, json.loads(response.read())["best_answer"]) == (200, "Rest in a dark room.")
         client.close()
     assert server.wait() == 0
+    # Nothing of it is beside the file of the database, where a copy would miss it.
+    assert not list(tmp_path.glob("*.db-wal"))
 
 
 def test_a_stop_under_load_loses_no_answer(start: Callable[..., Server]) -> None:

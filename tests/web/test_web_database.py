@@ -17,7 +17,7 @@ from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import DatabaseError
-from rlhf_loop.store.engine import migrate
+from rlhf_loop.store.engine import FILE_GONE, lost_file, migrate
 from rlhf_loop.web import process
 from rlhf_loop.web.process import Database
 
@@ -58,22 +58,47 @@ def test_who_waited_for_a_failure_does_not_try_again(monkeypatch: pytest.MonkeyP
     assert shared.engine() is shared.engine()
 
 
+@pytest.fixture
+def impatient_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that asks a database again at once that did not answer."""
+    monkeypatch.setattr("rlhf_loop.web.guard._DOWN_S", 0)
+
+
 def lose(engine: Engine) -> None:
     """Take all tables away, as somebody does who deletes the file, or drops the database and makes it anew."""
     if engine.dialect.name == "sqlite":
-        Path(str(engine.url.database)).unlink()
+        for file in Path(str(engine.url.database)).parent.glob(f"{Path(str(engine.url.database)).name}*"):
+            file.unlink()
         return
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
 
 
-def test_a_lost_database_is_made_anew(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a restart: a token of before is nobody's, a new one works; the log says how to get an admin."""
+@pytest.mark.usefixtures("impatient_guard")
+def test_a_lost_database_comes_back_anew(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a restart: a token of before is nobody's, a new one works; the log says how to get an admin.
+
+    A SQLite file that is gone is no new one by itself: there is none until somebody makes it.
+    """
     web = app_on(engine, tmp_path).test_client()
     before = Caller(web, token_for(engine, "app"))
     assert before("POST", "/interactions", ITEM).status_code == 201
     lose(engine)
+    if engine.dialect.name == "sqlite":
+        assert [before("GET", "/interactions").status_code for _ in range(2)] == [503, 503]
+        assert "its file was deleted" in caplog.text
+        url = engine.url.render_as_string()
+        assert lost_file(url) == FILE_GONE
+        file = Path(str(engine.url.database))
+        assert not file.exists()
+        # Nor is an empty one that somebody put there made into a new database.
+        file.touch()
+        assert before("GET", "/interactions").status_code == 503
+        assert "is empty, and was not before" in caplog.text
+        assert file.stat().st_size == 0 or b"rlhf_users" not in file.read_bytes()
+        migrate(engine)
+        assert "another one" in lost_file(url)
     assert [before("GET", "/interactions").status_code for _ in range(2)] == [401, 401]
     assert "has no admin" in caplog.text
     assert "users add NAME --role admin" in caplog.text
@@ -81,14 +106,15 @@ def test_a_lost_database_is_made_anew(engine: Engine, tmp_path: Path, caplog: py
     assert after("POST", "/interactions", ITEM).status_code == 201
 
 
+@pytest.mark.usefixtures("impatient_guard")
 def test_signing_in_outlives_a_lost_database(sqlite_engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """The session of before is nobody's; whoever is added to the new tables signs in."""
     site = Site(sqlite_engine)
     browser = site.browser(site.rita)
     lose(sqlite_engine)
-    assert browser.get("/review").status_code == 503
-    assert browser.get("/review").status_code == 303
+    assert [browser.get("/review").status_code for _ in range(2)] == [503, 503]
     migrate(sqlite_engine)
+    assert browser.get("/review").status_code == 303
     users.add(sqlite_engine, "rita", role=UserRole.RATER, password=PASSWORD, actor="test")
     assert browser.sign_in("rita").status_code == 303
     assert browser.get("/review").status_code == 200
