@@ -27,7 +27,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
-from rlhf_loop.utils.rows import Columns, Row, written_file
+from rlhf_loop.utils.rows import LONGEST_ROW, Columns, Row, written_file
 
 _STREAMED = {"yield_per": 1000}
 _JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
@@ -292,7 +292,7 @@ class _Errors:
 def _stage(
     connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: ImportDefaults, progress: Progress | None
 ) -> int:
-    rows = place = 0
+    rows = place = chars = 0
     chunk: list[FileRow] = []
     for row in reader:
         rows += 1
@@ -300,9 +300,10 @@ def _stage(
             errors.add(RowError(row.line, row.reason))
         else:
             chunk.append(row)
-        if len(chunk) == _CHUNK:
+            chars += sum(len(of.user_prompt) + len(of.ai_response) for of in (row.rating, row.worse) if of)
+        if len(chunk) == _CHUNK or chars > LONGEST_ROW:
             place = staging.add(connection, chunk, place=place, unsaid=unsaid)
-            chunk = []
+            chunk, chars = [], 0
             if progress:
                 progress(reader.position, reader.size)
     staging.add(connection, chunk, place=place, unsaid=unsaid)

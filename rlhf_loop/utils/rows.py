@@ -10,10 +10,10 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import stat
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,8 +45,16 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_ROWS = 1000
 _JSON_READ = 1 << 18
 _UUID_BYTES = 16
-#: Characters that one object of a JSON array may have: what is broken would else be read to the file's end.
-_LONGEST_OBJECT = 1 << 26
+#: Characters of a row, be it a line, the cells of CSV, or an object of an array: more are never in memory together. A
+#: document of five million characters fits.
+LONGEST_ROW = 1 << 23
+#: Lists and objects in a row: each takes many times the memory that it takes in the file.
+_MOST_PARTS = 500_000
+_MOST_COLUMNS = 10_000
+#: Bytes of a page of a Parquet file, unpacked, and of the texts that are read from it at a time.
+_LONGEST_PAGE = _PARQUET_BYTES = 1 << 26
+#: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
+_MOST_UNPACKED, _UNPACKED_BYTES = 500, 1 << 28
 #: What reading a damaged gzip-compressed file raises.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 Row = Sequence[Any]
@@ -104,8 +112,42 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
     if start in _UTF16_MARKS and text:
         raise ImportFileError(f"The file {str(path)!r} is in UTF-16. Save it as UTF-8 and try again.")
     if start == _GZIP_MAGIC:
-        return file, cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
+        return file, cast(IO[bytes], stack.enter_context(_Unpacked(file, path)))
     return file, file
+
+
+class _Unpacked(gzip.GzipFile):
+    """What is in a gzip-compressed file, as long as it is not absurdly more than the file."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        super().__init__(fileobj=file)
+        self._most = max(_UNPACKED_BYTES, _MOST_UNPACKED * os.fstat(file.fileno()).st_size)
+        self._path = path
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._counted(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._counted(super().read1(size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._counted(super().readline(size))
+
+    def _counted(self, data: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise ImportFileError(
+                f"The file {str(self._path)!r} unpacks to more than {self._most:,} bytes, {_MOST_UNPACKED} times its "
+                "size. Unpack it yourself, look at what is in it, and import that."
+            )
+        return data
+
+
+def too_long(what: str) -> ImportFileError:
+    """Return the error about a row that is longer than memory should be asked for."""
+    return ImportFileError(
+        f"{what} has more than {LONGEST_ROW:,} characters. Nothing of the file was used; split it, or look whether a "
+        "quotation mark or the end of a line is missing."
+    )
 
 
 def is_special(path: Path) -> bool:
@@ -189,15 +231,29 @@ def written_file(path: Path, *, container: str, columns: Columns, for_spreadshee
 
 def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
     # Answers run to more than the 131,072 characters that Python allows a cell; the limit is one for the process.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(2 * LONGEST_ROW)
     # Bytes that are not UTF-8 come through as surrogates, so that the row they are in can be named.
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        header = text.readline()
+        line = 1
+        row_chars = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal row_chars
+            while part := text.readline(LONGEST_ROW + 1):
+                row_chars += len(part)
+                if row_chars > LONGEST_ROW:
+                    raise too_long(f"The row that begins on line {line}")
+                yield part
+
+        every = lines()
+        header = next(every, "")
         delimiter = max(",;\t", key=header.count)
-        reader = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
+        if header.count(delimiter) >= _MOST_COLUMNS:
+            raise ImportFileError(f"The first line has more than {_MOST_COLUMNS:,} columns. Leave some of them out.")
+        reader = csv.reader(itertools.chain([header], every), delimiter=delimiter, strict=True)
         names: tuple[str, ...] = ()
         while True:
-            line = reader.line_num + 1
+            line, row_chars = reader.line_num + 1, 0
             try:
                 cells = next(reader, None)
             except csv.Error as error:
@@ -217,7 +273,16 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
-    for line, raw in enumerate(stream, 1):
+    for line in itertools.count(1):
+        # A character may have four bytes, and two more as an escape; most have one.
+        raw = stream.readline(2 * LONGEST_ROW + 1)
+        if not raw:
+            return
+        if len(raw) > 2 * LONGEST_ROW:
+            raise too_long(f"Line {line}")
+        if raw.count(b"[") + raw.count(b"{") > _MOST_PARTS:
+            yield Record(line, reason=f"the line has more than {_MOST_PARTS:,} lists and objects")
+            continue
         raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
         if not raw.strip():
             continue
@@ -248,6 +313,7 @@ def _json_records(stream: IO[bytes]) -> Iterator[Record]:
 class _JsonArray:
     """A reader of an array's values one by one, so that memory does not depend on the file's length."""
 
+    _BLANKS = re.compile(r"[ \t\r\n]*")
     _START = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')
 
     def __init__(self, text: IO[str]) -> None:
@@ -281,8 +347,7 @@ class _JsonArray:
     def _character(self) -> str:
         """Return the next one that is not white space, an empty text at the end."""
         while True:
-            while self._place < len(self._buffer) and self._buffer[self._place] in " \t\r\n":
-                self._place += 1
+            self._place = cast(re.Match[str], self._BLANKS.match(self._buffer, self._place)).end()
             if self._place < len(self._buffer):
                 return self._buffer[self._place]
             if not self._read_more():
@@ -292,11 +357,15 @@ class _JsonArray:
         if not self._character():
             raise ValueError(otherwise)
         while True:
+            if len(self._buffer) > _MOST_PARTS and self._buffer.count("[") + self._buffer.count("{") > _MOST_PARTS:
+                raise ValueError(f"it has more than {_MOST_PARTS:,} lists and objects")
             try:
                 value, self._place = self._decoder.raw_decode(self._buffer, self._place)
                 return value
             except json.JSONDecodeError as error:
-                if len(self._buffer) - self._place > _LONGEST_OBJECT or not self._read_more():
+                if len(self._buffer) - self._place > LONGEST_ROW:
+                    raise ValueError(f"it has more than {LONGEST_ROW:,} characters") from error
+                if not self._read_more():
                     raise ValueError(error.msg) from error
 
     def _read_more(self) -> bool:
@@ -326,14 +395,119 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
             unpacked = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, unpacked)
             stream = unpacked
-        file = stack.enter_context(pq.ParquetFile(stream))
+        file = stack.enter_context(pq.ParquetFile(stream, buffer_size=1 << 20))
         names = tuple(file.schema_arrow.names)
         yield Record(1, names)
         row = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-            for cells in zip(*(_python_values(column, pa) for column in batch.columns), strict=True):
-                row += 1
-                yield Record(row, names, cells)
+        for group in range(file.num_row_groups):
+            rows = max(1, min(_PARQUET_ROWS, _PARQUET_BYTES // _longest_value(stream, file.metadata.row_group(group))))
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+                for cells in zip(*(_python_values(column, pa) for column in batch.columns), strict=True):
+                    row += 1
+                    if any(len(cell) > LONGEST_ROW for cell in cells if isinstance(cell, str | bytes | list)):
+                        raise too_long(f"A cell of row {row}")
+                    yield Record(row, names, cells)
+
+
+def _longest_value(stream: IO[bytes], group: Any) -> int:
+    """Return how many bytes a value of a row group may have that is many times in it and once in the file.
+
+    Raises:
+        ImportFileError: a page of it is too large to be unpacked.
+    """
+    longest = 1
+    for number in range(group.num_columns):
+        column = group.column(number)
+        pages = list(_page_bytes(stream, column))
+        if (largest := max(pages, default=0)) > _LONGEST_PAGE:
+            raise ImportFileError(
+                f"The column {column.path_in_schema!r} has a page of {largest:,} bytes; {_LONGEST_PAGE:,} can be read. "
+                "Shorten its texts, or write the file with smaller pages."
+            )
+        if column.has_dictionary_page and pages:
+            longest = max(longest, pages[0])
+        if "DELTA_BYTE_ARRAY" in column.encodings:  # a value repeats what the one before begins with
+            longest = max(longest, largest)
+    return longest
+
+
+def _page_bytes(stream: IO[bytes], column: Any) -> Iterator[int]:
+    """Yield the size of each page of a column, unpacked, from the headers, which PyArrow does not show.
+
+    They are structures of Thrift's compact protocol, in which the sizes come second and third:
+    https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+    """
+    at = column.dictionary_page_offset if column.has_dictionary_page else None
+    at = column.data_page_offset if at is None else min(at, column.data_page_offset)
+    end = at + column.total_compressed_size
+    while at < end:
+        stream.seek(at)
+        header = _ThriftReader(stream.read(_LONGEST_HEADER))
+        try:
+            fields = header.struct()
+            unpacked, packed = fields[2], fields[3]
+        except (KeyError, RecursionError):
+            raise EOFError("a page's header cannot be read") from None
+        yield unpacked
+        at += header.place + max(0, packed)
+
+
+#: Bytes of a page's header at most: the smallest and largest value of the page are in it.
+_LONGEST_HEADER = 1 << 16
+
+
+class _ThriftReader:
+    """A reader of a structure in Thrift's compact protocol; of its fields only the numbers are kept."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.place = 0
+
+    def struct(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        field = 0
+        while head := self._byte():
+            field = field + (head >> 4) if head >> 4 else self._number()
+            value = self._value(head & 15)
+            if value is not None:
+                found[field] = value
+        return found
+
+    def _value(self, kind: int) -> int | None:
+        if kind in (4, 5, 6):
+            return self._number()
+        if kind == 3:
+            self.place += 1
+        elif kind == 7:
+            self.place += 8
+        elif kind == 8:
+            self.place += self._varint()
+        elif kind in (9, 10):
+            head = self._byte()
+            for _ in range(head >> 4 if head >> 4 < 15 else self._varint()):
+                self._value(head & 15)
+        elif kind == 12:
+            self.struct()
+        elif kind not in (1, 2):
+            raise EOFError("a page's header cannot be read")
+        return None
+
+    def _number(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) & 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        return value | byte << shift
+
+    def _byte(self) -> int:
+        if self.place >= len(self._data):
+            raise EOFError("a page's header cannot be read")
+        self.place += 1
+        return self._data[self.place - 1]
 
 
 def _python_values(column: Any, pa: Any) -> list[Any]:

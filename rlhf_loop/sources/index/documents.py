@@ -50,6 +50,13 @@ _TABULAR = ("jsonl", "csv", "parquet")
 _ENDINGS = {ending: kind for kind in _TABULAR for ending, container in EXTENSIONS.items() if container == kind}
 _ENDINGS |= {".md": "md", ".markdown": "md", ".txt": "txt", ".text": "txt", ".pdf": "pdf"}
 _MAX_TITLE = 2000
+_MOST_PAGES = 20_000
+#: What pypdf makes of a page takes a hundred times the memory of its bytes; what it may unpack for one is bounded.
+_UNPACKED = ("zlib", "lzw", "run_length", "array_based_stream", "brotli")
+_PDF_LIMITS = {f"{name}_maximum_output_length": 16_000_000 for name in _UNPACKED} | {
+    "stream_parsing_work_maximum_count": 800_000,
+    "page_tree_maximum_entries": _MOST_PAGES,
+}
 _MAX_NAME = 200
 
 
@@ -109,8 +116,8 @@ def read_pdf(path: Path) -> Prose:
     Raises:
         DocumentError: it is encrypted, damaged, or has no text.
     """
-    from pypdf import PdfReader
-    from pypdf.errors import DependencyError, FileNotDecryptedError
+    from pypdf import PdfReader, apply_configuration
+    from pypdf.errors import DependencyError, FileNotDecryptedError, LimitReachedError
 
     # What it can mend by itself it says in the log, line by line.
     logging.getLogger("pypdf").setLevel(logging.ERROR)
@@ -118,15 +125,22 @@ def read_pdf(path: Path) -> Prose:
     try:
         if is_special(path):
             raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first.")
-        with path.open("rb") as file:
+        with path.open("rb") as file, apply_configuration(**_PDF_LIMITS):
             reader = PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):
                 raise _encrypted(path)
+            _check_pages(reader, path)
             title = _pdf_title(reader)
             pages = []
+            chars = 0
             for number, page in enumerate(reader.pages, start=1):
                 place = f" at page {number}"
                 pages.append(page.extract_text())
+                chars += len(pages[-1])
+                if chars > MAX_CHARS:
+                    raise DocumentError(
+                        f"The PDF {str(path)!r} has more than {MAX_CHARS:,} characters up to page {number}. Split it."
+                    )
     except OSError as error:
         raise DocumentError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
     except DependencyError as error:
@@ -137,6 +151,10 @@ def read_pdf(path: Path) -> Prose:
         raise _encrypted(path) from error
     except FileNotDecryptedError as error:
         raise _encrypted(path) from error
+    except LimitReachedError as error:
+        raise DocumentError(
+            f"The PDF {str(path)!r} asks for too much memory{place}: {str(error).rstrip('.')}. Print it to a new PDF."
+        ) from error
     except DocumentError:
         raise
     except Exception as error:  # of a damaged file pypdf raises whatever its bytes lead to, KeyError and so on
@@ -351,6 +369,24 @@ def _pdf_title(reader: Any) -> str | None:
     except Exception:  # the text may be whole even where the metadata is not
         return None
     return str(title).replace("\0", "").strip() or None if title else None
+
+
+def _check_pages(reader: Any, path: Path) -> None:
+    """Look at the tree of pages before pypdf makes a list of it.
+
+    Raises:
+        DocumentError: it has too many pages, or the same ones several times.
+    """
+    seen = set()
+    waiting = [reader.root_object.raw_get("/Pages")]
+    while waiting:
+        node = waiting.pop()
+        name = (node.idnum, node.generation) if hasattr(node, "idnum") else id(node)
+        if name in seen or len(seen) > _MOST_PAGES:
+            what = "lists a page several times" if name in seen else f"has more than {_MOST_PAGES:,} pages"
+            raise DocumentError(f"The PDF {str(path)!r} {what}. Split it, or print it to a new PDF.")
+        seen.add(name)
+        waiting += node.get_object().get("/Kids", ())
 
 
 def _encrypted(path: Path) -> DocumentError:
