@@ -51,8 +51,8 @@ LONGEST_ROW = 1 << 23
 #: Lists and objects in a row: each takes many times the memory that it takes in the file.
 _MOST_PARTS = 500_000
 _MOST_COLUMNS = 10_000
-#: Bytes of a page of a Parquet file, unpacked, and of the texts that are read from it at a time.
-_LONGEST_PAGE = _PARQUET_BYTES = 1 << 26
+#: Bytes of a page of each column of a Parquet file, unpacked, and of the texts that are read at a time.
+_LONGEST_PAGE, _PARQUET_BYTES = 40 << 20, 1 << 25
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
 _MOST_UNPACKED, _UNPACKED_BYTES = 500, 1 << 28
 #: What reading a damaged gzip-compressed file raises.
@@ -112,17 +112,16 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
     if start in _UTF16_MARKS and text:
         raise ImportFileError(f"The file {str(path)!r} is in UTF-16. Save it as UTF-8 and try again.")
     if start == _GZIP_MAGIC:
-        return file, cast(IO[bytes], stack.enter_context(_Unpacked(file, path)))
+        return file, cast(IO[bytes], stack.enter_context(_Unpacked(file)))
     return file, file
 
 
 class _Unpacked(gzip.GzipFile):
     """What is in a gzip-compressed file, as long as it is not absurdly more than the file."""
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__(fileobj=file)
         self._most = max(_UNPACKED_BYTES, _MOST_UNPACKED * os.fstat(file.fileno()).st_size)
-        self._path = path
 
     def read(self, size: int | None = -1) -> bytes:
         return self._counted(super().read(size))
@@ -135,11 +134,15 @@ class _Unpacked(gzip.GzipFile):
 
     def _counted(self, data: bytes) -> bytes:
         if self.tell() > self._most:
-            raise ImportFileError(
-                f"The file {str(self._path)!r} unpacks to more than {self._most:,} bytes, {_MOST_UNPACKED} times its "
-                "size. Unpack it yourself, look at what is in it, and import that."
-            )
+            raise _unpacks_to(self._most)
         return data
+
+
+def _unpacks_to(size: int) -> ImportFileError:
+    return ImportFileError(
+        f"The file unpacks to more than {size:,} bytes, {_MOST_UNPACKED} times its size. Unpack it yourself, and look "
+        "what is in it."
+    )
 
 
 def too_long(what: str) -> ImportFileError:
@@ -357,14 +360,14 @@ class _JsonArray:
         if not self._character():
             raise ValueError(otherwise)
         while True:
-            if len(self._buffer) > _MOST_PARTS and self._buffer.count("[") + self._buffer.count("{") > _MOST_PARTS:
-                raise ValueError(f"it has more than {_MOST_PARTS:,} lists and objects")
             try:
                 value, self._place = self._decoder.raw_decode(self._buffer, self._place)
                 return value
             except json.JSONDecodeError as error:
                 if len(self._buffer) - self._place > LONGEST_ROW:
                     raise ValueError(f"it has more than {LONGEST_ROW:,} characters") from error
+                if sum(self._buffer.count(sign, self._place) for sign in "[{") > _MOST_PARTS:
+                    raise ValueError(f"it has more than {_MOST_PARTS:,} lists and objects") from error
                 if not self._read_more():
                     raise ValueError(error.msg) from error
 
@@ -398,37 +401,44 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
         file = stack.enter_context(pq.ParquetFile(stream, buffer_size=1 << 20))
         names = tuple(file.schema_arrow.names)
         yield Record(1, names)
-        row = 0
+        row = unpacked = 0
+        most = max(_UNPACKED_BYTES, _MOST_UNPACKED * os.fstat(stream.fileno()).st_size)
         for group in range(file.num_row_groups):
-            rows = max(1, min(_PARQUET_ROWS, _PARQUET_BYTES // _longest_value(stream, file.metadata.row_group(group))))
+            rows = max(1, min(_PARQUET_ROWS, _PARQUET_BYTES // _longest_row(stream, file.metadata.row_group(group))))
             for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
                 for cells in zip(*(_python_values(column, pa) for column in batch.columns), strict=True):
                     row += 1
-                    if any(len(cell) > LONGEST_ROW for cell in cells if isinstance(cell, str | bytes | list)):
+                    sizes = [len(cell) for cell in cells if isinstance(cell, str | bytes | list)]
+                    if max(sizes, default=0) > LONGEST_ROW:
                         raise too_long(f"A cell of row {row}")
+                    unpacked += sum(sizes)
+                    if unpacked > most:
+                        raise _unpacks_to(most)
                     yield Record(row, names, cells)
 
 
-def _longest_value(stream: IO[bytes], group: Any) -> int:
-    """Return how many bytes a value of a row group may have that is many times in it and once in the file.
+def _longest_row(stream: IO[bytes], group: Any) -> int:
+    """Return how many bytes a row of a row group may have of values that are many times in it and once in the file.
 
     Raises:
         ImportFileError: a page of it is too large to be unpacked.
     """
-    longest = 1
+    row, room = 1, _LONGEST_PAGE
     for number in range(group.num_columns):
         column = group.column(number)
         pages = list(_page_bytes(stream, column))
-        if (largest := max(pages, default=0)) > _LONGEST_PAGE:
+        largest = max(pages, default=0)
+        room -= largest
+        if room < 0:
             raise ImportFileError(
-                f"The column {column.path_in_schema!r} has a page of {largest:,} bytes; {_LONGEST_PAGE:,} can be read. "
-                "Shorten its texts, or write the file with smaller pages."
+                f"The column {column.path_in_schema!r} has a page of {largest:,} bytes; those of all columns may "
+                f"have {_LONGEST_PAGE:,}. Shorten the texts, or write smaller pages (PyArrow: write_batch_size=10)."
             )
-        if column.has_dictionary_page and pages:
-            longest = max(longest, pages[0])
         if "DELTA_BYTE_ARRAY" in column.encodings:  # a value repeats what the one before begins with
-            longest = max(longest, largest)
-    return longest
+            row += largest
+        elif column.has_dictionary_page and pages:
+            row += pages[0]
+    return row
 
 
 def _page_bytes(stream: IO[bytes], column: Any) -> Iterator[int]:
@@ -481,7 +491,8 @@ class _ThriftReader:
         elif kind == 7:
             self.place += 8
         elif kind == 8:
-            self.place += self._varint()
+            length = self._varint()
+            self.place += length
         elif kind in (9, 10):
             head = self._byte()
             for _ in range(head >> 4 if head >> 4 < 15 else self._varint()):

@@ -192,12 +192,12 @@ def test_an_old_database_is_merged_with_all_that_was_said(old: Engine) -> None:
         (4, names[3], "tea", None, 0.5),
     ]
     assert rows(old, "SELECT interaction_id, reviewer, rating, comment, correction FROM rlhf_reviews ORDER BY 2") == [
-        (1, "ann", 2, "first", "tea"),
+        (1, "ann", 2, "first", "tea\n"),
         (1, "ben", 4, None, None),
         (1, "eva", 1, None, None),
     ]
     decided = "SELECT reviewer, d.correction FROM rlhf_correction_decisions d JOIN rlhf_reviews r ON r.id = review_id"
-    assert rows(old, decided) == [("ann", "tea")]
+    assert rows(old, decided) == [("ann", "tea\n")]
     # That one spelling is better than the other says nothing; of the two preferences against tea the last one counts.
     assert rows(old, "SELECT first_id, second_id, reviewer, preferred FROM rlhf_preferences ORDER BY 3") == [
         (1, 4, "ann", "second"),
