@@ -230,6 +230,18 @@ def test_a_pdf_that_aes_encrypts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "without a password" in reason(write(tmp_path / "b.pdf", pdf(["It."], password="it", algorithm="AES-256")))
 
 
+def test_a_pdf_that_asks_for_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of a page, and the text of all pages, are bounded; the message names the page."""
+    path = write(tmp_path / "x.pdf", pdf(["short", "long\n" * 50]))
+    with monkeypatch.context() as small:
+        small.setattr("rlhf_loop.sources.index.documents.MAX_CHARS", 100)
+        with pytest.raises(DocumentError, match="more than 100 characters up to page 2"):
+            prose_files.read_pdf(path)
+    monkeypatch.setitem(prose_files._PDF_LIMITS, "stream_parsing_work_maximum_count", 100)
+    with pytest.raises(DocumentError, match="asks for too much memory at page 2"):
+        prose_files.read_pdf(path)
+
+
 def test_a_pdf(tmp_path: Path) -> None:
     """Its pages become one text, lines paragraphs, and words that were divided at a line's end whole again."""
     path = write(tmp_path / "some_paper.pdf", pdf(["The heart pumps\nblood through the ves-\nsels.", "It beats."]))

@@ -125,7 +125,7 @@ def read_pdf(path: Path) -> Prose:
     try:
         if is_special(path):
             raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first.")
-        with path.open("rb") as file, apply_configuration(**_PDF_LIMITS):
+        with path.open("rb") as file, apply_configuration(None, **_PDF_LIMITS):
             reader = PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):
                 raise _encrypted(path)
@@ -377,7 +377,7 @@ def _check_pages(reader: Any, path: Path) -> None:
     Raises:
         DocumentError: it has too many pages, or the same ones several times.
     """
-    seen = set()
+    seen = set[object]()
     waiting = [reader.root_object.raw_get("/Pages")]
     while waiting:
         node = waiting.pop()
