@@ -26,7 +26,7 @@ def attack(product: Product) -> Iterator[Finding]:
     for words, ran in honest.items():
         yield Finding(PART, f"{words} of an honest file, to compare with", str(ran), ran.code == 0)
     for name, write in FILES.items():
-        file = folder / name.partition(" ")[0]
+        file = folder / name.split()[0].rstrip(",")
         write(file)
         if not name.endswith("(index)"):
             ran = product.run("ratings", "import", str(file))
