@@ -380,7 +380,8 @@ def _measure(name: str, connections: int, root: Path) -> dict[str, str]:
         before, rates = _cpu_s(process.pid), [_rate(port, _PAGE) for _ in range(3)]
         row["pages a second"] = f"{median(rates):,.0f}"
         # Says more than the rate where the machine has other things to do.
-        row["CPU of a page, ms"] = f"{1e3 * (_cpu_s(process.pid) - before) / max(1, _LOAD_S * sum(rates)):.2f}"
+        spent, pages = _cpu_s(process.pid) - before, _LOAD_S * sum(rates)
+        row["CPU of a page, ms"] = f"{1e3 * spent / pages:.2f}" if sum(rates) >= 1 else "none"
         row["memory afterwards, MB"] = f"{_megabytes(process.pid):.0f}"
         row["stop under load"] = _lost_at_stop(process, port)
     return row

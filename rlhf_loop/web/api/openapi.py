@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -257,12 +258,16 @@ def add_routes(api: Api) -> None:
     """Add the document and its page."""
     failures = problems(429, 500)
 
+    @lru_cache(maxsize=4)
+    def written(base: str) -> str:
+        return json.dumps(api.document(base), ensure_ascii=False)
+
     @api.route("GET /openapi.json", "describe", replies={200: Content("It.", schema={"type": "object"}), **failures})
     def openapi() -> Response:
         """This document."""
         # Where the application or the blueprint has a prefix, the paths begin behind it.
         base = url_for(".openapi").removesuffix("/openapi.json")
-        return Response(json.dumps(api.document(base), ensure_ascii=False), content_type="application/json")
+        return Response(written(base), content_type="application/json")
 
     @api.route("GET /docs", "reference", replies={200: html("The reference."), **failures})
     def docs() -> Response:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -59,7 +60,7 @@ _MOST_HELD = 32 * 1024 * 1024
 MOST_CONNECTIONS = 4096
 _OTHER_FILES = 256
 #: A body in thousands of tiny chunks takes its turns with the other connections.
-_EVENTS = 200
+_EVENTS = 50
 #: True in the environment of a request whose body is not here.
 BEFORE_BODY = "rlhf_loop.before_body"
 
@@ -118,6 +119,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._accepting = self._stopping = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._unread: deque[_Connection] = deque()
         self._closed = 0
         self.loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._accept_more()
@@ -161,6 +163,19 @@ class Worker(BaseWorker):  # type: ignore[misc]
             del self.connections[connection]
             self.connections[connection] = None
         self._accept_more()
+
+    def read_later(self, connection: _Connection) -> None:
+        """Go on with a long body in its turn: one of them each time that all others were looked after."""
+        self._unread.append(connection)
+        if len(self._unread) == 1:
+            self.loop.call_soon(self._read_one)
+
+    def _read_one(self) -> None:
+        # It stays the first until it has been read, so that its own `read_later` starts no second round.
+        self._unread[0].read()
+        self._unread.popleft()
+        if self._unread:
+            self.loop.call_soon(self._read_one)
 
     def _accept_more(self) -> None:
         if not (self._accepting or self._stopping):
@@ -294,7 +309,7 @@ class _Connection(asyncio.Protocol):
             return
         self._begin()
         self._http.receive_data(data)
-        self._read()
+        self.read()
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -302,7 +317,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
         elif not self._last:
             self._http.receive_data(b"")
-            self._read()
+            self.read()
         # Who has nothing more to say may want to hear the answer.
         return True
 
@@ -315,7 +330,7 @@ class _Connection(asyncio.Protocol):
         if self._answering:
             self._send()
         else:
-            self._read()
+            self.read()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._lost = True
@@ -363,7 +378,7 @@ class _Connection(asyncio.Protocol):
         if grown > 0:
             self.worker.make_room()
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Take in what is there of a request, and go on with it if that can be done."""
         # While a thread has the request, what comes stays with h11.
         for _ in range(_EVENTS):
@@ -389,7 +404,7 @@ class _Connection(asyncio.Protocol):
             else:
                 break
         else:
-            self.worker.loop.call_soon(self._read)
+            self.worker.read_later(self)
         if not (self._last or self._lost or self._answering):
             self._hold(len(self._body) + len(self._http.trailing_data[0]))
             self._go_on()
@@ -519,7 +534,7 @@ class _Connection(asyncio.Protocol):
         if self._http.they_are_waiting_for_100_continue and not self._over:
             self._transport.write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
         self._transport.resume_reading()
-        self._read()
+        self.read()
 
     def _write(self, answer: _Answer, *, last: bool = False) -> None:
         last = last or not (self._whole and self.worker.alive)
@@ -572,7 +587,7 @@ class _Connection(asyncio.Protocol):
             if self._http.trailing_data[0]:
                 self._begin()
             self._transport.resume_reading()
-            self._read()
+            self.read()
 
     def _refuse(self, status: HTTPStatus, detail: str, *, error: BaseException | None = None) -> None:
         """Refuse a request that the application never sees."""
