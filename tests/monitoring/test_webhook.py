@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from itertools import repeat
+from itertools import chain, repeat
 
 import pytest
 from loopback import Answer, SeenRequest, in_turn, page, site
@@ -171,7 +171,7 @@ def test_a_body_that_never_ends_does_not_matter(engine: Engine, monkeypatch: pyt
     """The status says all; the rest is not read."""
     monkeypatch.setattr(webhook, "TIMEOUT_S", 20.0)
     raised(engine, "a")
-    with site(lambda _: (b"HTTP/1.1 204 So\r\n\r\n", *repeat(b"x" * 1000))) as there:
+    with site(lambda _: chain([b"HTTP/1.1 204 So\r\n\r\n"], repeat(b"x" * 1000))) as there:
         assert deliver(engine, hook(there.url)) == 1
 
 
