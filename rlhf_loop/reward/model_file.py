@@ -40,6 +40,15 @@ READABLE = 0o644
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 #: A model has some twenty numbers and a card; the largest ones have some 30 KB.
 _MOST_BYTES = 1_000_000
+#: What a pickle of numbers, texts, lists and objects is made of. A tuple or a set is hashed anew each time that it is a
+#: key: one that holds the same one twice, some forty deep, would not be read to its end in a lifetime.
+_OPCODES = frozenset(
+    """
+    PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET NONE NEWTRUE NEWFALSE
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    """.split()  # noqa: SIM905
+)
 #: Values in it, and how deep they lie in each other; a list that is in it twice counts twice.
 _MOST_VALUES, _DEEPEST = 100_000, 20
 #: Numbers beyond are none of a fit's, and their products overflow.
@@ -258,6 +267,10 @@ def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
     try:
         # A few bytes may ask for a place in the memo that fills the memory; a whole pickle numbers them as it goes.
         for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+            if opcode.name not in _OPCODES:
+                raise pickle.UnpicklingError(f"it asks for {opcode.name}, and holds more than numbers, texts and lists")
+            if isinstance(argument, int) and argument.bit_length() > 63:
+                raise pickle.UnpicklingError(f"it holds a whole number of {argument.bit_length()} bits")
             if opcode.name.endswith("PUT") and (argument or 0) > count:
                 raise pickle.UnpicklingError(f"it asks for place {argument:,}")
         values = _PlainUnpickler(io.BytesIO(content)).load()
@@ -285,10 +298,8 @@ def _check_plain(values: object) -> None:
         inner: Iterable[object] = ()
         if isinstance(value, Mapping):
             inner = (each for both in value.items() for each in both)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list):
             inner = value
-        elif isinstance(value, int) and value.bit_length() > 63:
-            raise ValueError(f"it holds a whole number of {value.bit_length()} bits")
         elif value is not None and not isinstance(value, str | int | float):
             raise ValueError(f"it holds a {type(value).__name__}")
         left += ((each, depth + 1) for each in inner)

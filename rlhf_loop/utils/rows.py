@@ -117,7 +117,7 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
 
 
 class _Unpacked(gzip.GzipFile):
-    """What is in a gzip-compressed file, as long as it is not absurdly more than the file."""
+    """Content of a gzip-compressed file, as long as it is not absurdly more than the file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(fileobj=file)

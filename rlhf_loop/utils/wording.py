@@ -9,7 +9,10 @@ from functools import lru_cache
 
 import Stemmer
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+from rlhf_loop.utils.text import visible
+
+#: Signs of vowels and tones, which stand in the words of many languages: of Hindi, Thai, Tamil, Burmese.
+_MARKS = ("Mn", "Mc")
 #: Words without a meaning here. Not among them: numbers, denials, who, when, where, before, after, more, less.
 _EMPTY = set(
     """
@@ -39,7 +42,6 @@ _SAME |= {"treatment": "treat", "medic": "medicin", "prognosi": "outlook", "diag
 _DIRECTED = {"caus", "lead", "affect", "after", "befor", "than", "instead", "trigger", "increas", "decreas", "reduc"}
 _DIRECTED |= {"lower", "rais", "prevent", "turn", "becom", "worsen", "interact", "follow", "result", "replac", "versus"}
 _DIRECTED |= {"from", "into", "switch", "chang"}
-_PLAIN_WORD = re.compile(r"[^\W_]+")
 #: Accents on letters, and whatever people type for an apostrophe; U+2019 is what word processors make of it.
 _LEFT_OUT = re.compile("[\u0300-\u036f'`\u00b4\u02b9\u02bb-\u02bd\u02c8\u2018\u2019\u201b\u2032\uff07]")
 #: Denials whose apostrophe is gone.
@@ -116,15 +118,26 @@ def _meant(question: str) -> list[str]:
 
 def _plain(question: str) -> list[str]:
     """Return the words without accents, apostrophes and what is invisible; a denial is "not"."""
-    text = _LEFT_OUT.sub("", unicodedata.normalize("NFKD", question).casefold())
-    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
-    return ["not" if word in _DENIED or word in _CONTRACTED else word for word in _PLAIN_WORD.findall(text)]
+    text = _LEFT_OUT.sub("", unicodedata.normalize("NFKD", visible(question)).casefold())
+    words = _words(unicodedata.normalize("NFC", text))
+    return ["not" if word in _DENIED or word in _CONTRACTED else word for word in words]
+
+
+def _words(text: str, *, within: str = "") -> list[str]:
+    """Return the words of a text: letters, digits and marks, and the characters `within`; others part them."""
+    return "".join(
+        letter
+        if letter.isalnum() or letter in within or (kind := unicodedata.category(letter)) in _MARKS
+        else ("" if kind == "Cf" else " ")
+        for letter in text
+    ).split()
 
 
 def _found(question: str) -> Iterator[tuple[str, str]]:
     """Yield the words that have a meaning here, each with its stem before it."""
     before, meant = "", False
-    for place, written in enumerate(_WORD.findall(question.replace("’", "'"))):
+    words = (word.strip("'") for word in _words(visible(question).replace("’", "'"), within="'"))
+    for place, written in enumerate(filter(None, words)):
         word = written.casefold()
         bare = word.removesuffix("'s").replace("'", "")
         stem = ""

@@ -55,8 +55,8 @@ FORM_HEADER = "X-Form-Token"
 _DOWN_S = 5.0
 #: So long a request waits to note that it was made, where others write.
 _NOTE_PATIENCE_S = 0.1
-#: So long a request waits for its turn to be counted.
-_COUNTING_S = 2.0
+#: So long a request waits for its turn to be counted, and so long the others of its process count alone after that.
+_COUNTING_S, _ALONE_S = 2.0, 5.0
 #: Health checks come every few seconds from one address, and a page brings its files along.
 _UNLIMITED = (".healthz", ".readyz", ".static")
 #: These say only that the service is there.
@@ -72,6 +72,7 @@ _PASSED_ON = (
 )
 _PLACE = "rlhf_loop.guard"
 _LONGEST_SESSION_H = 24 * 366
+_MOMENT_S = 0.001
 
 #: The part of an IPv6 address that names a network: one household has all addresses within it.
 _IPV6_BITS = 64
@@ -391,23 +392,31 @@ class Limiter:
         self._file = file
         self._lock = threading.Lock()
         self._process: int | None = None
-        self._counts: sqlite3.Connection | None = None
+        self._opened: dict[Path | str, sqlite3.Connection] = {}
+        self._alone_until = -math.inf
+        self._warned = False
 
     def hit(self, name: str) -> int:
         """Count a request; return 0, or if there were too many the seconds until the next one may come."""
         if not self._limits:
             return 0
         with self._lock:
-            try:
-                return self._count(name, time.time())
-            except sqlite3.Error as error:
-                # Who may ask must not depend on a file of counts: from here on this process counts alone.
-                logger.warning("The requests of all processes cannot be counted together: %s", error)
-                self._file = self._process = None
-                return self._count(name, time.time())
+            if self._file is not None and time.monotonic() >= self._alone_until:
+                try:
+                    wait = self._count(self._file, name, time.time())
+                    self._warned = False
+                    return wait
+                except sqlite3.Error as error:
+                    # Who may ask must not depend on a file of counts: for a while, this process counts alone.
+                    if not self._warned:
+                        logger.warning("The requests of all processes cannot be counted together now: %s", error)
+                    self._warned, self._alone_until = True, time.monotonic() + _ALONE_S
+                    if (broken := self._opened.pop(self._file, None)) is not None:
+                        broken.close()
+            return self._count(":memory:", name, time.time())
 
-    def _count(self, name: str, now: float) -> int:
-        counts, wait, new = self._opened(), 0.0, []
+    def _count(self, place: Path | str, name: str, now: float) -> int:
+        counts, wait, new = self._open(place), 0.0, []
         windows = [(most, period, *divmod(now, period)) for most, period in self._limits]
         counts.execute("BEGIN IMMEDIATE")
         with counts:
@@ -429,33 +438,38 @@ class Limiter:
                 counts.executemany("DELETE FROM counts WHERE period = ? AND began < ?", new)
         return math.ceil(wait)
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._counts is None or self._process != os.getpid():
-            self._counts = sqlite3.connect(
-                self._file or ":memory:", timeout=_COUNTING_S, isolation_level=None, check_same_thread=False
+    def _open(self, place: Path | str) -> sqlite3.Connection:
+        if self._process != os.getpid():
+            self._opened, self._process = {}, os.getpid()
+        if place not in self._opened:
+            counts = self._opened[place] = sqlite3.connect(
+                place, timeout=_COUNTING_S, isolation_level=None, check_same_thread=False
             )
             # Counts are gone with the server anyway: nothing waits for the disk.
-            self._counts.execute("PRAGMA journal_mode=WAL")
-            self._counts.execute("PRAGMA synchronous=OFF")
-            self._counts.execute(
+            counts.execute("PRAGMA journal_mode=WAL")
+            counts.execute("PRAGMA synchronous=OFF")
+            counts.execute(
                 "CREATE TABLE IF NOT EXISTS counts (period INTEGER, began REAL, name TEXT, number INTEGER, "
                 "PRIMARY KEY (period, began, name)) WITHOUT ROWID"
             )
-            self._process = os.getpid()
-        return self._counts
+        return self._opened[place]
 
 
 def _wait(before: int, present: int, most: int, into: float, period: float) -> float:
     """Return the seconds until one more request fits, by the requests of the last window and of the present one.
 
-    Of the last window counts the part that lies within one period before now.
+    Of the last window counts the part that lies within one period before now, in whole requests: with parts of one, a
+    limit of one a minute would let one through in two.
     """
-    if before * (1 - into / period) + present + 1 <= most:
+    if math.floor(before * (1 - into / period)) + present + 1 <= most:
         return 0
     if present + 1 <= most:
-        return period * (1 - (most - 1 - present) / before) - into
-    # The present window has to become the last one, and a part of it to be over.
-    return period - into + period * (1 - (most - 1) / present)
+        wait = period * (1 - (most - present) / before) - into
+    else:
+        # The present window has to become the last one, and a part of it to be over.
+        wait = period - into + period * (1 - most / present)
+    # It fits once that time is over, and not in the very moment.
+    return max(wait, _MOMENT_S)
 
 
 def is_loopback(address: str | None) -> bool:
@@ -577,7 +591,8 @@ def _is_address(name: str) -> bool:
 def refuse_other_sites() -> None:
     """End the request if a page of another site makes it: it would act in the name of whoever looks at that page.
 
-    Browsers say so in Sec-Fetch-Site, older ones and those on plain HTTP in Origin; without both, it is not a browser.
+    Browsers say so in Sec-Fetch-Site, over TLS or to loopback; older ones, and all on plain HTTP, in Origin where they
+    post. Elsewhere they say it in Referer, which a page can suppress.
 
     Raises:
         Forbidden: it comes from elsewhere.

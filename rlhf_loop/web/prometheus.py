@@ -11,7 +11,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Generic, TypeVar
@@ -32,13 +34,130 @@ from rlhf_loop.errors import DatabaseError, RlhfLoopError
 from rlhf_loop.monitoring.gauges import Gauges, count_answers, read_gauges
 from rlhf_loop.store.engine import hurried
 from rlhf_loop.version import __version__
-from rlhf_loop.web import catalogue, logs
+from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, Content, problems
-from rlhf_loop.web.catalogue import COUNTED, MetricInfo
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
+
+
+class Kind(StrEnum):
+    """Kinds of metrics, as Prometheus calls them."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """A metric; `buckets` are the upper ends of those of a histogram."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+#: From a file that is there to an answer with drafts that took all the time it had.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
+
+HTTP_REQUESTS = MetricInfo(
+    "rlhf_http_requests_total",
+    Kind.COUNTER,
+    "Requests, by the route's template; what no route knows is 'other'.",
+    ("method", "route", "status"),
+)
+HTTP_SECONDS = MetricInfo(
+    "rlhf_http_request_seconds", Kind.HISTOGRAM, "How long requests took.", ("route",), buckets=_SECONDS
+)
+ANSWERS = MetricInfo(
+    "rlhf_answers_total",
+    Kind.COUNTER,
+    "Questions answered, by what ordered the answers, and whether anything was found.",
+    ("policy", "result"),
+)
+STAGE_SECONDS = MetricInfo(
+    "rlhf_answer_stage_seconds",
+    Kind.HISTOGRAM,
+    "How long each stage of an answer took, each source as 'source:NAME', all of it as 'total'.",
+    ("stage",),
+    buckets=_SECONDS,
+)
+SOURCE_FAILURES = MetricInfo(
+    "rlhf_source_failures_total", Kind.COUNTER, "Questions that a source failed, or was paused for.", ("source",)
+)
+DEGRADED = MetricInfo(
+    "rlhf_degraded_total", Kind.COUNTER, "Questions answered without a part other than a source.", ("part",)
+)
+TOP_SCORE = MetricInfo(
+    "rlhf_top_score", Kind.HISTOGRAM, "Score of the answer that came first, where a model scored it.", buckets=_TENTHS
+)
+RATINGS = MetricInfo(
+    "rlhf_ratings_total",
+    Kind.COUNTER,
+    "Ratings taken over HTTP, changed ones too, by the role of the reviewer.",
+    ("role",),
+)
+WORKERS = MetricInfo("rlhf_workers", Kind.GAUGE, "Processes that answer.")
+MODEL = MetricInfo(
+    "rlhf_model_info", Kind.GAUGE, "1 for each version of the model that a process serves now.", ("version",)
+)
+BUILD = MetricInfo("rlhf_build_info", Kind.GAUGE, "1 for the version of RLHF Loop.", ("version",))
+OUTBOX_WAITING = MetricInfo("rlhf_outbox_waiting", Kind.GAUGE, "Answers and ratings that wait for the database.")
+OUTBOX_REFUSED = MetricInfo("rlhf_outbox_refused", Kind.GAUGE, "Those that the database has refused for good.")
+DATABASE_UP = MetricInfo(
+    "rlhf_database_up", Kind.GAUGE, "Whether the database answers; without it, what comes from it is left out."
+)
+INTERACTIONS = MetricInfo(
+    "rlhf_interactions", Kind.GAUGE, "Recorded answers, rated by an expert or waiting for one.", ("state",)
+)
+ALARMS = MetricInfo("rlhf_alarms_open", Kind.GAUGE, "Alarms that are open.", ("kind",))
+TRAININGS = MetricInfo("rlhf_training_runs_total", Kind.COUNTER, "Trainings that have ended, by how.", ("status",))
+TRAINING = MetricInfo("rlhf_training_running", Kind.GAUGE, "Trainings that run now.")
+LIVE_MODEL = MetricInfo(
+    "rlhf_live_model_info", Kind.GAUGE, "1 for the version that is live by the registry.", ("version",)
+)
+PROMOTED = MetricInfo(
+    "rlhf_model_promoted_timestamp_seconds", Kind.GAUGE, "When the live version became live, in Unix time."
+)
+ACCURACY = MetricInfo(
+    "rlhf_live_model_accuracy", Kind.GAUGE, "Accuracy of the live version, on questions it was not fitted on."
+)
+AUC = MetricInfo("rlhf_live_model_auc", Kind.GAUGE, "The same for its AUC.")
+
+#: Counted by each process itself.
+COUNTED = (
+    HTTP_REQUESTS,
+    HTTP_SECONDS,
+    ANSWERS,
+    STAGE_SECONDS,
+    SOURCE_FAILURES,
+    DEGRADED,
+    TOP_SCORE,
+    RATINGS,
+    WORKERS,
+    MODEL,
+)
+#: Looked up with each request for the metrics.
+LOOKED_UP = (
+    BUILD,
+    OUTBOX_WAITING,
+    OUTBOX_REFUSED,
+    DATABASE_UP,
+    INTERACTIONS,
+    ALARMS,
+    TRAININGS,
+    TRAINING,
+    LIVE_MODEL,
+    PROMOTED,
+    ACCURACY,
+    AUC,
+)
+CATALOGUE = (*COUNTED, *LOOKED_UP)
 
 #: Of a route or method that nobody has planned: what a client makes up must not become a name.
 OTHER = "other"
@@ -89,16 +208,16 @@ class Instruments:
             # Somebody's source may have imported the library before it was told of the files.
             values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._requests = self._counter(catalogue.HTTP_REQUESTS)
-        self._request_seconds = self._histogram(catalogue.HTTP_SECONDS)
-        self._answers = self._counter(catalogue.ANSWERS)
-        self._stage_seconds = self._histogram(catalogue.STAGE_SECONDS)
-        self._source_failures = self._counter(catalogue.SOURCE_FAILURES)
-        self._degraded = self._counter(catalogue.DEGRADED)
-        self._top_score = self._histogram(catalogue.TOP_SCORE)
-        self._ratings = self._counter(catalogue.RATINGS)
+        self._requests = self._counter(HTTP_REQUESTS)
+        self._request_seconds = self._histogram(HTTP_SECONDS)
+        self._answers = self._counter(ANSWERS)
+        self._stage_seconds = self._histogram(STAGE_SECONDS)
+        self._source_failures = self._counter(SOURCE_FAILURES)
+        self._degraded = self._counter(DEGRADED)
+        self._top_score = self._histogram(TOP_SCORE)
+        self._ratings = self._counter(RATINGS)
         # Of processes that died, the library forgets gauges whose mode begins with "live".
-        workers, model = catalogue.WORKERS, catalogue.MODEL
+        workers, model = WORKERS, MODEL
         self._workers = Gauge(workers.name, workers.help, registry=self._registry, multiprocess_mode="livesum")
         self._model = Gauge(model.name, model.help, model.labels, registry=self._registry, multiprocess_mode="livemax")
         self._lock = threading.Lock()
@@ -145,7 +264,7 @@ class Instruments:
             metric.samples = [
                 sample
                 for sample in metric.samples
-                if not sample.name.endswith("_created") and (metric.name != catalogue.MODEL.name or sample.value)
+                if not sample.name.endswith("_created") and (metric.name != MODEL.name or sample.value)
             ]
             yield metric
 
@@ -201,7 +320,7 @@ class _Scrape(Collector):
         except RlhfLoopError as error:
             logger.warning("The served model is unknown: %s", error)
         yield from self._counts.collect()
-        yield _gauge(catalogue.BUILD, {(__version__,): 1})
+        yield _gauge(BUILD, {(__version__,): 1})
         yield from self._outbox()
         yield from self._of_the_database()
 
@@ -211,8 +330,8 @@ class _Scrape(Collector):
         except RlhfLoopError as error:
             logger.warning("The outbox cannot be counted: %s", error)
             return
-        yield _gauge(catalogue.OUTBOX_WAITING, {(): waiting})
-        yield _gauge(catalogue.OUTBOX_REFUSED, {(): refused})
+        yield _gauge(OUTBOX_WAITING, {(): waiting})
+        yield _gauge(OUTBOX_REFUSED, {(): refused})
 
     def _of_the_database(self) -> Iterator[Metric]:
         try:
@@ -220,10 +339,10 @@ class _Scrape(Collector):
         except DatabaseError as error:
             logger.warning("Metrics of the database are left out: %s", error)
             self._database.doubt()
-            yield _gauge(catalogue.DATABASE_UP, {(): 0})
+            yield _gauge(DATABASE_UP, {(): 0})
             return
-        yield _gauge(catalogue.DATABASE_UP, {(): 1})
-        yield _gauge(catalogue.INTERACTIONS, {("rated",): counted.rated, ("waiting",): counted.waiting})
+        yield _gauge(DATABASE_UP, {(): 1})
+        yield _gauge(INTERACTIONS, {("rated",): counted.rated, ("waiting",): counted.waiting})
         yield from _of_the_loop(found)
 
     def _engine(self) -> Engine:
@@ -262,22 +381,16 @@ class _CachedReading(Generic[_Found]):
 
 
 def _of_the_loop(found: Gauges) -> Iterator[Metric]:
-    yield _gauge(catalogue.ALARMS, {(str(kind),): count for kind, count in found.alarms.items()})
-    ended = CounterMetricFamily(
-        catalogue.TRAININGS.name, catalogue.TRAININGS.help, labels=list(catalogue.TRAININGS.labels)
-    )
+    yield _gauge(ALARMS, {(str(kind),): count for kind, count in found.alarms.items()})
+    ended = CounterMetricFamily(TRAININGS.name, TRAININGS.help, labels=list(TRAININGS.labels))
     for status, count in found.trainings.items():
         if status != "running":
             ended.add_metric([status], count)
     yield ended
-    yield _gauge(catalogue.TRAINING, {(): found.trainings["running"]})
+    yield _gauge(TRAINING, {(): found.trainings["running"]})
     if found.live is not None:
-        yield _gauge(catalogue.LIVE_MODEL, {(found.live,): 1})
-    for info, value in (
-        (catalogue.PROMOTED, found.promoted_at),
-        (catalogue.ACCURACY, found.accuracy),
-        (catalogue.AUC, found.auc),
-    ):
+        yield _gauge(LIVE_MODEL, {(found.live,): 1})
+    for info, value in ((PROMOTED, found.promoted_at), (ACCURACY, found.accuracy), (AUC, found.auc)):
         if value is not None:
             yield _gauge(info, {(): value.timestamp() if isinstance(value, datetime) else value})
 

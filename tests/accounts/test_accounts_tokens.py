@@ -51,6 +51,7 @@ def test_a_token_is_stored_as_a_hash(engine: Engine, bot: User) -> None:
     ("wish", "words"),
     [
         ({"name": " "}, "1 to 100 characters"),
+        ({"name": "\u200b\u2060"}, "1 to 100 characters"),
         ({"name": "x" * 101}, "1 to 100 characters"),
         ({"scopes": []}, "needs a scope"),
         ({"scopes": ["reviews:write", "all"]}, "no scope 'all'"),

@@ -128,6 +128,8 @@ def test_the_gate_is_passed_with_a_reason_only(house: House) -> None:
         registry.promote(house.engine, house.settings, waiting.version, actor="dora")
     with pytest.raises(RegistryError, match="needs a reason"):
         registry.promote(house.engine, house.settings, waiting.version, actor="dora", force=True, reason=" ")
+    with pytest.raises(ValueError, match="is not a valid name for the audit log"):
+        registry.promote(house.engine, house.settings, waiting.version, actor="\u200b", force=True, reason="A demo.")
     assert house.serving == live.sha256
     done = registry.promote(house.engine, house.settings, waiting.version, actor="dora", force=True, reason="A demo.")
     assert (done.state, done.reason) == (ModelState.LIVE, "Promoted by dora. Against the gate. A demo.")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.utils.wording import numbers_in, question_key
+from rlhf_loop.utils.wording import QuestionWords, numbers_in, question_key, without_frame
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,9 @@ from rlhf_loop.utils.wording import numbers_in, question_key
         ("How is diabetes treated?", "I was wondering if you know how diabetes is treated."),
         ("What's this?", "whats this"),
         ("什么是糖尿病？", "什么是糖尿病"),
+        ("फ़ोन कितना सुरक्षित है?", "फ\u093cोन कितना सुरक्षित है"),
+        ("が安全ですか", "か\u3099安全ですか"),
+        ("Is it safe ❤\ufe0f?", "is it safe ❤"),
         ("¿Qué es la diabetes?", "que es la diabetes, por favor"),
         ("???", " ??? "),
     ],
@@ -37,6 +40,10 @@ def test_spellings_of_one_question(one: str, other: str) -> None:
         ("What causes gout?", "What prevents gout?"),
         ("What is this?", "What is that?"),
         ("👍", "👎"),
+        ("कितना", "कितनी"),
+        ("मधुमेह का इलाज", "मधुमोह की इलाज"),
+        ("ยาแก้ปวด", "ยาแก่ปวด"),
+        ("がん", "かん"),
         ("", "?"),
     ],
 )
@@ -49,3 +56,12 @@ def test_numbers() -> None:
     """Words with a digit are found in any spelling, sorted and once."""
     assert numbers_in("B12, 5 mg or ５ mg of b12?") == "5 b12"
     assert numbers_in("None here") == ""
+
+
+def test_words_of_every_script() -> None:
+    """Signs of vowels and tones are part of a word, also where two questions taken for one get a wrong answer."""
+    for one, other in (("कितना", "कितनी"), ("ยาแก้ปวด", "ยาแก่ปวด"), ("がん", "かん")):
+        assert not QuestionWords(one).same_as(QuestionWords(other))
+        assert QuestionWords(one).same_as(QuestionWords(f"{one}?"))
+    assert QuestionWords("Sjögren's 'cause'").same_as(QuestionWords("Sjo\u0308gren’s cause"))
+    assert without_frame("कितना, फ़ोन?") == "कितना फ\u093cोन"

@@ -33,9 +33,8 @@ from rlhf_loop.store.interactions import record
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.web import create_app
 from rlhf_loop.web import prometheus as module
-from rlhf_loop.web.catalogue import CATALOGUE, COUNTED, Kind
-from rlhf_loop.web.prometheus import Instruments
-from rlhf_loop.web.server.shared_counts import VARIABLE, shared_counts
+from rlhf_loop.web.prometheus import CATALOGUE, COUNTED, Instruments, Kind
+from rlhf_loop.web.server.server import VARIABLE, shared_counts
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -392,7 +391,7 @@ if sys.argv[2:]:
 
 def test_processes_count_together(folder: Path) -> None:
     """The counts of processes that have ended stay; of gauges only those of living processes are left."""
-    from rlhf_loop.web.server.shared_counts import forget
+    from rlhf_loop.web.server.server import forget
 
     first = subprocess.Popen([sys.executable, "-c", COUNTING, "3"])
     assert first.wait(60) == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.web import create_app
+from rlhf_loop.web import create_app, guard
 from rlhf_loop.web.guard import Limiter, _wait, network
 
 
@@ -41,11 +42,12 @@ def test_processes_count_together(tmp_path: Path) -> None:
     ("before", "present", "into", "waits"),
     [
         (0, 9, 0, 0),
-        (0, 10, 6, 54 + 6),  # until a tenth of this window is out of the last minute
-        (10, 0, 0, 6),
-        (10, 5, 30, 6),  # 5 + 5 now; 4 + 5 at 36
+        (0, 10, 6, 54),  # then one of the ten is more than a minute ago, by and by
+        (10, 0, 0, 0.001),
+        (10, 5, 29, 1),  # 5.2 + 5 now; less than 5 + 5 after 30
+        (10, 5, 31, 0),
         (10, 4, 30, 0),
-        (100, 0, 30, 24.6),
+        (100, 0, 30, 24),
     ],
 )
 def test_the_window_slides(before: int, present: int, into: float, waits: float) -> None:
@@ -54,7 +56,32 @@ def test_the_window_slides(before: int, present: int, into: float, waits: float)
     if waits:
         later = into + waits - 60 if into + waits >= 60 else into + waits
         last, now = (present, 0) if into + waits >= 60 else (before, present)
-        assert last * (1 - later / 60) + now + 1 == pytest.approx(10)
+        assert last * (1 - later / 60) + now == pytest.approx(10, abs=0.001)
+        assert _wait(last, now, 10, later + 0.1, 60) == 0
+
+
+def test_a_limit_of_one_is_one_in_each_period() -> None:
+    """Not one in two: the last window counts in whole requests."""
+    assert _wait(1, 0, 1, 0.1, 60) == 0
+    assert _wait(0, 1, 1, 20, 60) == pytest.approx(40)
+
+
+def test_a_stall_of_the_file_is_no_end_of_counting_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it can not be written, each process counts alone, and says so once; after that they count together."""
+    monkeypatch.setattr(guard, "_COUNTING_S", 0)
+    monkeypatch.setattr(guard, "_ALONE_S", 0)
+    file = tmp_path / "requests"
+    one, other = (Limiter("2 per day", file=file) for _ in range(2))
+    assert one.hit("a") == 0
+    holding = sqlite3.connect(file, isolation_level=None)
+    holding.execute("BEGIN IMMEDIATE")
+    assert [one.hit("a") > 0 for _ in range(3)] == [False, False, True]
+    holding.execute("ROLLBACK")
+    holding.close()
+    assert len(caplog.records) == 1
+    assert [each.hit("a") > 0 for each in (other, one, other)] == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf_loop.web.catalogue import CATALOGUE, Kind, MetricInfo
+from rlhf_loop.web.prometheus import CATALOGUE, Kind, MetricInfo
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/rlhf-loop.json").read_text(encoding="utf-8"))

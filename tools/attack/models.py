@@ -32,6 +32,10 @@ def _deep() -> list[Any]:
     return found
 
 
+#: Added to an object that is being read: a key of one tuple twice, 34 levels deep (EMPTY_TUPLE; DUP, TUPLE2; NONE,
+#: SETITEM), which would be hashed 2^34 times.
+TUPLE_KEY = b")" + b"2\x86" * 34 + b"Ns"
+
 #: Fields -> what they are instead; a function makes it of what it was.
 CHANGES: dict[str, dict[str, Any]] = {
     "recipe ../../x": {"recipe": "../../x"},
@@ -81,6 +85,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "card's time of year 9999": {"card": {"trained_at": "9999-12-31T23:59:59-23:59"}},
     "format of another version": {"format_version": "1"},
     "nothing but the format": {},
+    "a key of tuples 34 deep": {"": TUPLE_KEY},
 }
 
 
@@ -123,14 +128,19 @@ def attack(bare: Product, trained: Product) -> Iterator[Finding]:
 
 
 def changed(good: dict[str, Any], change: dict[str, Any]) -> bytes:
-    """Return a model file with something else in it; without any change one with the format's name only."""
+    """Return a model file with something else in it; without any change one with the format's name only.
+
+    What has no name are opcodes for the end of the file.
+    """
     if not change:
         return pickle.dumps({"format": good["format"]})
     new: dict[str, Any] = {}
+    opcodes = change.get("", b"")
     for name, value in change.items():
         make: Callable[[Any], Any] | None = value if callable(value) else None
         new[name] = make(good[name]) if make else value
-    return pickle.dumps({**good, **new})
+    new.pop("", None)
+    return pickle.dumps({**good, **new})[:-1] + opcodes + pickle.STOP
 
 
 def _huge(product: Product) -> Finding:

@@ -55,10 +55,10 @@ _LONGEST_HEAD = 64 * 1024
 _PIECE = 64 * 1024
 _LONGEST_LINE = 8190
 _MOST_HEADERS = 100
-#: Of a process: bytes of unfinished requests and of answers not fetched; connections; files that are none.
+#: Of a process: bytes of unfinished requests and of answers not fetched; connections; open files.
 _MOST_HELD = 32 * 1024 * 1024
 MOST_CONNECTIONS = 4096
-_OTHER_FILES = 256
+_MOST_FILES = 10_240
 #: A body in thousands of tiny chunks takes its turns with the other connections.
 _EVENTS = 50
 #: True in the environment of a request whose body is not here.
@@ -115,7 +115,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         #: Those that have waited longest come first.
         self.connections: dict[_Connection, None] = {}
         self.held = 0
-        self._most = max(1, min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES))
+        # Each is a file, and its answer may be another one; a fifth is left for everything else.
+        self._most = max(1, min(MOST_CONNECTIONS, _files() * 2 // 5))
         self._accepting = self._stopping = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -540,24 +541,34 @@ class _Connection(asyncio.Protocol):
         last = last or not (self._whole and self.worker.alive)
         headers = [*answer.headers, ("Date", formatdate(usegmt=True)), *([("Connection", "close")] if last else [])]
         head_only = self._environ is not None and self._environ["REQUEST_METHOD"] == "HEAD"
+        assert self._transport is not None
+        # What came before the client has fetched it would stay with h11, where nobody counts it.
+        self._transport.pause_reading()
         self._answering, self._due = True, monotonic() + _FETCHING_S
         self._rest = io.BytesIO() if head_only else answer.body
         self._hold(answer.held)
-        self._send(h11.Response(status_code=answer.status, headers=headers, reason=answer.reason.encode("latin-1")))
+        self._send(
+            lambda: h11.Response(
+                status_code=answer.status,
+                headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+                reason=answer.reason.encode("latin-1"),
+            )
+        )
 
-    def _send(self, head: h11.Response | None = None) -> None:
+    def _send(self, head: Callable[[], h11.Response] | None = None) -> None:
         """Send as much of the answer as the client takes."""
         assert self._transport is not None
         piece = b"-"
         try:
-            data = self._http.send(head) if head else b""
-            while piece and not (self._unsent or self._lost):
+            data = self._http.send(head()) if head else b""
+            # After a client that has hung up, asyncio closes before it says so, and logs what is written still.
+            while piece and not (self._unsent or self._lost or self._transport.is_closing()):
                 piece = self._rest.read(_PIECE)
                 data += self._http.send(h11.Data(data=piece) if piece else h11.EndOfMessage())
                 if data:
                     self._transport.write(data)
                 data = b""
-        except h11.LocalProtocolError as error:
+        except (h11.LocalProtocolError, ValueError) as error:
             logger.error("An answer cannot be sent: it is not as HTTP has it.", exc_info=error)
             self.abort()
             return
@@ -605,6 +616,19 @@ class _Connection(asyncio.Protocol):
         text = body.model_dump_json().encode()
         sent = {**SECURITY_HEADERS, logs.HEADER: name, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(text))}
         self._write(_Answer(status, title, list(sent.items()), io.BytesIO(text)), last=True)
+
+
+def _files() -> int:
+    """Return how many files this process may open; it allows itself more where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, most = (_MOST_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    wanted = min(most, _MOST_FILES)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            return soft
+    return max(soft, wanted)
 
 
 def _run(application: WSGIApplication, environ: WSGIEnvironment) -> _Answer | _BodyAwaitedError:

@@ -6,12 +6,17 @@ Processes with threads, logs in JSON, a span for each request, and a stop that l
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -30,7 +35,6 @@ from rlhf_loop.web.app import create_app
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.server.gunicorn_worker import BEFORE_BODY, Worker
-from rlhf_loop.web.server.shared_counts import forget, shared_counts
 from rlhf_loop.web.server.watch import Watch
 
 if TYPE_CHECKING:
@@ -48,6 +52,12 @@ _KEEP_ALIVE_S = 75
 #: A worker whose main loop says nothing for that long is replaced. Requests run in other threads.
 _STUCK_S = 60
 _WAITING_CONNECTIONS = 2048
+
+#: By this the library of metrics learns where its files are; it looks when it is imported.
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "rlhf-metrics-"
+#: A folder may be so young that its server has not locked it yet.
+_YOUNG_S = 60.0
 
 
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
@@ -160,6 +170,60 @@ def _note(response: Response) -> Response:
 def _share_cores(settings: Settings, cores: int) -> Settings:
     # Each process of several would take all cores for itself, and they would wait for each other.
     return settings if settings.encoder_threads else replace(settings, encoder_threads=max(1, cores))
+
+
+@contextmanager
+def shared_counts() -> Iterator[Path]:
+    """Make the folder in which the processes that are forked in this block count together, and remove it at the end.
+
+    The lock on it tells other servers that it is in use, and systemd, which clears folders of temporary files.
+    """
+    parent = Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    folder, owner = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)), os.getpid()
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(folder)
+    try:
+        yield folder
+    finally:
+        # A process that was forked inside the block leaves it, too.
+        if os.getpid() == owner:
+            os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
+
+
+def forget(pid: int) -> None:
+    """Take a process that has ended out of what is true now, such as how many there are; what it counted stays."""
+    # Here, as whoever calls this forks, and stays small until somebody has died.
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of servers that were killed."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        # Of another user, or removed by another server that starts now.
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _YOUNG_S and _is_free(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                logger.info("Removed %s, which a server that was killed has left.", folder)
+
+
+def _is_free(folder: Path) -> bool:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
