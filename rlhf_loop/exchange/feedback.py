@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_loop import domain
 from rlhf_loop.domain import Rating, ReviewerRole, rating_fields
+from rlhf_loop.exchange.formats.messages import is_read_from
 from rlhf_loop.exchange.staging import identity
 from rlhf_loop.store import audit, interactions
 from rlhf_loop.store.interactions import (
@@ -29,7 +30,6 @@ from rlhf_loop.store.interactions import (
 from rlhf_loop.store.queries import find_key, find_review
 from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
 from rlhf_loop.store.validation import cleaned
-from rlhf_loop.utils.text import visible
 
 _RECEIVED, _DELETED = "annotation.received", "annotation.deleted"
 #: Targets in one query.
@@ -84,7 +84,7 @@ def find_answer(connection: Connection, rating: Rating) -> int | None:
     wanted = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response)
     row = connection.execute(wanted.where(Interaction.id == key)).one()
     texts = ((row.user_prompt, rating.user_prompt), (row.ai_response, rating.ai_response))
-    if any(visible(there) != visible(here) for there, here in texts):
+    if not all(is_read_from(there, here) for there, here in texts):
         raise OtherTextsError(
             f"The interaction {answer_id(rating)[:100]!r} has another prompt or response than this feedback. Send it "
             "without them to rate that one, or with another id."

@@ -33,6 +33,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.domain import Rating, ReviewerRole, answer_name, field_values
 from rlhf_loop.exchange.formats.base import FileRow
+from rlhf_loop.exchange.formats.messages import is_read_from
 from rlhf_loop.store.tables import ANONYMOUS, UtcDateTime
 from rlhf_loop.utils.text import visible
 
@@ -70,6 +71,7 @@ STAGE = Table(
     Column("user_prompt", Text),  # NULL where another row, or the database, has the texts
     Column("ai_response", Text),
     Column("reviewer", Text, nullable=False),
+    Column("nameless", Boolean, nullable=False),  # then the reviewer is named by what they said
     Column("role", Text),  # NULL where the row does not say: so nothing that is known is overwritten
     Column("rating", Integer),
     Column("comment", Text),
@@ -100,6 +102,7 @@ PAIRS = Table(
     Column("other", Text, nullable=False),
     Column("one_is_better", Boolean, nullable=False),
     Column("reviewer", Text, nullable=False),
+    Column("nameless", Boolean, nullable=False),
     Column("role", Text),
     prefixes=["TEMPORARY"],
 )
@@ -155,6 +158,7 @@ def store_pairs(connection: Connection, *, role: str, now: datetime) -> tuple[in
     if not connection.execute(select(func.count()).select_from(PAIRS)).scalar_one():
         return 0, 0
     moment = bindparam("now", now, UtcDateTime)
+    connection.execute(text(_NAME_PREFERENCES))
     updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment)).rowcount
     return connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role}).rowcount, updated
 
@@ -168,6 +172,7 @@ def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any]) -> dict[st
         "other": other,
         "one_is_better": one == better["identity"],
         "reviewer": better["reviewer"],
+        "nameless": better["nameless"],
         "role": better["role"],
     }
 
@@ -197,6 +202,17 @@ _PREFERENCES = """
         JOIN rlhf_interactions a ON a.external_id = s.one
         JOIN rlhf_interactions b ON b.external_id = s.other
     WHERE s.place = s.first_pair
+"""
+
+# An earlier version called whoever has no name anonymous if they were the only one; now they go by what they said.
+_NAME_PREFERENCES = f"""
+    UPDATE rlhf_preferences SET reviewer = s.reviewer
+    FROM ({_PREFERENCES} AND s.nameless) AS s
+    WHERE rlhf_preferences.first_id = s.first_id AND rlhf_preferences.second_id = s.second_id
+        AND rlhf_preferences.reviewer = '{ANONYMOUS}' AND rlhf_preferences.preferred = s.preferred
+        AND NOT EXISTS (
+            SELECT 1 FROM rlhf_preferences o
+            WHERE o.first_id = s.first_id AND o.second_id = s.second_id AND o.reviewer = s.reviewer)
 """
 
 _UPDATE_PREFERENCES = f"""
@@ -277,7 +293,17 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
 
 
 def drop_other_texts(connection: Connection) -> list[RowError]:
-    """Take out the rows whose `external_id` the database has for another answer."""
+    """Take out the rows whose `external_id` the database has for another answer.
+
+    An earlier version stored some questions as the JSON around them; what the file's record says takes its place.
+    """
+    for row in connection.execute(text(_JSON_IN_DATABASE)).all():
+        prompt, response, stored_prompt, stored = connection.execute(
+            text(_TEXTS_IN_DATABASE), {"place": row.place}
+        ).one()
+        if is_read_from(stored_prompt, prompt) and is_read_from(stored, response):
+            texts = {"id": row.id, "user_prompt": prompt, "ai_response": response}
+            connection.execute(text(_READ_ANEW), texts)
     return [
         RowError(row.line, f"external_id is {row.identity!r}, which interaction {row.id} has for another answer")
         for row in drop(connection, _OTHER_TEXT_IN_DATABASE, unlike=_TEXTS_IN_DATABASE)
@@ -297,6 +323,7 @@ def store(connection: Connection, *, unsaid: ImportDefaults) -> tuple[int, int]:
     now = bindparam("now", moment, UtcDateTime)
     unrated = connection.execute(text(_COUNT_NEW_UNRATED)).scalar_one()
     connection.execute(text(_ADD_INTERACTIONS).bindparams(now))
+    connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer})
     updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now)).rowcount
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role}).rowcount
     pairs_added, pairs_updated = store_pairs(connection, role=role, now=moment)
@@ -316,6 +343,9 @@ def _staged(
     review, origin = rating.review, rating.origin
     source = origin.source if origin.source is not None else unsaid.source
     elsewhere = row.texts_elsewhere
+    # Whoever imports may say who it was.
+    stand_in = row.stand_in if unsaid.reviewer == ANONYMOUS else None
+    reviewer = review.reviewer or stand_in or unsaid.reviewer
     return {
         "place": place,
         "line": row.line,
@@ -325,7 +355,8 @@ def _staged(
         "user_prompt": None if elsewhere else rating.user_prompt,
         "ai_response": None if elsewhere else rating.ai_response,
         **field_values(review),
-        "reviewer": review.reviewer or unsaid.reviewer,
+        "reviewer": reviewer,
+        "nameless": row.stand_in == reviewer,
         "role": None if "reviewer_role" in row.unsaid else str(review.role),
         "harmful": None if "harmful" in row.unsaid else review.harmful,
         **field_values(origin),
@@ -431,6 +462,15 @@ _OTHER_TEXT_IN_DATABASE = """
     ORDER BY s.place
 """
 
+_JSON_IN_DATABASE = """
+    SELECT s.place, i.id
+    FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
+    WHERE s.place = s.first_place AND substr(i.user_prompt, 1, 1) IN ('{', '[', '"') AND s.user_prompt <> i.user_prompt
+    ORDER BY s.place
+"""
+
+_READ_ANEW = "UPDATE rlhf_interactions SET user_prompt = :user_prompt, ai_response = :ai_response WHERE id = :id"
+
 _LOCK_KNOWN = """
     SELECT id FROM rlhf_interactions WHERE external_id IN (SELECT identity FROM rlhf_import)
     ORDER BY id FOR NO KEY UPDATE
@@ -453,6 +493,23 @@ _ADD_INTERACTIONS = """
         model_version, identity, coalesce(created_at, :now), title, url, licence, retrieved_at
     FROM rlhf_import WHERE place = first_place ORDER BY place
     ON CONFLICT (external_id) DO NOTHING
+"""
+
+# An earlier version called whoever has no name as the importer said if they were the only one. Of two such rows the
+# first may be that one.
+_NAME_REVIEWERS = f"""
+    UPDATE rlhf_reviews SET reviewer = s.reviewer
+    FROM rlhf_import s JOIN (
+        SELECT r.id AS review, min(s.place) AS place
+        FROM rlhf_import s
+            JOIN rlhf_interactions i ON i.external_id = s.identity
+            JOIN rlhf_reviews r ON r.interaction_id = i.id AND r.reviewer = :usual
+        WHERE s.nameless AND s.place = s.first_review
+            AND (s.reviewed_at = r.reviewed_at
+                OR (s.reviewed_at IS NULL AND s.rating = r.rating AND r.reviewer = '{ANONYMOUS}'))
+            AND NOT EXISTS (SELECT 1 FROM rlhf_reviews o WHERE o.interaction_id = i.id AND o.reviewer = s.reviewer)
+        GROUP BY r.id) AS f ON s.place = f.place
+    WHERE rlhf_reviews.id = f.review
 """
 
 _UPDATE_REVIEWS = """

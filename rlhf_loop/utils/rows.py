@@ -525,8 +525,18 @@ def _python_values(column: Any, pa: Any) -> list[Any]:
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at the microsecond
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
     if pa.types.is_fixed_size_binary(column.type) and column.type.byte_width == _UUID_BYTES:
-        return [None if value is None else str(UUID(bytes=value)) for value in column.to_pylist()]
+        values = column.to_pylist()
+        # Texts may have sixteen bytes, too; those of a UUID are hardly ever a text, and never in a whole column.
+        if not all(value is None or _is_text(value) for value in values):
+            return [None if value is None else str(UUID(bytes=value)) for value in values]
     return [_as_in_json(value) for value in column.to_pylist()]
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        return all(sign.isprintable() or sign.isspace() for sign in value.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _as_in_json(value: Any) -> Any:

@@ -244,6 +244,22 @@ def test_two_answers_compared(engine: Engine, tmp_path: Path) -> None:
     assert (report.added, again.added, again.updated) == (4, 0, 0)
 
 
+def test_whoever_has_no_name_prefers_once(engine: Engine, tmp_path: Path) -> None:
+    """Also where an earlier version called them anonymous, and another one came to it."""
+    said = [annotation(result("b", "pairwise", side, "answer1,answer2"), id=n, by=None) for n, side in TWO_SIDES]
+    import_ratings(engine, written(tmp_path, task(said[0], data=PAIRWISE["data"])), format="label-studio")
+    with transaction(engine) as connection:
+        connection.execute(text("UPDATE rlhf_preferences SET reviewer = 'anonymous'"))
+    import_ratings(engine, written(tmp_path, task(*said, data=PAIRWISE["data"])), format="label-studio")
+    assert [row[2:4] for row in preferences(engine)] == [
+        ("first", "label-studio:annotation-1"),
+        ("second", "label-studio:annotation-2"),
+    ]
+
+
+TWO_SIDES = [(1, "left"), (2, "right")]
+
+
 def test_two_answers_compared_in_a_row(sqlite_engine: Engine, tmp_path: Path) -> None:
     """JSON_MIN does not say what a control is about: of ratings the numbers at the ends of the names do, and of a
     comparison only whoever made the project.
@@ -345,6 +361,51 @@ def test_a_rating_of_another_field_is_not_the_answers(sqlite_engine: Engine, tmp
     assert [row[:3] for row in reviews(sqlite_engine)] == [("A", "label-studio:1", 4), ("B", "label-studio:2", 2)]
 
 
+@pytest.mark.parametrize(
+    ("results", "names", "rating", "ignored"),
+    [
+        ([result("stars", "rating", 2, "prompt")], None, None, ()),
+        ([result("stars", "rating", 2, "prompt")], {"stars": "answer"}, 2, ()),
+        ([result("stars", "rating", 2, "prompt")], {"stars": "none"}, None, ()),
+        ([result("rating", "choices", ["bad"], "rating")], None, None, ()),
+        ([result("quality", "rating", 2, "answer")], {"quality": "rating"}, 2, ()),
+        ([result("quality", "choices", ["bad"])], {"quality": "rating"}, 1, ()),
+        (
+            [result("hard", "number", 5, "prompt"), result("stars", "rating", 2)],
+            {},
+            2,
+            ("results about another field of the task (1)",),
+        ),
+        (
+            [result("comment", "textarea", ["Hm."], "prompt"), result("stars", "rating", 2)],
+            {},
+            2,
+            ("results about another field of the task (1)",),
+        ),
+    ],
+)
+def test_what_is_about_another_field_is_never_lost_in_silence(
+    sqlite_engine: Engine,
+    tmp_path: Path,
+    results: list[Any],
+    names: dict[str, str] | None,
+    rating: int | None,
+    ignored: tuple[str, ...],
+) -> None:
+    """What may be the only answer's rating is refused until somebody says so, whatever fields are called; the rest is
+    counted.
+    """
+    data = {"prompt": "Was?", "answer": "A", "rating": "gold"}
+    path = written(tmp_path, task(annotation(*results), data=data))
+    if names is None:
+        name = results[0]["from_name"]
+        said = reasons(sqlite_engine, path, format="label-studio")[1]
+        assert f"--map {name}=answer if it rates the answer all the same, or --map {name}=none" in said
+        return
+    report = import_ratings(sqlite_engine, path, format="label-studio", names=names)
+    assert ([row[2] for row in reviews(sqlite_engine)], report.ignored) == ([rating], ignored)
+
+
 def test_a_field_that_is_called_as_a_control(sqlite_engine: Engine, tmp_path: Path) -> None:
     """CSV puts _data_ before the field, and the bare name is the control's."""
     cells = ["Note.", "A", 1, "Gut.", "Was?", '[{"rating": 4}]']
@@ -356,9 +417,11 @@ def test_a_field_that_is_called_as_a_control(sqlite_engine: Engine, tmp_path: Pa
 
 
 def test_annotators_without_names_are_still_several(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """Where users' details were removed, each annotation is somebody's."""
+    """Where users' details were removed, each annotation is somebody's, and the same one's in every export."""
     said = [annotation(result("rating", "rating", stars), id=stars, by=None) for stars in (2, 5)]
-    import_ratings(sqlite_engine, written(tmp_path, task(*said)), format="label-studio")
+    row = {"prompt": "Was hilft?", "answer": "Ruhe.", "rating": [{"rating": 2}], "annotation_id": 2}
+    for tasks in (task(said[0]), row, task(*said)):
+        import_ratings(sqlite_engine, written(tmp_path, tasks), format="label-studio")
     assert [row[1:3] for row in reviews(sqlite_engine)] == [
         ("label-studio:annotation-2", 2),
         ("label-studio:annotation-5", 5),

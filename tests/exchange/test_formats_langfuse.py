@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,20 +294,22 @@ def test_the_table_of_traces_has_a_column_for_each_score(sqlite_engine: Engine, 
     report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
     assert (report.added, report.ignored) == (5, ("score helpful",))
     assert [row[:2] for row in reviews(sqlite_engine)] == [
-        ("anonymous", 5),
+        ("langfuse:score-t1-1", 5),
         ("langfuse:score-t2-1", 4),
         ("langfuse:score-t2-2", 2),
-        ("anonymous", 1),
+        ("langfuse:score-t3-1", 1),
     ]
 
 
 def test_a_column_of_ones_has_two_readings(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """Thumbs up or the worst of five: the file is refused until somebody says which."""
+    """Thumbs up or the worst of five: the file is refused until somebody says which; a boolean is a thumb."""
     path = write_jsonl(tmp_path / "a.jsonl", [{"id": "t1", "input": "q", "output": "a", "rating": [1]}])
     with pytest.raises(ImportFileError, match="may be a thumb up or the worst of 1 to 5"):
         import_ratings(sqlite_engine, path, format="langfuse")
     import_ratings(sqlite_engine, path, format="langfuse", labels=Labels(thumbs=True))
-    assert [row[1] for row in reviews(sqlite_engine)] == [5]
+    write_jsonl(path, [{"id": "t2", "input": "q", "output": "b", "rating": [True]}])
+    import_ratings(sqlite_engine, path, format="langfuse")
+    assert [row[1] for row in reviews(sqlite_engine)] == [5, 5]
 
 
 @pytest.mark.parametrize("of_json", [True, False])
@@ -343,7 +346,7 @@ def test_two_annotators_are_two(sqlite_engine: Engine, tmp_path: Path) -> None:
         ("langfuse:Ben", 2),
         ("langfuse:score-s3", 3),
         ("langfuse:u7", 4),
-        ("anonymous", 1),
+        ("langfuse:score-s6", 1),
         ("langfuse:score-s7", 2),
     ]
 
@@ -370,11 +373,86 @@ def test_parts_of_a_trace_are_counted(sqlite_engine: Engine, tmp_path: Path) -> 
         "scores of a part of a trace by whoever scored the trace (1)",
     )
     assert [row[:2] for row in reviews(sqlite_engine)] == [
-        ("anonymous", 4),
+        ("langfuse:score-t1-1", 4),
         ("langfuse:u7", 4),
         ("langfuse:u7", 2),
-        ("anonymous", 3),
+        ("langfuse:score-t5-1", 3),
     ]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_scores_of_a_part_alone_count_as_in_their_trace(sqlite_engine: Engine, tmp_path: Path, order: int) -> None:
+    """Whoever scored the whole of it, too, is heard once, whatever comes first; who scored only a part is heard."""
+    whole, part = score(authorUserId="a1", value=2), score(id="s2", authorUserId="a1", observationId="o", value=5)
+    rows = [trace(), *[whole, part, score(id="s3", authorUserId="a2", observationId="o", value=4)][::order]]
+    report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert report.ignored == ("scores of a part of a trace by whoever scored the trace (1)",)
+    assert sorted(row[:2] for row in reviews(sqlite_engine)) == [("langfuse:a1", 2), ("langfuse:a2", 4)]
+
+
+NAMELESS = [score(id=f"s{n}", value=n, timestamp=f"2026-01-31T09:3{n}:00Z") for n in (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reviewer"),
+    [
+        (lambda n: [trace(*NAMELESS[:n], userId=None)], "anonymous"),
+        (lambda n: [trace(*NAMELESS[:n], userId=None)], "bob"),
+        (lambda n: [trace(userId=None), *NAMELESS[:n]], "anonymous"),
+        (lambda n: [trace(userId=None), *NAMELESS[:n]], "bob"),
+        (lambda n: [{"id": "t1", "input": "q", "output": "a", "rating": [4, 2][:n]}], "anonymous"),
+    ],
+)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_rater_without_a_name_is_one_in_a_later_export(
+    engine: Engine, tmp_path: Path, rows: Callable[[int], list[Any]], reviewer: str, earlier: bool
+) -> None:
+    """The score's id names them, also those whom an earlier version called anonymous."""
+    first, second = (write_jsonl(tmp_path / f"{n}.jsonl", rows(n)) for n in (1, 2))
+    import_ratings(engine, first, format="langfuse", reviewer=reviewer)
+    if earlier:
+        with transaction(engine) as connection:
+            connection.execute(text("UPDATE rlhf_reviews SET reviewer = :name"), {"name": reviewer})
+        again = import_ratings(engine, first, format="langfuse", reviewer=reviewer)
+        assert (again.added, again.updated) == (0, 0)
+    for _ in range(2):
+        import_ratings(engine, second, format="langfuse", reviewer=reviewer)
+        assert sorted(row[1] for row in reviews(engine)) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("stored", "refused"),
+    [('{"query": "What is flu?"}', False), ('"What is flu?"', False), ('{"query": "Why?"}', True), ("Why?", True)],
+)
+def test_a_question_that_was_stored_as_json_is_mended(
+    engine: Engine, tmp_path: Path, stored: str, refused: bool
+) -> None:
+    """An earlier version stored what is around the question, too; what says something else is another answer."""
+    record(engine, [Rating(stored, "A virus.", external_id="t1")])
+    path = write_jsonl(tmp_path / "a.jsonl", [trace(score(), input={"query": "What is flu?"})])
+    if refused:
+        assert "has for another answer" in reasons(engine, path, format="langfuse")[1]
+        return
+    assert counts(import_ratings(engine, path, format="langfuse")) == (1, 1, 0, 0, 0)
+    with transaction(engine) as connection:
+        assert connection.execute(text("SELECT user_prompt FROM rlhf_interactions")).scalars().all() == ["What is flu?"]
+
+
+def test_a_column_beside_scores_costs_none(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The scores of the trace itself count, and those in the column are counted."""
+    path = write_jsonl(tmp_path / "a.jsonl", [trace(score(comment="Fine."), rating=[5, 1])])
+    report = import_ratings(sqlite_engine, path, format="langfuse")
+    assert [row[:3] for row in reviews(sqlite_engine)] == [("langfuse:u7", 4, "Fine.")]
+    assert report.ignored == ("scores in a column beside those of the trace itself (2)",)
+
+
+@pytest.mark.parametrize("value", [{"diagnosis": "Grippe – ä"}, [1, 2], {"a": [{"b": 1}]}, [{"b": 1}]])
+def test_an_answer_that_is_json_is_its_text(sqlite_engine: Engine, tmp_path: Path, value: Any) -> None:
+    """Be it an object or the text of one: neither costs its rating, and both are the same answer."""
+    for output in (value, json.dumps(value, ensure_ascii=False)):
+        path = write_jsonl(tmp_path / "a.jsonl", [trace(score(), output=output)])
+        assert import_ratings(sqlite_engine, path, format="langfuse").ignored == ()
+    assert [row[1] for row in reviews(sqlite_engine)] == [4]
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1, 2]", "[broken", '{"diagnosis": "flu"}'])

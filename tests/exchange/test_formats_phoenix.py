@@ -243,6 +243,28 @@ def test_what_is_said_of_a_trace_is_about_its_first_span(sqlite_engine: Engine, 
     )
 
 
+@pytest.mark.parametrize("way", ["root", "row", "row before", "child"])
+def test_whoever_annotated_the_first_span_meant_that(sqlite_engine: Engine, tmp_path: Path, way: str) -> None:
+    """Their word on the trace changes nothing, wherever both stand, and without times; another's does."""
+    of_span = {"name": "user feedback", "annotator_kind": "HUMAN", "identifier": "user-123"}
+    of_span["result"] = {"label": "good", "explanation": "Short."}
+    of_trace = [attributes("trace.", label="bad", identifier=name) for name in ("user-123", "user-4")]
+    second = {name.replace(".0.", ".1."): value for name, value in of_trace[1].items()}
+    first = TEXTS | of_trace[0] | second | (attributes(label="good", explanation="Short.", identifier="user-123"))
+    if way != "root":
+        first = TEXTS | ({} if way == "child" else of_trace[0] | second)
+    rows = [
+        {"context": {"span_id": SPAN_ID, "trace_id": "t"}, "parent_id": None, "attributes": first},
+        {"context": {"span_id": "b", "trace_id": "t"}, "parent_id": "a", "attributes": TEXTS | of_trace[0] | second},
+    ]
+    if way != "root":
+        rows.insert(0 if way == "row before" else 2, of_span | {"span_id": SPAN_ID})
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    report = import_ratings(sqlite_engine, path, format="phoenix", labels=Labels(score_name="user feedback"))
+    assert sorted(stored(sqlite_engine), key=str) == [RATED, (*RATED[:3], "phoenix:user-4", 1, None, "end_user")]
+    assert "annotations of a trace by whoever annotated its first span (1)" in report.ignored
+
+
 def test_examples_in_csv(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Its columns have dots; annotators without names are several people all the same."""
     said = [{"label": label, "annotator_kind": "HUMAN"} for label in ("good", "bad")]
@@ -282,6 +304,19 @@ def test_each_kind_of_annotation(
     path = written(tmp_path / "a.jsonl", [span() | annotation(**changes)])
     import_ratings(sqlite_engine, path, format="phoenix", labels=labels)
     assert [row[4] for row in stored(sqlite_engine)] == [rating]
+
+
+def test_an_annotator_without_a_name_is_one(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Whether it stands alone, beside its span or among others, and where an earlier version called them anonymous."""
+    nobody, other = annotation(identifier=""), attributes(label="bad", identifier="user-4")
+    first = {"context": {"span_id": SPAN_ID}, "attributes": TEXTS | other}
+    first["annotations"] = [{**nobody, "name": "user feedback", "result": {"label": "good"}}]
+    for rows in ([span() | nobody], [nobody], [first]):
+        path = written(tmp_path / "a.jsonl", rows)
+        import_ratings(sqlite_engine, path, format="phoenix", labels=THUMBS)
+        with transaction(sqlite_engine) as connection:
+            connection.execute(text("UPDATE rlhf_reviews SET reviewer = 'anonymous' WHERE reviewer LIKE '%annot%'"))
+    assert sorted(row[3:5] for row in stored(sqlite_engine)) == [("anonymous", 5), ("phoenix:user-4", 1)]
 
 
 def test_bad_spans_and_annotations_are_all_named(engine: Engine, tmp_path: Path) -> None:

@@ -106,6 +106,40 @@ def test_each_form_of_a_preference_is_read(
     assert (stats(engine).interactions, stats(engine).rated) == (2, 0)
 
 
+REPEATED = [("The sky is", "The sky is blue.", "The sky is green."), ("Is it?", "Is it? Yes.", "Is it? No.")]
+
+
+@pytest.mark.parametrize("format", ["trl-preference", "trl-unpaired"])
+@pytest.mark.parametrize(
+    ("rows", "answers"),
+    [
+        (REPEATED, ["No.", "Yes.", "blue.", "green."]),
+        ([*REPEATED, ("q", "a", "b")], ["No.", "The sky is blue.", "The sky is green.", "Yes.", "a", "b"]),
+        ([("q", "a", "b"), *REPEATED], ["No.", "The sky is blue.", "The sky is green.", "Yes.", "a", "b"]),
+        ([("Drug", "Drugs heal.", "Drug-like.")], ["Drug-like.", "Drugs heal."]),
+        ([("Drug", "Drug is a word.", "Drugs heal."), REPEATED[1]], ["Drug is a word.", "Drugs heal.", "No.", "Yes."]),
+        ([("Is it?", "Is it?Yes.", "Is it?No.")], ["No.", "Yes."]),
+        ([("Is it?", "Is it?", "Is it?No.")], ["Is it?", "Is it?No."]),
+        ([("Sky:\n", "Sky:\nblue", "Sky: green"), ("q", "a", "b")], ["a", "b", "blue", "green"]),
+    ],
+)
+def test_a_prompt_is_cut_off_only_where_it_is_repeated(
+    sqlite_engine: Engine, tmp_path: Path, format: str, rows: list[tuple[str, ...]], answers: list[str]
+) -> None:
+    """It ends in a mark, and a blank follows, or all of the file's answers begin with it."""
+    given: list[dict[str, Any]] = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
+    if format == "trl-unpaired":
+        if ("Drug", "Drug is a word.", "Drugs heal.") in rows or "Is it?" in rows[0][1:]:
+            pytest.skip("One completion alone is no different from those that repeat the prompt.")
+        given = [
+            {"prompt": row["prompt"], "completion": row[name], "label": 1} for row in given for name in list(row)[1:]
+        ]
+    import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", given), format=format)
+    with transaction(sqlite_engine) as connection:
+        found = connection.execute(text("SELECT ai_response FROM rlhf_interactions")).scalars().all()
+    assert sorted(found) == answers
+
+
 def test_the_answers_of_a_question_are_one_group(engine: Engine, tmp_path: Path) -> None:
     """Each answer is there once, whatever pairs it is in, and all of a question belong together."""
     rows = [{"prompt": "q", "chosen": a, "rejected": b} for a, b in ("ab", "bc", "ac")]
@@ -314,6 +348,8 @@ def test_labels_become_ratings(engine: Engine, tmp_path: Path) -> None:
         {"prompt": [{"role": "user", "content": "q"}], "completion": answer_messages("a"), "label": "1.0"},
         {"prompt": "q", "completion": [*question_messages("q"), *answer_messages("a")], "label": True},
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "kto_tag": True},
+        {"prompt": "q", "completion": "a", "label": "", "kto_tag": True},
+        {"prompt": "q", "completion": "a", "label": None, "kto_tag": "true"},
     ],
 )
 def test_each_form_of_a_label(sqlite_engine: Engine, tmp_path: Path, row: dict[str, Any]) -> None:

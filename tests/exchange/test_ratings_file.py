@@ -159,6 +159,8 @@ def test_parquet_is_read_with_its_own_types(engine: Engine, tmp_path: Path) -> N
         ("external_id", pa.float64(), 101.0, "101"),
         ("external_id", pa.uuid(), UUID(int=7).bytes, str(UUID(int=7))),
         ("external_id", pa.binary(16), UUID(int=7).bytes, str(UUID(int=7))),
+        ("title", pa.binary(16), b"Rest in the dark", "Rest in the dark"),
+        ("title", pa.binary(16), "Rühe im Dunkeln".encode(), "Rühe im Dunkeln"),
         ("candidate_group", pa.float64(), 12.0, "12"),
         ("external_id", pa.binary(), b"t1", "t1"),
         ("created_at", pa.date32(), date(2026, 5, 1), "2026-05-01 00:00:00.000000"),

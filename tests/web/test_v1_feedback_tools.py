@@ -132,9 +132,14 @@ def test_tags_can_be_named_in_the_address(app: Caller, engine: Engine) -> None:
     two = task(data={"prompt": "Was?", "answer1": "A", "answer2": "B"})
     made = event("ANNOTATION_CREATED", annotation(result("stars", "rating", 4, "txt-2")), of=two)
     refused = app("POST", "/feedback/label-studio", made)
-    assert (refused.status_code, "--map txt-2=answer1" in refused.json["detail"]) == (422, True)
+    assert (refused.status_code, "?map=txt-2=answer1" in refused.json["detail"]) == (422, True)
+    assert "--map" not in refused.json["detail"]
     named = app("POST", "/feedback/label-studio?map=txt-2%3Danswer2", made)
     assert named.json == taken("label-studio", interactions=2, reviews=1)
+    compared = event("ANNOTATION_CREATED", annotation(result("pw", "pairwise", "left", "x,y"), id=12, by=2), of=two)
+    for names, status in (("pw=answer2,answer1,txt-2=answer2", 200), ("pw=answer2,answer1=", 422), ("answer1", 422)):
+        assert app("POST", f"/feedback/label-studio?map={names}", compared).status_code == status
+    assert preferences(engine) == [("B", "A", "first", "app:2", "end_user")]
 
 
 def test_a_comparison_comes_and_goes(app: Caller, engine: Engine) -> None:
@@ -336,14 +341,41 @@ def test_what_phoenix_gets_is_understood(app: Caller, engine: Engine) -> None:
 
 
 def test_what_is_nested_deeply_is_refused(app: Caller, engine: Engine) -> None:
-    """However deep, in the body or in a text of JSON inside: it is somebody's mistake and no fault of ours."""
-    statuses = set()
-    for levels in range(100, 1000, 60):
+    """From a hundred levels on in a text of JSON, in the body as its reader does, however deep the call is."""
+    for levels, *statuses in ((100, 200, 422), (101, 422, 422), (150, 422, 422), (300, 422, 400), (940, 422, 400)):
         inside = '{"input": ' * levels + '"x"' + "}" * levels
         record = {"context.span_id": f"s-{levels}", "attributes.input.value": inside, "attributes.output.value": "x"}
-        statuses.add(app("POST", "/feedback/phoenix", record).status_code)
-        statuses.add(app("POST", "/feedback/phoenix", {"attributes": json.loads(inside)}).status_code)
-    assert statuses == {200, 400, 422}
+        found = [app("POST", "/feedback/phoenix", each) for each in (record, {"attributes": json.loads(inside)})]
+        assert [response.status_code for response in found] == statuses, [response.text for response in found]
+
+
+@pytest.mark.parametrize(
+    ("tool", "record", "counts"),
+    [
+        (
+            "langfuse",
+            trace(score(), score(id="s2", observationId="o", value=2), "s3"),
+            {"interactions": 1, "reviews": 1, "unread": 2},
+        ),
+        (
+            "phoenix",
+            {"data": [plain(span()), plain(span(**{"context.span_id": "b", "attributes.output.value": None}))]},
+            {"interactions": 1, "unread": 1},
+        ),
+        (
+            "label-studio",
+            event(
+                "ANNOTATION_CREATED", annotation(result("rating", "rating", 4), result("hard", "rating", 1, "prompt"))
+            ),
+            {"interactions": 1, "reviews": 1, "unread": 1},
+        ),
+    ],
+)
+def test_what_was_passed_over_is_counted(
+    app: Caller, tool: str, record: dict[str, Any], counts: dict[str, int]
+) -> None:
+    """Whoever sends something is told how much of it was not used."""
+    assert app("POST", f"/feedback/{tool}", record).json == taken(tool, **counts)
 
 
 def test_two_annotators_of_one_task_do_not_wait_for_each_other(engine: Engine, tmp_path: Path) -> None:

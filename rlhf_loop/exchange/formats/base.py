@@ -29,7 +29,7 @@ class FileRow:
 
     `unsaid` names those of `reviewer_role` and `harmful` that the row does not tell. `worse` is an answer to the same
     question that the reviewer finds worse. With `texts_elsewhere` the answer is the one that the `external_id` names,
-    in another row or in the database.
+    in another row or in the database. `stand_in` names a rater without a name by the id of what they said.
     """
 
     line: int
@@ -38,6 +38,7 @@ class FileRow:
     unsaid: frozenset[str] = frozenset()
     worse: Rating | None = None
     texts_elsewhere: bool = False
+    stand_in: str | None = None
 
 
 #: What is said of records that are of no known kind; a file that has nothing else is refused.
@@ -110,6 +111,11 @@ class Layout:
     def passed_over(self) -> tuple[str, ...]:
         """The kinds of things that were passed over so far, each with its count."""
         return tuple(f"{what} ({count:,})" for what, count in self._passed_over.items())
+
+    @property
+    def passed_over_count(self) -> int:
+        """The number of things that were passed over so far."""
+        return self._passed_over.total()
 
     def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
         """Return the records that one record holds, None if it is one itself."""

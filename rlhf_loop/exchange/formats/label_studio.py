@@ -73,13 +73,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One annotator's results for a task; `id` is Label Studio's, None where the export does not tell it."""
+    """One annotator's results for a task; `id` is Label Studio's, None where the export does not tell it.
+
+    `stand_in` names an annotator whom it does not name.
+    """
 
     id: str | None
     reviewer: str | None
     said_at: Any
     results: tuple[Result, ...]
     cancelled: bool = False
+    stand_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,13 @@ def from_task(values: Mapping[str, Any]) -> Task:
     said = [annotation for each in found if not (annotation := read_annotation(each)).cancelled]
     names = [f"{TOOL}:annotation-{annotation.id or number}" for number, annotation in enumerate(said, 1)]
     reviewers = tell_apart([annotation.reviewer for annotation in said], names)
-    return Task(data, tuple(replace(each, reviewer=reviewer) for each, reviewer in zip(said, reviewers, strict=True)))
+    return Task(
+        data,
+        tuple(
+            replace(each, reviewer=reviewer, stand_in=name if each.reviewer is None else None)
+            for each, reviewer, name in zip(said, reviewers, names, strict=True)
+        ),
+    )
 
 
 def read_annotation(values: object) -> Annotation:
@@ -139,9 +149,12 @@ def from_row(values: Mapping[str, Any]) -> Task:
     of_data = {name.removeprefix(_OF_DATA): values[name] for name in rest if name.startswith(_OF_DATA)}
     rest = {name: value for name, value in rest.items() if not name.startswith(_OF_DATA)}
     of_control = {name: kind for name, value in rest.items() if (kind := _kind(value)) or name in of_data}
+    id = None if is_missing(values.get("annotation_id")) else str(values["annotation_id"])
+    reviewer = user_name(TOOL, values.get("annotator"))
     annotation = Annotation(
-        id=None if is_missing(values.get("annotation_id")) else str(values["annotation_id"]),
-        reviewer=user_name(TOOL, values.get("annotator")),
+        id=id,
+        reviewer=reviewer,
+        stand_in=None if id is None or reviewer else f"{TOOL}:annotation-{id}",
         said_at=first_present(values.get("updated_at"), values.get("created_at")),
         results=tuple(Result(name, of_control.get(name) or "", (), _plain(value)) for name, value in rest.items()),
     )
@@ -181,7 +194,7 @@ class LabelStudioLayout(Layout):
         mentioned: set[str] = set()
         for annotation in task.annotations:
             for result in annotation.results:
-                self._check_about(result, answers, task)
+                self._check_about(result, answers, task, annotation)
             for name, text in answers.texts.items():
                 of_it = [result for result in annotation.results if _is_about(result, name, answers, task)]
                 said = self._said(of_it, several=len(answers.texts) > 1)
@@ -208,17 +221,34 @@ class LabelStudioLayout(Layout):
             for result in annotation.results:
                 self._met.update(name for name in (result.name, *result.about) if name in self._names)
                 fields = tuple(part.strip() for part in self._names.get(result.name, "").split(","))
-                about = fields if set(fields) <= set(task.data) else tuple(self._names.get(n, n) for n in result.about)
+                of_fields = set(fields) <= set(task.data) and not self._meaning(result.name)
+                about = fields if of_fields else tuple(self._names.get(n, n) for n in result.about)
                 if _NONE not in (*fields, *about):
                     results.append(replace(result, about=about))
             said.append(replace(annotation, results=tuple(results)))
         return replace(task, annotations=tuple(said))
 
-    def _check_about(self, result: Result, answers: _Answers, task: Task) -> None:
-        """Refuse what may be the rating of one of several answers, if nobody knows of which."""
-        if len(answers.texts) == 1 or result.kind == "pairwise" or is_missing(result.value):
+    def _check_about(self, result: Result, answers: _Answers, task: Task, annotation: Annotation) -> None:
+        """Refuse what may be the rating of one of several answers, if nobody knows of which; count what is of none.
+
+        What may be the rating of the only answer is refused, too, if its tag shows another field, and nothing else in
+        the annotation rates the answer.
+        """
+        if result.kind == "pairwise" or is_missing(result.value):
             return
         if any(_is_about(result, name, answers, task) for name in answers.texts):
+            return
+        if len(answers.texts) == 1:
+            [answer] = answers.texts
+            others = [each for each in annotation.results if _is_about(each, answer, answers, task)]
+            if self._may_rate(result) and not any(self._may_rate(each) for each in others):
+                raise ValueError(
+                    f"the control {result.name!r} is about {' and '.join(result.about)}, and the answer is in "
+                    f"{answer!r}: --map {result.name}={answer} if it rates the answer all the same, or "
+                    f"--map {result.name}={_NONE} to leave it out"
+                )
+            if result.kind in KINDS:
+                self.pass_over("results about another field of the task")
             return
         of_field = set(result.about) & set(task.data)
         means = self._meaning(result.name) or self._known((_NUMBER.sub("", result.name) or result.name,))
@@ -232,6 +262,11 @@ class LabelStudioLayout(Layout):
             )
         if result.kind:
             self._unused.setdefault(f"control {result.name}")
+
+    def _may_rate(self, result: Result) -> bool:
+        known = self._meaning(result.name) or self._known((result.name,))
+        named = "rating" in known or self._columns.get("rating") == result.name
+        return not is_missing(result.value) and (named or result.kind in ("rating", "number"))
 
     def _answers(self, task: Task) -> _Answers:
         names = tuple(task.data)
@@ -445,14 +480,15 @@ def _row(
     if annotation is not None:
         values |= {"reviewer": annotation.reviewer, "rated_at": annotation.said_at}
     unsaid = frozenset({"reviewer_role", *(["harmful"] if "harmful" not in said else [])})
-    return FileRow(line, to_rating(values), unsaid=unsaid)
+    return FileRow(line, to_rating(values), unsaid=unsaid, stand_in=annotation and annotation.stand_in)
 
 
 def _pair_row(line: int, answers: _Answers, pair: tuple[str, str], annotation: Annotation) -> FileRow:
     better, worse = (_answer(answers, answers.texts[name], annotation) for name in pair)
     if better.ai_response == worse.ai_response:
         raise ValueError("the two answers that were compared are the same")
-    return FileRow(line, better, unsaid=frozenset({"reviewer_role", "harmful"}), worse=worse)
+    unsaid = frozenset({"reviewer_role", "harmful"})
+    return FileRow(line, better, unsaid=unsaid, worse=worse, stand_in=annotation.stand_in)
 
 
 def _answer(answers: _Answers, text: str, annotation: Annotation) -> Rating:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
@@ -52,6 +53,8 @@ _LABELS = ("source", "candidate_group", "model_version", "title", "url", "licenc
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 #: What an export of ours calls its traces; the texts in it are as they were, and so are the metadata.
 _OURS = "rlhf-loop"
+_STAND_IN = "stand_in"
+_OF_A_PART = "scores of a part of a trace by whoever scored the trace"
 #: Columns with lists of other things than scores.
 _LISTS = (*COLUMNS, "traceTags", "comments", "observations", "toolCalls", "toolCallNames")
 
@@ -68,6 +71,9 @@ class LangfuseLayout(Layout):
         self._texts: dict[str, int] = {}
         self._untyped = set[object]()
         self._nameless = set[str]()
+        # Who scored the whole of which trace, by hashes, and scores alone that are of a part of one.
+        self._of_wholes = set[int]()
+        self._of_parts: list[tuple[str, FileRow]] = []
 
     def finish(self) -> Iterable[FileRow]:
         if self._untyped == {1} and not self._labels.reads_numbers:
@@ -75,7 +81,11 @@ class LangfuseLayout(Layout):
                 f"All scores {self._name!r} in columns are 1, which may be a thumb up or the worst of 1 to 5. Say "
                 "which it is: --thumbs or --scale 1,5."
             )
-        return ()
+        for trace_id, row in self._of_parts:
+            if row.rating is not None and hash((trace_id, row.rating.reviewer)) in self._of_wholes:
+                self.pass_over(_OF_A_PART)
+            else:
+                yield self._told_apart(trace_id, row)
 
     def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
         trace = as_mapping(values.get("trace"))
@@ -106,14 +116,22 @@ class LangfuseLayout(Layout):
             values = {**values, **by_name, "scores": None}
         scores = self._scores(values)
         user = _get(values, "userId")
-        wanted = self._of_whole([score for score in scores if self._is_wanted(score)], user)
-        names = [f"{TOOL}:score-{_get(score, 'id')}" for score in wanted]
+        wanted = self._of_whole([score for score in scores if self._is_wanted(score)], user, of=str(id))
+        names = [str(first_present(_get(score, "id"), f"{id}-{n}")) for n, score in enumerate(wanted, 1)]
         said = [self._said(score, user) for score in wanted]
-        if in_column := self._in_column(values):
-            names = [f"{TOOL}:score-{id}-{number}" for number in range(1, len(in_column) + 1)]
-            said = [{"rating": rating} for rating in in_column]
-        for each, reviewer in zip(said, tell_apart([each.get("reviewer") for each in said], names), strict=True):
-            each |= {"reviewer": reviewer} if reviewer else {}
+        for value in self._in_column(values):
+            if wanted:
+                self.pass_over("scores in a column beside those of the trace itself")
+                continue
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._untyped.add(value)
+            said.append({"rating": self._labels.rating(f"the score {self._name!r}", value)})
+            names.append(f"{id}-{len(said)}")
+        names = [f"{TOOL}:score-{name}" for name in names]
+        reviewers = tell_apart([each.get("reviewer") for each in said], names)
+        for each, reviewer, name in zip(said, reviewers, names, strict=True):
+            if "reviewer" not in each:
+                each |= {_STAND_IN: name} | ({"reviewer": reviewer} if reviewer else {})
         part = "rated observations inside of a trace" if said else "observations inside of a trace"
         if not is_missing(trace_id) and not is_missing(_get(values, "parentObservationId")):
             raise LeftOutError("it is a part of its trace; import the traces and the scores", what=part)
@@ -150,19 +168,20 @@ class LangfuseLayout(Layout):
                 self.pass_over("scores of which there is only the id: export the scores, too")
         return [score for score in scores if isinstance(score, Mapping)]
 
-    def _of_whole(self, scores: Sequence[Mapping[str, Any]], user: object) -> list[Mapping[str, Any]]:
+    def _of_whole(self, scores: Sequence[Mapping[str, Any]], user: object, *, of: str) -> list[Mapping[str, Any]]:
         """Leave out the scores of a part of the trace by whoever scored all of it, too."""
         of_whole = {_reviewer(score, user) for score in scores if is_missing(_get(score, "observationId"))}
+        self._of_wholes |= {hash((of, reviewer)) for reviewer in of_whole}
         kept = []
         for score in scores:
             if is_missing(_get(score, "observationId")) or _reviewer(score, user) not in of_whole:
                 kept.append(score)
             else:
-                self.pass_over("scores of a part of a trace by whoever scored the trace")
+                self.pass_over(_OF_A_PART)
         return kept
 
-    def _in_column(self, values: Mapping[str, Any]) -> list[int]:
-        """Return the ratings in a column of the table of traces: of several each is somebody's."""
+    def _in_column(self, values: Mapping[str, Any]) -> list[Any]:
+        """Return the scores in a column of the table of traces: of several each is somebody's."""
         found: list[Any] = []
         for name, value in values.items():
             given = parse_json(value)
@@ -173,8 +192,7 @@ class LangfuseLayout(Layout):
                 found = listed
             elif listed and not any(isinstance(each, Mapping | list) for each in listed):
                 self._unused.setdefault(f"score {name}")
-        self._untyped |= {each for each in found if isinstance(each, int | float)}
-        return [self._labels.rating(f"the score {self._name!r}", value) for value in found]
+        return found
 
     def _score(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         if not self._is_wanted(values):
@@ -184,13 +202,25 @@ class LangfuseLayout(Layout):
         if is_missing(_get(values, "traceId")):
             raise LeftOutError("traceId is missing, so it is about no answer", what="scores of a session or a run")
         said, trace_id = self._said(values, _get(values, "userId")), str(_get(values, "traceId"))
-        if "reviewer" not in said:
-            # The first is whoever the importer says; another one of the same trace is somebody else.
-            if trace_id in self._nameless and not is_missing(_get(values, "id")):
-                said["reviewer"] = f"{TOOL}:score-{_get(values, 'id')}"
-            self._nameless.add(trace_id)
+        if "reviewer" not in said and not is_missing(_get(values, "id")):
+            said[_STAND_IN] = f"{TOOL}:score-{_get(values, 'id')}"
         said |= {"user_prompt": "-", "ai_response": "-", "external_id": trace_id}
-        return [_row(line, said, texts_elsewhere=True)]
+        row = _row(line, said, texts_elsewhere=True)
+        if not is_missing(_get(values, "observationId")):
+            # Whoever scored the whole may stand further down.
+            self._of_parts.append((trace_id, row))
+            return []
+        self._of_wholes.add(hash((trace_id, said.get("reviewer"))))
+        return [self._told_apart(trace_id, row)]
+
+    def _told_apart(self, trace_id: str, row: FileRow) -> FileRow:
+        """Name a rater who has no name if there was one before, who is whoever the importer says."""
+        if row.rating is None or row.rating.reviewer is not None:
+            return row
+        if trace_id in self._nameless and row.stand_in is not None:
+            return replace(row, rating=replace(row.rating, reviewer=row.stand_in))
+        self._nameless.add(trace_id)
+        return row
 
     def _is_wanted(self, score: Mapping[str, Any]) -> bool:
         name, kind = str(_get(score, "name")), str(_get(score, "dataType")).upper()
@@ -278,7 +308,8 @@ def _one_score(rating: Rating, name: str, metadata: Mapping[str, Any]) -> dict[s
 
 def _row(line: int, values: Mapping[str, Any], *, texts_elsewhere: bool = False) -> FileRow:
     unsaid = frozenset(name for name in _UNSAID if name not in values)
-    return FileRow(line, to_rating(values), unsaid=unsaid, texts_elsewhere=texts_elsewhere)
+    rating = to_rating({name: value for name, value in values.items() if name != _STAND_IN})
+    return FileRow(line, rating, unsaid=unsaid, texts_elsewhere=texts_elsewhere, stand_in=values.get(_STAND_IN))
 
 
 def _about(values: Mapping[str, Any]) -> dict[str, Any]:

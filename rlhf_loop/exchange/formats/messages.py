@@ -8,6 +8,7 @@ calls of tools and what these gave, nor what a model thought.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from rlhf_loop.exchange.fields import is_missing
 from rlhf_loop.exchange.formats.base import LeftOutError
 from rlhf_loop.utils.text import visible
 
+#: Levels of JSON that are read, and what makes them; brackets in texts do not.
+_DEEPEST = 100
+_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*+"?|[][{}]', re.DOTALL)
 #: Where applications keep the question and the answer in an object of their own.
 _QUESTION_KEYS = (
     *("messages", "question", "query", "prompt", "input", "user_prompt", "text", "content", "inputs", "user_input"),
@@ -85,6 +89,8 @@ def read_prompt(name: str, value: object, *, of: str) -> str:
 def read_answer(name: str, value: object, *, of: str) -> str:
     """Return the answer in a text, or the last one in messages; a number is a text, and so is JSON of something else.
 
+    So is an object or a list of something else, as its JSON.
+
     Raises:
         LeftOutError: there is none; `of` says in what kind of records.
     """
@@ -93,7 +99,19 @@ def read_answer(name: str, value: object, *, of: str) -> str:
     try:
         return _answer(name, value)
     except UnreadableError as error:
+        if error.foreign and isinstance(value, Mapping | list):
+            return json.dumps(value, ensure_ascii=False, default=str)
         raise LeftOutError(str(error), what=f"{of} whose {name} {error.why}") from error
+
+
+def is_read_from(stored: str, text: str) -> bool:
+    """Tell whether a question or an answer is what is stored, or is read from the JSON that is."""
+    if visible(stored) == visible(text):
+        return True
+    with suppress(ValueError):
+        found = json.loads(stored) if stored.startswith('"') else stored
+        return any(visible(read("it", found)) == visible(text) for read in (_question, _answer))
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,8 @@ def messages_of(name: str, value: Sequence[Any]) -> list[Turn]:
 def _question(name: str, value: object) -> str:
     found = parse_json(value)
     if isinstance(found, str):
+        if found[:1] in ("{", "[") and _levels(found) > _DEEPEST:
+            raise UnreadableError(f"{name} is nested too deeply", why="is nested too deeply")
         return found
     if isinstance(found, Mapping) and not _is_message(found):
         if found.keys() >= {"args", "kwargs"}:
@@ -197,13 +217,30 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
 
 
 def parse_json(value: object) -> object:
-    """Return what a text holds, if it is JSON of an object or a list, else the value itself."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
+    """Return what a text holds, if it is JSON of an object or a list, else the value itself.
+
+    What is nested more than a hundred levels deep stays a text: how deep Python can read depends on who calls.
+    """
+    if isinstance(value, str) and value[:1] in ("{", "[") and _levels(value) <= _DEEPEST:
         try:
             return json.loads(value)
-        except (ValueError, RecursionError):
+        except ValueError:
             return value
     return value
+
+
+def _levels(text: str) -> int:
+    """Return how many levels deep lists and objects are nested in JSON."""
+    if text.count("{") + text.count("[") <= _DEEPEST:
+        return 0
+    level = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        if (sign := found[0]) in ("{", "["):
+            level += 1
+            deepest = max(deepest, level)
+        elif sign in ("}", "]"):
+            level -= 1
+    return deepest
 
 
 def question_messages(text: str) -> list[dict[str, str]]:

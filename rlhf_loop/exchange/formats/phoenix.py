@@ -37,6 +37,7 @@ from rlhf_loop.exchange.formats.messages import (
 TOOL = "phoenix"
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 _PEOPLE = "HUMAN"
+_STAND_IN = "stand_in"
 #: Kinds of spans that do not answer anybody.
 _PARTS = ("RETRIEVER", "EMBEDDING", "RERANKER", "TOOL", "GUARDRAIL", "EVALUATOR", "PROMPT")
 #: Annotations made on Phoenix's own pages have this before the user's id.
@@ -56,14 +57,26 @@ class PhoenixLayout(Layout):
         # What is said of a trace is about its first span, which may come later.
         self._first: dict[str, str] = {}
         self._of_traces: list[tuple[int, str, dict[str, Any]]] = []
+        # Who annotated which span, by hashes.
+        self._of_spans = set[int]()
 
     def finish(self) -> Iterable[FileRow]:
+        taken = set[int]()
         for line, trace, said in self._of_traces:
+            # Each span of a trace may repeat what is said of the trace.
+            if (same := hash((trace, str(said)))) in taken:
+                continue
+            taken.add(same)
             if trace not in self._first:
                 self.pass_over("annotations of a trace whose first span is not in the file")
                 continue
+            span = self._first[trace]
+            # Whoever spoke of the span as well said more exactly what they mean.
+            if hash((span, said["reviewer"])) in self._of_spans:
+                self.pass_over("annotations of a trace by whoever annotated its first span")
+                continue
             try:
-                yield _row(line, {**said, "external_id": self._first[trace]}, elsewhere=True)
+                yield _row(line, {**said, "external_id": span}, elsewhere=True)
             except ValueError as error:
                 yield FileRow(line, None, str(error))
 
@@ -99,11 +112,10 @@ class PhoenixLayout(Layout):
         said = self._said(listed, of=str(span))
         of_trace = self._said(_annotations(as_mapping(attributes.get("trace")).get("annotations")), of=str(trace))
         first = is_missing(record.get("parent_id"))
-        if not first:
-            self._of_traces += [(line, str(trace), each) for each in of_trace]
-            of_trace = []
+        of = str(first_present(trace, span))
+        self._of_traces += [(line, of, each) for each in of_trace]
         kind = str(first_present(record.get("span_kind"), _value(attributes, "openinference.span.kind"))).upper()
-        if not said and not of_trace and not (first and kind not in _PARTS):
+        if not said and not (first and (of_trace or kind not in _PARTS)):
             raise LeftOutError("it is a part of a request, and nobody rated it", what="unrated parts of requests")
         for name, text in (("input", given), ("output", answer)):
             if is_missing(text):
@@ -113,14 +125,9 @@ class PhoenixLayout(Layout):
         if is_missing(span):
             raise ValueError("context.span_id is missing")
         about |= _about(given, answer, of="spans") | {"source": _value(attributes, "llm.model_name")}
-        if first and not is_missing(trace):
-            self._first[str(trace)] = str(span)
-        for each in of_trace:
-            # Whoever spoke of the span as well said more exactly what they mean.
-            if each["reviewer"] in [other["reviewer"] for other in said]:
-                self.pass_over("annotations of a trace by whoever annotated its first span")
-            else:
-                said.append(each)
+        if first:
+            self._first[of] = str(span)
+        self._of_spans |= {hash((str(span), each["reviewer"])) for each in said}
         return [_row(line, {**about, **each}) for each in said] or [_row(line, about)]
 
     def _example(self, line: int, record: Mapping[str, Any]) -> list[FileRow]:
@@ -145,6 +152,7 @@ class PhoenixLayout(Layout):
             raise LeftOutError("it is about a session", what="annotations of sessions")
         if is_missing(span):
             raise ValueError("span_id is missing, so nobody knows what the annotation is about")
+        self._of_spans |= {hash((str(span), each["reviewer"])) for each in said}
         return [_row(line, {"external_id": str(span), **each}, elsewhere=True) for each in said]
 
     def _said(self, annotations: Sequence[Mapping[str, Any]], *, of: str) -> list[dict[str, Any]]:
@@ -165,9 +173,13 @@ class PhoenixLayout(Layout):
                         "rated_at": first_present(given.get("updated_at"), given.get("created_at")),
                     }
                 )
-                names.append(f"{TOOL}:annotation-{of}-{len(found)}")
+                # By its place: Phoenix keeps one nameless annotation of a span, and not every export has its id.
+                names.append(f"{TOOL}:annotation-{of}-{sum(each['reviewer'] is None for each in found)}")
         reviewers = tell_apart([each["reviewer"] for each in found], names)
-        return [{**each, "reviewer": reviewer} for each, reviewer in zip(found, reviewers, strict=True)]
+        return [
+            {**each, "reviewer": reviewer, _STAND_IN: name if each["reviewer"] is None else None}
+            for each, reviewer, name in zip(found, reviewers, names, strict=True)
+        ]
 
     def _grade(self, name: str, label: object, score: object) -> int | None:
         what = f"the annotation {name!r}"
@@ -291,4 +303,5 @@ def _reviewer(given: Mapping[str, Any]) -> str | None:
 
 def _row(line: int, values: Mapping[str, Any], *, elsewhere: bool = False) -> FileRow:
     texts = {"user_prompt": "-", "ai_response": "-"} if elsewhere else {}
-    return FileRow(line, to_rating({**texts, **values}), unsaid=_UNSAID, texts_elsewhere=elsewhere)
+    rating = to_rating(texts | {name: value for name, value in values.items() if name != _STAND_IN})
+    return FileRow(line, rating, unsaid=_UNSAID, texts_elsewhere=elsewhere, stand_in=values.get(_STAND_IN))

@@ -10,21 +10,22 @@ has them: `conversations` of `from` and `value` instead of a prompt, and `kto_ta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf_loop.domain import Pair, Rating, prompt_key
 from rlhf_loop.exchange.fields import is_missing, storable
-from rlhf_loop.exchange.formats.base import FileRow, Layout
+from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout
 from rlhf_loop.exchange.formats.messages import (
     answer_messages,
     answer_text,
+    first_present,
     messages_of,
     prompt_text,
     question_messages,
     split_prompt,
 )
-from rlhf_loop.utils.rows import Kind, Row
+from rlhf_loop.utils.rows import LONGEST_ROW, Kind, Row
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")
@@ -32,9 +33,57 @@ _UNSAID = frozenset({"reviewer_role", "harmful"})
 #: Names of the prompt, elsewhere, too, and what belongs to one of them.
 _PROMPTS = ("prompt", "conversations", "messages", "question", "instruction", "input")
 _SHAREGPT_LABEL = "kto_tag"
+#: Rows whose completions begin with the prompt, and none that does not: then the file repeats it.
+_ENOUGH = 1000
 
 
-class PreferenceLayout(Layout):
+class _CompletionsLayout(Layout):
+    """The base of layouts whose completions may begin with the prompt once more, where prompt and all are texts.
+
+    An answer may begin with the very words of the question, too. So the prompt is cut off only where it ends in a mark
+    and a blank follows, or if all of the file's completions that could tell begin with it.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__(labels)
+        self._repeated: bool | None = None
+        # What waits until the file has told: as it is, and without the prompt.
+        self._waiting: list[tuple[FileRow, FileRow]] = []
+        self._chars = 0
+
+    def finish(self) -> Iterable[FileRow]:
+        return self._decide(repeated=True)
+
+    def _decide(self, *, repeated: bool) -> list[FileRow]:
+        if self._repeated is None:
+            self._repeated = repeated
+        waiting, self._waiting = self._waiting, []
+        return [without if self._repeated else whole for whole, without in waiting]
+
+    def _without_repeated(
+        self, prompt: Any, completions: Sequence[Any], row: Callable[[Sequence[Any]], FileRow]
+    ) -> list[FileRow]:
+        """Return the row of completions without the prompt that they repeat, and those that waited for it."""
+        whole = row(completions)
+        if not all(isinstance(each, str) for each in (prompt, *completions)) or not (start := prompt.strip()):
+            return [whole]
+        rests = [each[len(start) :] if each.startswith(start) else "" for each in completions]
+        marked = not start[-1].isalnum() or prompt[-1] in "\r\n"
+        if not all(rest.strip() and (rest[0].isspace() or marked) for rest in rests):
+            return [*self._decide(repeated=False), whole]
+        without = row([rest.strip() for rest in rests])
+        if self._repeated is False and not (marked and all(rest[0].isspace() for rest in rests)):
+            return [whole]
+        if self._repeated or (marked and all(rest[0].isspace() for rest in rests)):
+            return [without]
+        self._waiting.append((whole, without))
+        self._chars += sum(map(len, completions))
+        # More of them are no chance, and need not be in memory.
+        enough = len(self._waiting) == _ENOUGH or self._chars > LONGEST_ROW
+        return self._decide(repeated=True) if enough else []
+
+
+class PreferenceLayout(_CompletionsLayout):
     """The layout of preferences: the answers to a question become a group, and the reviewer prefers the chosen one."""
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -50,16 +99,20 @@ class PreferenceLayout(Layout):
         else:
             prompt, chosen, rejected = _without_prompt(prompt, chosen, rejected)
         text = prompt_text("prompt", prompt)
-        better, worse = (
-            storable(Rating(text, answer_text(name, value), candidate_group=_group(text)))
-            for name, value in (("chosen", chosen), ("rejected", rejected))
-        )
-        if better.ai_response == worse.ai_response:
-            raise ValueError("chosen and rejected are the same")
-        return (FileRow(line, better, unsaid=_UNSAID, worse=worse),)
+
+        def row(completions: Sequence[Any]) -> FileRow:
+            better, worse = (
+                storable(Rating(text, answer_text(name, value), candidate_group=_group(text)))
+                for name, value in zip(("chosen", "rejected"), completions, strict=True)
+            )
+            if better.ai_response == worse.ai_response:
+                raise ValueError("chosen and rejected are the same")
+            return FileRow(line, better, unsaid=_UNSAID, worse=worse)
+
+        return self._without_repeated(prompt, (chosen, rejected), row)
 
 
-class UnpairedLayout(Layout):
+class UnpairedLayout(_CompletionsLayout):
     """The layout of unpaired preferences: a label becomes a rating."""
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -71,17 +124,18 @@ class UnpairedLayout(Layout):
             # A conversation that ends with the answer that is labelled.
             prompt, completion = prompt[:-1], prompt[-1:]
         prompt, completion = (_needed({"prompt": prompt, "completion": completion}, name) for name in UNPAIRED[:2])
-        label = _needed({"label": values.get(_SHAREGPT_LABEL), **values}, "label")
+        label = _needed({"label": first_present(values.get("label"), values.get(_SHAREGPT_LABEL))}, "label")
         if isinstance(completion, list) and len(completion) > 1:
             prompt, completion, _ = _without_prompt(prompt, completion, [*completion[:-1], None])
         text = prompt_text("prompt", prompt)
-        rating = Rating(
-            text,
-            answer_text("completion", completion),
-            rating=self._labels.label(_label(label)),
-            candidate_group=_group(text),
-        )
-        return (FileRow(line, storable(rating), unsaid=_UNSAID),)
+        stars = self._labels.label(_label(label))
+
+        def row(completions: Sequence[Any]) -> FileRow:
+            answer = answer_text("completion", completions[0])
+            rating = Rating(text, answer, rating=stars, candidate_group=_group(text))
+            return FileRow(line, storable(rating), unsaid=_UNSAID)
+
+        return self._without_repeated(prompt, (completion,), row)
 
 
 def preference_columns(*, conversational: bool) -> dict[str, Kind]:
@@ -127,15 +181,11 @@ def _prompt(values: Mapping[str, Any]) -> Any:
 
 
 def _without_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Return prompt and completions, each of which may begin with the prompt once more, as only that.
+    """Return prompt and completions, messages of which may begin with the prompt once more, as only that.
 
     Raises:
         ValueError: they begin with another one.
     """
-    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
-        start = prompt.strip()
-        if all(each.startswith(start) and each[len(start) :].strip() for each in (chosen, rejected)) and start:
-            return prompt, chosen[len(start) :].strip(), rejected[len(start) :].strip()
     if not (isinstance(chosen, list) and isinstance(rejected, list)):
         return prompt, chosen, rejected
     _, answer, other = split_prompt([None, *chosen], [None, *rejected])

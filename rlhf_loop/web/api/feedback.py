@@ -46,6 +46,8 @@ from rlhf_loop.web.process import Database
 from rlhf_loop.web.schemas import shortened
 
 _SCALE = r"^-?\d{1,9}(\.\d{1,9})?,-?\d{1,9}(\.\d{1,9})?$"
+#: As the other, and of a name may follow a second value.
+_MEANINGS = r"^[^=,]+=[^=,]+(,[^=,]+(=[^=,]+)?){0,40}$"
 _PAIRS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
 
 
@@ -112,8 +114,11 @@ class ToolParameters(BaseModel, extra="forbid"):
         Field(description="Label Studio: names of fields and controls, `rating=quality,user_prompt=frage`."),
     ] = None
     map: Annotated[
-        Annotated[str, Field(pattern=_PAIRS, max_length=2000)] | None,
-        Field(description="Label Studio: the fields that tags show, or what controls are, `txt-1=answer1,q2=rating`."),
+        Annotated[str, Field(pattern=_MEANINGS, max_length=2000)] | None,
+        Field(
+            description="Label Studio: the fields that tags show, or what controls are and compare, "
+            "`txt-1=answer1,q2=rating,better=answer1,answer2`."
+        ),
     ] = None
     role: Annotated[Role | None, Field(description="Whose word it is; `expert` needs the scope `reviews:expert`.")] = (
         None
@@ -128,7 +133,7 @@ class FeedbackTakenOut(BaseModel, title="FeedbackTaken"):
     reviews: Annotated[int, Field(ge=0, description="Reviews that are new, or say something else now.")]
     preferences: Annotated[int, Field(ge=0, description="Preferences that were stored.")]
     withdrawn: Annotated[int, Field(ge=0, description="Reviews and preferences that were taken back.")]
-    unread: Annotated[int, Field(ge=0, description="Annotations, of several, that could not be read.")]
+    unread: Annotated[int, Field(ge=0, description="Annotations, scores and records, of several, that were not used.")]
 
 
 _Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix"]
@@ -331,6 +336,7 @@ class _Taking:
             if layout.passed_over and not rows:
                 raise ValueError(f"it is about {layout.passed_over[0]}")
             self._rows(connection, rows)
+            self.counts["unread"] += layout.passed_over_count
             return
         happened = read_event(record)
         gone = [self._target(id) for id in dict.fromkeys(happened.deleted)]
@@ -345,7 +351,7 @@ class _Taking:
                 unread.append(str(error))
         if unread and not readable:
             raise ValueError(unread[0])
-        self.counts["unread"] += len(unread)
+        self.counts["unread"] += len(unread) + layout.passed_over_count
         for said, rows in readable:
             self._annotation(connection, said, rows)
 
@@ -482,6 +488,7 @@ def _review(connection: Connection, guard: Guard, key: int, review: Review, spea
 
 def _in_address(said: str) -> str:
     """Translate the options of a command into parameters of the address."""
+    said = re.sub(r"--map (\S+=)", r"?map=\1", said)
     options = " Here an option is a part of the address: --scale 0,1 is ?scale=0,1, and --thumbs is ?thumbs=true."
     return said + options if " --" in said else said
 
@@ -495,5 +502,6 @@ def _labels(asked: ToolParameters) -> Labels:
 
 
 def _pairs(given: str | None) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in (given or "").split(",") if pair]
+    # A comma inside of a value has no equals sign behind it before the next one.
+    pairs = [pair.partition("=") for pair in re.split(r",(?=[^,=]*=)", given or "") if pair]
     return {left.strip(): right.strip() for left, _, right in pairs}
