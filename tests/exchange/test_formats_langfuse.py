@@ -431,7 +431,8 @@ def test_a_question_that_was_stored_as_json_is_mended(
     record(engine, [Rating(stored, "A virus.", external_id="t1")])
     path = write_jsonl(tmp_path / "a.jsonl", [trace(score(), input={"query": "What is flu?"})])
     if refused:
-        assert "has for another answer" in reasons(engine, path, format="langfuse")[1]
+        with pytest.raises(ImportFileError, match="has for another answer"):
+            import_ratings(engine, path, format="langfuse")
         return
     assert counts(import_ratings(engine, path, format="langfuse")) == (1, 1, 0, 0, 0)
     with transaction(engine) as connection:

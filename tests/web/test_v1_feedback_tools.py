@@ -139,7 +139,7 @@ def test_tags_can_be_named_in_the_address(app: Caller, engine: Engine) -> None:
     compared = event("ANNOTATION_CREATED", annotation(result("pw", "pairwise", "left", "x,y"), id=12, by=2), of=two)
     for names, status in (("pw=answer2,answer1,txt-2=answer2", 200), ("pw=answer2,answer1=", 422), ("answer1", 422)):
         assert app("POST", f"/feedback/label-studio?map={names}", compared).status_code == status
-    assert preferences(engine) == [("B", "A", "first", "app:2", "end_user")]
+    assert preferences(engine) == [("A", "B", "second", "app:2", "end_user")]
 
 
 def test_a_comparison_comes_and_goes(app: Caller, engine: Engine) -> None:
