@@ -480,7 +480,8 @@ def _row(
     if annotation is not None:
         values |= {"reviewer": annotation.reviewer, "rated_at": annotation.said_at}
     unsaid = frozenset({"reviewer_role", *(["harmful"] if "harmful" not in said else [])})
-    return FileRow(line, to_rating(values), unsaid=unsaid, stand_in=annotation and annotation.stand_in)
+    stand_in = annotation.stand_in if annotation else None
+    return FileRow(line, to_rating(values), unsaid=unsaid, stand_in=stand_in)
 
 
 def _pair_row(line: int, answers: _Answers, pair: tuple[str, str], annotation: Annotation) -> FileRow:
