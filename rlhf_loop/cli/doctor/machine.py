@@ -34,6 +34,7 @@ EXTRAS = {
         ("opentelemetry-sdk", "opentelemetry.sdk"),
         ("opentelemetry-exporter-otlp-proto-http", "opentelemetry.exporter.otlp.proto.http"),
     ),
+    "pdf": (("cryptography", "cryptography"),),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
 #: A random key has more different characters than that, in hexadecimal digits, too.
