@@ -186,7 +186,8 @@ model was fitted on any answer that it is judged on: that is what happens on the
 
 {chr(10).join(f"- {count}" for count in counts)}
 
-Five folds, mean ± standard deviation over {len(run.SEEDS)} shufflings.
+Five folds, mean ± standard deviation over {len(run.SEEDS)} shufflings; {today()}, vectors of {encoder.id}. By `make
+results`, or by `python -m tools.results documents` alone.
 
 {table(("data", "recipe", "documents", *_HEADER), lines)}
 
