@@ -174,7 +174,8 @@ def _taken_away(product: Product, name: str, other: Path | None) -> Finding:
             product.database.with_name(product.database.name + ending).unlink(missing_ok=True)
         noticed = False
         with suppress(Exception):
-            until(lambda: server.get("/readyz")[0] == 503, "", limit_s=10)
+            # Another file is told and served; one that is gone is a reason to be sent no more requests.
+            until(lambda: b"its file is" in server.get("/readyz")[1], "", limit_s=10)
             noticed = True
         written = _written(product, server, 3)
         statuses = {server.get("/data?query=Why")[0] for _ in range(4)}
