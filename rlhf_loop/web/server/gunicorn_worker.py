@@ -7,12 +7,14 @@ not fetched, costs no thread: a few clients who never finish would occupy all of
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import io
 import logging
 import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import uuid
 from collections import deque
@@ -47,6 +49,8 @@ logger = logging.getLogger(__name__)
 READING_S = 10.0
 #: Who has got the last answer may take that long to hang up; who says nothing as the server stops, to begin.
 _LINGER_S = 2.0
+#: Who is about to be connected as the server stops is connected by then.
+_ARRIVING_S = 0.1
 #: Of an answer, a client fetches something at least that often.
 _FETCHING_S = 10.0
 #: A body that is not here by then is asked for only if the application wants it.
@@ -61,6 +65,8 @@ MOST_CONNECTIONS = 4096
 _MOST_FILES = 10_240
 #: A body in thousands of tiny chunks takes its turns with the other connections.
 _EVENTS = 50
+#: `SO_ATTACH_FILTER` of Linux, which Python does not name.
+_ATTACH_FILTER = 26
 #: True in the environment of a request whose body is not here.
 BEFORE_BODY = "rlhf_loop.before_body"
 
@@ -118,6 +124,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         # Each is a file, and its answer may be another one; a fifth is left for everything else.
         self._most = max(1, min(MOST_CONNECTIONS, _files() * 2 // 5))
         self._accepting = self._stopping = False
+        self._open = True
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
         self._unread: deque[_Connection] = deque()
@@ -125,7 +132,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self.loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._accept_more()
         end = float("inf")
-        while self.connections or not self._stopping:
+        while self.connections or self._open:
             self.notify()
             now = monotonic()
             if not self.alive or self.ppid != os.getppid():
@@ -226,15 +233,21 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _stop(self) -> None:
         if self._stopping:
             return
-        self._accept_none()
         self._stopping, self.alive = True, False
         for listener in self.sockets:
-            # Who is connected gets an answer; to close the port at once would hang up on them.
+            _admit_no_more(listener)
+        self.loop.call_later(_ARRIVING_S, self._shut)
+
+    def _shut(self) -> None:
+        """Take in whoever is connected, as to close the port hangs up on them, and close it."""
+        self._accept_none()
+        for listener in self.sockets:
             while self._accept(listener):
                 pass
             # Now, not when the last answer is given: until then the system would take more in.
             with suppress(OSError):
                 listener.close()
+        self._open = False
         for connection in self.connections:
             connection.stop()
         self._changed.set()
@@ -616,6 +629,22 @@ class _Connection(asyncio.Protocol):
         text = body.model_dump_json().encode()
         sent = {**SECURITY_HEADERS, logs.HEADER: name, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(text))}
         self._write(_Answer(status, title, list(sent.items()), io.BytesIO(text)), last=True)
+
+
+def _admit_no_more(listener: socket.socket) -> None:
+    """Have the system ignore attempts to connect, where it can: they are repeated a second later, and refused then.
+
+    Whoever was connected between the last look for clients and the closing of the port would be hung up on. The filter
+    is of classic BPF: the flags of the TCP header, and the bit SYN among them. It holds for all processes.
+    """
+    if sys.platform != "linux":
+        return
+    load_flags, has_syn, drop, take = (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)
+    code = ctypes.create_string_buffer(
+        b"".join(struct.pack("HBBI", *each) for each in (load_flags, has_syn, drop, take))
+    )
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", 4, ctypes.addressof(code)))
 
 
 def _files() -> int:
