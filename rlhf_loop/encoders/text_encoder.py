@@ -157,13 +157,17 @@ class TextEncoder:
 
     def _computed(self, pieces: Sequence[str], *, count: int) -> Vectors:
         """Compute the vectors of so many texts, piece by piece, and let others have their turn in between."""
-        parts = []
+        # What is said twice is computed once: documents share their boilerplate.
+        places: dict[str, int] = {}
+        where = [places.setdefault(piece, len(places)) for piece in pieces]
+        different, parts = list(places), []
         turn = _TURN * cores()
-        for start in range(0, len(pieces), turn):
+        for start in range(0, len(different), turn):
             with self._my_turn():
-                parts.append(self._runtime.encode(pieces[start : start + turn]))
+                parts.append(self._runtime.encode(different[start : start + turn]))
                 self.computed += 0 if start else count
-        return parts[0] if len(parts) == 1 else _stacked(parts)
+        vectors = parts[0] if len(parts) == 1 else _stacked(parts)
+        return vectors if len(places) == len(pieces) else vectors[where]
 
     def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute) -> list[Vectors]:
         """Look the texts up, compute those that are new (each once), keep them, and return all in order."""

@@ -162,9 +162,8 @@ class OpenWebUILayout(Layout):
 
     def _chat(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         chat = Chat(values)
-        rows: list[FileRow] = []
         # A copy of an answer that was edited has the thumb of the answer with it.
-        given, number = set[str](), 0
+        given, rated = set[str](), dict[str, Mapping[str, Any]]()
         for id in chat:
             message = chat.message(id) or {}
             annotation = as_mapping(message.get("annotation"))
@@ -173,12 +172,13 @@ class OpenWebUILayout(Layout):
                 continue
             if not is_missing(feedback):
                 given.add(str(feedback))
+            rated[id] = annotation
+        if len(rated) > _MOST_RATED:
+            raise ValueError(f"the chat has more than {_MOST_RATED:,} rated answers, and each has the chat before it")
+        rows: list[FileRow] = []
+        for id, annotation in rated.items():
             said = self._said(annotation, user=values.get("user_id"), at=None)
             group = _group(chat.id, chat, id)
-            if (number := number + 1) > _MOST_RATED:
-                raise ValueError(
-                    f"the chat has more than {_MOST_RATED:,} rated answers, and each has the chat before it"
-                )
             rows += [self._row(line, chat, id, group, said), *self._others(line, chat, id, group)]
         return rows
 
