@@ -1,15 +1,18 @@
-"""SQLite databases for tests: copies of one that was migrated once."""
+"""Databases for tests: copies of a SQLite file that was migrated once, and many ratings in one transaction."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from rlhf_loop.store.engine import make_engine, migrate
+from rlhf_loop.domain import Review, ReviewerRole
+from rlhf_loop.store.engine import make_engine, migrate, transaction
+from rlhf_loop.store.interactions import put_review
 
 
 @cache
@@ -37,3 +40,12 @@ def memory_database() -> Engine:
     with closing(engine.raw_connection()) as connection:
         connection.driver_connection.deserialize(bytes(data))
     return engine
+
+
+def rate_all(
+    engine: Engine, ratings: Iterable[tuple[int, str, int]], *, role: ReviewerRole = ReviewerRole.EXPERT
+) -> None:
+    """Store what reviewers say of answers, by key, name and grade: as `rate` does, in one transaction."""
+    with transaction(engine) as connection:
+        for key, reviewer, rating in ratings:
+            put_review(connection, key, Review(rating=rating, reviewer=reviewer, role=role))

@@ -58,7 +58,7 @@ class Desk:
 def desk_in_chromium(folder: Path) -> Iterator[tuple[Desk, Browser]]:
     if not CHROMIUM.exists():
         if os.environ.get("CI"):
-            raise FileNotFoundError(f"{CHROMIUM} is missing. Install Debian's package chromium.")
+            raise FileNotFoundError(f"{CHROMIUM} is missing. Install Debian's package {CHROMIUM.name}.")
         pytest.skip(f"there is no {CHROMIUM} to test with")
     with (
         sync_playwright() as playwright,

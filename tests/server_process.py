@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import forked_process
 import pytest
 from patience import PATIENCE_S, until
 
@@ -44,27 +45,26 @@ class Server:
     def __init__(
         self, folder: Path, environ: dict[str, str], *options: str, reading_s: float = 3600, most: int = 4096
     ) -> None:
-        self.log = folder / "server.log"
-        code = (
-            f"from rlhf_loop.web.server import gunicorn_worker; gunicorn_worker.READING_S = {reading_s}; "
-            f"gunicorn_worker.MOST_CONNECTIONS = {most}; from rlhf_loop.cli import main; main()"
+        self.log, self._out = folder / "server.log", folder / f"server-{time.monotonic_ns()}.out"
+        self.log.unlink(missing_ok=True)
+        worker = "rlhf_loop.web.server.gunicorn_worker"
+        self.process = forked_process.start(
+            ["serve", "--port", "0", *options],
+            environ=environ,
+            log=self.log,
+            out=self._out,
+            values={f"{worker}:READING_S": reading_s, f"{worker}:MOST_CONNECTIONS": most},
         )
-        command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
-        with self.log.open("w") as log:
-            # A group of its own, so that a test can kill all of it.
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-            )
-        assert self.process.stdout is not None
-        self.greeting = []
-        for line in self.process.stdout:
-            self.greeting.append(line)
-            if line.startswith("Workers"):
-                break
-        found = re.search(r"http://[^/\s]+:(\d+)/data-html", "".join(self.greeting))
+        until(lambda: "\nWorkers" in self.greeting or self.process.ended())
+        found = re.search(r"http://[^/\s]+:(\d+)/data-html", self.greeting)
         assert found, self.log.read_text()
         self.port = int(found[1])
         until(lambda: self.get("/readyz")[0] == 200)
+
+    @property
+    def greeting(self) -> str:
+        """What it has printed."""
+        return self._out.read_text() if self._out.exists() else ""
 
     def send(self, data: bytes) -> socket.socket:
         client = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
@@ -85,14 +85,11 @@ class Server:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> int:
-        code = self.process.wait(PATIENCE_S)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
+        return self.process.wait(PATIENCE_S)
 
 
 def get(connection: HTTPConnection, path: str, **headers: str) -> tuple[int, Any]:
@@ -124,6 +121,5 @@ def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Ser
 
     yield start
     for server in started:
-        if server.process.poll() is None:
+        if not server.process.ended():
             server.process.kill()
-            server.wait()

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import Insert, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
@@ -142,17 +142,20 @@ def upsert(
     several: Sequence[Mapping[str, Any]] = [rows] if isinstance(rows, Mapping) else rows
     if not several:
         return
-    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
-    statement = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
     names = [name for name in several[0] if name not in key] if changed is None else changed
+    connection.execute(_upserting(connection.dialect.name, table, tuple(key), tuple(names)), several)
+
+
+@cache
+def _upserting(dialect: str, table: type[DeclarativeBase], key: tuple[str, ...], names: tuple[str, ...]) -> Insert:
+    # Two dialects, one clause: SQLAlchemy has no common spelling of it.
+    statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
     # By the columns themselves: names would go into the statement as they are, whatever the database calls them.
     elements = [table.__table__.c[name] for name in key]
-    if names:
-        values = {name: statement.excluded[name] for name in names}
-        statement = statement.on_conflict_do_update(index_elements=elements, set_=values)
-    else:
-        statement = statement.on_conflict_do_nothing(index_elements=elements)
-    connection.execute(statement, several)
+    if not names:
+        return statement.on_conflict_do_nothing(index_elements=elements)
+    values = {name: statement.excluded[name] for name in names}
+    return statement.on_conflict_do_update(index_elements=elements, set_=values)
 
 
 @contextmanager

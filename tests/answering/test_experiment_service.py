@@ -191,7 +191,7 @@ def test_a_real_server_draws_by_question(
     server = start(
         "--workers", "2", RLHF_SOURCES="samples_source:source", RLHF_EXPERIMENT_SHARE="0.5", RLHF_SOURCE_DEADLINE_S="30"
     )
-    assert "50 % of the questions are answered by incoming" in "".join(server.greeting)
+    assert "50 % of the questions are answered by incoming" in server.greeting
     incoming = [candidate["text"] for candidate in reversed(sample.CANDIDATES)]
     for number in range(40):
         status, found = server.get(f"/data?query=What+helps+against+hiccups+{number}")

@@ -89,37 +89,31 @@ def test_import_is_ready(clone: Clone) -> None:
     assert not list(clone.folder.glob("*.db"))
 
 
-def test_engine_counts_the_rated(clone: Clone) -> None:
-    """`from model_utils import engine` gives a database that is ready, empty at first and then counted."""
+def test_the_commands_of_a_newcomer(clone: Clone) -> None:
+    """One after the other in an empty folder, each says what there is and what is missing.
+
+    `from model_utils import engine` gives a database that is ready, empty at first and then counted; `python
+    train_reward_sbert.py` says how many ratings it lacks, and makes a model of them; `python rlhf_reranker.py` prints
+    its example in the incoming order, and with a model the best answer first.
+    """
     assert clone.python("-c", COUNT).stdout == "0\n"
-    clone.import_sample()
-    assert clone.python("-c", COUNT).stdout == "200\n"
-    assert (clone.folder / "rlhf.db").exists()
-
-
-def test_train_script(clone: Clone) -> None:
-    """`python train_reward_sbert.py` says what is missing in an empty database, and makes a model from ratings."""
     empty = clone.python("train_reward_sbert.py", code=2)
     assert "Only 0 rated interactions; training needs 50" in empty.stderr
     assert "Traceback" not in empty.stderr
-    clone.import_sample()
-    result = clone.python("train_reward_sbert.py")
-    assert result.stdout.startswith("LIVE in reward_model.joblib")
-    assert (clone.folder / "reward_model.joblib").stat().st_size < 50_000
-    assert (clone.folder / "reward_model.joblib.sha256").exists()
-    assert "--learning-curve" in clone.python("train_reward_sbert.py", "--help").stdout
-
-
-def test_rerank_script(clone: Clone) -> None:
-    """`python rlhf_reranker.py` prints the example in its incoming order, and with a model the best answer first."""
     before = clone.python("rlhf_reranker.py")
     assert "No reward model at reward_model.joblib yet" in before.stderr
     assert before.stdout.index("Handball is a fast") < before.stdout.index("is a sign of")
     clone.import_sample()
-    clone.python("train_reward_sbert.py", "--recipe", "passages")
+    assert clone.python("-c", COUNT).stdout == "200\n"
+    assert (clone.folder / "rlhf.db").exists()
+    result = clone.python("train_reward_sbert.py")
+    assert result.stdout.startswith("LIVE in reward_model.joblib")
+    assert (clone.folder / "reward_model.joblib").stat().st_size < 50_000
+    assert (clone.folder / "reward_model.joblib.sha256").exists()
     after = clone.python("rlhf_reranker.py")
     assert after.stdout.index("is a sign of") < after.stdout.index("Handball is a fast")
     assert after.stderr == ""
+    assert "--learning-curve" in clone.python("train_reward_sbert.py", "--help").stdout
 
 
 def test_pipeline_script(clone: Clone) -> None:

@@ -101,7 +101,7 @@ def test_the_host_in_links(host: str, name: str, shown: str, monkeypatch: pytest
 
 
 def link_of(server: Server) -> str:
-    found = LINK.search("".join(server.greeting))
+    found = LINK.search(server.greeting)
     assert found, server.greeting
     assert int(found[1]) == server.port
     return found[2]
@@ -120,7 +120,7 @@ def ask(server: Server, method: str, path: str, cookie: str = "", **form: str) -
 def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) -> None:
     """A link, new at each start, beside which earlier ones stay good; with the first admin, all are void."""
     first = start("--workers", "2")
-    greeting, old = "".join(first.greeting), link_of(first)
+    greeting, old = first.greeting, link_of(first)
     assert "\nReview " not in greeting
     assert "\nSessions   end with this process; set RLHF_SECRET_KEY" in greeting
     assert "\nNote " not in greeting
@@ -141,7 +141,7 @@ def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) 
     assert server.stop() == 0
     assert path.removeprefix("/welcome/") not in server.log.read_text()
     third = start()
-    greeting = "".join(third.greeting)
+    greeting = third.greeting
     assert "First admin" not in greeting
     assert f"\nReview     http://127.0.0.1:{third.port}/review " in greeting
     assert ask(third, "GET", "/admin", session)[0] == 303
@@ -151,7 +151,7 @@ def test_the_first_start_leads_to_the_first_admin(start: Callable[..., Server]) 
 def test_with_a_key_it_listens_for_others(start: Callable[..., Server]) -> None:
     """And says who can do what, with links to this machine by its name; the key is in no line."""
     server = start("--host", "0.0.0.0", RLHF_SECRET_KEY="k" * 32)
-    greeting = "".join(server.greeting)
+    greeting = server.greeting
     base = f"http://{socket.gethostname()}:{server.port}"
     assert f"Open       {base}/data-html " in greeting
     assert f"\nFirst admin  {base}/welcome/" in greeting
@@ -166,7 +166,7 @@ def test_without_a_database_it_starts_as_before(start: Callable[..., Server], tm
     """Without a link, which could be kept nowhere."""
     (tmp_path / "no_folder").touch()
     server = start(RLHF_DATABASE_URL=f"sqlite:///{tmp_path / 'no_folder' / 'rlhf.db'}")
-    greeting = "".join(server.greeting)
+    greeting = server.greeting
     assert "does not answer" in greeting
     assert "First admin" not in greeting
     assert "\nReview " not in greeting

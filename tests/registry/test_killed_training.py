@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from forked_process import ForkedProcess, start
 from patience import PATIENCE_S, until
 from sqlalchemy import Engine
-from training_process import TrainingProcess, start
 
 from rlhf_loop import registry, sample
 from rlhf_loop.config import Settings
@@ -47,13 +47,13 @@ class Trainings:
     settings: Settings
     environ: Mapping[str, str]
     folder: Path
-    started: list[TrainingProcess] = field(default_factory=list)
+    started: list[ForkedProcess] = field(default_factory=list)
 
-    def start(self, *command: str, step: str = "") -> TrainingProcess:
+    def start(self, *command: str, step: str = "") -> ForkedProcess:
         """Start one, with a seed and thus a model of its own, unless `command` is another; return it when it runs."""
         number = len(self.started)
         command = command or ("train", "--recipe", "passages", "--seed", str(number))
-        process = start(command, environ=self.environ, log=self.folder / f"{number}.log", step=step)
+        process = start(command, environ=self.environ, log=self.folder / f"{number}.log", promotes=True, step=step)
         self.started.append(process)
         until(lambda: "began" in process.said())
         return process

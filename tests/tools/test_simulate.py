@@ -123,9 +123,9 @@ def test_a_difference_needs_seeds_that_bear_it_out() -> None:
 
 
 @pytest.mark.slow
-def test_a_small_simulation_writes_its_document(encoder: TextEncoder, tmp_path: Path) -> None:
+def test_a_small_simulation_writes_its_document(quick: TextEncoder, tmp_path: Path) -> None:
     """Some weeks of the sample run through the real loop and end in a document with its three pictures."""
-    path = main(["--small", "--months", "1.5", "--out", str(tmp_path)], encoder=encoder)
+    path = main(["--small", "--months", "1", "--out", str(tmp_path)], encoder=quick)
     text = path.read_text(encoding="utf-8")
     assert path.parent == tmp_path
     assert all(title in text for title in ("# Simulation", "## What bad raters cost", "## Was the gate right?"))

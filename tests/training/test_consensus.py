@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from databases import rate_all
 from sqlalchemy import Engine, text
 
 from rlhf_loop.domain import Rating, ReviewerRole
@@ -21,10 +22,8 @@ def fill(engine: Engine, raters: Mapping[str, tuple[int, int]], *, shared: int =
     """Store answers, every second one good: the first ones rated by all raters, then some by each alone."""
     count = shared + own * len(raters)
     ids = record(engine, [Rating(f"Question {n // 5}?", f"Answer {n}.", shown_rank=n % 5 + 1) for n in range(count)])
-    for number, id in enumerate(ids):
-        names = list(raters) if number < shared else [list(raters)[(number - shared) // own]]
-        for name in names:
-            rate(engine, id, reviewer=name, rating=raters[name][number % 2])
+    by = [list(raters) if number < shared else [list(raters)[(number - shared) // own]] for number in range(count)]
+    rate_all(engine, ((ids[n], name, raters[name][n % 2]) for n, names in enumerate(by) for name in names))
     return ids
 
 
@@ -89,9 +88,8 @@ def test_a_hostile_rater_is_left_out(engine: Engine) -> None:
 def test_the_word_of_who_is_doubted_counts_less(engine: Engine) -> None:
     """A rater who is sometimes right gets a part of the weight, and so do the answers that nobody else has rated."""
     ids = fill(engine, {"ann": HONEST, "bob": HONEST, "cyd": HONEST})
-    for number, id in enumerate(ids[:40]):
-        # Right about three answers of four.
-        rate(engine, id, reviewer="dan", rating=HONEST[number % 2] if number % 8 < 5 else HOSTILE[number % 2])
+    # Right about three answers of four.
+    rate_all(engine, ((ids[n], "dan", (HONEST if n % 8 < 5 else HOSTILE)[n % 2]) for n in range(40)))
     (alone,) = record(engine, [Rating("Question 0?", "Yet another answer.")])
     rate(engine, alone, reviewer="dan", rating=4)
     (dan,) = training_set(engine, reviewer_weighting=True).raters
@@ -104,10 +102,8 @@ def test_the_word_of_who_is_doubted_counts_less(engine: Engine) -> None:
 
 def test_servings_of_one_answer_are_shared(engine: Engine) -> None:
     """Experts who rated different servings of an answer have rated the same answer."""
-    for number in range(30):
-        for name, said in (("ann", HONEST), ("bob", HONEST), ("eve", HOSTILE)):
-            answer = Rating(f"Question {number}?", f"Answer {number}.", said[number % 2], reviewer=name)
-            record(engine, [answer])
+    for name, said in (("ann", HONEST), ("bob", HONEST), ("eve", HOSTILE)):
+        record(engine, [Rating(f"Question {n}?", f"Answer {n}.", said[n % 2], reviewer=name) for n in range(30)])
     data = training_set(engine, reviewer_weighting=True)
     assert [(rater.reviewer, rater.overlapping) for rater in data.raters] == [("eve", 30)]
     assert sorted(data.rating.tolist()) == [1] * 15 + [5] * 15
@@ -116,9 +112,7 @@ def test_servings_of_one_answer_are_shared(engine: Engine) -> None:
 def test_end_users_are_not_judged(engine: Engine) -> None:
     """What end users say neither makes nor loses an expert's credit."""
     ids = fill(engine, {"ann": HONEST, "bob": HONEST})
-    for id in ids:
-        for visitor in range(3):
-            rate(engine, id, reviewer=f"visitor:{visitor}", rating=3, role=ReviewerRole.END_USER)
+    rate_all(engine, ((id, f"visitor:{each}", 3) for id in ids for each in range(3)), role=ReviewerRole.END_USER)
     assert training_set(engine, end_user_weight=1.0, reviewer_weighting=True).raters == ()
 
 

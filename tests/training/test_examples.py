@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import rate_all
 from sqlalchemy import Engine, text
 
 from rlhf_loop.domain import Example, Rating, ReviewerRole, prompt_key
@@ -63,14 +64,12 @@ def fill(engine: Engine, seed: int) -> None:
                 candidate_group=rng.choice([None, *(f"g{number}" for number in range(12)), "prompt:why?"]),
                 shown_rank=rng.choice([None, 1, 2, 3, 4]),
             )
-            for _ in range(400)
+            for _ in range(250)
         ],
     )
-    for _ in range(200):
-        rate(engine, rng.choice(ids), reviewer=rng.choice(["ann", "bob", "eve"]), rating=rng.randint(1, 5))
-    for _ in range(200):
-        visitor = f"visitor:{rng.randint(1, 3)}"
-        rate(engine, rng.choice(ids), reviewer=visitor, rating=rng.randint(1, 5), role=ReviewerRole.END_USER)
+    rate_all(engine, ((rng.choice(ids), rng.choice(["ann", "bob", "eve"]), rng.randint(1, 5)) for _ in range(120)))
+    visits = ((rng.choice(ids), f"visitor:{rng.randint(1, 3)}", rng.randint(1, 5)) for _ in range(120))
+    rate_all(engine, visits, role=ReviewerRole.END_USER)
 
 
 def same(one: TrainingSet, other: TrainingSet) -> bool:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs 
 def test_it_answers_from_several_workers(start: Callable[..., Server], tmp_path: Path) -> None:
     """It says what it does, answers, logs a line of JSON a request with its id, and ends with exit code 0."""
     server = start("--workers", "2", "--threads", "3")
-    said = "".join(server.greeting)
+    said = server.greeting
     for words in ("/data-html", "my_source:source (your own)", "none at reward_model.joblib yet", "2 processes with 3"):
         assert words in said
     status, found = server.get("/data?query=Why", X_Request_ID="mine-1")
@@ -50,7 +50,7 @@ def test_a_stop_loses_no_answer(start: Callable[..., Server], tmp_path: Path) ->
     for client in clients:
         client.request("GET", f"/data?query=wait+for+{gate}")
     until(lambda: len(list(tmp_path.glob("gate.*.asked"))) >= 2)  # the system may give all of them to one worker
-    server.process.send_signal(signal.SIGTERM)
+    server.process.send(signal.SIGTERM)
     until(lambda: refused(server.port))
     gate.touch()
     for client in clients:
@@ -71,7 +71,7 @@ def test_a_stop_under_load_loses_no_answer(start: Callable[..., Server]) -> None
         for number in range(16):
             clients.submit(ask_until_refused, server, number, answered, lost, keep=number % 2 == 0)
         until(lambda: sum(answered) > 200)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send(signal.SIGTERM)
     assert lost == []
     assert server.wait() == 0
 
@@ -305,7 +305,7 @@ def test_a_database_that_is_down_stops_nothing(start: Callable[..., Server], tmp
     """It starts, says so, and answers; what should be recorded waits in the outbox."""
     (tmp_path / "no_folder").touch()
     server = start(RLHF_DATABASE_URL=f"sqlite:///{tmp_path / 'no_folder' / 'rlhf.db'}")
-    assert "does not answer" in "".join(server.greeting)
+    assert "does not answer" in server.greeting
     status, found = server.get("/data?query=Why")
     assert (status, found["best_answer"]) == (200, "Rest in a dark room.")
     assert set(found["degraded"]) == {"recording"}

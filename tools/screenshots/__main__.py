@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tools.report import IMAGES, say
 from tools.screenshots.house import ADMIN, PASSWORD, House, open_house
 from tools.screenshots.weeks import let_weeks_pass
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium-headless-shell") or "/usr/bin/chromium"
 _DESK = {"width": 900, "height": 700}
 _WIDE = {"width": 1100, "height": 800}
 _BOARD = {"width": 1280, "height": 900}
