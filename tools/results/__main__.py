@@ -2,13 +2,14 @@
 
 `python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
 `python -m tools.results pairs` simulates pairs and end users alone, `python -m tools.results documents` tells known
-documents and unseen ones apart.
+documents and unseen ones apart, and `python -m tools.results ratings` does all that comes of the ratings.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -34,8 +35,25 @@ _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error"
 
 def main() -> None:
     """Measure everything, then write the document, so that an interrupted run leaves the old one."""
-    say("features of all ratings, both recipes")
     encoder = load_encoder(Settings.from_env())
+    sections, short = _of_ratings(encoder)
+    say("vector databases")
+    sections.append(vector_databases(Settings.from_env()))
+    say("cost")
+    sections.append(_cost())
+    _write(sections, short)
+
+
+def only_ratings() -> None:
+    """Measure all that comes of the ratings, and leave in the document what does not: vector databases and cost."""
+    sections, short = _of_ratings(load_encoder(Settings.from_env()))
+    new = {_heading(section) for section in sections}
+    _write([*sections, *(part for part in _parts()[1:] if _heading(part) not in new)], short)
+
+
+def _of_ratings(encoder: TextEncoder) -> tuple[list[str], str]:
+    """Return the introduction and the sections that come of the ratings, and the README's table; draw the pictures."""
+    say("features of all ratings, both recipes")
     ratings = load(encoder)
     say("cross-validation")
     crossed = {name: run.cross_validated(ratings, name) for name in _NAMES}
@@ -55,16 +73,16 @@ def main() -> None:
     sections.append(_ablations(ratings))
     say("pairs and end users")
     sections.append(pairs_and_end_users(encoder))
-    say("vector databases")
-    sections.append(vector_databases(Settings.from_env()))
-    say("cost")
-    sections.append(_cost())
     IMAGES.mkdir(parents=True, exist_ok=True)
     plots.orders(IMAGES / "orders.png", first)
     plots.curves(IMAGES / "learning_curve.png", points, first["joint"].orders["incoming"].precision_at_1.value)
     plots.reliability(IMAGES / "calibration.png", {name: _out_of_fold(ratings, name) for name in _NAMES})
+    return sections, _short_table(crossed)
+
+
+def _write(sections: Sequence[str], short: str) -> None:
     (DOCS / "RESULTS.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    put_into_readme("results", _short_table(crossed))
+    put_into_readme("results", short)
     say(f"written to {DOCS / 'RESULTS.md'}, and the short table to README.md")
 
 
@@ -97,19 +115,26 @@ def only_documents() -> None:
 
 def _replace(section: str, *, before: str) -> None:
     """Put a section into the document in place of the older one, before the one that starts so."""
-    file = DOCS / "RESULTS.md"
-    parts = re.split(r"\n+(?=## )", file.read_text(encoding="utf-8").rstrip("\n"))
-    kept = [part for part in parts if not part.startswith(section.partition("\n")[0])]
+    kept = [part for part in _parts() if _heading(part) != _heading(section)]
     place = next((place for place, part in enumerate(kept) if part.startswith(before)), len(kept))
     kept.insert(place, section)
-    file.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
+    (DOCS / "RESULTS.md").write_text("\n\n".join(kept) + "\n", encoding="utf-8")
+
+
+def _parts() -> list[str]:
+    return re.split(r"\n+(?=## )", (DOCS / "RESULTS.md").read_text(encoding="utf-8").rstrip("\n"))
+
+
+def _heading(section: str) -> str:
+    return section.partition("\n")[0]
 
 
 def _introduction(ratings: Ratings, encoder: str) -> str:
     data = ratings.data
     return f"""# Results
 
-Everything on this page is printed by one command, `make results` (last run {today()}). It reads
+Everything on this page is printed by one command, `make results` (last run {today()}; sections that name
+another day are of that day). It reads
 real ratings from a folder beside the checkout, which are not part of the project: MEDIQA 2019 task 3 (Ben Abacha,
 Shivade, Demner-Fushman, BioNLP 2019). {len(data.row):,} answers to {len(data.start) - 1} consumer-health questions,
 returned by a real question-answering system and judged by medical experts; {data.label.mean():.0%} are correct
@@ -334,7 +359,7 @@ vector cache. Medians of {cost.REPEATS} for the sample, one run for all ratings.
 
 `import rlhf_reranker` takes {cost.import_seconds():.2f} s.
 
-Measured on {machine()}; {versions}."""
+Measured on {today()} on {machine()}; {versions}."""
 
 
 def _out_of_fold(ratings: Ratings, recipe: str) -> tuple[np.ndarray, np.ndarray]:
@@ -356,6 +381,8 @@ def _span(evaluation: Evaluation) -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["index"]:
         only_index(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    elif sys.argv[1:2] == ["ratings"]:
+        only_ratings()
     elif sys.argv[1:2] == ["pairs"]:
         only_pairs()
     elif sys.argv[1:2] == ["documents"]:

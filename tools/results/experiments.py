@@ -136,8 +136,8 @@ def fifty_anywhere(data: TrainingSet, rng: np.random.Generator) -> Mask:
 
 def fifty_together(data: TrainingSet, rng: np.random.Generator) -> Mask:
     """Draw questions until they have 50 answers, and keep 50."""
-    order = rng.permutation(np.unique(data.prompt))
-    place = np.argsort(order)[data.prompt]
+    order = rng.permutation(np.unique(data.question))
+    place = np.argsort(order)[data.question]
     mask = np.zeros(len(data.row), dtype=np.bool_)
     mask[np.argsort(place, kind="stable")[:50]] = True
     return mask
@@ -155,7 +155,8 @@ def one_answer_a_question(ratings: Ratings, recipe: str) -> list[Scores]:
         probability = np.empty(len(fold))
         for part in range(FOLDS):
             out = fold == part
-            chosen = [rng.choice(np.flatnonzero(data.prompt == prompt)) for prompt in np.unique(data.prompt[~out])]
+            asked = np.unique(data.question[~out])
+            chosen = [rng.choice(np.flatnonzero(data.question == question)) for question in asked]
             classifier = _fitted(ratings.features[recipe], data, np.isin(np.arange(len(fold)), chosen), recipe)
             probability[out] = classifier.predict_proba(ratings.features[recipe][out])[:, 1]
         results.append(Scores.of(evaluate(data.predictions(probability), draws=0)))

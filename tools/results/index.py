@@ -23,7 +23,7 @@ from rlhf_loop.sources.index.documents import Document
 from rlhf_loop.sources.index.indexing import IndexReport, index_files
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
-from tools.report import machine, say, table
+from tools.report import machine, say, table, today
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "medquad.jsonl.gz"
 QUESTIONS = 1000
@@ -253,4 +253,4 @@ search in the same process, the vectors of the hits included, one after another;
 
 {table(("", "questions indexed", "search", "recall@10", "p50, ms", "p99, ms"), lines)}
 
-Measured on {machine()}."""
+Measured on {today()} on {machine()}."""

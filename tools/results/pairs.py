@@ -57,7 +57,7 @@ def measured(encoder: TextEncoder) -> str:
     return f"""## Pairs and end users
 
 What preferences and end users add to few ratings by experts, simulated on the training split
-({len(data.row):,} answers to {len(np.unique(data.prompt))} questions) with recipe `passages`: five folds by question,
+({len(data.row):,} answers to {len(np.unique(data.question))} questions) with recipe `passages`: five folds by question,
 {len(SEEDS)} shufflings. Each fit sees the answers to some training questions as experts rated them, and what others say
 of answers to *other* training questions. All ways to fit have the same draws and are judged on the same questions; the
 changes are those against the ratings alone, with 95 % intervals (paired bootstrap over questions, means over the

@@ -97,7 +97,7 @@ def load_sample(encoder: TextEncoder) -> Material:
             Example(row["user_prompt"], row["ai_response"], row["rating"], row["candidate_group"], row["shown_rank"])
             for row in rows
         ]
-    )
+    ).grouped(encoder)
     features = read_features(data, {RECIPE.name: rows_for(RECIPE, data)}, encoder).features[RECIPE.name]
     corrections = [
         Pair(row["user_prompt"], row["corrected_response"], row["ai_response"])
@@ -231,14 +231,20 @@ def order_precision(data: TrainingSet, key: Floats) -> Floats:
 
 
 def _bootstrap(data: TrainingSet) -> metrics.Weights:
-    return metrics.bootstrap_weights(int(data.prompt.max()) + 1, draws=_BOOTSTRAP)
+    """Return how often each question is in each draw: groups are drawn, with all of their questions."""
+    group = np.zeros(int(data.question.max()) + 1, dtype=np.intp)
+    group[data.question] = data.prompt
+    return metrics.bootstrap_weights(int(data.prompt.max()) + 1, draws=_BOOTSTRAP)[:, group]
 
 
 def _judged(data: TrainingSet, probability: Floats, weights: metrics.Weights) -> Measured:
-    return Measured(metrics.auc(data.prompt, data.label, probability, weights), _precision(data, probability, weights))
+    return Measured(
+        metrics.auc(data.question, data.label, probability, weights), _precision(data, probability, weights)
+    )
 
 
 def _precision(data: TrainingSet, key: Floats, weights: metrics.Weights) -> Floats:
-    rivals = np.bincount(data.prompt)[data.prompt] > 1
-    kept, place = data.only(rivals), metrics.places(data.prompt[rivals], key[rivals])
-    return metrics.precision_at_1(kept.prompt, kept.rating, kept.label, place, weights)
+    # Not by `prompt`: of questions that ask for the same each has an order of its own.
+    rivals = np.bincount(data.question)[data.question] > 1
+    kept, place = data.only(rivals), metrics.places(data.question[rivals], key[rivals])
+    return metrics.precision_at_1(kept.question, kept.rating, kept.label, place, weights)
