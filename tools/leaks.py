@@ -1,15 +1,17 @@
 """Leaks between the questions that a model is fitted on and those that judge it: `python -m tools.leaks`.
 
 Prints how near two questions have to be to belong to one group; what a model seems to know of labels drawn by lot,
-where each question is there in two wordings; and how many families of wordings a dataset tears apart. Reads
-../shared/data.
+where each question is there in two wordings; and how many families of wordings a dataset tears apart. The threshold was
+chosen by MedQuAD; so the same is then measured on questions that had no part in that: on those of `rewordings.tsv`, of
+SelQA and of FeedbackQA, `python -m tools.leaks others` for these alone. Reads ../shared/data.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +30,7 @@ from rlhf_loop.training.data import assemble, is_frozen, prompt_hash
 from rlhf_loop.training.grouping import QuestionGroups, question_groups
 from rlhf_loop.training.train import train
 from rlhf_loop.utils.wording import numbers_in, question_key, without_frame
-from tools.near_questions import REWORDED, read_questions
+from tools.near_questions import REWORDED, good, read_answers, read_questions, read_rewordings
 from tools.report import table
 
 #: What people put around a question, and how they spell it.
@@ -43,7 +45,38 @@ FARTHER = {
     "information": ("explain X", "what does X mean"),
     "exams and tests": ("Which tests show X?", "how do doctors find X"),
 }
+#: Other words for parts of FeedbackQA's questions; those in which some stand are reworded by them.
+OTHER_WORDS = {
+    r"what should i do if": "how do I react when",
+    r"what (can|should|do) (i|we) do": "which steps can be taken",
+    r"(how|where) (can|do|should) (i|we)\b": "what is the best way to",
+    r"(can|may) i\b": "am I allowed to",
+    r"should i\b": "do I have to",
+    r"do i (need|have) to": "must I",
+    r"is it (safe|okay|ok) to": "can one safely",
+    r"what are (the|some) ways to": "how does one",
+    r"how long": "for how much time",
+    r"covid[- ]?19|coronavirus|corona virus": "the corona disease",
+    r"(child|children|kids)\b": "little ones",
+    r"(employees|workers|staff)\b": "people who work for us",
+    r"(pandemic|outbreak)": "crisis",
+    r"symptoms": "signs of illness",
+    r"protect": "keep safe",
+    r"(spread|transmission)": "passing on",
+    r"(funding|payment|payments)\b": "money from the state",
+    r"apply for": "ask for",
+    r"(business|company|organization)": "firm",
+    r"(masks?|face coverings?)\b": "something over mouth and nose",
+    r"pregnant": "expecting a baby",
+    r"travel": "go on a journey",
+    r"(elderly|older) (people|adults)": "the old",
+    r"(get|be) tested": "have a test",
+    r"prevent": "avoid",
+}
 THRESHOLDS = (0.75, 0.8, 0.85, 0.9, 0.95)
+#: So many of the English families may choose a threshold, with SelQA's questions: the lowest at which at most 1 % are
+#: with a different one. The other families judge it. (It would be 0.90, and find 1 % of the wordings.)
+_HALF = 30
 NEAR = grouping.NEAR
 SEEDS = range(6)
 FAMILIES = 200
@@ -72,11 +105,16 @@ class Lot:
 
 def main() -> None:
     """Measure and print."""
-    rows, encoder = read_questions(), load_encoder(Settings())
-    found = families(rows, wordings=3, seed=0)
-    click.echo(f"{len(rows):,} questions of MedQuAD, encoder {encoder.id}\n\n{_torn(found, encoder)}\n")
-    click.echo(f"{_by_lot(found, encoder)}\n")
-    click.echo(_nearness(rows, encoder))
+    encoder = load_encoder(Settings())
+    if sys.argv[1:] != ["others"]:
+        rows = read_questions()
+        found = families(rows, wordings=3, seed=0)
+        click.echo(f"{len(rows):,} questions of MedQuAD, encoder {encoder.id}\n\n{_torn(found, encoder)}\n")
+        click.echo(f"{_by_lot({'MedQuAD': found}, encoder)}\n")
+        click.echo(f"{_nearness(rows, encoder)}\n")
+    click.echo(f"Questions that had no part in the choice, encoder {encoder.id}\n\n{_on_others(encoder)}\n")
+    of_others = {"FeedbackQA, reworded by rule": reworded(seed=0), "`rewordings.tsv`, en": made_up(seed=0)}
+    click.echo(_by_lot(of_others, encoder))
 
 
 def families(rows: Sequence[dict[str, str]], *, wordings: int, seed: int, count: int = FAMILIES) -> list[Family]:
@@ -93,6 +131,30 @@ def families(rows: Sequence[dict[str, str]], *, wordings: int, seed: int, count:
         if len(found) == count:
             break
     return found
+
+
+def reworded(*, seed: int, count: int = FAMILIES) -> list[Family]:
+    """Draw questions of FeedbackQA with their answers, and with a wording in which other words stand for some."""
+    rng, found, asked = random.Random(seed), list[Family](), read_answers("feedbackqa")
+    for question in rng.sample(sorted(asked), len(asked)):
+        other = question
+        for pattern, words in OTHER_WORDS.items():
+            other = re.sub(rf"\b{pattern}", words, other, flags=re.IGNORECASE)
+        if other != question:
+            found.append(Family((question, spelt(other, rng)), tuple(answer[:300] for answer in asked[question])))
+        if len(found) == count:
+            break
+    return found
+
+
+def made_up(*, seed: int) -> list[Family]:
+    """Return the made-up questions in English, the talkative wording second, with answers drawn from FeedbackQA's."""
+    rng = random.Random(seed)
+    answers = [answer[:300] for of_it in read_answers("feedbackqa").values() for answer in of_it]
+    return [
+        Family((everyday, talkative, medical), tuple(rng.sample(answers, ANSWERS)))
+        for everyday, medical, talkative in read_rewordings("en")
+    ]
 
 
 def spelt(question: str, rng: random.Random) -> str:
@@ -194,13 +256,78 @@ def _pair_nearness(pairs: Sequence[tuple[str, str]], encoder: TextEncoder) -> np
     return near
 
 
-def _by_lot(found: Sequence[Family], encoder: TextEncoder) -> str:
+def together(texts: Sequence[str], same: np.ndarray, encoder: TextEncoder) -> tuple[float, float, float]:
+    """Tell how well these questions are grouped; `same` says of each two whether they are one (1), two (0) or either.
+
+    Returns the share of the pairs that are one and in one group, of the questions that are in a group with a different
+    one, and of the pairs in one group that are two.
+    """
+    leader = grouped(texts, encoder).of(np.array([prompt_hash(text) for text in texts], dtype=np.int64))
+    joined = (leader[:, np.newaxis] == leader) & ~np.eye(len(texts), dtype=np.bool_)
+    one, two = joined & (same == 1), joined & (same == 0)
+    of_all = (same == 1).sum() - len(texts)
+    return float(one.sum() / of_all), float(two.any(axis=1).mean()), float(two.sum() / max(1, (one | two).sum()))
+
+
+def in_common(answers: Mapping[str, Mapping[str, float]], *, unknown: float) -> np.ndarray:
+    """Tell of each two questions whether an answer is right for both (1), or one that was judged for both is not (0).
+
+    Where no answer was judged for both it is `unknown`.
+    """
+    texts = {answer: place for place, answer in enumerate({answer for of_it in answers.values() for answer in of_it})}
+    judged, right = np.zeros((2, len(answers), len(texts)), dtype=np.float32)
+    for row, of_it in enumerate(answers.values()):
+        judged[row, [texts[answer] for answer in of_it]] = 1
+        right[row, [texts[answer] for answer in good(of_it)]] = 1
+    same = np.where(judged @ judged.T > 0, 0.0, unknown)
+    same[right @ right.T > 0] = 1
+    np.fill_diagonal(same, 1)
+    return same
+
+
+def _on_others(encoder: TextEncoder) -> str:
+    english, selqa, feedbackqa = read_rewordings("en"), read_answers("selqa"), read_answers("feedbackqa")
+    choosing = [*selqa, *(wording for family in english[:_HALF] for wording in family)]
+    same = np.zeros((len(choosing), len(choosing)))
+    same[: len(selqa), : len(selqa)] = in_common(selqa, unknown=0)
+    same[len(selqa) :, len(selqa) :] = _of_families(english[:_HALF])
+    sets = {"SelQA and the first half of `rewordings.tsv`, en": (choosing, same)}
+    for name, of_it in (("en, second half", english[_HALF:]), *((of, read_rewordings(of)) for of in ("de", "es"))):
+        sets[f"`rewordings.tsv`, {name}"] = [wording for family in of_it for wording in family], _of_families(of_it)
+    sets["FeedbackQA"] = [*feedbackqa], in_common(feedbackqa, unknown=np.nan)
     lines = []
-    for recipe in ("passages", "joint"):
-        lots = [by_lot(found, encoder, recipe=recipe, seed=seed) for seed in SEEDS]
-        means = (np.mean([getattr(lot, name) for lot in lots]) for name in ("once", "together", "apart"))
-        lines.append([f"`{recipe}`", *(f"{mean:.3f}" for mean in means)])
-    header = ("labels by lot", "each question once", "in two wordings", "in two, without groups")
+    for name, (texts, pairs) in sets.items():
+        for threshold in (*THRESHOLDS, 2):
+            grouping.NEAR = threshold
+            shares = (f"{share:.1%}" for share in together(texts, pairs, encoder))
+            lines.append(
+                [name, f"{len(texts):,}", f"{threshold:.2f}" if threshold <= 1 else "by the key alone", *shares]
+            )
+    grouping.NEAR = NEAR
+    header = (
+        "set",
+        "questions",
+        "cosine from",
+        "pairs of one found",
+        "questions with another",
+        "of pairs found: of two",
+    )
+    return table(header, lines)
+
+
+def _of_families(families: Sequence[Sequence[str]]) -> np.ndarray:
+    of = np.repeat(np.arange(len(families)), [len(family) for family in families])
+    return np.where(of[:, np.newaxis] == of, 1.0, 0.0)
+
+
+def _by_lot(found: Mapping[str, Sequence[Family]], encoder: TextEncoder) -> str:
+    lines = []
+    for name, of_it in found.items():
+        for recipe in ("passages", "joint"):
+            lots = [by_lot(of_it, encoder, recipe=recipe, seed=seed) for seed in SEEDS]
+            means = (np.mean([getattr(lot, column) for lot in lots]) for column in ("once", "together", "apart"))
+            lines.append([name, f"{len(of_it)}", f"`{recipe}`", *(f"{mean:.3f}" for mean in means)])
+    header = ("labels by lot", "questions", "recipe", "each once", "in two wordings", "in two, without groups")
     return f"AUC of a cross-validation, mean over {len(SEEDS)} seeds:\n\n{table(header, lines)}"
 
 

@@ -1,7 +1,9 @@
 """The threshold of nearness at which one question's correction answers another: `python -m tools.near_questions`.
 
 Prints, for several cosines, how many rewordings of a question are taken for it, and how many other questions are:
-among the nearest of each of MedQuAD's, those about another subject or of another type. Reads ../shared/data.
+among the nearest of each of MedQuAD's, those about another subject or of another type. The same then for questions that
+had no part in the choice, of `rewordings.tsv`, SelQA and FeedbackQA; for these alone: `python -m tools.near_questions
+others`. Reads ../shared/data.
 """
 
 from __future__ import annotations
@@ -11,18 +13,25 @@ import json
 import random
 import re
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import click
 import numpy as np
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import load_encoder
+from rlhf_loop.domain import GOOD_RATING
+from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.sources.approved_corrections import NEAR
 from rlhf_loop.utils.wording import QuestionWords
+from tools.report import table
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "medquad.jsonl.gz"
+#: Questions in three wordings each, made up for this: an everyday one, a medical one, and a talkative one. Many are
+#: about the same subject as another on purpose. By language: 60 in English, 15 in German, 15 in Spanish.
+REWORDINGS = Path(__file__).with_name("rewordings.tsv")
 REWORDED = {
     "symptoms": ("symptoms of X", "X symptoms", "What are the signs of X?", "Please tell me the symptoms of X."),
     "treatment": ("How is X treated?", "treatment for X", "How can X be treated?", "What therapies are there for X?"),
@@ -39,8 +48,14 @@ SAMPLE = 400
 
 def main() -> None:
     """Measure and print."""
-    rows = read_questions()
     encoder = load_encoder(Settings())
+    if sys.argv[1:] != ["others"]:
+        _on_medquad(encoder)
+    click.echo(_on_others(encoder))
+
+
+def _on_medquad(encoder: TextEncoder) -> None:
+    rows = read_questions()
     questions = [row["question"] for row in rows]
     vectors = encoder.encode_whole(questions)
     words = [QuestionWords(question) for question in questions]
@@ -78,6 +93,57 @@ def main() -> None:
     click.echo(f"\nOthers taken from {NEAR} on, the farthest first:")
     for cosine, question, other in sorted(wrong)[:30]:
         click.echo(f"  {cosine:.3f}  {question}  |  {other}")
+    click.echo()
+
+
+def _on_others(encoder: TextEncoder) -> str:
+    lines = []
+    for name in ("en", "de", "es"):
+        families = read_rewordings(name)
+        of_one = [pair for family in families for pair in combinations(family, 2)]
+        apart = [pair for some, others in combinations(families, 2) for pair in zip(some, others, strict=True)]
+        lines.append([f"`{REWORDINGS.name}`, {name}", *(_share(pairs, encoder) for pairs in (of_one, apart))])
+    for name in ("selqa", "feedbackqa"):
+        of_one, apart = [], []
+        for (one, of_it), (other, of_other) in combinations(read_answers(name).items(), 2):
+            if good(of_it) & good(of_other):
+                of_one.append((one, other))
+            elif not of_it.keys() & of_other.keys():
+                apart.append((one, other))
+        lines.append([name, *(_share(pairs, encoder) for pairs in (of_one, apart))])
+    header = ("questions", f"of one question or with a right answer in common: taken from {NEAR} on", "others")
+    return f"Questions that had no part in the choice, encoder {encoder.id}\n\n{table(header, lines)}"
+
+
+def _share(pairs: Sequence[tuple[str, str]], encoder: TextEncoder) -> str:
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    vectors = dict(zip(texts, encoder.encode_whole(texts), strict=True))
+    words = {text: QuestionWords(text) for text in texts}
+    taken = sum(words[one].same_as(words[other]) and vectors[one] @ vectors[other] >= NEAR for one, other in pairs)
+    return f"{taken:,} of {len(pairs):,}"
+
+
+def read_rewordings(language: str) -> list[tuple[str, ...]]:
+    """Return the made-up questions of a language, each in its wordings."""
+    rows = (line.split("\t") for line in REWORDINGS.read_text(encoding="utf-8").splitlines())
+    return [tuple(wordings) for of, *wordings in rows if of == language]
+
+
+def read_answers(name: str) -> dict[str, dict[str, float]]:
+    """Return the questions of a set of ratings, each with its answers and their ratings."""
+    path = DATA.with_name(f"{name}.jsonl.gz")
+    if not path.exists():
+        sys.exit(f"The ratings are not at {path}, and there is nothing else to measure on.")
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            found[row["user_prompt"]][row["ai_response"]] = float(row["rating"])
+    return dict(found)
+
+
+def good(answers: Mapping[str, float]) -> set[str]:
+    """Return the answers that experts found right."""
+    return {answer for answer, rating in answers.items() if rating >= GOOD_RATING}
 
 
 def read_questions() -> list[dict[str, str]]:

@@ -18,7 +18,8 @@ from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.wording import numbers_in, question_key, without_frame
 
 #: The cosine of two questions from which they belong together: by `tools.leaks` the lowest of those tried at which no
-#: group has more than 1 % of MedQuAD's 14,979 questions, as in the end all hang together by their neighbours.
+#: group has more than 1 % of MedQuAD's 14,979 questions, as in the end all hang together by their neighbours. On other
+#: questions it finds a seventh of the rewordings, and a higher one finds hardly any (docs/ARCHITECTURE.md).
 NEAR = 0.80
 #: Questions compared at a time: a block of so many cosines is 8 MB, and what is near among them rarely more.
 _ROWS, _COLUMNS = 512, 4096
