@@ -168,7 +168,9 @@ class Settings:
         False, "Let everybody use the rerank API; else only loopback, and tokens with the scope rerank."
     )
     rerank_without_model: str = _setting(
-        "error", "What the rerank API does while there is no model: error, or incoming: keep the incoming order."
+        "error",
+        "What the rerank API does while there is no model: error, incoming: keep the incoming order, or prior: rank by "
+        "what other data has taught, as the service and rlhf-loop rerank do then.",
     )
     telemetry: bool = _setting(
         False, "Send traces by OpenTelemetry, set up by its own OTEL_* variables; needs the extra [otel]."

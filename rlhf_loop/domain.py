@@ -332,7 +332,8 @@ def rating_fields(review: Review) -> dict[str, Any]:
 class ServingRecord:
     """The way a question was answered, for its row in `rlhf_served_questions`.
 
-    `policy` is live, incoming, the version of a model, or interleaved; it was chosen with the probability `propensity`.
+    `policy` is live, incoming, prior, the version of a model, or interleaved; it was chosen with the probability
+    `propensity`.
     `experiment` names what the live order was compared with then, None where there was no choice. `first_id` is the
     external id of the answer that came first. `teams` has for interleaved answers, by external id, the policy whose
     answer it is. `model_version` is that of the model that scored, whatever the order.

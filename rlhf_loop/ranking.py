@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -58,11 +59,12 @@ class Ranker:
         self._process = os.getpid()
         self._loaded: LoadedModel | None = None
         self._stamp: _Stamp | None = None
+        self._prior: LoadedModel | None = None
         self._warned = False
 
     @property
     def model_version(self) -> str | None:
-        """The name of the live model, None while there is none."""
+        """The name of the live model, or of the prior where that ranks meanwhile; None while nothing does."""
         live = self._live()
         return live[0].version if live else None
 
@@ -83,6 +85,9 @@ class Ranker:
     def rank(self, query: str, candidates: Sequence[Candidate]) -> list[RankedCandidate]:
         """Return the candidates best first; without a model in the incoming order, with the score None.
 
+        With `rerank_without_model="prior"` in the settings the prior ranks until there is a model; its scores are in
+        [0, 1], but not calibrated.
+
         Raises:
             ValueError: an empty query, or a candidate without text.
             ModelFileError: there is a model file, but it cannot be trusted, and no good one was loaded before.
@@ -95,6 +100,20 @@ class Ranker:
         Raises:
             ValueError, ModelFileError: see `rank`.
         """
+        return self._ranking(query, candidates, self._live())
+
+    def ranking_by_prior(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
+        """Return the ranking by the prior, whether or not there is a model.
+
+        Raises:
+            ValueError: see `rank`.
+            ModelFileError: the prior is of another encoder.
+        """
+        with self._lock:
+            live = self._by_prior()
+        return self._ranking(query, candidates, live)
+
+    def _ranking(self, query: str, candidates: Sequence[Candidate], live: _Live | None) -> Ranking:
         _check_query(query)
         if not isinstance(candidates, Iterable):
             raise ValueError(f"The candidates are a {type(candidates).__name__}. Pass a list of Candidate(text).")
@@ -106,7 +125,6 @@ class Ranker:
                     "rerank_candidates, which takes texts."
                 )
             _check_text(candidate.text, position)
-        live = self._live()
         ranked = self._in_turn(live, query, candidates, finish=list)
         return Ranking(tuple(ranked), live[0].version if live else None)
 
@@ -149,8 +167,9 @@ class Ranker:
             self._lock, self._queue, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             if stamp is None and self._loaded is None:
-                self._warn_once(path)
-                return None
+                by_prior = self._settings.rerank_without_model == WithoutModel.PRIOR
+                self._warn_once(path, by_prior=by_prior)
+                return self._by_prior() if by_prior else None
             if stamp != self._stamp:
                 self._reload(path, stamp)
             if self._loaded is None or self._encoder is None:
@@ -177,10 +196,23 @@ class Ranker:
                 logger.warning("The live model's recipe %s reads only the first 256 tokens of a text.", recipe.name)
         self._stamp = stamp
 
-    def _warn_once(self, path: Path) -> None:
+    def _by_prior(self) -> _Live:
+        from rlhf_loop.encoders import load_encoder
+        from rlhf_loop.reward.prior import model_of_prior
+
+        if self._encoder is None:
+            self._encoder = load_encoder(self._settings)
+        if self._prior is None:
+            self._prior = model_of_prior(self._encoder.id)
+        return self._prior, self._encoder
+
+    def _warn_once(self, path: Path, *, by_prior: bool) -> None:
         if not self._warned:
+            meanwhile = "the prior ranks, and its scores are not calibrated"
             logger.warning(
-                "No reward model at %s yet: candidates keep their incoming order. Run: rlhf-loop train", path
+                "No reward model at %s yet: %s. Run: rlhf-loop train",
+                path,
+                meanwhile if by_prior else "candidates keep their incoming order",
             )
             self._warned = True
 
@@ -264,7 +296,8 @@ def rerank_candidates(
         One new dict a candidate, best first: `text`, `score` in [0, 1] (the probability that an expert would rate the
         answer 4 or 5), `rank` from 1, and all other keys of the candidate. Ties keep the incoming order. A text without
         any visible character has the score 0 and comes last. Without a trained model: the incoming order, `score` None,
-        and one warning in the log.
+        and one warning in the log; with `RLHF_RERANK_WITHOUT_MODEL=prior` the order of the prior, and scores that are
+        not calibrated.
 
     Raises:
         ValueError: an empty query, or a candidate without text; the message names its position, from 0.
@@ -321,10 +354,18 @@ _SURE = 1e-12
 
 
 class WithoutModel(StrEnum):
-    """The behaviour while there is no model that could rank: raise an error, or keep the incoming order."""
+    """The behaviour while there is no model that could rank: raise an error, keep the incoming order, or rank by the
+    prior.
+    """
 
     ERROR = "error"
     INCOMING = "incoming"
+    PRIOR = "prior"
+
+
+def is_prior(version: str | None) -> bool:
+    """Tell whether that is the name of a prior: nothing is learnt from ratings yet, and scores are not calibrated."""
+    return version is not None and version.startswith(f"{WithoutModel.PRIOR}-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,11 +452,14 @@ def logit(probability: float) -> float:
 def _document_ranking(
     ranker: Ranker | None, query: str, texts: Sequence[str], otherwise: WithoutModel
 ) -> Ranking | None:
-    """Rank by the model; None where there is none, and that is allowed."""
+    """Rank by the model, or by what may take its place; None where there is none, and that is allowed."""
     trouble: ModelFileError | None = None
+    candidates = [Candidate(text) for text in texts]
     if ranker is not None:
         try:
-            ranking = ranker.ranking(query, [Candidate(text) for text in texts])
+            ranking = ranker.ranking(query, candidates)
+            if ranking.model_version is None and otherwise is WithoutModel.PRIOR:
+                ranking = ranker.ranking_by_prior(query, candidates)
         except ModelFileError as error:
             logger.error("No documents are ranked: %s", error)
             trouble = error
@@ -428,10 +472,13 @@ def _document_ranking(
                 return ranking
     if otherwise is WithoutModel.INCOMING:
         return None
+    if ranker is not None and trouble is not None and otherwise is WithoutModel.PRIOR:
+        with suppress(ModelFileError):
+            return ranker.ranking_by_prior(query, candidates)
     # Without the path, and without the reason: whoever asked may be anybody; the log has them.
     raise ModelFileError(
         "There is no usable reward model here, so nothing can be ranked. Train one (rlhf-loop train), or have the "
-        "incoming order kept meanwhile: RLHF_RERANK_WITHOUT_MODEL=incoming."
+        "incoming order kept meanwhile (RLHF_RERANK_WITHOUT_MODEL=incoming) or that of the prior (prior)."
     ) from trouble
 
 

@@ -15,6 +15,7 @@ from rlhf_loop.ranking import (
     DocumentRanking,
     Ranker,
     WithoutModel,
+    is_prior,
     logit,
     rank_documents,
     rerank_candidates,
@@ -124,6 +125,37 @@ def test_a_damaged_model_is_as_none(ranker: Ranker, tmp_path: Path, caplog: pyte
     assert str(tmp_path) in caplog.text
 
 
+def test_the_prior_where_it_is_wanted(empty_ranker: Ranker, encoder: TextEncoder, tmp_path: Path) -> None:
+    """Without a model the prior may rank, under a name of its own; by the setting or by what the caller wants."""
+    wanted = Ranker(Settings(model_path=tmp_path / "none", rerank_without_model="prior"), encoder=encoder)
+    by_setting, by_call = (
+        rank_documents(wanted, QUERY, DOCUMENTS),
+        rank_documents(empty_ranker, QUERY, DOCUMENTS, otherwise=WithoutModel.PRIOR),
+    )
+    assert by_setting == by_call
+    assert order(by_call)[0] == 1
+    assert all(0 < found.score < 1 for found in by_call.documents)
+    assert is_prior(by_call.model_version)
+    assert wanted.model_version == by_call.model_version
+    (tmp_path / "none").write_bytes(b"no model")
+    with pytest.raises(ModelFileError):
+        rank_documents(wanted, QUERY, DOCUMENTS)
+    assert rank_documents(wanted, QUERY, DOCUMENTS, otherwise=WithoutModel.PRIOR) == by_call
+    assert not is_prior(None)
+    assert not is_prior("passages-0123456789ab")
+
+
+def test_the_log_says_that_the_prior_ranks(
+    tmp_path: Path, encoder: TextEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning says that nothing is learnt yet, and that scores are not calibrated."""
+    wanted = Ranker(Settings(model_path=tmp_path / "none", rerank_without_model="prior"), encoder=encoder)
+    with caplog.at_level(logging.WARNING):
+        ranked = [rerank_candidates(QUERY, DOCUMENTS, ranker=wanted) for _ in range(2)]
+    assert ranked[0][0]["text"] == GOOD
+    assert caplog.text.count("the prior ranks, and its scores are not calibrated. Run: rlhf-loop train") == 1
+
+
 def test_a_panic_of_a_library_is_an_error() -> None:
     """What is no Exception, as libraries in Rust raise it, becomes one, so that the request is answered."""
 
@@ -139,8 +171,8 @@ def test_a_panic_of_a_library_is_an_error() -> None:
 
 
 def test_what_to_do_without_a_model_is_a_setting() -> None:
-    """The setting is one of two words; another is refused with both."""
+    """The setting is one of three words; another is refused with all."""
     assert without_model(Settings()) is WithoutModel.ERROR
     assert without_model(Settings(rerank_without_model="incoming")) is WithoutModel.INCOMING
-    with pytest.raises(ConfigError, match=r"RLHF_RERANK_WITHOUT_MODEL='random'.*error, incoming"):
+    with pytest.raises(ConfigError, match=r"RLHF_RERANK_WITHOUT_MODEL='random'.*error, incoming, prior"):
         without_model(Settings(rerank_without_model="random"))

@@ -28,9 +28,10 @@ _CURVES = 6
 
 def main() -> None:
     """Print how often what came lies in the range that was told."""
-    ratings = load(load_encoder(Settings()))
+    encoder = load_encoder(Settings())
+    ratings = load(encoder)
     for recipe in RECIPES.values():
-        rated = RatedFeatures(ratings.features[recipe.name], ratings.data.label, ratings.data.prompt)
+        rated = RatedFeatures(ratings.features[recipe.name], ratings.data.label, ratings.data.prompt, encoder.id)
         sizes, accuracy = _what_came(rated, recipe)
         say(f"{recipe.name}: " + ", ".join(f"{n} {a:.3f}" for n, a in zip(sizes, accuracy, strict=True)))
         for known in _KNOWN:
@@ -59,7 +60,7 @@ def _part(rated: RatedFeatures, known: int, seed: int) -> RatedFeatures:
     order = np.random.default_rng(seed).permutation(np.unique(rated.prompt))
     enough = int(np.searchsorted(np.cumsum(np.bincount(rated.prompt)[order]), known)) + 1
     rows = np.isin(rated.prompt, order[:enough])
-    return RatedFeatures(rated.features[rows], rated.label[rows], rated.prompt[rows])
+    return RatedFeatures(rated.features[rows], rated.label[rows], rated.prompt[rows], rated.encoder)
 
 
 def _growth(part: RatedFeatures, recipe: Recipe, goal: float) -> Growth:

@@ -10,7 +10,7 @@ from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker, WithoutModel, default_ranker, rank_documents
 
 #: What to do while there is no model; `WithoutModel` as users of the adapters write it.
-Fallback: TypeAlias = Literal["error", "incoming"]
+Fallback: TypeAlias = Literal["error", "incoming", "prior"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ def ranked(
         ranker: by default the one of the process, made from the environment's `RLHF_*` variables.
         top: keep no more than the best so many.
         threshold: keep only what has this score; without a model all is kept, as nothing has one.
-        without_model: "error", or "incoming" for the incoming order.
+        without_model: "error", "incoming" for the incoming order, or "prior" for that of the prior, whose scores are
+            not calibrated.
 
     Raises:
         ValueError: one of the arguments is not valid.

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, prompt_key
 from rlhf_loop.errors import ConfigError, RlhfLoopError
-from rlhf_loop.ranking import Ranker
+from rlhf_loop.ranking import Ranker, WithoutModel, is_prior
 from rlhf_loop.store.interactions import INCOMING, INTERLEAVED, LIVE, experiment_name
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Experiment:
         share = self._settings.experiment_share
         if ranking.model_version is None:
             return Order(ranking.candidates, INCOMING)
+        if is_prior(ranking.model_version):
+            return Order(ranking.candidates, WithoutModel.PRIOR.value)
         if not share:
             return Order(ranking.candidates, LIVE)
         # Looked for whatever the draw says: while the other order cannot be used, no question takes part.
@@ -149,7 +151,8 @@ class Experiment:
             return _Other(INCOMING)
         try:
             file = model_file(self._settings)
-            ranker = Ranker(replace(self._settings, model_path=file), encoder=self._encoder)
+            settings = replace(self._settings, model_path=file, rerank_without_model=WithoutModel.ERROR.value)
+            ranker = Ranker(settings, encoder=self._encoder)
             if version := ranker.model_version:
                 return _Other(version, ranker)
             trouble = f"{file} is gone."

@@ -34,7 +34,7 @@ from rlhf_loop.domain import (
     prompt_key,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
-from rlhf_loop.ranking import Ranker, incoming_order
+from rlhf_loop.ranking import Ranker, incoming_order, is_prior
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_GONE, lost_file
 from rlhf_loop.utils.text import unstorable, visible
@@ -432,4 +432,6 @@ def _model_state(parts: _Parts) -> str:
     except RlhfLoopError as error:
         logger.error("%s", error)
         return "it cannot be used; the log says why"
+    if is_prior(version):
+        return f"{version}: nothing is learnt from ratings yet, and scores are not calibrated"
     return version or "none: candidates keep their incoming order"

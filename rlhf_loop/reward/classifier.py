@@ -13,12 +13,22 @@ from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 
 Features = Floats | NDArray[np.float32]
-#: The prior of slope and offset: as it is, without calibration. The offset, which follows the share of correct answers,
-#: is what a handful of questions tells least about.
-_PRIOR_MEAN = np.array([1.0, 0.0])
-_PRIOR_DEVIATION = np.array([0.5, 0.25])
+#: The prior of slope and offset: a slope of 1, and the offset that gives the share of correct answers, since balancing
+#: has made that one half. The share is the one seen, with so many answers of a usual set beside it: the answers to a
+#: handful of questions tell little about others. By draws of 50 answers (docs/RESULTS.md).
+_SLOPE, _SLOPE_DEVIATION, _OFFSET_DEVIATION = 1.0, 0.35, 0.25
+_USUAL_SHARE, _USUAL_ANSWERS = 0.35, 20
 _LEAST_SLOPE = 1e-6
 _ITERATIONS = 2000
+#: How strongly a fit may be drawn to its prior, against the same penalty without one: as strongly, four times, or not
+#: at all. Another than the first is taken where ratings that the fit has not seen are more likely by this, in nats.
+STRENGTHS = (1.0, 4.0, 0.0)
+_MARGIN = 2.0
+#: Answers from which on there is nothing left to choose: the prior weighs next to nothing.
+_ENOUGH = 2000
+#: Answers that the scales of the prior's own data count for.
+_PRIOR_ANSWERS = 20
+_NEWTON_STEPS, _HALVINGS, _NEWTON_TOLERANCE, _LEAST_CURVATURE = 50, 20, 1e-8, 1e-12
 #: By which the intercept's column is larger than a scaled feature.
 _INTERCEPT = 30.0
 
@@ -46,6 +56,18 @@ class Scorer:
     def probability(self, features: Features) -> Floats:
         """Return the calibrated probabilities, shape (n,)."""
         return sigmoid(self.slope * self.decision(features) + self.offset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """Coefficients that other data has taught, of features in the scales of that data: mean, deviation and range."""
+
+    coef: Floats
+    intercept: float
+    mean: Floats
+    deviation: Floats
+    low: Floats
+    high: Floats
 
 
 def sigmoid(values: Floats) -> Floats:
@@ -81,21 +103,35 @@ class RewardClassifier:
     their scores) (Bradley and Terry 1952; reward models of RLHF are fitted so, Ouyang et al. 2022). For linear scores
     it is a logistic regression on the difference of the features, in which the intercept cancels.
 
+    With a prior the penalty is on the distance to its coefficients and not to 0, and the scales of few ratings are
+    blended with its own. How strongly it draws is chosen by the same cross-validation: it has to be no worse than none.
+
     Args:
         penalty_c: inverse strength of the L2 penalty.
         scaled: bring the features to mean 0 and variance 1 first, and later clip new ones to the range seen here.
         fold_count: of the cross-validation by question.
+        prior: what the fit is shrunk to, for scaled features only.
         seed: of the folds.
 
-    After `fit`: `scorer_`, which is all that prediction needs, its coefficients for the features as given; and for each
-    training answer `fold_score_` and `fold_probability_`, of models that did not see its question (nan for an answer
-    that is not judged and whose question no fold leaves out). `fold_margin_` has for each pair the score of the better
-    answer less that of the other, of a model that did not see the question, nan where every model may see it.
+    After `fit`: `strength_`, that of the prior, 0 without; `scorer_`, which is all that prediction needs, its
+    coefficients for the features as given; and for each training answer `fold_score_` and `fold_probability_`, of
+    models that did not see its question (nan for an answer that is not judged and whose question no fold leaves out).
+    `fold_margin_` has for each pair the score of the better answer less that of the other, of a model that did not see
+    the question, nan where every model may see it.
     """
 
-    def __init__(self, *, penalty_c: float = 1.0, scaled: bool = True, fold_count: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        penalty_c: float = 1.0,
+        scaled: bool = True,
+        prior: Prior | None = None,
+        fold_count: int = 5,
+        seed: int = 0,
+    ) -> None:
         self.penalty_c = penalty_c
         self.scaled = scaled
+        self.prior = prior
         self.fold_count = fold_count
         self.seed = seed
 
@@ -139,26 +175,42 @@ class RewardClassifier:
     def _fit(self, rows: _Rows, pairs: PairRows | None, of_pairs: Ints) -> Self:
         label, fold, weight = rows.label, rows.fold, rows.weight
         parts = np.unique(fold[rows.judged])
-        self.fold_score_ = np.full(len(label), np.nan)
-        self.fold_margin_ = np.full(len(of_pairs), np.nan)
-        for part in parts:
-            out, out_pairs = fold == part, of_pairs == part
-            scorer = self._regress(rows.only(~out), pairs and pairs.only(~out_pairs))
-            self.fold_score_[out] = scorer.decision(rows.features[out])
-            if pairs is not None:
-                self.fold_margin_[out_pairs] = pairs.difference[out_pairs] @ scorer.coef
+        self.strength_, self.fold_score_, self.fold_margin_ = self._cross_validate(rows, pairs, of_pairs, parts)
         self.fold_probability_ = np.full(len(label), np.nan)
         for part in parts:
             out = fold == part
             others = ~out & rows.judged
-            slope, offset = _calibrate(self.fold_score_[others], label[others], _part(weight, others))
+            slope, offset, _ = _calibrate(self.fold_score_[others], label[others], _part(weight, others))
             self.fold_probability_[out] = sigmoid(slope * self.fold_score_[out] + offset)
         judged = rows.judged
-        slope, offset = _calibrate(self.fold_score_[judged], label[judged], _part(weight, judged))
-        self.scorer_ = replace(self._regress(rows, pairs), slope=slope, offset=offset)
+        slope, offset, _ = _calibrate(self.fold_score_[judged], label[judged], _part(weight, judged))
+        self.scorer_ = replace(self._regress(rows, pairs, self.strength_), slope=slope, offset=offset)
         return self
 
-    def _regress(self, rows: _Rows, pairs: PairRows | None) -> Scorer:
+    def _cross_validate(
+        self, rows: _Rows, pairs: PairRows | None, of_pairs: Ints, parts: Ints
+    ) -> tuple[float, Floats, Floats]:
+        """Return the strength of the prior, and scores and margins by models that have not seen the question."""
+        judged = rows.judged
+        strengths = (0.0,) if self.prior is None else STRENGTHS if judged.sum() < _ENOUGH else STRENGTHS[:1]
+        found = []
+        for strength in strengths:
+            score, margin = np.full(len(rows.label), np.nan), np.full(len(of_pairs), np.nan)
+            for part in parts:
+                out, out_pairs = rows.fold == part, of_pairs == part
+                scorer = self._regress(rows.only(~out), pairs and pairs.only(~out_pairs), strength)
+                score[out] = scorer.decision(rows.features[out])
+                if pairs is not None:
+                    margin[out_pairs] = pairs.difference[out_pairs] @ scorer.coef
+            found.append((strength, score, margin))
+        if len(found) == 1:
+            return found[0]
+        weight = _part(rows.weight, judged)
+        surprise = [_calibrate(score[judged], rows.label[judged], weight)[2] for _, score, _ in found]
+        surprise[0] -= _MARGIN
+        return found[int(np.argmin(surprise))]
+
+    def _regress(self, rows: _Rows, pairs: PairRows | None, strength: float) -> Scorer:
         values = rows.features.astype(np.float64)
         columns = values.shape[1]
         if not self.scaled:
@@ -170,10 +222,20 @@ class RewardClassifier:
         mean = values.mean(axis=0)
         values -= mean
         deviation = np.sqrt(np.einsum("ij,ij->j", values, values) / len(values))
+        if self.prior is not None and strength:
+            own = len(values) / (len(values) + _PRIOR_ANSWERS)
+            middle = own * mean + (1 - own) * self.prior.mean
+            variance = own * (deviation**2 + (mean - middle) ** 2)
+            variance += (1 - own) * (self.prior.deviation**2 + (self.prior.mean - middle) ** 2)
+            values += mean - middle
+            mean, deviation = middle, np.sqrt(variance)
         # A feature that never varies says nothing; dividing by its rounding noise would say something wild.
         deviation = np.where(deviation > 1e-9, deviation, np.inf)
         values /= deviation
-        coef, intercept = self._learn(values, rows, pairs, deviation)
+        if self.prior is not None and strength:
+            coef, intercept = self._shrink(values, rows, pairs, deviation, self.prior.coef, strength)
+        else:
+            coef, intercept = self._learn(values, rows, pairs, deviation)
         coef = coef / deviation
         return Scorer(coef, float(intercept - mean @ coef), low, high)
 
@@ -203,6 +265,49 @@ class RewardClassifier:
             sample_weight=np.concatenate([weight, pairs.weight]),
         )
         return model.coef_[0, :-1], float(model.coef_[0, -1] * _INTERCEPT)
+
+    def _shrink(
+        self, values: Floats, rows: _Rows, pairs: PairRows | None, scale: Floats, to: Floats, strength: float
+    ) -> tuple[Floats, float]:
+        """Return coefficients and intercept as `_learn` does, of the smallest loss plus the squared distance to `to`.
+
+        By Newton's method, since scikit-learn's regression knows no offset: a few dozen columns need five steps or six.
+        """
+        weight = _balanced(rows.label, np.ones(len(values)) if rows.weight is None else rows.weight)
+        label, table = rows.label, np.c_[values, np.ones(len(values))]
+        if pairs is not None:
+            table = np.concatenate([table, np.c_[pairs.difference / scale, np.zeros(len(pairs.weight))]])
+            label = np.r_[label, np.ones(len(pairs.weight), dtype=np.intp)]
+            weight = np.r_[weight, pairs.weight]
+        weight = weight * (self.penalty_c / strength)
+        target = np.r_[to, 0.0]
+        penalty = np.r_[np.ones(len(to)), 0.0]
+
+        def loss(at: Floats, margin: Floats) -> float:
+            surprise = np.logaddexp(0, margin) - label * margin
+            return float(weight @ surprise + penalty @ (at - target) ** 2 / 2)
+
+        at = target
+        margin = table @ at
+        value = loss(at, margin)
+        for _ in range(_NEWTON_STEPS):
+            probability = sigmoid(margin)
+            slope = table.T @ (weight * (probability - label)) + penalty * (at - target)
+            curve = weight * np.maximum(probability * (1 - probability), _LEAST_CURVATURE)
+            step = np.linalg.solve((table * curve[:, np.newaxis]).T @ table + np.diag(penalty), slope)
+            for _ in range(_HALVINGS):
+                new = at - step
+                new_margin = table @ new
+                new_value = loss(new, new_margin)
+                if new_value <= value:
+                    break
+                step = step / 2
+            else:
+                break
+            at, margin, value = new, new_margin, new_value
+            if np.abs(step).max() < _NEWTON_TOLERANCE:
+                break
+        return at[:-1], float(at[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,21 +347,26 @@ def _balanced(label: Ints, weight: Floats) -> Floats:
     return balanced
 
 
-def _calibrate(score: Floats, label: Ints, weight: Floats | None) -> tuple[float, float]:
-    """Return the slope and offset of highest posterior; the slope stays positive, so the ranking stays as it is."""
+def _calibrate(score: Floats, label: Ints, weight: Floats | None) -> tuple[float, float, float]:
+    """Return the slope and offset of highest posterior, and how little likely the labels are with them, in nats.
+
+    The slope stays positive, so the ranking stays as it is.
+    """
     # Imported here, like scikit-learn: serving does without it.
     from scipy.optimize import minimize
 
+    counts = np.ones(len(label)) if weight is None else weight
+    share = (counts @ label + _USUAL_SHARE * _USUAL_ANSWERS) / (counts.sum() + _USUAL_ANSWERS)
+    expected = np.array([_SLOPE, np.log(share / (1 - share))])
+    deviation = np.array([_SLOPE_DEVIATION, _OFFSET_DEVIATION])
+
     def loss(at: Floats) -> tuple[float, Floats]:
         margin = at[0] * score + at[1]
-        residual = sigmoid(margin) - label
-        surprise = np.logaddexp(0, margin) - label * margin
-        if weight is not None:
-            residual, surprise = weight * residual, weight * surprise
-        distance = (at - _PRIOR_MEAN) / _PRIOR_DEVIATION
-        value = surprise.sum() + distance @ distance / 2
-        return float(value), np.array([residual @ score, residual.sum()]) + distance / _PRIOR_DEVIATION
+        residual = counts * (sigmoid(margin) - label)
+        distance = (at - expected) / deviation
+        value = counts @ (np.logaddexp(0, margin) - label * margin) + distance @ distance / 2
+        return float(value), np.array([residual @ score, residual.sum()]) + distance / deviation
 
     bounds = [(_LEAST_SLOPE, None), (None, None)]
-    slope, offset = minimize(loss, _PRIOR_MEAN, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(slope), float(offset)
+    found = minimize(loss, expected, jac=True, method="L-BFGS-B", bounds=bounds)
+    return float(found.x[0]), float(found.x[1]), float(found.fun)

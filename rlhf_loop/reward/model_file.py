@@ -96,11 +96,12 @@ class LoadedModel:
 
     model: RewardModel
     sha256: str
+    name: str | None = None
 
     @property
     def version(self) -> str:
         """A short name for exactly this model."""
-        return version_name(self.model.recipe, self.sha256)
+        return self.name or version_name(self.model.recipe, self.sha256)
 
 
 def version_name(recipe: str, sha256: str) -> str:
@@ -314,7 +315,8 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
             f"Install the version that wrote it. {_RETRAIN}"
         )
     recipe = RECIPES.get(str(values["recipe"]))
-    if recipe is None or type(values["recipe_version"]) is not int or recipe.version != values["recipe_version"]:
+    version = values["recipe_version"]
+    if recipe is None or type(version) is not int or version not in (recipe.version, *recipe.older):
         known = ", ".join(f"{name} {known.version}" for name, known in RECIPES.items())
         raise ModelFileError(
             f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop "

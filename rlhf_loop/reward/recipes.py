@@ -59,8 +59,10 @@ class Recipe(Protocol):
     """FairLock questions with their candidates into features; it learns nothing itself."""
 
     name: ClassVar[str]
-    #: Raised when the features change their meaning: a model file of another version is refused.
+    #: Raised when models are made in another way: a file of another version is refused, but for those that are `older`
+    #: and have the same features.
     version: ClassVar[int]
+    older: ClassVar[tuple[int, ...]]
     #: Whether texts of any length are read to their end, or only as far as the encoder's window.
     reads_all: ClassVar[bool]
     #: Whether the features are brought to mean 0 and variance 1 before the fit.
@@ -85,7 +87,8 @@ class PassagesRecipe:
     """Query-to-passage, lexical and length features, each also relative to the question's other candidates."""
 
     name: ClassVar[str] = "passages"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    older: ClassVar[tuple[int, ...]] = (1,)
     reads_all: ClassVar[bool] = True
     scaled: ClassVar[bool] = True
     penalty_c: ClassVar[float] = 0.02
@@ -121,6 +124,7 @@ class JointRecipe:
 
     name: ClassVar[str] = "joint"
     version: ClassVar[int] = 1
+    older: ClassVar[tuple[int, ...]] = ()
     reads_all: ClassVar[bool] = False
     scaled: ClassVar[bool] = False
     penalty_c: ClassVar[float] = 1.0

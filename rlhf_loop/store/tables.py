@@ -517,7 +517,7 @@ class ModelVersion(Base):
 class ServedQuestion(Base):
     """A question that was answered. `candidate_group` is that of its interactions.
 
-    `policy` is what ordered the answers (live, incoming, a model's version, or interleaved), chosen with the
+    `policy` is what ordered the answers (live, incoming, prior, a model's version, or interleaved), chosen with the
     probability `propensity`. `experiment` names what the live order was compared with then: the other order, with
     " interleaved" behind it where both were shown in turn. `first_id` is the external id of the answer that came first,
     None where nothing was found. `teams` has for interleaved answers, by external id, the ranking that put each one

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.reward import Recipe, RewardClassifier, recipe_named
+from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
 from rlhf_loop.reward.classifier import PairRows, Scorer
 from rlhf_loop.reward.recipes import JointRecipe, joint_texts
 from rlhf_loop.training.data import Chunk, TrainingSet
@@ -167,7 +167,7 @@ class Material:
     """Data that recipes are fitted on and judged by.
 
     Of the rated answers of `data` those `judged` decide, the others are hints; `held` are those of held-out questions.
-    `features` has for each recipe the features of its `rows`.
+    `features` has for each recipe the features of its `rows`, made with the `encoder` of that id.
     """
 
     data: TrainingSet
@@ -176,15 +176,19 @@ class Material:
     features: Mapping[str, NDArray[np.float32]]
     rows: Mapping[str, Mask]
     compared: PairMatrix
+    encoder: str
 
 
 @dataclass(frozen=True, slots=True)
 class FittedRecipe:
     """A model, and what models that did not see the question say: for each answer the probability of being correct, for
     each pair the score of the better answer less that of the other; nan where every model may see the question.
+
+    `prior` is how strongly the prior drew, None where the recipe has none for this encoder.
     """
 
     scorer: Scorer
+    prior: float | None
     probability: Floats
     margin: Floats
 
@@ -195,7 +199,7 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
     inside, fitted = ~of.held[rows], rows & ~of.held
     plain = bool(data.expert.all() and (data.weight == 1).all())
     pairs = _Pairs(of.compared, recipe.name) if len(of.compared.pairs) else None
-    classifier = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled, seed=seed)
+    classifier = prior.classifier(recipe, of.encoder, seed=seed)
     classifier.fit(
         matrix[inside],
         data.label[fitted],
@@ -208,7 +212,8 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
     probability[fitted] = classifier.fold_probability_
     probability[rows & of.held] = classifier.predict_proba(matrix[~inside])[:, 1]
     margin = pairs.margin(classifier) if pairs else np.empty(0)
-    return FittedRecipe(classifier.scorer_, probability, margin)
+    drew = None if classifier.prior is None else classifier.strength_
+    return FittedRecipe(classifier.scorer_, drew, probability, margin)
 
 
 def rating_weights(data: TrainingSet, judged: Mask, fitted: Mask) -> Floats:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Example, Interval
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.reward import Recipe, RewardClassifier
+from rlhf_loop.reward import Recipe, prior
 from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet, assemble
@@ -133,11 +133,15 @@ def extrapolate(sizes: Floats, accuracy: Floats, covariance: Floats, *, now: int
 
 @dataclass(frozen=True, slots=True)
 class RatedFeatures:
-    """Rated answers with their features: one row each. `prompt` numbers questions, `weight` is what a rating counts."""
+    """Rated answers with their features: one row each, made with the `encoder` of that id.
+
+    `prompt` numbers questions, `weight` is what a rating counts.
+    """
 
     features: NDArray[np.float32]
     label: Ints
     prompt: Ints
+    encoder: str
     weight: Floats | None = None
 
 
@@ -223,9 +227,7 @@ def fits(
         held = fold == part
         for size in _sizes(there if most is None else min(there, most), step):
             rows = _first_questions(of.prompt, order, size)
-            classifier = RewardClassifier(
-                penalty_c=recipe.penalty_c, scaled=recipe.scaled, fold_count=fold_count, seed=seed
-            )
+            classifier = prior.classifier(recipe, of.encoder, fold_count=fold_count, seed=seed)
             weight = None if of.weight is None else of.weight[rows]
             try:
                 classifier.fit(of.features[rows], of.label[rows], of.prompt[rows], weight=weight)
@@ -260,7 +262,7 @@ def learning_curve(
     found = read_features(data, {recipe.name: rows}, encoder)
     data, features = data.only(rows & found.there), found.features[recipe.name]
     weight = None if (data.weight == 1).all() else data.weight
-    rated = RatedFeatures(features, data.label, data.prompt, weight)
+    rated = RatedFeatures(features, data.label, data.prompt, encoder.id, weight)
     results: dict[int, list[tuple[float, float, float]]] = {}
     for judged in fits(rated, recipe=recipe, step=2, fold_count=5, seed=seed):
         results.setdefault(judged.rated, []).append(_judge(data, judged.held, judged.probability))

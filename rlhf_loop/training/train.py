@@ -92,6 +92,9 @@ class TrainingReport:
     `groups` counts the questions, those that ask for the same as one; no split tears them apart. All measures are of
     unseen questions and of documents as they come, known ones among them; `documents` has those of unseen documents.
 
+    `prior` is how strongly the prior that is shipped drew the fit: 1 as usual, 0 not at all, as the ratings say
+    otherwise, None where the recipe has none for this encoder.
+
     `calibration` has what was predicted beside what was given, of the same answers as `overall`. `growth` says what
     more ratings bring, as far as that was asked for.
     """
@@ -123,6 +126,7 @@ class TrainingReport:
     growth: Growth = Growth()
     groups: int | None = None
     documents: DocumentReport | None = None
+    prior: float | None = None
 
     def __repr__(self) -> str:
         first = self.overall.orders["model"].precision_at_1
@@ -210,7 +214,7 @@ def train(
         data, held, judged = data.only(found.there), held[found.there], judged[found.there]
         rows = {name: mask[found.there] for name, mask in rows.items()}
         _check_judged(data, judged, min_samples)
-    material = Material(data, judged, held, found.features, rows, pair_rows)
+    material = Material(data, judged, held, found.features, rows, pair_rows, encoder.id)
     fits = {}
     for each in recipes:
         started = perf_counter()
@@ -251,6 +255,7 @@ def train(
         raters=data.raters,
         disregarded=data.disregarded,
         calibration=bins(fit.probability[having], data.label[having]),
+        prior=fit.prior,
     )
     seconds["evaluation"] = perf_counter() - started
     started = perf_counter()
@@ -258,7 +263,7 @@ def train(
     seconds["unseen documents"] = perf_counter() - started
     if goal is not None:
         started = perf_counter()
-        of = _rated(data, found.features[chosen], rows[chosen], judged & ~held)
+        of = _rated(data, found.features[chosen], rows[chosen], judged & ~held, encoder.id)
         report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
         seconds["learning curve"] = perf_counter() - started
     model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id)
@@ -295,11 +300,11 @@ def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
     return max(evaluations, key=quality)
 
 
-def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask) -> RatedFeatures:
+def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask, encoder: str) -> RatedFeatures:
     """Return the wanted answers of those whose features, one row each, are there."""
     both = rows & wanted
     weight = None if (data.weight[both] == 1).all() else data.weight[both]
-    return RatedFeatures(features[wanted[rows]], data.label[both], data.prompt[both], weight)
+    return RatedFeatures(features[wanted[rows]], data.label[both], data.prompt[both], encoder, weight)
 
 
 def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_class: int | None = None) -> None:

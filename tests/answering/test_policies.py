@@ -66,6 +66,13 @@ def test_without_a_model_the_incoming_order_answers() -> None:
         assert order == Order(incoming.candidates, "incoming")
 
 
+def test_the_prior_is_a_policy_of_its_own() -> None:
+    """Before the first training nothing is compared: the prior answers, and the serving log says so."""
+    by_prior = Ranking(LIVE.candidates, "prior-0123456789ab")
+    order = Experiment(Settings(experiment_share=0.5), encoder=None).order("Why?", CANDIDATES, by_prior)
+    assert order == Order(by_prior.candidates, "prior")
+
+
 def test_a_share_of_the_questions_gets_the_incoming_order() -> None:
     """Each with its probability; the scores stay the live model's, the ranks are those of the places."""
     orders = [ordered(query, experiment_share=0.3) for query in QUESTIONS]

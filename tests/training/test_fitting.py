@@ -9,7 +9,7 @@ import pytest
 from rlhf_loop.domain import Example, Pair, PairKind, Question, ReviewerRole, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.reward import RECIPES, RewardClassifier, RewardModel, recipe_named
+from rlhf_loop.reward import RECIPES, RewardModel, prior, recipe_named
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.data import assemble
 from rlhf_loop.training.fit import MOST_ANSWERS, rating_weights, read_pairs, rows_for
@@ -74,7 +74,7 @@ def test_without_pairs_and_end_users_nothing_has_changed(
     questions = [question for chunk in data.chunks() for question in chunk.questions]
     features = recipe.features(questions, encoder).astype(np.float32)
     kept = ~holdout(data.prompt, data.label, share=HOLDOUT_SHARE, seed=0)
-    plain = RewardClassifier(penalty_c=recipe.penalty_c, scaled=recipe.scaled)
+    plain = prior.classifier(recipe, encoder.id)
     plain.fit(features[kept], data.label[kept], data.prompt[kept])
     assert same_model(model, replace(model, scorer=plain.scorer_))
     assert (report.judged_by, report.experts, report.end_users) == (ReviewerRole.EXPERT, 200, 0)

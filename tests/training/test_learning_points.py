@@ -14,7 +14,7 @@ def rated(answers: int, *, noise: float = 1.0, seed: int = 0) -> RatedFeatures:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(answers, 10)).astype(np.float32)
     label = (features[:, :4].sum(axis=1) + noise * rng.normal(size=answers) > 0).astype(np.intp)
-    return RatedFeatures(features, label, np.arange(answers) // 4)
+    return RatedFeatures(features, label, np.arange(answers) // 4, "an encoder")
 
 
 def test_the_accuracy_grows_with_the_ratings() -> None:
@@ -42,7 +42,7 @@ def test_nobody_is_judged_by_what_was_fitted_on() -> None:
 def test_labels_that_nothing_tells() -> None:
     """A coin is right half of the time, with 50 ratings or 400: the goal is out of reach."""
     data = rated(500)
-    coin = RatedFeatures(data.features, np.random.default_rng(3).integers(2, size=500), data.prompt)
+    coin = RatedFeatures(data.features, np.random.default_rng(3).integers(2, size=500), data.prompt, data.encoder)
     found = growth(coin, recipe=RECIPE, goal=0.8)
     assert found.outlook is not None
     assert found.outlook.ratings is None
@@ -61,7 +61,7 @@ def test_one_question_with_all_good_answers() -> None:
     """Nothing can be left out of it, so there is nothing."""
     data = rated(100)
     label = (data.prompt == 0).astype(np.intp)
-    assert growth(RatedFeatures(data.features, label, data.prompt), recipe=RECIPE, goal=0.8) == Growth()
+    assert growth(RatedFeatures(data.features, label, data.prompt, data.encoder), recipe=RECIPE, goal=0.8) == Growth()
 
 
 def test_ratings_that_count_nothing() -> None:
@@ -71,7 +71,14 @@ def test_ratings_that_count_nothing() -> None:
     label = np.where(wrong, 1 - data.label, data.label)
     weight = np.where(wrong, 0.0, 1.0)
     plain, weighed = (
-        list(fits(RatedFeatures(data.features, label, data.prompt, given), recipe=RECIPE, step=100, fold_count=3))
+        list(
+            fits(
+                RatedFeatures(data.features, label, data.prompt, data.encoder, given),
+                recipe=RECIPE,
+                step=100,
+                fold_count=3,
+            )
+        )
         for given in (None, weight)
     )
     right = [

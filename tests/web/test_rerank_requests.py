@@ -249,6 +249,15 @@ def test_the_incoming_order_where_a_setting_asks_for_it(encoder: TextEncoder, tm
         assert (answer["model"], answer["usage"]["total_tokens"]) == ("incoming", 0)
 
 
+def test_the_prior_where_a_setting_asks_for_it(encoder: TextEncoder, tmp_path: Path) -> None:
+    """The documents are ranked by the prior, and headers say so."""
+    path, body, _ = ASKED["jina"]
+    web = app_with(ranker_in(tmp_path, encoder, None), tmp_path, rerank_without_model="prior").test_client()
+    response = post(web, path, body)
+    assert response.headers["X-RLHF-Ranking"] == "prior"
+    assert response.headers["X-RLHF-Model"].startswith("prior-")
+
+
 def test_a_promoted_model_ranks_from_then_on(
     encoder: TextEncoder, tmp_path: Path, trained: tuple[RewardModel, TrainingReport]
 ) -> None:

@@ -2,7 +2,8 @@
 
 `python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
 `python -m tools.results pairs` simulates pairs and end users alone, `python -m tools.results documents` tells known
-documents and unseen ones apart, and `python -m tools.results ratings` does all that comes of the ratings.
+documents and unseen ones apart, `python -m tools.results beginning` measures the prior before and with few ratings, and
+`python -m tools.results ratings` does all that comes of the ratings.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rlhf_loop.training.data import linked_by_documents
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import CurvePoint, learning_curve
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
-from tools.results import cost, plots
+from tools.results import beginning, cost, plots
 from tools.results import experiments as run
 from tools.results.data import FEEDBACKQA, Ratings, load, read_examples
 from tools.results.index import measured as vector_databases
@@ -64,6 +65,7 @@ def _of_ratings(encoder: TextEncoder) -> tuple[list[str], str]:
         _documents(ratings, crossed, encoder),
         _validation(ratings),
         _small(ratings),
+        beginning.measured(encoder),
     ]
     say("learning curves")
     examples, _ = read_examples()
@@ -111,6 +113,13 @@ def only_documents() -> None:
     section = _documents(ratings, {name: run.cross_validated(ratings, name) for name in _NAMES}, encoder)
     sys.stdout.write(section + "\n")
     _replace(section, before="## Fitted on")
+
+
+def only_beginning() -> None:
+    """Do the same for the prior and the first ratings."""
+    section = beginning.measured(load_encoder(Settings.from_env()))
+    sys.stdout.write(section + "\n")
+    _replace(section, before="## Learning curve")
 
 
 def _replace(section: str, *, before: str) -> None:
@@ -387,5 +396,7 @@ if __name__ == "__main__":
         only_pairs()
     elif sys.argv[1:2] == ["documents"]:
         only_documents()
+    elif sys.argv[1:2] == ["beginning"]:
+        only_beginning()
     else:
         main()

@@ -15,20 +15,32 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RECIPES
+from rlhf_loop.reward.classifier import Prior
+from rlhf_loop.reward.prior import prior_of
+from rlhf_loop.reward.recipes import PassagesRecipe
 from rlhf_loop.training.data import TrainingSet, assemble
 from rlhf_loop.training.fit import read_features, rows_for
 
 RATINGS = Path(__file__).parents[3] / "shared" / "data" / "expert_ratings.jsonl.gz"
 FEEDBACKQA = RATINGS.with_name("feedbackqa.jsonl.gz")
+SELQA = RATINGS.with_name("selqa.jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """The ratings in questions, each recipe's features of all of them, and which belong to the validation split."""
+    """The ratings in questions, each recipe's features of all of them, and which belong to the validation split.
+
+    `prior` is what recipe `passages` is shrunk to: nothing that these very ratings have taught.
+    """
 
     data: TrainingSet
     features: Mapping[str, NDArray[np.float32]]
     validation: NDArray[np.bool_]
+    prior: Prior | None
+
+    def prior_of(self, recipe: str) -> Prior | None:
+        """Return what a recipe is shrunk to, None where there is nothing."""
+        return self.prior if recipe == PassagesRecipe.name else None
 
 
 def read_examples(path: Path = RATINGS) -> tuple[list[Example], list[bool]]:
@@ -44,8 +56,12 @@ def read_examples(path: Path = RATINGS) -> tuple[list[Example], list[bool]]:
 
 
 def load(encoder: TextEncoder, path: Path = RATINGS, *, recipes: Iterable[str] = RECIPES) -> Ratings:
-    """Read the ratings and compute the features of the recipes."""
+    """Read the ratings and compute the features of the recipes.
+
+    The prior is the one that is shipped, for other ratings than those that it was learnt from.
+    """
     examples, validation = read_examples(path)
     data = assemble(examples).grouped(encoder)
     rows = {name: rows_for(RECIPES[name], data) for name in recipes}
-    return Ratings(data, read_features(data, rows, encoder).features, np.array(validation))
+    known = prior_of(RECIPES[PassagesRecipe.name], encoder.id) if path == RATINGS else None
+    return Ratings(data, read_features(data, rows, encoder).features, np.array(validation), known)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Interval
 from rlhf_loop.reward import RECIPES, RewardClassifier
+from rlhf_loop.reward.classifier import Prior
 from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training.data import TrainingSet, linked_by_documents
 from rlhf_loop.training.evaluation import Evaluation, evaluate
@@ -59,19 +60,21 @@ def summary(scores: Sequence[Scores]) -> tuple[Scores, Scores]:
 
 def cross_validated(ratings: Ratings, recipe: str, rows: Mask | None = None) -> list[Evaluation]:
     """Five folds by question, dealt anew for each seed; every answer is judged by a model fitted on other questions."""
-    return list(_cross_validated(ratings.data, ratings.features[recipe], recipe, rows))
+    return list(_cross_validated(ratings.data, ratings.features[recipe], recipe, rows, ratings.prior_of(recipe)))
 
 
 def on_unseen_documents(ratings: Ratings, recipe: str) -> list[Evaluation]:
     """Do the same with questions that have an answer in common, or hang together by others that do, in one fold."""
     data = replace(ratings.data, prompt=linked_by_documents(ratings.data))
-    return list(_cross_validated(data, ratings.features[recipe], recipe, None))
+    return list(_cross_validated(data, ratings.features[recipe], recipe, None, ratings.prior_of(recipe)))
 
 
 def out_of_fold(ratings: Ratings, recipe: str) -> Matrix:
     """Return the probability that each answer got from a model fitted on other questions."""
     rows = np.ones(len(ratings.data.row), dtype=np.bool_)
-    probability: Matrix = _fitted(ratings.features[recipe], ratings.data, rows, recipe).fold_probability_
+    probability: Matrix = _fitted(
+        ratings.features[recipe], ratings.data, rows, recipe, ratings.prior_of(recipe)
+    ).fold_probability_
     return probability
 
 
@@ -96,12 +99,12 @@ def other_ndcg(ratings: Ratings, recipe: str) -> dict[str, float]:
 
 
 def ablated(ratings: Ratings, columns: NDArray[np.intp] | None, extra: Matrix | None = None) -> Scores:
-    """Cross-validate recipe `passages` on the training split with only some columns, or with some more."""
+    """Cross-validate recipe `passages` on the training split with only some columns, or with some more; no prior."""
     features = ratings.features["passages"]
     features = features if columns is None else features[:, columns]
     features = features if extra is None else np.hstack([features, extra])
     return summary(
-        [Scores.of(each) for each in _cross_validated(ratings.data, features, "passages", ~ratings.validation)]
+        [Scores.of(each) for each in _cross_validated(ratings.data, features, "passages", ~ratings.validation, None)]
     )[0]
 
 
@@ -157,16 +160,19 @@ def one_answer_a_question(ratings: Ratings, recipe: str) -> list[Scores]:
             out = fold == part
             asked = np.unique(data.question[~out])
             chosen = [rng.choice(np.flatnonzero(data.question == question)) for question in asked]
-            classifier = _fitted(ratings.features[recipe], data, np.isin(np.arange(len(fold)), chosen), recipe)
+            rows = np.isin(np.arange(len(fold)), chosen)
+            classifier = _fitted(ratings.features[recipe], data, rows, recipe, ratings.prior_of(recipe))
             probability[out] = classifier.predict_proba(ratings.features[recipe][out])[:, 1]
         results.append(Scores.of(evaluate(data.predictions(probability), draws=0)))
     return results
 
 
-def _cross_validated(data: TrainingSet, features: Matrix, recipe: str, rows: Mask | None) -> Iterator[Evaluation]:
+def _cross_validated(
+    data: TrainingSet, features: Matrix, recipe: str, rows: Mask | None, prior: Prior | None
+) -> Iterator[Evaluation]:
     rows = np.ones(len(data.row), dtype=np.bool_) if rows is None else rows
     for seed in SEEDS:
-        classifier = _fitted(features, data, rows, recipe, seed=seed)
+        classifier = _fitted(features, data, rows, recipe, prior, seed=seed)
         yield evaluate(data.predictions(classifier.fold_probability_, rows))
 
 
@@ -174,11 +180,13 @@ def _fit_and_judge(
     ratings: Ratings, recipe: str, fitted: Mask, judged: Mask, *, draws: int | None = None
 ) -> Evaluation:
     features = ratings.features[recipe]
-    classifier = _fitted(features, ratings.data, fitted, recipe)
+    classifier = _fitted(features, ratings.data, fitted, recipe, ratings.prior_of(recipe))
     return evaluate(ratings.data.predictions(classifier.predict_proba(features[judged])[:, 1], judged), draws=draws)
 
 
-def _fitted(features: Matrix, data: TrainingSet, rows: Mask, recipe: str, *, seed: int = 0) -> RewardClassifier:
-    settings = RECIPES[recipe]
-    classifier = RewardClassifier(penalty_c=settings.penalty_c, scaled=settings.scaled, fold_count=FOLDS, seed=seed)
+def _fitted(
+    features: Matrix, data: TrainingSet, rows: Mask, recipe: str, prior: Prior | None, *, seed: int = 0
+) -> RewardClassifier:
+    of = RECIPES[recipe]
+    classifier = RewardClassifier(penalty_c=of.penalty_c, scaled=of.scaled, prior=prior, fold_count=FOLDS, seed=seed)
     return classifier.fit(features[rows], data.label[rows], data.prompt[rows])

@@ -28,7 +28,7 @@ from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.ranking import DocumentRanking, rank_documents, without_model
+from rlhf_loop.ranking import DocumentRanking, is_prior, rank_documents, without_model
 from rlhf_loop.utils.concurrency import FairLock, trim_memory
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import whole_body
@@ -126,8 +126,9 @@ _SHARED_WORDS = {
 }
 _HEADERS = {
     "X-RLHF-Ranking": {
-        "description": "`model`, or `incoming`: there is no model, and the documents keep their order.",
-        "schema": {"type": "string", "enum": ["model", "incoming"]},
+        "description": "`model`; or, while there is none, `incoming`: the documents keep their order, or `prior`: they "
+        "have that of the prior, whose scores are not calibrated.",
+        "schema": {"type": "string", "enum": ["model", "incoming", "prior"]},
         "required": True,
     },
     "X-RLHF-Model": {"description": "The version of the model that ranked, if one did.", "schema": {"type": "string"}},
@@ -481,7 +482,8 @@ def _meta(version: str, ranking: DocumentRanking) -> MetaOut:
 
 def _answer(found: BaseModel, ranking: DocumentRanking) -> Response:
     response = Response(found.model_dump_json(exclude_none=True), content_type="application/json")
-    response.headers["X-RLHF-Ranking"] = _INCOMING if ranking.model_version is None else "model"
+    by = "prior" if is_prior(ranking.model_version) else "model"
+    response.headers["X-RLHF-Ranking"] = _INCOMING if ranking.model_version is None else by
     if ranking.model_version is not None:
         response.headers["X-RLHF-Model"] = ranking.model_version
     return response

@@ -1,0 +1,132 @@
+"""Prior of a recipe's coefficients: what answers of other people's data have taught, before there are ratings here.
+
+A fit on few ratings is shrunk to it instead of to nothing, and before the first training it can rank alone. The one
+that is shipped, `prior.json`, was made by `python -m tools.prior`, and names what it was learnt from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_loop.encoders.runtime import same_model
+from rlhf_loop.errors import ModelFileError
+from rlhf_loop.reward.classifier import Prior, RewardClassifier, Scorer
+from rlhf_loop.reward.model_file import LoadedModel, RewardModel
+from rlhf_loop.reward.recipes import Recipe, recipe_named
+
+FILE = Path(__file__).with_name("prior.json")
+#: What a version's name begins with where the prior ranks.
+NAME = "prior"
+_COLUMNS = ("coef", "mean", "deviation", "low", "high")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedPrior:
+    """A prior with what it belongs to, a version of a recipe and an encoder; `sources` are what it was learnt from."""
+
+    recipe: str
+    recipe_version: int
+    encoder: str
+    prior: Prior
+    sources: tuple[Mapping[str, Any], ...]
+    sha256: str
+
+    def as_model(self) -> LoadedModel:
+        """Make it a model that can rank; its scores are not calibrated on any ratings."""
+        model = RewardModel(
+            recipe=self.recipe,
+            recipe_version=self.recipe_version,
+            encoder=self.encoder,
+            scorer=as_scorer(self.prior),
+            card={NAME: True, "sources": list(self.sources)},
+        )
+        return LoadedModel(model, self.sha256, name=f"{NAME}-{self.sha256[:12]}")
+
+
+def as_scorer(prior: Prior) -> Scorer:
+    """Let a prior score by itself, in the scales of the data that taught it."""
+    # A feature that never varied there says nothing.
+    coef = prior.coef / np.where(prior.deviation > 0, prior.deviation, np.inf)
+    return Scorer(coef, float(prior.intercept - prior.mean @ coef), prior.low, prior.high)
+
+
+@cache
+def shipped() -> ShippedPrior:
+    """Return the prior that comes with the package."""
+    return read(FILE.read_bytes())
+
+
+def read(content: bytes) -> ShippedPrior:
+    """Read what `written` has made."""
+    values = json.loads(content)
+    names = recipe_named(values["recipe"]).feature_names()
+    columns = np.array([[values["features"][name][column] for column in _COLUMNS] for name in names]).T
+    return ShippedPrior(
+        recipe=values["recipe"],
+        recipe_version=values["recipe_version"],
+        encoder=values["encoder"],
+        prior=Prior(**dict(zip(_COLUMNS, columns, strict=True)), intercept=values["intercept"]),
+        sources=tuple(values["sources"]),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def written(prior: Prior, *, recipe: Recipe, encoder: str, sources: list[Mapping[str, Any]], made_by: str) -> bytes:
+    """Return the file of a prior: JSON with its origin, and five numbers of four digits for each feature."""
+    table = np.stack([getattr(prior, column) for column in _COLUMNS], axis=1)
+    features = {
+        name: dict(zip(_COLUMNS, (float(f"{value:.4g}") for value in row), strict=True))
+        for name, row in zip(recipe.feature_names(), table.tolist(), strict=True)
+    }
+    values = {
+        "made_by": made_by,
+        "sources": sources,
+        "recipe": recipe.name,
+        "recipe_version": recipe.version,
+        "encoder": encoder.partition("/")[0],
+        "intercept": round(prior.intercept, 4),
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in features.items()]
+    head = json.dumps(values, indent=1).removesuffix("\n}")
+    return (head + ',\n "features": {\n  ' + ",\n  ".join(lines) + "\n }\n}\n").encode()
+
+
+def prior_of(recipe: Recipe, encoder: str) -> Prior | None:
+    """Return the prior of a recipe for vectors of that encoder, None where none is known."""
+    known = shipped()
+    fits = (recipe.name, recipe.version) == (known.recipe, known.recipe_version) and same_model(known.encoder, encoder)
+    return known.prior if fits else None
+
+
+def classifier(recipe: Recipe, encoder: str, *, fold_count: int = 5, seed: int = 0) -> RewardClassifier:
+    """Make the classifier that a recipe is fitted by, with its prior if there is one for that encoder."""
+    return RewardClassifier(
+        penalty_c=recipe.penalty_c,
+        scaled=recipe.scaled,
+        prior=prior_of(recipe, encoder),
+        fold_count=fold_count,
+        seed=seed,
+    )
+
+
+def model_of_prior(encoder: str) -> LoadedModel:
+    """Return the prior as a model, to rank by before the first training.
+
+    Raises:
+        ModelFileError: it was learnt with another encoder.
+    """
+    known = shipped()
+    if not same_model(known.encoder, encoder):
+        raise ModelFileError(
+            f"The prior was learnt with the encoder {known.encoder}, but {encoder} is in use; their vectors do not fit "
+            "together. Set RLHF_RERANK_WITHOUT_MODEL=incoming until the first training (rlhf-loop train)."
+        )
+    return known.as_model()
