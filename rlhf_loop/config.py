@@ -69,6 +69,14 @@ class Settings:
     cache_max_mb: int = _setting(
         2000, "Megabytes that the vector cache may have; 2,000 hold the passages of some 300,000 answers."
     )
+    language: str = _setting(
+        "en", "Language of questions and answers, as in en or german: its stems, its sentences, its empty words."
+    )
+    encoder: str = _setting(
+        "all-MiniLM-L6-v2",
+        "What makes vectors of texts: all-MiniLM-L6-v2 (English), use-multilingual-v3 (16 languages, by the extra "
+        "[multilingual]), or the folder or the hub's id of a sentence encoder.",
+    )
     encoder_path: Path | None = _setting(
         None, "Local folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); it comes before any package."
     )
@@ -91,11 +99,13 @@ class Settings:
     index_path: Path = _setting(
         Path("rlhf_index"), "Folder of the vector database; with a PostgreSQL URL it is in that database instead."
     )
-    index_language: str = _setting("english", "Language of the indexed texts, for the stems of full-text search.")
+    index_language: str = _setting(
+        "", "Language of the indexed texts, for the stems of full-text search. Default: RLHF_LANGUAGE."
+    )
     wikipedia_url: str = _setting(
         "https://{language}.wikipedia.org/w/api.php", "Address of the MediaWiki action API; {language} is filled in."
     )
-    wikipedia_language: str = _setting("en", "Language of the Wikipedia that is asked.")
+    wikipedia_language: str = _setting("", "Language of the Wikipedia that is asked. Default: RLHF_LANGUAGE.")
     arxiv_url: str = _setting("https://export.arxiv.org/api/query", "Address of arXiv's API.")
     llm_url: str = _setting("", "Base URL of an OpenAI-compatible endpoint that drafts answers; empty: none does.")
     llm_model: str = _setting("", "Name of the model that drafts answers.")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_loop.encoders import DIMENSION, Vectors
+from rlhf_loop.encoders import DIMENSION, Shape, Vectors
 
 
 class QuickRuntime:
     """A runtime whose vector of a text depends on nothing but its words."""
 
     id = "quick"
+    shape = Shape()
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)

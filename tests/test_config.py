@@ -29,6 +29,8 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_MODELS_PATH": "models/all",
             "RLHF_CACHE_DIR": "/var/cache/rlhf",
             "RLHF_CACHE_MAX_MB": "500",
+            "RLHF_LANGUAGE": "de",
+            "RLHF_ENCODER": "use-multilingual-v3",
             "RLHF_ENCODER_PATH": "/models/minilm",
             "RLHF_ENCODER_RUNTIME": "sentence-transformers",
             "RLHF_ENCODER_PRECISION": "fp32",
@@ -84,6 +86,8 @@ def test_every_setting_can_be_set() -> None:
         models_path=Path("models/all"),
         cache_dir=Path("/var/cache/rlhf"),
         cache_max_mb=500,
+        language="de",
+        encoder="use-multilingual-v3",
         encoder_path=Path("/models/minilm"),
         encoder_runtime="sentence-transformers",
         encoder_precision="fp32",
@@ -132,7 +136,7 @@ def test_every_setting_can_be_set() -> None:
         rerank_public=True,
         rerank_without_model="incoming",
     )
-    assert len(fields(Settings)) == 52  # a new setting belongs in the mapping above
+    assert len(fields(Settings)) == 54  # a new setting belongs in the mapping above
 
 
 @pytest.mark.parametrize(

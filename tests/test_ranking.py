@@ -354,6 +354,7 @@ class StoppedRuntime:
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.id = encoder.id
+        self.shape = encoder._runtime.shape
         self.asked, self.go = threading.Event(), threading.Event()
         self._runtime = encoder._runtime
 

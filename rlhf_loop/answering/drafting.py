@@ -18,6 +18,7 @@ from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.excerpts import whole_sentences
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import clean_text, visible
 from rlhf_loop.utils.timed_transport import TimedTransport, all_by
 
@@ -180,7 +181,7 @@ class Drafter:
         whole = clean_text(completion.choices[0].message.content or "")
         text = whole[:_LONGEST_DRAFT]
         if completion.choices[0].finish_reason == "length" or text != whole:
-            text = whole_sentences(text)
+            text = whole_sentences(text, language_named(settings.language))
         return "" if text.strip(" .").upper() == _NO_ANSWER else text
 
 

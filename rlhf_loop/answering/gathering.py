@@ -18,6 +18,7 @@ from rlhf_loop.sources.excerpts import excerpt
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils import tracing
 from rlhf_loop.utils.concurrency import start_thread
+from rlhf_loop.utils.languages import ENGLISH, Language, language_named
 from rlhf_loop.utils.text import clean_text, one_line, visible, web_address
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ class SourceResults:
 class Gatherer:
     """Asks the sources, each in a thread of its own. Safe to share between threads."""
 
-    def __init__(self, sources: Sequence[Source], *, deadline_s: float, limit: int) -> None:
-        self._asked = [_SourceState(source, limit) for source in sources]
+    def __init__(
+        self, sources: Sequence[Source], *, deadline_s: float, limit: int, language: Language | None = None
+    ) -> None:
+        language = language or language_named(ENGLISH)
+        self._asked = [_SourceState(source, limit, language) for source in sources]
         self._deadline_s = deadline_s
 
     def gather(self, query: str) -> SourceResults:
@@ -84,11 +88,12 @@ class _Result:
 class _SourceState:
     """A source with what is known of its reliability."""
 
-    def __init__(self, source: Source, limit: int) -> None:
+    def __init__(self, source: Source, limit: int, language: Language) -> None:
         self.name = source.name
         self.breaker = Breaker()
         self._source = source
         self._limit = limit
+        self._language = language
         self._lock = threading.Lock()
         self._busy = 0
 
@@ -152,7 +157,7 @@ class _SourceState:
             started = perf_counter()
             with tracing.span("source", {"rlhf.source": self.name}):
                 given = self._source.search(query, limit=self._limit)
-            passages, trouble = _checked(given, self._limit, query)
+            passages, trouble = _checked(given, self._limit, query, self._language)
             return _Result(passages, trouble, 1000 * (perf_counter() - started))
         finally:
             self._end()
@@ -162,7 +167,7 @@ class _SourceState:
             self._busy -= 1
 
 
-def _checked(given: object, limit: int, query: str) -> tuple[tuple[Passage, ...], str]:
+def _checked(given: object, limit: int, query: str, language: Language) -> tuple[tuple[Passage, ...], str]:
     """Return what of it can be used, and what was wrong with the rest."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise SourceError(f"It gave a {type(given).__name__} instead of a list of passages. Correct its search().")
@@ -178,7 +183,7 @@ def _checked(given: object, limit: int, query: str) -> tuple[tuple[Passage, ...]
         else:
             if len(passage.text) > _LONGEST:
                 troubles.append(f"gave a passage of {len(passage.text):,} characters")
-            shown = text if passage.verbatim else excerpt(query, text, whole=bool(passage.whole))
+            shown = text if passage.verbatim else excerpt(query, text, language, whole=bool(passage.whole))
             passages.append(_honest(passage, shown))
     return tuple(passages), "; ".join(dict.fromkeys(troubles))
 

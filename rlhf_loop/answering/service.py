@@ -37,6 +37,7 @@ from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopErr
 from rlhf_loop.ranking import Ranker, incoming_order, is_prior
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_GONE, lost_file
+from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import unstorable, visible
 from rlhf_loop.utils.tracing import stage
 
@@ -309,7 +310,12 @@ class AnswerService:
                 settings = replace(settings, sources=tuple(name for name in settings.sources if name != "index"))
         sources = sources_from(settings, encoder=encoder) if self._sources is None else checked_sources(self._sources)
         return _Parts(
-            gatherer=Gatherer(sources, deadline_s=settings.source_deadline_s, limit=settings.candidates_per_source),
+            gatherer=Gatherer(
+                sources,
+                deadline_s=settings.source_deadline_s,
+                limit=settings.candidates_per_source,
+                language=language_named(settings.language),
+            ),
             ranker=Ranker(settings, encoder=encoder) if encoder is not None else None,
             experiment=Experiment(settings, encoder=encoder),
             drafter=Drafter(settings) if settings.llm_url else None,

@@ -142,9 +142,11 @@ def _in_links(host: str) -> str:
 
 
 def _described(settings: Settings, name: str) -> str:
-    outside = {"wikipedia": settings.wikipedia_url, "arxiv": settings.arxiv_url}
-    if name in outside:
-        return f"{name} ({_host(outside[name].replace('{language}', settings.wikipedia_language))} gets the questions)"
+    if name in ("wikipedia", "arxiv"):
+        from rlhf_loop.sources.wikipedia import api_address
+
+        address = api_address(settings) if name == "wikipedia" else settings.arxiv_url
+        return f"{name} ({_host(address)} gets the questions)"
     if name == "corrections":
         return "corrections (by your experts, once approved)"
     if name == "index":

@@ -1,18 +1,23 @@
-"""all-MiniLM-L6-v2 as an ONNX graph, written straight from the safetensors file, without torch.
+"""Sentence encoders as ONNX graphs, written straight from their weights, without torch.
 
-The graph is the published architecture in standard operators (opset 23, whose `Attention` ONNX Runtime has a fast
-kernel for): embeddings, six post-norm transformer layers (Devlin et al. 2019, "BERT"), the mean over real tokens, L2
-normalisation. It takes `input_ids` and `attention_mask` (int32, batch x tokens) and gives `embedding` (float32,
-batch x 384). Inside, the tokens of all texts stand in one matrix; only attention has to know where a text ends.
+A graph is the published architecture in standard operators (opset 23, whose `Attention` ONNX Runtime has a fast kernel
+for). It takes `input_ids` and `attention_mask` (int32, batch x tokens). Inside, the tokens of all texts stand in one
+matrix; only attention has to know where a text ends.
 
-With its products in 8 bits it takes about half the time and memory (`make bench`): weights are rounded to signed 8
-bits, one scale an output channel; inputs to unsigned 8 bits, with ranges from the calibration. Attention itself, GELU
-and the norms stay in 32 bits.
+`Graph` is BERT: embeddings, post-norm transformer layers (Devlin et al. 2019, "BERT"), and for all-MiniLM-L6-v2 the
+mean over real tokens and L2 normalisation, `embedding` (float32, batch x 384). The other transformers give `hidden`
+(float32, batch x tokens x width), which is pooled by whoever runs them.
+
+With its products in 8 bits, all-MiniLM-L6-v2 takes about half the time and memory (`make bench`): weights are rounded
+to signed 8 bits, one scale an output channel; inputs to unsigned 8 bits, with ranges from the calibration. Attention
+itself, GELU and the norms stay in 32 bits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +27,33 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rlhf_loop.encoders.weights import INPUTS, Calibration
 
-LAYERS = 6
-HEADS = 12
-DIMENSION = 384
 #: ONNX Runtime's own operators, beside the standard ones.
 MICROSOFT = "com.microsoft"
-_EPSILON = 1e-12
 _OPSET = 23
 _IR_VERSION = 11
+#: What is added to a score so that nothing is left of it.
+_NEVER = -1e9
 
 Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The measures of a transformer, with the defaults of all-MiniLM-L6-v2.
+
+    `first` is the position of the first token, and `approximate` the way in which GELU is computed.
+    """
+
+    layers: int = 6
+    heads: int = 12
+    width: int = 384
+    epsilon: float = 1e-12
+    first: int = 0
+    approximate: str = "none"
+
+
+#: That of all-MiniLM-L6-v2.
+MINILM = Form()
 
 
 def save_graph(model: onnx.ModelProto, target: Path) -> None:
@@ -41,7 +63,7 @@ def save_graph(model: onnx.ModelProto, target: Path) -> None:
     )
 
 
-class Graph:
+class Nodes:
     """Nodes and tensors in the making. Each method adds some and returns the name of its output.
 
     The output of a linear layer has the layer's name, so that a calibration finds it.
@@ -52,19 +74,13 @@ class Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
 
-    def build(self) -> onnx.ModelProto:
-        """Return the whole graph."""
-        self._shapes()
-        hidden = self._embeddings()
-        for layer in range(LAYERS):
-            hidden = self._layer(f"encoder.layer.{layer}.", hidden)
-        self._pool(hidden)
+    def _model(self, name: str, output: str, *shape: str | int) -> onnx.ModelProto:
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "tokens"])
             for name in ("input_ids", "attention_mask")
         ]
-        outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", DIMENSION])]
-        graph = helper.make_graph(self._nodes, "all-MiniLM-L6-v2", inputs, outputs, list(self._tensors.values()))
+        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *shape])]
+        graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._tensors.values()))
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
@@ -85,55 +101,95 @@ class Graph:
     def _weight(self, name: str) -> str:
         return self._tensor(name, self._weights[name])
 
-    def _shapes(self) -> None:
-        """Add "flat" and "texts", the shapes of one row a token and of batch x tokens x 384, and the mask.
+
+class Graph(Nodes):
+    """BERT, and what has its layers: RoBERTa, XLM-R. By default all-MiniLM-L6-v2, down to the text's vector."""
+
+    def __init__(self, weights: Weights, form: Form = MINILM, *, pooled: bool = True) -> None:
+        super().__init__(weights)
+        self._form = form
+        self._pooled = pooled
+
+    def build(self) -> onnx.ModelProto:
+        """Return the whole graph."""
+        self._shapes(self._form.width)
+        self._prepare()
+        hidden = self._embeddings()
+        for layer in range(self._form.layers):
+            hidden = self._layer(layer, hidden)
+        if self._pooled:
+            self._pool(hidden)
+            return self._model("all-MiniLM-L6-v2", "embedding", self._form.width)
+        self._node("Reshape", [hidden, "texts"], "hidden")
+        return self._model("encoder", "hidden", "tokens", self._form.width)
+
+    def _shapes(self, width: int) -> None:
+        """Add "flat" and "texts", the shapes of one row a token and of batch x tokens x width, and the mask.
 
         The mask is boolean, batch x 1 x tokens x tokens: no position looks at padding.
         """
-        self._ints("flat", -1, DIMENSION)
-        one, zero, width = self._ints("one", 1), self._ints("zero", 0), self._ints("width", DIMENSION)
-        self._node("Concat", [self._node("Shape", ["input_ids"], "batch"), width], "texts", axis=0)
+        self._ints("flat", -1, width)
+        one, _, width_ = self._ints("one", 1), self._ints("zero", 0), self._ints("width", width)
+        self._node("Concat", [self._node("Shape", ["input_ids"], "batch"), width_], "texts", axis=0)
         tokens = self._node("Shape", ["input_ids"], "tokens", start=1, end=2)
         real = self._node("Cast", ["attention_mask"], "mask.real", to=TensorProto.BOOL)
         real = self._node("Unsqueeze", [real, self._ints("mask.axes", 1, 2)], "mask.row")
         shape = self._node("Concat", [one, one, tokens, tokens], "mask.shape", axis=0)
         self._node("Expand", [real, shape], "mask")
-        # One text at a time has the token type 0 throughout, so that vector can be added to every position's.
-        positions = self._tensor(
-            "positions",
-            self._weights["embeddings.position_embeddings.weight"]
-            + self._weights["embeddings.token_type_embeddings.weight"][0],
-        )
-        self._node("Slice", [positions, zero, tokens, zero], "places")
 
-    def _embeddings(self) -> str:
-        summed = self._node("Add", [self._words(), "places"], "embeddings.sum")
-        return self._norm("embeddings.LayerNorm", self._node("Reshape", [summed, "flat"], "embeddings.flat"))
-
-    def _words(self) -> str:
-        return self._node("Gather", [self._weight("embeddings.word_embeddings.weight"), "input_ids"], "words")
-
-    def _layer(self, at: str, hidden: str) -> str:
-        parts = [self._linear(f"{at}attention.self.{part}", hidden) for part in ("query", "key", "value")]
-        inputs = [self._node("Reshape", [part, "texts"], f"{part}.texts") for part in parts]
-        context = self._node("Attention", [*inputs, "mask"], f"{at}attention", q_num_heads=HEADS, kv_num_heads=HEADS)
-        context = self._node("Reshape", [context, "flat"], f"{at}attention.flat")
-        attended = self._add_and_norm(f"{at}attention.output", context, hidden)
-        inner = self._node("Gelu", [self._linear(f"{at}intermediate.dense", attended)], f"{at}gelu")
-        return self._add_and_norm(f"{at}output", inner, attended)
-
-    def _add_and_norm(self, at: str, inputs: str, residual: str) -> str:
-        added = self._node("Add", [self._linear(f"{at}.dense", inputs), residual], f"{at}.residual")
-        return self._norm(f"{at}.LayerNorm", added)
+    def _first_rows(self, name: str, rows: NDArray[np.float32], output: str) -> str:
+        """Return as many rows of a tensor as a text has tokens."""
+        return self._node("Slice", [self._tensor(name, rows), "zero", "tokens", "zero"], output)
 
     def _linear(self, name: str, inputs: str) -> str:
         matrix, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
         # As torch keeps it, outputs x inputs; one row a token makes it a plain product with the bias added on the way.
         return self._node("Gemm", [inputs, matrix, bias], name, transB=1)
 
-    def _norm(self, name: str, inputs: str) -> str:
+    def _norm(self, name: str, inputs: str, *, epsilon: float) -> str:
         scale, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
-        return self._node("LayerNormalization", [inputs, scale, bias], name, epsilon=_EPSILON)
+        return self._node("LayerNormalization", [inputs, scale, bias], name, epsilon=epsilon)
+
+    def _prepare(self) -> None:
+        """Add what the embeddings or all layers need."""
+        # One text at a time has the token type 0 throughout, so that vector can be added to every position's.
+        positions = self._weights["embeddings.position_embeddings.weight"][self._form.first :]
+        types = self._weights["embeddings.token_type_embeddings.weight"][0]
+        self._first_rows("positions", positions + types, "places")
+
+    def _embeddings(self) -> str:
+        summed = self._node("Add", [self._words(), "places"], "embeddings.sum")
+        flat = self._node("Reshape", [summed, "flat"], "embeddings.flat")
+        return self._norm("embeddings.LayerNorm", flat, epsilon=self._form.epsilon)
+
+    def _words(self) -> str:
+        return self._node("Gather", [self._weight("embeddings.word_embeddings.weight"), "input_ids"], "words")
+
+    def _layer(self, layer: int, hidden: str) -> str:
+        at = f"encoder.layer.{layer}."
+        parts = [self._linear(f"{at}attention.self.{part}", hidden) for part in ("query", "key", "value")]
+        context = self._attention(at, parts, "mask")
+        attended = self._add_and_norm(f"{at}attention.output.dense", f"{at}attention.output.LayerNorm", context, hidden)
+        return self._feed_forward(at, attended)
+
+    def _attention(self, at: str, parts: list[str], mask: str) -> str:
+        inputs = [self._node("Reshape", [part, "texts"], f"{part}.texts") for part in parts]
+        heads = self._form.heads
+        context = self._node("Attention", [*inputs, mask], f"{at}attention", q_num_heads=heads, kv_num_heads=heads)
+        return self._node("Reshape", [context, "flat"], f"{at}attention.flat")
+
+    def _feed_forward(self, at: str, attended: str) -> str:
+        inner = self._gelu(self._linear(f"{at}intermediate.dense", attended), f"{at}gelu")
+        return self._add_and_norm(f"{at}output.dense", f"{at}output.LayerNorm", inner, attended)
+
+    def _gelu(self, inputs: str, output: str) -> str:
+        if self._form.approximate == "none":
+            return self._node("Gelu", [inputs], output)
+        return self._node("Gelu", [inputs], output, approximate=self._form.approximate)
+
+    def _add_and_norm(self, dense: str, norm: str, inputs: str, residual: str) -> str:
+        added = self._node("Add", [self._linear(dense, inputs), residual], f"{norm.rpartition('.')[0]}.residual")
+        return self._norm(norm, added, epsilon=self._form.epsilon)
 
     def _pool(self, hidden: str) -> None:
         hidden = self._node("Reshape", [hidden, "texts"], "pool.texts")
@@ -144,6 +200,234 @@ class Graph:
         count = self._node("ReduceSum", [real, "one"], "pool.count", keepdims=1)
         mean = self._node("Div", [total, count], "pool.mean")
         self._node("LpNormalization", [mean], "embedding", axis=1, p=2)
+
+
+class MPNetGraph(Graph):
+    """MPNet (Song et al. 2020): BERT whose attention knows how far apart two tokens are; pooled by the caller."""
+
+    #: Distances that share a number, and from which on all do (T5's scheme, in both directions).
+    _BUCKETS, _FAR = 32, 128
+
+    def __init__(self, weights: Weights, form: Form, *, window: int) -> None:
+        super().__init__(weights, form, pooled=False)
+        self._window = window
+
+    def _prepare(self) -> None:
+        positions = self._weights["embeddings.position_embeddings.weight"][self._form.first :]
+        self._first_rows("positions", positions, "places")
+        place = np.arange(self._window)
+        buckets = self._bucket(place[np.newaxis] - place[:, np.newaxis])
+        bias = self._weights["encoder.relative_attention_bias.weight"][buckets].transpose(2, 0, 1)
+        sizes = self._node("Concat", ["tokens", "tokens"], "bias.sizes", axis=0)
+        starts, axes = self._ints("bias.starts", 0, 0), self._ints("bias.axes", 1, 2)
+        bias_ = self._node("Slice", [self._tensor("bias.all", bias), starts, sizes, axes], "bias")
+        never, none = self._tensor("never", np.float32(_NEVER)), self._tensor("none", np.float32(0))
+        masked = self._node("Where", ["mask", none, never], "mask.scores")
+        self._node("Add", [masked, bias_], "mask.bias")
+
+    def _bucket(self, distance: NDArray[np.int64]) -> NDArray[np.int64]:
+        half = self._BUCKETS // 2
+        near = half // 2
+        apart = np.abs(distance)
+        # In single precision, as where the weights were trained: a border case falls on the same side.
+        ratio = np.log(np.maximum(apart, 1).astype(np.float32) / np.float32(near)) / np.float32(
+            math.log(self._FAR / near)
+        )
+        far = np.minimum(near + (ratio * np.float32(half - near)).astype(np.int64), half - 1)
+        bucket: NDArray[np.int64] = np.where(distance > 0, half, 0) + np.where(apart < near, apart, far)
+        return bucket
+
+    def _layer(self, layer: int, hidden: str) -> str:
+        at = f"encoder.layer.{layer}."
+        parts = [self._linear(f"{at}attention.attn.{part}", hidden) for part in ("q", "k", "v")]
+        context = self._attention(at, parts, "mask.bias")
+        attended = self._add_and_norm(f"{at}attention.attn.o", f"{at}attention.LayerNorm", context, hidden)
+        return self._feed_forward(at, attended)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions: the base of the angles of all layers, and of those whose tokens look `reach` tokens far."""
+
+    base: float
+    local_base: float
+    reach: int
+    local: tuple[bool, ...]
+
+
+class ModernBertGraph(Graph):
+    """ModernBERT (Warner et al. 2024): pre-norm, rotary positions, most layers local, gated GELU, few biases."""
+
+    def __init__(self, weights: Weights, form: Form, rotary: Rotary, *, window: int) -> None:
+        super().__init__(weights, form, pooled=False)
+        self._rotary = rotary
+        self._window = window
+        self._size = form.width // form.heads
+
+    def build(self) -> onnx.ModelProto:
+        """Return the whole graph."""
+        self._shapes(self._form.width)
+        self._prepare()
+        words = self._node("Gather", [self._weight("embeddings.tok_embeddings.weight"), "input_ids"], "words")
+        hidden = self._plain_norm("embeddings.norm", self._node("Reshape", [words, "flat"], "words.flat"))
+        for layer in range(self._form.layers):
+            hidden = self._layer(layer, hidden)
+        self._node("Reshape", [self._plain_norm("final_norm", hidden), "texts"], "hidden")
+        return self._model("encoder", "hidden", "tokens", self._form.width)
+
+    def _prepare(self) -> None:
+        self._node("Concat", ["batch", self._ints("heads", self._form.heads, self._size)], "apart.shape", axis=0)
+        for name, base in (("far", self._rotary.base), ("near", self._rotary.local_base)):
+            powers = np.arange(0, self._size, 2, dtype=np.float32) / np.float32(self._size)
+            angles = np.outer(np.arange(self._window, dtype=np.float32), 1 / np.float32(base) ** powers)
+            both = np.concatenate([angles, angles], axis=1)[:, np.newaxis].astype(np.float32)
+            self._first_rows(f"{name}.cosines", np.cos(both), f"{name}.cos")
+            self._first_rows(f"{name}.sines", np.sin(both), f"{name}.sin")
+        place = np.arange(self._window)
+        close = np.abs(place[np.newaxis] - place[:, np.newaxis]) <= self._rotary.reach
+        sizes = self._node("Concat", ["tokens", "tokens"], "close.sizes", axis=0)
+        starts, axes = self._ints("close.starts", 0, 0), self._ints("close.axes", 0, 1)
+        cut = self._node("Slice", [self._tensor("close.all", close), starts, sizes, axes], "close")
+        self._node("And", ["mask", cut], "mask.near")
+
+    def _layer(self, layer: int, hidden: str) -> str:
+        at = f"layers.{layer}."
+        angles, mask = ("near", "mask.near") if self._rotary.local[layer] else ("far", "mask")
+        inputs = self._plain_norm(f"{at}attn_norm", hidden) if f"{at}attn_norm.weight" in self._weights else hidden
+        whole = self._product(f"{at}attn.Wqkv", inputs)
+        parts = [f"{at}attn.{part}" for part in ("query", "key", "value")]
+        self._nodes.append(helper.make_node("Split", [whole], parts, axis=1, num_outputs=3))
+        turned = [self._turned(part, angles) for part in parts[:2]]
+        context = self._attention(at, [*turned, parts[2]], mask)
+        hidden = self._node("Add", [self._product(f"{at}attn.Wo", context), hidden], f"{at}attended")
+        whole = self._product(f"{at}mlp.Wi", self._plain_norm(f"{at}mlp_norm", hidden))
+        halves = [f"{at}mlp.inner", f"{at}mlp.gate"]
+        self._nodes.append(helper.make_node("Split", [whole], halves, axis=1, num_outputs=2))
+        gated = self._node("Mul", [self._gelu(halves[0], f"{at}gelu"), halves[1]], f"{at}gated")
+        return self._node("Add", [self._product(f"{at}mlp.Wo", gated), hidden], f"{at}output")
+
+    def _turned(self, part: str, angles: str) -> str:
+        """Turn each head's vectors by their positions, the first half of the numbers against the second."""
+        apart = self._node("Reshape", [part, "apart.shape"], f"{part}.apart")
+        halves = [f"{part}.first", f"{part}.second"]
+        self._nodes.append(helper.make_node("Split", [apart], halves, axis=-1, num_outputs=2))
+        swapped = self._node(
+            "Concat", [self._node("Neg", [halves[1]], f"{part}.minus"), halves[0]], f"{part}.swapped", axis=-1
+        )
+        straight = self._node("Mul", [apart, f"{angles}.cos"], f"{part}.straight")
+        across = self._node("Mul", [swapped, f"{angles}.sin"], f"{part}.across")
+        return self._node("Add", [straight, across], f"{part}.turned")
+
+    def _product(self, name: str, inputs: str) -> str:
+        if f"{name}.bias" in self._weights:
+            return self._linear(name, inputs)
+        return self._node("Gemm", [inputs, self._weight(f"{name}.weight")], name, transB=1)
+
+    def _plain_norm(self, name: str, inputs: str) -> str:
+        if f"{name}.bias" in self._weights:
+            return self._norm(name, inputs, epsilon=self._form.epsilon)
+        scale = self._weight(f"{name}.weight")
+        return self._node("LayerNormalization", [inputs, scale], name, epsilon=self._form.epsilon)
+
+
+class UniversalGraph(Nodes):
+    """Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019), with n-grams of 2, 3 and 5 tokens.
+
+    Each token's vector, and what convolutions make of it and its neighbours, are summed over the text and go through
+    four layers. The word vectors stay in the 6 bits in which they come.
+    """
+
+    _WIDTH, _BRANCH = 512, 256
+    #: The tokens of each convolution, and how many of them stand before its own.
+    _ORDERS = ((2, 0), (3, 1), (5, 2))
+
+    def build(self) -> onnx.ModelProto:
+        """Return the whole graph."""
+        self._ints("flat", -1, self._WIDTH)
+        self._ints("last", -1)
+        self._ints("one", 1)
+        self._node("Shape", ["input_ids"], "batch")
+        self._node("Shape", ["input_ids"], "tokens", start=1, end=2)
+        self._node("Cast", ["attention_mask"], "mask.real", to=TensorProto.FLOAT)
+        self._node("Unsqueeze", ["mask.real", "last"], "mask")
+        words = self._words()
+        branches = self._branches(self._node("Reshape", [words, "flat"], "words.flat"))
+        features = self._node("Concat", [words, *branches], "features", axis=-1)
+        normal = self._norm("ln_g", "ln_b", features, "features.norm")
+        total = self._node(
+            "ReduceSum", [self._node("Mul", [normal, "mask"], "features.real"), "one"], "total", keepdims=0
+        )
+        length = self._node("ReduceSum", ["mask.real", "one"], "length", keepdims=1)
+        bias = self._node("Mul", [length, self._weight("cnn_b")], "sum.bias")
+        summed = self._node("Add", [self._times(total, "cnn_W"), bias], "sum")
+        mean = self._node("Div", [summed, self._node("Sqrt", [length], "length.root")], "mean")
+        inner = self._relu(self._times(mean, "d0"))
+        inner = self._relu(self._node("Add", [self._times(mean, "p1"), self._times(inner, "d1")], "deep"))
+        last = self._times(self._relu(self._times(inner, "d2")), "d3")
+        outer = self._node("Tanh", [self._node("Add", [self._times(inner, "p3"), last], "deeper")], "outer")
+        self._node("LpNormalization", [outer], "embedding", axis=1, p=2)
+        return self._model("use-multilingual-v3", "embedding", self._WIDTH)
+
+    def _words(self) -> str:
+        parts = [self._weights[f"q{part + 1}"] for part in range(len(self._weights["scale"]))]
+        # Their rows in turn, as the package lays them out; each part has a scale and a least value of its own.
+        table = np.stack(parts, axis=1).reshape(-1, self._WIDTH)
+        rows = self._node("Gather", [self._tensor("words.table", table), "input_ids"], "words.rounded")
+        values = self._node("Cast", [rows], "words.values", to=TensorProto.FLOAT)
+        for name, operator, of in (("scale", "Mul", values), ("lo", "Add", "words.scale")):
+            each = np.tile(self._weights[name], len(parts[0]))[:, np.newaxis]
+            chosen = self._node("Gather", [self._tensor(f"{name}.each", each), "input_ids"], f"{name}.chosen")
+            self._node(operator, [of, chosen], f"words.{name}")
+        return "words.lo"
+
+    def _branches(self, words: str) -> list[str]:
+        """Return what the three convolutions make of the words."""
+        orders = [order for order, _ in self._ORDERS]
+        for name, axis in (("proj", 1), ("proj_b", 0), ("ln_g", 0), ("ln_b", 0)):
+            self._tensor(
+                f"{name}.all", np.concatenate([self._weights[f"{name}{order}"] for order in orders], axis=axis)
+            )
+        projected = self._node("Gemm", [words, "proj.all", "proj_b.all"], "projected")
+        normal = self._norm("ln_g.all", "ln_b.all", projected, "projected.norm")
+        self._node("Concat", ["batch", self._ints("branch.width", self._BRANCH)], "branch.shape", axis=0)
+        whole = self._node(
+            "Concat", ["batch", self._ints("all.width", self._BRANCH * len(orders))], "all.shape", axis=0
+        )
+        real = self._node("Mul", [self._node("Reshape", [normal, whole], "projected.texts"), "mask"], "projected.real")
+        names = [f"branch{order}" for order in orders]
+        self._nodes.append(helper.make_node("Split", [real], names, axis=-1, num_outputs=len(orders)))
+        branches = []
+        for order, before in self._ORDERS:
+            first = self._convolved(f"branch{order}", "1", order, before)
+            first = self._node("Mul", [first, "mask"], f"{first}.real")
+            branches.append(self._convolved(first, "2", order, before))
+        return branches
+
+    def _convolved(self, inputs: str, number: str, order: int, before: int) -> str:
+        """Return relu(W x + b) + x, where x holds a token and its neighbours, and nothing beyond the text."""
+        name = f"conv{order}.{number}"
+        pads = self._ints(f"{name}.pads", 0, before, 0, 0, order - 1 - before, 0)
+        padded = self._node("Pad", [inputs, pads], f"{name}.padded")
+        parts = []
+        for place in range(order):
+            start = self._ints(f"{name}.start{place}", place)
+            end = self._node("Add", ["tokens", start], f"{name}.end{place}")
+            parts.append(self._node("Slice", [padded, start, end, "one"], f"{name}.part{place}"))
+        beside = self._node("Concat", parts, f"{name}.beside", axis=-1)
+        flat = self._node("Reshape", [beside, self._ints(f"{name}.flat", -1, order * self._BRANCH)], f"{name}.rows")
+        weight, bias = self._weight(f"w{number}_{order}"), self._weight(f"b{number}_{order}")
+        product = self._relu(self._node("Gemm", [flat, weight, bias], f"{name}.product"))
+        return self._node("Add", [self._node("Reshape", [product, "branch.shape"], f"{name}.texts"), inputs], name)
+
+    def _times(self, inputs: str, weight: str) -> str:
+        return self._node("MatMul", [inputs, self._weight(weight)], f"{weight}.product")
+
+    def _relu(self, inputs: str) -> str:
+        return self._node("Relu", [inputs], f"{inputs}.relu")
+
+    def _norm(self, scale: str, bias: str, inputs: str, output: str) -> str:
+        tensors = [name if name in self._tensors else self._weight(name) for name in (scale, bias)]
+        return self._node("LayerNormalization", [inputs, *tensors], output, epsilon=float(self._weights["eps"]))
 
 
 _INPUT_OF = {layer: name for name, layers in INPUTS.items() for layer in layers}

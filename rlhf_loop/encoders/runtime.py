@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
-#: Length of a text's vector.
+#: Length of a text's vector by all-MiniLM-L6-v2.
 DIMENSION = 384
-#: Tokens of the model's window, the markers [CLS] and [SEP] included. What lies behind the window is not read.
+#: Tokens of its window, the markers [CLS] and [SEP] included. What lies behind the window is not read.
 MAX_TOKENS = 256
 #: Linux's names of instructions that multiply and add 8-bit integers in one step, by processor family.
 _INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
@@ -24,8 +25,29 @@ _BF16 = {"avx512_bf16", "amx_bf16"}
 CPUINFO = Path("/proc/cpuinfo")
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The measures of an encoder: the length of a vector, the tokens of its window, and those that mark a text's ends.
+
+    `query` and `passage` are what it wants to read before a question and before a text that may answer it; `unknown` is
+    the token of what it has no other for.
+    """
+
+    dimension: int = DIMENSION
+    window: int = MAX_TOKENS
+    markers: int = 2
+    query: str = ""
+    passage: str = ""
+    unknown: str | None = "[UNK]"
+
+
 class Runtime(Protocol):
     """Text -> L2-normalised vectors."""
+
+    @property
+    def shape(self) -> Shape:
+        """The encoder's measures."""
+        ...
 
     @property
     def id(self) -> str:
@@ -33,7 +55,7 @@ class Runtime(Protocol):
         ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Return one unit vector a text, shape (len(texts), 384), of the first `MAX_TOKENS` tokens of each."""
+        """Return one unit vector a text, shape (texts, dimension), of the first tokens of each, as many as are read."""
         ...
 
 

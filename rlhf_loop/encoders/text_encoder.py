@@ -12,19 +12,19 @@ from itertools import accumulate
 import numpy as np
 from tokenizers import Tokenizer
 
-from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Vectors, cores
+from rlhf_loop.encoders.runtime import Runtime, Vectors, cores
 from rlhf_loop.encoders.tokenizer import PassageSplitter
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.utils.concurrency import FairLock
+from rlhf_loop.utils.languages import ENGLISH, Language, language_named
 from rlhf_loop.utils.lru import LRUCache
 
 #: Tokens of a passage: long enough for a thought, short enough that one vector can hold it.
 PASSAGE_TOKENS = 96
 #: Tokens from the start of one passage to the start of the next: a third of each passage is read twice.
 PASSAGE_STRIDE = 64
-#: Tokens of a whole window beside its two markers; the overlap only keeps words in one piece.
-_WINDOW = MAX_TOKENS - 2
-_WINDOW_STRIDE = _WINDOW - 16
+#: Tokens that a window shares with the next one: the overlap only keeps words in one piece.
+_OVERLAP = 16
 
 #: New texts, and characters of them, that are cut, computed and stored at a time: bounds the memory, and what a kill
 #: can lose. A text that is longer is a chunk of its own.
@@ -55,13 +55,24 @@ class TextEncoder:
 
     One thread at a time computes, and not for long: a runtime uses all its cores for one call, and takes memory for
     each call at once. `computed` counts the texts that were computed so far, `remembered` those that the cache knew.
+    `language` is that of the texts, for all who take words and sentences apart before they are encoded.
     """
 
-    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, cache: VectorCache | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        cache: VectorCache | None = None,
+        *,
+        language: Language | None = None,
+    ) -> None:
         self._runtime = runtime
         self._tokenizer = tokenizer
-        self._passages = PassageSplitter(tokenizer, size=PASSAGE_TOKENS, stride=PASSAGE_STRIDE)
-        self._windows = PassageSplitter(tokenizer, size=_WINDOW, stride=_WINDOW_STRIDE)
+        self._shape = shape = runtime.shape
+        self.language = language or language_named(ENGLISH)
+        self._passages = _splitter(tokenizer, shape.window - shape.markers, shape.passage, passages=True)
+        self._titles = _splitter(tokenizer, shape.window - shape.markers, shape.passage)
+        self._windows = _splitter(tokenizer, shape.window - shape.markers, shape.query)
         self._cache = cache
         self._lent: LRUCache[Vectors] = LRUCache(max_bytes=_LENT_BYTES)
         self._counted: LRUCache[int] = LRUCache(max_bytes=_COUNTED_BYTES)
@@ -77,6 +88,24 @@ class TextEncoder:
         """The model and its precision; a reward model works only with the model that it was trained on."""
         return self._runtime.id
 
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        return self._shape.dimension
+
+    @property
+    def window(self) -> int:
+        """Tokens that are read at a time, the markers of a text's ends included."""
+        return self._shape.window
+
+    def reading(self, language: Language) -> TextEncoder:
+        """Return the same encoder for texts in that language."""
+        if language.code == self.language.code:
+            return self
+        other = copy.copy(self)
+        other.language = language
+        return other
+
     def only_known(self) -> TextEncoder:
         """Return the same encoder, but one that computes nothing: a text that is not known is an `UnknownTextError`."""
         known = copy.copy(self)
@@ -86,23 +115,33 @@ class TextEncoder:
     def remember(self, unknown: UnknownTextError) -> None:
         """Compute what was not known, and keep it."""
         compute = self._compute_texts
-        for splitter in (self._passages, self._windows):
+        for splitter in (self._passages, self._windows, self._titles):
             if unknown.kind == splitter.id:
                 compute = partial(self._compute_passages, splitter)
         self._remembered(unknown.kind, unknown.texts, compute)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Return one unit vector a text, shape (len(texts), 384), of the first 256 tokens of each."""
-        return _stacked(self._remembered("text", texts, self._compute_texts))
+        """Return one unit vector a text, shape (texts, dimension), of as many of its first tokens as a window has."""
+        return self._stacked(self._remembered("text", texts, self._compute_texts))
 
-    def encode_whole(self, texts: Sequence[str]) -> Vectors:
-        """Return one unit vector a text, shape (len(texts), 384); of a long text it is the mean over its windows."""
-        windows = self._remembered(self._windows.id, texts, partial(self._compute_passages, self._windows))
-        return _stacked([vectors if len(vectors) == 1 else _mean(vectors) for vectors in windows])
+    def encode_whole(self, texts: Sequence[str], *, passages: Sequence[str] = ()) -> Vectors:
+        """Return one unit vector a text, shape (texts, dimension); of a long text it is the mean over its windows.
+
+        The texts are questions or parts of them, then come those of `passages`, which is all the same to an encoder
+        that does not tell questions from answers.
+        """
+        if self._windows.id == self._titles.id:
+            windows = self._whole(self._windows, [*texts, *passages])
+        else:
+            windows = self._whole(self._windows, texts) + self._whole(self._titles, passages)
+        return self._stacked([vectors if len(vectors) == 1 else _mean(vectors) for vectors in windows])
+
+    def _whole(self, splitter: PassageSplitter, texts: Sequence[str]) -> list[Vectors]:
+        return self._remembered(splitter.id, texts, partial(self._compute_passages, splitter))
 
     def encode_passages(self, texts: Sequence[str]) -> list[Vectors]:
-        """Return for each text the unit vectors of its passages, shape (passages, 384); all of the text is read."""
-        return self._remembered(self._passages.id, texts, partial(self._compute_passages, self._passages))
+        """Return for each text the unit vectors of its passages, shape (passages, dimension); it is read to its end."""
+        return self._whole(self._passages, texts)
 
     def passages_to_keep(self, texts: Sequence[str]) -> list[Vectors]:
         """Return what `encode_passages` does, for somebody who keeps it: nothing goes into the cache."""
@@ -123,7 +162,15 @@ class TextEncoder:
     def count_cut(self, texts: Iterable[str]) -> int:
         """Return how many of the texts are longer than the window, so that `encode` reads only their beginning."""
         encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts])
-        return sum(len(encoding) > MAX_TOKENS for encoding in encodings)
+        return sum(len(encoding) > self._shape.window for encoding in encodings)
+
+    def unknown_share(self, texts: Iterable[str]) -> float:
+        """Return the share of the texts' words that the encoder has no token for, from 0 to 1."""
+        unknown = self._tokenizer.token_to_id(self._shape.unknown) if self._shape.unknown else None
+        if unknown is None:
+            return 0.0
+        encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
+        return sum(of.ids.count(unknown) for of in encodings) / max(1, sum(map(len, encodings)))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, without markers; what was counted lately is remembered."""
@@ -166,7 +213,7 @@ class TextEncoder:
             with self._my_turn():
                 parts.append(self._runtime.encode(different[start : start + turn]))
                 self.computed += 0 if start else count
-        vectors = parts[0] if len(parts) == 1 else _stacked(parts)
+        vectors = parts[0] if len(parts) == 1 else self._stacked(parts)
         return vectors if len(places) == len(pieces) else vectors[where]
 
     def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute) -> list[Vectors]:
@@ -176,7 +223,7 @@ class TextEncoder:
         lent = {key: self._lent.get(key) for key in dict.fromkeys(keys)}
         known = {key: matrix for key, matrix in lent.items() if matrix is not None}
         if self._cache and (others := [key for key in lent if key not in known]):
-            known |= self._cache.get(others)
+            known |= self._cache.get(others, dimension=self._shape.dimension)
         self.remembered += len(known)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new and not self._computes:
@@ -187,6 +234,9 @@ class TextEncoder:
             if self._cache and self._keeps:
                 self._cache.put(fresh)
         return [known[key] for key in keys]
+
+    def _stacked(self, rows: list[Vectors]) -> Vectors:
+        return np.concatenate(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)
 
     def _my_turn(self) -> FairLock:
         if self._process != os.getpid():
@@ -203,8 +253,13 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _stacked(rows: list[Vectors]) -> Vectors:
-    return np.concatenate(rows) if rows else np.empty((0, DIMENSION), dtype=np.float32)
+def _splitter(tokenizer: Tokenizer, room: int, prompt: str, *, passages: bool = False) -> PassageSplitter:
+    """Return what cuts texts for a window with so much room, into passages or into as few pieces as can be."""
+    room = max(2, room - len(tokenizer.encode(prompt, add_special_tokens=False)))
+    if not passages:
+        return PassageSplitter(tokenizer, size=room, stride=room - min(_OVERLAP, room // 4), prompt=prompt)
+    size = min(PASSAGE_TOKENS, room)
+    return PassageSplitter(tokenizer, size=size, stride=size * PASSAGE_STRIDE // PASSAGE_TOKENS or 1, prompt=prompt)
 
 
 def _mean(vectors: Vectors) -> Vectors:

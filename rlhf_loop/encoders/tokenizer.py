@@ -40,20 +40,22 @@ class PassageSplitter:
     few tokens more than `size`, as the middle of a word is read otherwise than its start.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, size: int, stride: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, size: int, stride: int, prompt: str = "") -> None:
         self._tokenizer = tokenizer
         self._size = size
         self._stride = stride
+        self._prompt = prompt
 
     @property
     def id(self) -> str:
         """The name of this way of cutting: part of each cache key, as other passages have other vectors."""
-        return f"words:{self._size}/{self._stride}"
+        return f"words:{self._size}/{self._stride}" + (f":{self._prompt}" if self._prompt else "")
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the passages of each text in order; a text that fits is its own single passage."""
+        """Return the passages of each text in order, each behind the prompt; a text that fits is its own only one."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [self._cut(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        passages = [self._cut(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        return [[self._prompt + part for part in parts] for parts in passages] if self._prompt else passages
 
     def _cut(self, text: str, encoding: Encoding) -> list[str]:
         if len(encoding) <= self._size:
@@ -89,23 +91,36 @@ class Batch:
     mask: TokenIds
 
 
+def markers_of(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer puts before and behind a text: [CLS] and [SEP] of BERT, or others."""
+    inner = len(tokenizer.encode("a", add_special_tokens=False))
+    ids = tokenizer.encode("a").ids
+    marks = tokenizer.encode("a").special_tokens_mask
+    before = next((place for place, marked in enumerate(marks) if not marked), 0)
+    return ids[:before], ids[before + inner :]
+
+
 class Batcher:
     """Cuts texts to the model's window and groups them by length.
 
     Args:
         tokenizer: without truncation and padding.
         tokens: of a batch at most, padding included (a single text may be longer).
+        window: tokens that are read of a text, its markers included.
+        padding: the token that fills up shorter texts.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, tokens: int, window: int = MAX_TOKENS, padding: int = 0) -> None:
         self._tokenizer = tokenizer
         self._tokens = tokens
-        self._start, self._end = (tokenizer.token_to_id(marker) for marker in ("[CLS]", "[SEP]"))
+        self._start, self._end = markers_of(tokenizer)
+        self._room = window - len(self._start) - len(self._end)
+        self._padding = padding
 
     def batches(self, texts: Sequence[str]) -> Iterator[Batch]:
         """Return the batches, short texts first."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        tokens = [[self._start, *encoding.ids[: MAX_TOKENS - 2], self._end] for encoding in encodings]
+        tokens = [[*self._start, *encoding.ids[: self._room], *self._end] for encoding in encodings]
         lengths = [len(ids) for ids in tokens]
         order = np.argsort(lengths, kind="stable")
         start = 0
@@ -114,7 +129,8 @@ class Batcher:
             while end < len(order) and lengths[order[end]] * (end + 1 - start) <= self._tokens:
                 end += 1
             places = order[start:end]
-            yield Batch(places, *_padded([tokens[place] for place in places], length=lengths[places[-1]]))
+            ids, mask = _padded([tokens[place] for place in places], lengths[places[-1]], self._padding)
+            yield Batch(places, ids, mask)
             start = end
 
 
@@ -122,8 +138,8 @@ def _first_word_start(words: Sequence[int | None], tokens: range) -> int | None:
     return next((token for token in tokens if words[token] != words[token - 1]), None)
 
 
-def _padded(tokens: Sequence[Sequence[int]], *, length: int) -> tuple[TokenIds, TokenIds]:
-    ids = np.zeros((len(tokens), length), dtype=np.int32)
+def _padded(tokens: Sequence[Sequence[int]], length: int, padding: int) -> tuple[TokenIds, TokenIds]:
+    ids = np.full((len(tokens), length), padding, dtype=np.int32)
     mask = np.zeros_like(ids)
     for row, text in enumerate(tokens):
         ids[row, : len(text)] = text

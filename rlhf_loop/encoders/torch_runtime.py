@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_loop.encoders import weights
-from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Vectors
+from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Shape, Vectors
 from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.utils.extras import require
 
@@ -23,6 +23,7 @@ class TorchRuntime:
     """
 
     id = f"{weights.MODEL_NAME}/fp32"
+    shape = Shape()
 
     def __init__(self, model_folder: Path, *, threads: int = 0) -> None:
         library = require("sentence_transformers", "torch")

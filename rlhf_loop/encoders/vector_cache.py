@@ -18,18 +18,17 @@ from rlhf_loop.utils.sqlite import SqliteCache, in_parts
 
 _COLUMNS = "checksum INTEGER NOT NULL, data BLOB NOT NULL"
 _BUSY_S = 10
-_ROW_BYTES = 4 * DIMENSION
 
 
 class VectorCache(SqliteCache):
-    """Keys (bytes) -> matrices of shape (n, 384), float32. Safe to share between threads and across a fork."""
+    """Keys (bytes) -> matrices of shape (n, dimension), float32. Safe to share between threads and across a fork."""
 
     def __init__(self, path: Path, *, max_bytes: int = 2 * 10**9) -> None:
         super().__init__(
             path, title="vector cache", table="vectors", columns=_COLUMNS, max_bytes=max_bytes, busy_s=_BUSY_S
         )
 
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
+    def get(self, keys: Sequence[bytes], *, dimension: int = DIMENSION) -> dict[bytes, Vectors]:
         """Return the matrices, read-only, of those keys that are known and undamaged."""
 
         def find(connection: sqlite3.Connection) -> dict[bytes, Vectors]:
@@ -38,8 +37,8 @@ class VectorCache(SqliteCache):
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, checksum, data FROM vectors WHERE key IN ({marks})"
                 for key, checksum, data in connection.execute(query, part):
-                    if _intact(key, checksum, data):
-                        found[key] = np.frombuffer(data, dtype=np.float32).reshape(-1, DIMENSION)
+                    if _intact(key, checksum, data, 4 * dimension):
+                        found[key] = np.frombuffer(data, dtype=np.float32).reshape(-1, dimension)
             return found
 
         return self._use(self._reader, find) or {}
@@ -52,10 +51,10 @@ class VectorCache(SqliteCache):
         self._write(lambda connection: connection.executemany(insert, rows))
 
 
-def _intact(key: object, checksum: object, data: object) -> bool:
+def _intact(key: object, checksum: object, data: object, row_bytes: int) -> bool:
     if not (isinstance(key, bytes) and isinstance(data, bytes)):
         return False
-    return len(data) > 0 and len(data) % _ROW_BYTES == 0 and _checksum(key, data) == checksum
+    return len(data) > 0 and len(data) % row_bytes == 0 and _checksum(key, data) == checksum
 
 
 def _checksum(key: bytes, data: bytes) -> int:

@@ -23,8 +23,8 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
-from rlhf_loop.encoders.weights import MODEL_NAME
-from rlhf_loop.errors import ModelFileError, RegistryError
+from rlhf_loop.encoders import model_name
+from rlhf_loop.errors import EncoderError, ModelFileError, RegistryError
 from rlhf_loop.registry import versions
 from rlhf_loop.registry.runs import plain
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
@@ -232,9 +232,9 @@ def _promoted(
 
 def _adopt(engine: Engine, settings: Settings) -> None:
     try:
-        loaded = load_file(settings.model_path, encoder=MODEL_NAME)
+        loaded = load_file(settings.model_path, encoder=model_name(settings))
         content, found = verified(settings.model_path)
-    except ModelFileError:
+    except (ModelFileError, EncoderError):
         return  # there is no file, or not one that could serve; ranking reports it
     if found != loaded.sha256:
         return  # replaced in between, and looked at again soon

@@ -19,7 +19,6 @@ from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState, RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
-from rlhf_loop.encoders.weights import MODEL_NAME
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.gate import Judgement, LiveModel, judge
@@ -94,7 +93,12 @@ def run_training(
         try:
             # Inside the block, and with an id from before: whatever stops the run from here on, its end is logged.
             begin_run(
-                engine, run_id=run_id, started_at=datetime.now(UTC), recipe=recipe, encoder=MODEL_NAME, split_seed=seed
+                engine,
+                run_id=run_id,
+                started_at=datetime.now(UTC),
+                recipe=recipe,
+                encoder=settings.encoder,
+                split_seed=seed,
             )
             record = replace(record, library_versions=library_versions())
             registry.settle(engine, settings)

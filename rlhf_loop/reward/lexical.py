@@ -16,26 +16,23 @@ import Stemmer
 from numpy.typing import NDArray
 
 from rlhf_loop.utils.arrays import Floats, Ints
+from rlhf_loop.utils.languages import ENGLISH, Language, language_named
 from rlhf_loop.utils.lru import LRUCache
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _TITLE = re.compile(r"(.{10,200}?[.?!:])(?:\s|$)", re.DOTALL)
+#: The same where other signs end sentences as well, without a blank behind them.
+_SENTENCE_END_ANYWHERE = re.compile(r"(?<=[.?!؟।])\s+|(?<=[。？！])\s*(?=\S)")
+_TITLE_ANYWHERE = re.compile(r"(.{3,200}?(?:[。？！：]|[.?!:؟।](?=\s|$)))", re.DOTALL)
 _TITLE_LENGTH = 200
-#: Porter 2, "The English stemmer" of Snowball (Porter 2001). For another language, another stemmer.
-_LANGUAGE = "english"
 #: Each byte of an ASCII text as a word has it: a lower-case letter or a digit, or else a blank.
 _IN_A_WORD = "".join(chr(code).lower() if chr(code).isalnum() and code < 128 else " " for code in range(256)).encode()
-#: Words that say nothing about the subject of a question.
-_STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a about am an and any are as at be been but by can could did do does for from get had has have he help her "
-        "his how i if in information into is it its just know like me my need no not of on or our please she should "
-        "so some tell than that the their then there these they this those to us was we were what when where which "
-        "who why will with would you your",
-    )
+#: Runs of characters that are written without blanks between words: Thai, Lao, Burmese, Khmer, kana, Chinese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
+_EN = language_named(ENGLISH)
 Numbers = NDArray[np.int64]
 #: Memory for the terms of texts seen lately: those of 3,000 long answers or more.
 MAX_BYTES = 8 * 1024**2
@@ -44,37 +41,43 @@ _MAX_WORDS = 30_000
 _NO_TERM = 0
 
 
-def words(text: str) -> list[str]:
-    """Return the words of `text`, casefolded."""
+def words(text: str, language: Language = _EN) -> list[str]:
+    """Return the words of `text`, casefolded; where blanks are not between words, pairs of characters."""
     if text.isascii():  # the same, and much quicker
         return text.encode().translate(_IN_A_WORD).decode().split()
-    return _WORD.findall(text.casefold())
+    found = _WORD.findall(text.casefold())
+    return found if language.spaced else [part for word in found for part in _bigrams(word)]
 
 
-def content_words(text: str) -> list[str]:
+def content_words(text: str, language: Language = _EN) -> list[str]:
     """Return the words that carry meaning, each once, in order, as written but casefolded."""
-    return list(dict.fromkeys(word for word in words(text) if _has_meaning(word)))
+    return list(dict.fromkeys(word for word in words(text, language) if _has_meaning(word, language)))
 
 
-def terms(text: str) -> list[str]:
+def terms(text: str, language: Language = _EN) -> list[str]:
     """Return the stems of the words that carry meaning (disease and diseases: diseas), in order, with repetitions."""
-    return [stem for word in words(text) if (stem := term(word)) is not None]
+    return [stem for word in words(text, language) if (stem := term(word, language)) is not None]
 
 
-def term(word: str) -> str | None:
+def term(word: str, language: Language = _EN) -> str | None:
     """Return the stem of a casefolded word, None if the word carries no meaning."""
+    if not _has_meaning(word, language):
+        return None
     # A new stemmer each time costs nothing; one that is shared would need a lock: it keeps the word it is at in itself.
-    return str(Stemmer.Stemmer(_LANGUAGE, 0).stemWord(word)) if _has_meaning(word) else None
+    return word if language.stems is None else str(Stemmer.Stemmer(language.stems, 0).stemWord(word))
 
 
-def sentences(text: str) -> list[str]:
+def sentences(text: str, language: Language = _EN) -> list[str]:
     """Return the sentences of `text` that have at least two words; the whole text if none has."""
-    return [part for part in _SENTENCE_END.split(text) if len(part.split()) > 1] or [text]
+    if language.code == ENGLISH:
+        return [part for part in _SENTENCE_END.split(text) if len(part.split()) > 1] or [text]
+    parts = _SENTENCE_END_ANYWHERE.split(text)
+    return [part for part in parts if len(words(part, language)) > 1] or [text]
 
 
-def title(text: str) -> str:
+def title(text: str, language: Language = _EN) -> str:
     """Return the heading or the first sentence: up to the first `.`, `?`, `!` or `:`, at most 200 characters."""
-    match = _TITLE.match(text)
+    match = (_TITLE if language.code == ENGLISH else _TITLE_ANYWHERE).match(text)
     return match.group(1) if match else text[:_TITLE_LENGTH]
 
 
@@ -87,8 +90,9 @@ def coverage(wanted: Sequence[str], found: Sequence[str]) -> float:
 class TermIndex:
     """Measures how the words of a question are found again in answers; what it has read of a text it remembers."""
 
-    def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
-        self._number = _WordNumbers()
+    def __init__(self, language: Language = _EN, *, max_bytes: int = MAX_BYTES) -> None:
+        self._language = language
+        self._number = _WordNumbers(language)
         self._known: LRUCache[_Terms] = LRUCache(max_bytes=max_bytes)
 
     def features(self, prompt: str, responses: Sequence[str]) -> Floats:
@@ -105,18 +109,31 @@ class TermIndex:
         known = self._known.get(key)
         if known is None:
             numbers = self._numbers(text)
-            known = _Terms(numbers, self._numbers(title(text)), len(set(numbers.tolist())))
+            known = _Terms(numbers, self._numbers(title(text, self._language)), len(set(numbers.tolist())))
             self._known.put(key, known, known.text.nbytes + known.title.nbytes)
         return known
 
     def _numbers(self, text: str) -> Numbers:
-        numbers = np.array(list(map(self._number.__getitem__, words(text))), dtype=np.int64)
+        numbers = np.array(list(map(self._number.__getitem__, words(text, self._language))), dtype=np.int64)
         terms: Numbers = numbers[numbers != _NO_TERM]
         return terms
 
 
-def _has_meaning(word: str) -> bool:
-    return len(word) > 1 and word not in _STOP_WORDS
+def _has_meaning(word: str, language: Language) -> bool:
+    return len(word) > 1 and word not in language.stop_words
+
+
+def _bigrams(word: str) -> list[str]:
+    """Return the parts of a run of letters and digits: each two neighbours of what is written without blanks."""
+    parts: list[str] = []
+    end = 0
+    for run in _UNSPACED.finditer(word):
+        if run.start() > end:
+            parts.append(word[end : run.start()])
+        end = run.end()
+        text = run.group()
+        parts += [text[place : place + 2] for place in range(max(1, len(text) - 1))]
+    return parts if end == len(word) else [*parts, word[end:]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +152,12 @@ class _WordNumbers(dict[str, int]):
     10 million. They hold in one process only, as do Python's hashes of texts.
     """
 
+    def __init__(self, language: Language) -> None:
+        super().__init__()
+        self._language = language
+
     def __missing__(self, word: str) -> int:
-        stem = term(word)
+        stem = term(word, self._language)
         number = _NO_TERM if stem is None else hash(stem)
         if len(self) >= _MAX_WORDS:
             self.clear()

@@ -24,11 +24,11 @@ import numpy as np
 from filelock import FileLock
 
 from rlhf_loop.domain import Question
-from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.encoders import ENGLISH_ENCODER, TextEncoder
 from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.classifier import Scorer
-from rlhf_loop.reward.recipes import RECIPES, recipe_named
+from rlhf_loop.reward.recipes import RECIPES, JointRecipe, Recipe, recipe_named
 from rlhf_loop.utils.arrays import Floats
 from rlhf_loop.utils.files import write_whole
 
@@ -331,9 +331,16 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
         recipe=values["recipe"],
         recipe_version=values["recipe_version"],
         encoder=values["encoder"],
-        scorer=_checked_scorer(path, values, len(recipe.feature_names())),
+        scorer=_checked_scorer(path, values, _columns(recipe, values)),
         card=dict(values["card"]),
     )
+
+
+def _columns(recipe: Recipe, values: Mapping[str, Any]) -> int:
+    """Return how many columns a recipe has; of `joint` those of a vector of the model's encoder."""
+    if recipe.name == JointRecipe.name and not same_model(str(values["encoder"]), ENGLISH_ENCODER):
+        return len(values["coef"])
+    return len(recipe.feature_names())
 
 
 def _checked_scorer(path: Path, values: Mapping[str, Any], size: int) -> Scorer:

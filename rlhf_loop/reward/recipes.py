@@ -94,7 +94,7 @@ class PassagesRecipe:
     penalty_c: ClassVar[float] = 0.02
 
     def __init__(self) -> None:
-        self._terms = TermIndex()
+        self._terms: dict[str, TermIndex] = {}
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: each feature of an answer in three forms, then those of its question."""
@@ -112,15 +112,16 @@ class PassagesRecipe:
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return the features, shape (candidates, columns)."""
         blocks = [np.empty((0, len(self.feature_names())))]
+        terms = self._terms.setdefault(encoder.language.code, TermIndex(encoder.language))
         for start in range(0, len(questions), _CHUNK):
             for embedded in _embed(questions[start : start + _CHUNK], encoder):
                 question = embedded.question
-                blocks.append(_features(embedded, self._terms.features(question.prompt, question.responses)))
+                blocks.append(_features(embedded, terms.features(question.prompt, question.responses)))
         return np.concatenate(blocks)
 
 
 class JointRecipe:
-    """`prompt + " </s> " + response` -> one vector of 384 dimensions, cut at the encoder's 256 tokens."""
+    """`prompt + " </s> " + response` -> one vector of the encoder, cut at its window."""
 
     name: ClassVar[str] = "joint"
     version: ClassVar[int] = 1
@@ -130,15 +131,15 @@ class JointRecipe:
     penalty_c: ClassVar[float] = 1.0
 
     def feature_names(self) -> list[str]:
-        """Return a name for each dimension."""
+        """Return a name for each dimension of all-MiniLM-L6-v2; those of other encoders go on or end before."""
         return [f"dimension {index}" for index in range(DIMENSION)]
 
     def pair_columns(self) -> Mask:
-        """Return which dimensions two answers alone differ in as they do in a list: all, as none depends on others."""
-        return np.ones(DIMENSION, dtype=np.bool_)
+        """Return that all dimensions of two answers alone differ as in a list: none depends on other answers."""
+        return np.ones(1, dtype=np.bool_)
 
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
-        """Return the vectors, shape (candidates, 384)."""
+        """Return the vectors, shape (candidates, dimension)."""
         return encoder.encode(joint_texts(questions)).astype(np.float64)
 
 
@@ -184,19 +185,19 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Que
     The questions come first: new ones with known answers are the usual case, and where nothing may be computed the
     answers need not be looked up in vain.
     """
+    language = encoder.language
     pieces = [
         part
         for q in questions
-        for part in (
-            [q.prompt],
-            lexical.sentences(q.prompt),
-            lexical.content_words(q.prompt),
-            [lexical.title(response) for response in q.responses],
-        )
+        for part in ([q.prompt], lexical.sentences(q.prompt, language), lexical.content_words(q.prompt, language))
     ]
-    vectors = encoder.encode_whole([text for part in pieces for text in part])
+    titles = [[lexical.title(response, language) for response in q.responses] for q in questions]
+    vectors = encoder.encode_whole(
+        [text for part in pieces for text in part], passages=[text for part in titles for text in part]
+    )
     answers = iter(encoder.encode_passages([response for q in questions for response in q.responses]))
-    parts = iter(np.split(vectors, list(accumulate(map(len, pieces)))[:-1]))
+    cut = np.split(vectors, list(accumulate(map(len, [*pieces, *titles])))[:-1])
+    parts, headings = iter(cut), iter(cut[len(pieces) :])
     for question in questions:
         own = [next(answers) for _ in question.responses]
         yield _QuestionVectors(
@@ -204,7 +205,7 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Que
             query=next(parts)[0],
             sentences=next(parts),
             words=next(parts),
-            titles=next(parts),
+            titles=next(headings),
             passages=np.concatenate(own),
             counts=np.array([len(vectors) for vectors in own]),
         )
@@ -307,10 +308,11 @@ def _products(left: Vectors, right: Vectors) -> Vectors:
     OpenBLAS would share larger products among threads of its own. That gains nothing here, and where another process
     keeps a core busy, all wait for the thread that sits on it.
     """
-    rows = max(1, _ONE_THREAD // (DIMENSION * len(right)))
+    dimension = left.shape[1]
+    rows = max(1, _ONE_THREAD // (dimension * len(right)))
     whole = len(left) // rows * rows
     products = np.empty((len(left), len(right)), dtype=np.float32)
-    np.matmul(left[:whole].reshape(-1, rows, DIMENSION), right.T, out=products[:whole].reshape(-1, rows, len(right)))
+    np.matmul(left[:whole].reshape(-1, rows, dimension), right.T, out=products[:whole].reshape(-1, rows, len(right)))
     np.matmul(left[whole:], right.T, out=products[whole:])
     return products
 

@@ -146,7 +146,8 @@ class CorrectionsSource:
         kept = [place for place, question in enumerate(old) if question.key in by_key]
         there = {old[place].key: old[place] for place in kept}
         new = [_Question(key, text, QuestionWords(text)) for key, text in texts.items() if key not in there]
-        vectors = before.vectors[kept] if before else np.empty((0, DIMENSION), dtype=np.float32)
+        dimension = self._encoder.dimension if self._encoder else DIMENSION
+        vectors = before.vectors[kept] if before else np.empty((0, dimension), dtype=np.float32)
         return self._embedded(_CorrectionIndex(stamp, by_key, (*there.values(), *new), vectors))
 
     def _embedded(self, known: _CorrectionIndex) -> _CorrectionIndex:

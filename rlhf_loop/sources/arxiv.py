@@ -24,6 +24,7 @@ from rlhf_loop.sources.excerpts import Document, Part, best_passages, search_wor
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.page_cache import PageCache
 from rlhf_loop.utils.files import write_whole
+from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import one_line
 
 #: Title and abstract are "descriptive metadata", which arXiv's terms put under CC0; the paper itself is not.
@@ -143,6 +144,7 @@ class ArxivSource:
         )
         self._cache = PageCache(settings.cache_dir / "pages.db", max_age_s=settings.source_cache_hours * 3600)
         self._budget_s = BUDGET_SHARE * settings.source_deadline_s
+        self._language = language_named(settings.language)
 
     def warm_up(self) -> None:
         """Prepare for the first request, without sending one."""
@@ -154,7 +156,7 @@ class ArxivSource:
         Raises:
             SourceError: arXiv cannot be asked now, as others of this machine just did, or its answer is not valid.
         """
-        words = search_words(query, at_most=_WORDS)
+        words = search_words(query, self._language, at_most=_WORDS)
         if not words or limit < 1:
             return []
         params = {
@@ -174,7 +176,7 @@ class ArxivSource:
 
         page = self._cache.page(self._client.address(params), fetch)
         documents = list(_papers(self._feed(page.body), page.retrieved_at))
-        return best_passages(query, documents, limit=limit)
+        return best_passages(query, documents, self._language, limit=limit)
 
     def _feed(self, body: bytes) -> ElementTree.Element:
         parser = ElementTree.XMLParser(target=_NoDoctype())

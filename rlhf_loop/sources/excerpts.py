@@ -13,11 +13,13 @@ import sentencex
 
 from rlhf_loop.domain import Passage
 from rlhf_loop.reward.lexical import content_words, coverage, terms, words
+from rlhf_loop.utils.languages import ENGLISH, Language, language_named
 from rlhf_loop.utils.text import clean_text
 
 #: Characters of a section: some 250 words, three or four passages of the encoder.
 MAX_CHARS = 1500
 
+_EN = language_named(ENGLISH)
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _WORDS = re.compile(r"\s*\S+\s*")
 #: What sentencex 1.0 does not take: lone surrogates, and white space of several bytes behind a capital letter.
@@ -50,7 +52,7 @@ _AROUND_LINES = re.compile(r" ?\n ?")
 _GAPS = re.compile(r"\n{3,}")
 
 
-def sentences(text: str) -> list[str]:
+def sentences(text: str, language: Language = _EN) -> list[str]:
     """Return the sentences of a text, with the white space behind each: joined, they are the text again.
 
     Abbreviations and numbers do not end a sentence, a blank line does. None of the sentences is blank.
@@ -58,7 +60,7 @@ def sentences(text: str) -> list[str]:
     # What stands for what the library does not take is as long, so the borders are the same.
     fit = _WIDE_SPACE.sub(" ", _SURROGATE.sub("\ufffd", text))
     # Their starts, not their texts: in long texts the library leaves out white space between some of them.
-    starts = [sentence["start_index"] for sentence in sentencex.get_sentence_boundaries("en", fit)]
+    starts = [sentence["start_index"] for sentence in sentencex.get_sentence_boundaries(language.code, fit)]
     parts: list[str] = []
     for start, end in pairwise([0, *starts[1:], len(text)]):
         part = text[start:end]
@@ -70,7 +72,7 @@ def sentences(text: str) -> list[str]:
     return parts if text.strip() else []
 
 
-def sections(text: str, *, max_chars: int = MAX_CHARS) -> list[str]:
+def sections(text: str, language: Language = _EN, *, max_chars: int = MAX_CHARS) -> list[str]:
     """Cut a text into sections of at most `max_chars` characters and about equal length, none of them blank.
 
     Borders are ends of paragraphs where they lie well, else of sentences; a sentence that is too long (a table, a wall
@@ -83,12 +85,12 @@ def sections(text: str, *, max_chars: int = MAX_CHARS) -> list[str]:
         return []
     if len(text) <= max_chars:
         return [text]
-    pieces = list(_joined(_pieces(text, max_chars), max_chars))
+    pieces = list(_joined(_pieces(text, language, max_chars), max_chars))
     parts = ("".join(piece.text for piece in pieces[start:end]).strip() for start, end in _spans(pieces, max_chars))
     return [part for part in parts if part]
 
 
-def excerpt(query: str, text: str, *, whole: bool = False) -> str:
+def excerpt(query: str, text: str, language: Language = _EN, *, whole: bool = False) -> str:
     """Return the part of a passage that is shown as an answer: whole sentences that fit the question best.
 
     A text of at most `MAX_CHARS` characters is only freed of a sentence that is cut off at its start or end; it stays
@@ -96,22 +98,22 @@ def excerpt(query: str, text: str, *, whole: bool = False) -> str:
     """
     if whole and len(text) <= MAX_CHARS:
         return text
-    parts = sections(text)
+    parts = sections(text, language)
     if len(parts) > 1:
-        wanted = set(terms(query))
+        wanted = set(terms(query, language))
         # max() keeps the first of equals: where no word tells, a text's beginning says best what it is about.
-        text = max(parts, key=lambda part: len(wanted & set(terms(part))))
-    return whole_sentences(text)
+        text = max(parts, key=lambda part: len(wanted & set(terms(part, language))))
+    return whole_sentences(text, language)
 
 
-def whole_sentences(text: str) -> str:
+def whole_sentences(text: str, language: Language = _EN) -> str:
     """Leave out what is cut off: a first sentence that begins in its middle, a last one without an end.
 
     A last line of its own, such as a list's, needs no full stop; and something always stays.
     """
     if len(text) <= MAX_CHARS and _ended(text) and not _BEGINS_INSIDE.match(text):
         return text
-    parts = sentences(text)
+    parts = sentences(text, language)
     if len(parts) > 1 and _BEGINS_INSIDE.match(parts[0]):
         parts = parts[1:]
     if len(parts) > 1 and not _ended(parts[-1]) and not parts[-2].endswith("\n"):
@@ -138,13 +140,15 @@ class Document:
     retrieved_at: datetime
 
 
-def best_passages(question: str, documents: Sequence[Document], *, limit: int) -> list[Passage]:
+def best_passages(
+    question: str, documents: Sequence[Document], language: Language = _EN, *, limit: int
+) -> list[Passage]:
     """Return the sections with most of the question's terms: the best of each document, then the second best, ...
 
     Of one round, those with more of the terms come first. A further section of a document must have at least one.
     """
-    wanted = terms(question)
-    queues = [_by_score(wanted, document) for document in documents]
+    wanted = terms(question, language)
+    queues = [_by_score(wanted, document, language) for document in documents]
     chosen: list[Passage] = []
     for place in range(max(map(len, queues), default=0)):
         row = [queue[place] for queue in queues if len(queue) > place]
@@ -153,13 +157,14 @@ def best_passages(question: str, documents: Sequence[Document], *, limit: int) -
     return chosen[:limit]
 
 
-def search_words(question: str, *, at_most: int) -> list[str]:
+def search_words(question: str, language: Language = _EN, *, at_most: int) -> list[str]:
     """Return the words that carry the question's meaning, in its order, casefolded, letters and digits only.
 
     Of a long question, those that it repeats come first, then the longest. Where no word carries meaning, all count.
     """
-    found = [word[:_LONGEST_WORD] for word in content_words(question) or dict.fromkeys(words(question))]
-    counts = Counter(word[:_LONGEST_WORD] for word in words(question))
+    every = words(question, language)
+    found = [word[:_LONGEST_WORD] for word in content_words(question, language) or dict.fromkeys(every)]
+    counts = Counter(word[:_LONGEST_WORD] for word in every)
     chosen: list[str] = []
     for word in sorted(dict.fromkeys(found), key=lambda word: (-counts[word], -len(word))):
         if len(chosen) < at_most and sum(map(len, chosen)) + len(word) <= _CHARS:
@@ -185,9 +190,9 @@ class _Piece:
     cost: float
 
 
-def _pieces(text: str, max_chars: int) -> Iterator[_Piece]:
+def _pieces(text: str, language: Language, max_chars: int) -> Iterator[_Piece]:
     """Give the smallest pieces that a border may lie between, none longer than a section."""
-    for sentence in sentences(text):
+    for sentence in sentences(text, language):
         # Not by a pattern: one that looks for blank lines takes cubic time where they are many.
         ends_paragraph = sentence[len(sentence.rstrip()) :].count("\n") > 1
         cost = 0.0 if ends_paragraph else _SENTENCE_BORDER
@@ -260,14 +265,14 @@ class _ScoredPart:
     score: tuple[float, float]
 
 
-def _by_score(wanted: Sequence[str], document: Document) -> list[_ScoredPart]:
-    named = set(terms(document.title))
+def _by_score(wanted: Sequence[str], document: Document, language: Language) -> list[_ScoredPart]:
+    named = set(terms(document.title, language))
     # What the title says is what all of the document is about, and so tells its sections apart no further.
     open_terms = [term for term in wanted if term not in named] or list(wanted)
     scored = []
     for part in document.parts:
-        heading = terms(part.heading)
-        for text in sections(part.text):
+        heading = terms(part.heading, language)
+        for text in sections(part.text, language):
             if len(text) >= _SHORTEST or len(document.parts) == 1:
                 passage = Passage(
                     text=text,
@@ -277,7 +282,7 @@ def _by_score(wanted: Sequence[str], document: Document) -> list[_ScoredPart]:
                     retrieved_at=document.retrieved_at,
                     whole=True,
                 )
-                score = coverage(open_terms, [*heading, *terms(text)]), coverage(open_terms, heading)
+                score = coverage(open_terms, [*heading, *terms(text, language)]), coverage(open_terms, heading)
                 scored.append(_ScoredPart(passage, score))
     scored.sort(key=lambda each: each.score, reverse=True)
     return scored

@@ -23,6 +23,7 @@ from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.sources.excerpts import Document, Part, best_passages, longest_first, search_words, without_markup
 from rlhf_loop.sources.http import BUDGET_SHARE, HttpClient
 from rlhf_loop.sources.page_cache import PageCache
+from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import one_line, web_address
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class WikipediaSource:
         self._client = HttpClient(api_address(settings), setting=_URL, contact=settings.contact)
         self._cache = PageCache(settings.cache_dir / "pages.db", max_age_s=settings.source_cache_hours * 3600)
         self._budget_s = BUDGET_SHARE * settings.source_deadline_s
+        self._language = language_named(settings.language)
         self._fixed = {**_FIXED, "maxlag": str(maxlag)}
 
     def warm_up(self) -> None:
@@ -69,7 +71,7 @@ class WikipediaSource:
         Raises:
             SourceError: the wiki cannot be asked now, or its answer is not valid.
         """
-        words = search_words(query, at_most=_WORDS)
+        words = search_words(query, self._language, at_most=_WORDS)
         if not words or limit < 1:
             return []
         deadline = time.monotonic() + self._budget_s
@@ -83,7 +85,7 @@ class WikipediaSource:
                     raise
                 logger.warning("Only %d of %d pages were read: %s", len(documents), len(found.hits), error)
                 break
-        return best_passages(query, documents, limit=limit)
+        return best_passages(query, documents, self._language, limit=limit)
 
     def _find(self, words: list[str], deadline: float) -> _SearchResult:
         """Search for all words; where that finds little, for any of them; where it finds nothing, for fewer."""
@@ -196,7 +198,8 @@ def api_address(settings: Settings) -> str:
     Raises:
         ConfigError: the language cannot be part of an address.
     """
-    url, language = settings.wikipedia_url, settings.wikipedia_language
+    url = settings.wikipedia_url
+    language = settings.wikipedia_language or language_named(settings.language).code
     if "{language}" in url and not _LANGUAGE.fullmatch(language):
         raise ConfigError(
             f"RLHF_WIKIPEDIA_LANGUAGE={language!r} is not a valid code of a Wikipedia. "

@@ -142,7 +142,7 @@ def read_pairs(
             progress(int(chunk.row[-1]) + 1, len(pairs))
     return PairFeatures(
         difference={
-            each.name: np.concatenate([np.empty((0, len(each.feature_names())), np.float32), *found[each.name]])
+            each.name: np.concatenate(found[each.name] or [np.empty((0, len(each.feature_names())), np.float32)])
             for each in recipes
         },
         rows={name: mask & there for name, mask in sampled.items()},

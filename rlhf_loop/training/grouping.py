@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.encoders import DIMENSION, TextEncoder
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.utils.arrays import Ints
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.wording import numbers_in, question_key, without_frame
@@ -80,7 +80,7 @@ def _read(
     """Return each question once: its hash, hashes of its key and of the numbers in it (0: none), and its vector."""
     seen: set[int] = set()
     prompts, keys, numbers = ([np.empty(0, dtype=np.int64)] for _ in range(3))
-    vectors = [np.empty((0, DIMENSION), dtype=np.float16)]
+    vectors = [np.empty((0, encoder.dimension), dtype=np.float16)]
     for hashes, texts in asked:
         new = {of: text for of, text in zip(hashes.tolist(), texts, strict=True) if of not in seen}
         if not new:

@@ -14,7 +14,7 @@ from rlhf_loop import sample
 from rlhf_loop.cli import main, warming
 from rlhf_loop.cli.warming import warm
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
+from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import EncoderError, ImportFileError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
@@ -30,6 +30,7 @@ class CountingRuntime:
     """Makes up vectors, and remembers for which texts."""
 
     id = "counting"
+    shape = Shape()
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -17,7 +17,7 @@ from patience import PATIENCE_S
 from tokenizers import Tokenizer
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors, load_encoder
+from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors, load_encoder
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
 from rlhf_loop.encoders.text_encoder import UnknownTextError
 from rlhf_loop.encoders.vector_cache import VectorCache
@@ -36,6 +36,7 @@ class FakeRuntime:
 
     def __init__(self, name: str = "fake") -> None:
         self.id = name
+        self.shape = Shape()
         self.asked: list[str] = []
 
     def encode(self, texts: Sequence[str]) -> Vectors:

@@ -115,6 +115,7 @@ def test_stored_vectors_give_the_very_same_scores(
 
         def __init__(self) -> None:
             self.id = encoder.id
+            self.language = encoder.language
             self.kept: dict[str, object] = {}
 
         def passages_to_keep(self, texts: list[str]) -> list[object]:
@@ -122,8 +123,8 @@ def test_stored_vectors_give_the_very_same_scores(
             self.kept.update(zip(texts, made, strict=True))
             return made  # type: ignore[return-value]
 
-        def encode_whole(self, texts: list[str]) -> object:
-            return encoder.encode_whole(texts)
+        def encode_whole(self, texts: list[str], *, passages: list[str]) -> object:
+            return encoder.encode_whole(texts, passages=passages)
 
     recording = Recording()
     indexing.index_files([file], store=store, encoder=recording)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from rlhf_loop.sources.index.indexing import IndexReport, InvalidDocumentsError
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.store.engine import make_engine
+from rlhf_loop.utils.languages import language_named
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +33,7 @@ class FakeEncoder:
 
     def __init__(self, name: str = "fake/fp32", *, seconds: float = 0.0) -> None:
         self.id = name
+        self.language = language_named("en")
         self.embedded: list[str] = []
         self.looked_up: list[str] = []
         self._seconds = seconds
@@ -41,7 +43,8 @@ class FakeEncoder:
         self.embedded += texts
         return [_vectors(text) for text in texts]
 
-    def encode_whole(self, texts: Sequence[str]) -> Vectors:
+    def encode_whole(self, texts: Sequence[str], *, passages: Sequence[str] = ()) -> Vectors:
+        texts = [*texts, *passages]
         self.looked_up += texts
         return np.concatenate([_vectors(text)[:1] for text in texts]) if texts else np.empty((0, 384), np.float32)
 
@@ -259,6 +262,7 @@ from pathlib import Path
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.store.engine import make_engine
+from rlhf_loop.utils.languages import language_named
 from tests.sources.test_indexing import FakeEncoder, add
 kind, where, file, seconds = sys.argv[1:]
 store = LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore(make_engine(where))

@@ -32,7 +32,7 @@ class Own:
 
 class Configured(Own):
     def __init__(self, settings: Settings) -> None:
-        super().__init__(name=f"in {settings.wikipedia_language}")
+        super().__init__(name=f"in {settings.language}")
 
 
 class Retriever:
@@ -53,7 +53,7 @@ HERE = __name__
 
 
 def from_settings(settings: Settings) -> Source:
-    return Own(f"from {settings.wikipedia_language}")
+    return Own(f"from {settings.language}")
 
 
 def retriever_from_settings(_: Settings) -> Retriever:

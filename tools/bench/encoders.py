@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from rlhf_loop import sample
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Example
-from rlhf_loop.encoders import TextEncoder, Vectors, choose
+from rlhf_loop.encoders import Shape, TextEncoder, Vectors, choose
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
 from rlhf_loop.encoders.runtime import abilities
 from rlhf_loop.encoders.tokenizer import Batcher, load_tokenizer
@@ -214,6 +214,7 @@ class _Asked:
 
     def __init__(self, name: str, process: _Process, folder: Path) -> None:
         self.id = f"bench/{name}"
+        self.shape = Shape()
         self._process = process
         self._file = folder / f"{name}.npy"
 

@@ -49,6 +49,7 @@ class WordMeans:
 
     def __init__(self, real: Runtime) -> None:
         self.id = real.id
+        self.shape = real.shape
         words = words_of_sample()
         self._number = {word: number for number, word in enumerate(words)}
         self._vectors = real.encode(words)
@@ -73,6 +74,7 @@ class Forbidden:
         # Kept, because in a real training it is loaded, and takes its memory, whether it is asked or not.
         self._real = real
         self.id = real.id
+        self.shape = real.shape
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Refuse."""

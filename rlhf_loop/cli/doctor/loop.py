@@ -17,7 +17,7 @@ from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
 from rlhf_loop.cli.doctor.storage import DatabaseAccess
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import RunRecord
-from rlhf_loop.errors import ModelFileError
+from rlhf_loop.errors import EncoderError, ModelFileError
 from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
@@ -231,12 +231,12 @@ def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
 
 
 def _loaded(settings: Settings) -> Finding:
-    from rlhf_loop.encoders.weights import MODEL_NAME
+    from rlhf_loop.encoders import model_name
     from rlhf_loop.reward.model_file import load
 
     try:
-        loaded = load(settings.model_path, encoder=MODEL_NAME)
-    except ModelFileError as error:
+        loaded = load(settings.model_path, encoder=model_name(settings))
+    except (ModelFileError, EncoderError) as error:
         return from_error("model", error)
     trained = loaded.model.card.get("trained_at", "at an unknown time")
     text = f"{loaded.version} at {settings.model_path}, trained {trained} with {loaded.model.encoder}"

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
 from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Settings
-from rlhf_loop.encoders import choose
+from rlhf_loop.encoders import ENGLISH_ENCODER, MULTILINGUAL_ENCODER, choose, model_name, weights_folder
 from rlhf_loop.encoders.runtime import abilities, cores, processor_name
 from rlhf_loop.errors import ConfigError, RlhfLoopError
 from rlhf_loop.utils.text import listed
@@ -76,7 +76,7 @@ def processor() -> Iterator[Finding]:
 
 def encoder(settings: Settings) -> Iterator[Finding]:
     """Tell what runs the encoder and why, and whether its weights are there and the official ones."""
-    from rlhf_loop.encoders.weights import MODEL_NAME, find_model_folder, verify
+    from rlhf_loop.encoders.weights import verify
 
     choice = choose(settings)
     threads = settings.encoder_threads or cores()
@@ -84,9 +84,12 @@ def encoder(settings: Settings) -> Iterator[Finding]:
     if choice.runtime == "sentence-transformers" and missing("torch"):
         advice = f"Run: {install('torch')}, or unset RLHF_ENCODER_RUNTIME"
         yield fault("encoder", f"{' and '.join(missing('torch'))} not installed", advice)
-    folder = find_model_folder(settings.encoder_path, download=False)
-    verify(folder)
-    yield Finding("encoder", f"the official weights of {MODEL_NAME} are in {folder}")
+    folder = weights_folder(settings, download=False)
+    name = model_name(settings)
+    if name == ENGLISH_ENCODER:
+        verify(folder)
+    official = "the official weights" if name in (ENGLISH_ENCODER, MULTILINGUAL_ENCODER) else "the weights"
+    yield Finding("encoder", f"{official} of {name} are in {folder}")
 
 
 def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
@@ -228,6 +231,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
     from rlhf_loop.monitoring.webhook import checked_address
     from rlhf_loop.ranking import without_model
     from rlhf_loop.registry.training_run import checked_weight
+    from rlhf_loop.utils.languages import language_named
     from rlhf_loop.web.guard import Guard
     from rlhf_loop.web.process import Database
 
@@ -238,7 +242,10 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
         if settings.alarm_webhook:
             checked_address(settings.alarm_webhook)
 
-    return (end_user_scale, checked_weight, experiments.check, sessions_and_limits, without_model, webhook)
+    def language(settings: Settings) -> None:
+        language_named(settings.language)
+
+    return (language, end_user_scale, checked_weight, experiments.check, sessions_and_limits, without_model, webhook)
 
 
 @contextmanager

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.sources.index.store import Entry, Hit, Mode, Section, SourceCount, VectorStore
+from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Mode, Section, SourceCount, VectorStore
+from rlhf_loop.utils.languages import language_named
 
 __all__ = ["LANGUAGES", "Entry", "Hit", "Mode", "Section", "SourceCount", "VectorStore", "open_store"]
-
-#: Those whose stems both databases know.
-LANGUAGES = (
-    "arabic",
-    "danish",
-    "dutch",
-    "english",
-    "finnish",
-    "french",
-    "german",
-    "greek",
-    "hungarian",
-    "italian",
-    "norwegian",
-    "portuguese",
-    "romanian",
-    "russian",
-    "spanish",
-    "swedish",
-    "tamil",
-    "turkish",
-)
 
 
 def open_store(settings: Settings) -> VectorStore:
@@ -40,12 +19,15 @@ def open_store(settings: Settings) -> VectorStore:
         ConfigError: an unknown `index_language`.
         MissingExtraError: a PostgreSQL URL without the extra [postgres].
     """
-    language = settings.index_language.lower()
-    if language not in LANGUAGES:
+    try:
+        language = language_named(settings.index_language or settings.language).name
+    except ConfigError as error:
+        if not settings.index_language:
+            raise
         raise ConfigError(
             f"RLHF_INDEX_LANGUAGE={settings.index_language!r} is not a language that can be indexed. "
-            f"Choose one of {', '.join(LANGUAGES)}."
-        )
+            f"Choose one of {', '.join(LANGUAGES)}, or another one, whose words are then taken as they are."
+        ) from error
     if settings.database_url.startswith("postgres"):
         from rlhf_loop.sources.index.pgvector_store import PgVectorStore
         from rlhf_loop.store.engine import make_engine

@@ -221,7 +221,7 @@ def _embed(documents: Mapping[str, Document], encoder: TextEncoder, advance: Cal
             added_at=now,
         )
         for name, document in documents.items()
-        for number, text in enumerate(sections(document.text))
+        for number, text in enumerate(sections(document.text, encoder.language))
     ]
     vectors: list[Vectors] = []
     chars = 0
@@ -230,7 +230,7 @@ def _embed(documents: Mapping[str, Document], encoder: TextEncoder, advance: Cal
         texts = [section.text for section in cut[start : start + _PART]]
         vectors += encoder.passages_to_keep(texts)
         # Re-ranking compares a question with each candidate's title, too.
-        encoder.encode_whole([lexical.title(text) for text in texts])
+        encoder.encode_whole([], passages=[lexical.title(text, encoder.language) for text in texts])
         chars += sum(map(len, texts))
     titles = list({section.title for section in cut if section.title})
     headings = dict(zip(titles, (matrix[0] for matrix in encoder.passages_to_keep(titles)), strict=True))

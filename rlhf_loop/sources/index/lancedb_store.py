@@ -20,12 +20,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import VectorStoreError
-from rlhf_loop.sources.index.store import Entry, Hit, Mode, Ranking, Section, SourceCount, ranked, refuse_other_model
+from rlhf_loop.sources.index.store import (
+    LANGUAGES,
+    Entry,
+    Hit,
+    Mode,
+    Ranking,
+    Section,
+    SourceCount,
+    ranked,
+    refuse_other_dimension,
+    refuse_other_model,
+)
+from rlhf_loop.utils.languages import UNSPACED
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from lancedb.index import FTS
     from lancedb.table import Table
 
 _Result = TypeVar("_Result")
@@ -80,9 +92,14 @@ class LanceDbStore:
         if not entries:
             return
         with self._errors(), self._writing():
-            table = self._open() or self._create()
+            dimension = entries[0].vectors.shape[1]
+            table = self._open() or self._create(dimension)
             some = table.search().select(["encoder"]).limit(1).to_arrow()["encoder"].to_pylist()
             refuse_other_model(some, encoder)
+            if _dimension(table) != dimension:
+                # Nothing is in it any more, so it may have the vectors of another encoder.
+                self._connect().drop_table(TABLE)
+                table = self._create(dimension)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(_rows(entries, encoder))
 
@@ -100,6 +117,9 @@ class LanceDbStore:
             return []
 
         def find(table: Table) -> list[Hit]:
+            if _dimension(table) != len(vector):
+                refuse_other_dimension(_encoders(table), len(vector))
+                return []  # all was deleted
             by_vector, by_words = partial(_by_vector, table, vector), partial(_by_words, table, query)
             return _hits(table, ranked(mode, limit, by_vector=by_vector, by_words=by_words))
 
@@ -195,15 +215,15 @@ class LanceDbStore:
         # Each read looks for the newest version: others may have written it.
         return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
 
-    def _create(self) -> Table:
-        table: Table = self._connect().create_table(TABLE, schema=_schema(), exist_ok=True)
+    def _create(self, dimension: int) -> Table:
+        table: Table = self._connect().create_table(TABLE, schema=_schema(dimension), exist_ok=True)
         self._index_columns(table)
         self._table, self._opened_at = table, table.version
         return table
 
     def _index_columns(self, table: Table) -> None:
         """Make sure that keys are indexed, and words in this language: an empty index tells how to read new rows."""
-        from lancedb.index import FTS, BTree
+        from lancedb.index import BTree
 
         there = {index.name for index in table.list_indices()}
         for column in _KEYS:
@@ -216,7 +236,7 @@ class LanceDbStore:
             for other in there:
                 if other.startswith(f"{column}_"):
                     table.drop_index(other)
-            table.create_index(column, config=FTS(language=self._language.capitalize()), name=name)
+            table.create_index(column, config=_words_index(self._language), name=name)
 
     def _index_vectors(self, table: Table) -> None:
         """Sort the vectors into parts where there are many, each number kept in 8 bits beside the exact ones."""
@@ -267,6 +287,17 @@ class LanceDbStore:
             ) from error
 
 
+def _words_index(language: str) -> FTS:
+    """Return how the words of a language are indexed: by their stems, as they are, or in pairs of characters."""
+    from lancedb.index import FTS
+
+    if language in LANGUAGES:
+        return FTS(language=language.capitalize())
+    if language in UNSPACED.values():
+        return FTS(base_tokenizer="ngram", ngram_min_length=2, ngram_max_length=2, stem=False, remove_stop_words=False)
+    return FTS(stem=False, remove_stop_words=False)
+
+
 def _way_out(reason: str) -> str:
     """Return what to do about a failure; an index that is whole is not to be deleted."""
     if _FULL in reason.lower():
@@ -279,7 +310,13 @@ def _way_out(reason: str) -> str:
     )
 
 
-def _schema() -> pa.Schema:
+def _dimension(table: Table) -> int:
+    """Return how many numbers each of the table's vectors has."""
+    size: int = table.schema.field("vectors").type.value_type.list_size
+    return size
+
+
+def _schema(dimension: int) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema(
@@ -296,7 +333,7 @@ def _schema() -> pa.Schema:
             pa.field("encoder", pa.string(), nullable=False),
             # How many of the vectors, 0 or 1 and the first of them, are not of passages.
             pa.field("headings", pa.int8(), nullable=False),
-            pa.field("vectors", pa.list_(pa.list_(pa.float32(), DIMENSION)), nullable=False),
+            pa.field("vectors", pa.list_(pa.list_(pa.float32(), dimension)), nullable=False),
         ]
     )
 
@@ -304,7 +341,8 @@ def _schema() -> pa.Schema:
 def _rows(entries: Sequence[Entry], encoder: str) -> pa.Table:
     import pyarrow as pa
 
-    schema = _schema()
+    dimension = entries[0].vectors.shape[1]
+    schema = _schema(dimension)
     columns: dict[str, Any] = {
         name: [getattr(entry.section, name) for entry in entries] for name in Section.__dataclass_fields__
     }
@@ -317,7 +355,7 @@ def _rows(entries: Sequence[Entry], encoder: str) -> pa.Table:
     ]
     offsets = np.cumsum([0, *map(len, matrices)], dtype=np.int32)
     flat = pa.array(np.concatenate(matrices, dtype=np.float32).ravel())
-    vectors = pa.FixedSizeListArray.from_arrays(flat, DIMENSION)
+    vectors = pa.FixedSizeListArray.from_arrays(flat, dimension)
     columns["vectors"] = pa.ListArray.from_arrays(pa.array(offsets), vectors)
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
@@ -374,7 +412,7 @@ def _hits(table: Table, ranking: Ranking) -> list[Hit]:
         if (place := places.get(name)) is not None:
             section = Section(**{field: rows[field][place].as_py() for field in Section.__dataclass_fields__})
             flat = rows["vectors"][place].values.flatten().to_numpy(zero_copy_only=False)
-            vectors = flat.reshape(-1, DIMENSION)[rows["headings"][place].as_py() :]
+            vectors = flat.reshape(-1, _dimension(table))[rows["headings"][place].as_py() :]
             hits.append(Hit(section, vectors, rows["encoder"][place].as_py(), float(score)))
     return hits
 

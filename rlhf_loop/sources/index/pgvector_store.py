@@ -6,6 +6,7 @@ Its tables are not part of the migrations, since a server without pgvector must 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -41,9 +42,21 @@ from sqlalchemy.types import UserDefinedType
 
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import DatabaseError, VectorStoreError
-from rlhf_loop.sources.index.store import Entry, Hit, Mode, Ranking, Section, SourceCount, ranked, refuse_other_model
+from rlhf_loop.sources.index.store import (
+    LANGUAGES,
+    Entry,
+    Hit,
+    Mode,
+    Ranking,
+    Section,
+    SourceCount,
+    ranked,
+    refuse_other_dimension,
+    refuse_other_model,
+)
 from rlhf_loop.store.engine import describe, reading, transaction
 from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.languages import UNSPACED
 
 #: PostgreSQL's numbers for what went wrong.
 NO_TABLE = "42P01"
@@ -78,6 +91,8 @@ _VECTOR_INDEX = "rlhf_index_vectors_hnsw"
 _LOCK = 0x524C4858
 #: The number of the vector that is of a title.
 _HEADING = -1
+#: A character of Chinese, Japanese, Thai, Lao, Burmese or Khmer.
+_CHARACTER = "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff])"
 _FIELDS = tuple(Section.__dataclass_fields__)
 
 
@@ -166,7 +181,8 @@ def set_language(connection: Connection, language: str) -> None:
 
 def words_expression(title: Any, body: Any, *, language: str) -> Any:
     """Return the stems of a section as SQL; a word of the title counts ten times as much, by PostgreSQL's weights."""
-    of_title = func.to_tsvector(_regconfig(language), func.coalesce(title, ""))
+    title, body = _apart(func.coalesce(title, ""), language), _apart(body, language)
+    of_title = func.to_tsvector(_regconfig(language), title)
     return func.setweight(of_title, text("'A'")).op("||")(func.to_tsvector(_regconfig(language), body))
 
 
@@ -207,6 +223,7 @@ class PgVectorStore:
         with self._writing() as connection:
             create_tables(connection, language=self._language)
             refuse_other_model(connection.execute(select(SECTIONS.c.encoder).limit(1)).scalars(), encoder)
+            _fit(connection, entries[0].vectors.shape[1])
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
             # That of the rows that are there, until optimize() gives all of them another one.
             language = language_of(connection) or self._language
@@ -236,6 +253,10 @@ class PgVectorStore:
             return []
 
         def find(connection: Connection) -> list[Hit]:
+            if _dimension(connection) != len(vector):
+                there = connection.execute(select(SECTIONS.c.encoder).distinct().order_by(SECTIONS.c.encoder))
+                refuse_other_dimension(list(there.scalars()), len(vector))
+                return []  # all was deleted
             # To compile such a query takes longer than to run it.
             connection.execute(text("SET LOCAL jit = off"))
             by_vector = partial(_by_vector, connection, vector)
@@ -336,8 +357,34 @@ class PgVectorStore:
             self._process = os.getpid()
 
 
+def _dimension(connection: Connection) -> int:
+    """Return how many numbers each of the table's vectors has."""
+    found = text(
+        "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'rlhf_index_vectors'::regclass AND attname = 'vector'"
+    )
+    return int(connection.execute(found).scalar_one())
+
+
+def _fit(connection: Connection, dimension: int) -> None:
+    """Let the table take vectors of that length, where it has others and is empty."""
+    if _dimension(connection) != dimension:
+        connection.execute(text(f"DROP INDEX IF EXISTS {_VECTOR_INDEX}"))
+        # A number, as no parameter can stand in a type.
+        connection.execute(text(f"ALTER TABLE rlhf_index_vectors ALTER COLUMN vector TYPE vector({dimension:d})"))
+
+
 def _regconfig(language: str) -> Any:
-    return text("CAST(:language AS regconfig)").bindparams(language=language)
+    return text("CAST(:language AS regconfig)").bindparams(language=_config(language))
+
+
+def _config(language: str) -> str:
+    """Return PostgreSQL's name of how the words of a language are read."""
+    return language if language in LANGUAGES else "simple"
+
+
+def _apart(value: Any, language: str) -> Any:
+    """Put a blank behind each character of a language that has none between its words."""
+    return func.regexp_replace(value, _CHARACTER, r"\1 ", "g") if language in UNSPACED.values() else value
 
 
 def _no_table(error: DatabaseError) -> bool:
@@ -392,7 +439,9 @@ def _by_words(connection: Connection, query: str, language: str, depth: int) -> 
     )
     asked_in = language_of(connection) or language
     query = query.replace("\0", " ").encode("utf-8", "replace").decode()  # what PostgreSQL takes as a text
-    rows = connection.execute(found, {"query": query, "language": asked_in, "depth": depth})
+    if asked_in in UNSPACED.values():
+        query = re.sub(_CHARACTER, r"\1 ", query)
+    rows = connection.execute(found, {"query": query, "language": _config(asked_in), "depth": depth})
     return [(row.id, row.score) for row in rows]
 
 

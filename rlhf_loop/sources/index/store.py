@@ -22,6 +22,27 @@ Mode = Literal["hybrid", "vector", "text"]
 #: Ids of sections with their scores, best first.
 Ranking = list[tuple[str, float]]
 
+#: Languages whose stems both databases know.
+LANGUAGES = (
+    "arabic",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+)
 #: The constant of the paper: how little the first ranks differ from those behind them.
 K = 60
 #: Places of each ranking that are looked at, if not more are wanted. More changed nothing on MedQuAD.
@@ -50,9 +71,9 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A section to keep, with the unit vectors of its passages, shape (passages, 384).
+    """A section to keep, with the unit vectors of its passages, shape (passages, dimension).
 
-    `heading` is the vector of the document's title, shape (384,), by which its first section can be found as well.
+    `heading` is the vector of the document's title, by which its first section can be found as well.
     """
 
     section: Section
@@ -62,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A section that was found, with the vectors of its passages, shape (passages, 384), by the encoder of that id.
+    """A section that was found, with the vectors of its passages, as in `Entry`, by the encoder of that id.
 
     More `score` is better; scores of different modes do not compare.
     """
@@ -102,7 +123,7 @@ class VectorStore(Protocol):
         """Return those of the documents that are there; with `encoder` only those with vectors of this very one."""
 
     def search(self, query: str, vector: NDArray[np.float32], *, limit: int, mode: Mode = "hybrid") -> list[Hit]:
-        """Return the best sections for a question, given with its unit vector, shape (384,).
+        """Return the best sections for a question, given with its unit vector, shape (dimension,).
 
         By words, any of them counts. By vectors, a section is as near as the nearest of its passages, or its heading.
         """
@@ -123,6 +144,19 @@ class VectorStore(Protocol):
         """Let go of files and connections; the next use opens them again."""
 
 
+def refuse_other_dimension(encoders: Sequence[str], dimension: int) -> None:
+    """Refuse a search by a vector of another length than those of the encoders that are there; none may be there.
+
+    Raises:
+        VectorStoreError: some are.
+    """
+    if encoders:
+        raise VectorStoreError(
+            f"The index holds vectors of {' and '.join(encoders)}, which do not compare with those of {dimension} "
+            f"numbers of the encoder in use. {_way_out(encoders[0])}"
+        )
+
+
 def refuse_other_model(encoders: Iterable[str], encoder: str) -> None:
     """Check that vectors of `encoder` may stand beside those of the encoders that are there.
 
@@ -132,9 +166,15 @@ def refuse_other_model(encoders: Iterable[str], encoder: str) -> None:
     for there in encoders:
         if not same_model(there, encoder):
             raise VectorStoreError(
-                f"The index holds vectors of {there}; those of {encoder} do not compare with them. Use that encoder, "
-                "or delete all sources (rlhf-loop index list, rlhf-loop index delete SOURCE) and add the files again."
+                f"The index holds vectors of {there}; those of {encoder} do not compare with them. {_way_out(there)}"
             )
+
+
+def _way_out(there: str) -> str:
+    return (
+        f"Use that encoder (RLHF_ENCODER={there.partition('/')[0]}), or delete all sources (rlhf-loop index list, "
+        "rlhf-loop index delete SOURCE) and add the files again (rlhf-loop index add PATH)."
+    )
 
 
 def ranked(
