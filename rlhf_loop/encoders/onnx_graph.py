@@ -221,7 +221,8 @@ class MPNetGraph(Graph):
         sizes = self._node("Concat", ["tokens", "tokens"], "bias.sizes", axis=0)
         starts, axes = self._ints("bias.starts", 0, 0), self._ints("bias.axes", 1, 2)
         bias_ = self._node("Slice", [self._tensor("bias.all", bias), starts, sizes, axes], "bias")
-        never, none = self._tensor("never", np.float32(_NEVER)), self._tensor("none", np.float32(0))
+        never = self._tensor("never", np.array(_NEVER, dtype=np.float32))
+        none = self._tensor("none", np.array(0, dtype=np.float32))
         masked = self._node("Where", ["mask", none, never], "mask.scores")
         self._node("Add", [masked, bias_], "mask.bias")
 

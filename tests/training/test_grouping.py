@@ -21,6 +21,8 @@ from rlhf_loop.training.train import train
 class Placed:
     """An encoder that has a vector for each text."""
 
+    dimension = DIMENSION
+
     def __init__(self, vectors: dict[str, Vectors]) -> None:
         self._vectors = vectors
 
