@@ -143,15 +143,15 @@ def _introduction(ratings: Ratings, encoder: str) -> str:
     return f"""# Results
 
 Everything on this page is printed by one command, `make results` (last run {today()}; sections that name
-another day are of that day). It reads
+another day are of that day, `python -m tools.results ratings` leaves these alone). It reads
 real ratings from a folder beside the checkout, which are not part of the project: MEDIQA 2019 task 3 (Ben Abacha,
 Shivade, Demner-Fushman, BioNLP 2019). {len(data.row):,} answers to {len(data.start) - 1} consumer-health questions,
 returned by a real question-answering system and judged by medical experts; {data.label.mean():.0%} are correct
 (rating >= 4). The vectors are those of {encoder}, the default on this processor; [Benchmarks](BENCHMARKS.md) says what
 other precisions change.
 
-Rules: questions, never single answers, are split, with all that ask for the same in other words (`python -m
-tools.leaks` measures how these are found). What is judged was not seen by the model that judges it. Where a
+Rules: questions, never single answers, are split, with those that are found to ask for the same (`python -m
+tools.leaks` measures how many are). What is judged was not seen by the model that judges it. Where a
 choice had to be made (features, penalty, the weight of a pair), it was made by cross-validation on the training split,
 and the prior of the calibration by draws of 50 answers from all questions. The 5-fold results on all questions contain
 the training split, so they are a little kind to recipe `passages`; by the validation split nothing was chosen. P@1
