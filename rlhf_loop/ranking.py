@@ -21,7 +21,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.utils.concurrency import Worker
-from rlhf_loop.utils.text import visible
+from rlhf_loop.utils.text import blank
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -228,7 +228,7 @@ def incoming_order(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
 def _ranked(
     query: str, candidates: Sequence[Candidate], model: RewardModel, encoder: TextEncoder
 ) -> list[RankedCandidate]:
-    readable = [position for position, candidate in enumerate(candidates) if visible(candidate.text)]
+    readable = [position for position, candidate in enumerate(candidates) if not blank(candidate.text)]
     scores: dict[int, float] = {}
     if readable:
         (known,) = model.score([Question(query, tuple(candidates[place].text for place in readable))], encoder)
@@ -340,7 +340,7 @@ def _as_dict(candidate: object, position: int) -> dict[str, Any]:
 
 
 def _check_query(query: object) -> None:
-    if not isinstance(query, str) or not visible(query):
+    if not isinstance(query, str) or blank(query):
         raise ValueError(f"The query must be a text that is not empty, but it is {query!r}. Pass the user's question.")
 
 
@@ -431,7 +431,7 @@ def rank_documents(
     Raises:
         ModelFileError: there is no model to rank by, and `otherwise` does not say what else to do.
     """
-    readable = [index for index, text in enumerate(documents) if visible(text)]
+    readable = [index for index, text in enumerate(documents) if not blank(text)]
     texts = [_beginning(ranker, documents[index], longest) for index in readable]
     ranking = _document_ranking(ranker, query, texts, otherwise)
     if ranking is None:

@@ -38,7 +38,7 @@ from rlhf_loop.ranking import Ranker, incoming_order, is_prior
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_GONE, lost_file
 from rlhf_loop.utils.languages import language_named
-from rlhf_loop.utils.text import unstorable, visible
+from rlhf_loop.utils.text import blank, unstorable
 from rlhf_loop.utils.tracing import stage
 
 if TYPE_CHECKING:
@@ -408,7 +408,7 @@ def checked_query(query: object) -> str:
             f"The query holds the character {found.group()!a} at position {found.start()}, which cannot be stored. "
             "Send the question as plain text."
         )
-    if not visible(query):
+    if blank(query):
         raise ValueError("The query is empty. Send the user's question.")
     return query.strip()
 

@@ -68,14 +68,10 @@ STAGE = Table(
     Column("identity", Text, nullable=False),
     Column("of_pair", Boolean, nullable=False),
     Column("texts_elsewhere", Boolean, nullable=False),
-    Column("user_prompt", Text),  # NULL where another row, or the database, has the texts
-    Column("ai_response", Text),
     Column("reviewer", Text, nullable=False),
     Column("nameless", Boolean, nullable=False),  # then the reviewer is named by what they said
     Column("role", Text),  # NULL where the row does not say: so nothing that is known is overwritten
     Column("rating", Integer),
-    Column("comment", Text),
-    Column("correction", Text),
     Column("harmful", Boolean),
     Column("source", Text),
     Column("candidate_group", Text),
@@ -88,6 +84,11 @@ STAGE = Table(
     Column("created_at", UtcDateTime),
     Column("reviewed_at", UtcDateTime),
     Column("retrieved_at", UtcDateTime),
+    # Last, since SQLite reads all that stands before a column on the way to it.
+    Column("user_prompt", Text),  # NULL where another row, or the database, has the texts
+    Column("ai_response", Text),
+    Column("comment", Text),
+    Column("correction", Text),
     prefixes=["TEMPORARY"],
 )
 Index("ix_rlhf_import_identity", STAGE.c.identity, STAGE.c.reviewer, STAGE.c.place)

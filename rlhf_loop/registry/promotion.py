@@ -35,7 +35,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
-from rlhf_loop.utils.text import visible
+from rlhf_loop.utils.text import blank
 
 logger = logging.getLogger(__name__)
 _ADOPTED = "It was live before there was a registry."
@@ -195,7 +195,7 @@ def is_known(engine: Engine, sha256: str) -> bool:
 
 
 def _check_actor(actor: object) -> None:
-    if not isinstance(actor, str) or not visible(actor):
+    if not isinstance(actor, str) or blank(actor):
         raise ValueError(f"The actor {actor!r} is not a valid name for the audit log. Pass who decided it.")
 
 

@@ -12,7 +12,7 @@ from rlhf_loop import domain
 from rlhf_loop.domain import Origin
 from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import LARGEST_ID, ORIGIN_COLUMNS, Assignment, Draft, Interaction, origin_of
-from rlhf_loop.utils.text import tidied, unstorable, visible
+from rlhf_loop.utils.text import blank, tidied, unstorable, visible
 
 #: Characters that a rater may write.
 MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000
@@ -105,7 +105,7 @@ def checked_text(name: str, text: str | None, *, limit: int) -> str | None:
     text = tidied(text).strip()
     if len(text) > limit:
         raise ValueError(f"The {name} has {len(text):,} characters; {limit:,} is the most. Shorten it.")
-    return text if visible(text) else None
+    return None if blank(text) else text
 
 
 def checked_correction(correction: str | None, *, response: str) -> str | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.utils.text import tidied, unstorable, visible
+from rlhf_loop.utils.text import blank, tidied, unstorable
 
 RATINGS = range(1, 6)
 
@@ -46,7 +46,7 @@ def cleaned(rating: Rating) -> Rating:
     better |= {
         name: None
         for name in _OPTIONAL_TEXTS
-        if isinstance(value := getattr(rating, name), str) and (not visible(value) if name in _PROSE else not value)
+        if isinstance(value := getattr(rating, name), str) and (blank(value) if name in _PROSE else not value)
     }
     # A column of a table has such; a database would store their bytes.
     better |= {name: value.item() for name in _NUMBERS if _is_of_numpy(value := getattr(rating, name))}
@@ -90,11 +90,11 @@ def _wrong_text(rating: Rating) -> str | None:
             what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
             return f"{name} holds {what} at position {bad.start()}"
     for name in _NEEDED_TEXTS:
-        if not visible(getattr(rating, name)):
+        if blank(getattr(rating, name)):
             return f"{name} is empty"
     for name in ("reviewer", "external_id"):
         text = getattr(rating, name)
-        if text is not None and not visible(text):
+        if text is not None and blank(text):
             return f"{name} is {text!a}, only white space"
     return None
 

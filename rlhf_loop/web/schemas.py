@@ -10,14 +10,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, Readiness
 from rlhf_loop.domain import THUMBS, Answer, RankedAnswer, field_values
-from rlhf_loop.utils.text import unstorable, visible
+from rlhf_loop.utils.text import blank, unstorable
 
 MAX_COMMENT_CHARS = 4000
 
 
 def not_blank(text: str) -> str:
     """Refuse a text in which there is nothing to read."""
-    if not visible(text):
+    if blank(text):
         raise ValueError("is only white space")
     return text
 

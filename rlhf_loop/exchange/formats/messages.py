@@ -16,7 +16,7 @@ from typing import Any
 
 from rlhf_loop.exchange.fields import is_missing
 from rlhf_loop.exchange.formats.base import LeftOutError
-from rlhf_loop.utils.text import visible
+from rlhf_loop.utils.text import blank, visible
 
 #: Levels of JSON that are read, and what makes them; brackets in texts do not.
 _DEEPEST = 100
@@ -266,7 +266,7 @@ def as_mapping(value: object) -> Mapping[str, Any]:
 
 def user_name(tool: str, id: object) -> str | None:
     """Name a user of another tool; no user's name here has a colon, so that nobody is taken for one of them."""
-    return None if is_missing(id) or not visible(str(id)) else f"{tool}:{id}"
+    return None if is_missing(id) or blank(str(id)) else f"{tool}:{id}"
 
 
 def _common(first: Sequence[Any], second: Sequence[Any]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records
-from rlhf_loop.utils.text import visible
+from rlhf_loop.utils.text import blank
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
 MAX_CHARS = 5_000_000
@@ -165,7 +165,7 @@ def read_pdf(path: Path) -> Prose:
     text = "\n".join(joined_lines(page) for page in pages)
     # Fonts without a table of their characters give these.
     text = text.replace("\0", "").encode("utf-8", "replace").decode()
-    if not visible(text):
+    if blank(text):
         raise DocumentError(
             f"The PDF {str(path)!r} has no text on its {len(pages)} page(s): it may be scanned. Let a program for "
             "character recognition (OCR) add the text, and try again."
@@ -251,7 +251,7 @@ class DocumentFile:
 
     def _whole(self) -> Iterator[ParsedDocument]:
         prose = _PROSE[self.format](self.path)
-        if not visible(prose.text):
+        if blank(prose.text):
             raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
         name = self.path.name.removesuffix(".gz").encode("utf-8", "replace").decode()
         title = prose.title or Path(name).stem.replace("_", " ")
@@ -450,7 +450,7 @@ def _text(field: str, value: object) -> str | None:
         return None
     if not isinstance(value, str):
         raise ValueError(f"{field} is {str(value)[:60]!r}, not text")
-    if not visible(value):
+    if blank(value):
         return None
     if (place := value.find("\0")) >= 0:
         raise ValueError(f"{field} holds a NUL character, at its character {place + 1}")
