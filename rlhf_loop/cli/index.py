@@ -60,25 +60,16 @@ def add(
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.errors import DocumentError
     from rlhf_loop.sources.index import open_store
-    from rlhf_loop.sources.index.indexing import InvalidDocumentsError, index_files
+    from rlhf_loop.sources.index.indexing import InvalidDocumentsError, check_files, index_files
     from rlhf_loop.utils.text import counted
 
     settings = read_settings()
-    with working("Loading the encoder"):
-        encoder = load_encoder(settings)
     try:
+        files = check_files(paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid)
+        with working("Loading the encoder"):
+            encoder = load_encoder(settings)
         with closing(open_store(settings)) as store, progress_bar("Indexing") as progress:
-            report = index_files(
-                paths,
-                store=store,
-                encoder=encoder,
-                source=source,
-                columns=columns,
-                format=format,
-                skip_invalid=skip_invalid,
-                replace=replace,
-                progress=progress,
-            )
+            report = index_files(files, store=store, encoder=encoder, replace=replace, progress=progress)
     except KeyboardInterrupt:
         click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
         sys.exit(130)

@@ -174,8 +174,9 @@ def show_model(name: str, as_json: bool) -> None:
 def promote_model(name: str, force: bool, reason: str) -> None:
     """Put the version NAME live. Serving processes follow within seconds."""
     from rlhf_loop import registry
+    from rlhf_loop.utils.text import blank
 
-    if force and not reason.strip():
+    if force and blank(reason):
         raise click.UsageError("--force needs a reason, for those who come later: --reason TEXT")
     version = registry.promote(open_ratings(), read_settings(), name, actor=operator(), force=force, reason=reason)
     click.echo(f"{version.version} is live.")

@@ -27,7 +27,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
-from rlhf_loop.utils.rows import LONGEST_ROW, Columns, Row, written_file
+from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
 
 _STREAMED = {"yield_per": 1000}
 _JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
@@ -298,6 +298,8 @@ def _stage(
         rows += 1
         if row.rating is None:
             errors.add(RowError(row.line, row.reason))
+            if errors.count == HOPELESS == rows:
+                raise ImportFileError(hopeless(reader.path, row.reason))
         else:
             chunk.append(row)
             chars += sum(len(of.user_prompt) + len(of.ai_response) for of in (row.rating, row.worse) if of)

@@ -35,7 +35,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
-from rlhf_loop.utils.text import blank
+from rlhf_loop.utils.text import blank, clean_text
 
 logger = logging.getLogger(__name__)
 _ADOPTED = "It was live before there was a registry."
@@ -104,6 +104,7 @@ def promote(
         ModelFileError: its file is missing or damaged; the live one is untouched.
     """
     _check_actor(actor)
+    reason = _seen(reason)
     version = find(engine, name)
     if version.state in (ModelState.CANDIDATE, ModelState.REJECTED):
         if not force:
@@ -111,11 +112,11 @@ def promote(
                 f"The gate has not let {version.version} pass: {version.reason} To promote it all the same: rlhf-loop "
                 f'models promote {version.version} --force --reason "..."'
             )
-        if not reason.strip():
+        if not reason:
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
     versions.load(settings, version, encoder=version.encoder)
-    said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason.strip())))
-    detail = {"forced": force, "reason": reason.strip(), "gate": version.reason if force else None}
+    said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason)))
+    detail = {"forced": force, "reason": reason, "gate": version.reason if force else None}
     return _promoted(engine, settings, version.version, actor=actor, reason=said, detail=detail)
 
 
@@ -128,6 +129,7 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
         ModelFileError: its file is missing or damaged; the live one is untouched.
     """
     _check_actor(actor)
+    reason = _seen(reason)
     with reading(engine) as connection:
         now, before = live_version(connection), previous(connection)
     if now is None or before is None:
@@ -136,9 +138,9 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
             "all versions: rlhf-loop models list"
         )
     versions.load(settings, before, encoder=before.encoder)
-    why = " ".join(filter(None, (f"Rolled back by {actor}.", reason.strip())))
+    why = " ".join(filter(None, (f"Rolled back by {actor}.", reason)))
     back = f"Live again: {now.version} was rolled back by {actor}."
-    detail = {"rolled_back": now.version, "reason": reason.strip()}
+    detail = {"rolled_back": now.version, "reason": reason}
     fate = (ModelState.REJECTED, why)
     return _promoted(engine, settings, before.version, actor=actor, reason=back, detail=detail, fate=fate)
 
@@ -197,6 +199,12 @@ def is_known(engine: Engine, sha256: str) -> bool:
 def _check_actor(actor: object) -> None:
     if not isinstance(actor, str) or blank(actor):
         raise ValueError(f"The actor {actor!r} is not a valid name for the audit log. Pass who decided it.")
+
+
+def _seen(reason: str) -> str:
+    """Return a reason as it is kept, an empty text where there is nothing to see of it."""
+    kept = clean_text(reason)
+    return "" if blank(kept) else kept
 
 
 def _promoted(

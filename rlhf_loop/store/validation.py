@@ -27,14 +27,17 @@ _OPTIONAL_TEXTS = (
 _NEEDED_TEXTS = ("user_prompt", "ai_response")
 #: Texts whose line ends and Unicode form say nothing.
 _PROSE = (*_NEEDED_TEXTS, "feedback_comment", "corrected_response")
+#: By these somebody or something is known again: one in which nothing can be seen is an error, and not none.
+_REFUSED_BLANK = ("reviewer", "external_id")
 _NUMBERS = ("rating", "shown_rank", "score", "harmful")
 _WHOLE = ("rating", "shown_rank")
 _TIMES = ("created_at", "rated_at", "retrieved_at")
 
 
 def cleaned(rating: Rating) -> Rating:
-    """Tidy the texts, take an empty optional one for none, as files cannot tell them apart, and numpy's numbers for
-    Python's.
+    """Tidy the texts, take an optional one with nothing to see for none, and numpy's numbers for Python's.
+
+    Files cannot tell an empty text from none.
     """
     if not isinstance(rating, Rating):
         return rating
@@ -46,7 +49,7 @@ def cleaned(rating: Rating) -> Rating:
     better |= {
         name: None
         for name in _OPTIONAL_TEXTS
-        if isinstance(value := getattr(rating, name), str) and (blank(value) if name in _PROSE else not value)
+        if isinstance(value := getattr(rating, name), str) and (not value if name in _REFUSED_BLANK else blank(value))
     }
     # A column of a table has such; a database would store their bytes.
     better |= {name: value.item() for name in _NUMBERS if _is_of_numpy(value := getattr(rating, name))}
@@ -92,7 +95,7 @@ def _wrong_text(rating: Rating) -> str | None:
     for name in _NEEDED_TEXTS:
         if blank(getattr(rating, name)):
             return f"{name} is empty"
-    for name in ("reviewer", "external_id"):
+    for name in _REFUSED_BLANK:
         text = getattr(rating, name)
         if text is not None and blank(text):
             return f"{name} is {text!a}, only white space"

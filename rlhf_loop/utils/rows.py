@@ -51,6 +51,10 @@ LONGEST_ROW = 1 << 23
 #: Lists and objects in a row: each takes many times the memory that it takes in the file.
 _MOST_PARTS = 500_000
 _MOST_COLUMNS = 10_000
+#: What a blank line counts for among the characters of a row: to pass it over takes time, too.
+_BLANK_LINE = 64
+#: A file in which not one of so many rows can be read is not gone through to its end.
+HOPELESS = 100_000
 #: Bytes of a page of each column of a Parquet file, unpacked, and of the texts that are read at a time.
 _LONGEST_PAGE, _PARQUET_BYTES = 40 << 20, 1 << 25
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
@@ -153,6 +157,14 @@ def too_long(what: str) -> ImportFileError:
     )
 
 
+def hopeless(path: Path, reason: str) -> str:
+    """Say that nothing of a file can be read, with the reason of the last row."""
+    return (
+        f"Not one of the first {HOPELESS:,} rows of {str(path)!r} can be read, the last because {reason.rstrip('.')}. "
+        "Nothing of the file was used; look whether it is the right one."
+    )
+
+
 def is_special(path: Path) -> bool:
     """Tell whether it is neither a file nor a folder: a pipe, a socket, a device.
 
@@ -237,7 +249,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
     csv.field_size_limit(2 * LONGEST_ROW)
     # Bytes that are not UTF-8 come through as surrogates, so that the row they are in can be named.
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        line = 1
+        line = since = 1
         row_chars = 0
 
         def lines() -> Iterator[str]:
@@ -245,7 +257,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             while part := text.readline(LONGEST_ROW + 1):
                 row_chars += len(part)
                 if row_chars > LONGEST_ROW:
-                    raise too_long(f"The row that begins on line {line}")
+                    raise too_long(f"The row that begins on line {since}")
                 yield part
 
         every = lines()
@@ -255,12 +267,18 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             raise ImportFileError(f"The first line has more than {_MOST_COLUMNS:,} columns. Leave some of them out.")
         reader = csv.reader(itertools.chain([header], every), delimiter=delimiter, strict=True)
         names: tuple[str, ...] = ()
+        cells: list[str] | None = None
         while True:
-            line, row_chars = reader.line_num + 1, 0
+            line = reader.line_num + 1
+            if cells != []:
+                since, row_chars = line, 0
+            else:
+                row_chars += _BLANK_LINE
             try:
                 cells = next(reader, None)
             except csv.Error as error:
                 yield Record(line, reason=f"the CSV is malformed: {error}")
+                cells = None
                 continue
             if cells is None:
                 break
@@ -276,6 +294,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
+    blanks = 0
     for line in itertools.count(1):
         # A character may have four bytes, and two more as an escape; most have one.
         raw = stream.readline(2 * LONGEST_ROW + 1)
@@ -288,7 +307,11 @@ def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
             continue
         raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
         if not raw.strip():
+            blanks += len(raw) + _BLANK_LINE
+            if blanks > LONGEST_ROW:
+                raise too_long(f"What is blank before line {line + 1}")
             continue
+        blanks = 0
         try:
             value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
         except UnicodeDecodeError as error:
@@ -349,12 +372,15 @@ class _JsonArray:
 
     def _character(self) -> str:
         """Return the next one that is not white space, an empty text at the end."""
-        while True:
+        blanks = -LONGEST_ROW
+        while blanks <= 0:
             self._place = cast(re.Match[str], self._BLANKS.match(self._buffer, self._place)).end()
             if self._place < len(self._buffer):
                 return self._buffer[self._place]
+            blanks += len(self._buffer)
             if not self._read_more():
                 return ""
+        raise ValueError(f"more than {LONGEST_ROW:,} blank characters follow each other")
 
     def _value(self, otherwise: str) -> Any:
         if not self._character():

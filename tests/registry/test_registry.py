@@ -126,8 +126,9 @@ def test_the_gate_is_passed_with_a_reason_only(house: House) -> None:
     live, waiting = house.add(), house.add(ModelState.CANDIDATE)
     with pytest.raises(RegistryError, match=r"The gate has not let .* pass: The gate says so\."):
         registry.promote(house.engine, house.settings, waiting.version, actor="dora")
-    with pytest.raises(RegistryError, match="needs a reason"):
-        registry.promote(house.engine, house.settings, waiting.version, actor="dora", force=True, reason=" ")
+    for nothing in ("", " ", "\u200b", "\x00\ud800", "\u202e\u3000"):
+        with pytest.raises(RegistryError, match="needs a reason"):
+            registry.promote(house.engine, house.settings, waiting.version, actor="dora", force=True, reason=nothing)
     with pytest.raises(ValueError, match="is not a valid name for the audit log"):
         registry.promote(house.engine, house.settings, waiting.version, actor="\u200b", force=True, reason="A demo.")
     assert house.serving == live.sha256

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.attack import clock, models
+from tools.attack import clock, models, names
 from tools.attack.__main__ import summary, table
 from tools.attack.bombs import _finding
+from tools.attack.document import text
 from tools.attack.product import Finding, Ran
 
 HONEST = Ran(0, "1 row", "", 1.0, 110.0)
@@ -23,7 +24,8 @@ REFUSED = Ran(2, "", "Error: The line 1 is too long. Split it.\n", 0.5, 120.0)
         (Ran(0, "1 row", "", 0.5, 120.0), 0, False),
         (Ran(1, "", "Traceback (most recent call last)", 0.5, 120.0), 0, False),
         (Ran(2, "", "Error: Too long.", 0.5, 900.0), 0, False),
-        (Ran(2, "", "Error: Too long.", 60.0, 120.0), 0, False),
+        (Ran(2, "", "Error: Too long.", 60.0, 120.0, 50.0), 0, False),
+        (Ran(2, "", "Error: Too long.", 60.0, 120.0, 5.0), 0, True),  # it waited for others
         (Ran(-9, "", "", 0.5, 120.0), 0, False),
     ],
 )
@@ -58,3 +60,37 @@ def test_a_hostile_model_differs_from_the_good_one_in_what_it_says() -> None:
     assert pickle.loads(models.changed(good, {"coef": lambda old: old[1:]})) == {**good, "coef": [0.25]}
     assert pickle.loads(models.changed(good, {"recipe": "../../x"})) == {**good, "recipe": "../../x"}
     assert pickle.loads(models.changed(good, {})) == {"format": "f"}
+
+
+def test_the_document_has_a_table_for_each_part_that_was_tried() -> None:
+    """Without the folder of the run, and with what is a sign of Markdown as it is."""
+    found = [Finding("bombs", "a|b", "Error: '/x/rlhf-attack-1/bombs/zeros.csv' <b>", True)]
+    written = text([*found, Finding("clock", "c", "no library", None)], "1 of 2 attacks held.")
+    assert "1 of 2 attacks held." in written
+    assert "| a\\|b | Error: 'zeros.csv' \\<b\\> | held |" in written
+    assert "| c | no library | skipped |" in written
+    assert "## Bombs" in written
+    assert "## Foreign" not in written
+
+
+def test_a_name_stands_for_each_text_of_an_operation() -> None:
+    """In the path, in the query and in the body, one at a time."""
+    document = {
+        "paths": {
+            "/a/{id}": {
+                "post": {
+                    "parameters": [{"name": "id", "in": "path"}, {"name": "q", "in": "query"}],
+                    "requestBody": {
+                        "content": {"application/json": {"examples": {"one": {"value": {"x": "y", "z": ["w", 1]}}}}}
+                    },
+                },
+                "summary": {},
+            }
+        }
+    }
+    assert list(names.requests(document, "../\ud800")) == [
+        ("POST", "/a/..%2F%ED%A0%80", b'{"x": "y", "z": ["w", 1]}'),
+        ("POST", "/a/known-1?q=..%2F%ED%A0%80", b'{"x": "y", "z": ["w", 1]}'),
+        ("POST", "/a/known-1", b'{"x": "../\\ud800", "z": ["w", 1]}'),
+        ("POST", "/a/known-1", b'{"x": "y", "z": ["../\\ud800", 1]}'),
+    ]

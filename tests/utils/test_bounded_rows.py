@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_loop.errors import DocumentError, ImportFileError
+from rlhf_loop.exchange import transfer
 from rlhf_loop.exchange.transfer import InvalidRowsError, import_ratings
-from rlhf_loop.sources.index import documents
+from rlhf_loop.sources.index import documents, indexing
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.utils import rows
 from rlhf_loop.utils.rows import Record, open_stream, read_records
@@ -65,6 +66,11 @@ class Endless(io.RawIOBase):
         ("csv", b"a," * 20 + b"a\n", b"1\n", r"^The first line has more than 20 columns"),
         ("json", b'[{"a": "', b"a", r"After object 0 the file is not JSON: it has more than 5,000 characters"),
         ("json", b'[{"a": 1}, {"a": ', b"{},", r"After object 1 .*more than"),
+        ("jsonl", b'{"a": 1}\n', b"\n", r"^What is blank before line 79 has more than 5,000 characters"),
+        ("jsonl", b'{"a": 1}\n', b"   \n", r"^What is blank before line 76 has more"),
+        ("csv", b"a,b\n1,2\n", b"\n", r"^The row that begins on line 3 has more"),
+        ("csv", b"", b"\n", r"^The row that begins on line 1 has more"),
+        ("json", b'[{"a": 1}', b" ", r"After object 1 the file is not JSON: more than 5,000 blank characters"),
     ],
 )
 def test_what_has_no_end_is_not_read_to_its_end(format: str, head: bytes, filler: bytes, message: str) -> None:
@@ -83,8 +89,8 @@ def read(path: Path, *, format: str) -> list[Record]:
 def test_what_is_packed_too_well_is_not_unpacked(tmp_path: Path) -> None:
     """A compressed file that is hundreds of times larger inside is refused; one that is just repetitive is read."""
     path = tmp_path / "x.jsonl.gz"
-    path.write_bytes(gzip.compress(b"\n" * 300_000))
-    with pytest.raises(ImportFileError, match="unpacks to more than 200,000 bytes, 500 times its size"):
+    path.write_bytes(gzip.compress((b'{"a": "' + b"a" * 4000 + b'"}\n') * 1000))
+    with pytest.raises(ImportFileError, match=r"unpacks to more than [\d,]+ bytes, 500 times its size"):
         read(path, format="jsonl")
     path.write_bytes(gzip.compress(b'{"a": 1}\n' * 10_000))
     assert len(read(path, format="jsonl")) == 10_000
@@ -157,6 +163,43 @@ def test_a_parquet_file_with_a_damaged_page_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(b"PAR1" + damage + path.read_bytes()[24:])
         with pytest.raises(ImportFileError, match="is damaged or of another format"):
             read(path, format="parquet")
+
+
+def test_blank_lines_between_rows_are_passed_over(tmp_path: Path) -> None:
+    """Also where all of them together are more than may follow each other."""
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n" + ("\n" * 50 + "1,2\n") * 9)
+    assert [record.line for record in read(path, format="csv")] == [52 + 51 * number for number in range(9)]
+    path.write_text(("\n" * 50 + '{"a": 1}\n') * 9)
+    assert len(read(path, format="jsonl")) == 9
+    path.write_text("[" + (" " * 3000 + '{"a": 1},') * 9 + " " * 3000 + '{"a": 1}]')
+    assert len(read(path, format="json")) == 10
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_file_in_which_nothing_is_right_is_not_gone_through(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip: bool
+) -> None:
+    """One row that can be read is enough to be read to the end."""
+    for module in (rows, transfer, indexing):
+        monkeypatch.setattr(module, "HOPELESS", 20)
+    path = tmp_path / "x.jsonl"
+    path.write_text("[]\n" * 30)
+    engine = make_engine(database_url)
+    with pytest.raises(ImportFileError, match=r"first 20 rows of .* the last because the line"):
+        import_ratings(engine, path, skip_invalid=skip)
+    with pytest.raises(DocumentError, match="Not one of the first 20 rows"):
+        indexing.check_files([path], skip_invalid=skip)
+    path.write_text('{"user_prompt": "q", "ai_response": "a", "text": "a"}\n' + "[]\n" * 30)
+    if skip:
+        assert import_ratings(engine, path, skip_invalid=True).invalid_count == 30
+        assert indexing.check_files([path], skip_invalid=True).chars == 1
+    else:
+        with pytest.raises(InvalidRowsError):
+            import_ratings(engine, path)
+        with pytest.raises(indexing.InvalidDocumentsError, match="30 of 31"):
+            indexing.check_files([path])
+    engine.dispose()
 
 
 def test_nothing_of_a_file_with_an_endless_row_is_stored(database_url: str, tmp_path: Path) -> None:

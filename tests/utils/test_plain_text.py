@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.utils.text import clean_text, one_line, web_address
+from rlhf_loop.utils.text import blank, clean_text, one_line, unstorable, visible, web_address
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,37 @@ def test_addresses_of_the_web(url: str) -> None:
 def test_others_are_no_links(url: object) -> None:
     """What would not lead to a page of the web is None."""
     assert web_address(url) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("plain", "plain"),
+        (" two\r\nlines\t", "two\nlines"),
+        ("na\u0131\u0308ve", "na\u0131\u0308ve"),
+        ("e\u0301", "\u00e9"),
+        ("so\u00adft", "soft"),
+        ("\u201cquoted\u201d \u200b", "\u201cquoted\u201d"),
+        ("\U0001f44d\U0001f3fd ok", "\U0001f44d\U0001f3fd ok"),
+        ("tag\U000e0041ged", "tagged"),
+        ("\U0001f3f4\U000e0067\U000e007f", "\U0001f3f4\U000e0067\U000e007f"),
+        (" \u200b\u2060\ufeff\u3000", ""),
+        ("\u200b" * 500 + "x", "x"),
+        ("\x1f\x7f\x85", ""),
+        ("", ""),
+    ],
+)
+def test_what_can_be_seen(text: str, seen: str) -> None:
+    """By whichever way it is found out, for letters of Latin, of other scripts and beyond U+FFFF."""
+    assert visible(text) == seen
+    assert blank(text) is not bool(seen)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("a" * 9, None), ("a\0b", 1), ("\u00e9\U0001f44d", None), ("ab\ud800", 2), ("\ud800\0", 0), ("", None)],
+)
+def test_the_first_character_that_no_database_takes(text: str, place: int | None) -> None:
+    """NUL, or half of a pair."""
+    found = unstorable(text)
+    assert (found and found.start()) == place

@@ -13,6 +13,7 @@ from rlhf_loop.domain import Rating, UserRole
 from rlhf_loop.store import audit
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import Interaction, Preference, Review
+from rlhf_loop.utils.text import blank
 
 
 @pytest.fixture
@@ -295,3 +296,28 @@ def test_ids_that_nothing_can_have(app: Caller, path: str) -> None:
     app.record()
     assert app("GET", path).status_code == 404
     assert app("GET", "/interactions/%2Fa-1").status_code == 405
+
+
+#: What is no name: it leads elsewhere, has no end, cannot be stored, or cannot be seen.
+NO_NAMES = ("", "..", "../../x", "x" * 4000, "a\0b", "\ud800", "\u200b", "\u202e\u2066", "\ufeff \u3164", "9" * 4000)
+
+
+@pytest.mark.parametrize("bad", NO_NAMES, ids=ascii)
+def test_no_name_is_invisible_or_endless(app: Caller, engine: Engine, bad: str) -> None:
+    """Wherever a name is asked for: it is refused, stands for none, or can be seen and is short."""
+    names = ("source", "title", "licence", "candidate_group", "model_version", "id")
+    asked = [("POST", "/interactions", {**ITEM, "id": f"b-{name}", name: bad}) for name in names]
+    for name in ("reviewer", "interaction_id", "source", "candidate_group"):
+        said = {"prompt": "Why?", "response": f"By {name}.", "rating": 3, name: bad}
+        asked.append(("POST", "/feedback", said))
+    asked.append(("POST", f"/interactions/{app.record()}/reviews", {"rating": 2, "reviewer": bad}))
+    asked.append(("POST", "/preferences", {"chosen_id": bad, "rejected_id": "a-1"}))
+    asked += [
+        ("GET", f"/interactions?{name}={quote(bad, errors='surrogatepass')}", None) for name in names[:1] + names[3:5]
+    ]
+    for method, path, body in asked:
+        assert app(method, path, body).status_code < 500, (path, body)
+    kept = [column for column in Interaction.__table__.columns if column.name in {*names, "external_id"} - {"id"}]
+    with engine.connect() as connection:
+        found = [*connection.execute(select(*kept)), *connection.execute(select(Review.reviewer))]
+    assert all(name is None or (not blank(name) and len(name) <= 2000) for row in found for name in row)

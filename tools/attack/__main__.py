@@ -3,7 +3,7 @@
     make attack
     make attack OPTIONS="--only sockets --only bombs"
 
-Everything happens in a new folder and on loopback; nothing is written into the repository.
+Everything happens in a new folder and on loopback. Where all parts were tried, docs/ATTACK.md is written.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import click
 
-from tools.attack import bombs, clock, hosts, kills, models, sockets
+from tools.attack import bombs, clock, hosts, kills, models, names, sockets
+from tools.attack.document import write
 from tools.attack.product import Finding, make
 from tools.report import say
 
-PARTS = ("sockets", "hosts", "bombs", "models", "kills", "clock")
+PARTS = ("sockets", "hosts", "names", "bombs", "models", "kills", "clock")
 _VERDICTS = {True: "holds", False: "FAILS", None: "skipped"}
 
 
@@ -47,7 +48,10 @@ def main(parts: tuple[str, ...], seed: int, faketime: Path | None, keep: bool) -
         found = list(_told(_found(folder, parts or PARTS, seed=seed, faketime=faketime)))
     for line in table(found):
         click.echo(line)
-    click.echo(f"\n{summary(found)} {time.monotonic() - began:.0f} s.")
+    said = f"{summary(found)} {time.monotonic() - began:.0f} s."
+    click.echo(f"\n{said}")
+    if not parts:
+        write(found, said)
     sys.exit(any(each.holds is False for each in found))
 
 
@@ -56,6 +60,7 @@ def _found(folder: Path, parts: Iterable[str], *, seed: int, faketime: Path | No
     attacks: dict[str, Callable[[], Iterator[Finding]]] = {
         "sockets": lambda: sockets.attack(trained.copy(folder / "sockets")),
         "hosts": lambda: hosts.attack(trained.copy(folder / "hosts")),
+        "names": lambda: names.attack(trained.copy(folder / "names")),
         "bombs": lambda: bombs.attack(trained.copy(folder / "bombs")),
         "models": lambda: models.attack(bare, trained),
         "kills": lambda: kills.attack(bare, trained, seed=seed),

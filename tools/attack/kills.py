@@ -21,6 +21,7 @@ PART = "kills"
 _DOCUMENTS = 400
 _KILLS = 6
 _BUSY = 6
+_COPIES = 5
 
 
 def attack(bare: Product, trained: Product, *, seed: int = 0) -> Iterator[Finding]:
@@ -30,7 +31,7 @@ def attack(bare: Product, trained: Product, *, seed: int = 0) -> Iterator[Findin
     yield from _worker(bare.copy(folder / "killed-worker"), dice)
     yield from _trainings(bare.copy(folder / "four-trainings"), dice)
     yield _server(trained.copy(folder / "killed-server"), dice)
-    yield from _files(trained.copy(folder / "files"))
+    yield from _files([trained.copy(folder / f"files-{number}") for number in range(_COPIES)])
 
 
 def _index(product: Product, whole: Product, dice: random.Random) -> Iterator[Finding]:
@@ -132,33 +133,43 @@ def _server(product: Product, dice: random.Random) -> Finding:
     return Finding(PART, f"processes of the server, {_KILLS} times, 8 writers", said, bool(acknowledged) and not lost)
 
 
-def _files(product: Product) -> Iterator[Finding]:
-    """Copy the database's one file after an orderly stop; take the file away from a running server."""
+def _files(products: list[Product]) -> Iterator[Finding]:
+    """Copy each database's one file after an orderly stop; take the file away from a running server."""
+    counts = []
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(_BUSY)]
     try:
-        with product.served() as server:
-            _written(product, server, 200)
-            everything = product.count("rlhf_reviews")
-            server.process.terminate()
-            server.process.wait(60)
+        for product in products:
+            with product.served() as server:
+                _written(product, server, 200)
+                everything = product.count("rlhf_reviews")
+                server.process.terminate()
+                server.process.wait(60)
+            counts.append((_copied(product), everything))
     finally:
         for process in busy:
             process.kill()
             process.wait()
+    name = f"cp of the SQLite file after an orderly stop, {_BUSY} busy processes beside it, {len(products)} times"
+    said = ", ".join(f"{copied} of {everything} reviews" for copied, everything in counts)
+    yield Finding(PART, name, said, all(copied == everything for copied, everything in counts))
+    product = products[0]
+    alone = product.folder / "copy" / "rlhf.db"
+    for name, replaced in (("deleted", False), ("replaced by an older one", True)):
+        yield _taken_away(
+            product.copy(product.folder.with_name(f"{name.split()[0]}-file")), name, alone if replaced else None
+        )
+
+
+def _copied(product: Product) -> object:
+    """Copy the one file, and count the reviews in the copy."""
     alone = product.folder / "copy" / "rlhf.db"
     alone.parent.mkdir()
     shutil.copy(product.database, alone)
     try:
         with closing_connection(alone) as connection:
-            copied = connection.execute("SELECT count(*) FROM rlhf_reviews").fetchone()[0]
+            return connection.execute("SELECT count(*) FROM rlhf_reviews").fetchone()[0]
     except Exception as error:
-        copied = repr(error)
-    name = f"cp of the SQLite file after an orderly stop, {_BUSY} busy processes beside it"
-    yield Finding(PART, name, f"{copied} of {everything} reviews", copied == everything)
-    for name, replaced in (("deleted", False), ("replaced by an older one", True)):
-        yield _taken_away(
-            product.copy(product.folder.with_name(f"{name.split()[0]}-file")), name, alone if replaced else None
-        )
+        return repr(error)
 
 
 def _taken_away(product: Product, name: str, other: Path | None) -> Finding:

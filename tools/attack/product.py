@@ -41,13 +41,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Ran:
-    """A command's end: exit code (that of a signal below 0), what it said, its seconds, and its peak memory in MB."""
+    """A command's end: exit code (that of a signal below 0), what it said, its seconds, and its peak memory in MB.
+
+    `cpu_seconds` are those in which it had a core, also of the processes that it waited for.
+    """
 
     code: int
     out: str
     error: str
     seconds: float
     megabytes: float
+    cpu_seconds: float = 0.0
 
     @property
     def clear(self) -> bool:
@@ -55,7 +59,8 @@ class Ran:
         return "Traceback" not in self.error and self.code in (0, 1, 2, 3, 75)
 
     def __str__(self) -> str:
-        return f"exit code {self.code}, {self.seconds:.1f} s, peak {self.megabytes:.0f} MB"
+        took = f"{self.seconds:.1f} s ({self.cpu_seconds:.1f} of CPU)" if self.cpu_seconds else f"{self.seconds:.1f} s"
+        return f"exit code {self.code}, {took}, peak {self.megabytes:.0f} MB"
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,15 @@ class Product:
 
     def end(self, process: subprocess.Popen[str], *, name: str = "command", limit_s: float = _PATIENCE_S) -> Ran:
         """Wait for its end, and watch its memory; one that takes too long or too much is killed."""
-        began, peak = time.monotonic(), 0.0
+        began, peak, cpu = time.monotonic(), 0.0, 0.0
         while process.poll() is None:
-            peak = max(peak, peak_mb(process.pid))
+            peak, cpu = max(peak, peak_mb(process.pid)), max(cpu, _cpu_s(process.pid))
             if peak > MOST_MB or time.monotonic() - began > limit_s:
                 process.kill()
                 process.wait()
             time.sleep(_LOOK_EVERY_S)
         out, error = ((self.folder / f"{name}.{end}").read_text(errors="replace") for end in ("out", "err"))
-        return Ran(process.returncode, out, error, time.monotonic() - began, peak)
+        return Ran(process.returncode, out, error, time.monotonic() - began, peak, cpu)
 
     def run(self, *words: str, environ: Mapping[str, str] | None = None, limit_s: float = _PATIENCE_S) -> Ran:
         """Run a command to its end."""
@@ -236,6 +241,15 @@ def peak_mb(process: int) -> float:
     except OSError:
         return 0.0
     return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+def _cpu_s(process: int) -> float:
+    """Return the seconds of CPU that a process has had, 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _stop_the_large(server: int, ended: threading.Event) -> None:

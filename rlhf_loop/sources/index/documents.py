@@ -77,13 +77,15 @@ def read_text(path: Path) -> Prose:
     try:
         with ExitStack() as stack:
             _, stream = open_stream(path, stack, text=True)
-            raw = stream.read(4 * MAX_CHARS + 4)
+            raw = stream.read(4 * MAX_CHARS + 1)
     except ImportFileError as error:
         raise DocumentError(str(error)) from error
     except DAMAGED as error:
         raise DocumentError(f"The file {str(path)!r} is damaged: {error}. Make it anew.") from error
     if b"\0" in raw:
         raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not text. Save it as text in UTF-8.")
+    if len(raw) > 4 * MAX_CHARS:
+        raise DocumentError(f"The file {str(path)!r} has more than {MAX_CHARS:,} characters. Split it.")
     try:
         text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:

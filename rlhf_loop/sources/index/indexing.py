@@ -15,6 +15,7 @@ from rlhf_loop.reward import lexical
 from rlhf_loop.sources.excerpts import sections
 from rlhf_loop.sources.index.documents import Document, DocumentFile, ParsedDocument, find_files
 from rlhf_loop.sources.index.store import Entry, Section, VectorStore, refuse_other_model
+from rlhf_loop.utils.rows import HOPELESS, hopeless
 
 #: How many of what cannot be read a report lists; all are counted.
 LISTED = 20
@@ -68,8 +69,37 @@ class InvalidDocumentsError(DocumentError):
         self.invalid = tuple(invalid)
 
 
-def index_files(
+@dataclass(frozen=True, slots=True)
+class CheckedFiles:
+    """Files that were read once and can be indexed; `chars` of their documents are to be embedded."""
+
+    files: Sequence[DocumentFile]
+    chars: int
+
+
+def check_files(
     paths: Sequence[Path],
+    *,
+    source: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    skip_invalid: bool = False,
+) -> CheckedFiles:
+    """Read what files and folders hold, and store nothing; so a mistake is known before an encoder is in memory.
+
+    Raises:
+        InvalidDocumentsError: some cannot be read, and not `skip_invalid`.
+        DocumentError: none can be read, or a path is not there.
+    """
+    try:
+        files = find_files(paths, source=source, columns=columns, format=format)
+    except ValueError as error:
+        raise DocumentError(f"These files cannot be indexed so: {error}") from error
+    return CheckedFiles(files, _check(files, skip_invalid=skip_invalid))
+
+
+def index_files(
+    paths: Sequence[Path] | CheckedFiles,
     *,
     store: VectorStore,
     encoder: TextEncoder,
@@ -82,11 +112,12 @@ def index_files(
 ) -> IndexReport:
     """Index what files and folders hold; what is there already, with vectors of this encoder, is skipped.
 
-    All files are read before anything is stored, so that a mistake in the last one costs nothing. Then they are read
-    again, and batches are stored one by one; after an interruption the same call goes on where it stopped. A file that
-    was changed adds new documents beside the old ones, unless `replace`: then, at the end, those documents of the same
-    sources go that were not in these files. A source of which something could not be read keeps them: it may be just
-    that. What a re-ranking looks up beside the vectors goes into the encoder's cache.
+    All files are read before anything is stored, so that a mistake in the last one costs nothing; where `paths` is what
+    `check_files` returned, they have been. Then they are read again, and batches are stored one by one; after an
+    interruption the same call goes on where it stopped. A file that was changed adds new documents beside the old ones,
+    unless `replace`: then, at the end, those documents of the same sources go that were not in these files. A source of
+    which something could not be read keeps them: it may be just that. What a re-ranking looks up beside the vectors
+    goes into the encoder's cache.
 
     Raises:
         InvalidDocumentsError: some cannot be read, and not `skip_invalid`.
@@ -95,11 +126,9 @@ def index_files(
     """
     started = perf_counter()
     refuse_other_model(store.encoders(), encoder.id)
-    try:
-        files = find_files(paths, source=source, columns=columns, format=format)
-    except ValueError as error:
-        raise DocumentError(f"These files cannot be indexed so: {error}") from error
-    total = _check(files, skip_invalid=skip_invalid)
+    if not isinstance(paths, CheckedFiles):
+        paths = check_files(paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid)
+    files, total = paths.files, paths.chars
     # What is in the files now counts: they may have changed since they were checked.
     reader = _DocumentReader(files)
     documents = new = renewed = n_sections = n_passages = since_optimized = done = 0
@@ -132,7 +161,7 @@ def index_files(
             advance(0)
         if replace and reader.invalid_count:
             # A row that cannot be read does not tell its source either.
-            spared = reader.invalid_sources | (set(seen) if "source" in (columns or {}) else set())
+            spared = reader.invalid_sources | (set(seen) if any("source" in file.columns for file in files) else set())
         replaced = {name: store.delete(name, keep=seen[name]) for name in sorted(set(seen) - spared)}
     except BaseException:
         # What is stored by then shall be found quickly; but what stopped the run is what somebody has to know.
@@ -166,12 +195,16 @@ class _DocumentReader:
     invalid_sources: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Document]:
+        any_documents = False
         for file in self.files:
             for found in file:
                 if found.document is not None:
+                    any_documents = True
                     yield found.document
                     continue
                 self.invalid_count += 1
+                if self.invalid_count == HOPELESS and not any_documents:
+                    raise DocumentError(hopeless(found.path, found.reason))
                 self.invalid_sources.add(file.source)
                 if len(self.invalid) < LISTED:
                     self.invalid.append(found)

@@ -1,0 +1,103 @@
+"""The document of a whole run of `make attack`: a table for each part, with what was there before beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.attack.product import Finding
+from tools.report import DOCS, machine, table, today
+
+DOCUMENT = DOCS / "ATTACK.md"
+_HEAD = """# Under attack
+
+`make attack` wrote this on {day} ({machine}). It sets up a copy of the product in a new folder and
+attacks it on loopback: the server has two processes with eight threads each, and SQLite. {said}
+
+Seconds of the clock say how busy the machine was, too; those of CPU do not. A peak is the most memory that a process
+has had, the pages of mapped files among it.
+"""
+#: What each part is about, with the figures from before it held.
+_PARTS = {
+    "sockets": (
+        "Slow sockets",
+        """
+48 connections send something and then nothing more, or never read; meanwhile others ask. Before, 16 anonymous
+connections with a chunked body, `Expect: 100-continue` or a body above 64 KiB stopped everything, /healthz included,
+for 10 to 20 s each time; of 837 writes by 200 clients at once 26 got 503; and each process counted for the rate limit
+by itself, so that two allowed twice as much.
+""",
+    ),
+    "hosts": (
+        "Foreign hosts and sites",
+        """
+Before, any Host was answered, so a page whose name was rebound to 127.0.0.1 could read the index, and one-time links
+were made of it; HTTP/1.1 without Host was answered, refusals of the server had no security headers, all had `Server`,
+and a question of another site's page was recorded.
+""",
+    ),
+    "names": (
+        "Names that are none",
+        """
+Each stands for every text of the example of every operation in the OpenAPI document, for every parameter, and in the
+commands that take a name. Before, `models show ''` and a report for a name of 4,000 characters failed, `..` could be
+a user, and a source or a reason for a promotion of nothing but U+200B was kept.
+""",
+    ),
+    "bombs": (
+        "Bombs",
+        """
+Small where they lie, large where they are read. A command may take 300 MB, and must refuse in words, with exit code 2
+and nothing stored; an honest file of 200 rows stands above them to compare with. Before, a `.jsonl.gz` of 10 GB of
+zeros, a cell of 1 GB and a Parquet file of 33 KB with a text of 1 GiB were read into memory as a whole, a PDF with
+100,000 references to one page was read 100,000 times, a file of newlines was read line by line to its end, and `index
+add` loaded the encoder before it looked at a file: 344 MB with a bomb.
+""",
+    ),
+    "models": (
+        "Hostile model files",
+        """
+Each has the right checksum, and lies first where no registry is and then where the live model is. Before, a `recipe`
+of `../../x` wrote files two folders up and became live, 10**400 as an intercept made every request a 500, and
+coefficients overflowed.
+""",
+    ),
+    "kills": (
+        "Kills, and files that go away",
+        """
+At moments drawn by the seed. Before, a copy of the SQLite file after an orderly stop was empty in 5 of 5 tries with
+six busy processes beside it, and a new empty database took the place of one that was deleted.
+""",
+    ),
+    "clock": (
+        "A clock that jumps back",
+        """
+By libfaketime, an hour, a day or 40 days, beneath a server, a worker and trainings. Nobody had tried it before.
+""",
+    ),
+}
+
+
+def write(found: Sequence[Finding], said: str, document: Path = DOCUMENT) -> None:
+    """Write the document of a run."""
+    document.write_text(text(found, said), encoding="utf-8")
+
+
+def text(found: Sequence[Finding], said: str) -> str:
+    """Return the document of a run; `said` sums it up."""
+    parts = [_HEAD.format(day=today(), machine=machine(), said=said)]
+    for part, (title, words) in _PARTS.items():
+        rows = [(_cell(each.attack), _cell(each.figures), _VERDICTS[each.holds]) for each in found if each.part == part]
+        if rows:
+            parts.append(f"## {title}\n\n{words.strip()}\n\n{table(('attack', 'outcome', ''), rows)}\n")
+    return "\n".join(parts)
+
+
+_VERDICTS = {True: "held", False: "**failed**", None: "skipped"}
+
+
+def _cell(words: str) -> str:
+    """Return what may stand in a table: without the folder of the run and what Markdown would take for its own."""
+    plain = re.sub(r"/\S*/rlhf-attack-\w+/\S*/", "", words)
+    return re.sub(r"([|<>*_\\`])", r"\\\1", plain)
