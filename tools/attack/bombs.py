@@ -8,6 +8,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from time import monotonic
 
@@ -86,11 +87,16 @@ def _finding(name: str, ran: Ran, stored: int, honest: Ran) -> Finding:
     return Finding(PART, name, f"{ran}, {stored} stored: {said[0][:90]}", holds)
 
 
+@cache
+def _member(filler: bytes) -> bytes:
+    return gzip.compress(filler * (_MEMBER // len(filler)), 6, mtime=0)
+
+
 def _zeros(head: bytes, filler: bytes, size: int) -> Callable[[Path], None]:
     """Return what writes a compressed file: a member for the head, and one over and over for the rest."""
 
     def write(path: Path) -> None:
-        member = gzip.compress(filler * (_MEMBER // len(filler)), 6, mtime=0)
+        member = _member(filler)
         with path.open("wb") as file:
             file.write(gzip.compress(head, mtime=0))
             for _ in range(size // _MEMBER):
@@ -117,11 +123,16 @@ def _parquet(count: int, size: int) -> Callable[[Path], None]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        text = "a" * size
-        column = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([text]))
-        columns = [column if count > 1 else pa.array([text])] * 3
-        table = pa.Table.from_arrays(columns, names=["user_prompt", "ai_response", "text"])
-        pq.write_table(table, path, compression="zstd")
+        texts = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["a" * size]))
+        table = pa.table({"question": pa.array(["Why?"] * count), "answer": texts})
+        # Of a single text neither a dictionary nor the smallest and the largest value: to make them takes minutes.
+        only = {"use_dictionary": False, "write_statistics": False} if count == 1 else {}
+        pq.write_table(
+            table.cast(pa.schema([("question", pa.string()), ("answer", pa.string())])) if only else table,
+            path,
+            compression="zstd",
+            **only,
+        )
 
     return write
 
@@ -135,7 +146,7 @@ def _pages(path: Path) -> None:
 
 def _stream(path: Path) -> None:
     """Write a PDF whose page is a gigabyte of blanks, compressed."""
-    packer, member = zlib.compressobj(6), b" " * _MEMBER
+    packer, member = zlib.compressobj(1), b" " * _MEMBER
     packed = b"".join(packer.compress(member) for _ in range(16)) + packer.flush()
     _pdf(path, packed, b"3 0 R", 1, b"/Filter /FlateDecode")
 
@@ -218,7 +229,7 @@ def _bodies(folder: Path) -> dict[str, tuple[bytes, dict[str, str]]]:
     texts, pages = folder / "string.parquet", folder / "pages.pdf"
     _parquet(1, _GIGABYTE - 1)(texts)
     _pages(pages)
-    zeros = gzip.compress(b" " * _MEMBER, 6, mtime=0) * 16
+    zeros = _member(b" ") * 16
     part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
     return {
         "1 GB in gzip": (zeros, {"Content-Type": json_type, "Content-Encoding": "gzip"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import logging
 import os
 import re
@@ -57,6 +58,10 @@ _PDF_LIMITS = {f"{name}_maximum_output_length": 16_000_000 for name in _UNPACKED
     "stream_parsing_work_maximum_count": 800_000,
     "page_tree_maximum_entries": _MOST_PAGES,
 }
+#: Bytes of a PDF file that are read at a time. To mend one without an end pypdf reads all of it, so that it can be no
+#: larger; of a larger one the end is looked at first.
+_LONGEST_READ, _PDF_TAIL = 1 << 26, 1 << 20
+_PDF_END = re.compile(rb"startxref\s+\d+\s*%%EOF")
 _MAX_NAME = 200
 
 
@@ -127,7 +132,7 @@ def read_pdf(path: Path) -> Prose:
     try:
         if is_special(path):
             raise DocumentError(f"{str(path)!r} is a pipe or a device. Save it to a file first.")
-        with path.open("rb") as file, apply_configuration(None, **_PDF_LIMITS):
+        with _PdfFile(path) as file, apply_configuration(None, **_PDF_LIMITS):
             reader = PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):
                 raise _encrypted(path)
@@ -173,6 +178,36 @@ def read_pdf(path: Path) -> Prose:
             "character recognition (OCR) add the text, and try again."
         )
     return Prose(text, title)
+
+
+class _PdfFile(io.BufferedReader):
+    """A PDF file, never read as a whole where it is large.
+
+    Raises:
+        DocumentError: it is large, and has no end or asks to be read as a whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._path = path
+        self._size = self.seek(0, io.SEEK_END)
+        if self._size > _LONGEST_READ:
+            self.seek(-_PDF_TAIL, io.SEEK_END)
+            if not _PDF_END.search(self.read(_PDF_TAIL)):
+                self.close()
+                raise self._too_large()
+        self.seek(0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if (self._size if size is None or size < 0 else size) > _LONGEST_READ:
+            raise self._too_large()
+        return super().read(size)
+
+    def _too_large(self) -> DocumentError:
+        return DocumentError(
+            f"The PDF {str(self._path)!r} is damaged, and with {self._size:,} bytes too large to be mended. Make it "
+            "anew, or print it to a new PDF."
+        )
 
 
 def joined_lines(text: str) -> str:
