@@ -58,7 +58,7 @@ simulate: $(VENV)/.installed-dev  ## Let six months of the loop pass, with bad r
 fuzz: $(VENV)/.installed-dev  ## Throw 10,000 requests at a server, with schemathesis
 	$(BIN)/python -m tools.fuzz $(OPTIONS)
 
-attack: $(VENV)/.installed-dev  ## Attack a running copy: slow sockets, bombs, hostile models, hosts, kills, a clock that jumps
+attack: $(VENV)/.installed-dev  ## Attack a running copy: slow sockets, bombs, kills, a clock that jumps back; writes docs/ATTACK.md
 	$(BIN)/python -m tools.attack $(OPTIONS)
 
 clients: $(VENV)/.installed $(CLIENTS_VENV)/.installed  ## Set real clients on the rerank API; writes docs/CLIENTS.md

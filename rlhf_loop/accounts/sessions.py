@@ -228,7 +228,9 @@ def _hashed(secret: str, key: bytes) -> str:
 
 def _wait_s(connection: Connection, whose: ColumnElement[bool], allowed: int, now: datetime) -> float:
     wanted = select(func.count(), func.max(SignInFailure.failed_at, type_=SignInFailure.failed_at.type)).where(
-        whose, SignInFailure.failed_at > now - WINDOW
+        # What is later than that was before the clock was put back, and would lock people out until then.
+        whose,
+        SignInFailure.failed_at.between(now - WINDOW, now + WINDOW),
     )
     count, last = connection.execute(wanted).one()
     if count < allowed:

@@ -192,6 +192,23 @@ def test_the_right_password_forgets_the_failures(engine: Engine, ann: User, cloc
     assert count(engine, SignInFailure) == 1
 
 
+@pytest.mark.parametrize("back", [{"hours": -1}, {"days": -40}])
+def test_a_clock_that_is_put_back_locks_nobody_out(
+    engine: Engine, ann: User, clock: Clock, back: dict[str, float]
+) -> None:
+    """What is later than now has no time from which a wait could be reckoned; from then on all is as ever."""
+    for _ in range(FAILURES + 3):
+        clock.wait(minutes=5)
+        fail(engine, clock)
+    clock.wait(**back)
+    for _ in range(FAILURES):
+        fail(engine, clock)
+    with pytest.raises(ThrottledError):
+        sign_in(engine, clock)
+    clock.wait(seconds=30)
+    assert sign_in(engine, clock).user == ann
+
+
 def test_an_address_that_fails_often_has_to_wait(engine: Engine, ann: User, clock: Clock) -> None:
     """Though each name failed once; from elsewhere, others sign in. A name of its own does not help it."""
     for number in range(FAILURES_OF_AN_ADDRESS):
