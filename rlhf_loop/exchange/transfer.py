@@ -28,6 +28,7 @@ from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
+from rlhf_loop.utils.text import blank
 
 _STREAMED = {"yield_per": 1000}
 _JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
@@ -94,6 +95,7 @@ LISTED_ROWS = 1000
 #: Called with what is done and the whole of it: bytes of the file in an import, rows in an export.
 Progress = Callable[[int, int], None]
 
+_LONGEST_NAME = 200
 _CHUNK = 1000
 
 
@@ -158,9 +160,13 @@ def import_ratings(
     """
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
+    if long := next((name for name in (reviewer, source or "") if len(name) > _LONGEST_NAME), ""):
+        raise ImportFileError(
+            f"The name {long[:40]!r}... has {len(long):,} characters; at most {_LONGEST_NAME} are allowed. Shorten it."
+        )
     path = Path(path)
     reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels)
-    unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=source)
+    unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=None if blank(source or "") else source)
     errors = _Errors()
     with translated_errors(engine), stage(engine) as connection:
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
