@@ -11,7 +11,7 @@ from rlhf_loop.cli.operate import alarms, report, worker
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init
-from rlhf_loop.cli.training import models, rerank, retrain, train, warm
+from rlhf_loop.cli.training import encoder, models, rerank, retrain, train, warm
 from rlhf_loop.version import __version__
 
 
@@ -32,7 +32,7 @@ def main() -> None:
 SECTIONS = {
     "Begin": (demo, init, doctor),
     "Ratings": (ratings, users, tokens),
-    "The model": (train, rerank, models),
+    "The model": (train, rerank, models, encoder),
     "The service": (index, warm, serve),
     "Keep it going": (worker, retrain, alarms, report, audit),
 }

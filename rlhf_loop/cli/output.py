@@ -21,7 +21,7 @@ from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import ModelState, ReviewerRole
 from rlhf_loop.exchange.transfer import ImportReport
 from rlhf_loop.registry import Version
-from rlhf_loop.registry.contest import Contest
+from rlhf_loop.registry.contest import Contest, EncoderContest
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.store.interactions import RatingStats
 from rlhf_loop.training.comparison import Comparison
@@ -235,6 +235,27 @@ def print_contest(contest: Contest) -> None:
         console.print("No question has two or more rated answers, so P@1 cannot be told.")
 
 
+def print_encoders(contest: EncoderContest) -> None:
+    """Print what two encoders are worth, in 80 columns."""
+    console = Console(highlight=False, soft_wrap=True)
+    both = contest.first, contest.second
+    console.print(
+        f"A is {both[0].name}, B is {both[1].name}: recipe passages trained with each on {contest.answers} rated\n"
+        f"answers to {contest.questions} questions, and judged on questions that it was not fitted on.",
+        markup=False,
+    )
+    table = Table("", *_numbers("A", "B", "A less B (95 %)"))
+    for label, each in (("P@1", contest.found.precision_at_1), ("AUC", contest.found.auc)):
+        table.add_row(label, *_cells(each))
+    table.add_row("ms a text, new", *(f"{each.ms:.2f}" for each in both), "")
+    table.add_row("MB of memory", *(f"{each.megabytes:.0f}" if each.megabytes else "-" for each in both), "")
+    table.add_row("numbers a vector", *(str(each.dimension) for each in both), "")
+    console.print(table)
+    for letter, of in zip("AB", both, strict=True):
+        if of.foreign:
+            console.print(f"{letter} does not know the language of these texts: {of.foreign}.", markup=False)
+
+
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print the findings by section, with advice for each problem, and the number of problems.
 
@@ -290,7 +311,14 @@ def _comparison(overall: Evaluation) -> str:
 
 
 def _besides(report: TrainingReport) -> Iterator[str]:
-    """Give sentences about whose ratings count less, and what was fitted on beside those that count."""
+    """Give sentences about the language, whose ratings count less, and what was fitted on beside those that count."""
+    if report.foreign:
+        name = report.encoder.partition("/")[0]
+        yield (
+            f"[bold yellow]The encoder {escape(name)} does not know the language of these texts[/bold yellow]: "
+            f"{report.foreign}. Choose one that does, and set their language: RLHF_ENCODER=use-multilingual-v3 "
+            "RLHF_LANGUAGE=de rlhf-loop train (docs/RLHF_LANGUAGES.md)."
+        )
     if report.raters:
         counts = verb(len(report.raters), "counts", "count")
         named = ", ".join(

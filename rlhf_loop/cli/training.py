@@ -213,6 +213,33 @@ def compare_versions(first: str, second: str, as_json: bool) -> None:
     print_contest(found)
 
 
+@click.group()
+def encoder() -> None:
+    """Encoders: what makes vectors of texts, as RLHF_ENCODER names it."""
+
+
+@encoder.command("compare", short_help="Compare the encoders A and B on your own ratings.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@json_option
+def compare_encoders_(first: str, second: str, as_json: bool) -> None:
+    """Compare the encoders A and B on your own ratings: how well a model ranks with each, its speed, its memory.
+
+    They are named as in RLHF_ENCODER: all-MiniLM-L6-v2, use-multilingual-v3, a folder, or an id of the model hub.
+    """
+    from rlhf_loop.registry.contest import compare_encoders
+
+    engine, settings = open_ratings(), read_settings()
+    with working("Training with both"):
+        found = compare_encoders(engine, settings, first, second)
+    if as_json:
+        print_json(asdict(found))
+        return
+    from rlhf_loop.cli.output import print_encoders
+
+    print_encoders(found)
+
+
 @click.command()
 @click.argument("query", required=False)
 @click.argument("candidates", nargs=-1)

@@ -47,7 +47,7 @@ _POOLINGS = {
     "cls": "cls_token",
     "max": "max_tokens",
     "mean": "mean_tokens",
-    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "mean_sqrt_len": "mean_sqrt_len_tokens",
     "weightedmean": "weightedmean_tokens",
     "lasttoken": "lasttoken",
 }
@@ -120,7 +120,7 @@ def read_folder(path: Path) -> EncoderFolder:
     """Read what the files of a folder say of the encoder in it.
 
     Raises:
-        EncoderError: it is none, or does something with its vectors that is not known here.
+        EncoderError: a file is missing, or says something that is not known here.
     """
     if not (path / TOKENIZER_FILE).is_file():
         raise _unusable(path, f"has no {TOKENIZER_FILE}", "Save the encoder with its fast tokenizer there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -46,6 +47,13 @@ class UnknownTextError(LookupError):
         self.kind = kind
         self.texts = texts
 
+
+#: The share of tokens that are unknown, and the letters a token, beyond which a language is not known. all-MiniLM-L6-v2
+#: has 0 % and 4.5 to 5 in English texts, 3 in German and Spanish ones, 68 % in Chinese ones.
+MOST_UNKNOWN, FEWEST_LETTERS = 0.05, 3.6
+_FEW_LETTERS = 500
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_LATIN = re.compile("[^A-Za-zÀ-ɏ]")
 
 _Compute = Callable[[Sequence[str]], list[Vectors]]
 
@@ -106,6 +114,12 @@ class TextEncoder:
         other.language = language
         return other
 
+    def uncached(self) -> TextEncoder:
+        """Return the same encoder, but one that computes all anew: to measure it."""
+        alone = copy.copy(self)
+        alone._cache, alone._lent = None, LRUCache(max_bytes=0)
+        return alone
+
     def only_known(self) -> TextEncoder:
         """Return the same encoder, but one that computes nothing: a text that is not known is an `UnknownTextError`."""
         known = copy.copy(self)
@@ -164,13 +178,26 @@ class TextEncoder:
         encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts])
         return sum(len(encoding) > self._shape.window for encoding in encodings)
 
-    def unknown_share(self, texts: Iterable[str]) -> float:
-        """Return the share of the texts' words that the encoder has no token for, from 0 to 1."""
+    def foreign(self, texts: Iterable[str]) -> str | None:
+        """Return what tells that the encoder does not know the language of the texts, None where nothing does.
+
+        Words of an unknown script have no token at all; those of an unknown language in a known script are spelt in
+        pieces of two or three letters.
+        """
+        words = [" ".join(_LETTERS.findall(_encodable(text))) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
+        tokens = sum(map(len, encodings))
         unknown = self._tokenizer.token_to_id(self._shape.unknown) if self._shape.unknown else None
-        if unknown is None:
-            return 0.0
-        encodings = self._tokenizer.encode_batch_fast([_encodable(text) for text in texts], add_special_tokens=False)
-        return sum(of.ids.count(unknown) for of in encodings) / max(1, sum(map(len, encodings)))
+        counts = [of.ids.count(unknown) for of in encodings] if unknown is not None else []
+        share = sum(counts) / max(1, tokens)
+        if share > MOST_UNKNOWN:
+            return f"{share:.0%} of their words and characters are unknown to it"
+        latin = sum(len(_LATIN.sub("", text)) for text in words)
+        letters = sum(len(text) - text.count(" ") for text in words)
+        # Fewer letters than that say little; other scripts have longer or shorter pieces by nature.
+        if latin > _FEW_LETTERS and latin > letters / 2 and letters / tokens < FEWEST_LETTERS:
+            return f"it has to spell their words, {letters / tokens:.1f} letters at a time"
+        return None
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, without markers; what was counted lately is remembered."""

@@ -1,17 +1,22 @@
-"""Comparison of two versions on today's ratings, on questions that neither was fitted on."""
+"""Comparison of two versions, or of two encoders, on today's ratings, on questions that neither was fitted on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import multiprocessing
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from time import perf_counter
 
 import numpy as np
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.runtime import resident_megabytes
 from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
-from rlhf_loop.training.data import training_set
+from rlhf_loop.training.data import TrainingSet, training_set
+from rlhf_loop.training.train import TrainingResult, train
 from rlhf_loop.utils.text import html_table
 
 
@@ -79,6 +84,106 @@ def compare_models(
     rows &= np.isfinite(ours) & np.isfinite(theirs)
     found = compare(data.predictions(ours[rows], rows), theirs[rows])
     return Contest(*both, len(np.unique(data.prompt[rows])), int(rows.sum()), found, tuple(unknown))
+
+
+#: Rated answers that encoders are compared on: each text is new to one of them at least.
+MOST_ANSWERS = 2_000
+#: Texts by which their speed is measured.
+_TIMED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderResult:
+    """The costs of an encoder: milliseconds for a new text on this machine, and megabytes of memory, where that can be
+    told. `foreign` says what tells that it does not know the texts' language.
+    """
+
+    name: str
+    dimension: int
+    ms: float
+    megabytes: float | None
+    foreign: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderContest:
+    """The result of comparing two encoders, by recipe passages trained with each on the same ratings."""
+
+    first: EncoderResult
+    second: EncoderResult
+    questions: int
+    answers: int
+    found: Comparisons
+
+
+def compare_encoders(engine: Engine, settings: Settings, first: str, second: str, *, seed: int = 0) -> EncoderContest:
+    """Compare two encoders, named as `RLHF_ENCODER` names them, by experts' ratings; the first less the second.
+
+    With each a model is trained, and judged on questions that it was not fitted on. Of very many ratings a sample of
+    the questions is taken.
+
+    Raises:
+        EncoderError: one of them is not there.
+        NotEnoughDataError: too few ratings to train on.
+    """
+    data = training_set(engine)
+    if len(data.row) > MOST_ANSWERS:
+        order = np.random.default_rng(seed).permutation(int(data.prompt.max()) + 1)
+        data = data.only(order[data.prompt] < len(order) * MOST_ANSWERS / len(data.row))
+    results, trained = [], []
+    for name in (first, second):
+        own = _settings_for(settings, name)
+        encoder = load_encoder(own)
+        of = train(data, encoder=encoder, recipe="passages", seed=seed)
+        results.append(_measured(encoder, own, data, of))
+        trained.append(of)
+    ours, theirs = (of.probability for of in trained)
+    of = trained[0]
+    rows = of.judged & np.isfinite(ours) & np.isfinite(theirs)
+    found = compare(of.data.predictions(ours[rows], rows), theirs[rows])
+    return EncoderContest(results[0], results[1], len(np.unique(of.data.prompt[rows])), int(rows.sum()), found)
+
+
+def _settings_for(settings: Settings, name: str) -> Settings:
+    """Return the settings with another encoder; a path and a precision are those of the one that they name."""
+    if name == settings.encoder:
+        return settings
+    return replace(settings, encoder=name, encoder_path=None, encoder_precision="auto", encoder_runtime="onnxruntime")
+
+
+def _measured(encoder: TextEncoder, settings: Settings, data: TrainingSet, of: TrainingResult) -> EncoderResult:
+    texts = [text for question in next(iter(data.chunks())).questions for text in question.responses][:_TIMED]
+    alone = encoder.uncached()
+    alone.encode(texts[:1])
+    started = perf_counter()
+    alone.encode_passages(texts)
+    ms = 1000 * (perf_counter() - started) / len(texts)
+    return EncoderResult(encoder.id, encoder.dimension, ms, encoder_megabytes(settings), of.report.foreign)
+
+
+def encoder_megabytes(settings: Settings) -> float | None:
+    """Return what the encoder adds to the memory of a process, None where the system does not tell."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    # A process of its own: in this one are other things.
+    process = multiprocessing.get_context("spawn").Process(target=_send_memory, args=(sender, settings))
+    process.start()
+    sender.close()
+    try:
+        grown: float | None = receiver.recv()
+    except EOFError:
+        grown = None
+    process.join()
+    return grown
+
+
+def _send_memory(sender: Connection[float | None, None], settings: Settings) -> None:
+    import onnxruntime  # noqa: F401  (what is there with any encoder does not count)
+    import tokenizers  # noqa: F401
+
+    before = resident_megabytes()
+    load_encoder(settings, download=False).uncached().encode(["A text to begin with."])
+    after = resident_megabytes()
+    sender.send(None if before is None or after is None else after - before)
 
 
 def _difference(of: Comparison) -> str:

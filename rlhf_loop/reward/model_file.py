@@ -325,7 +325,7 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
     if not same_model(str(values["encoder"]), encoder):
         raise ModelFileError(
             f"{path} was trained with the encoder {values['encoder']}, but {encoder} is in use; their vectors do not "
-            f"fit together. Set the encoder back. {_RETRAIN}"
+            f"fit together. Set the encoder back (RLHF_ENCODER={str(values['encoder']).partition('/')[0]}). {_RETRAIN}"
         )
     return RewardModel(
         recipe=values["recipe"],

@@ -39,6 +39,8 @@ HOLDOUT_SHARE = 0.12
 AUTO = "auto"
 #: Pairs of questions that are left out of a fit from which on the report says how many are put in the right order.
 ENOUGH_PAIRS = 20
+#: Questions, and characters of their texts, by which the language is looked at.
+_LOOKED_AT, _BEGINNING = 100, 400
 #: One for the held-out part, and two so that a cross-validation is possible.
 _MIN_QUESTIONS_A_CLASS = 3
 
@@ -91,6 +93,7 @@ class TrainingReport:
 
     `groups` counts the questions, those that ask for the same as one; no split tears them apart. All measures are of
     unseen questions and of documents as they come, known ones among them; `documents` has those of unseen documents.
+    `foreign` says what tells that the encoder does not know the texts' language.
 
     `prior` is how strongly the prior that is shipped drew the fit: 1 as usual, 0 not at all, as the ratings say
     otherwise, None where the recipe has none for this encoder.
@@ -125,6 +128,7 @@ class TrainingReport:
     calibration: tuple[Bin, ...] = ()
     growth: Growth = Growth()
     groups: int | None = None
+    foreign: str | None = None
     documents: DocumentReport | None = None
     prior: float | None = None
 
@@ -258,6 +262,7 @@ def train(
         prior=fit.prior,
     )
     seconds["evaluation"] = perf_counter() - started
+    report = replace(report, foreign=encoder.foreign(_some_texts(data)))
     started = perf_counter()
     report = replace(report, documents=_by_documents(material, chosen, inside[chosen], common, seed))
     seconds["unseen documents"] = perf_counter() - started
@@ -298,6 +303,12 @@ def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
         return (evaluation.orders["model"].precision_at_1.value if enough else 0.0, evaluation.auc.value)
 
     return max(evaluations, key=quality)
+
+
+def _some_texts(data: TrainingSet) -> list[str]:
+    """Return the questions and the beginnings of the answers of the first chunk."""
+    questions = next(iter(data.chunks())).questions[:_LOOKED_AT]
+    return [text[:_BEGINNING] for each in questions for text in (each.prompt, *each.responses)]
 
 
 def _rated(data: TrainingSet, features: NDArray[np.float32], rows: Mask, wanted: Mask, encoder: str) -> RatedFeatures:

@@ -599,6 +599,36 @@ def test_the_settings_choose_the_store(url: str, kind: type, tmp_path: Path) -> 
     assert not (tmp_path / "index").exists()
 
 
+def test_vectors_of_another_length_are_refused_until_the_index_is_empty(store: VectorStore) -> None:
+    """Those of another encoder neither find nor join; once all is deleted, they may come."""
+
+    def of_other(document: str) -> Entry:
+        return Entry(entry(document).section, np.eye(1, 512, dtype=np.float32), np.eye(1, 512, dtype=np.float32)[0])
+
+    query = np.eye(1, 512, dtype=np.float32)[0]
+    assert store.search("text", query, limit=3) == []
+    store.add([entry("a")], encoder=ENCODER)
+    for attempt in (
+        lambda: store.search("text", query, limit=3),
+        lambda: store.add([of_other("b")], encoder="model-b/fp32"),
+    ):
+        with pytest.raises(VectorStoreError, match=r"of model-a/fp32.*RLHF_ENCODER=model-a\).*rlhf-loop index add"):
+            attempt()
+    assert store.delete("s") == 1
+    assert store.search("text", query, limit=3) == []
+    store.add([of_other("b")], encoder="model-b/fp32")
+    (hit,) = store.search("text", query, limit=3)
+    assert (hit.section.document, hit.encoder, hit.vectors.shape) == ("b", "model-b/fp32", (1, 512))
+    store.optimize()
+
+
+def test_chinese_is_found_by_parts_of_its_sentences(in_language: Callable[[str], VectorStore]) -> None:
+    """It has no blanks between words, so that whole sentences would be words."""
+    store = in_language("chinese")
+    store.add([entry("a", "苹果树在冬末修剪"), entry("b", "鸡蛋煮十分钟")], encoder=ENCODER)
+    assert found(store, "怎样修剪苹果树？") == ["a"]
+
+
 def test_an_unknown_language_is_refused() -> None:
     """The message lists those that there are."""
     with pytest.raises(ConfigError, match=r"RLHF_INDEX_LANGUAGE='klingon'.*english"):

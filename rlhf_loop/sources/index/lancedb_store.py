@@ -93,13 +93,14 @@ class LanceDbStore:
             return
         with self._errors(), self._writing():
             dimension = entries[0].vectors.shape[1]
-            table = self._open() or self._create(dimension)
+            table = self._open()
+            if table is None:  # an empty one is false, too
+                table = self._create(dimension)
             some = table.search().select(["encoder"]).limit(1).to_arrow()["encoder"].to_pylist()
             refuse_other_model(some, encoder)
             if _dimension(table) != dimension:
                 # Nothing is in it any more, so it may have the vectors of another encoder.
-                self._connect().drop_table(TABLE)
-                table = self._create(dimension)
+                table = self._create(dimension, anew=True)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(_rows(entries, encoder))
 
@@ -215,8 +216,9 @@ class LanceDbStore:
         # Each read looks for the newest version: others may have written it.
         return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
 
-    def _create(self, dimension: int) -> Table:
-        table: Table = self._connect().create_table(TABLE, schema=_schema(dimension), exist_ok=True)
+    def _create(self, dimension: int, *, anew: bool = False) -> Table:
+        how: dict[str, Any] = {"mode": "overwrite"} if anew else {"exist_ok": True}
+        table: Table = self._connect().create_table(TABLE, schema=_schema(dimension), **how)
         self._index_columns(table)
         self._table, self._opened_at = table, table.version
         return table
