@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,8 +14,13 @@ from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet
 from rlhf_loop.training.evaluation import Predictions
-from rlhf_loop.utils.arrays import Floats, Mask
+from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
+
+_OrderMeasure = Callable[[Ints, Ints, Ints, Ints, metrics.Weights], Floats]
+
+#: A difference that is no more than the rounding of a sum is none.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +41,15 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparisons:
-    """Accuracy and AUC over all answers, P@1 over the questions with two or more; None where it is not defined."""
+    """Accuracy and AUC over all answers; P@1, NDCG and the share of pairs in the right order (`concordance`) over the
+    questions with two or more. None where it is not defined, or not asked for.
+    """
 
-    accuracy: Comparison | None
-    auc: Comparison | None
-    precision_at_1: Comparison | None
+    accuracy: Comparison | None = None
+    auc: Comparison | None = None
+    precision_at_1: Comparison | None = None
+    ndcg: Comparison | None = None
+    concordance: Comparison | None = None
 
 
 def compare(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparisons:
@@ -49,33 +58,42 @@ def compare(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparisons:
     Equal probabilities keep the incoming order where it is known, as they would when serving.
     """
     order = np.argsort(of.rank, kind="stable")
-    of = of.only(order)
-    question, rating, label = of.question, of.rating, of.label
-    sides = of.probability, theirs[order]
-    rivals = np.bincount(question, minlength=1)[question] > 1
-    several = of.only(rivals)
-    ranked = several.question
-
-    def precision_at_1(probability: Floats, weights: metrics.Weights) -> Floats:
-        places = metrics.places(ranked, probability[rivals])
-        return metrics.precision_at_1(ranked, rating[rivals], label[rivals], places, weights)
-
+    of, theirs = of.only(order), theirs[order]
     with single_threaded_blas():
-        return Comparisons(
-            accuracy=_comparison("accuracy", of, partial(metrics.accuracy, question, label), *sides, seed),
-            auc=_comparison("auc", of, partial(metrics.auc, question, label), *sides, seed),
-            precision_at_1=_comparison("precision_at_1", several, precision_at_1, *sides, seed),
+        accuracy = partial(metrics.accuracy, of.question, of.label)
+        return replace(
+            _orders(of, theirs, seed),
+            accuracy=_comparison("accuracy", of, accuracy, of.probability, theirs, seed),
+            auc=_auc(of, theirs, seed),
         )
 
 
-def against_incoming(of: Predictions, *, seed: int = 0) -> Comparison | None:
-    """Compare P@1 with that of the incoming order, over the questions with two or more answers whose ranks are known.
+def auc_beside(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparison | None:
+    """Compare the AUC of the probabilities of `of` with that of `theirs`; None where it is not defined."""
+    with single_threaded_blas():
+        return _auc(of, theirs, seed)
 
-    None where there is no such question.
+
+def against_incoming(of: Predictions, *, seed: int = 0) -> Comparisons:
+    """Compare the order with the incoming one, over the questions with two or more answers whose ranks are known."""
+    known = of.only(~np.isin(of.question, of.question[np.isnan(of.rank)]))
+    known = known.only(np.argsort(known.rank, kind="stable"))
+    with single_threaded_blas():
+        return _orders(known, -known.rank, seed)
+
+
+def by_chance(of: Predictions) -> float:
+    """Return how probable it is that a model that knows nothing would follow the ratings as closely.
+
+    By the rank correlation of probabilities and ratings (Spearman 1904), one-sided. Few answers of one kind make it
+    large, as they should: of four bad ones chance may well put three last. 1 where all say the same.
     """
-    known = ~np.isin(of.question, of.question[np.isnan(of.rank)])
-    kept = of.only(known)
-    return compare(kept, -kept.rank, seed=seed).precision_at_1
+    # Imported here, like scikit-learn: serving does without it.
+    from scipy.stats import spearmanr
+
+    if np.ptp(of.probability) == 0 or np.ptp(of.rating) == 0:
+        return 1.0
+    return float(spearmanr(of.probability, of.rating, alternative="greater").pvalue)
 
 
 def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder) -> Floats:
@@ -95,6 +113,35 @@ def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEnco
         of = place[kept.row]
         found[of[of >= 0]] = scores[of >= 0]
     return found
+
+
+def _auc(of: Predictions, theirs: Floats, seed: int) -> Comparison | None:
+    return _comparison("auc", of, partial(metrics.auc, of.question, of.label), of.probability, theirs, seed)
+
+
+def _orders(of: Predictions, theirs: Floats, seed: int) -> Comparisons:
+    """Compare orders; equal keys keep the order of the rows."""
+
+    def found(name: str, measure: _OrderMeasure, questions: Mask) -> Comparison | None:
+        rows = questions[of.question]
+        kept = of.only(rows)
+
+        def measured(key: Floats, weights: metrics.Weights) -> Floats:
+            return measure(kept.question, kept.rating, kept.label, metrics.places(kept.question, key), weights)
+
+        return _comparison(name, kept, measured, kept.probability, theirs[rows], seed)
+
+    questions = int(of.question.max(initial=-1)) + 1
+    best, worst = np.full(questions, -np.inf), np.full(questions, np.inf)
+    np.maximum.at(best, of.question, of.rating)
+    np.minimum.at(worst, of.question, of.rating)
+    several = np.bincount(of.question, minlength=questions) > 1
+    # Where nothing has a gain, or all are rated alike, no order is better than another.
+    return Comparisons(
+        precision_at_1=found("precision_at_1", metrics.precision_at_1, several),
+        ndcg=found("ndcg", metrics.ndcg, several & (best > 1)),
+        concordance=found("concordance", metrics.concordance, best > worst),
+    )
 
 
 def _comparison(
@@ -121,5 +168,5 @@ def _comparison(
         ours=float(ours[0]),
         theirs=float(theirs[0]),
         difference=Interval(*metrics.interval(ours - theirs)),
-        certainty=float((gained > 0).mean()) if len(gained) else 0.0,
+        certainty=float((gained > _ROUNDING).mean()) if len(gained) else 0.0,
     )

@@ -26,6 +26,8 @@ Weights = NDArray[np.uint8] | Floats
 MANY_QUESTIONS = 5_000
 #: Numbers that are held in float64 at a time while weighting.
 _BLOCK = 2**18
+#: Answers times questions up to which AUC is computed for all draws at once.
+_FEW = 2**18
 #: Equal-width bins of the expected calibration error (Guo et al. 2017).
 BINS = 10
 
@@ -102,6 +104,8 @@ def auc(question: Ints, label: Ints, probability: Floats, weights: Weights) -> F
     low, high = (
         np.searchsorted(probability[label == 0], probability[label == 1], side=side) for side in ("left", "right")
     )
+    if len(label) * weights.shape[1] <= _FEW:
+        return _auc_of_few(of_positive, of_negative, low, high, weights)
     values = np.full(len(weights), np.nan)
     for draw, of_question in enumerate(weights):
         positive, negative = of_question[of_positive], of_question[of_negative]
@@ -148,6 +152,26 @@ def ndcg(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weight
     found = _by_question(question, gain / np.log2(place + 2), questions)
     ideal = _by_question(question, gain / np.log2(places(question, gain) + 2), questions)
     return _mean(weights, _divide(found, ideal), ideal > 0)
+
+
+def concordance(question: Ints, rating: Ints, label: Ints, place: Ints, weights: Weights) -> Floats:
+    """Return how often the better of two answers to a question stands before the other: a mean over questions.
+
+    Questions whose answers all have one rating are left out: there no order is better than another.
+    """
+    order = np.lexsort((place, question))
+    of, ranked = question[order], rating[order]
+    right, pairs = (np.zeros(weights.shape[1]) for _ in range(2))
+    before = np.arange(len(of))
+    for distance in range(1, len(of)):
+        before = before[before + distance < len(of)]
+        before = before[of[before] == of[before + distance]]
+        if not len(before):
+            break
+        first, second = ranked[before], ranked[before + distance]
+        right += _by_question(of[before], first > second, weights.shape[1])
+        pairs += _by_question(of[before], first != second, weights.shape[1])
+    return _mean(weights, _divide(right, pairs), pairs > 0)
 
 
 def gains(rating: Ints) -> Floats:
@@ -220,6 +244,20 @@ def expected_error(of: Sequence[Bin]) -> float:
 def lean(of: Sequence[Bin]) -> float:
     """Return how much higher the scores are on average than the share of good answers; below 0 they are lower."""
     return sum(each.answers * each.predicted - each.good for each in of) / sum(each.answers for each in of)
+
+
+def _auc_of_few(of_positive: Ints, of_negative: Ints, low: Ints, high: Ints, weights: Weights) -> Floats:
+    """Return the AUC of all draws at once. All sums are whole numbers, so they are those of the draws one by one."""
+    questions = weights.shape[1]
+    below = np.zeros((len(of_negative) + 1, questions))
+    below[np.arange(1, len(below)), of_negative] = 1
+    np.cumsum(below, axis=0, out=below)
+    # For each pair of questions twice the pairs of answers that are in order, halves being ties.
+    twice = np.zeros((questions, questions))
+    np.add.at(twice, of_positive, below[low] + below[high])
+    drawn = weights.astype(np.float64)
+    positive, negative = (drawn @ np.bincount(of, minlength=questions) for of in (of_positive, of_negative))
+    return _divide(np.einsum("dq,dq->d", drawn @ twice, drawn) / 2, positive * negative)
 
 
 def _expected_reciprocal_rank(count: int, correct: int) -> float:

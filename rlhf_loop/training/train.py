@@ -14,8 +14,9 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.reward.splitting import holdout
+from rlhf_loop.training.comparison import auc_beside
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents
-from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation, evaluate, pair_accuracy
+from rlhf_loop.training.evaluation import Evaluation, Predictions, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     Material,
     PairMatrix,
@@ -37,6 +38,8 @@ MIN_SAMPLES = 50
 #: Share of the questions that is kept from the fit, to judge the very model that is saved.
 HOLDOUT_SHARE = 0.12
 AUTO = "auto"
+#: Share of the bootstrap's draws in which a recipe has to be better than the default one to be taken in its place.
+CERTAIN_RECIPE = 0.95
 #: Pairs of questions that are left out of a fit from which on the report says how many are put in the right order.
 ENOUGH_PAIRS = 20
 #: Questions, and characters of their texts, by which the language is looked at.
@@ -177,8 +180,8 @@ def train(
     """Train a reward model on the rated examples; unrated ones count as context of their group.
 
     12 % of the questions are held out: those of the `frozen_share`, which no training may fit on, and as many others as
-    are missing, drawn with the `seed`. On the rest, `recipe="auto"` tries each recipe and keeps the one that is best
-    by cross-validation over questions. The model returned is the one that was fitted on the training questions, so
+    are missing, drawn with the `seed`. On the rest, `recipe="auto"` tries each recipe and keeps the first one unless
+    another is certainly better by cross-validation over questions. The model returned is the one that was fitted on the training questions, so
     `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are read once, a chunk of
     questions at a time, and never all in memory.
 
@@ -227,8 +230,9 @@ def train(
     started = perf_counter()
     # The same questions for all: where one recipe had a sample only, the others are compared with it on that.
     common = np.logical_and.reduce([~held, judged, *rows.values()])
-    inside = {name: evaluate(data.predictions(fit.probability[common], common)) for name, fit in fits.items()}
-    chosen = best_recipe(inside)
+    out_of_fold = {name: data.predictions(fit.probability[common], common) for name, fit in fits.items()}
+    inside = {name: evaluate(predictions) for name, predictions in out_of_fold.items()}
+    chosen = best_recipe(out_of_fold)
     fit, having = fits[chosen], rows[chosen] & judged
     outside, hints = having & held, rows[chosen] & ~judged & ~held
     report = TrainingReport(
@@ -294,15 +298,22 @@ def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
     _check_judged(data, judged_rows(data, min_samples), min_samples)
 
 
-def best_recipe(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the recipe with the best P@1, or AUC where too few questions can be ranked; the first one on a tie."""
+def best_recipe(predictions: Mapping[str, Predictions]) -> str:
+    """Return the recipe to go by: the first one, unless another is certainly better.
 
-    def quality(name: str) -> tuple[float, float]:
-        evaluation = evaluations[name]
-        enough = evaluation.ranked_questions >= ENOUGH_QUESTIONS
-        return (evaluation.orders["model"].precision_at_1.value if enough else 0.0, evaluation.auc.value)
+    Certainly: its AUC is higher in `CERTAIN_RECIPE` of the draws of a bootstrap over questions. On few questions the
+    best of several is mostly the luckiest.
 
-    return max(evaluations, key=quality)
+    Args:
+        predictions: what each recipe says of the same answers, by models that were not fitted on their questions.
+    """
+    names = iter(predictions)
+    best = next(names)
+    for name in names:
+        found = auc_beside(predictions[name], predictions[best].probability)
+        if found is not None and found.certainty >= CERTAIN_RECIPE:
+            best = name
+    return best
 
 
 def _some_texts(data: TrainingSet) -> list[str]:
