@@ -91,7 +91,7 @@ def by_chance(of: Predictions) -> float:
     # Imported here, like scikit-learn: serving does without it.
     from scipy.stats import spearmanr
 
-    if np.ptp(of.probability) == 0 or np.ptp(of.rating) == 0:
+    if min(len(np.unique(values)) for values in (of.probability, of.rating)) < 2:
         return 1.0
     return float(spearmanr(of.probability, of.rating, alternative="greater").pvalue)
 

@@ -181,9 +181,9 @@ def train(
 
     12 % of the questions are held out: those of the `frozen_share`, which no training may fit on, and as many others as
     are missing, drawn with the `seed`. On the rest, `recipe="auto"` tries each recipe and keeps the first one unless
-    another is certainly better by cross-validation over questions. The model returned is the one that was fitted on the training questions, so
-    `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are read once, a chunk of
-    questions at a time, and never all in memory.
+    another is certainly better by cross-validation over questions. The model returned is the one that was fitted on the
+    training questions, so `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are
+    read once, a chunk of questions at a time, and never all in memory.
 
     Answers that only end users have rated are fitted on with their weights, and so are `pairs` (see `fitting`), unless
     their question is held out; but whatever is counted, chosen or reported goes by experts' ratings. Together the end

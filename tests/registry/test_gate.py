@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Example, ModelState
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.registry.gate import LiveModel, judge
+from rlhf_loop.registry.gate import LiveModel, beside_incoming, judge
 from rlhf_loop.training.comparison import predict
-from rlhf_loop.training.evaluation import evaluate
+from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.train import TrainingResult, train
 
 
@@ -95,11 +95,83 @@ def test_a_live_model_of_unknown_origin_is_flattered(fresh: TrainingResult, enco
 
 
 def test_without_incoming_ranks_chance_decides(fresh: TrainingResult, encoder: TextEncoder) -> None:
-    """Where the incoming order is unknown, AUC has to be above one half with its whole interval."""
+    """Where the incoming order is unknown, a model has to be hardly as good by chance, and the report says so."""
     unknown = replace(fresh, data=replace(fresh.data, rank=np.full(len(fresh.data.row), np.nan)))
-    assert judge(saying(unknown, perfect(unknown)), None, encoder=encoder).state == ModelState.LIVE
+    good = judge(saying(unknown, perfect(unknown)), None, encoder=encoder)
+    assert (good.state, good.incoming) == (ModelState.LIVE, None)
+    assert "the incoming order is unknown (import shown_rank)" in good.reason
     assert judge(saying(unknown, 1 - perfect(unknown)), None, encoder=encoder).state == ModelState.REJECTED
     flat = np.full(len(unknown.data.row), 0.5)
     found = judge(saying(unknown, flat), None, encoder=encoder)
     assert found.state == ModelState.CANDIDATE
     assert "against chance" in found.reason
+
+
+def ranked(questions: int, kinds: str, *, ranks: bool = True) -> Predictions:
+    """Questions with four answers, one of them good; a letter says where, by model and incoming order, it stands.
+
+    w: first and third, l: second and first, n: both first, d: second and fourth, a to c: both last, third, first.
+    """
+    places = {"w": (0, 2), "l": (1, 0), "n": (0, 0), "d": (1, 3), "a": (3, 3), "b": (2, 3), "c": (0, 3)}
+    rating, probability, rank = [], [], []
+    for number in range(questions):
+        ours, theirs = places[kinds[number % len(kinds)]]
+        order = [place for place in range(4) if place != ours]
+        incoming = [place for place in range(4) if place != theirs]
+        rating += [5, 1, 1, 1]
+        probability += [0.9 - 0.2 * place for place in [ours, *order]]
+        rank += [place + 1 for place in [theirs, *incoming]]
+    of = np.repeat(np.arange(questions), 4)
+    known = np.array(rank, dtype=np.float64)
+    return Predictions(of, np.array(rating), np.array(probability), known if ranks else np.full(len(of), np.nan))
+
+
+LIVE, WAITS, REFUSED = ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("of", "state", "said"),
+    [
+        pytest.param(ranked(40, "wn"), LIVE, "certainly by P@1 and NDCG and pairs", id="better"),
+        pytest.param(ranked(40, "n"), WAITS, "not certain to be better", id="the same"),
+        pytest.param(ranked(40, "nl"), REFUSED, "worse than the incoming order", id="worse by all"),
+        pytest.param(ranked(233, "nd" * 114 + "n" + "llll"), LIVE, "certainly by NDCG and pairs", id="near ties lost"),
+        pytest.param(ranked(40, "dddl"), WAITS, "by more than 2 points", id="P@1 lost, pairs won"),
+        pytest.param(ranked(40, "abcd"), WAITS, "so would a model that knows nothing", id="a coin beside a bad order"),
+        pytest.param(ranked(5, "w"), LIVE, "on 5 questions", id="long lists, few questions"),
+        pytest.param(ranked(3, "w"), WAITS, "only 3 of the 4 questions", id="too few questions"),
+        pytest.param(ranked(40, "w", ranks=False), LIVE, "unknown (import shown_rank)", id="unknown order"),
+        pytest.param(ranked(3, "w", ranks=False), WAITS, "knows nothing would look as good", id="unknown, and few"),
+    ],
+)
+def test_beside_the_incoming_order(of: Predictions, state: ModelState, said: str) -> None:
+    """Better by one measure and not worse by P@1 is live; what cannot be told yet waits, and says why."""
+    found = beside_incoming(of)
+    assert (found.state, said in found.reason) == (state, True), found.reason
+
+
+def test_one_kind_of_questions_proves_as_much_as_one_question() -> None:
+    """Questions that ask for the same are drawn together, so five wordings of one are no five proofs."""
+    of = ranked(8, "wwwwwlll")
+    alone = beside_incoming(of).measured.concordance
+    together = beside_incoming(replace(of, group=np.where(of.question < 5, 0, of.question))).measured.concordance
+    assert alone is not None
+    assert together is not None
+    assert together.certainty < alone.certainty
+    assert (alone.difference.value, together.difference.value) == pytest.approx((alone.difference.value,) * 2)
+
+
+@pytest.mark.parametrize("bad", [4, 10])
+def test_labels_by_lot_wait(bad: int) -> None:
+    """Of labels by lot hardly any training goes live, though many look better than the incoming order."""
+    rng = np.random.default_rng(bad)
+    states, better = [], 0
+    for _ in range(20):
+        label = np.full(200, 5)
+        label[rng.choice(200, bad, replace=False)] = 1
+        question, rank = np.repeat(np.arange(20), 10), np.tile(np.arange(1.0, 11.0), 20)
+        found = beside_incoming(Predictions(question, label, rng.random(200), rank))
+        states.append(found.state)
+        better += found.state == WAITS and "knows nothing" in found.reason
+    assert states.count(LIVE) <= 1
+    assert better > 0

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training.comparison import against_incoming, compare, predict
+from rlhf_loop.training.comparison import Comparisons, against_incoming, by_chance, compare, predict
 from rlhf_loop.training.data import assemble
 from rlhf_loop.training.evaluation import Predictions
 from rlhf_loop.training.train import TrainingReport
@@ -53,11 +55,32 @@ def test_what_is_not_defined_is_none() -> None:
 def test_the_incoming_order_where_it_is_known() -> None:
     """Only questions whose ranks are all known count, and equal scores keep that order."""
     of = predictions([0, 0, 1, 1, 2, 2], [1, 5, 5, 1, 5, 1], [0.1, 0.9, 0.5, 0.5, 0.9, 0.1], [1, 2, 1, 2, NAN, 2])
-    found = against_incoming(of)
+    found = against_incoming(of).precision_at_1
     assert found is not None
     assert (found.questions, found.ours, found.theirs) == (2, 1.0, 0.5)
     assert 0 < found.certainty < 1
-    assert against_incoming(predictions([0, 0], [1, 5], [0.1, 0.9], [NAN, 1])) is None
+    assert against_incoming(predictions([0, 0], [1, 5], [0.1, 0.9], [NAN, 1])) == Comparisons()
+
+
+def test_pairs_in_the_right_order() -> None:
+    """Pairs see what P@1 does not; questions with answers of one grade say nothing of them."""
+    of = predictions([0, 0, 0, 1, 1], [5, 4, 1, 5, 5], [0.9, 0.8, 0.1, 0.2, 0.1], [2, 3, 1, 1, 2])
+    found = against_incoming(of)
+    assert found.precision_at_1 is not None
+    assert (found.precision_at_1.questions, found.precision_at_1.ours, found.precision_at_1.theirs) == (2, 1, 0.5)
+    assert found.concordance is not None
+    assert (found.concordance.questions, found.concordance.ours) == (1, 1)
+    assert found.concordance.theirs == pytest.approx(1 / 3)
+    assert found.ndcg is not None
+    assert found.ndcg.difference.value > 0
+
+
+def test_what_chance_would_do_as_well() -> None:
+    """Who follows the ratings on many answers is hardly lucky; on four nobody can tell, nor where all is the same."""
+    many = predictions(list(range(40)), [1, 5] * 20, [0.1, 0.9] * 20, [1] * 40)
+    assert by_chance(many) < 1e-6
+    assert by_chance(many.only(np.arange(4))) < 0.05 < by_chance(replace(many, probability=1 - many.probability))
+    assert by_chance(replace(many, probability=np.full(40, 0.5))) == 1
 
 
 def test_a_model_sees_all_candidates(

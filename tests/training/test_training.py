@@ -261,26 +261,26 @@ def test_unrated_siblings_are_context(sample_examples: list[Example], encoder: T
     assert not np.allclose(with_context.scorer.coef, without.scorer.coef, atol=1e-3)
 
 
-def _evaluation(auc: float, *, questions: int) -> Evaluation:
-    """An evaluation in which P@1 and AUC disagree: the better P@1, the lower AUC."""
-    found = evaluate(Predictions(np.zeros(2, np.intp), np.array([5, 1]), np.array([0.9, 0.1]), np.ones(2)), draws=0)
-    order = replace(found.orders["model"], precision_at_1=replace(found.auc, value=1 - auc))
-    return replace(
-        found, auc=replace(found.auc, value=auc), ranked_questions=questions, orders={**found.orders, "model": order}
-    )
+def _saying(*probability: float, questions: int) -> Predictions:
+    """Questions with a bad answer and a good one, of which the probabilities are repeated over the questions."""
+    said = np.resize(np.array(probability), 2 * questions)
+    question = np.repeat(np.arange(questions), 2)
+    return Predictions(question, np.tile([1, 5], questions), said, np.tile([1.0, 2.0], questions))
 
 
-@pytest.mark.parametrize(("questions", "expected"), [(0, "b"), (9, "b"), (10, "a"), (100, "a")])
-def test_best_recipe(questions: int, expected: str) -> None:
-    """P@1 decides where ten questions or more can be ranked, AUC where not."""
-    both = {"a": _evaluation(0.6, questions=questions), "b": _evaluation(0.8, questions=questions)}
-    assert best_recipe(both) == expected
-
-
-def test_best_recipe_of_equals_is_the_first() -> None:
-    """Between equals the first one is kept."""
-    same = _evaluation(0.7, questions=50)
-    assert best_recipe({"x": same, "y": same}) == "x"
+@pytest.mark.parametrize(
+    ("questions", "other", "expected"),
+    [
+        (40, (0.1, 0.9), "other"),
+        (40, (0.1, 0.9, 0.4, 0.6, 0.6, 0.4), "first"),
+        (2, (0.9, 0.1), "first"),
+        (40, (0.4, 0.6, 0.6, 0.4), "first"),
+    ],
+)
+def test_best_recipe(questions: int, other: tuple[float, ...], expected: str) -> None:
+    """The first recipe is kept unless another is certainly better; a lead by chance, or none, is not enough."""
+    first = _saying(0.4, 0.6, 0.4, 0.6, 0.6, 0.4, questions=questions)
+    assert best_recipe({"first": first, "other": _saying(*other, questions=questions)}) == expected
 
 
 def test_learning_curve(sample_examples: list[Example], encoder: TextEncoder, tmp_path: Path) -> None:
