@@ -22,10 +22,11 @@ from rlhf_loop.domain import ModelState, ReviewerRole
 from rlhf_loop.exchange.transfer import ImportReport
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.contest import Contest, EncoderContest
+from rlhf_loop.registry.gate import LEAST_QUESTIONS
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.store.interactions import RatingStats
 from rlhf_loop.training.comparison import Comparison
-from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Evaluation
+from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
 from rlhf_loop.utils.text import counted, verb
@@ -228,7 +229,7 @@ def print_contest(contest: Contest) -> None:
         console.print(f"Nobody knows what {name} was fitted on: it may have seen some of them.", markup=False)
     table = Table("", *_numbers(first, second, "difference (95 %)"))
     found = contest.found
-    for label, each in (("Accuracy", found.accuracy), ("AUC", found.auc), ("P@1", found.precision_at_1)):
+    for label, each in found.named().items():
         table.add_row(label, *_cells(each))
     console.print(table)
     if found.precision_at_1 is None:
@@ -279,7 +280,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _verdict(outcome: TrainingOutcome) -> str:
-    path, why = escape(str(outcome.path)), _comparison(outcome.report.overall)
+    path, why = escape(str(outcome.path)), _comparison(outcome)
     name, said = escape(outcome.version.version), escape(outcome.judgement.reason)
     if outcome.live:
         return f"[bold green]LIVE[/bold green] in {path}: {why}.\n[dim]{name}. {said}[/dim]"
@@ -294,16 +295,17 @@ def _verdict(outcome: TrainingOutcome) -> str:
     )
 
 
-def _comparison(overall: Evaluation) -> str:
+def _comparison(outcome: TrainingOutcome) -> str:
     """Return what decided whether the model goes live: P@1 beside the incoming order's, or AUC beside chance."""
-    if overall.gain is not None and overall.comparable:
-        theirs, gain = overall.orders["incoming"].precision_at_1.value, overall.gain
+    found, overall = outcome.judgement.incoming, outcome.report.overall
+    if found is not None and found.questions >= LEAST_QUESTIONS:
+        gain = found.difference
         return (
-            f"a good answer first for {theirs + gain.value:.0%} of {overall.incoming_questions} questions, "
+            f"a good answer first for {found.ours:.0%} of {found.questions} questions, "
             f"{100 * gain.value:+.0f} points against the incoming order "
             f"({100 * gain.low:+.0f} to {100 * gain.high:+.0f})"
         )
-    if overall.ranked_questions < ENOUGH_QUESTIONS:
+    if overall.ranked_questions < LEAST_QUESTIONS:
         reason = f"two or more answers are rated for only {counted(overall.ranked_questions, 'question')}"
     else:
         reason = f"the incoming order is known for only {counted(overall.incoming_questions, 'question')}"

@@ -34,7 +34,7 @@ class Contest:
     unknown: tuple[str, ...]
 
     def __repr__(self) -> str:
-        measured = (each for each in (self.found.accuracy, self.found.auc, self.found.precision_at_1) if each)
+        measured = (each for each in self.found.named().values() if each)
         said = "; ".join(f"{each.measure} {_difference(each)}" for each in measured) or "nothing can be told"
         return (
             f"Contest({self.first.version} against {self.second.version} on {self.answers} answers to "
@@ -44,10 +44,9 @@ class Contest:
     def _repr_html_(self) -> str:
         above = [f"{self.answers} answers to {self.questions} questions that neither was fitted on."]
         above += [f"It is not known what {name} was fitted on: it may have seen some of them." for name in self.unknown]
-        named = (("Accuracy", self.found.accuracy), ("AUC", self.found.auc), ("P@1", self.found.precision_at_1))
         rows = [
             (label, f"{of.ours:.3f}", f"{of.theirs:.3f}", _difference(of)) if of else (label, "-", "-", "-")
-            for label, of in named
+            for label, of in self.found.named().items()
         ]
         return html_table(("", self.first.version, self.second.version, "difference (95 %)"), rows, above=above)
 

@@ -51,6 +51,16 @@ class Comparisons:
     ndcg: Comparison | None = None
     concordance: Comparison | None = None
 
+    def named(self) -> dict[str, Comparison | None]:
+        """Return all of them by the names that people know."""
+        return {
+            "Accuracy": self.accuracy,
+            "AUC": self.auc,
+            "P@1": self.precision_at_1,
+            "NDCG": self.ndcg,
+            "Pairs in order": self.concordance,
+        }
+
 
 def compare(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparisons:
     """Compare the probabilities of `of` with `theirs`, one an answer in the same order.

@@ -141,7 +141,7 @@ LIVE, WAITS, REFUSED = ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTE
         pytest.param(ranked(5, "w"), LIVE, "on 5 questions", id="long lists, few questions"),
         pytest.param(ranked(3, "w"), WAITS, "only 3 of the 4 questions", id="too few questions"),
         pytest.param(ranked(40, "w", ranks=False), LIVE, "unknown (import shown_rank)", id="unknown order"),
-        pytest.param(ranked(3, "w", ranks=False), WAITS, "knows nothing would look as good", id="unknown, and few"),
+        pytest.param(ranked(4, "abcw", ranks=False), WAITS, "knows nothing would look as good", id="unknown, and few"),
     ],
 )
 def test_beside_the_incoming_order(of: Predictions, state: ModelState, said: str) -> None:

@@ -78,6 +78,23 @@ def test_auc_is_that_of_scikit_learn(answers: Answers) -> None:
     assert values == pytest.approx(expected, abs=1e-12)
 
 
+def test_auc_of_few_answers_is_that_of_many(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All draws at once give the same numbers as one by one, to the last bit."""
+    given = (answers.question, answers.label, answers.probability, answers.weights)
+    at_once = metrics.auc(*given)
+    monkeypatch.setattr(metrics, "_FEW", 0)
+    assert np.array_equal(metrics.auc(*given), at_once, equal_nan=True)
+
+
+def test_concordance_counts_pairs() -> None:
+    """Of the pairs of a question with different ratings, those in the right order; a mean over questions as drawn."""
+    question, rating = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([5, 3, 1, 1, 5, 4, 4])
+    place = np.array([0, 2, 1, 0, 1, 0, 1])
+    weights = np.array([[1, 1, 1], [2, 0, 1], [0, 0, 3]], dtype=np.uint8)
+    found = metrics.concordance(question, rating, (rating >= 4).astype(np.intp), place, weights)
+    assert found.tolist() == pytest.approx([1 / 3, 2 / 3, np.nan], nan_ok=True)
+
+
 def test_class_measures_are_those_of_scikit_learn(answers: Answers) -> None:
     """Brier score, precision, recall and accuracy equal scikit-learn's, with the weights of each draw."""
     predicted = answers.probability >= 0.5
