@@ -95,15 +95,17 @@ def against_incoming(of: Predictions, *, seed: int = 0) -> Comparisons:
 def by_chance(of: Predictions) -> float:
     """Return how probable it is that a model that knows nothing would follow the ratings as closely.
 
-    By the rank correlation of probabilities and ratings (Spearman 1904), one-sided. Few answers of one kind make it
-    large, as they should: of four bad ones chance may well put three last. 1 where all say the same.
+    By the rank correlation (Spearman 1904) of the probabilities with the ratings, or with what is good and what is not,
+    one-sided. Few answers of one kind make it large, as they should: of four bad ones chance may well put three last.
+    1 where all say the same.
     """
     # Imported here, like scikit-learn: serving does without it.
     from scipy.stats import spearmanr
 
-    if min(len(np.unique(values)) for values in (of.probability, of.rating)) < 2:
+    varied = [each for each in (of.rating, of.label) if len(np.unique(each)) > 1]
+    if len(np.unique(of.probability)) < 2:
         return 1.0
-    return float(spearmanr(of.probability, of.rating, alternative="greater").pvalue)
+    return min((float(spearmanr(of.probability, each, alternative="greater").pvalue) for each in varied), default=1.0)
 
 
 def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder) -> Floats:

@@ -157,9 +157,10 @@ def test_the_model_knows_where_it_comes_from(sampled: Engine, settings: Settings
 
 
 def test_a_retraining_replaces_the_model(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
-    """A second training puts its own model live, and both runs are in the log, newest first."""
-    first = run_training(sampled, settings, encoder=encoder)
+    """A second training puts its better model live, and both runs are in the log, newest first."""
+    first = run_training(sampled, settings, encoder=encoder, recipe="joint")
     second = run_training(sampled, settings, encoder=encoder, seed=1, recipe="passages")
+    assert second.live, second.judgement.reason
     assert load(settings.model_path, encoder=encoder.id).sha256 == second.sha256 != first.sha256
     assert [(run.run_id, run.split_seed) for run in runs(sampled)] == [(second.run_id, 1), (first.run_id, 0)]
 
