@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,21 @@ _DENSE: Mapping[str, Callable[[Vectors], Vectors]] = {
     "Tanh": np.tanh,
     "ReLU": lambda values: np.maximum(values, 0),
 }
+#: Questions that have nothing in common.
+UNRELATED_QUESTIONS = (
+    "How can I lower my blood pressure?",
+    "How long do eggs have to boil?",
+    "When should apple trees be pruned?",
+    "Why is my laptop so slow?",
+    "What do I do if I lose my passport abroad?",
+    "Who painted the ceiling of the Sistine Chapel?",
+    "How far is the moon?",
+    "May my landlord raise the rent?",
+    "What is the rule of offside in football?",
+    "How do volcanoes erupt?",
+    "Which chords has a blues?",
+    "How do I knit a scarf?",
+)
 #: What in a configuration changes no vector.
 _ASIDE = ("transformers_version", "torch_dtype", "dtype", "architectures", "use_cache")
 #: DistilBERT's names of BERT's layers.
@@ -189,23 +204,28 @@ def load_runtime(of: EncoderFolder, cache_dir: Path, *, threads: int = 0) -> Gra
         unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
 
-    return GraphRuntime(
+    shape = Shape(
+        dimension=dimension,
+        window=of.window,
+        markers=len(before) + len(behind),
+        query=of.query,
+        passage=of.passage,
+        unknown=_unknown(_json(of.path / TOKENIZER_FILE)),
+    )
+    runtime = GraphRuntime(
         session,
         id=f"{of.name}/fp32",
-        shape=Shape(
-            dimension=dimension,
-            window=of.window,
-            markers=len(before) + len(behind),
-            query=of.query,
-            passage=of.passage,
-            unknown=_unknown(_json(of.path / TOKENIZER_FILE)),
-        ),
+        shape=shape,
         tokenizer=tokenizer,
         tokens=_BATCH_TOKENS,
         padding=of.padding,
         output=output,
         pool=pool,
     )
+    vectors = runtime.encode([of.query + question for question in UNRELATED_QUESTIONS])
+    pairs = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
+    runtime.shape = replace(shape, unrelated=float(pairs.mean()))
+    return runtime
 
 
 def from_hub(name: str, *, download: bool) -> Path:

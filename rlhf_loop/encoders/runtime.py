@@ -18,6 +18,8 @@ Vectors = NDArray[np.float32]
 DIMENSION = 384
 #: Tokens of its window, the markers [CLS] and [SEP] included. What lies behind the window is not read.
 MAX_TOKENS = 256
+#: The mean cosine by all-MiniLM-L6-v2 of the questions in `folder.py`, which have nothing in common.
+UNRELATED = 0.069
 #: Linux's names of instructions that multiply and add 8-bit integers in one step, by processor family.
 _INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 _BF16 = {"avx512_bf16", "amx_bf16"}
@@ -31,7 +33,7 @@ class Shape:
     """The measures of an encoder: the length of a vector, the tokens of its window, and those that mark a text's ends.
 
     `query` and `passage` are what it wants to read before a question and before a text that may answer it; `unknown` is
-    the token of what it has no other for.
+    the token of what it has no other for. `unrelated` is the mean cosine of questions that have nothing in common.
     """
 
     dimension: int = DIMENSION
@@ -40,6 +42,7 @@ class Shape:
     query: str = ""
     passage: str = ""
     unknown: str | None = "[UNK]"
+    unrelated: float = UNRELATED
 
 
 class Runtime(Protocol):

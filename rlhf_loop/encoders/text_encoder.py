@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 from tokenizers import Tokenizer
 
-from rlhf_loop.encoders.runtime import Runtime, Vectors, cores
+from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores
 from rlhf_loop.encoders.tokenizer import PassageSplitter
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.utils.concurrency import FairLock
@@ -105,6 +105,16 @@ class TextEncoder:
     def window(self) -> int:
         """Tokens that are read at a time, the markers of a text's ends included."""
         return self._shape.window
+
+    def as_near(self, cosine: float) -> float:
+        """Return the cosine that says by this encoder what `cosine` says by all-MiniLM-L6-v2, of two questions.
+
+        By some encoders all texts point into about the same direction: unrelated ones have a cosine of 0.7 already.
+        """
+        unrelated = self._shape.unrelated
+        if unrelated <= UNRELATED:
+            return cosine
+        return unrelated + (1 - unrelated) * (cosine - UNRELATED) / (1 - UNRELATED)
 
     def reading(self, language: Language) -> TextEncoder:
         """Return the same encoder for texts in that language."""

@@ -26,11 +26,12 @@ from filelock import FileLock
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import ENGLISH_ENCODER, TextEncoder
 from rlhf_loop.encoders.runtime import same_model
-from rlhf_loop.errors import ModelFileError
+from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.recipes import RECIPES, JointRecipe, Recipe, recipe_named
 from rlhf_loop.utils.arrays import Floats
 from rlhf_loop.utils.files import write_whole
+from rlhf_loop.utils.languages import ENGLISH, language_named
 
 FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
@@ -64,24 +65,34 @@ _LOOKS = 100
 class RewardModel:
     """A scorer with what it belongs to: the recipe of its features, and the encoder, the only one it works with.
 
-    `card` says when, on what and how well it was trained; nothing is computed from it.
+    `language` is that of the texts that it learned from. `card` says when, on what and how well it was trained; nothing
+    is computed from it.
     """
 
     recipe: str
     recipe_version: int
     encoder: str
     scorer: Scorer
+    language: str = ENGLISH
     card: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scorer: Scorer, *, recipe: str, encoder: str) -> RewardModel:
+    def of(cls, scorer: Scorer, *, recipe: str, encoder: str, language: str = ENGLISH) -> RewardModel:
         """Make a model of a recipe's scorer."""
-        return cls(recipe=recipe, recipe_version=recipe_named(recipe).version, encoder=encoder, scorer=scorer)
+        return cls(
+            recipe=recipe,
+            recipe_version=recipe_named(recipe).version,
+            encoder=encoder,
+            scorer=scorer,
+            language=language,
+        )
 
     def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[Floats]:
         """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4."""
         # Each distinct text once: equal answers then have equal scores to the last bit, and are no rivals of their own.
         distinct = [Question(q.prompt, tuple(dict.fromkeys(q.responses))) for q in questions]
+        # In the language that it learned in, whatever the settings say now: other stems are other features.
+        encoder = encoder.reading(language_named(self.language))
         probability = iter(self.scorer.probability(recipe_named(self.recipe).features(distinct, encoder)).tolist())
         scores = [dict(zip(question.responses, probability, strict=False)) for question in distinct]
         return [
@@ -200,6 +211,8 @@ def serialised(model: RewardModel) -> tuple[bytes, str]:
         "recipe": model.recipe,
         "recipe_version": model.recipe_version,
         "encoder": model.encoder,
+        # Only where it is another one: so a model of English texts is a file that any version reads.
+        **({} if model.language == ENGLISH else {"language": model.language}),
         "card": dict(model.card),
         **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
     }
@@ -331,9 +344,20 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
         recipe=values["recipe"],
         recipe_version=values["recipe_version"],
         encoder=values["encoder"],
+        language=_checked_language(path, values),
         scorer=_checked_scorer(path, values, _columns(recipe, values)),
         card=dict(values["card"]),
     )
+
+
+def _checked_language(path: Path, values: Mapping[str, Any]) -> str:
+    try:
+        return language_named(str(values.get("language", ENGLISH))).code
+    except ConfigError:
+        raise ModelFileError(
+            f"{path} was trained on texts in the language {values['language']!r}, which this rlhf-loop does not know. "
+            f"Install the version that wrote it. {_RETRAIN}"
+        ) from None
 
 
 def _columns(recipe: Recipe, values: Mapping[str, Any]) -> int:

@@ -81,7 +81,7 @@ class CorrectionsSource:
         if self._encoder is not None and len(known.vectors) and len(found) < limit:
             cosines = known.vectors @ self._encoder.encode_whole([query])[0]
             words = QuestionWords(query)
-            near = np.flatnonzero(cosines >= NEAR)
+            near = np.flatnonzero(cosines >= self._encoder.as_near(NEAR))
             for place in near[np.argsort(-cosines[near], kind="stable")].tolist():
                 question = known.questions[place]
                 if question.key != key and words.same_as(question.words):

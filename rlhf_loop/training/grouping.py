@@ -56,7 +56,7 @@ def question_groups(asked: Iterable[tuple[Hashes, Sequence[str]]], encoder: Text
     places = np.arange(len(prompts))
     new = first == places
     with single_threaded_blas():
-        for later, earlier in _near(vectors, numbers):
+        for later, earlier in _near(vectors, numbers, encoder.as_near(NEAR)):
             new[later] = False
             first = _joined(first, later, earlier)
     founders = np.flatnonzero(new)
@@ -93,14 +93,14 @@ def _read(
     return np.concatenate(prompts), np.concatenate(keys), np.concatenate(numbers), np.concatenate(vectors)
 
 
-def _near(vectors: Vectors16, numbers: NDArray[np.int64]) -> Iterator[tuple[Ints, Ints]]:
+def _near(vectors: Vectors16, numbers: NDArray[np.int64], least: float) -> Iterator[tuple[Ints, Ints]]:
     """Yield pairs of questions that are near and have no different numbers in them, the later one first."""
     for start in range(0, len(vectors), _ROWS):
         end = min(start + _ROWS, len(vectors))
         rows = vectors[start:end].astype(np.float32)
         for left in range(0, end, _COLUMNS):
             right = min(left + _COLUMNS, end)
-            found = np.flatnonzero(rows @ vectors[left:right].astype(np.float32).T >= NEAR)
+            found = np.flatnonzero(rows @ vectors[left:right].astype(np.float32).T >= least)
             later, earlier = start + found // (right - left), left + found % (right - left)
             one, other = numbers[later], numbers[earlier]
             kept = (earlier < later) & ((one == other) | (one == 0) | (other == 0))

@@ -275,7 +275,7 @@ def train(
         of = _rated(data, found.features[chosen], rows[chosen], judged & ~held, encoder.id)
         report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
         seconds["learning curve"] = perf_counter() - started
-    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id)
+    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code)
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out]).astype(np.int64)
     return TrainingResult(model, report, data, judged, fit.probability, fitted)
 

@@ -11,9 +11,10 @@ import tiny_encoders
 from tiny_encoders import CONFIGS, HEADS, LAYERS, WIDTH, WORDS, Weights, put
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders import load_encoder, model_name
-from rlhf_loop.encoders.folder import EncoderFolder, load_runtime, read_folder
+from rlhf_loop.encoders import TextEncoder, load_encoder, model_name
+from rlhf_loop.encoders.folder import UNRELATED_QUESTIONS, EncoderFolder, load_runtime, read_folder
 from rlhf_loop.encoders.onnx_graph import Form, Graph
+from rlhf_loop.encoders.runtime import UNRELATED
 from rlhf_loop.errors import ConfigError, EncoderError
 
 #: Of different lengths, so that one batch has padding; one has words that the encoder does not know.
@@ -199,6 +200,20 @@ def test_what_stands_before_questions_and_passages(tmp_path: Path) -> None:
     assert np.array_equal(known.encode_whole(["a cat"], passages=["a cat"]), asked)
     assert np.array_equal(known.encode_passages([long])[0], passages)
     assert (encoder.dimension, encoder.window) == (WIDTH, 32)
+
+
+def test_what_is_near_follows_the_encoder(tmp_path: Path, encoder: TextEncoder) -> None:
+    """Where unrelated texts are near each other already, two questions have to be nearer to ask for the same."""
+    tiny_encoders.write(tmp_path / "tiny")
+    tiny = load_encoder(Settings(encoder=str(tmp_path / "tiny"), cache_dir=tmp_path / "cache", encoder_threads=1))
+    questions = tiny.encode(list(UNRELATED_QUESTIONS))
+    mean = (questions @ questions.T)[np.triu_indices(len(questions), 1)].mean()
+    assert mean > 0.5  # it knows none of their words
+    assert 0.8 < tiny.as_near(0.8) < 1
+    assert tiny.as_near(UNRELATED) == pytest.approx(mean, abs=1e-5)
+    assert encoder.as_near(0.8) == 0.8
+    of_default = encoder.encode(list(UNRELATED_QUESTIONS))
+    assert (of_default @ of_default.T)[np.triu_indices(12, 1)].mean() == pytest.approx(UNRELATED, abs=2e-3)
 
 
 def test_another_file_is_another_encoder(tmp_path: Path) -> None:

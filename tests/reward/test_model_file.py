@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -364,3 +365,22 @@ def test_readers_never_see_a_save(path: Path) -> None:
         reader.result()
     assert seen == sorted(seen)
     assert intercept(path) == 59.0
+
+
+def test_a_model_keeps_the_language_that_it_learned_in(
+    tmp_path: Path, quick: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file says it where it is not English; ranking then reads by it, whatever the settings say."""
+    seen: list[str] = []
+
+    def features(self: object, questions: Sequence[Question], encoder: TextEncoder) -> np.ndarray:
+        seen.append(encoder.language.code)
+        return np.zeros((sum(len(question.responses) for question in questions), columns))
+
+    monkeypatch.setattr(type(RECIPES["passages"]), "features", features)
+    columns = len(RECIPES["passages"].feature_names())
+    for language in ("en", "de"):
+        save(replace(model(), language=language), tmp_path / "m.joblib")
+        load(tmp_path / "m.joblib", encoder=ENCODER).model.score([Question("Was?", ("Das.",))], quick)
+        assert (b"language" in (tmp_path / "m.joblib").read_bytes()) == (language == "de")
+    assert seen == ["en", "de"]

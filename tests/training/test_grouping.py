@@ -23,6 +23,9 @@ class Placed:
 
     dimension = DIMENSION
 
+    def as_near(self, cosine: float) -> float:
+        return cosine
+
     def __init__(self, vectors: dict[str, Vectors]) -> None:
         self._vectors = vectors
 
