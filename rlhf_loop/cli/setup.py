@@ -56,38 +56,50 @@ def demo() -> None:
     """See the whole loop at work on sample ratings.
 
     The sample (200 rated answers, not medical advice) goes into the database that the settings name, and its texts into
-    the index.
+    the index. With RLHF_LANGUAGE=de it is a German one, which needs an encoder that knows German
+    (RLHF_ENCODER=use-multilingual-v3).
     """
     from rlhf_loop import sample
     from rlhf_loop.cli import output
-    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.encoders import ENGLISH_ENCODER, MULTILINGUAL_ENCODER, load_encoder
+    from rlhf_loop.errors import ConfigError
     from rlhf_loop.exchange.transfer import import_ratings
     from rlhf_loop.registry.training_run import run_training
     from rlhf_loop.sources.index import open_store
     from rlhf_loop.sources.index.indexing import index_files
     from rlhf_loop.store.interactions import stats as count
+    from rlhf_loop.utils.languages import ENGLISH, language_named
 
     engine, settings = open_ratings(), read_settings()
+    language = language_named(settings.language)
+    if language.code not in sample.SAMPLES:
+        raise ConfigError(
+            f"RLHF_LANGUAGE={settings.language!r} is a language without a sample. Set it to "
+            f"{' or '.join(sample.SAMPLES)} for the demo."
+        )
+    if language.code != ENGLISH and settings.encoder == ENGLISH_ENCODER:
+        raise ConfigError(
+            f"The encoder {settings.encoder} does not know {language.name.title()}. Install another one, pip install "
+            f"'rlhf-loop[multilingual]', and set RLHF_ENCODER={MULTILINGUAL_ENCODER}."
+        )
+    chosen = sample.SAMPLES[language.code]
+    encoder = load_encoder(settings)  # what it lacks is said before anything is stored
     _refuse_own_ratings(engine)
     output.headline("1  Sample ratings (not medical advice)")
-    output.print_import(import_ratings(engine, sample.RATINGS_FILE, source="sample"))
+    output.print_import(import_ratings(engine, chosen.ratings_file, source="sample"))
     output.print_stats(count(engine))
     output.headline("2  Training")
     with working("Training"):
         outcome = run_training(engine, settings, actor=operator())
     output.print_training(outcome)
     output.headline("3  A question that the model has not seen")
-    given = list(sample.CANDIDATES)
-    output.print_ranking(sample.QUESTION, given, rank(sample.QUESTION, given))
+    given = list(chosen.candidates)
+    output.print_ranking(chosen.question, given, rank(chosen.question, given))
     output.headline("4  The sample's answers as documents to answer from")
     with working("Indexing"):
         columns = {"text": "ai_response", "title": "user_prompt"}
         index_files(
-            [sample.RATINGS_FILE],
-            store=open_store(settings),
-            encoder=load_encoder(settings),
-            source="sample",
-            columns=columns,
+            [chosen.ratings_file], store=open_store(settings), encoder=encoder, source="sample", columns=columns
         )
     click.echo("They are in the index now: rlhf-loop serve answers from them. Some are wrong on purpose.")
     output.headline("What next")

