@@ -79,8 +79,8 @@ def print_training(outcome: TrainingOutcome) -> None:
     console.print(_choice(report))
     if report.sampled:
         console.print(
-            f"Recipe joint, the yardstick, had a random sample of the questions, with {report.sampled} rated answers."
-            + (" Both were compared on those of it that are not held out." if report.requested == AUTO else "")
+            f"Not every recipe had all ratings: of a random sample of the questions {report.sampled} rated answers."
+            + (" All were compared on those of it that are not held out." if report.requested == AUTO else "")
         )
     if report.cut:
         console.print(f"Recipe joint read only the first 256 tokens of {report.cut} texts; passages reads all.")

@@ -38,7 +38,7 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
 @click.command()
 @click.option(
     "--recipe",
-    type=click.Choice(["auto", "passages", "joint"]),
+    type=click.Choice(["auto", "passages", "quality", "joint"]),
     default="auto",
     show_default=True,
     help="How answers become features. auto tries all and keeps the best by cross-validation.",

@@ -60,7 +60,10 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
-    """Coefficients that other data has taught, of features in the scales of that data: mean, deviation and range."""
+    """Coefficients that other data has taught, of features in the scales of that data: mean, deviation and range.
+
+    Where a mean is nan, that data says nothing of the feature, not even its scale.
+    """
 
     coef: Floats
     intercept: float
@@ -111,6 +114,7 @@ class RewardClassifier:
         scaled: bring the features to mean 0 and variance 1 first, and later clip new ones to the range seen here.
         fold_count: of the cross-validation by question.
         prior: what the fit is shrunk to, for scaled features only.
+        scales: what each scaled feature is multiplied by, as one counts less whose coefficient has to be larger.
         seed: of the folds.
 
     After `fit`: `strength_`, that of the prior, 0 without; `scorer_`, which is all that prediction needs, its
@@ -126,12 +130,14 @@ class RewardClassifier:
         penalty_c: float = 1.0,
         scaled: bool = True,
         prior: Prior | None = None,
+        scales: Floats | None = None,
         fold_count: int = 5,
         seed: int = 0,
     ) -> None:
         self.penalty_c = penalty_c
         self.scaled = scaled
         self.prior = prior
+        self.scales = scales
         self.fold_count = fold_count
         self.seed = seed
 
@@ -223,14 +229,16 @@ class RewardClassifier:
         values -= mean
         deviation = np.sqrt(np.einsum("ij,ij->j", values, values) / len(values))
         if self.prior is not None and strength:
-            own = len(values) / (len(values) + _PRIOR_ANSWERS)
-            middle = own * mean + (1 - own) * self.prior.mean
+            own = np.where(np.isnan(self.prior.mean), 1.0, len(values) / (len(values) + _PRIOR_ANSWERS))
+            middle = own * mean + (1 - own) * np.nan_to_num(self.prior.mean)
             variance = own * (deviation**2 + (mean - middle) ** 2)
-            variance += (1 - own) * (self.prior.deviation**2 + (self.prior.mean - middle) ** 2)
+            variance += (1 - own) * np.nan_to_num(self.prior.deviation**2 + (self.prior.mean - middle) ** 2)
             values += mean - middle
             mean, deviation = middle, np.sqrt(variance)
         # A feature that never varies says nothing; dividing by its rounding noise would say something wild.
         deviation = np.where(deviation > 1e-9, deviation, np.inf)
+        if self.scales is not None:
+            deviation = deviation / self.scales
         values /= deviation
         if self.prior is not None and strength:
             coef, intercept = self._shrink(values, rows, pairs, deviation, self.prior.coef, strength)

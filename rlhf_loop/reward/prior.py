@@ -20,7 +20,7 @@ from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.classifier import Prior, RewardClassifier, Scorer
 from rlhf_loop.reward.model_file import LoadedModel, RewardModel
-from rlhf_loop.reward.recipes import Recipe, recipe_named
+from rlhf_loop.reward.recipes import QualityRecipe, Recipe, recipe_named
 
 FILE = Path(__file__).with_name("prior.json")
 #: What a version's name begins with where the prior ranks.
@@ -102,8 +102,16 @@ def written(prior: Prior, *, recipe: Recipe, encoder: str, sources: list[Mapping
 def prior_of(recipe: Recipe, encoder: str) -> Prior | None:
     """Return the prior of a recipe for vectors of that encoder, None where none is known."""
     known = shipped()
-    fits = (recipe.name, recipe.version) == (known.recipe, known.recipe_version) and same_model(known.encoder, encoder)
-    return known.prior if fits else None
+    if recipe.name not in (known.recipe, QualityRecipe.name) or not same_model(known.encoder, encoder):
+        return None
+    return widened(known.prior, len(recipe.feature_names()))
+
+
+def widened(prior: Prior, columns: int) -> Prior:
+    """Return a prior for more features behind those that it knows, of which it says nothing."""
+    more = np.full(columns - len(prior.coef), np.nan)
+    unknown = {name: np.append(getattr(prior, name), more) for name in ("mean", "deviation", "low", "high")}
+    return Prior(coef=np.append(prior.coef, np.zeros(len(more))), intercept=prior.intercept, **unknown)
 
 
 def classifier(recipe: Recipe, encoder: str, *, fold_count: int = 5, seed: int = 0) -> RewardClassifier:
@@ -112,6 +120,7 @@ def classifier(recipe: Recipe, encoder: str, *, fold_count: int = 5, seed: int =
         penalty_c=recipe.penalty_c,
         scaled=recipe.scaled,
         prior=prior_of(recipe, encoder),
+        scales=recipe.scales(),
         fold_count=fold_count,
         seed=seed,
     )

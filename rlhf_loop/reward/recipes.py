@@ -5,6 +5,8 @@ were chosen by ablation with grouped cross-validation (`make results` prints the
 to its end. Nothing depends on the order in which the candidates came: a ranking that was shown once would otherwise
 feed on itself.
 
+`quality`: the same, and how an answer is written, whatever the question.
+
 `joint`, the yardstick that every other must beat: one vector of question and answer together.
 """
 
@@ -22,6 +24,7 @@ from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
 from rlhf_loop.reward import lexical
 from rlhf_loop.reward.lexical import TermIndex
+from rlhf_loop.reward.quality import QUALITY_FEATURES, QualityIndex
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: How sharply the soft maximum prefers the best passage: a second one just as good adds log(2) / 20 = 0.035.
@@ -51,6 +54,9 @@ ANSWER_FEATURES = (
     "log of distinct terms",
 )
 QUESTION_FEATURES = ("agreement mean", "agreement best")
+_FORMS = ("{}", "{}, from the mean", "{}, from the best")
+#: Without it the many columns drown those of the passages on few ratings (docs/RESULTS.md).
+_QUALITY_SCALE = 0.5
 
 SEPARATOR = " </s> "
 
@@ -78,6 +84,10 @@ class Recipe(Protocol):
         """Return which columns differ between two answers alone as they do in any list of candidates that has both."""
         ...
 
+    def scales(self) -> Floats:
+        """Return what each scaled column is multiplied by before the fit, or one number for all; less counts less."""
+        ...
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return one row a candidate, all questions' candidates one after the other, in order."""
         ...
@@ -98,8 +108,7 @@ class PassagesRecipe:
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: each feature of an answer in three forms, then those of its question."""
-        forms = ("{}", "{}, from the mean", "{}, from the best")
-        return [form.format(name) for form in forms for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
+        return [form.format(name) for form in _FORMS for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
 
     def pair_columns(self) -> Mask:
         """Return which columns two answers alone differ in as they do in any list: all but "apart from the subject".
@@ -108,6 +117,10 @@ class PassagesRecipe:
         belongs to the question cancels. But what two answers share is not what ten share: their rests are opposites.
         """
         return np.array(["apart from the subject" not in name for name in self.feature_names()])
+
+    def scales(self) -> Floats:
+        """Return that all columns count alike."""
+        return np.ones(1)
 
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return the features, shape (candidates, columns)."""
@@ -118,6 +131,49 @@ class PassagesRecipe:
                 question = embedded.question
                 blocks.append(_features(embedded, terms.features(question.prompt, question.responses)))
         return np.concatenate(blocks)
+
+
+class QualityRecipe:
+    """Those of `passages`, and numbers of the answer alone, which count half as much, in the same three forms."""
+
+    name: ClassVar[str] = "quality"
+    version: ClassVar[int] = 1
+    older: ClassVar[tuple[int, ...]] = ()
+    reads_all: ClassVar[bool] = True
+    scaled: ClassVar[bool] = True
+    penalty_c: ClassVar[float] = PassagesRecipe.penalty_c
+
+    def __init__(self, passages: PassagesRecipe) -> None:
+        self._passages = passages
+        self._quality = QualityIndex()
+
+    def feature_names(self) -> list[str]:
+        """Return a name for each column: those of `passages` first."""
+        return self._passages.feature_names() + [form.format(name) for form in _FORMS for name in QUALITY_FEATURES]
+
+    def pair_columns(self) -> Mask:
+        """Return which columns two answers alone differ in as they do in any list: of the answer alone all do."""
+        return np.append(self._passages.pair_columns(), np.ones(self._added, dtype=np.bool_))
+
+    def scales(self) -> Floats:
+        """Return that what has nothing to do with the question counts half as much."""
+        return np.append(np.ones(len(self._passages.feature_names())), np.full(self._added, _QUALITY_SCALE))
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
+        """Return the features, shape (candidates, columns)."""
+        return self.beside(self._passages.features(questions, encoder), questions)
+
+    def beside(self, passages: Floats, questions: Sequence[Question]) -> Floats:
+        """Return the features, given those of `passages` for the same questions."""
+        blocks = [np.empty((0, self._added))]
+        for question in questions:
+            answer = self._quality.features(question.responses)
+            blocks.append(np.hstack([answer, answer - answer.mean(axis=0), answer - answer.max(axis=0)]))
+        return np.hstack([passages, np.concatenate(blocks)])
+
+    @property
+    def _added(self) -> int:
+        return len(_FORMS) * len(QUALITY_FEATURES)
 
 
 class JointRecipe:
@@ -138,6 +194,10 @@ class JointRecipe:
         """Return that all dimensions of two answers alone differ as in a list: none depends on other answers."""
         return np.ones(1, dtype=np.bool_)
 
+    def scales(self) -> Floats:
+        """Return that all dimensions count alike."""
+        return np.ones(1)
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return the vectors, shape (candidates, dimension)."""
         return encoder.encode(joint_texts(questions)).astype(np.float64)
@@ -148,8 +208,9 @@ def joint_texts(questions: Sequence[Question]) -> list[str]:
     return [question.prompt + SEPARATOR + response for question in questions for response in question.responses]
 
 
+_PASSAGES = PassagesRecipe()
 #: In the order in which ties between them are settled.
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (PassagesRecipe(), JointRecipe())}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_PASSAGES, QualityRecipe(_PASSAGES), JointRecipe())}
 
 
 def recipe_named(name: str) -> Recipe:

@@ -12,10 +12,11 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
 from rlhf_loop.reward.classifier import PairRows, Scorer
-from rlhf_loop.reward.recipes import JointRecipe, joint_texts
+from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe, QualityRecipe, joint_texts
 from rlhf_loop.training.data import Chunk, TrainingSet
 from rlhf_loop.training.pairs import PairSet
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
@@ -23,7 +24,8 @@ from rlhf_loop.utils.arrays import Floats, Ints, Mask
 #: Rated answers that a recipe gets at most; of more, a random sample of the questions. `joint` is the yardstick: with
 #: its 384 columns it would take most of a large training's memory and time, and 50,000 answers are far beyond where
 #: its learning curve is flat (docs/RESULTS.md).
-MOST_ANSWERS: Mapping[str, int] = {JointRecipe.name: 50_000}
+#: `quality` reads each answer once more, which takes longer than all the rest once the vectors are known.
+MOST_ANSWERS: Mapping[str, int] = {QualityRecipe.name: 5_000, JointRecipe.name: 50_000}
 #: Called with the number of candidates whose features are there, and that of all.
 Progress = Callable[[int, int], None]
 #: How much a preference counts against an expert's rating. Chosen by cross-validation on the training split of the real
@@ -97,11 +99,19 @@ def read_features(
     for chunk in data.chunks():
         there[chunk.row] = True
         seconds["reading"] += perf_counter() - started
+        made: tuple[tuple[Question, ...], Floats] | None = None
         for name, table in tables.items():
             started = perf_counter()
             part = chunk.only(table.wanted)
             if part.questions:
-                table.add(part, recipe_named(name).features(part.questions, encoder))
+                recipe = recipe_named(name)
+                if isinstance(recipe, QualityRecipe) and made and made[0] == part.questions:
+                    features = recipe.beside(made[1], part.questions)
+                else:
+                    features = recipe.features(part.questions, encoder)
+                if isinstance(recipe, PassagesRecipe):
+                    made = part.questions, features
+                table.add(part, features)
                 if name == JointRecipe.name:
                     cut += encoder.count_cut(joint_texts(part.questions))
             seconds[f"{name} features"] += perf_counter() - started

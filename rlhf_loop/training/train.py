@@ -250,7 +250,7 @@ def train(
         held_out=evaluate(data.predictions(fit.probability[outside], outside)),
         overall=evaluate(data.predictions(fit.probability[having], having)),
         cut=found.cut,
-        sampled=next((int((mask & judged).sum()) for mask in rows.values() if not mask.all()), None),
+        sampled=min((int((mask & judged).sum()) for mask in rows.values() if not mask.all()), default=None),
         judged_by=ReviewerRole.END_USER if (judged & ~data.expert).any() else ReviewerRole.EXPERT,
         experts=int((judged & data.expert).sum()),
         end_users=int(hints.sum()),

@@ -35,9 +35,9 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 def test_recipes_have_names() -> None:
     """A recipe is found by its name; an unknown name is refused with those that exist."""
-    assert list(RECIPES) == ["passages", "joint"]
+    assert list(RECIPES) == ["passages", "quality", "joint"]
     assert all(recipe_named(name).name == name for name in RECIPES)
-    with pytest.raises(ValueError, match=r"'magic'.*passages, joint"):
+    with pytest.raises(ValueError, match=r"'magic'.*passages, quality, joint"):
         recipe_named("magic")
 
 

@@ -29,6 +29,9 @@ class WordsRecipe:
     def pair_columns(self) -> np.ndarray:
         return np.ones(len(self.words), dtype=np.bool_)
 
+    def scales(self) -> np.ndarray:
+        return np.ones(1)
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> np.ndarray:
         texts = [set(response.split()) for question in questions for response in question.responses]
         return np.array([[float(word in text) for word in self.words] for text in texts])

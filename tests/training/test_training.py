@@ -148,6 +148,9 @@ class SpyRecipe:
     def feature_names(self) -> list[str]:
         return ["length"]
 
+    def scales(self) -> np.ndarray:
+        return np.ones(1)
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> np.ndarray:
         self.questions += questions
         return np.array([[float(len(response))] for question in questions for response in question.responses])

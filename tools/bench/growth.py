@@ -79,9 +79,10 @@ def section(results: Sequence[Growth]) -> str:
     return f"""## Growth of training
 
 `rlhf-loop train` with recipe `auto` on more and more rated answers, a process each: the start of Python, reading the
-database, features of both recipes, cross-validation, fit, evaluation with intervals, the model file. `passages` is
-fitted on everything. `joint`, the yardstick, has a random sample of the questions where there are more than
-{MOST_ANSWERS["joint"]:,} answers (here {sampled:,}), and the recipes are compared on that sample.
+database, features of all recipes, cross-validation, fit, evaluation with intervals, the model file. `passages` is
+fitted on everything. `quality` and `joint` have a random sample of the questions where there are more than
+{MOST_ANSWERS["quality"]:,} and {MOST_ANSWERS["joint"]:,} answers (the smallest here: {sampled:,}), and the recipes are
+compared on that sample.
 
 The answers are synthesised from the sentences of the sample ratings, about ten to a question, all distinct; good ones
 have more sentences of answers to their question. They are imported into a SQLite database, and all vectors are in the

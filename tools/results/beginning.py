@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.reward import RewardClassifier
-from rlhf_loop.reward.classifier import Prior, Scorer
+from rlhf_loop.reward.classifier import Prior
 from rlhf_loop.reward.prior import as_scorer
-from rlhf_loop.reward.recipes import ANSWER_FEATURES
+from rlhf_loop.reward.recipes import ANSWER_FEATURES, PassagesRecipe, QualityRecipe
 from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.utils.arrays import Floats, Mask
 from tools import prior
@@ -20,10 +19,17 @@ from tools.results import experiments as run
 from tools.results.data import FEEDBACKQA, RATINGS, SELQA, Ratings, load
 
 SETS = {"MEDIQA": RATINGS, "FeedbackQA": FEEDBACKQA, "SelQA": SELQA}
+#: Recipes without a prior and with it, as the table names them.
+_WAYS = {
+    "`passages` without a prior": (PassagesRecipe.name, False),
+    "`passages`": (PassagesRecipe.name, True),
+    "`quality`": (QualityRecipe.name, True),
+}
 _COSINE = ANSWER_FEATURES.index("whole answer")
 #: How often so many answers are drawn.
 _DRAWS = {50: 40, 200: 20}
 _RECIPE = prior.RECIPE
+_SAMPLE = "the sample"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +41,39 @@ class _Set:
     judged: Mask
 
 
-def priors(encoder: TextEncoder, sets: Mapping[str, Ratings]) -> dict[str, Prior]:
-    """Return for each set what the others and the sample teach."""
-    own = prior.material(prior.assemble(prior.sample_examples()), encoder)
+def priors(sets: Mapping[str, Ratings]) -> dict[str, Prior]:
+    """Return for each set what the others teach."""
     found = {
         name: prior.Material(each.features[_RECIPE.name].astype(np.float64), each.data.label)
         for name, each in sets.items()
     }
-    return {name: prior.learn([*(found[other] for other in found if other != name), own]) for name in sets}
+    return {name: prior.learn([found[other] for other in found if other != name]) for name in sets}
 
 
 def measured(encoder: TextEncoder) -> str:
     """Measure, and return the section."""
     say("the first ratings")
-    ratings = {name: load(encoder, path, recipes=[_RECIPE.name]) for name, path in SETS.items()}
+    ratings = {
+        name: load(encoder, path, recipes=[PassagesRecipe.name, QualityRecipe.name]) for name, path in SETS.items()
+    }
     taught = priors(encoder, ratings)
     lines = []
     for name, of in ratings.items():
         # The validation split of MEDIQA has 25 questions, too few to judge by.
         everything = np.ones(len(of.data.row), dtype=np.bool_)
-        split = name != "MEDIQA"
+        split = name not in ("MEDIQA", _SAMPLE)
         pool, judged = (~of.validation, of.validation) if split else (everything, everything)
         lines += [[name, *line] for line in _lines(_Set(replace(of, prior=taught[name]), pool, judged))]
         say(f"the first ratings of {name}")
     header = ("data", "rated answers", "ranked by", "P@1", "AUC", "calibration error", "Brier")
     return f"""## The first ratings
 
-Recipe `passages` without a prior, as version 1 was, and with one, as version 2 is. A prior is learnt from the two other
-sets and the project's sample (`tools/prior.py`), so that each set is judged by a prior that has seen none of it; the
-one that is shipped is learnt from FeedbackQA, SelQA and the sample. Whole questions are drawn, {_DRAWS[50]} times
-for 50 answers and {_DRAWS[200]} times for 200: of FeedbackQA and SelQA from the training split, judged on the test
-split, of MEDIQA from all, judged on all other questions. All ratings: of MEDIQA five folds, of the others the training
+Recipe `passages` without a prior, as version 1 was, and with one, as version 2 is; and `quality`, which looks at how an
+answer is written as well, and which `auto` takes only where that helps. A prior is learnt from the other sets and the
+project's sample (`tools/prior.py`), so that each set is judged by a prior that has seen none of it; the one that is
+shipped is learnt from FeedbackQA, SelQA and the sample. Whole questions are drawn, {_DRAWS[50]} times for 50 answers
+and {_DRAWS[200]} times for 200: of FeedbackQA and SelQA from the training split, judged on the test split, of MEDIQA and
+the sample from all, judged on all other questions. All ratings: of these two five folds, of the others the training
 split. Mean ± standard deviation. By `make results`, or by `python -m tools.results beginning` alone.
 
 {table(header, lines)}"""
@@ -76,22 +84,24 @@ def _lines(of: _Set) -> Iterator[list[str]]:
     yield ["0", "cosine", *_shown([_judge(of, features[of.judged, _COSINE].astype(np.float64), of.judged)], 1)]
     if of.ratings.prior:
         probability = as_scorer(of.ratings.prior).probability(features[of.judged])
-        yield ["0", "the prior", *_shown([_judge(of, probability, of.judged)], 2)]
-    ways = {"without a prior": replace(of, ratings=replace(of.ratings, prior=None)), "with the prior": of}
+        yield ["0", "the prior alone", *_shown([_judge(of, probability, of.judged)], 2)]
     for size, draws in _DRAWS.items():
+        if size > of.pool.sum() / 2:
+            continue
         found: dict[str, list[run.Scores]] = {}
         for rows in _drawn(of, size, draws):
             out = of.judged & ~np.isin(of.ratings.data.prompt, of.ratings.data.prompt[rows])
-            for name, each in ways.items():
-                probability = _fit(each, rows).probability(features[out])
+            for name, (recipe, taught) in _WAYS.items():
+                probability = _probability(of, recipe, taught, rows, out)
                 found.setdefault(name, []).append(_judge(of, probability, out))
         for name, scores in found.items():
             yield [str(size), name, *_shown(scores)]
-    for name, each in ways.items():
+    for name, (recipe, taught) in _WAYS.items():
         if (of.pool & of.judged).any():
-            whole = [run.Scores.of(found) for found in run.cross_validated(each.ratings, _RECIPE.name)]
+            ratings = of.ratings if taught else replace(of.ratings, prior=None)
+            whole = [run.Scores.of(found) for found in run.cross_validated(ratings, recipe)]
         else:
-            whole = [_judge(of, _fit(each, of.pool).probability(features[of.judged]), of.judged)]
+            whole = [_judge(of, _probability(of, recipe, taught, of.pool, of.judged), of.judged)]
         yield ["all", name, *_shown(whole)]
 
 
@@ -109,10 +119,9 @@ def _drawn(of: _Set, size: int, draws: int) -> Iterator[Mask]:
             yield rows
 
 
-def _fit(of: _Set, rows: Mask) -> Scorer:
-    data = of.ratings.data
-    classifier = RewardClassifier(penalty_c=_RECIPE.penalty_c, scaled=_RECIPE.scaled, prior=of.ratings.prior)
-    return classifier.fit(of.ratings.features[_RECIPE.name][rows], data.label[rows], data.prompt[rows]).scorer_
+def _probability(of: _Set, recipe: str, taught: bool, fitted: Mask, judged: Mask) -> Floats:
+    ratings = of.ratings if taught else replace(of.ratings, prior=None)
+    return run.fitted(ratings, recipe, fitted).scorer_.probability(ratings.features[recipe][judged])
 
 
 def _judge(of: _Set, probability: Floats, rows: Mask) -> run.Scores:

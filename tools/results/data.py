@@ -6,7 +6,7 @@ import gzip
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RECIPES
 from rlhf_loop.reward.classifier import Prior
-from rlhf_loop.reward.prior import prior_of
-from rlhf_loop.reward.recipes import PassagesRecipe
+from rlhf_loop.reward.prior import prior_of, widened
+from rlhf_loop.reward.recipes import PassagesRecipe, QualityRecipe
 from rlhf_loop.training.data import TrainingSet, assemble
-from rlhf_loop.training.fit import read_features, rows_for
+from rlhf_loop.training.fit import read_features
 
 RATINGS = Path(__file__).parents[3] / "shared" / "data" / "expert_ratings.jsonl.gz"
 FEEDBACKQA = RATINGS.with_name("feedbackqa.jsonl.gz")
@@ -40,7 +40,9 @@ class Ratings:
 
     def prior_of(self, recipe: str) -> Prior | None:
         """Return what a recipe is shrunk to, None where there is nothing."""
-        return self.prior if recipe == PassagesRecipe.name else None
+        if self.prior is None or recipe not in (PassagesRecipe.name, QualityRecipe.name):
+            return None
+        return widened(self.prior, len(RECIPES[recipe].feature_names()))
 
 
 def read_examples(path: Path = RATINGS) -> tuple[list[Example], list[bool]]:
@@ -61,7 +63,15 @@ def load(encoder: TextEncoder, path: Path = RATINGS, *, recipes: Iterable[str] =
     The prior is the one that is shipped, for other ratings than those that it was learnt from.
     """
     examples, validation = read_examples(path)
-    data = assemble(examples).grouped(encoder)
-    rows = {name: rows_for(RECIPES[name], data) for name in recipes}
+    found = featured(assemble(examples).grouped(encoder), encoder, np.array(validation), recipes=recipes)
     known = prior_of(RECIPES[PassagesRecipe.name], encoder.id) if path == RATINGS else None
-    return Ratings(data, read_features(data, rows, encoder).features, np.array(validation), known)
+    return replace(found, prior=known)
+
+
+def featured(
+    data: TrainingSet, encoder: TextEncoder, validation: NDArray[np.bool_], *, recipes: Iterable[str]
+) -> Ratings:
+    """Compute the features of the recipes; there is no prior."""
+    # All of the answers: a training would measure but a sample of them for some recipes.
+    rows = {name: np.ones(len(data.row), dtype=np.bool_) for name in recipes}
+    return Ratings(data, read_features(data, rows, encoder).features, validation, None)

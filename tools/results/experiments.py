@@ -167,6 +167,11 @@ def one_answer_a_question(ratings: Ratings, recipe: str) -> list[Scores]:
     return results
 
 
+def fitted(ratings: Ratings, recipe: str, rows: Mask) -> RewardClassifier:
+    """Fit a recipe on some answers."""
+    return _fitted(ratings.features[recipe], ratings.data, rows, recipe, ratings.prior_of(recipe))
+
+
 def _cross_validated(
     data: TrainingSet, features: Matrix, recipe: str, rows: Mask | None, prior: Prior | None
 ) -> Iterator[Evaluation]:
@@ -188,5 +193,7 @@ def _fitted(
     features: Matrix, data: TrainingSet, rows: Mask, recipe: str, prior: Prior | None, *, seed: int = 0
 ) -> RewardClassifier:
     of = RECIPES[recipe]
-    classifier = RewardClassifier(penalty_c=of.penalty_c, scaled=of.scaled, prior=prior, fold_count=FOLDS, seed=seed)
+    classifier = RewardClassifier(
+        penalty_c=of.penalty_c, scaled=of.scaled, prior=prior, scales=of.scales(), fold_count=FOLDS, seed=seed
+    )
     return classifier.fit(features[rows], data.label[rows], data.prompt[rows])

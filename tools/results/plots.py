@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from rlhf_loop.training.evaluation import Evaluation, Order
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 
-_COLOURS = {"passages": "#1b6ca8", "joint": "#c8553d", "incoming": "#6c757d", "random": "#adb5bd", "oracle": "#2a9d8f"}
+_COLOURS = {
+    "passages": "#1b6ca8",
+    "quality": "#7d5ba6",
+    "joint": "#c8553d",
+    "incoming": "#6c757d",
+    "random": "#adb5bd",
+    "oracle": "#2a9d8f",
+}
 
 
 def orders(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
