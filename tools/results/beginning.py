@@ -16,7 +16,7 @@ from rlhf_loop.utils.arrays import Floats, Mask
 from tools import prior
 from tools.report import say, table
 from tools.results import experiments as run
-from tools.results.data import FEEDBACKQA, RATINGS, SELQA, Ratings, load
+from tools.results.data import FEEDBACKQA, RATINGS, SELQA, Ratings, featured, load
 
 SETS = {"MEDIQA": RATINGS, "FeedbackQA": FEEDBACKQA, "SelQA": SELQA}
 #: Recipes without a prior and with it, as the table names them.
@@ -53,10 +53,11 @@ def priors(sets: Mapping[str, Ratings]) -> dict[str, Prior]:
 def measured(encoder: TextEncoder) -> str:
     """Measure, and return the section."""
     say("the first ratings")
-    ratings = {
-        name: load(encoder, path, recipes=[PassagesRecipe.name, QualityRecipe.name]) for name, path in SETS.items()
-    }
-    taught = priors(encoder, ratings)
+    recipes = [PassagesRecipe.name, QualityRecipe.name]
+    ratings = {name: load(encoder, path, recipes=recipes) for name, path in SETS.items()}
+    own = prior.assemble(prior.sample_examples()).grouped(encoder)
+    ratings[_SAMPLE] = featured(own, encoder, np.zeros(len(own.row), dtype=np.bool_), recipes=recipes)
+    taught = priors(ratings)
     lines = []
     for name, of in ratings.items():
         # The validation split of MEDIQA has 25 questions, too few to judge by.
@@ -72,8 +73,8 @@ Recipe `passages` without a prior, as version 1 was, and with one, as version 2 
 answer is written as well, and which `auto` takes only where that helps. A prior is learnt from the other sets and the
 project's sample (`tools/prior.py`), so that each set is judged by a prior that has seen none of it; the one that is
 shipped is learnt from FeedbackQA, SelQA and the sample. Whole questions are drawn, {_DRAWS[50]} times for 50 answers
-and {_DRAWS[200]} times for 200: of FeedbackQA and SelQA from the training split, judged on the test split, of MEDIQA and
-the sample from all, judged on all other questions. All ratings: of these two five folds, of the others the training
+and {_DRAWS[200]} times for 200: of FeedbackQA and SelQA from the training split, judged on the test split, of MEDIQA
+and the sample from all, judged on all other questions. All ratings: of these two five folds, of the others the training
 split. Mean ± standard deviation. By `make results`, or by `python -m tools.results beginning` alone.
 
 {table(header, lines)}"""
