@@ -321,6 +321,12 @@ def _besides(report: TrainingReport) -> Iterator[str]:
             f"{report.foreign}. Choose one that does, and set their language: RLHF_ENCODER=use-multilingual-v3 "
             "RLHF_LANGUAGE=de rlhf-loop train (docs/RLHF_LANGUAGES.md)."
         )
+    if report.prior is not None:
+        yield (
+            f"Shrunk to the prior, {report.prior:g} times as strongly as to nothing: what other data has taught."
+            if report.prior
+            else "Without the prior: by these ratings, what other data has taught is not true here."
+        )
     if report.raters:
         counts = verb(len(report.raters), "counts", "count")
         named = ", ".join(
@@ -386,6 +392,8 @@ def _measure_table(report: TrainingReport) -> Table:
     if report.documents and report.documents.recurring and report.documents.unseen:
         columns["on unseen documents"] = report.documents.unseen
     table = Table("answers", *_numbers(*columns))
+    # Answers to one question hang together: so many things were seen, and the intervals go by them.
+    table.add_row("questions behind them", *(str(of.questions) for of in columns.values()))
     for name, label in _MEASURES.items():
         table.add_row(label, *(str(getattr(of, name)) for of in columns.values()))
     return table

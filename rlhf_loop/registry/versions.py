@@ -344,6 +344,7 @@ def _quality(
     yield ""
     yield "| | all questions | held out, this very model |"
     yield "|---|---|---|"
+    yield f"| Questions behind it | {overall.get('questions', '-')} | {held_out.get('questions', '-')} |"
     for name, label in _MEASURES.items():
         yield f"| {label} | {_interval(overall.get(name))} | {_interval(held_out.get(name))} |"
     if unseen:
