@@ -21,9 +21,12 @@ _USUAL_SHARE, _USUAL_ANSWERS = 0.35, 20
 _LEAST_SLOPE = 1e-6
 _ITERATIONS = 2000
 #: How strongly a fit may be drawn to its prior, against the same penalty without one: as strongly, four times, or not
-#: at all. Another than the first is taken where ratings that the fit has not seen are more likely by this, in nats.
+#: at all. By few ratings another than the first is taken if what a fit has not seen is more likely by so many nats.
 STRENGTHS = (1.0, 4.0, 0.0)
 _MARGIN = 2.0
+#: Answers from which on the most likely strength is taken, by however little: by trial on the sample, where the prior
+#: misleads, and on draws from the three rated sets, where it helps.
+_FEW = 100
 #: Answers from which on there is nothing left to choose: the prior weighs next to nothing.
 _ENOUGH = 2000
 #: Answers that the scales of the prior's own data count for.
@@ -213,7 +216,7 @@ class RewardClassifier:
             return found[0]
         weight = _part(rows.weight, judged)
         surprise = [_calibrate(score[judged], rows.label[judged], weight)[2] for _, score, _ in found]
-        surprise[0] -= _MARGIN
+        surprise[0] -= _MARGIN if judged.sum() < _FEW else 0.0
         return found[int(np.argmin(surprise))]
 
     def _regress(self, rows: _Rows, pairs: PairRows | None, strength: float) -> Scorer:
