@@ -98,7 +98,7 @@ def test_the_batch_job_with_jsonl(folder: Path, environment: dict[str, str]) -> 
     lines = "\n\n".join(json.dumps(each) for each in asked)
     (folder / "questions.jsonl").write_text(lines, encoding="utf-8")
     said = run("batch_job.py", "questions.jsonl", "ranked.jsonl", folder=folder, environment=environment)
-    assert re.match(r"2 questions ranked by passages-\w+ into ranked\.jsonl\.", said)
+    assert re.match(r"2 questions ranked by quality-\w+ into ranked\.jsonl\.", said)
     first, second = map(json.loads, (folder / "ranked.jsonl").read_text("utf-8").splitlines())
     assert (first["candidates"][0]["id"], first["candidates"][0]["rank"]) == (3, 1)
     assert len(first["candidates"]) == 4

@@ -99,7 +99,7 @@ def test_train_says_live_first(loop: Loop) -> None:
     assert result.output.startswith("LIVE in ")
     text = flat(result)
     assert loop.model.name in text
-    for part in ("Recipe passages: the best by cross-validation", "AUC-ROC", "P@1", "incoming order", "best possible"):
+    for part in ("Recipe quality: the best by cross-validation", "AUC-ROC", "P@1", "incoming order", "best possible"):
         assert part in text
     assert loop.model.exists()
     assert sum_file(loop.model).exists()

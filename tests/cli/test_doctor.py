@@ -86,7 +86,7 @@ def test_all_is_well_after_init_and_train(settings: Settings, trained: tuple[Rew
     save(trained[0], settings.model_path)
     findings = examine(settings)
     assert faults(findings) == []
-    assert "passages-" in about(findings, "model")[0].text
+    assert "quality-" in about(findings, "model")[0].text
     assert "rlhf-loop models list take this model in" in about(findings, "registry")[0].text
 
 

@@ -84,7 +84,7 @@ def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encod
     assert run.cv_auc == report.cross_validated[report.recipe].auc.value
     assert run.precision_at_1 == report.overall.orders["model"].precision_at_1.value
     assert run.incoming_precision_at_1 == report.overall.orders["incoming"].precision_at_1.value
-    assert set(run.metrics["cross_validated"]) == {"passages", "joint"}
+    assert set(run.metrics["cross_validated"]) == {"passages", "quality", "joint"}
 
 
 def test_what_more_ratings_bring_is_kept(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:

@@ -36,7 +36,8 @@ def test_the_report_has_all_numbers(
     assert report.cut == 0
     assert set(report.seconds) == {
         *("grouping", "reading", "unseen documents"),
-        *("passages features", "passages fit", "joint features", "joint fit", "evaluation"),
+        *(f"{recipe} {stage}" for recipe in RECIPES for stage in ("features", "fit")),
+        "evaluation",
     }
     assert report.overall.gain is not None
     assert report.overall.gain.value >= 0

@@ -65,7 +65,7 @@ def test_two_lines_in_somebodys_application(
     found = response.json
     assert found is not None
     assert found["best_answer"].startswith("Dizziness after a blow to the head is a sign of concussion")
-    assert found["model_version"].startswith("passages-")
+    assert found["model_version"].startswith("quality-")
     assert found["ranked"][0]["score"] > found["ranked"][-1]["score"]
     assert found["degraded"] == {}
     rated = web.post("/data/ratings", json={"interaction_id": found["interaction_id"], "rating": 5})
