@@ -425,11 +425,12 @@ def _columns(before: Sequence[Judged], now: Sequence[Judged]) -> list[str]:
 def _introduction(counts: str, encoder: str) -> str:
     return f"""# The gate against the truth
 
-By `python -m tools.gate`, last run {today()}, with vectors of {encoder}. For each line questions of a rated set are
-drawn at random with all their answers, until so many answers are rated ({counts}); a model is trained as
-`rlhf-loop train` does, the gate decides as for a first model, and the model is measured on all questions that were not
-drawn and do not ask for the same as a drawn one. The sets are MEDIQA 2019 task 3, FeedbackQA and SelQA
-([Results](RESULTS.md)), and lie beside the checkout; the prior of a fit is learnt from the other two and the sample.
+By `python -m tools.gate`, last run {today()}, with vectors of {encoder}. For each line
+questions of a rated set are drawn at random with all their answers, until so many answers are rated ({counts}; `python
+-m tools.gate` alone makes {TRAININGS}, and {LOTS} with labels by lot); a model is trained as `rlhf-loop train` does,
+the gate decides as for a first model, and the model is measured on all questions that were not drawn and do not ask for
+the same as a drawn one. The sets are MEDIQA 2019 task 3, FeedbackQA and SelQA ([Results](RESULTS.md)), and lie beside
+the checkout; the prior of a fit is learnt from the other two and the sample.
 
 "Before" is the rule that was used until this page was written: P@1 higher than that of the incoming order in nine of
 ten draws of a bootstrap, and on fewer than ten questions AUC better than chance; with the recipe of the best P@1.

@@ -15,19 +15,16 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training.comparison import Comparison, Comparisons, against_incoming, by_chance, compare, predict
+from rlhf_loop.training.comparison import CHANCE, Comparison, Comparisons, against_incoming, by_chance, compare, predict
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluate
 from rlhf_loop.training.train import TrainingResult
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
-#: more: to hold back one that is better costs the users, too, and few questions can prove much. This and the next two
-#: are chosen on one half of the draws of `python -m tools.gate` (docs/GATE.md).
+#: more: to hold back one that is better costs the users, too, and few questions can prove much. This, `MARGIN` and
+#: `CHANCE` were chosen on one half of the draws of a simulation; docs/GATE.md has what comes of them.
 CERTAIN = 0.85
 #: P@1 that a model may lose, as measured, if it is certainly better by another measure: a few near ties.
 MARGIN = 0.02
-#: How probable it may be that a model that knows nothing would follow the ratings as closely. Where few answers are
-#: bad, many an order by chance looks better than another one.
-CHANCE = 0.01
 #: Questions on which an order can be compared with another: of fewer even the best leaves chance too much room.
 LEAST_QUESTIONS = 4
 #: Answers to compare AUC on where too few questions have two or more of them.

@@ -19,6 +19,9 @@ from rlhf_loop.utils.concurrency import single_threaded_blas
 
 _OrderMeasure = Callable[[Ints, Ints, Ints, Ints, metrics.Weights], Floats]
 
+#: How probable it may be that a model that knows nothing would follow the ratings as closely (`by_chance`). Where few
+#: answers are bad, many an order by chance looks better than another one.
+CHANCE = 0.01
 #: A difference that is no more than the rounding of a sum is none.
 _ROUNDING = 1e-9
 

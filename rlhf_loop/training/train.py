@@ -14,7 +14,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
 from rlhf_loop.reward.splitting import holdout
-from rlhf_loop.training.comparison import auc_beside
+from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents
 from rlhf_loop.training.evaluation import Evaluation, Predictions, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
@@ -301,8 +301,8 @@ def check_enough(data: TrainingSet, *, min_samples: int = MIN_SAMPLES) -> None:
 def best_recipe(predictions: Mapping[str, Predictions]) -> str:
     """Return the recipe to go by: the first one, unless another is certainly better.
 
-    Certainly: its AUC is higher in `CERTAIN_RECIPE` of the draws of a bootstrap over questions. On few questions the
-    best of several is mostly the luckiest.
+    Certainly: its AUC is higher in `CERTAIN_RECIPE` of the draws of a bootstrap over questions, and chance would hardly
+    do as well. On few questions the best of several is mostly the luckiest.
 
     Args:
         predictions: what each recipe says of the same answers, by models that were not fitted on their questions.
@@ -311,7 +311,7 @@ def best_recipe(predictions: Mapping[str, Predictions]) -> str:
     best = next(names)
     for name in names:
         found = auc_beside(predictions[name], predictions[best].probability)
-        if found is not None and found.certainty >= CERTAIN_RECIPE:
+        if found and found.certainty >= CERTAIN_RECIPE and by_chance(predictions[name]) <= CHANCE:
             best = name
     return best
 

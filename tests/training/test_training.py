@@ -287,6 +287,16 @@ def test_best_recipe(questions: int, other: tuple[float, ...], expected: str) ->
     assert best_recipe({"first": first, "other": _saying(*other, questions=questions)}) == expected
 
 
+def test_a_recipe_that_luck_could_equal_is_not_taken() -> None:
+    """Better in every draw is not enough where a model that knows nothing might do as well: on two questions."""
+    for questions, expected in ((2, "first"), (40, "other")):
+        both = {
+            "first": _saying(0.6, 0.4, questions=questions),
+            "other": _saying(0.1, 0.9, 0.2, 0.3, questions=questions),
+        }
+        assert best_recipe(both) == expected
+
+
 def test_learning_curve(sample_examples: list[Example], encoder: TextEncoder, tmp_path: Path) -> None:
     """The points rise in ratings from 50 to four fifths of all, all measured, and can be drawn."""
     points = learning_curve(sample_examples, recipe=recipe_named("passages"), encoder=encoder)

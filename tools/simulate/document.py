@@ -331,7 +331,7 @@ def _verdict(runs: Sequence[Run]) -> str:
         sentences.append(
             f"Before any model was live {len(early)} waited or were rejected, of which {better} would have put a "
             f"correct answer first more often than the incoming order, by {100 * mean(early):+.1f} points on average "
-            "over all of them: that is what it costs to wait until nine of ten draws say so."
+            "over all of them: that is what it costs to wait until the gate is certain."
         )
     return " ".join(sentences)
 
