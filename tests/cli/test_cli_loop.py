@@ -111,10 +111,10 @@ def test_train_says_what_was_sampled(loop: Loop, monkeypatch: pytest.MonkeyPatch
     loop("ratings", "import", sample.RATINGS_FILE)
     text = flat(loop("train"))
     assert "Fitted on 176, judged on 24 of other questions" in text
-    assert "had a random sample of the questions, with 120 rated answers. Both were compared on" in text
+    assert "of a random sample of the questions 120 rated answers. All were compared on" in text
     text = flat(loop("train", "--recipe", "joint", code=3))
-    assert "with 120 rated answers." in text
-    assert "Both were" not in text
+    assert "of a random sample of the questions 120 rated answers." in text
+    assert "All were" not in text
     assert "200 rated answers" in text
     fitted, judged = re.findall(r"Fitted on (\d+), judged on (\d+)", text)[0]
     assert int(fitted) + int(judged) == 120
@@ -143,7 +143,7 @@ def test_train_with_a_lower_bar(loop: Loop) -> None:
     """--min-samples raises or lowers the number of ratings that it takes."""
     loop("ratings", "import", sample.RATINGS_FILE)
     assert "training needs 201" in loop("train", "--min-samples", "201", code=2).stderr
-    loop("train", "--min-samples", "200", "--recipe", "joint", code=3)
+    loop("train", "--min-samples", "200", "--recipe", "passages")
 
 
 def test_a_worse_model_does_not_go_live(loop: Loop) -> None:
@@ -170,7 +170,7 @@ def test_the_learning_curve_has_a_usual_place(loop: Loop, monkeypatch: pytest.Mo
     """Without a place the picture is learning_curve.png in the current folder, whatever option follows."""
     monkeypatch.chdir(loop.folder)
     loop("ratings", "import", sample.RATINGS_FILE)
-    assert "NOT LIVE: this model waits" in flat(loop("train", "--learning-curve", "--recipe", "joint", code=3))
+    assert "Recipe passages, as asked." in flat(loop("train", "--learning-curve", "--recipe", "passages"))
     assert (loop.folder / "learning_curve.png").exists()
 
 
