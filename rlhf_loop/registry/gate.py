@@ -21,7 +21,7 @@ from rlhf_loop.training.train import TrainingResult
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
 #: more: to hold back one that is better costs the users, too, and few questions can prove much. This, `MARGIN` and
-#: `CHANCE` were chosen on one half of the draws of a simulation; docs/GATE.md has what comes of them.
+#: `CHANCE` were chosen on the draws of an earlier simulation of the same sets; docs/GATE.md has what comes of them.
 CERTAIN = 0.85
 #: P@1 that a model may lose, as measured, if it is certainly better by another measure: a few near ties.
 MARGIN = 0.02
