@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ class Settings:
     )
     source_deadline_s: float = _setting(3.0, "Seconds that all sources together have to find candidates.", least=0.001)
     candidates_per_source: int = _setting(5, "Candidates of each source; more are left out.", least=1)
-    source_cache_hours: float = _setting(24.0, "Hours for which a page of Wikipedia or arXiv is not fetched again.")
+    source_cache_hours: float = _setting(
+        24.0, "Hours for which a page of Wikipedia or arXiv is not fetched again.", most=876_000
+    )
     contact: str = _setting("", "E-mail or URL by which Wikipedia and arXiv can reach you; sent with each request.")
     index_path: Path = _setting(
         Path("rlhf_index"), "Folder of the vector database; with a PostgreSQL URL it is in that database instead."
@@ -136,7 +139,7 @@ class Settings:
     review_blind: bool = _setting(False, "Hide from raters where an answer comes from.")
     review_daily_goal: int = _setting(30, "Ratings a day that the review screen asks of each rater; 0: no goal.")
     review_lease_minutes: float = _setting(
-        15.0, "Minutes for which an answer that a rater sees is kept from others.", least=0.001
+        15.0, "Minutes for which an answer that a rater sees is kept from others.", least=0.001, most=525_600
     )
     review_overlap: float = _setting(
         0.2, "Share of the questions whose answers several raters get, to see if they agree.", most=1
@@ -153,7 +156,7 @@ class Settings:
         True, "Let experts count in training by how far they agree with the others, as soon as that can be told."
     )
     retrain_ratings: int = _setting(50, "New ratings by experts from which on a retraining is due.")
-    retrain_days: float = _setting(7.0, "Days after which it is due anyway, if there is any new rating.")
+    retrain_days: float = _setting(7.0, "Days after which it is due anyway, if there is any new rating.", most=36_500)
     worker_schedule: str = _setting(
         "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due, as in a crontab, in UTC."
     )
@@ -248,6 +251,8 @@ def _of_kind(setting: Field[Any], value: Any) -> Any:
         # Of a secret only what it is.
         seen = repr(value) if setting.repr else f"a {type(value).__name__}"
         raise ConfigError(f"The setting {setting.name} is {seen}, not of the type {kind}. Give it such a value.")
+    if isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"The setting {setting.name} is {value}, not a number that has an end. Give it one.")
     least, most = setting.metadata.get("least"), setting.metadata.get("most")
     if (least is not None and value < least) or (most is not None and value > most):
         limit = f"at least {least:g}" if least is not None and value < least else f"at most {most:g}"

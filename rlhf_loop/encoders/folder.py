@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Tokens of a window at most, whatever a model could read: the memory of attention grows with their square.
 MOST_TOKENS = 1024
+#: Fewer leave no room for a sentence beside the markers.
+_LEAST_TOKENS = 8
 #: Part of the graph's name: raise it when what is written changes.
 _GRAPH_VERSION = 1
 _GRAPHS = (GRAPH_FILE, f"onnx/{GRAPH_FILE}")
@@ -139,6 +141,16 @@ def read_folder(path: Path) -> EncoderFolder:
     """
     if not (path / TOKENIZER_FILE).is_file():
         raise _unusable(path, f"has no {TOKENIZER_FILE}", "Save the encoder with its fast tokenizer there")
+    from safetensors import SafetensorError
+
+    try:
+        return _read(path)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SafetensorError) as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        raise _unusable(path, f"cannot be read as an encoder ({said})", "Fetch or save it again") from error
+
+
+def _read(path: Path) -> EncoderFolder:
     modules = _modules(path)
     inner = path / modules["Transformer"][0] if "Transformer" in modules else path
     config = _json(inner / "config.json")
@@ -315,11 +327,10 @@ def _window(own: Mapping[str, Any], tokenizer: Mapping[str, Any], config: Mappin
     if positions := config.get("max_position_embeddings"):
         most.append(int(positions) - _first_position(config))
     wanted = own.get("max_seq_length") or (tokenizer.get("truncation") or {}).get("max_length")
-    return (
-        min(int(wanted or (MAX_TOKENS if len(most) == 1 else most[-1])), *most)
-        if len(most) > 1
-        else min(int(wanted or MAX_TOKENS), MOST_TOKENS)
-    )
+    window = min(int(wanted or (most[-1] if len(most) > 1 else MAX_TOKENS)), *most)
+    if window < _LEAST_TOKENS:
+        raise ValueError(f"it would read {window} tokens of a text")
+    return window
 
 
 def _first_position(config: Mapping[str, Any]) -> int:

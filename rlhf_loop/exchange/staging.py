@@ -146,9 +146,12 @@ def add_pairs(connection: Connection, pairs: Sequence[tuple[Mapping[str, Any], M
 
 
 def drop_contradicting_pairs(connection: Connection) -> list[RowError]:
-    """Take out the preferences that contradict an earlier one of the same reviewer, and name both lines."""
+    """Take out the preferences between an answer and itself, and those that contradict an earlier one of the same
+    reviewer, and name the lines."""
     connection.execute(text(_MARK_FIRST_PAIRS))
-    return [
+    same = "it prefers one of two answers that are the same, but for what nobody can see"
+    errors = [RowError(row.line, same) for row in drop(connection, _SAME_ANSWER_TWICE, table=PAIRS)]
+    return errors + [
         RowError(row.line, f"line {row.earlier} prefers the other of the same two answers, also by {row.reviewer!r}")
         for row in drop(connection, _OTHER_PREFERENCE_IN_FILE, table=PAIRS)
     ]
@@ -184,6 +187,8 @@ _MARK_FIRST_PAIRS = """
     WHERE f.one = rlhf_import_pairs.one AND f.other = rlhf_import_pairs.other
         AND f.reviewer = rlhf_import_pairs.reviewer
 """
+
+_SAME_ANSWER_TWICE = "SELECT place, line FROM rlhf_import_pairs WHERE one = other ORDER BY place"
 
 _OTHER_PREFERENCE_IN_FILE = """
     SELECT s.place, s.line, s.reviewer, f.line AS earlier

@@ -46,6 +46,9 @@ def cleaned(rating: Rating) -> Rating:
         for name in _PROSE
         if isinstance(value := getattr(rating, name), str) and (tidy := tidied(value)) != value
     }
+    if isinstance(name := rating.reviewer, str) and not blank(name) and (tidy := tidied(name).strip()) != name:
+        # Typed in another form or with a blank, it would be two people, whose change of mind counts as two reviews.
+        better["reviewer"] = tidy
     better |= {
         name: None
         for name in _OPTIONAL_TEXTS

@@ -313,7 +313,7 @@ def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
             continue
         blanks = 0
         try:
-            value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+            value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_each_once)
         except UnicodeDecodeError as error:
             yield Record(line, reason=f"byte {error.start + 1} of the line is not UTF-8")
         except (ValueError, RecursionError) as error:
@@ -345,7 +345,7 @@ class _JsonArray:
     def __init__(self, text: IO[str]) -> None:
         self._text = text
         self._buffer = text.read(_JSON_READ)
-        self._decoder = json.JSONDecoder(parse_constant=_no_constant)
+        self._decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_each_once)
         self._place = 0
 
     def __iter__(self) -> Iterator[Any]:
@@ -409,6 +409,14 @@ def _object(line: int, value: Any, *, what: str) -> Record:
     if isinstance(value, dict) and value:
         return Record(line, tuple(value), tuple(value.values()))
     return Record(line, reason=f"the {what} is not a JSON object: {str(value)[:60]}")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"an object has the name {name[:60]!r} twice")
+    return found
 
 
 def _no_constant(name: str) -> Any:

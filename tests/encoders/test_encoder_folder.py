@@ -253,6 +253,13 @@ def _with(name: str, **values: object) -> Callable[[Path], None]:
         (lambda folder: put(folder / "modules.json", [{"type": "models.CLIP", "path": ""}]), "has a module CLIP"),
         (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be read"),
+        (lambda folder: (folder / "modules.json").write_text("{"), "cannot be read as an encoder"),
+        (lambda folder: (folder / "modules.json").write_bytes(b"\xff\xfe"), "cannot be read as an encoder"),
+        (lambda folder: put(folder / "modules.json", [1]), "cannot be read as an encoder"),
+        (lambda folder: put(folder / "modules.json", [{"path": ""}]), "cannot be read as an encoder"),
+        (_with("sentence_bert_config.json", max_seq_length="x"), "cannot be read as an encoder"),
+        (_with("sentence_bert_config.json", max_seq_length=-5), "would read -5 tokens"),
+        (_with("config_sentence_transformers.json", prompts=[1]), "cannot be read as an encoder"),
     ],
 )
 def test_what_cannot_be_used_is_said(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:

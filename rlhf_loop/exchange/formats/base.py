@@ -87,6 +87,9 @@ class Layout:
             ValueError: it cannot be stored; the message says why, with the value.
         """
         values = dict(zip(record.names, record.cells, strict=True))
+        if len(values) < len(record.names):
+            name = next(name for name in values if record.names.count(name) > 1)
+            raise ValueError(f"two columns have the name {name!r}; rename the one that is not meant, or take it out")
         inside = self._inside(values)
         return self._read(record.line, values) if inside is None else self._each(inside)
 

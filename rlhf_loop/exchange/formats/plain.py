@@ -54,10 +54,10 @@ class PlainLayout(Layout):
                 f"The file {str(self._path)!r} has no column {absent[0]!r}. Its columns are: {', '.join(names)}."
             )
         if found.missing:
-            field = found.missing[0]
+            given = " ".join(f"--column {field}=NAME" for field in found.missing)
             raise ImportFileError(
-                f"The file {str(self._path)!r} has no column for {field}. Its columns are: {', '.join(names)}. "
-                f"Name the right one with --column {field}=NAME."
+                f"The file {str(self._path)!r} has no column for {' and '.join(found.missing)}. Its columns are: "
+                f"{', '.join(names)}. Name the right ones: {given}; with others, such as rating, in the same way."
             )
 
 
