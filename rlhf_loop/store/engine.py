@@ -152,10 +152,13 @@ def _upserting(dialect: str, table: type[DeclarativeBase], key: tuple[str, ...],
     statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
     # By the columns themselves: names would go into the statement as they are, whatever the database calls them.
     elements = [table.__table__.c[name] for name in key]
-    if not names:
-        return statement.on_conflict_do_nothing(index_elements=elements)
     values = {name: statement.excluded[name] for name in names}
-    return statement.on_conflict_do_update(index_elements=elements, set_=values)
+    whole: Insert = (
+        statement.on_conflict_do_update(index_elements=elements, set_=values)
+        if values
+        else statement.on_conflict_do_nothing(index_elements=elements)
+    )
+    return whole
 
 
 @contextmanager
