@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -251,11 +250,10 @@ def _of_kind(setting: Field[Any], value: Any) -> Any:
         # Of a secret only what it is.
         seen = repr(value) if setting.repr else f"a {type(value).__name__}"
         raise ConfigError(f"The setting {setting.name} is {seen}, not of the type {kind}. Give it such a value.")
-    if isinstance(value, float) and not isfinite(value):
-        raise ConfigError(f"The setting {setting.name} is {value}, not a number that has an end. Give it one.")
     least, most = setting.metadata.get("least"), setting.metadata.get("most")
-    if (least is not None and value < least) or (most is not None and value > most):
-        limit = f"at least {least:g}" if least is not None and value < least else f"at most {most:g}"
+    # The other way round, as nothing is true of nan.
+    if (least is not None and not value >= least) or (most is not None and not value <= most):
+        limit = f"at least {least:g}" if least is not None and not value >= least else f"at most {most:g}"
         raise ConfigError(
             f"The setting {setting.name} ({PREFIX}{setting.name.upper()}) is {value:g}, and has to be {limit}. "
             "Change it, or leave it out for the default."

@@ -41,8 +41,8 @@ from rlhf_loop.training.train import TrainingResult, train
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from tools.report import DOCS, machine, say, table, today
-from tools.results.beginning import SETS, priors
-from tools.results.data import load, read_examples
+from tools.results.beginning import SETS, priors, sets_and_sample
+from tools.results.data import read_examples
 
 SIZES = (50, 90, 150, 300)
 TRAININGS = 200
@@ -273,7 +273,7 @@ def only_decisions() -> Iterator[None]:
 
 @cache
 def _priors(encoder: TextEncoder) -> Mapping[str, Prior]:
-    return priors(encoder, {name: load(encoder, path, recipes=[PassagesRecipe.name]) for name, path in SETS.items()})
+    return priors(sets_and_sample(encoder, recipes=[PassagesRecipe.name]))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class Loop:
         self.environment = {
             "RLHF_DATABASE_URL": self.database,
             "RLHF_MODEL_PATH": str(self.model),
+            "RLHF_INDEX_PATH": str(folder / "index"),
             "RLHF_CACHE_DIR": str(cache),
             "COLUMNS": "300",
         }

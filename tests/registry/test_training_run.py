@@ -196,6 +196,10 @@ class BrokenEncoder(TextEncoder):
     def id(self) -> str:
         return "broken"
 
+    @property
+    def dimension(self) -> int:
+        return 1
+
     def encode_whole(self, texts: object) -> object:  # type: ignore[override]
         raise self.error
 

