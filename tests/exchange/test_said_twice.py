@@ -48,3 +48,35 @@ def test_a_name_in_two_forms_is_one_reviewer(sqlite_engine: Engine, tmp_path: Pa
         import_ratings(sqlite_engine, file)
     with sqlite_engine.connect() as connection:
         assert connection.execute(select(Review.reviewer, Review.rating)).all() == [("Jos\u00e9", 1)]
+
+
+@pytest.mark.parametrize("tool", ["argilla", "label-studio"])
+def test_a_rater_who_says_two_things_at_once(sqlite_engine: Engine, tmp_path: Path, tool: str) -> None:
+    """Which of two grades in one record counts, nobody knows: the record is named, with both."""
+    grades = [5, 1]
+    record = {
+        "argilla": {
+            "id": "r1",
+            "fields": {"prompt": "Why?", "response": "So."},
+            "responses": {"rating": [{"value": grade, "user_id": "u", "status": "submitted"} for grade in grades]},
+        },
+        "label-studio": {
+            "id": 1,
+            "data": {"prompt": "Why?", "response": "So."},
+            "annotations": [
+                {
+                    "id": 11,
+                    "completed_by": 1,
+                    "result": [
+                        {"from_name": "rating", "to_name": "response", "type": "rating", "value": {"rating": grade}}
+                        for grade in grades
+                    ],
+                }
+            ],
+        },
+    }[tool]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([record]))
+    (reason,) = reasons(sqlite_engine, file, format=tool).values()
+    assert "5" in reason
+    assert "keep the one that counts" in reason

@@ -107,7 +107,10 @@ class ArgillaLayout(Layout):
                     user = first_present(response.get("user_id"))
                     # Without users they are several people all the same.
                     user = f"argilla:response-{number}" if user is None and len(found) > 1 else str(user or "")
-                    said.setdefault(user, {})[field] = response["value"]
+                    before = said.setdefault(user, {}).setdefault(field, response["value"])
+                    if before != response["value"]:
+                        both = f"{str(before)[:60]!r} and {str(response['value'])[:60]!r}"
+                        raise ValueError(f"responses of one user to {question!r} are {both}; keep the one that counts")
         return said
 
     def _known(self, values: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

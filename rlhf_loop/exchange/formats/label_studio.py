@@ -317,6 +317,10 @@ class LabelStudioLayout(Layout):
         self._unused.update(dict.fromkeys(f"control {name}" for name in others))
         said = {field: result.value for field, result in found.items() if not is_missing(result.value)}
         if "rating" in said:
+            name = found["rating"].name
+            if others := [each.value for each in results if each.name == name and each.value != said["rating"]]:
+                both = f"{said['rating']!r} and {others[0]!r}"
+                raise ValueError(f"the control {name!r} has in one annotation {both}; keep the one that counts")
             said["rating"] = self._labels.rating(found["rating"].name, said["rating"])
         return said
 
