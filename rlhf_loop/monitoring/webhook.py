@@ -120,8 +120,9 @@ def _told(engine: Engine, receiver: _Receiver, id: int) -> Iterator[Event]:
 def _take(engine: Engine, id: int) -> Row[Any] | None:
     """Take the alarm for this process; None if another one has it, or there is nothing to tell any more."""
     now = datetime.now(UTC)
-    # Nobody takes it for longer: one who seems to has done so before the clock was put back.
-    free = or_(Alarm.taken_until.is_(None), ~Alarm.taken_until.between(now, now + _TAKEN_FOR))
+    # Nobody takes it for longer: one who seems to has done so before the clock was put back. Twice as long, since
+    # another process may take it after `now`, while this one waits for the row.
+    free = or_(Alarm.taken_until.is_(None), ~Alarm.taken_until.between(now, now + 2 * _TAKEN_FOR))
     take = update(Alarm).where(Alarm.id == id, free, _untold(now)).values(taken_until=now + _TAKEN_FOR)
     with transaction(engine) as connection:
         if not connection.execute(take).rowcount:

@@ -49,9 +49,9 @@ def test_from_ratings_to_a_rollback(loop: Run) -> None:
     loop("ratings", "import", sample.RATINGS_FILE)
     assert loop("retrain", "--if-due").stdout.startswith("Due: 200 answers are rated")
     assert loop("retrain", "--if-due").stdout.startswith("Not due: 0 ratings are new")
-    loop("train", "--recipe", "joint", code=3)
+    loop("train", "--recipe", "passages", code=3)
     second, first = json.loads(loop("models", "list", "--json").stdout)
-    assert (first["state"], second["state"], second["recipe"]) == ("live", "candidate", "joint")
+    assert (first["state"], second["state"], second["recipe"]) == ("live", "candidate", "passages")
     listed = loop("models", "list").stdout
     assert f"{second['id']}: {second['reason']}" in listed
     card = loop("models", "show", second["id"]).stdout

@@ -55,7 +55,18 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git = shutil.which("git")
     listed = None
     if git is not None:
-        command = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.py", "*.jsonl", "*.mako"]
+        command = [
+            git,
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "*.py",
+            "*.json",
+            "*.jsonl",
+            "*.mako",
+        ]
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed is None or listed.returncode:
         pytest.skip("this is no git checkout")

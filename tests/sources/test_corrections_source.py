@@ -205,6 +205,8 @@ def test_questions_are_embedded_once(settings: Settings, engine: Engine, encoder
     encode = encoder.encode_whole
 
     class Counting:
+        dimension, as_near = encoder.dimension, encoder.as_near
+
         def encode_whole(self, given: Sequence[str]) -> Any:
             asked.append(list(given))
             return encode(given)

@@ -363,7 +363,7 @@ def test_a_table_whose_creation_was_killed_is_mended(tmp_path: Path) -> None:
 
     from rlhf_loop.sources.index import lancedb_store
 
-    lancedb.connect(tmp_path / "index").create_table(lancedb_store.TABLE, schema=lancedb_store._schema())
+    lancedb.connect(tmp_path / "index").create_table(lancedb_store.TABLE, schema=lancedb_store._schema(4))
     store = LanceDbStore(tmp_path / "index")
     store.add([entry("a", "hearts", seeds=(1,))], encoder=ENCODER)
     assert found(store, "hearts", "hybrid") == ["a"]
