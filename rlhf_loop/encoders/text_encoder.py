@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores
-from rlhf_loop.encoders.tokenizer import PassageSplitter
+from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.utils.languages import ENGLISH, Language, language_named
@@ -216,10 +216,14 @@ class TextEncoder:
         known = {key: self._counted.get(key) for key in keys}
         new = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
         for chunk in _chunks(new):
-            encodings = self._tokenizer.encode_batch_fast([new[key] for key in chunk], add_special_tokens=False)
-            for key, encoding in zip(chunk, encodings, strict=True):
-                known[key] = len(encoding)
-                self._counted.put(key, len(encoding), 0)
+            parted = [blocks(new[key]) for key in chunk]
+            encodings = self._tokenizer.encode_batch_fast([of[0] for of in parted], add_special_tokens=False)
+            for key, (_, *others), encoding in zip(chunk, parted, encodings, strict=True):
+                count = len(encoding)
+                for other in others:
+                    count += len(self._tokenizer.encode(other, add_special_tokens=False))
+                known[key] = count
+                self._counted.put(key, count, 0)
         return [known[key] or 0 for key in keys]
 
     def beginning(self, text: str, *, tokens: int) -> str:
@@ -227,8 +231,13 @@ class TextEncoder:
         # A token has at least one character.
         if len(text) <= tokens:
             return text
-        ends = self._tokenizer.encode(_encodable(text), add_special_tokens=False).offsets
-        return text[: ends[tokens - 1][1]] if len(ends) > tokens else text
+        place, left = 0, tokens
+        for block in blocks(_encodable(text)):
+            ends = self._tokenizer.encode(block, add_special_tokens=False).offsets
+            if len(ends) > left:
+                return text[: place + ends[left - 1][1]] if left else text[:place]
+            place, left = place + len(block), left - len(ends)
+        return text
 
     def _compute_texts(self, texts: Sequence[str]) -> list[Vectors]:
         return list(self._computed(texts, count=len(texts))[:, np.newaxis])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from rlhf_loop.encoders.runtime import MAX_TOKENS
 from rlhf_loop.errors import EncoderError
 
 TokenIds = NDArray[np.int32]
+Numbers = NDArray[np.int32]
+#: Characters of a text whose tokens are looked at together, up to the next blank: tokens take a hundred times as much.
+_BLOCK_CHARS = 128 * 1024
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -31,6 +35,14 @@ def load_tokenizer(file: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Where each token of a text begins and ends, and which word it belongs to."""
+
+    spans: Sequence[tuple[int, int]] | Numbers
+    words: Sequence[int | None] | Numbers
 
 
 class PassageSplitter:
@@ -53,18 +65,33 @@ class PassageSplitter:
 
     def split(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the passages of each text in order, each behind the prompt; a text that fits is its own only one."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        passages = [self._cut(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        parted = [blocks(text) for text in texts]
+        encodings = iter(self._tokenizer.encode_batch([of[0] for of in parted], add_special_tokens=False))
+        passages = [self._cut(text, self._tokens(of, next(encodings))) for text, of in zip(texts, parted, strict=True)]
         return [[self._prompt + part for part in parts] for parts in passages] if self._prompt else passages
 
-    def _cut(self, text: str, encoding: Encoding) -> list[str]:
-        if len(encoding) <= self._size:
-            return [text]
-        offsets, end = encoding.offsets, len(encoding) - 1
-        spans = [(start, min(start + self._size - 1, end)) for start in self._starts(encoding.word_ids)]
-        return [text[offsets[first][0] : offsets[final][1]] for first, final in spans]
+    def _tokens(self, blocks: Sequence[str], encoding: Encoding) -> _Tokens:
+        """Return the tokens of a text by those of its first block, and read the others one by one."""
+        if len(blocks) == 1:
+            return _Tokens(encoding.offsets, encoding.word_ids)
+        parts, offset, words = [], 0, 0
+        for block in blocks:
+            found = encoding if not parts else self._tokenizer.encode(block, add_special_tokens=False)
+            numbers = np.array([-1 if word is None else word for word in found.word_ids], dtype=np.int32)
+            spans = np.array(found.offsets, dtype=np.int32).reshape(-1, 2)
+            parts.append(np.column_stack([spans + offset, np.where(numbers < 0, -1, numbers + words)]))
+            offset, words = offset + len(block), words + int(numbers.max(initial=-1)) + 1
+        tokens = np.concatenate(parts)
+        return _Tokens(tokens[:, :2], tokens[:, 2])
 
-    def _starts(self, words: Sequence[int | None]) -> list[int]:
+    def _cut(self, text: str, tokens: _Tokens) -> list[str]:
+        if len(tokens.words) <= self._size:
+            return [text]
+        end = len(tokens.words) - 1
+        spans = [(start, min(start + self._size - 1, end)) for start in self._starts(tokens.words)]
+        return [text[tokens.spans[first][0] : tokens.spans[final][1]] for first, final in spans]
+
+    def _starts(self, words: Sequence[int | None] | Numbers) -> list[int]:
         """Return the token at which each passage starts, given the word of each token."""
         starts = [0]
         # The last passage ends with the text and is about as long as the others: a short rest makes a poor vector.
@@ -134,7 +161,12 @@ class Batcher:
             start = end
 
 
-def _first_word_start(words: Sequence[int | None], tokens: range) -> int | None:
+def blocks(text: str) -> list[str]:
+    """Part a very long text at blanks, which no token has on both sides; where there are none, anywhere."""
+    return re.findall(rf"(?s:.){{1,{_BLOCK_CHARS}}}\S{{0,1000}}", text) if len(text) > _BLOCK_CHARS else [text]
+
+
+def _first_word_start(words: Sequence[int | None] | Numbers, tokens: range) -> int | None:
     return next((token for token in tokens if words[token] != words[token - 1]), None)
 
 

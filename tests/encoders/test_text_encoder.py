@@ -16,10 +16,12 @@ import pytest
 from patience import PATIENCE_S
 from tokenizers import Tokenizer
 
+import rlhf_loop.encoders.tokenizer
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors, load_encoder
 from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
 from rlhf_loop.encoders.text_encoder import UnknownTextError
+from rlhf_loop.encoders.tokenizer import blocks
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ConfigError
 
@@ -306,6 +308,32 @@ def test_tokens_are_counted(uncached: TextEncoder, tokenizer: Tokenizer) -> None
 def test_the_beginning_of_a_text(uncached: TextEncoder, text: str, tokens: int, beginning: str) -> None:
     """A text is cut after so many tokens, as it is written, and left alone if it has no more."""
     assert uncached.beginning(text, tokens=tokens) == beginning
+
+
+@pytest.mark.parametrize("block", [40, 700])
+def test_very_long_texts_are_read_block_by_block(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """A text has the same passages, windows, tokens and beginning, however much of it is looked at together."""
+    texts = [
+        LONG,
+        LONG.replace(" ", "\n \n"),
+        "well-known, 3.5mg/kg e\u0301 👩\u200d⚕️ " * 90,
+        "病" * 2_000,
+        f"{' ' * 2_000}end",
+    ]
+
+    def read() -> tuple[object, ...]:
+        runtime = FakeRuntime()
+        encoder = TextEncoder(runtime, tokenizer)
+        encoder.encode_passages(texts)
+        encoder.encode_whole(texts)
+        return runtime.asked, encoder.count_tokens(texts), [encoder.beginning(text, tokens=50) for text in texts]
+
+    expected = read()
+    monkeypatch.setattr(rlhf_loop.encoders.tokenizer, "_BLOCK_CHARS", block)
+    assert all("".join(blocks(text)) == text and len(blocks(text)) > 1 for text in texts)
+    assert read() == expected
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------
