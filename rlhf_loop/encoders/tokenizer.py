@@ -39,7 +39,7 @@ def load_tokenizer(file: Path) -> Tokenizer:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Where each token of a text begins and ends, and which word it belongs to."""
+    """The spans of a text's tokens, and the number of the word that each belongs to."""
 
     spans: Sequence[tuple[int, int]] | Numbers
     words: Sequence[int | None] | Numbers
@@ -74,7 +74,8 @@ class PassageSplitter:
         """Return the tokens of a text by those of its first block, and read the others one by one."""
         if len(blocks) == 1:
             return _Tokens(encoding.offsets, encoding.word_ids)
-        parts, offset, words = [], 0, 0
+        parts: list[Numbers] = []
+        offset = words = 0
         for block in blocks:
             found = encoding if not parts else self._tokenizer.encode(block, add_special_tokens=False)
             numbers = np.array([-1 if word is None else word for word in found.word_ids], dtype=np.int32)

@@ -47,8 +47,8 @@ ANSWER = np.dtype(
     ]
 )
 Answers = NDArray[np.void]
-#: A question as grouping sees it: an answer by which its text is found, and the hash of its prompt.
-ASKED = np.dtype([("id", np.int64), ("prompt", np.int64)])
+#: A judged answer as grouping sees it: by its id the question's text is found.
+ASKED = np.dtype([(name, np.int64) for name in ("id", "prompt", "document")])
 #: The permanent holdout: questions that no model is ever fitted on, so that versions can be compared on them for
 #: months. A hash decides, the same on every machine and always: that of the leader of a question's group (see
 #: `grouping`). From so many questions with ratings on, this share of them is frozen. It never shrinks: what one version
@@ -107,7 +107,7 @@ class TrainingSet:
     The other arrays have one entry a rated answer: `row` among the candidates, `question` (index), `prompt` (a number
     for each distinct prompt, for each group of them once they are `grouped`: what splits keep together), `rating`,
     `rank` (nan where unknown), the rating's `weight` in a fit, and whether it is an `expert`'s. `fingerprint` names the
-    content, the same whatever the ids and the order. `asked` has all questions that anybody has judged, rated here or
+    content, the same whatever the ids and the order. `asked` has all answers that anybody has judged, rated here or
     not, the oldest first. `raters` are the experts who count less than others, `disregarded` the answers whose raters
     count nothing.
     """
@@ -209,8 +209,9 @@ def answer_numbers(
     id: int, text: AnswerText, rating: int | None, rank: int | None, *, weight: float = 1.0, expert: bool = True
 ) -> tuple[object, ...]:
     """Return what is kept of an answer in place of its texts: a row of `ANSWER`."""
-    group, answer, document = (hash(key) for key in (text.group, (text.group, text.response), text.response.strip()))
-    return id, group, prompt_hash(text.prompt), answer, document, text.digest, rating or 0, rank or 0, weight, expert
+    group, answer = hash(text.group), hash((text.group, text.response))
+    prompt, document = prompt_hash(text.prompt), _document_hash(text.response)
+    return id, group, prompt, answer, document, text.digest, rating or 0, rank or 0, weight, expert
 
 
 def text_digest(*texts: str) -> tuple[int, int]:
@@ -227,6 +228,10 @@ def prompt_hash(prompt: str) -> int:
     """Return what `ANSWER` has in place of a prompt: equal for what is the same question, everywhere and always."""
     key = prompt_key(prompt).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"rlhf question").digest(), "little", signed=True)
+
+
+def _document_hash(response: str) -> int:
+    return hash(response.strip())
 
 
 def frozen_share(questions: int, *, before: float = 0.0) -> float:
@@ -273,7 +278,7 @@ def in_questions(answers: Answers, texts: Texts) -> TrainingSet:
         weight=candidates["weight"][row],
         expert=candidates["expert"][row],
         fingerprint=_fingerprint(answers),
-        asked=_first_of_each(candidates),
+        asked=candidates[row][list(ASKED.names or ())],
     )
 
 
@@ -329,7 +334,7 @@ def training_set(
 
 
 def stored_groups(connection: Connection, encoder: TextEncoder) -> QuestionGroups:
-    """Group all questions of the database, those that nobody has judged as the youngest.
+    """Group all questions of the database, those that nobody has judged as the youngest and without answers.
 
     So what training freezes (see `TrainingSet.grouped`) comes at least as early here, by the hashes of the leaders.
     """
@@ -339,16 +344,18 @@ def stored_groups(connection: Connection, encoder: TextEncoder) -> QuestionGroup
 def group_asked(
     texts: Texts, asked: NDArray[np.void], encoder: TextEncoder, *, others: Iterable[Sequence[str]] = ()
 ) -> QuestionGroups:
-    """Group questions by their texts, and after them `others`, whose texts are there."""
+    """Group questions by their texts and answers, and after them `others`, whose texts are there."""
+    first = asked["id"][np.sort(np.unique(asked["prompt"], return_index=True)[1])]
 
     def read() -> Iterator[tuple[Hashes, Sequence[str]]]:
-        for start in range(0, len(asked), _CHUNK):
-            ids = asked["id"][start : start + _CHUNK].tolist()
+        for start in range(0, len(first), _CHUNK):
+            ids = first[start : start + _CHUNK].tolist()
             found = texts.read(ids)
             yield _hashed([found[id].prompt for id in ids if id in found])
         yield from map(_hashed, others)
 
-    return question_groups(read(), encoder)
+    judged = asked[asked["document"] != 0]
+    return question_groups(read(), encoder, answers=(judged["prompt"], judged["document"]))
 
 
 def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> list[Example]:
@@ -445,10 +452,10 @@ def _read(engine: Engine | Connection, end_user_weight: float, reviewer_weightin
 
 
 def _asked(connection: Connection, *, unjudged: bool = False) -> NDArray[np.void]:
-    """Return the questions that were judged, in the order in which they first were, then those that never were.
+    """Return the answers that were judged, in the order in which they first were, then those that never were.
 
     By the numbers of reviews, which only grow: what is judged later comes later, whenever it was asked. Then come
-    those of which answers were only compared, by the numbers of the comparisons.
+    those that were only compared, by the numbers of the comparisons; what was never judged has no document.
     """
     first = (
         select(Review.interaction_key.label("id"), func.min(Review.id).label("place"))
@@ -459,22 +466,17 @@ def _asked(connection: Connection, *, unjudged: bool = False) -> NDArray[np.void
         select(side.label("id"), Preference.id.label("place")) for side in (Preference.first_id, Preference.second_id)
     )
     compared = union_all(*sides).subquery()
-    wanted = select(Interaction.id, Interaction.user_prompt)
-    parts = [
-        wanted.join(of, of.c.id == Interaction.id).order_by(of.c.place, Interaction.id) for of in (first, compared)
+    judged = select(Interaction.id, Interaction.user_prompt, Interaction.ai_response)
+    parts: list[Any] = [
+        judged.join(of, of.c.id == Interaction.id).order_by(of.c.place, Interaction.id) for of in (first, compared)
     ]
-    parts += [wanted.order_by(Interaction.id)] if unjudged else []
+    if unjudged:
+        parts.append(judged.order_by(Interaction.id).with_only_columns(Interaction.id, Interaction.user_prompt, null()))
     rows = (row for part in parts for row in connection.execute(part, execution_options=_STREAMED))
-    return _first_of_each(np.fromiter(((row.id, prompt_hash(row.user_prompt)) for row in rows), dtype=ASKED))
-
-
-def _first_of_each(questions: NDArray[np.void]) -> NDArray[np.void]:
-    """Return each question once, in the order in which they come."""
-    first = np.sort(np.unique(questions["prompt"], return_index=True)[1])
-    asked = np.empty(len(first), dtype=ASKED)
-    for name in asked.dtype.names or ():
-        asked[name] = questions[name][first]
-    return asked
+    numbers = (
+        (id, prompt_hash(prompt), 0 if response is None else _document_hash(response)) for id, prompt, response in rows
+    )
+    return np.fromiter(numbers, dtype=ASKED)
 
 
 def _hashed(prompts: Sequence[str]) -> tuple[Hashes, Sequence[str]]:

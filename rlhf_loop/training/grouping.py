@@ -1,19 +1,21 @@
 """Groups of questions that ask for the same: what a split, a fold, a frozen share or a dataset must not tear apart.
 
-Two questions belong together if they share a key (`utils/wording.py`) or the vectors of their words with a meaning are
-near, and so does whatever hangs together by such pairs. `python -m tools.leaks` measures how near, and what leaks.
+Two questions belong together if they share a key (`utils/wording.py`), if the vectors of their words with a meaning
+are near, or if these are less near but two of their judged answers are the same; and so does whatever hangs together by
+such pairs. `python -m tools.leaks` measures how near, and what leaks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.utils.arrays import Ints
+from rlhf_loop.utils.arrays import Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.wording import numbers_in, question_key, without_frame
 
@@ -21,10 +23,18 @@ from rlhf_loop.utils.wording import numbers_in, question_key, without_frame
 #: group has more than 1 % of MedQuAD's 14,979 questions, as in the end all hang together by their neighbours. On other
 #: questions it finds a seventh of the rewordings, and a higher one finds hardly any (docs/ARCHITECTURE.md).
 NEAR = 0.80
+#: The cosine from which they do with so many judged answers in common: most often these are other words for one
+#: question, and the ratings of the one tell those of the other. (With one answer in common from 0.7 on, 5 % of
+#: FeedbackQA's questions would hang together; so 2 %.)
+NEAR_BY_ANSWERS, _IN_COMMON = 0.5, 2
+#: Of what answers more questions only the first so many count, as it says little about what they ask; and of a question
+#: only the answers that were judged first, so that its group is soon settled.
+_RECURRING, _SETTLED = 20, 10
 #: Questions compared at a time: a block of so many cosines is 8 MB, and what is near among them rarely more.
 _ROWS, _COLUMNS = 512, 4096
 Hashes = NDArray[np.int64]
 Vectors16 = NDArray[np.float16]
+_NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,15 @@ class QuestionGroups:
         return np.where(self.prompt[place] == prompts, self.leader[place], prompts)
 
 
-def question_groups(asked: Iterable[tuple[Hashes, Sequence[str]]], encoder: TextEncoder) -> QuestionGroups:
+def question_groups(
+    asked: Iterable[tuple[Hashes, Sequence[str]]],
+    encoder: TextEncoder,
+    *,
+    answers: tuple[Hashes, NDArray[np.int64]] = (_NONE, _NONE),
+) -> QuestionGroups:
     """Group questions that come in chunks, hashes and texts, the oldest first; what comes again is passed over.
+
+    `answers` are the prompts of the judged answers, and hashes of these, the oldest first.
 
     Takes 2 kB a question, and time that grows with the square of their number: a minute for 100,000 on one core.
     """
@@ -56,7 +73,10 @@ def question_groups(asked: Iterable[tuple[Hashes, Sequence[str]]], encoder: Text
     places = np.arange(len(prompts))
     new = first == places
     with single_threaded_blas():
-        for later, earlier in _near(vectors, numbers, encoder.as_near(NEAR)):
+        for later, earlier in chain(
+            _near(vectors, numbers, encoder.as_near(NEAR)),
+            _nearer_by_answers(prompts, answers, vectors, numbers, encoder.as_near(NEAR_BY_ANSWERS)),
+        ):
             new[later] = False
             first = _joined(first, later, earlier)
     founders = np.flatnonzero(new)
@@ -102,10 +122,54 @@ def _near(vectors: Vectors16, numbers: NDArray[np.int64], least: float) -> Itera
             right = min(left + _COLUMNS, end)
             found = np.flatnonzero(rows @ vectors[left:right].astype(np.float32).T >= least)
             later, earlier = start + found // (right - left), left + found % (right - left)
-            one, other = numbers[later], numbers[earlier]
-            kept = (earlier < later) & ((one == other) | (one == 0) | (other == 0))
+            kept = (earlier < later) & _same_numbers(numbers[later], numbers[earlier])
             if kept.any():
                 yield later[kept], earlier[kept]
+
+
+def _nearer_by_answers(
+    known: Hashes,
+    answers: tuple[Hashes, NDArray[np.int64]],
+    vectors: Vectors16,
+    numbers: NDArray[np.int64],
+    least: float,
+) -> Iterator[tuple[Ints, Ints]]:
+    """Yield pairs of questions with answers in common in the same way."""
+    order = np.argsort(known)
+    # Each answer of a question once, the oldest first.
+    once = np.sort(np.unique(np.stack(answers), axis=1, return_index=True)[1])
+    once = once[np.isin(answers[0][once], known)]
+    question = order[np.searchsorted(known[order], answers[0][once])]
+    answer = np.unique(answers[1][once], return_inverse=True)[1]
+    settled = _turn(question) < _SETTLED
+    question, answer = question[settled], answer[settled]
+    usual = _turn(answer) < _RECURRING
+    question, answer = question[usual], answer[usual]
+    by_answer = np.argsort(answer, kind="stable")
+    question, answer = question[by_answer], answer[by_answer]
+    pairs = [np.empty((2, 0), dtype=np.intp)]
+    for apart in range(1, _RECURRING):
+        same = answer[apart:] == answer[:-apart]
+        pairs.append(np.stack([question[apart:][same], question[:-apart][same]]))
+    (earlier, later), count = np.unique(np.sort(np.concatenate(pairs, axis=1), axis=0), axis=1, return_counts=True)
+    kept = (count >= _IN_COMMON) & _same_numbers(numbers[later], numbers[earlier])
+    later, earlier = later[kept], earlier[kept]
+    near = np.einsum("ij,ij->i", vectors[later], vectors[earlier], dtype=np.float32) >= least
+    yield later[near], earlier[near]
+
+
+def _turn(values: Ints) -> Ints:
+    """Return for each row how many before it have its value."""
+    order = np.argsort(values, kind="stable")
+    turn = np.empty(len(values), dtype=np.intp)
+    turn[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order])
+    return turn
+
+
+def _same_numbers(one: NDArray[np.int64], other: NDArray[np.int64]) -> Mask:
+    """Tell which pairs have no different numbers in them."""
+    same: Mask = (one == other) | (one == 0) | (other == 0)
+    return same
 
 
 def _joined(first: Ints, later: Ints, earlier: Ints) -> Ints:

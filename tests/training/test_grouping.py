@@ -98,6 +98,57 @@ def test_new_wordings_never_thaw_anything() -> None:
     assert 0.1 < frozen.mean() < 0.35
 
 
+def in_wordings(count: int) -> tuple[dict[str, Vectors], list[Example]]:
+    """Questions in two wordings that are half near, with the same three answers each, and one that all have."""
+    rng = np.random.default_rng(0)
+    own, others = np.linalg.qr(rng.normal(size=(DIMENSION, 2 * count)))[0].T.astype(np.float32).reshape(2, count, -1)
+    texts = dict(zip(cloud(2 * count), [*own, *(0.6 * own + 0.8 * others)], strict=True))
+    return texts, [
+        Example(wording, answer, 1 + (place + turn) % 5, f"{wording}-{turn}")
+        for place, wording in enumerate(texts)
+        for turn, answer in enumerate([*(f"Answer {turn} to {place % count}" for turn in range(3)), "Ask a doctor."])
+    ]
+
+
+def test_answers_in_common_tell_other_wordings() -> None:
+    """Questions that are half near and have two judged answers in common are one; one answer alone proves nothing."""
+    texts, found = in_wordings(40)
+    both = np.concatenate([np.arange(40), np.arange(40)])
+    for kept, expected in ((found, both), ([each for each in found if "Answer" not in each.response], np.arange(80))):
+        groups = assemble(kept).grouped(Placed(texts)).groups  # type: ignore[arg-type]
+        assert groups is not None
+        assert (groups.of(hashes(list(texts))) == hashes(list(texts))[expected]).all()
+
+
+def test_other_answers_in_common_tell_nothing() -> None:
+    """Questions that are hardly near are two, and so are those with different numbers, whatever they have in common."""
+    axes = np.eye(DIMENSION, dtype=np.float32)
+    texts = {"gout": axes[0], "scurvy": 0.4 * axes[0] + axes[1], "gout 1": axes[2], "gout 2": 0.6 * axes[2] + axes[3]}
+    texts = {name: vector / np.linalg.norm(vector) for name, vector in texts.items()}
+    rated = [Example(text, f"Answer {place}", 1 + place, text) for text in texts for place in range(3)]
+    groups = assemble(rated).grouped(Placed(texts)).groups  # type: ignore[arg-type]
+    assert groups is not None
+    assert len(set(groups.leader.tolist())) == len(texts)
+
+
+def test_questions_with_answers_in_common_never_thaw_anything() -> None:
+    """Whatever questions come with what answers, what was frozen is frozen, and about as much as was asked for."""
+    texts, found = in_wordings(60)
+    rng = np.random.default_rng(0)
+    names = [list(texts)[place] for place in rng.permutation(len(texts))]
+    frozen = np.zeros(len(names), dtype=np.bool_)
+    for count in range(20, len(names) + 1, 20):
+        known = [each for name in names[:count] for each in found if each.prompt == name]
+        groups = assemble(known).grouped(Placed(texts)).groups  # type: ignore[arg-type]
+        assert groups is not None
+        now = is_frozen(groups.of(hashes(names[:count])), 0.2)
+        assert not (frozen[:count] & ~now).any()
+        frozen[:count] = now
+    leader = groups.of(hashes(names))
+    assert len(np.unique(leader)) == 60
+    assert 0.1 < frozen.mean() < 0.3
+
+
 def test_the_oldest_is_what_was_judged_first(sqlite_engine: Engine) -> None:
     """A wording that was asked before and is judged later is the younger one, one that nobody judged the youngest."""
     wordings = [f"{start} what helps against hiccups?" for start in ("Hi,", "Hello,", "Please:", "Dear sir,", "Hey,")]
@@ -108,7 +159,7 @@ def test_the_oldest_is_what_was_judged_first(sqlite_engine: Engine) -> None:
     rate(sqlite_engine, ids[2], rating=5)
     rate(sqlite_engine, ids[1], rating=1)
     asked = training_set(sqlite_engine).asked
-    assert asked["prompt"].tolist() == hashes([wordings[2], wordings[1], wordings[3]]).tolist()
+    assert asked["prompt"].tolist() == hashes([wordings[2], wordings[1], *[wordings[3]] * 2]).tolist()
     with reading(sqlite_engine) as connection:
         groups = stored_groups(connection, Placed({"helps against hiccups": np.eye(DIMENSION, dtype=np.float32)[0]}))  # type: ignore[arg-type]
     assert set(groups.of(hashes(wordings)).tolist()) == {prompt_hash(wordings[2])}
