@@ -424,7 +424,7 @@ class Client:
                 if tries == self._retries:
                     raise NoAnswerError(
                         f"No answer from {self._http.base_url} after {tries + 1} tries: "
-                        f"{error or type(error).__name__}. "
+                        f"{str(error).rstrip('.') or type(error).__name__}. "
                         "Check the address, and that the service runs."
                     ) from error
                 pause = _pause(tries)

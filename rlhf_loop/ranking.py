@@ -21,6 +21,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.utils.concurrency import Worker
+from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import blank
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Ranker:
             raise ValueError(
                 f"The settings are a {type(settings).__name__}. Pass Settings(...) or Settings.from_env()."
             )
+        # Whatever ranks, a setting with a typing mistake is not passed over.
+        language_named(settings.language)
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()

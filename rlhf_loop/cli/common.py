@@ -86,14 +86,14 @@ class Commands(click.Group):
         before, sys.unraisablehook = sys.unraisablehook, self._drop
         try:
             return super().invoke(ctx)
-        except RlhfLoopError as error:
+        except Exception as error:
+            if self._stopped:
+                # A library that was just at work may make an error of its own out of the stop.
+                sys.exit(128 + self._stopped)
+            if not isinstance(error, RlhfLoopError):
+                raise
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
-        except Exception:
-            if self._stopped:
-                # A library that was just being imported may make an error of its own out of the stop.
-                sys.exit(128 + self._stopped)
-            raise
         finally:
             sys.unraisablehook = before
 

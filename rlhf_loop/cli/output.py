@@ -160,6 +160,8 @@ def print_import(report: ImportReport) -> None:
     parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
     skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
+    if report.withdrawn:
+        click.echo(f"{counted(report.withdrawn, 'rating')} taken back.")
     if report.ignored:
         click.echo(f"Not used: {', '.join(report.ignored)}.")
 

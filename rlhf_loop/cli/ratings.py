@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -133,6 +134,9 @@ def import_(
     except InvalidRowsError as error:
         print_invalid(error.report)
         raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        click.echo("Stopped. The file is stored as a whole or not at all; import it again.", err=True)
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
     print_invalid(report)
     print_import(report)
 

@@ -21,6 +21,7 @@ from rlhf_loop.encoders.runtime import Shape, Vectors, cores
 from rlhf_loop.encoders.tokenizer import Batch, Batcher, load_tokenizer
 from rlhf_loop.errors import EncoderError
 from rlhf_loop.utils.concurrency import run_parallel
+from rlhf_loop.utils.text import clause
 
 #: Part of the graph's name: raise it when what is written changes.
 GRAPH_VERSION = 2
@@ -59,8 +60,8 @@ def kept(folder: Path, write: Callable[[Path], None]) -> Path:
             _write(folder, write)
         except OSError as error:
             raise EncoderError(
-                f"Cannot write the encoder graph to {folder}: {error}. Free some space, mend the folder's rights, or "
-                "set RLHF_CACHE_DIR."
+                f"Cannot write the encoder graph to {folder}: {clause(error)}. Free some space, mend the folder's "
+                "rights, or set RLHF_CACHE_DIR."
             ) from error
     return folder
 

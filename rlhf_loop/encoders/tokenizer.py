@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from rlhf_loop.encoders.runtime import MAX_TOKENS
 from rlhf_loop.errors import EncoderError
+from rlhf_loop.utils.text import clause
 
 TokenIds = NDArray[np.int32]
 Numbers = NDArray[np.int32]
@@ -29,9 +30,7 @@ def load_tokenizer(file: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library has no narrower class
-        raise EncoderError(
-            f"The tokenizer {file} cannot be read: {error}. Fetch the model again, or unset RLHF_ENCODER_PATH."
-        ) from error
+        raise EncoderError(f"The tokenizer {file} cannot be read: {clause(error)}. Fetch the model again.") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -145,8 +145,18 @@ def _cleaned(review: domain.Review) -> domain.Review:
     return cleaned(Rating("-", "-", **rating_fields(review))).review
 
 
-def take_preference(connection: Connection, better: int, worse: int, *, reviewer: str, role: ReviewerRole) -> Fate:
-    """Store which of two answers a reviewer finds better, unless it is known.
+def take_preference(
+    connection: Connection,
+    better: int,
+    worse: int,
+    *,
+    reviewer: str,
+    role: ReviewerRole,
+    preferred_at: datetime | None = None,
+) -> Fate:
+    """Store which of two answers a reviewer finds better, unless it is known, or older than what they said since.
+
+    As with reviews, `preferred_at` is never in the future.
 
     Raises:
         ValueError: they answer different questions, or are the same.
@@ -156,10 +166,16 @@ def take_preference(connection: Connection, better: int, worse: int, *, reviewer
     for id in (first, second):
         lock(connection, id)
     mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
-    known = connection.execute(select(Preference.preferred, Preference.role).where(mine)).one_or_none()
-    if known is not None and tuple(known) == ("first" if better == first else "second", str(role)):
-        return Fate.KEPT
-    new = interactions.put_preference(connection, better, worse, reviewer=reviewer, role=role)
+    wanted = select(Preference.preferred, Preference.role, Preference.preferred_at).where(mine)
+    known = connection.execute(wanted).one_or_none()
+    at = preferred_at and min(preferred_at, datetime.now(UTC))
+    if known is not None:
+        if at is not None and known.preferred_at > at:
+            return Fate.KEPT
+        same = (known.preferred, known.role) == ("first" if better == first else "second", str(role))
+        if same and at in (None, known.preferred_at):
+            return Fate.KEPT
+    new = interactions.put_preference(connection, better, worse, reviewer=reviewer, role=role, preferred_at=at)
     return Fate.ADDED if new else Fate.REPLACED
 
 
@@ -211,11 +227,17 @@ def _there(connection: Connection, details: Iterable[Mapping[str, Any]]) -> tupl
 
 
 def is_newer(connection: Connection, found: AnnotationTarget, *, than: datetime | None) -> bool:
-    """Tell whether the review was given after that moment; a preference has only its last one."""
-    if than is None or len(found.answers) == 2:
+    """Tell whether the review or preference was given after that moment."""
+    if than is None:
         return False
-    mine = (Review.interaction_key == found.answers[0]) & (Review.reviewer == found.reviewer)
-    at = connection.execute(select(Review.reviewed_at).where(mine)).scalar()
+    if len(found.answers) == 2:
+        first, second = found.answers
+        pair = (Preference.first_id == first) & (Preference.second_id == second)
+        wanted = select(Preference.preferred_at).where(pair, Preference.reviewer == found.reviewer)
+    else:
+        mine = (Review.interaction_key == found.answers[0]) & (Review.reviewer == found.reviewer)
+        wanted = select(Review.reviewed_at).where(mine)
+    at = connection.execute(wanted).scalar()
     return at is not None and at > than
 
 

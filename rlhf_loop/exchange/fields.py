@@ -71,7 +71,7 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
     count.
 
     Raises:
-        ImportFileError: two columns mean the same field.
+        ImportFileError: two columns mean the same field, or one that is used is there twice.
     """
     plain = [_plain(name) for name in names]
     positions: dict[str, int] = {}
@@ -84,7 +84,7 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
             continue
         for spellings in ((field,), ALIASES[field]):
             found = [i for i, name in enumerate(plain) if name in spellings and i not in chosen]
-            if len(found) > 1:
+            if len({names[i] for i in found}) > 1:
                 both = " and ".join(repr(names[i]) for i in found[:2])
                 raise ImportFileError(
                     f"The columns {both} both mean {field}. Choose one with --column {field}={names[found[0]]}."
@@ -93,6 +93,11 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
                 positions[field] = found[0]
                 break
     taken = set(positions.values())
+    for name in (names[place] for place in taken):
+        if names.count(name) > 1:
+            raise ImportFileError(
+                f"Two columns have the name {name!r}. Rename the one that is not meant, or take it out."
+            )
     return Columns(positions, tuple(name for i, name in enumerate(names) if i not in taken))
 
 

@@ -53,7 +53,8 @@ class RatingsReader:
     """Reads a ratings file row by row; iterate it once.
 
     `ignored` lists the columns that no field takes, as far as the file has been read. `position` and `size` are in
-    bytes of the file as it lies there, for a progress bar. `role` is whose word it is where no row says so.
+    bytes of the file as it lies there, for a progress bar. `role` is whose word it is where no row says so, `advice`
+    what to do about two words of one reviewer that contradict each other.
     """
 
     def __init__(
@@ -81,6 +82,10 @@ class RatingsReader:
     @property
     def role(self) -> ReviewerRole:
         return self._layout.role
+
+    @property
+    def advice(self) -> str:
+        return self._layout.advice
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -127,6 +132,14 @@ class RatingsReader:
                 f"Nothing in {str(self.path)!r} could be read as {self.format}: {foreign}. Export it as "
                 "docs/RLHF_EXCHANGE.md says, or give the format that it has with --from."
             )
+
+    def check(self) -> None:
+        """Look at the end whether the file's numbers are thumbs.
+
+        Raises:
+            ImportFileError: they may be.
+        """
+        self._layout.check()
 
     def _open(self, stack: ExitStack) -> IO[bytes]:
         self._file, stream = open_stream(self.path, stack, text=self._container != "parquet")

@@ -6,6 +6,7 @@ WHERE on SQLite.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole, answer_name, field_values
+from rlhf_loop.domain import Rating, Review, ReviewerRole, answer_name, field_values
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.exchange.formats.messages import is_read_from
+from rlhf_loop.store.interactions import withdraw_review
 from rlhf_loop.store.tables import ANONYMOUS, UtcDateTime
 from rlhf_loop.utils.text import visible
 
@@ -55,6 +57,21 @@ class ImportDefaults:
     source: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The numbers of what became of staged rows.
+
+    `withdrawn` reviews were taken back, and are among the updated ones. `overtaken` is what says something else than
+    what is newer here, `remarks` what was said without a rating and has no place.
+    """
+
+    added: int = 0
+    updated: int = 0
+    withdrawn: int = 0
+    overtaken: int = 0
+    remarks: int = 0
+
+
 # The rows of the file as they wait to be stored. Temporary tables: each connection sees its own, and one that is
 # killed leaves none. `place` tells rows of one line apart, where one record says several things.
 METADATA = MetaData()
@@ -70,6 +87,8 @@ STAGE = Table(
     Column("texts_elsewhere", Boolean, nullable=False),
     Column("reviewer", Text, nullable=False),
     Column("nameless", Boolean, nullable=False),  # then the reviewer is named by what they said
+    Column("taken_back", Boolean, nullable=False),  # the reviewer had said something, and does no longer
+    Column("said", Text),  # a digest of what is said, where nobody knows when
     Column("role", Text),  # NULL where the row does not say: so nothing that is known is overwritten
     Column("rating", Integer),
     Column("harmful", Boolean),
@@ -105,6 +124,7 @@ PAIRS = Table(
     Column("reviewer", Text, nullable=False),
     Column("nameless", Boolean, nullable=False),
     Column("role", Text),
+    Column("preferred_at", UtcDateTime),
     prefixes=["TEMPORARY"],
 )
 Index("ix_rlhf_import_pairs_reviewer", PAIRS.c.one, PAIRS.c.other, PAIRS.c.reviewer)
@@ -120,8 +140,9 @@ def stage(engine: Engine) -> Iterator[Connection]:
             yield connection
         finally:
             connection.rollback()
+            # After Ctrl-C the connection may be another one, which has none.
             with connection.begin():
-                METADATA.drop_all(connection, checkfirst=False)
+                METADATA.drop_all(connection)
 
 
 def drop(connection: Connection, statement: str, *, table: Table = STAGE, unlike: str | None = None) -> list[Row[Any]]:
@@ -138,11 +159,12 @@ def drop(connection: Connection, statement: str, *, table: Table = STAGE, unlike
     return found
 
 
-def add_pairs(connection: Connection, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
-    """Stage preferences, each as the rows of its two staged answers, the better one first."""
+def add_pairs(
+    connection: Connection, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any], datetime | None]]
+) -> None:
+    """Stage preferences, each as the rows of its two staged answers, the better one first, and when it was said."""
     if pairs:
-        rows = [_staged_pair(better, worse) for better, worse in pairs]
-        connection.execute(insert(PAIRS), rows)
+        connection.execute(insert(PAIRS), [_staged_pair(better, worse, at) for better, worse, at in pairs])
 
 
 def drop_contradicting_pairs(connection: Connection) -> list[RowError]:
@@ -157,17 +179,20 @@ def drop_contradicting_pairs(connection: Connection) -> list[RowError]:
     ]
 
 
-def store_pairs(connection: Connection, *, role: str, now: datetime) -> tuple[int, int]:
-    """Move the staged preferences into their table; return how many were added and how many updated."""
+def store_pairs(connection: Connection, *, role: str, now: datetime) -> Stored:
+    """Move the staged preferences into their table; return what became of them."""
     if not connection.execute(select(func.count()).select_from(PAIRS)).scalar_one():
-        return 0, 0
+        return Stored()
     moment = bindparam("now", now, UtcDateTime)
     connection.execute(text(_NAME_PREFERENCES))
+    overtaken = connection.execute(text(_COUNT_OVERTAKEN_PREFERENCES)).scalar_one()
     updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment)).rowcount
-    return connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role}).rowcount, updated
+    connection.execute(text(_REMEMBER_PREFERENCES))
+    added = connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role}).rowcount
+    return Stored(added=added, updated=updated, overtaken=overtaken)
 
 
-def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any]) -> dict[str, Any]:
+def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any], preferred_at: datetime | None) -> dict[str, Any]:
     one, other = sorted((better["identity"], worse["identity"]))
     return {
         "place": better["place"],
@@ -178,22 +203,29 @@ def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any]) -> dict[st
         "reviewer": better["reviewer"],
         "nameless": better["nameless"],
         "role": better["role"],
+        "preferred_at": preferred_at,
     }
 
 
-_MARK_FIRST_PAIRS = """
+# Of several words of one reviewer the last one counts, as with reviews.
+_MARK_FIRST_PAIRS = f"""
     UPDATE rlhf_import_pairs SET first_pair = f.place
-    FROM (SELECT one, other, reviewer, min(place) AS place FROM rlhf_import_pairs GROUP BY one, other, reviewer) AS f
-    WHERE f.one = rlhf_import_pairs.one AND f.other = rlhf_import_pairs.other
+    FROM (SELECT one, other, reviewer, place, row_number() OVER (
+              PARTITION BY one, other, reviewer
+              ORDER BY CASE WHEN reviewer <> '{ANONYMOUS}' THEN preferred_at END DESC NULLS LAST, place) AS number
+          FROM rlhf_import_pairs) AS f
+    WHERE f.number = 1 AND f.one = rlhf_import_pairs.one AND f.other = rlhf_import_pairs.other
         AND f.reviewer = rlhf_import_pairs.reviewer
 """
 
 _SAME_ANSWER_TWICE = "SELECT place, line FROM rlhf_import_pairs WHERE one = other ORDER BY place"
 
-_OTHER_PREFERENCE_IN_FILE = """
+_OTHER_PREFERENCE_IN_FILE = f"""
     SELECT s.place, s.line, s.reviewer, f.line AS earlier
     FROM rlhf_import_pairs s JOIN rlhf_import_pairs f ON f.place = s.first_pair
     WHERE s.one_is_better <> f.one_is_better
+        AND (s.reviewer = '{ANONYMOUS}' OR s.preferred_at IS NULL OR f.preferred_at IS NULL
+            OR s.preferred_at >= f.preferred_at)
     ORDER BY s.place
 """
 
@@ -203,7 +235,7 @@ _PREFERENCES = """
         CASE WHEN a.id < b.id THEN a.id ELSE b.id END AS first_id,
         CASE WHEN a.id < b.id THEN b.id ELSE a.id END AS second_id,
         CASE WHEN (a.id < b.id) = s.one_is_better THEN 'first' ELSE 'second' END AS preferred,
-        s.place, s.reviewer, s.role
+        s.place, s.reviewer, s.role, s.preferred_at
     FROM rlhf_import_pairs s
         JOIN rlhf_interactions a ON a.external_id = s.one
         JOIN rlhf_interactions b ON b.external_id = s.other
@@ -221,16 +253,39 @@ _NAME_PREFERENCES = f"""
             WHERE o.first_id = s.first_id AND o.second_id = s.second_id AND o.reviewer = s.reviewer)
 """
 
+_SAME_PREFERENCE = """
+    rlhf_preferences.first_id = s.first_id AND rlhf_preferences.second_id = s.second_id
+        AND rlhf_preferences.reviewer = s.reviewer
+"""
+
+# What the last import without times said is no news.
+_NEWER_PREFERENCE = """
+    (s.preferred_at >= rlhf_preferences.preferred_at
+        OR s.preferred_at IS NULL AND coalesce(rlhf_preferences.imported, '') <> s.preferred)
+"""
+
+_COUNT_OVERTAKEN_PREFERENCES = f"""
+    SELECT count(*) FROM ({_PREFERENCES}) AS s JOIN rlhf_preferences ON {_SAME_PREFERENCE}
+    WHERE rlhf_preferences.preferred <> s.preferred AND {_NEWER_PREFERENCE} IS NOT TRUE
+"""
+
 _UPDATE_PREFERENCES = f"""
-    UPDATE rlhf_preferences SET preferred = s.preferred, preferred_at = :now
+    UPDATE rlhf_preferences SET preferred = s.preferred, preferred_at = coalesce(s.preferred_at, :now)
     FROM ({_PREFERENCES}) AS s
-    WHERE rlhf_preferences.first_id = s.first_id AND rlhf_preferences.second_id = s.second_id
-        AND rlhf_preferences.reviewer = s.reviewer AND rlhf_preferences.preferred <> s.preferred
+    WHERE {_SAME_PREFERENCE} AND {_NEWER_PREFERENCE}
+        AND (rlhf_preferences.preferred <> s.preferred OR rlhf_preferences.preferred_at <> s.preferred_at)
+"""
+
+_REMEMBER_PREFERENCES = f"""
+    UPDATE rlhf_preferences SET imported = s.preferred
+    FROM ({_PREFERENCES}) AS s
+    WHERE {_SAME_PREFERENCE} AND s.preferred_at IS NULL AND coalesce(rlhf_preferences.imported, '') <> s.preferred
 """
 
 _ADD_PREFERENCES = f"""
-    INSERT INTO rlhf_preferences (first_id, second_id, reviewer, role, preferred, preferred_at)
-    SELECT s.first_id, s.second_id, s.reviewer, coalesce(s.role, :role), s.preferred, :now
+    INSERT INTO rlhf_preferences (first_id, second_id, reviewer, role, preferred, preferred_at, imported)
+    SELECT s.first_id, s.second_id, s.reviewer, coalesce(s.role, :role), s.preferred, coalesce(s.preferred_at, :now),
+        CASE WHEN s.preferred_at IS NULL THEN s.preferred END
     FROM ({_PREFERENCES}) AS s
     WHERE true ORDER BY s.place
     ON CONFLICT (first_id, second_id, reviewer) DO NOTHING
@@ -246,7 +301,7 @@ _IMPORT_LOCK = 0x524C4849  # the key of PostgreSQL's advisory lock
 def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: ImportDefaults) -> int:
     """Stage rows that can be stored, from that place on; return the next free one."""
     answers: list[dict[str, Any]] = []
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    pairs: list[tuple[dict[str, Any], dict[str, Any], datetime | None]] = []
     time, now = partial(UtcDateTime().process_bind_param, dialect=connection.dialect), datetime.now(UTC)
     for row in rows:
         assert row.rating is not None
@@ -255,7 +310,7 @@ def add(connection: Connection, rows: Sequence[FileRow], *, place: int, unsaid: 
         if row.worse is not None:
             worse = _staged(row, row.worse, place + len(answers), unsaid, time, now)
             answers.append(worse)
-            pairs.append((better, worse))
+            pairs.append((better, worse, _not_in_future(row.rating.rated_at, now)))
     if answers:
         _insert(connection, answers)
     add_pairs(connection, pairs)
@@ -270,8 +325,8 @@ def _insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     connection.exec_driver_sql(f"INSERT INTO {STAGE.name} ({', '.join(names)}) VALUES ({values})", list(rows))
 
 
-def drop_contradictions(connection: Connection) -> list[RowError]:
-    """Take out the rows that contradict an earlier row of the file, and name both lines.
+def drop_contradictions(connection: Connection, *, advice: str) -> list[RowError]:
+    """Take out the rows that contradict an earlier row of the file, and name both lines, with advice.
 
     Texts that are not in a row are looked up first, in the file and in the database.
     """
@@ -290,10 +345,7 @@ def drop_contradictions(connection: Connection) -> list[RowError]:
     connection.execute(text(_MARK_FIRST_REVIEWS))
     for row in drop(connection, _OTHER_WORDS_IN_FILE):
         what = f"rating {row.rating} here and {row.before}" if row.rating != row.before else "other words here than"
-        reason = (
-            f"the answer has {what} on line {row.earlier}, both by {row.reviewer!r}; "
-            "if two people said so, add a reviewer column"
-        )
+        reason = f"the answer has {what} on line {row.earlier}, both by {row.reviewer!r}; {advice}"
         errors.append(RowError(row.line, reason))
     return errors + drop_contradicting_pairs(connection)
 
@@ -323,17 +375,29 @@ def lock(connection: Connection) -> None:
         connection.execute(text(_LOCK_KNOWN))
 
 
-def store(connection: Connection, *, unsaid: ImportDefaults) -> tuple[int, int]:
-    """Move the staged rows into the tables; return how many were added and how many updated."""
+def store(connection: Connection, *, unsaid: ImportDefaults) -> Stored:
+    """Move the staged rows into the tables; return what became of them."""
     role, moment = str(unsaid.role), datetime.now(UTC)
     now = bindparam("now", moment, UtcDateTime)
     unrated = connection.execute(text(_COUNT_NEW_UNRATED)).scalar_one()
     connection.execute(text(_ADD_INTERACTIONS).bindparams(now))
     connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer})
+    overtaken = connection.execute(text(_COUNT_OVERTAKEN)).scalar_one()
     updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now)).rowcount
+    connection.execute(text(_REMEMBER_REVIEWS))
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role}).rowcount
-    pairs_added, pairs_updated = store_pairs(connection, role=role, now=moment)
-    return unrated + added + pairs_added, updated + pairs_updated
+    withdrawn = connection.execute(text(_TAKEN_BACK)).all()
+    for row in withdrawn:
+        withdraw_review(connection, row.id, reviewer=row.reviewer)
+    remarked = connection.execute(text(_ADD_REMARKS)).rowcount
+    pairs = store_pairs(connection, role=role, now=moment)
+    return Stored(
+        added=unrated + added + pairs.added,
+        updated=updated + len(withdrawn) + remarked + pairs.updated,
+        withdrawn=len(withdrawn),
+        overtaken=overtaken + pairs.overtaken,
+        remarks=connection.execute(text(_COUNT_REMARKS)).scalar_one(),
+    )
 
 
 def identity(rating: Rating, *, source: str | None) -> str:
@@ -363,6 +427,8 @@ def _staged(
         **field_values(review),
         "reviewer": reviewer,
         "nameless": row.stand_in == reviewer,
+        "taken_back": row.taken_back,
+        "said": None if review.rating is None or review.reviewed_at is not None else _digest(row, review),
         "role": None if "reviewer_role" in row.unsaid else str(review.role),
         "harmful": None if "harmful" in row.unsaid else review.harmful,
         **field_values(origin),
@@ -372,10 +438,22 @@ def _staged(
         "score": rating.score,
         "model_version": rating.model_version,
         "created_at": time(rating.created_at),
-        # Never in the future: a clock that is wrong would keep out all that comes later.
-        "reviewed_at": time(review.reviewed_at and min(review.reviewed_at, now)),
+        "reviewed_at": time(_not_in_future(review.reviewed_at, now)),
         "retrieved_at": time(origin.retrieved_at),
     }
+
+
+def _not_in_future(moment: datetime | None, now: datetime) -> datetime | None:
+    # A clock that is wrong would keep out all that comes later.
+    return moment and min(moment, now)
+
+
+def _digest(row: FileRow, review: Review) -> str:
+    """Return what a row says of its answer, in short; what it leaves open is no part of it."""
+    harmful = None if "harmful" in row.unsaid else review.harmful
+    role = None if "reviewer_role" in row.unsaid else str(review.role)
+    said = repr((review.rating, review.comment, review.correction, harmful, role))
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _differ(connection: Connection, texts: str, place: int) -> bool:
@@ -518,7 +596,34 @@ _NAME_REVIEWERS = f"""
     WHERE rlhf_reviews.id = f.review
 """
 
-_UPDATE_REVIEWS = """
+_OF_REVIEW = """
+    FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
+"""
+
+_SAME_REVIEW = """
+    s.place = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer
+"""
+
+# What the last import without times said is no news.
+_NEWER_REVIEW = """
+    (s.reviewed_at >= rlhf_reviews.reviewed_at
+        OR s.reviewed_at IS NULL AND coalesce(rlhf_reviews.imported, '') <> s.said)
+"""
+
+_OTHER_REVIEW = """
+    s.rating <> rlhf_reviews.rating
+        OR s.comment <> coalesce(rlhf_reviews.comment, '')
+        OR s.correction <> coalesce(rlhf_reviews.correction, '')
+        OR s.harmful <> rlhf_reviews.harmful
+        OR s.role <> rlhf_reviews.role
+"""
+
+_COUNT_OVERTAKEN = f"""
+    SELECT count(*) {_OF_REVIEW} JOIN rlhf_reviews ON {_SAME_REVIEW}
+    WHERE ({_OTHER_REVIEW}) AND {_NEWER_REVIEW} IS NOT TRUE
+"""
+
+_UPDATE_REVIEWS = f"""
     UPDATE rlhf_reviews SET
         rating = s.rating,
         comment = coalesce(s.comment, rlhf_reviews.comment),
@@ -526,21 +631,58 @@ _UPDATE_REVIEWS = """
         harmful = coalesce(s.harmful, rlhf_reviews.harmful),
         role = coalesce(s.role, rlhf_reviews.role),
         reviewed_at = coalesce(s.reviewed_at, :now)
-    FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
-    WHERE s.place = s.first_review AND rlhf_reviews.interaction_id = i.id AND rlhf_reviews.reviewer = s.reviewer
-        AND (s.reviewed_at IS NULL OR s.reviewed_at >= rlhf_reviews.reviewed_at) AND (
-        s.rating <> rlhf_reviews.rating
-        OR s.comment <> coalesce(rlhf_reviews.comment, '')
-        OR s.correction <> coalesce(rlhf_reviews.correction, '')
-        OR s.harmful <> rlhf_reviews.harmful
-        OR s.role <> rlhf_reviews.role
-        OR s.reviewed_at <> rlhf_reviews.reviewed_at)
+    {_OF_REVIEW}
+    WHERE {_SAME_REVIEW} AND {_NEWER_REVIEW} AND ({_OTHER_REVIEW} OR s.reviewed_at <> rlhf_reviews.reviewed_at)
+"""
+
+_REMEMBER_REVIEWS = f"""
+    UPDATE rlhf_reviews SET imported = s.said
+    {_OF_REVIEW}
+    WHERE {_SAME_REVIEW} AND coalesce(rlhf_reviews.imported, '') <> s.said
+"""
+
+# Whoever has another grade in the file that stands has not taken it back.
+_TAKEN_BACK = """
+    SELECT DISTINCT i.id, s.reviewer
+    FROM rlhf_import s
+        JOIN rlhf_interactions i ON i.external_id = s.identity
+        JOIN rlhf_reviews r ON r.interaction_id = i.id AND r.reviewer = s.reviewer AND s.reviewed_at >= r.reviewed_at
+    WHERE s.taken_back AND NOT EXISTS (
+        SELECT 1 FROM rlhf_import o WHERE o.identity = s.identity AND o.reviewer = s.reviewer AND o.rating IS NOT NULL)
+    ORDER BY i.id, s.reviewer
+"""
+
+
+# What is said without a rating stays with its answer, where nothing of the kind is. The triggers leave alone what
+# counts as a change of reviews.
+_ADD_REMARKS = """
+    UPDATE rlhf_interactions SET
+        feedback_comment = coalesce(rlhf_interactions.feedback_comment, s.comment),
+        corrected_response = coalesce(rlhf_interactions.corrected_response, s.correction),
+        review_changes = rlhf_interactions.review_changes + 1
+    FROM rlhf_import s JOIN (
+        SELECT identity, min(place) AS place FROM rlhf_import
+        WHERE rating IS NULL AND NOT taken_back AND (comment IS NOT NULL OR correction IS NOT NULL)
+        GROUP BY identity) AS f ON f.place = s.place
+    WHERE rlhf_interactions.external_id = s.identity AND (
+        rlhf_interactions.feedback_comment IS NULL AND s.comment IS NOT NULL
+        OR rlhf_interactions.corrected_response IS NULL AND s.correction IS NOT NULL)
+"""
+
+_COUNT_REMARKS = """
+    SELECT count(*) FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
+    WHERE s.rating IS NULL AND NOT s.taken_back AND (
+        s.comment <> i.feedback_comment AND NOT EXISTS (
+            SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.comment = s.comment)
+        OR s.correction <> i.corrected_response AND NOT EXISTS (
+            SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.correction = s.correction))
 """
 
 _ADD_REVIEWS = """
-    INSERT INTO rlhf_reviews (interaction_id, reviewer, rating, comment, correction, reviewed_at, harmful, role)
+    INSERT INTO rlhf_reviews (
+        interaction_id, reviewer, rating, comment, correction, reviewed_at, harmful, role, imported)
     SELECT i.id, s.reviewer, s.rating, s.comment, s.correction, coalesce(s.reviewed_at, :now),
-        coalesce(s.harmful, false), coalesce(s.role, :role)
+        coalesce(s.harmful, false), coalesce(s.role, :role), s.said
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
     WHERE s.place = s.first_review ORDER BY s.place
     ON CONFLICT (interaction_id, reviewer) DO NOTHING

@@ -22,13 +22,13 @@ from rlhf_loop.exchange import preferences, staging
 from rlhf_loop.exchange.formats import argilla, langfuse, plain, trl
 from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels
 from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_format
-from rlhf_loop.exchange.staging import ImportDefaults, RowError, stage
+from rlhf_loop.exchange.staging import ImportDefaults, RowError, Stored, stage
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
-from rlhf_loop.utils.text import blank
+from rlhf_loop.utils.text import blank, clause
 
 _STREAMED = {"yield_per": 1000}
 _JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
@@ -104,7 +104,8 @@ class ImportReport:
     """The numbers of an import: `rows` = `added` + `updated` + `unchanged` + `invalid_count`.
 
     `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
-    scores and the like, and how many records are about nothing that could be read.
+    scores and the like, how many records are about nothing that could be read, and how many say something older than
+    what is here. Of what is updated, `withdrawn` counts reviews that were taken back.
     """
 
     rows: int
@@ -114,6 +115,7 @@ class ImportReport:
     invalid_count: int
     invalid: tuple[RowError, ...]
     ignored: tuple[str, ...]
+    withdrawn: int = 0
 
 
 class InvalidRowsError(ImportFileError):
@@ -123,7 +125,7 @@ class InvalidRowsError(ImportFileError):
         first = report.invalid[0]
         super().__init__(
             f"{report.invalid_count} of {report.rows} rows of {str(path)!r} are invalid, first line {first.line}: "
-            f"{first.reason}. Nothing was stored. Correct them, or leave them out with --skip-invalid."
+            f"{clause(first.reason)}. Nothing was stored. Correct them, or leave them out with --skip-invalid."
         )
         self.report = report
 
@@ -172,16 +174,16 @@ def import_ratings(
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
         with connection.begin():
             rows = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
-            errors.extend(staging.drop_contradictions(connection))
+            errors.extend(staging.drop_contradictions(connection, advice=reader.advice))
         with writing(connection).begin() as storing:
             staging.lock(connection)
             errors.extend(staging.drop_other_texts(connection))
             if errors.count and not skip_invalid:
                 storing.rollback()
-                raise InvalidRowsError(path, errors.report(rows=rows, added=0, updated=0, ignored=reader.ignored))
-            added, updated = staging.store(connection, unsaid=unsaid)
-            report = errors.report(rows=rows, added=added, updated=updated, ignored=reader.ignored)
-            counts = {"format": reader.format, "rows": rows, "added": added, "updated": updated}
+                raise InvalidRowsError(path, errors.report(Stored(), rows=rows, ignored=reader.ignored))
+            stored = staging.store(connection, unsaid=unsaid)
+            report = errors.report(stored, rows=rows, ignored=(*reader.ignored, *_left(stored)))
+            counts = {"format": reader.format, "rows": rows, "added": stored.added, "updated": stored.updated}
             audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
     return report
 
@@ -289,10 +291,25 @@ class _Errors:
     def _keep_first(self) -> None:
         self._rows = sorted(self._rows, key=lambda row: row.line)[:LISTED_ROWS]
 
-    def report(self, *, rows: int, added: int, updated: int, ignored: tuple[str, ...]) -> ImportReport:
+    def report(self, stored: Stored, *, rows: int, ignored: tuple[str, ...]) -> ImportReport:
         self._keep_first()
-        unchanged = rows - added - updated - self.count
-        return ImportReport(rows, added, updated, unchanged, self.count, tuple(self._rows), ignored)
+        return ImportReport(
+            rows=rows,
+            added=stored.added,
+            updated=stored.updated,
+            unchanged=rows - stored.added - stored.updated - self.count,
+            invalid_count=self.count,
+            invalid=tuple(self._rows),
+            ignored=ignored,
+            withdrawn=stored.withdrawn,
+        )
+
+
+def _left(stored: Stored) -> Iterator[str]:
+    if stored.overtaken:
+        yield f"what was said otherwise since ({stored.overtaken:,})"
+    if stored.remarks:
+        yield f"comments and corrections without a rating, where the answer has others ({stored.remarks:,})"
 
 
 def _stage(
@@ -314,6 +331,7 @@ def _stage(
             chunk, chars = [], 0
             if progress:
                 progress(reader.position, reader.size)
+    reader.check()
     staging.add(connection, chunk, place=place, unsaid=unsaid)
     if progress:
         progress(reader.size, reader.size)

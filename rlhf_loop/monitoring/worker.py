@@ -23,6 +23,7 @@ from rlhf_loop.monitoring.checks import check
 from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store.engine import ensure_schema, make_engine
+from rlhf_loop.utils.text import clause
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ class Schedule:
             times = CronSim(crontab, datetime.now(UTC))
         except CronSimError as error:
             raise ConfigError(
-                f"RLHF_WORKER_SCHEDULE={crontab!r} is not a time as in a crontab: {error}. Give minute, hour, day, "
-                "month and weekday, as in 30 3 * * 1-5 for every working day at 3:30 (UTC)."
+                f"RLHF_WORKER_SCHEDULE={crontab!r} is not a time as in a crontab: {clause(error)}. Give minute, hour, "
+                "day, month and weekday, as in 30 3 * * 1-5 for every working day at 3:30 (UTC)."
             ) from error
         self._crontab = crontab
         self.words: str = times.explain()

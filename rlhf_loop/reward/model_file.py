@@ -32,6 +32,7 @@ from rlhf_loop.reward.recipes import RECIPES, JointRecipe, Recipe, recipe_named
 from rlhf_loop.utils.arrays import Floats
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.languages import ENGLISH, language_named
+from rlhf_loop.utils.text import clause
 
 FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
@@ -167,7 +168,7 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
         return LoadedModel(_checked(path, values, encoder), found)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFileError(
-            f"{path} is not a whole reward model: {type(error).__name__}: {error}. {_RETRAIN}"
+            f"{path} is not a whole reward model: {type(error).__name__}: {clause(error)}. {_RETRAIN}"
         ) from error
 
 
@@ -292,7 +293,7 @@ def _unpickled(path: Path, content: bytes) -> Mapping[str, Any]:
     except Exception as error:
         # Any exception: bytes that are not a pickle fail in many ways.
         raise ModelFileError(
-            f"{path} is not a reward model of rlhf-loop: {type(error).__name__}: {error}. {_RETRAIN}"
+            f"{path} is not a reward model of rlhf-loop: {type(error).__name__}: {clause(error)}. {_RETRAIN}"
         ) from error
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a reward model of rlhf-loop but a {type(values).__name__}. {_RETRAIN}")

@@ -176,7 +176,10 @@ class Interaction(Base):
 
 
 class Review(Base):
-    """One reviewer's word on one answer; `harmful` is the flag that an expert sets."""
+    """One reviewer's word on one answer; `harmful` is the flag that an expert sets.
+
+    `imported` is a digest of what the last file without times said, which is no news when it says so again.
+    """
 
     __tablename__ = "rlhf_reviews"
     __table_args__ = (
@@ -198,6 +201,7 @@ class Review(Base):
     reviewed_at: Mapped[datetime] = mapped_column(server_default=Now())
     role: Mapped[str] = mapped_column(server_default=text("'expert'"))
     harmful: Mapped[bool] = mapped_column(server_default=text("false"))
+    imported: Mapped[str | None]
 
 
 #: The columns of a review and of an origin, for `review_of` and `origin_of`.
@@ -217,7 +221,10 @@ def origin_of(row: Any) -> domain.Origin:
 
 
 class Preference(Base):
-    """A reviewer's preference between two answers to one question. `first_id` is always the lower id."""
+    """A reviewer's preference between two answers to one question. `first_id` is always the lower id.
+
+    `imported` is what the last file without times preferred.
+    """
 
     __tablename__ = "rlhf_preferences"
     __table_args__ = (
@@ -237,6 +244,7 @@ class Preference(Base):
     preferred: Mapped[str]
     comment: Mapped[str | None]
     preferred_at: Mapped[datetime] = mapped_column(server_default=Now())
+    imported: Mapped[str | None]
 
 
 class CorrectionDecision(Base):

@@ -32,6 +32,7 @@ _REFUSED_BLANK = ("reviewer", "external_id")
 _NUMBERS = ("rating", "shown_rank", "score", "harmful")
 _WHOLE = ("rating", "shown_rank")
 _TIMES = ("created_at", "rated_at", "retrieved_at")
+_FIRST_YEAR, _LAST_YEAR = 1900, 2100
 
 
 def cleaned(rating: Rating) -> Rating:
@@ -85,6 +86,11 @@ def whole(name: str, value: object) -> int:
         raise ValueError(f"{name} is {_seen(value)}, not a whole number. Pass one, such as record() returns.") from None
 
 
+def is_of_our_time(moment: datetime) -> bool:
+    """Tell whether something can have been said at a time; programs write the first or last year for none."""
+    return _FIRST_YEAR <= moment.year < _LAST_YEAR
+
+
 def _wrong_text(rating: Rating) -> str | None:
     for name in (*_NEEDED_TEXTS, *_OPTIONAL_TEXTS):
         text = getattr(rating, name)
@@ -130,6 +136,8 @@ def _wrong_time(rating: Rating) -> str | None:
             return f"{name} is {_seen(moment)}, not a datetime" + _none_instead(True)
         if moment.tzinfo is None:
             return f"{name} is {moment.isoformat()}, without a time zone"
+        if not is_of_our_time(moment):
+            return f"{name} is {moment.isoformat()}, not a time of ours, from 1900 to 2100"
     return None
 
 

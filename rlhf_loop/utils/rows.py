@@ -29,7 +29,7 @@ from uuid import UUID
 
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.utils.files import whole_file
-from rlhf_loop.utils.text import without_formula
+from rlhf_loop.utils.text import clause, without_formula
 
 EXTENSIONS = {
     ".csv": "csv",
@@ -160,7 +160,7 @@ def too_long(what: str) -> ImportFileError:
 def hopeless(path: Path, reason: str) -> str:
     """Say that nothing of a file can be read, with the reason of the last row."""
     return (
-        f"Not one of the first {HOPELESS:,} rows of {str(path)!r} can be read, the last because {reason.rstrip('.')}. "
+        f"Not one of the first {HOPELESS:,} rows of {str(path)!r} can be read, the last because {clause(reason)}. "
         "Nothing of the file was used; look whether it is the right one."
     )
 
@@ -189,7 +189,7 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
         yield from readers[format](stream)
     except (*DAMAGED, ArrowException) as error:
         raise ImportFileError(
-            f"The file {str(path)!r} is damaged or of another format: {error}. Make it anew, or give --format."
+            f"The file {str(path)!r} is damaged or of another format: {clause(error)}. Make it anew, or give --format."
         ) from error
 
 

@@ -107,6 +107,11 @@ def web_address(url: object) -> str | None:
     return url if parts.scheme in ("http", "https") and parts.hostname else None
 
 
+def clause(said: object) -> str:
+    """Return what somebody else's error says as a part of a sentence: without its full stop."""
+    return str(said).strip().rstrip(".")
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return "1 row", "2 rows", "1,200 rows"; `plural` is for nouns that take more than an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

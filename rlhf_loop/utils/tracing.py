@@ -18,6 +18,7 @@ from typing import Any
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.text import clause
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ def check() -> None:
             require(module, _EXTRA)
         require(_EXPORTER, _EXTRA).OTLPSpanExporter().shutdown()
     except ValueError as error:
-        raise ConfigError(f"An OTEL_* variable has no usable value: {error}. Correct it, or unset it.") from error
+        raise ConfigError(
+            f"An OTEL_* variable has no usable value: {clause(error)}. Correct it, or unset it."
+        ) from error
 
 
 def begin() -> None:

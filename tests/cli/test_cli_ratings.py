@@ -9,6 +9,7 @@ from databases import sqlite_database
 
 from rlhf_loop import __version__
 from rlhf_loop.cli import main
+from rlhf_loop.exchange import transfer
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import make_engine
 
@@ -266,3 +267,37 @@ def test_a_scale_is_two_numbers(database: str, tmp_path: Path) -> None:
         assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
     assert "1 added" in call(database, *arguments, "--scale", "1,10").output
     assert "1 rated" in call(database, "ratings", "stats").output
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_stop_of_an_import_is_one_sentence(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException, code: int
+) -> None:
+    """Ctrl-C and SIGTERM end it with their exit codes, and whatever the stop breaks on its way out says nothing."""
+
+    def stopped(*arguments: object, **options: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(transfer, "import_ratings", stopped)
+    result = call(database, "ratings", "import", csv_file(tmp_path, "q,a,5"))
+    said = "Stopped. The file is stored as a whole or not at all; import it again.\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", said)
+
+
+def test_a_rating_that_was_taken_back_is_told(database: str, tmp_path: Path) -> None:
+    """The command says how many, as it says what else has changed."""
+    message = {"q": {"role": "user", "content": "Why?"}, "a": {"role": "assistant", "content": "So.", "parentId": "q"}}
+    record = {"type": "rating", "user_id": "u", "meta": {"message_id": "a"}, "updated_at": 1769851800}
+    record["snapshot"] = {"chat": {"history": {"messages": message}}}
+    file = tmp_path / "feedback.json"
+    for rating, said in ((1, "1 added"), (0, "1 updated, 0 unchanged.\n1 rating taken back.\n")):
+        file.write_text(json.dumps([record | {"data": {"rating": rating}}]))
+        assert said in call(database, "ratings", "import", "--from", "openwebui", file).stdout
+
+
+def test_a_language_with_a_typing_mistake_is_not_passed_over(database: str, tmp_path: Path) -> None:
+    """Whatever ranks says so, with a model or without one."""
+    environ = {"RLHF_DATABASE_URL": database, "RLHF_LANGUAGE": "xx", "RLHF_MODEL_PATH": str(tmp_path / "none")}
+    result = CliRunner().invoke(main, ["rerank", "Why?", "So.", "Because."], env=environ)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: RLHF_LANGUAGE='xx' is not a known language. Choose one of ")

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange.formats.base import Labels
+from rlhf_loop.exchange.formats.base import Labels, NumberScale
 from rlhf_loop.exchange.transfer import ExportOptions, export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record, stats
@@ -102,7 +102,7 @@ def test_a_trace_becomes_an_answer_and_its_scores_reviews(engine: Engine, tmp_pa
     [
         ({"value": 5}, {}, 5),
         ({"value": 5.0}, {}, 5),
-        ({"value": 1}, {}, 1),
+        ({"value": 1}, {"scale": NumberScale(1, 5)}, 1),
         ({"value": 1}, {"thumbs": True}, 5),
         ({"value": 0}, {"thumbs": True, "bad": 2}, 2),
         ({"value": 1, "dataType": "BOOLEAN", "stringValue": "True"}, {}, 5),
@@ -111,6 +111,10 @@ def test_a_trace_becomes_an_answer_and_its_scores_reviews(engine: Engine, tmp_pa
         ({"value": 3, "dataType": "CATEGORICAL", "stringValue": "👎"}, {}, 1),
         ({"value": None, "dataType": "CATEGORICAL", "stringValue": "3"}, {}, 3),
         ({"value": "good", "dataType": "CATEGORICAL"}, {}, 5),
+        ({"value": 1, "dataType": "boolean"}, {}, 5),
+        ({"value": 0, "dataType": "Boolean", "source": "api"}, {}, 1),
+        ({"value": 3, "dataType": "categorical", "stringValue": "bad"}, {}, 1),
+        ({"value": 2, "dataType": "numeric"}, {}, 2),
         ({"name": "user-feedback", "value": 2}, {"score_name": "user-feedback"}, 2),
     ],
 )
@@ -223,23 +227,21 @@ def test_bad_traces_are_all_named_by_line(engine: Engine, tmp_path: Path) -> Non
         trace(id=None),
         trace(score(value=7)),
         trace(score(value=0)),
-        trace(score(value=None)),
         trace(score(value=None, dataType="CATEGORICAL", stringValue="so so")),
         trace(scores="none"),
         trace(timestamp="yesterday"),
         score(value="much"),
     ]
     found = reasons(engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
-    assert list(found) == list(range(2, 10))
+    assert list(found) == list(range(2, 9))
     for line, words in {
         2: "id is missing",
         3: "the score 'rating' is 7, not a whole number from 1 to 5",
         4: "if 1 and 0 are thumbs, say so",
-        5: "the score 'rating' has no value",
-        6: "neither a rating nor a word",
-        7: "not a list of scores",
-        8: "created_at is 'yesterday'",
-        9: "is 'much'",
+        5: "neither a rating nor a word",
+        6: "not a list of scores",
+        7: "created_at is 'yesterday'",
+        8: "is 'much'",
     }.items():
         assert words in found[line]
 
@@ -304,12 +306,65 @@ def test_the_table_of_traces_has_a_column_for_each_score(sqlite_engine: Engine, 
 def test_a_column_of_ones_has_two_readings(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Thumbs up or the worst of five: the file is refused until somebody says which; a boolean is a thumb."""
     path = write_jsonl(tmp_path / "a.jsonl", [{"id": "t1", "input": "q", "output": "a", "rating": [1]}])
-    with pytest.raises(ImportFileError, match="may be a thumb up or the worst of 1 to 5"):
+    with pytest.raises(ImportFileError, match="these may be thumbs, or 1 is the worst of 1 to 5"):
         import_ratings(sqlite_engine, path, format="langfuse")
     import_ratings(sqlite_engine, path, format="langfuse", labels=Labels(thumbs=True))
     write_jsonl(path, [{"id": "t2", "input": "q", "output": "b", "rating": [True]}])
     import_ratings(sqlite_engine, path, format="langfuse")
     assert [row[1] for row in reviews(sqlite_engine)] == [5, 5]
+
+
+ONES = [{"value": 1}, {"value": 1, "dataType": None}, {"value": 1, "dataType": "numeric"}]
+
+
+@pytest.mark.parametrize("kind", ["trace", "score", "score.csv"])
+@pytest.mark.parametrize("ones", [ONES, [*ONES, {"value": 0}]])
+def test_scores_that_are_all_one_have_two_readings(
+    sqlite_engine: Engine, tmp_path: Path, kind: str, ones: list[dict[str, Any]]
+) -> None:
+    """In traces, scores and the table of scores, if nothing but the number says how good it is; 0 tells no scale."""
+    scores = [score(**each, id=f"s{n}", userId=f"u{n}") for n, each in enumerate(ones)]
+    rows = [trace(*scores)] if kind == "trace" else scores
+    import_ratings(sqlite_engine, write_jsonl(tmp_path / "t.jsonl", [trace()]), format="langfuse")
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    if kind == "score.csv":
+        names = ("id", "traceId", "name", "value", "dataType", "source", "userId")
+        path = write_csv(tmp_path / "a.csv", [names, *([row[name] for name in names] for row in rows)])
+    with pytest.raises(ImportFileError, match="Say which it is"):
+        import_ratings(sqlite_engine, path, format="langfuse", skip_invalid=True)
+    assert reviews(sqlite_engine) == []
+    import_ratings(sqlite_engine, path, format="langfuse", labels=Labels(thumbs=True))
+    assert [row[1] for row in reviews(sqlite_engine)] == [5, 5, 5, 1][: len(ones)]
+
+
+def test_ones_with_a_known_scale(engine: Engine, tmp_path: Path) -> None:
+    """Beside another rating, in an export of ours, and as a boolean a 1 is what it always was."""
+    rows = [trace(score(value=1), score(id="s2", value=4, authorUserId="a")), trace(score(value=1), id="t2")]
+    import_ratings(engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert [row[1] for row in reviews(engine)] == [1, 4, 1]
+    ours = memory_database()
+    record(ours, [Rating("q", "a", 1, reviewer="ann")])
+    export_ratings(ours, tmp_path / "ours.jsonl", format="langfuse")
+    assert import_ratings(engine, tmp_path / "ours.jsonl", format="langfuse").added == 1
+
+
+@pytest.mark.parametrize("kind", ["trace", "score"])
+def test_a_comment_alone_does_not_cost_the_other_scores(sqlite_engine: Engine, tmp_path: Path, kind: str) -> None:
+    """A score without a value, and none at all in a list, are passed over and counted."""
+    empty = score(id="s2", value=None, comment="Why?", authorUserId="a")
+    rows = [trace(score(), empty, None)] if kind == "trace" else [trace(), score(), empty]
+    report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", rows), format="langfuse")
+    assert (report.ignored, [row[1] for row in reviews(sqlite_engine)]) == (("scores without a value (1)",), [4])
+
+
+def test_each_correction_without_a_rating_is_counted(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The answer has room for one of them; the type is known in small letters, too."""
+    corrections = [
+        score(id=name, name="output", value=0, dataType="correction", stringValue=name, authorUserId=name)
+        for name in ("a", "b", "c")
+    ]
+    report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", [trace(*corrections)]), format="langfuse")
+    assert report.ignored == ("scores output by who gave no score rating (2)",)
 
 
 @pytest.mark.parametrize("of_json", [True, False])

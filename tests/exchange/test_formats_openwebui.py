@@ -139,6 +139,23 @@ def test_who_changes_a_thumb_replaces_it(engine: Engine, tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("rating", [0, None])
+def test_a_thumb_that_was_taken_away(engine: Engine, tmp_path: Path, rating: int | None) -> None:
+    """A newer feedback without it takes the rating back, an older one or another one's does not."""
+    import_ratings(engine, written(tmp_path, feedback()), format="openwebui")
+    gone = feedback(data={"rating": rating, "details": {}})
+    for kept in (gone | {"updated_at": 1769851799}, gone | {"user_id": "u-2"}):
+        assert import_ratings(engine, written(tmp_path, kept), format="openwebui").withdrawn == 0
+    report = import_ratings(engine, written(tmp_path, gone | {"updated_at": 1769860000}), format="openwebui")
+    assert (report.updated, report.withdrawn) == (1, 1)
+    assert [row[4] for row in stored(engine)] == [None, None]
+    again = feedback(data={"rating": -1, "details": {}}, updated_at=1769860001)
+    assert import_ratings(engine, written(tmp_path, again), format="openwebui").added == 1
+    in_a_chat = chat(*two_answers(annotation={"rating": 0}))
+    report = import_ratings(engine, written(tmp_path, in_a_chat), format="openwebui")
+    assert report.ignored == ("thumbs that were taken back, of which only the feedback tells when (1)",)
+
+
 @pytest.mark.parametrize(
     ("data", "labels", "rating"),
     [

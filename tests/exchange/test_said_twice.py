@@ -31,6 +31,19 @@ def test_columns_of_one_name_in_a_tools_table(sqlite_engine: Engine, tmp_path: P
     assert "two columns have the name 'rating'" in reason
 
 
+@pytest.mark.parametrize("columns", [{}, {"rating": "rating"}])
+def test_columns_of_one_name_in_a_file_of_ones_own(
+    sqlite_engine: Engine, tmp_path: Path, columns: dict[str, str]
+) -> None:
+    """Neither is chosen, also if it is asked for by that name; a name that nothing uses may be there twice."""
+    file = tmp_path / "a.csv"
+    file.write_text("prompt,answer,rating,rating\nWhy?,So.,5,1\n")
+    with pytest.raises(RlhfLoopError, match=r"Two columns have the name 'rating'\. Rename"):
+        import_ratings(sqlite_engine, file, columns=columns)
+    file.write_text("prompt,answer,rating,note,note\nWhy?,So.,5,a,b\n")
+    assert import_ratings(sqlite_engine, file).ignored == ("note",)
+
+
 def test_an_answer_is_not_better_than_itself(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Two texts that differ in what nobody can see are one answer: the line is named."""
     file = tmp_path / "a.jsonl"

@@ -177,6 +177,8 @@ def old(engine: Engine) -> Engine:
             ),
             served | {"teams": json.dumps(served["teams"])},
         )
+        for table in ("rlhf_reviews", "rlhf_preferences"):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))
     return engine
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import codecs
+import json
 import threading
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,12 @@ from sqlalchemy import Engine, func, select
 from v1_apps import Caller, another_token, caller, token_for
 
 from rlhf_loop.accounts import tokens
-from rlhf_loop.domain import Rating, UserRole
-from rlhf_loop.exchange.feedback import Fate, OtherTextsError, add_answer, find_answer, take_review
+from rlhf_loop.domain import Rating, ReviewerRole, UserRole
+from rlhf_loop.exchange.feedback import Fate, OtherTextsError, add_answer, find_answer, take_preference, take_review
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.engine import make_engine, transaction
 from rlhf_loop.store.interactions import record
-from rlhf_loop.store.tables import AuditEntry, Interaction, Review
+from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
 
 TEXTS = {"prompt": "What helps against hiccups?", "response": "Hold your breath."}
 EARLY, LATE = "2026-01-31T09:30:00Z", "2026-02-01T09:30:00Z"
@@ -205,3 +208,33 @@ def test_the_service_alone(engine: Engine) -> None:
         assert fates == [Fate.ADDED, Fate.KEPT]
         with pytest.raises(ValueError, match="cannot be recorded"):
             add_answer(connection, Rating("q", " "), actor="test")
+
+
+@pytest.mark.parametrize("name", ["rated_at", "created_at"])
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_time_that_stands_for_none(app: Caller, name: str, year: str) -> None:
+    """The first and the last year of programs are refused with the value."""
+    refused = app("POST", "/feedback", {**TEXTS, "rating": 4, name: f"{year}-01-01T00:00:00Z"})
+    assert refused.status_code == 422
+    assert f"{name} is {year}-01-01T00:00:00+00:00, which is not a time of ours" in refused.json["detail"]
+
+
+def test_a_byte_order_mark_before_json(app: Caller) -> None:
+    """It is no part of the body, as of a file."""
+    body = codecs.BOM_UTF8 + json.dumps({**TEXTS, "rating": 4}).encode()
+    headers = {"Authorization": f"Bearer {app.token}", "Content-Type": "application/json"}
+    assert app.web.post("/v1/feedback", data=body, headers=headers).status_code == 201
+
+
+@pytest.mark.parametrize(("first", "second", "stored"), [(EARLY, LATE, 2), (LATE, EARLY, 1), (LATE, None, 2)])
+def test_an_older_preference_changes_nothing(engine: Engine, first: str, second: str | None, stored: int) -> None:
+    """As with reviews; without a time it is said now."""
+    keys = record(engine, [Rating("q", "a"), Rating("q", "b")])
+    with transaction(engine) as connection:
+        for (better, worse), at in ((keys, first), (keys[::-1], second)):
+            moment = at and datetime.fromisoformat(at)
+            take_preference(
+                connection, better, worse, reviewer="u", role=ReviewerRole.EXPERT, preferred_at=moment or None
+            )
+        preferred = connection.execute(select(Preference.preferred)).scalar_one()
+    assert preferred == ("first", "second")[stored - 1]

@@ -83,6 +83,7 @@ class ArgillaLayout(Layout):
     def _row(
         self, line: int, about: Mapping[str, Any], reviewer: str, answers: Mapping[str, Any], end_users: set[str]
     ) -> FileRow:
+        self._note_number(answers["rating"])
         values = {**about, **answers, "rating": self._labels.rating("rating", answers["rating"])}
         unsaid = {name for name in ("harmful",) if name not in answers}
         if reviewer in end_users:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ _RATINGS = range(1, 6)
 _GOOD = {"true", "yes", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "good", "positive", "like", "correct"}
 _BAD = {"false", "no", "down", "thumbs down", "thumbs_down", "thumbs-down", "👎", "bad", "negative", "dislike"}
 _BAD |= {"incorrect"}
+_THUMBS = (1, 0, -1)
 
 #: What Langfuse calls the score that holds the rating, and Phoenix the annotation, unless somebody says otherwise.
 SCORE_NAME = "rating"
@@ -29,7 +31,8 @@ class FileRow:
 
     `unsaid` names those of `reviewer_role` and `harmful` that the row does not tell. `worse` is an answer to the same
     question that the reviewer finds worse. With `texts_elsewhere` the answer is the one that the `external_id` names,
-    in another row or in the database. `stand_in` names a rater without a name by the id of what they said.
+    in another row or in the database. `stand_in` names a rater without a name by the id of what they said. With
+    `taken_back` the reviewer had said something of the answer, and does no longer.
     """
 
     line: int
@@ -39,6 +42,7 @@ class FileRow:
     worse: Rating | None = None
     texts_elsewhere: bool = False
     stand_in: str | None = None
+    taken_back: bool = False
 
 
 #: What is said of records that are of no known kind; a file that has nothing else is refused.
@@ -59,15 +63,21 @@ class LeftOutError(ValueError):
 class Layout:
     """The base of the readers of one format's rows; one object reads one file.
 
-    `role` is that of reviewers where neither the file nor whoever imports it says so.
+    `role` is that of reviewers where neither the file nor whoever imports it says so. `advice` is what to do about two
+    words of one reviewer that contradict each other. With `knows_no_scale` numbers come without one, and a 1 may as
+    well be a thumb as a rating.
     """
 
     role = ReviewerRole.EXPERT
+    knows_no_scale = False
+    advice = "take out the one that does not count"
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._unused: dict[str, None] = {}
         self._passed_over = Counter[str]()
+        self._thumbs = set[float]()
+        self._has_other_numbers = False
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
         """Take note of a row's column names; return those that it has no use for.
@@ -100,6 +110,31 @@ class Layout:
             ImportFileError: it cannot be told what the file says.
         """
         return ()
+
+    def check(self) -> None:
+        """Look whether the numbers of a whole file are thumbs, which as ratings from 1 to 5 would be turned round.
+
+        Raises:
+            ImportFileError: they may be.
+        """
+        if self._labels.reads_numbers or self._has_other_numbers or 1 not in self._thumbs:
+            return
+        if len(self._thumbs) > 1 or self.knows_no_scale:
+            found = " or ".join(f"{number:g}" for number in sorted(self._thumbs))
+            raise ImportFileError(
+                f"All ratings that are numbers are {found}: these may be thumbs, or 1 is the worst of 1 to 5. Say "
+                "which it is: --thumbs or --scale 1,5."
+            )
+
+    def _note_number(self, value: object) -> None:
+        """Take note of a rating of which only a number says how good it is."""
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            return
+        with suppress(ValueError):
+            if (number := float(value)) in _THUMBS:
+                self._thumbs.add(number)
+            else:
+                self._has_other_numbers = True
 
     def pass_over(self, what: str) -> None:
         """Count something that could not be read, or is nobody's word."""
@@ -205,7 +240,7 @@ class Labels:
             return self.label(value)
         if isinstance(value, int | float):
             if self.thumbs:
-                if value in (1, 0, -1):
+                if value in _THUMBS:
                     return self.label(value == 1)
                 raise ValueError(f"{name} is {value!r}, and thumbs are 1, 0 or -1")
             if self.scale is not None:

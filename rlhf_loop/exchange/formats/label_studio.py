@@ -321,6 +321,9 @@ class LabelStudioLayout(Layout):
             if others := [each.value for each in results if each.name == name and each.value != said["rating"]]:
                 both = f"{said['rating']!r} and {others[0]!r}"
                 raise ValueError(f"the control {name!r} has in one annotation {both}; keep the one that counts")
+            if found["rating"].kind != "rating":
+                # Stars are no thumbs.
+                self._note_number(said["rating"])
             said["rating"] = self._labels.rating(found["rating"].name, said["rating"])
         return said
 
@@ -497,9 +500,8 @@ def _pair_row(line: int, answers: _Answers, pair: tuple[str, str], annotation: A
 
 
 def _answer(answers: _Answers, text: str, annotation: Annotation) -> Rating:
-    return to_rating(
-        {"user_prompt": answers.prompt, "ai_response": text, **answers.about, "reviewer": annotation.reviewer}
-    )
+    said = {"reviewer": annotation.reviewer, "rated_at": annotation.said_at}
+    return to_rating({"user_prompt": answers.prompt, "ai_response": text, **answers.about, **said})
 
 
 def _listed(names: Sequence[str]) -> str:

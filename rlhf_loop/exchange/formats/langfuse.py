@@ -27,7 +27,6 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, tell_apart
 from rlhf_loop.exchange.formats.messages import (
@@ -46,6 +45,7 @@ COLUMNS = dict.fromkeys(
 )
 _BY_MODEL, _BY_ANNOTATOR = "EVAL", "ANNOTATION"
 _NUMERIC, _CORRECTION, _CORRECTED = "NUMERIC", "CORRECTION", "output"
+_BOOLEAN, _CATEGORICAL = "BOOLEAN", "CATEGORICAL"
 #: What is known of the answer itself; the same names in the trace's metadata.
 _ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence")
 _ABOUT_TIME = "retrieved_at"
@@ -63,24 +63,19 @@ class LangfuseLayout(Layout):
     """The layout of traces and scores; whoever gave a score is an end user, unless its metadata say otherwise."""
 
     role = ReviewerRole.END_USER
+    knows_no_scale = True
 
     def __init__(self, labels: Labels) -> None:
         super().__init__(labels)
         self._name = labels.score_name
         # By their hashes: the observations of a trace have its id, too.
         self._texts: dict[str, int] = {}
-        self._untyped = set[object]()
         self._nameless = set[str]()
         # Who scored the whole of which trace, by hashes, and scores alone that are of a part of one.
         self._of_wholes = set[int]()
         self._of_parts: list[tuple[str, FileRow]] = []
 
     def finish(self) -> Iterable[FileRow]:
-        if self._untyped == {1} and not self._labels.reads_numbers:
-            raise ImportFileError(
-                f"All scores {self._name!r} in columns are 1, which may be a thumb up or the worst of 1 to 5. Say "
-                "which it is: --thumbs or --scale 1,5."
-            )
         for trace_id, row in self._of_parts:
             if row.rating is not None and hash((trace_id, row.rating.reviewer)) in self._of_wholes:
                 self.pass_over(_OF_A_PART)
@@ -123,8 +118,7 @@ class LangfuseLayout(Layout):
             if wanted:
                 self.pass_over("scores in a column beside those of the trace itself")
                 continue
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._untyped.add(value)
+            self._note_number(value)
             said.append({"rating": self._labels.rating(f"the score {self._name!r}", value)})
             names.append(f"{id}-{len(said)}")
         names = [f"{TOOL}:score-{name}" for name in names]
@@ -151,17 +145,17 @@ class LangfuseLayout(Layout):
             if correction := corrections.pop(each.get("reviewer"), None):
                 each["corrected_response"] = correction
         if not said:
-            said = [dict[str, Any](corrected_response=each) for each in corrections.values()][:1] or [{}]
-        elif corrections:
+            said = [dict[str, Any](corrected_response=corrections.popitem()[1])] if corrections else [{}]
+        for _ in corrections:
             # A correction is part of a review, and a review is a rating first.
-            self._unused.setdefault(f"score {_CORRECTED} by who gave no score {self._name}")
+            self.pass_over(f"scores {_CORRECTED} by who gave no score {self._name}")
         return [_row(line, about | each) for each in said]
 
     def _scores(self, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         scores = parse_json(_get(values, "scores"))
         if is_missing(scores):
             return []
-        if not isinstance(scores, list) or not all(isinstance(score, Mapping | str) for score in scores):
+        if not isinstance(scores, list) or not all(isinstance(score, Mapping | str | None) for score in scores):
             raise ValueError(f"scores is {str(scores)[:60]!r}, not a list of scores")
         for score in scores:
             if isinstance(score, str):
@@ -223,7 +217,7 @@ class LangfuseLayout(Layout):
         return row
 
     def _is_wanted(self, score: Mapping[str, Any]) -> bool:
-        name, kind = str(_get(score, "name")), str(_get(score, "dataType")).upper()
+        name, kind = str(_get(score, "name")), _kind(score)
         if kind == _CORRECTION:
             return False
         if name != self._name:
@@ -234,18 +228,15 @@ class LangfuseLayout(Layout):
             if other in (kind, str(_get(score, "source")).upper()):
                 self._unused.setdefault(f"score {name} {'by' if other == _BY_MODEL else 'of type'} {other}")
                 return False
+        if is_missing(_value(score)):
+            self.pass_over("scores without a value")
+            return False
         return True
 
     def _said(self, score: Mapping[str, Any], user: object) -> dict[str, Any]:
-        kind, value, word = (_get(score, name) for name in ("dataType", "value", "stringValue"))
-        if kind == "BOOLEAN":
-            value = _boolean(value if not is_missing(value) else word)
-        elif kind == "CATEGORICAL":
-            # Its number is a place in a list of categories.
-            value = first_present(word, value if isinstance(value, str) else None)
-        if is_missing(value):
-            raise ValueError(f"the score {self._name!r} has no value")
-        metadata = _ours(score)
+        value, metadata = _value(score), _ours(score)
+        if not metadata and _kind(score) != _BOOLEAN:
+            self._note_number(value)
         said = {
             "rating": self._labels.rating(f"the score {self._name!r}", value),
             "feedback_comment": _get(score, "comment"),
@@ -368,8 +359,23 @@ def _get(values: Mapping[str, Any], name: str) -> Any:
     return values.get("".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name))
 
 
+def _kind(score: Mapping[str, Any]) -> str:
+    return str(_get(score, "dataType") or "").upper()
+
+
+def _value(score: Mapping[str, Any]) -> Any:
+    """Return what a score says, by its type; None if it says nothing."""
+    value, word = _get(score, "value"), _get(score, "stringValue")
+    if _kind(score) == _BOOLEAN:
+        return _boolean(value if not is_missing(value) else word)
+    if _kind(score) == _CATEGORICAL:
+        # Its number is a place in a list of categories.
+        return first_present(word, value if isinstance(value, str) else None)
+    return value
+
+
 def _is_correction(score: Mapping[str, Any]) -> bool:
-    return bool(_get(score, "dataType") == _CORRECTION)
+    return _kind(score) == _CORRECTION
 
 
 def _boolean(value: object) -> object:

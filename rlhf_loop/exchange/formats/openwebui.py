@@ -22,7 +22,7 @@ place its `originalContent`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
@@ -157,8 +157,10 @@ class OpenWebUILayout(Layout):
             at=first_present(values.get("updated_at"), values.get("created_at")),
         )
         group = _group(first_present(meta.get("chat_id"), chat.id), chat, str(id))
-        source = data.get("model_id")
-        return [self._row(line, chat, str(id), group, said, source=source), *self._others(line, chat, str(id), group)]
+        row = self._row(line, chat, str(id), group, said, source=data.get("model_id"))
+        # A thumb that was taken away leaves its feedback behind.
+        row = replace(row, taken_back=said["rating"] is None)
+        return [row, *self._others(line, chat, str(id), group)]
 
     def _chat(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         chat = Chat(values)
@@ -168,7 +170,14 @@ class OpenWebUILayout(Layout):
             message = chat.message(id) or {}
             annotation = as_mapping(message.get("annotation"))
             feedback = message.get("feedbackId")
-            if message.get("role") != "assistant" or self._grade(annotation) is None or str(feedback) in given:
+            if message.get("role") != "assistant" or str(feedback) in given:
+                continue
+            if self._grade(annotation) is None:
+                if not is_missing(annotation.get("rating")):
+                    # When that was, a chat does not tell.
+                    self.pass_over("thumbs that were taken back, of which only the feedback tells when")
+                elif not is_missing(annotation.get("comment")):
+                    self.pass_over("comments without a rating")
                 continue
             if not is_missing(feedback):
                 given.add(str(feedback))

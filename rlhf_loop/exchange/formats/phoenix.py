@@ -175,6 +175,8 @@ class PhoenixLayout(Layout):
                 )
                 # By its place: Phoenix keeps one nameless annotation of a span, and not every export has its id.
                 names.append(f"{TOOL}:annotation-{of}-{sum(each['reviewer'] is None for each in found)}")
+            else:
+                self.pass_over("annotations without a label and a score")
         reviewers = tell_apart([each["reviewer"] for each in found], names)
         return [
             {**each, "reviewer": reviewer, _STAND_IN: name if each["reviewer"] is None else None}

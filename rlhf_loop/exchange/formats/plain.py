@@ -25,6 +25,8 @@ class PlainLayout(Layout):
     Ratings are from 1 to 5, unless the labels say that they are thumbs or of another scale.
     """
 
+    advice = "if two people said so, add a reviewer column"
+
     def __init__(self, path: Path, *, columns: Mapping[str, str], each_alone: bool, labels: Labels) -> None:
         super().__init__(labels)
         check_wanted(columns)
@@ -44,6 +46,8 @@ class PlainLayout(Layout):
         values = {name: record.cells[place] for name, place in self._matched[record.names].positions.items()}
         if self._labels.reads_numbers and not is_missing(values.get("rating")):
             values["rating"] = self._labels.rating("rating", values["rating"])
+        elif not self._has_other_numbers:
+            self._note_number(values.get("rating"))
         unsaid = frozenset(name for name in _OF_REVIEWS if is_missing(values.get(name)))
         return (FileRow(record.line, to_rating(values), unsaid=unsaid),)
 

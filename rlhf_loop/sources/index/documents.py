@@ -18,7 +18,7 @@ from typing import Any
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records
-from rlhf_loop.utils.text import blank
+from rlhf_loop.utils.text import blank, clause
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
 MAX_CHARS = 5_000_000
@@ -160,14 +160,14 @@ def read_pdf(path: Path) -> Prose:
         raise _encrypted(path) from error
     except LimitReachedError as error:
         raise DocumentError(
-            f"The PDF {str(path)!r} asks for too much memory{place}: {str(error).rstrip('.')}. Print it to a new PDF."
+            f"The PDF {str(path)!r} asks for too much memory{place}: {clause(error)}. Print it to a new PDF."
         ) from error
     except DocumentError:
         raise
     except Exception as error:  # of a damaged file pypdf raises whatever its bytes lead to, KeyError and so on
         raise DocumentError(
-            f"The PDF {str(path)!r} is damaged{place}: {error or type(error).__name__}. Make it anew, or print it to a "
-            "new PDF."
+            f"The PDF {str(path)!r} is damaged{place}: {clause(error) or type(error).__name__}. Make it anew, or print "
+            "it to a new PDF."
         ) from error
     text = "\n".join(joined_lines(page) for page in pages)
     # Fonts without a table of their characters give these.
@@ -434,7 +434,9 @@ def _source_of(path: Path) -> str:
     try:
         return check_source(path.resolve().name)
     except ValueError as error:
-        raise DocumentError(f"{str(path)!r} cannot name its source: {error}. Name one with --source NAME.") from None
+        raise DocumentError(
+            f"{str(path)!r} cannot name its source: {clause(error)}. Name one with --source NAME."
+        ) from None
 
 
 def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:

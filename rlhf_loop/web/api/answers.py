@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 from collections import Counter
@@ -244,7 +245,7 @@ def parsed(model: type[_Model]) -> _Model:
 
 
 def whole_body() -> bytes:
-    """Read the request's body; a form is to be found in it afterwards.
+    """Read the request's body; a form is to be found in it afterwards. JSON may begin with a byte order mark.
 
     Raises:
         BadRequest, RequestTimeout: it cannot be read, or not in time.
@@ -264,7 +265,7 @@ def whole_body() -> bytes:
     if request.content_length is None and len(body) >= (request.max_content_length or 0):
         # Sent in pieces, without its length: then only the beginning was read.
         raise RequestEntityTooLarge
-    return body
+    return body.removeprefix(codecs.BOM_UTF8) if request.is_json else body
 
 
 def checked(model: type[_Model], values: dict[str, str]) -> _Model:

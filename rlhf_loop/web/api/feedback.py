@@ -26,7 +26,7 @@ from rlhf_loop.store import interactions
 from rlhf_loop.store.idempotency import StoredAnswer
 from rlhf_loop.store.queries import interaction_key
 from rlhf_loop.utils.rows import Record
-from rlhf_loop.utils.text import unstorable
+from rlhf_loop.utils.text import clause, unstorable
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.applications import (
     Speaker,
@@ -39,7 +39,7 @@ from rlhf_loop.web.api.applications import (
 )
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.api.v1 import ID_ERRORS, KEY, LOCATION, REPLAYED, REVIEW, WRITE_ERRORS, stored_review
-from rlhf_loop.web.api.v1_schemas import NEW_ID, Id, Moment, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
+from rlhf_loop.web.api.v1_schemas import NEW_ID, Date, Id, Name, NoParameters, ReviewIn, ReviewOut, Role, Words
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.problems import refusals
 from rlhf_loop.web.process import Database
@@ -65,9 +65,9 @@ class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
     candidate_group: Annotated[
         Name | None, Field(description="The same for all answers that were offered together for one question.")
     ] = None
-    created_at: Annotated[Moment | None, Field(description="When the answer was given. Default: now.")] = None
+    created_at: Annotated[Date | None, Field(description="When the answer was given. Default: now.")] = None
     rated_at: Annotated[
-        Moment | None,
+        Date | None,
         Field(description="When they said so. What is older than what they said since changes nothing. Default: now."),
     ] = None
 
@@ -296,7 +296,7 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
             except RecursionError as error:
                 raise UnprocessableEntity(f"The record cannot be taken: {TOO_DEEP}. Nothing was stored.") from error
             except ValueError as error:
-                said = f"The record cannot be taken: {error}. Nothing was stored."
+                said = f"The record cannot be taken: {clause(error)}. Nothing was stored."
                 raise UnprocessableEntity(_in_address(said)) from error
             return StoredAnswer(200, taking.report().model_dump_json())
 
@@ -385,15 +385,18 @@ class _Taking:
             answers = [places[id(row.rating)]]
             if row.worse is not None:
                 answers.append(places[id(row.worse)])
-                fate = self._prefer(connection, answers, speaker)
+                fate = self._prefer(connection, answers, speaker, row.rating.rated_at)
                 self.counts["preferences"] += fate is not Fate.KEPT
             elif row.rating.rating is not None:
                 own = is_own(self.user, row.rating.reviewer)
                 fate = _review(connection, self.guard, answers[0], row.rating.review, speaker, own=own)
                 self.counts["reviews"] += fate is not Fate.KEPT
             else:
-                if row.rating.reviewer is not None:
+                if row.taken_back and row.rating.reviewer is not None:
                     self._taken_back(connection, AnnotationTarget(speaker.name, (answers[0],)), row.rating.rated_at)
+                elif row.rating.feedback_comment or row.rating.corrected_response:
+                    # A comment, or a correction, needs a rating to stand beside.
+                    self.counts["unread"] += 1
                 continue
             found.append(AnnotationTarget(speaker.name, tuple(sorted(answers))))
         return found
@@ -433,11 +436,15 @@ class _Taking:
         self.counts["interactions"] += new
         return key
 
-    def _prefer(self, connection: Connection, answers: Sequence[int], speaker: Speaker) -> Fate:
+    def _prefer(
+        self, connection: Connection, answers: Sequence[int], speaker: Speaker, preferred_at: datetime | None
+    ) -> Fate:
         better, worse = answers
         stored = interactions.stored_preference_role(connection, better, worse, speaker.name)
         protect_expert(self.guard, stored, speaker.name, own=False)
-        return feedback.take_preference(connection, better, worse, reviewer=speaker.name, role=speaker.role)
+        return feedback.take_preference(
+            connection, better, worse, reviewer=speaker.name, role=speaker.role, preferred_at=preferred_at
+        )
 
     def _speaker(self, rating: Rating) -> Speaker:
         return resolve_author(

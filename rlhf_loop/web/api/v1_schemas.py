@@ -9,6 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from rlhf_loop.domain import Rating, Review, ReviewerRole, field_values
 from rlhf_loop.store.queries import LONGEST_PAGE, Filters, InteractionEntry, InteractionPage, ReviewPage
+from rlhf_loop.store.validation import is_of_our_time
 from rlhf_loop.utils.text import web_address
 from rlhf_loop.web.schemas import MAX_COMMENT_CHARS, Opinion, not_blank, storable
 
@@ -29,6 +30,12 @@ def _utc(moment: datetime) -> datetime:
         raise ValueError("is a time that no calendar has in UTC") from None
 
 
+def _of_our_time(moment: datetime) -> datetime:
+    if not is_of_our_time(moment):
+        raise ValueError(f"is {moment.isoformat()}, which is not a time of ours, from 1900 to 2100")
+    return moment
+
+
 def _of_the_web(url: str) -> str:
     if url and web_address(url) is None:
         raise ValueError("is not the address of a web page, such as https://example.org/page")
@@ -42,6 +49,8 @@ Label = Annotated[str, Field(max_length=_MAX_LABEL_CHARS), AfterValidator(storab
 Name = Annotated[str, Field(max_length=_MAX_NAME_CHARS), AfterValidator(storable)]
 Id = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_CHARS), AfterValidator(storable)]
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+#: When something was said or made, and not where a search begins.
+Date = Annotated[Moment, AfterValidator(_of_our_time)]
 Comment = Annotated[str, Field(max_length=MAX_COMMENT_CHARS), AfterValidator(storable)]
 Reviewer = Annotated[
     str, Field(min_length=1, max_length=_MAX_NAME_CHARS), AfterValidator(not_blank), AfterValidator(storable)
@@ -91,7 +100,7 @@ class InteractionIn(BaseModel, extra="forbid", strict=True, title="InteractionIn
         Field(description="Its address."),
     ] = None
     licence: Annotated[Label | None, Field(description="Under which terms the text may be used.")] = None
-    retrieved_at: Annotated[Moment | None, Field(description="When the text was fetched.")] = None
+    retrieved_at: Annotated[Date | None, Field(description="When the text was fetched.")] = None
     candidate_group: Annotated[
         Name | None, Field(description="The same for all answers that were offered together for one question.")
     ] = None
@@ -102,7 +111,7 @@ class InteractionIn(BaseModel, extra="forbid", strict=True, title="InteractionIn
         Annotated[float, Field(ge=0, le=1)] | None, Field(description="What a model thought of it, from 0 to 1.")
     ] = None
     model_version: Annotated[Name | None, Field(description="Which model that was.")] = None
-    created_at: Annotated[Moment | None, Field(description="When it was given. Default: now.")] = None
+    created_at: Annotated[Date | None, Field(description="When it was given. Default: now.")] = None
     review: Annotated[ReviewIn | None, Field(description="What somebody says of it already.")] = None
 
     def rating(self) -> Rating:
