@@ -281,6 +281,27 @@ def test_two_answers_compared_in_a_row(sqlite_engine: Engine, tmp_path: Path) ->
     assert sorted(row[:3] for row in reviews(sqlite_engine)) == [("A", "label-studio:1", 2), ("B", "label-studio:1", 5)]
 
 
+@pytest.mark.parametrize(("word", "kept"), [("right", ["B"]), ("left", ["A"]), ("both", [])])
+def test_a_comparison_that_is_a_word_alone(sqlite_engine: Engine, tmp_path: Path, word: str, kept: list[str]) -> None:
+    """Whoever says that a control compares two fields has said that left and right are its words."""
+    row = {"prompt": "Was?", "answer1": "A", "answer2": "B", "better": word, "annotator": 1, "annotation_id": 20}
+    path = written(tmp_path, row)
+    import_ratings(sqlite_engine, path, format="label-studio", names={"better": "answer1,answer2"})
+    found = preferences(sqlite_engine)
+    assert [first if preferred == "first" else second for first, second, preferred, *_ in found] == kept
+
+
+def test_who_skips_is_counted(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """An earlier rating stays, as it may be of another annotation; the report says that somebody skipped."""
+    import_ratings(
+        sqlite_engine, written(tmp_path, task(annotation(result("rating", "rating", 4)))), format="label-studio"
+    )
+    skipped = task(annotation(was_cancelled=True, updated_at="2026-02-01T09:30:00Z"))
+    report = import_ratings(sqlite_engine, written(tmp_path, skipped), format="label-studio")
+    assert report.ignored == ("skipped annotations (1)",)
+    assert [row[2] for row in reviews(sqlite_engine)] == [4]
+
+
 TWO = {"prompt": "Was?", "response_a": "A", "response_b": "B"}
 
 

@@ -88,10 +88,11 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The fields of a task, and what its annotators said."""
+    """The fields of a task, what its annotators said, and how many of them skipped it."""
 
     data: Mapping[str, Any]
     annotations: tuple[Annotation, ...]
+    skipped: int = 0
 
 
 def from_task(values: Mapping[str, Any]) -> Task:
@@ -115,6 +116,7 @@ def from_task(values: Mapping[str, Any]) -> Task:
             replace(each, reviewer=reviewer, stand_in=name if each.reviewer is None else None)
             for each, reviewer, name in zip(said, reviewers, names, strict=True)
         ),
+        skipped=len(found) - len(said),
     )
 
 
@@ -180,7 +182,11 @@ class LabelStudioLayout(Layout):
         return ()
 
     def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
-        return self.task_rows(line, from_task(values) if "data" in values else from_row(values))
+        task = from_task(values) if "data" in values else from_row(values)
+        for _ in range(task.skipped):
+            # Whoever skips may have rated before; only an event tells what became of that very annotation.
+            self.pass_over("skipped annotations")
+        return self.task_rows(line, task)
 
     def task_rows(self, line: int, task: Task) -> list[FileRow]:
         """Return what a task's annotations say, and each of its answers of which none speaks.
@@ -223,8 +229,10 @@ class LabelStudioLayout(Layout):
                 fields = tuple(part.strip() for part in self._names.get(result.name, "").split(","))
                 of_fields = set(fields) <= set(task.data) and not self._meaning(result.name)
                 about = fields if of_fields else tuple(self._names.get(n, n) for n in result.about)
+                # In a row of JSON_MIN or CSV which of two is better may be a word alone.
+                compares = of_fields and len(fields) == 2 and result.value in ("left", "right")
                 if _NONE not in (*fields, *about):
-                    results.append(replace(result, about=about))
+                    results.append(replace(result, about=about, kind="pairwise" if compares else result.kind))
             said.append(replace(annotation, results=tuple(results)))
         return replace(task, annotations=tuple(said))
 
