@@ -449,7 +449,7 @@ def _not_in_future(moment: datetime | None, now: datetime) -> datetime | None:
 
 
 def _digest(row: FileRow, review: Review) -> str:
-    """Return what a row says of its answer, in short; what it leaves open is no part of it."""
+    """Return a digest of a row's review without its time, by which the same words are known again."""
     harmful = None if "harmful" in row.unsaid else review.harmful
     role = None if "reviewer_role" in row.unsaid else str(review.role)
     said = repr((review.rating, review.comment, review.correction, harmful, role))

@@ -178,7 +178,7 @@ class Interaction(Base):
 class Review(Base):
     """One reviewer's word on one answer; `harmful` is the flag that an expert sets.
 
-    `imported` is a digest of what the last file without times said, which is no news when it says so again.
+    `imported` is a digest of the same word in the last file without times, so that it is known again.
     """
 
     __tablename__ = "rlhf_reviews"
@@ -223,7 +223,7 @@ def origin_of(row: Any) -> domain.Origin:
 class Preference(Base):
     """A reviewer's preference between two answers to one question. `first_id` is always the lower id.
 
-    `imported` is what the last file without times preferred.
+    `imported` is the value of `preferred` in the last file without times, so that it is known again.
     """
 
     __tablename__ = "rlhf_preferences"

@@ -165,7 +165,7 @@ def test_events_come_late_and_twice(app: Caller, engine: Engine) -> None:
     assert [send(4, LATE), send(1, EARLY), send(4, LATE), send(4, None)] == [(201, 4), (200, 4), (200, 4), (200, 4)]
     assert send(2, None) == (200, 2)
     # A clock that is ahead does not keep out what comes later.
-    assert send(3, "2999-01-01T00:00:00Z") == (200, 3)
+    assert send(3, "2099-01-01T00:00:00Z") == (200, 3)
     assert send(5, None) == (200, 5)
     with engine.connect() as connection:
         actions = select(AuditEntry.action).where(AuditEntry.action.startswith("review.")).order_by(AuditEntry.id)
