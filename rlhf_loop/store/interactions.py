@@ -22,7 +22,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Preference, Review, ServedQuestion
 from rlhf_loop.store.validation import RATINGS, cleaned, problem, whole
-from rlhf_loop.utils.text import unstorable
+from rlhf_loop.utils.text import clause, unstorable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def put_interactions(connection: Connection, ratings: Sequence[Rating]) -> list[
         found = connection.execute(statement, [_interaction_values(rating, now) for rating in ratings])
     except IntegrityError as error:
         raise ValueError(
-            f"An external_id is taken: {error.orig}. Leave it out, or rate the interaction that has it."
+            f"An external_id is taken: {clause(error.orig)}. Leave it out, or rate the interaction that has it."
         ) from error
     new = list(found.scalars())
     reviews = [_review_values(key, each.review, now) for key, each in zip(new, ratings, strict=True) if each.rating]

@@ -286,3 +286,14 @@ def test_many_invalid_rows_are_counted_and_the_first_listed(sqlite_engine: Engin
     path = write_csv(tmp_path / "a.csv", [["prompt", "answer"], *([["", "a"]] * 3000)])
     report = import_ratings(sqlite_engine, path, skip_invalid=True)
     assert (report.invalid_count, len(report.invalid), report.invalid[-1].line) == (3000, 1000, 1001)
+
+
+@pytest.mark.parametrize("content", [b"no Parquet at all", b"PAR1 and no more"])
+def test_a_message_has_one_full_stop_after_somebody_elses_words(
+    sqlite_engine: Engine, tmp_path: Path, content: bytes
+) -> None:
+    """PyArrow's errors are sentences, of which a message makes a part."""
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(ImportFileError) as caught:
+        import_ratings(sqlite_engine, tmp_path / "a.parquet")
+    assert ".." not in str(caught.value).replace(str(tmp_path), "")

@@ -16,6 +16,7 @@ from rlhf_loop.sources.excerpts import sections
 from rlhf_loop.sources.index.documents import Document, DocumentFile, ParsedDocument, find_files
 from rlhf_loop.sources.index.store import Entry, Section, VectorStore, refuse_other_model
 from rlhf_loop.utils.rows import HOPELESS, hopeless
+from rlhf_loop.utils.text import clause
 
 #: How many of what cannot be read a report lists; all are counted.
 LISTED = 20
@@ -63,7 +64,7 @@ class InvalidDocumentsError(DocumentError):
         place = f" line {first.line}" if first.line else ""
         super().__init__(
             f"{count} of {count + documents} documents cannot be read, first {str(first.path)!r}{place}: "
-            f"{first.reason.rstrip('.')}. Nothing was indexed. Correct them, or leave them out with --skip-invalid."
+            f"{clause(first.reason)}. Nothing was indexed. Correct them, or leave them out with --skip-invalid."
         )
         self.count = count
         self.invalid = tuple(invalid)
@@ -220,7 +221,9 @@ def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
     if reader.invalid and not skip_invalid:
         raise InvalidDocumentsError(reader.invalid_count, reader.invalid, documents)
     if not documents:
-        reason = f" ({reader.invalid_count} invalid, first: {reader.invalid[0].reason})" if reader.invalid else ""
+        reason = (
+            f" ({reader.invalid_count} invalid, first: {clause(reader.invalid[0].reason)})" if reader.invalid else ""
+        )
         raise DocumentError(f"There is no document that can be read{reason}. Give other files.")
     return chars
 
