@@ -358,6 +358,13 @@ def test_what_is_nested_deeply_is_refused(app: Caller, engine: Engine) -> None:
             {"interactions": 1, "reviews": 1, "unread": 2},
         ),
         (
+            "langfuse",
+            trace(score(name="output", value=0, dataType="CORRECTION", stringValue="Rest.")),
+            {"interactions": 1, "unread": 1},
+        ),
+        # Of one score alone nobody knows more than that it is a number: a rating.
+        ("langfuse", trace(score(value=1)), {"interactions": 1, "reviews": 1}),
+        (
             "phoenix",
             {"data": [plain(span()), plain(span(**{"context.span_id": "b", "attributes.output.value": None}))]},
             {"interactions": 1, "unread": 1},
