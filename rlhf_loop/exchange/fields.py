@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_loop.domain import Rating, ReviewerRole, raw_answer_name
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.store.validation import cleaned, problem
-from rlhf_loop.utils.rows import Kind
+from rlhf_loop.utils.rows import Kind, refuse_doubled
 
 FIELDS = tuple(field.name for field in fields(Rating))
 REQUIRED = ("user_prompt", "ai_response")
@@ -93,11 +93,7 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
                 positions[field] = found[0]
                 break
     taken = set(positions.values())
-    for name in (names[place] for place in taken):
-        if names.count(name) > 1:
-            raise ImportFileError(
-                f"Two columns have the name {name!r}. Rename the one that is not meant, or take it out."
-            )
+    refuse_doubled(names, taken)
     return Columns(positions, tuple(name for i, name in enumerate(names) if i not in taken))
 
 

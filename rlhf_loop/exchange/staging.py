@@ -427,7 +427,8 @@ def _staged(
         **field_values(review),
         "reviewer": reviewer,
         "nameless": row.stand_in == reviewer,
-        "taken_back": row.taken_back,
+        # Of people without names nobody knows whose word it was.
+        "taken_back": row.taken_back and review.reviewer is not None,
         "said": None if review.rating is None or review.reviewed_at is not None else _digest(row, review),
         "role": None if "reviewer_role" in row.unsaid else str(review.role),
         "harmful": None if "harmful" in row.unsaid else review.harmful,

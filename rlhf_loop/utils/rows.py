@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -173,6 +173,19 @@ def is_special(path: Path) -> bool:
     """
     mode = path.stat().st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def refuse_doubled(names: Sequence[str], used: Iterable[int]) -> None:
+    """Refuse a table in which another column has the name of one that is used: nobody knows which one is meant.
+
+    Raises:
+        ImportFileError: there is one.
+    """
+    for name in (names[place] for place in used):
+        if names.count(name) > 1:
+            raise ImportFileError(
+                f"Two columns have the name {name!r}. Rename the one that is not meant, or take it out."
+            )
 
 
 def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Record]:

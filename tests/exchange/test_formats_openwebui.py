@@ -149,8 +149,10 @@ def test_a_thumb_that_was_taken_away(engine: Engine, tmp_path: Path, rating: int
     report = import_ratings(engine, written(tmp_path, gone | {"updated_at": 1769860000}), format="openwebui")
     assert (report.updated, report.withdrawn) == (1, 1)
     assert [row[4] for row in stored(engine)] == [None, None]
-    again = feedback(data={"rating": -1, "details": {}}, updated_at=1769860001)
+    again = feedback(data={"rating": -1, "details": {}}, updated_at=1769860001, user_id=None)
     assert import_ratings(engine, written(tmp_path, again), format="openwebui").added == 1
+    nobodys = gone | {"updated_at": 1769860002, "user_id": None}
+    assert import_ratings(engine, written(tmp_path, nobodys), format="openwebui").withdrawn == 0
     in_a_chat = chat(*two_answers(annotation={"rating": 0}))
     report = import_ratings(engine, written(tmp_path, in_a_chat), format="openwebui")
     assert report.ignored == ("thumbs that were taken back, of which only the feedback tells when (1)",)

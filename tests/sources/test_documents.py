@@ -155,6 +155,8 @@ def test_a_huge_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ("name", "content", "expected"),
     [
         ("a.csv", "name,other\n1,2\n", r"no column 'text'. Its columns are: name, other. .*--column text=NAME"),
+        ("a.csv", "text,url,text\n1,,2\n", "Two columns have the name 'text'. Rename"),
+        ("a.csv", "text,Text\n1,2\n", "Two columns have the name 'text'. Rename"),
         ("a.csv", "", "empty"),
         ("a.csv", "text\n", "has no rows"),
         ("a.jsonl", "\n\n", "has no rows"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records
+from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records, refuse_doubled
 from rlhf_loop.utils.text import blank, clause
 
 #: Longer than any book; a document is embedded as a whole, or not at all.
@@ -320,8 +320,10 @@ class DocumentFile:
                 wanted = self.columns[field]
                 if wanted in record.names:
                     places[field] = record.names.index(wanted)
+                    refuse_doubled(record.names, [places[field]])
             elif name := next((name for name in names if name in plain), None):
                 places[field] = plain.index(name)
+                refuse_doubled(plain, [places[field]])
         # Each line of JSONL has its own keys, so that there what is missing is the line's error.
         if self.format != "jsonl":
             for field in ("text", *self.columns):
