@@ -18,6 +18,7 @@ from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.comparison import CHANCE, Comparison, Comparisons, against_incoming, by_chance, compare, predict
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluate
 from rlhf_loop.training.train import TrainingResult
+from rlhf_loop.utils.arrays import Floats, Mask
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
 #: more: to hold back one that is better costs the users, too, and few questions can prove much. This, `MARGIN` and
@@ -80,18 +81,18 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     itself, another by that of its fold.
     """
     rows = trained.judged & np.isfinite(trained.probability)
-    first = beside_incoming(trained.data.predictions(trained.probability[rows], rows))
+    of = trained.data.predictions(trained.probability[rows], rows)
+    first = beside_incoming(of)
     verdicts = [(first.state, first.reason)]
     found = None
     if live is None:
         verdicts.append((ModelState.LIVE, "There was no live model to compare it with."))
     else:
-        if live.fitted is not None:
-            rows &= ~trained.data.seen(live.fitted)
-        theirs = predict(live.model, trained.data, rows, encoder)
-        rows &= np.isfinite(theirs)
-        found = compare(trained.data.predictions(trained.probability[rows], rows), theirs[rows])
-        verdicts.append(_against_live(live, found))
+        own = live_scores(trained, live.model, live.fitted, rows, encoder)
+        again = None if trained.incumbent is None else trained.incumbent[rows]
+        second = beside_live(of, own, again, live=live.version, known=live.fitted is not None)
+        verdicts.append((second.state, second.reason))
+        found = second.measured
     return Judgement(
         state=max((state for state, _ in verdicts), key=_SEVERITY.index),
         reasons=tuple(reason for _, reason in verdicts),
@@ -104,16 +105,24 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     )
 
 
+def live_scores(
+    trained: TrainingResult, model: RewardModel, fitted: NDArray[np.int64] | None, rows: Mask, encoder: TextEncoder
+) -> Floats:
+    """Return what the live model says of those rated answers whose questions it has not seen; nan for the others."""
+    unseen = rows if fitted is None else rows & ~trained.data.seen(fitted)
+    return predict(model, trained.data, unseen, encoder)[rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BesideIncoming:
-    """The gate's verdict on a model beside the incoming order, with what was `measured`."""
+class Beside:
+    """The gate's verdict on a model beside another order or model, with what was `measured`."""
 
     state: ModelState
     reason: str
     measured: Comparisons
 
 
-def beside_incoming(of: Predictions) -> BesideIncoming:
+def beside_incoming(of: Predictions) -> Beside:
     """Tell whether an order is better than the incoming one, by predictions of models that had not seen the questions.
 
     Better: by P@1, NDCG or the share of pairs in the right order in `CERTAIN` of the draws of a bootstrap over
@@ -136,7 +145,7 @@ def beside_incoming(of: Predictions) -> BesideIncoming:
         )
     else:
         state, reason = _without_order(of, luck, several=several)
-    return BesideIncoming(state=state, reason=reason, measured=measured)
+    return Beside(state=state, reason=reason, measured=measured)
 
 
 def _ordered(measured: Comparisons, first: Comparison, luck: float) -> _Verdict:
@@ -185,10 +194,24 @@ def _probably(luck: float) -> str:
     return f"with a probability of {luck:.0%}" if luck >= 0.1 else f"with a probability of {luck:.1%}"
 
 
-def _against_live(live: LiveModel, found: Comparisons) -> _Verdict:
+def beside_live(of: Predictions, own: Floats, again: Floats | None, *, live: str, known: bool = True) -> Beside:
+    """Tell whether a model is worse than the live one, by predictions of models that had not seen the questions.
+
+    `own` is what the live model says of the questions that it had not seen, nan for the others. For those it is `again`
+    that counts where there is any: what its recipe says, fitted once more to the live model's questions and not to the
+    one that is asked for.
+    """
+    theirs = own if again is None else np.where(np.isfinite(own), own, again)
+    there = np.isfinite(theirs)
+    found = compare(of.only(there), theirs[there])
+    state, reason = _against_live(found, live, known=known)
+    return Beside(state=state, reason=reason, measured=found)
+
+
+def _against_live(found: Comparisons, live: str, *, known: bool) -> _Verdict:
     ranked, auc = found.precision_at_1, found.auc
-    flattered = " (which may have been fitted on some of them)" if live.fitted is None else ""
-    beside = f"the live model {live.version}{flattered}"
+    flattered = "" if known else " (which may have been fitted on some of them)"
+    beside = f"the live model {live}{flattered}"
     if ranked is not None and ranked.questions >= ENOUGH_QUESTIONS:
         measured = f"{_said(_of_order(found))}, on {ranked.questions} questions"
         if auc is not None:
