@@ -597,9 +597,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="rated answers")
     parser.add_argument("--trainings", type=int, default=TRAININGS, help="of each set and size")
     parser.add_argument("--lots", type=int, default=LOTS, help="trainings with labels by lot, of each set and number")
-    parser.add_argument(
-        "--successions", type=int, default=SUCCESSIONS, help="of models that come after others"
-    )
+    parser.add_argument("--successions", type=int, default=SUCCESSIONS, help="of models that come after others")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder for GATE.md")
     options = parser.parse_args(arguments)
     encoder = load_encoder(Settings.from_env())

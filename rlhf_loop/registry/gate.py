@@ -17,7 +17,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.comparison import CHANCE, Comparison, Comparisons, against_incoming, by_chance, compare, predict
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluate
-from rlhf_loop.training.train import TrainingResult
+from rlhf_loop.training.train import Incumbent, TrainingResult
 from rlhf_loop.utils.arrays import Floats, Mask
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
@@ -46,6 +46,11 @@ class LiveModel:
     version: str
     model: RewardModel
     fitted: NDArray[np.int64] | None
+
+    @property
+    def incumbent(self) -> Incumbent | None:
+        """What a training needs to judge the recipe on the questions that the model has seen; None if unknown."""
+        return None if self.fitted is None else Incumbent(self.model.recipe, self.fitted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

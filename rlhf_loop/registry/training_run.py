@@ -28,7 +28,7 @@ from rlhf_loop.training.data import frozen_share, training_set
 from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
-from rlhf_loop.training.train import AUTO, MIN_SAMPLES, Incumbent, TrainingReport, check_enough, judged_rows, train
+from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def run_training(
                 min_samples=min_samples,
                 frozen_share=share,
                 goal=TARGET,
-                incumbent=_incumbent(live),
+                incumbent=live.incumbent if live else None,
                 progress=progress,
             )
             report = trained.report
@@ -202,10 +202,6 @@ def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> Liv
     return LiveModel(
         version=version.version, model=loaded.model, fitted=registry.fitted_questions(settings, version.version)
     )
-
-
-def _incumbent(live: LiveModel | None) -> Incumbent | None:
-    return None if live is None or live.fitted is None else Incumbent(live.model.recipe, live.fitted)
 
 
 def _results(report: TrainingReport) -> dict[str, Any]:
