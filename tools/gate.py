@@ -29,12 +29,12 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState, Question
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.registry.gate import beside_incoming, live_scores
+from rlhf_loop.registry.gate import beside_incoming, beside_live, live_scores
 from rlhf_loop.reward import RECIPES, Recipe, RewardModel
 from rlhf_loop.reward.classifier import Prior
 from rlhf_loop.reward.recipes import PassagesRecipe
 from rlhf_loop.training import metrics
-from rlhf_loop.training.comparison import against_incoming
+from rlhf_loop.training.comparison import against_incoming, compare
 from rlhf_loop.training.data import Chunk, TrainingSet, assemble, frozen_share, numbered
 from rlhf_loop.training.evaluation import Evaluation, Predictions, evaluate
 from rlhf_loop.training.train import Incumbent, TrainingResult, train
@@ -310,6 +310,25 @@ def live_now(said: Predictions) -> bool:
     return beside_incoming(said).state == ModelState.LIVE
 
 
+def replaces_before(of: Succession) -> bool:
+    """Tell whether the gate let a model take the place of a live one before: by the questions that neither was fitted
+    on, P@1 as high or a few near ties lower; of fewer than ten the AUC as high, from twenty answers on.
+    """
+    there = np.isfinite(of.own)
+    found = compare(of.said.only(there), of.own[there])
+    first, auc = found.precision_at_1, found.auc
+    if first is not None and first.questions >= 10:
+        measures = (auc, first, found.ndcg, found.concordance)
+        loss, sure = -first.difference.value, any(each.certainty >= 0.85 for each in measures if each)
+        return loss <= (0.02 if sure else 0) and not (auc is not None and auc.difference.high < 0)
+    return auc is not None and auc.answers >= 20 and auc.difference.value >= 0
+
+
+def replaces_now(of: Succession) -> bool:
+    """Tell whether the gate lets a model take the place of a live one."""
+    return beside_live(of.said, of.own, of.again, live=of.live).state == ModelState.LIVE
+
+
 # --- The trainings ---------------------------------------------------------------------------------------------------
 
 
@@ -468,9 +487,9 @@ def judged(trials: Iterable[Trial], rule: Rule, *, order: str = "real", before: 
     return [Judged(of.gain[order], rule(replace(of.said, rank=of.ranks[order]))) for of in outcomes]
 
 
-def live_of_better(found: Sequence[Judged]) -> str:
-    """Return which share of the models that are better by `BETTER` went live."""
-    better = [each.live for each in found if each.gain >= BETTER]
+def live_of_better(found: Sequence[Judged], *, by: float = BETTER) -> str:
+    """Return which share of the models that are better by that much went live."""
+    better = [each.live for each in found if each.gain >= by]
     return f"{np.mean(better):.0%} of {len(better)}" if better else "none better"
 
 
@@ -482,7 +501,7 @@ def worse_of_live(found: Sequence[Judged]) -> str:
 
 def document(found: Sequence[Trials], encoder: str) -> str:
     """Return docs/GATE.md."""
-    rated, lots = ([each for each in found if each.lot == lot] for lot in (False, True))
+    rated, lots = ([each for each in found if each.lot == lot and each.trials] for lot in (False, True))
     counts = " or ".join(f"{count} trainings a line" for count in sorted({len(each.trials) for each in rated}))
     sections = [_introduction(counts, encoder)]
     for order, title in _ORDERS.items():
@@ -500,7 +519,8 @@ def document(found: Sequence[Trials], encoder: str) -> str:
         sections.append(f"{title}\n\n{table(_HEADER, lines)}")
     sections.append(_lots(lots))
     sections.append(_choice(rated, lots))
-    seconds = sum(of.seconds for of in found) / max(1, sum(len(of.trials) for of in found))
+    sections.append(_successions(found))
+    seconds = sum(of.seconds for of in found if of.trials) / max(1, sum(len(of.trials) for of in found))
     sections.append(f"A training with its measuring took {seconds:.2f} s of one core on {machine()}.")
     return "\n\n".join(sections) + "\n"
 
@@ -588,6 +608,58 @@ def _choice(rated: Sequence[Trials], lots: Sequence[Trials]) -> str:
         lines.append([label, str(len(trials)), *map(str, taken), f"{np.mean(changed):+.1f}" if changed else "-"])
     header = ("", "trainings", "another recipe than `passages`: before", "now", "P@1 where the choice changed, points")
     return f"## The choice of a recipe\n\n{table(header, lines)}"
+
+
+_KINDS: Mapping[str, Callable[[Succession], bool]] = {
+    "the same recipe": lambda of: of.live == of.new,
+    "`joint` by force": lambda of: of.new == "joint" != of.live,
+    "another recipe beside `joint`": lambda of: of.live == "joint" != of.new,
+    "`passages` and `quality`, one beside the other": lambda of: "joint" not in (of.live, of.new) and of.live != of.new,
+}
+
+
+def _successions(found: Sequence[Trials]) -> str:
+    every = [each for of in found for each in of.successions]
+    lines = []
+    for kind, belongs in _KINDS.items():
+        for more in (MORE, 0):
+            chosen = [each for each in every if belongs(each) and each.more == more]
+            if not chosen:
+                continue
+            gains = [100 * each.gain for each in chosen]
+            low, high = np.quantile(gains, [0.1, 0.9])
+            rules = [[Judged(each.gain, rule(each)) for each in chosen] for rule in (replaces_before, replaces_now)]
+            lines.append(
+                [
+                    kind,
+                    f"{more} more",
+                    str(len(chosen)),
+                    f"{np.mean(gains):+.1f} ({low:+.1f} to {high:+.1f})",
+                    *(f"{np.mean([each.live for each in of]):.0%}" for of in rules),
+                    *(live_of_better(of, by=-WORSE) for of in rules),
+                    *(worse_of_live(of) for of in rules),
+                ]
+            )
+    counts = ", ".join(str(of.size) for of in found if of.successions and of.name == found[0].name)
+    header = (
+        "new model",
+        "ratings",
+        "pairs",
+        "P@1, new less live",
+        "live: before",
+        "now",
+        "live of those better by 2 points: before",
+        "now",
+        "worse by 2 points, of the live: before",
+        "now",
+    )
+    return f"""## Beside a live model
+
+A model is trained with each recipe on {counts} ratings, and then others with {MORE} more ratings, or another one with the
+same ratings; the truth is P@1 on the questions that neither has. In brackets the middle 80% of the pairs. Only the rule
+about the live model decides here; that about the incoming order comes on top.
+
+{table(header, lines)}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -30,8 +30,8 @@ _ROUNDING = 1e-9
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One measure of two models on the same answers. `difference` is ours less theirs, with its 95 % interval from a
-    paired bootstrap over questions; `certainty` is the share of its draws in which ours is better, `doubt` that in which
-    theirs is. `questions` counts those that the measure can tell anything of.
+    paired bootstrap over questions; `certainty` is the share of its draws in which ours is better, `doubt` the share in
+    which theirs is. `questions` counts those that the measure can tell anything of.
     """
 
     measure: str
