@@ -655,9 +655,10 @@ def _successions(found: Sequence[Trials]) -> str:
     )
     return f"""## Beside a live model
 
-A model is trained with each recipe on {counts} ratings, and then others with {MORE} more ratings, or another one with the
-same ratings; the truth is P@1 on the questions that neither has. In brackets the middle 80% of the pairs. Only the rule
-about the live model decides here; that about the incoming order comes on top.
+A model is trained with each recipe on {counts} ratings, and then others with {MORE} more ratings, or with the same
+ones; the truth is P@1 on the questions that neither has. In brackets the middle 80% of the pairs. Only the rule about
+the live model decides here; that about the incoming order comes on top. "Before" only the questions counted that
+neither was fitted on, and of fewer than ten of them AUC decided.
 
 {table(header, lines)}"""
 

@@ -86,6 +86,25 @@ def test_only_questions_that_neither_was_fitted_on(fresh: TrainingResult, encode
     assert "cannot be compared" in blind.reason
 
 
+def test_the_live_recipe_speaks_for_the_questions_it_has_seen(
+    fresh: TrainingResult, sample_examples: list[Example], encoder: TextEncoder
+) -> None:
+    """A recipe by force is judged beside the live one's on all questions: there folds speak for it as for the new one.
+
+    On the few questions that neither was fitted on alone, nobody could tell.
+    """
+    of = live(fresh, fresh.fitted)
+    forced = train(sample_examples, encoder=encoder, recipe="joint", incumbent=of.incumbent)
+    assert forced.incumbent == pytest.approx(fresh.probability, abs=1e-6)
+    assert list(forced.report.cross_validated) == ["joint"]
+    found = judge(forced, of, encoder=encoder)
+    assert found.precision_at_1 is not None
+    assert found.precision_at_1.questions == forced.report.overall.ranked_questions
+    assert found.precision_at_1.theirs == fresh.report.overall.orders["model"].precision_at_1.value
+    assert found.state != ModelState.LIVE
+    assert "worse than the live model" in found.reasons[1]
+
+
 def test_a_live_model_of_unknown_origin_is_flattered(fresh: TrainingResult, encoder: TextEncoder) -> None:
     """Where nobody knows what the live model was fitted on, all questions count, and the report says so."""
     found = judge(saying(fresh, perfect(fresh)), live(fresh, None), encoder=encoder)
