@@ -56,8 +56,8 @@ WORSE, BETTER = -0.02, 0.05
 #: Incoming orders that are made up: so much of the way from the real one to the best possible. A model is hardly
 #: better than the first and mostly worse than the second.
 MADE_UP: Mapping[str, float] = {"real": 0.0, "good": 0.6, "very good": 0.85}
-#: Trainings that are made and recorded at a time.
-_BLOCK = 20
+#: Trainings that are made and recorded at a time; of models that come after others each is many.
+_BLOCK, _SHORT_BLOCK = 20, 5
 _CACHE = Path(__file__).parents[1] / ".cache" / "gate"
 #: What decides about the records, beside the data and the encoder.
 _SOURCES = (
@@ -447,8 +447,9 @@ def recorded(name: str, jobs: Sequence[Job], encoder: TextEncoder) -> Iterator[T
     _CACHE.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         parts: list[Trials] = []
-        for start in range(0, job.count, _BLOCK):
-            seeds = range(start, min(job.count, start + _BLOCK))
+        block = _SHORT_BLOCK if job.kind == "ratings, and then more" else _BLOCK
+        for start in range(0, job.count, block):
+            seeds = range(start, min(job.count, start + block))
             kind = job.kind.replace(" ", "-").replace(",", "")
             file = _CACHE / f"{name}-{job.size}-{kind}-{seeds.start}-{seeds.stop}-{key}.pkl"
             if not file.exists():

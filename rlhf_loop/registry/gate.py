@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training.comparison import CHANCE, Comparison, Comparisons, against_incoming, by_chance, compare, predict
+from rlhf_loop.training.comparison import (
+    CHANCE,
+    Comparison,
+    Comparisons,
+    against_incoming,
+    by_chance,
+    by_chance_within,
+    compare,
+    predict,
+)
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluate
 from rlhf_loop.training.train import Incumbent, TrainingResult
 from rlhf_loop.utils.arrays import Floats, Mask
@@ -26,8 +35,9 @@ from rlhf_loop.utils.arrays import Floats, Mask
 CERTAIN = 0.85
 #: P@1 that a model may lose, as measured, if it is certainly better by another measure: a few near ties.
 MARGIN = 0.02
-#: Questions on which an order can be compared with another: of fewer even the best leaves chance too much room.
-LEAST_QUESTIONS = 4
+#: Questions on which an order can be compared with another. One that is no better does better on all three in one of
+#: eight cases, which is about what `CERTAIN` allows; on both of two in one of four.
+LEAST_QUESTIONS = 3
 #: Answers to compare AUC on where too few questions have two or more of them.
 _ENOUGH_ANSWERS = 20
 _NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": "pairs in the right order"}
@@ -139,9 +149,9 @@ def beside_incoming(of: Predictions) -> Beside:
     first = measured.precision_at_1
     known = first.questions if first else 0
     several = int((np.bincount(of.question) > 1).sum())
-    luck = by_chance(of)
     if first is not None and known >= LEAST_QUESTIONS:
-        state, reason = _ordered(measured, first, luck)
+        # Whoever orders each list well need not know which list has good answers, nor the other way round.
+        state, reason = _ordered(measured, first, min(by_chance(of), by_chance_within(of)))
     elif known and known >= several - known:
         state = ModelState.CANDIDATE
         reason = (
@@ -149,7 +159,7 @@ def beside_incoming(of: Predictions) -> Beside:
             "it takes have two or more rated answers. Rate answers to more questions."
         )
     else:
-        state, reason = _without_order(of, luck, several=several)
+        state, reason = _without_order(of, by_chance(of), several=several)
     return Beside(state=state, reason=reason, measured=measured)
 
 
