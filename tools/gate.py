@@ -326,7 +326,7 @@ def replaces_before(of: Succession) -> bool:
 
 def replaces_now(of: Succession) -> bool:
     """Tell whether the gate lets a model take the place of a live one."""
-    return beside_live(of.said, of.own, of.again, live=of.live).state == ModelState.LIVE
+    return beside_live(of.said, of.own, of.again, live=of.live, successor=of.live == of.new).state == ModelState.LIVE
 
 
 # --- The trainings ---------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ MARGIN = 0.02
 LEAST_QUESTIONS = 3
 #: Answers to compare AUC on where too few questions have two or more of them.
 _ENOUGH_ANSWERS = 20
-_NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": "pairs in the right order"}
+_NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": "pairs in the right order", "auc": "AUC"}
 #: The states from the best to the worst: the worst verdict of all rules decides.
 _SEVERITY = (ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTED)
 #: A rule's state and its reason, a sentence for people.
@@ -88,12 +88,10 @@ class Judgement:
 
 
 def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder) -> Judgement:
-    """Compare a new model with the incoming order (see `beside_incoming`) and with the live one.
+    """Compare a new model with the incoming order (see `beside_incoming`) and with the live one (`beside_live`).
 
-    Not worse than the live model: P@1 is at least as high, and AUC not certainly lower; or P@1 is lower by a few near
-    ties, and another measure certainly higher. Where too few questions have two or more rated answers, AUC is at least
-    as high. Each question is judged by models that were not fitted on it: a frozen or held-out one by the new model
-    itself, another by that of its fold.
+    Each question is judged by models that were not fitted on it: a frozen or held-out one by the new model itself,
+    another by that of its fold.
     """
     rows = trained.judged & np.isfinite(trained.probability)
     of = trained.data.predictions(trained.probability[rows], rows)
@@ -105,7 +103,9 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     else:
         own = live_scores(trained, live.model, live.fitted, rows, encoder)
         again = None if trained.incumbent is None else trained.incumbent[rows]
-        second = beside_live(of, own, again, live=live.version, known=live.fitted is not None)
+        second = beside_live(
+            of, own, again, live=live.version, known=live.fitted is not None, successor=_succeeds(trained, live)
+        )
         verdicts.append((second.state, second.reason))
         found = second.measured
     return Judgement(
@@ -118,6 +118,12 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
         precision_at_1=found.precision_at_1 if found else None,
         auc=found.auc if found else None,
     )
+
+
+def _succeeds(trained: TrainingResult, live: LiveModel) -> bool:
+    """Tell whether a model learned by the live one's recipe from at least as many questions."""
+    same = trained.report.recipe == live.model.recipe
+    return same and live.fitted is not None and len(trained.fitted) >= len(live.fitted)
 
 
 def live_scores(
@@ -209,37 +215,48 @@ def _probably(luck: float) -> str:
     return f"with a probability of {luck:.0%}" if luck >= 0.1 else f"with a probability of {luck:.1%}"
 
 
-def beside_live(of: Predictions, own: Floats, again: Floats | None, *, live: str, known: bool = True) -> Beside:
+def beside_live(
+    of: Predictions, own: Floats, again: Floats | None, *, live: str, known: bool = True, successor: bool = False
+) -> Beside:
     """Tell whether a model is worse than the live one, by predictions of models that had not seen the questions.
 
     `own` is what the live model says of the questions that it had not seen, nan for the others. For those it is `again`
     that counts where there is any: what its recipe says, fitted once more to the live model's questions and not to the
-    one that is asked for.
+    one that is asked for. Worse: by any measure in `CERTAIN` of the draws of a bootstrap over questions; or P@1 as
+    measured is lower, unless by a few near ties where another measure is certainly higher. A `successor`, of the same
+    recipe and from more questions, is expected to be better, so chance is not held against it.
     """
     theirs = own if again is None else np.where(np.isfinite(own), own, again)
     there = np.isfinite(theirs)
     found = compare(of.only(there), theirs[there])
-    state, reason = _against_live(found, live, known=known)
+    flattered = "" if known else " (which may have been fitted on some of them)"
+    refitted = "" if again is None else " (by its recipe fitted anew where it has seen them)"
+    state, reason = _against_live(found, f"the live model {live}{flattered}", refitted, successor=successor)
     return Beside(state=state, reason=reason, measured=found)
 
 
-def _against_live(found: Comparisons, live: str, *, known: bool) -> _Verdict:
-    ranked, auc = found.precision_at_1, found.auc
-    flattered = "" if known else " (which may have been fitted on some of them)"
-    beside = f"the live model {live}{flattered}"
-    if ranked is not None and ranked.questions >= ENOUGH_QUESTIONS:
-        measured = f"{_said(_of_order(found))}, on {ranked.questions} questions"
-        if auc is not None:
-            measured += f", AUC {_points(auc.difference)} on {auc.answers} answers"
-        loss = -ranked.difference.value
-        sure = any(each.certainty >= CERTAIN for each in (auc, *_of_order(found)) if each)
+def _against_live(found: Comparisons, beside: str, refitted: str, *, successor: bool) -> _Verdict:
+    first = found.precision_at_1 if found.precision_at_1 and found.precision_at_1.questions >= LEAST_QUESTIONS else None
+    auc = found.auc if found.auc and found.auc.answers >= _ENOUGH_ANSWERS else None
+    every = [*(_of_order(found) if first else ()), *([auc] if auc else [])]
+    told = [] if first is None else [f"{_said(_of_order(found))}, on {first.questions} questions{refitted}"]
+    told += [] if auc is None else [f"AUC {_points(auc.difference)} on {auc.answers} answers"]
+    measured = ", ".join(told)
+    worse = [each for each in every if each.doubt >= CERTAIN]
+    if worse:
+        by = " and ".join(_NAMES[each.measure] for each in worse)
+        return ModelState.CANDIDATE, f"It is worse than {beside}, certainly by {by}: {measured}."
+    if successor:
+        told_so = f": {measured}" if every else ", as far as the few answers to new questions can tell"
+        return ModelState.LIVE, f"It learned from more than {beside} by the same recipe, and is not worse{told_so}."
+    if first is not None and first.questions >= ENOUGH_QUESTIONS:
+        loss = -first.difference.value
+        sure = any(each.certainty >= CERTAIN for each in every)
         if loss > MARGIN or (loss > 0 and not sure):
             return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
-        if auc is not None and auc.difference.high < 0:
-            return ModelState.CANDIDATE, f"It separates good from bad answers worse than {beside}: {measured}."
         return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
-    if auc is not None and auc.answers >= _ENOUGH_ANSWERS:
-        measured = f"AUC {_points(auc.difference)} on {auc.answers} answers; too few questions for P@1"
+    if auc is not None:
+        measured += "; too few questions for P@1"
         if auc.difference.value < 0:
             return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
         return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
