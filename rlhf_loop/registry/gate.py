@@ -1,7 +1,7 @@
 """The gate: decides whether a new model may go live by itself.
 
-It has to be better than the incoming order, and not worse than the model that is live, on questions that neither was
-fitted on. Where that cannot be told it waits for somebody to decide.
+It has to be better than the incoming order, and not worse than the model that is live, each question judged by models
+that were not fitted on it. Where that cannot be told it waits for somebody to decide.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from rlhf_loop.utils.arrays import Floats, Mask
 #: more: to hold back one that is better costs the users, too, and few questions can prove much. This, `MARGIN` and
 #: `CHANCE` were chosen on the draws of an earlier simulation of the same sets; docs/GATE.md has what comes of them.
 CERTAIN = 0.85
+#: The same for being worse than a live model of the same recipe that learned from fewer ratings: to have learned from
+#: more is a reason to be better, and of four measures on a few new questions one is soon worse by chance.
+CERTAIN_SUCCESSOR = 0.95
 #: P@1 that a model may lose, as measured, if it is certainly better by another measure: a few near ties.
 MARGIN = 0.02
 #: Questions on which an order can be compared with another. One that is no better does better on all three in one of
@@ -224,7 +227,7 @@ def beside_live(
     that counts where there is any: what its recipe says, fitted once more to the live model's questions and not to the
     one that is asked for. Worse: by any measure in `CERTAIN` of the draws of a bootstrap over questions; or P@1 as
     measured is lower, unless by a few near ties where another measure is certainly higher. A `successor`, of the same
-    recipe and from more questions, is expected to be better, so chance is not held against it.
+    recipe and from as many questions or more, is worse only by a measure in `CERTAIN_SUCCESSOR` of the draws.
     """
     theirs = own if again is None else np.where(np.isfinite(own), own, again)
     there = np.isfinite(theirs)
@@ -242,7 +245,7 @@ def _against_live(found: Comparisons, beside: str, refitted: str, *, successor: 
     told = [] if first is None else [f"{_said(_of_order(found))}, on {first.questions} questions{refitted}"]
     told += [] if auc is None else [f"AUC {_points(auc.difference)} on {auc.answers} answers"]
     measured = ", ".join(told)
-    worse = [each for each in every if each.doubt >= CERTAIN]
+    worse = [each for each in every if each.doubt >= (CERTAIN_SUCCESSOR if successor else CERTAIN)]
     if worse:
         by = " and ".join(_NAMES[each.measure] for each in worse)
         return ModelState.CANDIDATE, f"It is worse than {beside}, certainly by {by}: {measured}."
