@@ -251,7 +251,9 @@ def _against_live(found: Comparisons, beside: str, refitted: str, *, successor: 
         return ModelState.CANDIDATE, f"It is worse than {beside}, certainly by {by}: {measured}."
     if successor:
         told_so = f": {measured}" if every else ", as far as the few answers to new questions can tell"
-        return ModelState.LIVE, f"It learned from more than {beside} by the same recipe, and is not worse{told_so}."
+        return ModelState.LIVE, (
+            f"It is not worse than {beside}, and learned by the same recipe from as many questions or more{told_so}."
+        )
     if first is not None and first.questions >= ENOUGH_QUESTIONS:
         loss = -first.difference.value
         sure = any(each.certainty >= CERTAIN for each in every)

@@ -72,7 +72,7 @@ def test_not_worse_than_the_live_one(fresh: TrainingResult, encoder: TextEncoder
     assert worst.precision_at_1 is not None
     assert worst.precision_at_1.difference.value < 0
     assert worst.state == ModelState.CANDIDATE
-    assert "It is worse than the live model passages-live, certainly by P@1 and" in worst.reasons[1]
+    assert "It is worse than the live model passages-live, certainly by" in worst.reasons[1]
 
 
 def test_only_questions_that_neither_was_fitted_on(fresh: TrainingResult, encoder: TextEncoder) -> None:
@@ -178,7 +178,9 @@ def test_beside_the_incoming_order(of: Predictions, state: ModelState, said: str
         pytest.param("n", "l", 0, False, False, LIVE, "It is not worse than the live model", id="better"),
         pytest.param("n", "n", 0, False, False, LIVE, "It is not worse than the live model", id="the same"),
         pytest.param("n" * 39 + "l", "n", 0, False, False, WAITS, "It is worse than", id="a little worse"),
-        pytest.param("n" * 39 + "l", "n", 0, False, True, LIVE, "It learned from more", id="a little worse successor"),
+        pytest.param(
+            "n" * 39 + "l", "n", 0, False, True, LIVE, "from as many questions or more", id="a little worse successor"
+        ),
         pytest.param("nnnl", "n", 0, False, True, WAITS, "certainly by P@1 and NDCG", id="certainly worse successor"),
         pytest.param("l", "n", 38, False, False, WAITS, "cannot be compared", id="two unseen questions"),
         pytest.param("l", "n", 38, False, True, LIVE, "as far as the few", id="two unseen questions for a successor"),
