@@ -118,7 +118,7 @@ def run_training(
             check_enough(data, min_samples=min_samples)
             encoder = encoder or load_encoder(settings)
             share = frozen_share(record.n_questions or 0, before=registry.frozen_before(engine))
-            live = _live_model(engine, settings, encoder)
+            incumbent = _live_model(engine, settings, encoder)
             trained = train(
                 data,
                 pairs=pairs,
@@ -128,11 +128,11 @@ def run_training(
                 min_samples=min_samples,
                 frozen_share=share,
                 goal=TARGET,
-                incumbent=live.incumbent if live else None,
+                incumbent=incumbent.incumbent if incumbent else None,
                 progress=progress,
             )
             report = trained.report
-            judgement = judge(trained, live, encoder=encoder)
+            judgement = judge(trained, incumbent, encoder=encoder)
             measured = plain(asdict(report))
             card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measured}
             version = registry.add(
