@@ -55,6 +55,22 @@ def test_feedback_on_a_known_answer(app: Caller) -> None:
     assert (found["end_user_reviews"], found["end_user_rating"], found["expert_reviews"]) == (2, 2, 0)
 
 
+def test_a_reviewer_in_two_forms_is_one(app: Caller) -> None:
+    """Whatever line ends and forms of letters a name comes in, it is one person's, by every route."""
+    app.record()
+    for place, name in enumerate(("Zo\u00eb\nNorth", "Zoe\u0308\r\nNorth ")):
+        for route, body in (
+            ("/feedback", {"interaction_id": "a-1", "rating": 2}),
+            ("/interactions/a-1/reviews", {"rating": 4}),
+        ):
+            found = app("POST", route, {**body, "reviewer": name})
+            assert (found.status_code, found.json["reviewer"]) == (
+                201 if place == 0 and route == "/feedback" else 200,
+                "app:Zo\u00eb\nNorth",
+            )
+    assert app("GET", "/interactions/a-1").json["interaction"]["end_user_reviews"] == 1
+
+
 def test_feedback_with_its_texts(app: Caller, engine: Engine, tmp_path: Path) -> None:
     """The answer is added once, with what is known of it, whoever speaks of it, and an import knows it again."""
     sent = {**TEXTS, "source": "llama3.2", "candidate_group": "g", "created_at": EARLY, "rated_at": EARLY}

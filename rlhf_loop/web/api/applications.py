@@ -21,6 +21,7 @@ from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import ReviewerRole, User, UserRole
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.idempotency import LONGEST_KEY, KeyUsedError, StillRunningError, StoredAnswer, once
+from rlhf_loop.utils.text import tidied
 from rlhf_loop.web.api.answers import checked, parsed, whole_body
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.schemas import shortened
@@ -157,7 +158,7 @@ def is_own(user: User, reviewer: str | None) -> bool:
 def stored_name(user: User, reviewer: str | None) -> str:
     """Return the name under which a reviewer's word is stored."""
     # No user's name has a colon, so that nobody can speak in the name of another user.
-    return user.name if reviewer is None else f"{user.name}:{reviewer}"
+    return user.name if reviewer is None else f"{user.name}:{tidied(reviewer).strip()}"
 
 
 class ComeAgain(Conflict):
