@@ -19,7 +19,7 @@ from rich.text import Text
 
 from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import ModelState, ReviewerRole
-from rlhf_loop.exchange.transfer import ImportReport
+from rlhf_loop.exchange.transfer import ImportReport, Preview
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.contest import Contest, EncoderContest
 from rlhf_loop.registry.gate import LEAST_QUESTIONS
@@ -29,6 +29,7 @@ from rlhf_loop.training.comparison import Comparison
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
+from rlhf_loop.utils.encodings import UTF_8
 from rlhf_loop.utils.text import counted, verb
 
 _LISTED_ROWS = 20
@@ -132,7 +133,7 @@ def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str
 def print_next_steps() -> None:
     """Print what a newcomer may want to type next."""
     steps = Table(box=None, show_header=False, padding=(0, 2))
-    steps.add_row("rlhf-loop ratings import FILE", "bring your own ratings in (CSV, JSONL, Parquet)")
+    steps.add_row("rlhf-loop ratings import FILE", "bring your own ratings in (CSV, XLSX, JSONL, Parquet)")
     steps.add_row("rlhf-loop train --learning-curve", "train on them, and see what more would bring")
     steps.add_row("rlhf-loop rerank QUESTION ANSWER ANSWER", "try the model on any question")
     steps.add_row("rlhf-loop serve", "answer questions at http://127.0.0.1:8000/data-html")
@@ -147,7 +148,35 @@ def print_next_steps() -> None:
     )
 
 
-def print_invalid(report: ImportReport) -> None:
+def print_preview(found: Preview) -> None:
+    """Print what an import would read."""
+    console = _console()
+    if found.columns:
+        names = (f"{column} → {field}" if column != field else field for field, column in found.columns.items())
+        console.print(Text(f"Columns: {', '.join(names)}."))
+    table = Table("question", "answer", "rating", "comment", "by", box=SIMPLE_HEAD)
+    for each in found.first:
+        texts = (each.user_prompt, each.ai_response, str(each.rating or ""), each.feedback_comment, each.reviewer)
+        table.add_row(*(Text(textwrap.shorten(_printable(text or ""), 40, placeholder="…")) for text in texts))
+    console.print(table)
+    print_invalid(found)
+    unrated = found.rows - found.rated - found.invalid_count
+    click.echo(
+        f"{counted(found.rows, 'row')}: {found.rated} rated by {counted(found.reviewers, 'reviewer')}, {unrated} "
+        f"unrated, {found.invalid_count} invalid."
+    )
+    _print_encoding(found.encoding)
+    if found.ignored:
+        click.echo(f"Not used: {', '.join(found.ignored)}.")
+    click.echo("Nothing was stored. Import it without --dry-run.")
+
+
+def _print_encoding(encoding: str | None) -> None:
+    if encoding not in (None, UTF_8):
+        click.echo(f"Read as {encoding}. If letters are wrong in it, give another --encoding.")
+
+
+def print_invalid(report: ImportReport | Preview) -> None:
     """Print the bad rows, the first of them only if there are many."""
     for row in report.invalid[:_LISTED_ROWS]:
         click.echo(f"line {row.line}: {row.reason}", err=True)
@@ -160,6 +189,9 @@ def print_import(report: ImportReport) -> None:
     parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
     skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
+    said = counted(report.compared, "comparison") if report.compared else counted(report.rated, "rating")
+    click.echo(f"{said} by {counted(report.reviewers, 'reviewer')}.")
+    _print_encoding(report.encoding)
     if report.withdrawn:
         click.echo(f"{counted(report.withdrawn, 'rating')} taken back.")
     if report.ignored:

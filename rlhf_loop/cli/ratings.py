@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -18,9 +22,12 @@ from rlhf_loop.cli.common import (
 )
 
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
-_IN = click.Choice([*_BOTH_WAYS, "openwebui", "label-studio", "phoenix"])
+_IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
 _FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json) or parquet by the name's ending."
+_IN_HELP = (
+    "The file's format. Default: csv, jsonl (also .json), parquet or xlsx (also .xls, .ods) by the name's ending."
+)
 
 
 def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -49,7 +56,8 @@ def ratings() -> None:
     "(better=LEFT,RIGHT) or a control is (quality=rating); =none leaves it out. May be given several times.",
     example="txt-1=answer1",
 )
-@click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP)
+@click.option("--format", "--from", "format", type=_IN, help=_IN_HELP)
+@click.option("--encoding", metavar="NAME", help="That of a text that is not in UTF-8. Default: told by its letters.")
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."
 )
@@ -81,6 +89,7 @@ def ratings() -> None:
     help="Langfuse, Phoenix: the score or annotation that is the rating.",
 )
 @click.option("--skip-invalid", is_flag=True, help="Store the valid rows even if others are invalid.")
+@click.option("--dry-run", is_flag=True, help="Show how the file would be read, and store nothing.")
 def import_(
     file: Path,
     columns: dict[str, str],
@@ -94,9 +103,11 @@ def import_(
     thumbs: bool,
     scale: tuple[float, float] | None,
     score_name: str,
+    encoding: str | None,
     skip_invalid: bool,
+    dry_run: bool,
 ) -> None:
-    """Store the ratings of FILE: CSV, JSONL, JSON or Parquet, also gzip-compressed.
+    """Store the ratings of FILE: CSV, JSONL, JSON or Parquet, also gzip-compressed, or a workbook; - is standard input.
 
     Either all rows are stored or none, and importing a file again changes nothing. Rows need the columns user_prompt
     and ai_response; without a rating (1-5) a row is kept as an unrated answer.
@@ -106,39 +117,67 @@ def import_(
     and scores), openwebui (feedback or chats), label-studio (JSON, JSON_MIN, CSV) and phoenix (spans and annotations)
     reviews.
     """
-    from rlhf_loop.cli.output import print_import, print_invalid
+    from rlhf_loop.cli.output import print_import, print_invalid, print_preview
     from rlhf_loop.domain import ReviewerRole
     from rlhf_loop.exchange.formats.base import Labels, NumberScale
-    from rlhf_loop.exchange.transfer import InvalidRowsError, import_ratings
+    from rlhf_loop.exchange.transfer import InvalidRowsError, import_ratings, preview_ratings
 
     labels = Labels(
         good=good, bad=bad, thumbs=thumbs, score_name=score_name, scale=NumberScale(*scale) if scale else None
     )
-    engine = open_ratings()
-    try:
-        with progress_bar(f"Importing {file.name}") as progress:
-            report = import_ratings(
-                engine,
-                file,
-                columns=columns,
-                names=names,
-                format=format,
-                reviewer=reviewer,
-                role=ReviewerRole(role.replace("-", "_")) if role else None,
-                source=source,
-                labels=labels,
-                skip_invalid=skip_invalid,
-                progress=progress,
-                actor=operator(),
+    with ExitStack() as stack:
+        if str(file) == "-":
+            file = stack.enter_context(_standard_input(format))
+        if dry_run:
+            print_preview(
+                preview_ratings(
+                    file,
+                    columns=columns,
+                    names=names,
+                    format=format,
+                    reviewer=reviewer,
+                    labels=labels,
+                    encoding=encoding,
+                )
             )
-    except InvalidRowsError as error:
-        print_invalid(error.report)
-        raise
-    except (KeyboardInterrupt, SystemExit) as stop:
-        click.echo("Stopped. The file is stored as a whole or not at all; import it again.", err=True)
-        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
+            return
+        engine = open_ratings()
+        try:
+            with progress_bar(f"Importing {file.name}") as progress:
+                report = import_ratings(
+                    engine,
+                    file,
+                    columns=columns,
+                    names=names,
+                    format=format,
+                    reviewer=reviewer,
+                    role=ReviewerRole(role.replace("-", "_")) if role else None,
+                    source=source,
+                    labels=labels,
+                    encoding=encoding,
+                    skip_invalid=skip_invalid,
+                    progress=progress,
+                    actor=operator(),
+                )
+        except InvalidRowsError as error:
+            print_invalid(error.report)
+            raise
+        except (KeyboardInterrupt, SystemExit) as stop:
+            click.echo("Stopped. The file is stored as a whole or not at all; import it again.", err=True)
+            sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
     print_invalid(report)
     print_import(report)
+
+
+@contextmanager
+def _standard_input(format: str | None) -> Iterator[Path]:
+    """Keep what comes in a file, as reading may go back to its beginning; a tool's is JSONL, any other CSV."""
+    ending = format if format in ("jsonl", "parquet", "xlsx") else "csv" if format in (None, "csv") else "jsonl"
+    with TemporaryDirectory(prefix="rlhf-") as folder:
+        path = Path(folder) / f"stdin.{ending}"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path
 
 
 @ratings.command("export", short_help="Write all ratings to FILE, for yourself or for other tools.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -16,30 +18,43 @@ from rlhf_loop.utils.rows import Kind, refuse_doubled
 
 FIELDS = tuple(field.name for field in fields(Rating))
 REQUIRED = ("user_prompt", "ai_response")
-#: Other names a column may have. `score` is the model's score and never a rating; `id` is nobody's identity.
+#: Other names a column may have, also in German, French, Spanish, Italian, Portuguese and Polish, without accents.
+#: `score` is the model's score and never a rating; `id` is nobody's identity; a `note` is a remark to some and a grade
+#: to others.
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "user_prompt": ("prompt", "question", "query", "user_query", "instruction"),
-    "ai_response": ("response", "answer", "text", "completion", "output", "ai_answer"),
-    "rating": ("stars", "user_rating", "human_rating", "expert_rating"),
-    "feedback_comment": ("comment", "feedback", "comments"),
-    "corrected_response": ("correction", "corrected_answer", "corrected"),
-    "reviewer": ("rater", "annotator", "rated_by", "reviewed_by"),
-    "source": ("origin",),
-    "candidate_group": ("group", "group_id", "question_id", "query_id"),
-    "shown_rank": ("system_rank", "rank"),
-    "score": ("model_score",),
-    "model_version": ("model",),
-    "external_id": ("uuid",),
-    "created_at": ("created", "served_at"),
-    "rated_at": ("reviewed_at",),
-    "reviewer_role": ("role",),
-    "harmful": ("flagged",),
-    "title": (),
-    "url": ("link",),
-    "licence": ("license",),
-    "retrieved_at": (),
+    name: tuple(spellings.split())
+    for name, spellings in {
+        "user_prompt": "prompt question query user_query instruction frage pregunta domanda pergunta pytanie",
+        "ai_response": "response answer text completion output ai_answer antwort reponse respuesta risposta resposta "
+        "odpowiedz",
+        "rating": "stars user_rating human_rating expert_rating bewertung evaluation calificacion valoracion "
+        "puntuacion valutazione voto avaliacao ocena",
+        "feedback_comment": "comment feedback comments kommentar anmerkung commentaire remarque comentario observacion "
+        "commento komentarz",
+        "corrected_response": "correction corrected_answer corrected korrektur korrigierte_antwort correccion "
+        "correzione correcao poprawka",
+        "reviewer": "rater annotator rated_by reviewed_by bewerter gutachter evaluateur evaluador revisor valutatore "
+        "avaliador recenzent",
+        "source": "origin quelle fuente fonte zrodlo",
+        "candidate_group": "group group_id question_id query_id",
+        "shown_rank": "system_rank rank",
+        "score": "model_score",
+        "model_version": "model",
+        "external_id": "uuid",
+        "created_at": "created served_at",
+        "rated_at": "reviewed_at bewertet_am",
+        "reviewer_role": "role",
+        "harmful": "flagged",
+        "title": "",
+        "url": "link",
+        "licence": "license",
+        "retrieved_at": "",
+    }.items()
 }
 
+#: Yes and no, as forms are answered in the same languages.
+YES = frozenset(("yes", "ja", "oui", "sí", "si", "sì", "sim", "tak"))
+NO = frozenset(("no", "nein", "non", "não", "nao", "nie"))
 _SHOWN = 60
 #: What may be a number elsewhere; no float beyond the second line is sure to be the number that it was.
 _IDENTITIES = ("external_id", "candidate_group", "reviewer")
@@ -47,6 +62,9 @@ _EXACT = 2**53
 #: Numbers of a second, and what it can be of our time: from 1980 to 2100, so that no number has two readings.
 _UNITS = (1, 1000, 1_000_000, 1_000_000_000)
 _FIRST, _LAST = 315_532_800, 4_102_444_800
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d{1,2}|0,\d+)")
+#: A day as it is written in much of Europe, alone or with a time behind it.
+_DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
 #: The length of a day in ISO 8601's short form.
 _DAY = len("20260131")
 
@@ -147,7 +165,10 @@ def storable(rating: Rating) -> Rating:
 
 
 def _plain(name: str) -> str:
-    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+    letters = unicodedata.normalize("NFKD", name.strip().casefold().replace("ł", "l"))
+    return (
+        "".join(letter for letter in letters if not unicodedata.combining(letter)).replace(" ", "_").replace("-", "_")
+    )
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -183,10 +204,15 @@ def _number(name: str, value: Any, *, kind: str) -> float | None:
     number = math.nan
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):
-            number = float(value)
+            number = float(with_point(value) if isinstance(value, str) else value)
     if not math.isfinite(number):
         raise ValueError(f"{name} is {_shown(value)}, not {kind}")
     return number
+
+
+def with_point(number: str) -> str:
+    """Return a number with a decimal point where it has a comma that cannot part thousands: 4,5 and 0,125."""
+    return number.replace(",", ".") if _DECIMAL_COMMA.fullmatch(number.strip()) else number
 
 
 def to_time(name: str, value: Any) -> datetime | None:
@@ -201,7 +227,7 @@ def to_time(name: str, value: Any) -> datetime | None:
     if is_missing(value):
         return None
     try:
-        plain = value.strip() if isinstance(value, str) else value
+        plain = _iso(value.strip()) if isinstance(value, str) else value
         if isinstance(plain, str) and plain.replace(".", "", 1).isdigit() and len(plain) != _DAY:
             plain = float(plain)
         if isinstance(plain, int | float) and not isinstance(plain, bool):
@@ -212,6 +238,13 @@ def to_time(name: str, value: Any) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"{name} is {_shown(value)}, not a time such as 2025-01-31T09:30:00+00:00") from None
+
+
+def _iso(text: str) -> str:
+    if found := _DOTTED.fullmatch(text):
+        day, month, year, clock = found.groups()
+        return f"{year}-{month:0>2}-{day:0>2} {(clock or '0:00'):0>{8 if clock and clock.count(':') == 2 else 5}}"
+    return text
 
 
 def _since_1970(number: float) -> datetime:
@@ -236,7 +269,8 @@ def _yes_no(name: str, value: Any) -> bool:
         return False
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
-    found = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
+    word = str(value).strip().lower()
+    found = True if word in YES | {"true", "1"} else False if word in NO | {"false", "0"} else None
     if found is None:
         raise ValueError(f"{name} is {_shown(value)}, neither true nor false")
     return found

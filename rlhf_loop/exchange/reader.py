@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,10 +18,12 @@ from rlhf_loop.exchange.formats.openwebui import OpenWebUILayout
 from rlhf_loop.exchange.formats.phoenix import PhoenixLayout
 from rlhf_loop.exchange.formats.plain import PlainLayout
 from rlhf_loop.exchange.formats.trl import PreferenceLayout, UnpairedLayout
-from rlhf_loop.utils.rows import container_of, open_stream, read_records
+from rlhf_loop.utils.encodings import UTF_8, known_encoding, likely_encoding, recoded
+from rlhf_loop.utils.rows import DAMAGED, container_of, open_stream, read_records, refuse_other_kinds
 
 #: The formats of one's own, which are also the ways in which a file can hold rows.
-PLAIN = ("csv", "jsonl", "parquet")
+PLAIN = ("csv", "jsonl", "parquet", "xlsx")
+_BINARY = ("parquet", "xlsx")
 #: A file of JSON holds the same objects as one of JSONL, in an array.
 _CONTAINERS = (*PLAIN, "json")
 #: Those of other tools, with the ways in which such a file can hold its rows; the name's ending tells which.
@@ -36,7 +38,7 @@ FOREIGN = {
 }
 FORMATS = (*PLAIN, *FOREIGN)
 #: Those that are only read.
-INCOMING = ("openwebui", "label-studio", "phoenix")
+INCOMING = ("xlsx", "openwebui", "label-studio", "phoenix")
 _FIXED: Mapping[str, Callable[[Labels], Layout]] = {
     "trl-preference": PreferenceLayout,
     "trl-unpaired": UnpairedLayout,
@@ -54,7 +56,8 @@ class RatingsReader:
 
     `ignored` lists the columns that no field takes, as far as the file has been read. `position` and `size` are in
     bytes of the file as it lies there, for a progress bar. `role` is whose word it is where no row says so, `advice`
-    what to do about two words of one reviewer that contradict each other.
+    what to do about two words of one reviewer that contradict each other, `encoding` that of the text: without a given
+    one it is told by the file, once reading has begun.
     """
 
     def __init__(
@@ -65,15 +68,19 @@ class RatingsReader:
         columns: Mapping[str, str] | None = None,
         names: Mapping[str, str] | None = None,
         labels: Labels | None = None,
+        encoding: str | None = None,
     ) -> None:
         self.path = path
+        self.encoding = encoding and known_encoding(encoding)
         self.format, self._container = chosen_format(path, format)
         self.size = 0
         columns, names, labels = columns or {}, names or {}, labels or Labels()
         if self.format in PLAIN:
             refuse_names(names, format=self.format)
             alone = self.format == "jsonl"
-            self._layout: Layout = PlainLayout(path, columns=columns, each_alone=alone, labels=labels)
+            self._layout: Layout = PlainLayout(
+                path, columns=columns, each_alone=alone, labels=labels, column=self._column
+            )
         else:
             self._layout = layout_of(self.format, columns=columns, names=names, labels=labels)
         self._ignored: dict[str, None] = {}
@@ -90,6 +97,11 @@ class RatingsReader:
     @property
     def ignored(self) -> tuple[str, ...]:
         return (*self._ignored, *self._layout.unused)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The columns that fields take, by field, as far as the file has been read; none in a tool's format."""
+        return self._layout.columns
 
     @property
     def position(self) -> int:
@@ -141,10 +153,26 @@ class RatingsReader:
         """
         self._layout.check()
 
+    def _column(self, place: int) -> Iterator[object]:
+        """Read the cells of one column, from the first row to the last."""
+        again = RatingsReader(self.path, format=self.format, encoding=self.encoding)
+        with ExitStack() as stack:
+            for record in read_records(self.path, again._open(stack), format=self._container):
+                if place < len(record.cells):
+                    yield record.cells[place]
+
     def _open(self, stack: ExitStack) -> IO[bytes]:
-        self._file, stream = open_stream(self.path, stack, text=self._container != "parquet")
+        self._file, stream = open_stream(self.path, stack, text=False)
         self.size = os.fstat(self._file.fileno()).st_size
-        return stream
+        if self._container in _BINARY:
+            return stream
+        with suppress(*DAMAGED):  # reading will meet it again
+            refuse_other_kinds(self.path, stream.read(100))
+            stream.seek(0)
+            self.encoding = self.encoding or likely_encoding(stream, guess=self._container == "csv")
+        self.encoding = self.encoding or UTF_8
+        stream.seek(0)
+        return recoded(stream, self.encoding)
 
 
 def chosen_format(path: Path, format: str | None) -> tuple[str, str]:

@@ -7,7 +7,7 @@ their answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,9 @@ class ImportReport:
 
     `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
     scores and the like, how many records are about nothing that could be read, and how many say something older than
-    what is here. Of what is updated, `withdrawn` counts reviews that were taken back.
+    what is here. Of what is updated, `withdrawn` counts reviews that were taken back. Of the rows that are valid,
+    `rated` have a rating and `compared` are comparisons, by so many `reviewers`. `encoding` is that of the text, None
+    of other files.
     """
 
     rows: int
@@ -116,6 +118,10 @@ class ImportReport:
     invalid: tuple[RowError, ...]
     ignored: tuple[str, ...]
     withdrawn: int = 0
+    rated: int = 0
+    compared: int = 0
+    reviewers: int = 0
+    encoding: str | None = None
 
 
 class InvalidRowsError(ImportFileError):
@@ -130,6 +136,60 @@ class InvalidRowsError(ImportFileError):
         self.report = report
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An import's reading of a file: the `columns` that fields take, the first rows, and the numbers of its report."""
+
+    columns: Mapping[str, str]
+    first: tuple[Rating, ...]
+    rows: int
+    rated: int
+    reviewers: int
+    invalid_count: int
+    invalid: tuple[RowError, ...]
+    ignored: tuple[str, ...]
+    encoding: str | None
+
+
+#: Rows that a preview shows.
+SHOWN_ROWS = 5
+
+
+def preview_ratings(
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+    format: str | None = None,
+    reviewer: str = ANONYMOUS,
+    labels: Labels | None = None,
+    encoding: str | None = None,
+) -> Preview:
+    """Read a ratings file to its end as `import_ratings` would, without any database.
+
+    Raises:
+        ImportFileError: the file cannot be read.
+    """
+    reader = RatingsReader(Path(path), format=format, columns=columns, names=names, labels=labels, encoding=encoding)
+    errors, read, first = _Errors(), _Read(), list[Rating]()
+    for row in _counted(reader, read, errors, reviewer=reviewer):
+        if row.rating is not None and len(first) < SHOWN_ROWS:
+            first.append(row.rating)
+    reader.check()
+    found = errors.report(Stored(), read, ignored=reader.ignored)
+    return Preview(
+        columns=reader.columns,
+        first=tuple(first),
+        rows=found.rows,
+        rated=found.rated,
+        reviewers=found.reviewers,
+        invalid_count=found.invalid_count,
+        invalid=found.invalid,
+        ignored=found.ignored,
+        encoding=reader.encoding,
+    )
+
+
 def import_ratings(
     engine: Engine,
     path: Path | str,
@@ -141,6 +201,7 @@ def import_ratings(
     role: ReviewerRole | None = None,
     source: str | None = None,
     labels: Labels | None = None,
+    encoding: str | None = None,
     skip_invalid: bool = False,
     progress: Progress | None = None,
     actor: str = "import",
@@ -150,10 +211,10 @@ def import_ratings(
     An answer is known again by its `external_id`; without one, by its group, source, prompt and text together. What a
     reviewer says of a known answer replaces what the same reviewer said before; a cell left empty replaces nothing.
     `columns` maps fields to the file's column names, `names` Label Studio's tags and controls to what they are about;
-    `reviewer`, `role` and `source` stand where a row names none. By
-    default the role is the expert's, but for Langfuse, Open WebUI and Phoenix the end user's. `labels` says what
-    becomes of labels, thumbs and other scales. Rows are reviews, and answers without any; in a file of preferences they
-    are these. The audit log says that `actor` imported the file.
+    `reviewer`, `role` and `source` stand where a row names none. By default the role is the expert's, but for Langfuse,
+    Open WebUI and Phoenix the end user's. `labels` says what becomes of labels, thumbs and other scales, `encoding` how
+    a text is encoded that does not tell it itself. Rows are reviews, and answers without any; in a file of preferences
+    they are these. The audit log says that `actor` imported the file.
 
     Raises:
         InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.
@@ -167,23 +228,23 @@ def import_ratings(
             f"The name {long[:40]!r}... has {len(long):,} characters; at most {_LONGEST_NAME} are allowed. Shorten it."
         )
     path = Path(path)
-    reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels)
+    reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels, encoding=encoding)
     unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=None if blank(source or "") else source)
     errors = _Errors()
     with translated_errors(engine), stage(engine) as connection:
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
         with connection.begin():
-            rows = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
+            read = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
             errors.extend(staging.drop_contradictions(connection, advice=reader.advice))
         with writing(connection).begin() as storing:
             staging.lock(connection)
             errors.extend(staging.drop_other_texts(connection))
             if errors.count and not skip_invalid:
                 storing.rollback()
-                raise InvalidRowsError(path, errors.report(Stored(), rows=rows, ignored=reader.ignored))
+                raise InvalidRowsError(path, errors.report(Stored(), read, ignored=reader.ignored))
             stored = staging.store(connection, unsaid=unsaid)
-            report = errors.report(stored, rows=rows, ignored=(*reader.ignored, *_left(stored)))
-            counts = {"format": reader.format, "rows": rows, "added": stored.added, "updated": stored.updated}
+            report = errors.report(stored, read, ignored=(*reader.ignored, *_left(stored)))
+            counts = {"format": reader.format, "rows": read.rows, "added": stored.added, "updated": stored.updated}
             audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
     return report
 
@@ -271,6 +332,17 @@ def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterat
     return map(plain.cells, ratings(connection))
 
 
+@dataclass(slots=True)
+class _Read:
+    """The numbers of what was read of a file so far."""
+
+    rows: int = 0
+    rated: int = 0
+    compared: int = 0
+    reviewers: set[str] = field(default_factory=set)
+    encoding: str | None = None
+
+
 class _Errors:
     """Collects the invalid rows: counts all, keeps the first."""
 
@@ -291,17 +363,21 @@ class _Errors:
     def _keep_first(self) -> None:
         self._rows = sorted(self._rows, key=lambda row: row.line)[:LISTED_ROWS]
 
-    def report(self, stored: Stored, *, rows: int, ignored: tuple[str, ...]) -> ImportReport:
+    def report(self, stored: Stored, read: _Read, *, ignored: tuple[str, ...]) -> ImportReport:
         self._keep_first()
         return ImportReport(
-            rows=rows,
+            rows=read.rows,
             added=stored.added,
             updated=stored.updated,
-            unchanged=rows - stored.added - stored.updated - self.count,
+            unchanged=read.rows - stored.added - stored.updated - self.count,
             invalid_count=self.count,
             invalid=tuple(self._rows),
             ignored=ignored,
             withdrawn=stored.withdrawn,
+            rated=read.rated,
+            compared=read.compared,
+            reviewers=len(read.reviewers),
+            encoding=read.encoding,
         )
 
 
@@ -314,18 +390,13 @@ def _left(stored: Stored) -> Iterator[str]:
 
 def _stage(
     connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: ImportDefaults, progress: Progress | None
-) -> int:
-    rows = place = chars = 0
+) -> _Read:
+    place = chars = 0
+    read = _Read()
     chunk: list[FileRow] = []
-    for row in reader:
-        rows += 1
-        if row.rating is None:
-            errors.add(RowError(row.line, row.reason))
-            if errors.count == HOPELESS == rows:
-                raise ImportFileError(hopeless(reader.path, row.reason))
-        else:
-            chunk.append(row)
-            chars += sum(len(of.user_prompt) + len(of.ai_response) for of in (row.rating, row.worse) if of)
+    for row in _counted(reader, read, errors, reviewer=unsaid.reviewer):
+        chunk.append(row)
+        chars += sum(len(of.user_prompt) + len(of.ai_response) for of in (row.rating, row.worse) if of)
         if len(chunk) == _CHUNK or chars > LONGEST_ROW:
             place = staging.add(connection, chunk, place=place, unsaid=unsaid)
             chunk, chars = [], 0
@@ -335,4 +406,21 @@ def _stage(
     staging.add(connection, chunk, place=place, unsaid=unsaid)
     if progress:
         progress(reader.size, reader.size)
-    return rows
+    return read
+
+
+def _counted(reader: RatingsReader, read: _Read, errors: _Errors, *, reviewer: str) -> Iterator[FileRow]:
+    """Yield the rows that can be stored, and count all."""
+    for row in reader:
+        read.rows += 1
+        if row.rating is None:
+            errors.add(RowError(row.line, row.reason))
+            if errors.count == HOPELESS == read.rows:
+                raise ImportFileError(hopeless(reader.path, row.reason))
+            continue
+        read.rated += row.rating.rating is not None
+        read.compared += row.worse is not None
+        if row.rating.rating is not None or row.worse is not None:
+            read.reviewers.add(row.rating.reviewer or reviewer)
+        yield row
+    read.encoding = reader.encoding

@@ -1,4 +1,4 @@
-"""Files of rows: CSV, JSONL, arrays of JSON and Parquet, plain or gzip-compressed.
+"""Files of rows: CSV, JSONL, arrays of JSON and Parquet, plain or gzip-compressed, and workbooks.
 
 They are read row by row, and written whole or not at all.
 """
@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -39,7 +40,21 @@ EXTENSIONS = {
     ".json": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".xls": "xlsx",
+    ".ods": "xlsx",
 }
+#: What other files begin with, and what to do with them.
+_OTHER_KINDS = (
+    (rb"PK\x03\x04|\xd0\xcf\x11\xe0", "a ZIP archive or a workbook. Unpack it, or end its name in .xlsx, .xls or .ods"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself. Fetch it with: git lfs pull"),
+    (rb"(?i)\s*<(!doctype html|html)", "a web page, most often one to sign in. Download the file while signed in"),
+    (rb"PAR1", "Parquet. End its name in .parquet"),
+    (rb"%PDF-", "a PDF. Export the table itself"),
+)
+#: Excel writes the sign that parts the columns into a line of its own.
+_SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _PARQUET_ROWS = 1000
@@ -165,6 +180,17 @@ def hopeless(path: Path, reason: str) -> str:
     )
 
 
+def refuse_other_kinds(path: Path, start: bytes) -> None:
+    """Refuse what is often taken for a text of rows, by what the file begins with.
+
+    Raises:
+        ImportFileError: it is an archive, a page, a pointer or the like.
+    """
+    for begins, is_one in _OTHER_KINDS:
+        if re.match(begins, start):
+            raise ImportFileError(f"The file {str(path)!r} is {is_one}, and try again.")
+
+
 def is_special(path: Path) -> bool:
     """Tell whether it is neither a file nor a folder: a pipe, a socket, a device.
 
@@ -189,7 +215,7 @@ def refuse_doubled(names: Sequence[str], used: Iterable[int]) -> None:
 
 
 def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Record]:
-    """Read the rows of an open file that is csv, jsonl, json or parquet, as they are; `path` is for messages.
+    """Read the rows of an open file that is csv, jsonl, json, parquet or xlsx, as they are; `path` is for messages.
 
     Raises:
         ImportFileError: the file is damaged or of another format.
@@ -197,7 +223,13 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
     from pyarrow import ArrowException
 
     readers: dict[str, Callable[[IO[bytes]], Iterator[Record]]]
-    readers = {"csv": _csv_records, "jsonl": _jsonl_records, "json": _json_records, "parquet": _parquet_records}
+    readers = {
+        "csv": _csv_records,
+        "jsonl": _jsonl_records,
+        "json": _json_records,
+        "parquet": _parquet_records,
+        "xlsx": _workbook_records,
+    }
     try:
         yield from readers[format](stream)
     except (*DAMAGED, ArrowException) as error:
@@ -275,14 +307,17 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
 
         every = lines()
         header = next(every, "")
-        delimiter = max(",;\t", key=header.count)
+        separator = _SEPARATOR.fullmatch(header)
+        skipped = 1 if separator else 0
+        header = next(every, "") if separator else header
+        delimiter = separator[1] if separator else max(",;\t", key=header.count)
         if header.count(delimiter) >= _MOST_COLUMNS:
             raise ImportFileError(f"The first line has more than {_MOST_COLUMNS:,} columns. Leave some of them out.")
         reader = csv.reader(itertools.chain([header], every), delimiter=delimiter, strict=True)
         names: tuple[str, ...] = ()
         cells: list[str] | None = None
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
             if cells != []:
                 since, row_chars = line, 0
             else:
@@ -462,6 +497,50 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
                     if unpacked > most:
                         raise _unpacks_to(most)
                     yield Record(row, names, cells)
+
+
+def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
+    """Give the rows of the first sheet that has any."""
+    from python_calamine import CalamineError, CalamineWorkbook, PasswordError, XmlError, ZipError
+
+    _refuse_large(stream)
+    try:
+        with CalamineWorkbook.from_filelike(stream) as book:
+            sheets = (book.get_sheet_by_index(place) for place in range(len(book.sheet_names)))
+            sheet = next((sheet for sheet in sheets if sheet.height), None)
+            names: tuple[str, ...] = ()
+            for line, cells in enumerate(sheet.iter_rows() if sheet else (), 1):
+                if all(cell == "" for cell in cells):
+                    continue
+                if names:
+                    yield Record(line, names, cells[: len(names)])
+                else:
+                    # What has no name at the end is a column that was emptied.
+                    wide = max(place for place, cell in enumerate(cells, 1) if cell != "")
+                    names = tuple(str(cell).strip() for cell in cells[:wide])
+                    yield Record(line, names)
+    except PasswordError:
+        raise ImportFileError("The workbook is protected by a password. Save it without one and try again.") from None
+    except (CalamineError, XmlError, ZipError, OSError) as error:
+        raise ImportFileError(
+            f"The workbook cannot be read: {error}. Save it anew, or as CSV, and try again."
+        ) from error
+    if not names:
+        raise ImportFileError("The workbook is empty. The first line of its first sheet must name the columns.")
+
+
+def _refuse_large(stream: IO[bytes]) -> None:
+    """Refuse a workbook that is unpacked into memory as a whole and is too large for that."""
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    else:
+        size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if size > _UNPACKED_BYTES:
+        raise ImportFileError(
+            f"The workbook has {size:,} bytes unpacked, and at most {_UNPACKED_BYTES:,} are read. Save it as CSV."
+        )
 
 
 def _longest_row(stream: IO[bytes], group: Any) -> int:

@@ -99,7 +99,10 @@ def test_import_stats_and_export(database: str, tmp_path: Path) -> None:
     """A file goes in, is counted and comes out."""
     path = csv_file(tmp_path, *(f"q{n},a{n},{1 + n % 5}" for n in range(60)))
     result = call(database, "ratings", "import", path)
-    assert (result.exit_code, result.output) == (0, "60 rows: 60 added, 0 updated, 0 unchanged.\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        "60 rows: 60 added, 0 updated, 0 unchanged.\n60 ratings by 1 reviewer.\n",
+    )
     stats = call(database, "ratings", "stats").output
     assert "60 rated, enough to train." in stats
     assert "█" in stats
@@ -130,7 +133,10 @@ def test_invalid_rows_are_printed_and_nothing_is_stored(database: str, tmp_path:
     path = csv_file(tmp_path, "q,a,4", *(f"q,b{n},9" for n in range(25)))
     result = call(database, "ratings", "import", path)
     assert result.exit_code == 2
-    assert "line 3: rating is 9, not a whole number from 1 to 5\n" in result.stderr
+    assert (
+        "line 3: rating is 9, not a whole number from 1 to 5; if that is right, import it with --scale 1,10\n"
+        in result.stderr
+    )
     assert "... and 5 more" in result.stderr
     assert "Nothing was stored" in result.stderr
     assert "--skip-invalid" in result.stderr
@@ -138,7 +144,7 @@ def test_invalid_rows_are_printed_and_nothing_is_stored(database: str, tmp_path:
     result = call(database, "ratings", "import", path, "--skip-invalid")
     assert (result.exit_code, result.stdout) == (
         0,
-        "26 rows: 1 added, 0 updated, 0 unchanged, 25 invalid and left out.\n",
+        "26 rows: 1 added, 0 updated, 0 unchanged, 25 invalid and left out.\n1 rating by 1 reviewer.\n",
     )
 
 
@@ -189,9 +195,11 @@ def test_the_formats_of_other_tools(database: str, tmp_path: Path, format: str, 
     assert result.output == f"{rows} row{'s'[: rows - 1]} written to {tmp_path / name}.\n"
     other = f"sqlite:///{tmp_path / 'other.db'}"
     result = call(other, "ratings", "import", tmp_path / name, "--format", format, "--reviewer", "ann")
-    assert result.output == f"{rows} row{'s'[: rows - 1]}: {rows} added, 0 updated, 0 unchanged.\n"
+    said = "comparison" if "preference" in format else "rating"
+    by = f"{rows} {said}{'s'[: rows - 1]} by 1 reviewer.\n"
+    assert result.output == f"{rows} row{'s'[: rows - 1]}: {rows} added, 0 updated, 0 unchanged.\n{by}"
     result = call(other, "ratings", "import", tmp_path / name, "--format", format, "--reviewer", "ann")
-    assert result.output == f"{rows} row{'s'[: rows - 1]}: 0 added, 0 updated, {rows} unchanged.\n"
+    assert result.output == f"{rows} row{'s'[: rows - 1]}: 0 added, 0 updated, {rows} unchanged.\n{by}"
 
 
 def test_role_and_labels_are_options(database: str, tmp_path: Path) -> None:
@@ -241,7 +249,7 @@ def test_from_names_the_tool(database: str, tmp_path: Path) -> None:
     path.write_text(json.dumps([OPENWEBUI]))
     for added in (1, 0):
         result = call(database, "ratings", "import", "--from", "openwebui", path)
-        assert result.output == f"1 row: {added} added, 0 updated, {1 - added} unchanged.\n"
+        assert result.output == f"1 row: {added} added, 0 updated, {1 - added} unchanged.\n1 rating by 1 reviewer.\n"
     assert "0 rated" in call(database, "ratings", "stats").output
     call(database, "ratings", "import", "--from", "openwebui", path, "--role", "expert", "--good", "4")
     path = tmp_path / "again.csv"
@@ -290,7 +298,10 @@ def test_a_rating_that_was_taken_back_is_told(database: str, tmp_path: Path) -> 
     record = {"type": "rating", "user_id": "u", "meta": {"message_id": "a"}, "updated_at": 1769851800}
     record["snapshot"] = {"chat": {"history": {"messages": message}}}
     file = tmp_path / "feedback.json"
-    for rating, said in ((1, "1 added"), (0, "1 updated, 0 unchanged.\n1 rating taken back.\n")):
+    for rating, said in (
+        (1, "1 added"),
+        (0, "1 updated, 0 unchanged.\n0 ratings by 0 reviewers.\n1 rating taken back.\n"),
+    ):
         file.write_text(json.dumps([record | {"data": {"rating": rating}}]))
         assert said in call(database, "ratings", "import", "--from", "openwebui", file).stdout
 

@@ -52,7 +52,7 @@ def test_columns_can_be_named(sqlite_engine: Engine, tmp_path: Path) -> None:
     ("header", "columns", "message"),
     [
         (["prompt", "question", "answer"], {}, "'prompt' and 'question' both mean user_prompt"),
-        (["frage", "answer"], {}, "no column for user_prompt"),
+        (["topic", "answer"], {}, "no column for user_prompt"),
         (["prompt", "answer"], {"rating": "sterne"}, "no column 'sterne'"),
         (["prompt", "answer"], {"sterne": "rating"}, "no field 'sterne'"),
     ],
@@ -76,7 +76,7 @@ def test_bad_csv_rows_are_all_named_by_line(engine: Engine, tmp_path: Path) -> N
         b"q, ,4,1,\r\n"  # 5
         b"q,a,6,1,\r\n"  # 6
         b"q,a,4.5,1,\r\n"  # 7
-        b"q,a,good,1,\r\n"  # 8
+        b"q,a,maybe,1,\r\n"  # 8
         b"q,a,4,0,\r\n"  # 9
         b"q,a,4,1,yesterday\r\n"  # 10
         b"q,a,4\r\n"  # 11
@@ -94,7 +94,7 @@ def test_bad_csv_rows_are_all_named_by_line(engine: Engine, tmp_path: Path) -> N
         5: "ai_response is empty",
         6: "rating is 6,",
         7: "rating is '4.5', not a whole number from 1 to 5",
-        8: "rating is 'good'",
+        8: "rating is 'maybe'",
         9: "shown_rank is 0",
         10: "rated_at is 'yesterday'",
         11: "3 columns, the header has 5",
@@ -222,7 +222,9 @@ def test_an_array_of_json_is_read_by_its_name(sqlite_engine: Engine, tmp_path: P
 def test_bad_parquet_rows_are_named_by_number(engine: Engine, tmp_path: Path) -> None:
     """In a Parquet file, which has no lines, an invalid row is named by its number."""
     pq.write_table(pa.table({"prompt": ["q", "q"], "answer": ["a", "b"], "rating": [4.5, 4.0]}), tmp_path / "a.pq")
-    assert reasons(engine, tmp_path / "a.pq") == {1: "rating is 4.5, not a whole number from 1 to 5"}
+    assert reasons(engine, tmp_path / "a.pq") == {
+        1: "rating is 4.5, not a whole number from 1 to 5; if that is right, import it with --scale 0.5,5"
+    }
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,11 @@ def test_bad_parquet_rows_are_named_by_number(engine: Engine, tmp_path: Path) ->
         ("absent.csv", None, "No such file"),
         ("a.txt", b"prompt,answer\n", "--format"),
         ("a.csv", b"", "empty"),
-        ("a.csv", "prompt,answer\n".encode("utf-16"), "UTF-16"),
+        ("a.csv", b"PK\x03\x04...", "ZIP archive or a workbook"),
+        ("a.jsonl", b"  <!DOCTYPE html><html>", "web page, most often one to sign in"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        ("a.csv", b"PAR1....", "Parquet"),
+        ("a.xlsx", b"prompt,answer\n", "workbook cannot be read"),
         ("a.parquet", b"prompt,answer\n", "damaged"),
         ("a.csv", gzip.compress(b"prompt,answer\nq,a\n" * 99, mtime=0)[:-9], "damaged"),
     ],

@@ -11,12 +11,14 @@ from typing import Any
 
 from rlhf_loop.domain import GOOD_RATING, THUMBS, Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange.fields import NO, YES, with_point
 from rlhf_loop.utils.rows import Record
 
 _RATINGS = range(1, 6)
-_GOOD = {"true", "yes", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "good", "positive", "like", "correct"}
-_BAD = {"false", "no", "down", "thumbs down", "thumbs_down", "thumbs-down", "👎", "bad", "negative", "dislike"}
-_BAD |= {"incorrect"}
+_GOOD = YES | {"true", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "good", "positive", "like", "correct"}
+_GOOD |= {"helpful", "daumen hoch", "gut", "richtig", "hilfreich"}
+_BAD = NO | {"false", "down", "thumbs down", "thumbs_down", "thumbs-down", "👎", "bad", "negative", "dislike"}
+_BAD |= {"incorrect", "unhelpful", "not helpful", "daumen runter", "schlecht", "falsch", "nicht hilfreich"}
 _THUMBS = (1, 0, -1)
 
 #: What Langfuse calls the score that holds the rating, and Phoenix the annotation, unless somebody says otherwise.
@@ -102,6 +104,11 @@ class Layout:
             raise ValueError(f"two columns have the name {name!r}; rename the one that is not meant, or take it out")
         inside = self._inside(values)
         return self._read(record.line, values) if inside is None else self._each(inside)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The columns that fields take so far, by field, where a format leaves their names open."""
+        return {}
 
     def finish(self) -> Iterable[FileRow]:
         """Return what only the whole file says.
@@ -298,6 +305,6 @@ def _number_or_label(name: str, word: str) -> bool | float:
     if plain in _GOOD | _BAD:
         return plain in _GOOD
     try:
-        return float(plain)
+        return float(with_point(plain))
     except ValueError:
         raise ValueError(f"{name} is {word[:60]!r}, neither a rating nor a word for good or bad") from None

@@ -5,18 +5,31 @@ Preferences between two answers are not in such a file: they go out and come in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_loop.domain import Rating
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange.fields import FIELDS, Columns, check_wanted, is_missing, kind_of, match_columns, to_rating
+from rlhf_loop.exchange.fields import (
+    FIELDS,
+    Columns,
+    check_wanted,
+    is_missing,
+    kind_of,
+    match_columns,
+    to_rating,
+    with_point,
+)
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout
-from rlhf_loop.utils.rows import Record, Row
+from rlhf_loop.utils.rows import Kind, Record, Row
 
 #: The columns of such a file, in their order.
 COLUMNS = {name: kind_of(name) for name in FIELDS}
 _OF_REVIEWS = ("reviewer_role", "harmful")
+#: A day with slashes, alone or with a time: Americans have the month first, others the day.
+_SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
+_MONTHS = 12
 
 
 class PlainLayout(Layout):
@@ -27,13 +40,29 @@ class PlainLayout(Layout):
 
     advice = "if two people said so, add a reviewer column"
 
-    def __init__(self, path: Path, *, columns: Mapping[str, str], each_alone: bool, labels: Labels) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        columns: Mapping[str, str],
+        each_alone: bool,
+        labels: Labels,
+        column: Callable[[int], Iterable[object]],
+    ) -> None:
         super().__init__(labels)
+        self._column = column
+        self._day_first: dict[str, bool] = {}
         check_wanted(columns)
         self._path = path
         self._columns = dict(columns)
         self._each_alone = each_alone
         self._matched: dict[tuple[str, ...], Columns] = {}
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {
+            field: names[place] for names, found in self._matched.items() for field, place in found.positions.items()
+        }
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
         found = match_columns(names, self._columns)
@@ -44,12 +73,35 @@ class PlainLayout(Layout):
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = {name: record.cells[place] for name, place in self._matched[record.names].positions.items()}
-        if self._labels.reads_numbers and not is_missing(values.get("rating")):
-            values["rating"] = self._labels.rating("rating", values["rating"])
+        given = values.get("rating")
+        if not is_missing(given) and (self._labels.reads_numbers or self._labels.knows(given)):
+            values["rating"] = self._labels.rating("rating", given)
         elif not self._has_other_numbers:
-            self._note_number(values.get("rating"))
+            self._note_number(given)
+        for name, value in values.items():
+            if kind_of(name) is Kind.TIME and isinstance(value, str) and (when := _SLASHED.fullmatch(value.strip())):
+                values[name] = self._in_order(name, record, when)
         unsaid = frozenset(name for name in _OF_REVIEWS if is_missing(values.get(name)))
-        return (FileRow(record.line, to_rating(values), unsaid=unsaid),)
+        try:
+            return (FileRow(record.line, to_rating(values), unsaid=unsaid),)
+        except ValueError as error:
+            raise ValueError(f"{error}{_hint(given) if str(error).startswith('rating ') else ''}") from None
+
+    def _in_order(self, name: str, record: Record, when: re.Match[str]) -> str:
+        """Return a day with slashes, which are in one order in the whole column, as ISO 8601 has it."""
+        if name not in self._day_first:
+            cells = (str(cell).strip() for cell in self._column(self._matched[record.names].positions[name]))
+            days = [found for cell in cells if (found := _SLASHED.fullmatch(cell))]
+            first, second = (any(int(day[place]) > _MONTHS for day in days) for place in (1, 2))
+            if first == second:
+                why = "some have the day first and others the month" if first else "each may have either first"
+                raise ValueError(
+                    f"{name} is {when[0]!r}, and nothing tells the day from the month: {why}. Write days as 2026-01-31"
+                )
+            self._day_first[name] = first
+        one, other, year, clock = when.groups()
+        day, month = (one, other) if self._day_first[name] else (other, one)
+        return f"{day}.{month}.{year} {clock or ''}".strip()
 
     def _refuse_missing(self, names: Sequence[str], found: Columns) -> None:
         absent = [column for column in self._columns.values() if column not in names]
@@ -63,6 +115,23 @@ class PlainLayout(Layout):
                 f"The file {str(self._path)!r} has no column for {' and '.join(found.missing)}. Its columns are: "
                 f"{', '.join(names)}. Name the right ones: {given}; with others, such as rating, in the same way."
             )
+
+
+def _hint(rating: object) -> str:
+    """Say what a number that is not a rating from 1 to 5 may be instead."""
+    try:
+        number = float(with_point(str(rating)))
+    except ValueError:
+        return "; words for good and bad are yes and no, good and bad, or thumbs up and down"
+    for fits, scale in (
+        (number == 0, "--scale 0,5, or with --thumbs if 1 is a thumb up"),
+        (0 < number < 5, "--scale 0.5,5"),
+        (5 < number <= 10, "--scale 1,10"),
+        (10 < number <= 100, "--scale 0,100"),
+    ):
+        if fits:
+            return f"; if that is right, import it with {scale}"
+    return ""
 
 
 def cells(rating: Rating) -> Row:

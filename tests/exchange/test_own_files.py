@@ -1,0 +1,212 @@
+"""Files as people have them: from spreadsheets, in other encodings, with numbers, days and words of other countries."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine
+
+from rlhf_loop.cli import main
+from rlhf_loop.domain import Rating
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange.formats.base import Labels, NumberScale
+from rlhf_loop.exchange.transfer import import_ratings, preview_ratings, ratings
+from rlhf_loop.store.engine import reading
+from rlhf_loop.utils import rows as files
+
+TEXTS = {
+    "cp1252": ("Frage;Antwort", "Was hilft gegen Übelkeit?;Ingwer, kühle Getränke und größere Pausen."),
+    "cp1250": (
+        "pytanie;odpowiedź",
+        "Co pomaga na ból głowy?;Odpoczynek, świeże powietrze, jeśli ból trwa: iść do lekarza.",
+    ),
+    "cp1251": ("question;answer", "Что помогает от головной боли?;Отдых, вода и свежий воздух."),
+    "cp932": ("question;answer", "頭痛に効くものは何ですか;休息と水分補給が役に立ちます。痛みが続く場合は医師に。"),
+    "utf-16": ("question;answer", "Was hilft?;Tee für alle"),
+    "utf-16-le": ("question;answer", "Was hilft?;Tee für alle"),
+}
+
+
+def stored(engine: Engine) -> list[Rating]:
+    with reading(engine) as connection:
+        return list(ratings(connection))
+
+
+def write_workbook(path: Path, rows: Sequence[Sequence[object]], *, before: Sequence[Sequence[object]] = ()) -> Path:
+    """Write what a spreadsheet would: texts, numbers, and times as days since 1900; `before` is an earlier sheet."""
+
+    def cell(value: object) -> str:
+        if value is None:
+            return "<c/>"
+        if isinstance(value, datetime):
+            days = (value - datetime(1899, 12, 30, tzinfo=UTC)).total_seconds() / 86_400
+            return f'<c s="1"><v>{days}</v></c>'
+        if isinstance(value, int | float):
+            return f"<c><v>{value}</v></c>"
+        return f'<c t="inlineStr"><is><t>{escape(str(value))}</t></is></c>'
+
+    name = "http://schemas.openxmlformats.org/{}/2006/{}".format
+    main_, relations = name("spreadsheetml", "main"), name("package", "relationships")
+    sheets = [before, rows]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        document = name("officeDocument", "relationships") + "/officeDocument"
+        archive.writestr(
+            "_rels/.rels",
+            f'<Relationships xmlns="{relations}"><Relationship Id="d" Type="{document}" Target="xl/workbook.xml"/>'
+            "</Relationships>",
+        )
+        archive.writestr("[Content_Types].xml", f'<Types xmlns="{name("package", "content-types")}"/>')
+        listed = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in (1, 2))
+        archive.writestr(
+            "xl/workbook.xml",
+            f'<workbook xmlns="{main_}" xmlns:r="{name("officeDocument", "relationships")}"><sheets>{listed}</sheets>'
+            "</workbook>",
+        )
+        targets = [(f"r{n}", "worksheet", f"worksheets/s{n}.xml") for n in (1, 2)] + [("r3", "styles", "styles.xml")]
+        kinds = "".join(
+            f'<Relationship Id="{id}" Type="{name("officeDocument", "relationships")}/{kind}" Target="{target}"/>'
+            for id, kind, target in targets
+        )
+        archive.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{relations}">{kinds}</Relationships>')
+        archive.writestr(
+            "xl/styles.xml",
+            f'<styleSheet xmlns="{main_}"><cellXfs><xf numFmtId="0"/><xf numFmtId="22"/></cellXfs></styleSheet>',
+        )
+        for number, sheet in enumerate(sheets, 1):
+            lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in sheet)
+            archive.writestr(
+                f"xl/worksheets/s{number}.xml", f'<worksheet xmlns="{main_}"><sheetData>{lines}</sheetData></worksheet>'
+            )
+    return path
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_the_letters_tell_the_encoding(sqlite_engine: Engine, tmp_path: Path, encoding: str) -> None:
+    """A text of another encoding is read as it was written, and the report says as what."""
+    header, row = TEXTS[encoding]
+    (tmp_path / "a.csv").write_bytes(f"{header}\r\n{row}\r\n".encode(encoding))
+    report = import_ratings(sqlite_engine, tmp_path / "a.csv")
+    (found,) = stored(sqlite_engine)
+    assert f"{found.user_prompt};{found.ai_response}" == row
+    assert report.encoding == encoding
+
+
+def test_an_encoding_can_be_given(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """It is believed; one that there is not, or that the file is not in, is refused."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"question": "q", "answer": "p\u00e2t\u00e9"}\n'.encode("mac-roman"))
+    import_ratings(sqlite_engine, path, encoding="macintosh")
+    assert stored(sqlite_engine)[0].ai_response == "pâté"
+    for name in ("none-such", "base64", ""):
+        with pytest.raises(ImportFileError, match="not the name of an encoding"):
+            import_ratings(sqlite_engine, path, encoding=name or "\x00")
+    with pytest.raises(ImportFileError, match="not in ascii, as it has the bytes 89"):
+        import_ratings(sqlite_engine, path, encoding="ascii")
+
+
+def test_what_a_german_spreadsheet_saves(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """With the line sep=, decimal commas, days with dots and words for yes and no it is read without any option."""
+    (tmp_path / "a.csv").write_bytes(
+        "sep=;\r\nFrage;Antwort;Bewertung;Kommentar;Bewertet am;Gutachter;Score;Harmful\r\n"
+        "Was hilft?;Tee für alle;4,0;gut;31.01.2026 14:05;Dr. Weiß;0,125;nein\r\n"
+        "Was hilft?;Nichts;nein;;1.2.2026;Dr. Weiß;;ja\r\n"
+        "Was hilft?;Kaffee;9;;;;;\r\n".encode("cp1252")
+    )
+    with pytest.raises(ImportFileError, match=r"first line 5: rating is 9.*import it with --scale 1,10"):
+        import_ratings(sqlite_engine, tmp_path / "a.csv")
+    report = import_ratings(sqlite_engine, tmp_path / "a.csv", skip_invalid=True)
+    assert (report.rows, report.rated, report.reviewers) == (3, 2, 1)
+    tea, nothing = stored(sqlite_engine)
+    assert (tea.rating, tea.feedback_comment, tea.score, tea.harmful) == (4, "gut", 0.125, False)
+    assert (tea.rated_at, tea.reviewer) == (datetime(2026, 1, 31, 14, 5, tzinfo=UTC), "Dr. Weiß")
+    assert (nothing.rating, nothing.harmful, nothing.rated_at) == (1, True, datetime(2026, 2, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        (("1/31/2026", "2/3/2026 10:00"), ["2026-01-31T00:00", "2026-02-03T10:00"]),
+        (("3/2/2026", "31/01/2026 10:00"), ["2026-02-03T00:00", "2026-01-31T10:00"]),
+        (("3/2/2026", "2/3/2026"), "each may have either first"),
+        (("31/1/2026", "1/31/2026"), "some have the day first and others the month"),
+    ],
+)
+def test_the_whole_column_tells_the_order_of_days(
+    sqlite_engine: Engine, tmp_path: Path, days: Sequence[str], expected: list[str] | str
+) -> None:
+    """Days with slashes are read in the only order that fits all of them, and refused where none or both do."""
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,rating,rated_at\n" + "".join(f"q,a{n},5,{day}\n" for n, day in enumerate(days)))
+    if isinstance(expected, str):
+        with pytest.raises(ImportFileError, match=expected):
+            import_ratings(sqlite_engine, path)
+        return
+    import_ratings(sqlite_engine, path)
+    assert [f"{each.rated_at:%Y-%m-%dT%H:%M}" for each in stored(sqlite_engine)] == expected
+
+
+def test_a_workbook(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The first sheet with rows is read, wherever they begin, with its numbers and times; a bad row is named."""
+    when = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    rows = [
+        [],
+        ["Question ", "Answer", "Rating", "Rated at", "Reviewer", None],
+        ["q", "a", 4, when, 17, None],
+        ["q", "b", 2.5],
+    ]
+    path = write_workbook(tmp_path / "a.xlsx", rows)
+    with pytest.raises(ImportFileError, match=r"first line 4: rating is 2\.5.*--scale 0\.5,5"):
+        import_ratings(sqlite_engine, path)
+    report = import_ratings(sqlite_engine, path, labels=Labels(scale=NumberScale(0.5, 5)))
+    assert (report.rows, report.rated, report.encoding) == (2, 2, None)
+    assert [(each.ai_response, each.rating, each.reviewer) for each in stored(sqlite_engine)] == [
+        ("a", 4, "17"),
+        ("b", 3, "anonymous"),
+    ]
+    assert stored(sqlite_engine)[0].rated_at == when
+
+
+def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one, one that unpacks to more than memory should be asked for, and a damaged one are refused."""
+    path = write_workbook(tmp_path / "a.xlsx", [])
+    with pytest.raises(ImportFileError, match="workbook is empty"):
+        import_ratings(sqlite_engine, path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ImportFileError, match="workbook cannot be read"):
+        import_ratings(sqlite_engine, path)
+    monkeypatch.setattr(files, "_UNPACKED_BYTES", 1000)
+    with pytest.raises(ImportFileError, match="at most 1,000 are read"):
+        import_ratings(sqlite_engine, write_workbook(path, [["question", "answer"], ["q", "a" * 1000]]))
+
+
+def test_a_dry_run_shows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the columns, the first rows and all counts, opens no database, and reads from standard input, too."""
+    monkeypatch.chdir(tmp_path)
+    text = "Frage;Antwort;Bewertung;Station\nWas hilft?;Tee;5;3\nWas hilft?;Nichts;;3\nWas hilft?;Bier;7;3\n"
+    found = CliRunner().invoke(main, ["ratings", "import", "-", "--dry-run"], input=text)
+    assert found.exit_code == 0
+    for words in (
+        "Frage → user_prompt",
+        "Tee",
+        "line 4: rating is 7",
+        "3 rows: 1 rated by 1 reviewer, 1 unrated, 1 invalid.",
+        "Not used: Station.",
+    ):
+        assert words in found.output
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.csv").write_text(text)
+    preview = preview_ratings(tmp_path / "a.csv")
+    assert [each.ai_response for each in preview.first] == ["Tee", "Nichts"]
+
+
+if __name__ == "__main__":
+    write_workbook(
+        Path(sys.argv[1]), [["question", "answer", "rating"], *([f"q{n}", f"a{n}", 5] for n in range(100_000))]
+    )
