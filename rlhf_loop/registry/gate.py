@@ -1,7 +1,7 @@
 """The gate: decides whether a new model may go live by itself.
 
-It has to be better than the incoming order, and not worse than the model that is live, on questions that neither was
-fitted on. Where that cannot be told it waits for somebody to decide.
+It has to be better than the incoming order, and not worse than the model that is live, each question judged by models
+that were not fitted on it. Where that cannot be told it waits for somebody to decide.
 """
 
 from __future__ import annotations
@@ -15,21 +15,35 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training.comparison import CHANCE, Comparison, Comparisons, against_incoming, by_chance, compare, predict
+from rlhf_loop.training.comparison import (
+    CHANCE,
+    Comparison,
+    Comparisons,
+    against_incoming,
+    by_chance,
+    by_chance_within,
+    compare,
+    predict,
+)
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluate
-from rlhf_loop.training.train import TrainingResult
+from rlhf_loop.training.train import Incumbent, TrainingResult
+from rlhf_loop.utils.arrays import Floats, Mask
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
 #: more: to hold back one that is better costs the users, too, and few questions can prove much. This, `MARGIN` and
 #: `CHANCE` were chosen on the draws of an earlier simulation of the same sets; docs/GATE.md has what comes of them.
 CERTAIN = 0.85
+#: The same for being worse than a live model of the same recipe that learned from fewer ratings: to have learned from
+#: more is a reason to be better, and of four measures on a few new questions one is soon worse by chance.
+CERTAIN_SUCCESSOR = 0.95
 #: P@1 that a model may lose, as measured, if it is certainly better by another measure: a few near ties.
 MARGIN = 0.02
-#: Questions on which an order can be compared with another: of fewer even the best leaves chance too much room.
-LEAST_QUESTIONS = 4
+#: Questions on which an order can be compared with another. One that is no better does better on all three in one of
+#: eight cases, which is about what `CERTAIN` allows; on both of two in one of four.
+LEAST_QUESTIONS = 3
 #: Answers to compare AUC on where too few questions have two or more of them.
 _ENOUGH_ANSWERS = 20
-_NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": "pairs in the right order"}
+_NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": "pairs in the right order", "auc": "AUC"}
 #: The states from the best to the worst: the worst verdict of all rules decides.
 _SEVERITY = (ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTED)
 #: A rule's state and its reason, a sentence for people.
@@ -45,6 +59,11 @@ class LiveModel:
     version: str
     model: RewardModel
     fitted: NDArray[np.int64] | None
+
+    @property
+    def incumbent(self) -> Incumbent | None:
+        """What a training needs to judge the recipe on the questions that the model has seen; None if unknown."""
+        return None if self.fitted is None else Incumbent(self.model.recipe, self.fitted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,26 +91,26 @@ class Judgement:
 
 
 def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder) -> Judgement:
-    """Compare a new model with the incoming order (see `beside_incoming`) and with the live one.
+    """Compare a new model with the incoming order (see `beside_incoming`) and with the live one (`beside_live`).
 
-    Not worse than the live model: P@1 is at least as high, and AUC not certainly lower; or P@1 is lower by a few near
-    ties, and another measure certainly higher. Where too few questions have two or more rated answers, AUC is at least
-    as high. Each question is judged by models that were not fitted on it: a frozen or held-out one by the new model
-    itself, another by that of its fold.
+    Each question is judged by models that were not fitted on it: a frozen or held-out one by the new model itself,
+    another by that of its fold.
     """
     rows = trained.judged & np.isfinite(trained.probability)
-    first = beside_incoming(trained.data.predictions(trained.probability[rows], rows))
+    of = trained.data.predictions(trained.probability[rows], rows)
+    first = beside_incoming(of)
     verdicts = [(first.state, first.reason)]
     found = None
     if live is None:
         verdicts.append((ModelState.LIVE, "There was no live model to compare it with."))
     else:
-        if live.fitted is not None:
-            rows &= ~trained.data.seen(live.fitted)
-        theirs = predict(live.model, trained.data, rows, encoder)
-        rows &= np.isfinite(theirs)
-        found = compare(trained.data.predictions(trained.probability[rows], rows), theirs[rows])
-        verdicts.append(_against_live(live, found))
+        own = live_scores(trained, live.model, live.fitted, rows, encoder)
+        again = None if trained.incumbent is None else trained.incumbent[rows]
+        second = beside_live(
+            of, own, again, live=live.version, known=live.fitted is not None, successor=_succeeds(trained, live)
+        )
+        verdicts.append((second.state, second.reason))
+        found = second.measured
     return Judgement(
         state=max((state for state, _ in verdicts), key=_SEVERITY.index),
         reasons=tuple(reason for _, reason in verdicts),
@@ -104,16 +123,30 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     )
 
 
+def _succeeds(trained: TrainingResult, live: LiveModel) -> bool:
+    """Tell whether a model learned by the live one's recipe from at least as many questions."""
+    same = trained.report.recipe == live.model.recipe
+    return same and live.fitted is not None and len(trained.fitted) >= len(live.fitted)
+
+
+def live_scores(
+    trained: TrainingResult, model: RewardModel, fitted: NDArray[np.int64] | None, rows: Mask, encoder: TextEncoder
+) -> Floats:
+    """Return what the live model says of those rated answers whose questions it has not seen; nan for the others."""
+    unseen = rows if fitted is None else rows & ~trained.data.seen(fitted)
+    return predict(model, trained.data, unseen, encoder)[rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BesideIncoming:
-    """The gate's verdict on a model beside the incoming order, with what was `measured`."""
+class Beside:
+    """The gate's verdict on a model beside another order or model, with what was `measured`."""
 
     state: ModelState
     reason: str
     measured: Comparisons
 
 
-def beside_incoming(of: Predictions) -> BesideIncoming:
+def beside_incoming(of: Predictions) -> Beside:
     """Tell whether an order is better than the incoming one, by predictions of models that had not seen the questions.
 
     Better: by P@1, NDCG or the share of pairs in the right order in `CERTAIN` of the draws of a bootstrap over
@@ -125,9 +158,10 @@ def beside_incoming(of: Predictions) -> BesideIncoming:
     first = measured.precision_at_1
     known = first.questions if first else 0
     several = int((np.bincount(of.question) > 1).sum())
-    luck = by_chance(of)
     if first is not None and known >= LEAST_QUESTIONS:
-        state, reason = _ordered(measured, first, luck)
+        # Whoever orders each list well need not know which list has good answers, nor the other way round. Who may pass
+        # either of two tests is lucky twice as often (Bonferroni 1936).
+        state, reason = _ordered(measured, first, min(1.0, 2 * by_chance(of), 2 * by_chance_within(of)))
     elif known and known >= several - known:
         state = ModelState.CANDIDATE
         reason = (
@@ -135,8 +169,8 @@ def beside_incoming(of: Predictions) -> BesideIncoming:
             "it takes have two or more rated answers. Rate answers to more questions."
         )
     else:
-        state, reason = _without_order(of, luck, several=several)
-    return BesideIncoming(state=state, reason=reason, measured=measured)
+        state, reason = _without_order(of, by_chance(of), several=several)
+    return Beside(state=state, reason=reason, measured=measured)
 
 
 def _ordered(measured: Comparisons, first: Comparison, luck: float) -> _Verdict:
@@ -185,23 +219,50 @@ def _probably(luck: float) -> str:
     return f"with a probability of {luck:.0%}" if luck >= 0.1 else f"with a probability of {luck:.1%}"
 
 
-def _against_live(live: LiveModel, found: Comparisons) -> _Verdict:
-    ranked, auc = found.precision_at_1, found.auc
-    flattered = " (which may have been fitted on some of them)" if live.fitted is None else ""
-    beside = f"the live model {live.version}{flattered}"
-    if ranked is not None and ranked.questions >= ENOUGH_QUESTIONS:
-        measured = f"{_said(_of_order(found))}, on {ranked.questions} questions"
-        if auc is not None:
-            measured += f", AUC {_points(auc.difference)} on {auc.answers} answers"
-        loss = -ranked.difference.value
-        sure = any(each.certainty >= CERTAIN for each in (auc, *_of_order(found)) if each)
+def beside_live(
+    of: Predictions, own: Floats, again: Floats | None, *, live: str, known: bool = True, successor: bool = False
+) -> Beside:
+    """Tell whether a model is worse than the live one, by predictions of models that had not seen the questions.
+
+    `own` is what the live model says of the questions that it had not seen, nan for the others. For those it is `again`
+    that counts where there is any: what its recipe says, fitted once more to the live model's questions and not to the
+    one that is asked for. Worse: by any measure in `CERTAIN` of the draws of a bootstrap over questions; or P@1 as
+    measured is lower, unless by a few near ties where another measure is certainly higher. A `successor`, of the same
+    recipe and from as many questions or more, is worse only by a measure in `CERTAIN_SUCCESSOR` of the draws.
+    """
+    theirs = own if again is None else np.where(np.isfinite(own), own, again)
+    there = np.isfinite(theirs)
+    found = compare(of.only(there), theirs[there])
+    flattered = "" if known else " (which may have been fitted on some of them)"
+    refitted = "" if again is None else " (by its recipe fitted anew where it has seen them)"
+    state, reason = _against_live(found, f"the live model {live}{flattered}", refitted, successor=successor)
+    return Beside(state=state, reason=reason, measured=found)
+
+
+def _against_live(found: Comparisons, beside: str, refitted: str, *, successor: bool) -> _Verdict:
+    first = found.precision_at_1 if found.precision_at_1 and found.precision_at_1.questions >= LEAST_QUESTIONS else None
+    auc = found.auc if found.auc and found.auc.answers >= _ENOUGH_ANSWERS else None
+    every = [*(_of_order(found) if first else ()), *([auc] if auc else [])]
+    told = [] if first is None else [f"{_said(_of_order(found))}, on {first.questions} questions{refitted}"]
+    told += [] if auc is None else [f"AUC {_points(auc.difference)} on {auc.answers} answers"]
+    measured = ", ".join(told)
+    worse = [each for each in every if each.doubt >= (CERTAIN_SUCCESSOR if successor else CERTAIN)]
+    if worse:
+        by = " and ".join(_NAMES[each.measure] for each in worse)
+        return ModelState.CANDIDATE, f"It is worse than {beside}, certainly by {by}: {measured}."
+    if successor:
+        told_so = f": {measured}" if every else ", as far as the few answers to new questions can tell"
+        return ModelState.LIVE, (
+            f"It is not worse than {beside}, and learned by the same recipe from as many questions or more{told_so}."
+        )
+    if first is not None and first.questions >= ENOUGH_QUESTIONS:
+        loss = -first.difference.value
+        sure = any(each.certainty >= CERTAIN for each in every)
         if loss > MARGIN or (loss > 0 and not sure):
             return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
-        if auc is not None and auc.difference.high < 0:
-            return ModelState.CANDIDATE, f"It separates good from bad answers worse than {beside}: {measured}."
         return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
-    if auc is not None and auc.answers >= _ENOUGH_ANSWERS:
-        measured = f"AUC {_points(auc.difference)} on {auc.answers} answers; too few questions for P@1"
+    if auc is not None:
+        measured += "; too few questions for P@1"
         if auc.difference.value < 0:
             return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
         return ModelState.LIVE, f"It is not worse than {beside}: {measured}."

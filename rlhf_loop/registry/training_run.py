@@ -118,6 +118,7 @@ def run_training(
             check_enough(data, min_samples=min_samples)
             encoder = encoder or load_encoder(settings)
             share = frozen_share(record.n_questions or 0, before=registry.frozen_before(engine))
+            before = _live_model(engine, settings, encoder)
             trained = train(
                 data,
                 pairs=pairs,
@@ -127,10 +128,15 @@ def run_training(
                 min_samples=min_samples,
                 frozen_share=share,
                 goal=TARGET,
+                incumbent=before.incumbent if before else None,
                 progress=progress,
             )
             report = trained.report
-            judgement = judge(trained, _live_model(engine, settings, encoder), encoder=encoder)
+            beside = _live_model(engine, settings, encoder)
+            if (before and before.version) != (beside and beside.version):
+                # Promoted meanwhile: what was fitted for the one before says nothing of it.
+                trained = replace(trained, incumbent=None)
+            judgement = judge(trained, beside, encoder=encoder)
             measured = plain(asdict(report))
             card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measured}
             version = registry.add(

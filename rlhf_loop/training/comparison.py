@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_loop.domain import Interval
 from rlhf_loop.encoders import TextEncoder
@@ -29,8 +30,8 @@ _ROUNDING = 1e-9
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One measure of two models on the same answers. `difference` is ours less theirs, with its 95 % interval from a
-    paired bootstrap over questions; `certainty` is the share of its draws in which ours is better. `questions` counts
-    those that the measure can tell anything of.
+    paired bootstrap over questions; `certainty` is the share of its draws in which ours is better, `doubt` the share in
+    which theirs is. `questions` counts those that the measure can tell anything of.
     """
 
     measure: str
@@ -40,6 +41,7 @@ class Comparison:
     theirs: float
     difference: Interval
     certainty: float
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,28 @@ def by_chance(of: Predictions) -> float:
     return min((float(spearmanr(of.probability, each, alternative="greater").pvalue) for each in varied), default=1.0)
 
 
+def by_chance_within(of: Predictions) -> float:
+    """Return how probable it is that a model that knows nothing would order each question's answers as well.
+
+    By ranks within each question, and the sum of their products over the questions (van Elteren 1960): it knows nothing
+    of which questions have good answers, and loses nothing by scores of different models for different questions. 1
+    where no question has answers that differ in score and in rating.
+    """
+    from scipy.stats import norm
+
+    size = np.bincount(of.question)[of.question]
+    scores = _ranks_within(of.question, of.probability) / (size + 1)
+    found = 1.0
+    for given in (of.rating, of.label):
+        grades = _ranks_within(of.question, given) / (size + 1)
+        squares = (np.bincount(of.question, each**2) for each in (scores, grades))
+        # Of all orders by lot of a question's answers.
+        variance = np.prod(list(squares), axis=0) / np.maximum(1, np.bincount(of.question) - 1)
+        if variance.sum() > _ROUNDING:
+            found = min(found, float(norm.sf(scores @ grades / np.sqrt(variance.sum()))))
+    return found
+
+
 def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder) -> Floats:
     """Return what the model says of those rated answers, among all candidates of their questions; nan for the others
     and for those whose texts are gone.
@@ -128,6 +152,15 @@ def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEnco
         of = place[kept.row]
         found[of[of >= 0]] = scores[of >= 0]
     return found
+
+
+def _ranks_within(question: Ints, values: NDArray[np.generic]) -> Floats:
+    """Return the rank of each value among those of its question, less the mean of these ranks; ties share theirs."""
+    from scipy.stats import rankdata
+
+    place = np.unique(np.stack([question, np.unique(values, return_inverse=True)[1]]), axis=1, return_inverse=True)[1]
+    ranks: Floats = rankdata(place)
+    return ranks - (np.bincount(question, ranks) / np.bincount(question))[question]
 
 
 def _auc(of: Predictions, theirs: Floats, seed: int) -> Comparison | None:
@@ -176,6 +209,7 @@ def _comparison(
         return None
     gained = (ours - theirs)[1:]
     gained = gained[np.isfinite(gained)]
+    better, worse = (float((each > _ROUNDING).mean()) if len(each) else 0.0 for each in (gained, -gained))
     return Comparison(
         measure=measure,
         questions=len(drawn),
@@ -183,5 +217,6 @@ def _comparison(
         ours=float(ours[0]),
         theirs=float(theirs[0]),
         difference=Interval(*metrics.interval(ours - theirs)),
-        certainty=float((gained > _ROUNDING).mean()) if len(gained) else 0.0,
+        certainty=better,
+        doubt=worse,
     )

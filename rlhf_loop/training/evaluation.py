@@ -105,11 +105,6 @@ class Evaluation:
         ]
         return html_table(("", "this model", f"incoming order ({self.incoming_questions})"), rows, above=[said])
 
-    @property
-    def comparable(self) -> bool:
-        """True if enough questions have a known incoming order to compare the model with it."""
-        return self.incoming_questions >= ENOUGH_QUESTIONS
-
 
 def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = None) -> Evaluation:
     """Measure predictions; `seed` and `draws` are the bootstrap's. Without draws (0) the intervals are nan."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.reward import RECIPES, RewardModel, recipe_named
+from rlhf_loop.reward import RECIPES, Recipe, RewardModel, recipe_named
+from rlhf_loop.reward.recipes import JointRecipe
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents
@@ -40,6 +41,8 @@ HOLDOUT_SHARE = 0.12
 AUTO = "auto"
 #: Share of the bootstrap's draws in which a recipe has to be better than the default one to be taken in its place.
 CERTAIN_RECIPE = 0.95
+#: Questions with rivals that an incumbent has not seen from which on these alone tell enough of it.
+ENOUGH_UNSEEN = 500
 #: Pairs of questions that are left out of a fit from which on the report says how many are put in the right order.
 ENOUGH_PAIRS = 20
 #: Questions, and characters of their texts, by which the language is looked at.
@@ -149,12 +152,21 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Incumbent:
+    """The model that a new one is to be compared with: its recipe, and the questions that it was fitted on."""
+
+    recipe: str
+    fitted: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingResult:
     """A model with its report, and what a comparison with another one needs.
 
     `probability` has one entry a rated answer of `data`, each by a model that was not fitted on its question; nan where
     there is none. `judged` are the answers that may decide. `fitted` are the questions that the model was fitted on, as
-    `prompt_hash` names them, in order.
+    `prompt_hash` names them, in order. `incumbent` is like `probability`, of models of the incumbent's recipe that were
+    fitted on nothing but its questions; None where that was not asked for, or would tell nothing.
     """
 
     model: RewardModel
@@ -163,6 +175,7 @@ class TrainingResult:
     judged: Mask
     probability: Floats
     fitted: NDArray[np.int64]
+    incumbent: Floats | None = None
 
 
 def train(
@@ -175,6 +188,7 @@ def train(
     min_samples: int = MIN_SAMPLES,
     frozen_share: float = 0.0,
     goal: float | None = None,
+    incumbent: Incumbent | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Train a reward model on the rated examples; unrated ones count as context of their group.
@@ -190,6 +204,9 @@ def train(
     users never weigh more than if they had rated as many answers as the experts: what they err in together would else
     outweigh the experts (docs/RESULTS.md). Only where experts have rated fewer than `min_samples` answers, and all
     together enough, the end users' ratings are judged by as well, and the report says so.
+
+    With an `incumbent` of another recipe than the one taken, that recipe is fitted once more, to the questions of the
+    incumbent alone, so that it can be judged on them, too, by cross-validation (see `TrainingResult`).
 
     With a `goal` for accuracy, the report says, too, how the accuracy grew with the ratings, and when the goal will be
     reached; by ratings alone, without pairs and without end users' hints.
@@ -209,9 +226,10 @@ def train(
     _check_judged(data, judged, min_samples=0)
     held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
     _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
-    rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in recipes}
+    every = [*recipes, *_besides(incumbent, recipes)]
+    rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in every}
     found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
-    of_pairs = read_pairs(compared, recipes, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
+    of_pairs = read_pairs(compared, every, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
     seconds = {"grouping": grouping} | dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
     # Now, and not after the next line: there its prompts still have all their rated answers.
     question = data.question_of(compared.numbers["prompt"])
@@ -229,7 +247,7 @@ def train(
         seconds[f"{each.name} fit"] = perf_counter() - started
     started = perf_counter()
     # The same questions for all: where one recipe had a sample only, the others are compared with it on that.
-    common = np.logical_and.reduce([~held, judged, *rows.values()])
+    common = np.logical_and.reduce([~held, judged, *(rows[name] for name in fits)])
     out_of_fold = {name: data.predictions(fit.probability[common], common) for name, fit in fits.items()}
     inside = {name: evaluate(predictions) for name, predictions in out_of_fold.items()}
     chosen = best_recipe(out_of_fold)
@@ -249,8 +267,8 @@ def train(
         cross_validated=inside,
         held_out=evaluate(data.predictions(fit.probability[outside], outside)),
         overall=evaluate(data.predictions(fit.probability[having], having)),
-        cut=found.cut,
-        sampled=min((int((mask & judged).sum()) for mask in rows.values() if not mask.all()), default=None),
+        cut=found.cut if JointRecipe.name in fits else None,
+        sampled=min((int((rows[name] & judged).sum()) for name in fits if not rows[name].all()), default=None),
         judged_by=ReviewerRole.END_USER if (judged & ~data.expert).any() else ReviewerRole.EXPERT,
         experts=int((judged & data.expert).sum()),
         end_users=int(hints.sum()),
@@ -270,6 +288,11 @@ def train(
     started = perf_counter()
     report = replace(report, documents=_by_documents(material, chosen, inside[chosen], common, seed))
     seconds["unseen documents"] = perf_counter() - started
+    of_incumbent = None
+    if incumbent is not None and incumbent.recipe != chosen:
+        started = perf_counter()
+        of_incumbent = _again(material, incumbent, seed)
+        seconds["incumbent"] = perf_counter() - started
     if goal is not None:
         started = perf_counter()
         of = _rated(data, found.features[chosen], rows[chosen], judged & ~held, encoder.id)
@@ -277,7 +300,7 @@ def train(
         seconds["learning curve"] = perf_counter() - started
     model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code)
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out]).astype(np.int64)
-    return TrainingResult(model, report, data, judged, fit.probability, fitted)
+    return TrainingResult(model, report, data, judged, fit.probability, fitted, of_incumbent)
 
 
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:
@@ -390,6 +413,33 @@ def _by_documents(of: Material, recipe: str, known: Evaluation, rows: Mask, seed
     except ValueError:
         return report
     return replace(report, unseen=evaluate(data.predictions(probability[rows], rows)))
+
+
+def _besides(incumbent: Incumbent | None, recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Return the recipe of the incumbent if it is not among them. One that there is no more cannot be fitted again."""
+    if incumbent is None or incumbent.recipe not in RECIPES or incumbent.recipe in {each.name for each in recipes}:
+        return []
+    return [recipe_named(incumbent.recipe)]
+
+
+def _again(of: Material, incumbent: Incumbent, seed: int) -> Floats | None:
+    """Return what models of the incumbent's recipe say that were fitted on its questions alone, not on the answer's.
+
+    None where its other questions tell enough, or these do not allow a cross-validation.
+    """
+    if incumbent.recipe not in of.features:
+        return None
+    data = of.data
+    seen = data.seen(incumbent.fitted)
+    unseen = data.question[of.judged & ~seen]
+    if (np.bincount(unseen) > 1).sum() >= ENOUGH_UNSEEN:
+        return None
+    pairs = replace(of.compared, held=of.compared.held | ~np.isin(of.compared.question, data.prompt[seen]))
+    try:
+        fit = fit_recipe(recipe_named(incumbent.recipe), replace(of, held=~seen, compared=pairs), seed=seed)
+    except ValueError:
+        return None
+    return fit.probability
 
 
 def _pair_report(of: PairMatrix, recipe: str, margin: Floats) -> PairReport:

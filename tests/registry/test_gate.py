@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Example, ModelState
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.registry.gate import LiveModel, beside_incoming, judge
+from rlhf_loop.registry.gate import LiveModel, beside_incoming, beside_live, judge
 from rlhf_loop.training.comparison import predict
 from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.train import TrainingResult, train
@@ -66,13 +66,13 @@ def test_not_worse_than_the_live_one(fresh: TrainingResult, encoder: TextEncoder
     assert worse.auc is not None
     assert worse.auc.difference.high < 0
     assert worse.state == ModelState.CANDIDATE
-    assert "It separates good from bad answers worse than the live model passages-live" in worse.reasons[1]
+    assert "It is worse than the live model passages-live, certainly by AUC: P@1 +0.0" in worse.reasons[1]
     half = np.where(fresh.data.prompt % 9 < 4, 1 - perfect(fresh), perfect(fresh))
     worst = judge(saying(fresh, half), live(fresh, NOTHING), encoder=encoder)
     assert worst.precision_at_1 is not None
     assert worst.precision_at_1.difference.value < 0
     assert worst.state == ModelState.CANDIDATE
-    assert "It is worse than the live model passages-live: P@1 -" in worst.reasons[1]
+    assert "It is worse than the live model passages-live, certainly by" in worst.reasons[1]
 
 
 def test_only_questions_that_neither_was_fitted_on(fresh: TrainingResult, encoder: TextEncoder) -> None:
@@ -84,6 +84,26 @@ def test_only_questions_that_neither_was_fitted_on(fresh: TrainingResult, encode
     blind = judge(saying(fresh, perfect(fresh)), live(fresh, everything), encoder=encoder)
     assert (blind.state, blind.auc, blind.precision_at_1) == (ModelState.CANDIDATE, None, None)
     assert "cannot be compared" in blind.reason
+
+
+def test_the_live_recipe_speaks_for_the_questions_it_has_seen(
+    fresh: TrainingResult, sample_examples: list[Example], encoder: TextEncoder
+) -> None:
+    """A recipe by force is judged beside the live one's on all questions: there folds speak for it as for the new one.
+
+    On the few questions that neither was fitted on alone, nobody could tell.
+    """
+    of = live(fresh, fresh.fitted)
+    forced = train(sample_examples, encoder=encoder, recipe="joint", incumbent=of.incumbent)
+    assert forced.incumbent == pytest.approx(fresh.probability, abs=1e-6)
+    assert list(forced.report.cross_validated) == ["joint"]
+    found = judge(forced, of, encoder=encoder)
+    assert found.precision_at_1 is not None
+    assert found.precision_at_1.questions == forced.report.overall.ranked_questions
+    assert found.precision_at_1.theirs == fresh.report.overall.orders["model"].precision_at_1.value
+    assert found.state != ModelState.LIVE
+    assert "worse than the live model" in found.reasons[1]
+    assert "by its recipe fitted anew" in found.reasons[1]
 
 
 def test_a_live_model_of_unknown_origin_is_flattered(fresh: TrainingResult, encoder: TextEncoder) -> None:
@@ -139,7 +159,9 @@ LIVE, WAITS, REFUSED = ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTE
         pytest.param(ranked(40, "dddl"), WAITS, "by more than 2 points", id="P@1 lost, pairs won"),
         pytest.param(ranked(40, "abcd"), WAITS, "so would a model that knows nothing", id="a coin beside a bad order"),
         pytest.param(ranked(5, "w"), LIVE, "on 5 questions", id="long lists, few questions"),
-        pytest.param(ranked(3, "w"), WAITS, "only 3 of the 4 questions", id="too few questions"),
+        pytest.param(ranked(3, "w"), LIVE, "on 3 questions", id="all of the fewest questions"),
+        pytest.param(ranked(3, "wnn"), WAITS, "not certain to be better", id="one of the fewest questions"),
+        pytest.param(ranked(2, "w"), WAITS, "only 2 of the 3 questions", id="too few questions"),
         pytest.param(ranked(40, "w", ranks=False), LIVE, "unknown (import shown_rank)", id="unknown order"),
         pytest.param(ranked(4, "abcw", ranks=False), WAITS, "knows nothing would look as good", id="unknown, and few"),
     ],
@@ -147,6 +169,33 @@ LIVE, WAITS, REFUSED = ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTE
 def test_beside_the_incoming_order(of: Predictions, state: ModelState, said: str) -> None:
     """Better by one measure and not worse by P@1 is live; what cannot be told yet waits, and says why."""
     found = beside_incoming(of)
+    assert (found.state, said in found.reason) == (state, True), found.reason
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "seen", "refitted", "successor", "state", "said"),
+    [
+        pytest.param("n", "l", 0, False, False, LIVE, "It is not worse than the live model", id="better"),
+        pytest.param("n", "n", 0, False, False, LIVE, "It is not worse than the live model", id="the same"),
+        pytest.param("n" * 39 + "l", "n", 0, False, False, WAITS, "It is worse than", id="a little worse"),
+        pytest.param(
+            "n" * 39 + "l", "n", 0, False, True, LIVE, "from as many questions", id="a little worse successor"
+        ),
+        pytest.param("nnnl", "n", 0, False, True, WAITS, "certainly by P@1 and NDCG", id="certainly worse successor"),
+        pytest.param("l", "n", 38, False, False, WAITS, "cannot be compared", id="two unseen questions"),
+        pytest.param("l", "n", 38, False, True, LIVE, "as far as the few", id="two unseen questions for a successor"),
+        pytest.param("nnnl", "n", 38, True, False, WAITS, "by its recipe fitted anew", id="a recipe by force"),
+        pytest.param("n", "nnnl", 38, True, False, LIVE, "on 40 questions", id="a better recipe"),
+        pytest.param("n", "nnnl", 34, False, False, LIVE, "too few questions for P@1", id="AUC of few questions"),
+    ],
+)
+def test_beside_the_live_model(
+    ours: str, theirs: str, seen: int, refitted: bool, successor: bool, state: ModelState, said: str
+) -> None:
+    """What is worse as far as answers tell waits; one by the same recipe from more only if it is certainly worse."""
+    of, other = ranked(40, ours), ranked(40, theirs).probability
+    own = np.where(of.question < seen, np.nan, other)
+    found = beside_live(of, own, other if refitted else None, live="x", successor=successor)
     assert (found.state, said in found.reason) == (state, True), found.reason
 
 

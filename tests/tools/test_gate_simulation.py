@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from rlhf_loop.training.evaluation import Predictions
-from tools.gate import Outcome, Trial, Trials, document, first_right, judged, live_before, live_now
+from tools.gate import (
+    Outcome,
+    Succession,
+    Trial,
+    Trials,
+    document,
+    first_right,
+    judged,
+    live_before,
+    live_now,
+    replaces_before,
+    replaces_now,
+)
 
 #: Ten questions with five answers, the second one good.
 QUESTION, RANK = np.repeat(np.arange(10), 5), np.tile(np.arange(1.0, 6.0), 10)
@@ -50,3 +62,17 @@ def test_the_document_counts_who_went_live() -> None:
     assert "| X | 50 | +10.0 (-10.0 to +20.0) | 100% of 1 | 100% of 2 | 50.0% of 2 | 33.3% of 3 |" in lines
     assert "| X | 4 | 0 of 1 | 1 of 1 | 0 of 1 | 1 of 1 |" in lines
     assert "| ratings | 3 | 1 | 0 | +40.0 |" in lines
+
+
+def test_before_the_questions_that_neither_has_seen_decided() -> None:
+    """A recipe that is worse on all questions took the place of a better one by a few unseen ones, and waits now."""
+    unseen = np.where(QUESTION < 4, 1 - RIGHT, np.nan)
+    mixed = np.where(QUESTION < 4, RIGHT, WRONG)
+    forced = Succession("quality", "joint", 0, Predictions(QUESTION, RATING, mixed, RANK), unseen, RIGHT, -0.2)
+    assert (replaces_before(forced), replaces_now(forced)) == (True, False)
+    successor = Succession("quality", "quality", 50, Predictions(QUESTION, RATING, RIGHT, RANK), unseen, None, 0.1)
+    assert replaces_now(successor)
+    first = Trials("X", 50, False, [Trial(outcome(RIGHT, 0.2), outcome(RIGHT, 0.2))], 1.0)
+    text = document([first, Trials("X", 50, False, [], 1.0, [forced, successor])], "an encoder")
+    assert "| `joint` by force | 0 more | 1 | -20.0 (-20.0 to -20.0) | 100% | 0% | none better | none better |" in text
+    assert "| the same recipe | 50 more | 1 | +10.0 (+10.0 to +10.0) |" in text

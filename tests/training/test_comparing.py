@@ -8,7 +8,7 @@ import pytest
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.training.comparison import Comparisons, against_incoming, by_chance, compare, predict
+from rlhf_loop.training.comparison import Comparisons, against_incoming, by_chance, by_chance_within, compare, predict
 from rlhf_loop.training.data import assemble
 from rlhf_loop.training.evaluation import Predictions
 from rlhf_loop.training.train import TrainingReport
@@ -81,6 +81,30 @@ def test_what_chance_would_do_as_well() -> None:
     assert by_chance(many) < 1e-6
     assert by_chance(many.only(np.arange(4))) < 0.05 < by_chance(replace(many, probability=1 - many.probability))
     assert by_chance(replace(many, probability=np.full(40, 0.5))) == 1
+
+
+def test_chance_within_each_question() -> None:
+    """Four long lists in the right order are no luck, whatever their scores are worth from one list to the next."""
+    question, rank = np.repeat(np.arange(4), 12), np.tile(np.arange(1.0, 13.0), 4)
+    rating = np.where(rank == 5, 5, 1)
+    probability = (rank == 5) * 0.1 + question * 0.25 + rank / 1000
+    of = Predictions(question, rating, probability, rank)
+    assert by_chance_within(of) < 0.001 < 0.01 < by_chance(of)
+    assert by_chance_within(replace(of, probability=-probability)) > 0.99
+    # Where questions have one answer each, or all is the same, nothing is known of an order.
+    assert by_chance_within(replace(of, question=np.arange(48))) == 1
+    assert by_chance_within(replace(of, probability=question / 4)) == 1
+
+
+def test_chance_within_each_question_is_as_rare_as_it_says() -> None:
+    """Of scores by lot about one in a hundred is as good as its number says."""
+    rng = np.random.default_rng(0)
+    question, rank = np.repeat(np.arange(10), 6), np.tile(np.arange(1.0, 7.0), 10)
+    found = [
+        by_chance_within(Predictions(question, rng.choice([1, 3, 5], 60), rng.random(60), rank)) for _ in range(400)
+    ]
+    assert 0 < np.mean(np.array(found) <= 0.05) < 0.13
+    assert np.mean(np.array(found) <= 0.01) < 0.035
 
 
 def test_a_model_sees_all_candidates(

@@ -175,6 +175,8 @@ class _Loop:
                 encoder=self._encoder,
                 recipe="joint" if kind == "recipe joint" else "passages",
                 frozen_share=registry.frozen_before(self._engine),
+                # A spoilt set would spoil the live model's recipe as well.
+                incumbent=live.incumbent if kind == "recipe joint" else None,
             )
             judgement = judge(replace(trained, data=data), live, encoder=self._encoder)
             yield Flawed(kind, judgement.state, self._yardstick.of_model(trained.model), self._live)
