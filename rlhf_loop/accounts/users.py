@@ -276,7 +276,9 @@ def find_known(connection: Connection, name: str) -> Credentials:
     name = checked_name(name)
     found = find(connection, name)
     if found is None:
-        raise AccountError(f"There is no user {name!r}. All users: rlhf-loop users list")
+        raise AccountError(
+            f"There is no user {name!r}. All users: rlhf-loop users list; a new one: rlhf-loop users add NAME"
+        )
     return found
 
 

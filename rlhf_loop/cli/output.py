@@ -191,6 +191,12 @@ def print_import(report: ImportReport) -> None:
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
     said = counted(report.compared, "comparison") if report.compared else counted(report.rated, "rating")
     click.echo(f"{said} by {counted(report.reviewers, 'reviewer')}.")
+    if not (report.rated or report.compared) and any(
+        name.startswith(("score ", "annotation ")) for name in report.ignored
+    ):
+        click.echo(
+            "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
+        )
     _print_encoding(report.encoding)
     if report.withdrawn:
         click.echo(f"{counted(report.withdrawn, 'rating')} taken back.")

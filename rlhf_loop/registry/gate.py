@@ -62,7 +62,7 @@ class LiveModel:
 
     @property
     def incumbent(self) -> Incumbent | None:
-        """What a training needs to judge the recipe on the questions that the model has seen; None if unknown."""
+        """The recipe and its questions, by which a training judges it on what the model has seen; None if unknown."""
         return None if self.fitted is None else Incumbent(self.model.recipe, self.fitted)
 
 
@@ -192,8 +192,8 @@ def _ordered(measured: Comparisons, first: Comparison, luck: float) -> _Verdict:
             f"It looks better than the incoming order, but so would a model that knows nothing, {_probably(luck)}: "
             f"{said}."
         )
-    by = " and ".join(_NAMES[each.measure] for each in sure)
-    return ModelState.LIVE, f"It is better than the incoming order, certainly by {by}: {said}."
+    by = " and ".join(f"{_NAMES[each.measure]} (in {each.certainty:.0%} of draws)" for each in sure)
+    return ModelState.LIVE, f"It is better than the incoming order by {by}: {said}."
 
 
 def _without_order(of: Predictions, luck: float, *, several: int) -> _Verdict:
@@ -248,8 +248,8 @@ def _against_live(found: Comparisons, beside: str, refitted: str, *, successor: 
     measured = ", ".join(told)
     worse = [each for each in every if each.doubt >= (CERTAIN_SUCCESSOR if successor else CERTAIN)]
     if worse:
-        by = " and ".join(_NAMES[each.measure] for each in worse)
-        return ModelState.CANDIDATE, f"It is worse than {beside}, certainly by {by}: {measured}."
+        by = " and ".join(f"{_NAMES[each.measure]} (in {each.doubt:.0%} of draws)" for each in worse)
+        return ModelState.CANDIDATE, f"It is worse than {beside} by {by}: {measured}."
     if successor:
         told_so = f": {measured}" if every else ", as far as the few answers to new questions can tell"
         return ModelState.LIVE, (

@@ -90,8 +90,8 @@ def auc_beside(of: Predictions, theirs: Floats, *, seed: int = 0) -> Comparison 
 
 
 def against_incoming(of: Predictions, *, seed: int = 0) -> Comparisons:
-    """Compare the order with the incoming one, over the questions with two or more answers whose ranks are known."""
-    known = of.only(~np.isin(of.question, of.question[np.isnan(of.rank)]))
+    """Compare the order with the incoming one, of the answers whose ranks are known, over questions with several."""
+    known = of.only(np.isfinite(of.rank))
     known = known.only(np.argsort(known.rank, kind="stable"))
     with single_threaded_blas():
         return _orders(known, -known.rank, seed)

@@ -74,8 +74,8 @@ class Evaluation:
     """Measures of one set of predictions. Intervals are 95 %, from a bootstrap over questions.
 
     `orders` has model, random and oracle (the best that any order could do), each over the questions with two or more
-    rated answers (`ranked_questions`), and incoming where the incoming rank of all their rated answers is known
-    (`incoming_questions`). `gain` is P@1 of the model minus that of the incoming order on the same questions.
+    rated answers (`ranked_questions`), and incoming of the answers whose incoming rank is known, where a question has
+    two or more of them (`incoming_questions`). `gain` is P@1 of the model minus that of the incoming order on these.
     """
 
     answers: int
@@ -128,7 +128,8 @@ def _evaluate(predictions: Predictions, bootstrap: _Bootstrap) -> Evaluation:
         for name, measure in _MEASURES.items()
     }
     ranked = _with_rivals(question)
-    known = ranked & ~np.isin(question, question[np.isnan(predictions.rank)])
+    known = np.isfinite(predictions.rank)
+    known[known] = _with_rivals(question[known])
     orders = _orders(_in_order(predictions, ranked), bootstrap)
     gain = None
     if known.any():

@@ -124,6 +124,8 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
         if is_special(path):
             raise ImportFileError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and import that.")
         file = stack.enter_context(path.open("rb"))
+    except IsADirectoryError:
+        raise ImportFileError(f"{str(path)!r} is a folder. Import the files in it one by one.") from None
     except OSError as error:
         raise ImportFileError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
     start = file.read(2)

@@ -200,7 +200,7 @@ def _no_database(error: DatabaseError, database: Database) -> Response:
     return _http_error(
         ServiceUnavailable(
             "The database does not answer, so nothing can be read or stored now. Try again in a minute; what was sent "
-            "is stored once, however often it is sent (with the same Idempotency-Key where it makes something new).",
+            "is stored once, however often it is sent (by a program with the same Idempotency-Key).",
             retry_after=_RETRY_AFTER_S,
         )
     )

@@ -71,13 +71,17 @@ def test_the_gain_is_of_the_questions_whose_order_is_known() -> None:
     assert (found.gain.value, found.incoming_questions, found.ranked_questions) == (-1, 1, 30)
 
 
-def test_one_unknown_rank_takes_its_question_out_of_the_comparison() -> None:
-    """The model is compared with the incoming order only where that is known for the whole question."""
+def test_an_answer_without_a_rank_takes_no_part_in_the_comparison() -> None:
+    """The model is compared with the incoming order on the other answers of its question, where they are several."""
     of = predictions()
     rank = of.rank.copy()
-    rank[0] = np.nan
+    rank[of.question == 0] = np.nan
+    rank[np.flatnonzero(of.question == 1)[1:]] = np.nan
+    rank[np.flatnonzero(of.question == 2)[0]] = np.nan
     found = evaluate(Predictions(of.question, of.rating, of.probability, rank))
-    assert (found.ranked_questions, found.incoming_questions) == (30, 29)
+    assert (found.ranked_questions, found.incoming_questions) == (30, 28)
+    ranked = of.only(np.isfinite(rank) & (of.question > 1))
+    assert found.orders["incoming"] == evaluate(ranked).orders["incoming"]
 
 
 def test_single_answers_have_no_order() -> None:

@@ -62,8 +62,14 @@ def ratings(engine: Engine) -> Iterator[Finding]:
     yield Finding("ratings", text)
 
 
+#: What is said of a model that is no worse than the gate could tell, and not live.
+WAITS = ", and its model waits for more ratings or for somebody: rlhf-loop models list says why"
+
+
 def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Tell how the last training ended, which one is running, and whether another one is due."""
+    from rlhf_loop import registry
+    from rlhf_loop.domain import ModelState
     from rlhf_loop.registry.runs import runs
     from rlhf_loop.registry.schedule import due
 
@@ -74,7 +80,8 @@ def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Find
         if run.status == "running":
             yield _running(run, now)
     if ended := next((run for run in found if run.status != "running"), None):
-        yield _ended(ended)
+        newest = registry.versions(engine)[:1]
+        yield _ended(ended, waits=bool(newest) and newest[0].state is ModelState.CANDIDATE)
         yield Finding("training", due(engine, settings, now=now).reason.rstrip("."))
 
 
@@ -116,12 +123,12 @@ def _running(run: RunRecord, now: datetime) -> Finding:
     return fault("training", text, advice)
 
 
-def _ended(run: RunRecord) -> Finding:
+def _ended(run: RunRecord, *, waits: bool) -> Finding:
     from rlhf_loop.monitoring.checks import NO_FAULT
 
     text = f"the last one, of {_moment(run.started_at)}, "
     if run.status == "succeeded":
-        return Finding("training", f"{text}succeeded")
+        return Finding("training", f"{text}succeeded{WAITS if waits else ''}")
     if run.status == "rejected":
         return Finding("training", f"{text}ended, and its model was refused: rlhf-loop models list says why")
     said = ((run.error or "").strip().splitlines() or ["it was stopped"])[0][:_SHOWN].rstrip(".")
