@@ -51,7 +51,7 @@ class PlainLayout(Layout):
     ) -> None:
         super().__init__(labels)
         self._column = column
-        self._day_first: dict[str, bool] = {}
+        self._day_first: dict[str, set[bool]] = {}
         check_wanted(columns)
         self._path = path
         self._columns = dict(columns)
@@ -91,16 +91,15 @@ class PlainLayout(Layout):
         """Return a day with slashes, which are in one order in the whole column, as ISO 8601 has it."""
         if name not in self._day_first:
             cells = (str(cell).strip() for cell in self._column(self._matched[record.names].positions[name]))
-            days = [found for cell in cells if (found := _SLASHED.fullmatch(cell))]
-            first, second = (any(int(day[place]) > _MONTHS for day in days) for place in (1, 2))
-            if first == second:
-                why = "some have the day first and others the month" if first else "each may have either first"
-                raise ValueError(
-                    f"{name} is {when[0]!r}, and nothing tells the day from the month: {why}. Write days as 2026-01-31"
-                )
-            self._day_first[name] = first
+            self._day_first[name] = _orders(cells)
+        orders = self._day_first[name]
+        if len(orders) != 1:
+            why = "each may have either first" if orders else "some have the day first and others the month"
+            raise ValueError(
+                f"{name} is {when[0]!r}, and nothing tells the day from the month: {why}. Write days as 2026-01-31"
+            )
         one, other, year, clock = when.groups()
-        day, month = (one, other) if self._day_first[name] else (other, one)
+        day, month = (one, other) if True in orders else (other, one)
         return f"{day}.{month}.{year} {clock or ''}".strip()
 
     def _refuse_missing(self, names: Sequence[str], found: Columns) -> None:
@@ -115,6 +114,16 @@ class PlainLayout(Layout):
                 f"The file {str(self._path)!r} has no column for {' and '.join(found.missing)}. Its columns are: "
                 f"{', '.join(names)}. Name the right ones: {given}; with others, such as rating, in the same way."
             )
+
+
+def _orders(cells: Iterable[str]) -> set[bool]:
+    """Return whether the day can be first, and whether the month can, in all of these days at once."""
+    orders = {True, False}
+    for cell in cells:
+        if when := _SLASHED.fullmatch(cell):
+            orders -= {True} if int(when[2]) > _MONTHS else set()
+            orders -= {False} if int(when[1]) > _MONTHS else set()
+    return orders
 
 
 def _hint(rating: object) -> str:
