@@ -154,8 +154,10 @@ def _nearer_by_answers(
     (earlier, later), count = np.unique(np.sort(np.concatenate(pairs, axis=1), axis=0), axis=1, return_counts=True)
     kept = (count >= _IN_COMMON) & _same_numbers(numbers[later], numbers[earlier])
     later, earlier = later[kept], earlier[kept]
-    near = np.einsum("ij,ij->i", vectors[later], vectors[earlier], dtype=np.float32) >= least
-    yield later[near], earlier[near]
+    for start in range(0, len(later), _ROWS):
+        some, others = later[start : start + _ROWS], earlier[start : start + _ROWS]
+        near = np.einsum("ij,ij->i", vectors[some], vectors[others], dtype=np.float32) >= least
+        yield some[near], others[near]
 
 
 def _turn(values: Ints) -> Ints:
