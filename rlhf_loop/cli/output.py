@@ -148,35 +148,45 @@ def print_next_steps() -> None:
     )
 
 
-def print_preview(found: Preview) -> None:
-    """Print what an import would read."""
-    console = _console()
+def print_preview(found: Preview, *, reviewer: str) -> None:
+    """Print what an import would read; `reviewer` is who speaks where no row says."""
+    console, report = _console(), found.report
     if found.columns:
         names = (f"{column} → {field}" if column != field else field for field, column in found.columns.items())
         console.print(Text(f"Columns: {', '.join(names)}."))
     table = Table("question", "answer", "rating", "comment", "by", box=SIMPLE_HEAD)
     for each in found.first:
-        texts = (each.user_prompt, each.ai_response, str(each.rating or ""), each.feedback_comment, each.reviewer)
+        if (said := each.rating) is None:
+            continue
+        grade = "better" if each.worse else str(said.rating or "")
+        by = said.reviewer or (reviewer if grade else "")
+        texts = (said.user_prompt, said.ai_response, grade, said.feedback_comment, by)
         table.add_row(*(Text(textwrap.shorten(_printable(text or ""), 40, placeholder="…")) for text in texts))
     console.print(table)
-    print_invalid(found)
-    unrated = found.rows - found.rated - found.invalid_count
-    click.echo(
-        f"{counted(found.rows, 'row')}: {found.rated} rated by {counted(found.reviewers, 'reviewer')}, {unrated} "
-        f"unrated, {found.invalid_count} invalid."
-    )
-    _print_encoding(found.encoding)
-    if found.ignored:
-        click.echo(f"Not used: {', '.join(found.ignored)}.")
-    click.echo("Nothing was stored. Import it without --dry-run.")
+    print_invalid(report)
+    unrated = report.rows - report.rated - report.compared - report.invalid_count
+    click.echo(f"{counted(report.rows, 'row')}: {unrated} unrated, {report.invalid_count} invalid.")
+    _print_said(report)
+    click.echo("Nothing was stored, nor compared with what is stored. Import it without --dry-run.")
 
 
-def _print_encoding(encoding: str | None) -> None:
-    if encoding not in (None, UTF_8):
-        click.echo(f"Read as {encoding}. If letters are wrong in it, give another --encoding.")
+def _print_said(report: ImportReport) -> None:
+    """Print how much was said by how many people, what the text was read as, and what was not used."""
+    said = [counted(report.rated, "rating")] if report.rated or not report.compared else []
+    said += [counted(report.compared, "comparison")] if report.compared else []
+    click.echo(f"{' and '.join(said)} by {counted(report.reviewers, 'reviewer')}.")
+    unread = any(name.startswith(("score ", "annotation ")) for name in report.ignored)
+    if unread and not report.rated + report.compared:
+        click.echo(
+            "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
+        )
+    if report.encoding not in (None, UTF_8):
+        click.echo(f"Read as {report.encoding}. If letters are wrong in it, give another --encoding.")
+    if report.ignored:
+        click.echo(f"Not used: {', '.join(report.ignored)}.")
 
 
-def print_invalid(report: ImportReport | Preview) -> None:
+def print_invalid(report: ImportReport) -> None:
     """Print the bad rows, the first of them only if there are many."""
     for row in report.invalid[:_LISTED_ROWS]:
         click.echo(f"line {row.line}: {row.reason}", err=True)
@@ -189,19 +199,9 @@ def print_import(report: ImportReport) -> None:
     parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
     skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
     click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
-    said = counted(report.compared, "comparison") if report.compared else counted(report.rated, "rating")
-    click.echo(f"{said} by {counted(report.reviewers, 'reviewer')}.")
-    if not (report.rated or report.compared) and any(
-        name.startswith(("score ", "annotation ")) for name in report.ignored
-    ):
-        click.echo(
-            "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
-        )
-    _print_encoding(report.encoding)
     if report.withdrawn:
         click.echo(f"{counted(report.withdrawn, 'rating')} taken back.")
-    if report.ignored:
-        click.echo(f"Not used: {', '.join(report.ignored)}.")
+    _print_said(report)
 
 
 def print_stats(stats: RatingStats) -> None:

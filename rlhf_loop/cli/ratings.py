@@ -24,10 +24,8 @@ from rlhf_loop.cli.common import (
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
 _IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
-_FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json) or parquet by the name's ending."
-_IN_HELP = (
-    "The file's format. Default: csv, jsonl (also .json), parquet or xlsx (also .xls, .ods) by the name's ending."
-)
+_FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json){} or parquet by the name's ending."
+_BINARY = ("parquet", "xlsx")
 
 
 def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -56,7 +54,7 @@ def ratings() -> None:
     "(better=LEFT,RIGHT) or a control is (quality=rating); =none leaves it out. May be given several times.",
     example="txt-1=answer1",
 )
-@click.option("--format", "--from", "format", type=_IN, help=_IN_HELP)
+@click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP.format(", xlsx (also .xls, .ods)"))
 @click.option("--encoding", metavar="NAME", help="That of a text that is not in UTF-8. Default: told by its letters.")
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."
@@ -138,7 +136,8 @@ def import_(
                     reviewer=reviewer,
                     labels=labels,
                     encoding=encoding,
-                )
+                ),
+                reviewer=reviewer,
             )
             return
         engine = open_ratings()
@@ -171,18 +170,21 @@ def import_(
 
 @contextmanager
 def _standard_input(format: str | None) -> Iterator[Path]:
-    """Keep what comes in a file, as reading may go back to its beginning; a tool's is JSONL, any other CSV."""
+    """Keep what comes in a file, as reading may go back to its beginning; how it begins tells JSON from CSV."""
     ending = format if format in ("jsonl", "parquet", "xlsx") else "csv" if format in (None, "csv") else "jsonl"
     with TemporaryDirectory(prefix="rlhf-") as folder:
-        path = Path(folder) / f"stdin.{ending}"
+        path = Path(folder) / "stdin"
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
-        yield path
+        with path.open("rb") as file:
+            first = file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        ending = {b"[": "json", b"{": "jsonl"}.get(first, "csv")
+        yield path.rename(path.with_suffix(f".{format if format in _BINARY else ending}"))
 
 
 @ratings.command("export", short_help="Write all ratings to FILE, for yourself or for other tools.")
 @click.argument("file", type=FilePath())
-@click.option("--format", type=_OUT, help=_FORMAT_HELP)
+@click.option("--format", type=_OUT, help=_FORMAT_HELP.format(""))
 @click.option(
     "--min-gap",
     type=click.IntRange(1, 4),

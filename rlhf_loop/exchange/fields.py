@@ -20,14 +20,14 @@ FIELDS = tuple(field.name for field in fields(Rating))
 REQUIRED = ("user_prompt", "ai_response")
 #: Other names a column may have, also in German, French, Spanish, Italian, Portuguese and Polish, without accents.
 #: `score` is the model's score and never a rating; `id` is nobody's identity; a `note` is a remark to some and a grade
-#: to others.
+#: to others, and an `evaluation` mostly a model's verdict.
 ALIASES: Mapping[str, tuple[str, ...]] = {
     name: tuple(spellings.split())
     for name, spellings in {
         "user_prompt": "prompt question query user_query instruction frage pregunta domanda pergunta pytanie",
         "ai_response": "response answer text completion output ai_answer antwort reponse respuesta risposta resposta "
         "odpowiedz",
-        "rating": "stars user_rating human_rating expert_rating bewertung evaluation calificacion valoracion "
+        "rating": "stars user_rating human_rating expert_rating bewertung calificacion valoracion "
         "puntuacion valutazione voto avaliacao ocena",
         "feedback_comment": "comment feedback comments kommentar anmerkung commentaire remarque comentario observacion "
         "commento komentarz",

@@ -19,7 +19,7 @@ from rlhf_loop.exchange.formats.phoenix import PhoenixLayout
 from rlhf_loop.exchange.formats.plain import PlainLayout
 from rlhf_loop.exchange.formats.trl import PreferenceLayout, UnpairedLayout
 from rlhf_loop.utils.encodings import UTF_8, known_encoding, likely_encoding, recoded
-from rlhf_loop.utils.rows import DAMAGED, container_of, open_stream, read_records, refuse_other_kinds
+from rlhf_loop.utils.rows import DAMAGED, Record, container_of, open_stream, read_records, refuse_other_kinds
 
 #: The formats of one's own, which are also the ways in which a file can hold rows.
 PLAIN = ("csv", "jsonl", "parquet", "xlsx")
@@ -71,15 +71,15 @@ class RatingsReader:
         encoding: str | None = None,
     ) -> None:
         self.path = path
-        self.encoding = encoding and known_encoding(encoding)
         self.format, self._container = chosen_format(path, format)
+        self.encoding = None if encoding is None or self._container in _BINARY else known_encoding(encoding)
         self.size = 0
         columns, names, labels = columns or {}, names or {}, labels or Labels()
         if self.format in PLAIN:
             refuse_names(names, format=self.format)
             alone = self.format == "jsonl"
             self._layout: Layout = PlainLayout(
-                path, columns=columns, each_alone=alone, labels=labels, column=self._column
+                path, columns=columns, each_alone=alone, labels=labels, again=self._records
             )
         else:
             self._layout = layout_of(self.format, columns=columns, names=names, labels=labels)
@@ -117,8 +117,7 @@ class RatingsReader:
         matched: set[tuple[str, ...]] = set()
         foreign, any_rows = "", False
         with ExitStack() as stack:
-            stream = self._open(stack)
-            for record in read_records(self.path, stream, format=self._container):
+            for record in read_records(self.path, self._open(stack), format=self._container):
                 if record.reason:
                     yield FileRow(record.line, None, record.reason)
                     continue
@@ -139,40 +138,33 @@ class RatingsReader:
                 except ValueError as error:
                     yield FileRow(record.line, None, str(error))
         yield from self._layout.finish()
+        self._layout.check()
         if foreign and not any_rows:
             raise ImportFileError(
                 f"Nothing in {str(self.path)!r} could be read as {self.format}: {foreign}. Export it as "
                 "docs/RLHF_EXCHANGE.md says, or give the format that it has with --from."
             )
 
-    def check(self) -> None:
-        """Look at the end whether the file's numbers are thumbs.
-
-        Raises:
-            ImportFileError: they may be.
-        """
-        self._layout.check()
-
-    def _column(self, place: int) -> Iterator[object]:
-        """Read the cells of one column, from the first row to the last."""
-        again = RatingsReader(self.path, format=self.format, encoding=self.encoding)
+    def _records(self) -> Iterator[Record]:
+        """Read the rows once more, from the first to the last."""
         with ExitStack() as stack:
-            for record in read_records(self.path, again._open(stack), format=self._container):
-                if place < len(record.cells):
-                    yield record.cells[place]
+            yield from read_records(self.path, self._opened(stack)[1], format=self._container)
 
     def _open(self, stack: ExitStack) -> IO[bytes]:
-        self._file, stream = open_stream(self.path, stack, text=False)
+        self._file, stream = self._opened(stack)
         self.size = os.fstat(self._file.fileno()).st_size
-        if self._container in _BINARY:
-            return stream
+        return stream
+
+    def _opened(self, stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+        """Return the file as it lies there, and what is in it in UTF-8, if that is a text."""
+        file, stream = open_stream(self.path, stack, text=False)
         with suppress(*DAMAGED):  # reading will meet it again
-            refuse_other_kinds(self.path, stream.read(100))
+            refuse_other_kinds(self.path, stream.read(100), but=self._container)
             stream.seek(0)
-            self.encoding = self.encoding or likely_encoding(stream, guess=self._container == "csv")
-        self.encoding = self.encoding or UTF_8
+            if self._container not in _BINARY:
+                self.encoding = self.encoding or likely_encoding(stream, guess=self._container == "csv")
         stream.seek(0)
-        return recoded(stream, self.encoding)
+        return file, stream if self._container in _BINARY else recoded(stream, self.encoding or UTF_8)
 
 
 def chosen_format(path: Path, format: str | None) -> tuple[str, str]:

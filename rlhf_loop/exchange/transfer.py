@@ -105,7 +105,7 @@ class ImportReport:
 
     `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
     scores and the like, how many records are about nothing that could be read, and how many say something older than
-    what is here. Of what is updated, `withdrawn` counts reviews that were taken back. Of the rows that are valid,
+    what is here. Of what is updated, `withdrawn` counts reviews that were taken back. Of the rows that could be read,
     `rated` have a rating and `compared` are comparisons, by so many `reviewers`. `encoding` is that of the text, None
     of other files.
     """
@@ -138,17 +138,11 @@ class InvalidRowsError(ImportFileError):
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An import's reading of a file: the `columns` that fields take, the first rows, and the numbers of its report."""
+    """An import's reading of a file: the columns by field, the first rows, and a report in which nothing is stored."""
 
     columns: Mapping[str, str]
-    first: tuple[Rating, ...]
-    rows: int
-    rated: int
-    reviewers: int
-    invalid_count: int
-    invalid: tuple[RowError, ...]
-    ignored: tuple[str, ...]
-    encoding: str | None
+    first: tuple[FileRow, ...]
+    report: ImportReport
 
 
 #: Rows that a preview shows.
@@ -171,23 +165,11 @@ def preview_ratings(
         ImportFileError: the file cannot be read.
     """
     reader = RatingsReader(Path(path), format=format, columns=columns, names=names, labels=labels, encoding=encoding)
-    errors, read, first = _Errors(), _Read(), list[Rating]()
+    errors, read, first = _Errors(), _Read(), list[FileRow]()
     for row in _counted(reader, read, errors, reviewer=reviewer):
-        if row.rating is not None and len(first) < SHOWN_ROWS:
-            first.append(row.rating)
-    reader.check()
-    found = errors.report(Stored(), read, ignored=reader.ignored)
-    return Preview(
-        columns=reader.columns,
-        first=tuple(first),
-        rows=found.rows,
-        rated=found.rated,
-        reviewers=found.reviewers,
-        invalid_count=found.invalid_count,
-        invalid=found.invalid,
-        ignored=found.ignored,
-        encoding=reader.encoding,
-    )
+        if len(first) < SHOWN_ROWS:
+            first.append(row)
+    return Preview(reader.columns, tuple(first), errors.report(Stored(), read, ignored=reader.ignored))
 
 
 def import_ratings(
@@ -285,10 +267,10 @@ def export_ratings(
         ImportFileError: the file cannot be written.
         DatabaseError: the database cannot be reached.
     """
-    if format in INCOMING:
-        raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
     path = Path(path)
     format, container = chosen_format(path, format)
+    if format in INCOMING:
+        raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
     columns = _columns(format, options := options or ExportOptions())
     done = 0
     with (
@@ -402,7 +384,6 @@ def _stage(
             chunk, chars = [], 0
             if progress:
                 progress(reader.position, reader.size)
-    reader.check()
     staging.add(connection, chunk, place=place, unsaid=unsaid)
     if progress:
         progress(reader.size, reader.size)

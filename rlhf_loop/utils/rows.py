@@ -47,11 +47,11 @@ EXTENSIONS = {
 }
 #: What other files begin with, and what to do with them.
 _OTHER_KINDS = (
-    (rb"PK\x03\x04|\xd0\xcf\x11\xe0", "a ZIP archive or a workbook. Unpack it, or end its name in .xlsx, .xls or .ods"),
-    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself. Fetch it with: git lfs pull"),
-    (rb"(?i)\s*<(!doctype html|html)", "a web page, most often one to sign in. Download the file while signed in"),
-    (rb"PAR1", "Parquet. End its name in .parquet"),
-    (rb"%PDF-", "a PDF. Export the table itself"),
+    ("xlsx", rb"PK\x03\x04|\xd0\xcf\x11\xe0", "a ZIP archive or a workbook. Unpack it, or call it .xlsx, .xls or .ods"),
+    ("", rb"version https://git-lfs", "a pointer of Git LFS, not the file itself. Fetch it with: git lfs pull"),
+    ("", rb"(?i)\s*<(!doctype html|html)", "a web page, most often one to sign in. Download the file while signed in"),
+    ("parquet", rb"PAR1", "Parquet. End its name in .parquet"),
+    ("", rb"%PDF-", "a PDF. Export the table itself"),
 )
 #: Excel writes the sign that parts the columns into a line of its own.
 _SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
@@ -182,14 +182,14 @@ def hopeless(path: Path, reason: str) -> str:
     )
 
 
-def refuse_other_kinds(path: Path, start: bytes) -> None:
-    """Refuse what is often taken for a text of rows, by what the file begins with.
+def refuse_other_kinds(path: Path, start: bytes, *, but: str) -> None:
+    """Refuse what is often taken for a file of rows, by what it begins with, unless its rows are held that way.
 
     Raises:
         ImportFileError: it is an archive, a page, a pointer or the like.
     """
-    for begins, is_one in _OTHER_KINDS:
-        if re.match(begins, start):
+    for kind, begins, is_one in _OTHER_KINDS:
+        if kind != but and re.match(begins, start):
             raise ImportFileError(f"The file {str(path)!r} is {is_one}, and try again.")
 
 
@@ -515,7 +515,7 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
                 if all(cell == "" for cell in cells):
                     continue
                 if names:
-                    yield Record(line, names, cells[: len(names)])
+                    yield Record(line, names, [_as_in_csv(cell) for cell in cells[: len(names)]])
                 else:
                     # What has no name at the end is a column that was emptied.
                     wide = max(place for place, cell in enumerate(cells, 1) if cell != "")
@@ -524,18 +524,30 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
     except PasswordError:
         raise ImportFileError("The workbook is protected by a password. Save it without one and try again.") from None
     except (CalamineError, XmlError, ZipError, OSError) as error:
-        raise ImportFileError(
-            f"The workbook cannot be read: {error}. Save it anew, or as CSV, and try again."
-        ) from error
+        raise _unreadable_workbook(error) from error
     if not names:
         raise ImportFileError("The workbook is empty. The first line of its first sheet must name the columns.")
+
+
+def _as_in_csv(cell: Any) -> Any:
+    """Return whole numbers without a point and truths as words, as CSV would have them."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+
+
+def _unreadable_workbook(error: Exception) -> ImportFileError:
+    return ImportFileError(f"The workbook cannot be read: {clause(error)}. Save it anew, or as CSV, and try again.")
 
 
 def _refuse_large(stream: IO[bytes]) -> None:
     """Refuse a workbook that is unpacked into memory as a whole and is too large for that."""
     if zipfile.is_zipfile(stream):
-        with zipfile.ZipFile(stream) as archive:
-            size = sum(part.file_size for part in archive.infolist())
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                size = sum(part.file_size for part in archive.infolist())
+        except zipfile.BadZipFile as error:
+            raise _unreadable_workbook(error) from error
     else:
         size = stream.seek(0, os.SEEK_END)
     stream.seek(0)

@@ -300,7 +300,7 @@ def test_a_rating_that_was_taken_back_is_told(database: str, tmp_path: Path) -> 
     file = tmp_path / "feedback.json"
     for rating, said in (
         (1, "1 added"),
-        (0, "1 updated, 0 unchanged.\n0 ratings by 0 reviewers.\n1 rating taken back.\n"),
+        (0, "1 updated, 0 unchanged.\n1 rating taken back.\n0 ratings by 0 reviewers.\n"),
     ):
         file.write_text(json.dumps([record | {"data": {"rating": rating}}]))
         assert said in call(database, "ratings", "import", "--from", "openwebui", file).stdout

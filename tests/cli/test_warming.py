@@ -150,7 +150,7 @@ def test_columns_by_other_names(settings: Settings, encoder: TextEncoder, tmp_pa
         ("cut.txt.gz", gzip.compress(b"A text that is cut.\n" * 100, mtime=0)[:-9], "damaged"),
         ("answers.csv", b"a,b\n1,2\n", "has no column for user_prompt.*--column"),
         ("answers.docx", b"", "does not tell the format"),
-        ("utf16.txt", "text".encode("utf-16"), "UTF-16"),
+        ("pointer.txt", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
     ],
 )
 def test_a_bad_file_is_refused(
@@ -166,6 +166,12 @@ def test_a_file_that_is_not_there(settings: Settings, encoder: TextEncoder, tmp_
     """A missing file is an error with its name."""
     with pytest.raises(ImportFileError, match=r"none\.txt.*cannot be read"):
         warm(tmp_path / "none.txt", settings, encoder=encoder)
+
+
+def test_text_in_another_encoding(settings: Settings, encoder: TextEncoder, tmp_path: Path) -> None:
+    """What Windows calls Unicode is read as well."""
+    (tmp_path / "a.txt").write_text("Größe.\nFarbe.\n", encoding="utf-16")
+    assert warm(tmp_path / "a.txt", settings, encoder=encoder).answers == 2
 
 
 def test_text_has_no_columns(settings: Settings, encoder: TextEncoder, tmp_path: Path) -> None:

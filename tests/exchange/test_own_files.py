@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from rlhf_loop.cli import main
 from rlhf_loop.domain import Rating
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels, NumberScale
-from rlhf_loop.exchange.transfer import import_ratings, preview_ratings, ratings
+from rlhf_loop.exchange.transfer import export_ratings, import_ratings, preview_ratings, ratings
 from rlhf_loop.store.engine import reading
 from rlhf_loop.utils import rows as files
 
@@ -39,8 +38,8 @@ def stored(engine: Engine) -> list[Rating]:
         return list(ratings(connection))
 
 
-def write_workbook(path: Path, rows: Sequence[Sequence[object]], *, before: Sequence[Sequence[object]] = ()) -> Path:
-    """Write what a spreadsheet would: texts, numbers, and times as days since 1900; `before` is an earlier sheet."""
+def write_workbook(path: Path, rows: Sequence[Sequence[object]]) -> Path:
+    """Write what a spreadsheet would behind an empty sheet: texts, numbers, truths, and times as days since 1900."""
 
     def cell(value: object) -> str:
         if value is None:
@@ -48,13 +47,15 @@ def write_workbook(path: Path, rows: Sequence[Sequence[object]], *, before: Sequ
         if isinstance(value, datetime):
             days = (value - datetime(1899, 12, 30, tzinfo=UTC)).total_seconds() / 86_400
             return f'<c s="1"><v>{days}</v></c>'
+        if isinstance(value, bool):
+            return f'<c t="b"><v>{int(value)}</v></c>'
         if isinstance(value, int | float):
             return f"<c><v>{value}</v></c>"
         return f'<c t="inlineStr"><is><t>{escape(str(value))}</t></is></c>'
 
     name = "http://schemas.openxmlformats.org/{}/2006/{}".format
     main_, relations = name("spreadsheetml", "main"), name("package", "relationships")
-    sheets = [before, rows]
+    sheets: Sequence[Sequence[Sequence[object]]] = [[], rows]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         document = name("officeDocument", "relationships") + "/officeDocument"
         archive.writestr(
@@ -106,7 +107,7 @@ def test_an_encoding_can_be_given(sqlite_engine: Engine, tmp_path: Path) -> None
     assert stored(sqlite_engine)[0].ai_response == "pâté"
     for name in ("none-such", "base64", ""):
         with pytest.raises(ImportFileError, match="not the name of an encoding"):
-            import_ratings(sqlite_engine, path, encoding=name or "\x00")
+            import_ratings(sqlite_engine, path, encoding=name)
     with pytest.raises(ImportFileError, match="not in ascii, as it has the bytes 89"):
         import_ratings(sqlite_engine, path, encoding="ascii")
 
@@ -159,16 +160,18 @@ def test_a_workbook(sqlite_engine: Engine, tmp_path: Path) -> None:
         [],
         ["Question ", "Answer", "Rating", "Rated at", "Reviewer", None],
         ["q", "a", 4, when, 17, None],
-        ["q", "b", 2.5],
+        ["q", 5, 2.5],
+        ["q", 7, True],
     ]
     path = write_workbook(tmp_path / "a.xlsx", rows)
     with pytest.raises(ImportFileError, match=r"first line 4: rating is 2\.5.*--scale 0\.5,5"):
         import_ratings(sqlite_engine, path)
     report = import_ratings(sqlite_engine, path, labels=Labels(scale=NumberScale(0.5, 5)))
-    assert (report.rows, report.rated, report.encoding) == (2, 2, None)
+    assert (report.rows, report.rated, report.encoding, report.ignored) == (3, 3, None, ())
     assert [(each.ai_response, each.rating, each.reviewer) for each in stored(sqlite_engine)] == [
         ("a", 4, "17"),
-        ("b", 3, "anonymous"),
+        ("5", 3, "anonymous"),
+        ("7", 5, "anonymous"),
     ]
     assert stored(sqlite_engine)[0].rated_at == when
 
@@ -178,9 +181,13 @@ def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, m
     path = write_workbook(tmp_path / "a.xlsx", [])
     with pytest.raises(ImportFileError, match="workbook is empty"):
         import_ratings(sqlite_engine, path)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ImportFileError, match="workbook cannot be read"):
-        import_ratings(sqlite_engine, path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-40], whole.replace(b"PK\x01\x02", b"PK\x01\x03"), b"version https://git-lfs.github.com"):
+        path.write_bytes(damaged)
+        with pytest.raises(ImportFileError, match=r"workbook cannot be read|pointer of Git LFS"):
+            import_ratings(sqlite_engine, path)
+    with pytest.raises(ImportFileError, match="Files of xlsx are only read"):
+        export_ratings(sqlite_engine, path)
     monkeypatch.setattr(files, "_UNPACKED_BYTES", 1000)
     with pytest.raises(ImportFileError, match="at most 1,000 are read"):
         import_ratings(sqlite_engine, write_workbook(path, [["question", "answer"], ["q", "a" * 1000]]))
@@ -196,17 +203,36 @@ def test_a_dry_run_shows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.
         "Frage → user_prompt",
         "Tee",
         "line 4: rating is 7",
-        "3 rows: 1 rated by 1 reviewer, 1 unrated, 1 invalid.",
+        "3 rows: 1 unrated, 1 invalid.",
+        "1 rating by 1 reviewer.",
         "Not used: Station.",
     ):
         assert words in found.output
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.csv").write_text(text)
     preview = preview_ratings(tmp_path / "a.csv")
-    assert [each.ai_response for each in preview.first] == ["Tee", "Nichts"]
+    assert [row.rating.ai_response for row in preview.first if row.rating] == ["Tee", "Nichts"]
+    array = '[\n {"question": "q", "answer": "a", "rating": 4}\n]'
+    found = CliRunner().invoke(main, ["ratings", "import", "-", "--dry-run"], input=array)
+    assert "1 rating by 1 reviewer." in found.output
 
 
-if __name__ == "__main__":
-    write_workbook(
-        Path(sys.argv[1]), [["question", "answer", "rating"], *([f"q{n}", f"a{n}", 5] for n in range(100_000))]
+def test_each_line_of_json_has_its_own_places(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The order of days is looked for by the names of each line; a day that there is not says nothing of it."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"question": "q", "answer": "a", "rated_at": "3/2/2026", "rating": 4}\n'
+        '{"rated_at": "1/31/2026", "rating": 4, "question": "q", "answer": "b"}\n'
+        '{"question": "q", "answer": "c", "rated_at": "13/13/2026", "rating": 4}\n'
     )
+    report = import_ratings(sqlite_engine, path, skip_invalid=True)
+    assert [error.line for error in report.invalid] == [3]
+    assert [f"{each.rated_at:%m-%d}" for each in stored(sqlite_engine)] == ["03-02", "01-31"]
+
+
+@pytest.mark.parametrize(("one", "none"), [("1,0", "0,0"), ("1", "0"), ("1.0", "0.0")])
+def test_thumbs_in_any_writing(sqlite_engine: Engine, tmp_path: Path, one: str, none: str) -> None:
+    """Ones and noughts alone may be thumbs, also with a decimal comma."""
+    (tmp_path / "a.csv").write_text(f"question;answer;rating\nq;a;{one}\nq;b;{none}\n")
+    with pytest.raises(ImportFileError, match="these may be thumbs"):
+        import_ratings(sqlite_engine, tmp_path / "a.csv", skip_invalid=True)

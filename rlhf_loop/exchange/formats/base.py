@@ -138,7 +138,7 @@ class Layout:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             return
         with suppress(ValueError):
-            if (number := float(value)) in _THUMBS:
+            if (number := float(with_point(value) if isinstance(value, str) else value)) in _THUMBS:
                 self._thumbs.add(number)
             else:
                 self._has_other_numbers = True

@@ -6,7 +6,7 @@ Preferences between two answers are not in such a file: they go out and come in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlhf_loop.domain import Rating
@@ -30,6 +30,7 @@ _OF_REVIEWS = ("reviewer_role", "harmful")
 #: A day with slashes, alone or with a time: Americans have the month first, others the day.
 _SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
 _MONTHS = 12
+_ENCODED = "; if the file has another encoding, give its name with --encoding"
 
 
 class PlainLayout(Layout):
@@ -47,10 +48,10 @@ class PlainLayout(Layout):
         columns: Mapping[str, str],
         each_alone: bool,
         labels: Labels,
-        column: Callable[[int], Iterable[object]],
+        again: Callable[[], Iterable[Record]],
     ) -> None:
         super().__init__(labels)
-        self._column = column
+        self._again = again
         self._day_first: dict[str, set[bool]] = {}
         check_wanted(columns)
         self._path = path
@@ -69,7 +70,8 @@ class PlainLayout(Layout):
         if not self._each_alone:
             self._refuse_missing(names, found)
         self._matched[tuple(names)] = found
-        return found.ignored
+        # A spreadsheet may have columns without a name.
+        return tuple(filter(str.strip, found.ignored))
 
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = {name: record.cells[place] for name, place in self._matched[record.names].positions.items()}
@@ -85,13 +87,13 @@ class PlainLayout(Layout):
         try:
             return (FileRow(record.line, to_rating(values), unsaid=unsaid),)
         except ValueError as error:
-            raise ValueError(f"{error}{_hint(given) if str(error).startswith('rating ') else ''}") from None
+            hint = _hint(given) if str(error).startswith("rating ") else _ENCODED if "not UTF-8" in str(error) else ""
+            raise ValueError(f"{error}{hint}") from None
 
     def _in_order(self, name: str, record: Record, when: re.Match[str]) -> str:
         """Return a day with slashes, which are in one order in the whole column, as ISO 8601 has it."""
         if name not in self._day_first:
-            cells = (str(cell).strip() for cell in self._column(self._matched[record.names].positions[name]))
-            self._day_first[name] = _orders(cells)
+            self._day_first[name] = _orders(self._column(name))
         orders = self._day_first[name]
         if len(orders) != 1:
             why = "each may have either first" if orders else "some have the day first and others the month"
@@ -101,6 +103,14 @@ class PlainLayout(Layout):
         one, other, year, clock = when.groups()
         day, month = (one, other) if True in orders else (other, one)
         return f"{day}.{month}.{year} {clock or ''}".strip()
+
+    def _column(self, field: str) -> Iterator[str]:
+        """Read what all rows have for a field, each by its own names."""
+        for record in self._again():
+            if record.cells and record.names not in self._matched:
+                self.match(record.names)
+            if record.cells and field in (positions := self._matched[record.names].positions):
+                yield str(record.cells[positions[field]]).strip()
 
     def _refuse_missing(self, names: Sequence[str], found: Columns) -> None:
         absent = [column for column in self._columns.values() if column not in names]
@@ -121,8 +131,9 @@ def _orders(cells: Iterable[str]) -> set[bool]:
     orders = {True, False}
     for cell in cells:
         if when := _SLASHED.fullmatch(cell):
-            orders -= {True} if int(when[2]) > _MONTHS else set()
-            orders -= {False} if int(when[1]) > _MONTHS else set()
+            found = {True} if int(when[2]) <= _MONTHS else set()
+            found |= {False} if int(when[1]) <= _MONTHS else set()
+            orders &= found or orders
     return orders
 
 
