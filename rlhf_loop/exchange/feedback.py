@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from rlhf_loop import domain
@@ -122,7 +122,8 @@ def take_review(
 ) -> Fate:
     """Store a named reviewer's review of an answer, unless it is known, or older than what they said since.
 
-    The time of the review is never in the future: a clock that is wrong would keep out all that comes later.
+    Of one that is known only a later time is stored, so that what was said in between comes too late. The time is never
+    in the future: a clock that is wrong would keep out all that comes later.
 
     Raises:
         ValueError: it cannot be stored.
@@ -136,6 +137,9 @@ def take_review(
         if at is not None and known.reviewed_at > at:
             return Fate.KEPT
         if replace(_cleaned(known), reviewed_at=at) == review:
+            if at is not None and known.reviewed_at < at:
+                mine = (Review.interaction_key == interaction_key) & (Review.reviewer == review.reviewer)
+                connection.execute(update(Review).where(mine).values(reviewed_at=at))
             return Fate.KEPT
     put_review(connection, interaction_key, review)
     return Fate.ADDED if known is None else Fate.REPLACED
@@ -156,7 +160,7 @@ def take_preference(
 ) -> Fate:
     """Store which of two answers a reviewer finds better, unless it is known, or older than what they said since.
 
-    As with reviews, `preferred_at` is never in the future.
+    As with reviews, `preferred_at` is never in the future, and of one that is known only a later one is stored.
 
     Raises:
         ValueError: they answer different questions, or are the same.
@@ -166,16 +170,22 @@ def take_preference(
     for id in (first, second):
         lock(connection, id)
     mine = (Preference.first_id == first) & (Preference.second_id == second) & (Preference.reviewer == reviewer)
-    wanted = select(Preference.preferred, Preference.role, Preference.preferred_at).where(mine)
+    wanted = select(Preference.preferred, Preference.role, Preference.comment, Preference.preferred_at).where(mine)
     known = connection.execute(wanted).one_or_none()
     at = preferred_at and min(preferred_at, datetime.now(UTC))
+    comment = None
     if known is not None:
         if at is not None and known.preferred_at > at:
             return Fate.KEPT
-        same = (known.preferred, known.role) == ("first" if better == first else "second", str(role))
-        if same and at in (None, known.preferred_at):
-            return Fate.KEPT
-    new = interactions.put_preference(connection, better, worse, reviewer=reviewer, role=role, preferred_at=at)
+        if known.preferred == ("first" if better == first else "second"):
+            if known.role == role:
+                if at is not None:
+                    connection.execute(update(Preference).where(mine).values(preferred_at=at))
+                return Fate.KEPT
+            comment = known.comment
+    new = interactions.put_preference(
+        connection, better, worse, reviewer=reviewer, role=role, comment=comment, preferred_at=at
+    )
     return Fate.ADDED if new else Fate.REPLACED
 
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating, Review, ReviewerRole, answer_name, field_values
+from rlhf_loop.domain import Rating, ReviewerRole, answer_name, field_values
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.exchange.formats.messages import is_read_from
 from rlhf_loop.store.interactions import withdraw_review
@@ -62,7 +62,7 @@ class Stored:
     """The numbers of what became of staged rows.
 
     `withdrawn` reviews were taken back, and are among the updated ones. `overtaken` is what says something else than
-    what is newer here, `remarks` what was said without a rating and has no place.
+    what is newer here, or takes back what may be newer, `remarks` what was said without a rating and has no place.
     """
 
     added: int = 0
@@ -270,12 +270,16 @@ _COUNT_OVERTAKEN_PREFERENCES = f"""
 """
 
 _UPDATE_PREFERENCES = f"""
-    UPDATE rlhf_preferences SET preferred = s.preferred, preferred_at = coalesce(s.preferred_at, :now)
+    UPDATE rlhf_preferences SET
+        preferred = s.preferred,
+        preferred_at = coalesce(s.preferred_at, :now),
+        imported = CASE WHEN s.preferred_at IS NULL THEN s.preferred ELSE rlhf_preferences.imported END
     FROM ({_PREFERENCES}) AS s
     WHERE {_SAME_PREFERENCE} AND {_NEWER_PREFERENCE}
         AND (rlhf_preferences.preferred <> s.preferred OR rlhf_preferences.preferred_at <> s.preferred_at)
 """
 
+# Where nothing else changed.
 _REMEMBER_PREFERENCES = f"""
     UPDATE rlhf_preferences SET imported = s.preferred
     FROM ({_PREFERENCES}) AS s
@@ -389,6 +393,7 @@ def store(connection: Connection, *, unsaid: ImportDefaults) -> Stored:
     withdrawn = connection.execute(text(_TAKEN_BACK)).all()
     for row in withdrawn:
         withdraw_review(connection, row.id, reviewer=row.reviewer)
+    overtaken += connection.execute(text(_COUNT_NOT_TAKEN_BACK)).scalar_one()
     remarked = connection.execute(text(_ADD_REMARKS)).rowcount
     pairs = store_pairs(connection, role=role, now=moment)
     return Stored(
@@ -416,6 +421,10 @@ def _staged(
     # Whoever imports may say who it was.
     stand_in = row.stand_in if unsaid.reviewer == ANONYMOUS else None
     reviewer = review.reviewer or stand_in or unsaid.reviewer
+    words = field_values(review) | {
+        "role": None if "reviewer_role" in row.unsaid else str(review.role),
+        "harmful": None if "harmful" in row.unsaid else review.harmful,
+    }
     return {
         "place": place,
         "line": row.line,
@@ -424,14 +433,12 @@ def _staged(
         "texts_elsewhere": elsewhere,
         "user_prompt": None if elsewhere else rating.user_prompt,
         "ai_response": None if elsewhere else rating.ai_response,
-        **field_values(review),
+        **words,
         "reviewer": reviewer,
         "nameless": row.stand_in == reviewer,
         # Of people without names nobody knows whose word it was.
         "taken_back": row.taken_back and review.reviewer is not None,
-        "said": None if review.rating is None or review.reviewed_at is not None else _digest(row, review),
-        "role": None if "reviewer_role" in row.unsaid else str(review.role),
-        "harmful": None if "harmful" in row.unsaid else review.harmful,
+        "said": None if review.rating is None or review.reviewed_at is not None else _digest(words),
         **field_values(origin),
         "source": source,
         "candidate_group": rating.candidate_group,
@@ -449,12 +456,12 @@ def _not_in_future(moment: datetime | None, now: datetime) -> datetime | None:
     return moment and min(moment, now)
 
 
-def _digest(row: FileRow, review: Review) -> str:
-    """Return a digest of a row's review without its time, by which the same words are known again."""
-    harmful = None if "harmful" in row.unsaid else review.harmful
-    role = None if "reviewer_role" in row.unsaid else str(review.role)
-    said = repr((review.rating, review.comment, review.correction, harmful, role))
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _digest(words: Mapping[str, Any]) -> str:
+    """Return a digest of a review without its reviewer and time, by which the same words are known again."""
+    # Without what is not said, so that it stays the same when a review gets another field.
+    said = {name: words[name] for name in sorted(words) if words[name] is not None}
+    plain = repr({name: value for name, value in said.items() if name not in ("reviewer", "reviewed_at")})
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _differ(connection: Connection, texts: str, place: int) -> bool:
@@ -631,11 +638,13 @@ _UPDATE_REVIEWS = f"""
         correction = coalesce(s.correction, rlhf_reviews.correction),
         harmful = coalesce(s.harmful, rlhf_reviews.harmful),
         role = coalesce(s.role, rlhf_reviews.role),
-        reviewed_at = coalesce(s.reviewed_at, :now)
+        reviewed_at = coalesce(s.reviewed_at, :now),
+        imported = coalesce(s.said, rlhf_reviews.imported)
     {_OF_REVIEW}
     WHERE {_SAME_REVIEW} AND {_NEWER_REVIEW} AND ({_OTHER_REVIEW} OR s.reviewed_at <> rlhf_reviews.reviewed_at)
 """
 
+# Where nothing else changed: the triggers pass over this column.
 _REMEMBER_REVIEWS = f"""
     UPDATE rlhf_reviews SET imported = s.said
     {_OF_REVIEW}
@@ -643,39 +652,47 @@ _REMEMBER_REVIEWS = f"""
 """
 
 # Whoever has another grade in the file that stands has not taken it back.
-_TAKEN_BACK = """
+_SAID_TO_BE_TAKEN_BACK = """
     SELECT DISTINCT i.id, s.reviewer
     FROM rlhf_import s
         JOIN rlhf_interactions i ON i.external_id = s.identity
-        JOIN rlhf_reviews r ON r.interaction_id = i.id AND r.reviewer = s.reviewer AND s.reviewed_at >= r.reviewed_at
+        JOIN rlhf_reviews r ON r.interaction_id = i.id AND r.reviewer = s.reviewer
     WHERE s.taken_back AND NOT EXISTS (
         SELECT 1 FROM rlhf_import o WHERE o.identity = s.identity AND o.reviewer = s.reviewer AND o.rating IS NOT NULL)
-    ORDER BY i.id, s.reviewer
 """
+
+_TAKEN_BACK = f"{_SAID_TO_BE_TAKEN_BACK} AND s.reviewed_at >= r.reviewed_at ORDER BY i.id, s.reviewer"
+
+# After the others are gone.
+_COUNT_NOT_TAKEN_BACK = f"SELECT count(*) FROM ({_SAID_TO_BE_TAKEN_BACK}) AS s"
 
 
 # What is said without a rating stays with its answer, where nothing of the kind is. The triggers leave alone what
 # counts as a change of reviews.
 _ADD_REMARKS = """
     UPDATE rlhf_interactions SET
-        feedback_comment = coalesce(rlhf_interactions.feedback_comment, s.comment),
-        corrected_response = coalesce(rlhf_interactions.corrected_response, s.correction),
+        feedback_comment = coalesce(rlhf_interactions.feedback_comment, c.comment),
+        corrected_response = coalesce(rlhf_interactions.corrected_response, d.correction),
         review_changes = rlhf_interactions.review_changes + 1
-    FROM rlhf_import s JOIN (
-        SELECT identity, min(place) AS place FROM rlhf_import
-        WHERE rating IS NULL AND NOT taken_back AND (comment IS NOT NULL OR correction IS NOT NULL)
-        GROUP BY identity) AS f ON f.place = s.place
-    WHERE rlhf_interactions.external_id = s.identity AND (
-        rlhf_interactions.feedback_comment IS NULL AND s.comment IS NOT NULL
-        OR rlhf_interactions.corrected_response IS NULL AND s.correction IS NOT NULL)
+    FROM (
+        SELECT identity,
+            min(CASE WHEN comment IS NOT NULL THEN place END) AS commented,
+            min(CASE WHEN correction IS NOT NULL THEN place END) AS corrected
+        FROM rlhf_import WHERE rating IS NULL AND NOT taken_back AND (comment IS NOT NULL OR correction IS NOT NULL)
+        GROUP BY identity) AS f
+        LEFT JOIN rlhf_import c ON c.place = f.commented
+        LEFT JOIN rlhf_import d ON d.place = f.corrected
+    WHERE rlhf_interactions.external_id = f.identity AND (
+        rlhf_interactions.feedback_comment IS NULL AND c.comment IS NOT NULL
+        OR rlhf_interactions.corrected_response IS NULL AND d.correction IS NOT NULL)
 """
 
 _COUNT_REMARKS = """
     SELECT count(*) FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
     WHERE s.rating IS NULL AND NOT s.taken_back AND (
-        s.comment <> i.feedback_comment AND NOT EXISTS (
+        s.comment <> coalesce(i.feedback_comment, '') AND NOT EXISTS (
             SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.comment = s.comment)
-        OR s.correction <> i.corrected_response AND NOT EXISTS (
+        OR s.correction <> coalesce(i.corrected_response, '') AND NOT EXISTS (
             SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.correction = s.correction))
 """
 

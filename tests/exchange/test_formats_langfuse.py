@@ -358,13 +358,15 @@ def test_a_comment_alone_does_not_cost_the_other_scores(sqlite_engine: Engine, t
 
 
 def test_each_correction_without_a_rating_is_counted(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """The answer has room for one of them; the type is known in small letters, too."""
+    """The answer has room for the first of them; the type is known in small letters, too."""
     corrections = [
         score(id=name, name="output", value=0, dataType="correction", stringValue=name, authorUserId=name)
         for name in ("a", "b", "c")
     ]
     report = import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", [trace(*corrections)]), format="langfuse")
     assert report.ignored == ("scores output by who gave no score rating (2)",)
+    with transaction(sqlite_engine) as connection:
+        assert connection.execute(text("SELECT corrected_response FROM rlhf_interactions")).scalars().all() == ["a"]
 
 
 @pytest.mark.parametrize("of_json", [True, False])

@@ -141,13 +141,20 @@ def test_who_changes_a_thumb_replaces_it(engine: Engine, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("rating", [0, None])
 def test_a_thumb_that_was_taken_away(engine: Engine, tmp_path: Path, rating: int | None) -> None:
-    """A newer feedback without it takes the rating back, an older one or another one's does not."""
+    """A newer feedback without it takes the rating back; an older one, or one without a time, is counted; another
+    one's does nothing."""
     import_ratings(engine, written(tmp_path, feedback()), format="openwebui")
     gone = feedback(data={"rating": rating, "details": {}})
-    for kept in (gone | {"updated_at": 1769851799}, gone | {"user_id": "u-2"}):
-        assert import_ratings(engine, written(tmp_path, kept), format="openwebui").withdrawn == 0
+    counted = ("what was said otherwise since (1)",)
+    for kept, ignored in (
+        (gone | {"updated_at": 1769851799}, counted),
+        (gone | {"updated_at": None, "created_at": None}, counted),
+        (gone | {"user_id": "u-2"}, ()),
+    ):
+        report = import_ratings(engine, written(tmp_path, kept), format="openwebui")
+        assert (report.withdrawn, report.ignored) == (0, ignored)
     report = import_ratings(engine, written(tmp_path, gone | {"updated_at": 1769860000}), format="openwebui")
-    assert (report.updated, report.withdrawn) == (1, 1)
+    assert (report.updated, report.withdrawn, report.ignored) == (1, 1, ())
     assert [row[4] for row in stored(engine)] == [None, None]
     again = feedback(data={"rating": -1, "details": {}}, updated_at=1769860001, user_id=None)
     assert import_ratings(engine, written(tmp_path, again), format="openwebui").added == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from rating_files import counts, reasons, write_jsonl
 from sqlalchemy import Engine, select, update
 
+from rlhf_loop.domain import Review as DomainReview
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.base import Labels, NumberScale
 from rlhf_loop.exchange.staging import stage
@@ -163,6 +165,58 @@ def test_what_is_said_without_a_rating_has_its_place_or_is_named(engine: Engine,
     with reading(engine) as connection:
         kept = connection.execute(select(Interaction.feedback_comment, Interaction.corrected_response)).all()
     assert (kept, stored(engine)) == ([("Hm.", "B")], [("ann", 4)])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_remarks_on_several_lines(engine: Engine, tmp_path: Path, known: bool) -> None:
+    """Of an answer's comments and of its corrections the first one each has a place; the others are counted."""
+    bare = {"user_prompt": "Q", "ai_response": "A"}
+    if known:
+        import_ratings(engine, write_jsonl(tmp_path / "a.jsonl", [said(4, EARLY)]))
+    words = [{"feedback_comment": "Hm."}, {"corrected_response": "B"}, {"corrected_response": "C"}]
+    remarks = write_jsonl(tmp_path / "b.jsonl", [bare | each for each in words])
+    counted = ("comments and corrections without a rating, where the answer has others (1)",)
+    assert import_ratings(engine, remarks).ignored == counted
+    with reading(engine) as connection:
+        kept = connection.execute(select(Interaction.feedback_comment, Interaction.corrected_response)).all()
+    assert kept == [("Hm.", "B")]
+    again = import_ratings(engine, remarks)
+    assert (counts(again), again.ignored) == ((3, 0, 0, 3, 0), counted)
+
+
+def test_what_an_import_remembers_sums_up_no_reviews(engine: Engine, tmp_path: Path) -> None:
+    """What changed is summed up once, and what did not, not at all."""
+
+    def changes() -> list[tuple[int, bool]]:
+        with reading(engine) as connection:
+            both = select(Interaction.review_changes, Review.imported.is_not(None)).join_from(Interaction, Review)
+            return [(row[0], row[1]) for row in connection.execute(both.order_by(Interaction.id))]
+
+    rows = [said(2, None), said(4, None, ai_response="B")]
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    import_ratings(engine, file)
+    with transaction(engine) as connection:
+        connection.execute(update(Review).values(imported=None))
+    assert changes() == [(1, False), (1, False)]
+    import_ratings(engine, write_jsonl(file, [said(2, None), said(5, None, ai_response="B")]))
+    assert changes() == [(1, True), (2, True)]
+    # A word with a time leaves what a file without times said last.
+    import_ratings(engine, write_jsonl(tmp_path / "b.jsonl", [said(3, datetime.now(UTC).isoformat())]))
+    assert import_ratings(engine, file).updated == 0
+    assert (changes(), stored(engine)) == ([(2, True), (2, True)], [("ann", 3), ("ann", 5)])
+
+
+def test_every_word_of_a_review_is_remembered(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A file without times that differs in any field of a review is told apart from the last one."""
+    others = {"rating": 3, "feedback_comment": "x", "corrected_response": "y", "harmful": True}
+    others["reviewer_role"] = "end_user"
+    assert len(others) == len(fields(DomainReview)) - len(("reviewer", "reviewed_at"))
+    seen = set()
+    for each in ({}, *({name: value} for name, value in others.items())):
+        import_ratings(sqlite_engine, write_jsonl(tmp_path / "a.jsonl", [said(2, None) | each]))
+        with reading(sqlite_engine) as connection:
+            seen.add(connection.execute(select(Review.imported)).scalar_one())
+    assert len(seen) == 1 + len(others)
 
 
 @pytest.mark.parametrize(("values", "doubtful"), [((1, 0), True), ((1, -1), True), ((1, 1), False), ((1, 5), False)])

@@ -363,6 +363,18 @@ def test_a_moved_review_changes_both_ratings(engine: Engine) -> None:
     ]
 
 
+def test_only_what_counts_is_summed_up(engine: Engine) -> None:
+    """The triggers pass over the columns of a review that no sum is made of."""
+    add_answer(engine)
+    review(engine, "ann", 5)
+    read = ["interaction_id", "rating", "comment", "correction", "reviewed_at", "role"]
+    for number, column in enumerate(read, 2):
+        run(engine, f"UPDATE rlhf_reviews SET {column} = {column}")
+        assert rows(engine, "SELECT review_changes FROM rlhf_interactions") == [(number,)]
+    run(engine, "UPDATE rlhf_reviews SET imported = 'x', harmful = true, reviewer = 'bob'")
+    assert rows(engine, "SELECT review_changes FROM rlhf_interactions") == [(1 + len(read),)]
+
+
 def test_the_newest_comment_is_shown(engine: Engine) -> None:
     """The answer's comment is that of the latest review that has one."""
     add_answer(engine)

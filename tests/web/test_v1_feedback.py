@@ -13,12 +13,13 @@ from patience import PATIENCE_S
 from sqlalchemy import Engine, func, select
 from v1_apps import Caller, another_token, caller, token_for
 
+from rlhf_loop import domain
 from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import Rating, ReviewerRole, UserRole
 from rlhf_loop.exchange.feedback import Fate, OtherTextsError, add_answer, find_answer, take_preference, take_review
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.engine import make_engine, transaction
-from rlhf_loop.store.interactions import record
+from rlhf_loop.store.interactions import put_preference, record
 from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
 
 TEXTS = {"prompt": "What helps against hiccups?", "response": "Hold your breath."}
@@ -254,3 +255,26 @@ def test_an_older_preference_changes_nothing(engine: Engine, first: str, second:
             )
         preferred = connection.execute(select(Preference.preferred)).scalar_one()
     assert preferred == ("first", "second")[stored - 1]
+
+
+def test_the_same_said_later(engine: Engine) -> None:
+    """Only its time is stored, so that what was said in between comes too late; the comment stays."""
+    keys = record(engine, [Rating("q", "a"), Rating("q", "b")])
+    early, late = datetime.fromisoformat(EARLY), datetime.fromisoformat(LATE)
+    between = early + (late - early) / 2
+    expert, end_user = ReviewerRole.EXPERT, ReviewerRole.END_USER
+    with transaction(engine) as connection:
+        put_preference(connection, *keys, reviewer="u", comment="Shorter.", preferred_at=early)
+        for (better, worse), role, at, fate in (
+            (keys, expert, late, Fate.KEPT),
+            (keys[::-1], expert, between, Fate.KEPT),
+            (keys, end_user, late, Fate.REPLACED),
+        ):
+            assert take_preference(connection, better, worse, reviewer="u", role=role, preferred_at=at) is fate
+            found = select(Preference.preferred, Preference.comment, Preference.preferred_at)
+            assert connection.execute(found).all() == [("first", "Shorter.", late)]
+        for rating, at, fate in ((4, early, Fate.ADDED), (4, late, Fate.KEPT), (1, between, Fate.KEPT)):
+            assert take_review(connection, keys[0], domain.Review(rating=rating, reviewer="u", reviewed_at=at)) is fate
+        assert connection.execute(select(Review.rating, Review.reviewed_at)).all() == [(4, late)]
+        actions = connection.execute(select(AuditEntry.action).order_by(AuditEntry.id)).scalars().all()
+    assert actions == ["preference.added", "preference.changed", "review.added"]

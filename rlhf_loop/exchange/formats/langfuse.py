@@ -145,7 +145,8 @@ class LangfuseLayout(Layout):
             if correction := corrections.pop(each.get("reviewer"), None):
                 each["corrected_response"] = correction
         if not said:
-            said = [dict[str, Any](corrected_response=corrections.popitem()[1])] if corrections else [{}]
+            first = next(iter(corrections), None)
+            said = [{"corrected_response": corrections.pop(first)} if corrections else {}]
         for _ in corrections:
             # A correction is part of a review, and a review is a rating first.
             self.pass_over(f"scores {_CORRECTED} by who gave no score {self._name}")
