@@ -175,7 +175,7 @@ class Recorder:
     def _opened(self) -> Engine:
         with self._lock:
             if self._engine is None:
-                self._engine = make_engine(self._settings.database_url, patience_s=PATIENCE_S, lasting=True)
+                self._engine = make_engine(self._settings.database_url, patience_s=PATIENCE_S, lasting=self._settings)
             engine = self._engine
         if not self._ready:
             ensure_schema(engine)

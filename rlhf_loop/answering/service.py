@@ -36,7 +36,7 @@ from rlhf_loop.domain import (
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
 from rlhf_loop.ranking import Ranker, incoming_order, is_prior
 from rlhf_loop.sources.source import Source
-from rlhf_loop.store.engine import FILE_GONE, lost_file
+from rlhf_loop.store.engine import FILE_COPY, lost_file
 from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import blank, unstorable
 from rlhf_loop.utils.tracing import stage
@@ -273,10 +273,10 @@ class AnswerService:
         if compared := parts.experiment.state():
             checks["experiment"] = compared
         checks["recording"] = self._recording_state()
-        if lost := lost_file(self._settings.database_url):
+        if lost := lost_file(self._settings):
             checks["database"] = lost
         # Questions are answered while a database is away; a file that is gone does not come back by itself.
-        return Readiness(not parts.trouble and lost != FILE_GONE, checks)
+        return Readiness(not parts.trouble and lost in ("", FILE_COPY), checks)
 
     def close(self) -> None:
         """Close what is open. What waits in the outbox stays there for the next start."""

@@ -119,10 +119,12 @@ def read_settings() -> Settings:
 
 
 def open_ratings() -> Engine:
-    """Open the database that the settings name."""
-    from rlhf_loop.store.engine import open_database
+    """Open the database that the settings name; where there was one before, no new one is made (see `init`)."""
+    from rlhf_loop.store.engine import open_database, refuse_new_file
 
-    return open_database(read_settings().database_url)
+    settings = read_settings()
+    refuse_new_file(settings)
+    return open_database(settings.database_url)
 
 
 def operator() -> str:

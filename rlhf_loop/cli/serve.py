@@ -175,7 +175,7 @@ def _people(settings: Settings, base: str) -> tuple[str, str]:
     from rlhf_loop.errors import DatabaseError
     from rlhf_loop.store.engine import describe, ensure_schema, make_engine
 
-    engine = make_engine(settings.database_url, lasting=True)
+    engine = make_engine(settings.database_url, lasting=settings)
     try:
         ensure_schema(engine)
         first_admin = invite_first_admin(engine)

@@ -21,12 +21,19 @@ def init() -> None:
     """Create the database, or bring it up to date.
 
     Safe to run again, and while other processes start. A table rlhf_interactions that was made by hand is adopted with
-    its rows.
+    its rows. Where a SQLite file is gone, no other command makes a new one.
     """
-    from rlhf_loop.store.engine import describe, head
+    from rlhf_loop.store.engine import describe, head, open_database, trace_of
 
-    engine = open_ratings()
+    settings = read_settings()
+    trace = trace_of(settings)
+    engine = open_database(settings.database_url)
     click.echo(f"The database {describe(engine)} is ready (revision {head()}).")
+    if trace:
+        click.echo(
+            f"It is a new one, which knows nothing of before, although {trace}. Start again what runs: rlhf-loop serve "
+            "and worker take no other database by themselves."
+        )
 
 
 @click.command(short_help="Check installation, settings, database and model, and say what to do.")

@@ -87,7 +87,7 @@ class Worker:
         """
         self.schedule = schedule = Schedule(settings.worker_schedule)
         self._settings, self._command = settings, tuple(retrain)
-        self._engine = make_engine(settings.database_url, lasting=True)
+        self._engine = make_engine(settings.database_url, lasting=settings)
         self._stopped = threading.Event()
         self._jobs = (
             _Job("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
@@ -149,6 +149,8 @@ class Worker:
 
     def _retrain(self) -> bool:
         """Start a training, wait for its end, and log what it says; return whether it did what it should."""
+        # The training is a process of its own, which knows nothing of the database that was here before.
+        ensure_schema(self._engine)
         began = monotonic()
         # A session of its own: Ctrl-C reaches the worker, which stops the training in order.
         with subprocess.Popen(

@@ -127,7 +127,7 @@ class CorrectionsSource:
 
     def _connected(self) -> Engine:
         if self._engine is None or self._process != os.getpid():
-            engine = make_engine(self._settings.database_url, patience_s=_PATIENCE_S, lasting=True)
+            engine = make_engine(self._settings.database_url, patience_s=_PATIENCE_S, lasting=self._settings)
             ensure_schema(engine)
             self._engine, self._process = engine, os.getpid()
         return self._engine

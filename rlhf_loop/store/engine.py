@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,15 +22,20 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import StaticPool
 
+from rlhf_loop.config import Settings
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.sqlite import file_id
+from rlhf_loop.utils.text import counted, verb
 
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 
 FILE_GONE = "its file is gone: put it back, or start again with a new one"
+FILE_FOREIGN = "its file is another database than at the start: put the former back, or start again to use this one"
+#: A backup of the same database that was put in its place.
+FILE_COPY = "its file is another one than at the start, of the same database"
 _PATIENCE_S = 10
 _MIGRATION_TIMEOUT_S = 120
 _MIGRATION_LOCK = 0x524C4846  # "RLHF": the key of PostgreSQL's advisory lock
@@ -38,17 +44,27 @@ _MIGRATION_LOCK = 0x524C4846  # "RLHF": the key of PostgreSQL's advisory lock
 _LOOK_EVERY_S = 0.002
 #: Seconds that the end of a process waits for others who just fold the write-ahead log in.
 _FOLD_S = 5
-#: What this process has of SQLite files: who writes next, and which file it was at the start of what lasts.
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A SQLite file as it was at the start: which file, and which database."""
+
+    file: tuple[int, int] | None
+    identity: str | None
+
+
+#: What this process has of SQLite files: who writes next, and what they were at the start of what lasts.
 _turns: dict[Path, FairLock] = {}
-_files: dict[Path, tuple[int, int] | None] = {}
+_files: dict[Path, _Known] = {}
 
 
-def make_engine(url: str, *, patience_s: int = _PATIENCE_S, lasting: bool = False) -> Engine:
+def make_engine(url: str, *, patience_s: int = _PATIENCE_S, lasting: Settings | None = None) -> Engine:
     """Make the engine for a database URL; nothing connects yet.
 
     `sqlite:///FILE`, `sqlite://` (in memory), `postgresql://...` and `postgres://...` are understood. `patience_s` is
-    how long to wait for a connection, and on SQLite for others who write. `lasting` is for processes that run on: they
-    make no new SQLite file where the one that they had is gone.
+    how long to wait for a connection, and on SQLite for others who write. `lasting`, the settings, is for processes
+    that run on: they make no new SQLite file where there was one before, and use no other database in place of theirs.
 
     Raises:
         ValueError: the URL is not a text.
@@ -201,26 +217,104 @@ def ensure_schema(engine: Engine) -> None:
     found = revision(engine)
     path = sqlite_file(engine.url) if engine.get_execution_options().get("rlhf_lasting") else None
     if found is None and path in _files:
-        raise DatabaseError(_lost(engine, "is empty, and was not before"))
+        raise DatabaseError(_lost(engine.url, _EMPTY))
     if found != head():
         migrate(engine)
     if path is not None:
-        _files.setdefault(path, file_id(path))
+        with translated_errors(engine), engine.connect() as connection:
+            now = _Known(file_id(path), connection.scalar(text(_IDENTITY)))
+        if _files.setdefault(path, now).identity != now.identity:
+            raise DatabaseError(_lost(engine.url, _FOREIGN))
 
 
-def lost_file(url: str) -> str:
-    """Say what became of the SQLite file that this process has had; an empty text if nothing did."""
-    path = sqlite_file(_parse(url)) if url.startswith("sqlite") else None
-    if path is None or path not in _files or (now := file_id(path)) == _files[path]:
+def lost_file(settings: Settings) -> str:
+    """Say what became of the SQLite file that there was before: an empty text, or one of `FILE_...`."""
+    path = _file_of(settings)
+    if path is None:
         return ""
-    return "its file is another one than at the start" if now else FILE_GONE
+    now, known = file_id(path), _files.get(path)
+    if now is None:
+        return FILE_GONE if known or trace_of(settings) else ""
+    if known is None:
+        return ""
+    same = "" if known.file == now else FILE_COPY
+    try:
+        # The file's number alone tells too little: a new file may get that of a deleted one.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return FILE_FOREIGN if _other(connection, known) else same
+    except sqlite3.Error:
+        # Locked, or no database at all: who uses it says what is wrong.
+        return same and FILE_FOREIGN
 
 
-def _lost(engine: Engine, what: str) -> str:
+def trace_of(settings: Settings) -> str:
+    """Say what shows that there was a SQLite database where no file is now; an empty text if nothing does.
+
+    A live model alone shows nothing: it may have been trained elsewhere.
+    """
+    path = _file_of(settings)
+    if path is None or path.exists():
+        return ""
+    lock, live = Path(f"{path}.lock"), settings.model_path
+    if lock.exists():
+        return f"its lock file {lock} is there"
+    if waiting := _waiting(settings.outbox_path):
+        words = f"{counted(waiting, 'entry', 'entries')} {verb(waiting, 'waits', 'wait')}"
+        return f"{words} for it in the outbox {settings.outbox_path}"
+    with suppress(OSError):
+        sum = live.with_name(f"{live.name}.sha256").read_bytes()[:64]
+        if live.exists() and any(file.read_bytes()[:64] == sum for file in settings.models_folder.glob("*.sha256")):
+            return f"the live model {live} is one of the versions that it registered in {settings.models_folder}"
+    return ""
+
+
+def refuse_new_file(settings: Settings) -> None:
+    """Refuse to make an empty SQLite database where there was one before; `rlhf-loop init` alone may.
+
+    Raises:
+        DatabaseError: the file is gone, and what it was used for is there.
+    """
+    if trace := trace_of(settings):
+        raise DatabaseError(_lost(_parse(settings.database_url), f"is gone, although {trace}"))
+
+
+_EMPTY = "is empty, and was not before"
+_FOREIGN = "is another one than at the start"
+_IDENTITY = "SELECT identity FROM rlhf_database"
+
+
+def _lost(url: URL, what: str) -> str:
     return (
-        f"The database {describe(engine)} {what}. Put the file back; or make a new one, which knows nothing of before: "
-        "rlhf-loop init"
+        f"The database {url.render_as_string()} {what}. Put its file back; or begin with a new one, which knows "
+        "nothing of before: rlhf-loop init. What runs takes another one only when it is started again."
     )
+
+
+def _file_of(settings: Settings) -> Path | None:
+    url = settings.database_url
+    return sqlite_file(_parse(url)) if url.startswith("sqlite") else None
+
+
+def _other(connection: sqlite3.Connection, known: _Known) -> str:
+    """Say what is wrong with a file that took the place of a known one; an empty text if it has the same database."""
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+        return _EMPTY
+    with suppress(sqlite3.OperationalError):  # no such table: not ours, or from before there were identities
+        if connection.execute(_IDENTITY).fetchone() == (known.identity,):
+            return ""
+    return _FOREIGN
+
+
+def _waiting(outbox: Path) -> int:
+    """Return how many entries wait in the outbox; none if it cannot be read, without making one."""
+    if outbox.is_file():
+        with (
+            suppress(sqlite3.Error),
+            closing(sqlite3.connect(f"{outbox.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+        ):
+            [waiting] = connection.execute("SELECT count(*) - count(refused) FROM entries").fetchone()
+            return int(waiting)
+    return 0
 
 
 def migrate(engine: Engine) -> None:
@@ -276,22 +370,31 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL, patience_s: int, lasting: bool) -> Engine:
+def _sqlite_engine(url: URL, patience_s: int, lasting: Settings | None) -> Engine:
     path = sqlite_file(url)
     # A database in memory lives in its one connection, so all threads must share that one.
     if path is None:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        engine = create_engine(url, execution_options={"rlhf_lasting": lasting})
+        engine = create_engine(url, execution_options={"rlhf_lasting": lasting is not None})
         _turns.setdefault(path, FairLock())
 
     @event.listens_for(engine, "do_connect")
     def _make_folder(*_: Any) -> None:
         if path is None:
             return
-        if lasting and path in _files and not path.exists():
-            raise DatabaseError(_lost(engine, "is gone: its file was deleted, or moved away"))
+        if lasting is not None and not path.exists():
+            if path in _files:
+                raise DatabaseError(_lost(url, "is gone: its file was deleted, or moved away"))
+            refuse_new_file(lasting)
         _create_parent(path)
+
+    @event.listens_for(engine, "connect")
+    def _refuse_other_database(connection: sqlite3.Connection, _: Any) -> None:
+        known = _files.get(path) if lasting is not None and path is not None else None
+        if known is not None and (what := _other(connection, known)):
+            connection.close()
+            raise DatabaseError(_lost(url, what))
 
     @event.listens_for(engine, "connect")
     def _set_pragmas(connection: sqlite3.Connection, _: Any) -> None:

@@ -128,6 +128,16 @@ def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -
 ANONYMOUS = "anonymous"
 
 
+class Identity(Base):
+    """The one row that tells the database and its copies from any other."""
+
+    __tablename__ = "rlhf_database"
+    __table_args__ = AUTOINCREMENT
+
+    id: Mapped[Id]
+    identity: Mapped[str]
+
+
 class Interaction(Base):
     """An answer that was offered for a question.
 

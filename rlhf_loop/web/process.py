@@ -85,7 +85,7 @@ class Database:
             )
 
     def _open(self) -> None:
-        engine = make_engine(self._settings.database_url, patience_s=_PATIENCE_S, lasting=True)
+        engine = make_engine(self._settings.database_url, patience_s=_PATIENCE_S, lasting=self._settings)
         ensure_schema(engine)
         # An application that somebody throws away leaves no connections open.
         finalize(self, engine.dispose).atexit = False

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,12 @@ from patience import until
 from sqlalchemy import Engine, func, select, text
 
 from rlhf_loop.answering import recording
-from rlhf_loop.answering.outbox import Entry
+from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord
-from rlhf_loop.errors import OutboxError
-from rlhf_loop.store.engine import make_engine, open_database
+from rlhf_loop.errors import DatabaseError, OutboxError
+from rlhf_loop.store.engine import FILE_COPY, FILE_FOREIGN, FILE_GONE, lost_file, make_engine, open_database
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.store.tables import Review as StoredReview
 
@@ -273,22 +274,52 @@ def test_what_is_refused_at_once_is_kept_with_the_reason(recorder: Recorder) -> 
 
 
 def test_a_sqlite_database_that_is_deleted_under_the_server(tmp_path: Path) -> None:
-    """What comes afterwards waits until there is a file again, and goes neither into one that nobody can see, nor into
-    a new one that nobody has made.
+    """What comes afterwards waits until the file is back, or a copy of it; it goes neither into one that nobody can
+    see, nor into a new one, whoever made that.
     """
-    file = tmp_path / "rlhf.db"
-    recorder = Recorder(settings_for(f"sqlite:///{file}", tmp_path))
+    file, away = tmp_path / "rlhf.db", tmp_path / "away.db"
+    settings = settings_for(f"sqlite:///{file}", tmp_path)
+    recorder = Recorder(settings)
     assert recorder.record(candidates("a")) == ""
+    with closing(sqlite3.connect(file)) as before, closing(sqlite3.connect(away)) as copy:
+        before.backup(copy)
     for each in tmp_path.glob("rlhf.db*"):
         each.unlink()
     assert recorder.record(candidates("b")) != ""
     assert not file.exists()
+    assert lost_file(settings) == FILE_GONE
     engine = open_database(f"sqlite:///{file}")
+    with pytest.raises(DatabaseError, match="is another one than at the start"):
+        recorder.check()
+    with pytest.raises(DatabaseError, match="is another one than at the start"):
+        recorder._replay()
+    assert recorder.record(candidates("c")) != ""
+    assert (recorder.waiting(), count(engine), lost_file(settings)) == ((2, 0), 0, FILE_FOREIGN)
+    engine.dispose()
+    away.replace(file)
     until(lambda: recorder.waiting() == (0, 0))
-    assert recorder.record(candidates("c")) == ""
-    assert count(engine) == 4
+    assert recorder.record(candidates("d")) == ""
+    assert (count(engine), lost_file(settings)) == (8, FILE_COPY)
     engine.dispose()
     recorder.close()
+
+
+def test_a_start_without_the_file_of_before(tmp_path: Path) -> None:
+    """Where entries wait for a SQLite database that is gone, a server that is started makes no empty one for them."""
+    file = tmp_path / "rlhf.db"
+    settings = settings_for(f"sqlite:///{file}", tmp_path)
+    assert lost_file(settings) == ""
+    outbox = Outbox(settings.outbox_path, limit=9)
+    outbox.put("answer", {"candidates": []}, interactions=[])
+    recorder = Recorder(settings)
+    with pytest.raises(DatabaseError, match=r"is gone, although 1 entry waits for it in the outbox .*outbox\.db\. Put"):
+        recorder.check()
+    assert (file.exists(), lost_file(settings)) == (False, FILE_GONE)
+    sqlite_database(file)
+    until(lambda: recorder.waiting() == (0, 0))
+    assert lost_file(settings) == ""
+    recorder.close()
+    outbox.close()
 
 
 def test_two_processes_replay_each_entry_once(outage: Outage, tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from examined import faults
 
 from rlhf_loop.answering.outbox import Outbox
+from rlhf_loop.cli import main
 from rlhf_loop.cli.doctor import Finding
-from rlhf_loop.cli.doctor.storage import DatabaseAccess, cache, disk, outbox
+from rlhf_loop.cli.doctor.storage import DatabaseAccess, cache, disk, outbox, reach
 from rlhf_loop.config import Settings
+from rlhf_loop.store.engine import trace_of
 
 _Usage = namedtuple("_Usage", "total used free")
 MB = 10**6
@@ -179,3 +182,43 @@ def test_an_outbox_that_is_none_is_a_fault(settings: Settings) -> None:
     (folder,) = faults(outbox(settings))
     assert "cannot be read" in file.text
     assert "cannot be read" in folder.text
+
+
+def test_a_database_that_is_gone_is_not_a_new_one(settings: Settings, tmp_path: Path) -> None:
+    """What an earlier one left says so, and only `init` makes another: its lock file, what waits for it in the outbox,
+    a live model that it registered. A model that was trained elsewhere says nothing.
+    """
+    settings = replace(settings, database_url=f"sqlite:///{tmp_path / 'rlhf.db'}")
+    environment = {
+        "RLHF_DATABASE_URL": settings.database_url,
+        "RLHF_MODEL_PATH": str(settings.model_path),
+        "RLHF_OUTBOX_PATH": str(settings.outbox_path),
+    }
+    file, live, versions = tmp_path / "rlhf.db", settings.model_path, settings.models_folder
+    versions.mkdir()
+    for path, content in ((live, "m"), (Path(f"{live}.sha256"), "a" * 64), (versions / "v.joblib.sha256", "b" * 64)):
+        path.write_text(content)
+    assert trace_of(settings) == ""
+    lock = Path(f"{file}.lock")
+    box = Outbox(settings.outbox_path, limit=2)
+    told = {
+        "the live model": versions / "w.joblib.sha256",
+        "in the outbox": settings.outbox_path,
+        "its lock file": lock,
+    }
+    for trace, path in told.items():
+        if trace == "in the outbox":
+            box.put("answer", {}, interactions=[])
+            box.close()
+        else:
+            path.write_text("a" * 64)
+        for words in (["models", "list"], ["alarms"], ["ratings", "stats"], ["users", "list"]):
+            ran = CliRunner().invoke(main, words, env=environment)
+            assert (ran.exit_code, trace in ran.stderr, "rlhf-loop init" in ran.stderr) == (2, True, True)
+        finding = reach(settings).finding
+        assert (finding.ok, "is gone, although" in finding.text, trace in finding.text) == (False, True, True)
+        assert finding.advice.startswith("Put its file back")
+        assert not file.exists()
+    ran = CliRunner().invoke(main, ["init"], env=environment)
+    assert (ran.exit_code, "It is a new one" in ran.stdout, "Start again" in ran.stdout) == (0, True, True)
+    assert CliRunner().invoke(main, ["alarms"], env=environment).exit_code == 0

@@ -17,7 +17,8 @@ from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import DatabaseError
-from rlhf_loop.store.engine import FILE_GONE, lost_file, migrate
+from rlhf_loop.store import engine as db
+from rlhf_loop.store.engine import FILE_FOREIGN, FILE_GONE, lost_file, migrate
 from rlhf_loop.web import process
 from rlhf_loop.web.process import Database
 
@@ -75,11 +76,17 @@ def lose(engine: Engine) -> None:
         connection.execute(text("CREATE SCHEMA public"))
 
 
+def start_again(engine: Engine) -> None:
+    """Forget which file it was, as a process that is started again does."""
+    db._files.pop(Path(str(engine.url.database)))
+
+
 @pytest.mark.usefixtures("impatient_guard")
 def test_a_lost_database_comes_back_anew(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a restart: a token of before is nobody's, a new one works; the log says how to get an admin.
+    """A token of before is nobody's, a new one works; the log says how to get an admin.
 
-    A SQLite file that is gone is no new one by itself: there is none until somebody makes it.
+    A SQLite file that is gone is no new one by itself: there is none until somebody makes it, and what runs takes that
+    one when it is started again.
     """
     web = app_on(engine, tmp_path).test_client()
     before = Caller(web, token_for(engine, "app"))
@@ -88,8 +95,8 @@ def test_a_lost_database_comes_back_anew(engine: Engine, tmp_path: Path, caplog:
     if engine.dialect.name == "sqlite":
         assert [before("GET", "/interactions").status_code for _ in range(2)] == [503, 503]
         assert "its file was deleted" in caplog.text
-        url = engine.url.render_as_string()
-        assert lost_file(url) == FILE_GONE
+        settings = Settings(database_url=engine.url.render_as_string(), outbox_path=tmp_path / "outbox.db")
+        assert lost_file(settings) == FILE_GONE
         file = Path(str(engine.url.database))
         assert not file.exists()
         # Nor is an empty one that somebody put there made into a new database.
@@ -98,7 +105,10 @@ def test_a_lost_database_comes_back_anew(engine: Engine, tmp_path: Path, caplog:
         assert "is empty, and was not before" in caplog.text
         assert file.stat().st_size == 0 or b"rlhf_users" not in file.read_bytes()
         migrate(engine)
-        assert "another one" in lost_file(url)
+        assert lost_file(settings) == FILE_FOREIGN
+        assert [before("GET", "/interactions").status_code for _ in range(2)] == [503, 503]
+        assert "is another one than at the start" in caplog.text
+        start_again(engine)
     assert [before("GET", "/interactions").status_code for _ in range(2)] == [401, 401]
     assert "has no admin" in caplog.text
     assert "users add NAME --role admin" in caplog.text
@@ -114,6 +124,7 @@ def test_signing_in_outlives_a_lost_database(sqlite_engine: Engine, caplog: pyte
     lose(sqlite_engine)
     assert [browser.get("/review").status_code for _ in range(2)] == [503, 503]
     migrate(sqlite_engine)
+    start_again(sqlite_engine)
     assert browser.get("/review").status_code == 303
     users.add(sqlite_engine, "rita", role=UserRole.RATER, password=PASSWORD, actor="test")
     assert browser.sign_in("rita").status_code == 303

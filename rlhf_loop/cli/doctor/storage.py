@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _INIT = "Run: rlhf-loop init"
+_PUT_BACK = "Put its file back, or begin with a new one, which knows nothing of before: rlhf-loop init"
 #: Seconds that a server has to take a connection, and others to let go of a lock.
 _PATIENCE_S, _LOCK_PATIENCE_S = 2, 1.0
 #: SQLite's messages about a file that is damaged or not a database.
@@ -62,7 +63,7 @@ def reach(settings: Settings) -> DatabaseAccess:
     """
     from sqlalchemy import create_engine
 
-    from rlhf_loop.store.engine import describe, hurried, make_engine, sqlite_file
+    from rlhf_loop.store.engine import describe, hurried, make_engine, sqlite_file, trace_of
 
     engine = make_engine(settings.database_url, patience_s=_PATIENCE_S)
     shown = describe(engine)
@@ -71,6 +72,8 @@ def reach(settings: Settings) -> DatabaseAccess:
     file = sqlite_file(engine.url)
     if file is None:
         return DatabaseAccess(Finding("database", f"{shown} is SQLite's own business: in memory, or named by a URI"))
+    if not file.exists() and (trace := trace_of(settings)):
+        return DatabaseAccess(fault("database", f"{shown} is gone, although {trace}", _PUT_BACK), file=file)
     if not file.exists():
         return DatabaseAccess(fault("database", f"{shown} is not there yet", _INIT), file=file, new=True)
     if not file.is_file():
