@@ -47,7 +47,7 @@ _FOLD_S = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownFile:
     """A SQLite file as it was at the start: which file, and which database."""
 
     file: tuple[int, int] | None
@@ -56,7 +56,7 @@ class _Known:
 
 #: What this process has of SQLite files: who writes next, and what they were at the start of what lasts.
 _turns: dict[Path, FairLock] = {}
-_files: dict[Path, _Known] = {}
+_files: dict[Path, _KnownFile] = {}
 
 
 def make_engine(url: str, *, patience_s: int = _PATIENCE_S, lasting: Settings | None = None) -> Engine:
@@ -222,7 +222,7 @@ def ensure_schema(engine: Engine) -> None:
         migrate(engine)
     if path is not None:
         with translated_errors(engine), engine.connect() as connection:
-            now = _Known(file_id(path), connection.scalar(text(_IDENTITY)))
+            now = _KnownFile(file_id(path), connection.scalar(text(_IDENTITY)))
         if _files.setdefault(path, now).identity != now.identity:
             raise DatabaseError(_lost(engine.url, _FOREIGN))
 
@@ -295,7 +295,7 @@ def _file_of(settings: Settings) -> Path | None:
     return sqlite_file(_parse(url)) if url.startswith("sqlite") else None
 
 
-def _other(connection: sqlite3.Connection, known: _Known) -> str:
+def _other(connection: sqlite3.Connection, known: _KnownFile) -> str:
     """Say what is wrong with a file that took the place of a known one; an empty text if it has the same database."""
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         return _EMPTY
