@@ -179,6 +179,7 @@ def old(engine: Engine) -> Engine:
         )
         for table in ("rlhf_reviews", "rlhf_preferences"):
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
+        connection.execute(text("DROP TABLE rlhf_database"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))
     return engine
 
