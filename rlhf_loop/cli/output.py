@@ -167,7 +167,7 @@ def print_preview(found: Preview, *, reviewer: str) -> None:
     unrated = report.rows - report.rated - report.compared - report.invalid_count
     click.echo(f"{counted(report.rows, 'row')}: {unrated} unrated, {report.invalid_count} invalid.")
     _print_said(report)
-    click.echo("Nothing was stored, nor compared with what is stored. Import it without --dry-run.")
+    click.echo("Nothing was stored, and no row compared with another one. Import it without --dry-run.")
 
 
 def _print_said(report: ImportReport) -> None:

@@ -25,7 +25,6 @@ _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argi
 _IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
 _FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json){} or parquet by the name's ending."
-_BINARY = ("parquet", "xlsx")
 
 
 def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -54,7 +53,7 @@ def ratings() -> None:
     "(better=LEFT,RIGHT) or a control is (quality=rating); =none leaves it out. May be given several times.",
     example="txt-1=answer1",
 )
-@click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP.format(", xlsx (also .xls, .ods)"))
+@click.option("--format", "--from", "format", type=_IN, help=_FORMAT_HELP.format(", xlsx"))
 @click.option("--encoding", metavar="NAME", help="That of a text that is not in UTF-8. Default: told by its letters.")
 @click.option(
     "--reviewer", metavar="NAME", default="anonymous", show_default=True, help="Who rated, where no row says."
@@ -125,7 +124,7 @@ def import_(
     )
     with ExitStack() as stack:
         if str(file) == "-":
-            file = stack.enter_context(_standard_input(format))
+            file = stack.enter_context(_standard_input())
         if dry_run:
             print_preview(
                 preview_ratings(
@@ -169,17 +168,18 @@ def import_(
 
 
 @contextmanager
-def _standard_input(format: str | None) -> Iterator[Path]:
-    """Keep what comes in a file, as reading may go back to its beginning; how it begins tells JSON from CSV."""
-    ending = format if format in ("jsonl", "parquet", "xlsx") else "csv" if format in (None, "csv") else "jsonl"
+def _standard_input() -> Iterator[Path]:
+    """Keep what comes in a file, as reading may go back to its beginning; how it begins tells what it is."""
     with TemporaryDirectory(prefix="rlhf-") as folder:
         path = Path(folder) / "stdin"
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         with path.open("rb") as file:
-            first = file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-        ending = {b"[": "json", b"{": "jsonl"}.get(first, "csv")
-        yield path.rename(path.with_suffix(f".{format if format in _BINARY else ending}"))
+            first = file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")[:4]
+        begins = ((b"[", "json"), (b"{", "jsonl"), (b"PK\x03\x04", "xlsx"), (b"PAR1", "parquet"))
+        yield path.rename(
+            path.with_suffix(f".{next((kind for mark, kind in begins if first.startswith(mark)), 'csv')}")
+        )
 
 
 @ratings.command("export", short_help="Write all ratings to FILE, for yourself or for other tools.")

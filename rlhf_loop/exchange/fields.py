@@ -204,7 +204,7 @@ def _number(name: str, value: Any, *, kind: str) -> float | None:
     number = math.nan
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):
-            number = float(with_point(value) if isinstance(value, str) else value)
+            number = float(with_point(value).replace("_", "?") if isinstance(value, str) else value)
     if not math.isfinite(number):
         raise ValueError(f"{name} is {_shown(value)}, not {kind}")
     return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from typing import IO
 
 from rlhf_loop.errors import ImportFileError
@@ -13,6 +14,13 @@ UTF_8 = "utf-8"
 _LOOKED_AT = 1 << 20
 #: Bytes around such letters that are shown to the statistics, which take a while.
 _GUESSED_FROM = 1 << 14
+#: Bytes beyond ASCII that tell enough of what is not Western.
+_ENOUGH = 8
+#: Letters and signs of texts in the languages of Western Europe.
+_WESTERN = {chr(code) for code in range(128)} | set(
+    "äöüßÄÖÜéèêëàâáãåçñíìîïóòôõøúùûæœÉÈÊËÀÂÁÃÅÇÑÍÌÎÏÓÒÔÕØÚÙÛÆŒ¿¡«»„“”‚‘’‹›–—…€£§°·ªº²³µ×®©™½¼±\u00a0\u00ad"
+)
+_LATIN = ("cp1250", "cp1252", "cp1254", "cp1257", "cp1258")
 _MARKS = (
     (codecs.BOM_UTF8, UTF_8),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -50,13 +58,14 @@ def likely_encoding(stream: IO[bytes], *, guess: bool) -> str:
     for encoding, zeros in (("utf-16-le", start[1:200:2]), ("utf-16-be", start[0:200:2])):
         if zeros.count(0) > len(zeros) / 2:
             return encoding
-    if not guess:
+    text = codecs.getincrementaldecoder(UTF_8)("surrogateescape").decode(start)
+    beyond = [letter for letter in text if not letter.isascii()]
+    wrong = sum("\udc80" <= letter <= "\udcff" for letter in beyond)
+    right = len(beyond) - wrong
+    # By chance some pairs of bytes are right in encodings of two bytes a letter.
+    if not guess or 2 * right >= wrong:
         return UTF_8
-    beyond = wrong = 0
-    for letter in codecs.getincrementaldecoder(UTF_8)("surrogateescape").decode(start):
-        beyond += not letter.isascii()
-        wrong += "\udc80" <= letter <= "\udcff"
-    return UTF_8 if 2 * wrong <= beyond else _guessed(start)
+    return _guessed(start, western=not right) or UTF_8
 
 
 def recoded(stream: IO[bytes], encoding: str) -> IO[bytes]:
@@ -64,20 +73,26 @@ def recoded(stream: IO[bytes], encoding: str) -> IO[bytes]:
     return stream if encoding == UTF_8 else io.BufferedReader(_Recoded(stream, encoding))
 
 
-def _guessed(start: bytes) -> str:
-    """Guess an encoding of one or two bytes a letter by the lines that have letters beyond ASCII."""
+def _guessed(start: bytes, *, western: bool) -> str | None:
+    """Guess an encoding of one or two bytes a letter, where enough tells which it is; `western` if it may be cp1252."""
     import chardet
 
-    telling, size = [], 0
-    for line in start.splitlines():
-        if size < _GUESSED_FROM and not line.isascii():
-            telling.append(line[:1000])
-            size += len(telling[-1])
+    telling = b"\n".join(line[:1000] for line in start.splitlines() if not line.isascii())[:_GUESSED_FROM]
+    letters = len(re.findall(rb"[A-Za-z]", telling))
+    beyond = len(re.findall(rb"[\x80-\xff]", telling))
+    try:
+        western = western and beyond <= letters and not set(telling.decode("cp1252")) - _WESTERN
+    except UnicodeDecodeError:
+        western = False
+    if western:
+        return "cp1252"
+    if beyond < _ENOUGH:
+        return None
     # Windows' own encodings have all the letters of ISO's, and more signs.
-    found = chardet.detect(b"\n".join(telling), encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True)[
-        "encoding"
-    ]
-    return codecs.lookup(found or "cp1252").name
+    found = chardet.detect(telling, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True)["encoding"]
+    encoding = codecs.lookup(found).name if found else None
+    # Texts in other scripts have few Latin letters, and those in Latin script have few others.
+    return encoding if encoding and (encoding in _LATIN) == (beyond < letters / 2) else None
 
 
 class _Recoded(io.RawIOBase):
@@ -99,11 +114,10 @@ class _Recoded(io.RawIOBase):
             self._ended = not part
             try:
                 self._ready = self._decoder.decode(part, final=self._ended).encode(UTF_8, "surrogatepass")
-            except UnicodeDecodeError as error:
-                wrong = error.object[error.start : error.start + 4].hex(" ")
+            except UnicodeError as error:
                 raise ImportFileError(
-                    f"The file is not in {self._encoding}, as it has the bytes {wrong}. Give the encoding that it has "
-                    "with --encoding, or save it as UTF-8."
+                    f"The file is not in {self._encoding}: {error}. Give the encoding that it has with --encoding "
+                    "(utf-16-le, if it is UTF-16 without a mark), or save it as UTF-8."
                 ) from None
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]

@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,18 +43,17 @@ EXTENSIONS = {
     ".pq": "parquet",
     ".xlsx": "xlsx",
     ".xlsm": "xlsx",
-    ".xls": "xlsx",
-    ".ods": "xlsx",
 }
 #: What other files begin with, and what to do with them.
 _OTHER_KINDS = (
-    ("xlsx", rb"PK\x03\x04|\xd0\xcf\x11\xe0", "a ZIP archive or a workbook. Unpack it, or call it .xlsx, .xls or .ods"),
+    ("xlsx", rb"PK\x03\x04|\xd0\xcf\x11\xe0", "an archive or a workbook. Unpack it, or save it as .xlsx"),
     ("", rb"version https://git-lfs", "a pointer of Git LFS, not the file itself. Fetch it with: git lfs pull"),
     ("", rb"(?i)\s*<(!doctype html|html)", "a web page, most often one to sign in. Download the file while signed in"),
     ("parquet", rb"PAR1", "Parquet. End its name in .parquet"),
     ("", rb"%PDF-", "a PDF. Export the table itself"),
 )
 #: Excel writes the sign that parts the columns into a line of its own.
+_WRONG_CELLS = ("#N/A", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#REF!", "#NULL!", "#SPILL!", "#GETTING_DATA")
 _SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -72,6 +72,8 @@ _BLANK_LINE = 64
 HOPELESS = 100_000
 #: Bytes of a page of each column of a Parquet file, unpacked, and of the texts that are read at a time.
 _LONGEST_PAGE, _PARQUET_BYTES = 40 << 20, 1 << 25
+#: Bytes of a workbook, unpacked: 100,000 rows of some columns, and a minute.
+_WORKBOOK_BYTES = 1 << 26
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
 _MOST_UNPACKED, _UNPACKED_BYTES = 500, 1 << 28
 #: What reading a damaged gzip-compressed file raises.
@@ -502,31 +504,53 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
-    """Give the rows of the first sheet that has any."""
-    from python_calamine import CalamineError, CalamineWorkbook, PasswordError, XmlError, ZipError
+    """Give the rows of the first visible sheet that has any."""
+    # The one that reads row by row: others unfold a sheet into memory up to its last cell, be it the 17th billionth.
+    import openpyxl
 
-    _refuse_large(stream)
-    try:
-        with CalamineWorkbook.from_filelike(stream) as book:
-            sheets = (book.get_sheet_by_index(place) for place in range(len(book.sheet_names)))
-            sheet = next((sheet for sheet in sheets if sheet.height), None)
-            names: tuple[str, ...] = ()
-            for line, cells in enumerate(sheet.iter_rows() if sheet else (), 1):
-                if all(cell == "" for cell in cells):
-                    continue
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore")  # about styles and the like, which nobody asked for
+        try:
+            kinds = (True, False) if _has_formulas(stream) else (True,)
+            books = [openpyxl.load_workbook(stream, read_only=True, data_only=values) for values in kinds]
+            for book in books:
+                stack.callback(book.close)
+            shown = [place for place, sheet in enumerate(books[0].worksheets) if sheet.sheet_state == "visible"]
+            for place in shown:
+                names: tuple[str, ...] = ()
+                sheets = (book.worksheets[place].iter_rows(values_only=True) for book in books)
+                for line, (cells, *formulas) in enumerate(zip(*sheets, strict=True), 1):
+                    written = formulas[0] if formulas else cells
+                    if all(cell in (None, "") for cell in written):
+                        continue
+                    if not names:
+                        # What has no name at the end is a column that was emptied.
+                        wide = max(end for end, cell in enumerate(cells, 1) if cell not in (None, ""))
+                        names = tuple("" if cell is None else str(cell).strip() for cell in cells[:wide])
+                        yield Record(line, names)
+                    elif reason := _without_value(cells, written):
+                        yield Record(line, reason=reason)
+                    else:
+                        yield Record(line, names, [_as_in_csv(cell) for cell in cells[: len(names)]])
                 if names:
-                    yield Record(line, names, [_as_in_csv(cell) for cell in cells[: len(names)]])
-                else:
-                    # What has no name at the end is a column that was emptied.
-                    wide = max(place for place, cell in enumerate(cells, 1) if cell != "")
-                    names = tuple(str(cell).strip() for cell in cells[:wide])
-                    yield Record(line, names)
-    except PasswordError:
-        raise ImportFileError("The workbook is protected by a password. Save it without one and try again.") from None
-    except (CalamineError, XmlError, ZipError, OSError) as error:
-        raise _unreadable_workbook(error) from error
-    if not names:
-        raise ImportFileError("The workbook is empty. The first line of its first sheet must name the columns.")
+                    return
+        except ImportFileError:
+            raise
+        except Exception as error:  # the library has no class of its own for a damaged file
+            raise ImportFileError(
+                f"The workbook cannot be read: {clause(error)}. Save it anew, without a password, or as CSV."
+            ) from error
+    raise ImportFileError("The workbook is empty. The first line of its first sheet must name the columns.")
+
+
+def _without_value(cells: Sequence[Any], written: Sequence[Any]) -> str:
+    """Return what is wrong with a row of which a cell is an error, or a formula that nobody has computed."""
+    for cell, formula in zip(cells, written, strict=True):
+        if cell is None and formula is not None:
+            return "a formula of the row has no value; open the file in a spreadsheet, and save it there"
+        if isinstance(cell, str) and cell in _WRONG_CELLS:
+            return f"a cell of the row is {cell}"
+    return ""
 
 
 def _as_in_csv(cell: Any) -> Any:
@@ -536,25 +560,20 @@ def _as_in_csv(cell: Any) -> Any:
     return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
 
 
-def _unreadable_workbook(error: Exception) -> ImportFileError:
-    return ImportFileError(f"The workbook cannot be read: {clause(error)}. Save it anew, or as CSV, and try again.")
-
-
-def _refuse_large(stream: IO[bytes]) -> None:
-    """Refuse a workbook that is unpacked into memory as a whole and is too large for that."""
-    if zipfile.is_zipfile(stream):
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                size = sum(part.file_size for part in archive.infolist())
-        except zipfile.BadZipFile as error:
-            raise _unreadable_workbook(error) from error
-    else:
-        size = stream.seek(0, os.SEEK_END)
+def _has_formulas(stream: IO[bytes]) -> bool:
+    """Tell whether a workbook has any; refuse one that is too large to be gone through in seconds."""
+    found = False
+    with zipfile.ZipFile(stream) as archive:
+        if (size := sum(part.file_size for part in archive.infolist())) > _WORKBOOK_BYTES:
+            raise ImportFileError(
+                f"The workbook has {size:,} bytes unpacked, and at most {_WORKBOOK_BYTES:,} are read. Save it as CSV."
+            )
+        for name in archive.namelist():
+            if "worksheets/" in name:
+                content = archive.read(name)
+                found = found or b"<f>" in content or b"<f " in content
     stream.seek(0)
-    if size > _UNPACKED_BYTES:
-        raise ImportFileError(
-            f"The workbook has {size:,} bytes unpacked, and at most {_UNPACKED_BYTES:,} are read. Save it as CSV."
-        )
+    return found
 
 
 def _longest_row(stream: IO[bytes], group: Any) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from xml.sax.saxutils import escape
 
+import openpyxl
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine
@@ -20,6 +19,7 @@ from rlhf_loop.exchange.transfer import export_ratings, import_ratings, preview_
 from rlhf_loop.store.engine import reading
 from rlhf_loop.utils import rows as files
 
+Rows = Sequence[Sequence[object]]
 TEXTS = {
     "cp1252": ("Frage;Antwort", "Was hilft gegen Übelkeit?;Ingwer, kühle Getränke und größere Pausen."),
     "cp1250": (
@@ -38,54 +38,42 @@ def stored(engine: Engine) -> list[Rating]:
         return list(ratings(connection))
 
 
-def write_workbook(path: Path, rows: Sequence[Sequence[object]]) -> Path:
-    """Write what a spreadsheet would behind an empty sheet: texts, numbers, truths, and times as days since 1900."""
-
-    def cell(value: object) -> str:
-        if value is None:
-            return "<c/>"
-        if isinstance(value, datetime):
-            days = (value - datetime(1899, 12, 30, tzinfo=UTC)).total_seconds() / 86_400
-            return f'<c s="1"><v>{days}</v></c>'
-        if isinstance(value, bool):
-            return f'<c t="b"><v>{int(value)}</v></c>'
-        if isinstance(value, int | float):
-            return f"<c><v>{value}</v></c>"
-        return f'<c t="inlineStr"><is><t>{escape(str(value))}</t></is></c>'
-
-    name = "http://schemas.openxmlformats.org/{}/2006/{}".format
-    main_, relations = name("spreadsheetml", "main"), name("package", "relationships")
-    sheets: Sequence[Sequence[Sequence[object]]] = [[], rows]
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        document = name("officeDocument", "relationships") + "/officeDocument"
-        archive.writestr(
-            "_rels/.rels",
-            f'<Relationships xmlns="{relations}"><Relationship Id="d" Type="{document}" Target="xl/workbook.xml"/>'
-            "</Relationships>",
-        )
-        archive.writestr("[Content_Types].xml", f'<Types xmlns="{name("package", "content-types")}"/>')
-        listed = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in (1, 2))
-        archive.writestr(
-            "xl/workbook.xml",
-            f'<workbook xmlns="{main_}" xmlns:r="{name("officeDocument", "relationships")}"><sheets>{listed}</sheets>'
-            "</workbook>",
-        )
-        targets = [(f"r{n}", "worksheet", f"worksheets/s{n}.xml") for n in (1, 2)] + [("r3", "styles", "styles.xml")]
-        kinds = "".join(
-            f'<Relationship Id="{id}" Type="{name("officeDocument", "relationships")}/{kind}" Target="{target}"/>'
-            for id, kind, target in targets
-        )
-        archive.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{relations}">{kinds}</Relationships>')
-        archive.writestr(
-            "xl/styles.xml",
-            f'<styleSheet xmlns="{main_}"><cellXfs><xf numFmtId="0"/><xf numFmtId="22"/></cellXfs></styleSheet>',
-        )
-        for number, sheet in enumerate(sheets, 1):
-            lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in sheet)
-            archive.writestr(
-                f"xl/worksheets/s{number}.xml", f'<worksheet xmlns="{main_}"><sheetData>{lines}</sheetData></worksheet>'
-            )
+def write_workbook(path: Path, rows: Rows, *, hidden: Rows = (), far: tuple[int, int] | None = None) -> Path:
+    """Write what a spreadsheet would, behind a hidden sheet; what begins with = is a formula that nobody computed."""
+    book = openpyxl.Workbook()
+    book.active.sheet_state = "hidden"
+    for sheet, of_it in ((book.active, hidden), (book.create_sheet("S"), rows)):
+        for row in of_it:
+            sheet.append(row)
+    if far:
+        sheet.cell(*far, value=1)
+    book.active = 1
+    book.save(path)
     return path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"q,one broken \xff byte,4",
+        b"q,caf\xc3\xa9 \xe9t\xe9,4",
+        "q,żółw,4".encode("cp1250"),
+        "q,Übelkeit,4".encode("cp850"),
+    ],
+)
+def test_what_little_tells_is_not_guessed(sqlite_engine: Engine, tmp_path: Path, row: bytes) -> None:
+    """A few odd bytes, or a mixture, refuse the row, and the message says what to do."""
+    (tmp_path / "a.csv").write_bytes(b"question,answer,rating\n" + row + b"\n")
+    with pytest.raises(ImportFileError, match=r"line 2: .*not UTF-8.*with --encoding"):
+        import_ratings(sqlite_engine, tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("row", ["q,ß,4", "¿Qué ayuda?,Más agua señor,4", "Que faire ?,Boire de l’eau ; déjà bu,4"])
+def test_western_letters_are_enough(sqlite_engine: Engine, tmp_path: Path, row: str) -> None:
+    """However few they are, what has no others is read as Windows writes it in Western Europe."""
+    (tmp_path / "a.csv").write_bytes(f"question,answer,rating\n{row}\n".encode("cp1252"))
+    import_ratings(sqlite_engine, tmp_path / "a.csv")
+    assert stored(sqlite_engine)[0].ai_response == row.split(",")[1]
 
 
 @pytest.mark.parametrize("encoding", TEXTS)
@@ -108,8 +96,9 @@ def test_an_encoding_can_be_given(sqlite_engine: Engine, tmp_path: Path) -> None
     for name in ("none-such", "base64", ""):
         with pytest.raises(ImportFileError, match="not the name of an encoding"):
             import_ratings(sqlite_engine, path, encoding=name)
-    with pytest.raises(ImportFileError, match="not in ascii, as it has the bytes 89"):
-        import_ratings(sqlite_engine, path, encoding="ascii")
+    for name in ("ascii", "utf-16"):
+        with pytest.raises(ImportFileError, match=f"not in {name}: .*Give the encoding that it has"):
+            import_ratings(sqlite_engine, path, encoding=name)
 
 
 def test_what_a_german_spreadsheet_saves(sqlite_engine: Engine, tmp_path: Path) -> None:
@@ -155,7 +144,7 @@ def test_the_whole_column_tells_the_order_of_days(
 
 def test_a_workbook(sqlite_engine: Engine, tmp_path: Path) -> None:
     """The first sheet with rows is read, wherever they begin, with its numbers and times; a bad row is named."""
-    when = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    when = datetime(2026, 1, 31, 12)
     rows = [
         [],
         ["Question ", "Answer", "Rating", "Rated at", "Reviewer", None],
@@ -173,7 +162,27 @@ def test_a_workbook(sqlite_engine: Engine, tmp_path: Path) -> None:
         ("5", 3, "anonymous"),
         ("7", 5, "anonymous"),
     ]
-    assert stored(sqlite_engine)[0].rated_at == when
+    assert stored(sqlite_engine)[0].rated_at == when.replace(tzinfo=UTC)
+
+
+def test_cells_without_a_value_are_no_ratings(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A row with an error, or with a formula that nobody computed, is refused, and hidden sheets are not read."""
+    rows = [["question", "answer", "rating"], ["q", "a", "#N/A"], ["q", "b", "=2+2"], ["q", "c", 4]]
+    path = write_workbook(tmp_path / "a.xlsx", rows, hidden=[["question", "answer", "rating"], ["secret", "x", 1]])
+    report = import_ratings(sqlite_engine, path, skip_invalid=True)
+    assert [(error.line, error.reason[:26]) for error in report.invalid] == [
+        (2, "a cell of the row is #N/A"),
+        (3, "a formula of the row has n"),
+    ]
+    assert [each.ai_response for each in stored(sqlite_engine)] == ["c"]
+
+
+def test_a_workbook_with_a_cell_far_out(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A sheet is read row by row, not unfolded up to its last cell."""
+    rows = [["question", "answer", "rating"], ["q", "a", 4]]
+    far = write_workbook(tmp_path / "far.xlsx", rows, far=(5000, 16_384))
+    report = import_ratings(sqlite_engine, far, skip_invalid=True)
+    assert (report.added, [error.line for error in report.invalid]) == (1, [5000])
 
 
 def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +197,7 @@ def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, m
             import_ratings(sqlite_engine, path)
     with pytest.raises(ImportFileError, match="Files of xlsx are only read"):
         export_ratings(sqlite_engine, path)
-    monkeypatch.setattr(files, "_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(files, "_WORKBOOK_BYTES", 1000)
     with pytest.raises(ImportFileError, match="at most 1,000 are read"):
         import_ratings(sqlite_engine, write_workbook(path, [["question", "answer"], ["q", "a" * 1000]]))
 
@@ -230,9 +239,9 @@ def test_each_line_of_json_has_its_own_places(sqlite_engine: Engine, tmp_path: P
     assert [f"{each.rated_at:%m-%d}" for each in stored(sqlite_engine)] == ["03-02", "01-31"]
 
 
-@pytest.mark.parametrize(("one", "none"), [("1,0", "0,0"), ("1", "0"), ("1.0", "0.0")])
+@pytest.mark.parametrize(("one", "none"), [("1,0", "0,0"), ("1", "0"), ("1.0", "0.0"), ("1", "yes")])
 def test_thumbs_in_any_writing(sqlite_engine: Engine, tmp_path: Path, one: str, none: str) -> None:
-    """Ones and noughts alone may be thumbs, also with a decimal comma."""
+    """Ones and noughts alone may be thumbs, also with a decimal comma, and a one beside words."""
     (tmp_path / "a.csv").write_text(f"question;answer;rating\nq;a;{one}\nq;b;{none}\n")
     with pytest.raises(ImportFileError, match="these may be thumbs"):
         import_ratings(sqlite_engine, tmp_path / "a.csv", skip_invalid=True)

@@ -233,7 +233,7 @@ def test_bad_parquet_rows_are_named_by_number(engine: Engine, tmp_path: Path) ->
         ("absent.csv", None, "No such file"),
         ("a.txt", b"prompt,answer\n", "--format"),
         ("a.csv", b"", "empty"),
-        ("a.csv", b"PK\x03\x04...", "ZIP archive or a workbook"),
+        ("a.csv", b"PK\x03\x04...", "an archive or a workbook"),
         ("a.jsonl", b"  <!DOCTYPE html><html>", "web page, most often one to sign in"),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         ("a.csv", b"PAR1....", "Parquet"),

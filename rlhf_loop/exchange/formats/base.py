@@ -79,7 +79,7 @@ class Layout:
         self._unused: dict[str, None] = {}
         self._passed_over = Counter[str]()
         self._thumbs = set[float]()
-        self._has_other_numbers = False
+        self._has_other_numbers = self._has_words = False
 
     def match(self, names: Sequence[str]) -> tuple[str, ...]:
         """Take note of a row's column names; return those that it has no use for.
@@ -126,7 +126,7 @@ class Layout:
         """
         if self._labels.reads_numbers or self._has_other_numbers or 1 not in self._thumbs:
             return
-        if len(self._thumbs) > 1 or self.knows_no_scale:
+        if len(self._thumbs) > 1 or self.knows_no_scale or self._has_words:
             found = " or ".join(f"{number:g}" for number in sorted(self._thumbs))
             raise ImportFileError(
                 f"All ratings that are numbers are {found}: these may be thumbs, or 1 is the worst of 1 to 5. Say "

@@ -78,6 +78,7 @@ class PlainLayout(Layout):
         given = values.get("rating")
         if not is_missing(given) and (self._labels.reads_numbers or self._labels.knows(given)):
             values["rating"] = self._labels.rating("rating", given)
+            self._has_words = True
         elif not self._has_other_numbers:
             self._note_number(given)
         for name, value in values.items():
