@@ -86,7 +86,7 @@ class Settings:
     encoder_precision: str = _setting(
         "auto", "Its numbers: fp32, int8 (onnxruntime only), or auto: int8 where the processor is made for it."
     )
-    encoder_threads: int = _setting(0, "Threads of the encoder; 0 means one for each core.")
+    encoder_threads: int = _setting(0, "Threads of the encoder; 0 means one for each core.", most=1024)
     sources: tuple[str, ...] = _setting(
         ("corrections", "index", "wikipedia", "arxiv"),
         "Where candidates come from, in this order: corrections, index, wikipedia, arxiv, or package.module:name of "

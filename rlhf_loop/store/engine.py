@@ -250,21 +250,17 @@ def lost_file(settings: Settings) -> str:
 def trace_of(settings: Settings) -> str:
     """Say what shows that there was a SQLite database where no file is now; an empty text if nothing does.
 
-    A live model alone shows nothing: it may have been trained elsewhere.
+    A live model shows nothing: it may have been trained elsewhere, or on another database beside this one.
     """
     path = _file_of(settings)
     if path is None or path.exists():
         return ""
-    lock, live = Path(f"{path}.lock"), settings.model_path
+    lock = Path(f"{path}.lock")
     if lock.exists():
         return f"its lock file {lock} is there"
     if waiting := _waiting(settings.outbox_path):
         words = f"{counted(waiting, 'entry', 'entries')} {verb(waiting, 'waits', 'wait')}"
         return f"{words} for it in the outbox {settings.outbox_path}"
-    with suppress(OSError):
-        sum = live.with_name(f"{live.name}.sha256").read_bytes()[:64]
-        if live.exists() and any(file.read_bytes()[:64] == sum for file in settings.models_folder.glob("*.sha256")):
-            return f"the live model {live} is one of the versions that it registered in {settings.models_folder}"
     return ""
 
 

@@ -314,7 +314,9 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
         separator = _SEPARATOR.fullmatch(header)
         skipped = 1 if separator else 0
         header = next(every, "") if separator else header
-        delimiter = separator[1] if separator else max(",;\t", key=header.count)
+        while header and not header.strip(",;\t \r\n"):
+            header, skipped = next(every, ""), skipped + 1
+        delimiter = separator[1] if separator else max(",;\t", key=re.sub('"[^"]*"', "", header).count)
         if header.count(delimiter) >= _MOST_COLUMNS:
             raise ImportFileError(f"The first line has more than {_MOST_COLUMNS:,} columns. Leave some of them out.")
         reader = csv.reader(itertools.chain([header], every), delimiter=delimiter, strict=True)

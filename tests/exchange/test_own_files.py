@@ -119,6 +119,16 @@ def test_what_a_german_spreadsheet_saves(sqlite_engine: Engine, tmp_path: Path) 
     assert (nothing.rating, nothing.harmful, nothing.rated_at) == (1, True, datetime(2026, 2, 1, tzinfo=UTC))
 
 
+@pytest.mark.parametrize("before", ["\n", ";;\r\n\r\n"])
+def test_what_stands_before_the_header(sqlite_engine: Engine, tmp_path: Path, before: str) -> None:
+    """Lines without anything are passed over, and signs within quotation marks part nothing."""
+    text = f'{before}Frage;Antwort;Bewertung;"Note (1,2,3,4,5)"\nWas hilft?;Tee;5;1\nWas hilft?;Nichts;6;1\n'
+    (tmp_path / "a.csv").write_text(text, newline="")
+    report = import_ratings(sqlite_engine, tmp_path / "a.csv", skip_invalid=True)
+    assert (report.rated, report.ignored) == (1, ("Note (1,2,3,4,5)",))
+    assert report.invalid[0].line == text[: text.index("Nichts")].count("\n") + 1
+
+
 @pytest.mark.parametrize(
     ("days", "expected"),
     [
