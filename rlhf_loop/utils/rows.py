@@ -52,8 +52,9 @@ _OTHER_KINDS = (
     ("parquet", rb"PAR1", "Parquet. End its name in .parquet"),
     ("", rb"%PDF-", "a PDF. Export the table itself"),
 )
-#: Excel writes the sign that parts the columns into a line of its own.
+#: What spreadsheets write where a formula failed.
 _WRONG_CELLS = ("#N/A", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#REF!", "#NULL!", "#SPILL!", "#GETTING_DATA")
+#: Excel writes the sign that parts the columns into a line of its own.
 _SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -527,13 +528,20 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
                         continue
                     if not names:
                         # What has no name at the end is a column that was emptied.
-                        wide = max(end for end, cell in enumerate(cells, 1) if cell not in (None, ""))
+                        wide = max((end for end, cell in enumerate(cells, 1) if cell not in (None, "")), default=0)
+                        if not wide:
+                            raise ImportFileError(
+                                f"The names of the columns in line {line} are formulas without a value. Open the file "
+                                "in a spreadsheet, and save it there."
+                            )
                         names = tuple("" if cell is None else str(cell).strip() for cell in cells[:wide])
                         yield Record(line, names)
                     elif reason := _without_value(cells, written):
                         yield Record(line, reason=reason)
                     else:
-                        yield Record(line, names, [_as_in_csv(cell) for cell in cells[: len(names)]])
+                        # Rows may end with their last cell.
+                        there = [_as_in_csv(cell) for cell in cells[: len(names)]]
+                        yield Record(line, names, there + [None] * (len(names) - len(there)))
                 if names:
                     return
         except ImportFileError:

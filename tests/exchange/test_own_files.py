@@ -195,6 +195,21 @@ def test_a_workbook_with_a_cell_far_out(sqlite_engine: Engine, tmp_path: Path) -
     assert (report.added, [error.line for error in report.invalid]) == (1, [5000])
 
 
+def test_rows_of_a_workbook_may_end_early(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A program that writes row by row does not say how wide its sheet is; names that are formulas are refused."""
+    for header, said in ((["question", "answer", "rating"], ""), (["=A9", "=B9"], "formulas without a value")):
+        book = openpyxl.Workbook(write_only=True)
+        sheet = book.create_sheet()
+        for row in (header, ["q", "a"], ["q", "b", 4]):
+            sheet.append(row)
+        book.save(tmp_path / "a.xlsx")
+        if said:
+            with pytest.raises(ImportFileError, match=said):
+                import_ratings(sqlite_engine, tmp_path / "a.xlsx")
+        else:
+            assert import_ratings(sqlite_engine, tmp_path / "a.xlsx").rated == 1
+
+
 def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty one, one that unpacks to more than memory should be asked for, and a damaged one are refused."""
     path = write_workbook(tmp_path / "a.xlsx", [])
