@@ -37,8 +37,8 @@ _NOTHING = 0.0
 _Stamp = tuple[tuple[int, int, int], tuple[int, int, int] | None]
 _Entry = TypeVar("_Entry")
 
-#: A recipe looks texts up in two calls; whatever is new in one of them is found by an attempt of its own.
-_ATTEMPTS = 3
+#: A recipe looks texts up in up to four calls; whatever is new in one of them is found by an attempt of its own.
+_ATTEMPTS = 5
 
 
 class Ranker:
@@ -151,7 +151,7 @@ class Ranker:
                 return self._worker().run(lambda: finish(_ranked(query, candidates, loaded.model, known)))
             except UnknownTextError as unknown:
                 # To embed is other work, on all cores and outside of Python: it must not hold up who needs none.
-                encoder.remember(unknown)
+                unknown.compute()
         # The cache does not keep what it is given, be it full of others' texts or out of order.
         return finish(_ranked(query, candidates, loaded.model, encoder))
 

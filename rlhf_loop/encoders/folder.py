@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import normalizers
 
-from rlhf_loop.encoders.onnx_runtime import GRAPH_FILE, GraphRuntime, Tensors, kept, open_graph
+from rlhf_loop.encoders.onnx_runtime import (
+    GRAPH_FILE,
+    GraphRuntime,
+    Halves,
+    Tensors,
+    checkpoint,
+    halves,
+    kept,
+    open_graph,
+)
 from rlhf_loop.encoders.runtime import MAX_TOKENS, Shape, Vectors
 from rlhf_loop.encoders.tokenizer import load_tokenizer, markers_of
+from rlhf_loop.encoders.tuned import Checkpoint
 from rlhf_loop.encoders.weights import TOKENIZER_FILE, WEIGHTS_FILE
 from rlhf_loop.errors import EncoderError
 
 if TYPE_CHECKING:
-    import onnx
+    from rlhf_loop.encoders.onnx_graph import Form, Graph
 
 #: Tokens of a window at most, whatever a model could read: the memory of attention grows with their square.
 MOST_TOKENS = 1024
@@ -216,6 +227,14 @@ def load_runtime(of: EncoderFolder, cache_dir: Path, *, threads: int = 0) -> Gra
         unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
 
+    def cut(first: int) -> Halves:
+        folder = _graph_folder(of, cache_dir)
+        return halves(folder.with_name(f"{folder.name}-from{first}"), first, partial(_graph, of), _Named(of))
+
+    def train() -> Checkpoint:
+        return checkpoint(_Named(of), _form(of), of.pooling[0])
+
+    plain = len(of.pooling) == 1 and not of.dense
     shape = Shape(
         dimension=dimension,
         window=of.window,
@@ -233,6 +252,8 @@ def load_runtime(of: EncoderFolder, cache_dir: Path, *, threads: int = 0) -> Gra
         padding=of.padding,
         output=output,
         pool=pool,
+        halves=None if graph == of.weights else cut,
+        checkpoint=train if graph != of.weights and of.kind in (*_BERT, *_ROBERTA) and plain else None,
     )
     vectors = runtime.encode([of.query + question for question in UNRELATED_QUESTIONS])
     pairs = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
@@ -416,7 +437,10 @@ class _Named(Mapping[str, NDArray[np.float32]]):
         return isinstance(name, str) and self._own(name) in self._names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        for name in self._names:
+            for bert, distilled in _DISTILLED if self._distilled else ():
+                name = name.replace(distilled, bert)
+            yield name
 
     def __len__(self) -> int:
         return len(self._names)
@@ -435,39 +459,30 @@ def _made(of: EncoderFolder, cache_dir: Path) -> Path:
         from rlhf_loop.encoders.onnx_graph import save_graph
 
         try:
-            graph = _graph(of)
+            graph = _graph(of).build()
         except (KeyError, ValueError, TypeError) as error:
             raise _unusable(of.path, f"holds weights of another kind than {of.kind!r} ({error})") from error
         save_graph(graph, folder / GRAPH_FILE)
 
-    return kept(cache_dir / "encoder" / f"{of.name}-v{_GRAPH_VERSION}", write) / GRAPH_FILE
+    return kept(_graph_folder(of, cache_dir), write) / GRAPH_FILE
 
 
-def _graph(of: EncoderFolder) -> onnx.ModelProto:
-    from rlhf_loop.encoders.onnx_graph import Form, Graph, ModernBertGraph, MPNetGraph, Rotary
+def _graph_folder(of: EncoderFolder, cache_dir: Path) -> Path:
+    return cache_dir / "encoder" / f"{of.name}-v{_GRAPH_VERSION}"
 
-    config = of.config
-    distilled, modern = of.kind == "distilbert", of.kind == "modernbert"
-    activation = config["activation" if distilled else "hidden_activation" if modern else "hidden_act"]
-    if activation not in _ACTIVATIONS or config.get("position_embedding_type", "absolute") != "absolute":
-        raise ValueError(f"activation {activation}, positions {config.get('position_embedding_type')}")
-    layers = int(config["n_layers" if distilled else "num_hidden_layers"])
-    form = Form(
-        layers=layers,
-        heads=int(config["n_heads" if distilled else "num_attention_heads"]),
-        width=int(config["dim" if distilled else "hidden_size"]),
-        epsilon=1e-12 if distilled else float(config["norm_eps" if modern else "layer_norm_eps"]),
-        first=_first_position(config),
-        approximate=_ACTIVATIONS[activation],
-    )
+
+def _graph(of: EncoderFolder) -> Graph:
+    from rlhf_loop.encoders.onnx_graph import Graph, ModernBertGraph, MPNetGraph, Rotary
+
+    config, form = of.config, _form(of)
     weights = _Named(of)
     if of.kind == "mpnet":
-        return MPNetGraph(weights, form, window=of.window).build()
-    if not modern:
-        return Graph(weights, form, pooled=False).build()
+        return MPNetGraph(weights, form, window=of.window)
+    if of.kind != "modernbert":
+        return Graph(weights, form, pooled=False)
     every = int(config.get("global_attn_every_n_layers", 3))
     types = config.get("layer_types") or [
-        "sliding_attention" if layer % every else "full_attention" for layer in range(layers)
+        "sliding_attention" if layer % every else "full_attention" for layer in range(form.layers)
     ]
     ropes = config.get("rope_parameters") or {}
     base, local = (
@@ -476,7 +491,25 @@ def _graph(of: EncoderFolder) -> onnx.ModelProto:
     )
     reach = int(config.get("local_attention", 128)) // 2
     rotary = Rotary(base, local, reach, tuple(kind == "sliding_attention" for kind in types))
-    return ModernBertGraph(weights, form, rotary, window=of.window).build()
+    return ModernBertGraph(weights, form, rotary, window=of.window)
+
+
+def _form(of: EncoderFolder) -> Form:
+    from rlhf_loop.encoders.onnx_graph import Form
+
+    config = of.config
+    distilled, modern = of.kind == "distilbert", of.kind == "modernbert"
+    activation = config["activation" if distilled else "hidden_activation" if modern else "hidden_act"]
+    if activation not in _ACTIVATIONS or config.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(f"activation {activation}, positions {config.get('position_embedding_type')}")
+    return Form(
+        layers=int(config["n_layers" if distilled else "num_hidden_layers"]),
+        heads=int(config["n_heads" if distilled else "num_attention_heads"]),
+        width=int(config["dim" if distilled else "hidden_size"]),
+        epsilon=1e-12 if distilled else float(config["norm_eps" if modern else "layer_norm_eps"]),
+        first=_first_position(config),
+        approximate=_ACTIVATIONS[activation],
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from rlhf_loop.encoders.weights import INPUTS, Calibration
+from rlhf_loop.encoders.tuned import BELOW
+from rlhf_loop.encoders.weights import INPUT_OF, Calibration
 
 #: ONNX Runtime's own operators, beside the standard ones.
 MICROSOFT = "com.microsoft"
@@ -56,11 +57,20 @@ class Form:
 MINILM = Form()
 
 
-def save_graph(model: onnx.ModelProto, target: Path) -> None:
-    """Write the graph to `target`, its tensors to a second file beside it (`target` + ".data", mapped when loaded)."""
-    onnx.save_model(
-        model, target, save_as_external_data=True, all_tensors_to_one_file=True, location=target.name + ".data"
-    )
+def save_graph(model: onnx.ModelProto, target: Path, *, replaceable: bool = False) -> None:
+    """Write the graph to `target`, its tensors to a second file beside it (`target` + ".data", mapped when loaded).
+
+    Small tensors stay in the graph unless they are `replaceable` when it is loaded, as those are that stand outside;
+    shapes always do.
+    """
+    data = target.name + ".data"
+    if replaceable:
+        for tensor in model.graph.initializer:
+            if tensor.data_type != TensorProto.INT64:
+                external_data_helper.set_external_data(tensor, data)
+        onnx.save_model(model, target)
+    else:
+        onnx.save_model(model, target, save_as_external_data=True, all_tensors_to_one_file=True, location=data)
 
 
 class Nodes:
@@ -74,11 +84,14 @@ class Nodes:
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
 
-    def _model(self, name: str, output: str, *shape: str | int) -> onnx.ModelProto:
+    def _model(self, name: str, output: str, *shape: str | int, below: int = 0) -> onnx.ModelProto:
+        """Return the graph, which reads tokens, or of each the so many numbers that layers below have made of it."""
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "tokens"])
-            for name in ("input_ids", "attention_mask")
+            for name in ("input_ids", "attention_mask")[below > 0 :]
         ]
+        if below:
+            inputs.insert(0, helper.make_tensor_value_info(BELOW, TensorProto.FLOAT, ["batch", "tokens", below]))
         outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *shape])]
         graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._tensors.values()))
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
@@ -110,18 +123,26 @@ class Graph(Nodes):
         self._form = form
         self._pooled = pooled
 
-    def build(self) -> onnx.ModelProto:
-        """Return the whole graph."""
-        self._shapes(self._form.width)
+    def build(self, *, start: int = 0, stop: int | None = None) -> onnx.ModelProto:
+        """Return the graph of the layers from `start` to before `stop`, by default the whole encoder.
+
+        Layers that are not the first take `below` (float32, batch x tokens x width) in place of tokens; those that are
+        not the last give `hidden`.
+        """
+        width, end = self._form.width, self._form.layers if stop is None else stop
+        self._shapes(width)
         self._prepare()
-        hidden = self._embeddings()
-        for layer in range(self._form.layers):
+        hidden = self._node("Reshape", [BELOW, "flat"], "below.flat") if start else self._embeddings()
+        for layer in range(start, end):
             hidden = self._layer(layer, hidden)
-        if self._pooled:
-            self._pool(hidden)
-            return self._model("all-MiniLM-L6-v2", "embedding", self._form.width)
+        below = width if start else 0
+        if end == self._form.layers:
+            hidden = self._last(hidden)
+            if self._pooled:
+                self._pool(hidden)
+                return self._model("all-MiniLM-L6-v2", "embedding", width, below=below)
         self._node("Reshape", [hidden, "texts"], "hidden")
-        return self._model("encoder", "hidden", "tokens", self._form.width)
+        return self._model("encoder", "hidden", "tokens", width, below=below)
 
     def _shapes(self, width: int) -> None:
         """Add "flat" and "texts", the shapes of one row a token and of batch x tokens x width, and the mask.
@@ -129,9 +150,9 @@ class Graph(Nodes):
         The mask is boolean, batch x 1 x tokens x tokens: no position looks at padding.
         """
         self._ints("flat", -1, width)
-        one, _, width_ = self._ints("one", 1), self._ints("zero", 0), self._ints("width", width)
-        self._node("Concat", [self._node("Shape", ["input_ids"], "batch"), width_], "texts", axis=0)
-        tokens = self._node("Shape", ["input_ids"], "tokens", start=1, end=2)
+        one, width_ = self._ints("one", 1), self._ints("width", width)
+        self._node("Concat", [self._node("Shape", ["attention_mask"], "batch"), width_], "texts", axis=0)
+        tokens = self._node("Shape", ["attention_mask"], "tokens", start=1, end=2)
         real = self._node("Cast", ["attention_mask"], "mask.real", to=TensorProto.BOOL)
         real = self._node("Unsqueeze", [real, self._ints("mask.axes", 1, 2)], "mask.row")
         shape = self._node("Concat", [one, one, tokens, tokens], "mask.shape", axis=0)
@@ -139,7 +160,8 @@ class Graph(Nodes):
 
     def _first_rows(self, name: str, rows: NDArray[np.float32], output: str) -> str:
         """Return as many rows of a tensor as a text has tokens."""
-        return self._node("Slice", [self._tensor(name, rows), "zero", "tokens", "zero"], output)
+        zero = self._ints("zero", 0)
+        return self._node("Slice", [self._tensor(name, rows), zero, "tokens", zero], output)
 
     def _linear(self, name: str, inputs: str) -> str:
         matrix, bias = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
@@ -151,13 +173,17 @@ class Graph(Nodes):
         return self._node("LayerNormalization", [inputs, scale, bias], name, epsilon=epsilon)
 
     def _prepare(self) -> None:
-        """Add what the embeddings or all layers need."""
+        """Add what all layers need."""
+
+    def _positions(self) -> NDArray[np.float32]:
+        """Return what is added to a token by its place."""
         # One text at a time has the token type 0 throughout, so that vector can be added to every position's.
-        positions = self._weights["embeddings.position_embeddings.weight"][self._form.first :]
         types = self._weights["embeddings.token_type_embeddings.weight"][0]
-        self._first_rows("positions", positions + types, "places")
+        places: NDArray[np.float32] = self._weights["embeddings.position_embeddings.weight"] + types
+        return places
 
     def _embeddings(self) -> str:
+        self._first_rows("positions", self._positions()[self._form.first :], "places")
         summed = self._node("Add", [self._words(), "places"], "embeddings.sum")
         flat = self._node("Reshape", [summed, "flat"], "embeddings.flat")
         return self._norm("embeddings.LayerNorm", flat, epsilon=self._form.epsilon)
@@ -191,6 +217,10 @@ class Graph(Nodes):
         added = self._node("Add", [self._linear(dense, inputs), residual], f"{norm.rpartition('.')[0]}.residual")
         return self._norm(norm, added, epsilon=self._form.epsilon)
 
+    def _last(self, hidden: str) -> str:
+        """Return what follows the last layer."""
+        return hidden
+
     def _pool(self, hidden: str) -> None:
         hidden = self._node("Reshape", [hidden, "texts"], "pool.texts")
         real = self._node("Cast", ["attention_mask"], "pool.real", to=TensorProto.FLOAT)
@@ -212,9 +242,10 @@ class MPNetGraph(Graph):
         super().__init__(weights, form, pooled=False)
         self._window = window
 
+    def _positions(self) -> NDArray[np.float32]:
+        return self._weights["embeddings.position_embeddings.weight"]
+
     def _prepare(self) -> None:
-        positions = self._weights["embeddings.position_embeddings.weight"][self._form.first :]
-        self._first_rows("positions", positions, "places")
         place = np.arange(self._window)
         buckets = self._bucket(place[np.newaxis] - place[:, np.newaxis])
         bias = self._weights["encoder.relative_attention_bias.weight"][buckets].transpose(2, 0, 1)
@@ -265,16 +296,12 @@ class ModernBertGraph(Graph):
         self._window = window
         self._size = form.width // form.heads
 
-    def build(self) -> onnx.ModelProto:
-        """Return the whole graph."""
-        self._shapes(self._form.width)
-        self._prepare()
+    def _embeddings(self) -> str:
         words = self._node("Gather", [self._weight("embeddings.tok_embeddings.weight"), "input_ids"], "words")
-        hidden = self._plain_norm("embeddings.norm", self._node("Reshape", [words, "flat"], "words.flat"))
-        for layer in range(self._form.layers):
-            hidden = self._layer(layer, hidden)
-        self._node("Reshape", [self._plain_norm("final_norm", hidden), "texts"], "hidden")
-        return self._model("encoder", "hidden", "tokens", self._form.width)
+        return self._plain_norm("embeddings.norm", self._node("Reshape", [words, "flat"], "words.flat"))
+
+    def _last(self, hidden: str) -> str:
+        return self._plain_norm("final_norm", hidden)
 
     def _prepare(self) -> None:
         self._node("Concat", ["batch", self._ints("heads", self._form.heads, self._size)], "apart.shape", axis=0)
@@ -431,9 +458,6 @@ class UniversalGraph(Nodes):
         return self._node("LayerNormalization", [inputs, *tensors], output, epsilon=float(self._weights["eps"]))
 
 
-_INPUT_OF = {layer: name for name, layers in INPUTS.items() for layer in layers}
-
-
 class Int8Graph(Graph):
     """The same graph with another kind of linear layer, and the word vectors in 16 bits.
 
@@ -452,19 +476,19 @@ class Int8Graph(Graph):
         return self._node("Cast", [words], "words", to=TensorProto.FLOAT)
 
     def _linear(self, name: str, inputs: str) -> str:
-        at = _INPUT_OF[name]
+        at = INPUT_OF[name]
         of = self._calibration[at]
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        start = len(bias) * INPUTS[at].index(name)
-        bias = bias + of.correction[start : start + len(bias)]
-        smoothed = weight * of.smoothing
-        smoothed[:, of.outliers] = 0
-        output = self._product(name, self._round(at, inputs), smoothed, bias)
+        rounded = {kind: self._tensor(kind, value) for kind, value in of.rounded(name, self._weights).items()}
+        values, input_scale, zero = self._round(at, inputs)
+        matrix, scales, bias = (rounded[f"{name}.{kind}"] for kind in ("matrix", "scale", "bias"))
+        none = self._tensor(f"{name}.zero", np.zeros(len(self._weights[f"{name}.bias"]), dtype=np.int8))
+        output = f"{name}.product" if len(of.outliers) else name
+        factors = [values, matrix, input_scale, scales, zero, none, bias]
+        self._node("MatMulIntegerToFloat", factors, output, domain=MICROSOFT)
         if not len(of.outliers):
             return output
         chosen = self._node("Gather", [inputs, self._tensor(f"{name}.outliers", of.outliers)], f"{name}.large", axis=1)
-        exact = self._tensor(f"{name}.exact", weight[:, of.outliers].T)
-        large = self._node("MatMul", [chosen, exact], f"{name}.exact_product")
+        large = self._node("MatMul", [chosen, rounded[f"{name}.exact"]], f"{name}.exact_product")
         return self._node("Add", [output, large], name)
 
     def _round(self, at: str, inputs: str) -> list[str]:
@@ -479,13 +503,3 @@ class Int8Graph(Graph):
             smooth = self._node("Mul", [inputs, self._tensor(f"{at}.smoothing", 1 / of.smoothing)], f"{at}.smooth")
             self._rounded[at] = [self._node("QuantizeLinear", [smooth, *names], f"{at}.rounded"), *names]
         return self._rounded[at]
-
-    def _product(self, name: str, rounded: list[str], weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        scale = np.abs(weight).max(axis=1) / 127
-        matrix = self._tensor(f"{name}.matrix", np.rint(weight / scale[:, np.newaxis]).astype(np.int8).T)
-        scales, biases = self._tensor(f"{name}.scale", scale), self._tensor(f"{name}.bias", bias)
-        output = f"{name}.product" if len(self._calibration[_INPUT_OF[name]].outliers) else name
-        values, input_scale, zero = rounded
-        none = self._tensor(f"{name}.zero", np.zeros(len(bias), dtype=np.int8))
-        inputs = [values, matrix, input_scale, scales, zero, none, biases]
-        return self._node("MatMulIntegerToFloat", inputs, output, domain=MICROSOFT)

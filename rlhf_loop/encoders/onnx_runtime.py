@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime
@@ -19,9 +22,14 @@ from tokenizers import Tokenizer
 from rlhf_loop.encoders import weights
 from rlhf_loop.encoders.runtime import Shape, Vectors, cores
 from rlhf_loop.encoders.tokenizer import Batch, Batcher, load_tokenizer
-from rlhf_loop.errors import EncoderError
+from rlhf_loop.encoders.tuned import BELOW, Checkpoint, TunedLayers, from_layer
+from rlhf_loop.errors import EncoderError, ModelFileError
 from rlhf_loop.utils.concurrency import run_parallel
+from rlhf_loop.utils.lru import LRUCache
 from rlhf_loop.utils.text import clause
+
+if TYPE_CHECKING:
+    from rlhf_loop.encoders.onnx_graph import Form, Graph
 
 #: Part of the graph's name: raise it when what is written changes.
 GRAPH_VERSION = 2
@@ -31,6 +39,9 @@ _LOCK_TIMEOUT_S = 120
 _DTYPES: Mapping[str, type[np.generic]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 #: Tokens of a batch, padding included; its activations then fit the processor's cache (`make bench` shows others).
 BATCH_TOKENS = {"fp32": 512, "int8": 256}
+#: Memory for what the lower layers made of the passages read last; half of it is there at any time.
+_KEPT_BYTES = 24_000_000
+_LOWER_FILE, _UPPER_FILE = "lower.onnx", "upper.onnx"
 
 
 def cached_graph(model_folder: Path, cache_dir: Path, *, precision: str = "fp32") -> Path:
@@ -40,13 +51,16 @@ def cached_graph(model_folder: Path, cache_dir: Path, *, precision: str = "fp32"
         EncoderError: the weights are not the official ones, or the cache folder cannot be written.
     """
     weights.verify(model_folder)
-    version = f"v{GRAPH_VERSION}" if precision == "fp32" else f"v{GRAPH_VERSION}.{weights.CALIBRATION_VERSION}"
-    folder = cache_dir / "encoder" / f"{weights.MODEL_NAME}-{precision}-{version}"
 
     def write(fresh: Path) -> None:
         write_graph(model_folder / weights.WEIGHTS_FILE, fresh / GRAPH_FILE, precision=precision)
 
-    return kept(folder, write) / GRAPH_FILE
+    return kept(_graph_folder(cache_dir, precision), write) / GRAPH_FILE
+
+
+def _graph_folder(cache_dir: Path, precision: str) -> Path:
+    version = f"v{GRAPH_VERSION}" if precision == "fp32" else f"v{GRAPH_VERSION}.{weights.CALIBRATION_VERSION}"
+    return cache_dir / "encoder" / f"{weights.MODEL_NAME}-{precision}-{version}"
 
 
 def kept(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -69,11 +83,94 @@ def kept(folder: Path, write: Callable[[Path], None]) -> Path:
 def write_graph(weights_file: Path, target: Path, *, precision: str) -> None:
     """Write the graph of that precision to `target`, and its tensors beside it."""
     # Imported here: only the first start on a machine needs them.
-    from rlhf_loop.encoders.onnx_graph import Graph, Int8Graph, save_graph
+    from rlhf_loop.encoders.onnx_graph import save_graph
+
+    save_graph(_graph(weights_file, precision).build(), target)
+
+
+def _graph(weights_file: Path, precision: str) -> Graph:
+    from rlhf_loop.encoders.onnx_graph import Graph, Int8Graph
 
     tensors = Tensors(weights_file)
-    graph = Graph(tensors) if precision == "fp32" else Int8Graph(tensors, weights.load_calibration())
-    save_graph(graph.build(), target)
+    return Graph(tensors) if precision == "fp32" else Int8Graph(tensors, weights.load_calibration())
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """A graph in two parts: files of the layers below a certain one, and of those from there on.
+
+    `names` are the weights of the upper layers, and `stored` makes of their values the tensors that the file has.
+    """
+
+    lower: Path
+    upper: Path
+    names: frozenset[str]
+    stored: Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.generic]]]
+
+
+def halves(
+    folder: Path,
+    first: int,
+    graph: Callable[[], Graph],
+    names: Iterable[str],
+    stored: Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.generic]]] = dict,
+) -> Halves:
+    """Return a graph in two parts, written now if the folder does not hold them intact.
+
+    Raises:
+        EncoderError: the folder cannot be written.
+    """
+
+    def write(fresh: Path) -> None:
+        from rlhf_loop.encoders.onnx_graph import save_graph
+
+        save_graph(graph().build(stop=first), fresh / _LOWER_FILE)
+        save_graph(graph().build(start=first), fresh / _UPPER_FILE, replaceable=True)
+
+    kept(folder, write)
+    return Halves(folder / _LOWER_FILE, folder / _UPPER_FILE, frozenset(from_layer(names, first)), stored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sessions:
+    """A graph that is loaded: for all threads together, and for one thread alone where each has batches of its own.
+
+    `tensors` are what it was given in place of its own: it reads them where they are.
+    """
+
+    together: onnxruntime.InferenceSession
+    alone: onnxruntime.InferenceSession | None
+    tensors: Sequence[object] = ()
+
+    def run(self, feed: Mapping[str, NDArray[np.generic]], *, output: str, alone: bool) -> Vectors:
+        session = self.alone if alone and self.alone is not None else self.together
+        found: Vectors = session.run([output], feed)[0]
+        return found
+
+
+class _Lower:
+    """The layers below `first`, with what they made of the texts read last."""
+
+    def __init__(self, first: int, sessions: _Sessions) -> None:
+        self.first = first
+        self._sessions = sessions
+        self._kept: LRUCache[Vectors] = LRUCache(max_bytes=_KEPT_BYTES)
+
+    def run(self, batch: Batch, feed: Mapping[str, NDArray[np.generic]], *, alone: bool, keep: bool) -> Vectors:
+        """Return a vector for each token, texts x tokens x width; they are made anew unless all texts are known."""
+        lengths = batch.mask.sum(axis=1).tolist()
+        keys = [ids[:length].tobytes() for ids, length in zip(batch.ids, lengths, strict=True)]
+        known = [self._kept.get(key) for key in keys]
+        found = [vectors for vectors in known if vectors is not None]
+        if len(found) == len(keys):
+            made = np.zeros((*batch.ids.shape, found[0].shape[1]), dtype=np.float32)
+            for row, vectors in zip(made, found, strict=True):
+                row[: len(vectors)] = vectors
+            return made
+        made = self._sessions.run(feed, output="hidden", alone=alone)
+        for key, row, length in zip(keys, made, lengths, strict=True) if keep else ():
+            self._kept.put(key, row[:length].copy(), row[:length].nbytes)
+        return made
 
 
 class GraphRuntime:
@@ -93,6 +190,8 @@ class GraphRuntime:
         padding: the token that fills up shorter texts.
         output: the name of what is asked for; by default the only one.
         pool: makes vectors of that output and the mask.
+        halves: gives the graph in two parts, cut below that layer; None where there is nothing to cut.
+        checkpoint: gives its weights, where layers of its kind can be trained.
     """
 
     def __init__(
@@ -108,38 +207,120 @@ class GraphRuntime:
         padding: int = 0,
         output: str = "embedding",
         pool: Callable[[Vectors, NDArray[np.int32]], Vectors] | None = None,
+        halves: Callable[[int], Halves] | None = None,
+        checkpoint: Callable[[], Checkpoint] | None = None,
     ) -> None:
         self.id = id
         self.shape = shape
         self.tokenizer = tokenizer
         self._threads = threads or cores()
         self._batcher = Batcher(tokenizer, tokens=tokens, window=shape.window, padding=padding)
-        self._together, self._alone = session, alone
-        self._inputs = {each.name: _DTYPES[each.type] for each in self._together.get_inputs()}
+        #: All layers, or the upper ones beside the lower ones, once the graph was cut in two.
+        self._parts: tuple[_Sessions, _Lower | None] = _Sessions(session, alone), None
+        self._inputs = {each.name: _DTYPES[each.type] for each in session.get_inputs()}
         self._output = output
         self._pool = pool
+        self._halves = halves
+        self._checkpoint = checkpoint
+        self._tuned: WeakKeyDictionary[TunedLayers, TunedRuntime] = WeakKeyDictionary()
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (texts, dimension), of as many of its first tokens as a window has."""
+        return self._encoded(texts, *self._parts, keep=True)
+
+    def tuned(self, layers: TunedLayers) -> TunedRuntime:
+        """Return the same encoder with other upper layers; what the lower ones make of a passage serves both.
+
+        From then on both run in two parts, to the same numbers. Nothing is kept once nobody has the layers any more.
+
+        Raises:
+            EncoderError: the encoder is a graph that cannot be cut, or the cache folder cannot be written.
+            ModelFileError: the layers do not fit it.
+        """
+        found = self._tuned.get(layers)
+        if found is None:
+            self._tuned[layers] = found = self._loaded(layers)
+        return found
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the weights that layers are trained from.
+
+        Raises:
+            EncoderError: it is an encoder of another kind.
+        """
+        if self._checkpoint is None:
+            raise EncoderError(
+                f"The encoder {self.id} has no layers that can be trained here: these are BERT's, as weights in "
+                "safetensors, with one pooling and no layer behind it. Choose another one: RLHF_ENCODER."
+            )
+        return self._checkpoint()
+
+    def _loaded(self, layers: TunedLayers) -> TunedRuntime:
+        if self._halves is None:
+            raise EncoderError(
+                f"The encoder {self.id} has no weights that layers could be tuned from. Set RLHF_ENCODER to the one of "
+                f"the model ({layers.encoder})."
+            )
+        halves = self._halves(layers.first)
+        values = halves.stored(layers.tensors) if halves.names == layers.tensors.keys() else {}
+        arrays = {name: np.ascontiguousarray(value) for name, value in values.items()}
+        tensors = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        try:
+            if not tensors or len(layers.w) != self.shape.dimension:
+                raise ValueError(f"{len(layers.tensors)} tensors, vectors of {len(layers.w)} numbers")
+            upper = self._open(halves.upper, tensors)
+        except Exception as error:  # the library's own classes have no common one
+            raise ModelFileError(
+                f"The tuned layers {layers.sha256[:12]} do not fit the encoder {self.id} from layer {layers.first} on: "
+                f"{clause(error)}. Set the encoder back, or train a new model: rlhf-loop train."
+            ) from error
+        lower = self._parts[1]
+        if lower is None or lower.first != layers.first:
+            lower = _Lower(layers.first, self._open(halves.lower))
+            self._parts = self._open(halves.upper), lower
+        encode = partial(self._encoded, upper=upper, lower=lower)
+        return TunedRuntime(f"{self.id}+{layers.sha256}", self.shape, encode)
+
+    def _open(self, graph: Path, tensors: Mapping[str, onnxruntime.OrtValue] | None = None) -> _Sessions:
+        twice = self._parts[0].alone is not None
+        return _Sessions(
+            open_graph(graph, threads=self._threads, tensors=tensors),
+            open_graph(graph, threads=1, tensors=tensors) if twice else None,
+            list((tensors or {}).values()),
+        )
+
+    def _encoded(self, texts: Sequence[str], upper: _Sessions, lower: _Lower | None, *, keep: bool = False) -> Vectors:
         vectors = np.empty((len(texts), self.shape.dimension), dtype=np.float32)
 
-        def run(session: onnxruntime.InferenceSession, batch: Batch) -> None:
-            (found,) = session.run([self._output], self._fed(batch))
+        def run(batch: Batch, *, alone: bool = False) -> None:
+            feed = self._fed(batch)
+            if lower is not None:
+                feed = {BELOW: lower.run(batch, feed, alone=alone, keep=keep), "attention_mask": batch.mask}
+            found = upper.run(feed, output=self._output, alone=alone)
             vectors[batch.places] = found if self._pool is None else self._pool(found, batch.mask)
 
         batches = list(self._batcher.batches(texts))
-        if self._alone is None or len(batches) < self._threads:
+        if upper.alone is None or len(batches) < self._threads:
             for batch in batches:
-                run(self._together, batch)
+                run(batch)
         else:
             # The longest first, so that no thread is left with it at the end.
-            run_parallel(partial(run, self._alone), reversed(batches), threads=self._threads)
+            run_parallel(partial(run, alone=True), reversed(batches), threads=self._threads)
         return vectors
 
     def _fed(self, batch: Batch) -> dict[str, NDArray[np.generic]]:
         # One text at a time has the token type 0 throughout.
         values = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": np.zeros_like(batch.ids)}
         return {name: values[name].astype(kind, copy=False) for name, kind in self._inputs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TunedRuntime:
+    """An encoder with other upper layers; see `GraphRuntime.tuned`."""
+
+    id: str
+    shape: Shape
+    encode: Callable[[Sequence[str]], Vectors]
 
 
 class OnnxRuntime(GraphRuntime):
@@ -158,6 +339,13 @@ class OnnxRuntime(GraphRuntime):
         tokenizer = load_tokenizer(model_folder / weights.TOKENIZER_FILE)
         graph = cached_graph(model_folder, cache_dir, precision=precision)
         twice = precision == "int8" and (threads or cores()) > 1
+
+        def cut(first: int) -> Halves:
+            file = model_folder / weights.WEIGHTS_FILE
+            whole = _graph_folder(cache_dir, precision)
+            folder, graph = whole.with_name(f"{whole.name}-from{first}"), partial(_graph, file, precision)
+            return halves(folder, first, graph, Tensors(file), dict if precision == "fp32" else weights.in_int8)
+
         super().__init__(
             open_graph(graph, threads=threads),
             open_graph(graph, threads=1) if twice else None,
@@ -166,7 +354,26 @@ class OnnxRuntime(GraphRuntime):
             tokenizer=tokenizer,
             tokens=BATCH_TOKENS[precision],
             threads=threads,
+            halves=cut,
+            checkpoint=partial(checkpoint, Tensors(model_folder / weights.WEIGHTS_FILE)),
         )
+
+
+def checkpoint(of: Mapping[str, NDArray[np.float32]], form: Form | None = None, pooling: str = "mean") -> Checkpoint:
+    """Return weights with their measures, by default those of all-MiniLM-L6-v2."""
+    from rlhf_loop.encoders.onnx_graph import MINILM
+
+    form = form or MINILM
+    return Checkpoint(
+        weights=of,
+        layers=form.layers,
+        heads=form.heads,
+        width=form.width,
+        epsilon=form.epsilon,
+        first_position=form.first,
+        approximate=form.approximate,
+        pooling=pooling,
+    )
 
 
 def runtime_id(precision: str) -> str:
@@ -235,8 +442,15 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_graph(graph: Path, *, threads: int) -> onnxruntime.InferenceSession:
-    """Load a graph to run on so many threads; 0 means one for each core."""
+def open_graph(
+    graph: Path, *, threads: int, tensors: Mapping[str, onnxruntime.OrtValue] | None = None
+) -> onnxruntime.InferenceSession:
+    """Load a graph to run on so many threads; 0 means one for each core.
+
+    `tensors` take the place of its own of those names, and have to live as long as the session does.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
+    if tensors:
+        options.add_external_initializers(list(tensors), list(tensors.values()))
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

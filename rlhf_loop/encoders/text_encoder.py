@@ -14,8 +14,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores
-from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks
+from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks, markers_of
+from rlhf_loop.encoders.tuned import Checkpoint, Tunable, TunedLayers
 from rlhf_loop.encoders.vector_cache import VectorCache
+from rlhf_loop.errors import EncoderError
 from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.utils.languages import ENGLISH, Language, language_named
 from rlhf_loop.utils.lru import LRUCache
@@ -40,12 +42,11 @@ _LENT_BYTES = 16_000_000
 
 
 class UnknownTextError(LookupError):
-    """Texts are not in the cache, and nothing may be computed. `TextEncoder.remember` makes them known."""
+    """Texts are not in the cache, and nothing may be computed. `compute` makes them known."""
 
-    def __init__(self, kind: str, texts: Sequence[str]) -> None:
-        super().__init__(f"{len(texts)} texts are new.")
-        self.kind = kind
-        self.texts = texts
+    def __init__(self, count: int, compute: Callable[[], object]) -> None:
+        super().__init__(f"{count} texts are new.")
+        self.compute = compute
 
 
 #: The share of tokens that are unknown, and the letters a token, beyond which a language is not known. all-MiniLM-L6-v2
@@ -55,6 +56,7 @@ _FEW_LETTERS = 500
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _LATIN = re.compile("[^A-Za-zÀ-ɏ]")
 
+_Ids = list[list[int]]
 _Compute = Callable[[Sequence[str]], list[Vectors]]
 
 
@@ -136,13 +138,25 @@ class TextEncoder:
         known._computes = False
         return known
 
-    def remember(self, unknown: UnknownTextError) -> None:
-        """Compute what was not known, and keep it."""
-        compute = self._compute_texts
-        for splitter in (self._passages, self._windows, self._titles):
-            if unknown.kind == splitter.id:
-                compute = partial(self._compute_passages, splitter)
-        self._remembered(unknown.kind, unknown.texts, compute)
+    def tuned(self, layers: TunedLayers) -> TextEncoder:
+        """Return the same encoder with other upper layers, whose vectors are kept beside those of this one.
+
+        Raises:
+            EncoderError: its layers cannot be tuned, or the cache folder cannot be written.
+            ModelFileError: the layers do not fit it.
+        """
+        other, runtime = copy.copy(self), self._tunable()
+        with self._my_turn():
+            other._runtime = runtime.tuned(layers)
+        return other
+
+    def _tunable(self) -> Tunable:
+        if not isinstance(self._runtime, Tunable):
+            raise EncoderError(
+                f"The encoder {self.id} runs where no layers can be replaced. Unset RLHF_ENCODER_RUNTIME: ONNX Runtime "
+                "serves tuned layers."
+            )
+        return self._runtime
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (texts, dimension), of as many of its first tokens as a window has."""
@@ -166,6 +180,54 @@ class TextEncoder:
     def encode_passages(self, texts: Sequence[str]) -> list[Vectors]:
         """Return for each text the unit vectors of its passages, shape (passages, dimension); it is read to its end."""
         return self._whole(self._passages, texts)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the weights that layers are trained from.
+
+        Raises:
+            EncoderError: its layers cannot be trained.
+        """
+        return self._tunable().checkpoint()
+
+    def token_ids(self, questions: Sequence[str], answers: Sequence[str], *, tokens: int) -> tuple[_Ids, list[_Ids]]:
+        """Return what is read of questions and of each passage of answers, as numbers of tokens, markers included.
+
+        They are those of `encode_beginnings`, which reads so many `tokens` of a question, and of `encode_passages`.
+        """
+        passages = self._passages.split(list(map(_encodable, answers)))
+        pieces = iter(self._ids([*self._beginnings(questions, tokens), *(piece for of in passages for piece in of)]))
+        return [next(pieces) for _ in questions], [[next(pieces) for _ in of] for of in passages]
+
+    def _ids(self, pieces: Sequence[str]) -> _Ids:
+        before, behind = markers_of(self._tokenizer)
+        room = self._shape.window - self._shape.markers
+        found = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        return [[*before, *encoding.ids[:room], *behind] for encoding in found]
+
+    def _beginnings(self, questions: Sequence[str], tokens: int) -> list[str]:
+        return [self._shape.query + self.beginning(_encodable(question), tokens=tokens) for question in questions]
+
+    def encode_beginnings(self, questions: Sequence[str], *, tokens: int) -> Vectors:
+        """Return one unit vector a question, shape (questions, dimension), of so many of its first tokens."""
+
+        def compute(texts: Sequence[str]) -> list[Vectors]:
+            return self._compute_texts(self._beginnings(texts, tokens))
+
+        return self._stacked(self._remembered(f"beginning:{tokens}", questions, compute))
+
+    def encode_places(self, places: Sequence[tuple[str, int]]) -> Vectors:
+        """Return one unit vector for each passage that is named, shape (passages, dimension).
+
+        A passage is named by a text and its place in it, from 0, as in what `encode_passages` returns.
+        """
+        texts = [f"{place} {text}" for text, place in places]
+        return self._stacked(self._remembered(f"place:{self._passages.id}", texts, self._compute_places))
+
+    def _compute_places(self, places: Sequence[str]) -> list[Vectors]:
+        named = [(int(place), text) for place, _, text in (of.partition(" ") for of in places)]
+        texts = list(dict.fromkeys(text for _, text in named))
+        passages = dict(zip(texts, self._passages.split(texts), strict=True))
+        return list(self._computed([passages[text][place] for place, text in named], count=len(named))[:, np.newaxis])
 
     def passages_to_keep(self, texts: Sequence[str]) -> list[Vectors]:
         """Return what `encode_passages` does, for somebody who keeps it: nothing goes into the cache."""
@@ -273,7 +335,9 @@ class TextEncoder:
         self.remembered += len(known)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new and not self._computes:
-            raise UnknownTextError(kind, list(new.values()))
+            able = copy.copy(self)
+            able._computes = True
+            raise UnknownTextError(len(new), partial(able._remembered, kind, list(new.values()), compute))
         for chunk in _chunks(new):
             fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
             known.update(fresh)

@@ -9,20 +9,22 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.encoders.runtime import Vectors
+from rlhf_loop.encoders.runtime import Runtime, Vectors
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.utils.text import clause
 
 #: What the logit is multiplied by, so that a cosine and a bias of about 1 suffice.
 SHARPNESS = 10.0
+#: The input of a graph of upper layers: what the layers below them made, batch x tokens x width.
+BELOW = "below"
 #: Bytes of a file at most: all layers of the largest encoders that a CPU could serve.
 MOST_BYTES = 2 * 10**9
 #: The name of what says whose layers they are, among the file's metadata.
@@ -31,6 +33,7 @@ _VERSION = 1
 #: The name of the head's weights among the tensors.
 _HEAD = "head.w"
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}", re.ASCII)
+_LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.", re.ASCII)
 #: Numbers beyond are none of a training's, and their products overflow.
 _LARGEST = 1e6
 
@@ -128,6 +131,43 @@ class TunedLayers:
         if not (math.isfinite(a) and math.isfinite(b) and max(abs(a), abs(b)) <= _LARGEST):
             raise ValueError(f"its head has the numbers {a} and {b}")
         return cls(encoder=str(about["encoder"]), tensors=tensors, a=a, b=b, w=w, **counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The weights of an encoder with BERT's layers, under BERT's names, and its measures, to train it from.
+
+    `first_position` is that of a text's first token; `approximate` the way in which GELU is computed ("none", "tanh");
+    `pooling` the way in which the vectors of tokens become one ("mean", "cls" ...), which is then brought to length 1.
+    """
+
+    weights: Mapping[str, NDArray[np.float32]]
+    layers: int
+    heads: int
+    width: int
+    epsilon: float
+    first_position: int
+    approximate: str
+    pooling: str
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A runtime whose upper layers can be replaced."""
+
+    def tuned(self, layers: TunedLayers) -> Runtime:
+        """Return the same with those layers."""
+        ...
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what they are trained from."""
+        ...
+
+
+def from_layer(names: Iterable[str], first: int) -> list[str]:
+    """Return those tensors of a checkpoint that belong to the layers `first` and above."""
+    layers = ((name, _LAYER.match(name)) for name in names)
+    return [name for name, layer in layers if layer and int(layer[1]) >= first]
 
 
 _RETRAIN = "Restore the file from a copy, or train a new model: rlhf-loop train."

@@ -42,6 +42,7 @@ INPUTS: Mapping[str, tuple[str, ...]] = {
         ("output", ("dense",)),
     )
 }
+INPUT_OF = {layer: name for name, layers in INPUTS.items() for layer in layers}
 
 
 def find_model_folder(local: Path | None = None, *, download: bool = True) -> Path:
@@ -93,11 +94,46 @@ class Calibration:
     outliers: NDArray[np.int64]
     correction: NDArray[np.float32]
 
+    def rounded(self, name: str, weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.generic]]:
+        """Return the tensors of a linear layer in 8 bits: `.matrix`, `.scale`, `.bias`, and `.exact` of the outliers.
+
+        The scales are one an output channel.
+        """
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        start = len(bias) * INPUTS[INPUT_OF[name]].index(name)
+        smoothed = weight * self.smoothing
+        smoothed[:, self.outliers] = 0
+        scale = np.abs(smoothed).max(axis=1) / 127
+        tensors: dict[str, NDArray[np.generic]] = {
+            f"{name}.matrix": np.rint(smoothed / scale[:, np.newaxis]).astype(np.int8).T,
+            f"{name}.scale": scale,
+            f"{name}.bias": bias + self.correction[start : start + len(bias)],
+        }
+        if len(self.outliers):
+            tensors[f"{name}.exact"] = weight[:, self.outliers].T
+        return tensors
+
 
 def load_calibration(file: Path = CALIBRATION_FILE) -> dict[str, Calibration]:
     """Read the calibration of every input."""
     with np.load(file) as arrays:
         return {name: Calibration(*(arrays[f"{name}/{f.name}"] for f in fields(Calibration))) for name in INPUTS}
+
+
+def in_int8(layers: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors of these layers that the 8-bit graph has.
+
+    The ranges of the activations are those of the layers before they were tuned, which changes them little.
+    """
+    calibration = load_calibration()
+    tensors: dict[str, NDArray[np.generic]] = {}
+    for name, tensor in layers.items():
+        layer, _, kind = name.rpartition(".")
+        if layer not in INPUT_OF:
+            tensors[name] = tensor
+        elif kind == "weight":
+            tensors |= calibration[INPUT_OF[layer]].rounded(layer, layers)
+    return tensors
 
 
 def save_calibration(calibrations: Mapping[str, Calibration], file: Path = CALIBRATION_FILE) -> None:

@@ -2,6 +2,6 @@
 
 from rlhf_loop.reward.classifier import RewardClassifier
 from rlhf_loop.reward.model_file import RewardModel
-from rlhf_loop.reward.recipes import RECIPES, Recipe, recipe_named
+from rlhf_loop.reward.recipes import RECIPES, Recipe, TransformerRecipe, recipe_named
 
-__all__ = ["RECIPES", "Recipe", "RewardClassifier", "RewardModel", "recipe_named"]
+__all__ = ["RECIPES", "Recipe", "RewardClassifier", "RewardModel", "TransformerRecipe", "recipe_named"]

@@ -20,7 +20,7 @@ from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.classifier import Prior, RewardClassifier, Scorer
 from rlhf_loop.reward.model_file import LoadedModel, RewardModel
-from rlhf_loop.reward.recipes import QualityRecipe, Recipe, recipe_named
+from rlhf_loop.reward.recipes import QualityRecipe, Recipe, TransformerRecipe, recipe_named
 
 FILE = Path(__file__).with_name("prior.json")
 #: What a version's name begins with where the prior ranks.
@@ -102,7 +102,8 @@ def written(prior: Prior, *, recipe: Recipe, encoder: str, sources: list[Mapping
 def prior_of(recipe: Recipe, encoder: str) -> Prior | None:
     """Return the prior of a recipe for vectors of that encoder, None where none is known."""
     known = shipped()
-    if recipe.name not in (known.recipe, QualityRecipe.name) or not same_model(known.encoder, encoder):
+    others = (QualityRecipe.name, TransformerRecipe.name)
+    if recipe.name not in (known.recipe, *others) or not same_model(known.encoder, encoder):
         return None
     return widened(known.prior, len(recipe.feature_names()))
 

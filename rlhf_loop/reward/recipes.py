@@ -7,6 +7,8 @@ feed on itself.
 
 `quality`: the same, and how an answer is written, whatever the question.
 
+`transformer`: the same as `passages`, and what an encoder says whose upper layers were tuned on the ratings.
+
 `joint`, the yardstick that every other must beat: one vector of question and answer together.
 """
 
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder, Vectors
+from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import lexical
 from rlhf_loop.reward.lexical import TermIndex
 from rlhf_loop.reward.quality import QUALITY_FEATURES, QualityIndex
@@ -53,6 +56,7 @@ ANSWER_FEATURES = (
     "terms in one passage",
     "log of distinct terms",
 )
+TUNED_FEATURE = "tuned score"
 QUESTION_FEATURES = ("agreement mean", "agreement best")
 _FORMS = ("{}", "{}, from the mean", "{}, from the best")
 #: Without it the many columns drown those of the passages on few ratings (docs/RESULTS.md).
@@ -62,7 +66,7 @@ SEPARATOR = " </s> "
 
 
 class Recipe(Protocol):
-    """FairLock questions with their candidates into features; it learns nothing itself."""
+    """Turns questions with their candidates into features; it learns nothing itself."""
 
     name: ClassVar[str]
     #: Raised when models are made in another way: a file of another version is refused, but for those that are `older`
@@ -124,13 +128,16 @@ class PassagesRecipe:
 
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return the features, shape (candidates, columns)."""
-        blocks = [np.empty((0, len(self.feature_names())))]
+        rows = (rows for rows, _ in self.with_fits(questions, encoder))
+        return np.concatenate([np.empty((0, len(self.feature_names()))), *rows])
+
+    def with_fits(self, questions: Sequence[Question], encoder: TextEncoder) -> Iterator[tuple[Floats, Fits]]:
+        """Return for each question its candidates' features, and how well each of their passages fits."""
         terms = self._terms.setdefault(encoder.language.code, TermIndex(encoder.language))
         for start in range(0, len(questions), _CHUNK):
             for embedded in _embed(questions[start : start + _CHUNK], encoder):
-                question = embedded.question
-                blocks.append(_features(embedded, terms.features(question.prompt, question.responses)))
-        return np.concatenate(blocks)
+                question, fits = embedded.question, _fits(embedded)
+                yield _features(embedded, fits, terms.features(question.prompt, question.responses)), fits
 
 
 class QualityRecipe:
@@ -176,6 +183,65 @@ class QualityRecipe:
         return len(_FORMS) * len(QUALITY_FEATURES)
 
 
+class TransformerRecipe:
+    """Those of `passages`, and the score of an answer by tuned layers, in the same three forms.
+
+    Args:
+        passages: makes the features that it shares with that recipe.
+        layers: what scores; without them there are no features, but their names.
+    """
+
+    name: ClassVar[str] = "transformer"
+    version: ClassVar[int] = 1
+    older: ClassVar[tuple[int, ...]] = ()
+    reads_all: ClassVar[bool] = True
+    scaled: ClassVar[bool] = True
+    penalty_c: ClassVar[float] = PassagesRecipe.penalty_c
+
+    def __init__(self, passages: PassagesRecipe, layers: TunedLayers | None = None) -> None:
+        self._passages = passages
+        self._layers = layers
+
+    def feature_names(self) -> list[str]:
+        """Return a name for each column: those of `passages` first."""
+        return self._passages.feature_names() + [form.format(TUNED_FEATURE) for form in _FORMS]
+
+    def pair_columns(self) -> Mask:
+        """Return which columns two answers alone differ in as they do in any list: of the tuned score all do."""
+        return np.append(self._passages.pair_columns(), np.ones(len(_FORMS), dtype=np.bool_))
+
+    def scales(self) -> Floats:
+        """Return that all columns count alike."""
+        return np.ones(1)
+
+    def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
+        """Return the features, shape (candidates, columns).
+
+        Raises:
+            ValueError: there are no tuned layers.
+            EncoderError: the layers of the encoder cannot be tuned.
+            ModelFileError: the layers are of another encoder.
+        """
+        if self._layers is None:
+            raise ValueError("The recipe transformer has no tuned layers. Take it from the model that they belong to.")
+        tuned = encoder.tuned(self._layers)
+        blocks = [np.empty((0, len(self.feature_names())))]
+        for start in range(0, len(questions), _CHUNK):
+            chunk = questions[start : start + _CHUNK]
+            found = list(self._passages.with_fits(chunk, encoder))
+            scores = _tuned_scores(chunk, [fits for _, fits in found], tuned, self._layers)
+            blocks.append(self.beside(np.concatenate([rows for rows, _ in found]), chunk, scores))
+        return np.concatenate(blocks)
+
+    def beside(self, passages: Floats, questions: Sequence[Question], scores: Floats) -> Floats:
+        """Return the features, given those of `passages` and one tuned score a candidate for the same questions."""
+        blocks = [np.empty((0, len(_FORMS)))]
+        ends = list(accumulate(len(question.responses) for question in questions))
+        for of in np.split(scores, ends[:-1]):
+            blocks.append(np.stack([of, of - of.mean(), of - of.max()], axis=1))
+        return np.hstack([passages, np.concatenate(blocks)])
+
+
 class JointRecipe:
     """`prompt + " </s> " + response` -> one vector of the encoder, cut at its window."""
 
@@ -213,14 +279,17 @@ _PASSAGES = PassagesRecipe()
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_PASSAGES, QualityRecipe(_PASSAGES), JointRecipe())}
 
 
-def recipe_named(name: str) -> Recipe:
-    """Return the recipe of that name.
+def recipe_named(name: str, *, layers: TunedLayers | None = None) -> Recipe:
+    """Return the recipe of that name; `transformer` makes features only with the tuned layers of a model.
 
     Raises:
         ValueError: there is none.
     """
+    if name == TransformerRecipe.name:
+        return TransformerRecipe(_PASSAGES, layers)
     if name not in RECIPES:
-        raise ValueError(f"Unknown recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
+        known = ", ".join((*RECIPES, TransformerRecipe.name))
+        raise ValueError(f"Unknown recipe {name!r}. Choose one of: {known}.")
     return RECIPES[name]
 
 
@@ -272,9 +341,8 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Que
         )
 
 
-def _features(of: _QuestionVectors, words: Floats) -> Floats:
+def _features(of: _QuestionVectors, fits: Fits, words: Floats) -> Floats:
     """Return the features of one question's candidates: absolute, from the mean, from the best, and the question's."""
-    fits = _fits(of)
     answer = np.hstack([_answer_features(of, fits), words])
     agreement = _agreement(of, fits)
     question = np.broadcast_to([agreement.mean(), agreement.max()], (len(answer), 2))
@@ -282,7 +350,7 @@ def _features(of: _QuestionVectors, words: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fits:
+class Fits:
     """The fit of the passages to the question.
 
     `starts` is each answer's first passage, `order` the passages answer by answer with each answer's best one first,
@@ -297,16 +365,16 @@ class _Fits:
     best: Vectors
 
 
-def _fits(of: _QuestionVectors) -> _Fits:
+def _fits(of: _QuestionVectors) -> Fits:
     # All in one product: the passages are read from memory once.
     wanted = np.concatenate([of.query[np.newaxis], of.sentences, of.words])
     query, sentences, words = np.split(_products(of.passages, wanted), [1, 1 + len(of.sentences)], axis=1)
     starts = np.cumsum(of.counts) - of.counts
     order = np.lexsort((-query[:, 0], np.repeat(np.arange(len(of.counts)), of.counts)))
-    return _Fits(query[:, 0], sentences, words, starts, order, of.passages[order[starts]])
+    return Fits(query[:, 0], sentences, words, starts, order, of.passages[order[starts]])
 
 
-def _answer_features(of: _QuestionVectors, fits: _Fits) -> Floats:
+def _answer_features(of: _QuestionVectors, fits: Fits) -> Floats:
     starts = fits.starts
     whole = _unit(np.add.reduceat(of.passages, starts))
     to_words = np.maximum.reduceat(fits.words, starts) if len(of.words) else np.zeros((len(starts), 1))
@@ -324,7 +392,7 @@ def _answer_features(of: _QuestionVectors, fits: _Fits) -> Floats:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _soft_maximum(of: _QuestionVectors, fits: _Fits) -> Floats:
+def _soft_maximum(of: _QuestionVectors, fits: Fits) -> Floats:
     """Return the log-sum-exp of each answer's best passages: the best one counts most, others as good add a little."""
     ordered = fits.query[fits.order].astype(np.float64)
     place = np.arange(len(ordered)) - np.repeat(fits.starts, of.counts)
@@ -346,7 +414,7 @@ def _apart_from_subject(best: Vectors, query: NDArray[np.float32]) -> NDArray[np
     return _products(rest, _unit(query - (query @ subject) * subject)[np.newaxis])[:, 0]
 
 
-def _agreement(of: _QuestionVectors, fits: _Fits) -> Floats:
+def _agreement(of: _QuestionVectors, fits: Fits) -> Floats:
     """Return how well each answer's best passage fits what the others say, weighted by how well they fit the question.
 
     Pseudo-relevance feedback (Rocchio 1971) with the other candidates as the feedback. A question whose candidates
@@ -361,6 +429,25 @@ def _agreement(of: _QuestionVectors, fits: _Fits) -> Floats:
     fit = np.einsum("pd,pd->p", of.passages, np.repeat(others, of.counts, axis=0))
     best: Floats = np.maximum.reduceat(fit, fits.starts).astype(np.float64)
     return best
+
+
+def _tuned_scores(
+    questions: Sequence[Question], fits: Sequence[Fits], tuned: TextEncoder, layers: TunedLayers
+) -> Floats:
+    """Return the highest logit of each candidate's best passages, all questions' candidates one after the other."""
+    places: list[tuple[str, int]] = []
+    counts: list[list[int]] = []
+    for question, of in zip(questions, fits, strict=True):
+        best = [own[: layers.passages] - own.min() for own in np.split(of.order, of.starts[1:])]
+        places += [(text, int(place)) for text, own in zip(question.responses, best, strict=True) for place in own]
+        counts.append(list(map(len, best)))
+    asked = tuned.encode_beginnings([question.prompt for question in questions], tokens=layers.question_tokens)
+    vectors = iter(np.split(tuned.encode_places(places), list(accumulate(map(sum, counts)))[:-1]))
+    scores = [np.empty(0)]
+    for vector, of_answers in zip(asked, counts, strict=True):
+        logits = layers.logits(vector, next(vectors))
+        scores.append(np.maximum.reduceat(logits, np.cumsum(of_answers) - np.array(of_answers)))
+    return np.concatenate(scores)
 
 
 def _products(left: Vectors, right: Vectors) -> Vectors:
