@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_loop.encoders import DIMENSION, Shape, Vectors
+from rlhf_loop.encoders.tuned import Checkpoint, TunedLayers
 
 
 class QuickRuntime:
@@ -14,6 +15,15 @@ class QuickRuntime:
 
     id = "quick"
     shape = Shape()
+
+    def tuned(self, layers: TunedLayers) -> QuickRuntime:
+        """Return the same again under the layers' own name."""
+        other = QuickRuntime()
+        other.id = f"quick+{layers.sha256}"
+        return other
+
+    def checkpoint(self) -> Checkpoint:
+        raise NotImplementedError
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)

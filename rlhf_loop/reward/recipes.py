@@ -237,7 +237,7 @@ class TransformerRecipe:
         """Return the features, given those of `passages` and one tuned score a candidate for the same questions."""
         blocks = [np.empty((0, len(_FORMS)))]
         ends = list(accumulate(len(question.responses) for question in questions))
-        for of in np.split(scores, ends[:-1]):
+        for of in np.split(scores, ends[:-1]) if questions else ():
             blocks.append(np.stack([of, of - of.mean(), of - of.max()], axis=1))
         return np.hstack([passages, np.concatenate(blocks)])
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tuned_encoders import noisy
 
 from rlhf_loop.domain import Question
-from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.reward import RECIPES, Recipe, recipe_named
-from rlhf_loop.reward.recipes import ANSWER_FEATURES, QUESTION_FEATURES, joint_texts
+from rlhf_loop.encoders import DIMENSION, TextEncoder
+from rlhf_loop.encoders.tuned import TunedLayers
+from rlhf_loop.reward import RECIPES, Recipe, TransformerRecipe, recipe_named
+from rlhf_loop.reward.recipes import ANSWER_FEATURES, QUESTION_FEATURES, PassagesRecipe, joint_texts
 
 FEVER = Question(
     "How can I bring down a fever?",
@@ -36,9 +38,53 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 def test_recipes_have_names() -> None:
     """A recipe is found by its name; an unknown name is refused with those that exist."""
     assert list(RECIPES) == ["passages", "quality", "joint"]
-    assert all(recipe_named(name).name == name for name in RECIPES)
-    with pytest.raises(ValueError, match=r"'magic'.*passages, quality, joint"):
+    assert all(recipe_named(name).name == name for name in (*RECIPES, "transformer"))
+    with pytest.raises(ValueError, match=r"'magic'.*passages, quality, joint, transformer"):
         recipe_named("magic")
+
+
+@pytest.fixture
+def layers() -> TunedLayers:
+    return noisy({"encoder.layer.0.a": np.ones(3)}, "quick", first=0, width=DIMENSION)
+
+
+def test_transformer_adds_the_tuned_score(quick: TextEncoder, layers: TunedLayers) -> None:
+    """The score is the highest logit of the three passages that fit best before tuning, in three forms."""
+    rest = "Rest in a cool room. Drink enough water every hour. " * 30
+    best = "How can I bring down a fever? " * 20
+    question = Question(FEVER.prompt, (*FEVER.responses, rest + best + rest))
+    found = recipe_named("transformer", layers=layers).features([question, BACK], quick)
+    assert np.array_equal(found[:, :-3], recipe_named("passages").features([question, BACK], quick))
+    scores = []
+    for of in (question, BACK):
+        (asked,) = quick.encode([of.prompt])
+        for passages in quick.encode_passages(of.responses):
+            chosen = passages[np.argsort(-(passages @ asked), kind="stable")[:3]]
+            assert of is BACK or len(scores) < 3 or len(passages) > 6
+            scores.append(max(10 * (row @ asked - 0.5 + layers.w @ (row * asked)) for row in chosen))
+    assert np.allclose(found[:, -3], scores, atol=1e-4)
+    for rows in (found[:4], found[4:]):
+        assert np.allclose(rows[:, -2], rows[:, -3] - rows[:, -3].mean())
+        assert np.allclose(rows[:, -1], rows[:, -3] - rows[:, -3].max())
+
+
+def test_transformer_takes_scores_of_others(quick: TextEncoder) -> None:
+    """Scores that come from elsewhere, as out of fold, stand beside the features of `passages` in the same forms."""
+    recipe = TransformerRecipe(PassagesRecipe())
+    passages = recipe_named("passages").features([FEVER, BACK], quick)
+    found = recipe.beside(passages, [FEVER, BACK], np.array([1.0, 2.0, 6.0, 0.0, 4.0]))
+    assert found.shape == (5, len(recipe.feature_names())) == (5, 38)
+    assert found[:, -2].tolist() == [-2.0, -1.0, 3.0, -2.0, 2.0]
+    assert found[:, -1].tolist() == [-5.0, -4.0, 0.0, -4.0, 0.0]
+    assert recipe.beside(np.empty((0, 35)), [], np.empty(0)).shape == (0, 38)
+    assert recipe.pair_columns().shape == (38,)
+
+
+def test_transformer_needs_layers(quick: TextEncoder) -> None:
+    """Without tuned layers the recipe has names and no features."""
+    assert len(recipe_named("transformer").feature_names()) == 38
+    with pytest.raises(ValueError, match="has no tuned layers"):
+        recipe_named("transformer").features([FEVER], quick)
 
 
 def test_joint_text_is_prompt_separator_response(encoder: TextEncoder) -> None:
