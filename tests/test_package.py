@@ -45,10 +45,11 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> N
 
 
 def test_what_the_wheel_says_of_itself(wheel: zipfile.ZipFile) -> None:
-    """Its name, version, Python and extras, the README as its description, and the command."""
+    """Its name, version, licence, Python and extras, the README as its description, and the command."""
     (name,) = (name for name in in_wheel(wheel, metadata=True) if name.endswith("/METADATA"))
     metadata = message_from_string(wheel.read(name).decode())
     assert (metadata["Name"], metadata["Version"]) == ("rlhf-loop", __version__)
+    assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
     assert set(metadata.get_all("Provides-Extra", ())) == set(PROJECT["optional-dependencies"])
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()

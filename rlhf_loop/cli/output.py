@@ -144,7 +144,7 @@ def print_next_steps() -> None:
     console.print(steps)
     console.print(
         f"\nThe commands are in {shown}. The database holds the sample now: start your own with a new "
-        "one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. The full story is in the README."
+        "one, e.g. RLHF_DATABASE_URL=sqlite:///my.db. docs/RLHF_QUICKSTART.md goes on from here."
     )
 
 

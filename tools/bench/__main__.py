@@ -35,10 +35,8 @@ def main(parts: list[str]) -> None:
         sections = _replaced(_split(file.read_text(encoding="utf-8")), _split("\n\n".join(report.sections))[1:], note)
     else:
         sections = report.sections
-        put_into_readme("speed", "\n\n".join(report.short))
+        put_into_readme("speed", report.known)
     file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    if report.whole:
-        put_into_readme("service", report.whole)
     if report.reranked:
         put_into(DOCS / "CLIENTS.md", "speed", report.reranked)
     say(f"written to {file}, and its short forms to README.md and docs/CLIENTS.md")
@@ -69,8 +67,7 @@ class Report:
             f"Python {python_version()}, {libraries}). Times on a shared machine drift from minute to minute; what is "
             "compared here is measured in turn (A B A B) in one run, so the ratios hold better than the times."
         ]
-        self.short: list[str] = []
-        self.whole = ""
+        self.known = ""
         self.reranked = ""
         self._reference: float | None = None
 
@@ -83,7 +80,6 @@ class Report:
             encoders.batch_section(encoders.batch_sizes()),
             operators.section(operators.measure()),
         ]
-        self.short.append(encoders.short_table(results))
 
     def serving(self) -> None:
         """Add known candidates, threads and memory."""
@@ -100,13 +96,12 @@ class Report:
                 f"{encoders.COMPARED_LENGTH} tokens."
             )
         self.sections.append(serving.section(result, note=f" {known}"))
-        self.short.append(known)
+        self.known = known
 
     def service(self) -> None:
         """Add the whole service under load."""
         result = service.measure()
         self.sections.append(service.section(result))
-        self.whole = service.short(result)
 
     def reranking(self) -> None:
         """Add the rerank API."""

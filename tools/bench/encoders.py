@@ -323,23 +323,6 @@ def texts_per_second(results: Mapping[str, Result]) -> float | None:
     return None if reference.skipped else 1e3 / median(reference.batch[COMPARED_LENGTH])
 
 
-def short_table(results: Mapping[str, Result]) -> str:
-    """Return what a reader in a hurry wants to know."""
-    names = [name for name in (REFERENCE, "ours-fp32", DEFAULT) if not results[name].skipped]
-    header = ("new text, in batches", *(f"{length} tokens" for length in LENGTHS), "peak MB", "cosine with fp32", "AUC")
-    rows = [
-        (
-            results[name].title.partition(" (`")[0],
-            *(f"{np.median(results[name].batch[length]):.2f} ms" for length in LENGTHS),
-            f"{results[name].peak:.0f}",
-            f"{np.concatenate(list(results[name].cosine.values())).mean():.4f}",
-            "" if np.isnan(results[name].auc) else f"{results[name].auc:.3f}",
-        )
-        for name in names
-    ]
-    return table(header, rows)
-
-
 def _speed_table(results: Mapping[str, Result], length: int) -> str:
     header = (
         "",

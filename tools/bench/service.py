@@ -99,16 +99,6 @@ def section(service: Service) -> str:
     )
 
 
-def short(service: Service) -> str:
-    """Return the line for the README."""
-    load = service.load
-    return (
-        f"The whole service, searching {DOCUMENTS:,} documents, ranking and recording, with {CLIENTS} clients at once: "
-        f"{load.rate:.0f} answers a second, p50 {load.p50:.0f} ms, p99 {load.p99:.0f} ms, {load.errors} errors in "
-        f"{SECONDS} s, {service.memory[-1][1]:.0f} MB in all processes."
-    )
-
-
 def _asking(port: int, clients: int, *, seconds: int = 0, requests: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tools.bench.service", *map(str, (port, clients, seconds, requests))]
     return subprocess.Popen(command, cwd=server.ROOT, stdout=subprocess.PIPE, text=True)

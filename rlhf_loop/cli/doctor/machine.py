@@ -102,7 +102,7 @@ def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Findin
             continue
         if name not in known:
             near = get_close_matches(name, known, 1)
-            advice = f"{f'Did you mean {near[0]}? ' if near else ''}Correct it, or unset it; the README lists all"
+            advice = f"{f'Did you mean {near[0]}? ' if near else ''}Correct it, or unset it; docs/SETTINGS.md lists all"
             findings.append(fault("settings", f"{name} is not a known setting", advice))
             continue
         try:
