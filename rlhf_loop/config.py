@@ -171,6 +171,9 @@ class Settings:
     quality_threshold: float = _setting(
         0.5, "Score of the first answer below which it counts as weak in the trends.", most=1
     )
+    answer_threshold: float = _setting(
+        0.0, "Score below which no answer is certain enough, and `/data` and its page say so; 0: off.", most=1
+    )
     alarm_queue: int = _setting(500, "Answers waiting for a review from which on there is an alarm; 0: never.")
     alarm_webhook: str = _setting("", "URL that gets each alarm as JSON by POST; empty: none does.", secret=True)
     metrics_public: bool = _setting(

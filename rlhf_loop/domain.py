@@ -258,6 +258,8 @@ class Answer:
     `degraded` says, by the name of what did not work (a source, "model", "drafts", "recording"), why. `timings` are
     milliseconds by stage, "total" among them. `model_version` is that of the model whose scores the candidates have,
     None where there is none. `policy` is what ordered them (see `ServingRecord`): mostly, but not always, that model.
+    `certain` says whether any score reaches the threshold, None where none is set or no trained model has scored;
+    `related`, where it is not, whether any candidate has to do with the question at all.
     """
 
     query: str
@@ -266,6 +268,8 @@ class Answer:
     degraded: Mapping[str, str]
     timings: Mapping[str, float]
     policy: str = "live"
+    certain: bool | None = None
+    related: bool | None = None
 
     @property
     def best(self) -> RankedAnswer | None:

@@ -131,6 +131,16 @@ class Ranker:
         ranked = self._in_turn(live, query, candidates, finish=list)
         return Ranking(tuple(ranked), live[0].version if live else None)
 
+    def related(self, query: str, candidates: Sequence[Candidate]) -> bool:
+        """Tell whether any candidate is nearer to the question than questions are that have nothing in common.
+
+        Raises:
+            ModelFileError, EncoderError: as by `rank`.
+        """
+        live = self._live()
+        texts = [candidate.text for candidate in candidates if not blank(candidate.text)]
+        return live is None or live[1].related(query, texts)
+
     def _in_turn(
         self,
         live: _Live | None,

@@ -56,7 +56,10 @@ class FakeService:
         model_version: str | None = "passages-1a2b3c4d5e6f",
         degraded: Mapping[str, str] | None = None,
         error: Exception | None = None,
+        certain: bool | None = None,
+        related: bool | None = None,
     ) -> None:
+        self.certain, self.related = certain, related
         self.ranked, self.model_version, self.degraded, self.error = ranked, model_version, degraded or {}, error
         self.stores = True
         self.ready = False
@@ -76,6 +79,8 @@ class FakeService:
             model_version=self.model_version,
             degraded=self.degraded,
             timings={"sources": 1.5, "total": 2.0},
+            certain=self.certain,
+            related=self.related,
         )
 
     def ranker(self) -> None:

@@ -198,6 +198,8 @@ class AnswerService:
             with stage(timings, "ranking"):
                 ranking = _ranked(parts, query, drafts.candidates, degraded)
                 order = parts.experiment.order(query, drafts.candidates, ranking)
+                certain = self._certain(ranking)
+                related = _related(parts, query, drafts.candidates) if certain is False else None
             answers = tuple(RankedAnswer(ranked=each, interaction_id=uuid.uuid4().hex) for each in order.candidates)
             with stage(timings, "recording"):
                 so_far = {**timings, "total": 1000 * (perf_counter() - started)}
@@ -209,6 +211,8 @@ class AnswerService:
             degraded=degraded,
             timings=_rounded(timings),
             policy=order.policy,
+            certain=certain,
+            related=related,
         )
 
     def rate(self, interaction_id: str, review: Review) -> bool:
@@ -329,6 +333,13 @@ class AnswerService:
         with stage(timings, "drafts"):
             return parts.drafter.draft(query, gathered.passages)
 
+    def _certain(self, ranking: Ranking) -> bool | None:
+        least = self._settings.answer_threshold
+        scores = [each.score for each in ranking.candidates if each.score is not None]
+        if not least or not scores or is_prior(ranking.model_version):
+            return None
+        return max(scores) >= least
+
     def _record(
         self,
         query: str,
@@ -411,6 +422,15 @@ def checked_query(query: object) -> str:
     if blank(query):
         raise ValueError("The query is empty. Send the user's question.")
     return query.strip()
+
+
+def _related(parts: _Parts, query: str, candidates: Sequence[Candidate]) -> bool | None:
+    """Tell whether any candidate has to do with the question; None if that cannot be told."""
+    try:
+        return parts.ranker.related(query, candidates) if parts.ranker is not None else None
+    except RlhfLoopError as error:
+        logger.error("Nobody knows whether an answer has to do with its question: %s", error)
+        return None
 
 
 def _ranked(parts: _Parts, query: str, candidates: Sequence[Candidate], degraded: dict[str, str]) -> Ranking:

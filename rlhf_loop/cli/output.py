@@ -91,6 +91,11 @@ def print_training(outcome: TrainingOutcome) -> None:
         console.print(said)
     console.print()
     console.print(_order_table(report.overall))
+    if len(report.coverage) > 1:
+        console.print(
+            "\nAnswers that are not certain enough can be held back, by RLHF_ANSWER_THRESHOLD. What it would leave:"
+        )
+        console.print(_coverage_table(report))
     console.print(
         "\n[dim]In brackets: 95 % intervals by a bootstrap over questions. Time: "
         f"{', '.join(f'{name} {value:.2f} s' for name, value in report.seconds.items())}.[/dim]"
@@ -424,6 +429,16 @@ def _documents(report: TrainingReport) -> str | None:
         f"{said}. Cross-validated is what happens in use, where documents recur, and what the gate goes by; in the "
         f"last column questions with an answer in common stay together ({of.linked} parts): so good it is on new ones."
     )
+
+
+def _coverage_table(report: TrainingReport) -> Table:
+    table = Table(*_numbers("threshold", "questions answered", "of these a good answer first"), box=SIMPLE_HEAD)
+    for each in report.coverage:
+        kept, of = f"{each.answered / each.questions:.0%}", each.precision
+        table.add_row(
+            f"{each.threshold:g}" if each.threshold else "none", kept, f"{of.value:.0%} ({of.low:.0%} to {of.high:.0%})"
+        )
+    return table
 
 
 def _measure_table(report: TrainingReport) -> Table:

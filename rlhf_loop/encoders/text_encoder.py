@@ -35,6 +35,9 @@ _CHUNK, _CHUNK_CHARS = 128, 256 * 1024
 #: Texts for each core that a thread computes before others have their turn: a fraction of a second, however long the
 #: documents are, and enough that the cores seldom wait for each other.
 _TURN = 32
+#: The cosine by all-MiniLM-L6-v2 of a question and a passage from which on they may have something to do with each
+#: other: no two of the questions in `folder.py`, which have nothing in common, come as near (0.258 at most).
+_RELATED = 0.26
 #: Memory for how many tokens the texts have that were counted lately: some 10,000 of them.
 _COUNTED_BYTES = 8_000_000
 #: Memory for vectors that others keep and lend.
@@ -117,6 +120,11 @@ class TextEncoder:
         if unrelated <= UNRELATED:
             return cosine
         return unrelated + (1 - unrelated) * (cosine - UNRELATED) / (1 - UNRELATED)
+
+    def related(self, question: str, answers: Sequence[str]) -> bool:
+        """Tell whether a passage of any answer may have something to do with the question, well answered or not."""
+        (asked,) = self.encode_whole([question])
+        return any((vectors @ asked).max() >= self.as_near(_RELATED) for vectors in self.encode_passages(answers))
 
     def reading(self, language: Language) -> TextEncoder:
         """Return the same encoder for texts in that language."""

@@ -39,7 +39,7 @@ from rlhf_loop.utils.text import blank, clean_text
 
 logger = logging.getLogger(__name__)
 _ADOPTED = "It was live before there was a registry."
-_DRAWN = ("calibration", "growth")
+_DRAWN = ("calibration", "coverage", "growth")
 #: What the log of training runs has as the id of one.
 _RUN = re.compile(r"[\w-]{1,36}", re.ASCII)
 

@@ -112,6 +112,12 @@ def evaluate(predictions: Predictions, *, seed: int = 0, draws: int | None = Non
         return _evaluate(predictions, _Bootstrap(seed, draws))
 
 
+def coverage(predictions: Predictions) -> tuple[metrics.Coverage, ...]:
+    """Return what each threshold of the first score leaves of the questions with two or more rated answers."""
+    of = _in_order(predictions, _with_rivals(predictions.question))
+    return metrics.coverage(of.question, of.probability, of.label)
+
+
 def pair_accuracy(question: Ints, margin: Floats, *, seed: int = 0, draws: int | None = None) -> Interval:
     """Return how often the better answer of a pair has the higher score: a `margin` above 0; 0 counts one half."""
     index = np.unique(question, return_inverse=True)[1]

@@ -28,6 +28,8 @@ MANY_QUESTIONS = 5_000
 _BLOCK = 2**18
 #: Answers times questions up to which AUC is computed for all draws at once.
 _FEW = 2**18
+#: Scores of which one may be the least that is certain enough, and 0: all are.
+THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 #: Equal-width bins of the expected calibration error (Guo et al. 2017).
 BINS = 10
 
@@ -210,11 +212,52 @@ class Bin:
 
     @property
     def share(self) -> Interval:
-        """The share of good ones with its 95 % interval by Wilson, which holds for few answers, too."""
-        from scipy.stats import binomtest
+        """The share of good ones."""
+        return share(self.good, self.answers)
 
-        found = binomtest(self.good, self.answers).proportion_ci(method="wilson")
-        return Interval(self.good / self.answers, float(found.low), float(found.high))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """Questions whose first answer has a score of `threshold` or more, and how many of these answers were rated 4 or 5.
+
+    `questions` counts all that were asked.
+    """
+
+    threshold: float
+    questions: int
+    answered: int
+    good: int
+
+    @property
+    def precision(self) -> Interval:
+        """The share of good ones among the first answers that are left."""
+        return share(self.good, self.answered)
+
+
+def share(part: int, whole: int) -> Interval:
+    """Return a share with its 95 % interval by Wilson, which holds for few, too."""
+    from scipy.stats import binomtest
+
+    found = binomtest(part, whole).proportion_ci(method="wilson")
+    return Interval(part / whole, float(found.low), float(found.high))
+
+
+def coverage(question: Ints, probability: Floats, label: Ints) -> tuple[Coverage, ...]:
+    """Return what each threshold leaves of the questions, as long as it leaves any."""
+    first = places(question, probability) == 0
+    found = []
+    for threshold in THRESHOLDS:
+        left = first & (probability >= threshold)
+        if left.any():
+            found.append(
+                Coverage(
+                    threshold=threshold,
+                    questions=int(first.sum()),
+                    answered=int(left.sum()),
+                    good=int(label[left].sum()),
+                )
+            )
+    return tuple(found)
 
 
 def bins(probability: Floats, label: Ints) -> tuple[Bin, ...]:

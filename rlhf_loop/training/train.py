@@ -17,7 +17,7 @@ from rlhf_loop.reward.recipes import JointRecipe
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents
-from rlhf_loop.training.evaluation import Evaluation, Predictions, evaluate, pair_accuracy
+from rlhf_loop.training.evaluation import Evaluation, Predictions, coverage, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     Material,
     PairMatrix,
@@ -29,7 +29,7 @@ from rlhf_loop.training.fit import (
     rows_for,
 )
 from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
-from rlhf_loop.training.metrics import Bin, bins
+from rlhf_loop.training.metrics import Bin, Coverage, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
 from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
@@ -104,8 +104,9 @@ class TrainingReport:
     `prior` is how strongly the prior that is shipped drew the fit: 1 as usual, 0 not at all, as the ratings say
     otherwise, None where the recipe has none for this encoder.
 
-    `calibration` has what was predicted beside what was given, of the same answers as `overall`. `growth` says what
-    more ratings bring, as far as that was asked for.
+    `calibration` has what was predicted beside what was given, and `coverage` what a threshold of the first answer's
+    score would leave, of the same answers as `overall`. `growth` says what more ratings bring, as far as that was asked
+    for.
     """
 
     recipe: str
@@ -132,6 +133,7 @@ class TrainingReport:
     raters: tuple[RaterReliability, ...] = ()
     disregarded: int = 0
     calibration: tuple[Bin, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
     growth: Growth = Growth()
     groups: int | None = None
     foreign: str | None = None
@@ -281,6 +283,7 @@ def train(
         raters=data.raters,
         disregarded=data.disregarded,
         calibration=bins(fit.probability[having], data.label[having]),
+        coverage=coverage(data.predictions(fit.probability[having], having)),
         prior=fit.prior,
     )
     seconds["evaluation"] = perf_counter() - started

@@ -132,6 +132,17 @@ class AnswerOut(BaseModel, title="Answer"):
             "version of another model, or interleaved. For your own numbers: whoever rates should not see it."
         ),
     ]
+    certain: Annotated[
+        bool | None,
+        Field(
+            description="False: no answer has the score that `RLHF_ANSWER_THRESHOLD` asks for. Null: none is set, or "
+            "no trained model has scored."
+        ),
+    ] = None
+    related: Annotated[
+        bool | None,
+        Field(description="Where `certain` is false: whether any candidate has to do with the question; else null."),
+    ] = None
     degraded: Annotated[
         dict[str, _Text], Field(description="What did not work, by name, with the reason; empty if all is well.")
     ]
@@ -148,6 +159,8 @@ class AnswerOut(BaseModel, title="Answer"):
             interaction_id=best.interaction_id if best else None,
             model_version=answer.model_version,
             policy=answer.policy,
+            certain=answer.certain,
+            related=answer.related,
             degraded=dict(answer.degraded),
             timings={stage: round(milliseconds, 3) for stage, milliseconds in answer.timings.items()},
         )

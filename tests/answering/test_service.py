@@ -173,6 +173,23 @@ def test_without_weights_the_answers_flow(settings: Settings, live: str, tmp_pat
     service.close()
 
 
+def test_a_threshold_tells_what_is_certain_enough(make: Any, live: str) -> None:
+    """By the best score; below it, whether any candidate has to do with the question. Without a threshold nothing."""
+    best = max(each.score for each in make().answer(QUERY).ranked)
+    assert (make().answer(QUERY).certain, make().answer(QUERY).related) == (None, None)
+    enough, more = make(answer_threshold=best), make(answer_threshold=min(1.0, best + 0.001))
+    assert (enough.answer(QUERY).certain, enough.answer(QUERY).related) == (True, None)
+    assert (more.answer(QUERY).certain, more.answer(QUERY).related) == (False, True)
+    nonsense = make(answer_threshold=1.0).answer("zzzz qqqq")
+    assert (nonsense.certain, nonsense.related) == (False, False)
+
+
+def test_without_a_trained_model_nothing_is_certain_or_not(make: Any) -> None:
+    """Neither in the incoming order nor in that of the prior, whose scores are not calibrated."""
+    assert make(answer_threshold=0.9).answer(QUERY).certain is None
+    assert make(answer_threshold=0.9, rerank_without_model="prior").answer(QUERY).certain is None
+
+
 def test_a_source_that_fails_is_named(make: Any, live: str) -> None:
     """The others' candidates are ranked as if it were not there."""
     answer = make(Broken(), Fixed("one", ["A."])).answer(QUERY)

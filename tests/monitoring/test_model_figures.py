@@ -143,6 +143,23 @@ def test_too_few_ratings_of_scored_answers(engine: Engine) -> None:
     )
 
 
+def test_what_a_threshold_leaves(engine: Engine) -> None:
+    """Questions that are answered, and how many of those well, by the newest training that tells."""
+    assert "It takes a training" in said("certainty", engine)
+    all_of_them = {"threshold": 0.0, "questions": 40, "answered": 40, "good": 24}
+    add_version(
+        engine, "one", {"coverage": [all_of_them, {**all_of_them, "threshold": 0.8, "answered": 10, "good": 9}]}
+    )
+    add_version(engine, "two", {})
+    found = shown("certainty", engine)
+    # Wilson's interval of 9 of 10: 0.5958 to 0.9821
+    assert found.rows[1] == (0.8, 10, 0.25, 0.9, pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+    assert said("certainty", engine) == (
+        "What a threshold leaves of 40 questions, by scores of models that had not seen them (training of version 1). "
+        "None is set: RLHF_ANSWER_THRESHOLD."
+    )
+
+
 def test_scores_that_mislead(sqlite_engine: Engine) -> None:
     """Then it is said in which direction, and what to do."""
     scored(sqlite_engine, 60, 0.3, good=48)

@@ -212,6 +212,22 @@ def test_an_undefined_draw_leaves_the_others() -> None:
     assert metrics.interval(values) == pytest.approx((0.5, *np.quantile([1.0, 0.5], [0.025, 0.975])))
 
 
+def test_coverage() -> None:
+    """A threshold leaves the questions whose first answer has so high a score; a rated answer behind it is no help."""
+    question, probability = np.array([0, 0, 1, 1, 2]), np.array([0.85, 0.2, 0.55, 0.5, 0.1])
+    found = metrics.coverage(question, probability, np.array([1, 0, 0, 1, 1]))
+    assert [(each.threshold, each.answered, each.good) for each in found] == [
+        (0.0, 3, 2),
+        (0.3, 2, 1),
+        (0.4, 2, 1),
+        (0.5, 2, 1),
+        (0.6, 1, 1),
+        (0.7, 1, 1),
+        (0.8, 1, 1),
+    ]
+    assert {each.questions for each in found} == {3}
+
+
 def test_interval() -> None:
     """The value is row 0, the bounds hold 95 % of the draws; nan where there is no draw."""
     values = np.r_[5.0, np.arange(1001) / 1000]

@@ -52,7 +52,8 @@ def test_an_answer_has_all_that_was_promised(web: FlaskClient, method: str) -> N
     assert response.json is not None
     found = response.json
     assert set(found) == {
-        *("query", "best_answer", "ranked", "interaction_id", "model_version", "policy", "degraded", "timings")
+        *("query", "best_answer", "ranked", "interaction_id", "model_version", "policy", "degraded", "timings"),
+        *("certain", "related"),
     }
     assert (found["query"], found["best_answer"], found["interaction_id"]) == ("Why?", GOOD.text, "id-1")
     first = found["ranked"][0]

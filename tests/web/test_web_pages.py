@@ -45,6 +45,21 @@ def test_the_page_shows_the_best_answer_with_its_source() -> None:
     assert order.index("article") < order.index("ol")
 
 
+@pytest.mark.parametrize(
+    ("related", "words"), [(True, "an expert would hardly rate any"), (False, "Nothing that was found has to do")]
+)
+def test_answers_that_are_not_certain_enough_are_folded(related: bool, words: str) -> None:
+    """The page says so, and whether they have to do with the question; each can be rated all the same."""
+    page = asked(FakeService(GOOD, OTHER, certain=False, related=related))
+    assert "No answer is certain enough" in page.text
+    assert words in page.text
+    assert "Best answer" not in page.text
+    assert "2 uncertain answers" in page.text
+    order = [tag for tag, _ in page.tags]
+    assert order.index("details") < order.index("article")
+    assert [each["value"] for each in page.all("input") if each["name"] == "interaction_id"] == ["id-1", "id-2"]
+
+
 def test_the_question_can_come_in_the_address() -> None:
     """`/data-html?query=` answers like the form does; without it there is only the box."""
     service = FakeService(GOOD)

@@ -20,6 +20,7 @@ FIGURES: Mapping[str, Callable[[View], Figure]] = {
     "satisfaction": rating_figures.satisfaction,
     "quality": service_figures.quality,
     "calibration": model_figures.calibration,
+    "certainty": model_figures.certainty,
     "experiment": service_figures.online,
     "drift": service_figures.drifting,
     "sources": service_figures.sources,

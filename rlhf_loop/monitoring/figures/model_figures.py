@@ -15,7 +15,7 @@ from rlhf_loop.registry import Version
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.learning_curve import HORIZON, TARGET, Prospect
-from rlhf_loop.training.metrics import BINS, Bin, expected_error, lean
+from rlhf_loop.training.metrics import BINS, Bin, Coverage, expected_error, lean
 from rlhf_loop.utils.text import counted, percent, rounded, verb
 
 _VERSIONS = 50
@@ -145,6 +145,36 @@ def calibration(view: View) -> Figure:
     )
 
 
+def certainty(view: View) -> Figure:
+    """Return how many questions a threshold of the score leaves, and how many of those have a good answer first."""
+    found, version = _of_newest(view, "coverage")
+    least = view.settings.answer_threshold
+    rows = []
+    for each in (Coverage(**one) for one in found):
+        good = each.precision
+        rows.append((each.threshold, each.answered, each.answered / each.questions, good.value, good.low, good.high))
+    set_to = f"It is set to {least:g}." if least else "None is set: RLHF_ANSWER_THRESHOLD."
+    return Figure(
+        name="certainty",
+        title="Which answers are certain enough?",
+        summary=f"What a threshold leaves of {found[0]['questions']:,} questions, by scores of models that had not "
+        f"seen them (training of version {version}). {set_to}"
+        if found
+        else "Nothing can be said yet. It takes a training with two or more rated answers to a question.",
+        columns=("threshold", "questions", "answered", "good_first", "good_first_low", "good_first_high"),
+        rows=tuple(rows),
+        form=Form.LINES,
+        x="threshold",
+        series=(
+            Series(label="a good answer first", y="good_first", low="good_first_low", high="good_first_high"),
+            Series(label="questions answered", y="answered"),
+        ),
+        percent=True,
+        y_range=(0.0, 1.0),
+        x_label="least score of the first answer",
+    )
+
+
 def _growth(version: Version) -> Mapping[str, Any]:
     return version.metrics.get("growth") or {}
 
@@ -229,9 +259,15 @@ def _rated_bins(view: View) -> tuple[Bin, ...]:
 
 def _trained_bins(view: View) -> tuple[tuple[Bin, ...], int]:
     """Return what the newest version's training predicted of answers that it was not fitted on, and its number."""
+    found, version = _of_newest(view, "calibration")
+    return tuple(Bin(**one) for one in found), version
+
+
+def _of_newest(view: View, name: str) -> tuple[Sequence[Mapping[str, Any]], int]:
+    """Return that list of numbers of the newest version that has it, and the version's number."""
     for each in registry.versions(view.engine, limit=_VERSIONS):
-        if found := each.metrics.get("calibration"):
-            return tuple(Bin(**one) for one in found), each.id
+        if found := each.metrics.get(name):
+            return found, each.id
     return (), 0
 
 
