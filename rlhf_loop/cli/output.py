@@ -48,6 +48,8 @@ _ORDERS = {
     "random": "random order",
     "oracle": "best possible order",
 }
+#: Answers of a class below which no interval means much; the AUC above which nobody has to learn anything.
+_RARE, _TOO_EASY = 10, 0.99
 _STYLES = {"live": "bold green", "rejected": "red", "candidate": "yellow"}
 _TOPIC = 2 + max(len(topic) for topics in SECTIONS.values() for topic in topics)
 _INDENT = 4 + _TOPIC
@@ -365,6 +367,18 @@ def _besides(report: TrainingReport) -> Iterator[str]:
             f"[bold yellow]The encoder {escape(name)} does not know the language of these texts[/bold yellow]: "
             f"{report.foreign}. Choose one that does, and set their language: RLHF_ENCODER=use-multilingual-v3 "
             "RLHF_LANGUAGE=de rlhf-loop train (docs/RLHF_LANGUAGES.md)."
+        )
+    rare, kind = min((report.positive, "good"), (report.rated - report.positive, "not good"))
+    if rare < _RARE:
+        yield (
+            f"[bold yellow]Only {rare} of the rated answers {verb(rare, 'is', 'are')} {kind}[/bold yellow]: the "
+            "numbers below hang on these few, and so do their intervals. Have more such answers rated."
+        )
+    elif report.overall.auc.value > _TOO_EASY:
+        yield (
+            "[bold yellow]These ratings look too easy[/bold yellow]: hardly any good answer scores below a bad one. If "
+            "the bad ones were made on purpose, or come from another program, the model may have learned that, and not "
+            "what a good answer is."
         )
     if report.prior is not None:
         yield (

@@ -12,6 +12,7 @@ from rlhf_loop.registry import Version
 from rlhf_loop.registry.gate import Judgement
 from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.reward import RewardModel
+from rlhf_loop.training.metrics import Coverage
 from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.training.train import PairReport, TrainingReport
 
@@ -90,3 +91,24 @@ def test_raters_who_count_less_are_named(trained: Trained, capsys: pytest.Captur
     text = printed(replace(trained[1], raters=(bob, eve), disregarded=7), capsys)
     assert "2 raters count less, being at odds with the others: bob (0.5, by 40 shared answers), eve[1]" in text
     assert "7 answers that nobody else rated left out." in text
+
+
+def test_numbers_that_tell_little_are_said_to(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a class with hardly any answers, and where good and bad are told apart without any effort."""
+    plain = printed(trained[1], capsys)
+    assert not any(words in plain for words in ("of the rated answers is", "of the rated answers are", "too easy"))
+    assert "Only 1 of the rated answers is good" in printed(replace(trained[1], positive=1), capsys)
+    assert "Only 4 of the rated answers are not good" in printed(replace(trained[1], positive=196), capsys)
+    overall = replace(trained[1].overall, auc=Interval(0.995, 0.99, 1.0))
+    assert "These ratings look too easy" in printed(replace(trained[1], overall=overall), capsys)
+
+
+def test_what_a_threshold_would_leave(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report has the table to choose RLHF_ANSWER_THRESHOLD by."""
+    coverage = tuple(
+        Coverage(threshold=threshold, questions=40, answered=answered, good=good)
+        for threshold, answered, good in ((0.0, 40, 24), (0.8, 10, 9))
+    )
+    text = printed(replace(trained[1], coverage=coverage), capsys)
+    assert "none 100% 60% (45% to 74%) 0.8 25% 90% (60% to 98%)" in text
+    assert "RLHF_ANSWER_THRESHOLD" not in printed(replace(trained[1], coverage=coverage[:1]), capsys)
