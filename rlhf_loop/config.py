@@ -62,6 +62,13 @@ class Settings:
         "Folder of all trained versions, which machines that share a database have to share, too. Default: "
         "reward_models beside the live model.",
     )
+    keep_weights: int = _setting(
+        5,
+        "Newest versions whose tuned layers are kept (recipe transformer; some 21 MB each), beside those of the live "
+        "one and of the one before.",
+        least=1,
+        most=10_000,
+    )
     cache_dir: Path = field(
         default_factory=_cache_dir,
         metadata={"help": "Folder of the encoder graph, known vectors and fetched pages. Default: that of the user."},

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
-from rlhf_loop.errors import ConfigError, ModelFileError
+from rlhf_loop.errors import ConfigError, EncoderError, ModelFileError
 from rlhf_loop.utils.concurrency import Worker
 from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import blank
@@ -192,19 +192,21 @@ class Ranker:
     def _reload(self, path: Path, stamp: _Stamp | None) -> None:
         # Imported here: whoever only imports the package need not wait for numpy and ONNX Runtime.
         from rlhf_loop.encoders import load_encoder
-        from rlhf_loop.reward import recipe_named
         from rlhf_loop.reward.model_file import load
 
         if self._encoder is None:
             self._encoder = load_encoder(self._settings)
         try:
-            self._loaded = load(path, encoder=self._encoder.id)
-        except ModelFileError as error:
+            loaded = load(path, encoder=self._encoder.id)
+            if loaded.model.tuned:
+                # At once, so that no question waits for it, and layers that do not fit replace no model.
+                self._encoder.tuned(loaded.model.tuned)
+        except (ModelFileError, EncoderError) as error:
             if self._loaded is None:
                 raise
             logger.error("Keeping the model %s: %s", self._loaded.version, error)
         else:
-            recipe = recipe_named(self._loaded.model.recipe)
+            self._loaded, recipe = loaded, loaded.model.feature_recipe
             if not recipe.reads_all:
                 logger.warning("The live model's recipe %s reads only the first 256 tokens of a text.", recipe.name)
         self._stamp = stamp

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from rlhf_loop.encoders.tuned import TunedLayers, from_layer
+from rlhf_loop.reward import RewardModel
 
 
 def noisy(
@@ -29,3 +31,11 @@ def noisy(
         b=-0.5,
         w=(0.1 * rng.standard_normal(width)).astype(np.float32),
     )
+
+
+def with_layers(model: RewardModel, layers: TunedLayers, *, weight: float = 1.0) -> RewardModel:
+    """Return a model of `passages` as one of `transformer`, in which the tuned score has that weight."""
+    scorer = model.scorer
+    more = {"coef": [weight, 0.0, 0.0], "low": [-np.inf] * 3, "high": [np.inf] * 3}
+    columns = {name: np.append(getattr(scorer, name)[:35], values) for name, values in more.items()}
+    return replace(model, recipe="transformer", recipe_version=1, tuned=layers, scorer=replace(scorer, **columns))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, prompt_key
-from rlhf_loop.errors import ConfigError, RlhfLoopError
+from rlhf_loop.errors import ConfigError, ModelFileError, RlhfLoopError
 from rlhf_loop.ranking import Ranker, WithoutModel, is_prior
 from rlhf_loop.store.interactions import INCOMING, INTERLEAVED, LIVE, experiment_name
 
@@ -182,19 +182,14 @@ def check(settings: Settings) -> None:
     if not share or settings.experiment_against == INCOMING:
         return
     file = model_file(settings)
+    from rlhf_loop.reward.model_file import verified
+
     try:
-        content = file.read_bytes()
-        sums = file.with_name(f"{file.name}.sha256").read_text("ascii", errors="replace").lower().split()
-    except OSError as error:
+        verified(file)
+    except ModelFileError as error:
         raise ConfigError(
-            f"RLHF_EXPERIMENT_AGAINST={settings.experiment_against!r}: {error.filename} cannot be read: "
-            f"{error.strerror}. Restore it, or compare with another order."
+            f"RLHF_EXPERIMENT_AGAINST={settings.experiment_against!r}: {error} Or compare with another order."
         ) from error
-    if (found := hashlib.sha256(content).hexdigest()) not in sums:
-        raise ConfigError(
-            f"RLHF_EXPERIMENT_AGAINST={settings.experiment_against!r}: {file} was altered or damaged, its sha256 is "
-            f"{found}. Restore it, or compare with another order."
-        )
 
 
 def model_file(settings: Settings) -> Path:

@@ -192,6 +192,22 @@ def rollback_model(reason: str) -> None:
     click.echo(f"{version.version} is live again.")
 
 
+@models.command("prune", short_help="Delete the tuned layers of old versions.")
+@click.option("--keep", type=click.IntRange(1, 10_000), help="Of the newest so many they stay. [RLHF_KEEP_WEIGHTS]")
+def prune_models(keep: int | None) -> None:
+    """Delete the tuned layers of old versions, which cannot be promoted any more after that.
+
+    Those of the live version and of the one before stay, and files younger than an hour. A training does the same.
+    """
+    from rlhf_loop import registry
+
+    deleted = registry.tidy(open_ratings(), read_settings(), keep=keep)
+    for file in deleted:
+        click.echo(f"Deleted {file}.")
+    if not deleted:
+        click.echo("There is nothing to delete.")
+
+
 @models.command("compare", short_help="Compare A and B on questions that neither was fitted on.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")

@@ -69,8 +69,9 @@ def warm(
     started = perf_counter()
     reader = _reader(path, format=format, columns=columns)
     encoder = encoder or load_encoder(settings)
-    live = load(settings.model_path, encoder=encoder.id).model.recipe if settings.model_path.exists() else None
-    recipe = recipe_named(live or PassagesRecipe.name)
+    live = load(settings.model_path, encoder=encoder.id).model if settings.model_path.exists() else None
+    # Which passages of an answer its tuned layers read depends on the question, so all of them.
+    recipe = recipe_named(live.recipe, layers=live.tuned, every=True) if live else recipe_named(PassagesRecipe.name)
     if recipe.name == JointRecipe.name and reader.format == TEXT:
         raise ImportFileError(
             f"The live model's recipe {recipe.name} embeds each answer together with its question, and "

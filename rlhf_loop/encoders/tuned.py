@@ -47,7 +47,7 @@ class TunedLayers:
 
     Attributes:
         encoder: the id of the encoder that they belong to, in whatever precision.
-        first: the first tuned layer, from 0.
+        first: the first tuned layer, counted from 0; at least 1, as the embeddings are never tuned.
         tensors: their weights, float32, under BERT's names in a checkpoint, as in
             `encoder.layer.3.attention.self.query.weight`.
         question_tokens: of a question so many tokens are read at most, markers not included.
@@ -102,7 +102,10 @@ class TunedLayers:
         if len(content) > MOST_BYTES:
             raise ModelFileError(f"{len(content):,} bytes are more than tuned layers have ({MOST_BYTES:,}). {_RETRAIN}")
         try:
-            return cls._checked(_about(content), load(content))
+            layers = cls._checked(_about(content), load(content))
+            # That of the very file, whoever wrote it.
+            layers.__dict__["sha256"] = hashlib.sha256(content).hexdigest()
+            return layers
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelFileError(
                 f"What should be tuned layers is not whole: {type(error).__name__}: {clause(error)}. {_RETRAIN}"
@@ -125,7 +128,7 @@ class TunedLayers:
         counts = {name: about[name] for name in ("first", "question_tokens", "passage_tokens", "passages")}
         if w.ndim != 1 or not tensors or not all(type(count) is int for count in counts.values()):
             raise ValueError(f"its head has the shape {w.shape}, beside {len(tensors)} tensors and {counts}")
-        if not (0 <= counts["first"] < 1000 and all(0 < counts[name] <= 1024 for name in list(counts)[1:])):
+        if not (1 <= counts["first"] < 1000 and all(0 < counts[name] <= 1024 for name in list(counts)[1:])):
             raise ValueError(f"{counts} are not valid counts")
         a, b = float(about["a"]), float(about["b"])
         if not (math.isfinite(a) and math.isfinite(b) and max(abs(a), abs(b)) <= _LARGEST):

@@ -12,6 +12,7 @@ from rlhf_loop.registry.versions import (
     frozen_before,
     live,
     load,
+    tidy,
     version_path,
     versions,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "promote",
     "rollback",
     "settle",
+    "tidy",
     "version_path",
     "versions",
 ]

@@ -63,12 +63,13 @@ def add(
     Raises:
         ModelFileError: its files cannot be written. The live model is untouched.
     """
-    content, sha256 = serialised(model)
+    stored = serialised(model)
     now = datetime.now(UTC)
     new = Version(
         id=0,
-        version=version_name(model.recipe, sha256),
-        sha256=sha256,
+        version=version_name(model.recipe, stored.sha256),
+        sha256=stored.sha256,
+        weights_sha256=stored.weights_sha256,
         state=state,
         reason=reason,
         recipe=model.recipe,
@@ -82,7 +83,7 @@ def add(
         live_from=None,
         live_until=None,
     )
-    versions.keep(settings, new, content, fitted=fitted)
+    versions.keep(settings, new, stored, fitted=fitted)
     # The same model again: its file already is what it should be.
     with suppress(IntegrityError), transaction(engine) as connection:
         _insert(connection, replace(new, state=ModelState.CANDIDATE if state == ModelState.LIVE else state))
@@ -90,6 +91,7 @@ def add(
             audit.note(connection, actor, "model.refused", f"model:{new.version}", {"run": run_id, "reason": reason})
     if state == ModelState.LIVE:
         return _promoted(engine, settings, new.version, actor=actor, reason=reason, detail={"run": run_id})
+    versions.tidy(engine, settings)
     return find(engine, new.version)
 
 
@@ -160,7 +162,7 @@ def settle(engine: Engine, settings: Settings) -> str:
         return ""
     path, trouble = settings.model_path, ""
     try:
-        _, found = verified(path)
+        found = verified(path).sha256
     except ModelFileError as error:
         trouble, found = str(error), None
     if found == version.sha256:
@@ -179,6 +181,7 @@ def settle(engine: Engine, settings: Settings) -> str:
         trouble = f"{trouble} {error}".strip() + " The processes that serve keep the model that they have."
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path), "version": version.version})
         return trouble
+    versions.tidy(engine, settings)
     if trouble:
         # Mended, but somebody should hear of it: the alarm is over with the next look.
         raise_alarm(engine, AlarmKind.MODEL_FILE, f"{trouble} It was restored from {version.version}.")
@@ -235,23 +238,25 @@ def _promoted(
             audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
         promoted = named(connection, name)
     versions.deploy(settings, promoted)
+    versions.tidy(engine, settings)
     return promoted
 
 
 def _adopt(engine: Engine, settings: Settings) -> None:
     try:
         loaded = load_file(settings.model_path, encoder=model_name(settings))
-        content, found = verified(settings.model_path)
+        stored = verified(settings.model_path)
     except (ModelFileError, EncoderError):
         return  # there is no file, or not one that could serve; ranking reports it
-    if found != loaded.sha256:
+    if stored.sha256 != loaded.sha256:
         return  # replaced in between, and looked at again soon
     model, card = loaded.model, loaded.model.card
     now, run = datetime.now(UTC), card.get("run_id")
     version = Version(
         id=0,
         version=loaded.version,
-        sha256=found,
+        sha256=stored.sha256,
+        weights_sha256=stored.weights_sha256,
         state=ModelState.LIVE,
         reason=_ADOPTED,
         recipe=model.recipe,
@@ -268,7 +273,7 @@ def _adopt(engine: Engine, settings: Settings) -> None:
     version = _with_metrics(version, plain(card.get("metrics")))
     try:
         if not versions.version_path(settings, version.version).exists():
-            versions.keep(settings, version, content, fitted=None)
+            versions.keep(settings, version, stored, fitted=None)
         with suppress(IntegrityError), transaction(engine) as connection:  # another process was faster
             _insert(connection, version)
             audit.note(connection, "registry", "model.promoted", f"model:{version.version}", {"reason": _ADOPTED})

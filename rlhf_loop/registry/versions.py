@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
+from time import time
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,24 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
-from rlhf_loop.reward.model_file import READABLE, LoadedModel, is_version_name, put, verified
+from rlhf_loop.reward.model_file import (
+    READABLE,
+    WEIGHTS_ENDING,
+    LoadedModel,
+    StoredModel,
+    is_version_name,
+    put,
+    verified,
+    weights_of,
+)
 from rlhf_loop.reward.model_file import load as load_file
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import html_table
+
+#: Seconds in which a file that nobody names is not deleted.
+_YOUNG_S = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +48,7 @@ class Version:
 
     `judgement` is what the gate saw, `metrics` what the training measured (its `TrainingReport`), both as plain
     values; empty for a model from before the registry. `live_from` and `live_until` are of the last time it was live.
+    `weights_sha256` is the name of its tuned layers, if it has any.
     """
 
     id: int
@@ -51,6 +66,7 @@ class Version:
     changed_at: datetime
     live_from: datetime | None
     live_until: datetime | None
+    weights_sha256: str | None = None
 
     def measured(self, name: str) -> Interval | None:
         """Return `accuracy` or `auc` on questions that it was not fitted on; None if the training measured none."""
@@ -209,7 +225,7 @@ def fitted_questions(settings: Settings, version: str) -> NDArray[np.int64] | No
     return found if found.dtype == np.int64 and found.ndim == 1 else None
 
 
-def keep(settings: Settings, version: Version, content: bytes, *, fitted: NDArray[np.int64] | None) -> None:
+def keep(settings: Settings, version: Version, stored: StoredModel, *, fitted: NDArray[np.int64] | None) -> None:
     """Write the files of a version; its model file last, so that where it is the others are, too.
 
     Raises:
@@ -228,7 +244,7 @@ def keep(settings: Settings, version: Version, content: bytes, *, fitted: NDArra
             f"Cannot write the files of the model {version.version} to {path.parent}: {error.strerror or error}. Set "
             "RLHF_MODELS_PATH to another place."
         ) from error
-    put(content, path)
+    put(stored, path)
 
 
 def deploy(settings: Settings, version: Version) -> None:
@@ -237,19 +253,41 @@ def deploy(settings: Settings, version: Version) -> None:
     Raises:
         ModelFileError: the version's file is missing or altered, or the live one cannot be written.
     """
-    put(content(settings, version), settings.model_path)
+    path = version_path(settings, version.version)
+    stored = verified(path)
+    _check(path, stored.sha256, version)
+    put(stored, settings.model_path)
 
 
-def content(settings: Settings, version: Version) -> bytes:
-    """Return what the version's file holds.
+def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list[Path]:
+    """Delete tuned layers that nobody will ask for, and return their files.
+
+    Those of the live version stay, of the one before, to roll back to, of the newest so many (`RLHF_KEEP_WEIGHTS`),
+    of the one that an experiment is against, and whatever is younger than an hour: a training or a promotion may be
+    about to name it. The model files themselves stay; they are small.
 
     Raises:
-        ModelFileError: the file is missing, altered, or of another version.
+        DatabaseError: the database cannot be used.
     """
-    path = version_path(settings, version.version)
-    found, sha256 = verified(path)
-    _check(path, sha256, version)
-    return found
+    count = settings.keep_weights if keep is None else keep
+    live_path, folder = settings.model_path, settings.models_folder
+    with reading(engine) as connection:
+        serving = [version for version in (live_version(connection), previous(connection)) if version]
+        newest = connection.execute(
+            select(ModelVersion.version, ModelVersion.weights_sha256).order_by(ModelVersion.id.desc())
+        ).all()
+    against = settings.experiment_against
+    wanted = {version.weights_sha256 for version in serving} | {weights_of(live_path)}
+    wanted |= {weights for number, (name, weights) in enumerate(newest) if number < count or name.startswith(against)}
+    # Where all versions are in the folder of the live one, only what no version wants goes.
+    deleted = []
+    for place in {folder, live_path.parent}:
+        for file in sorted(place.glob(f"{'[0-9a-f]' * 64}{WEIGHTS_ENDING}")):
+            with suppress(OSError):
+                if file.stem not in wanted and time() - file.stat().st_mtime > _YOUNG_S:
+                    file.unlink()
+                    deleted.append(file)
+    return deleted
 
 
 def _check(path: Path, found: str, version: Version) -> None:
@@ -293,6 +331,8 @@ def _card_lines(version: Version) -> Iterator[str]:
     yield f"- Made: {version.made_at:%Y-%m-%d %H:%M} UTC" + (f", by run {version.run_id}" if version.run_id else "")
     yield f"- Recipe: {version.recipe}; encoder: {version.encoder}"
     yield f"- File: {version.version}.joblib, sha256 {version.sha256}"
+    if version.weights_sha256:
+        yield f"- Tuned layers: {version.weights_sha256}{WEIGHTS_ENDING}, of the encoder above; the name is the sha256"
     yield ""
     yield "## Data"
     yield ""

@@ -5,6 +5,9 @@ what is then read is plain values only, few and small enough to be a model; anyt
 called, or could not be served, is refused. A new model replaces an old one in three steps, each atomic: the sums of
 both, the model, the sum of the new one. At each instant the file that is there has its sum beside it. A lock keeps two
 trainings from doing this at the same time.
+
+The tuned layers of recipe `transformer` stand in a file of their own in the same folder, which is named by its sha256
+and written first. The model names it with its sum and size, so nothing else is ever read in its place.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from filelock import FileLock
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import ENGLISH_ENCODER, TextEncoder
 from rlhf_loop.encoders.runtime import same_model
+from rlhf_loop.encoders.tuned import MOST_BYTES, TunedLayers
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.reward.classifier import Scorer
-from rlhf_loop.reward.recipes import RECIPES, JointRecipe, Recipe, recipe_named
+from rlhf_loop.reward.recipes import RECIPES, JointRecipe, Recipe, TransformerRecipe, recipe_named
 from rlhf_loop.utils.arrays import Floats
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.languages import ENGLISH, language_named
@@ -40,6 +44,8 @@ FORMAT_VERSION = 1
 READABLE = 0o644
 #: What every version's name looks like: a part of file names, addresses and commands.
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
+_SUM = re.compile(r"[0-9a-f]{64}", re.ASCII)
+WEIGHTS_ENDING = ".safetensors"
 #: A model has some twenty numbers and a card; the largest ones have some 30 KB.
 _MOST_BYTES = 1_000_000
 #: What a pickle of numbers, texts, lists and objects is made of. A tuple or a set is hashed anew each time that it is a
@@ -67,7 +73,7 @@ class RewardModel:
     """A scorer with what it belongs to: the recipe of its features, and the encoder, the only one it works with.
 
     `language` is that of the texts that it learned from. `card` says when, on what and how well it was trained; nothing
-    is computed from it.
+    is computed from it. `tuned` are the layers that recipe `transformer` scores by.
     """
 
     recipe: str
@@ -76,9 +82,12 @@ class RewardModel:
     scorer: Scorer
     language: str = ENGLISH
     card: Mapping[str, Any] = field(default_factory=dict)
+    tuned: TunedLayers | None = None
 
     @classmethod
-    def of(cls, scorer: Scorer, *, recipe: str, encoder: str, language: str = ENGLISH) -> RewardModel:
+    def of(
+        cls, scorer: Scorer, *, recipe: str, encoder: str, language: str = ENGLISH, tuned: TunedLayers | None = None
+    ) -> RewardModel:
         """Make a model of a recipe's scorer."""
         return cls(
             recipe=recipe,
@@ -86,7 +95,13 @@ class RewardModel:
             encoder=encoder,
             scorer=scorer,
             language=language,
+            tuned=tuned,
         )
+
+    @property
+    def feature_recipe(self) -> Recipe:
+        """What makes its features."""
+        return recipe_named(self.recipe, layers=self.tuned)
 
     def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[Floats]:
         """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4."""
@@ -94,7 +109,7 @@ class RewardModel:
         distinct = [Question(q.prompt, tuple(dict.fromkeys(q.responses))) for q in questions]
         # In the language that it learned in, whatever the settings say now: other stems are other features.
         encoder = encoder.reading(language_named(self.language))
-        probability = iter(self.scorer.probability(recipe_named(self.recipe).features(distinct, encoder)).tolist())
+        probability = iter(self.scorer.probability(self.feature_recipe.features(distinct, encoder)).tolist())
         scores = [dict(zip(question.responses, probability, strict=False)) for question in distinct]
         return [
             np.array([of_text[response] for response in question.responses])
@@ -116,6 +131,20 @@ class LoadedModel:
         return self.name or version_name(self.model.recipe, self.sha256)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model as it stands in its files: `sha256` is the sum of `content`, `weights` the file beside it, if any."""
+
+    content: bytes
+    sha256: str
+    weights: bytes | None = None
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The sum of the weights, which is their name."""
+        return hashlib.sha256(self.weights).hexdigest() if self.weights is not None else None
+
+
 def version_name(recipe: str, sha256: str) -> str:
     """Return the short name of the model in the file with that sum."""
     return f"{recipe}-{sha256[:12]}"
@@ -132,21 +161,24 @@ def save(model: RewardModel, path: Path) -> str:
     Raises:
         ModelFileError: the files cannot be written; the old ones are still there.
     """
-    return put(serialised(model)[0], path)
+    return put(serialised(model), path)
 
 
-def put(content: bytes, path: Path) -> str:
-    """Write what a model file holds to `path`, and its sum beside it; return the sum.
+def put(stored: StoredModel, path: Path) -> str:
+    """Write a model to `path`, its sum and its weights beside it; return the sum.
 
     Raises:
         ModelFileError: the files cannot be written; the old ones are still there.
     """
-    new = hashlib.sha256(content).hexdigest()
+    new = stored.sha256
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S):
+            if stored.weights is not None and stored.weights_sha256 is not None:
+                # Anew even where they are: their time says that they are wanted (`versions.tidy`).
+                write_whole(weights_file(path, stored.weights_sha256), stored.weights, mode=READABLE)
             write_whole(sum_file(path), _sum_lines(path, [*_expected(path), new]), mode=READABLE)
-            write_whole(path, content, mode=READABLE)
+            write_whole(path, stored.content, mode=READABLE)
             write_whole(sum_file(path), _sum_lines(path, [new]), mode=READABLE)
     except OSError as error:
         raise ModelFileError(
@@ -162,18 +194,18 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
         ModelFileError: no file, no sum, another sum, not a reward model, another encoder, or a recipe or format that
             this version of the package does not know.
     """
-    content, found = verified(path)
-    values = _unpickled(path, content)
+    stored = verified(path)
+    values = _unpickled(path, stored.content)
     try:
-        return LoadedModel(_checked(path, values, encoder), found)
+        return LoadedModel(_checked(path, values, encoder, stored.weights), stored.sha256)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFileError(
             f"{path} is not a whole reward model: {type(error).__name__}: {clause(error)}. {_RETRAIN}"
         ) from error
 
 
-def verified(path: Path) -> tuple[bytes, str]:
-    """Return what the file holds, and its sum, which is the one that stands beside it.
+def verified(path: Path) -> StoredModel:
+    """Return what the file holds and its weights; their sums are the ones that stand beside it and in it.
 
     Raises:
         ModelFileError: no file, no sum, or another sum.
@@ -191,7 +223,8 @@ def verified(path: Path) -> tuple[bytes, str]:
             content = newer
     else:
         raise ModelFileError(f"{path} is replaced over and over, faster than it can be read. Try again.")
-    return content, found
+    named = _named_weights(path, content)
+    return StoredModel(content, found, _weights(path, *named) if named else None)
 
 
 def sum_file(path: Path) -> Path:
@@ -199,12 +232,28 @@ def sum_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def serialised(model: RewardModel) -> tuple[bytes, str]:
-    """Return what the model's file holds, and the sha256 of that.
+def weights_file(path: Path, sha256: str) -> Path:
+    """Return where the weights of that sum stand beside the model at `path`."""
+    return path.with_name(f"{sha256}{WEIGHTS_ENDING}")
+
+
+def weights_of(path: Path) -> str | None:
+    """Return the sum of the weights that the model at `path` names, None where it names none or cannot be read."""
+    try:
+        named = _named_weights(path, _read(path))
+    except ModelFileError:
+        return None
+    return named[0] if named else None
+
+
+def serialised(model: RewardModel) -> StoredModel:
+    """Return what the model's files hold.
 
     Raises:
         ModelFileError: its card has anything but plain values in it.
     """
+    weights = model.tuned.to_bytes() if model.tuned else None
+    sha256 = hashlib.sha256(weights).hexdigest() if weights is not None else ""
     # Plain values all through, no object and no array: the file outlives the classes, and reading it runs no code.
     values = {
         "format": FORMAT,
@@ -214,6 +263,7 @@ def serialised(model: RewardModel) -> tuple[bytes, str]:
         "encoder": model.encoder,
         # Only where it is another one: so a model of English texts is a file that any version reads.
         **({} if model.language == ENGLISH else {"language": model.language}),
+        **({} if weights is None else {"weights": {"sha256": sha256, "bytes": len(weights)}}),
         "card": dict(model.card),
         **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
     }
@@ -224,7 +274,43 @@ def serialised(model: RewardModel) -> tuple[bytes, str]:
     joblib.dump(values, buffer)
     content = buffer.getvalue()
     _unpickled(Path("The new model"), content)  # else it would be written, and never be read again
-    return content, hashlib.sha256(content).hexdigest()
+    return StoredModel(content, hashlib.sha256(content).hexdigest(), weights)
+
+
+def _named_weights(path: Path, content: bytes) -> tuple[str, int] | None:
+    """Return the sum and the size of the weights that a model names, None where it names none."""
+    try:
+        named = _unpickled(path, content).get("weights")
+    except ModelFileError:
+        return None  # whoever loads it says so
+    if named is None:
+        return None
+    sha256, size = (named.get("sha256"), named.get("bytes")) if isinstance(named, Mapping) else (None, None)
+    if not (isinstance(sha256, str) and _SUM.fullmatch(sha256) and type(size) is int and 0 < size <= MOST_BYTES):
+        raise ModelFileError(f"{path} names weights that are not a valid file of such: {str(named)[:200]}. {_RETRAIN}")
+    return sha256, size
+
+
+def _weights(path: Path, sha256: str, size: int) -> bytes:
+    """Return the weights of that sum and size."""
+    file = weights_file(path, sha256)
+    restore = (
+        "Restore it from a copy, or promote another version (rlhf-loop models promote); those of old versions are "
+        f"deleted (RLHF_KEEP_WEIGHTS). {_RETRAIN}"
+    )
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(size + 1)
+    except OSError as error:
+        raise ModelFileError(
+            f"{path} needs its tuned layers, and {file} cannot be read: {error.strerror or error}. {restore}"
+        ) from error
+    if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelFileError(
+            f"The tuned layers in {file} were altered or damaged: these are not the {size:,} bytes whose sha256 is "
+            f"the file's name. {restore}"
+        )
+    return content
 
 
 def _read(path: Path) -> bytes:
@@ -322,16 +408,17 @@ def _check_plain(values: object) -> None:
             raise ValueError("it holds more, or deeper, than a model does")
 
 
-def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel:
+def _checked(path: Path, values: Mapping[str, Any], encoder: str, weights: bytes | None) -> RewardModel:
     if values["format_version"] != FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has format version {values['format_version']}; this rlhf-loop reads {FORMAT_VERSION}. "
             f"Install the version that wrote it. {_RETRAIN}"
         )
-    recipe = RECIPES.get(str(values["recipe"]))
+    recipes = {**RECIPES, TransformerRecipe.name: recipe_named(TransformerRecipe.name)}
+    recipe = recipes.get(str(values["recipe"]))
     version = values["recipe_version"]
     if recipe is None or type(version) is not int or version not in (recipe.version, *recipe.older):
-        known = ", ".join(f"{name} {known.version}" for name, known in RECIPES.items())
+        known = ", ".join(f"{name} {known.version}" for name, known in recipes.items())
         raise ModelFileError(
             f"{path} was trained by recipe {values['recipe']} {values['recipe_version']}; this rlhf-loop "
             f"knows {known}. {_RETRAIN}"
@@ -348,7 +435,21 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str) -> RewardModel
         language=_checked_language(path, values),
         scorer=_checked_scorer(path, values, _columns(recipe, values)),
         card=dict(values["card"]),
+        tuned=_checked_layers(path, recipe, encoder, weights),
     )
+
+
+def _checked_layers(path: Path, recipe: Recipe, encoder: str, weights: bytes | None) -> TunedLayers | None:
+    if (recipe.name == TransformerRecipe.name) != (weights is not None):
+        raise ModelFileError(
+            f"{path} is of recipe {recipe.name} and names {'no ' if weights is None else ''}tuned layers. {_RETRAIN}"
+        )
+    layers = TunedLayers.from_bytes(weights) if weights is not None else None
+    if layers is not None and not same_model(layers.encoder, encoder):
+        raise ModelFileError(
+            f"The tuned layers of {path} are those of the encoder {layers.encoder}, and not of {encoder}. {_RETRAIN}"
+        )
+    return layers
 
 
 def _checked_language(path: Path, values: Mapping[str, Any]) -> str:

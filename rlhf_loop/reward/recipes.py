@@ -189,6 +189,7 @@ class TransformerRecipe:
     Args:
         passages: makes the features that it shares with that recipe.
         layers: what scores; without them there are no features, but their names.
+        every: have all passages embedded, as they will be asked for by questions to come.
     """
 
     name: ClassVar[str] = "transformer"
@@ -198,9 +199,10 @@ class TransformerRecipe:
     scaled: ClassVar[bool] = True
     penalty_c: ClassVar[float] = PassagesRecipe.penalty_c
 
-    def __init__(self, passages: PassagesRecipe, layers: TunedLayers | None = None) -> None:
+    def __init__(self, passages: PassagesRecipe, layers: TunedLayers | None = None, *, every: bool = False) -> None:
         self._passages = passages
         self._layers = layers
+        self._every = every
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: those of `passages` first."""
@@ -229,6 +231,9 @@ class TransformerRecipe:
         for start in range(0, len(questions), _CHUNK):
             chunk = questions[start : start + _CHUNK]
             found = list(self._passages.with_fits(chunk, encoder))
+            if self._every:
+                answers = (own for of, (_, fits) in zip(chunk, found, strict=True) for own in _places(of, fits))
+                tuned.encode_places([place for own in answers for place in own])
             scores = _tuned_scores(chunk, [fits for _, fits in found], tuned, self._layers)
             blocks.append(self.beside(np.concatenate([rows for rows, _ in found]), chunk, scores))
         return np.concatenate(blocks)
@@ -279,14 +284,14 @@ _PASSAGES = PassagesRecipe()
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_PASSAGES, QualityRecipe(_PASSAGES), JointRecipe())}
 
 
-def recipe_named(name: str, *, layers: TunedLayers | None = None) -> Recipe:
+def recipe_named(name: str, *, layers: TunedLayers | None = None, every: bool = False) -> Recipe:
     """Return the recipe of that name; `transformer` makes features only with the tuned layers of a model.
 
     Raises:
         ValueError: there is none.
     """
     if name == TransformerRecipe.name:
-        return TransformerRecipe(_PASSAGES, layers)
+        return TransformerRecipe(_PASSAGES, layers, every=every)
     if name not in RECIPES:
         known = ", ".join((*RECIPES, TransformerRecipe.name))
         raise ValueError(f"Unknown recipe {name!r}. Choose one of: {known}.")
@@ -431,6 +436,15 @@ def _agreement(of: _QuestionVectors, fits: Fits) -> Floats:
     return best
 
 
+def _places(question: Question, fits: Fits) -> list[list[tuple[str, int]]]:
+    """Return the passages of each answer by its text and their places in it, the best one first."""
+    of_answers = np.split(fits.order, fits.starts[1:])
+    return [
+        [(text, place) for place in (own - own.min()).tolist()]
+        for text, own in zip(question.responses, of_answers, strict=True)
+    ]
+
+
 def _tuned_scores(
     questions: Sequence[Question], fits: Sequence[Fits], tuned: TextEncoder, layers: TunedLayers
 ) -> Floats:
@@ -438,8 +452,8 @@ def _tuned_scores(
     places: list[tuple[str, int]] = []
     counts: list[list[int]] = []
     for question, of in zip(questions, fits, strict=True):
-        best = [own[: layers.passages] - own.min() for own in np.split(of.order, of.starts[1:])]
-        places += [(text, int(place)) for text, own in zip(question.responses, best, strict=True) for place in own]
+        best = [own[: layers.passages] for own in _places(question, of)]
+        places += [place for own in best for place in own]
         counts.append(list(map(len, best)))
     asked = tuned.encode_beginnings([question.prompt for question in questions], tokens=layers.question_tokens)
     vectors = iter(np.split(tuned.encode_places(places), list(accumulate(map(sum, counts)))[:-1]))

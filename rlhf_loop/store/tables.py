@@ -505,7 +505,8 @@ class ModelVersion(Base):
     """A trained model. At most one is live.
 
     `reason` says in words why it has its state. `judgement` is what the gate saw, `metrics` what the training measured.
-    `live_from` and `live_until` are of the last time that it was live. `sha256` is that of its file.
+    `live_from` and `live_until` are of the last time that it was live. `sha256` is that of its file, `weights_sha256`
+    that of its tuned layers, if it has any.
     """
 
     __tablename__ = "rlhf_models"
@@ -530,6 +531,7 @@ class ModelVersion(Base):
     changed_at: Mapped[datetime] = mapped_column(server_default=Now())
     live_from: Mapped[datetime | None]
     live_until: Mapped[datetime | None]
+    weights_sha256: Mapped[str | None]
 
 
 class ServedQuestion(Base):

@@ -79,7 +79,7 @@ def test_file_of_its_own_making_is_read() -> None:
         ((400_000).to_bytes(8, "little") + b"[" * 400_000, "not whole"),
         (save({"a": np.ones(3, np.float32)}), "not whole"),
         (file(version=2), "format version 2; this rlhf-loop reads 1"),
-        (file(first=-1), "not valid counts"),
+        (file(first=0), "not valid counts"),
         (file(first=True), "tensors and"),
         (file(passages=0), "not valid counts"),
         (file(question_tokens="many"), "tensors and"),

@@ -259,7 +259,10 @@ def test_a_model_that_could_not_serve_is_not_adopted(
     sqlite_engine: Engine, settings: Settings, trained: Trained, name: str
 ) -> None:
     """No version comes of it, and no file; of one whose card alone is wrong comes a version that says nothing."""
-    content, path = models.changed(pickle.loads(serialised(trained[0])[0]), models.CHANGES[name]), settings.model_path
+    content, path = (
+        models.changed(pickle.loads(serialised(trained[0]).content), models.CHANGES[name]),
+        settings.model_path,
+    )
     path.parent.mkdir()
     path.write_bytes(content)
     sum_file(path).write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -16,24 +16,27 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from tuned_encoders import noisy
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.reward import RECIPES, RewardModel
+from rlhf_loop.reward import RECIPES, RewardModel, model_file, recipe_named
 from rlhf_loop.reward.classifier import Scorer
-from rlhf_loop.reward.model_file import load, save, sum_file
+from rlhf_loop.reward.model_file import load, save, sum_file, weights_file, weights_of
 from rlhf_loop.training.train import TrainingReport
 
 ENCODER = "an encoder"
 
 
-def model(number: float = 1.0, *, recipe: str = "passages") -> RewardModel:
+def model(number: float = 1.0, *, recipe: str = "passages", tuned: TunedLayers | None = None) -> RewardModel:
     """A model that is known by its intercept."""
-    size = len(RECIPES[recipe].feature_names())
+    size = len(recipe_named(recipe).feature_names())
     return RewardModel(
         recipe=recipe,
-        recipe_version=RECIPES[recipe].version,
+        recipe_version=recipe_named(recipe).version,
+        tuned=tuned,
         encoder=ENCODER,
         scorer=Scorer(
             coef=np.random.default_rng(0).normal(size=size),
@@ -384,3 +387,130 @@ def test_a_model_keeps_the_language_that_it_learned_in(
         load(tmp_path / "m.joblib", encoder=ENCODER).model.score([Question("Was?", ("Das.",))], quick)
         assert (b"language" in (tmp_path / "m.joblib").read_bytes()) == (language == "de")
     assert seen == ["en", "de"]
+
+
+# --- Tuned layers ----------------------------------------------------------------------------------------------------
+
+
+def tuned(number: float = 1.0, *, encoder: str = ENCODER) -> RewardModel:
+    """A model with layers of its own."""
+    layers = noisy({"encoder.layer.1.a": np.full(3, number)}, encoder, first=1, width=4)
+    return model(number, recipe="transformer", tuned=layers)
+
+
+def beside(path: Path) -> Path:
+    """Return the file with the layers of the model at `path`."""
+    return weights_file(path, joblib.load(path)["weights"]["sha256"])
+
+
+def test_tuned_layers_stand_beside_the_model(path: Path) -> None:
+    """A model with tuned layers comes back with them; they are in a file that is named by its sum, for all to read."""
+    saved = tuned()
+    save(saved, path)
+    loaded = load(path, encoder=ENCODER)
+    assert saved.tuned is not None
+    assert loaded.model.tuned is not None
+    assert loaded.model.tuned.to_bytes() == saved.tuned.to_bytes()
+    assert beside(path).name == f"{saved.tuned.sha256}.safetensors"
+    assert hashlib.sha256(beside(path).read_bytes()).hexdigest() == weights_of(path) == saved.tuned.sha256
+    assert beside(path).stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_size < 50_000
+    save(model(), path)
+    assert weights_of(path) is None
+    assert load(path, encoder=ENCODER).model.tuned is None
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def _huge(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(10 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (Path.unlink, "cannot be read: No such file"),
+        (_flip, "altered or damaged"),
+        (_huge, "altered or damaged"),
+        (lambda file: file.write_bytes(b""), "altered or damaged"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "altered or damaged"),
+        (lambda file: (file.unlink(), file.mkdir()), "cannot be read: Is a directory"),
+    ],
+    ids=["missing", "altered", "10 GB", "empty", "truncated", "a folder"],
+)
+def test_layers_that_are_not_those_of_the_model_are_refused(
+    path: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    """Whatever is wrong with the file beside it, the model is not loaded, and the message says what to do."""
+    save(tuned(), path)
+    spoil(beside(path))
+    with pytest.raises(ModelFileError, match=said) as error:
+        load(path, encoder=ENCODER)
+    assert "rlhf-loop train" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (None, "names no tuned layers"),
+        ({"sha256": "../../../etc/passwd", "bytes": 1}, "not a valid file of such"),
+        ({"sha256": "0" * 64, "bytes": 10**13}, "not a valid file of such"),
+        ({"sha256": "0" * 64, "bytes": True}, "not a valid file of such"),
+        ({"sha256": ["0"], "bytes": 5}, "not a valid file of such"),
+        ("0" * 64, "not a valid file of such"),
+        ({"sha256": "0" * 64, "bytes": 5}, "No such file"),
+    ],
+)
+def test_names_of_layers_are_checked(path: Path, weights: object, said: str) -> None:
+    """A model can name nothing but a file in its own folder, of a size that can be served."""
+    save(tuned(), path)
+    resealed(path, weights=weights)
+    with pytest.raises(ModelFileError, match=said):
+        load(path, encoder=ENCODER)
+
+
+def test_layers_of_another_kind_are_refused(path: Path) -> None:
+    """Layers with the right name that are not such layers, those of another encoder, and those of another recipe."""
+    save(tuned(), path)
+    named = joblib.load(path)["weights"]
+    content = b"no layers"
+    other = hashlib.sha256(content).hexdigest()
+    weights_file(path, other).write_bytes(content)
+    resealed(path, weights={"sha256": other, "bytes": len(content)})
+    with pytest.raises(ModelFileError, match="not whole"):
+        load(path, encoder=ENCODER)
+    save(tuned(encoder="another"), path)
+    with pytest.raises(ModelFileError, match="are those of the encoder another, and not of an encoder"):
+        load(path, encoder=ENCODER)
+    save(model(), path)
+    resealed(path, weights=named)
+    with pytest.raises(ModelFileError, match="of recipe passages and names tuned layers"):
+        load(path, encoder=ENCODER)
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("old", [model(5.0), tuned(5.0)], ids=["small", "tuned"])
+def test_model_is_old_or_new_at_each_step(
+    path: Path, old: RewardModel, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever step a save ends, killed or the disk full, the model that is there is whole, with its layers."""
+    save(old, path)
+    write, steps = model_file.write_whole, iter(range(10))
+
+    def full(*args: Any, **options: Any) -> None:
+        if next(steps) == step:
+            raise OSError(28, "No space left on device")
+        write(*args, **options)
+
+    monkeypatch.setattr(model_file, "write_whole", full)
+    with pytest.raises(ModelFileError, match="No space left on device"):
+        save(tuned(6.0), path)
+    loaded = load(path, encoder=ENCODER).model
+    expected = tuned(6.0) if step == 3 else old
+    assert loaded.scorer.intercept == expected.scorer.intercept
+    assert (loaded.tuned and loaded.tuned.sha256) == (expected.tuned and expected.tuned.sha256)

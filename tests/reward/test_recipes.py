@@ -45,7 +45,7 @@ def test_recipes_have_names() -> None:
 
 @pytest.fixture
 def layers() -> TunedLayers:
-    return noisy({"encoder.layer.0.a": np.ones(3)}, "quick", first=0, width=DIMENSION)
+    return noisy({"encoder.layer.1.a": np.ones(3)}, "quick", first=1, width=DIMENSION)
 
 
 def test_transformer_adds_the_tuned_score(quick: TextEncoder, layers: TunedLayers) -> None:

@@ -199,17 +199,16 @@ def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: 
     """Return what brings back the live version's own file."""
     from rlhf_loop import registry
     from rlhf_loop.registry.versions import previous
-    from rlhf_loop.reward.model_file import sum_file
+    from rlhf_loop.reward.model_file import sum_file, weights_file
     from rlhf_loop.store.engine import reading
 
     if own.shut:
         return _RIGHTS
     if file.sha256 == live.sha256:
-        copies = (
-            ("mkdir", "-p", own.path.parent),
-            ("cp", file.path, own.path),
-            ("cp", sum_file(file.path), sum_file(own.path)),
-        )
+        copied = [(file.path, own.path), (sum_file(file.path), sum_file(own.path))]
+        if weights := live.weights_sha256:
+            copied.insert(0, (weights_file(file.path, weights), weights_file(own.path, weights)))
+        copies = [("mkdir", "-p", own.path.parent), *(("cp", *both) for both in copied)]
         return "Run: " + " && ".join(shlex.join(map(str, words)) for words in copies)
     with reading(engine) as connection:
         before = previous(connection)
@@ -254,7 +253,7 @@ def _file(path: Path) -> _File:
     from rlhf_loop.reward.model_file import verified
 
     try:
-        _, found = verified(path)
+        found = verified(path).sha256
     except ModelFileError as error:
         text = str(error).partition(". ")[0].rstrip(".")
         return _File(path, trouble=text, shut=isinstance(error.__cause__, OSError))

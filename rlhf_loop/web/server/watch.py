@@ -16,7 +16,7 @@ from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.registry.runs import mark_dead_runs
-from rlhf_loop.reward.model_file import sum_file
+from rlhf_loop.reward.model_file import sum_file, weights_file
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class Watch:
         engine = self._database.engine()
         live = registry.live(engine)
         path = self._settings.model_path
-        seen = (live.sha256 if live else None, _stamp(path), _stamp(sum_file(path)))
+        files = [path, sum_file(path)]
+        if live and live.weights_sha256:
+            files.append(weights_file(path, live.weights_sha256))
+        seen = (live.sha256 if live else None, *map(_stamp, files))
         if seen != self._seen:
             trouble = registry.settle(engine, self._settings)
             # What was mended is another file now, and what was not should be tried again.
