@@ -33,21 +33,17 @@ from rlhf_loop.utils.encodings import UTF_8
 from rlhf_loop.utils.text import counted, verb
 
 _LISTED_ROWS = 20
-_WIDTH = 100
+#: Of what is not a terminal, and the most that a table of texts takes of one.
+_WIDTH, _WIDEST = 80, 140
 _MEASURES = {
     "accuracy": "Accuracy",
     "auc": "AUC-ROC",
     "precision": "Precision",
     "recall": "Recall",
-    "brier": "Brier score (0 is best)",
-    "calibration_error": "Calibration error (0 is best)",
+    "brier": "Brier score",
+    "calibration_error": "Calibration",
 }
-_ORDERS = {
-    "model": "this model",
-    "incoming": "incoming order",
-    "random": "random order",
-    "oracle": "best possible order",
-}
+_ORDERS = {"model": "this model", "incoming": "incoming order", "random": "random order", "oracle": "best possible"}
 #: Answers of a class below which no interval means much; the AUC above which nobody has to learn anything.
 _RARE, _TOO_EASY = 10, 0.99
 _STYLES = {"live": "bold green", "rejected": "red", "candidate": "yellow"}
@@ -99,7 +95,8 @@ def print_training(outcome: TrainingOutcome) -> None:
         )
         console.print(_coverage_table(report))
     console.print(
-        "\n[dim]In brackets: 95 % intervals by a bootstrap over questions. Time: "
+        "\n[dim]In brackets: 95 % intervals by a bootstrap over questions. The Brier score and the calibration error "
+        "are best at 0. Time: "
         f"{', '.join(f'{name} {value:.2f} s' for name, value in report.seconds.items())}.[/dim]"
     )
 
@@ -126,20 +123,21 @@ def print_ranking(query: str, given: Sequence[Any], ranked: Sequence[Mapping[str
     """Print a question with its candidates before and after re-ranking."""
     texts = [candidate if isinstance(candidate, str) else candidate["text"] for candidate in given]
     places = {id(entry): place for entry, place in zip(ranked, _places(texts, ranked), strict=True)}
-    table = Table(*_numbers("now", "before", "score"), Column("answer", ratio=1), show_lines=True, width=_WIDTH)
+    console = _console()
+    width = min(console.width, _WIDEST)
+    table = Table(*_numbers("now", "before", "score"), Column("answer", ratio=1), show_lines=True, width=width)
     for entry in ranked:
         score = "-" if entry["score"] is None else f"{entry['score']:.2f}"
         text = textwrap.shorten(_printable(entry["text"]), 220, placeholder=" ...")
         style = "bold" if entry["rank"] == 1 else ""
         table.add_row(str(entry["rank"]), str(places[id(entry)]), score, Text(text), style=style)
-    console = _console()
     console.print(Text(_printable(query), style="bold"))
     console.print(table)
 
 
 def print_next_steps() -> None:
     """Print what a newcomer may want to type next."""
-    steps = Table(box=None, show_header=False, padding=(0, 2))
+    steps = Table(Column(no_wrap=True), Column(), box=None, show_header=False, padding=(0, 1))
     steps.add_row("rlhf-loop ratings import FILE", "bring your own ratings in (CSV, XLSX, JSONL, Parquet)")
     steps.add_row("rlhf-loop train --learning-curve", "train on them, and see what more would bring")
     steps.add_row("rlhf-loop rerank QUESTION ANSWER ANSWER", "try the model on any question")
@@ -446,7 +444,7 @@ def _documents(report: TrainingReport) -> str | None:
 
 
 def _coverage_table(report: TrainingReport) -> Table:
-    table = Table(*_numbers("threshold", "questions answered", "of these a good answer first"), box=SIMPLE_HEAD)
+    table = _plain_table(*_numbers("threshold", "questions answered", "of these a good answer first"))
     for each in report.coverage:
         kept, of = f"{each.answered / each.questions:.0%}", each.precision
         table.add_row(
@@ -457,26 +455,34 @@ def _coverage_table(report: TrainingReport) -> Table:
 
 def _measure_table(report: TrainingReport) -> Table:
     inside = report.cross_validated[report.recipe]
-    columns = {f"held out ({report.held_out.answers})": report.held_out, f"cross-validated ({inside.answers})": inside}
+    columns = {
+        f"held out\n({report.held_out.answers})": report.held_out,
+        f"cross-validated\n({inside.answers})": inside,
+    }
     if report.documents and report.documents.recurring and report.documents.unseen:
-        columns["on unseen documents"] = report.documents.unseen
-    table = Table("answers", *_numbers(*columns))
+        columns["on unseen\ndocuments"] = report.documents.unseen
+    table = _plain_table("answers", *_numbers(*columns))
     # Answers to one question hang together: so many things were seen, and the intervals go by them.
-    table.add_row("questions behind them", *(str(of.questions) for of in columns.values()))
+    table.add_row("of questions", *(str(of.questions) for of in columns.values()))
     for name, label in _MEASURES.items():
         table.add_row(label, *(str(getattr(of, name)) for of in columns.values()))
     return table
 
 
 def _order_table(evaluation: Evaluation) -> Table:
-    table = Table(counted(evaluation.ranked_questions, "question"), *_numbers("P@1", "NDCG", "MRR"))
+    table = _plain_table(counted(evaluation.ranked_questions, "question"), *_numbers("P@1", "NDCG", "MRR"))
     for name, label in _ORDERS.items():
         if name in evaluation.orders:
             order = evaluation.orders[name]
             if name == "incoming" and evaluation.incoming_questions < evaluation.ranked_questions:
-                label = f"{label} ({evaluation.incoming_questions})"
+                label = f"incoming ({evaluation.incoming_questions})"
             table.add_row(label, *map(str, (order.precision_at_1, order.ndcg, order.mrr)))
     return table
+
+
+def _plain_table(*columns: str | Column) -> Table:
+    """Make a table without its frame: so three measures with their intervals fit into 80 columns."""
+    return Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
 
 
 def _numbers(*names: str) -> list[Column]:

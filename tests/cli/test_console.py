@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from rlhf_loop.registry.training_run import TrainingOutcome
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.metrics import Coverage
 from rlhf_loop.training.reliability import RaterReliability
-from rlhf_loop.training.train import PairReport, TrainingReport
+from rlhf_loop.training.train import DocumentReport, PairReport, TrainingReport
 
 Trained = tuple[RewardModel, TrainingReport]
 
@@ -42,7 +43,10 @@ def printed(report: TrainingReport, capsys: pytest.CaptureFixture[str], state: M
         state=state, reasons=("The gate says so.",), incoming=None, live=None, precision_at_1=None, auc=None
     )
     print_training(TrainingOutcome("run", report, version, judgement, Path("model.joblib")))
-    return " ".join(capsys.readouterr().out.split())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    return " ".join(" ".join(lines).split())
 
 
 def test_experts_alone_need_no_word(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +105,16 @@ def test_numbers_that_tell_little_are_said_to(trained: Trained, capsys: pytest.C
     assert "Only 4 of the rated answers are not good" in printed(replace(trained[1], positive=196), capsys)
     overall = replace(trained[1].overall, auc=Interval(0.995, 0.99, 1.0))
     assert "These ratings look too easy" in printed(replace(trained[1], overall=overall), capsys)
+
+
+def test_all_tables_fit_a_narrow_terminal(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three measures with their intervals stand beside each other in 80 columns."""
+    overall = replace(trained[1].overall, incoming_questions=47)
+    documents = DocumentReport(recurring=3, linked=4, unseen=overall)
+    text = printed(replace(trained[1], overall=overall, documents=documents), capsys)
+    assert "held out cross-validated on unseen" in text
+    assert "incoming (47)" in text
+    assert re.search(r"this model( \d\.\d{3} \(\d\.\d\d to \d\.\d\d\)){3}", text)
 
 
 def test_what_a_threshold_would_leave(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
