@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.errors import DocumentError, VectorStoreError
@@ -258,42 +259,43 @@ def test_an_interrupted_run_keeps_its_batches(tmp_path: Path, store: LanceDbStor
 
 SLOW = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from rlhf_loop.sources.index.lancedb_store import LanceDbStore
-from rlhf_loop.sources.index.pgvector_store import PgVectorStore
-from rlhf_loop.store.engine import make_engine
-from rlhf_loop.utils.languages import language_named
-from tests.sources.test_indexing import FakeEncoder, add
-kind, where, file, seconds = sys.argv[1:]
-store = LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore(make_engine(where))
-print(add(store, Path(file), encoder=FakeEncoder(seconds=float(seconds))).new)
+from tests.sources.test_indexing import FakeEncoder, add, opened
+file, seconds, *places = sys.argv[1:]
+def fill(place):
+    add(opened(place), Path(file), encoder=FakeEncoder(seconds=float(seconds)))
+with ThreadPoolExecutor() as pool:
+    list(pool.map(fill, places))
 """
 
 
-def _start(kind: str, where: str, file: Path, *, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-c", SLOW, kind, where, str(file), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ})
+def _start(file: Path, *places: str, seconds: float) -> subprocess.Popen[str]:
+    """Add the file to all of these in a process of its own, at the same time."""
+    command = [sys.executable, "-W", "ignore", "-c", SLOW, str(file), str(seconds), *places]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environ)
 
 
 @pytest.fixture(params=["lancedb", "pgvector"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """The kind of a vector database, and where it is."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a vector database is, a folder or a URL."""
     if request.param == "lancedb":
-        return "lancedb", str(tmp_path / "index")
-    return "pgvector", request.getfixturevalue("empty_postgres_url")
+        return str(tmp_path / "index")
+    url: str = request.getfixturevalue("empty_postgres_url")
+    return url
 
 
-def _open(place: tuple[str, str]) -> VectorStore:
-    kind, where = place
-    return LanceDbStore(Path(where)) if kind == "lancedb" else PgVectorStore(make_engine(where))
+def opened(place: str) -> VectorStore:
+    return PgVectorStore(make_engine(place)) if place.startswith("postgresql") else LanceDbStore(Path(place))
 
 
 @pytest.mark.kill
-def test_a_killed_run_goes_on(tmp_path: Path, place: tuple[str, str]) -> None:
+def test_a_killed_run_goes_on(tmp_path: Path, place: str) -> None:
     """SIGKILL in the middle leaves whole batches, and the same command finishes the work."""
     path = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(500)))
-    process = _start(*place, path, seconds=0.05)
-    store = _open(place)
+    process = _start(path, place, seconds=0.05)
+    store = opened(place)
     while not store.sources():
         assert process.poll() is None
         time.sleep(0.02)
@@ -309,13 +311,15 @@ def test_a_killed_run_goes_on(tmp_path: Path, place: tuple[str, str]) -> None:
     store.close()
 
 
-def test_two_adders_at_once(tmp_path: Path, place: tuple[str, str]) -> None:
-    """Two processes that add the same file at the same time leave each document there once."""
+def test_two_adders_at_once(tmp_path: Path, empty_postgres_url: str) -> None:
+    """Two processes that add the same file at the same time leave each document there once, in each kind of index."""
     path = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(300)))
-    processes = [_start(*place, path, seconds=0.0) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    places = (str(tmp_path / "index"), empty_postgres_url)
+    processes = [_start(path, *places, seconds=0.0) for _ in range(2)]
+    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0]
     for process in processes:
         process.communicate()
-    store = _open(place)
-    assert store.sources() == [SourceCount("a.jsonl", 300, 300)]
-    store.close()
+    for place in places:
+        store = opened(place)
+        assert store.sources() == [SourceCount("a.jsonl", 300, 300)]
+        store.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patience import PATIENCE_S
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION
@@ -460,48 +461,40 @@ import os, sys, warnings
 from rlhf_loop.config import Settings
 from rlhf_loop.sources.index import open_store
 warnings.simplefilter("ignore")
-store = open_store(Settings.from_env())
-if sys.argv[1] == "used":
+folder, *urls = sys.argv[1:]
+stores = [open_store(Settings.from_env({"RLHF_INDEX_PATH": folder, "RLHF_DATABASE_URL": url})) for url in urls]
+def fork(store):
+    child = os.fork()
+    if child == 0:
+        try:
+            print(store.known(["a"]), flush=True)
+        except Exception as error:
+            print(error, flush=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+for store in stores:
+    fork(store)  # nothing has used it yet
+for store in stores:
     assert store.known(["a"]) == {"a"}
-child = os.fork()
-if child == 0:
-    try:
-        print(store.known(["a"]), flush=True)
-    except Exception as error:
-        print(error, flush=True)
-    finally:
-        os._exit(0)
-os.waitpid(child, 0)
-assert store.known(["a"]) == {"a"}
+    fork(store)
+    assert store.known(["a"]) == {"a"}
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "state", "expected"),
-    [
-        ("lancedb", "new", "{'a'}"),
-        ("lancedb", "used", "LanceDB does not survive"),
-        ("pgvector", "new", "{'a'}"),
-        ("pgvector", "used", "{'a'}"),
-    ],
-)
 @pytest.mark.slow
-def test_a_fork(kind: str, state: str, expected: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_fork(tmp_path: Path, empty_postgres_url: str) -> None:
     """A child process opens the index for itself; where LanceDB's threads are lost, it says so and does not hang."""
-    url = "sqlite://" if kind == "lancedb" else request.getfixturevalue("empty_postgres_url")
-    environ = {"RLHF_DATABASE_URL": url, "RLHF_INDEX_PATH": str(tmp_path / "index")}
-    store = open_store(Settings.from_env(environ))
-    store.add([entry("a")], encoder=ENCODER)
-    store.close()
-    ran = subprocess.run(
-        [sys.executable, "-c", FORKED, state],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environ},
-    )
-    assert expected in ran.stdout
+    places = (str(tmp_path / "index"), "sqlite://", empty_postgres_url)
+    for url in places[1:]:
+        store = open_store(Settings.from_env({"RLHF_INDEX_PATH": places[0], "RLHF_DATABASE_URL": url}))
+        store.add([entry("a")], encoder=ENCODER)
+        store.close()
+    command = [sys.executable, "-c", FORKED, *places]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
+    new_lance, new_postgres, lance, postgres = ran.stdout.splitlines()
+    assert (new_lance, new_postgres, postgres) == ("{'a'}",) * 3
+    assert "LanceDB does not survive" in lance
 
 
 def test_a_dead_server_is_a_store_error() -> None:
