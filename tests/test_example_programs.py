@@ -56,7 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, trained: tuple[RewardModel,
 @pytest.fixture
 def environment(folder: Path, encoder_cache: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RLHF_", "HAYSTACK_"))}
-    return {**kept, "RLHF_CACHE_DIR": str(encoder_cache), "PYTHONPATH": str(folder), "HOME": str(folder)}
+    ours = {"RLHF_CACHE_DIR": str(encoder_cache), "RLHF_ENCODER_THREADS": "1"}
+    return {**kept, **ours, "PYTHONPATH": str(folder), "HOME": str(folder)}
 
 
 def run(name: str, *arguments: str, folder: Path, environment: dict[str, str]) -> str:

@@ -433,6 +433,7 @@ def run(code: str, settings: Settings, model_folder: Path) -> subprocess.Complet
     variables |= {
         "RLHF_MODEL_PATH": str(settings.model_path),
         "RLHF_CACHE_DIR": str(settings.cache_dir),
+        "RLHF_ENCODER_THREADS": "1",
         "RLHF_ENCODER_PATH": str(model_folder),
     }
     return subprocess.run(

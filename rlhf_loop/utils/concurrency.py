@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
-from functools import cache, partial
-from typing import Any, TypeVar
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -139,11 +143,20 @@ def single_threaded_blas() -> AbstractContextManager[object]:
     Threads that share a matrix product wait for each other by spinning. Training multiplies long and narrow matrices,
     where two threads gain next to nothing; and beside other work on the machine they lose much.
     """
-    # Imported here: serving does without it.
-    from threadpoolctl import threadpool_limits
-
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    limits: AbstractContextManager[object] = _pools(len(sys.modules)).limit(limits=1, user_api="blas")
     return limits
+
+
+@lru_cache(maxsize=1)
+def _pools(modules: int) -> ThreadpoolController:
+    """Look for the libraries that are loaded: 10 ms, and a training of a second asks thirty times.
+
+    `modules` is how many there are; as long as there are no more, no library has come.
+    """
+    # Imported here: serving does without it.
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def trim_memory() -> None:

@@ -20,6 +20,7 @@ def environ(request: pytest.FixtureRequest, tmp_path: Path, model_folder: Path, 
         "RLHF_INDEX_PATH": str(tmp_path / "index"),
         "RLHF_ENCODER_PATH": str(model_folder),
         "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_THREADS": "1",
     }
 
 

@@ -35,6 +35,7 @@ class Loop:
             "RLHF_MODEL_PATH": str(self.model),
             "RLHF_INDEX_PATH": str(folder / "index"),
             "RLHF_CACHE_DIR": str(cache),
+            "RLHF_ENCODER_THREADS": "1",
             "COLUMNS": "300",
         }
 
@@ -157,6 +158,7 @@ def test_a_worse_model_does_not_go_live(loop: Loop) -> None:
     assert len(list((loop.folder / "reward_models").glob("*.joblib"))) == 1
 
 
+@pytest.mark.usefixtures("growth")
 def test_a_learning_curve(loop: Loop) -> None:
     """--learning-curve adds a table, and a picture at the place given."""
     loop("ratings", "import", sample.RATINGS_FILE)

@@ -36,7 +36,7 @@ class Clone:
         result = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env={**environment, "RLHF_CACHE_DIR": str(self._cache), "PYTHONPATH": ""},
+            env={**environment, "RLHF_CACHE_DIR": str(self._cache), "RLHF_ENCODER_THREADS": "1", "PYTHONPATH": ""},
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

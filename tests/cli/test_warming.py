@@ -209,6 +209,7 @@ def test_the_command(encoder_cache: Path, model_folder: Path, tmp_path: Path) ->
     path.write_text("question,answer\nWhat is warmed?,This answer is warmed by the command.\nAnd this?,\n")
     environment = {
         "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_THREADS": "1",
         "RLHF_ENCODER_PATH": str(model_folder),
         "RLHF_MODEL_PATH": str(tmp_path / "none.joblib"),
     }

@@ -36,6 +36,7 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> Environ:
         "RLHF_DATABASE_URL": sqlite_database(tmp_path / "rlhf.db"),
         "RLHF_MODEL_PATH": str(tmp_path / "m.joblib"),
         "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_THREADS": "1",
         "RLHF_ENCODER_PATH": str(model_folder),
     }
 

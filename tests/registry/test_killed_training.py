@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.kill, pytest.mark.skipif(sys.platform == "win32", reas
 
 #: More runs than there will be.
 MANY = 1000
+#: Without a learning curve, which takes longer than the training.
+VALUES = {"rlhf_loop.training.learning_curve:MOST": 0}
 #: Instants that chance would seldom hit.
 STEPS = {
     "its files are written, the registry does not know it": "rlhf_loop.registry.promotion:_insert:1:SIGKILL",
@@ -53,7 +55,9 @@ class Trainings:
         """Start one, with a seed and thus a model of its own, unless `command` is another; return it when it runs."""
         number = len(self.started)
         command = command or ("train", "--recipe", "passages", "--seed", str(number))
-        process = start(command, environ=self.environ, log=self.folder / f"{number}.log", promotes=True, step=step)
+        process = start(
+            command, environ=self.environ, log=self.folder / f"{number}.log", values=VALUES, promotes=True, step=step
+        )
         self.started.append(process)
         until(lambda: "began" in process.said())
         return process
@@ -107,6 +111,7 @@ def trainings(
         "RLHF_DATABASE_URL": database_url,
         "RLHF_MODEL_PATH": str(settings.model_path),
         "RLHF_CACHE_DIR": str(encoder_cache),
+        "RLHF_ENCODER_THREADS": "1",
         "RLHF_ENCODER_PATH": str(model_folder),
     }
     found = Trainings(engine, settings, environ, tmp_path)

@@ -87,6 +87,7 @@ def test_a_success_is_live_and_logged(sampled: Engine, settings: Settings, encod
     assert set(run.metrics["cross_validated"]) == {"passages", "quality", "joint"}
 
 
+@pytest.mark.usefixtures("growth")
 def test_what_more_ratings_bring_is_kept(sampled: Engine, settings: Settings, encoder: TextEncoder) -> None:
     """The version has the points of the learning curve, the forecast, and what was predicted beside what was given."""
     outcome = run_training(sampled, settings, encoder=encoder, recipe="passages")

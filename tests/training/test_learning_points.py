@@ -6,6 +6,7 @@ import pytest
 from rlhf_loop.reward import recipe_named
 from rlhf_loop.training.learning_curve import Growth, RatedFeatures, fits, growth
 
+pytestmark = pytest.mark.usefixtures("growth")
 RECIPE = recipe_named("passages")
 
 
