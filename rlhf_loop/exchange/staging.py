@@ -61,11 +61,13 @@ class ImportDefaults:
 class Stored:
     """The numbers of what became of staged rows.
 
-    `withdrawn` reviews were taken back, and are among the updated ones. `overtaken` is what says something else than
-    what is newer here, or takes back what may be newer, `remarks` what was said without a rating and has no place.
+    `said` are the reviews and preferences among what was `added`. `withdrawn` reviews were taken back, and are among
+    the updated ones. `overtaken` is what says something else than what is newer here, or takes back what may be newer,
+    `remarks` what was said without a rating and has no place.
     """
 
     added: int = 0
+    said: int = 0
     updated: int = 0
     withdrawn: int = 0
     overtaken: int = 0
@@ -179,17 +181,46 @@ def drop_contradicting_pairs(connection: Connection) -> list[RowError]:
     ]
 
 
-def store_pairs(connection: Connection, *, role: str, now: datetime) -> Stored:
+def store_pairs(connection: Connection, *, role: str, now: datetime, import_id: int) -> Stored:
     """Move the staged preferences into their table; return what became of them."""
     if not connection.execute(select(func.count()).select_from(PAIRS)).scalar_one():
         return Stored()
-    moment = bindparam("now", now, UtcDateTime)
-    connection.execute(text(_NAME_PREFERENCES))
+    moment, by = bindparam("now", now, UtcDateTime), {"import_id": import_id}
+    _keep(connection, _NAMED_PREFERENCES, kind="preference", **by)
+    connection.execute(text(_NAME_PREFERENCES), by)
     overtaken = connection.execute(text(_COUNT_OVERTAKEN_PREFERENCES)).scalar_one()
-    updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment)).rowcount
-    connection.execute(text(_REMEMBER_PREFERENCES))
-    added = connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role}).rowcount
-    return Stored(added=added, updated=updated, overtaken=overtaken)
+    _keep(connection, _CHANGED_PREFERENCES, kind="preference", **by)
+    updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment), by).rowcount
+    connection.execute(text(_REMEMBER_PREFERENCES), by)
+    added = connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role} | by).rowcount
+    return Stored(added=added, said=added, updated=updated, overtaken=overtaken)
+
+
+def _keep(connection: Connection, rows: str, *, kind: str, import_id: int, **values: Any) -> None:
+    """Keep what rows say that are about to be changed, by the end of a statement that finds them."""
+    table, interaction = (
+        ("rlhf_preferences", "first_id") if kind == "preference" else ("rlhf_reviews", "interaction_id")
+    )
+    columns = _FORMER_PREFERENCE if kind == "preference" else _FORMER_REVIEW
+    former = ", ".join(f"'{name}', {table}.{name}" for name in columns)
+    connection.execute(
+        text(f"""
+            INSERT INTO rlhf_import_changes (import_id, kind, row_id, interaction_id, former_import_id, former)
+            SELECT :import_id, :kind, {table}.id, {table}.{interaction}, {table}.import_id,
+                {_json_object(connection)}({former})
+            {rows}
+            ON CONFLICT (import_id, kind, row_id) DO NOTHING
+        """),
+        {"kind": kind, "import_id": import_id} | values,
+    )
+
+
+def _json_object(connection: Connection) -> str:
+    return "json_object" if connection.dialect.name == "sqlite" else "json_build_object"
+
+
+_FORMER_REVIEW = ("reviewer", "rating", "comment", "correction", "reviewed_at", "role", "harmful", "imported")
+_FORMER_PREFERENCE = ("reviewer", "preferred", "preferred_at", "imported")
 
 
 def _staged_pair(better: Mapping[str, Any], worse: Mapping[str, Any], preferred_at: datetime | None) -> dict[str, Any]:
@@ -243,14 +274,22 @@ _PREFERENCES = """
 """
 
 # An earlier version called whoever has no name anonymous if they were the only one; now they go by what they said.
-_NAME_PREFERENCES = f"""
-    UPDATE rlhf_preferences SET reviewer = s.reviewer
-    FROM ({_PREFERENCES} AND s.nameless) AS s
-    WHERE rlhf_preferences.first_id = s.first_id AND rlhf_preferences.second_id = s.second_id
+_NAMED_PREFERENCE = f"""
+    rlhf_preferences.first_id = s.first_id AND rlhf_preferences.second_id = s.second_id
         AND rlhf_preferences.reviewer = '{ANONYMOUS}' AND rlhf_preferences.preferred = s.preferred
         AND NOT EXISTS (
             SELECT 1 FROM rlhf_preferences o
             WHERE o.first_id = s.first_id AND o.second_id = s.second_id AND o.reviewer = s.reviewer)
+"""
+
+_NAMED_PREFERENCES = (
+    f"FROM ({_PREFERENCES} AND s.nameless) AS s JOIN rlhf_preferences ON {_NAMED_PREFERENCE} WHERE true"
+)
+
+_NAME_PREFERENCES = f"""
+    UPDATE rlhf_preferences SET reviewer = s.reviewer, import_id = :import_id
+    FROM ({_PREFERENCES} AND s.nameless) AS s
+    WHERE {_NAMED_PREFERENCE}
 """
 
 _SAME_PREFERENCE = """
@@ -269,27 +308,38 @@ _COUNT_OVERTAKEN_PREFERENCES = f"""
     WHERE rlhf_preferences.preferred <> s.preferred AND {_NEWER_PREFERENCE} IS NOT TRUE
 """
 
+_SAYS_OTHERWISE = """
+    (rlhf_preferences.preferred <> s.preferred OR rlhf_preferences.preferred_at <> s.preferred_at)
+"""
+
+_NOT_REMEMBERED = "s.preferred_at IS NULL AND coalesce(rlhf_preferences.imported, '') <> s.preferred"
+
+_CHANGED_PREFERENCES = f"""
+    FROM ({_PREFERENCES}) AS s JOIN rlhf_preferences ON {_SAME_PREFERENCE}
+    WHERE {_NEWER_PREFERENCE} AND {_SAYS_OTHERWISE} OR {_NOT_REMEMBERED}
+"""
+
 _UPDATE_PREFERENCES = f"""
     UPDATE rlhf_preferences SET
         preferred = s.preferred,
         preferred_at = coalesce(s.preferred_at, :now),
-        imported = CASE WHEN s.preferred_at IS NULL THEN s.preferred ELSE rlhf_preferences.imported END
+        imported = CASE WHEN s.preferred_at IS NULL THEN s.preferred ELSE rlhf_preferences.imported END,
+        import_id = :import_id
     FROM ({_PREFERENCES}) AS s
-    WHERE {_SAME_PREFERENCE} AND {_NEWER_PREFERENCE}
-        AND (rlhf_preferences.preferred <> s.preferred OR rlhf_preferences.preferred_at <> s.preferred_at)
+    WHERE {_SAME_PREFERENCE} AND {_NEWER_PREFERENCE} AND {_SAYS_OTHERWISE}
 """
 
 # Where nothing else changed.
 _REMEMBER_PREFERENCES = f"""
-    UPDATE rlhf_preferences SET imported = s.preferred
+    UPDATE rlhf_preferences SET imported = s.preferred, import_id = :import_id
     FROM ({_PREFERENCES}) AS s
-    WHERE {_SAME_PREFERENCE} AND s.preferred_at IS NULL AND coalesce(rlhf_preferences.imported, '') <> s.preferred
+    WHERE {_SAME_PREFERENCE} AND {_NOT_REMEMBERED}
 """
 
 _ADD_PREFERENCES = f"""
-    INSERT INTO rlhf_preferences (first_id, second_id, reviewer, role, preferred, preferred_at, imported)
+    INSERT INTO rlhf_preferences (first_id, second_id, reviewer, role, preferred, preferred_at, imported, import_id)
     SELECT s.first_id, s.second_id, s.reviewer, coalesce(s.role, :role), s.preferred, coalesce(s.preferred_at, :now),
-        CASE WHEN s.preferred_at IS NULL THEN s.preferred END
+        CASE WHEN s.preferred_at IS NULL THEN s.preferred END, :import_id
     FROM ({_PREFERENCES}) AS s
     WHERE true ORDER BY s.place
     ON CONFLICT (first_id, second_id, reviewer) DO NOTHING
@@ -375,29 +425,46 @@ def drop_other_texts(connection: Connection) -> list[RowError]:
 def lock(connection: Connection) -> None:
     """Let one import store at a time, on PostgreSQL: two that lock many interactions could wait for each other."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _IMPORT_LOCK})
+        take_turn(connection)
         connection.execute(text(_LOCK_KNOWN))
 
 
-def store(connection: Connection, *, unsaid: ImportDefaults) -> Stored:
-    """Move the staged rows into the tables; return what became of them."""
-    role, moment = str(unsaid.role), datetime.now(UTC)
+def take_turn(connection: Connection) -> None:
+    """Wait for the imports that store or are undone at the moment; SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _IMPORT_LOCK})
+
+
+def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> Stored:
+    """Move the staged rows into the tables, as those of an import; return what became of them."""
+    role, moment, by = str(unsaid.role), datetime.now(UTC), {"import_id": import_id}
     now = bindparam("now", moment, UtcDateTime)
     unrated = connection.execute(text(_COUNT_NEW_UNRATED)).scalar_one()
-    connection.execute(text(_ADD_INTERACTIONS).bindparams(now))
-    connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer})
-    overtaken = connection.execute(text(_COUNT_OVERTAKEN)).scalar_one()
-    updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now)).rowcount
-    connection.execute(text(_REMEMBER_REVIEWS))
-    added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role}).rowcount
+    new = connection.execute(text(_ADD_INTERACTIONS).bindparams(now), by).rowcount
+    overtaken = updated = 0
+    # Of new answers nobody has said anything yet.
+    if new < connection.execute(text(_COUNT_ANSWERS)).scalar_one():
+        for kept in _HIDDEN_REMARKS:
+            connection.execute(text(kept.format(json_object=_json_object(connection))), by)
+        _keep(connection, _NAMED_REVIEWS, kind="review", **by, usual=unsaid.reviewer)
+        connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer} | by)
+        overtaken = connection.execute(text(_COUNT_OVERTAKEN)).scalar_one()
+        _keep(connection, _CHANGED_REVIEWS, kind="review", **by)
+        updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now), by).rowcount
+        connection.execute(text(_REMEMBER_REVIEWS), by)
+    added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role} | by).rowcount
     withdrawn = connection.execute(text(_TAKEN_BACK)).all()
     for row in withdrawn:
+        _keep(connection, _WITHDRAWN, kind="withdrawn", **by, key=row.id, reviewer=row.reviewer)
         withdraw_review(connection, row.id, reviewer=row.reviewer)
     overtaken += connection.execute(text(_COUNT_NOT_TAKEN_BACK)).scalar_one()
+    for kept in _NEW_REMARKS:
+        connection.execute(text(kept.format(json_object=_json_object(connection))), by)
     remarked = connection.execute(text(_ADD_REMARKS)).rowcount
-    pairs = store_pairs(connection, role=role, now=moment)
+    pairs = store_pairs(connection, role=role, now=moment, import_id=import_id)
     return Stored(
         added=unrated + added + pairs.added,
+        said=added + pairs.said,
         updated=updated + len(withdrawn) + remarked + pairs.updated,
         withdrawn=len(withdrawn),
         overtaken=overtaken + pairs.overtaken,
@@ -578,20 +645,21 @@ _COUNT_NEW_UNRATED = """
 _ADD_INTERACTIONS = """
     INSERT INTO rlhf_interactions (
         user_prompt, ai_response, feedback_comment, corrected_response, source, candidate_group, shown_rank, score,
-        model_version, external_id, created_at, title, url, licence, retrieved_at)
+        model_version, external_id, created_at, title, url, licence, retrieved_at, import_id)
     SELECT
         user_prompt, ai_response, CASE WHEN rating IS NULL THEN comment END,
         CASE WHEN rating IS NULL THEN correction END, source, candidate_group, shown_rank, score,
-        model_version, identity, coalesce(created_at, :now), title, url, licence, retrieved_at
+        model_version, identity, coalesce(created_at, :now), title, url, licence, retrieved_at, :import_id
     FROM rlhf_import WHERE place = first_place ORDER BY place
     ON CONFLICT (external_id) DO NOTHING
 """
 
+_COUNT_ANSWERS = "SELECT count(*) FROM rlhf_import WHERE place = first_place"
+
 # An earlier version called whoever has no name as the importer said if they were the only one. Of two such rows the
 # first may be that one.
-_NAME_REVIEWERS = f"""
-    UPDATE rlhf_reviews SET reviewer = s.reviewer
-    FROM rlhf_import s JOIN (
+_NAMED = f"""
+    rlhf_import s JOIN (
         SELECT r.id AS review, min(s.place) AS place
         FROM rlhf_import s
             JOIN rlhf_interactions i ON i.external_id = s.identity
@@ -601,6 +669,13 @@ _NAME_REVIEWERS = f"""
                 OR (s.reviewed_at IS NULL AND s.rating = r.rating AND r.reviewer = '{ANONYMOUS}'))
             AND NOT EXISTS (SELECT 1 FROM rlhf_reviews o WHERE o.interaction_id = i.id AND o.reviewer = s.reviewer)
         GROUP BY r.id) AS f ON s.place = f.place
+"""
+
+_NAMED_REVIEWS = f"FROM {_NAMED} JOIN rlhf_reviews ON rlhf_reviews.id = f.review WHERE true"
+
+_NAME_REVIEWERS = f"""
+    UPDATE rlhf_reviews SET reviewer = s.reviewer, import_id = :import_id
+    FROM {_NAMED}
     WHERE rlhf_reviews.id = f.review
 """
 
@@ -631,6 +706,12 @@ _COUNT_OVERTAKEN = f"""
     WHERE ({_OTHER_REVIEW}) AND {_NEWER_REVIEW} IS NOT TRUE
 """
 
+_OTHER_OR_LATER = f"{_NEWER_REVIEW} AND ({_OTHER_REVIEW} OR s.reviewed_at <> rlhf_reviews.reviewed_at)"
+
+_NO_MEMORY = "coalesce(rlhf_reviews.imported, '') <> s.said"
+
+_CHANGED_REVIEWS = f"{_OF_REVIEW} JOIN rlhf_reviews ON {_SAME_REVIEW} WHERE {_OTHER_OR_LATER} OR {_NO_MEMORY}"
+
 _UPDATE_REVIEWS = f"""
     UPDATE rlhf_reviews SET
         rating = s.rating,
@@ -639,16 +720,17 @@ _UPDATE_REVIEWS = f"""
         harmful = coalesce(s.harmful, rlhf_reviews.harmful),
         role = coalesce(s.role, rlhf_reviews.role),
         reviewed_at = coalesce(s.reviewed_at, :now),
-        imported = coalesce(s.said, rlhf_reviews.imported)
+        imported = coalesce(s.said, rlhf_reviews.imported),
+        import_id = :import_id
     {_OF_REVIEW}
-    WHERE {_SAME_REVIEW} AND {_NEWER_REVIEW} AND ({_OTHER_REVIEW} OR s.reviewed_at <> rlhf_reviews.reviewed_at)
+    WHERE {_SAME_REVIEW} AND {_OTHER_OR_LATER}
 """
 
 # Where nothing else changed: the triggers pass over this column.
 _REMEMBER_REVIEWS = f"""
-    UPDATE rlhf_reviews SET imported = s.said
+    UPDATE rlhf_reviews SET imported = s.said, import_id = :import_id
     {_OF_REVIEW}
-    WHERE {_SAME_REVIEW} AND coalesce(rlhf_reviews.imported, '') <> s.said
+    WHERE {_SAME_REVIEW} AND {_NO_MEMORY}
 """
 
 # Whoever has another grade in the file that stands has not taken it back.
@@ -663,29 +745,71 @@ _SAID_TO_BE_TAKEN_BACK = """
 
 _TAKEN_BACK = f"{_SAID_TO_BE_TAKEN_BACK} AND s.reviewed_at >= r.reviewed_at ORDER BY i.id, s.reviewer"
 
+_WITHDRAWN = "FROM rlhf_reviews WHERE rlhf_reviews.interaction_id = :key AND rlhf_reviews.reviewer = :reviewer"
+
 # After the others are gone.
 _COUNT_NOT_TAKEN_BACK = f"SELECT count(*) FROM ({_SAID_TO_BE_TAKEN_BACK}) AS s"
 
 
 # What is said without a rating stays with its answer, where nothing of the kind is. The triggers leave alone what
 # counts as a change of reviews.
-_ADD_REMARKS = """
+_FIRST_REMARKS = """
+    (SELECT identity,
+        min(CASE WHEN comment IS NOT NULL THEN place END) AS commented,
+        min(CASE WHEN correction IS NOT NULL THEN place END) AS corrected
+    FROM rlhf_import WHERE rating IS NULL AND NOT taken_back AND (comment IS NOT NULL OR correction IS NOT NULL)
+    GROUP BY identity) AS f
+        LEFT JOIN rlhf_import c ON c.place = f.commented
+        LEFT JOIN rlhf_import d ON d.place = f.corrected
+"""
+
+_ADD_REMARKS = f"""
     UPDATE rlhf_interactions SET
         feedback_comment = coalesce(rlhf_interactions.feedback_comment, c.comment),
         corrected_response = coalesce(rlhf_interactions.corrected_response, d.correction),
         review_changes = rlhf_interactions.review_changes + 1
-    FROM (
-        SELECT identity,
-            min(CASE WHEN comment IS NOT NULL THEN place END) AS commented,
-            min(CASE WHEN correction IS NOT NULL THEN place END) AS corrected
-        FROM rlhf_import WHERE rating IS NULL AND NOT taken_back AND (comment IS NOT NULL OR correction IS NOT NULL)
-        GROUP BY identity) AS f
-        LEFT JOIN rlhf_import c ON c.place = f.commented
-        LEFT JOIN rlhf_import d ON d.place = f.corrected
+    FROM {_FIRST_REMARKS}
     WHERE rlhf_interactions.external_id = f.identity AND (
         rlhf_interactions.feedback_comment IS NULL AND c.comment IS NOT NULL
         OR rlhf_interactions.corrected_response IS NULL AND d.correction IS NOT NULL)
 """
+
+#: The columns of what stands with an answer itself, by the kind of the change.
+REMARKS = {"comment": "feedback_comment", "correction": "corrected_response"}
+
+_KEEP_REMARK = """
+    INSERT INTO rlhf_import_changes (import_id, kind, row_id, interaction_id, former)
+    SELECT :import_id, '{kind}', i.id, i.id, {{json_object}}('before', i.{column}, 'after', {after})
+    FROM {rows} JOIN rlhf_interactions i ON i.external_id = {of}.identity
+    WHERE coalesce(i.import_id, 0) <> :import_id AND {which}
+    ON CONFLICT (import_id, kind, row_id) DO NOTHING
+"""
+
+# A comment that comes with a review takes the place of one that nobody's review has.
+_HIDDEN_REMARKS = tuple(
+    _KEEP_REMARK.format(
+        kind=kind,
+        column=column,
+        after="NULL",
+        rows="rlhf_import s",
+        of="s",
+        which=f"s.rating IS NOT NULL AND s.{kind} IS NOT NULL AND i.{column} IS NOT NULL AND NOT EXISTS ("
+        f"SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.{kind} IS NOT NULL)",
+    )
+    for kind, column in REMARKS.items()
+)
+
+_NEW_REMARKS = tuple(
+    _KEEP_REMARK.format(
+        kind=kind,
+        column=column,
+        after=f"{row}.{kind}",
+        rows=_FIRST_REMARKS,
+        of="f",
+        which=f"{row}.{kind} IS NOT NULL AND i.{column} IS NULL",
+    )
+    for (kind, column), row in zip(REMARKS.items(), "cd", strict=True)
+)
 
 _COUNT_REMARKS = """
     SELECT count(*) FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
@@ -698,9 +822,9 @@ _COUNT_REMARKS = """
 
 _ADD_REVIEWS = """
     INSERT INTO rlhf_reviews (
-        interaction_id, reviewer, rating, comment, correction, reviewed_at, harmful, role, imported)
+        interaction_id, reviewer, rating, comment, correction, reviewed_at, harmful, role, imported, import_id)
     SELECT i.id, s.reviewer, s.rating, s.comment, s.correction, coalesce(s.reviewed_at, :now),
-        coalesce(s.harmful, false), coalesce(s.role, :role), s.said
+        coalesce(s.harmful, false), coalesce(s.role, :role), s.said, :import_id
     FROM rlhf_import s JOIN rlhf_interactions i ON i.external_id = s.identity
     WHERE s.place = s.first_review ORDER BY s.place
     ON CONFLICT (interaction_id, reviewer) DO NOTHING

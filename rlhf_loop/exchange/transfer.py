@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop.domain import Rating, ReviewerRole, field_values, rating_fields
 from rlhf_loop.domain import Review as DomainReview
 from rlhf_loop.errors import ImportFileError
-from rlhf_loop.exchange import preferences, staging
+from rlhf_loop.exchange import imports, preferences, staging
 from rlhf_loop.exchange.formats import argilla, langfuse, plain, trl
 from rlhf_loop.exchange.formats.base import SCORE_NAME, FileRow, Labels
 from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_format
@@ -107,7 +107,7 @@ class ImportReport:
     scores and the like, how many records are about nothing that could be read, and how many say something older than
     what is here. Of what is updated, `withdrawn` counts reviews that were taken back. Of the rows that could be read,
     `rated` have a rating and `compared` are comparisons, by so many `reviewers`. `encoding` is that of the text, None
-    of other files.
+    of other files. `import_id` is the number by which it can be taken back, None where nothing was stored.
     """
 
     rows: int
@@ -122,6 +122,7 @@ class ImportReport:
     compared: int = 0
     reviewers: int = 0
     encoding: str | None = None
+    import_id: int | None = None
 
 
 class InvalidRowsError(ImportFileError):
@@ -224,8 +225,10 @@ def import_ratings(
             if errors.count and not skip_invalid:
                 storing.rollback()
                 raise InvalidRowsError(path, errors.report(Stored(), read, ignored=reader.ignored))
-            stored = staging.store(connection, unsaid=unsaid)
-            report = errors.report(stored, read, ignored=(*reader.ignored, *_left(stored)))
+            import_id = imports.begin(connection, path.name, actor=actor, format=reader.format)
+            stored = staging.store(connection, unsaid=unsaid, import_id=import_id)
+            report = errors.report(stored, read, ignored=(*reader.ignored, *_left(stored)), import_id=import_id)
+            imports.finish(connection, import_id, stored, refused=errors.count)
             counts = {"format": reader.format, "rows": read.rows, "added": stored.added, "updated": stored.updated}
             audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
     return report
@@ -345,7 +348,9 @@ class _Errors:
     def _keep_first(self) -> None:
         self._rows = sorted(self._rows, key=lambda row: row.line)[:LISTED_ROWS]
 
-    def report(self, stored: Stored, read: _Read, *, ignored: tuple[str, ...]) -> ImportReport:
+    def report(
+        self, stored: Stored, read: _Read, *, ignored: tuple[str, ...], import_id: int | None = None
+    ) -> ImportReport:
         self._keep_first()
         return ImportReport(
             rows=read.rows,
@@ -360,6 +365,7 @@ class _Errors:
             compared=read.compared,
             reviewers=len(read.reviewers),
             encoding=read.encoding,
+            import_id=import_id,
         )
 
 

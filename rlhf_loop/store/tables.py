@@ -183,12 +183,14 @@ class Interaction(Base):
     url: Mapped[str | None]
     licence: Mapped[str | None]
     retrieved_at: Mapped[datetime | None]
+    import_id: Mapped[int | None]
 
 
 class Review(Base):
     """One reviewer's word on one answer; `harmful` is the flag that an expert sets.
 
-    `imported` is a digest of the same word in the last file without times, so that it is known again.
+    `imported` is a digest of the same word in the last file without times, so that it is known again. `import_id` is
+    the import that said it; triggers empty it when somebody says it anew.
     """
 
     __tablename__ = "rlhf_reviews"
@@ -212,6 +214,7 @@ class Review(Base):
     role: Mapped[str] = mapped_column(server_default=text("'expert'"))
     harmful: Mapped[bool] = mapped_column(server_default=text("false"))
     imported: Mapped[str | None]
+    import_id: Mapped[int | None]
 
 
 #: The columns of a review and of an origin, for `review_of` and `origin_of`.
@@ -233,7 +236,8 @@ def origin_of(row: Any) -> domain.Origin:
 class Preference(Base):
     """A reviewer's preference between two answers to one question. `first_id` is always the lower id.
 
-    `imported` is the value of `preferred` in the last file without times, so that it is known again.
+    `imported` is the value of `preferred` in the last file without times, so that it is known again; `import_id` is as
+    in a review.
     """
 
     __tablename__ = "rlhf_preferences"
@@ -255,6 +259,47 @@ class Preference(Base):
     comment: Mapped[str | None]
     preferred_at: Mapped[datetime] = mapped_column(server_default=Now())
     imported: Mapped[str | None]
+    import_id: Mapped[int | None]
+
+
+class Import(Base):
+    """A ratings file that was imported.
+
+    `added`, `updated` and `refused` are those of its report; `said` counts the reviews and preferences that it added.
+    The rows that it added have its number in `import_id`, without a foreign key: that would be looked up for each.
+    """
+
+    __tablename__ = "rlhf_imports"
+    __table_args__ = AUTOINCREMENT
+
+    id: Mapped[Id]
+    imported_at: Mapped[datetime] = mapped_column(server_default=Now())
+    file: Mapped[str]
+    actor: Mapped[str]
+    format: Mapped[str]
+    added: Mapped[int]
+    updated: Mapped[int]
+    refused: Mapped[int]
+    said: Mapped[int]
+    undone_at: Mapped[datetime | None]
+    undone_by: Mapped[str | None]
+
+
+class ImportChange(Base):
+    """A row that an import changed, with its `former` values; `former_import_id` is the import that said those.
+
+    By `kind` the row is a review, a preference, a review that was withdrawn, or the comment or correction that stands
+    with an answer itself.
+    """
+
+    __tablename__ = "rlhf_import_changes"
+
+    import_id: Mapped[int] = mapped_column(ForeignKey("rlhf_imports.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    row_id: Mapped[int] = mapped_column(primary_key=True)
+    interaction_key: Mapped[AnswerKey] = mapped_column("interaction_id", key="interaction_key", index=True)
+    former_import_id: Mapped[int | None]
+    former: Mapped[dict[str, Any] | None]
 
 
 class CorrectionDecision(Base):
