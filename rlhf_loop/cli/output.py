@@ -19,6 +19,7 @@ from rich.text import Text
 
 from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import ModelState, ReviewerRole
+from rlhf_loop.exchange.imports import PastImport
 from rlhf_loop.exchange.transfer import ImportReport, Preview
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.contest import Contest, EncoderContest
@@ -207,6 +208,28 @@ def print_import(report: ImportReport) -> None:
     if report.withdrawn:
         click.echo(f"{counted(report.withdrawn, 'rating')} taken back.")
     _print_said(report)
+    if report.added or report.updated:
+        click.echo(f"To take it back: rlhf-loop ratings undo {report.import_id}")
+
+
+def print_imports(found: Sequence[PastImport]) -> None:
+    """Print the imports as a table."""
+    console = _console()
+    if not found:
+        console.print("There is no import yet. Import a file: rlhf-loop ratings import FILE")
+        return
+    columns = [*_numbers("#"), Column("imported (UTC)", no_wrap=True), Column("file", overflow="fold")]
+    columns += [Column("by", overflow="fold"), Column("format"), *_numbers("added", "updated", "refused")]
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for each in found:
+        numbers = [f"{number:,}" for number in (each.added, each.updated, each.refused)]
+        texts = [Text(_printable(text)) for text in (each.file, each.actor, each.format)]
+        table.add_row(str(each.id), f"{each.imported_at:%Y-%m-%d %H:%M}", *texts, *numbers)
+    console.print(table)
+    for each in found:
+        if each.undone_at:
+            said = f"{each.id}: taken back on {each.undone_at:%Y-%m-%d %H:%M} by {_printable(each.undone_by or '')}"
+            console.print(said, markup=False)
 
 
 def print_stats(stats: RatingStats) -> None:

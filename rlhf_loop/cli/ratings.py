@@ -1,4 +1,4 @@
-"""`rlhf-loop ratings`: bring ratings in, take them out, count them."""
+"""`rlhf-loop ratings`: bring ratings in, take an import back, take ratings out, count them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _number_scale(ctx: click.Context, param: click.Parameter, value: str | None)
 
 @click.group()
 def ratings() -> None:
-    """Bring ratings in, take them out, count them."""
+    """Bring ratings in, take an import back, take ratings out, count them."""
 
 
 @ratings.command("import", short_help="Store the ratings of FILE, whatever tool it comes from.")
@@ -180,6 +180,33 @@ def _standard_input() -> Iterator[Path]:
         yield path.rename(
             path.with_suffix(f".{next((kind for mark, kind in begins if first.startswith(mark)), 'csv')}")
         )
+
+
+@ratings.command("imports", short_help="List the imports, the newest first.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many to list.")
+def list_imports(limit: int) -> None:
+    """List the imports, the newest first: number, time, file, who, tool, and what each brought."""
+    from rlhf_loop.cli.output import print_imports
+    from rlhf_loop.exchange.imports import past_imports
+
+    print_imports(past_imports(open_ratings(), limit=limit))
+
+
+@ratings.command("undo", short_help="Take an import back.")
+@click.argument("number", metavar="ID", type=click.IntRange(min=1))
+@click.option("--dry-run", is_flag=True, help="Show what would go, and change nothing.")
+def undo(number: int, dry_run: bool) -> None:
+    """Take back what the import ID added and changed; `rlhf-loop ratings imports` lists them.
+
+    What was said anew since stays, and so does an answer that is used otherwise. The second time nothing is done.
+    """
+    from rlhf_loop.exchange.imports import undo_import
+
+    undone = undo_import(open_ratings(), number, actor=operator(), dry_run=dry_run)
+    for line in undone.lines():
+        click.echo(line)
+    if dry_run and not undone.already:
+        click.echo("Nothing was changed. Take it back without --dry-run.")
 
 
 @ratings.command("export", short_help="Write all ratings to FILE, for yourself or for other tools.")

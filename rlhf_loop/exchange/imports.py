@@ -20,6 +20,7 @@ from rlhf_loop.exchange.staging import REMARKS, Stored, take_turn
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import LARGEST_ID, Import, ImportChange, Interaction, Preference, Review, UtcDateTime
+from rlhf_loop.utils.text import counted
 
 _CHUNK = 1000
 
@@ -55,6 +56,19 @@ class Undone:
     answers_kept: int = 0
     said_kept: int = 0
     already: PastImport | None = None
+
+    def lines(self) -> list[str]:
+        """Return the numbers in sentences."""
+        if self.already:
+            when = f"{self.already.undone_at:%Y-%m-%d %H:%M} UTC by {self.already.undone_by}"
+            return [f"Import {self.already.id} was taken back before, {when}. Nothing was done."]
+        said = "reviews and preferences"
+        found = [f"{counted(self.answers, 'answer')} and {self.said:,} {said} removed, {self.restored:,} as before."]
+        if self.answers_kept:
+            found.append(f"Kept: {counted(self.answers_kept, 'answer')} of the import, used otherwise since.")
+        if self.said_kept:
+            found.append(f"Kept as now: {self.said_kept:,} {said}, changed, withdrawn or approved since.")
+        return found
 
 
 def past_imports(engine: Engine, *, limit: int | None = None) -> list[PastImport]:
@@ -159,7 +173,7 @@ def _give_back(connection: Connection, import_id: int) -> int:
     """Bring back the reviews that the import withdrew, unless their reviewers spoke since; return how many."""
     wanted = select(ImportChange).where(ImportChange.import_id == import_id, ImportChange.kind == "withdrawn")
     count = 0
-    for change in connection.execute(wanted.order_by(ImportChange.row_id)).scalars().all():
+    for change in connection.execute(wanted.order_by(ImportChange.row_id)).all():
         values = _values(connection, Review, change.former)
         mine = (Review.interaction_key == change.interaction_key) & (Review.reviewer == values["reviewer"])
         if connection.execute(select(Review.id).where(mine)).scalar() is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,8 @@ def test_import_stats_and_export(database: str, tmp_path: Path) -> None:
     result = call(database, "ratings", "import", path)
     assert (result.exit_code, result.output) == (
         0,
-        "60 rows: 60 added, 0 updated, 0 unchanged.\n60 ratings by 1 reviewer.\n",
+        "60 rows: 60 added, 0 updated, 0 unchanged.\n60 ratings by 1 reviewer.\n"
+        "To take it back: rlhf-loop ratings undo 1\n",
     )
     stats = call(database, "ratings", "stats").output
     assert "60 rated, enough to train." in stats
@@ -144,7 +146,8 @@ def test_invalid_rows_are_printed_and_nothing_is_stored(database: str, tmp_path:
     result = call(database, "ratings", "import", path, "--skip-invalid")
     assert (result.exit_code, result.stdout) == (
         0,
-        "26 rows: 1 added, 0 updated, 0 unchanged, 25 invalid and left out.\n1 rating by 1 reviewer.\n",
+        "26 rows: 1 added, 0 updated, 0 unchanged, 25 invalid and left out.\n1 rating by 1 reviewer.\n"
+        "To take it back: rlhf-loop ratings undo 1\n",
     )
 
 
@@ -197,7 +200,8 @@ def test_the_formats_of_other_tools(database: str, tmp_path: Path, format: str, 
     result = call(other, "ratings", "import", tmp_path / name, "--format", format, "--reviewer", "ann")
     said = "comparison" if "preference" in format else "rating"
     by = f"{rows} {said}{'s'[: rows - 1]} by 1 reviewer.\n"
-    assert result.output == f"{rows} row{'s'[: rows - 1]}: {rows} added, 0 updated, 0 unchanged.\n{by}"
+    back = "To take it back: rlhf-loop ratings undo 1\n"
+    assert result.output == f"{rows} row{'s'[: rows - 1]}: {rows} added, 0 updated, 0 unchanged.\n{by}{back}"
     result = call(other, "ratings", "import", tmp_path / name, "--format", format, "--reviewer", "ann")
     assert result.output == f"{rows} row{'s'[: rows - 1]}: 0 added, 0 updated, {rows} unchanged.\n{by}"
 
@@ -212,6 +216,24 @@ def test_role_and_labels_are_options(database: str, tmp_path: Path) -> None:
     assert "1 rated" in call(database, "ratings", "stats").output
     result = call(database, "ratings", "import", path, "--format", "trl-unpaired", "--good", "2")
     assert (result.exit_code, "Good are 4 and 5" in result.stderr) == (2, True)
+
+
+def test_an_import_is_listed_and_taken_back(database: str, tmp_path: Path) -> None:
+    """The list has its number; a dry run says what would go; the second time the command says so and succeeds."""
+    assert "There is no import yet" in call(database, "ratings", "imports").output
+    call(database, "ratings", "import", csv_file(tmp_path, "q,a,4", "q,b,5"))
+    listed = call(database, "ratings", "imports").output
+    assert re.search(r"1 +\d{4}-.*ratings\.csv +cli:\S+ +csv +2 +0 +0", listed)
+    gone = "2 answers and 2 reviews and preferences removed, 0 as before.\n"
+    tried = call(database, "ratings", "undo", "1", "--dry-run")
+    assert tried.output == f"{gone}Nothing was changed. Take it back without --dry-run.\n"
+    assert call(database, "ratings", "undo", "1").output == gone
+    assert re.search(r"1: taken back on \d{4}-.* by cli:", call(database, "ratings", "imports").output)
+    again = call(database, "ratings", "undo", "1")
+    assert (again.exit_code, "was taken back before" in again.output) == (0, True)
+    assert "0 answers" in call(database, "ratings", "stats").output
+    unknown = call(database, "ratings", "undo", "2")
+    assert (unknown.exit_code, "There is no import 2" in unknown.stderr) == (2, True)
 
 
 def test_an_import_is_audited_with_who_ran_it(database: str, tmp_path: Path) -> None:
@@ -249,7 +271,8 @@ def test_from_names_the_tool(database: str, tmp_path: Path) -> None:
     path.write_text(json.dumps([OPENWEBUI]))
     for added in (1, 0):
         result = call(database, "ratings", "import", "--from", "openwebui", path)
-        assert result.output == f"1 row: {added} added, 0 updated, {1 - added} unchanged.\n1 rating by 1 reviewer.\n"
+        said = f"1 row: {added} added, 0 updated, {1 - added} unchanged.\n1 rating by 1 reviewer.\n"
+        assert result.output == said + "To take it back: rlhf-loop ratings undo 1\n" * added
     assert "0 rated" in call(database, "ratings", "stats").output
     call(database, "ratings", "import", "--from", "openwebui", path, "--role", "expert", "--good", "4")
     path = tmp_path / "again.csv"

@@ -177,9 +177,16 @@ def old(engine: Engine) -> Engine:
             ),
             served | {"teams": json.dumps(served["teams"])},
         )
+        on = "" if connection.dialect.name == "sqlite" else " ON {}"
         for table in ("rlhf_reviews", "rlhf_preferences"):
+            connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
-        connection.execute(text("DROP TABLE rlhf_database"))
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
+        connection.execute(text("ALTER TABLE rlhf_interactions DROP COLUMN import_id"))
+        if on:
+            connection.execute(text("DROP FUNCTION rlhf_said_anew"))
+        for table in ("rlhf_import_changes", "rlhf_imports", "rlhf_database"):
+            connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))
     return engine
 
