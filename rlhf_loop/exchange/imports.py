@@ -200,8 +200,8 @@ def _restore(
         other += any(getattr(row, name) != value for name, value in values.items() if name != "imported")
         rows.append({"key": row.id, "import_id": row.former_import_id} | values)
     if rows:
-        named = {name: bindparam(name) for name in rows[0] if name != "key"}
-        statement = update(table.__table__).where(table.__table__.c.id == bindparam("key")).values(named)
+        named: dict[str, Any] = {name: bindparam(name) for name in rows[0] if name != "key"}
+        statement = update(table).where(table.id == bindparam("key")).values(named)
         connection.execute(statement, rows)
     return len(rows) - other, other
 
@@ -242,8 +242,7 @@ def _restore_remarks(connection: Connection, import_id: int, kind: str, column: 
     ]
     if rows:
         changed = {column: bindparam("value"), "review_changes": Interaction.review_changes + 1}
-        table = Interaction.__table__
-        connection.execute(update(table).where(table.c.id == bindparam("key")).values(changed), rows)
+        connection.execute(update(Interaction).where(Interaction.id == bindparam("key")).values(changed), rows)
     # What a later import found is gone from below it.
     beyond = select(later, here.former.label("mine")).join(
         here, mine & (later.row_id == here.row_id) & (later.kind == kind) & (later.import_id > import_id)

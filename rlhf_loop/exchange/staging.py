@@ -186,24 +186,24 @@ def store_pairs(connection: Connection, *, role: str, now: datetime, import_id: 
     if not connection.execute(select(func.count()).select_from(PAIRS)).scalar_one():
         return Stored()
     moment, by = bindparam("now", now, UtcDateTime), {"import_id": import_id}
-    _keep(connection, _NAMED_PREFERENCES, kind="preference", **by)
+    kept = _keep(connection, _NAMED_PREFERENCES, kind="preference", **by)
     connection.execute(text(_NAME_PREFERENCES), by)
-    overtaken = connection.execute(text(_COUNT_OVERTAKEN_PREFERENCES)).scalar_one()
-    _keep(connection, _CHANGED_PREFERENCES, kind="preference", **by)
-    updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment), by).rowcount
-    connection.execute(text(_REMEMBER_PREFERENCES), by)
+    overtaken, updated = connection.execute(text(_COUNT_OVERTAKEN_PREFERENCES)).scalar_one(), 0
+    if kept + _keep(connection, _CHANGED_PREFERENCES, kind="preference", **by):
+        updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment), by).rowcount
+        connection.execute(text(_REMEMBER_PREFERENCES), by)
     added = connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role} | by).rowcount
     return Stored(added=added, said=added, updated=updated, overtaken=overtaken)
 
 
-def _keep(connection: Connection, rows: str, *, kind: str, import_id: int, **values: Any) -> None:
-    """Keep what rows say that are about to be changed, by the end of a statement that finds them."""
+def _keep(connection: Connection, rows: str, *, kind: str, import_id: int, **values: Any) -> int:
+    """Keep what rows say that are about to be changed, by the end of a statement that finds them; return how many."""
     table, interaction = (
         ("rlhf_preferences", "first_id") if kind == "preference" else ("rlhf_reviews", "interaction_id")
     )
     columns = _FORMER_PREFERENCE if kind == "preference" else _FORMER_REVIEW
     former = ", ".join(f"'{name}', {table}.{name}" for name in columns)
-    connection.execute(
+    kept = connection.execute(
         text(f"""
             INSERT INTO rlhf_import_changes (import_id, kind, row_id, interaction_id, former_import_id, former)
             SELECT :import_id, :kind, {table}.id, {table}.{interaction}, {table}.import_id,
@@ -213,6 +213,7 @@ def _keep(connection: Connection, rows: str, *, kind: str, import_id: int, **val
         """),
         {"kind": kind, "import_id": import_id} | values,
     )
+    return kept.rowcount
 
 
 def _json_object(connection: Connection) -> str:
@@ -444,22 +445,23 @@ def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> 
     overtaken = updated = 0
     # Of new answers nobody has said anything yet.
     if new < connection.execute(text(_COUNT_ANSWERS)).scalar_one():
-        for kept in _HIDDEN_REMARKS:
-            connection.execute(text(kept.format(json_object=_json_object(connection))), by)
-        _keep(connection, _NAMED_REVIEWS, kind="review", **by, usual=unsaid.reviewer)
-        connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer} | by)
+        for remarks in _HIDDEN_REMARKS:
+            connection.execute(text(remarks.format(json_object=_json_object(connection))), by)
+        kept = _keep(connection, _NAMED_REVIEWS, kind="review", **by, usual=unsaid.reviewer)
+        if kept:
+            connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer} | by)
         overtaken = connection.execute(text(_COUNT_OVERTAKEN)).scalar_one()
-        _keep(connection, _CHANGED_REVIEWS, kind="review", **by)
-        updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now), by).rowcount
-        connection.execute(text(_REMEMBER_REVIEWS), by)
+        if kept + _keep(connection, _CHANGED_REVIEWS, kind="review", **by):
+            updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now), by).rowcount
+            connection.execute(text(_REMEMBER_REVIEWS), by)
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role} | by).rowcount
     withdrawn = connection.execute(text(_TAKEN_BACK)).all()
     for row in withdrawn:
         _keep(connection, _WITHDRAWN, kind="withdrawn", **by, key=row.id, reviewer=row.reviewer)
         withdraw_review(connection, row.id, reviewer=row.reviewer)
     overtaken += connection.execute(text(_COUNT_NOT_TAKEN_BACK)).scalar_one()
-    for kept in _NEW_REMARKS:
-        connection.execute(text(kept.format(json_object=_json_object(connection))), by)
+    for remarks in _NEW_REMARKS:
+        connection.execute(text(remarks.format(json_object=_json_object(connection))), by)
     remarked = connection.execute(text(_ADD_REMARKS)).rowcount
     pairs = store_pairs(connection, role=role, now=moment, import_id=import_id)
     return Stored(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
@@ -42,7 +42,7 @@ def content(engine: Engine) -> list[Any]:
         ]
 
 
-def take_in(engine: Engine, path: Path, rows: list[list[Any]], **options: Any) -> int:
+def take_in(engine: Engine, path: Path, rows: Sequence[Sequence[Any]], **options: Any) -> int:
     number = import_ratings(engine, write_csv(path, [NAMES, *rows]), **options).import_id
     assert number is not None
     return number
@@ -75,7 +75,10 @@ FILES: dict[str, list[list[Any]]] = {
 @pytest.fixture
 def filled(engine: Engine, tmp_path: Path) -> Engine:
     """A database with answers, reviews, remarks and a preference of its own."""
-    own = [["q", "known", 1, "ann", "bad", "good", EARLY], ["q", "bare", "", "", "a remark", "a correction", ""]]
+    own: list[list[Any]] = [
+        ["q", "known", 1, "ann", "bad", "good", EARLY],
+        ["q", "bare", "", "", "a remark", "a correction", ""],
+    ]
     take_in(engine, tmp_path / "own.csv", [*own, ["q", "silent", "", "", "", "", ""]])
     rate(engine, key_of(engine, "known"), reviewer="ben", rating=3, comment="so so")
     with transaction(engine) as connection:
@@ -208,7 +211,7 @@ def test_a_changed_review_that_was_said_anew_stays(filled: Engine, tmp_path: Pat
 # --- Several imports -------------------------------------------------------------------------------------------------
 
 #: What three imports say, one after the other, of the same answers, or of others.
-LATER = [
+LATER: list[list[list[Any]]] = [
     [["q", "x", 5, "ann", "first", "", ""], ["q", "y", 3, "ben", "", "c1", ""], ["q", "z", "", "", "r", "", ""]],
     [["q", "x", 4, "ann", "", "", ""], ["q", "y", 3, "ben", "", "", ""], ["q", "z", 2, "cleo", "s", "", ""]],
     [["q", "x", 3, "ann", "last", "", ""], ["q", "w", 3, "ann", "", "", ""], ["q", "z", 5, "cleo", "", "c", ""]],
