@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -123,6 +124,9 @@ def import_(
         good=good, bad=bad, thumbs=thumbs, score_name=score_name, scale=NumberScale(*scale) if scale else None
     )
     with ExitStack() as stack:
+        # Hints about styles and the like, which nobody asked for. Who calls from Python has filters of their own.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", module="openpyxl")
         if str(file) == "-":
             file = stack.enter_context(_standard_input())
         if dry_run:

@@ -119,7 +119,7 @@ class RatingsReader:
         with ExitStack() as stack:
             for record in read_records(self.path, self._open(stack), format=self._container):
                 if record.reason:
-                    yield FileRow(record.line, None, record.reason)
+                    yield FileRow(record.line, None, self._by_name(record.reason))
                     continue
                 if record.names not in matched:
                     matched.add(record.names)
@@ -136,7 +136,7 @@ class RatingsReader:
                 except RecursionError:
                     yield FileRow(record.line, None, TOO_DEEP)
                 except ValueError as error:
-                    yield FileRow(record.line, None, str(error))
+                    yield FileRow(record.line, None, self._by_name(str(error)))
         yield from self._layout.finish()
         self._layout.check()
         if foreign and not any_rows:
@@ -144,6 +144,10 @@ class RatingsReader:
                 f"Nothing in {str(self.path)!r} could be read as {self.format}: {foreign}. Export it as "
                 "docs/RLHF_EXCHANGE.md says, or give the format that it has with --from."
             )
+
+    def _by_name(self, reason: str) -> str:
+        """Name the encoding that the file has, as its text is in UTF-8 only here."""
+        return reason.replace("not UTF-8", f"not {self.encoding}") if self.encoding not in (None, UTF_8) else reason
 
     def _records(self) -> Iterator[Record]:
         """Read the rows once more, from the first to the last."""

@@ -101,7 +101,9 @@ class _Recoded(io.RawIOBase):
     def __init__(self, stream: IO[bytes], encoding: str) -> None:
         self._stream = stream
         self._encoding = encoding
-        self._decoder = codecs.getincrementaldecoder(encoding)()
+        # What is wrong in a row comes through as bytes that are not UTF-8, so that the row can be named.
+        errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors)
         self._ready = b""
         self._ended = False
 

@@ -15,7 +15,6 @@ import re
 import shutil
 import stat
 import tempfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 from uuid import UUID
 
 from rlhf_loop.errors import ImportFileError
@@ -75,6 +74,9 @@ HOPELESS = 100_000
 _LONGEST_PAGE, _PARQUET_BYTES = 40 << 20, 1 << 25
 #: Bytes of a workbook, unpacked: 100,000 rows of some columns, and a minute.
 _WORKBOOK_BYTES = 1 << 26
+#: What a sheet's XML has where a cell is a formula, and where cells are merged.
+_FORMULA = re.compile(rb"<(?:\w+:)?f[\s>]")
+_MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*?\bref\s*=\s*["']([^"']{1,40})["']""")
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
 _MOST_UNPACKED, _UNPACKED_BYTES = 500, 1 << 28
 #: What reading a damaged gzip-compressed file raises.
@@ -509,40 +511,30 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
 def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
     """Give the rows of the first visible sheet that has any."""
     # The one that reads row by row: others unfold a sheet into memory up to its last cell, be it the 17th billionth.
-    import openpyxl
+    from openpyxl.reader.excel import ExcelReader
 
-    with warnings.catch_warnings(), ExitStack() as stack:
-        warnings.simplefilter("ignore")  # about styles and the like, which nobody asked for
+    with ExitStack() as stack:
         try:
-            kinds = (True, False) if _has_formulas(stream) else (True,)
-            books = [openpyxl.load_workbook(stream, read_only=True, data_only=values) for values in kinds]
-            for book in books:
-                stack.callback(book.close)
-            shown = [place for place, sheet in enumerate(books[0].worksheets) if sheet.sheet_state == "visible"]
-            for place in shown:
-                names: tuple[str, ...] = ()
-                sheets = (book.worksheets[place].iter_rows(values_only=True) for book in books)
-                for line, (cells, *formulas) in enumerate(zip(*sheets, strict=True), 1):
-                    written = formulas[0] if formulas else cells
-                    if all(cell in (None, "") for cell in written):
-                        continue
-                    if not names:
-                        # What has no name at the end is a column that was emptied.
-                        wide = max((end for end, cell in enumerate(cells, 1) if cell not in (None, "")), default=0)
-                        if not wide:
-                            raise ImportFileError(
-                                f"The names of the columns in line {line} are formulas without a value. Open the file "
-                                "in a spreadsheet, and save it there."
-                            )
-                        names = tuple("" if cell is None else str(cell).strip() for cell in cells[:wide])
-                        yield Record(line, names)
-                    elif reason := _without_value(cells, written):
-                        yield Record(line, reason=reason)
-                    else:
-                        # Rows may end with their last cell.
-                        there = [_as_in_csv(cell) for cell in cells[: len(names)]]
-                        yield Record(line, names, there + [None] * (len(names) - len(there)))
-                if names:
+            archive = stack.enter_context(zipfile.ZipFile(stream))
+            if (size := sum(part.file_size for part in archive.infolist())) > _WORKBOOK_BYTES:
+                raise ImportFileError(
+                    f"The workbook has {size:,} bytes unpacked, and at most {_WORKBOOK_BYTES:,} are read. Save it as "
+                    "CSV."
+                )
+            reader = _opened(stack, ExcelReader(stream, read_only=True, data_only=True))
+            parts = {sheet.name: part.target for sheet, part in reader.parser.find_sheets()}
+            for place, sheet in enumerate(reader.wb.worksheets):
+                if sheet.sheet_state != "visible":
+                    continue
+                sheets, content = [sheet], archive.read(parts[sheet.title])
+                if _FORMULA.search(content):
+                    sheets.append(_opened(stack, ExcelReader(stream, read_only=True)).wb.worksheets[place])
+                merged = _merged(content)
+                del content
+                records = _sheet_records(sheets, merged)
+                if first := next(records, None):
+                    yield first
+                    yield from records
                     return
         except ImportFileError:
             raise
@@ -551,6 +543,97 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
                 f"The workbook cannot be read: {clause(error)}. Save it anew, without a password, or as CSV."
             ) from error
     raise ImportFileError("The workbook is empty. The first line of its first sheet must name the columns.")
+
+
+def _opened(stack: ExitStack, reader: Any) -> Any:
+    reader.read()
+    stack.callback(reader.wb.close)
+    return reader
+
+
+def _sheet_records(sheets: Sequence[Any], merged: _Merged) -> Iterator[Record]:
+    """Give the rows of a sheet, as they are shown and, if that is not all the same, as they are written."""
+    names: tuple[str, ...] = ()
+    header = header_end = 0
+    every = (_filled(sheet.iter_rows(values_only=True), merged) for sheet in sheets)
+    for line, (cells, *formulas) in enumerate(zip(*every, strict=True), 1):
+        written = formulas[0] if formulas else cells
+        if all(cell in (None, "") for cell in written):
+            continue
+        if not names:
+            # What has no name at the end is a column that was emptied.
+            wide = max((end for end, cell in enumerate(cells, 1) if cell not in (None, "")), default=0)
+            if not wide:
+                raise ImportFileError(
+                    f"The names of the columns in line {line} are formulas without a value. Open the file in a "
+                    "spreadsheet, and save it there."
+                )
+            found = ["" if cell is None else str(cell).strip() for cell in cells[:wide]]
+            for area in merged.get(line, ()):
+                if area.left <= wide:
+                    # A name that reaches over several columns is that of each.
+                    found[area.left - 1 : area.right] = [found[area.left - 1]] * (area.right - area.left + 1)
+                    header_end = max(header_end, area.bottom)
+            header, names = line, tuple(found)
+            yield Record(line, names)
+        elif line <= header_end:
+            raise ImportFileError(
+                f"The names of the columns reach over lines {header} to {header_end}, as cells of them are merged. "
+                "Write them into one line, each into a cell of its own."
+            )
+        elif reason := _without_value(cells, written):
+            yield Record(line, reason=reason)
+        else:
+            # Rows may end with their last cell.
+            there = [_as_in_csv(cell) for cell in cells[: len(names)]]
+            yield Record(line, names, there + [None] * (len(names) - len(there)))
+
+
+class _Area(NamedTuple):
+    """Cells that are merged, by the numbers of their columns and of the last row."""
+
+    left: int
+    right: int
+    bottom: int
+
+
+#: By the first row.
+_Merged = dict[int, list[_Area]]
+
+
+def _merged(content: bytes) -> _Merged:
+    """Find the merged cells of a sheet, which the library does not tell where it reads row by row."""
+    from openpyxl.utils.cell import range_boundaries
+
+    found: _Merged = {}
+    for number, area in enumerate(_MERGED.finditer(content)):
+        if number == _MOST_PARTS:
+            raise ImportFileError(f"The sheet has more than {_MOST_PARTS:,} merged cells. Save it as CSV.")
+        left, top, right, bottom = range_boundaries(area[1].decode())
+        found.setdefault(top, []).append(_Area(left, right, bottom))
+    return found
+
+
+def _filled(rows: Iterable[Sequence[Any]], merged: _Merged) -> Iterator[Sequence[Any]]:
+    """Give each row what merged cells say that reach into it, as whoever looks at the sheet reads them.
+
+    Of several columns it is in the first; what is beneath is not shown and counts for nothing. A row that has nothing
+    else stays empty.
+    """
+    open_areas: dict[int, tuple[_Area, Any]] = {}
+    for line, cells in enumerate(rows, 1):
+        for area in merged.get(line, ()):
+            open_areas[area.left] = area, cells[area.left - 1] if area.left <= len(cells) else None
+        if open_areas and any(cell not in (None, "") for cell in cells):
+            filled = list(cells)
+            for area, value in list(open_areas.values()):
+                if area.bottom < line:
+                    del open_areas[area.left]
+                    continue
+                filled += [None] * (area.left - len(filled))
+                filled[area.left - 1 : area.right] = [value, *[None] * (min(area.right, len(filled)) - area.left)]
+            cells = filled
+        yield cells
 
 
 def _without_value(cells: Sequence[Any], written: Sequence[Any]) -> str:
@@ -568,22 +651,6 @@ def _as_in_csv(cell: Any) -> Any:
     if isinstance(cell, bool):
         return str(cell).lower()
     return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
-
-
-def _has_formulas(stream: IO[bytes]) -> bool:
-    """Tell whether a workbook has any; refuse one that is too large to be gone through in seconds."""
-    found = False
-    with zipfile.ZipFile(stream) as archive:
-        if (size := sum(part.file_size for part in archive.infolist())) > _WORKBOOK_BYTES:
-            raise ImportFileError(
-                f"The workbook has {size:,} bytes unpacked, and at most {_WORKBOOK_BYTES:,} are read. Save it as CSV."
-            )
-        for name in archive.namelist():
-            if "worksheets/" in name:
-                content = archive.read(name)
-                found = found or b"<f>" in content or b"<f " in content
-    stream.seek(0)
-    return found
 
 
 def _longest_row(stream: IO[bytes], group: Any) -> int:

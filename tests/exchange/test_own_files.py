@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 from click.testing import CliRunner
+from openpyxl.worksheet.cell_range import CellRange
 from sqlalchemy import Engine
 
 from rlhf_loop.cli import main
@@ -38,7 +40,9 @@ def stored(engine: Engine) -> list[Rating]:
         return list(ratings(connection))
 
 
-def write_workbook(path: Path, rows: Rows, *, hidden: Rows = (), far: tuple[int, int] | None = None) -> Path:
+def write_workbook(
+    path: Path, rows: Rows, *, hidden: Rows = (), far: tuple[int, int] | None = None, merged: Sequence[str] = ()
+) -> Path:
     """Write what a spreadsheet would, behind a hidden sheet; what begins with = is a formula that nobody computed."""
     book = openpyxl.Workbook()
     book.active.sheet_state = "hidden"
@@ -47,6 +51,7 @@ def write_workbook(path: Path, rows: Rows, *, hidden: Rows = (), far: tuple[int,
             sheet.append(row)
     if far:
         sheet.cell(*far, value=1)
+    sheet.merged_cells.ranges.update(map(CellRange, merged))  # and not merge_cells(), which empties what is beneath
     book.active = 1
     book.save(path)
     return path
@@ -87,6 +92,38 @@ def test_the_letters_tell_the_encoding(sqlite_engine: Engine, tmp_path: Path, en
     assert report.encoding == encoding
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "bad"),
+    [
+        ("a.csv", "utf-16", "b\ud800"),
+        ("a.csv", "utf-16-le", "\udc00b"),
+        ("a.jsonl", "utf-16-be", "b\ud83d"),
+        ("a.json", "utf-16", "b\udc00"),
+        ("a.csv", "utf-32", "b\ud800"),
+        ("a.csv", "cp932", "b\udc81"),
+        ("a.csv", "cp1251", "b\udc98"),
+        ("a.csv", "ascii", "b\udcff"),
+    ],
+)
+def test_a_bad_character_costs_its_row(
+    sqlite_engine: Engine, tmp_path: Path, name: str, encoding: str, bad: str
+) -> None:
+    """Half a character, or bytes that the encoding does not have, refuse their row alone, and it is named."""
+    rows = [("q", "a", 4), ("q", bad, 4), ("q", "c", 4)]
+    if name == "a.csv":
+        text = "question,answer,rating\n" + "".join(f"{q},{a},{r}\n" for q, a, r in rows)
+    else:
+        each = [f'{{"question": "{q}", "answer": "{a}", "rating": {r}}}' for q, a, r in rows]
+        text = "[" + ",\n".join(each) + "]" if name == "a.json" else "\n".join(each)
+    errors = "surrogatepass" if encoding.startswith("utf") else "surrogateescape"
+    (tmp_path / name).write_bytes(text.encode(encoding, errors))
+    with pytest.raises(ImportFileError, match=f"1 of 3 rows .* not {encoding}"):
+        import_ratings(sqlite_engine, tmp_path / name, encoding=encoding)
+    report = import_ratings(sqlite_engine, tmp_path / name, encoding=encoding, skip_invalid=True)
+    assert (report.added, len(report.invalid)) == (2, 1)
+    assert [each.ai_response for each in stored(sqlite_engine)] == ["a", "c"]
+
+
 def test_an_encoding_can_be_given(sqlite_engine: Engine, tmp_path: Path) -> None:
     """It is believed; one that there is not, or that the file is not in, is refused."""
     path = tmp_path / "a.jsonl"
@@ -96,9 +133,8 @@ def test_an_encoding_can_be_given(sqlite_engine: Engine, tmp_path: Path) -> None
     for name in ("none-such", "base64", ""):
         with pytest.raises(ImportFileError, match="not the name of an encoding"):
             import_ratings(sqlite_engine, path, encoding=name)
-    for name in ("ascii", "utf-16"):
-        with pytest.raises(ImportFileError, match=f"not in {name}: .*Give the encoding that it has"):
-            import_ratings(sqlite_engine, path, encoding=name)
+    with pytest.raises(ImportFileError, match=r"not in utf-16: .*Give the encoding that it has"):
+        import_ratings(sqlite_engine, path, encoding="utf-16")
 
 
 def test_what_a_german_spreadsheet_saves(sqlite_engine: Engine, tmp_path: Path) -> None:
@@ -193,6 +229,93 @@ def test_a_workbook_with_a_cell_far_out(sqlite_engine: Engine, tmp_path: Path) -
     far = write_workbook(tmp_path / "far.xlsx", rows, far=(5000, 16_384))
     report = import_ratings(sqlite_engine, far, skip_invalid=True)
     assert (report.added, [error.line for error in report.invalid]) == (1, [5000])
+
+
+@pytest.mark.parametrize(
+    ("rows", "areas", "found"),
+    [
+        pytest.param(
+            [["question", "answer", "rating"], ["q", "a", 4], [None, "b", 2], ["r", "c", 1], [None, "d", 5]],
+            ["A2:A3", "A4:A5"],
+            [("q", "a", 4), ("q", "b", 2), ("r", "c", 1), ("r", "d", 5)],
+            id="a question over several answers",
+        ),
+        pytest.param(
+            [["question", "answer", "rating"], ["q", "a", 4], ["q", "b"], ["q", "c"], ["q", "d"]],
+            ["C2:C4"],
+            [("q", "a", 4), ("q", "b", 4), ("q", "c", 4), ("q", "d", None)],
+            id="a rating over several answers",
+        ),
+        pytest.param(
+            [["question", "answer", "rating", "reviewer"], ["q", "a", 4, "ann"], [None, None, 2, "bob"], ["r", "b", 1]],
+            ["A2:A3", "B2:B3"],
+            [("q", "a", 4), ("q", "a", 2), ("r", "b", 1)],
+            id="an answer over several reviews",
+        ),
+        pytest.param(
+            [["question", "answer", "rating"], ["q", "a", 4], [], [], ["r", "b", 2]],
+            ["A2:A4", "B2:B4", "C2:C4"],
+            [("q", "a", 4), ("r", "b", 2)],
+            id="a whole row over several",
+        ),
+        pytest.param(
+            [["question", "answer", "comment", "rating"], ["q", "a", "beneath", 4], ["beneath", "b", "", 5]],
+            ["A2:A3", "B2:C2"],
+            [("q", "a", 4), ("q", "b", 5)],
+            id="what is beneath is not shown",
+        ),
+        pytest.param(
+            [["question", "answer", "rating"], [], ["q", "a", 4]],
+            ["A1:A2", "B1:B2", "C1:C2"],
+            [("q", "a", 4)],
+            id="names over two lines",
+        ),
+        pytest.param(
+            [["question", "answer", "rating"], [None, None, "ann"], ["q", "a", 4]],
+            ["A1:A2", "B1:B2"],
+            "names of the columns reach over lines 1 to 2",
+            id="other names below the names",
+        ),
+        pytest.param(
+            [["question", "answer", "rating", None], ["q", "a", 4, 2]],
+            ["C1:D1"],
+            "Two columns have the name 'rating'",
+            id="a name over two columns",
+        ),
+        pytest.param(
+            [["question", "answer", "rating"], ["q", "a", "=2+2"], ["q", "b"]],
+            ["C2:C3"],
+            "2 of 2 rows",
+            id="a formula without a value",
+        ),
+    ],
+)
+def test_merged_cells(
+    sqlite_engine: Engine, tmp_path: Path, rows: Rows, areas: Sequence[str], found: list[object] | str
+) -> None:
+    """What is in merged cells is in each row that they reach over, as whoever looks at the sheet reads it."""
+    path = write_workbook(tmp_path / "a.xlsx", rows, merged=areas)
+    if isinstance(found, str):
+        with pytest.raises(ImportFileError, match=found):
+            import_ratings(sqlite_engine, path)
+        return
+    import_ratings(sqlite_engine, path)
+    ratings = stored(sqlite_engine)
+    assert [(each.user_prompt, each.ai_response, each.rating) for each in ratings] == found
+    assert not any(each.feedback_comment for each in ratings)
+
+
+def test_a_workbook_leaves_the_warnings_of_others_alone(tmp_path: Path) -> None:
+    """While one is read, what others warn of is heard, and the filters are those of before."""
+    path = write_workbook(tmp_path / "a.xlsx", [["question", "answer"], ["q", "a"]])
+    before = list(warnings.filters)
+    with path.open("rb") as stream:
+        records = files.read_records(path, stream, format="xlsx")
+        next(records)
+        assert list(warnings.filters) == before
+        with pytest.warns(UserWarning, match="of another thread"):
+            warnings.warn("of another thread", stacklevel=1)
+        records.close()
 
 
 def test_rows_of_a_workbook_may_end_early(sqlite_engine: Engine, tmp_path: Path) -> None:
