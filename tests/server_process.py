@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import forked_process
 import pytest
 from patience import PATIENCE_S, until
+
+from rlhf_loop.web.server.server import GRACE_S
 
 #: A source that answers at once, or once it may: when the file that the question names is there.
 SOURCE = """
@@ -42,18 +44,11 @@ source = Mine()
 class Server:
     """A running `rlhf-loop serve`, its port, and what it printed."""
 
-    def __init__(
-        self, folder: Path, environ: dict[str, str], *options: str, reading_s: float = 3600, most: int = 4096
-    ) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], *options: str, values: Mapping[str, float]) -> None:
         self.log, self._out = folder / "server.log", folder / f"server-{time.monotonic_ns()}.out"
         self.log.unlink(missing_ok=True)
-        worker = "rlhf_loop.web.server.gunicorn_worker"
         self.process = forked_process.start(
-            ["serve", "--port", "0", *options],
-            environ=environ,
-            log=self.log,
-            out=self._out,
-            values={f"{worker}:READING_S": reading_s, f"{worker}:MOST_CONNECTIONS": most},
+            ["serve", "--port", "0", *options], environ=environ, log=self.log, out=self._out, values=values
         )
         until(lambda: "\nWorkers" in self.greeting or self.process.ended())
         found = re.search(r"http://[^/\s]+:(\d+)/data-html", self.greeting)
@@ -116,8 +111,18 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str
 def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(*options: str, reading_s: float = 3600, most: int = 4096, **changes: str) -> Server:
-        started.append(Server(tmp_path, {**environ, **changes}, *options, reading_s=reading_s, most=most))
+    def start(
+        *options: str, reading_s: float = 3600, most: int = 4096, grace_s: float = GRACE_S, **changes: str
+    ) -> Server:
+        package = "rlhf_loop.web.server"
+        values = {
+            f"{package}.gunicorn_worker:READING_S": reading_s,
+            f"{package}.gunicorn_worker:MOST_CONNECTIONS": most,
+            f"{package}.gunicorn_worker:LEAVING_S": PATIENCE_S,
+            f"{package}.server:LEAVING_S": PATIENCE_S,
+            f"{package}.server:GRACE_S": grace_s,
+        }
+        started.append(Server(tmp_path, {**environ, **changes}, *options, values=values))
         return started[-1]
 
     yield start

@@ -476,8 +476,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @atexit.register
-def _fold_in() -> None:
-    """Have SQLite's files hold all that was written, so that a copy of one is whole, also where threads still run."""
+def fold_in() -> None:
+    """Have SQLite's files hold all that was written, so that a copy of one is whole, also where threads still run.
+
+    Each process does so at its end by itself; what ends otherwise calls it before.
+    """
     for path in _turns:
         with suppress(OSError, sqlite3.Error):
             if not os.path.getsize(f"{path}-wal") or not path.exists():

@@ -62,6 +62,19 @@ def test_a_stop_loses_no_answer(start: Callable[..., Server], tmp_path: Path) ->
     assert not list(tmp_path.glob("*.db-wal"))
 
 
+def test_requests_without_an_end_are_left(start: Callable[..., Server], tmp_path: Path) -> None:
+    """They hold a stop up for a while only; then the processes end in order, with all in the database's one file."""
+    server = start("--workers", "1", "--threads", "2", grace_s=0)
+    assert server.get("/data?query=Why")[0] == 200  # which is recorded
+    client = server.connect()
+    client.request("GET", f"/data?query=wait+for+{tmp_path / 'never'}")
+    until(lambda: list(tmp_path.glob("never.*.asked")))
+    assert server.stop() == 0
+    assert [line for line in server.lines() if line["message"].startswith("Worker exiting")]
+    assert not list(tmp_path.glob("*.db-wal"))
+    client.close()
+
+
 def test_a_stop_under_load_loses_no_answer(start: Callable[..., Server]) -> None:
     """Clients ask without a pause when SIGTERM comes: whoever got a connection gets an answer on it."""
     server = start("--workers", "2", "--threads", "4")

@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 READING_S = 10.0
 #: Who has got the last answer may take that long to hang up; who says nothing as the server stops, to begin.
 _LINGER_S = 2.0
+#: What a process has left to itself once requests have no more time, before it is killed.
+LEAVING_S = 5
 #: Who is about to be connected as the server stops is connected by then.
 _ARRIVING_S = 0.1
 #: Of an answer, a client fetches something at least that often.
@@ -138,7 +140,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             if not self.alive or self.ppid != os.getppid():
                 self._stop()
             if self._stopping:
-                end = min(end, now + self.cfg.graceful_timeout)
+                end = min(end, now + self.cfg.graceful_timeout - LEAVING_S)
             if now > end:
                 break
             for connection in list(self.connections):

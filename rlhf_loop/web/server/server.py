@@ -29,12 +29,13 @@ from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.ranking import without_model
+from rlhf_loop.store.engine import fold_in
 from rlhf_loop.utils import tracing
 from rlhf_loop.web import logs
 from rlhf_loop.web.app import create_app
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.process import Database
-from rlhf_loop.web.server.gunicorn_worker import BEFORE_BODY, Worker
+from rlhf_loop.web.server.gunicorn_worker import BEFORE_BODY, LEAVING_S, Worker
 from rlhf_loop.web.server.watch import Watch
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "threads": self._size.threads,
             "worker_class": Worker,
             "logger_class": _Log,
-            "graceful_timeout": GRACE_S,
+            "graceful_timeout": GRACE_S + LEAVING_S,
             "keepalive": _KEEP_ALIVE_S,
             "timeout": _STUCK_S,
             "backlog": _WAITING_CONNECTIONS,
@@ -279,6 +280,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             self._service.close()
         tracing.end()
         if worker.pid == os.getpid():
+            fold_in()
             _leave()
 
 
