@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores
-from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks, markers_of
+from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks, markers_of, spans_of
 from rlhf_loop.encoders.tuned import Checkpoint, Tunable, TunedLayers
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import EncoderError
@@ -303,10 +303,10 @@ class TextEncoder:
             return text
         place, left = 0, tokens
         for block in blocks(_encodable(text)):
-            ends = self._tokenizer.encode(block, add_special_tokens=False).offsets
-            if len(ends) > left:
-                return text[: place + ends[left - 1][1]] if left else text[:place]
-            place, left = place + len(block), left - len(ends)
+            spans = spans_of(self._tokenizer.encode(block, add_special_tokens=False))
+            if len(spans) > left:
+                return text[: place + spans[left - 1][1]] if left else text[:place]
+            place, left = place + len(block), left - len(spans)
         return text
 
     def _compute_texts(self, texts: Sequence[str]) -> list[Vectors]:

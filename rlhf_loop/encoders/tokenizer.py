@@ -17,8 +17,17 @@ from rlhf_loop.utils.text import clause
 
 TokenIds = NDArray[np.int32]
 Numbers = NDArray[np.int32]
-#: Characters of a text whose tokens are looked at together, up to the next blank: tokens take a hundred times as much.
-_BLOCK_CHARS = 128 * 1024
+#: Characters of a text whose tokens are looked at together, and of what follows up to a border that changes none:
+#: tokens take a hundred times as much memory.
+_BLOCK_CHARS = _BORDER_WITHIN = 128 * 1024
+#: Blanks between words, which are blanks to every tokenizer, as not all is that Python takes for one; and signs that
+#: stand alone where words are looked up: ideographs, and what is no letter.
+_BORDERS = (
+    re.compile(r"(?<=\w)[ \t\n\r\u00a0\u3000]+(?=\w)"),
+    re.compile("[ \t\n\r\u00a0\u3000-\u3003\u3400-\u4dbf\u4e00-\u9fff!-/:-@\\[-`{-~]"),
+)
+#: What stands for a blank in SentencePiece's tokens.
+_MARK = "\u2581"
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -78,7 +87,7 @@ class PassageSplitter:
         for block in blocks:
             found = encoding if not parts else self._tokenizer.encode(block, add_special_tokens=False)
             numbers = np.array([-1 if word is None else word for word in found.word_ids], dtype=np.int32)
-            spans = np.array(found.offsets, dtype=np.int32).reshape(-1, 2)
+            spans = np.array(spans_of(found), dtype=np.int32).reshape(-1, 2)
             parts.append(np.column_stack([spans + offset, np.where(numbers < 0, -1, numbers + words)]))
             offset, words = offset + len(block), words + int(numbers.max(initial=-1)) + 1
         tokens = np.concatenate(parts)
@@ -162,8 +171,30 @@ class Batcher:
 
 
 def blocks(text: str) -> list[str]:
-    """Part a very long text at blanks, which no token has on both sides; where there are none, anywhere."""
-    return re.findall(rf"(?s:.){{1,{_BLOCK_CHARS}}}\S{{0,1000}}", text) if len(text) > _BLOCK_CHARS else [text]
+    """Part a very long text at a blank, where there is none beside a sign that stands alone, and else anywhere.
+
+    So its tokens are those of the whole, unless 128,000 characters have no blank between words; for an encoder that
+    looks words up, unless they have no such sign either.
+    """
+    found, start = [], 0
+    while len(text) - start > _BLOCK_CHARS:
+        least, most = start + _BLOCK_CHARS, start + _BLOCK_CHARS + _BORDER_WITHIN
+        borders = (border.search(text, least, most) for border in _BORDERS[: 2 if len(text) > most else 1])
+        end = next((border.start() for border in borders if border), most)
+        found.append(text[start:end])
+        start = end
+    return [*found, text[start:]] if start < len(text) else found or [text]
+
+
+def spans_of(encoding: Encoding) -> list[tuple[int, int]]:
+    """Return where the tokens of a block are; a mark alone, which SentencePiece puts first, stands for the blank there.
+
+    The library has it stand for the letter that follows.
+    """
+    first, *others = encoding.offsets or [(0, 0)]
+    if others and encoding.tokens[0] == _MARK:
+        first = (0, others[0][0])
+    return [first, *others] if encoding.offsets else []
 
 
 def _first_word_start(words: Sequence[int | None] | Numbers, tokens: range) -> int | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from patience import PATIENCE_S
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 import rlhf_loop.encoders.tokenizer
 from rlhf_loop.config import Settings
@@ -310,30 +311,75 @@ def test_the_beginning_of_a_text(uncached: TextEncoder, text: str, tokens: int, 
     assert uncached.beginning(text, tokens=tokens) == beginning
 
 
+#: Letters of texts that are drawn, some of them without any blank; and controls that only some take for blanks.
+LETTERS = {
+    "latin": "abcdefghij    .,;-'\n\t",
+    "chinese": "病気頭痛薬水分補給。、 ",
+    "thai": "กขคงจฉชซญฎะาิีึืุูเแโใไ่้๊๋ ",
+    "arabic": "ابتثجحخدذرزسشص\u064b\u064e\u0651  ،؟\u200f",
+    "hindi": "कखगघचछजझटठडढ\u093e\u093f\u0941\u094d  ।",
+    "combining": "aeiou\u0301\u0308\u0327  ",
+    "controls": "abc\x0b\x0c\x1c\x1f\x85\u2028\u200b\xad\ufeff\xa0\u3000 \x00",
+    "without a blank": "abcdefghijklmnop0123456789./?&=%_-",
+    "one word": "abcdefghijklmnop0123456789",
+}
+
+
+@pytest.fixture(params=["words", "sentencepiece"])
+def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Tokenizer:
+    """The one of MiniLM, which looks words up, and one of the other kind, whose tokens have blanks in them."""
+    if request.param == "words":
+        return tokenizer
+    signs = sorted({"\u2581", *"".join(LETTERS.values())} - {" "})
+    pieces = [("<unk>", 0.0), *((sign, -5.0) for sign in signs), ("\u2581ab", -6.0), ("病気", -6.0), ("กข", -6.0)]
+    other = Tokenizer(models.Unigram(pieces, unk_id=0))
+    other.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Strip(), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
+    other.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    return other
+
+
 @pytest.mark.parametrize("block", [40, 700])
 def test_very_long_texts_are_read_block_by_block(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, block: int
+    any_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     """A text has the same passages, windows, tokens and beginning, however much of it is looked at together."""
+    dice = random.Random(block)
     texts = [
         LONG,
         LONG.replace(" ", "\n \n"),
         "well-known, 3.5mg/kg e\u0301 👩\u200d⚕️ " * 90,
-        "病" * 2_000,
         f"{' ' * 2_000}end",
+        *("".join(dice.choices(letters, k=1_000)) for letters in LETTERS.values()),
     ]
 
     def read() -> tuple[object, ...]:
         runtime = FakeRuntime()
-        encoder = TextEncoder(runtime, tokenizer)
+        encoder = TextEncoder(runtime, any_tokenizer)
         encoder.encode_passages(texts)
         encoder.encode_whole(texts)
-        return runtime.asked, encoder.count_tokens(texts), [encoder.beginning(text, tokens=50) for text in texts]
+        asked = [of.ids for of in any_tokenizer.encode_batch_fast(runtime.asked, add_special_tokens=False)]
+        return asked, encoder.count_tokens(texts), [encoder.beginning(text, tokens=50) for text in texts]
 
     expected = read()
     monkeypatch.setattr(rlhf_loop.encoders.tokenizer, "_BLOCK_CHARS", block)
-    assert all("".join(blocks(text)) == text and len(blocks(text)) > 1 for text in texts)
+    assert all("".join(blocks(text)) == text for text in texts)
+    assert [len(blocks(text)) > 1 for text in texts] == [True, True, True, False, *[True] * 7, False, False]
     assert read() == expected
+
+
+def test_a_text_without_any_border_is_read_in_parts(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no blank comes for long it is parted beside signs that stand alone, and where there are none, anywhere."""
+    monkeypatch.setattr(rlhf_loop.encoders.tokenizer, "_BLOCK_CHARS", 40)
+    monkeypatch.setattr(rlhf_loop.encoders.tokenizer, "_BORDER_WITHIN", 100)
+    for text in ("病" * 2_000, "example/" * 250, "one two" + " " * 2_000):
+        parts = blocks(text)
+        assert "".join(parts) == text
+        assert 1 < max(map(len, parts)) <= 140
+        whole = tokenizer.encode(text, add_special_tokens=False).ids
+        assert [id for part in parts for id in tokenizer.encode(part, add_special_tokens=False).ids] == whole
+    assert [*map(len, blocks("x" * 300))] == [140, 140, 20]
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------
