@@ -581,6 +581,8 @@ def _unusable(engine: Engine, error: SQLAlchemyError) -> str:
         advice = "Another process is writing to it; try again when that has ended."
     elif "no such table" in reason or ("does not exist" in reason and "relation" in reason):
         advice = "Run: rlhf-loop init"
+    elif "disk is full" in reason or "disk I/O error" in reason:
+        advice = "Make room on its disk, or look what is wrong with it, and try again; what was stored is still there."
     else:
         advice = "Check RLHF_DATABASE_URL, that the server runs, and that you may write there."
     return f"The database {describe(engine)} cannot be used: {reason.rstrip('.')}. {advice}"

@@ -73,6 +73,20 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """Where there is no more room the error says so, and what was stored is as it was."""
+    engine = db.open_database(f"sqlite:///{tmp_path / 'rlhf.db'}")
+    add_answer(engine)
+    with (
+        pytest.raises(DatabaseError, match="database or disk is full. Make room on its disk"),
+        db.transaction(engine) as connection,
+    ):
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        connection.exec_driver_sql("UPDATE rlhf_interactions SET ai_response = zeroblob(1000000)")
+    assert rows(engine, "SELECT count(*), max(length(ai_response)) < 1000 FROM rlhf_interactions") == [(1, 1)]
+    engine.dispose()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """Where the folder cannot be created the error names it."""
     (tmp_path / "file").write_text("")

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from people_fakes import OTHER_PASSWORD, PASSWORD, Browser, Site, actions, settings_of
+from people_fakes import OTHER_PASSWORD, PASSWORD, Browser, Site, actions, count, settings_of
 from sqlalchemy import Engine
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.accounts import links, users
 from rlhf_loop.errors import DatabaseError
+from rlhf_loop.store.tables import Base
 from rlhf_loop.web import blueprint, create_app, logs
 from rlhf_loop.web.process import Database
 
@@ -113,6 +114,43 @@ def test_forms_that_are_not_ours_are_refused(site: Site, path: str, page: str, d
         assert (response.status_code, response.mimetype) == (403, "text/html")
     assert actions(site.engine) == before
     assert browser.client.get_cookie("rlhf_session") is None or browser.get("/account").status_code == 200
+
+
+def test_no_route_lets_another_site_write(site: Site) -> None:
+    """What changes anything wants the form's own token, or that of an application; a page elsewhere gets nowhere."""
+    unsafe = {"POST", "PUT", "PATCH", "DELETE"}
+    routes = sorted(
+        (method, re.sub("<[^>]*>", "1", rule.rule))
+        for rule in site.app.url_map.iter_rules()
+        for method in (rule.methods or set()) & unsafe
+        if ".refuse_" not in rule.endpoint
+    )
+    assert len(routes) > 30
+    ada, stolen = site.browser(site.ada), site.browser(site.rita).form_token("/account")
+    token = ada.form_token("/account")
+
+    def rows() -> list[int]:
+        return [count(site.engine, table.class_) for table in Base.registry.mappers]
+
+    before = rows()
+    for method, path in routes:
+        # These know no session: visitors ask and rate on the page, and applications have documents ranked.
+        without_session = path.startswith("/data") or path.endswith("/rerank")
+        for sent, headers in (
+            *(() if without_session else (({}, {}), ({"form_token": stolen}, {}))),
+            ({"form_token": token}, {"Sec-Fetch-Site": "cross-site"}),
+            ({"form_token": token}, {"Sec-Fetch-Site": "same-site"}),
+            ({"form_token": token}, {"Origin": "https://evil.example"}),
+            ({"form_token": token}, {"Origin": "null"}),
+        ):
+            data = {"name": "rita", "do": "role", "role": "admin", "query": "Why?", "rating": "4", **sent}
+            response = ada.client.open(path, method=method, data=data, headers=headers)
+            # A page cannot send JSON elsewhere without being asked first, and OPTIONS allows it to nobody.
+            refused = (415,) if path.endswith("/rerank") else (401, 403)
+            assert response.status_code in refused, (method, path, sent, headers)
+    assert rows() == before
+    assert site.service.asked == []
+    assert ada.get("/admin").status_code == 200
 
 
 def test_an_address_signs_nobody_out(site: Site) -> None:

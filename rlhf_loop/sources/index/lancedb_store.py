@@ -8,6 +8,7 @@ complete; a process that is killed leaves the last version and at most files tha
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -282,7 +283,8 @@ class LanceDbStore:
         except VectorStoreError:
             raise
         except Exception as error:  # LanceDB has no class of its own: ValueError, RuntimeError, OSError, ArrowInvalid
-            reason = " ".join(str(error).split())
+            # Without the place in its source code.
+            reason = re.sub(r", /\S+\.rs:[\d:]+", "", " ".join(str(error).split()))
             raise VectorStoreError(
                 f"The index {str(self._folder)!r} cannot be used: {reason[:300].rstrip('.') or type(error).__name__}. "
                 f"{_way_out(reason)}"
