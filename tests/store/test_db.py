@@ -77,12 +77,14 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """Where there is no more room the error says so, and what was stored is as it was."""
     engine = db.open_database(f"sqlite:///{tmp_path / 'rlhf.db'}")
     add_answer(engine)
-    with (
-        pytest.raises(DatabaseError, match="database or disk is full. Make room on its disk"),
-        db.transaction(engine) as connection,
-    ):
-        connection.exec_driver_sql("PRAGMA max_page_count = 1")
-        connection.exec_driver_sql("UPDATE rlhf_interactions SET ai_response = zeroblob(1000000)")
+
+    def fill() -> None:
+        with db.transaction(engine) as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            connection.exec_driver_sql("UPDATE rlhf_interactions SET ai_response = zeroblob(1000000)")
+
+    with pytest.raises(DatabaseError, match=r"database or disk is full\. Make room on its disk"):
+        fill()
     assert rows(engine, "SELECT count(*), max(length(ai_response)) < 1000 FROM rlhf_interactions") == [(1, 1)]
     engine.dispose()
 
