@@ -17,7 +17,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import Token
 from rlhf_loop.store.tables import User as Users
-from rlhf_loop.utils.text import blank, one_line
+from rlhf_loop.utils.text import one_line, visible
 
 READ = "interactions:read"
 WRITE = "interactions:write"
@@ -92,8 +92,8 @@ def add(
     Raises:
         AccountError: there is no such active user or scope, no scope at all, or the name or the days are unusable.
     """
-    shown, chosen, now = one_line(name), sorted(set(scopes)), now or datetime.now(UTC)
-    if not shown or blank(shown) or len(shown) > _LONGEST_NAME:
+    shown, chosen, now = one_line(visible(name)), sorted(set(scopes)), now or datetime.now(UTC)
+    if not shown or len(shown) > _LONGEST_NAME:
         raise AccountError(f"A token's name has 1 to {_LONGEST_NAME} characters. Say what it is for, e.g. 'my app'.")
     if not chosen or not set(chosen) <= set(SCOPES):
         unknown = ", ".join(repr(scope[:80]) for scope in chosen if scope not in SCOPES)
