@@ -42,13 +42,14 @@ class Recorder:
     """Writes what was answered and rated. Safe to share between threads; light until its first use.
 
     What is written twice, because nobody could tell whether the first time went well, is there once: each interaction
-    has an external id, and a rating replaces the same reviewer's earlier one.
+    has an external id, and a rating replaces the same reviewer's earlier one. `loses` says that the last one could be
+    kept nowhere.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._outbox = Outbox(settings.outbox_path, limit=settings.outbox_max)
-        self._down = False
+        self.loses = self._down = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._ready = False
@@ -133,6 +134,7 @@ class Recorder:
         else:
             try:
                 self._bounded(write)
+                self.loses = False
                 return ""
             except DatabaseError as error:
                 self._lost()
@@ -144,7 +146,12 @@ class Recorder:
                 # The database is there and says no. It is tried once more, and stays in the outbox with the reason.
                 logger.error("Recording goes to the outbox %s: %r", self._outbox.path, error)
                 reason = "the database refused it"
-        self._outbox.put(kind, body(), interactions=names)
+        try:
+            self._outbox.put(kind, body(), interactions=names)
+        except OutboxError:
+            self.loses = True
+            raise
+        self.loses = False
         return reason
 
     def _lost(self) -> None:

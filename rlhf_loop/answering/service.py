@@ -385,7 +385,9 @@ class AnswerService:
             logger.error("%s", error)
             return "the outbox cannot be used; the log says why"
         aside = f", {refused} refused by the database" if refused else ""
-        return f"{waiting} waiting in the outbox{aside}" if waiting or refused else "ok"
+        found = [f"{waiting} waiting in the outbox{aside}"] if waiting or refused else []
+        found += ["what came last could not be recorded; the log says why"] if self._recorder.loses else []
+        return "; ".join(found) or "ok"
 
 
 def end_user_scale(settings: Settings) -> Scale:

@@ -219,8 +219,21 @@ def test_a_database_that_is_down_costs_no_answer(
     assert "not recorded, so it cannot be rated" in second.degraded["recording"]
     service.warm_up()
     assert service.readiness().ready
-    assert service.readiness().checks["recording"] == "1 waiting in the outbox"
+    lost = "what came last could not be recorded; the log says why"
+    assert service.readiness().checks["recording"] == f"1 waiting in the outbox; {lost}"
     outage.close()
+
+
+def test_what_can_be_recorded_nowhere_is_no_secret(make: Any, tmp_path: Path) -> None:
+    """Where neither database nor outbox can be written the health says so, until they can."""
+    (tmp_path / "file").write_text("")
+    service = make(database_url=f"sqlite:///{tmp_path}/file/rlhf.db", outbox_path=tmp_path / "file" / "outbox.db")
+    service.warm_up()
+    assert "not recorded" in service.answer(QUERY).degraded["recording"]
+    assert service.readiness().checks["recording"] == "what came last could not be recorded; the log says why"
+    (tmp_path / "file").unlink()
+    service.answer(QUERY)
+    assert "could not" not in service.readiness().checks["recording"]
 
 
 @pytest.mark.parametrize(
