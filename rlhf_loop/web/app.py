@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request, url_for
 from werkzeug import Response as BaseResponse
-from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, InternalServerError, NotFound, ServiceUnavailable
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from rlhf_loop.answering import AnswerService
@@ -26,7 +26,7 @@ from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
 from rlhf_loop.web.pages.people import navigation
-from rlhf_loop.web.problems import as_problem, error_format, unexpected
+from rlhf_loop.web.problems import as_page, as_problem, error_format, unexpected
 from rlhf_loop.web.process import Database, WarmUp
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def create_app(
     app.after_request(lambda response: counts.count(request, response))
     app.teardown_request(_forget)
     app.register_error_handler(HTTPException, as_problem)
+    app.register_error_handler(NotFound, _not_found)
 
     @app.get("/")
     def home() -> BaseResponse:
@@ -192,6 +193,18 @@ def _forget(_: BaseException | None) -> None:
 
 def _http_error(error: HTTPException) -> Response:
     return error_format(current_app.view_functions.get(request.endpoint or "")).render(error)
+
+
+def _not_found(error: NotFound) -> Response:
+    """Return what is said of an address at which there is nothing: to browsers as a page."""
+    if "text/html" not in request.accept_mimetypes.values():
+        return as_problem(error)
+    # As if it were a page of the blueprint, which has its header and what its links begin with.
+    request.url_rule = next(current_app.url_map.iter_rules("rlhf_loop.data_html"))
+    try:
+        return as_page(error)
+    finally:
+        request.url_rule = None
 
 
 def _no_database(error: DatabaseError, database: Database) -> Response:

@@ -238,3 +238,16 @@ def test_bad_ratings_are_refused_in_a_page(form: dict[str, str], error: Exceptio
     web = create_app(Settings(), service=FakeService(error=error)).test_client()
     response = web.post("/data-html/ratings", data=form)
     assert (response.status_code, response.mimetype) == (status, "text/html")
+
+
+def test_nothing_there_is_a_page_for_browsers() -> None:
+    """With a way out; programs get a problem, and the log and the metrics no address of ours."""
+    web = create_app(Settings(), service=FakeService(GOOD)).test_client()
+    page = web.get("/nowhere", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+    assert "There is nothing at /nowhere." in page.text
+    assert "/data-html" in [link["href"] for link in Page(page.text).all("a")]
+    assert "Content-Security-Policy" in page.headers
+    for accept in ("*/*", "application/json", ""):
+        assert web.get("/nowhere", headers={"Accept": accept}).mimetype == "application/problem+json"
+    assert 'route="/data-html"' not in web.get("/metrics").text
