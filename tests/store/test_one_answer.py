@@ -182,7 +182,8 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
-        connection.execute(text("ALTER TABLE rlhf_interactions DROP COLUMN import_id"))
+        for column in ("rlhf_interactions DROP COLUMN import_id", "rlhf_models DROP COLUMN weights_sha256"):
+            connection.execute(text(f"ALTER TABLE {column}"))
         if on:
             connection.execute(text("DROP FUNCTION rlhf_said_anew"))
         for table in ("rlhf_import_changes", "rlhf_imports", "rlhf_database"):

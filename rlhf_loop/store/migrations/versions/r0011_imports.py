@@ -15,8 +15,8 @@ from rlhf_loop.store.migrations.ddl import (
     times,
 )
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
