@@ -36,9 +36,9 @@ def add(engine: Engine, question: int | str, **fields: Any) -> None:
     record(engine, [Rating(f"Question {question}?", f"Answer {question}.", **fields)])
 
 
-def serve(engine: Engine, first: str | None, *, at: datetime = NOW, **timings: float) -> None:
+def serve(engine: Engine, first: str | None, *, at: datetime = NOW, group: str = "", **timings: float) -> None:
     """Record that a question was answered, with that answer first."""
-    values = {"candidate_group": f"g{first}{at}", "served_at": at, "policy": "live", "first_id": first}
+    values = {"candidate_group": group or f"g{first}{at}", "served_at": at, "policy": "live", "first_id": first}
     with transaction(engine) as connection:
         connection.execute(insert(ServedQuestion).values(**values, timings=timings))
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
@@ -37,6 +38,7 @@ from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopErr
 from rlhf_loop.ranking import Ranker, incoming_order, is_prior
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_COPY, lost_file
+from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import blank, unstorable
 from rlhf_loop.utils.tracing import stage
@@ -114,6 +116,9 @@ _INCOMING_ORDER = "it cannot be used, so the candidates keep their incoming orde
 _NOT_RECORDED = "not recorded, so it cannot be rated; the log says why"
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
+#: Seconds that the first questions wait for what sources prepare, such as an index that is being opened: a late answer
+#: is better than one without the documents.
+_PREPARING_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +133,12 @@ class Readiness:
 class _Parts:
     """The parts that are expensive to load.
 
-    `trouble` says why there is no encoder; then nothing is ranked, and no index searched.
+    `trouble` says why there is no encoder; then nothing is ranked, and no index searched. `prepared` ends when the
+    sources have done what they do before the first question.
     """
 
     gatherer: Gatherer
+    prepared: Future[None]
     ranker: Ranker | None
     experiment: Experiment
     drafter: Drafter | None
@@ -188,6 +195,7 @@ class AnswerService:
         started = perf_counter()
         with stage(timings, "total"):
             parts = self._loaded()
+            wait([parts.prepared], timeout=_PREPARING_S)
             with stage(timings, "sources"):
                 gathered = parts.gatherer.gather(query)
             timings |= {f"source:{name}": taken for name, taken in gathered.timings.items()}
@@ -236,7 +244,7 @@ class AnswerService:
                 ranked = parts.ranker.ranking("Is it warm?", [Candidate("It is."), Candidate("Not yet.")])
                 logger.info("Warm, with the reward model %s.", ranked.model_version)
             parts.experiment.state()
-            parts.gatherer.warm_up()
+            parts.prepared.result()
             self._recorder.check()
         except RlhfLoopError as error:
             logger.error("Warming up: %s", error)
@@ -286,6 +294,8 @@ class AnswerService:
         """Close what is open. What waits in the outbox stays there for the next start."""
         self._recorder.close()
         if self._parts is not None:
+            # What a source opens after it was closed would stay open.
+            wait([self._parts.prepared], timeout=_PREPARING_S)
             self._parts.gatherer.close()
             if self._parts.drafter is not None:
                 self._parts.drafter.close()
@@ -313,13 +323,15 @@ class AnswerService:
                 trouble = "it cannot be loaded; the log says why"
                 settings = replace(settings, sources=tuple(name for name in settings.sources if name != "index"))
         sources = sources_from(settings, encoder=encoder) if self._sources is None else checked_sources(self._sources)
+        gatherer = Gatherer(
+            sources,
+            deadline_s=settings.source_deadline_s,
+            limit=settings.candidates_per_source,
+            language=language_named(settings.language),
+        )
         return _Parts(
-            gatherer=Gatherer(
-                sources,
-                deadline_s=settings.source_deadline_s,
-                limit=settings.candidates_per_source,
-                language=language_named(settings.language),
-            ),
+            gatherer=gatherer,
+            prepared=start_thread(gatherer.warm_up, name="rlhf-prepare"),
             ranker=Ranker(settings, encoder=encoder) if encoder is not None else None,
             experiment=Experiment(settings, encoder=encoder),
             drafter=Drafter(settings) if settings.llm_url else None,

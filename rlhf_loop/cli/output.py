@@ -281,7 +281,8 @@ def print_versions(versions: Sequence[Version]) -> None:
         table.add_row(str(each.id), each.version, each.state, f"{each.made_at:%Y-%m-%d %H:%M}", *measures, style=style)
     console.print(table)
     for each in versions:
-        console.print(f"{each.id}: {each.reason}", markup=False)
+        said = [each.served, each.reason, each.judged and f"The gate said: {each.judged}"]
+        console.print(f"{each.id}: {' '.join(filter(None, said))}", markup=False)
 
 
 def print_contest(contest: Contest) -> None:

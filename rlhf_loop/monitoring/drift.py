@@ -162,7 +162,7 @@ def _reason(
     if not reference:
         count = _count(asked)
         why = (
-            f"{counted(count, 'question')} {verb(count, 'was', 'were')} asked so far, and the first "
+            f"there {verb(count, 'is', 'are')} {counted(count, 'question')} so far, and the first "
             f"{ENOUGH_REFERENCE} are what later ones are compared with"
         )
     elif encoder is None:

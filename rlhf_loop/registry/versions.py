@@ -76,6 +76,21 @@ class Version:
         low, high = (of["value"] if of.get(end) is None else of[end] for end in ("low", "high"))
         return Interval(of["value"], low, high)
 
+    @property
+    def judged(self) -> str:
+        """What the gate said of it, where its state has another reason since: a promotion, a rollback."""
+        said = " ".join(self.judgement.get("reasons") or ())
+        return "" if said in self.reason else said
+
+    @property
+    def served(self) -> str:
+        """When it was live last, in words; empty if it never was."""
+        if self.live_from is None:
+            return ""
+        begin = f"{self.live_from:%Y-%m-%d %H:%M}"
+        end = self.live_until and f"{self.live_until:%Y-%m-%d %H:%M}"
+        return f"Live from {begin} to {end} UTC." if end else f"Live since {begin} UTC."
+
     def __repr__(self) -> str:
         return f"Version({self.id}, {self.version}, {self.state}, made {self.made_at:%Y-%m-%d %H:%M}: {self.reason})"
 
@@ -83,6 +98,7 @@ class Version:
         rows = [
             ("state", f"{self.state}. {self.reason}"),
             ("made (UTC)", f"{self.made_at:%Y-%m-%d %H:%M}"),
+            *([("served", self.served)] if self.served else []),
             ("recipe", self.recipe),
             ("encoder", self.encoder),
             *self._measured(),
@@ -328,6 +344,8 @@ def _card_lines(version: Version) -> Iterator[str]:
     yield f"# Reward model {version.version}"
     yield ""
     yield f"- State: {version.state}. {version.reason}"
+    if version.served:
+        yield f"- {version.served}"
     yield f"- Made: {version.made_at:%Y-%m-%d %H:%M} UTC" + (f", by run {version.run_id}" if version.run_id else "")
     yield f"- Recipe: {version.recipe}; encoder: {version.encoder}"
     yield f"- File: {version.version}.joblib, sha256 {version.sha256}"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from databases import sqlite_database
 from outage import Outage
+from patience import PATIENCE_S
 from sqlalchemy import select
 
 from rlhf_loop import sample
@@ -22,6 +23,7 @@ from rlhf_loop.reward.model_file import save
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.train import TrainingReport
+from rlhf_loop.utils.concurrency import start_thread
 
 QUERY = sample.QUESTION
 TEXTS = [candidate["text"] for candidate in sample.CANDIDATES]
@@ -148,6 +150,31 @@ def test_a_model_that_comes_later_is_used(
     assert service.answer(QUERY).model_version is None
     version = put_live(trained[0], settings)
     assert service.answer(QUERY).model_version == version
+
+
+@pytest.mark.parametrize("warming", [True, False])
+def test_the_first_question_waits_for_the_sources(make: Any, live: str, *, warming: bool) -> None:
+    """One that opens its index for longer than a search may take is not missing, and does not count as failed."""
+    ready, begun = threading.Event(), threading.Event()
+
+    class Index(Fixed):
+        def warm_up(self) -> None:
+            begun.set()
+            assert ready.wait(PATIENCE_S)
+
+        def search(self, query: str, *, limit: int) -> list[Passage]:
+            assert ready.is_set()
+            return super().search(query, limit=limit)
+
+    service = make(Index("index", ["A."]))
+    if warming:
+        threading.Thread(target=service.warm_up, daemon=True).start()
+    answering = start_thread(lambda: service.answer(QUERY), name="asks")
+    assert begun.wait(PATIENCE_S)
+    assert not service.readiness().ready
+    ready.set()
+    answer = answering.result()
+    assert ([of.text for of in answer.ranked], answer.degraded) == (["A."], {})
 
 
 def test_a_damaged_model_costs_only_the_order(make: Any, live: str, settings: Settings) -> None:

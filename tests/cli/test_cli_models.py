@@ -69,6 +69,12 @@ def test_from_ratings_to_a_rollback(loop: Run) -> None:
     said = loop("models", "promote", second["id"], "--force", "--reason", "To see it.").stdout
     assert said == f"{second['version']} is live.\n"
     assert loop("models", "rollback", "--reason", "Seen.").stdout == f"{first['version']} is live again.\n"
+    listed = loop("models", "list").stdout
+    assert f"{second['id']}: Live from 2" in listed
+    back = f" UTC. Live again: {second['version']} was rolled back by "
+    (of_first,) = [line for line in listed.splitlines() if line.startswith(f"{first['id']}: Live since 2")]
+    assert back in of_first
+    assert " The gate said: It is better than the incoming order" in of_first
     assert "nothing to go back to" in loop("models", "rollback", code=2).stderr
     assert "There is no version 'nothing'" in loop("models", "show", "nothing", code=2).stderr
 

@@ -35,7 +35,7 @@ def test_without_questions_there_is_nothing_to_see(engine: Engine) -> None:
     """An empty database has no drift and says what is missing."""
     found = look(engine)
     assert (found.points, found.drifted_since, found.reference_from) == ((), None, None)
-    assert "0 questions were asked so far, and the first 100" in found.reason
+    assert "there are 0 questions so far, and the first 100" in found.reason
 
 
 def test_questions_about_the_same_have_not_drifted(engine: Engine) -> None:

@@ -23,8 +23,8 @@ def test_versions(engine: Engine) -> None:
     found = shown("versions", engine)
     assert [(row[1], row[2], *row[4:]) for row in found.rows] == [("new", "live", 0.75, 0.7, 0.8, 0.75, 0.7, 0.8)]
     assert said("versions", engine) == (
-        "The only version is right about 75 % of the answers that it was not fitted on; the goal is 80 %. Live is "
-        "version 2, new."
+        "The only version is right about 75 % of the answers that it was not fitted on, held out or cross-validated; "
+        "the goal is 80 %. Live is version 2, new."
     )
     add_version(engine, "newer", {"overall": MEASURES})
     assert said("versions", engine).startswith("The newest of 2 versions is right about 75 %")

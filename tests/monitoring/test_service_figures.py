@@ -17,9 +17,10 @@ from rlhf_loop.monitoring.figures import service_figures
 def test_quality_and_sources(engine: Engine) -> None:
     """Scores of what came first by week with the share of weak ones; by source how often it came first."""
     for number, (score, source) in enumerate([(0.9, "index"), (0.3, "index"), (0.6, "arxiv"), (0.1, "arxiv")]):
-        add(engine, number, score=score, source=source, external_id=str(number), created_at=NOW, rating=number + 1)
-    for first in ("0", "1", "2", None):
-        serve(engine, first)
+        served = {"external_id": str(number), "candidate_group": f"g{number}"}
+        add(engine, number, score=score, source=source, created_at=NOW, rating=number + 1, **served)
+    for number, first in enumerate(("0", "1", "2", None)):
+        serve(engine, first, group=f"g{number}")
     found = shown("quality", engine)
     ((week, answers, mean, weak),) = found.rows
     assert (week, answers, mean, weak) == (MONDAY, 3, pytest.approx(0.6), pytest.approx(1 / 3))
@@ -30,10 +31,10 @@ def test_quality_and_sources(engine: Engine) -> None:
 
 
 def test_a_source_that_never_helps(engine: Engine) -> None:
-    """A source with answers to all questions that never comes first is named; one answer is no plural."""
-    for name in ("index", "noise"):
-        add(engine, name, source=name, external_id=name, created_at=NOW, score=0.5)
-    serve(engine, "index")
+    """A source with answers to all questions that never comes first is named; imported answers are of no source."""
+    for name, group in (("index", "g"), ("noise", "g"), ("imported", "i"), ("imported too", None)):
+        add(engine, name, source=name, external_id=name, created_at=NOW, score=0.5, candidate_group=group)
+    serve(engine, "index", group="g")
     assert said("sources", engine) == (
         "index had the first answer most often, to 100 % of 1 question. Never first: noise; a source that never helps "
         "only costs time."

@@ -193,19 +193,23 @@ def test_the_state_of_the_loop(site: Site, ada: Browser) -> None:
     run = begin_run(engine, started_at=NOW, recipe="passages", encoder="x", split_seed=0)
     end_run(engine, run, RunRecord(status="failed", n_rated=12, error="Only 12 rated interactions."))
     begin_run(engine, started_at=NOW, recipe="passages", encoder="x", split_seed=0)
+    run = begin_run(engine, started_at=NOW, recipe="passages", encoder="x", split_seed=0)
+    end_run(engine, run, RunRecord(status="succeeded", n_test=24, accuracy=0.75, auc=0.8, precision_at_1=0.66))
     page = ada.get("/dashboard").text
     places = [
         page.index(words)
         for words in (
             "1 open alarm<", "&lt;wikipedia&gt;", "It fails.", '<p class="version">passages-2a2b3c4d5e6f</p>',
-            "Live since", "Promoted by ada.", MILESTONE.title, "1,200 rated answers",
-            "It is better than the incoming order. There was no live model.", "It is worse than the incoming order.",
-            "Latest trainings", "running", "Only 12 rated interactions.",
+            "Live since", "Promoted by ada.", "When it was made, the gate said: It is better than the incoming order.",
+            MILESTONE.title, "1,200 rated answers", "The gate said:</span> It is better than the incoming order.",
+            "It is worse than the incoming order.", "Latest trainings", "running", "Only 12 rated interactions.",
         )
     ]  # fmt: skip
     assert places == sorted(places)
     assert "No alarm is open." not in page
     assert HOSTILE not in page
+    text = page.replace("&nbsp;", " ")
+    assert "on 24 held-out answers alone: accuracy 75.0 %, AUC 0.80</span><span>on all questions: P@1 66.0 %" in text
 
 
 def test_many_versions(site: Site, ada: Browser) -> None:

@@ -45,9 +45,10 @@ def versions(view: View) -> Figure:
             rows[-1],
             "The only version" if len(rows) == 1 else f"The newest of {counted(len(rows), 'version')}",
         )
+        right = percent(newest[4])  # type: ignore[arg-type]
         summary = (
-            f"{of} is right about {percent(newest[4])} of the answers that it was not fitted on; the goal is "  # type: ignore[arg-type]
-            f"{percent(TARGET)}. " + (f"Live is version {live.id}, {live.version}." if live else "None is live.")
+            f"{of} is right about {right} of the answers that it was not fitted on, held out or cross-validated; the "
+            f"goal is {percent(TARGET)}. {f'Live is version {live.id}, {live.version}.' if live else 'None is live.'}"
         )
     measured = ("accuracy", "accuracy_low", "accuracy_high", "auc", "auc_low", "auc_high")
     return Figure(
@@ -111,11 +112,13 @@ def learning(view: View) -> Figure:
 def calibration(view: View) -> Figure:
     """Return what the scores promised, against what experts then gave."""
     found, whose = _rated_bins(view), f"answers of {view.time} that experts rated after they had got a score"
+    advice = "Train again on the newest ratings."
     answers = sum(each.answers for each in found)
     if answers < ENOUGH_SCORED:
         scored = answers
         found, version = _trained_bins(view)
         answers = sum(each.answers for each in found)
+        advice = "A training on more ratings mends that."
         whose = (
             f"answers that the training of version {version} predicted without having learned from them, as only "
             f"{counted(scored, 'answer')} with a score {verb(scored, 'was', 'were')} rated later; "
@@ -128,7 +131,7 @@ def calibration(view: View) -> Figure:
     return Figure(
         name="calibration",
         title="Do the scores mean what they say?",
-        summary=f"{_calibrated(found)} Judged by {answers:,} {whose}."
+        summary=f"{_calibrated(found, advice)} Judged by {answers:,} {whose}."
         if found
         else f"Nothing can be said yet. It takes a trained model, or {ENOUGH_SCORED} answers that got a score and were "
         "then rated by experts at /review.",
@@ -271,7 +274,7 @@ def _of_newest(view: View, name: str) -> tuple[Sequence[Mapping[str, Any]], int]
     return (), 0
 
 
-def _calibrated(found: Sequence[Bin]) -> str:
+def _calibrated(found: Sequence[Bin], advice: str) -> str:
     off, above = expected_error(found), lean(found)
     points = counted(round(100 * off), "point")
     if off < _TRUE:
@@ -279,7 +282,7 @@ def _calibrated(found: Sequence[Bin]) -> str:
     elif off < _MISLEADING:
         said = f"The scores are a little off, by {points} of 100 on average."
     else:
-        said = f"The scores mislead: they are off by {points} of 100 on average. Train again on the newest ratings."
+        said = f"The scores mislead: they are off by {points} of 100 on average. {advice}"
     if off >= _TRUE and abs(above) > off / 2:
         said += f" They promise too {'much' if above > 0 else 'little'}."
     return said

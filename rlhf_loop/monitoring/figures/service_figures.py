@@ -64,7 +64,13 @@ def quality(view: View) -> Figure:
 
 def sources(view: View) -> Figure:
     """Return how often each source had the first answer."""
-    offered = select(_SOURCE, func.count()).where(Interaction.created_at >= view.since).group_by(_SOURCE)
+    # Of what the service served alone: imported answers had no question to be first at.
+    offered = (
+        select(_SOURCE, func.count())
+        .join(ServedQuestion, ServedQuestion.candidate_group == Interaction.candidate_group)
+        .where(ServedQuestion.served_at >= view.since)
+        .group_by(_SOURCE)
+    )
     won = (
         select(_SOURCE, func.count())
         .join(ServedQuestion, ServedQuestion.first_id == Interaction.external_id)

@@ -25,7 +25,7 @@ from werkzeug.exceptions import NotFound
 from rlhf_loop.accounts import links, sessions, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
-from rlhf_loop.errors import AccountError, ThrottledError
+from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard, forget_cookie, local_path, set_cookie
 from rlhf_loop.web.problems import html_errors
@@ -175,18 +175,22 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Navigation:
-    """The header of a page. Nobody is signed in where `user` is None, and then there is no form to sign out."""
+    """The header of a page. Without a `user` nobody is signed in, or nobody can tell: then it is `unknown`."""
 
-    links: tuple[Link, ...]
-    user: User | None
-    form_token: str
+    links: tuple[Link, ...] = ()
+    user: User | None = None
+    form_token: str = ""
+    unknown: bool = False
 
 
 def navigation(guard: Guard) -> Navigation:
     """Return the header for the current request. It asks the database only where the browser has a session."""
-    user = guard.user()
+    try:
+        user = guard.surely()
+    except DatabaseError:
+        return Navigation(unknown=True)
     if user is None:
-        return Navigation((), None, "")
+        return Navigation()
     shown = {"data_html": "Ask", **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
     links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
     return Navigation(links, user, guard.form_token())
