@@ -26,6 +26,7 @@ class SeenRequest:
     client: tuple[str, int]
     at: float
     body: bytes = b""
+    method: str = "GET"
 
 
 #: The whole answer, status line and headers included, in one or more pieces.
@@ -65,7 +66,9 @@ class Site:
                 parts = urlsplit(self.path)
                 params = dict(parse_qsl(parts.query, keep_blank_values=True))
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                seen = SeenRequest(parts.path, params, self.headers, self.client_address, time.monotonic(), body)
+                seen = SeenRequest(
+                    parts.path, params, self.headers, self.client_address, time.monotonic(), body, self.command
+                )
                 site.seen.append(seen)
                 given = answer(seen)
                 self.close_connection = not isinstance(given, bytes) or b"\r\nContent-Length:" not in given
@@ -75,7 +78,7 @@ class Site:
                 except OSError:
                     site.hung_up.set()
 
-            do_POST = do_GET
+            do_HEAD = do_POST = do_GET
 
             def handle(self) -> None:
                 with suppress(OSError):  # hung up on, or no handshake

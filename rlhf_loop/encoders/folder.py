@@ -46,6 +46,7 @@ _LEAST_TOKENS = 8
 #: Part of the graph's name: raise it when what is written changes.
 _GRAPH_VERSION = 1
 _GRAPHS = (GRAPH_FILE, f"onnx/{GRAPH_FILE}")
+_MODULES = "modules.json"
 #: Tokens of a batch, padding included.
 _BATCH_TOKENS = 512
 #: The vector of a text, where a graph has it.
@@ -163,7 +164,7 @@ def read_folder(path: Path) -> EncoderFolder:
 
 def _read(path: Path) -> EncoderFolder:
     modules = _modules(path)
-    inner = path / modules["Transformer"][0] if "Transformer" in modules else path
+    inner = path / _inner(modules)
     config = _json(inner / "config.json")
     weights = _weights(path, inner, str(config.get("model_type", "")))
     pooling = _pooling(path, modules)
@@ -265,32 +266,97 @@ def from_hub(name: str, *, download: bool) -> Path:
     """Return the folder of an encoder of the model hub: fetched before, else fetched now if that is allowed.
 
     Raises:
-        EncoderError: it is not there.
+        EncoderError: it is not there, or nothing that is known here.
     """
     # Imported here: it takes half a second.
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    patterns = [WEIGHTS_FILE, "*.json", f"*/{WEIGHTS_FILE}", "*/*.json"]
+    known, missing, trouble = None, None, "it was not fetched as a whole"
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns="*.json", local_files_only=True))
+        known = folder if _is_whole(folder) else None
     except Exception as error:  # its own classes and those of the HTTP library below, which has changed before
-        missing = error
+        missing, trouble = error, type(error).__name__
+    # Another program may have left out what says how tokens are pooled. Some encoders have nothing that does.
+    if known is not None and (not download or (known / _MODULES).is_file()):
+        return known
+    advice = f"Fetch it where the hub can be reached: rlhf-loop train does, or hf download {name}"
     if download:
         try:
-            return Path(snapshot_download(name, allow_patterns=patterns))
+            return _fetched(name)
+        except EncoderError:
+            raise
         except Exception as error:
-            missing = error
+            if known is not None:
+                return known
+            missing, trouble = error, type(error.__cause__ or error).__name__
+            if isinstance(error, RepositoryNotFoundError):
+                trouble = f"{type(error).__name__}: the hub has none, or not for everybody"
+                advice = "Check the name; for a gated or private one accept its terms on the hub, and set HF_TOKEN"
     raise EncoderError(
-        f"RLHF_ENCODER={name!r} is not a folder, and not there as a model of the hub ({type(missing).__name__}). Fetch "
-        "it where the hub can be reached, and give its folder."
+        f"RLHF_ENCODER={name!r} is not a folder, and not here as a model of the hub ({trouble}). {advice}. Or give the "
+        "folder of a copy."
     ) from missing
+
+
+def _fetched(name: str) -> Path:
+    """Fetch an encoder from the hub.
+
+    First comes what describes it. So weights are fetched only of what is known here; and where they are all else is,
+    also after a download that was broken off: the next one goes on there.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns="*.json"))
+    for files in _weights_of(folder):
+        snapshot_download(name, revision=folder.name, allow_patterns=files)
+        if _is_whole(folder):
+            return folder
+    kind = _json(folder / _inner(_modules(folder)) / "config.json").get("model_type")
+    raise EncoderError(
+        f"RLHF_ENCODER={name!r}, of the kind {kind!r}, has on the model hub no {GRAPH_FILE}, and no {WEIGHTS_FILE} of "
+        f"a kind of which graphs are made ({', '.join(KINDS)}). Choose another one, or give a folder with {GRAPH_FILE}."
+    )
+
+
+def _weights_of(folder: Path) -> Iterator[list[str]]:
+    """Yield the files to fetch, until one kind of weights is there.
+
+    Raises:
+        EncoderError: by its description it cannot be used.
+    """
+    modules = _modules(folder)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise _unusable(folder, f"has no {TOKENIZER_FILE}")
+    _pooling(folder, modules)
+    if _json(folder / _inner(modules) / "config.json").get("model_type") in KINDS:
+        yield [WEIGHTS_FILE, f"*/{WEIGHTS_FILE}"]
+    # The tensors of a large graph stand in a file beside it.
+    yield [f"{graph}*" for graph in _GRAPHS] + [f"{dense}/{WEIGHTS_FILE}" for dense in modules.get("Dense", ())]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether the weights are there."""
+    modules = _modules(folder)
+    inner = folder / _inner(modules)
+    try:
+        _weights(folder, inner, str(_json(inner / "config.json").get("model_type", "")))
+    except EncoderError:
+        return False
+    return all((folder / dense / WEIGHTS_FILE).is_file() for dense in modules.get("Dense", ()))
+
+
+def _inner(modules: Mapping[str, Sequence[str]]) -> str:
+    """Return where the transformer is within the folder."""
+    return modules["Transformer"][0] if "Transformer" in modules else ""
 
 
 def _modules(path: Path) -> dict[str, list[str]]:
     """Return the folders of each kind of module, in order; without a list of them it is a transformer alone."""
-    if not (path / "modules.json").is_file():
+    if not (path / _MODULES).is_file():
         return {}
-    listed = json.loads((path / "modules.json").read_text(encoding="utf-8"))
+    listed = json.loads((path / _MODULES).read_text(encoding="utf-8"))
     modules: dict[str, list[str]] = {}
     for module in listed:
         kind = str(module["type"]).rpartition(".")[2]

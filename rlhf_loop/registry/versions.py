@@ -78,13 +78,13 @@ class Version:
 
     @property
     def judged(self) -> str:
-        """What the gate said of it, where its state has another reason since: a promotion, a rollback."""
+        """The words of the gate, where its state has another reason since: a promotion, a rollback."""
         said = " ".join(self.judgement.get("reasons") or ())
         return "" if said in self.reason else said
 
     @property
     def served(self) -> str:
-        """When it was live last, in words; empty if it never was."""
+        """The time in which it was live last, in words; empty if it never was."""
         if self.live_from is None:
             return ""
         begin = f"{self.live_from:%Y-%m-%d %H:%M}"

@@ -353,7 +353,7 @@ def test_under_a_prefix(sqlite_engine: Engine) -> None:
 
 
 def test_the_page_of_answers_needs_no_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is signed in reads answers while it is down, without a header of their own; the account is a 503."""
+    """Who is signed in reads answers while it is down, and no invitation to sign in anew; the account is a 503."""
     browser = site.browser(site.rita)
 
     def down(_: Database) -> Engine:
@@ -361,7 +361,9 @@ def test_the_page_of_answers_needs_no_database(site: Site, monkeypatch: pytest.M
 
     monkeypatch.setattr(Database, "engine", down)
     page = browser.get("/data-html")
-    assert (page.status_code, "Sign out" in page.text) == (200, False)
+    assert (page.status_code, "Sign out" in page.text, 'href="/sign-in"' in page.text) == (200, False, False)
+    assert "The database does not say who is signed in." in page.text
+    assert 'href="/sign-in"' in Browser(site.app).get("/data-html").text
     assert browser.client.post("/data-html", data={"query": "Why?"}).status_code == 200
     account = browser.get("/account")
     assert (account.status_code, account.mimetype) == (503, "text/html")
