@@ -101,15 +101,17 @@ def _read(
     seen: set[int] = set()
     prompts, keys, numbers = ([np.empty(0, dtype=np.int64)] for _ in range(3))
     vectors = [np.empty((0, encoder.dimension), dtype=np.float16)]
+    language = encoder.language.code
     for hashes, texts in asked:
         new = {of: text for of, text in zip(hashes.tolist(), texts, strict=True) if of not in seen}
         if not new:
             continue
         seen.update(new)
         prompts.append(np.fromiter(new, dtype=np.int64))
-        keys.append(np.array([hash(question_key(text)) for text in new.values()], dtype=np.int64))
+        keys.append(np.array([hash(question_key(text, language=language)) for text in new.values()], dtype=np.int64))
         numbers.append(np.array([hash(found) if (found := numbers_in(text)) else 0 for text in new.values()]))
-        vectors.append(encoder.encode_whole([*map(without_frame, new.values())]).astype(np.float16))
+        meant = [without_frame(text, language=language) for text in new.values()]
+        vectors.append(encoder.encode_whole(meant).astype(np.float16))
     return np.concatenate(prompts), np.concatenate(keys), np.concatenate(numbers), np.concatenate(vectors)
 
 

@@ -16,12 +16,14 @@ from rlhf_loop.training.data import assemble, is_frozen, prompt_hash, stored_gro
 from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.grouping import QuestionGroups, linked, question_groups
 from rlhf_loop.training.train import train
+from rlhf_loop.utils.languages import language_named
 
 
 class Placed:
     """An encoder that has a vector for each text."""
 
     dimension = DIMENSION
+    language = language_named("en")
 
     def as_near(self, cosine: float) -> float:
         return cosine

@@ -24,6 +24,20 @@ from rlhf_loop.utils.wording import QuestionWords, numbers_in, question_key, wit
         ("Is it safe ❤\ufe0f?", "is it safe ❤"),
         ("¿Qué es la diabetes?", "que es la diabetes, por favor"),
         ("???", " ??? "),
+        ("مَا هُوَ السُّكَّرِيّ؟", "ما هو السكـــري"),
+        ("מַהִי סוּכֶּרֶת?", "מהי סוכרת"),
+        ("Œdème : que faire ?", "oedeme, que faire?"),
+        ("मधुमेह क्या है।", "मधुमेह क्या है?"),
+        ("Was hilft bei Migräne?", "Können Sie mir bitte sagen, was bei Migraene hilft?"),
+        ("Was hilft bei Migräne?", "Guten Tag, ich wüsste gern: was hilft bei MIGRÄNE?! Vielen Dank im Voraus"),
+        ("Wie wird Gicht behandelt?", "Sehr geehrte Frau Doktor, wie Gicht behandelt wird, würde ich gerne wissen."),
+        ("¿Qué es la gota?", "Buenos días, ¿podría decirme qué es la gota? Muchas gracias"),
+        ("¿Cuáles son los síntomas de la gripe?", "Me gustaría saber los sintomas de la gripe"),
+        ("Qu’est-ce que l’asthme ?", "Bonjour docteur, pourriez-vous me dire ce qu'est l'asthme, s'il vous plaît ?"),
+        ("Comment traite-t-on la goutte ?", "J'aimerais savoir comment on traite la goutte. Merci d'avance"),
+        ("Cos'è l'asma?", "Buongiorno, vorrei sapere cos’è l’asma, grazie mille"),
+        ("O que é a gota?", "Olá, poderia me dizer o que é a gota? Obrigado"),
+        ("Wat is jicht?", "Goedemorgen, kunt u mij vertellen wat jicht is? Alvast bedankt"),
     ],
 )
 def test_spellings_of_one_question(one: str, other: str) -> None:
@@ -45,6 +59,12 @@ def test_spellings_of_one_question(one: str, other: str) -> None:
         ("ยาแก้ปวด", "ยาแก่ปวด"),
         ("がん", "かん"),
         ("", "?"),
+        ("Hilft Kaffee bei Migräne?", "Hilft Kaffee nicht bei Migräne?"),
+        ("Was tun vor der Operation?", "Was tun nach der Operation?"),
+        ("¿Se cura con antibióticos?", "¿Se cura sin antibióticos?"),
+        ("¿Quién puede donar sangre?", "¿Dónde puedo donar sangre?"),
+        ("Peut-on guérir du diabète ?", "Ne peut-on pas guérir du diabète ?"),
+        ("Pourquoi tousse-t-on ?", "Quand tousse-t-on ?"),
     ],
 )
 def test_other_questions(one: str, other: str) -> None:
@@ -65,3 +85,12 @@ def test_words_of_every_script() -> None:
         assert QuestionWords(one).same_as(QuestionWords(f"{one}?"))
     assert QuestionWords("Sjögren's 'cause'").same_as(QuestionWords("Sjo\u0308gren’s cause"))
     assert without_frame("कितना, फ़ोन?") == "कितना फ\u093cोन"
+
+
+def test_a_question_is_read_in_its_own_language() -> None:
+    """It is that of most words without a meaning, else the given one: endings are cut off as it has them."""
+    assert question_key("Behandlung Gicht", language="de") == question_key("Welche Behandlungen der Gicht gibt es?")
+    assert question_key("Behandlung Gicht") != question_key("Welche Behandlungen der Gicht gibt es?")
+    assert question_key("Was sind Ursachen der Gicht?") == question_key("Was ist die Ursache der Gicht?", language="es")
+    assert question_key("Лечение гриппа", language="ru") == question_key("лечения грипп!", language="ru")
+    assert without_frame("Können Sie mir sagen, was Gicht ist?") == "gicht"
