@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 # The same for clients of other rerank servers.
 CLIENTS_VENV := .venv-clients
+# And for what tunes layers with torch.
+TUNING_VENV := .venv-tuning
 # And one for each framework that has an adapter: an extra has to bring all that its adapter needs.
 ADAPTERS_VENV := .venv-adapters
 DOCS_VENV := .venv-docs
@@ -23,7 +25,7 @@ PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linu
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs adapters $(ADAPTERS:%=adapter-%) bench package lock clean
+.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -75,6 +77,9 @@ adapters: $(ADAPTERS:%=adapter-%)  ## Test each adapter where only its own frame
 $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
 	$(ADAPTERS_VENV)/$*/bin/python -m pytest tests/adapters/test_adapter_$(subst -,_,$*).py
 
+tuning: $(TUNING_VENV)/.installed  ## Test what tunes layers, where torch is installed
+	$(TUNING_VENV)/bin/python -m pytest -p no:cacheprovider tests/training/test_transformer.py
+
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
@@ -91,7 +96,7 @@ lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTION
 	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
@@ -108,6 +113,15 @@ $(DOCS_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing what builds the documentation into $(DOCS_VENV) ..."
 	@$(PYTHON) -m venv $(DOCS_VENV)
 	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'zensical>=0.0.73' 'mkdocstrings-python>=2.0' ruff
+	@touch $@
+
+# All but torch is that of the tools for development, which it finds beside it.
+$(TUNING_VENV)/.installed: $(VENV)/.installed-dev
+	@echo "Installing torch into $(TUNING_VENV) ..."
+	@$(PYTHON) -m venv $(TUNING_VENV)
+	@$(TUNING_VENV)/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(sys.argv[1])' \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@$(TUNING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch>=2.4'
 	@touch $@
 
 $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt

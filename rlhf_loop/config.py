@@ -161,6 +161,14 @@ class Settings:
     reviewer_weighting: bool = _setting(
         True, "Let experts count in training by how far they agree with the others, as soon as that can be told."
     )
+    recipe: str = _setting(
+        "auto",
+        "What a training goes by where --recipe is not given: auto (the best of passages, quality and joint), one of "
+        "these, or transformer, which tunes layers of the encoder for minutes and needs the extra [torch].",
+    )
+    tuning_batch: int = _setting(
+        16, "Answers that such a tuning reads at a time; fewer take less memory, to the same result.", least=1, most=32
+    )
     retrain_ratings: int = _setting(50, "New ratings by experts from which on a retraining is due.")
     retrain_days: float = _setting(7.0, "Days after which it is due anyway, if there is any new rating.", most=36_500)
     worker_schedule: str = _setting(

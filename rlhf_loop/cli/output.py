@@ -154,7 +154,7 @@ def print_next_steps() -> None:
     )
 
 
-def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
+def print_preview(found: Preview, *, reviewer: str) -> None:
     """Print what an import would read; `reviewer` is who speaks where no row says."""
     console, report = _console(), found.report
     if found.columns:
@@ -170,10 +170,9 @@ def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
         table.add_row(*(Text(textwrap.shorten(_printable(text or ""), 40, placeholder="…")) for text in texts))
     console.print(table)
     print_invalid(report)
-    click.echo(f"{counted(report.rows, 'row')}: {report.unrated} unrated, {report.invalid_count} invalid.")
+    unrated = report.rows - report.rated - report.compared - report.invalid_count
+    click.echo(f"{counted(report.rows, 'row')}: {unrated} unrated, {report.invalid_count} invalid.")
     _print_said(report)
-    if found.unrated and not unrated:
-        click.echo(found.unrated)
     click.echo("Nothing was stored, and no row compared with another one. Import it without --dry-run.")
 
 
@@ -460,6 +459,8 @@ def _documents(report: TrainingReport) -> str | None:
     if of is None or not of.recurring:
         return None
     said = f"{of.recurring} of the {inside.answers} answers are rated for other questions, too"
+    if of.unseen is None and report.recipe == "transformer":
+        return f"{said}; its layers have seen them, so nothing is said of unseen ones."
     if of.unseen is None:
         return f"{said}; without them there is too little to judge unseen documents by."
     return (

@@ -38,10 +38,19 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
 @click.command()
 @click.option(
     "--recipe",
-    type=click.Choice(["auto", "passages", "quality", "joint"]),
-    default="auto",
-    show_default=True,
-    help="How answers become features. auto tries all and keeps the best by cross-validation.",
+    type=click.Choice(["auto", "passages", "quality", "joint", "transformer"]),
+    default=None,
+    help="How answers become features (default: RLHF_RECIPE, else auto). auto tries passages, quality and joint and "
+    "keeps the best by cross-validation. transformer tunes layers of the encoder first: it takes minutes, and the "
+    "extra [torch].",
+)
+@click.option(
+    "--adapt",
+    "corpus",
+    type=FilePath(dir_okay=False),
+    metavar="FILE",
+    help="With --recipe transformer: a file of questions with answers, to adapt the layers to before any rating is "
+    "seen (columns question and answer; JSONL, CSV and the other formats of ratings).",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the split and the folds."
@@ -63,7 +72,7 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
     callback=lambda ctx, param, path: _picture(path),
     help="Also show what more ratings would bring: a table, and a picture (default: learning_curve.png).",
 )
-def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
+def train(recipe: str | None, corpus: Path | None, seed: int, min_samples: int, curve: Path | None) -> None:
     """Train the reward model on the ratings, judge it, and put it live.
 
     It learns from experts' ratings, corrections and preferences, and a little from what end users say of answers that
@@ -74,10 +83,26 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
     from rlhf_loop.cli.output import print_curve, print_training
     from rlhf_loop.registry.training_run import run_training
 
-    engine, settings = open_ratings(), read_settings()
+    settings = read_settings()
+    tunes = (recipe or settings.recipe) == "transformer"
+    if corpus is not None and not tunes:
+        raise click.UsageError("--adapt is for recipe transformer alone. Add --recipe transformer, or leave it out.")
+    if curve is not None and tunes:
+        raise click.UsageError(
+            "--learning-curve would tune layers for each of its points. Leave it out, or take another --recipe."
+        )
+    known = _corpus(corpus) if corpus else ()
+    engine = open_ratings()
     with progress_bar("Training") as progress:
         outcome = run_training(
-            engine, settings, recipe=recipe, seed=seed, min_samples=min_samples, progress=progress, actor=operator()
+            engine,
+            settings,
+            recipe=recipe,
+            seed=seed,
+            min_samples=min_samples,
+            corpus=known,
+            progress=progress,
+            actor=operator(),
         )
     print_training(outcome)
     if curve is not None:
@@ -86,6 +111,21 @@ def train(recipe: str, seed: int, min_samples: int, curve: Path | None) -> None:
         print_curve(points, curve)
     if not outcome.live:
         sys.exit(3)
+
+
+def _corpus(file: Path) -> list[tuple[str, str]]:
+    """Return the questions and answers of a file, each pair once."""
+    from rlhf_loop.errors import ImportFileError
+    from rlhf_loop.exchange.reader import RatingsReader
+
+    rows = (row.rating for row in RatingsReader(file))
+    pairs = dict.fromkeys((row.user_prompt, row.ai_response) for row in rows if row is not None)
+    if len(pairs) < 2:
+        raise ImportFileError(
+            f"The file {str(file)!r} has {len(pairs)} questions with an answer; to adapt takes two at least. Give a "
+            "larger one."
+        )
+    return list(pairs)
 
 
 @click.command()

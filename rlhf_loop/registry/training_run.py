@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -24,11 +26,13 @@ from rlhf_loop.registry import Version
 from rlhf_loop.registry.gate import Judgement, LiveModel, judge
 from rlhf_loop.registry.runs import begin_run, end_run, plain, training_lock
 from rlhf_loop.registry.schedule import last_review
+from rlhf_loop.reward import RECIPES, TransformerRecipe
 from rlhf_loop.training.data import frozen_share, training_set
 from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
+from rlhf_loop.training.transformer import Tuning
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -68,10 +72,11 @@ def run_training(
     engine: Engine,
     settings: Settings,
     *,
-    recipe: str = AUTO,
+    recipe: str | None = None,
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
     encoder: TextEncoder | None = None,
+    corpus: Sequence[tuple[str, str]] = (),
     progress: Progress | None = None,
     actor: str = "training",
 ) -> TrainingOutcome:
@@ -79,14 +84,20 @@ def run_training(
 
     Experts' ratings, corrections and preferences, and what end users say of the answers that no expert has rated, with
     `settings.end_user_weight`. The run is in the log from its start, and however it ends. One training runs at a time.
-    Who promoted a model, or had one refused, is `actor` in the audit log.
+    Without a `recipe` that of the settings is taken. Recipe `transformer` adapts to the questions and answers of a
+    `corpus` first; where a training by it was stopped, the next one on the same ratings goes on. Who promoted a model,
+    or had one refused, is `actor` in the audit log.
 
     Raises:
         TrainingRunningError: another training is running.
-        ConfigError: `settings.end_user_weight` is not between 0 and 1.
+        ConfigError: `settings.end_user_weight` is not between 0 and 1, or there is no recipe `settings.recipe`.
         NotEnoughDataError: too few rated answers, or one class only.
         ModelFileError: the model cannot be written; the live one is untouched.
     """
+    recipe = recipe or checked_recipe(settings)
+    tuning = Tuning(
+        at_once=settings.tuning_batch, threads=settings.encoder_threads, folder=_tuning_folder(settings), corpus=corpus
+    )
     with training_lock(engine, settings):
         run_id = str(uuid4())
         record = RunRecord(status="failed")
@@ -129,6 +140,7 @@ def run_training(
                 frozen_share=share,
                 goal=TARGET,
                 incumbent=before.incumbent if before else None,
+                tuning=tuning,
                 progress=progress,
             )
             report = trained.report
@@ -152,6 +164,7 @@ def run_training(
                 frozen_share=share,
                 actor=actor,
             )
+            shutil.rmtree(_tuning_folder(settings), ignore_errors=True)
             live = version.state == ModelState.LIVE
             path = settings.model_path if live else registry.version_path(settings, version.version)
             record = replace(
@@ -171,6 +184,23 @@ def run_training(
             with suppress(LookupError):  # stopped before the run was even logged
                 end_run(engine, run_id, replace(record, finished_at=datetime.now(UTC)))
     return TrainingOutcome(run_id, report, version, judgement, path)
+
+
+def checked_recipe(settings: Settings) -> str:
+    """Return the recipe that the settings name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = (AUTO, *RECIPES, TransformerRecipe.name)
+    if settings.recipe not in known:
+        raise ConfigError(f"RLHF_RECIPE={settings.recipe!r} is not a valid recipe. Choose {', '.join(known)}.")
+    return settings.recipe
+
+
+def _tuning_folder(settings: Settings) -> Path:
+    """Return where a tuning keeps its state until its model is written."""
+    return settings.models_folder / "tuning"
 
 
 def checked_weight(settings: Settings) -> float:

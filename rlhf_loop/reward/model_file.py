@@ -100,7 +100,7 @@ class RewardModel:
 
     @property
     def feature_recipe(self) -> Recipe:
-        """What makes its features."""
+        """The recipe that makes its features."""
         return recipe_named(self.recipe, layers=self.tuned)
 
     def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[Floats]:

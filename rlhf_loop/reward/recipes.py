@@ -235,14 +235,20 @@ class TransformerRecipe:
                 answers = (own for of, (_, fits) in zip(chunk, found, strict=True) for own in _places(of, fits))
                 tuned.encode_places([place for own in answers for place in own])
             scores = _tuned_scores(chunk, [fits for _, fits in found], tuned, self._layers)
-            blocks.append(self.beside(np.concatenate([rows for rows, _ in found]), chunk, scores))
+            rows = np.concatenate([rows for rows, _ in found])
+            blocks.append(self.beside(rows, [len(question.responses) for question in chunk], scores))
         return np.concatenate(blocks)
 
-    def beside(self, passages: Floats, questions: Sequence[Question], scores: Floats) -> Floats:
-        """Return the features, given those of `passages` and one tuned score a candidate for the same questions."""
+    def untuned(self, questions: Sequence[Question], encoder: TextEncoder) -> tuple[Floats, list[list[Ints]]]:
+        """Return the features of `passages`, and for each candidate of each question its passages, the best first."""
+        found = list(self._passages.with_fits(questions, encoder))
+        rows = [np.empty((0, len(self._passages.feature_names()))), *(rows for rows, _ in found)]
+        return np.concatenate(rows), [fits.best_places() for _, fits in found]
+
+    def beside(self, passages: Floats, candidates: Sequence[int], scores: Floats) -> Floats:
+        """Return the features, given those of `passages`, how many candidates each question has, and their scores."""
         blocks = [np.empty((0, len(_FORMS)))]
-        ends = list(accumulate(len(question.responses) for question in questions))
-        for of in np.split(scores, ends[:-1]) if questions else ():
+        for of in np.split(scores, list(accumulate(candidates))[:-1]) if len(candidates) else ():
             blocks.append(np.stack([of, of - of.mean(), of - of.max()], axis=1))
         return np.hstack([passages, np.concatenate(blocks)])
 
@@ -369,6 +375,10 @@ class Fits:
     order: Ints
     best: Vectors
 
+    def best_places(self) -> list[Ints]:
+        """Return for each answer the places of its passages in it, the best first."""
+        return [own - own.min() for own in np.split(self.order, self.starts[1:])]
+
 
 def _fits(of: _QuestionVectors) -> Fits:
     # All in one product: the passages are read from memory once.
@@ -438,11 +448,8 @@ def _agreement(of: _QuestionVectors, fits: Fits) -> Floats:
 
 def _places(question: Question, fits: Fits) -> list[list[tuple[str, int]]]:
     """Return the passages of each answer by its text and their places in it, the best one first."""
-    of_answers = np.split(fits.order, fits.starts[1:])
-    return [
-        [(text, place) for place in (own - own.min()).tolist()]
-        for text, own in zip(question.responses, of_answers, strict=True)
-    ]
+    answers = zip(question.responses, fits.best_places(), strict=True)
+    return [[(text, place) for place in own.tolist()] for text, own in answers]
 
 
 def _tuned_scores(

@@ -6,7 +6,7 @@ Each chunk of texts is read once, given to every recipe, and forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
 from rlhf_loop.reward.classifier import PairRows, Scorer
-from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe, QualityRecipe, joint_texts
+from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe, QualityRecipe, TransformerRecipe, joint_texts
 from rlhf_loop.training.data import Chunk, TrainingSet
 from rlhf_loop.training.pairs import PairSet
+from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: Rated answers that a recipe gets at most; of more, a random sample of the questions. `joint` is the yardstick: with
 #: its 384 columns it would take most of a large training's memory and time, and 50,000 answers are far beyond where
 #: its learning curve is flat (docs/RESULTS.md).
-#: `quality` reads each answer once more, which takes longer than all the rest once the vectors are known.
-MOST_ANSWERS: Mapping[str, int] = {QualityRecipe.name: 5_000, JointRecipe.name: 50_000}
+#: `quality` reads each answer once more, which takes longer than all the rest once the vectors are known, and tuning
+#: reads it a dozen times.
+MOST_ANSWERS: Mapping[str, int] = {QualityRecipe.name: 5_000, TransformerRecipe.name: 5_000, JointRecipe.name: 50_000}
 #: Called with the number of candidates whose features are there, and that of all.
 Progress = Callable[[int, int], None]
 #: How much a preference counts against an expert's rating. Chosen by cross-validation on the training split of the real
@@ -41,7 +44,8 @@ class Features:
     """The features of rated answers: a matrix (rows asked for and `there`, columns) for each recipe, in float32.
 
     `there` says which rated answers of the training set still had their texts, `candidates` counts them with the
-    unrated ones. `cut` counts the texts that recipe `joint` could not read to their end, None without it.
+    unrated ones. `cut` counts the texts that recipe `joint` could not read to their end, None without it. Those of
+    recipe `transformer` have no tuned score yet; `reading` is what it is made of, of the candidates `read`.
     """
 
     features: Mapping[str, NDArray[np.float32]]
@@ -49,18 +53,22 @@ class Features:
     candidates: int
     cut: int | None
     seconds: Mapping[str, float]
+    reading: Reading
+    read: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class PairFeatures:
     """For each recipe the features of the better answers less those of the others, in float32.
 
-    `rows` says which pairs each recipe has: those that still had their texts, and of very many a random sample.
+    `rows` says which pairs each recipe has: those that still had their texts, and of very many a random sample. As in
+    `Features`, the tuned score of recipe `transformer` is to be made of `reading`.
     """
 
     difference: Mapping[str, NDArray[np.float32]]
     rows: Mapping[str, Mask]
     seconds: float
+    reading: Reading
 
 
 def rows_for(
@@ -96,6 +104,7 @@ def read_features(
     there = np.zeros(len(data.candidates), dtype=np.bool_)
     seconds = dict.fromkeys(["reading", *(f"{name} features" for name in rows)], 0.0)
     cut, started = 0, perf_counter()
+    reading, read = Reading(), [np.empty(0, dtype=np.intp)]
     for chunk in data.chunks():
         there[chunk.row] = True
         seconds["reading"] += perf_counter() - started
@@ -107,6 +116,9 @@ def read_features(
                 recipe = recipe_named(name)
                 if isinstance(recipe, QualityRecipe) and made and made[0] == part.questions:
                     features = recipe.beside(made[1], part.questions)
+                elif isinstance(recipe, TransformerRecipe):
+                    features = _untuned(recipe, part.questions, encoder, reading)
+                    read.append(part.row)
                 else:
                     features = recipe.features(part.questions, encoder)
                 if isinstance(recipe, PassagesRecipe):
@@ -124,6 +136,8 @@ def read_features(
         candidates=int(there.sum()),
         cut=cut if JointRecipe.name in rows else None,
         seconds=seconds,
+        reading=reading,
+        read=np.concatenate(read),
     )
 
 
@@ -139,13 +153,17 @@ def read_pairs(
     sampled = {each.name: _sample(len(pairs), MOST_ANSWERS.get(each.name), seed) for each in recipes}
     found: dict[str, list[NDArray[np.float32]]] = {each.name: [] for each in recipes}
     there = np.zeros(len(pairs), dtype=np.bool_)
+    reading = Reading()
     for chunk in pairs.chunks():
         there[chunk.row] = True
         for recipe in recipes:
             wanted = sampled[recipe.name][chunk.row]
             questions = [each for each, keep in zip(chunk.questions, wanted, strict=True) if keep]
             if questions:
-                features = recipe.features(questions, encoder)
+                if isinstance(recipe, TransformerRecipe):
+                    features = _untuned(recipe, questions, encoder, reading)
+                else:
+                    features = recipe.features(questions, encoder)
                 difference = (features[::2] - features[1::2]) * recipe.pair_columns()
                 found[recipe.name].append(difference.astype(np.float32))
         if progress and len(chunk.row):
@@ -157,7 +175,18 @@ def read_pairs(
         },
         rows={name: mask & there for name, mask in sampled.items()},
         seconds=perf_counter() - started,
+        reading=reading,
     )
+
+
+def _untuned(
+    recipe: TransformerRecipe, questions: Sequence[Question], encoder: TextEncoder, reading: Reading
+) -> Floats:
+    """Return the features of `passages` beside empty columns, and read what these will be made of."""
+    features, best = recipe.untuned(questions, encoder)
+    reading.add(questions, best, encoder)
+    empty = np.full((len(features), len(recipe.feature_names()) - features.shape[1]), np.nan)
+    return np.hstack([features, empty])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +216,45 @@ class Material:
     rows: Mapping[str, Mask]
     compared: PairMatrix
     encoder: str
+
+
+def tuned(
+    of: Material, found: Features, encoder: TextEncoder, *, seed: int, options: Tuning, progress: Progress | None = None
+) -> tuple[Material, TunedLayers]:
+    """Tune layers on what is not held out, fill in the scores that recipe `transformer` waits for, return the layers.
+
+    Pairs teach them nothing: the regression learns from these, on scores that did not see the question.
+    """
+    recipe, name = TransformerRecipe(PassagesRecipe()), TransformerRecipe.name
+    data, rows, pairs = of.data, of.rows[name], of.compared
+    of_pairs = pairs.features.rows[name]
+    scores = tuned_scores(
+        RatedCandidates(
+            np.searchsorted(found.read, data.row[rows]),
+            data.rating[rows],
+            rating_weights(data, of.judged, rows & ~of.held)[rows],
+        ),
+        data.prompt[rows],
+        of.held[rows],
+        reading=found.reading,
+        pairs=pairs.features.reading,
+        pair_group=pairs.question[of_pairs],
+        pair_held=pairs.held[of_pairs],
+        encoder=encoder,
+        seed=seed,
+        options=options,
+        progress=progress,
+    )
+    counts = np.bincount(found.reading.of)
+    columns = recipe.beside(np.empty((len(found.read), 0)), counts.tolist(), scores.candidates)
+    features, difference = of.features[name].copy(), pairs.features.difference[name].copy()
+    added = columns.shape[1]
+    features[:, -added:] = columns[np.searchsorted(found.read, data.row[rows])]
+    # What compares an answer with the others differs between two of them as their scores do.
+    difference[:, -added:] = (scores.pairs[::2] - scores.pairs[1::2])[:, np.newaxis]
+    compared = replace(pairs.features, difference={**pairs.features.difference, name: difference})
+    filled = replace(of, features={**of.features, name: features}, compared=replace(pairs, features=compared))
+    return filled, scores.layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
-from rlhf_loop.reward import RECIPES, Recipe, RewardModel, recipe_named
+from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, recipe_named
 from rlhf_loop.reward.recipes import JointRecipe
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
@@ -27,11 +27,13 @@ from rlhf_loop.training.fit import (
     read_features,
     read_pairs,
     rows_for,
+    tuned,
 )
 from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
 from rlhf_loop.training.metrics import Bin, Coverage, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
 from rlhf_loop.training.reliability import RaterReliability
+from rlhf_loop.training.transformer import Tuning
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: Rated answers from which on a training is worth its while.
@@ -191,6 +193,7 @@ def train(
     frozen_share: float = 0.0,
     goal: float | None = None,
     incumbent: Incumbent | None = None,
+    tuning: Tuning | None = None,
     progress: Progress | None = None,
 ) -> TrainingResult:
     """Train a reward model on the rated examples; unrated ones count as context of their group.
@@ -210,12 +213,17 @@ def train(
     With an `incumbent` of another recipe than the one taken, that recipe is fitted once more, to the questions of the
     incumbent alone, so that it can be judged on them, too, by cross-validation (see `TrainingResult`).
 
+    Recipe `transformer` tunes layers of the encoder first (`tuning` has its options), which takes minutes; `auto` does
+    not try it.
+
     With a `goal` for accuracy, the report says, too, how the accuracy grew with the ratings, and when the goal will be
     reached; by ratings alone, without pairs and without end users' hints.
 
     Raises:
         NotEnoughDataError: fewer than `min_samples` rated examples, one class only, or too few questions.
         ValueError: an unknown recipe.
+        MissingExtraError: recipe `transformer` without torch.
+        EncoderError: recipe `transformer` with an encoder whose layers cannot be tuned.
     """
     recipes = list(RECIPES.values()) if recipe == AUTO else [recipe_named(recipe)]
     data = examples if isinstance(examples, TrainingSet) else assemble(examples)
@@ -242,6 +250,12 @@ def train(
         rows = {name: mask[found.there] for name, mask in rows.items()}
         _check_judged(data, judged, min_samples)
     material = Material(data, judged, held, found.features, rows, pair_rows, encoder.id)
+    layers = None
+    if TransformerRecipe.name in rows:
+        started = perf_counter()
+        material, layers = tuned(material, found, encoder, seed=seed, options=tuning or Tuning(), progress=progress)
+        pair_rows = material.compared
+        seconds["tuning"] = perf_counter() - started
     fits = {}
     for each in recipes:
         started = perf_counter()
@@ -296,12 +310,14 @@ def train(
         started = perf_counter()
         of_incumbent = _again(material, incumbent, seed)
         seconds["incumbent"] = perf_counter() - started
-    if goal is not None:
+    # What was tuned on all ratings tells nothing of fewer.
+    if goal is not None and chosen != TransformerRecipe.name:
         started = perf_counter()
         of = _rated(data, found.features[chosen], rows[chosen], judged & ~held, encoder.id)
         report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
         seconds["learning curve"] = perf_counter() - started
-    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code)
+    own = layers if chosen == TransformerRecipe.name else None
+    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code, tuned=own)
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out]).astype(np.int64)
     return TrainingResult(model, report, data, judged, fit.probability, fitted, of_incumbent)
 
@@ -405,6 +421,8 @@ def _by_documents(of: Material, recipe: str, known: Evaluation, rows: Mask, seed
     report = DocumentReport(recurring=int((groups_of[document[rows]] > 1).sum()), linked=len(np.unique(number[rows])))
     if not report.recurring:
         return replace(report, unseen=known)
+    if recipe == TransformerRecipe.name:
+        return report  # other folds would need other layers, as these have seen the documents
     # Of pairs to questions without a rated answer nobody knows what they hang together with.
     of_prompt = np.full(int(data.prompt.max()) + 2, -1, dtype=np.intp)
     of_prompt[data.prompt] = number

@@ -76,6 +76,10 @@ def flat(result: Result) -> str:
     return " ".join(result.output.split())
 
 
+def flat_error(result: Result) -> str:
+    return " ".join(result.stderr.split())
+
+
 def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in group.commands.items():
         yield (*path, name), command
@@ -129,6 +133,20 @@ def test_train_by_a_named_recipe(loop: Loop) -> None:
     assert "Recipe joint, as asked." in text
     assert "(seed 5)" in text
     loop("train", "--recipe", "magic", code=2)
+
+
+def test_what_does_not_go_with_a_recipe_is_refused_at_once(loop: Loop) -> None:
+    """A corpus is for tuned layers alone, a learning curve for what is fitted in seconds; a recipe is one of those."""
+    corpus = loop.folder / "corpus.jsonl"
+    corpus.write_text('{"question": "Why?", "answer": "So."}\n', encoding="utf-8")
+    assert "--adapt is for recipe transformer" in flat_error(loop("train", "--adapt", corpus, code=2))
+    transformer = ("train", "--recipe", "transformer")
+    assert "has 1 questions with an answer" in flat_error(loop(*transformer, "--adapt", corpus, code=2))
+    assert "--learning-curve would tune" in flat_error(loop(*transformer, "--learning-curve", code=2))
+    loop.environment["RLHF_RECIPE"] = "forest"
+    assert "RLHF_RECIPE='forest' is not a valid recipe" in flat_error(loop("train", code=2))
+    loop.environment["RLHF_RECIPE"] = "transformer"
+    assert "--learning-curve would tune" in flat_error(loop("train", "--learning-curve", code=2))
 
 
 def test_train_without_ratings(loop: Loop) -> None:

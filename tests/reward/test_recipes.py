@@ -72,7 +72,7 @@ def test_transformer_takes_scores_of_others(quick: TextEncoder) -> None:
     """Scores that come from elsewhere, as out of fold, stand beside the features of `passages` in the same forms."""
     recipe = TransformerRecipe(PassagesRecipe())
     passages = recipe_named("passages").features([FEVER, BACK], quick)
-    found = recipe.beside(passages, [FEVER, BACK], np.array([1.0, 2.0, 6.0, 0.0, 4.0]))
+    found = recipe.beside(passages, [len(FEVER.responses), len(BACK.responses)], np.array([1.0, 2.0, 6.0, 0.0, 4.0]))
     assert found.shape == (5, len(recipe.feature_names())) == (5, 38)
     assert found[:, -2].tolist() == [-2.0, -1.0, 3.0, -2.0, 2.0]
     assert found[:, -1].tolist() == [-5.0, -4.0, 0.0, -4.0, 0.0]

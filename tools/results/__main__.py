@@ -2,8 +2,9 @@
 
 `python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
 `python -m tools.results pairs` simulates pairs and end users alone, `python -m tools.results documents` tells known
-documents and unseen ones apart, `python -m tools.results beginning` measures the prior before and with few ratings, and
-`python -m tools.results ratings` does all that comes of the ratings.
+documents and unseen ones apart, `python -m tools.results beginning` measures the prior before and with few ratings,
+`python -m tools.results ratings` does all that comes of the ratings, and `python -m tools.results step2`, where torch
+is installed (`make tuning` has it in .venv-tuning), tunes layers; `make results` leaves its section as it is.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from rlhf_loop.training.data import linked_by_documents
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import CurvePoint, learning_curve
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
-from tools.results import beginning, cost, plots
+from tools.results import beginning, cost, plots, step2
 from tools.results import experiments as run
 from tools.results.data import FEEDBACKQA, Ratings, load, read_examples
 from tools.results.index import measured as vector_databases
 from tools.results.pairs import measured as pairs_and_end_users
 
 _NAMES = tuple(reversed(RECIPES))
+_STEP2 = "## Tuned layers"
 _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error")
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     say("vector databases")
     sections.append(vector_databases(Settings.from_env()))
     say("cost")
+    sections += [part for part in _parts() if part.startswith(_STEP2)]
     sections.append(_cost())
     _write(sections, short)
 
@@ -120,6 +123,13 @@ def only_beginning() -> None:
     section = beginning.measured(load_encoder(Settings.from_env()))
     sys.stdout.write(section + "\n")
     _replace(section, before="## Learning curve")
+
+
+def only_step2() -> None:
+    """Do the same for tuned layers, which takes hours the first time."""
+    section = step2.measured(load_encoder(Settings.from_env()))
+    sys.stdout.write(section + "\n")
+    _replace(section, before="## Cost")
 
 
 def _replace(section: str, *, before: str) -> None:
@@ -398,5 +408,7 @@ if __name__ == "__main__":
         only_documents()
     elif sys.argv[1:2] == ["beginning"]:
         only_beginning()
+    elif sys.argv[1:2] == ["step2"]:
+        only_step2()
     else:
         main()

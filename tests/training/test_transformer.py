@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Example, Question
+from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.tuned import TunedLayers
+from rlhf_loop.errors import EncoderError, MissingExtraError
+from rlhf_loop.training import transformer
+from rlhf_loop.training.comparison import predict
+from rlhf_loop.training.train import TrainingResult, train
+from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores
+from tests.encoders import tiny_encoders
+
+TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not TORCH, reason="torch is not installed (extra [torch]); make tuning has it")
+#: Sentences of the tiny encoder's few words: an answer is good if it says what the question asks for.
+THINGS, PLACES = ("cat", "dog"), ("mat", "passage")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TextEncoder]:
+    """Give encoders of eight numbers by their kind."""
+
+    def loaded(kind: str) -> TextEncoder:
+        folder = tmp_path_factory.mktemp(kind)
+        tiny_encoders.write(folder / kind, kind)
+        return load_encoder(Settings(encoder=str(folder / kind), cache_dir=folder / "cache"))
+
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def bert(tiny: Callable[[str], TextEncoder]) -> TextEncoder:
+    return tiny("bert")
+
+
+def examples() -> list[Example]:
+    """Return twelve questions with four answers each, by the numbers in them no two of them the same."""
+    found = []
+    for number in range(12):
+        thing, place = THINGS[number % 2], PLACES[number // 2 % 2]
+        prompt = f"the {thing} sat on a {place} {number}"
+        for rank, (what, rating) in enumerate((("cat", 5), ("dog", 1), ("a", 2), ("query", 4))):
+            good = rating if thing == "cat" else 6 - rating
+            # The last one is an answer to several questions.
+            told = f"{what} on the {place}" if what == "query" else f"{what} on the {place} . {number} {rank}"
+            found.append(Example(prompt, told, good, str(number), rank + 1))
+        found.append(Example(prompt, f"query query {number}", None, str(number), 5))
+    return found
+
+
+def trained(encoder: TextEncoder, options: Tuning | None = None, **more: object) -> TrainingResult:
+    of = more.pop("examples", None) or examples()
+    return train(of, encoder=encoder, recipe="transformer", min_samples=10, tuning=options or Tuning(threads=1), **more)  # type: ignore[arg-type]
+
+
+def layers(of: TrainingResult) -> TunedLayers:
+    assert of.model.tuned is not None
+    return of.model.tuned
+
+
+def test_torch_is_named_where_it_is_missing(bert: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch the message says which extra brings it."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'rlhf-loop\[torch\]'"):
+        trained(bert)
+
+
+@needs_torch
+def test_an_encoder_without_such_layers_is_named(tiny: Callable[[str], TextEncoder]) -> None:
+    """Layers that cannot be trained here are an error that names the encoder."""
+    encoder = tiny("mpnet")
+    with pytest.raises(EncoderError, match=encoder.id):
+        trained(encoder)
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_what_serves_scores_as_what_was_trained(kind: str, tiny: Callable[[str], TextEncoder]) -> None:
+    """The model, run without torch, gives held-out answers the very probabilities that the training reports."""
+    encoder = tiny(kind)
+    result = trained(encoder)
+    held = np.isfinite(result.probability) & ~result.data.seen(result.fitted)
+    served = predict(result.model, result.data, held, encoder)
+    assert held.sum() >= 4
+    np.testing.assert_allclose(served[held], result.probability[held], atol=2e-3)
+    assert result.report.documents
+    assert result.report.documents.recurring
+    assert result.report.documents.unseen is None, "the layers have seen these documents"
+    assert layers(result).first == 1
+    assert set(layers(result).tensors) == {
+        name for name in tiny_encoders.bert() if name.startswith(("encoder.layer.1", "encoder.layer.2"))
+    }
+
+
+@needs_torch
+def test_no_question_is_scored_by_layers_that_saw_its_ratings(bert: TextEncoder) -> None:
+    """Other ratings of a question change the scores of others, and of its own answers and pairs not one."""
+    questions, answers = 9, 4
+    asked = [
+        Question(f"the cat {number}", tuple(f"a mat {number} . {x}" for x in "ab.c")) for number in range(questions)
+    ]
+    pairs = [Question(each.prompt, each.responses[:2]) for each in asked]
+    readings = Reading(), Reading()
+    for reading, of in zip(readings, (asked, pairs), strict=True):
+        reading.add(of, [[np.arange(1)] * len(each.responses) for each in of], bert)
+    group = np.repeat(np.arange(questions), answers)
+    held = group == 0
+
+    def scores(rating: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = tuned_scores(
+            RatedCandidates(np.arange(len(group)), rating, np.ones(len(group))),
+            group,
+            held,
+            reading=readings[0],
+            pairs=readings[1],
+            pair_group=np.arange(questions),
+            pair_held=np.arange(questions) == 0,
+            encoder=bert,
+            seed=0,
+            options=Tuning(threads=1),
+        )
+        return found.candidates.reshape(questions, answers), found.pairs.reshape(questions, 2)
+
+    usual = np.tile([5, 1, 2, 4], questions)
+    before = scores(usual)
+    assert not np.isnan(before[0]).any()
+    for one in (0, 1, 5):
+        # The same shares of correct answers, so that the folds are the same.
+        changed = scores(np.where(group == one, np.tile([2, 4, 5, 1], questions), usual))
+        same = [(old == new).all(axis=1) for old, new in zip(before, changed, strict=True)]
+        assert same[0][one]
+        assert same[1][one]
+        assert same[0].all() == (one == 0), "what is held out teaches nothing, and all else teaches the others"
+        assert (same[0] == same[1]).all()
+
+
+@needs_torch
+def test_a_seed_gives_one_result_and_less_at_once_the_same(bert: TextEncoder) -> None:
+    """The same seed gives the same layers, another one others; half as many answers at once differ by rounding."""
+    first, again, other = trained(bert), trained(bert), trained(bert, seed=1)
+    assert layers(first).sha256 == layers(again).sha256 != layers(other).sha256
+    half = trained(bert, Tuning(threads=1, at_once=4))
+    np.testing.assert_allclose(half.probability, first.probability, atol=1e-3)
+    assert np.abs(other.probability - first.probability).max() > 5e-3
+
+
+@needs_torch
+@pytest.mark.parametrize("steps", [1, 3, 5, 9])
+def test_a_stopped_training_goes_on_where_it_was(bert: TextEncoder, tmp_path: Path, steps: int) -> None:
+    """Stopped after any step, a second try takes only the steps since the last epoch, and ends with the same layers."""
+    corpus = [("the cat sat", "a cat . the mat"), ("a dog sat", "the dog on a mat"), ("query", "passage . passage")]
+    options = Tuning(threads=1, folder=tmp_path, corpus=corpus)
+    whole = layers(trained(bert, replace(options, folder=None)))
+
+    def stop(done: int, total: int) -> None:
+        if total < 1000 and done == steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(bert, options, progress=stop)
+    damaged = next(iter(tmp_path.glob("*.safetensors")), None)
+    assert layers(trained(bert, options)).sha256 == whole.sha256
+    if damaged is not None:
+        damaged.write_bytes(damaged.read_bytes()[:100])
+        assert layers(trained(bert, options)).sha256 == whole.sha256
+
+
+@needs_torch
+def test_a_state_that_cannot_be_kept_stops_nothing(
+    bert: TextEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk takes no state, the training goes on, and the log says so."""
+    (tmp_path / "file").write_text("no folder")
+    result = trained(bert, Tuning(threads=1, folder=tmp_path / "file" / "tuning"))
+    assert result.model.tuned is not None
+    assert "Cannot keep the state of the tuning" in caplog.text
+
+
+@needs_torch
+def test_an_adaptation_needs_no_rating(bert: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the steps on a corpus, questions are nearer to their own answers, compared with others', than before."""
+    # Large steps, as there are few, and ratings that count next to nothing.
+    monkeypatch.setattr(transformer, "_RATE", 5e-3)
+    pairs = [(f"the {thing} {place}", f"on a {thing} . {place}") for thing in THINGS for place in PLACES]
+    asked = [Question(f"the cat sat {number}", ("a mat", "the dog", "passage", "query .")) for number in range(6)]
+    reading = Reading()
+    reading.add(asked, [[np.arange(1)] * 4] * 6, bert)
+
+    def own_less_others(corpus: list[tuple[str, str]]) -> float:
+        group = np.repeat(np.arange(6), 4)
+        found = tuned_scores(
+            RatedCandidates(np.arange(24), np.tile([5, 1, 2, 4], 6), np.full(24, 1e-12)),
+            group,
+            group == 0,
+            reading=reading,
+            pairs=Reading(),
+            pair_group=np.empty(0, dtype=np.intp),
+            pair_held=np.empty(0, dtype=np.bool_),
+            encoder=bert,
+            seed=0,
+            options=Tuning(threads=1, corpus=corpus),
+        )
+        encoder = bert.tuned(found.layers)
+        questions = encoder.encode_beginnings([question for question, _ in pairs], tokens=80)
+        answers = encoder.encode_places([(answer, 0) for _, answer in pairs])
+        near = questions @ answers.T
+        return float(np.diag(near).mean() - near.mean())
+
+    assert own_less_others(pairs) > own_less_others([]) + 0.01
