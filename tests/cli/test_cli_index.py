@@ -38,16 +38,16 @@ def file(tmp_path: Path) -> str:
 
 def test_add_list_delete(environ: dict[str, str], file: str) -> None:
     """A file goes in once, is listed under its name, and goes out by it."""
-    assert run(environ, "list").output == "The index is empty. Fill it with: rlhf-loop index add PATH...\n"
+    assert run(environ, "list").stdout == "The index is empty. Fill it with: rlhf-loop index add PATH...\n"
     first = run(environ, "add", file)
     assert first.exit_code == 0, first.output
-    assert first.output.startswith("3 documents: 3 new (3 sections, 3 passages), 0 known, in ")
-    assert run(environ, "add", file).output.startswith("3 documents: 0 new (0 sections, 0 passages), 3 known, in ")
+    assert first.stdout.startswith("3 documents: 3 new (3 sections, 3 passages), 0 known, in ")
+    assert run(environ, "add", file).stdout.startswith("3 documents: 0 new (0 sections, 0 passages), 3 known, in ")
     assert run(environ, "add", file, "--column", "source=set").exit_code == 0
-    listed = run(environ, "list").output
+    listed = run(environ, "list").stdout
     assert listed.startswith("facts.jsonl: 3 documents, 3 sections\nhalf: 3 documents, 3 sections\nThe vectors are")
     gone = run(environ, "delete", "facts.jsonl")
-    assert (gone.exit_code, gone.output) == (0, "3 documents deleted.\n")
+    assert (gone.exit_code, gone.stdout) == (0, "3 documents deleted.\n")
     missing = run(environ, "delete", "facts.jsonl")
     assert (missing.exit_code, missing.output) == (
         2,
@@ -59,14 +59,14 @@ def test_replace(environ: dict[str, str], file: str) -> None:
     """With --replace the old version of a changed file goes."""
     run(environ, "add", file)
     Path(file).write_text('{"text": "Fact 1.", "title": "A title"}\n{"text": "New."}\n')
-    assert "1 new (1 section, 1 passage), 1 known, 2 older deleted" in run(environ, "add", file, "--replace").output
-    assert "facts.jsonl: 2 documents" in run(environ, "list").output
+    assert "1 new (1 section, 1 passage), 1 known, 2 older deleted" in run(environ, "add", file, "--replace").stdout
+    assert "facts.jsonl: 2 documents" in run(environ, "list").stdout
     Path(file).write_text('{"text": "New."}\nno json\n')
     kept = run(environ, "add", file, "--replace", "--skip-invalid")
     assert "Not replaced, as not all of it could be read: 'facts.jsonl'." in kept.output
-    assert "facts.jsonl: 2 documents" in run(environ, "list").output
+    assert "facts.jsonl: 2 documents" in run(environ, "list").stdout
     Path(file).write_text('{"text": "New."}\n')
-    said = run(environ, "add", file, "--replace").output
+    said = run(environ, "add", file, "--replace").stdout
     assert "Replaced 'facts.jsonl': 1 document that these files do not hold deleted.\n" in said
 
 
@@ -75,11 +75,11 @@ def test_another_precision(environ: dict[str, str], file: str) -> None:
     for precision in ("int8", "fp32"):
         environ["RLHF_ENCODER_PRECISION"] = precision
         run(environ, "add", file, *(["--source", "half"] if precision == "fp32" else []))
-    listed = run(environ, "list").output
+    listed = run(environ, "list").stdout
     assert "The vectors are those of all-MiniLM-L6-v2/fp32 and all-MiniLM-L6-v2/int8" in listed
     assert "are computed anew at each ranking, as the encoder works in fp32 now. Add the same files again" in listed
-    assert "0 known, 3 renewed in this precision, in" in run(environ, "add", file).output
-    assert run(environ, "list").output.endswith("The vectors are those of all-MiniLM-L6-v2/fp32.\n")
+    assert "0 known, 3 renewed in this precision, in" in run(environ, "add", file).stdout
+    assert run(environ, "list").stdout.endswith("The vectors are those of all-MiniLM-L6-v2/fp32.\n")
 
 
 def test_what_is_deleted_is_said_first(environ: dict[str, str], file: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_invalid_rows(environ: dict[str, str], file: str) -> None:
     assert "facts.jsonl line 4: the line is not JSON" in refused.output
     assert "... and 11 more\n" in refused.output
     assert "Error: 31 of 34 documents cannot be read" in refused.output
-    assert "The index is empty" in run(environ, "list").output
+    assert "The index is empty" in run(environ, "list").stdout
     skipped = run(environ, "add", file, "--skip-invalid")
     assert skipped.exit_code == 0
     assert "3 new (3 sections, 3 passages), 0 known, 31 invalid and left out" in skipped.output
