@@ -18,6 +18,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
+from rlhf_loop.utils.markdown import prose
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1
@@ -153,7 +154,7 @@ def _routes(
     pages.add_routes(api.tagged("Pages"), settings, service, guard)
     web.before_request(lambda: refuse_other_hosts(guard.hosts))
     web.before_request(guard.limit)
-    web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__})
+    web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__, "prose": prose})
     people.add_routes(web, settings, database, guard)
     admin.add_routes(web, database, guard)
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))

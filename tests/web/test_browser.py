@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from databases import sqlite_database
+from hostile_markdown import HOSTILE_MARKDOWN
 from patience import PATIENCE_S
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 from served_app import served_app
@@ -235,6 +236,26 @@ def test_hostile_answers_do_nothing(open_page: Callable[..., Page]) -> None:
     assert page.evaluate("window.owned") is None
     assert page.locator("main img, main script, main .text svg, [data-best] a").count() == 0
     assert no_sideways_scroll(page)
+
+
+def test_hostile_markdown_does_nothing(open_page: Callable[..., Page]) -> None:
+    """All of it on one page: nothing runs, nobody else is asked, nothing sticks out, and all forms are our own."""
+    answers = [changed(GOOD, text=text, rank=rank) for rank, text in enumerate(HOSTILE_MARKDOWN.values(), start=1)]
+    page = open_page(FakeService(*answers), viewport=PHONE)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    ask(page, "Why?")
+    page.locator(".others > summary").click()
+    expect(page.locator(".markdown .wide").first).to_be_visible()
+    assert [url for url in asked if not url.startswith((page.url, page.url.replace("/data-html", "/")))] == []
+    assert page.evaluate("window.owned") is None
+    assert page.locator(".markdown").count() > 60
+    assert page.locator(".markdown :is(script, style, form, img, iframe, object, [style], input)").count() == 0
+    assert page.locator("form.rate").count() == len(answers)
+    assert page.locator(".answer > .markdown a:not([href^='https://'])").count() == 0
+    assert no_sideways_scroll(page)
+    cut_off = "(each) => each.filter((one) => one.getBoundingClientRect().left < 0).map((one) => one.textContent)"
+    assert page.locator(".answer *:not(.unseen)").evaluate_all(cut_off) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

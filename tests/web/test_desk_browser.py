@@ -63,6 +63,8 @@ def test_an_admin_writes_guidelines_and_approves(open_page: Open, desk: Desk) ->
     (id,) = put_answers(desk.engine, 1)
     rate(desk.engine, id, reviewer="ben", rating=2, correction="Drink tea.")
     page.goto("/review/corrections")
+    expect(page.get_by_role("region", name="As corrected")).to_contain_text("Drink tea.")
+    page.get_by_text("What changes, word by word").press("Enter")
     expect(page.locator("article ins")).to_contain_text("tea")
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("status")).to_contain_text("The correction is approved.")

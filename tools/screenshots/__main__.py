@@ -40,7 +40,7 @@ def _ask_and_unfold(page: Page) -> None:
 
 def _review(page: Page) -> None:
     page.goto("/review")
-    page.locator("[data-response]").wait_for()
+    page.locator(".response").wait_for()
 
 
 def _correct(page: Page) -> None:

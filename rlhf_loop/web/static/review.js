@@ -156,7 +156,7 @@
     rating = null;
     stored = "";
     if (!form.dataset.id) return;
-    original = form.querySelector("[data-response]").textContent;
+    original = form.querySelector("[data-response]").value;
     const pressed = form.querySelector("[name=rating][aria-pressed=true]");
     rating = pressed ? Number(pressed.value) : null;
     stored = JSON.stringify(values());
