@@ -1,4 +1,5 @@
-"""`rlhf-loop` in processes of their own, each forked from one that has imported everything: a start in no time."""
+"""`rlhf-loop`, and programs, in processes of their own, each forked from one that has imported everything: they start
+in no time."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
 
 #: Imported once, by the process that the others are forked from. None of it starts a thread that a fork would lose.
@@ -77,6 +80,21 @@ class ForkedProcess:
         os.kill(self.pid, number)
 
 
+def context() -> ForkServerContext:
+    """Return what processes are started by."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_IMPORTED])
+    return context
+
+
+def program(code: str, *arguments: object, folder: Path) -> ForkedProcess:
+    """Start Python code in a process of its own; what it says and prints is in a log in `folder`."""
+    log = folder / f"program-{time.monotonic_ns()}.log"
+    process = context().Process(target=_execute, args=(code, [str(each) for each in arguments], str(log)))
+    process.start()
+    return ForkedProcess(process, log)
+
+
 def start(
     command: Sequence[str],
     *,
@@ -94,12 +112,24 @@ def start(
     training that gets so far replaces the live model. `step` is `module:function:count:signal`: just before that call
     of the function it says "there" and gets the signal.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*_IMPORTED])
     options = (str(folder or log.parent), str(log), str(out or log), dict(values), promotes, step)
-    process = context.Process(target=_run, args=([*command], dict(environ), *options))
+    process = context().Process(target=_run, args=([*command], dict(environ), *options))
     process.start()
     return ForkedProcess(process, log)
+
+
+def _execute(code: str, arguments: list[str], log: str) -> None:
+    _redirect(log, log)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+
+
+def _redirect(log: str, out: str) -> None:
+    os.setsid()
+    for file, number in ((out, 1), (log, 2)):
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, number)
+        os.close(opened)
 
 
 def _run(
@@ -112,11 +142,7 @@ def _run(
     promotes: bool,
     step: str,
 ) -> None:
-    os.setsid()
-    for file, number in ((out, 1), (log, 2)):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(opened, number)
-        os.close(opened)
+    _redirect(log, out)
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from rlhf_loop.answering import drafting
 from rlhf_loop.answering.drafting import Drafter, quote
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
-from rlhf_loop.errors import ConfigError
+from rlhf_loop.errors import ConfigError, MissingExtraError
 from rlhf_loop.sources.excerpts import excerpt
 
 QUERY = "What helps against hiccups?"
@@ -288,12 +287,8 @@ def test_an_endpoint_needs_a_model() -> None:
         Drafter(Settings(llm_url="http://127.0.0.1:1/v1"))
 
 
-def test_without_the_extra_the_message_names_it() -> None:
+def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where openai is not installed, one reads which extra brings it."""
-    code = (
-        "import sys; sys.modules['openai'] = None\n"
-        "from rlhf_loop.answering.drafting import Drafter; from rlhf_loop.config import Settings\n"
-        "Drafter(Settings(llm_url='http://127.0.0.1:1/v1', llm_model='small'))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "pip install 'rlhf-loop[llm]'" in done.stderr
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'rlhf-loop\[llm\]'"):
+        Drafter(Settings(llm_url="http://127.0.0.1:1/v1", llm_model="small"))

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from forked_process import program
+from patience import PATIENCE_S
 
 from rlhf_loop.answering.outbox import Outbox
 from rlhf_loop.errors import OutboxError
@@ -123,7 +123,7 @@ def test_what_is_put_survives_a_kill(tmp_path: Path) -> None:
         "Outbox(Path(sys.argv[1]), limit=9).put('rating', {'n': 7}, interactions=['a'])\n"
         "os.kill(os.getpid(), 9)"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -9
+    assert program(code, path, folder=tmp_path).wait(PATIENCE_S) == -9
     assert [entry.body for entry in Outbox(path, limit=9).waiting(limit=9)] == [{"n": 7}]
 
 

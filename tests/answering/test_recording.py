@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from databases import sqlite_database
+from forked_process import program
 from outage import Outage
-from patience import until
+from patience import PATIENCE_S, until
 from sqlalchemy import Engine, func, select, text
 
 from rlhf_loop.answering import recording
@@ -188,8 +187,7 @@ def test_what_waited_in_an_earlier_life_is_recorded(outage: Outage, tmp_path: Pa
         "assert not recorder.rate('left', Review(rating=5, reviewer='visitor:1', role=ReviewerRole.END_USER))\n"
         "os.kill(os.getpid(), 9)"
     )
-    arguments = [sys.executable, "-c", code, outage.url, str(tmp_path / "outbox.db")]
-    assert subprocess.run(arguments, stderr=subprocess.DEVNULL).returncode == -9
+    assert program(code, outage.url, tmp_path / "outbox.db", folder=tmp_path).wait(PATIENCE_S) == -9
     outage.restore()
     recorder = Recorder(settings_for(outage.url, tmp_path))
     recorder.check()

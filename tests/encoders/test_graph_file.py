@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_process import program
+from patience import PATIENCE_S
 
 from rlhf_loop.encoders import onnx_runtime
 from rlhf_loop.encoders.onnx_runtime import cached_graph
@@ -89,11 +90,11 @@ def test_processes_that_start_together_share_one_graph(model_folder: Path, short
     )
     graph = cached_graph(model_folder, short_lived_folder, precision="fp32")
     graph.write_bytes(b"damaged")
-    command = [sys.executable, "-c", code, str(model_folder), str(short_lived_folder)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    (first, first_error), (second, second_error) = [process.communicate(timeout=60) for process in processes]
-    assert (first_error, second_error) == ("", "")
-    assert first == second != ""
+    processes = [program(code, model_folder, short_lived_folder, folder=short_lived_folder) for _ in range(2)]
+    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0]
+    first, second = (process.said() for process in processes)
+    assert first == second
+    assert re.fullmatch(r"[0-9a-f]+\n", first)
 
 
 def test_each_precision_has_its_own_graph(model_folder: Path, tmp_path: Path, written: list[Path]) -> None:

@@ -13,7 +13,8 @@ from random import Random
 
 import numpy as np
 import pytest
-from patience import PATIENCE_S
+from forked_process import ForkedProcess, program
+from patience import PATIENCE_S, until
 
 from rlhf_loop.encoders import DIMENSION, Vectors
 from rlhf_loop.encoders.vector_cache import VectorCache
@@ -201,7 +202,7 @@ def test_threads_share_a_cache(path: Path) -> None:
     assert len(cache.get([key(n) for n in range(400)])) == 400
 
 
-def test_processes_share_a_file(path: Path) -> None:
+def test_processes_share_a_file(path: Path, tmp_path: Path) -> None:
     """Processes that start and write at the same time all find their entries there."""
     code = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\n"
@@ -211,9 +212,8 @@ def test_processes_share_a_file(path: Path) -> None:
         "for n in range(first, first + 200):\n"
         "    cache.put({n.to_bytes(32, 'big'): np.full((1, 384), n, dtype=np.float32)})\n"
     )
-    commands = [[sys.executable, "-c", code, str(path), str(first)] for first in (0, 200, 400)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 3
+    processes = [program(code, path, first, folder=tmp_path) for first in (0, 200, 400)]
+    assert [(process.wait(PATIENCE_S), process.said()) for process in processes] == [(0, "")] * 3
     found = VectorCache(path).get([key(n) for n in range(600)])
     assert len(found) == 600
     assert all(int(found[key(n)][0, 0]) == n for n in range(600))
@@ -231,23 +231,23 @@ WRITER = (
 )
 
 
-def writer(path: Path, first: int, last: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, str(path), str(first), str(last)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def writer(path: Path, first: int, last: int, *, folder: Path) -> ForkedProcess:
+    return program(WRITER, path, first, last, folder=folder)
 
 
 @pytest.mark.kill
-def test_a_kill_in_the_middle_of_writing(path: Path) -> None:
+def test_a_kill_in_the_middle_of_writing(path: Path, tmp_path: Path) -> None:
     """A writer that is killed loses at most the entry it was at; other writers go on and find theirs."""
-    others = [writer(path, first, first + 150) for first in (0, 1000)]
+    others = [writer(path, first, first + 150, folder=tmp_path) for first in (0, 1000)]
     kept = []
     for first in (10_000, 20_000, 30_000):
-        victim = writer(path, first, first + 10_000)
-        assert victim.stdout is not None
-        kept += [int(victim.stdout.readline()) for _ in range(30)]
+        victim = writer(path, first, first + 10_000, folder=tmp_path)
+        until(lambda: victim.said().count("\n") >= 30)  # noqa: B023
         victim.kill()
-        victim.communicate(timeout=60)
-    assert [process.communicate(timeout=60)[1] for process in others] == ["", ""]
+        # It may have said half a number.
+        kept += [int(line) for line in victim.said().splitlines(keepends=True) if line.endswith("\n")]
+    assert [process.wait(PATIENCE_S) for process in others] == [0, 0]
+    assert [len(process.said().splitlines()) for process in others] == [150, 150]
     kept += [*range(150), *range(1000, 1150)]
     found = VectorCache(path).get([key(n) for n in range(40_000)])
     assert {key(n) for n in kept} <= found.keys()

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import csv
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +8,8 @@ from typing import Any
 
 import pytest
 from databases import sqlite_database
-from patience import PATIENCE_S
+from forked_process import program
+from patience import until
 from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
@@ -118,11 +116,9 @@ def test_a_killed_import_leaves_nothing(engine: Engine, database_url: str, tmp_p
         "staging.store = slow\n"
         f"transfer.import_ratings(make_engine({database_url!r}), Path({str(path)!r}))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "stored\n"
-        process.send_signal(signal.SIGKILL)
-        process.wait(PATIENCE_S)
+    process = program(code, folder=tmp_path)
+    until(lambda: process.said() == "stored\n")
+    process.kill()
     assert stats(engine).interactions == 0
     assert import_ratings(engine, path).added == 3000
 

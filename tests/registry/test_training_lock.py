@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from forked_process import program
+from patience import until
 from sqlalchemy import Engine
 
 from rlhf_loop.config import Settings
@@ -59,19 +57,15 @@ def test_one_at_a_time(engine: Engine, settings: Settings, tmp_path: Path) -> No
 
 
 @pytest.mark.kill
-def test_a_killed_process_lets_go(database_url: str, settings: Settings) -> None:
+def test_a_killed_process_lets_go(database_url: str, settings: Settings, tmp_path: Path) -> None:
     """SIGKILL frees the locks at once, and the run that it ended is marked as failed, once."""
     engine = open_database(database_url)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, database_url, str(settings.model_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = program(HOLDER, database_url, settings.model_path, folder=tmp_path)
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        until(lambda: process.said() == "held\n")
         assert mark_dead_runs(engine, settings) == 0
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.kill()
     marked = 0
     while not marked:  # PostgreSQL takes a moment to notice
         marked = mark_dead_runs(engine, settings)

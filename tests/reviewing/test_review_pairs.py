@@ -143,6 +143,7 @@ def test_an_open_pair_stays_until_its_lease_ran_out(engine: Engine) -> None:
     assert take(engine, "ann", now=NOW + timedelta(minutes=31)) is None
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_sides_are_drawn(engine: Engine) -> None:
     """Over many pairs the first answer stands about as often left as right."""
     sides = []

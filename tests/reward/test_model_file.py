@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import pytest
+from forked_process import context
 from tuned_encoders import noisy
 
 from rlhf_loop.domain import Question
@@ -343,7 +343,7 @@ def save_several(path: Path, start: int) -> list[str]:
 
 def test_processes_that_save_at_once(path: Path) -> None:
     """The same between processes."""
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=context()) as pool:
         sums = [value for values in pool.map(save_several, [path, path], [0, 10]) for value in values]
     assert load(path, encoder=ENCODER).sha256 in sums
     assert len(sum_file(path).read_text().splitlines()) == 1

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from forked_process import program
 from loopback import Answer, SeenRequest, drops, in_turn, page, site
+from patience import PATIENCE_S
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage
@@ -291,7 +291,7 @@ for _ in range(2):
 """
 
 
-def test_processes_keep_the_pause_together(settings: Settings) -> None:
+def test_processes_keep_the_pause_together(settings: Settings, tmp_path: Path) -> None:
     """However many processes ask, arXiv sees them one after the other, with the pause, redirects included."""
 
     def answer(seen: SeenRequest) -> Answer:
@@ -300,9 +300,8 @@ def test_processes_keep_the_pause_together(settings: Settings) -> None:
         return document("found")
 
     with site(answer) as there:
-        command = [sys.executable, "-c", ASKER, there.url, str(settings.cache_dir)]
-        askers = [subprocess.Popen(command) for _ in range(2)]
-        assert [asker.wait() for asker in askers] == [0, 0]
+        askers = [program(ASKER, there.url, settings.cache_dir, folder=tmp_path) for _ in range(2)]
+        assert [asker.wait(PATIENCE_S) for asker in askers] == [0, 0]
         times = sorted(seen.at for seen in there.seen)
     assert len(times) == 8
     assert min(later - earlier for earlier, later in pairwise(times)) >= 0.4

@@ -3,8 +3,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,6 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from forked_process import program
+from patience import PATIENCE_S
 
 from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.page_cache import PageCache
@@ -252,7 +252,7 @@ def test_pages_nobody_would_get_are_deleted(cache: PageCache, path: Path, clock:
         assert connection.execute("SELECT COUNT(*) FROM pages").fetchone() == (1,)
 
 
-def test_threads_and_processes_share_it(path: Path) -> None:
+def test_threads_and_processes_share_it(path: Path, tmp_path: Path) -> None:
     """Threads and processes may read and write one file at once; each gets the page of its address."""
     code = (
         "import sys\n"
@@ -262,9 +262,9 @@ def test_threads_and_processes_share_it(path: Path) -> None:
         "for n in range(50):\n"
         "    assert cache.page(str(n), lambda: b'%d' % n).body == b'%d' % n\n"
     )
-    others = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]
+    others = [program(code, path, folder=tmp_path) for _ in range(2)]
     cache = PageCache(path, max_age_s=1000)
     with ThreadPoolExecutor(8) as threads:
         bodies = list(threads.map(lambda n: cache.page(str(n), lambda: b"%d" % n).body, list(range(50)) * 4))
     assert bodies == [b"%d" % n for n in range(50)] * 4
-    assert [other.wait() for other in others] == [0, 0]
+    assert [other.wait(PATIENCE_S) for other in others] == [0, 0]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from forked_process import ForkedProcess, program
 from loopback import SeenRequest, Site, page, site
+from patience import PATIENCE_S
 
 from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.arxiv import Throttle
@@ -40,8 +40,8 @@ exec(end)
 """
 
 
-def asker(folder: Path, url: str, *, times: int = 2, end: str = "") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", ASKER, str(folder), url, str(INTERVAL), str(times), end])
+def asker(folder: Path, url: str, *, times: int = 2, end: str = "") -> ForkedProcess:
+    return program(ASKER, folder, url, INTERVAL, times, end, folder=folder)
 
 
 def slow(_: SeenRequest) -> bytes:
@@ -60,7 +60,7 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(ask, range(2)))
-        assert [other.wait() for other in others] == [0, 0, 0]
+        assert [other.wait(PATIENCE_S) for other in others] == [0, 0, 0]
         assert len(there.seen) == 8
         assert min(gaps(there)) >= INTERVAL
 
@@ -70,7 +70,7 @@ def test_a_crash_blocks_nobody(tmp_path: Path) -> None:
     """A process that is killed while it holds its turn counts as a request, and the next one gets its turn."""
     end = "with throttle.turn(30.0): import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with site(page("Hello")) as there:
-        assert asker(tmp_path, there.url, times=0, end=end).wait() < 0
+        assert asker(tmp_path, there.url, times=0, end=end).wait(PATIENCE_S) < 0
     assert (tmp_path / "new" / "site.last").exists()
     with throttle(tmp_path).turn(30.0):
         pass

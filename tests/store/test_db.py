@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_process import program
 from patience import PATIENCE_S, until
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
@@ -234,13 +235,11 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-def test_several_processes_migrate_at_once(empty_database_url: str) -> None:
+def test_several_processes_migrate_at_once(empty_database_url: str, tmp_path: Path) -> None:
     """Processes that start together end up with one schema and no error."""
     code = f"from rlhf_loop.store.engine import open_database; open_database({empty_database_url!r})"
-    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    for process in started:
-        _, errors = process.communicate(timeout=PATIENCE_S)
-        assert (process.returncode, errors) == (0, "")
+    started = [program(code, folder=tmp_path) for _ in range(3)]
+    assert [(process.wait(PATIENCE_S), process.said()) for process in started] == [(0, "")] * 3
 
 
 HAND_MADE = """

@@ -1,4 +1,4 @@
-"""A real server is killed while 1,000 ratings are under way: what it acknowledged is there, once."""
+"""A real server is killed while 400 ratings are under way: what it acknowledged is there, once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rlhf_loop.store.tables import AuditEntry, Interaction, Review
 pytestmark = [pytest.mark.kill, pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")]
 
 CLIENTS = 32
-RATINGS = 1000
+RATINGS = 400
 ANSWERS = 100
 
 
