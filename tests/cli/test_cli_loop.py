@@ -18,7 +18,8 @@ from rlhf_loop import ranking, sample
 from rlhf_loop.cli import main
 from rlhf_loop.domain import Rating
 from rlhf_loop.registry.runs import runs
-from rlhf_loop.reward.model_file import sum_file
+from rlhf_loop.reward import RewardModel
+from rlhf_loop.reward.model_file import save, sum_file
 from rlhf_loop.store.engine import open_database
 from rlhf_loop.store.interactions import record
 
@@ -181,7 +182,7 @@ def test_a_learning_curve(loop: Loop) -> None:
     """--learning-curve adds a table, and a picture at the place given."""
     loop("ratings", "import", sample.RATINGS_FILE)
     picture = loop.folder / "plots" / "curve.png"
-    text = flat(loop("train", "--learning-curve", picture))
+    text = flat(loop("train", "--recipe", "passages", "--learning-curve", picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "Learning curve" in text
     assert "Accuracy of 80%" in text
@@ -195,10 +196,9 @@ def test_the_learning_curve_has_a_usual_place(loop: Loop, monkeypatch: pytest.Mo
     assert (loop.folder / "learning_curve.png").exists()
 
 
-def test_rerank(loop: Loop) -> None:
+def test_rerank(loop: Loop, reward_model: RewardModel) -> None:
     """Candidates on the command line come back in a table, best first, with where they were before."""
-    loop("ratings", "import", sample.RATINGS_FILE)
-    loop("train")
+    save(reward_model, loop.model)
     good = "Cool the burn with running water for 20 minutes and cover it loosely. See a doctor if it is large."
     output = loop("rerank", "How do I treat a burn?", "The museum opens at ten.", good).output
     assert output.startswith("How do I treat a burn?")

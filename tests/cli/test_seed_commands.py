@@ -13,6 +13,8 @@ import pytest
 from patience import PATIENCE_S
 
 from rlhf_loop import sample
+from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store.engine import open_database
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -45,8 +47,10 @@ class Clone:
         return result
 
     def import_sample(self) -> None:
-        file = str(self.folder / "rlhf_loop" / "sample" / sample.RATINGS_FILE.name)
-        self.python("-c", f"from rlhf_loop.cli import main; main(['ratings', 'import', {file!r}])")
+        file = self.folder / "rlhf_loop" / "sample" / sample.RATINGS_FILE.name
+        store = open_database(f"sqlite:///{self.folder / 'rlhf.db'}")
+        import_ratings(store, file)
+        store.dispose()
 
 
 @pytest.fixture(scope="module")
