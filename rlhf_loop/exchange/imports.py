@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, CursorResult, bindparam, insert, select, text, update
+from sqlalchemy import Boolean, CursorResult, Row, bindparam, insert, select, text, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
@@ -170,17 +170,37 @@ def _undo(connection: Connection, import_id: int, *, said: int) -> Undone:
 
 
 def _give_back(connection: Connection, import_id: int) -> int:
-    """Bring back the reviews that the import withdrew, unless their reviewers spoke since; return how many."""
+    """Bring back the reviews that the import withdrew, unless their reviewers spoke since; return how many.
+
+    Where a later import brought another word, that one changes now what was withdrawn, and gives it back in its turn.
+    """
     wanted = select(ImportChange).where(ImportChange.import_id == import_id, ImportChange.kind == "withdrawn")
     count = 0
     for change in connection.execute(wanted.order_by(ImportChange.row_id)).all():
         values = _values(connection, Review, change.former)
         mine = (Review.interaction_key == change.interaction_key) & (Review.reviewer == values["reviewer"])
-        if connection.execute(select(Review.id).where(mine)).scalar() is None:
+        spoken = connection.execute(select(Review.id, Review.import_id).where(mine)).one_or_none()
+        if spoken is None:
             values |= {"id": change.row_id, "interaction_key": change.interaction_key}
             connection.execute(insert(Review), values | {"import_id": change.former_import_id})
             count += 1
+        elif (brought_by := _first_import(connection, spoken)) is not None and brought_by > import_id:
+            kept = {name: getattr(change, name) for name in ("interaction_key", "former", "former_import_id")}
+            named = {"import_id": brought_by, "kind": "review", "row_id": spoken.id}
+            connection.execute(insert(ImportChange), named | kept)
+            connection.execute(update(Import).where(Import.id == brought_by).values(said=Import.said - 1))
     return count
+
+
+def _first_import(connection: Connection, review: Row[Any]) -> int | None:
+    """Return the import that added a review; None if it is somebody's own word."""
+    if review.import_id is None:
+        return None
+    mine = (ImportChange.kind == "review") & (ImportChange.row_id == review.id)
+    wanted = select(ImportChange.former_import_id).where(mine).order_by(ImportChange.import_id).limit(1)
+    below = connection.execute(wanted).one_or_none()
+    added_by: int | None = below[0] if below else review.import_id
+    return added_by
 
 
 def _restore(

@@ -188,7 +188,8 @@ def tuned_scores(
     label = (rated.rating >= 4).astype(np.intp)
     fold = folds(group[inside], label[inside], count=FOLDS, seed=seed)
     parts = [*np.unique(fold).tolist(), FOLDS]
-    fold_of = np.full(int(group.max()) + 2, FOLDS, dtype=np.intp)  # what is held out, by the last
+    # What is held out, and pairs of questions that were not drawn, by the last.
+    fold_of = np.full(max(group.max(), pair_group.max(initial=-1)) + 2, FOLDS, dtype=np.intp)
     fold_of[group[inside]] = fold
     fold_of[-1] = parts[0]  # pairs whose question nobody knows
     of_question = np.full(len(reading.question), FOLDS, dtype=np.intp)

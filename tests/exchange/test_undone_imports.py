@@ -124,6 +124,23 @@ def test_what_a_tool_took_back_is_there_again(engine: Engine, tmp_path: Path) ->
     assert content(engine) == before
 
 
+@pytest.mark.parametrize("order", list(permutations((2, 3, 4))))
+def test_what_was_taken_back_and_said_again_is_there_again(
+    engine: Engine, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """A review that one export had no more, the next one said anew, and one changed is as before all three."""
+    import_ratings(engine, written(tmp_path, feedback()), format="openwebui")
+    before = content(engine)
+    for rating, at in ((0, 1769860000), (-1, 1769870000), (1, 1769880000)):
+        said = feedback(data={"rating": rating, "details": {}}, updated_at=at)
+        import_ratings(engine, written(tmp_path, said), format="openwebui")
+    found = [undo_import(engine, number) for number in order]
+    assert [[{**row, "id": 0} for row in table] for table in content(engine)] == [
+        [{**row, "id": 0} for row in table] for table in before
+    ]
+    assert sum(each.said_kept for each in found[-1:]) == 0
+
+
 # --- What stays ------------------------------------------------------------------------------------------------------
 
 
