@@ -154,7 +154,7 @@ def print_next_steps() -> None:
     )
 
 
-def print_preview(found: Preview, *, reviewer: str) -> None:
+def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
     """Print what an import would read; `reviewer` is who speaks where no row says."""
     console, report = _console(), found.report
     if found.columns:
@@ -170,9 +170,10 @@ def print_preview(found: Preview, *, reviewer: str) -> None:
         table.add_row(*(Text(textwrap.shorten(_printable(text or ""), 40, placeholder="…")) for text in texts))
     console.print(table)
     print_invalid(report)
-    unrated = report.rows - report.rated - report.compared - report.invalid_count
-    click.echo(f"{counted(report.rows, 'row')}: {unrated} unrated, {report.invalid_count} invalid.")
+    click.echo(f"{counted(report.rows, 'row')}: {report.unrated} unrated, {report.invalid_count} invalid.")
     _print_said(report)
+    if found.unrated and not unrated:
+        click.echo(found.unrated)
     click.echo("Nothing was stored, and no row compared with another one. Import it without --dry-run.")
 
 

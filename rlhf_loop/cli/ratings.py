@@ -87,6 +87,7 @@ def ratings() -> None:
     help="Langfuse, Phoenix: the score or annotation that is the rating.",
 )
 @click.option("--skip-invalid", is_flag=True, help="Store the valid rows even if others are invalid.")
+@click.option("--unrated", is_flag=True, help="Of a tool: take the file even if nothing in it is a rating.")
 @click.option("--dry-run", is_flag=True, help="Show how the file would be read, and store nothing.")
 def import_(
     file: Path,
@@ -103,6 +104,7 @@ def import_(
     score_name: str,
     encoding: str | None,
     skip_invalid: bool,
+    unrated: bool,
     dry_run: bool,
 ) -> None:
     """Store the ratings of FILE: CSV, JSONL, JSON or Parquet, also gzip-compressed, or a workbook; - is standard input.
@@ -141,6 +143,7 @@ def import_(
                     encoding=encoding,
                 ),
                 reviewer=reviewer,
+                unrated=unrated,
             )
             return
         engine = open_ratings()
@@ -158,6 +161,7 @@ def import_(
                     labels=labels,
                     encoding=encoding,
                     skip_invalid=skip_invalid,
+                    unrated=unrated,
                     progress=progress,
                     actor=operator(),
                 )

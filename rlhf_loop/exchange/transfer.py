@@ -28,7 +28,7 @@ from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
-from rlhf_loop.utils.text import blank, clause
+from rlhf_loop.utils.text import blank, clause, counted
 
 _STREAMED = {"yield_per": 1000}
 _JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
@@ -124,6 +124,11 @@ class ImportReport:
     encoding: str | None = None
     import_id: int | None = None
 
+    @property
+    def unrated(self) -> int:
+        """The number of rows that could be read and are neither ratings nor comparisons."""
+        return self.rows - self.rated - self.compared - self.invalid_count
+
 
 class InvalidRowsError(ImportFileError):
     """Some rows cannot be stored, and nothing was; `report` lists them."""
@@ -139,11 +144,15 @@ class InvalidRowsError(ImportFileError):
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An import's reading of a file: the columns by field, the first rows, and a report in which nothing is stored."""
+    """An import's reading of a file: the columns by field, the first rows, and a report in which nothing is stored.
+
+    `unrated` is what an import without unrated files would say of it, empty where it would take it.
+    """
 
     columns: Mapping[str, str]
     first: tuple[FileRow, ...]
     report: ImportReport
+    unrated: str = ""
 
 
 #: Rows that a preview shows.
@@ -170,7 +179,8 @@ def preview_ratings(
     for row in _counted(reader, read, errors, reviewer=reviewer):
         if len(first) < SHOWN_ROWS:
             first.append(row)
-    return Preview(reader.columns, tuple(first), errors.report(Stored(), read, ignored=reader.ignored))
+    report = errors.report(Stored(), read, ignored=reader.ignored)
+    return Preview(reader.columns, tuple(first), report, _unrated(reader, read))
 
 
 def import_ratings(
@@ -186,6 +196,7 @@ def import_ratings(
     labels: Labels | None = None,
     encoding: str | None = None,
     skip_invalid: bool = False,
+    unrated: bool = True,
     progress: Progress | None = None,
     actor: str = "import",
 ) -> ImportReport:
@@ -197,11 +208,12 @@ def import_ratings(
     `reviewer`, `role` and `source` stand where a row names none. By default the role is the expert's, but for Langfuse,
     Open WebUI and Phoenix the end user's. `labels` says what becomes of labels, thumbs and other scales, `encoding` how
     a text is encoded that does not tell it itself. Rows are reviews, and answers without any; in a file of preferences
-    they are these. The audit log says that `actor` imported the file.
+    they are these. Without `unrated` a tool's file is refused in which nothing is a rating. The audit log says that
+    `actor` imported the file.
 
     Raises:
         InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.
-        ImportFileError: the file cannot be read, or the reviewer's name is blank.
+        ImportFileError: the file cannot be read, nothing in it is a rating, or the reviewer's name is blank.
         DatabaseError: the database cannot be reached.
     """
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
@@ -219,6 +231,8 @@ def import_ratings(
         with connection.begin():
             read = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
             errors.extend(staging.drop_contradictions(connection, advice=reader.advice))
+        if not unrated and (why := _unrated(reader, read)):
+            raise ImportFileError(f"{why} Nothing was stored.")
         with writing(connection).begin() as storing:
             staging.lock(connection)
             errors.extend(staging.drop_other_texts(connection))
@@ -324,6 +338,7 @@ class _Read:
     rows: int = 0
     rated: int = 0
     compared: int = 0
+    unsaid: int = 0
     reviewers: set[str] = field(default_factory=set)
     encoding: str | None = None
 
@@ -376,6 +391,18 @@ def _left(stored: Stored) -> Iterator[str]:
         yield f"comments and corrections without a rating, where the answer has others ({stored.remarks:,})"
 
 
+def _unrated(reader: RatingsReader, read: _Read) -> str:
+    """Say that a tool's file has answers and nothing that was understood as a rating of one; empty if it is not so."""
+    if reader.format in PLAIN or not read.unsaid or read.rated or read.compared:
+        return ""
+    unused = f" Not used: {', '.join(reader.ignored)}." if reader.ignored else ""
+    return (
+        f"Nothing in {str(reader.path)!r} was understood as a rating, in {counted(read.unsaid, 'answer')}.{unused} Say "
+        "which of them is the rating (--score-name NAME, --column rating=NAME or --map NAME=rating), or take the "
+        "answers unrated with --unrated."
+    )
+
+
 def _stage(
     connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: ImportDefaults, progress: Progress | None
 ) -> _Read:
@@ -406,6 +433,7 @@ def _counted(reader: RatingsReader, read: _Read, errors: _Errors, *, reviewer: s
                 raise ImportFileError(hopeless(reader.path, row.reason))
             continue
         read.rated += row.rating.rating is not None
+        read.unsaid += row.rating.rating is None and row.worse is None and not row.taken_back
         read.compared += row.worse is not None
         if row.rating.rating is not None or row.worse is not None:
             read.reviewers.add(row.rating.reviewer or reviewer)

@@ -236,6 +236,22 @@ def test_an_import_is_listed_and_taken_back(database: str, tmp_path: Path) -> No
     assert (unknown.exit_code, "There is no import 2" in unknown.stderr) == (2, True)
 
 
+def test_a_tools_file_without_any_rating_is_refused(database: str, tmp_path: Path) -> None:
+    """Unless --unrated is said; the message names what was not used, and a dry run says the same."""
+    score = {"name": "helpful", "value": 4, "dataType": "NUMERIC", "source": "API"}
+    path = tmp_path / "traces.json"
+    path.write_text(json.dumps([{"id": "t", "input": "q", "output": "a", "scores": [score]}]))
+    arguments = ("ratings", "import", "--from", "langfuse", path)
+    said = "was understood as a rating, in 1 answer. Not used: score helpful."
+    tried, refused = call(database, *arguments, "--dry-run"), call(database, *arguments)
+    assert (tried.exit_code, said in tried.stdout) == (0, True)
+    assert (refused.exit_code, said in refused.stderr) == (2, True)
+    assert "There is no import yet" in call(database, "ratings", "imports").output
+    assert "1 added" in call(database, *arguments, "--unrated").output
+    path.write_text("[]")
+    assert call(database, *arguments).exit_code == 0
+
+
 def test_an_import_is_audited_with_who_ran_it(database: str, tmp_path: Path) -> None:
     """The audit log names whoever is signed in to the machine."""
     call(database, "ratings", "import", csv_file(tmp_path, "q,a,4"))

@@ -27,8 +27,8 @@ def app(engine: Engine, tmp_path: Path) -> Caller:
     return caller(engine, tmp_path)
 
 
-def taken(tool: str, **counts: int) -> dict[str, Any]:
-    return {"tool": tool, **NOTHING, **counts}
+def taken(tool: str, *unused: str, **counts: int) -> dict[str, Any]:
+    return {"tool": tool, **NOTHING, **counts} | ({"unused": list(unused)} if unused else {})
 
 
 def reviews(engine: Engine) -> list[tuple[Any, ...]]:
@@ -44,7 +44,7 @@ def plain(record: dict[str, Any]) -> dict[str, Any]:
 
 RECORDS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("openwebui", feedback(), {"interactions": 2, "reviews": 1}),
-    ("langfuse", trace(score(), score(name="latency", value=0.2)), {"interactions": 1, "reviews": 1}),
+    ("langfuse", trace(score()), {"interactions": 1, "reviews": 1}),
     ("label-studio", task(annotation(result("rating", "rating", 4))), {"interactions": 1, "reviews": 1}),
     (
         "phoenix?thumbs=true&score_name=user+feedback",
@@ -115,6 +115,7 @@ def test_several_annotations_at_once(app: Caller, engine: Engine) -> None:
     tasks = [task(data={"prompt": "Was?", "answer": f"A{each['task']}"}, id=each["task"]) for each in rated[1:]]
     made = {"action": "ANNOTATIONS_CREATED", "annotation": rated, "task": tasks, "project": {"id": 1}}
     report = app("POST", "/feedback/label-studio", made).json
+    assert len(report.pop("unused")) == 2
     assert report == taken("label-studio", interactions=1, reviews=1, unread=2)
     for each in tasks:
         del each["id"]
@@ -240,7 +241,7 @@ def test_a_score_finds_its_trace(app: Caller, engine: Engine) -> None:
     assert (missing.status_code, "no interaction with the id 'a-1'" in missing.json["detail"]) == (404, True)
     app.record()
     assert app("POST", "/feedback/langfuse?score_name=helpful", sent).json == taken("langfuse", reviews=1)
-    assert app("POST", "/feedback/langfuse", sent).json == taken("langfuse")
+    assert app("POST", "/feedback/langfuse", sent).json == taken("langfuse", "score helpful")
     assert reviews(engine) == [("app", 5, "end_user")]
 
 
@@ -336,7 +337,8 @@ def test_what_phoenix_gets_is_understood(app: Caller, engine: Engine) -> None:
     assert app("POST", path, plain(span())).json == taken("phoenix", interactions=1)
     sent = {"span_id": span()["context.span_id"], "name": "user feedback", "result": {"score": 1}, "identifier": "u1"}
     both = [sent | {"annotator_kind": kind} for kind in ("HUMAN", "LLM")]
-    assert app("POST", path, {"data": both}).json == taken("phoenix", reviews=1)
+    unused = "annotation user feedback by LLM"
+    assert app("POST", path, {"data": both}).json == taken("phoenix", unused, reviews=1)
     assert reviews(engine) == [("app:u1", 5, "end_user")]
 
 
@@ -350,24 +352,43 @@ def test_what_is_nested_deeply_is_refused(app: Caller, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "record", "counts"),
+    ("tool", "record", "counts", "status", "unused"),
     [
         (
             "langfuse",
             trace(score(), score(id="s2", observationId="o", value=2), "s3"),
             {"interactions": 1, "reviews": 1, "unread": 2},
+            200,
+            (
+                "scores of which there is only the id: export the scores, too (1)",
+                "scores of a part of a trace by whoever scored the trace (1)",
+            ),
         ),
         (
             "langfuse",
             trace(score(name="output", value=0, dataType="CORRECTION", stringValue="Rest.")),
             {"interactions": 1, "unread": 1},
+            202,
+            ("comments and corrections without a rating",),
         ),
         # Of one score alone nobody knows more than that it is a number: a rating.
-        ("langfuse", trace(score(value=1)), {"interactions": 1, "reviews": 1}),
+        ("langfuse", trace(score(value=1)), {"interactions": 1, "reviews": 1}, 200, ()),
+        # Of two scores one is a rating, and of one alone nobody said that it is.
+        (
+            "langfuse",
+            trace(score(), score(name="latency", value=0.2)),
+            {"interactions": 1, "reviews": 1},
+            200,
+            ("score latency",),
+        ),
+        ("langfuse", trace(score(name="helpful", value=4)), {"interactions": 1}, 202, ("score helpful",)),
+        ("phoenix", plain(span() | span_annotation()), {"interactions": 1}, 202, ("annotation user feedback",)),
         (
             "phoenix",
             {"data": [plain(span()), plain(span(**{"context.span_id": "b", "attributes.output.value": None}))]},
             {"interactions": 1, "unread": 1},
+            200,
+            ("spans without output (1)",),
         ),
         (
             "label-studio",
@@ -375,14 +396,17 @@ def test_what_is_nested_deeply_is_refused(app: Caller, engine: Engine) -> None:
                 "ANNOTATION_CREATED", annotation(result("rating", "rating", 4), result("hard", "rating", 1, "prompt"))
             ),
             {"interactions": 1, "reviews": 1, "unread": 1},
+            200,
+            ("results about another field of the task (1)",),
         ),
     ],
 )
-def test_what_was_passed_over_is_counted(
-    app: Caller, tool: str, record: dict[str, Any], counts: dict[str, int]
+def test_what_was_not_taken_is_named(
+    app: Caller, tool: str, record: dict[str, Any], counts: dict[str, int], status: int, unused: tuple[str, ...]
 ) -> None:
-    """Whoever sends something is told how much of it was not used."""
-    assert app("POST", f"/feedback/{tool}", record).json == taken(tool, **counts)
+    """Whoever sends something is told what of it was not used; with a rating and none taken it is no plain success."""
+    found = app("POST", f"/feedback/{tool}", record)
+    assert (found.status_code, found.json) == (status, taken(tool, *unused, **counts))
 
 
 def test_two_annotators_of_one_task_do_not_wait_for_each_other(engine: Engine, tmp_path: Path) -> None:

@@ -134,6 +134,9 @@ class FeedbackTakenOut(BaseModel, title="FeedbackTaken"):
     preferences: Annotated[int, Field(ge=0, description="Preferences that were stored.")]
     withdrawn: Annotated[int, Field(ge=0, description="Reviews and preferences that were taken back.")]
     unread: Annotated[int, Field(ge=0, description="Annotations, scores and records, of several, that were not used.")]
+    unused: Annotated[
+        list[str], Field(description="Names of the scores, annotations and controls that were not used, and what else.")
+    ] = []
 
 
 _Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix"]
@@ -141,6 +144,8 @@ TOOLS: tuple[_Tool, ...] = get_args(_Tool)
 #: What is in an index, and how long it may be there, as everywhere in the API.
 _NAMES = ("reviewer", "external_id", "source", "candidate_group")
 _LONGEST_NAME = 200
+#: The names of what was not used begin so, where it may be somebody's word.
+_OF_RATERS = ("score", "annotation", "control", "correction", "comment", "result")
 _COUNTED = ("interactions", "reviews", "preferences", "withdrawn", "unread")
 
 _QUESTION, _ANSWER = "What helps against a migraine attack?", "Rest in a dark room."
@@ -269,6 +274,12 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                     examples={"taken": {"tool": tool, **dict.fromkeys(_COUNTED, 0), "reviews": 1}},
                     headers=REPLAYED,
                 ),
+                202: json_reply(
+                    "Nothing in it was understood as a rating, though it has something that may be one: see `unused`.",
+                    FeedbackTakenOut,
+                    examples={"not taken": {"tool": tool, **dict.fromkeys(_COUNTED, 0), "unused": ["score helpful"]}},
+                    headers=REPLAYED,
+                ),
                 **WRITE_ERRORS,
                 **problems(404, 414, words={404: "The answer is not here, and does not come along."}),
             },
@@ -298,7 +309,8 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
             except ValueError as error:
                 said = f"The record cannot be taken: {clause(error)}. Nothing was stored."
                 raise UnprocessableEntity(_in_address(said)) from error
-            return StoredAnswer(200, taking.report().model_dump_json())
+            body = taking.report().model_dump_json(exclude=None if taking.unused else {"unused"})
+            return StoredAnswer(taking.status(), body)
 
         content = f"{asked.model_dump_json()}\n{ToolRecordIn(record).model_dump_json()}"
         return written(database.engine(), user, content, work)
@@ -318,10 +330,18 @@ class _Taking:
     #: The role of the tool's reviewers, as in an import, where nobody says so; None for the token's usual one.
     usual: str | None = None
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
+    unused: tuple[str, ...] = ()
+    #: Whether anything in the record was understood as somebody's word.
+    heard: bool = False
 
     def report(self) -> FeedbackTakenOut:
         """Return what became of it."""
-        return FeedbackTakenOut(tool=self.tool, **self.counts)
+        return FeedbackTakenOut(tool=self.tool, **self.counts, unused=list(self.unused))
+
+    def status(self) -> int:
+        """Return the status: whoever sent a rating that was not taken for one should not take it for stored."""
+        carried = any(name.startswith(_OF_RATERS) for name in self.unused)
+        return 202 if carried and not self.heard and not self.counts["withdrawn"] else 200
 
     def take(self, connection: Connection, record: Mapping[str, Any], layout: Layout) -> None:
         """Store what the record says.
@@ -335,8 +355,10 @@ class _Taking:
             rows = [*layout.rows(Record(1, tuple(record), tuple(record.values()))), *layout.finish()]
             if layout.passed_over and not rows:
                 raise ValueError(f"it is about {layout.passed_over[0]}")
+            self.heard = any(map(_speaks, rows))
             self._rows(connection, rows)
             self.counts["unread"] += layout.passed_over_count
+            self.unused += layout.unused
             return
         happened = read_event(record)
         gone = [self._target(id) for id in dict.fromkeys(happened.deleted)]
@@ -352,6 +374,8 @@ class _Taking:
         if unread and not readable:
             raise ValueError(unread[0])
         self.counts["unread"] += len(unread) + layout.passed_over_count
+        self.unused = (*layout.unused, *unread)
+        self.heard = any(said.annotation.cancelled or any(map(_speaks, rows)) for said, rows in readable)
         for said, rows in readable:
             self._annotation(connection, said, rows)
 
@@ -397,6 +421,7 @@ class _Taking:
                 elif row.rating.feedback_comment or row.rating.corrected_response:
                     # A comment, or a correction, needs a rating to stand beside.
                     self.counts["unread"] += 1
+                    self.unused = tuple(dict.fromkeys((*self.unused, "comments and corrections without a rating")))
                 continue
             found.append(AnnotationTarget(speaker.name, tuple(sorted(answers))))
         return found
@@ -491,6 +516,11 @@ def _review(connection: Connection, guard: Guard, key: int, review: Review, spea
     if fate is not Fate.KEPT:
         logs.begin(request).ratings.append(speaker.role)
     return fate
+
+
+def _speaks(row: FileRow) -> bool:
+    """Tell whether a row is somebody's word on an answer."""
+    return row.worse is not None or row.taken_back or (row.rating is not None and row.rating.rating is not None)
 
 
 def _in_address(said: str) -> str:
