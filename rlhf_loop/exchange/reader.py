@@ -121,6 +121,9 @@ class RatingsReader:
                 if record.reason:
                     yield FileRow(record.line, None, self._by_name(record.reason))
                     continue
+                if record.left_out:
+                    self._ignored[record.left_out] = None
+                    continue
                 if record.names not in matched:
                     matched.add(record.names)
                     self._ignored.update(dict.fromkeys(self._layout.match(record.names)))

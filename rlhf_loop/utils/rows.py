@@ -91,13 +91,14 @@ class Record:
     """A row as the file gives it: its column names and cells, or the reason why there are none.
 
     `line` is where it starts, from 1; in Parquet files and JSON arrays, which need no lines, it is the row's number.
-    The names may come alone, before the first row.
+    The names may come alone, before the first row. `left_out` alone names something of the file that was not read.
     """
 
     line: int
     names: tuple[str, ...] = ()
     cells: Sequence[Any] = ()
     reason: str = ""
+    left_out: str = ""
 
 
 def container_of(path: Path, known: Sequence[str], *, advice: str = "") -> str:
@@ -509,7 +510,7 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
-    """Give the rows of the first visible sheet that has any."""
+    """Give the rows of the first visible sheet that has any, and the names of the others that do."""
     # The one that reads row by row: others unfold a sheet into memory up to its last cell, be it the 17th billionth.
     from openpyxl.reader.excel import ExcelReader
 
@@ -523,8 +524,13 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
                 )
             reader = _opened(stack, ExcelReader(stream, read_only=True, data_only=True))
             parts = {sheet.name: part.target for sheet, part in reader.parser.find_sheets()}
+            any_rows = False
             for place, sheet in enumerate(reader.wb.worksheets):
                 if sheet.sheet_state != "visible":
+                    continue
+                if any_rows:
+                    if any(cell not in (None, "") for cells in sheet.iter_rows(values_only=True) for cell in cells):
+                        yield Record(1, left_out=f"sheet {sheet.title!r}")
                     continue
                 sheets, content = [sheet], archive.read(parts[sheet.title])
                 if _FORMULA.search(content):
@@ -533,9 +539,11 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
                 del content
                 records = _sheet_records(sheets, merged)
                 if first := next(records, None):
+                    any_rows = True
                     yield first
                     yield from records
-                    return
+            if any_rows:
+                return
         except ImportFileError:
             raise
         except Exception as error:  # the library has no class of its own for a damaged file

@@ -212,10 +212,15 @@ def test_a_workbook(sqlite_engine: Engine, tmp_path: Path) -> None:
 
 
 def test_cells_without_a_value_are_no_ratings(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """A row with an error, or with a formula that nobody computed, is refused, and hidden sheets are not read."""
+    """A row with an error, or with a formula that nobody computed, is refused; a second sheet with rows is named."""
     rows = [["question", "answer", "rating"], ["q", "a", "#N/A"], ["q", "b", "=2+2"], ["q", "c", 4]]
     path = write_workbook(tmp_path / "a.xlsx", rows, hidden=[["question", "answer", "rating"], ["secret", "x", 1]])
+    book = openpyxl.load_workbook(path)
+    book.create_sheet("Empty")
+    book.create_sheet("Second").append(["question"])
+    book.save(path)
     report = import_ratings(sqlite_engine, path, skip_invalid=True)
+    assert report.ignored == ("sheet 'Second'",)
     assert [(error.line, error.reason[:26]) for error in report.invalid] == [
         (2, "a cell of the row is #N/A"),
         (3, "a formula of the row has n"),
