@@ -115,13 +115,14 @@ $(DOCS_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'zensical>=0.0.73' 'mkdocstrings-python>=2.0' ruff
 	@touch $@
 
-# All but torch is that of the tools for development, which it finds beside it.
+# All but torch is that of the tools for development, which it finds beside it. Pinned, as for make bench: a mirror's build
+# for processors alone then comes before that of PyPI with its drivers for GPUs.
 $(TUNING_VENV)/.installed: $(VENV)/.installed-dev
 	@echo "Installing torch into $(TUNING_VENV) ..."
 	@$(PYTHON) -m venv $(TUNING_VENV)
-	@$(TUNING_VENV)/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(sys.argv[1])' \
-	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	@$(TUNING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch>=2.4'
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > "$$($(TUNING_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	@$(TUNING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	@touch $@
 
 $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt

@@ -33,7 +33,7 @@ from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
 from rlhf_loop.training.metrics import Bin, Coverage, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
 from rlhf_loop.training.reliability import RaterReliability
-from rlhf_loop.training.transformer import Tuning
+from rlhf_loop.training.transformer import Tuning, checked
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
 #: Rated answers from which on a training is worth its while.
@@ -230,6 +230,8 @@ def train(
     compared = pairs if isinstance(pairs, PairSet) else pair_set(pairs)
     judged = judged_rows(data, min_samples)
     _check_judged(data, judged, min_samples)
+    if recipe == TransformerRecipe.name:
+        checked(encoder)
     started = perf_counter()
     data = data.grouped(encoder, others=compared.prompts_but(data.asked["prompt"]))
     grouping = perf_counter() - started

@@ -178,12 +178,7 @@ def tuned_scores(
         EncoderError: the encoder has no layers that can be tuned.
         ValueError: the labels or questions do not allow folds.
     """
-    torch = require("torch", "torch")
-    base = encoder.checkpoint()
-    if base.layers < 2:
-        raise EncoderError(
-            f"The encoder {encoder.id} has {base.layers} layer, and tuning needs two. Set RLHF_ENCODER to another one."
-        )
+    torch, base = require("torch", "torch"), checked(encoder)
     inside = ~held
     label = (rated.rating >= 4).astype(np.intp)
     fold = folds(group[inside], label[inside], count=FOLDS, seed=seed)
@@ -221,6 +216,22 @@ def tuned_scores(
             ):
                 found[rows] = layers.scores(below, source, np.flatnonzero(rows))
         return Scores(layers.exported(encoder.id), scores, margins)
+
+
+def checked(encoder: TextEncoder) -> Checkpoint:
+    """Return what an encoder is tuned from, before any work is done for it.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        EncoderError: the encoder has no layers that can be tuned.
+    """
+    require("torch", "torch")
+    base = encoder.checkpoint()
+    if base.layers < 2:
+        raise EncoderError(
+            f"The encoder {encoder.id} has {base.layers} layer, and tuning needs two. Set RLHF_ENCODER to another one."
+        )
+    return base
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,15 @@ def test_a_runtime_that_is_not_installed_is_a_fault(settings: Settings, monkeypa
     assert "rlhf-loop[torch]" in fault.advice
 
 
+def test_a_recipe_that_needs_torch_is_a_fault_without_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has a worker tune layers hears here that torch is missing, and not from a training that failed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else real(name))
+    assert not faults(about(examine(settings), "worker"))
+    (fault,) = faults(about(examine(replace(settings, recipe="transformer")), "worker"))
+    assert "rlhf-loop[torch]" in fault.advice
+
+
 @pytest.mark.parametrize("journal", ["delete", "wal", None])
 def test_looking_changes_no_file(settings: Settings, tmp_path: Path, journal: str | None) -> None:
     """Somebody else's database, an empty file and one with a log beside it stay as they are, byte for byte."""

@@ -38,6 +38,7 @@ def test_values_that_the_commands_would_refuse() -> None:
     refused = Settings(
         end_user_scale="hearts",
         end_user_weight=2.0,
+        recipe="forest",
         experiment_share=3.0,
         rate_limit="lots",
         rerank_without_model="guess",
@@ -47,6 +48,7 @@ def test_values_that_the_commands_would_refuse() -> None:
     assert said == [
         "RLHF_END_USER_SCALE",
         "RLHF_END_USER_WEIGHT",
+        "RLHF_RECIPE",
         "RLHF_EXPERIMENT_SHARE",
         "RLHF_RATE_LIMIT",
         "RLHF_RERANK_WITHOUT_MODEL",

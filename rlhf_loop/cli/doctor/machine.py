@@ -201,13 +201,16 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 
 def worker(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Tell when a running worker looks again whether a retraining is due."""
+    """Tell when a running worker looks again whether a retraining is due, and what would keep it from one."""
     from rlhf_loop.monitoring.worker import Schedule
 
     schedule = Schedule(settings.worker_schedule)
     at = schedule.after(now)
     words = f"{schedule.words[:1].lower()}{schedule.words[1:]}"
     yield Finding("worker", f"rlhf-loop worker retrains if due {words}, next at {at:%Y-%m-%d %H:%M} UTC")
+    if settings.recipe == "transformer" and not _is_there("torch"):
+        advice = f"Run: {install('torch')}, or unset RLHF_RECIPE"
+        yield fault("worker", "RLHF_RECIPE=transformer needs torch, not installed", advice)
 
 
 def _is_there(module: str) -> bool:
@@ -231,7 +234,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
     from rlhf_loop.answering.service import end_user_scale
     from rlhf_loop.monitoring.webhook import checked_address
     from rlhf_loop.ranking import without_model
-    from rlhf_loop.registry.training_run import checked_weight
+    from rlhf_loop.registry.training_run import checked_recipe, checked_weight
     from rlhf_loop.utils.languages import language_named
     from rlhf_loop.web.guard import Guard
     from rlhf_loop.web.process import Database
@@ -246,7 +249,16 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
     def language(settings: Settings) -> None:
         language_named(settings.language)
 
-    return (language, end_user_scale, checked_weight, experiments.check, sessions_and_limits, without_model, webhook)
+    return (
+        language,
+        end_user_scale,
+        checked_weight,
+        checked_recipe,
+        experiments.check,
+        sessions_and_limits,
+        without_model,
+        webhook,
+    )
 
 
 @contextmanager
