@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tuned_encoders import noisy, with_layers
 
 from rlhf_loop.cli.warming import warm
 from rlhf_loop.config import Settings
@@ -25,6 +24,7 @@ from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.ranking import Ranker, rank_documents, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import load, save, weights_file, weights_of
+from tools.noisy_layers import noisy, with_layers
 
 QUERY = "How do I treat a small burn?"
 ANSWERS = [

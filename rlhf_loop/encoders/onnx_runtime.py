@@ -314,7 +314,7 @@ class GraphRuntime:
         return {name: values[name].astype(kind, copy=False) for name, kind in self._inputs.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class TunedRuntime:
     """An encoder with other upper layers; see `GraphRuntime.tuned`."""
 

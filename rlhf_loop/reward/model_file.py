@@ -301,6 +301,8 @@ def _weights(path: Path, sha256: str, size: int) -> bytes:
     try:
         with file.open("rb") as opened:
             content = opened.read(size + 1)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} needs its tuned layers, and there is no {file}. {restore}") from None
     except OSError as error:
         raise ModelFileError(
             f"{path} needs its tuned layers, and {file} cannot be read: {error.strerror or error}. {restore}"

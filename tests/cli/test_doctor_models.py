@@ -21,9 +21,10 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState, Rating
 from rlhf_loop.registry import Version
 from rlhf_loop.reward import RewardModel
-from rlhf_loop.reward.model_file import save, sum_file
+from rlhf_loop.reward.model_file import save, sum_file, weights_file
 from rlhf_loop.store.interactions import record
 from rlhf_loop.training.train import TrainingReport
+from tools.noisy_layers import noisy, with_layers
 
 
 class House:
@@ -151,6 +152,24 @@ def test_a_version_whose_own_file_is_gone(house: House, broken: str) -> None:
         shutil.rmtree(house.settings.models_folder)
     (fault,) = faults(house.found())
     assert (fault.topic, live.version in fault.text) == ("registry", True)
+    subprocess.run(fault.advice.removeprefix("Run: "), shell=True, check=True)
+    assert faults(house.found()) == []
+
+
+def test_layers_that_are_gone(house: House) -> None:
+    """A missing file of layers is a fault of the model beside it, and the command that is named mends it."""
+    layers = noisy({"encoder.layer.5.a": np.ones(9)}, house.reward_model.encoder, first=5, width=384)
+    house.reward_model = with_layers(house.reward_model, layers)
+    live = house.add()
+    assert faults(house.found()) == []
+    weights_file(house.settings.model_path, layers.sha256).unlink()
+    (fault,) = faults(house.found())
+    assert (fault.topic, "needs its tuned layers" in fault.text) == ("model", True)
+    assert house.run(fault.advice) == 0
+    assert faults(house.found()) == []
+    weights_file(house.own(live), layers.sha256).unlink()
+    (fault,) = faults(house.found())
+    assert (fault.topic, "needs its tuned layers" in fault.text) == ("registry", True)
     subprocess.run(fault.advice.removeprefix("Run: "), shell=True, check=True)
     assert faults(house.found()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 import tiny_encoders
 from safetensors.numpy import load_file, save_file
 from tiny_encoders import WIDTH, put
-from tuned_encoders import noisy
 
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.folder import _DISTILLED, load_runtime, read_folder
@@ -24,6 +24,7 @@ from rlhf_loop.encoders.torch_runtime import TorchRuntime
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import EncoderError, ModelFileError
+from tools.noisy_layers import noisy
 
 TEXTS = ["the cat sat on a mat .", "a dog", "the dog sat on the mat on a mat on the cat : the cat sat .", ""]
 
@@ -140,10 +141,11 @@ def test_layers_are_given_back(exact: OnnxRuntime, minilm: TunedLayers) -> None:
     """A graph is loaded once for the same layers, and goes when nobody has them any more."""
     other = replace(minilm, b=1.0)
     assert exact.tuned(other) is exact.tuned(other)
-    count = len(exact._tuned)
+    loaded = weakref.ref(exact.tuned(other))
+    assert loaded() is not None
     del other
     gc.collect()
-    assert len(exact._tuned) == count - 1
+    assert loaded() is None
 
 
 @pytest.mark.parametrize(

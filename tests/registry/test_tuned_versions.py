@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine
-from tuned_encoders import noisy, with_layers
 
 from rlhf_loop import registry
 from rlhf_loop.cli import main
@@ -24,6 +23,7 @@ from rlhf_loop.reward.model_file import load, weights_file
 from rlhf_loop.store.alarms import open_alarms
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.server.watch import Watch
+from tools.noisy_layers import noisy, with_layers
 
 
 class House:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tuned_encoders import noisy
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import RECIPES, Recipe, TransformerRecipe, recipe_named
 from rlhf_loop.reward.recipes import ANSWER_FEATURES, QUESTION_FEATURES, PassagesRecipe, joint_texts
+from tools.noisy_layers import noisy
 
 FEVER = Question(
     "How can I bring down a fever?",

@@ -20,6 +20,8 @@ from tools.attack.product import Finding, Product, Running, closing_connection, 
 PART = "kills"
 _DOCUMENTS = 400
 _KILLS = 6
+_PROMOTIONS = 10
+_FORCED = ("--force", "--reason", "An attack.")
 _BUSY = 6
 _COPIES = 5
 
@@ -30,6 +32,7 @@ def attack(bare: Product, trained: Product, *, seed: int = 0) -> Iterator[Findin
     yield from _index(bare.copy(folder / "killed-index"), bare.copy(folder / "whole-index"), dice)
     yield from _worker(bare.copy(folder / "killed-worker"), dice)
     yield from _trainings(bare.copy(folder / "four-trainings"), dice)
+    yield _promotions(trained.copy(folder / "killed-promotions"), dice)
     yield _server(trained.copy(folder / "killed-server"), dice)
     yield from _files([trained.copy(folder / f"files-{number}") for number in range(_COPIES)])
 
@@ -98,6 +101,57 @@ def _trainings(product: Product, dice: random.Random) -> Iterator[Finding]:
     troubles = _troubles(product)
     said = f"then exit code {done.code}; {troubles or 'all in order'}"
     yield Finding(PART, f"four trainings at once, killed {_KILLS} times", said, done.code in (0, 3) and not troubles)
+
+
+def _promotions(product: Product, dice: random.Random) -> Finding:
+    """Kill promotions to and from a model with tuned layers; what serves is whole each time, and the next one works."""
+    names = _tuned_versions(product)
+    usual = max(product.run("models", "promote", name, *_FORCED).seconds for name in names * 2)
+    torn: list[str] = []
+    for number in range(_PROMOTIONS):
+        process = product.start("models", "promote", names[number % len(names)], *_FORCED)
+        _kill_after(process, dice.uniform(0.2, 1.0) * usual)
+        ranked = product.run("rerank", "Why?", "Because.", "Nobody knows.")
+        torn += [ranked.error.strip()[-100:]] if ranked.code or "Traceback" in ranked.error else []
+    done = product.run("models", "promote", names[0], *_FORCED)
+    product.run("models", "list")
+    troubles = _troubles(product)
+    said = f"{len(torn)} times nothing to rank by; then exit code {done.code}; {troubles or 'all in order'}"
+    said += f"; {torn[0]}" if torn else ""
+    return Finding(PART, f"models promote, {_PROMOTIONS} times", said, not torn and done.code == 0 and not troubles)
+
+
+def _tuned_versions(product: Product) -> list[str]:
+    """Add two versions with tuned layers to the registry, and return their names and that of the live one."""
+    import numpy as np
+
+    from rlhf_loop import registry
+    from rlhf_loop.config import Settings
+    from rlhf_loop.domain import ModelState
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.reward.model_file import load
+    from rlhf_loop.store.engine import open_database
+    from tools.noisy_layers import noisy, with_layers
+
+    settings = Settings.from_env({name: value for name, value in product.environ.items() if name.startswith("RLHF_")})
+    encoder, engine = load_encoder(settings), open_database(settings.database_url)
+    base, live = encoder.checkpoint(), load(product.model, encoder=encoder.id)
+    names = [live.version]
+    for seed in range(2):
+        layers = noisy(base.weights, encoder.id, first=base.layers // 2, width=base.width, seed=seed)
+        version = registry.add(
+            engine,
+            settings,
+            with_layers(live.model, layers),
+            state=ModelState.CANDIDATE,
+            reason="It waits.",
+            judgement={},
+            metrics={},
+            fitted=np.array([], dtype=np.int64),
+        )
+        names.append(version.version)
+    engine.dispose()
+    return names
 
 
 def _server(product: Product, dice: random.Random) -> Finding:

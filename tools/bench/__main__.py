@@ -15,7 +15,7 @@ from tools.bench import encoders, growth, operators, reranking, service, serving
 from tools.report import DOCS, IMAGES, machine, put_into, put_into_readme, say, table, today
 from tools.results.cost import REPEATS, training_costs
 
-PARTS = ("encoders", "serving", "service", "reranking", "growth")
+PARTS = ("encoders", "serving", "recipes", "service", "reranking", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
 
 
@@ -97,6 +97,10 @@ class Report:
             )
         self.sections.append(serving.section(result, note=f" {known}"))
         self.known = known
+
+    def recipes(self) -> None:
+        """Add what tuned layers cost."""
+        self.sections.append(serving.section_of_recipes(serving.measure_recipes()))
 
     def service(self) -> None:
         """Add the whole service under load."""

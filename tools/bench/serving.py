@@ -30,6 +30,9 @@ _REQUESTS = 500
 _THREAD_REQUESTS = 100
 _ROUNDS = 9
 _SERVED = 1000
+#: New answers a request, requests, and processes that measure them.
+_NEW, _NEW_REQUESTS, _NEW_PROCESSES = 20, 15, 3
+_TUNED = "tuned"
 #: Requests a size, and in how many processes of their own.
 _SIZE_REQUESTS = 30
 _SIZE_PROCESSES = 3
@@ -111,6 +114,66 @@ def measure() -> Serving:
             exact_memory=Memory(**exact["memory"][-1]),
             libraries=served["libraries"],
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a recipe costs: milliseconds of a new answer of one passage, of known ones, and resident MB at the end."""
+
+    recipe: str
+    precision: str
+    new: float
+    known: Known
+    resident: float
+
+
+def measure_recipes() -> list[Served]:
+    """Measure a model of `passages` and one of `transformer`, in turn, each in processes of its own.
+
+    Its tuned layers are the encoder's own with noise: what they say does not matter here.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlhf-recipes-") as name:
+        folder = Path(name)
+        _process("prepare", folder)
+        _process("tune", folder)
+        found = []
+        for precision in ("fp32", "int8"):
+            places = {"passages": folder, "transformer": folder / _TUNED}
+            new: dict[str, list[float]] = {recipe: [] for recipe in places}
+            for _ in range(_NEW_PROCESSES):
+                for recipe, place in places.items():
+                    new[recipe].append(_process("new", place, precision=precision)["milliseconds"])
+            for recipe, place in places.items():
+                _process("known", place, precision=precision)  # the first one fills the cache of this precision
+                known = Known(**_process("known", place, precision=precision))
+                resident = _process("memory", place, precision=precision)["memory"][-1]["resident"]
+                found.append(
+                    Served(recipe=recipe, precision=precision, new=median(new[recipe]), known=known, resident=resident)
+                )
+        return found
+
+
+def section_of_recipes(results: Sequence[Served]) -> str:
+    """Return the section of the document."""
+    rows = [
+        [
+            f"`{of.recipe}`",
+            of.precision,
+            f"{of.new:.1f}",
+            f"{of.known.candidates_per_second:,.0f}",
+            f"{of.known.p50:.1f}",
+            f"{of.resident:.0f}",
+        ]
+        for of in results
+    ]
+    columns = ("recipe", "encoder", "ms a new answer", "known candidates a second", "p50, ms a request", "resident, MB")
+    return f"""## Tuned layers beside `passages`
+
+`rerank_candidates` by a model of each recipe; the tuned layers are the encoder's own with noise. New answers have one
+passage each and come {_NEW} a request, to a known question; medians of {_NEW_PROCESSES} processes. Known ones
+are {_CANDIDATES} a request. Resident memory is that of a process after {_SERVED:,} requests with known and new ones.
+
+{table(columns, rows)}"""
 
 
 def section(result: Serving, *, note: str = "") -> str:
@@ -237,6 +300,40 @@ def _prepare(folder: Path) -> None:
     warm(folder / "answers.txt", settings)
 
 
+def _tune(folder: Path) -> None:
+    """Make a model of recipe `transformer` of that of `passages`, in a folder of its own that shares the cache."""
+    import shutil
+
+    from rlhf_loop.config import Settings
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.reward.model_file import load, save
+    from tools.noisy_layers import noisy, with_layers
+
+    encoder = load_encoder(Settings.from_env())
+    base = encoder.checkpoint()
+    layers = noisy(base.weights, encoder.id, first=base.layers // 2, width=encoder.dimension)
+    tuned = with_layers(load(folder / "reward_model.joblib", encoder=encoder.id).model, layers)
+    (folder / _TUNED).mkdir()
+    save(tuned, folder / _TUNED / "reward_model.joblib")
+    for name in ("vectors.db", "encoder"):
+        place = folder / name
+        (shutil.copytree if place.is_dir() else shutil.copy)(place, folder / _TUNED / name)
+
+
+def _new(folder: Path) -> dict[str, float]:
+    """Time requests whose answers are all new; no two processes have the same ones."""
+    from rlhf_reranker import rerank_candidates
+
+    random, (questions, sentences) = Random(os.getpid()), _sample()
+    seconds = []
+    for number in range(_NEW_REQUESTS + 1):
+        answers = [" ".join(" ".join(random.choices(sentences, k=8)).split()[:68]) for _ in range(_NEW)]
+        started = perf_counter()
+        rerank_candidates(questions[0], answers)
+        seconds += [perf_counter() - started] if number else []
+    return {"milliseconds": median(seconds) / _NEW * 1e3}
+
+
 def _known(folder: Path) -> dict[str, float]:
     return _figures(_requests(_REQUESTS, _CANDIDATES, seed=1))
 
@@ -360,7 +457,8 @@ def _exponent(sizes: Sequence[Size], name: str) -> float:
 
 
 _STEPS: dict[str, Callable[..., Any]] = {
-    step.__name__.removeprefix("_"): step for step in (_prepare, _known, _asked_anew, _size, _threads, _memory)
+    step.__name__.removeprefix("_"): step
+    for step in (_prepare, _tune, _new, _known, _asked_anew, _size, _threads, _memory)
 }
 
 if __name__ == "__main__":

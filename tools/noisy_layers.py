@@ -1,4 +1,4 @@
-"""Tuned layers that no training has made: those of a checkpoint with a little noise."""
+"""Tuned layers without a training: an encoder's own with a little noise. They cost what trained ones do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_loop.encoders.tuned import TunedLayers, from_layer
 from rlhf_loop.reward import RewardModel
 
 
 def noisy(
-    weights: Mapping[str, np.ndarray], encoder: str, *, first: int, width: int, noise: float = 0.02, seed: int = 0
+    weights: Mapping[str, NDArray[np.float32]],
+    encoder: str,
+    *,
+    first: int,
+    width: int,
+    noise: float = 0.02,
+    seed: int = 0,
 ) -> TunedLayers:
     """Return an encoder's layers from `first` on with noise of such a share of each tensor's own spread."""
     rng = np.random.default_rng(seed)
