@@ -111,7 +111,7 @@ def run_training(
                 encoder=settings.encoder,
                 split_seed=seed,
             )
-            record = replace(record, library_versions=library_versions())
+            record = replace(record, library_versions=library_versions(tuned=recipe == TransformerRecipe.name))
             registry.settle(engine, settings)
             seen = last_review(engine)  # before anything is read: what comes meanwhile is new for the next training
             end_user_weight = checked_weight(settings)
@@ -217,9 +217,12 @@ def checked_weight(settings: Settings) -> float:
     return settings.end_user_weight
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a model depends on."""
+def library_versions(*, tuned: bool = False) -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a model depends on, `tuned` layers on torch as well."""
     libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    if tuned:
+        with suppress(metadata.PackageNotFoundError):
+            libraries["torch"] = metadata.version("torch")
     return {"python": platform.python_version(), "rlhf-loop": __version__, **libraries}
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine
 
+from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Example, Question
+from rlhf_loop.domain import Example, Question, Rating
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import EncoderError, MissingExtraError
+from rlhf_loop.registry.runs import runs
+from rlhf_loop.registry.training_run import run_training
+from rlhf_loop.store.interactions import record
 from rlhf_loop.training import transformer
 from rlhf_loop.training.comparison import predict
 from rlhf_loop.training.train import TrainingResult, train
@@ -217,3 +222,37 @@ def test_an_adaptation_needs_no_rating(bert: TextEncoder, monkeypatch: pytest.Mo
         return float(np.diag(near).mean() - near.mean())
 
     assert own_less_others(pairs) > own_less_others([]) + 0.01
+
+
+@needs_torch
+def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Stopped, it leaves its state and no model; the next one uses it, writes a version with layers, and clears up."""
+    tiny_encoders.write(tmp_path / "bert")
+    settings = Settings(
+        encoder=str(tmp_path / "bert"),
+        cache_dir=tmp_path / "cache",
+        model_path=tmp_path / "models" / "reward_model.joblib",
+        recipe="transformer",
+    )
+    record(
+        sqlite_engine,
+        [Rating(each.prompt, each.response, each.rating, candidate_group=each.group) for each in examples()],
+    )
+    totals: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        totals.append(total)
+        if len(set(totals)) > 1 and done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(sqlite_engine, settings, min_samples=10, progress=stop)
+    state = settings.models_folder / "tuning"
+    assert list(state.iterdir())
+    assert registry.versions(sqlite_engine) == []
+    outcome = run_training(sqlite_engine, settings, min_samples=10)
+    assert not state.exists()
+    loaded = registry.load(settings, outcome.version, encoder=load_encoder(settings).id)
+    assert loaded.model.tuned is not None
+    assert [(run.status, run.recipe) for run in runs(sqlite_engine)][-1] == ("failed", "transformer")
+    assert "torch" in runs(sqlite_engine)[0].library_versions
