@@ -30,7 +30,6 @@ from rlhf_loop.training.comparison import Comparison
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
-from rlhf_loop.utils.encodings import UTF_8
 from rlhf_loop.utils.text import counted, verb
 
 _LISTED_ROWS = 20
@@ -171,26 +170,11 @@ def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
     console.print(table)
     print_invalid(report)
     click.echo(f"{counted(report.rows, 'row')}: {report.unrated} unrated, {report.invalid_count} invalid.")
-    _print_said(report)
+    for line in report.said():
+        click.echo(line)
     if found.unrated and not unrated:
         click.echo(found.unrated)
     click.echo("Nothing was stored, and no row compared with another one. Import it without --dry-run.")
-
-
-def _print_said(report: ImportReport) -> None:
-    """Print how much was said by how many people, what the text was read as, and what was not used."""
-    said = [counted(report.rated, "rating")] if report.rated or not report.compared else []
-    said += [counted(report.compared, "comparison")] if report.compared else []
-    click.echo(f"{' and '.join(said)} by {counted(report.reviewers, 'reviewer')}.")
-    unread = any(name.startswith(("score ", "annotation ")) for name in report.ignored)
-    if unread and not report.rated + report.compared:
-        click.echo(
-            "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
-        )
-    if report.encoding not in (None, UTF_8):
-        click.echo(f"Read as {report.encoding}. If letters are wrong in it, give another --encoding.")
-    if report.ignored:
-        click.echo(f"Not used: {', '.join(report.ignored)}.")
 
 
 def print_invalid(report: ImportReport) -> None:
@@ -203,12 +187,8 @@ def print_invalid(report: ImportReport) -> None:
 
 def print_import(report: ImportReport) -> None:
     """Print what an import changed."""
-    parts = f"{report.added} added, {report.updated} updated, {report.unchanged} unchanged"
-    skipped = f", {report.invalid_count} invalid and left out" if report.invalid_count else ""
-    click.echo(f"{counted(report.rows, 'row')}: {parts}{skipped}.")
-    if report.withdrawn:
-        click.echo(f"{counted(report.withdrawn, 'rating')} taken back.")
-    _print_said(report)
+    for line in report.lines():
+        click.echo(line)
     if report.added or report.updated:
         click.echo(f"To take it back: rlhf-loop ratings undo {report.import_id}")
 

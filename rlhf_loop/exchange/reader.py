@@ -152,6 +152,10 @@ class RatingsReader:
         """Name the encoding that the file has, as its text is in UTF-8 only here."""
         return reason.replace("not UTF-8", f"not {self.encoding}") if self.encoding not in (None, UTF_8) else reason
 
+    def first_names(self) -> tuple[str, ...]:
+        """Return the names of the first row's columns."""
+        return next((tuple(filter(str.strip, record.names)) for record in self._records() if record.names), ())
+
     def _records(self) -> Iterator[Record]:
         """Read the rows once more, from the first to the last."""
         with ExitStack() as stack:

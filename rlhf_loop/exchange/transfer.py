@@ -27,6 +27,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
+from rlhf_loop.utils.encodings import UTF_8
 from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
 from rlhf_loop.utils.text import blank, clause, counted
 
@@ -129,6 +130,28 @@ class ImportReport:
         """The number of rows that could be read and are neither ratings nor comparisons."""
         return self.rows - self.rated - self.compared - self.invalid_count
 
+    def lines(self) -> list[str]:
+        """Return what changed, and what was said, in sentences."""
+        parts = f"{self.added} added, {self.updated} updated, {self.unchanged} unchanged"
+        skipped = f", {self.invalid_count} invalid and left out" if self.invalid_count else ""
+        gone = [f"{counted(self.withdrawn, 'rating')} taken back."] if self.withdrawn else []
+        return [f"{counted(self.rows, 'row')}: {parts}{skipped}.", *gone, *self.said()]
+
+    def said(self) -> list[str]:
+        """Return how much was said by how many people, what the text was read as, and what was not used."""
+        said = [counted(self.rated, "rating")] if self.rated or not self.compared else []
+        said += [counted(self.compared, "comparison")] if self.compared else []
+        found = [f"{' and '.join(said)} by {counted(self.reviewers, 'reviewer')}."]
+        if any(name.startswith(("score ", "annotation ")) for name in self.ignored) and not self.rated + self.compared:
+            found.append(
+                "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
+            )
+        if self.encoding not in (None, UTF_8):
+            found.append(f"Read as {self.encoding}. If letters are wrong in it, give another --encoding.")
+        if self.ignored:
+            found.append(f"Not used: {', '.join(self.ignored)}.")
+        return found
+
 
 class InvalidRowsError(ImportFileError):
     """Some rows cannot be stored, and nothing was; `report` lists them."""
@@ -181,6 +204,16 @@ def preview_ratings(
             first.append(row)
     report = errors.report(Stored(), read, ignored=reader.ignored)
     return Preview(reader.columns, tuple(first), report, _unrated(reader, read))
+
+
+def column_names(path: Path | str, *, format: str | None = None, encoding: str | None = None) -> tuple[str, ...]:
+    """Return the names of the columns of a file of one's own, as its first row has them; none of a tool's file.
+
+    Raises:
+        ImportFileError: the file cannot be read.
+    """
+    reader = RatingsReader(Path(path), format=format, encoding=encoding)
+    return reader.first_names() if reader.format in PLAIN else ()
 
 
 def import_ratings(

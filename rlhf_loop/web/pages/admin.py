@@ -1,10 +1,9 @@
-"""The admin's pages: users and roles, the tokens of applications, and the audit log."""
+"""The admin's pages: users and roles, the tokens of applications, imports of ratings files, and the audit log."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial, wraps
 
 from flask import Blueprint, Response, make_response, redirect, request, url_for
@@ -17,8 +16,8 @@ from rlhf_loop.store import audit
 from rlhf_loop.utils.text import one_line
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import people
-from rlhf_loop.web.pages.people import Flash, page
+from rlhf_loop.web.pages import admin_import, people
+from rlhf_loop.web.pages.people import Flash, moment, page
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
@@ -43,6 +42,7 @@ _LARGEST_ID = 2**31 - 1
 
 def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
     """Give the blueprint these routes."""
+    admin_import.add_routes(web, database, guard)
     users_page, tokens_page = partial(_users_page, database, guard), partial(_tokens_page, database, guard)
 
     @web.get("/admin")
@@ -113,11 +113,6 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
             moment=moment,
             written=_written,
         )
-
-
-def moment(time: datetime) -> str:
-    """Write a point in time for people."""
-    return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
 def _users_page(database: Database, guard: Guard, error: str = "") -> Response:

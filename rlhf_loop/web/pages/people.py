@@ -7,6 +7,7 @@ signed cookie of the very session for a minute, so that a reload neither repeats
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from flask import (
     Blueprint,
@@ -136,6 +137,11 @@ def page(template: str, guard: Guard, *, status: int = 200, **values: object) ->
     )
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def moment(time: datetime) -> str:
+    """Write a point in time for people."""
+    return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
 @dataclass(frozen=True, slots=True)

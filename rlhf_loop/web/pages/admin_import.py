@@ -1,0 +1,264 @@
+"""Import of a ratings file by an admin: upload, look at how it would be read, map columns, store, take back.
+
+The server keeps nothing between these steps: the page brings the file along, so that any process can go on with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from flask import Blueprint, Response, make_response, redirect, request, url_for
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from rlhf_loop.domain import User, UserRole
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange.fields import FIELDS
+from rlhf_loop.exchange.formats.base import SCORE_NAME, Labels, NumberScale
+from rlhf_loop.exchange.imports import past_imports, undo_import
+from rlhf_loop.exchange.reader import FOREIGN
+from rlhf_loop.exchange.staging import RowError
+from rlhf_loop.exchange.transfer import InvalidRowsError, Preview, column_names, import_ratings, preview_ratings
+from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID
+from rlhf_loop.web.api.answers import whole_body
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.pages import people
+from rlhf_loop.web.pages.people import Flash, moment, page
+from rlhf_loop.web.problems import html_errors
+from rlhf_loop.web.process import Database
+
+#: A larger file, or one of more rows, would hold up a thread of the server for too long.
+MAX_FILE_BYTES, MAX_ROWS = 4 * 1024 * 1024, 20_000
+#: The file is text in the page's form, and the form has other fields.
+_MAX_BODY_BYTES = MAX_FILE_BYTES * 4 // 3 + 64 * 1024
+_BY_COMMAND = "Import it on the command line: rlhf-loop ratings import FILE"
+_NUMBERS = {
+    "": "ratings from 1 to 5",
+    "thumbs": "thumbs: 1 is up, 0 or -1 is down",
+    "0,1": "from 0 to 1",
+    "0,5": "from 0 to 5",
+    "0.5,5": "from 0.5 to 5",
+    "1,10": "from 1 to 10",
+    "0,100": "from 0 to 100",
+}
+#: What a message says to do on the command line, and how it is done on the page.
+_HERE = (
+    (r"Name the right ones: --column.*", "Choose the right ones below."),
+    (r"Choose one with --column \S+=.*\.$", "Choose one below."),
+    (r"leave them out with --skip-invalid", "leave them out by the box below"),
+    (r"import it with --scale (\S+?)([,;]? |$)", r'choose "Numbers are: from \1" below\2'),
+    (r"--thumbs or --scale 1,5", 'choose at "Numbers are" below'),
+    (r"with --thumbs", 'as "thumbs" there'),
+    (r"--encoding( NAME)?", "the field for it below"),
+    (r"Give the format with --format \(.*?\), or: ", "Choose by whom it was made. Or: "),
+    (r"--from", '"Made by"'),
+    (r"--score-name NAME", "the name of the score below"),
+)
+_LISTED, _SHOWN_ERRORS, _LONGEST_FLASH = 20, 20, 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """A file and how it shall be read, as the form has it."""
+
+    name: str
+    content: bytes
+    options: Mapping[str, Any]
+    reviewer: str
+    columns: Mapping[str, str]
+    skip_invalid: bool
+    unrated: bool
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """Give the file a place until the block ends."""
+        with TemporaryDirectory(prefix="rlhf-") as folder:
+            path = Path(folder) / self.name
+            path.write_bytes(self.content)
+            yield path
+
+    @property
+    def packed(self) -> str:
+        """The content, for a field of a form."""
+        return base64.urlsafe_b64encode(zlib.compress(self.content)).decode()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Result of reading a file, for the page: its columns, its first rows, and what is wrong."""
+
+    names: tuple[str, ...] = ()
+    preview: Preview | None = None
+    errors: tuple[RowError, ...] = ()
+    error: str = ""
+    found: dict[str, str] = field(default_factory=dict)
+
+
+def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
+    """Give the blueprint these routes."""
+
+    @web.get("/import")
+    @html_errors
+    def admin_import() -> Response:
+        guard.signed_in(UserRole.ADMIN)
+        return _page(database, guard)
+
+    @web.post("/import")
+    @html_errors
+    def admin_import_file() -> Response:
+        user = _posting(guard)
+        try:
+            sent = _sent()
+        except ImportFileError as error:
+            return _page(database, guard, shown=_Reading(error=str(error)), status=422)
+        shown = _look(sent)
+        if request.form.get("do") == "store" and not shown.error:
+            try:
+                with sent.file() as path:
+                    report = import_ratings(
+                        database.engine(),
+                        path,
+                        **sent.options,
+                        skip_invalid=sent.skip_invalid,
+                        unrated=sent.unrated,
+                        actor=user.name,
+                    )
+                said = f"{sent.name} is imported as number {report.import_id}. {' '.join(report.lines())}"
+                return _onward(guard, said)
+            except InvalidRowsError as error:
+                shown.errors, shown.error = error.report.invalid, _in_page(str(error), sent.name)
+            except ImportFileError as error:
+                shown.error = _in_page(str(error), sent.name)
+        return _page(database, guard, sent=sent, shown=shown, status=422 if shown.error else 200)
+
+    @web.post(f"/import/<int(max={LARGEST_ID}):id>/undo")
+    @html_errors
+    def admin_import_undo(id: int) -> Response:
+        user = _posting(guard)
+        trying = request.form.get("do") == "try"
+        try:
+            undone = undo_import(database.engine(), id, actor=user.name, dry_run=trying)
+        except ImportFileError as error:
+            return _page(database, guard, shown=_Reading(error=str(error)), status=422)
+        said = " ".join(undone.lines())
+        return _onward(guard, f"If import {id} were taken back: {said}" if trying else said)
+
+
+def _posting(guard: Guard) -> User:
+    request.max_content_length = request.max_form_memory_size = _MAX_BODY_BYTES
+    user = guard.signed_in(UserRole.ADMIN)
+    try:
+        whole_body()
+    except RequestEntityTooLarge as error:
+        raise RequestEntityTooLarge(
+            f"The file is larger than {MAX_FILE_BYTES:,} bytes, which is the most here. {_BY_COMMAND}"
+        ) from error
+    guard.check_form()
+    return user
+
+
+def _sent() -> _Upload:
+    upload, form = request.files.get("file"), request.form
+    if upload is not None and upload.filename:
+        name, content = upload.filename, upload.read()
+    else:
+        name, content = form.get("name", ""), _unpacked(form.get("content", ""))
+    if not name or not content:
+        raise ImportFileError("No file was sent, or an empty one. Choose one, or drop it onto the field.")
+    if len(content) > MAX_FILE_BYTES:
+        raise ImportFileError(f"The file is larger than {MAX_FILE_BYTES:,} bytes, the most here. {_BY_COMMAND}")
+    # Of a path only the last part, and nothing that no file may be called.
+    name = re.sub(r"[^\w.\- ]", "_", re.split(r"[/\\]", name)[-1])[-100:].lstrip(".") or "file"
+    if name.lower().endswith(".gz"):
+        raise ImportFileError(f"The file {name!r} is compressed. Unpack it. Or: {_BY_COMMAND}")
+    columns = {name: chosen for name in FIELDS if (chosen := form.get(f"column_{name}", ""))}
+    numbers, reviewer = form.get("numbers", ""), form.get("reviewer", "").strip() or ANONYMOUS
+    scale = None
+    if numbers in _NUMBERS and "," in numbers:
+        lowest, _, highest = numbers.partition(",")
+        scale = NumberScale(float(lowest), float(highest))
+    score_name = form.get("score_name", "").strip() or SCORE_NAME
+    labels = Labels(thumbs=numbers == "thumbs", scale=scale, score_name=score_name)
+    format = form.get("format", "")
+    foreign = format if format in FOREIGN else None
+    options: dict[str, Any] = {
+        "format": foreign,
+        "reviewer": reviewer,
+        "labels": labels,
+        "columns": {} if foreign else columns,
+    }
+    if encoding := form.get("encoding", "").strip():
+        options["encoding"] = encoding
+    return _Upload(
+        name, content, options, reviewer, columns, skip_invalid="skip_invalid" in form, unrated="unrated" in form
+    )
+
+
+def _unpacked(packed: str) -> bytes:
+    try:
+        unpacking = zlib.decompressobj()
+        return unpacking.decompress(base64.urlsafe_b64decode(packed), MAX_FILE_BYTES + 1)
+    except (ValueError, zlib.error):
+        raise ImportFileError("The page brought back another file than it had. Choose the file again.") from None
+
+
+def _look(sent: _Upload) -> _Reading:
+    shown = _Reading()
+    try:
+        with sent.file() as path:
+            shown.names = column_names(path, format=sent.options["format"])
+            shown.preview = preview_ratings(path, **sent.options)
+    except ImportFileError as error:
+        shown.error = _in_page(str(error), sent.name)
+        return shown
+    shown.found, shown.errors = dict(shown.preview.columns), shown.preview.report.invalid
+    if shown.preview.report.rows > MAX_ROWS:
+        shown.error = (
+            f"The file has {shown.preview.report.rows:,} rows, and {MAX_ROWS:,} are the most here. {_BY_COMMAND}"
+        )
+    return shown
+
+
+def _in_page(said: str, name: str) -> str:
+    """Say it without the place that the file had for a moment, and with the page's fields for a command's options."""
+    said = re.sub(rf"'[^']*/{re.escape(name)}'", f"'{name}'", said)
+    for option, here in _HERE:
+        said = re.sub(option, here, said)
+    return said
+
+
+def _onward(guard: Guard, said: str) -> Response:
+    if len(said) > _LONGEST_FLASH:
+        said = said[:_LONGEST_FLASH] + "..."
+    return people.leave(guard, make_response(redirect(url_for(".admin_import"), code=303)), Flash(said))
+
+
+def _page(
+    database: Database, guard: Guard, *, sent: _Upload | None = None, shown: _Reading | None = None, status: int = 200
+) -> Response:
+    shown = shown or _Reading()
+    return page(
+        "admin_import.html",
+        guard,
+        status=status,
+        sent=sent,
+        shown=shown,
+        error=shown.error,
+        errors=shown.errors[:_SHOWN_ERRORS],
+        given=request.form,
+        fields=FIELDS,
+        formats=FOREIGN,
+        numbers=_NUMBERS,
+        anonymous=ANONYMOUS,
+        max_bytes=MAX_FILE_BYTES,
+        imports=past_imports(database.engine(), limit=_LISTED),
+        moment=moment,
+        in_page=_in_page,
+    )
