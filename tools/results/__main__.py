@@ -1,17 +1,17 @@
 """Run all experiments and write docs/RESULTS.md with its pictures.
 
 `python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
-`python -m tools.results pairs` simulates pairs and end users alone, `python -m tools.results documents` tells known
-documents and unseen ones apart, `python -m tools.results beginning` measures the prior before and with few ratings,
-`python -m tools.results ratings` does all that comes of the ratings, and `python -m tools.results step2`, where torch
-is installed (`make tuning` has it in .venv-tuning), tunes layers; `make results` leaves its section as it is.
+`python -m tools.results pairs` simulates pairs and end users alone, `documents` tells known documents and unseen ones
+apart, `beginning` measures the prior before and with few ratings, `ablations` what each feature is worth, `cost` a
+training, and `ratings` does all that comes of the ratings. `step2`, where torch is installed (`make tuning` has it in
+.venv-tuning), tunes layers, which takes hours the first time; `make results` leaves its section as it is.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -75,7 +75,7 @@ def _of_ratings(encoder: TextEncoder) -> tuple[list[str], str]:
     points = {name: learning_curve(examples, recipe=RECIPES[name], encoder=encoder) for name in _NAMES}
     sections += [_curves(points), _calibration()]
     say("ablations")
-    sections.append(_ablations(ratings))
+    sections.append(_ablations(encoder, ratings))
     say("pairs and end users")
     sections.append(pairs_and_end_users(encoder))
     IMAGES.mkdir(parents=True, exist_ok=True)
@@ -99,44 +99,22 @@ def only_index(rows: int | None) -> None:
     section = vector_databases(Settings.from_env(), rows=rows)
     sys.stdout.write(section + "\n")
     if rows is None:
-        _replace(section, before="## Cost")
+        _replace(section)
 
 
-def only_pairs() -> None:
-    """Simulate pairs and end users alone, print that section, and put it into the document."""
-    section = pairs_and_end_users(load_encoder(Settings.from_env()))
+def only_one(measured: Callable[[TextEncoder], str]) -> None:
+    """Measure one section alone, print it, and put it into the document in place of the older one."""
+    section = measured(load_encoder(Settings.from_env()))
     sys.stdout.write(section + "\n")
-    _replace(section, before="## Vector database")
+    _replace(section)
 
 
-def only_documents() -> None:
-    """Do the same for known documents and unseen ones."""
-    encoder = load_encoder(Settings.from_env())
-    ratings = load(encoder)
-    section = _documents(ratings, {name: run.cross_validated(ratings, name) for name in _NAMES}, encoder)
-    sys.stdout.write(section + "\n")
-    _replace(section, before="## Fitted on")
-
-
-def only_beginning() -> None:
-    """Do the same for the prior and the first ratings."""
-    section = beginning.measured(load_encoder(Settings.from_env()))
-    sys.stdout.write(section + "\n")
-    _replace(section, before="## Learning curve")
-
-
-def only_step2() -> None:
-    """Do the same for tuned layers, which takes hours the first time."""
-    section = step2.measured(load_encoder(Settings.from_env()))
-    sys.stdout.write(section + "\n")
-    _replace(section, before="## Cost")
-
-
-def _replace(section: str, *, before: str) -> None:
-    """Put a section into the document in place of the older one, before the one that starts so."""
-    kept = [part for part in _parts() if _heading(part) != _heading(section)]
-    place = next((place for place, part in enumerate(kept) if part.startswith(before)), len(kept))
-    kept.insert(place, section)
+def _replace(section: str) -> None:
+    """Put a section into the document in place of the older one; a new one comes before the last, the cost."""
+    parts = _parts()
+    if _heading(section) not in map(_heading, parts):
+        parts.insert(-1, section)
+    kept = [section if _heading(part) == _heading(section) else part for part in parts]
     (DOCS / "RESULTS.md").write_text("\n\n".join(kept) + "\n", encoding="utf-8")
 
 
@@ -198,6 +176,11 @@ So the plain recipe ranks worse than doing nothing on this data, and would not g
 NDCG of `passages` by other conventions (first shuffling): {_other_ndcg(ratings)}.
 
 ![P@1 of each order](images/orders.png)"""
+
+
+def _only_documents(encoder: TextEncoder) -> str:
+    ratings = load(encoder)
+    return _documents(ratings, {name: run.cross_validated(ratings, name) for name in _NAMES}, encoder)
 
 
 def _documents(ratings: Ratings, crossed: dict[str, list[Evaluation]], encoder: TextEncoder) -> str:
@@ -320,7 +303,9 @@ Out-of-fold probabilities in ten bins (those with ten answers or more).
 ![Calibration](images/calibration.png)"""
 
 
-def _ablations(ratings: Ratings) -> str:
+def _ablations(encoder: TextEncoder, ratings: Ratings | None = None) -> str:
+    ratings = ratings or load(encoder, recipes=["passages"])
+    recurring = load(encoder, FEEDBACKQA, recipes=["passages"])
     count = len(ANSWER_FEATURES)
     everything = np.arange(3 * count + 2)
     rank = np.log(ratings.data.rank)[:, None]
@@ -334,28 +319,30 @@ def _ablations(ratings: Ratings) -> str:
         ("without: from the best", run.ablated(ratings, np.delete(everything, np.s_[2 * count : 3 * count]))),
         ("only absolute features", run.ablated(ratings, everything[:count])),
         ("with: incoming rank (log)", run.ablated(ratings, None, rank)),
+        ("with: ratings for other questions", run.ablated(ratings, None, run.history(ratings))),
+        ("FeedbackQA: all features", run.ablated(recurring, None)),
+        ("FeedbackQA, with: ratings for other questions", run.ablated(recurring, None, run.history(recurring))),
     ]
-    whole = variants[0][1]
-    lines = [
-        [
-            name,
-            *(f"{getattr(scores, field):.4f}" for field in ("auc", "accuracy", "precision_at_1", "ndcg")),
-            f"{scores.auc - whole.auc:+.4f}",
-            f"{scores.precision_at_1 - whole.precision_at_1:+.4f}",
-        ]
-        for name, scores in variants
-    ]
+    lines = []
+    for name, scores in variants:
+        whole = variants[-2 if name.startswith("FeedbackQA") else 0][1]
+        values = (f"{getattr(scores, field):.4f}" for field in ("auc", "accuracy", "precision_at_1", "ndcg"))
+        gain = scores.precision_at_1 - whole.precision_at_1
+        lines.append([name, *values, f"{scores.auc - whole.auc:+.4f}", f"{gain:+.4f}"])
     header = ("recipe `passages`", "AUC", "accuracy", "P@1", "NDCG", "AUC change", "P@1 change")
     return f"""## Ablations
 
 Five folds by question on the training split only, mean over {len(run.SEEDS)} shufflings. Each feature of an answer
-comes in three forms (absolute, from the mean, from the best of its question); "without" takes out all three.
+comes in three forms (absolute, from the mean, from the best of its question); "without" takes out all three. By `make
+results`, or by `python -m tools.results ablations` alone.
 
 {table(header, lines)}
 
 The differences of a single feature are within the noise of a shuffling (see the deviations above); the forms and the
 question's own features are not. The incoming rank is left out on purpose: it brings nothing here, and a rank that the
-model itself has caused would feed back into its next training."""
+model itself has caused would feed back into its next training. So are the ratings that the same answer got for other
+questions, also where two answers in three recur, as in FeedbackQA: beside what an answer says of the question itself
+they bring nothing."""
 
 
 def _cost() -> str:
@@ -397,18 +384,21 @@ def _span(evaluation: Evaluation) -> str:
     return f"{evaluation.auc.low:.3f} to {evaluation.auc.high:.3f}"
 
 
+_SECTIONS: Mapping[str, Callable[[TextEncoder], str]] = {
+    "pairs": pairs_and_end_users,
+    "documents": _only_documents,
+    "beginning": beginning.measured,
+    "ablations": _ablations,
+    "step2": step2.measured,
+    "cost": lambda _: _cost(),
+}
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["index"]:
         only_index(int(sys.argv[2]) if len(sys.argv) > 2 else None)
     elif sys.argv[1:2] == ["ratings"]:
         only_ratings()
-    elif sys.argv[1:2] == ["pairs"]:
-        only_pairs()
-    elif sys.argv[1:2] == ["documents"]:
-        only_documents()
-    elif sys.argv[1:2] == ["beginning"]:
-        only_beginning()
-    elif sys.argv[1:2] == ["step2"]:
-        only_step2()
+    elif sys.argv[1:]:
+        only_one(_SECTIONS[sys.argv[1]])
     else:
         main()

@@ -108,6 +108,22 @@ def ablated(ratings: Ratings, columns: NDArray[np.intp] | None, extra: Matrix | 
     )[0]
 
 
+def history(ratings: Ratings) -> Matrix:
+    """Return a column: how much better than the mean each answer's text was rated for other questions of the split.
+
+    Shrunk as if it had been rated twice more, with the mean; 0 for one that was rated for no other question.
+    """
+    data, rows = ratings.data, ~ratings.validation
+    document = np.unique(data.candidates["document"][data.row], return_inverse=True)[1]
+    own = np.unique(np.stack([document, data.prompt]), axis=1, return_inverse=True)[1].ravel()
+    better = np.where(rows, data.label - data.label[rows].mean(), 0.0)
+    sums, counts = (
+        np.bincount(document, weights)[document] - np.bincount(own, weights)[own] for weights in (better, rows)
+    )
+    column: Matrix = (sums / (counts + 2))[:, np.newaxis]
+    return column
+
+
 def on_validation(ratings: Ratings, recipe: str) -> Evaluation:
     """Fit on the training split, judge on the validation split."""
     return _fit_and_judge(ratings, recipe, ~ratings.validation, ratings.validation)
