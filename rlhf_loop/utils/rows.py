@@ -76,7 +76,10 @@ _LONGEST_PAGE, _PARQUET_BYTES = 40 << 20, 1 << 25
 _WORKBOOK_BYTES = 1 << 26
 #: What a sheet's XML has where a cell is a formula, and where cells are merged.
 _FORMULA = re.compile(rb"<(?:\w+:)?f[\s>]")
-_MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*?\bref\s*=\s*["']([^"']{1,40})["']""")
+_MERGED = re.compile(
+    rb"""<(?:\w+:)?mergeCell\s[^>]*?\bref\s*=\s*["']([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
+)
+_MOST_MERGED, _PIECE = 100_000, 1 << 20
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
 _MOST_UNPACKED, _UNPACKED_BYTES = 500, 1 << 28
 #: What reading a damaged gzip-compressed file raises.
@@ -532,11 +535,11 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
                     if any(cell not in (None, "") for cells in sheet.iter_rows(values_only=True) for cell in cells):
                         yield Record(1, left_out=f"sheet {sheet.title!r}")
                     continue
-                sheets, content = [sheet], archive.read(parts[sheet.title])
-                if _FORMULA.search(content):
+                with archive.open(parts[sheet.title]) as part:
+                    formulas, merged = _looked_through(part)
+                sheets = [sheet]
+                if formulas:
                     sheets.append(_opened(stack, ExcelReader(stream, read_only=True)).wb.worksheets[place])
-                merged = _merged(content)
-                del content
                 records = _sheet_records(sheets, merged)
                 if first := next(records, None):
                     any_rows = True
@@ -559,7 +562,7 @@ def _opened(stack: ExitStack, reader: Any) -> Any:
     return reader
 
 
-def _sheet_records(sheets: Sequence[Any], merged: _Merged) -> Iterator[Record]:
+def _sheet_records(sheets: Sequence[Any], merged: Sequence[_Area]) -> Iterator[Record]:
     """Give the rows of a sheet, as they are shown and, if that is not all the same, as they are written."""
     names: tuple[str, ...] = ()
     header = header_end = 0
@@ -577,8 +580,8 @@ def _sheet_records(sheets: Sequence[Any], merged: _Merged) -> Iterator[Record]:
                     "spreadsheet, and save it there."
                 )
             found = ["" if cell is None else str(cell).strip() for cell in cells[:wide]]
-            for area in merged.get(line, ()):
-                if area.left <= wide:
+            for area in merged:
+                if area.top == line and area.left <= wide:
                     # A name that reaches over several columns is that of each.
                     found[area.left - 1 : area.right] = [found[area.left - 1]] * (area.right - area.left + 1)
                     header_end = max(header_end, area.bottom)
@@ -598,46 +601,53 @@ def _sheet_records(sheets: Sequence[Any], merged: _Merged) -> Iterator[Record]:
 
 
 class _Area(NamedTuple):
-    """Cells that are merged, by the numbers of their columns and of the last row."""
+    """Cells that are merged, from the first to the last row and column."""
 
+    top: int
     left: int
-    right: int
     bottom: int
+    right: int
 
 
-#: By the first row.
-_Merged = dict[int, list[_Area]]
+def _looked_through(part: IO[bytes]) -> tuple[bool, list[_Area]]:
+    """Tell whether a sheet has formulas, and find its merged cells in order: what the library does not tell."""
+    from openpyxl.utils.cell import column_index_from_string
+
+    formulas, found, rest = False, list[_Area](), b""
+    while piece := part.read(_PIECE):
+        # What begins in one piece and ends in the next is looked at with that one.
+        piece = rest + piece
+        end = piece.rfind(b"<")
+        formulas = formulas or bool(_FORMULA.search(piece))
+        for area in _MERGED.finditer(piece, 0, end):
+            if len(found) == _MOST_MERGED:
+                raise ImportFileError(f"The sheet has more than {_MOST_MERGED:,} merged cells. Save it as CSV.")
+            left, top, right, bottom = area.groups()
+            columns = [column_index_from_string(column.decode()) for column in (left, right)]
+            found.append(_Area(int(top), columns[0], int(bottom), columns[1]))
+        rest = piece[end:]
+    return formulas, sorted(found)
 
 
-def _merged(content: bytes) -> _Merged:
-    """Find the merged cells of a sheet, which the library does not tell where it reads row by row."""
-    from openpyxl.utils.cell import range_boundaries
-
-    found: _Merged = {}
-    for number, area in enumerate(_MERGED.finditer(content)):
-        if number == _MOST_PARTS:
-            raise ImportFileError(f"The sheet has more than {_MOST_PARTS:,} merged cells. Save it as CSV.")
-        left, top, right, bottom = range_boundaries(area[1].decode())
-        found.setdefault(top, []).append(_Area(left, right, bottom))
-    return found
-
-
-def _filled(rows: Iterable[Sequence[Any]], merged: _Merged) -> Iterator[Sequence[Any]]:
+def _filled(rows: Iterable[Sequence[Any]], merged: Sequence[_Area]) -> Iterator[Sequence[Any]]:
     """Give each row what merged cells say that reach into it, as whoever looks at the sheet reads them.
 
     Of several columns it is in the first; what is beneath is not shown and counts for nothing. A row that has nothing
     else stays empty.
     """
-    open_areas: dict[int, tuple[_Area, Any]] = {}
+    reaching: dict[_Area, Any] = {}
+    begun = 0
     for line, cells in enumerate(rows, 1):
-        for area in merged.get(line, ()):
-            open_areas[area.left] = area, cells[area.left - 1] if area.left <= len(cells) else None
-        if open_areas and any(cell not in (None, "") for cell in cells):
+        if reaching:
+            reaching = {area: value for area, value in reaching.items() if area.bottom >= line}
+        while begun < len(merged) and merged[begun].top <= line:
+            area, begun = merged[begun], begun + 1
+            reaching[area] = cells[area.left - 1] if area.left <= len(cells) else None
+            if sum(area.right - area.left for area in reaching) > _MOST_COLUMNS:
+                raise ImportFileError(f"Line {line} has merged cells over too many columns. Save it as CSV.")
+        if reaching and any(cell not in (None, "") for cell in cells):
             filled = list(cells)
-            for area, value in list(open_areas.values()):
-                if area.bottom < line:
-                    del open_areas[area.left]
-                    continue
+            for area, value in reaching.items():
                 filled += [None] * (area.left - len(filled))
                 filled[area.left - 1 : area.right] = [value, *[None] * (min(area.right, len(filled)) - area.left)]
             cells = filled

@@ -350,6 +350,15 @@ def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, m
             import_ratings(sqlite_engine, path)
     with pytest.raises(ImportFileError, match="Files of xlsx are only read"):
         export_ratings(sqlite_engine, path)
+    merged = write_workbook(tmp_path / "b.xlsx", [["question", "answer"], ["q", "a"]], merged=["A2:A4", "B2:B4"])
+    for limit, most, words in (
+        ("_MOST_MERGED", 1, "more than 1 merged cells"),
+        ("_MOST_COLUMNS", -1, "over too many columns"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, limit, most)
+            with pytest.raises(ImportFileError, match=words):
+                import_ratings(sqlite_engine, merged)
     monkeypatch.setattr(files, "_WORKBOOK_BYTES", 1000)
     with pytest.raises(ImportFileError, match="at most 1,000 are read"):
         import_ratings(sqlite_engine, write_workbook(path, [["question", "answer"], ["q", "a" * 1000]]))
