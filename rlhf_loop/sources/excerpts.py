@@ -22,6 +22,8 @@ MAX_CHARS = 1500
 _EN = language_named(ENGLISH)
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _WORDS = re.compile(r"\s*\S+\s*")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+_BELOW_HEADER = re.compile(r"(?=.*-)(?=.*\|)[ \t|:-]+$")
 #: What sentencex 1.0 does not take: lone surrogates, and white space of several bytes behind a capital letter.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WIDE_SPACE = re.compile(r"[^\S\x00-\x7f]")
@@ -75,9 +77,10 @@ def sentences(text: str, language: Language = _EN) -> list[str]:
 def sections(text: str, language: Language = _EN, *, max_chars: int = MAX_CHARS) -> list[str]:
     """Cut a text into sections of at most `max_chars` characters and about equal length, none of them blank.
 
-    Borders are ends of paragraphs where they lie well, else of sentences; a sentence that is too long (a table, a wall
-    of text) is cut between lines or words. A text that fits is its own single section, unchanged; sections of a longer
-    one have no white space around them.
+    Borders are ends of paragraphs where they lie well, else of sentences; a sentence that is too long (a wall of text)
+    is cut between lines or words. None lies in fenced code or a table of Markdown; where that is longer than a section,
+    each part of it begins with its first lines again. A text that fits is its own single section, unchanged; sections
+    of a longer one have no white space around them.
     """
     if max_chars < 1:
         raise ValueError(f"max_chars={max_chars} leaves no room for text. Give at least 1.")
@@ -192,6 +195,56 @@ class _Piece:
 
 def _pieces(text: str, language: Language, max_chars: int) -> Iterator[_Piece]:
     """Give the smallest pieces that a border may lie between, none longer than a section."""
+    for block, head in _blocks(text):
+        if not block.strip() or (head and len(block) <= max_chars):
+            yield from _hard(block, max_chars, 0.0)
+        else:
+            yield from (head and _repeated(block, head, max_chars)) or _of_prose(block, language, max_chars)
+
+
+def _blocks(text: str) -> Iterator[tuple[str, int]]:
+    """Give a text's parts, with how many lines of Markdown begin fenced code (1) or a table (2), and 0 for prose."""
+    if not any(mark in text for mark in ("```", "~~~", "|")):
+        yield text, 0
+        return
+    lines = _LINES.findall(text)
+    start = place = 0
+    any_closed = True
+    while place < len(lines):
+        end, head = place, 0
+        if any_closed and (fence := _FENCE.match(lines[place])):
+            closes = re.compile(rf" {{0,3}}{fence[1]}{fence[1][0]}*\s*$")
+            end = next((line for line in range(place + 1, len(lines)) if closes.match(lines[line])), place - 1) + 1
+            any_closed, head = end > place, 1
+        elif "|" in lines[place] and _BELOW_HEADER.match("".join(lines[place + 1 : place + 2])):
+            end = next((line for line in range(place + 2, len(lines)) if "|" not in lines[line]), len(lines))
+            head = 2
+        if end > place:
+            yield "".join(lines[start:place]), 0
+            yield "".join(lines[place:end]), head
+            start = place = end
+        else:
+            place += 1
+    yield "".join(lines[start:]), 0
+
+
+def _repeated(block: str, head: int, max_chars: int) -> list[_Piece]:
+    """Cut code or a table between lines, each part with the lines that begin it; return none where there is no room."""
+    lines = _LINES.findall(block)
+    first, last = "".join(lines[:head]), lines[-1] if head == 1 else ""
+    room = max_chars - len(first) - len(last) - 1
+    inside = lines[head : len(lines) - (head == 1)]
+    if room < max_chars / 2 or max(map(len, inside)) > room:
+        return []
+    parts = [""]
+    for line in inside:
+        if len(parts[-1]) + len(line) > room:
+            parts.append("")
+        parts[-1] += line
+    return [_Piece(f"{first}{part}{last}".rstrip("\n") + "\n", 0.0) for part in parts]
+
+
+def _of_prose(text: str, language: Language, max_chars: int) -> Iterator[_Piece]:
     for sentence in sentences(text, language):
         # Not by a pattern: one that looks for blank lines takes cubic time where they are many.
         ends_paragraph = sentence[len(sentence.rstrip()) :].count("\n") > 1

@@ -105,3 +105,33 @@ def test_no_room_at_all_is_an_error() -> None:
     """A limit of zero is a mistake of the caller."""
     with pytest.raises(ValueError, match="max_chars=0"):
         sections("text", max_chars=0)
+
+
+CODE = "```python\n" + "".join(f"line_{number} = {number}\n" for number in range(40)) + "```\n"
+ROWS = "| Drug | Dose |\n|---|--:|\n" + "".join(f"| drug {number} | {number} mg |\n" for number in range(40))
+
+
+@pytest.mark.parametrize("block", [CODE, ROWS, f"~~~\n{ROWS}~~~\n"])
+@pytest.mark.parametrize("before", range(2, 24, 3))
+def test_no_border_in_code_and_tables(block: str, before: int) -> None:
+    """Fenced code and tables are in one section as a whole, wherever in the document they stand."""
+    found = sections(f"{SENTENCE * before}\n\n{block}\n{SENTENCE * 24}")
+    assert [block.strip() in part for part in found].count(True) == 1
+    assert max(map(len, found)) <= MAX_CHARS
+
+
+@pytest.mark.parametrize(("block", "first", "last"), [(CODE * 4, "```python\n", "\n```"), (ROWS, "| Drug |", "mg |")])
+def test_long_code_and_tables_begin_again(block: str, first: str, last: str) -> None:
+    """A block that is longer than a section is cut between lines; each part has its first lines, and all is there."""
+    block = block.replace("```\n```python\n", "")
+    found = sections(block, max_chars=500)
+    assert len(found) > 1
+    assert all(part.startswith(first) and part.endswith(last) and len(part) <= 500 for part in found)
+    assert set("\n".join(found).split("\n")) == set(block.strip().split("\n"))
+
+
+@pytest.mark.parametrize("start", ["~~~~ by touching these\n", "a | b\n", "``` x ```\n" * 200])
+def test_what_only_looks_like_code_is_prose(start: str) -> None:
+    """A fence that nothing closes, and a bar without a table, repeat nothing."""
+    text = start + SENTENCE * 40
+    assert "".join("".join(sections(text)).split()) == "".join(text.split())
