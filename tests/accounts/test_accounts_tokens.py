@@ -33,7 +33,9 @@ def everything(engine: Engine) -> str:
 
 def test_a_token_is_stored_as_a_hash(engine: Engine, bot: User) -> None:
     """It says whose it is and what it is for, begins as scanners for secrets know it, and stands nowhere."""
-    new = tokens.add(engine, " my  app ", user="BOT", scopes=[tokens.REVIEW, tokens.READ], actor="ada", now=NOON)
+    new = tokens.add(
+        engine, " my \u202e app\x07 ", user="BOT", scopes=[tokens.REVIEW, tokens.READ], actor="ada", now=NOON
+    )
     assert new.secret.startswith("rlhf_")
     assert len(new.secret) == 48
     found = tokens.find(engine, new.secret, now=NOON)
