@@ -12,6 +12,7 @@ import click
 from rlhf_loop.cli.common import (
     FilePath,
     check_writable,
+    columns_option,
     json_option,
     open_ratings,
     operator,
@@ -52,6 +53,11 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
     help="With --recipe transformer: a file of questions with answers, to adapt the layers to before any rating is "
     "seen (columns question and answer; JSONL, CSV and the other formats of ratings).",
 )
+@columns_option(
+    "With --adapt: which column of that file holds a field, e.g. user_prompt=title, where titles of documents stand "
+    "for questions. May be given twice.",
+    example="user_prompt=title",
+)
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the split and the folds."
 )
@@ -72,7 +78,9 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
     callback=lambda ctx, param, path: _picture(path),
     help="Also show what more ratings would bring: a table, and a picture (default: learning_curve.png).",
 )
-def train(recipe: str | None, corpus: Path | None, seed: int, min_samples: int, curve: Path | None) -> None:
+def train(
+    recipe: str | None, corpus: Path | None, columns: dict[str, str], seed: int, min_samples: int, curve: Path | None
+) -> None:
     """Train the reward model on the ratings, judge it, and put it live.
 
     It learns from experts' ratings, corrections and preferences, and a little from what end users say of answers that
@@ -91,7 +99,7 @@ def train(recipe: str | None, corpus: Path | None, seed: int, min_samples: int, 
         raise click.UsageError(
             "--learning-curve would tune layers for each of its points. Leave it out, or take another --recipe."
         )
-    known = _corpus(corpus) if corpus else ()
+    known = _corpus(corpus, columns) if corpus else ()
     engine = open_ratings()
     with progress_bar("Training") as progress:
         outcome = run_training(
@@ -113,12 +121,12 @@ def train(recipe: str | None, corpus: Path | None, seed: int, min_samples: int, 
         sys.exit(3)
 
 
-def _corpus(file: Path) -> list[tuple[str, str]]:
+def _corpus(file: Path, columns: dict[str, str]) -> list[tuple[str, str]]:
     """Return the questions and answers of a file, each pair once."""
     from rlhf_loop.errors import ImportFileError
     from rlhf_loop.exchange.reader import RatingsReader
 
-    rows = (row.rating for row in RatingsReader(file))
+    rows = (row.rating for row in RatingsReader(file, columns=columns))
     pairs = dict.fromkeys((row.user_prompt, row.ai_response) for row in rows if row is not None)
     if len(pairs) < 2:
         raise ImportFileError(

@@ -143,6 +143,9 @@ def test_what_does_not_go_with_a_recipe_is_refused_at_once(loop: Loop) -> None:
     assert "--adapt is for recipe transformer" in flat_error(loop("train", "--adapt", corpus, code=2))
     transformer = ("train", "--recipe", "transformer")
     assert "has 1 questions with an answer" in flat_error(loop(*transformer, "--adapt", corpus, code=2))
+    corpus.write_text('{"title": "Why", "text": "So."}\n{"title": "How", "text": "Thus."}\n', encoding="utf-8")
+    titled = (*transformer, "--adapt", corpus, "--column", "user_prompt=title")
+    assert "Only 0 rated interactions" in flat_error(loop(*titled, code=2)), "the file is read before the ratings"
     assert "--learning-curve would tune" in flat_error(loop(*transformer, "--learning-curve", code=2))
     loop.environment["RLHF_RECIPE"] = "forest"
     assert "RLHF_RECIPE='forest' is not a valid recipe" in flat_error(loop("train", code=2))
