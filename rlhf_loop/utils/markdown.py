@@ -1,8 +1,8 @@
-"""Markdown: as safe HTML, and without its marks; a text that is not written in it stays as it is.
+"""Markdown as safe HTML; a text that is not written in it stays as it is.
 
 Most texts are plain, and in medicine much in them looks like marks: HLA-B*57:01, "> 65 years", "+ ketones", "# NOF". So
-only what hardly anybody writes otherwise tells Markdown, such notation is no mark in a text with Markdown either, and a
-text that would lose a letter or digit is plain.
+only what hardly anybody writes otherwise tells Markdown, such notation stays as it is in a text with Markdown, too, and
+a text that would lose a letter or digit is plain.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _inside(token: Token) -> Sequence[Token]:
 
 
 def _linked(tokens: Sequence[Token]) -> Iterator[Token]:
-    """Give the tokens of a line; what leads to no page of the web is no link, and an image is its words."""
+    """Give the tokens of a line, with links to pages of the web only, and the words of an image in its place."""
     source = ""
     for place, token in enumerate(tokens):
         if token.type == "image":

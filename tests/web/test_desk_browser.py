@@ -15,6 +15,9 @@ from rlhf_loop.store.tables import Interaction, Preference
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
+#: Of Markdown, wider than any screen: it scrolls in itself.
+WIDE_TABLE = "\n".join(("| cell " * 40 + "|", "|---" * 40 + "|", "| 5 mg " * 40 + "|"))
+
 
 def test_compare(open_page: Open, desk: Desk) -> None:
     """Two answers side by side: keys and buttons store which one is better, with a comment; skip and undo."""
@@ -61,15 +64,17 @@ def test_an_admin_writes_guidelines_and_approves(open_page: Open, desk: Desk) ->
     page.goto("/review")
     expect(page.get_by_role("button", name="5 exactly right")).to_have_attribute("title", "Nothing is missing.")
     (id,) = put_answers(desk.engine, 1)
-    rate(desk.engine, id, reviewer="ben", rating=2, correction="Drink tea.")
+    rate(desk.engine, id, reviewer="ben", rating=2, correction=(tea := f"Drink tea.\n\n{WIDE_TABLE}"))
     page.goto("/review/corrections")
+    expect(page.get_by_role("table")).to_be_visible()
+    assert no_sideways_scroll(page)
     expect(page.get_by_role("region", name="As corrected")).to_contain_text("Drink tea.")
     page.get_by_text("What changes, word by word").press("Enter")
-    expect(page.locator("article ins")).to_contain_text("tea")
+    expect(page.locator("article ins").first).to_contain_text("tea")
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("status")).to_contain_text("The correction is approved.")
     expect(page.get_by_text("No correction waits")).to_be_visible()
-    assert [each.correction for each in reviewing.approved_corrections(desk.engine)] == ["Drink tea."]
+    assert [each.correction for each in reviewing.approved_corrections(desk.engine)] == [tea]
 
 
 def test_on_a_phone(open_page: Open, desk: Desk) -> None:
