@@ -123,11 +123,14 @@ def train(
 
 def _corpus(file: Path, columns: dict[str, str]) -> list[tuple[str, str]]:
     """Return the questions and answers of a file, each pair once."""
+    from rlhf_loop.domain import GOOD_RATING
     from rlhf_loop.errors import ImportFileError
     from rlhf_loop.exchange.reader import RatingsReader
 
     rows = (row.rating for row in RatingsReader(file, columns=columns))
-    pairs = dict.fromkeys((row.user_prompt, row.ai_response) for row in rows if row is not None)
+    # Of rated ones only the good: what is learnt is to find the answer.
+    good = (row for row in rows if row is not None and (row.rating is None or row.rating >= GOOD_RATING))
+    pairs = dict.fromkeys((row.user_prompt, row.ai_response) for row in good)
     if len(pairs) < 2:
         raise ImportFileError(
             f"The file {str(file)!r} has {len(pairs)} questions with an answer; to adapt takes two at least. Give a "

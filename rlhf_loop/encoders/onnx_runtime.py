@@ -242,6 +242,10 @@ class GraphRuntime:
             self._tuned[layers] = found = self._loaded(layers)
         return found
 
+    def loaded(self, layers: TunedLayers) -> TunedRuntime | None:
+        """Return what `tuned` returned for these layers before."""
+        return self._tuned.get(layers)
+
     def checkpoint(self) -> Checkpoint:
         """Return the weights that layers are trained from.
 

@@ -154,8 +154,12 @@ class TextEncoder:
             ModelFileError: the layers do not fit it.
         """
         other, runtime = copy.copy(self), self._tunable()
-        with self._my_turn():
-            other._runtime = runtime.tuned(layers)
+        loaded = runtime.loaded(layers)
+        if loaded is None:
+            # Only to load takes a turn: a ranking of what is known waits for nobody's batches.
+            with self._my_turn():
+                loaded = runtime.tuned(layers)
+        other._runtime = loaded
         return other
 
     def _tunable(self) -> Tunable:
@@ -228,11 +232,15 @@ class TextEncoder:
 
         A passage is named by a text and its place in it, from 0, as in what `encode_passages` returns.
         """
-        texts = [f"{place} {text}" for text, place in places]
-        return self._stacked(self._remembered(f"place:{self._passages.id}", texts, self._compute_places))
+        # A long text has thousands of passages: it is read once, and not a part of each one's name.
+        digest = {text: hashlib.sha256(_encodable(text).encode()).hexdigest() for text in dict(places)}
+        known = {name: text for text, name in digest.items()}
+        names = [f"{place} {digest[text]}" for text, place in places]
+        compute = partial(self._compute_places, known)
+        return self._stacked(self._remembered(f"place:{self._passages.id}", names, compute))
 
-    def _compute_places(self, places: Sequence[str]) -> list[Vectors]:
-        named = [(int(place), text) for place, _, text in (of.partition(" ") for of in places)]
+    def _compute_places(self, known: Mapping[str, str], places: Sequence[str]) -> list[Vectors]:
+        named = [(int(place), known[name]) for place, name in (of.split(" ") for of in places)]
         texts = list(dict.fromkeys(text for _, text in named))
         passages = dict(zip(texts, self._passages.split(texts), strict=True))
         return list(self._computed([passages[text][place] for place, text in named], count=len(named))[:, np.newaxis])

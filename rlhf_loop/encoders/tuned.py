@@ -162,6 +162,10 @@ class Tunable(Protocol):
         """Return the same with those layers."""
         ...
 
+    def loaded(self, layers: TunedLayers) -> Runtime | None:
+        """Return the same with those layers if they were loaded before."""
+        ...
+
     def checkpoint(self) -> Checkpoint:
         """Return what they are trained from."""
         ...

@@ -181,6 +181,8 @@ def _give_back(connection: Connection, import_id: int) -> int:
         mine = (Review.interaction_key == change.interaction_key) & (Review.reviewer == values["reviewer"])
         spoken = connection.execute(select(Review.id, Review.import_id).where(mine)).one_or_none()
         if spoken is None:
+            spoken = _withdrawn_since(connection, change)
+        if spoken is None:
             values |= {"id": change.row_id, "interaction_key": change.interaction_key}
             connection.execute(insert(Review), values | {"import_id": change.former_import_id})
             count += 1
@@ -190,6 +192,17 @@ def _give_back(connection: Connection, import_id: int) -> int:
             connection.execute(insert(ImportChange), named | kept)
             connection.execute(update(Import).where(Import.id == brought_by).values(said=Import.said - 1))
     return count
+
+
+def _withdrawn_since(connection: Connection, change: Row[Any]) -> Row[Any] | None:
+    """Return another review by the same reviewer that a later import withdrew: its number, and the import it was of."""
+    later = (ImportChange.kind == "withdrawn") & (ImportChange.import_id > change.import_id)
+    wanted = select(
+        ImportChange.row_id.label("id"), ImportChange.former_import_id.label("import_id"), ImportChange.former
+    )
+    same = wanted.where(later, ImportChange.interaction_key == change.interaction_key).order_by(ImportChange.import_id)
+    found = (row for row in connection.execute(same).all() if row.former["reviewer"] == change.former["reviewer"])
+    return next(found, None)
 
 
 def _first_import(connection: Connection, review: Row[Any]) -> int | None:

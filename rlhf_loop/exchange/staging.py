@@ -187,11 +187,13 @@ def store_pairs(connection: Connection, *, role: str, now: datetime, import_id: 
         return Stored()
     moment, by = bindparam("now", now, UtcDateTime), {"import_id": import_id}
     kept = _keep(connection, _NAMED_PREFERENCES, kind="preference", **by)
-    connection.execute(text(_NAME_PREFERENCES), by)
+    connection.execute(text(_NAME_PREFERENCES))
     overtaken, updated = connection.execute(text(_COUNT_OVERTAKEN_PREFERENCES)).scalar_one(), 0
     if kept + _keep(connection, _CHANGED_PREFERENCES, kind="preference", **by):
         updated = connection.execute(text(_UPDATE_PREFERENCES).bindparams(moment), by).rowcount
         connection.execute(text(_REMEMBER_PREFERENCES), by)
+        if kept:
+            connection.execute(text(_MARK_NAMED.format(table="rlhf_preferences", kind="preference")), by)
     added = connection.execute(text(_ADD_PREFERENCES).bindparams(moment), {"role": role} | by).rowcount
     return Stored(added=added, said=added, updated=updated, overtaken=overtaken)
 
@@ -287,8 +289,14 @@ _NAMED_PREFERENCES = (
     f"FROM ({_PREFERENCES} AND s.nameless) AS s JOIN rlhf_preferences ON {_NAMED_PREFERENCE} WHERE true"
 )
 
+# Last: whoever writes a row without another import's number takes its number away.
+_MARK_NAMED = """
+    UPDATE {table} SET import_id = :import_id
+    WHERE id IN (SELECT row_id FROM rlhf_import_changes WHERE import_id = :import_id AND kind = '{kind}')
+"""
+
 _NAME_PREFERENCES = f"""
-    UPDATE rlhf_preferences SET reviewer = s.reviewer, import_id = :import_id
+    UPDATE rlhf_preferences SET reviewer = s.reviewer
     FROM ({_PREFERENCES} AND s.nameless) AS s
     WHERE {_NAMED_PREFERENCE}
 """
@@ -449,11 +457,13 @@ def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> 
             connection.execute(text(remarks.format(json_object=_json_object(connection))), by)
         kept = _keep(connection, _NAMED_REVIEWS, kind="review", **by, usual=unsaid.reviewer)
         if kept:
-            connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer} | by)
+            connection.execute(text(_NAME_REVIEWERS), {"usual": unsaid.reviewer})
         overtaken = connection.execute(text(_COUNT_OVERTAKEN)).scalar_one()
         if kept + _keep(connection, _CHANGED_REVIEWS, kind="review", **by):
             updated = connection.execute(text(_UPDATE_REVIEWS).bindparams(now), by).rowcount
             connection.execute(text(_REMEMBER_REVIEWS), by)
+            if kept:
+                connection.execute(text(_MARK_NAMED.format(table="rlhf_reviews", kind="review")), by)
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role} | by).rowcount
     withdrawn = connection.execute(text(_TAKEN_BACK)).all()
     for row in withdrawn:
@@ -676,7 +686,7 @@ _NAMED = f"""
 _NAMED_REVIEWS = f"FROM {_NAMED} JOIN rlhf_reviews ON rlhf_reviews.id = f.review WHERE true"
 
 _NAME_REVIEWERS = f"""
-    UPDATE rlhf_reviews SET reviewer = s.reviewer, import_id = :import_id
+    UPDATE rlhf_reviews SET reviewer = s.reviewer
     FROM {_NAMED}
     WHERE rlhf_reviews.id = f.review
 """

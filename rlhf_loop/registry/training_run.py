@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +31,7 @@ from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
 from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
-from rlhf_loop.training.transformer import Tuning
+from rlhf_loop.training.transformer import Tuning, forget
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -164,7 +163,8 @@ def run_training(
                 frozen_share=share,
                 actor=actor,
             )
-            shutil.rmtree(_tuning_folder(settings), ignore_errors=True)
+            if trained.model.tuned is not None:
+                forget(_tuning_folder(settings))
             live = version.state == ModelState.LIVE
             path = settings.model_path if live else registry.version_path(settings, version.version)
             record = replace(

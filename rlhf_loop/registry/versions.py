@@ -295,6 +295,9 @@ def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list
     against = settings.experiment_against
     wanted = {version.weights_sha256 for version in serving} | {weights_of(live_path)}
     wanted |= {weights for number, (name, weights) in enumerate(newest) if number < count or name.startswith(against)}
+    # Versions of another database, or of this one as it is in no backup of it, may be in the same folder.
+    names = {name for name, _ in newest}
+    wanted |= {weights_of(file) for file in folder.glob("*.joblib") if file.stem not in names}
     # Where all versions are in the folder of the live one, only what no version wants goes.
     deleted = []
     for place in {folder, live_path.parent}:

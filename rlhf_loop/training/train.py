@@ -16,7 +16,7 @@ from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, re
 from rlhf_loop.reward.recipes import JointRecipe
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
-from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents
+from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
 from rlhf_loop.training.evaluation import Evaluation, Predictions, coverage, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     Material,
@@ -252,10 +252,12 @@ def train(
         rows = {name: mask[found.there] for name, mask in rows.items()}
         _check_judged(data, judged, min_samples)
     material = Material(data, judged, held, found.features, rows, pair_rows, encoder.id)
-    layers = None
+    layers, adapted = None, list[int]()
     if TransformerRecipe.name in rows:
         started = perf_counter()
-        material, layers = tuned(material, found, encoder, seed=seed, options=tuning or Tuning(), progress=progress)
+        options = _unrated(tuning or Tuning(), data, frozen_share)
+        material, layers = tuned(material, found, encoder, seed=seed, options=options, progress=progress)
+        adapted = [prompt_hash(question) for question, _ in options.corpus]
         pair_rows = material.compared
         seconds["tuning"] = perf_counter() - started
     fits = {}
@@ -320,8 +322,16 @@ def train(
         seconds["learning curve"] = perf_counter() - started
     own = layers if chosen == TransformerRecipe.name else None
     model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code, tuned=own)
-    fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out]).astype(np.int64)
+    fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out])
+    fitted = np.union1d(fitted, adapted).astype(np.int64)
     return TrainingResult(model, report, data, judged, fit.probability, fitted, of_incumbent)
+
+
+def _unrated(tuning: Tuning, data: TrainingSet, frozen_share: float) -> Tuning:
+    """Leave those questions out of what layers are adapted to by which a model is judged, now or later."""
+    asked = np.array([prompt_hash(question) for question, _ in tuning.corpus], dtype=np.int64)
+    left = ~np.isin(asked, data.prompt_hash) & ~is_frozen(data.group_of(asked), frozen_share)
+    return replace(tuning, corpus=[pair for pair, keep in zip(tuning.corpus, left, strict=True) if keep])
 
 
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ _READ, _KEPT = 8192, 10**9
 #: Steps by which the time of all is told.
 _TIMED = 6
 #: Part of each state's name: raise it when a training would go another way.
-_VERSION = 1
+_VERSION, _KEY_LENGTH = 1, 32
 _LAYER = (
     "attention.self.query",
     "attention.self.key",
@@ -626,6 +626,14 @@ class _States:
                 _keep(file, layers, optimiser, epoch + 1)
 
 
+def forget(folder: Path) -> None:
+    """Delete the states of trainings in a folder, and the folder where nothing else is in it."""
+    with suppress(OSError):
+        for file in folder.glob(f"{'[0-9a-f]' * _KEY_LENGTH}.safetensors"):
+            file.unlink()
+        folder.rmdir()
+
+
 def _share(done: int, total: int) -> float:
     """Return the share of the rate of a step: rising at first, then falling."""
     warm = max(1, round(_WARM_UP * total))
@@ -693,4 +701,4 @@ def _digest(*arrays: NDArray[np.generic]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:_KEY_LENGTH]

@@ -77,9 +77,10 @@ _WORKBOOK_BYTES = 1 << 26
 #: What a sheet's XML has where a cell is a formula, and where cells are merged.
 _FORMULA = re.compile(rb"<(?:\w+:)?f[\s>]")
 _MERGED = re.compile(
-    rb"""<(?:\w+:)?mergeCell\s[^>]*?\bref\s*=\s*["']([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
+    rb"""<(?:\w+:)?mergeCell\s[^<>]*?\bref\s*=\s*["']([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
 )
-_MOST_MERGED, _PIECE = 100_000, 1 << 20
+#: How many there may be, and in how many columns of a row.
+_MOST_MERGED, _MOST_REACHING, _PIECE = 100_000, 1000, 1 << 20
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
 _MOST_UNPACKED, _UNPACKED_BYTES = 500, 1 << 28
 #: What reading a damaged gzip-compressed file raises.
@@ -643,7 +644,7 @@ def _filled(rows: Iterable[Sequence[Any]], merged: Sequence[_Area]) -> Iterator[
         while begun < len(merged) and merged[begun].top <= line:
             area, begun = merged[begun], begun + 1
             reaching[area] = cells[area.left - 1] if area.left <= len(cells) else None
-            if sum(area.right - area.left for area in reaching) > _MOST_COLUMNS:
+            if sum(area.right - area.left + 1 for area in reaching) > _MOST_REACHING:
                 raise ImportFileError(f"Line {line} has merged cells over too many columns. Save it as CSV.")
         if reaching and any(cell not in (None, "") for cell in cells):
             filled = list(cells)

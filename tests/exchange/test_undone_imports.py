@@ -16,6 +16,8 @@ from patience import PATIENCE_S
 from rating_files import write_csv, write_jsonl
 from sqlalchemy import Engine, insert, select, text
 from test_formats_openwebui import feedback, written
+from test_formats_phoenix import THUMBS, annotation, span
+from test_formats_phoenix import written as phoenix_file
 
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.imports import Undone, past_imports, undo_import
@@ -124,14 +126,15 @@ def test_what_a_tool_took_back_is_there_again(engine: Engine, tmp_path: Path) ->
     assert content(engine) == before
 
 
+@pytest.mark.parametrize("last", [1, 0], ids=["changed", "withdrawn"])
 @pytest.mark.parametrize("order", list(permutations((2, 3, 4))))
 def test_what_was_taken_back_and_said_again_is_there_again(
-    engine: Engine, tmp_path: Path, order: tuple[int, ...]
+    engine: Engine, tmp_path: Path, order: tuple[int, ...], last: int
 ) -> None:
-    """A review that one export had no more, the next one said anew, and one changed is as before all three."""
+    """A review that one export had no more, the next said anew, and one changed or withdrew is as before all three."""
     import_ratings(engine, written(tmp_path, feedback()), format="openwebui")
     before = content(engine)
-    for rating, at in ((0, 1769860000), (-1, 1769870000), (1, 1769880000)):
+    for rating, at in ((0, 1769860000), (-1, 1769870000), (last, 1769880000)):
         said = feedback(data={"rating": rating, "details": {}}, updated_at=at)
         import_ratings(engine, written(tmp_path, said), format="openwebui")
     found = [undo_import(engine, number) for number in order]
@@ -139,6 +142,23 @@ def test_what_was_taken_back_and_said_again_is_there_again(
         [{**row, "id": 0} for row in table] for table in before
     ]
     assert sum(each.said_kept for each in found[-1:]) == 0
+
+
+def test_who_was_named_and_changed_is_as_before(engine: Engine, tmp_path: Path) -> None:
+    """A review of whom an earlier version called anonymous gets a name and another grade, and loses both again."""
+
+    def said(label: str) -> None:
+        rows = [span() | annotation(identifier="", **{"result.label": label, "result.score": None})]
+        import_ratings(engine, phoenix_file(tmp_path / "a.jsonl", rows), format="phoenix", labels=THUMBS)
+
+    said("bad")
+    with transaction(engine) as connection:
+        connection.execute(text("UPDATE rlhf_reviews SET reviewer = 'anonymous'"))
+    before = content(engine)
+    said("good")
+    assert content(engine) != before
+    assert undo_import(engine, 2).restored == 1
+    assert content(engine) == before
 
 
 # --- What stays ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from time import time
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from databases import memory_database
 from sqlalchemy import Engine
 
 from rlhf_loop import registry
@@ -108,6 +109,18 @@ def test_young_files_and_those_of_others_stay(house: House) -> None:
     assert registry.tidy(house.engine, house.settings) == [old]
     assert young.exists()
     assert foreign.exists()
+
+
+def test_layers_of_another_database_stay(house: House, reward_model: RewardModel) -> None:
+    """Two databases may share a folder by their defaults; what one does not know is not deleted for it."""
+    other_engine = memory_database()
+    other = House(other_engine, replace(house.settings, keep_weights=9), reward_model)
+    theirs = [other.add() for _ in range(4)]
+    house._made = 10
+    house.add(), house.add()
+    registry.tidy(house.engine, house.settings, keep=0)
+    assert names(*theirs) <= house.kept()[0]
+    other_engine.dispose()
 
 
 def test_version_of_an_experiment_keeps_its_layers(house: House) -> None:

@@ -21,8 +21,9 @@ from rlhf_loop.registry.training_run import run_training
 from rlhf_loop.store.interactions import record
 from rlhf_loop.training import transformer
 from rlhf_loop.training.comparison import predict
-from rlhf_loop.training.train import TrainingResult, train
-from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores
+from rlhf_loop.training.data import assemble, is_frozen, prompt_hash
+from rlhf_loop.training.train import TrainingResult, _unrated, train
+from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, forget, tuned_scores
 from tests.encoders import tiny_encoders
 
 TORCH = importlib.util.find_spec("torch") is not None
@@ -256,3 +257,27 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engin
     assert loaded.model.tuned is not None
     assert [(run.status, run.recipe) for run in runs(sqlite_engine)][-1] == ("failed", "transformer")
     assert "torch" in runs(sqlite_engine)[0].library_versions
+
+
+def test_what_is_judged_by_is_not_adapted_to() -> None:
+    """Questions that are rated, and those that no training may be fitted on, are left out of a corpus."""
+    data = assemble([Example("Is it rated?", "yes", 4, group="1"), Example("Or this?", "no", 1, group="2")])
+    corpus = [("is it rated?", "yes"), ("Is it new?", "yes"), *((f"Number {number}?", "so") for number in range(200))]
+    left = _unrated(Tuning(corpus=corpus), data, frozen_share=0.0).corpus
+    assert left == corpus[1:]
+    unfrozen = _unrated(Tuning(corpus=corpus), data, frozen_share=0.2).corpus
+    asked = np.array([prompt_hash(question) for question, _ in unfrozen])
+    assert 0 < len(unfrozen) < len(left)
+    assert not is_frozen(asked, 0.2).any()
+
+
+def test_only_states_are_forgotten(tmp_path: Path) -> None:
+    """What somebody else has in the folder stays, with the folder."""
+    state, mine = tmp_path / f"{'0' * 32}.safetensors", tmp_path / "mine.safetensors"
+    for file in (state, mine):
+        file.write_bytes(b"x")
+    forget(tmp_path)
+    assert (state.exists(), mine.exists()) == (False, True)
+    mine.unlink()
+    forget(tmp_path)
+    assert not tmp_path.exists()
