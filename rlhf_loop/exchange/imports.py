@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, CursorResult, Row, bindparam, insert, select, text, update
+from sqlalchemy import Boolean, CursorResult, bindparam, delete, insert, select, text, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
@@ -194,7 +194,7 @@ def _give_back(connection: Connection, import_id: int) -> int:
     return count
 
 
-def _withdrawn_since(connection: Connection, change: Row[Any]) -> Row[Any] | None:
+def _withdrawn_since(connection: Connection, change: Any) -> Any:
     """Return another review by the same reviewer that a later import withdrew: its number, and the import it was of."""
     later = (ImportChange.kind == "withdrawn") & (ImportChange.import_id > change.import_id)
     wanted = select(
@@ -205,7 +205,7 @@ def _withdrawn_since(connection: Connection, change: Row[Any]) -> Row[Any] | Non
     return next(found, None)
 
 
-def _first_import(connection: Connection, review: Row[Any]) -> int | None:
+def _first_import(connection: Connection, review: Any) -> int | None:
     """Return the import that added a review; None if it is somebody's own word."""
     if review.import_id is None:
         return None
@@ -262,31 +262,42 @@ def _values(connection: Connection, table: type[Review | Preference], former: Ma
 
 
 def _restore_remarks(connection: Connection, import_id: int, kind: str, column: str) -> None:
-    """Let what stands with answers themselves be as before, unless a review brings its own or somebody wrote since."""
+    """Let what stands with answers themselves be as before, unless somebody wrote since.
+
+    Where a review brings its own, what it hides waits until the import that brought that one is undone.
+    """
     here, later = aliased(ImportChange), aliased(ImportChange)
-    mine = (here.import_id == import_id) & (here.kind == kind)
-    said = Interaction.__table__.c[column]
+    undone = select(Import.id).where(Import.undone_at.is_not(None))
+    mine = (here.kind == kind) & (here.import_id == import_id)
     spoken = select(Review.id).where(Review.interaction_key == Interaction.id, getattr(Review, kind).is_not(None))
-    found = select(here.row_id, here.former, said).join(Interaction, Interaction.id == here.row_id)
-    rows = [
-        {"key": row.row_id, "value": row.former["before"]}
-        for row in connection.execute(found.where(mine, ~spoken.exists())).all()
-        if row[-1] == row.former["after"]
-    ]
-    if rows:
-        changed = {column: bindparam("value"), "review_changes": Interaction.review_changes + 1}
-        connection.execute(update(Interaction).where(Interaction.id == bindparam("key")).values(changed), rows)
+    said = Interaction.__table__.c[column].label("said")
+    found = (
+        select(here.import_id, here.row_id, here.former, said)
+        .join(Interaction, Interaction.id == here.row_id)
+        .where(here.kind == kind, (here.import_id == import_id) | here.import_id.in_(undone), ~spoken.exists())
+        .order_by(here.row_id, here.import_id.desc())
+    )
+    now: dict[int, str | None] = {}
+    over = list[dict[str, int]]()
+    for row in connection.execute(found):
+        if now.setdefault(row.row_id, row.said) == row.former["after"]:
+            now[row.row_id] = row.former["before"]
+        over.append({"by": row.import_id, "key": row.row_id})
     # What a later import found is gone from below it.
-    beyond = select(later, here.former.label("mine")).join(
+    beyond = select(later.import_id, later.row_id, later.former, here.former.label("mine")).join(
         here, mine & (later.row_id == here.row_id) & (later.kind == kind) & (later.import_id > import_id)
     )
     for row in connection.execute(beyond).all():
-        if row[0].former["before"] == row.mine["after"]:
-            former = row[0].former | {"before": row.mine["before"]}
-            key = (ImportChange.import_id == row[0].import_id) & (ImportChange.kind == kind)
-            connection.execute(
-                update(ImportChange).where(key, ImportChange.row_id == row[0].row_id).values(former=former)
-            )
+        if row.former["before"] == row.mine["after"]:
+            former = {"before": row.mine["before"], "after": row.former["after"]}
+            key = (ImportChange.import_id == row.import_id) & (ImportChange.kind == kind)
+            connection.execute(update(ImportChange).where(key, ImportChange.row_id == row.row_id).values(former=former))
+    if over:
+        rows = [{"key": key, "value": value} for key, value in now.items()]
+        changed = {column: bindparam("value"), "review_changes": Interaction.review_changes + 1}
+        connection.execute(update(Interaction).where(Interaction.id == bindparam("key")).values(changed), rows)
+        gone = (ImportChange.import_id == bindparam("by")) & (ImportChange.row_id == bindparam("key"))
+        connection.execute(delete(ImportChange).where(gone, ImportChange.kind == kind), over)
 
 
 # Nobody said it anew since; who gave the same grade again on the screen has confirmed it.
@@ -361,7 +372,10 @@ _LAYERS = (
         WHERE c.import_id = rlhf_imports.id AND c.former_import_id = :id AND c.kind <> 'withdrawn')
     WHERE id > :id
     """,
-    "DELETE FROM rlhf_import_changes WHERE import_id = :id OR former_import_id = :id",
+    """
+    DELETE FROM rlhf_import_changes
+    WHERE former_import_id = :id OR import_id = :id AND kind IN ('review', 'preference', 'withdrawn')
+    """,
 )
 
 # As reviewers lock an answer, so that nobody reviews one that goes.

@@ -249,8 +249,20 @@ def test_a_changed_review_that_was_said_anew_stays(filled: Engine, tmp_path: Pat
 
 #: What three imports say, one after the other, of the same answers, or of others.
 LATER: list[list[list[Any]]] = [
-    [["q", "x", 5, "ann", "first", "", ""], ["q", "y", 3, "ben", "", "c1", ""], ["q", "z", "", "", "r", "", ""]],
-    [["q", "x", 4, "ann", "", "", ""], ["q", "y", 3, "ben", "", "", ""], ["q", "z", 2, "cleo", "s", "", ""]],
+    [
+        ["q", "x", 5, "ann", "first", "", ""],
+        ["q", "y", 3, "ben", "", "c1", ""],
+        ["q", "z", "", "", "r", "", ""],
+        ["q", "bare", 4, "cleo", "hides", "", ""],
+        ["q", "silent", "", "", "remark", "", ""],
+    ],
+    [
+        ["q", "x", 4, "ann", "", "", ""],
+        ["q", "y", 3, "ben", "", "", ""],
+        ["q", "z", 2, "cleo", "s", "", ""],
+        ["q", "bare", 4, "dan", "hides, too", "", ""],
+        ["q", "silent", 2, "dan", "hides", "", ""],
+    ],
     [["q", "x", 3, "ann", "last", "", ""], ["q", "w", 3, "ann", "", "", ""], ["q", "z", 5, "cleo", "", "c", ""]],
 ]
 
