@@ -101,6 +101,7 @@ _DISTILLED = (
     ("output.dense", "ffn.lin2"),
     ("output.LayerNorm", "output_layer_norm"),
 )
+_TYPES = "embeddings.token_type_embeddings.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,10 +498,13 @@ class _Named(Mapping[str, NDArray[np.float32]]):
         self._names = {name.removeprefix(before): name for name in self._tensors}
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
+        if self._distilled and name == _TYPES:
+            # DistilBERT adds nothing for the kind of a token.
+            return np.zeros_like(self["embeddings.position_embeddings.weight"][:1])
         return self._tensors[self._names[self._own(name)]].astype(np.float32, copy=False)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._own(name) in self._names
+        return isinstance(name, str) and (self._own(name) in self._names or (self._distilled and name == _TYPES))
 
     def __iter__(self) -> Iterator[str]:
         for name in self._names:

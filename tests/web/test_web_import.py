@@ -135,3 +135,14 @@ def test_only_an_admin_with_the_form_of_the_page(site: Site, ada: Browser) -> No
     sent = {"file": (io.BytesIO((HEADER + GOOD).encode()), "a.csv")}
     assert ada.client.post("/import", data=sent).status_code == 403
     assert ada.client.post("/import/1/undo").status_code == 403
+
+
+def test_any_name_and_encoding_of_a_file(ada: Browser) -> None:
+    """A name that is longer than a disk takes is cut; the columns to choose from are read as the file is."""
+    assert upload(ada, HEADER + GOOD, f"{'評価' * 100}.csv").status_code == 200
+    found = upload(ada, "вопрос,ответ,оценка\nq,a,5\n".encode("cp1251"), encoding="cp1251")
+    assert "вопрос" in found.text
+    cut = re.sub(r"value=\"[^\"]{40,}\"", lambda match: match[0][:30] + '"', found.text)
+    [content] = re.findall(r'name="content" value="([^"]*)"', cut)
+    broken = ada.post("/import", {"name": "a.csv", "content": content, "do": "store"}, page="/import")
+    assert (broken.status_code, "Choose the file again" in broken.text) == (422, True)

@@ -175,7 +175,9 @@ def _sent() -> _Upload:
     if len(content) > MAX_FILE_BYTES:
         raise ImportFileError(f"The file is larger than {MAX_FILE_BYTES:,} bytes, the most here. {_BY_COMMAND}")
     # Of a path only the last part, and nothing that no file may be called.
-    name = re.sub(r"[^\w.\- ]", "_", re.split(r"[/\\]", name)[-1])[-100:].lstrip(".") or "file"
+    name = re.sub(r"[^\w.\- ]", "_", re.split(r"[/\\]", name)[-1])
+    # A name may have 255 bytes, and its end says what it is.
+    name = name.encode()[-200:].decode(errors="ignore").lstrip(".") or "file"
     if name.lower().endswith(".gz"):
         raise ImportFileError(f"The file {name!r} is compressed. Unpack it. Or: {_BY_COMMAND}")
     columns = {name: chosen for name in FIELDS if (chosen := form.get(f"column_{name}", ""))}
@@ -204,16 +206,20 @@ def _sent() -> _Upload:
 def _unpacked(packed: str) -> bytes:
     try:
         unpacking = zlib.decompressobj()
-        return unpacking.decompress(base64.urlsafe_b64decode(packed), MAX_FILE_BYTES + 1)
+        content = unpacking.decompress(base64.urlsafe_b64decode(packed), MAX_FILE_BYTES + 1)
+        whole = unpacking.eof or len(content) > MAX_FILE_BYTES or not packed
     except (ValueError, zlib.error):
-        raise ImportFileError("The page brought back another file than it had. Choose the file again.") from None
+        whole = False
+    if not whole:
+        raise ImportFileError("The page brought back another file than it had. Choose the file again.")
+    return content
 
 
 def _look(sent: _Upload) -> _Reading:
     shown = _Reading()
     try:
         with sent.file() as path:
-            shown.names = column_names(path, format=sent.options["format"])
+            shown.names = column_names(path, format=sent.options["format"], encoding=sent.options.get("encoding"))
             shown.preview = preview_ratings(path, **sent.options)
     except ImportFileError as error:
         shown.error = _in_page(str(error), sent.name)
