@@ -32,7 +32,6 @@ def noisy(
         first=first,
         tensors=tensors,
         question_tokens=80,
-        passage_tokens=112,
         passages=3,
         a=1.0,
         b=-0.5,

@@ -51,7 +51,6 @@ class TunedLayers:
         tensors: their weights, float32, under BERT's names in a checkpoint, as in
             `encoder.layer.3.attention.self.query.weight`.
         question_tokens: of a question so many tokens are read at most, markers not included.
-        passage_tokens: and of a passage.
         passages: of an answer so many passages are scored, those that fit best by the encoder as it was.
         a: weight of the cosine.
         b: bias.
@@ -62,7 +61,6 @@ class TunedLayers:
     first: int
     tensors: Mapping[str, NDArray[np.float32]]
     question_tokens: int
-    passage_tokens: int
     passages: int
     a: float
     b: float
@@ -125,7 +123,7 @@ class TunedLayers:
             if not max(tensor.max(), -tensor.min()) <= _LARGEST:
                 raise ValueError(f"{name} holds numbers that are not finite, or beyond {_LARGEST:g}")
         w = tensors.pop(_HEAD)
-        counts = {name: about[name] for name in ("first", "question_tokens", "passage_tokens", "passages")}
+        counts = {name: about[name] for name in ("first", "question_tokens", "passages")}
         if w.ndim != 1 or not tensors or not all(type(count) is int for count in counts.values()):
             raise ValueError(f"its head has the shape {w.shape}, beside {len(tensors)} tensors and {counts}")
         if not (1 <= counts["first"] < 1000 and all(0 < counts[name] <= 1024 for name in list(counts)[1:])):

@@ -38,8 +38,8 @@ Tokens = NDArray[np.int32]
 Progress = Callable[[int, int], None]
 #: Layers that are tuned, the last ones.
 LAYERS = 3
-#: Tokens that are read of a question, and of a passage, without markers; the passages of an answer that are scored.
-QUESTION_TOKENS, PASSAGE_TOKENS, PASSAGES = 80, 112, 3
+#: Tokens that are read of a question, without markers; the passages of an answer that are scored.
+QUESTION_TOKENS, PASSAGES = 80, 3
 #: Models whose questions are left out in turn, to score these.
 FOLDS = 3
 #: What a rating of 1 to 5 says of the chance that the answer is correct.
@@ -500,7 +500,6 @@ class _Layers:
             first=first_tuned(self.base),
             tensors={name: value.detach().cpu().numpy().copy() for name, value in self.weights.items()},
             question_tokens=QUESTION_TOKENS,
-            passage_tokens=PASSAGE_TOKENS,
             passages=PASSAGES,
             a=float(head["a"]),
             b=float(head["b"]),

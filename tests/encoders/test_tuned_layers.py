@@ -19,7 +19,6 @@ LAYERS = TunedLayers(
         f"encoder.layer.1.{name}": np.arange(size, dtype=np.float32) for name, size in (("b", 3), ("a", 4), ("c", 2))
     },
     question_tokens=80,
-    passage_tokens=112,
     passages=3,
     a=1.25,
     b=-0.1,
@@ -44,7 +43,7 @@ def test_reads_what_it_wrote() -> None:
     content = LAYERS.to_bytes()
     found = TunedLayers.from_bytes(content)
     assert (found.encoder, found.first, found.a, found.b) == (LAYERS.encoder, 1, 1.25, -0.1)
-    assert (found.question_tokens, found.passage_tokens, found.passages) == (80, 112, 3)
+    assert (found.question_tokens, found.passages) == (80, 3)
     np.testing.assert_array_equal(found.w, LAYERS.w)
     assert found.tensors.keys() == LAYERS.tensors.keys()
     for name, tensor in LAYERS.tensors.items():
