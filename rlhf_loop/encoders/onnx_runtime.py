@@ -40,7 +40,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {"tensor(int32)": np.int32, "tensor(in
 #: Tokens of a batch, padding included; its activations then fit the processor's cache (`make bench` shows others).
 BATCH_TOKENS = {"fp32": 512, "int8": 256}
 #: Memory for what the lower layers made of the passages read last; half of it is there at any time.
-_KEPT_BYTES = 24_000_000
+_KEPT_BYTES = 16_000_000
 _LOWER_FILE, _UPPER_FILE = "lower.onnx", "upper.onnx"
 
 
