@@ -323,7 +323,8 @@ def train(
     own = layers if chosen == TransformerRecipe.name else None
     model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code, tuned=own)
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out])
-    fitted = np.union1d(fitted, adapted).astype(np.int64)
+    # By its type: an empty list would make the hashes floats, which have no room for them.
+    fitted = np.union1d(fitted, np.array(adapted, dtype=np.int64)).astype(np.int64)
     return TrainingResult(model, report, data, judged, fit.probability, fitted, of_incumbent)
 
 

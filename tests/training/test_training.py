@@ -58,6 +58,7 @@ def test_a_recipe_can_be_asked_for(sample_examples: list[Example], encoder: Text
     model, report = trained.model, trained.report
     assert (model.recipe, report.recipe, report.requested) == ("joint", "joint", "joint")
     assert list(report.cross_validated) == ["joint"]
+    assert np.isin(trained.fitted, trained.data.prompt_hash).all(), "the questions by their hashes, to the last bit"
     with pytest.raises(ValueError, match="magic"):
         train(sample_examples, encoder=encoder, recipe="magic")
 

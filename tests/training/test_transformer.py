@@ -96,6 +96,7 @@ def test_what_serves_scores_as_what_was_trained(kind: str, tiny: Callable[[str],
     encoder = tiny(kind)
     result = trained(encoder)
     held = np.isfinite(result.probability) & ~result.data.seen(result.fitted)
+    assert held.sum() == len(result.data.row) - result.report.trained_on, "what it was fitted on is known by its hash"
     served = predict(result.model, result.data, held, encoder)
     assert held.sum() >= 4
     np.testing.assert_allclose(served[held], result.probability[held], atol=2e-3)
