@@ -22,6 +22,9 @@ class QuickRuntime:
         other.id = f"quick+{layers.sha256}"
         return other
 
+    def loaded(self, layers: TunedLayers) -> QuickRuntime:
+        return self.tuned(layers)
+
     def checkpoint(self) -> Checkpoint:
         raise NotImplementedError
 
