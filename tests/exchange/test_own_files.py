@@ -353,7 +353,7 @@ def test_a_workbook_that_cannot_be_read(sqlite_engine: Engine, tmp_path: Path, m
     merged = write_workbook(tmp_path / "b.xlsx", [["question", "answer"], ["q", "a"]], merged=["A2:A4", "B2:B4"])
     for limit, most, words in (
         ("_MOST_MERGED", 1, "more than 1 merged cells"),
-        ("_MOST_COLUMNS", -1, "over too many columns"),
+        ("_MOST_REACHING", 1, "over too many columns"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(files, limit, most)

@@ -24,6 +24,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.training.data import examples, fingerprint
 from rlhf_loop.training.pairs import training_pairs
+from rlhf_loop.utils.languages import language_named
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ class BrokenEncoder(TextEncoder):
     """An encoder in whose middle something happens."""
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
+        self.error, self.language = error, language_named("en")
 
     @property
     def id(self) -> str:
