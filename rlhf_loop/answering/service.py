@@ -145,6 +145,10 @@ class _Parts:
     trouble: str
     loaded_at: float
 
+    def wait(self) -> None:
+        """Wait for the sources to be prepared, all questions together no longer than `_PREPARING_S`."""
+        wait([self.prepared], timeout=max(0.0, self.loaded_at + _PREPARING_S - monotonic()))
+
 
 class AnswerService:
     """Answers questions from its sources, the best candidate first. Safe to share between threads.
@@ -195,7 +199,7 @@ class AnswerService:
         started = perf_counter()
         with stage(timings, "total"):
             parts = self._loaded()
-            wait([parts.prepared], timeout=_PREPARING_S)
+            parts.wait()
             with stage(timings, "sources"):
                 gathered = parts.gatherer.gather(query)
             timings |= {f"source:{name}": taken for name, taken in gathered.timings.items()}
@@ -295,7 +299,7 @@ class AnswerService:
         self._recorder.close()
         if self._parts is not None:
             # What a source opens after it was closed would stay open.
-            wait([self._parts.prepared], timeout=_PREPARING_S)
+            self._parts.wait()
             self._parts.gatherer.close()
             if self._parts.drafter is not None:
                 self._parts.drafter.close()

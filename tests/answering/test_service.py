@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from sqlalchemy import select
 
 from rlhf_loop import sample
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
+from rlhf_loop.answering import service as service_module
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage, Review, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
@@ -285,6 +287,26 @@ def test_bad_questions(make: Any, query: Any, message: str) -> None:
 def test_the_longest_question(make: Any, live: str) -> None:
     """4,000 characters are read."""
     assert make().answer("hiccups " * 500).best is not None
+
+
+def test_a_source_that_never_gets_ready_is_waited_for_once(
+    make: Any, live: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All questions together wait no longer than one would; then they are answered without it."""
+    ready, waited = threading.Event(), []
+    source = Fixed("one", TEXTS[:3])
+    source.warm_up = ready.wait  # type: ignore[attr-defined]
+
+    def wait(futures: Any, *, timeout: float) -> None:
+        waited.append(timeout)
+        concurrent.futures.wait(futures, timeout=timeout)
+
+    monkeypatch.setattr(service_module, "_PREPARING_S", 0.1)
+    monkeypatch.setattr(service_module, "wait", wait)
+    service = make(source)
+    assert all(service.answer(QUERY).ranked for _ in range(2))
+    assert (waited[0] > 0, waited[1]) == (True, 0)
+    ready.set()
 
 
 def test_readiness(make: Any, live: str) -> None:
