@@ -122,15 +122,22 @@ def train(
 
 
 def _corpus(file: Path, columns: dict[str, str]) -> list[tuple[str, str]]:
-    """Return the questions and answers of a file, each pair once."""
+    """Return the questions and answers of a file, each pair once, and say how many rows are left out."""
     from rlhf_loop.domain import GOOD_RATING
     from rlhf_loop.errors import ImportFileError
     from rlhf_loop.exchange.reader import RatingsReader
+    from rlhf_loop.utils.text import counted
 
-    rows = (row.rating for row in RatingsReader(file, columns=columns))
-    # Of rated ones only the good: what is learnt is to find the answer.
-    good = (row for row in rows if row is not None and (row.rating is None or row.rating >= GOOD_RATING))
-    pairs = dict.fromkeys((row.user_prompt, row.ai_response) for row in good)
+    pairs, unread, first = dict[tuple[str, str], None](), 0, ""
+    for row in RatingsReader(file, columns=columns):
+        said = row.rating
+        if said is None:
+            unread, first = unread + 1, first or f"line {row.line}: {row.reason}"
+        # Of rated ones only the good: what is learnt is to find the answer.
+        elif said.rating is None or said.rating >= GOOD_RATING:
+            pairs[said.user_prompt, said.ai_response] = None
+    if unread:
+        click.echo(f"{counted(unread, 'row')} of {file.name} left out, first {first}.", err=True)
     if len(pairs) < 2:
         raise ImportFileError(
             f"The file {str(file)!r} has {len(pairs)} questions with an answer; to adapt takes two at least. Give a "

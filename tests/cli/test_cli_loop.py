@@ -139,10 +139,12 @@ def test_train_by_a_named_recipe(loop: Loop) -> None:
 def test_what_does_not_go_with_a_recipe_is_refused_at_once(loop: Loop) -> None:
     """A corpus is for tuned layers alone, a learning curve for what is fitted in seconds; a recipe is one of those."""
     corpus = loop.folder / "corpus.jsonl"
-    corpus.write_text('{"question": "Why?", "answer": "So."}\n', encoding="utf-8")
+    corpus.write_text('{"question": "Why?", "answer": "So."}\n{"question": "How?"}\n', encoding="utf-8")
     assert "--adapt is for recipe transformer" in flat_error(loop("train", "--adapt", corpus, code=2))
     transformer = ("train", "--recipe", "transformer")
-    assert "has 1 questions with an answer" in flat_error(loop(*transformer, "--adapt", corpus, code=2))
+    said = flat_error(loop(*transformer, "--adapt", corpus, code=2))
+    assert "has 1 questions with an answer" in said
+    assert "1 row of corpus.jsonl left out, first line 2: " in said
     corpus.write_text('{"title": "Why", "text": "So."}\n{"title": "How", "text": "Thus."}\n', encoding="utf-8")
     titled = (*transformer, "--adapt", corpus, "--column", "user_prompt=title")
     assert "Only 0 rated interactions" in flat_error(loop(*titled, code=2)), "the file is read before the ratings"
