@@ -72,8 +72,8 @@ _BLANK_LINE = 64
 HOPELESS = 100_000
 #: Bytes of a page of each column of a Parquet file, unpacked, and of the texts that are read at a time.
 _LONGEST_PAGE, _PARQUET_BYTES = 40 << 20, 1 << 25
-#: Bytes of a workbook, unpacked: 100,000 rows of some columns, and a minute.
-_WORKBOOK_BYTES = 1 << 26
+#: Bytes of a workbook, unpacked: a minute, or so many times the file's own, as texts unpack to five to ten times.
+_WORKBOOK_BYTES, _WORKBOOK_TIMES, _MOST_WORKBOOK_BYTES = 1 << 26, 20, 1 << 30
 #: What a sheet's XML has where a cell is a formula, and where cells are merged.
 _FORMULA = re.compile(rb"<(?:\w+:)?f[\s>]")
 _MERGED = re.compile(
@@ -521,10 +521,10 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
     with ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(stream))
-            if (size := sum(part.file_size for part in archive.infolist())) > _WORKBOOK_BYTES:
+            most = min(max(_WORKBOOK_BYTES, _WORKBOOK_TIMES * stream.seek(0, os.SEEK_END)), _MOST_WORKBOOK_BYTES)
+            if (size := sum(part.file_size for part in archive.infolist())) > most:
                 raise ImportFileError(
-                    f"The workbook has {size:,} bytes unpacked, and at most {_WORKBOOK_BYTES:,} are read. Save it as "
-                    "CSV."
+                    f"The workbook has {size:,} bytes unpacked, and at most {most:,} are read. Save it as CSV."
                 )
             reader = _opened(stack, ExcelReader(stream, read_only=True, data_only=True))
             parts = {sheet.name: part.target for sheet, part in reader.parser.find_sheets()}
