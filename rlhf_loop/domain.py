@@ -17,6 +17,8 @@ from rlhf_loop.utils.text import html_table, visible
 GOOD_RATING = 4
 #: The rating that a thumb stands for.
 THUMBS = {"up": 5, "down": 1}
+#: Rated answers from which on a training is worth its while.
+MIN_SAMPLES = 50
 
 
 class ReviewerRole(StrEnum):

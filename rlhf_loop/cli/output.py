@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from rlhf_loop.cli.doctor import SECTIONS, Finding
-from rlhf_loop.domain import ModelState, ReviewerRole
+from rlhf_loop.domain import MIN_SAMPLES, ModelState, ReviewerRole
 from rlhf_loop.exchange.imports import PastImport
 from rlhf_loop.exchange.transfer import ImportReport, Preview
 from rlhf_loop.registry import Version
@@ -29,7 +29,7 @@ from rlhf_loop.store.interactions import RatingStats
 from rlhf_loop.training.comparison import Comparison
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
-from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport
+from rlhf_loop.training.train import AUTO, TrainingReport
 from rlhf_loop.utils.text import counted, verb
 
 _LISTED_ROWS = 20

@@ -10,10 +10,9 @@ from sqlalchemy import ColumnElement, func, not_, or_, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.domain import MIN_SAMPLES, ReviewerRole
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review, TrainingRun
-from rlhf_loop.training.train import MIN_SAMPLES
 
 #: After a failed run the next one waits that long: the cause is seldom gone at once.
 _AFTER_FAILURE = timedelta(hours=1)

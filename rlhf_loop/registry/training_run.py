@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ModelState, RunRecord
+from rlhf_loop.domain import MIN_SAMPLES, ModelState, RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.registry import Version
@@ -30,7 +30,7 @@ from rlhf_loop.training.data import frozen_share, training_set
 from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
-from rlhf_loop.training.train import AUTO, MIN_SAMPLES, TrainingReport, check_enough, judged_rows, train
+from rlhf_loop.training.train import AUTO, TrainingReport, check_enough, judged_rows, train
 from rlhf_loop.training.transformer import Tuning, forget
 from rlhf_loop.version import __version__
 

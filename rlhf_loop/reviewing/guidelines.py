@@ -13,7 +13,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.domain import MIN_SAMPLES, ReviewerRole
 from rlhf_loop.reviewing.candidates import Rater, count_waiting
 from rlhf_loop.reviewing.items import checked_text
 from rlhf_loop.store import audit
@@ -117,9 +117,6 @@ class Progress:
 
 def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> Progress:
     """Count how far the rater is."""
-    # Imported here: training brings numpy along, and only its number is wanted.
-    from rlhf_loop.training.train import MIN_SAMPLES
-
     now = (now or datetime.now(UTC)).astimezone(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     rated = select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))

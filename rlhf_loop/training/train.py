@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import Example, Interval, Pair, ReviewerRole
+from rlhf_loop.domain import MIN_SAMPLES, Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, recipe_named
@@ -36,8 +36,6 @@ from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.training.transformer import Tuning, checked
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
-#: Rated answers from which on a training is worth its while.
-MIN_SAMPLES = 50
 #: Share of the questions that is kept from the fit, to judge the very model that is saved.
 HOLDOUT_SHARE = 0.12
 AUTO = "auto"

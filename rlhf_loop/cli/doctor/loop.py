@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
 from rlhf_loop.cli.doctor.storage import DatabaseAccess
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import RunRecord
+from rlhf_loop.domain import MIN_SAMPLES, RunRecord
 from rlhf_loop.errors import EncoderError, ModelFileError
 from rlhf_loop.utils.text import counted, verb
 
@@ -53,8 +53,6 @@ def rated(engine: Engine) -> int:
 
 def ratings(engine: Engine) -> Iterator[Finding]:
     """Tell how many ratings there are, and how many are missing to a first training."""
-    from rlhf_loop.training.train import MIN_SAMPLES
-
     count = rated(engine)
     text = f"{counted(count, 'answer')} {verb(count, 'is', 'are')} rated by experts"
     if count < MIN_SAMPLES:
@@ -220,7 +218,6 @@ def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: 
 def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
     """Return what a missing model is: a matter of time while there is too little to train from, else a fault."""
     from rlhf_loop import registry
-    from rlhf_loop.training.train import MIN_SAMPLES
 
     text = f"there is none at {settings.model_path} yet"
     later = f"; rlhf-loop train makes it from {MIN_SAMPLES} rated answers, rlhf-loop demo shows how"
