@@ -331,10 +331,20 @@ _COUNT_CHANGED = """
     WHERE import_id = :id AND kind IN ('review', 'preference', 'withdrawn')
 """
 
+# Answers that the import brought or said something of.
+_TOUCHED = """
+    SELECT id FROM rlhf_interactions WHERE import_id = :id
+    UNION SELECT interaction_id FROM rlhf_reviews WHERE import_id = :id
+    UNION SELECT first_id FROM rlhf_preferences WHERE import_id = :id
+    UNION SELECT second_id FROM rlhf_preferences WHERE import_id = :id
+    UNION SELECT interaction_id FROM rlhf_import_changes WHERE import_id = :id
+"""
+
 # Also those of an import that was undone before, which only this one still held.
 _DELETE_ANSWERS = f"""
     DELETE FROM rlhf_interactions AS i
-    WHERE (i.import_id = :id OR i.import_id IN (SELECT id FROM rlhf_imports WHERE undone_at IS NOT NULL))
+    WHERE i.id IN ({_TOUCHED})
+        AND (i.import_id = :id OR i.import_id IN (SELECT id FROM rlhf_imports WHERE undone_at IS NOT NULL))
         AND NOT EXISTS (SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND NOT ({_ADDED_REVIEW}))
         AND NOT EXISTS (SELECT 1 FROM rlhf_preferences p WHERE p.first_id = i.id AND NOT ({_ADDED_PREFERENCE}))
         AND NOT EXISTS (SELECT 1 FROM rlhf_preferences p WHERE p.second_id = i.id AND NOT ({_ADDED_PREFERENCE}))
@@ -379,11 +389,4 @@ _LAYERS = (
 )
 
 # As reviewers lock an answer, so that nobody reviews one that goes.
-_LOCK = """
-    SELECT id FROM rlhf_interactions WHERE import_id = :id
-        OR id IN (SELECT interaction_id FROM rlhf_reviews WHERE import_id = :id)
-        OR id IN (SELECT first_id FROM rlhf_preferences WHERE import_id = :id)
-        OR id IN (SELECT second_id FROM rlhf_preferences WHERE import_id = :id)
-        OR id IN (SELECT interaction_id FROM rlhf_import_changes WHERE import_id = :id)
-    ORDER BY id FOR UPDATE
-"""
+_LOCK = f"SELECT id FROM rlhf_interactions WHERE id IN ({_TOUCHED}) ORDER BY id FOR UPDATE"

@@ -24,7 +24,7 @@ from rlhf_loop.exchange.imports import Undone, past_imports, undo_import
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.audit import entries
 from rlhf_loop.store.engine import transaction
-from rlhf_loop.store.interactions import put_preference, rate
+from rlhf_loop.store.interactions import put_preference, rate, withdraw_review
 from rlhf_loop.store.tables import Assignment, Interaction, Preference, Review
 
 NAMES = ["prompt", "answer", "rating", "reviewer", "comment", "correction", "rated_at"]
@@ -325,6 +325,18 @@ def test_a_refused_file_is_no_import(sqlite_engine: Engine, tmp_path: Path) -> N
     with pytest.raises(ImportFileError):
         take_in(sqlite_engine, tmp_path / "a.csv", [["q", "b", 9, "ann", "", "", ""]])
     assert past_imports(sqlite_engine) == []
+
+
+def test_what_another_import_left_is_left_by_this_one_too(engine: Engine, tmp_path: Path) -> None:
+    """An answer that an undone import left to a reviewer is no business of an import that never named it."""
+    first = take_in(engine, tmp_path / "a.csv", [["q", "left", 5, "ann", "", "", ""]])
+    rate(engine, key_of(engine, "left"), reviewer="ben", rating=3)
+    assert undo_import(engine, first).answers_kept == 1
+    with transaction(engine) as connection:
+        withdraw_review(connection, key_of(engine, "left"), reviewer="ben")
+    second = take_in(engine, tmp_path / "b.csv", [["q", "other", 5, "ann", "", "", ""]])
+    assert undo_import(engine, second) == Undone(answers=1, said=1)
+    assert key_of(engine, "left")
 
 
 @pytest.mark.kill
