@@ -84,13 +84,15 @@ class Tuning:
 
     `at_once` answers are read at a time, which bounds the memory and changes a result by rounding alone. In `folder`
     the state of a training is kept, from which one that was stopped goes on. `corpus` has questions with an answer
-    each, to adapt to before any rating is seen.
+    each, to adapt to before any rating is seen. Where nobody `serves` the layers, and nothing is held out, the last fit
+    is left out: out of fold there is a score for all that is rated without it.
     """
 
     at_once: int = 16
     threads: int = 0
     folder: Path | None = None
     corpus: Sequence[tuple[str, str]] = ()
+    serves: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ def tuned_scores(
     inside = ~held
     label = (rated.rating >= 4).astype(np.intp)
     fold = folds(group[inside], label[inside], count=FOLDS, seed=seed)
-    parts = [*np.unique(fold).tolist(), FOLDS]
+    parts = [*np.unique(fold).tolist(), *([FOLDS] if options.serves else [])]
     # What is held out, and pairs of questions that were not drawn, by the last.
     fold_of = np.full(max(group.max(), pair_group.max(initial=-1)) + 2, FOLDS, dtype=np.intp)
     fold_of[group[inside]] = fold

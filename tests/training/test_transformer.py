@@ -227,6 +227,33 @@ def test_an_adaptation_needs_no_rating(bert: TextEncoder, monkeypatch: pytest.Mo
 
 
 @needs_torch
+def test_a_measurement_out_of_fold_needs_no_last_fit(bert: TextEncoder) -> None:
+    """Where nobody serves the layers, the scores are the same, and a fit on all ratings less is made."""
+    asked = [Question(f"the cat sat {number}", ("a mat", "the dog", "passage", "query .")) for number in range(6)]
+    reading, group = Reading(), np.repeat(np.arange(6), 4)
+    reading.add(asked, [[np.arange(1)] * 4] * 6, bert)
+    totals: list[int] = []
+
+    def scores(options: Tuning) -> np.ndarray:
+        return tuned_scores(
+            RatedCandidates(np.arange(24), np.tile([5, 1, 2, 4], 6), np.ones(24)),
+            group,
+            np.zeros(24, dtype=np.bool_),
+            reading=reading,
+            pairs=Reading(),
+            pair_group=np.empty(0, dtype=np.intp),
+            pair_held=np.empty(0, dtype=np.bool_),
+            encoder=bert,
+            seed=0,
+            options=options,
+            progress=lambda _, total: totals.append(total),
+        ).candidates
+
+    np.testing.assert_array_equal(scores(Tuning(threads=1, serves=False)), scores(Tuning(threads=1)))
+    assert totals[0] < totals[-1]
+
+
+@needs_torch
 def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Stopped, it leaves its state and no model; the next one uses it, writes a version with layers, and clears up."""
     tiny_encoders.write(tmp_path / "bert")
