@@ -78,7 +78,7 @@ $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
 	$(ADAPTERS_VENV)/$*/bin/python -m pytest tests/adapters/test_adapter_$(subst -,_,$*).py
 
 tuning: $(TUNING_VENV)/.installed  ## Test what tunes layers, where torch is installed
-	$(TUNING_VENV)/bin/python -m pytest -p no:cacheprovider tests/training/test_transformer.py
+	$(TUNING_VENV)/bin/python -m pytest -p no:cacheprovider tests/training/test_transformer.py tests/encoders/test_cross_torch.py
 
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)

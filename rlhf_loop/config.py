@@ -93,6 +93,11 @@ class Settings:
     encoder_precision: str = _setting(
         "auto", "Its numbers: fp32, int8 (onnxruntime only), or auto: int8 where the processor is made for it."
     )
+    cross_encoder: str = _setting(
+        "",
+        "What reads question and passage together, as a further column of a training: the folder or the hub's id of a "
+        "cross-encoder. Default: nothing does.",
+    )
     encoder_threads: int = _setting(0, "Threads of the encoder; 0 means one for each core.", most=1024)
     sources: tuple[str, ...] = _setting(
         ("corrections", "index", "wikipedia", "arxiv"),

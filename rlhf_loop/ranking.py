@@ -37,8 +37,8 @@ _NOTHING = 0.0
 _Stamp = tuple[tuple[int, int, int], tuple[int, int, int] | None]
 _Entry = TypeVar("_Entry")
 
-#: A recipe looks texts up in up to four calls; whatever is new in one of them is found by an attempt of its own.
-_ATTEMPTS = 5
+#: A recipe looks texts up in up to five calls; whatever is new in one of them is found by an attempt of its own.
+_ATTEMPTS = 6
 
 
 class Ranker:
@@ -197,7 +197,7 @@ class Ranker:
         if self._encoder is None:
             self._encoder = load_encoder(self._settings)
         try:
-            loaded = load(path, encoder=self._encoder.id)
+            loaded = load(path, encoder=self._encoder.full_id)
             if loaded.model.tuned:
                 # At once, so that no question waits for it, and layers that do not fit replace no model.
                 self._encoder.tuned(loaded.model.tuned)

@@ -392,7 +392,9 @@ def _learning_curve(
         end_user_weight=0.0 if by_experts else settings.end_user_weight,
         reviewer_weighting=settings.reviewer_weighting,
     )
-    points = learning_curve(data, recipe=recipe_named(report.recipe), encoder=load_encoder(settings), seed=seed)
+    encoder = load_encoder(settings)
+    recipe = recipe_named(report.recipe, cross=encoder.crossed)
+    points = learning_curve(data, recipe=recipe, encoder=encoder, seed=seed)
     plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
     return points
 

@@ -69,9 +69,12 @@ def warm(
     started = perf_counter()
     reader = _reader(path, format=format, columns=columns)
     encoder = encoder or load_encoder(settings)
-    live = load(settings.model_path, encoder=encoder.id).model if settings.model_path.exists() else None
+    live = load(settings.model_path, encoder=encoder.full_id).model if settings.model_path.exists() else None
     # Which passages of an answer its tuned layers read depends on the question, so all of them.
-    recipe = recipe_named(live.recipe, layers=live.tuned, every=True) if live else recipe_named(PassagesRecipe.name)
+    # A cross-encoder reads answers beside their question, which answers alone do not have.
+    cross = live is not None and live.cross_encoder != "" and reader.format != TEXT
+    name, layers = (live.recipe, live.tuned) if live else (PassagesRecipe.name, None)
+    recipe = recipe_named(name, layers=layers, every=True, cross=cross)
     if recipe.name == JointRecipe.name and reader.format == TEXT:
         raise ImportFileError(
             f"The live model's recipe {recipe.name} embeds each answer together with its question, and "

@@ -6,15 +6,15 @@ folder or an id of the model hub with any sentence encoder (`folder.py` says whi
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_loop.config import Settings
-from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Shape, Vectors, abilities
+from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Shape, Vectors, abilities, with_cross
 from rlhf_loop.encoders.text_encoder import TextEncoder
+from rlhf_loop.encoders.weights import HUB_ID
 from rlhf_loop.errors import ConfigError, EncoderError
 from rlhf_loop.utils.languages import language_named
 
@@ -31,6 +31,8 @@ __all__ = [
     "TextEncoder",
     "Vectors",
     "choose",
+    "cross_encoder_name",
+    "full_name",
     "load_encoder",
     "model_name",
     "weights_folder",
@@ -39,7 +41,6 @@ __all__ = [
 ENGLISH_ENCODER = "all-MiniLM-L6-v2"
 MULTILINGUAL_ENCODER = "use-multilingual-v3"
 _HUB = "sentence-transformers/"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 #: What can run the encoder, and in which precisions.
 RUNTIMES = {"onnxruntime": ("fp32", "int8"), "sentence-transformers": ("fp32",)}
@@ -91,21 +92,29 @@ def load_encoder(settings: Settings, *, download: bool = True) -> TextEncoder:
     language = language_named(settings.language)
     from rlhf_loop.encoders.vector_cache import VectorCache
 
+    cross = None
+    if settings.cross_encoder:
+        # Imported here: most have none.
+        from rlhf_loop.encoders.cross_encoder import load_cross_encoder
+
+        cross = load_cross_encoder(
+            settings.cross_encoder, settings.cache_dir, threads=settings.encoder_threads, download=download
+        )
     cache = VectorCache(settings.cache_dir / "vectors.db", max_bytes=settings.cache_max_mb * 10**6)
     threads = settings.encoder_threads
     folder = weights_folder(settings, download=download)
     if not _english(settings):
         runtime = _other_runtime(settings, folder)
-        return TextEncoder(runtime, runtime.tokenizer, cache, language=language)
+        return TextEncoder(runtime, runtime.tokenizer, cache, language=language, cross=cross)
     if choice.runtime == "sentence-transformers":
         from rlhf_loop.encoders.torch_runtime import TorchRuntime
 
         torch = TorchRuntime(folder, threads=threads)
-        return TextEncoder(torch, torch.tokenizer, cache, language=language)
+        return TextEncoder(torch, torch.tokenizer, cache, language=language, cross=cross)
     from rlhf_loop.encoders.onnx_runtime import OnnxRuntime
 
     onnx = OnnxRuntime(folder, settings.cache_dir, precision=choice.precision, threads=threads)
-    return TextEncoder(onnx, onnx.tokenizer, cache, language=language)
+    return TextEncoder(onnx, onnx.tokenizer, cache, language=language, cross=cross)
 
 
 def model_name(settings: Settings) -> str:
@@ -120,6 +129,29 @@ def model_name(settings: Settings) -> str:
         return MULTILINGUAL_ENCODER
     folder = weights_folder(settings, download=False)
     return _folder_name(folder, max(file.stat().st_mtime_ns for file in folder.iterdir()))
+
+
+def full_name(settings: Settings) -> str:
+    """Return the names of the encoder and, behind a plus, the cross-encoder of the settings; nothing is fetched.
+
+    Raises:
+        EncoderError: one of them is not there.
+    """
+    cross = cross_encoder_name(settings)
+    return with_cross(model_name(settings), cross) if cross else model_name(settings)
+
+
+def cross_encoder_name(settings: Settings) -> str:
+    """Return the name of the cross-encoder that the settings name, empty where they name none; nothing is fetched.
+
+    Raises:
+        EncoderError: it is not there.
+    """
+    if not settings.cross_encoder:
+        return ""
+    from rlhf_loop.encoders.cross_encoder import find_cross_encoder
+
+    return find_cross_encoder(settings.cross_encoder).name
 
 
 def weights_folder(settings: Settings, *, download: bool = True) -> Path:
@@ -139,7 +171,7 @@ def weights_folder(settings: Settings, *, download: bool = True) -> Path:
     folder = Path(settings.encoder).expanduser()
     if folder.is_dir():
         return folder
-    if _HUB_ID.fullmatch(settings.encoder):
+    if HUB_ID.fullmatch(settings.encoder):
         from rlhf_loop.encoders.folder import from_hub
 
         return from_hub(settings.encoder, download=download)

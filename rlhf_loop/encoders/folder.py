@@ -37,7 +37,7 @@ from rlhf_loop.encoders.weights import TOKENIZER_FILE, WEIGHTS_FILE
 from rlhf_loop.errors import EncoderError
 
 if TYPE_CHECKING:
-    from rlhf_loop.encoders.onnx_graph import Form, Graph
+    from rlhf_loop.encoders.onnx_graph import Form, Graph, Head
 
 #: Tokens of a window at most, whatever a model could read: the memory of attention grows with their square.
 MOST_TOKENS = 1024
@@ -146,8 +146,8 @@ class EncoderFolder:
         return str(self.config.get("model_type", ""))
 
 
-def read_folder(path: Path) -> EncoderFolder:
-    """Read what the files of a folder say of the encoder in it.
+def read_folder(path: Path, *, any_kind: bool = False) -> EncoderFolder:
+    """Read what the files of a folder say of the encoder in it, be it of `any_kind` or only of one that is known here.
 
     Raises:
         EncoderError: a file is missing, or says something that is not known here.
@@ -157,24 +157,24 @@ def read_folder(path: Path) -> EncoderFolder:
     from safetensors import SafetensorError
 
     try:
-        return _read(path)
+        return _read(path, any_kind)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, SafetensorError) as error:
         said = f"{type(error).__name__}: {error}"[:200]
         raise _unusable(path, f"cannot be read as an encoder ({said})", "Fetch or save it again") from error
 
 
-def _read(path: Path) -> EncoderFolder:
-    modules = _modules(path)
+def _read(path: Path, any_kind: bool) -> EncoderFolder:
+    modules = {} if any_kind else _modules(path)
     inner = path / _inner(modules)
-    config = _json(inner / "config.json")
-    weights = _weights(path, inner, str(config.get("model_type", "")))
+    config = read_json(inner / "config.json")
+    weights = _weights(path, inner, str(config.get("model_type", "")), any_kind=any_kind)
     pooling = _pooling(path, modules)
     dense = tuple(_dense(path, path / folder) for folder in modules.get("Dense", ()))
-    prompts = _json(path / "config_sentence_transformers.json").get("prompts") or {}
+    prompts = read_json(path / "config_sentence_transformers.json").get("prompts") or {}
     query = str(prompts.get("query", ""))
     passage = next((str(prompts[name]) for name in _PASSAGE_PROMPTS if name in prompts), "")
-    own = _json(inner / "sentence_bert_config.json")
-    tokenizer = _json(path / TOKENIZER_FILE)
+    own = read_json(inner / "sentence_bert_config.json")
+    tokenizer = read_json(path / TOKENIZER_FILE)
     window = _window(own, tokenizer, config)
     kept = {name: value for name, value in config.items() if name not in _ASIDE and not name.startswith("_")}
     lowers = bool(own.get("do_lower_case", False))
@@ -208,7 +208,7 @@ def load_runtime(of: EncoderFolder, cache_dir: Path, *, threads: int = 0) -> Gra
     Raises:
         EncoderError: it cannot be read, or is of an architecture that is not known here.
     """
-    graph = of.weights if of.weights.suffix == ".onnx" else _made(of, cache_dir)
+    graph = of.weights if of.weights.suffix == ".onnx" else made_graph(of, cache_dir)
     tokenizer = load_tokenizer(of.path / TOKENIZER_FILE)
     if of.lowers:
         rest = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
@@ -243,7 +243,7 @@ def load_runtime(of: EncoderFolder, cache_dir: Path, *, threads: int = 0) -> Gra
         markers=len(before) + len(behind),
         query=of.query,
         passage=of.passage,
-        unknown=_unknown(_json(of.path / TOKENIZER_FILE)),
+        unknown=_unknown(read_json(of.path / TOKENIZER_FILE)),
     )
     runtime = GraphRuntime(
         session,
@@ -314,7 +314,7 @@ def _fetched(name: str) -> Path:
         snapshot_download(name, revision=folder.name, allow_patterns=files)
         if _is_whole(folder):
             return folder
-    kind = _json(folder / _inner(_modules(folder)) / "config.json").get("model_type")
+    kind = read_json(folder / _inner(_modules(folder)) / "config.json").get("model_type")
     raise EncoderError(
         f"RLHF_ENCODER={name!r}, of the kind {kind!r}, has on the model hub no {GRAPH_FILE}, and no {WEIGHTS_FILE} of "
         f"a kind of which graphs are made ({', '.join(KINDS)}). Choose another one, or give a folder with {GRAPH_FILE}."
@@ -331,7 +331,7 @@ def _weights_of(folder: Path) -> Iterator[list[str]]:
     if not (folder / TOKENIZER_FILE).is_file():
         raise _unusable(folder, f"has no {TOKENIZER_FILE}")
     _pooling(folder, modules)
-    if _json(folder / _inner(modules) / "config.json").get("model_type") in KINDS:
+    if read_json(folder / _inner(modules) / "config.json").get("model_type") in KINDS:
         yield [WEIGHTS_FILE, f"*/{WEIGHTS_FILE}"]
     # The tensors of a large graph stand in a file beside it.
     yield [f"{graph}*" for graph in _GRAPHS] + [f"{dense}/{WEIGHTS_FILE}" for dense in modules.get("Dense", ())]
@@ -342,7 +342,7 @@ def _is_whole(folder: Path) -> bool:
     modules = _modules(folder)
     inner = folder / _inner(modules)
     try:
-        _weights(folder, inner, str(_json(inner / "config.json").get("model_type", "")))
+        _weights(folder, inner, str(read_json(inner / "config.json").get("model_type", "")))
     except EncoderError:
         return False
     return all((folder / dense / WEIGHTS_FILE).is_file() for dense in modules.get("Dense", ()))
@@ -367,14 +367,16 @@ def _modules(path: Path) -> dict[str, list[str]]:
     return modules
 
 
-def _weights(path: Path, inner: Path, kind: str) -> Path:
-    """Return the weights, where a graph can be made of them, else the graph that is there."""
+def _weights(path: Path, inner: Path, kind: str, *, any_kind: bool = False) -> Path:
+    """Return the weights, where a graph can be made of them, else the graph that is there, else those of `any_kind`."""
     if kind in KINDS and (inner / WEIGHTS_FILE).is_file():
         return inner / WEIGHTS_FILE
     graphs = [folder / name for folder in (path, inner) for name in _GRAPHS if (folder / name).is_file()]
     if graphs or (graphs := sorted(path.glob("*.onnx"))):
         return graphs[0]
     if (inner / WEIGHTS_FILE).is_file():
+        if any_kind:
+            return inner / WEIGHTS_FILE
         raise _unusable(
             path,
             f"holds weights of the kind {kind!r}, and graphs are made of {', '.join(KINDS)} only",
@@ -386,7 +388,7 @@ def _weights(path: Path, inner: Path, kind: str) -> Path:
 def _pooling(path: Path, modules: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if "Pooling" not in modules:
         return ("mean",)
-    config = _json(path / modules["Pooling"][0] / "config.json")
+    config = read_json(path / modules["Pooling"][0] / "config.json")
     named = config.get("pooling_mode")
     chosen = {named} if isinstance(named, str) else set(named or ())
     chosen |= {name for name, key in _POOLINGS.items() if config.get(f"pooling_mode_{key}")}
@@ -398,7 +400,7 @@ def _pooling(path: Path, modules: Mapping[str, Sequence[str]]) -> tuple[str, ...
 
 
 def _dense(path: Path, folder: Path) -> Dense:
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     if activation not in _DENSE or not (folder / WEIGHTS_FILE).is_file():
         raise _unusable(
@@ -413,7 +415,7 @@ def _window(own: Mapping[str, Any], tokenizer: Mapping[str, Any], config: Mappin
     """Return how many tokens are read: what was set for it, at most what it has positions for."""
     most = [MOST_TOKENS]
     if positions := config.get("max_position_embeddings"):
-        most.append(int(positions) - _first_position(config))
+        most.append(int(positions) - first_position(config))
     wanted = own.get("max_seq_length") or (tokenizer.get("truncation") or {}).get("max_length")
     window = min(int(wanted or (most[-1] if len(most) > 1 else MAX_TOKENS)), *most)
     if window < _LEAST_TOKENS:
@@ -421,7 +423,7 @@ def _window(own: Mapping[str, Any], tokenizer: Mapping[str, Any], config: Mappin
     return window
 
 
-def _first_position(config: Mapping[str, Any]) -> int:
+def first_position(config: Mapping[str, Any]) -> int:
     """Return the position of the first token: BERT's is 0, RoBERTa and MPNet count from their padding token on."""
     return int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") in (*_ROBERTA, "mpnet") else 0
 
@@ -521,20 +523,30 @@ class _Named(Mapping[str, NDArray[np.float32]]):
         return name
 
 
-def _made(of: EncoderFolder, cache_dir: Path) -> Path:
-    """Return the graph that is made of the weights."""
+def made_graph(of: EncoderFolder, cache_dir: Path, *, head: Head | None = None) -> Path:
+    """Return the graph that is made of the weights, written now if the cache folder does not hold it.
+
+    Raises:
+        EncoderError: they are of another kind than they are said to be, or the cache folder cannot be written.
+    """
 
     def write(folder: Path) -> None:
         # Imported here: only the first start on a machine needs it.
         from rlhf_loop.encoders.onnx_graph import save_graph
 
         try:
-            graph = _graph(of).build()
+            last = f"{head.layers[-1][0]}.weight" if head else ""
+            if last and last not in _Named(of):
+                raise ValueError(f"it has no head that scores a pair: {last}")
+            if last and len(_Named(of)[last]) != 1:
+                raise ValueError("its head has several outputs")
+            graph = _graph(of).build(head=head)
         except (KeyError, ValueError, TypeError) as error:
             raise _unusable(of.path, f"holds weights of another kind than {of.kind!r} ({error})") from error
         save_graph(graph, folder / GRAPH_FILE)
 
-    return kept(_graph_folder(of, cache_dir), write) / GRAPH_FILE
+    folder = _graph_folder(of, cache_dir)
+    return kept(folder.with_name(f"{folder.name}-pairs") if head else folder, write) / GRAPH_FILE
 
 
 def _graph_folder(of: EncoderFolder, cache_dir: Path) -> Path:
@@ -577,12 +589,12 @@ def _form(of: EncoderFolder) -> Form:
         heads=int(config["n_heads" if distilled else "num_attention_heads"]),
         width=int(config["dim" if distilled else "hidden_size"]),
         epsilon=1e-12 if distilled else float(config["norm_eps" if modern else "layer_norm_eps"]),
-        first=_first_position(config),
+        first=first_position(config),
         approximate=_ACTIVATIONS[activation],
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """Return what a file holds, nothing where there is none."""
     if not file.is_file():
         return {}

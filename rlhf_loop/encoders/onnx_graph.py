@@ -57,6 +57,19 @@ class Form:
 MINILM = Form()
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head by which a cross-encoder scores a pair: linear layers and norms, with the operator behind each, if any.
+
+    They read the vector of the first token, or the mean over all. `types` says whether the embeddings tell question and
+    passage apart.
+    """
+
+    layers: tuple[tuple[str, str], ...]
+    mean: bool = False
+    types: bool = False
+
+
 def save_graph(model: onnx.ModelProto, target: Path, *, replaceable: bool = False) -> None:
     """Write the graph to `target`, its tensors to a second file beside it (`target` + ".data", mapped when loaded).
 
@@ -84,12 +97,13 @@ class Nodes:
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
 
-    def _model(self, name: str, output: str, *shape: str | int, below: int = 0) -> onnx.ModelProto:
-        """Return the graph, which reads tokens, or of each the so many numbers that layers below have made of it."""
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "tokens"])
-            for name in ("input_ids", "attention_mask")[below > 0 :]
-        ]
+    def _model(self, name: str, output: str, *shape: str | int, below: int = 0, types: bool = False) -> onnx.ModelProto:
+        """Return the graph, which reads tokens, or of each the so many numbers that layers below have made of it.
+
+        With `types` it reads which of two texts each token belongs to as well.
+        """
+        names = ["input_ids"] * (not below) + ["attention_mask"] + ["token_type_ids"] * types
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "tokens"]) for name in names]
         if below:
             inputs.insert(0, helper.make_tensor_value_info(BELOW, TensorProto.FLOAT, ["batch", "tokens", below]))
         outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *shape])]
@@ -122,14 +136,16 @@ class Graph(Nodes):
         super().__init__(weights)
         self._form = form
         self._pooled = pooled
+        self._types = False
 
-    def build(self, *, start: int = 0, stop: int | None = None) -> onnx.ModelProto:
+    def build(self, *, start: int = 0, stop: int | None = None, head: Head | None = None) -> onnx.ModelProto:
         """Return the graph of the layers from `start` to before `stop`, by default the whole encoder.
 
         Layers that are not the first take `below` (float32, batch x tokens x width) in place of tokens; those that are
-        not the last give `hidden`.
+        not the last give `hidden`. With a `head` it is a cross-encoder, which gives `logits` (float32, batch x 1).
         """
         width, end = self._form.width, self._form.layers if stop is None else stop
+        self._types = head is not None and head.types
         self._shapes(width)
         self._prepare()
         hidden = self._node("Reshape", [BELOW, "flat"], "below.flat") if start else self._embeddings()
@@ -138,6 +154,9 @@ class Graph(Nodes):
         below = width if start else 0
         if end == self._form.layers:
             hidden = self._last(hidden)
+            if head is not None:
+                self._score(hidden, head)
+                return self._model("cross-encoder", "logits", 1, types=self._types)
             if self._pooled:
                 self._pool(hidden)
                 return self._model("all-MiniLM-L6-v2", "embedding", width, below=below)
@@ -177,14 +196,20 @@ class Graph(Nodes):
 
     def _positions(self) -> NDArray[np.float32]:
         """Return what is added to a token by its place."""
+        places = self._weights["embeddings.position_embeddings.weight"]
+        if self._types:
+            return places
         # One text at a time has the token type 0 throughout, so that vector can be added to every position's.
-        types = self._weights["embeddings.token_type_embeddings.weight"][0]
-        places: NDArray[np.float32] = self._weights["embeddings.position_embeddings.weight"] + types
-        return places
+        typed: NDArray[np.float32] = places + self._weights["embeddings.token_type_embeddings.weight"][0]
+        return typed
 
     def _embeddings(self) -> str:
         self._first_rows("positions", self._positions()[self._form.first :], "places")
-        summed = self._node("Add", [self._words(), "places"], "embeddings.sum")
+        words = self._words()
+        if self._types:
+            types = self._weight("embeddings.token_type_embeddings.weight")
+            words = self._node("Add", [words, self._node("Gather", [types, "token_type_ids"], "types")], "words.typed")
+        summed = self._node("Add", [words, "places"], "embeddings.sum")
         flat = self._node("Reshape", [summed, "flat"], "embeddings.flat")
         return self._norm("embeddings.LayerNorm", flat, epsilon=self._form.epsilon)
 
@@ -221,15 +246,44 @@ class Graph(Nodes):
         """Return what follows the last layer."""
         return hidden
 
+    def _score(self, hidden: str, head: Head) -> None:
+        """Add the score of each pair."""
+        if head.mean:
+            vector = self._mean(hidden)
+        else:
+            texts = self._node("Reshape", [hidden, "texts"], "pairs")
+            first = self._node("Gather", [texts, self._ints("pair.place", 0)], "pair.first", axis=1)
+            vector = self._node("Reshape", [first, "flat"], "pair")
+        for name, operator in head.layers:
+            vector = self._plain_norm(name, vector) if name.endswith("norm") else self._product(name, vector)
+            vector = self._node(operator, [vector], f"{name}.{operator.lower()}") if operator else vector
+        self._node("Identity", [vector], "logits")
+
+    def _product(self, name: str, inputs: str) -> str:
+        """Add a linear layer, with or without a bias."""
+        if f"{name}.bias" in self._weights:
+            return self._linear(name, inputs)
+        return self._node("Gemm", [inputs, self._weight(f"{name}.weight")], name, transB=1)
+
+    def _plain_norm(self, name: str, inputs: str) -> str:
+        """Add a norm, with or without a bias."""
+        if f"{name}.bias" in self._weights:
+            return self._norm(name, inputs, epsilon=self._form.epsilon)
+        scale = self._weight(f"{name}.weight")
+        return self._node("LayerNormalization", [inputs, scale], name, epsilon=self._form.epsilon)
+
     def _pool(self, hidden: str) -> None:
+        self._node("LpNormalization", [self._mean(hidden)], "embedding", axis=1, p=2)
+
+    def _mean(self, hidden: str) -> str:
+        """Add the mean over real tokens."""
         hidden = self._node("Reshape", [hidden, "texts"], "pool.texts")
         real = self._node("Cast", ["attention_mask"], "pool.real", to=TensorProto.FLOAT)
         weight = self._node("Unsqueeze", [real, self._ints("pool.last", -1)], "pool.weight")
         masked = self._node("Mul", [hidden, weight], "pool.masked")
         total = self._node("ReduceSum", [masked, "one"], "pool.total", keepdims=0)
         count = self._node("ReduceSum", [real, "one"], "pool.count", keepdims=1)
-        mean = self._node("Div", [total, count], "pool.mean")
-        self._node("LpNormalization", [mean], "embedding", axis=1, p=2)
+        return self._node("Div", [total, count], "pool.mean")
 
 
 class MPNetGraph(Graph):
@@ -345,17 +399,6 @@ class ModernBertGraph(Graph):
         straight = self._node("Mul", [apart, f"{angles}.cos"], f"{part}.straight")
         across = self._node("Mul", [swapped, f"{angles}.sin"], f"{part}.across")
         return self._node("Add", [straight, across], f"{part}.turned")
-
-    def _product(self, name: str, inputs: str) -> str:
-        if f"{name}.bias" in self._weights:
-            return self._linear(name, inputs)
-        return self._node("Gemm", [inputs, self._weight(f"{name}.weight")], name, transB=1)
-
-    def _plain_norm(self, name: str, inputs: str) -> str:
-        if f"{name}.bias" in self._weights:
-            return self._norm(name, inputs, epsilon=self._form.epsilon)
-        scale = self._weight(f"{name}.weight")
-        return self._node("LayerNormalization", [inputs, scale], name, epsilon=self._form.epsilon)
 
 
 class UniversalGraph(Nodes):

@@ -36,7 +36,7 @@ GRAPH_VERSION = 2
 GRAPH_FILE = "model.onnx"
 _SUMS_FILE = "SHA256SUMS"
 _LOCK_TIMEOUT_S = 120
-_DTYPES: Mapping[str, type[np.generic]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+DTYPES: Mapping[str, type[np.generic]] = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 #: Tokens of a batch, padding included; its activations then fit the processor's cache (`make bench` shows others).
 BATCH_TOKENS = {"fp32": 512, "int8": 256}
 #: Memory for what the lower layers made of the passages read last; half of it is there at any time.
@@ -217,7 +217,7 @@ class GraphRuntime:
         self._batcher = Batcher(tokenizer, tokens=tokens, window=shape.window, padding=padding)
         #: All layers, or the upper ones beside the lower ones, once the graph was cut in two.
         self._parts: tuple[_Sessions, _Lower | None] = _Sessions(session, alone), None
-        self._inputs = {each.name: _DTYPES[each.type] for each in session.get_inputs()}
+        self._inputs = {each.name: DTYPES[each.type] for each in session.get_inputs()}
         self._output = output
         self._pool = pool
         self._halves = halves

@@ -25,6 +25,8 @@ _INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 _BF16 = {"avx512_bf16", "amx_bf16"}
 #: Where Linux tells.
 CPUINFO = Path("/proc/cpuinfo")
+#: Stands between the ids of an encoder and of the cross-encoder beside it; no name has such a character.
+_PLUS = "+"
 STATM = Path("/proc/self/statm")
 
 
@@ -64,12 +66,23 @@ class Runtime(Protocol):
 
 
 def same_model(some: str, other: str) -> bool:
-    """Tell whether two ids name one model, in whatever precision.
+    """Tell whether two ids name one encoder, in whatever precision; a cross-encoder beside it does not count.
 
     A reward model fitted on the vectors of one precision scores those of another as well (`make bench` shows the loss),
     so it may serve on another kind of processor. In a cache they are kept apart.
     """
-    return some.partition("/")[0] == other.partition("/")[0]
+    of_some, of_other = (id.partition(_PLUS)[0].partition("/")[0] for id in (some, other))
+    return of_some == of_other
+
+
+def with_cross(encoder: str, cross: str) -> str:
+    """Return the id of an encoder that has a cross-encoder beside it."""
+    return f"{encoder}{_PLUS}{cross}"
+
+
+def cross_of(id: str) -> str:
+    """Return the name of the cross-encoder in an id, empty where it has none."""
+    return id.partition(_PLUS)[2].partition("/")[0]
 
 
 def abilities() -> frozenset[str]:

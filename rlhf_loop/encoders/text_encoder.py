@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores
+from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores, with_cross
 from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks, markers_of, spans_of
 from rlhf_loop.encoders.tuned import Checkpoint, Tunable, TunedLayers
 from rlhf_loop.encoders.vector_cache import VectorCache
@@ -68,7 +70,8 @@ class TextEncoder:
 
     One thread at a time computes, and not for long: a runtime uses all its cores for one call, and takes memory for
     each call at once. `computed` counts the texts that were computed so far, `remembered` those that the cache knew.
-    `language` is that of the texts, for all who take words and sentences apart before they are encoded.
+    `language` is that of the texts, for all who take words and sentences apart before they are encoded. `cross` reads
+    pairs of question and passage, if there is one.
     """
 
     def __init__(
@@ -78,8 +81,10 @@ class TextEncoder:
         cache: VectorCache | None = None,
         *,
         language: Language | None = None,
+        cross: Runtime | None = None,
     ) -> None:
         self._runtime = runtime
+        self._cross = cross
         self._tokenizer = tokenizer
         self._shape = shape = runtime.shape
         self.language = language or language_named(ENGLISH)
@@ -100,6 +105,16 @@ class TextEncoder:
     def id(self) -> str:
         """The model and its precision; a reward model works only with the model that it was trained on."""
         return self._runtime.id
+
+    @property
+    def full_id(self) -> str:
+        """The id, with that of the cross-encoder behind it if there is one."""
+        return with_cross(self.id, self._cross.id) if self._cross else self.id
+
+    @property
+    def crossed(self) -> bool:
+        """Whether there is a cross-encoder beside it."""
+        return self._cross is not None
 
     @property
     def dimension(self) -> int:
@@ -232,18 +247,41 @@ class TextEncoder:
 
         A passage is named by a text and its place in it, from 0, as in what `encode_passages` returns.
         """
+        return self._at_places("place", [(text, place, None) for text, place in places])
+
+    def cross_scores(self, places: Sequence[tuple[str, int, str]]) -> Vectors:
+        """Return the cross-encoder's logit of each passage that is named as in `encode_places`, beside its question.
+
+        Raises:
+            EncoderError: there is no cross-encoder.
+        """
+        if self._cross is None:
+            raise EncoderError("There is no cross-encoder to score by. Set RLHF_CROSS_ENCODER to that of the model.")
+        other = copy.copy(self)
+        other._runtime, other._shape = self._cross, replace(self._shape, dimension=1)
+        return other._at_places("pair", places)[:, 0]
+
+    def _at_places(self, kind: str, places: Sequence[tuple[str, int, str | None]]) -> Vectors:
+        """Return what the runtime makes of passages, each beside a question if there is one."""
         # A long text has thousands of passages: it is read once, and not a part of each one's name.
-        digest = {text: hashlib.sha256(_encodable(text).encode()).hexdigest() for text in dict(places)}
-        known = {name: text for text, name in digest.items()}
-        names = [f"{place} {digest[text]}" for text, place in places]
+        texts = dict.fromkeys(text for text, _, _ in places)
+        digest = {text: hashlib.sha256(_encodable(text).encode()).hexdigest() for text in texts}
+        known = {name: _encodable(text) for text, name in digest.items()}
+        names = [
+            f"{place} {digest[text]}" + ("" if question is None else f" {question}") for text, place, question in places
+        ]
         compute = partial(self._compute_places, known)
-        return self._stacked(self._remembered(f"place:{self._passages.id}", names, compute))
+        return self._stacked(self._remembered(f"{kind}:{self._passages.id}", names, compute))
 
     def _compute_places(self, known: Mapping[str, str], places: Sequence[str]) -> list[Vectors]:
-        named = [(int(place), known[name]) for place, name in (of.split(" ") for of in places)]
-        texts = list(dict.fromkeys(text for _, text in named))
+        named = [(int(place), known[name], asked) for place, name, *asked in (of.split(" ", 2) for of in places)]
+        texts = list(dict.fromkeys(text for _, text, _ in named))
         passages = dict(zip(texts, self._passages.split(texts), strict=True))
-        return list(self._computed([passages[text][place] for place, text in named], count=len(named))[:, np.newaxis])
+        pieces = [
+            pair(asked[0], passages[text][place].removeprefix(self._shape.passage)) if asked else passages[text][place]
+            for place, text, asked in named
+        ]
+        return list(self._computed(pieces, count=len(named))[:, np.newaxis])
 
     def passages_to_keep(self, texts: Sequence[str]) -> list[Vectors]:
         """Return what `encode_passages` does, for somebody who keeps it: nothing goes into the cache."""
@@ -372,6 +410,11 @@ class TextEncoder:
 
     def _key(self, kind: str, text: str) -> bytes:
         return hashlib.sha256(f"{self.id}\0{self._tokenizer_sum}\0{kind}\0{text}".encode()).digest()
+
+
+def pair(question: str, passage: str) -> str:
+    """Return the text by which a cross-encoder is given a pair: a list of JSON."""
+    return json.dumps([question, passage], ensure_ascii=False)
 
 
 def _encodable(text: str) -> str:

@@ -157,17 +157,20 @@ class Batcher:
         """Return the batches, short texts first."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         tokens = [[*self._start, *encoding.ids[: self._room], *self._end] for encoding in encodings]
-        lengths = [len(ids) for ids in tokens]
-        order = np.argsort(lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            end = start + 1
-            while end < len(order) and lengths[order[end]] * (end + 1 - start) <= self._tokens:
-                end += 1
-            places = order[start:end]
-            ids, mask = _padded([tokens[place] for place in places], lengths[places[-1]], self._padding)
-            yield Batch(places, ids, mask)
-            start = end
+        for places in by_length([len(ids) for ids in tokens], most=self._tokens):
+            yield Batch(places, *padded([tokens[place] for place in places], self._padding))
+
+
+def by_length(lengths: Sequence[int] | NDArray[np.intp], *, most: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the places of sequences of like length, with at most so many tokens together, padding included."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and lengths[order[end]] * (end + 1 - start) <= most:
+            end += 1
+        yield order[start:end]
+        start = end
 
 
 def blocks(text: str) -> list[str]:
@@ -201,8 +204,9 @@ def _first_word_start(words: Sequence[int | None] | Numbers, tokens: range) -> i
     return next((token for token in tokens if words[token] != words[token - 1]), None)
 
 
-def _padded(tokens: Sequence[Sequence[int]], length: int, padding: int) -> tuple[TokenIds, TokenIds]:
-    ids = np.full((len(tokens), length), padding, dtype=np.int32)
+def padded(tokens: Sequence[Sequence[int]], padding: int) -> tuple[TokenIds, TokenIds]:
+    """Return sequences filled up to the longest, and the mask that tells what they are."""
+    ids = np.full((len(tokens), max(map(len, tokens), default=0)), padding, dtype=np.int32)
     mask = np.zeros_like(ids)
     for row, text in enumerate(tokens):
         ids[row, : len(text)] = text

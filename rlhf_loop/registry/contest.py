@@ -79,7 +79,8 @@ def compare_models(
             unknown.append(version.version)
         else:
             rows &= ~data.seen(fitted)
-    ours, theirs = (predict(load(settings, version, encoder=encoder.id).model, data, rows, encoder) for version in both)
+    models = [load(settings, version, encoder=encoder.full_id).model for version in both]
+    ours, theirs = (predict(model, data, rows, encoder) for model in models)
     rows &= np.isfinite(ours) & np.isfinite(theirs)
     found = compare(data.predictions(ours[rows], rows), theirs[rows])
     return Contest(*both, len(np.unique(data.prompt[rows])), int(rows.sum()), found, tuple(unknown))

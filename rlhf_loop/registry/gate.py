@@ -65,7 +65,8 @@ class LiveModel:
     @property
     def incumbent(self) -> Incumbent | None:
         """The recipe and its questions, by which a training judges it on what the model has seen; None if unknown."""
-        return None if self.fitted is None else Incumbent(self.model.recipe, self.fitted)
+        model, fitted = self.model, self.fitted
+        return None if fitted is None else Incumbent(model.recipe, fitted, crossed=model.cross_encoder != "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
 
 def _succeeds(trained: TrainingResult, live: LiveModel) -> bool:
     """Tell whether a model learned by the live one's recipe from at least as many questions."""
-    same = trained.report.recipe == live.model.recipe
+    same = (trained.report.recipe, trained.model.cross_encoder) == (live.model.recipe, live.model.cross_encoder)
     return same and live.fitted is not None and len(trained.fitted) >= len(live.fitted)
 
 

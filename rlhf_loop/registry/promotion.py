@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
-from rlhf_loop.encoders import model_name
+from rlhf_loop.encoders import full_name
 from rlhf_loop.errors import EncoderError, ModelFileError, RegistryError
 from rlhf_loop.registry import versions
 from rlhf_loop.registry.runs import plain
@@ -244,7 +244,7 @@ def _promoted(
 
 def _adopt(engine: Engine, settings: Settings) -> None:
     try:
-        loaded = load_file(settings.model_path, encoder=model_name(settings))
+        loaded = load_file(settings.model_path, encoder=full_name(settings))
         stored = verified(settings.model_path)
     except (ModelFileError, EncoderError):
         return  # there is no file, or not one that could serve; ranking reports it

@@ -170,7 +170,7 @@ def run_training(
             record = replace(
                 record,
                 status="rejected" if judgement.state == ModelState.REJECTED else "succeeded",
-                encoder=encoder.id,
+                encoder=report.encoder,
                 model_file=str(path.resolve()),
                 model_sha256=version.sha256,
                 metrics={**measured, "last_review": seen},
@@ -232,7 +232,7 @@ def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> Liv
     if version is None:
         return None
     try:
-        loaded = registry.load(settings, version, encoder=encoder.id)
+        loaded = registry.load(settings, version, encoder=encoder.full_id)
     except ModelFileError as error:
         logger.error("The new model is not compared with the live one: %s", error)
         return None

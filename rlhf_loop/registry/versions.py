@@ -350,7 +350,8 @@ def _card_lines(version: Version) -> Iterator[str]:
     if version.served:
         yield f"- {version.served}"
     yield f"- Made: {version.made_at:%Y-%m-%d %H:%M} UTC" + (f", by run {version.run_id}" if version.run_id else "")
-    yield f"- Recipe: {version.recipe}; encoder: {version.encoder}"
+    encoder, _, cross = version.encoder.partition("+")
+    yield f"- Recipe: {version.recipe}; encoder: {encoder}" + (f"; cross-encoder: {cross}" if cross else "")
     yield f"- File: {version.version}.joblib, sha256 {version.sha256}"
     if version.weights_sha256:
         yield f"- Tuned layers: {version.weights_sha256}{WEIGHTS_ENDING}, of the encoder above; the name is the sha256"

@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import ENGLISH_ENCODER, TextEncoder
-from rlhf_loop.encoders.runtime import same_model
+from rlhf_loop.encoders.runtime import cross_of, same_model
 from rlhf_loop.encoders.tuned import MOST_BYTES, TunedLayers
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.reward.classifier import Scorer
@@ -72,6 +72,8 @@ _LOOKS = 100
 class RewardModel:
     """A scorer with what it belongs to: the recipe of its features, and the encoder, the only one it works with.
 
+    Where the recipe has the score of a cross-encoder, its id stands behind that of the encoder (`runtime.with_cross`).
+
     `language` is that of the texts that it learned from. `card` says when, on what and how well it was trained; nothing
     is computed from it. `tuned` are the layers that recipe `transformer` scores by.
     """
@@ -101,7 +103,12 @@ class RewardModel:
     @property
     def feature_recipe(self) -> Recipe:
         """The recipe that makes its features."""
-        return recipe_named(self.recipe, layers=self.tuned)
+        return recipe_named(self.recipe, layers=self.tuned, cross=bool(self.cross_encoder))
+
+    @property
+    def cross_encoder(self) -> str:
+        """The name of the cross-encoder that it scores by, empty where it needs none."""
+        return cross_of(self.encoder)
 
     def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[Floats]:
         """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4."""
@@ -416,7 +423,8 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str, weights: bytes
             f"{path} has format version {values['format_version']}; this rlhf-loop reads {FORMAT_VERSION}. "
             f"Install the version that wrote it. {_RETRAIN}"
         )
-    recipes = {**RECIPES, TransformerRecipe.name: recipe_named(TransformerRecipe.name)}
+    cross = cross_of(str(values["encoder"]))
+    recipes = {name: recipe_named(name, cross=bool(cross)) for name in (*RECIPES, TransformerRecipe.name)}
     recipe = recipes.get(str(values["recipe"]))
     version = values["recipe_version"]
     if recipe is None or type(version) is not int or version not in (recipe.version, *recipe.older):
@@ -429,6 +437,12 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str, weights: bytes
         raise ModelFileError(
             f"{path} was trained with the encoder {values['encoder']}, but {encoder} is in use; their vectors do not "
             f"fit together. Set the encoder back (RLHF_ENCODER={str(values['encoder']).partition('/')[0]}). {_RETRAIN}"
+        )
+    if cross and cross != cross_of(encoder):
+        raise ModelFileError(
+            f"{path} was trained with the cross-encoder {cross}, and {cross_of(encoder) or 'none'} is in use. Set "
+            "RLHF_CROSS_ENCODER to its folder or its id on the model hub, as it was then, or promote another version "
+            f"(rlhf-loop models promote). {_RETRAIN}"
         )
     return RewardModel(
         recipe=values["recipe"],

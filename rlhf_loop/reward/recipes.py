@@ -9,6 +9,8 @@ feed on itself.
 
 `transformer`: the same as `passages`, and what an encoder says whose upper layers were tuned on the ratings.
 
+These three have the score of a cross-encoder as well, where one is set (`RLHF_CROSS_ENCODER`).
+
 `joint`, the yardstick that every other must beat: one vector of question and answer together.
 """
 
@@ -38,6 +40,8 @@ _BEST = 5
 _NOISE = 1e-4
 #: Multiplications up to which OpenBLAS leaves a product to one thread (`interface/gemm.c`).
 _ONE_THREAD = 4 * 65536
+#: Passages of an answer that a cross-encoder reads, those that fit best: this bounds what it costs.
+CROSSED_PASSAGES = 3
 #: Questions embedded at a time: bounds the vectors in memory.
 _CHUNK = 64
 
@@ -56,7 +60,7 @@ ANSWER_FEATURES = (
     "terms in one passage",
     "log of distinct terms",
 )
-TUNED_FEATURE = "tuned score"
+TUNED_FEATURE, CROSS_FEATURE = "tuned score", "cross-encoder"
 QUESTION_FEATURES = ("agreement mean", "agreement best")
 _FORMS = ("{}", "{}, from the mean", "{}, from the best")
 #: Without it the many columns drown those of the passages on few ratings (docs/RESULTS.md).
@@ -98,7 +102,11 @@ class Recipe(Protocol):
 
 
 class PassagesRecipe:
-    """Query-to-passage, lexical and length features, each also relative to the question's other candidates."""
+    """Query-to-passage, lexical and length features, each also relative to the question's other candidates.
+
+    Args:
+        cross: have the score of the encoder's cross-encoder besides, in the same three forms, behind all others.
+    """
 
     name: ClassVar[str] = "passages"
     version: ClassVar[int] = 2
@@ -107,12 +115,14 @@ class PassagesRecipe:
     scaled: ClassVar[bool] = True
     penalty_c: ClassVar[float] = 0.02
 
-    def __init__(self) -> None:
+    def __init__(self, *, cross: bool = False) -> None:
         self._terms: dict[str, TermIndex] = {}
+        self._cross = cross
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: each feature of an answer in three forms, then those of its question."""
-        return [form.format(name) for form in _FORMS for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
+        own = [form.format(name) for form in _FORMS for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
+        return own + [form.format(CROSS_FEATURE) for form in _FORMS if self._cross]
 
     def pair_columns(self) -> Mask:
         """Return which columns two answers alone differ in as they do in any list: all but "apart from the subject".
@@ -127,7 +137,11 @@ class PassagesRecipe:
         return np.ones(1)
 
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
-        """Return the features, shape (candidates, columns)."""
+        """Return the features, shape (candidates, columns).
+
+        Raises:
+            EncoderError: a cross-encoder is needed, and there is none.
+        """
         rows = (rows for rows, _ in self.with_fits(questions, encoder))
         return np.concatenate([np.empty((0, len(self.feature_names()))), *rows])
 
@@ -135,9 +149,14 @@ class PassagesRecipe:
         """Return for each question its candidates' features, and how well each of their passages fits."""
         terms = self._terms.setdefault(encoder.language.code, TermIndex(encoder.language))
         for start in range(0, len(questions), _CHUNK):
-            for embedded in _embed(questions[start : start + _CHUNK], encoder):
+            chunk, found = questions[start : start + _CHUNK], []
+            for embedded in _embed(chunk, encoder):
                 question, fits = embedded.question, _fits(embedded)
-                yield _features(embedded, fits, terms.features(question.prompt, question.responses)), fits
+                found.append((_features(embedded, fits, terms.features(question.prompt, question.responses)), fits))
+            if self._cross:
+                scores = _cross_scores(chunk, [fits for _, fits in found], encoder)
+                found = [(_beside(rows, of), fits) for (rows, fits), of in zip(found, scores, strict=True)]
+            yield from found
 
 
 class QualityRecipe:
@@ -247,10 +266,10 @@ class TransformerRecipe:
 
     def beside(self, passages: Floats, candidates: Sequence[int], scores: Floats) -> Floats:
         """Return the features, given those of `passages`, how many candidates each question has, and their scores."""
-        blocks = [np.empty((0, len(_FORMS)))]
-        for of in np.split(scores, list(accumulate(candidates))[:-1]) if len(candidates) else ():
-            blocks.append(np.stack([of, of - of.mean(), of - of.max()], axis=1))
-        return np.hstack([passages, np.concatenate(blocks)])
+        parts = list(accumulate(candidates))[:-1]
+        each = zip(np.split(passages, parts), np.split(scores, parts), strict=True) if len(candidates) else ()
+        empty = np.empty((0, passages.shape[1] + len(_FORMS)))
+        return np.concatenate([empty, *(_beside(rows, of) for rows, of in each)])
 
 
 class JointRecipe:
@@ -285,23 +304,31 @@ def joint_texts(questions: Sequence[Question]) -> list[str]:
     return [question.prompt + SEPARATOR + response for question in questions for response in question.responses]
 
 
-_PASSAGES = PassagesRecipe()
+_PASSAGES, _CROSSED = PassagesRecipe(), PassagesRecipe(cross=True)
 #: In the order in which ties between them are settled.
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_PASSAGES, QualityRecipe(_PASSAGES), JointRecipe())}
+_WITH_CROSS: dict[str, Recipe] = {recipe.name: recipe for recipe in (_CROSSED, QualityRecipe(_CROSSED))}
 
 
-def recipe_named(name: str, *, layers: TunedLayers | None = None, every: bool = False) -> Recipe:
+def recipe_named(name: str, *, layers: TunedLayers | None = None, every: bool = False, cross: bool = False) -> Recipe:
     """Return the recipe of that name; `transformer` makes features only with the tuned layers of a model.
+
+    With `cross` it has the score of a cross-encoder as well; `joint` never has it.
 
     Raises:
         ValueError: there is none.
     """
     if name == TransformerRecipe.name:
-        return TransformerRecipe(_PASSAGES, layers, every=every)
+        return TransformerRecipe(_CROSSED if cross else _PASSAGES, layers, every=every)
     if name not in RECIPES:
         known = ", ".join((*RECIPES, TransformerRecipe.name))
         raise ValueError(f"Unknown recipe {name!r}. Choose one of: {known}.")
-    return RECIPES[name]
+    return _WITH_CROSS.get(name, RECIPES[name]) if cross else RECIPES[name]
+
+
+def is_crossed(recipe: Recipe) -> bool:
+    """Tell whether a recipe needs a cross-encoder."""
+    return CROSS_FEATURE in recipe.feature_names()
 
 
 # --- The features of passages --------------------------------------------------------------------------------------
@@ -469,6 +496,21 @@ def _tuned_scores(
         logits = layers.logits(vector, next(vectors))
         scores.append(np.maximum.reduceat(logits, np.cumsum(of_answers) - np.array(of_answers)))
     return np.concatenate(scores)
+
+
+def _cross_scores(questions: Sequence[Question], fits: Sequence[Fits], encoder: TextEncoder) -> list[Floats]:
+    """Return for each question the highest logit of each candidate's best passages, by the cross-encoder."""
+    best = [
+        [[(text, place, of.prompt) for text, place in own[:CROSSED_PASSAGES]] for own in _places(of, fit)]
+        for of, fit in zip(questions, fits, strict=True)
+    ]
+    logits = iter(encoder.cross_scores([place for of in best for own in of for place in own]).tolist())
+    return [np.array([max(next(logits) for _ in own) for own in of]) for of in best]
+
+
+def _beside(rows: Floats, scores: Floats) -> Floats:
+    """Return the features of one question's candidates with a score of each, in three forms, behind them."""
+    return np.hstack([rows, np.stack([scores, scores - scores.mean(), scores - scores.max()], axis=1)])
 
 
 def _products(left: Vectors, right: Vectors) -> Vectors:

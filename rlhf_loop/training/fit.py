@@ -113,7 +113,7 @@ def read_features(
             started = perf_counter()
             part = chunk.only(table.wanted)
             if part.questions:
-                recipe = recipe_named(name)
+                recipe = recipe_named(name, cross=encoder.crossed)
                 if isinstance(recipe, QualityRecipe) and made and made[0] == part.questions:
                     features = recipe.beside(made[1], part.questions)
                 elif isinstance(recipe, TransformerRecipe):
@@ -216,6 +216,17 @@ class Material:
     rows: Mapping[str, Mask]
     compared: PairMatrix
     encoder: str
+
+
+def only_columns(of: Material, recipe: Recipe, *, of_all: Recipe) -> Material:
+    """Leave those features out which a recipe does not have, of the same recipe with more."""
+    name, kept = recipe.name, np.isin(of_all.feature_names(), recipe.feature_names())
+    if kept.all():
+        return of
+    compared = of.compared.features
+    compared = replace(compared, difference={**compared.difference, name: compared.difference[name][:, kept]})
+    features = {**of.features, name: of.features[name][:, kept]}
+    return replace(of, features=features, compared=replace(of.compared, features=compared))
 
 
 def tuned(

@@ -13,7 +13,7 @@ from rlhf_loop.domain import MIN_SAMPLES, Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, recipe_named
-from rlhf_loop.reward.recipes import JointRecipe
+from rlhf_loop.reward.recipes import JointRecipe, is_crossed
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
@@ -23,6 +23,7 @@ from rlhf_loop.training.fit import (
     PairMatrix,
     Progress,
     fit_recipe,
+    only_columns,
     rating_weights,
     read_features,
     read_pairs,
@@ -155,10 +156,14 @@ class TrainingReport:
 
 @dataclass(frozen=True, slots=True)
 class Incumbent:
-    """The model that a new one is to be compared with: its recipe, and the questions that it was fitted on."""
+    """The model that a new one is to be compared with: its recipe, and the questions that it was fitted on.
+
+    `crossed` says whether its recipe has the score of a cross-encoder.
+    """
 
     recipe: str
     fitted: NDArray[np.int64]
+    crossed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +217,8 @@ def train(
     incumbent alone, so that it can be judged on them, too, by cross-validation (see `TrainingResult`).
 
     Recipe `transformer` tunes layers of the encoder first (`tuning` has its options), which takes minutes; `auto` does
-    not try it.
+    not try it. Where the encoder has a cross-encoder beside it, its score is a further feature of all recipes but
+    `joint`.
 
     With a `goal` for accuracy, the report says, too, how the accuracy grew with the ratings, and when the goal will be
     reached; by ratings alone, without pairs and without end users' hints.
@@ -223,7 +229,8 @@ def train(
         MissingExtraError: recipe `transformer` without torch.
         EncoderError: recipe `transformer` with an encoder whose layers cannot be tuned.
     """
-    recipes = list(RECIPES.values()) if recipe == AUTO else [recipe_named(recipe)]
+    cross = encoder.crossed
+    recipes = [recipe_named(name, cross=cross) for name in (RECIPES if recipe == AUTO else (recipe,))]
     data = examples if isinstance(examples, TrainingSet) else assemble(examples)
     compared = pairs if isinstance(pairs, PairSet) else pair_set(pairs)
     judged = judged_rows(data, min_samples)
@@ -236,7 +243,7 @@ def train(
     _check_judged(data, judged, min_samples=0)
     held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
     _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
-    every = [*recipes, *_besides(incumbent, recipes)]
+    every = [*recipes, *_besides(incumbent, recipes, cross=cross)]
     rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in every}
     found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
     of_pairs = read_pairs(compared, every, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
@@ -270,12 +277,14 @@ def train(
     inside = {name: evaluate(predictions) for name, predictions in out_of_fold.items()}
     chosen = best_recipe(out_of_fold)
     fit, having = fits[chosen], rows[chosen] & judged
+    taken = recipe_named(chosen, cross=cross)
+    name = encoder.full_id if is_crossed(taken) else encoder.id
     outside, hints = having & held, rows[chosen] & ~judged & ~held
     report = TrainingReport(
         recipe=chosen,
         requested=recipe,
         seed=seed,
-        encoder=encoder.id,
+        encoder=name,
         rated=int(judged.sum()),
         unrated=found.candidates - len(data.row),
         questions=len(np.unique(data.prompt_hash[judged])),
@@ -305,21 +314,21 @@ def train(
     seconds["evaluation"] = perf_counter() - started
     report = replace(report, foreign=encoder.foreign(_some_texts(data)))
     started = perf_counter()
-    report = replace(report, documents=_by_documents(material, chosen, inside[chosen], common, seed))
+    report = replace(report, documents=_by_documents(material, taken, inside[chosen], common, seed))
     seconds["unseen documents"] = perf_counter() - started
     of_incumbent = None
-    if incumbent is not None and incumbent.recipe != chosen:
+    if incumbent is not None and (incumbent.recipe, incumbent.crossed) != (chosen, is_crossed(taken)):
         started = perf_counter()
-        of_incumbent = _again(material, incumbent, seed)
+        of_incumbent = _again(material, incumbent, seed, cross=cross)
         seconds["incumbent"] = perf_counter() - started
     # What was tuned on all ratings tells nothing of fewer.
     if goal is not None and chosen != TransformerRecipe.name:
         started = perf_counter()
         of = _rated(data, found.features[chosen], rows[chosen], judged & ~held, encoder.id)
-        report = replace(report, growth=growth(of, recipe=recipe_named(chosen), goal=goal, seed=seed))
+        report = replace(report, growth=growth(of, recipe=taken, goal=goal, seed=seed))
         seconds["learning curve"] = perf_counter() - started
     own = layers if chosen == TransformerRecipe.name else None
-    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=encoder.id, language=encoder.language.code, tuned=own)
+    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=name, language=encoder.language.code, tuned=own)
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out])
     # By its type: an empty list would make the hashes floats, which have no room for them.
     fitted = np.union1d(fitted, np.array(adapted, dtype=np.int64)).astype(np.int64)
@@ -422,9 +431,9 @@ def _held_prompts(data: TrainingSet, judged: Mask, seed: int, frozen_share: floa
     return np.union1d(held, drawn)
 
 
-def _by_documents(of: Material, recipe: str, known: Evaluation, rows: Mask, seed: int) -> DocumentReport:
+def _by_documents(of: Material, recipe: Recipe, known: Evaluation, rows: Mask, seed: int) -> DocumentReport:
     """Judge once more, with questions that have an answer in common on the same side of each fold."""
-    data, fitted = of.data, of.rows[recipe] & ~of.held
+    data, fitted = of.data, of.rows[recipe.name] & ~of.held
     # Only what is fitted on can have been seen.
     number = linked_by_documents(data, fitted)
     document = np.unique(data.candidates["document"][data.row], return_inverse=True)[1]
@@ -432,7 +441,7 @@ def _by_documents(of: Material, recipe: str, known: Evaluation, rows: Mask, seed
     report = DocumentReport(recurring=int((groups_of[document[rows]] > 1).sum()), linked=len(np.unique(number[rows])))
     if not report.recurring:
         return replace(report, unseen=known)
-    if recipe == TransformerRecipe.name:
+    if recipe.name == TransformerRecipe.name:
         return report  # other folds would need other layers, as these have seen the documents
     # Of pairs to questions without a rated answer nobody knows what they hang together with.
     of_prompt = np.full(int(data.prompt.max()) + 2, -1, dtype=np.intp)
@@ -441,26 +450,28 @@ def _by_documents(of: Material, recipe: str, known: Evaluation, rows: Mask, seed
     pairs = replace(of.compared, question=question, held=of.compared.held | (question < 0))
     try:
         material = replace(of, data=replace(data, prompt=number), compared=pairs)
-        probability = fit_recipe(recipe_named(recipe), material, seed=seed).probability
+        probability = fit_recipe(recipe, material, seed=seed).probability
     except ValueError:
         return report
     return replace(report, unseen=evaluate(data.predictions(probability[rows], rows)))
 
 
-def _besides(incumbent: Incumbent | None, recipes: Sequence[Recipe]) -> list[Recipe]:
+def _besides(incumbent: Incumbent | None, recipes: Sequence[Recipe], *, cross: bool) -> list[Recipe]:
     """Return the recipe of the incumbent if it is not among them. One that there is no more cannot be fitted again."""
     if incumbent is None or incumbent.recipe not in RECIPES or incumbent.recipe in {each.name for each in recipes}:
         return []
-    return [recipe_named(incumbent.recipe)]
+    return [recipe_named(incumbent.recipe, cross=cross)]
 
 
-def _again(of: Material, incumbent: Incumbent, seed: int) -> Floats | None:
+def _again(of: Material, incumbent: Incumbent, seed: int, *, cross: bool) -> Floats | None:
     """Return what models of the incumbent's recipe say that were fitted on its questions alone, not on the answer's.
 
     None where its other questions tell enough, or these do not allow a cross-validation.
     """
     if incumbent.recipe not in of.features:
         return None
+    recipe = recipe_named(incumbent.recipe, cross=incumbent.crossed)
+    of = only_columns(of, recipe, of_all=recipe_named(incumbent.recipe, cross=cross))
     data = of.data
     seen = data.seen(incumbent.fitted)
     unseen = data.question[of.judged & ~seen]
@@ -468,7 +479,7 @@ def _again(of: Material, incumbent: Incumbent, seed: int) -> Floats | None:
         return None
     pairs = replace(of.compared, held=of.compared.held | ~np.isin(of.compared.question, data.prompt[seen]))
     try:
-        fit = fit_recipe(recipe_named(incumbent.recipe), replace(of, held=~seen, compared=pairs), seed=seed)
+        fit = fit_recipe(recipe, replace(of, held=~seen, compared=pairs), seed=seed)
     except ValueError:
         return None
     return fit.probability

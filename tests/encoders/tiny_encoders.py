@@ -35,13 +35,35 @@ def write(
     put(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": True})
     if prompts:
         put(folder / "config_sentence_transformers.json", {"prompts": prompts})
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    return weights
+
+
+def write_cross(folder: Path, kind: str = "bert") -> Weights:
+    """Write a cross-encoder of that kind into the folder, as transformers lays it out, and return its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = _Draw()
+    head = [("classifier.dense", WIDTH), ("classifier.out_proj", 1)]
+    head = [("bert.pooler.dense", WIDTH), ("classifier", 1)] if kind == "bert" else head
+    layers = (draw.linear(name, outputs, WIDTH) for name, outputs in head)
+    before = "bert" if kind == "bert" else "roberta"
+    weights = {f"{before}.{name}": value for name, value in bert().items()}
+    weights |= {name: value for layer in layers for name, value in layer.items()}
+    save_file(weights, folder / "model.safetensors")
+    put(folder / "config.json", CONFIGS[kind] | {"model_type": kind, "architectures": ["ForSequenceClassification"]})
+    put(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 20})
+    pairs = "[CLS] $A [SEP] $B:1 [SEP]:1" if kind == "bert" else "[CLS] $A [SEP] [SEP] $B [SEP]"
+    _tokenizer(pairs).save(str(folder / "tokenizer.json"))
+    return weights
+
+
+def _tokenizer(pair: str | None = None) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return weights
+    return tokenizer
 
 
 def put(file: Path, values: object) -> None:

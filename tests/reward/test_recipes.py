@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from quick_encoder import QuickCross, QuickRuntime
+from tokenizers import Tokenizer
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import DIMENSION, TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
+from rlhf_loop.errors import EncoderError
 from rlhf_loop.reward import RECIPES, Recipe, TransformerRecipe, recipe_named
-from rlhf_loop.reward.recipes import ANSWER_FEATURES, QUESTION_FEATURES, PassagesRecipe, joint_texts
+from rlhf_loop.reward.recipes import ANSWER_FEATURES, QUESTION_FEATURES, PassagesRecipe, is_crossed, joint_texts
 from tools.noisy_layers import noisy
 
 FEVER = Question(
@@ -66,6 +69,41 @@ def test_transformer_adds_the_tuned_score(quick: TextEncoder, layers: TunedLayer
     for rows in (found[:4], found[4:]):
         assert np.allclose(rows[:, -2], rows[:, -3] - rows[:, -3].mean())
         assert np.allclose(rows[:, -1], rows[:, -3] - rows[:, -3].max())
+
+
+def test_a_cross_encoder_adds_its_score(tokenizer: Tokenizer, quick: TextEncoder, layers: TunedLayers) -> None:
+    """The score is the highest of the three passages that fit best, in three forms, behind the other features."""
+    rest = "Rest in a cool room. Drink enough water every hour. " * 30
+    question = Question(FEVER.prompt, (*FEVER.responses, rest + "How can I bring down a fever? " * 20 + rest))
+    cross = QuickCross(lambda asked, passage: len(asked) + passage.count("a"))
+    crossed = TextEncoder(QuickRuntime(), tokenizer, cross=cross)
+    plain, found = (recipe_named("passages", cross=each).features([question, BACK], crossed) for each in (False, True))
+    assert np.array_equal(plain, recipe_named("passages").features([question, BACK], quick))
+    assert np.array_equal(found[:, :-3], plain)
+    expected = []
+    for of in (question, BACK):
+        (asked,) = quick.encode([of.prompt])
+        for response, vectors in zip(of.responses, quick.encode_passages(of.responses), strict=True):
+            best = np.argsort(-(vectors @ asked), kind="stable")[:3]
+            texts = quick._passages.split([response])[0]
+            expected.append(max(len(of.prompt) + texts[place].count("a") for place in best))
+    assert found[:, -3].tolist() == expected
+    for rows in (found[:4], found[4:]):
+        assert np.allclose(rows[:, -2], rows[:, -3] - rows[:, -3].mean())
+        assert np.allclose(rows[:, -1], rows[:, -3] - rows[:, -3].max())
+    turned = Question(question.prompt, question.responses[::-1])
+    assert np.allclose(recipe_named("passages", cross=True).features([turned], crossed)[::-1], found[:4])
+    quality = recipe_named("quality", cross=True).features([question, BACK], crossed)
+    assert np.array_equal(quality[:, :38], found)
+    tuned = recipe_named("transformer", layers=layers, cross=True).features([question, BACK], crossed)
+    assert np.array_equal(tuned[:, :-3], found)
+    for recipe, rows in (("passages", found), ("quality", quality), ("transformer", tuned)):
+        of = recipe_named(recipe, cross=True)
+        assert is_crossed(of)
+        assert (len(of.feature_names()), len(of.pair_columns())) == (rows.shape[1], rows.shape[1])
+    assert not is_crossed(recipe_named("joint", cross=True))
+    with pytest.raises(EncoderError, match="RLHF_CROSS_ENCODER"):
+        recipe_named("passages", cross=True).features([BACK], quick)
 
 
 def test_transformer_takes_scores_of_others(quick: TextEncoder) -> None:

@@ -234,11 +234,11 @@ def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
 
 
 def _loaded(settings: Settings) -> Finding:
-    from rlhf_loop.encoders import model_name
+    from rlhf_loop.encoders import full_name
     from rlhf_loop.reward.model_file import load
 
     try:
-        loaded = load(settings.model_path, encoder=model_name(settings))
+        loaded = load(settings.model_path, encoder=full_name(settings))
     except (ModelFileError, EncoderError) as error:
         return from_error("model", error)
     trained = loaded.model.card.get("trained_at", "at an unknown time")

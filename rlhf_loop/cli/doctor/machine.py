@@ -16,7 +16,14 @@ from urllib.parse import urlsplit
 
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
 from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Settings
-from rlhf_loop.encoders import ENGLISH_ENCODER, MULTILINGUAL_ENCODER, choose, model_name, weights_folder
+from rlhf_loop.encoders import (
+    ENGLISH_ENCODER,
+    MULTILINGUAL_ENCODER,
+    choose,
+    cross_encoder_name,
+    model_name,
+    weights_folder,
+)
 from rlhf_loop.encoders.runtime import abilities, cores, processor_name
 from rlhf_loop.errors import ConfigError, RlhfLoopError
 from rlhf_loop.utils.text import listed
@@ -91,6 +98,8 @@ def encoder(settings: Settings) -> Iterator[Finding]:
         verify(folder)
     official = "the official weights" if name in (ENGLISH_ENCODER, MULTILINGUAL_ENCODER) else "the weights"
     yield Finding("encoder", f"{official} of {name} are in {folder}")
+    if cross := cross_encoder_name(settings):
+        yield Finding("encoder", f"the cross-encoder is {cross} (RLHF_CROSS_ENCODER={settings.cross_encoder})")
 
 
 def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
