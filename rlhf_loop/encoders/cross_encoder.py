@@ -61,12 +61,12 @@ class CrossEncoder:
         """Return the logit of each pair, shape (pairs, 1).
 
         Raises:
-            EncoderError: it is no number.
+            EncoderError: one is not finite.
         """
         logits = np.asarray(self._score([(asked, passage) for asked, passage in map(json.loads, texts)]), np.float32)
         if not np.isfinite(logits).all():
             raise EncoderError(
-                f"The cross-encoder {self.id} gives scores that are no numbers. Choose another one, or unset "
+                f"The cross-encoder {self.id} gives scores that are not finite. Choose another one, or unset "
                 "RLHF_CROSS_ENCODER."
             )
         return logits.reshape(-1, 1)

@@ -113,7 +113,7 @@ class TextEncoder:
 
     @property
     def crossed(self) -> bool:
-        """Whether there is a cross-encoder beside it."""
+        """True if there is a cross-encoder beside it."""
         return self._cross is not None
 
     @property

@@ -180,7 +180,7 @@ def test_a_pair_is_scored_once(tokenizer: Tokenizer, tmp_path: Path) -> None:
         TextEncoder(QuickRuntime(), tokenizer).cross_scores(places)
 
 
-def test_scores_that_are_no_numbers_are_refused() -> None:
+def test_scores_that_are_not_finite_are_refused() -> None:
     """A model that overflows is named, and makes no column."""
-    with pytest.raises(EncoderError, match="broken/fp32 gives scores that are no numbers"):
+    with pytest.raises(EncoderError, match="broken/fp32 gives scores that are not finite"):
         CrossEncoder("broken", lambda pairs: np.full(len(pairs), np.nan)).encode([pair("a", "b")])
