@@ -25,7 +25,7 @@ PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linu
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
+.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -82,6 +82,11 @@ tuning: $(TUNING_VENV)/.installed  ## Test what tunes layers, where torch is ins
 
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
+
+translations: $(VENV)/.installed-dev  ## Bring the catalogues of the screens up to date with the texts in the sources
+	@mkdir -p build
+	@$(BIN)/pybabel --quiet extract --mapping-file pyproject.toml --output build/messages.pot rlhf_loop
+	@$(BIN)/pybabel --quiet update --input-file build/messages.pot --output-dir rlhf_loop/web/translations
 
 docs: $(DOCS_VENV)/.installed  ## Build the documentation as a site, with a search, into build/site
 	@$(DOCS_VENV)/bin/zensical build --strict

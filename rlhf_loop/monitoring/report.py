@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from math import isfinite
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
@@ -24,6 +25,7 @@ from rlhf_loop.registry.runs import runs
 from rlhf_loop.store.alarms import Alarm, open_alarms
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
+from rlhf_loop.utils.messages import ENGLISH, Translator
 from rlhf_loop.version import __version__
 
 _SHOWN = 10
@@ -111,6 +113,7 @@ def report(
         panels.append(panel(found, data=_inline("text/csv;charset=utf-8", figure_csv(found))))
     panels.sort(key=lambda one: not one.chart)  # as on the dashboard
     pages = Environment(loader=PackageLoader("rlhf_loop.web"), autoescape=True, undefined=StrictUndefined)
+    pages.globals.update(Translator(ENGLISH, Path()).template())
     return pages.get_template("rlhf_loop/report.html").render(
         made_at=now, overview=overview(engine), panels=panels, styles=_styles(), version=__version__
     )

@@ -19,11 +19,13 @@ from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils.markdown import prose
+from rlhf_loop.utils.messages import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1
 from rlhf_loop.web.api.openapi import Api
 from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
+from rlhf_loop.web.localization import languages, translator
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
 from rlhf_loop.web.pages.people import navigation
@@ -154,7 +156,7 @@ def _routes(
     pages.add_routes(api.tagged("Pages"), settings, service, guard)
     web.before_request(lambda: refuse_other_hosts(guard.hosts))
     web.before_request(guard.limit)
-    web.context_processor(lambda: {"navigation": navigation(guard), "version": __version__, "prose": prose})
+    web.context_processor(lambda: _shared(guard))
     people.add_routes(web, settings, database, guard)
     admin.add_routes(web, database, guard)
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
@@ -166,6 +168,19 @@ def _routes(
     openapi.add_routes(api)
     api.register()
     return web
+
+
+def _shared(guard: Guard) -> dict[str, object]:
+    """Return what all templates use."""
+    speaks = translator()
+    return {
+        "navigation": navigation(guard),
+        "version": __version__,
+        "prose": prose,
+        "languages": languages(),
+        "script_words": speaks.script,
+        **speaks.template(),
+    }
 
 
 def _encoder(service: AnswerService) -> TextEncoder | None:
@@ -182,6 +197,8 @@ def _begin() -> None:
 def _finish(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
+    if response.mimetype == "text/html":
+        response.vary.update(("Accept-Language", "Cookie"))
     # An answer is for who asked. "private" and not "no-store": a browser could not go back to it.
     if request.endpoint is None or not request.endpoint.endswith(".static"):
         response.headers.setdefault("Cache-Control", "private, no-cache")
@@ -213,8 +230,10 @@ def _no_database(error: DatabaseError, database: Database) -> Response:
     database.doubt()
     return _http_error(
         ServiceUnavailable(
-            "The database does not answer, so nothing can be read or stored now. Try again in a minute; what was sent "
-            "is stored once, however often it is sent (by a program with the same Idempotency-Key).",
+            Message(
+                "The database does not answer, so nothing can be read or stored now. Try again in a minute; what was "
+                "sent is stored once, however often it is sent (by a program with the same Idempotency-Key)."
+            ),
             retry_after=_RETRY_AFTER_S,
         )
     )

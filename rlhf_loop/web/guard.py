@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 COOKIE = "rlhf_visitor"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{16,64}")
-_YEAR_S = 365 * 24 * 3600
+YEAR_S = 365 * 24 * 3600
 
 _LONGEST = 2_000
 
@@ -504,7 +504,7 @@ def visitor() -> str:
 
 def remember(response: Response, name: str) -> Response:
     """Have the browser bring the name along, so that a second rating replaces the first one."""
-    return set_cookie(response, COOKIE, name, max_age=_YEAR_S)
+    return set_cookie(response, COOKIE, name, max_age=YEAR_S)
 
 
 def set_cookie(response: Response, name: str, value: str, *, max_age: int | None = None) -> Response:
@@ -631,7 +631,7 @@ def way_back() -> str | None:
         sent_from = urlsplit(request.referrer or "")
     except ValueError:
         return None
-    return local_path(sent_from.path) if sent_from.netloc == request.host else None
+    return local_path(sent_from._replace(scheme="", netloc="").geturl()) if sent_from.netloc == request.host else None
 
 
 def _host(origin: str) -> str:

@@ -16,7 +16,9 @@ from flask import Response, current_app, render_template, request
 from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException, NotFound, UnprocessableEntity
 
+from rlhf_loop.utils.messages import Message
 from rlhf_loop.web import logs
+from rlhf_loop.web.localization import said_there
 from rlhf_loop.web.schemas import ProblemOut
 
 logger = logging.getLogger(__name__)
@@ -25,11 +27,18 @@ MEDIA_TYPE = "application/problem+json"
 
 #: In place of werkzeug's own words, which help nobody.
 _DETAILS = {
-    404: "There is nothing at {path}. The list of addresses is at /docs.",
-    405: "{method} is not possible at {path}. Allowed: {allowed}.",
-    413: "The request is larger than {limit:,} bytes. Send less: a question has at most 4,000 characters.",
-    415: "The body is {type}. Send JSON, with the header Content-Type: application/json.",
+    404: Message("There is nothing at {path}. The list of addresses is at /docs."),
+    405: Message("{method} is not possible at {path}. Allowed: {allowed}."),
+    413: Message("The request is larger than {limit:,} bytes. Send less: a question has at most 4,000 characters."),
+    415: Message("The body is {type}. Send JSON, with the header Content-Type: application/json."),
 }
+#: The titles of pages that say an error: HTTP's own phrases, here for the catalogues.
+TITLES = (
+    *(Message("Bad Request"), Message("Unauthorized"), Message("Forbidden"), Message("Not Found")),
+    *(Message("Method Not Allowed"), Message("Request Timeout"), Message("Conflict")),
+    *(Message("Request Entity Too Large"), Message("Unsupported Media Type"), Message("Unprocessable Entity")),
+    *(Message("Too Many Requests"), Message("Internal Server Error"), Message("Service Unavailable")),
+)
 
 
 def as_problem(error: HTTPException) -> Response:
@@ -41,7 +50,7 @@ def as_problem(error: HTTPException) -> Response:
             type="about:blank",
             title=HTTPStatus(status).phrase,
             status=status,
-            detail=detail(error),
+            detail=said_there(detail(error)),
             request_id=logs.begin(request).id,
         )
 
@@ -66,14 +75,15 @@ def detail(error: HTTPException) -> str:
     """Describe an HTTP error in words."""
     own = getattr(type(error), "description", None)
     if error.code in _DETAILS and error.description in (None, own):
-        return _DETAILS[error.code].format(
+        return Message(
+            _DETAILS[error.code],
             path=logs.path(request),
             method=request.method,
             allowed=", ".join(sorted(getattr(error, "valid_methods", None) or ())),
             limit=request.max_content_length or 0,
             type=repr(request.mimetype) if request.mimetype else "of no named type",
         )
-    return error.description or "Something is wrong with the request."
+    return error.description or Message("Something is wrong with the request.")
 
 
 @contextmanager
@@ -88,15 +98,18 @@ def refusals() -> Iterator[None]:
     except ValueError as error:
         raise UnprocessableEntity(str(error)) from error
     except LookupError as error:
-        raise NotFound(str(error.args[0]) if error.args else "It is not there any more. Reload the page.") from error
+        raise NotFound(
+            str(error.args[0]) if error.args else Message("It is not there any more. Reload the page.")
+        ) from error
 
 
 def unexpected(error: Exception) -> str:
     """Log an unexpected error with its traceback, and say where to look."""
     logger.error("%s %s failed: %s", request.method, logs.path(request), type(error).__name__, exc_info=error)
-    return (
-        f"Something unexpected happened here. The log says what, under the request id {logs.begin(request).id}. "
-        "Try again; if it stays, tell whoever runs this service."
+    return Message(
+        "Something unexpected happened here. The log says what, under the request id {id}. "
+        "Try again; if it stays, tell whoever runs this service.",
+        id=logs.begin(request).id,
     )
 
 

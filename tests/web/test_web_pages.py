@@ -8,6 +8,7 @@ from web_fakes import GOOD, OTHER, FakeService, Page, Unreadable, changed
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
+from rlhf_loop.version import __version__
 from rlhf_loop.web import create_app
 from rlhf_loop.web.pages.answers import percent, score_in_words
 
@@ -93,7 +94,8 @@ def test_hostile_text_stays_text() -> None:
     page = asked(
         FakeService(worst, changed(worst, rank=2), model_version=HOSTILE, degraded={HOSTILE: HOSTILE}), HOSTILE
     )
-    assert [script.get("src") for script in page.all("script")] == ["/data-html/static/page.js?v=0.1.0"]
+    scripts = [f"/data-html/static/{name}.js?v={__version__}" for name in ("words", "page")]
+    assert [script.get("src") for script in page.all("script")] == scripts
     assert page.all("img") == []
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]

@@ -25,9 +25,11 @@ from werkzeug.exceptions import (
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
 from rlhf_loop.domain import Answer, Review, ReviewerRole, UserRole
 from rlhf_loop.errors import OutboxError
+from rlhf_loop.utils.messages import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.guard import Guard, refuse_other_sites, remember, visitor
+from rlhf_loop.web.localization import said_there
 from rlhf_loop.web.problems import refusals
 from rlhf_loop.web.process import WarmUp
 from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened
@@ -211,15 +213,32 @@ def rated(service: AnswerService, rating: RatingIn, by: Rater) -> RatingOut:
     except OutboxError as error:
         logger.exception("A rating is lost: %s", error)
         raise ServiceUnavailable(
-            "Your rating could not be kept: the database does not answer, and what waits for it is full. "
-            "Try again later.",
+            Message(
+                "Your rating could not be kept: the database does not answer, and what waits for it is full. "
+                "Try again later."
+            ),
             retry_after=_RETRY_AFTER,
         ) from error
     logs.begin(request).ratings.append(by.role)
-    given = f"Your thumb {rating.thumb}" if rating.thumb else f"Your rating, {rating.stars} of 5,"
-    fate = "is stored" if stored else "is kept, and will be stored when the database is back"
-    return RatingOut(
-        interaction_id=rating.interaction_id, rating=rating.stars, stored=stored, message=f"Thank you. {given} {fate}."
+    message = said_there(thanks(rating, stored=stored))
+    return RatingOut(interaction_id=rating.interaction_id, rating=rating.stars, stored=stored, message=message)
+
+
+def thanks(rating: RatingIn, *, stored: bool) -> Message:
+    """Say what became of a rating."""
+    if rating.thumb == "up":
+        if stored:
+            return Message("Thank you. Your thumb up is stored.")
+        return Message("Thank you. Your thumb up is kept, and will be stored when the database is back.")
+    if rating.thumb:
+        if stored:
+            return Message("Thank you. Your thumb down is stored.")
+        return Message("Thank you. Your thumb down is kept, and will be stored when the database is back.")
+    if stored:
+        return Message("Thank you. Your rating, {stars} of 5, is stored.", stars=rating.stars)
+    return Message(
+        "Thank you. Your rating, {stars} of 5, is kept, and will be stored when the database is back.",
+        stars=rating.stars,
     )
 
 
@@ -255,9 +274,9 @@ def whole_body() -> bytes:
         body = request.get_data()
     except HTTPException as error:
         if isinstance(error.__context__, TimeoutError):
-            raise RequestTimeout("The body did not come in time. Send it again, all at once.") from error
+            raise RequestTimeout(Message("The body did not come in time. Send it again, all at once.")) from error
         if isinstance(error, ClientDisconnected):
-            raise BadRequest("The body broke off before its end. Send it again.") from error
+            raise BadRequest(Message("The body broke off before its end. Send it again.")) from error
         raise
     except Exception as error:
         # Each server has exceptions of its own for chunks that are none.

@@ -8,27 +8,34 @@ from werkzeug.exceptions import HTTPException
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Scale
+from rlhf_loop.utils.messages import Message
 from rlhf_loop.utils.text import web_address
 from rlhf_loop.web import logs
-from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, whole_body
+from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, thanks, whole_body
 from rlhf_loop.web.api.openapi import Api, error_pages, form, html, problems
 from rlhf_loop.web.guard import FORM_FIELD, Guard, other_site, refuse_other_sites
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
 
 #: What the five ratings mean, in the words of the buttons.
 MEANINGS = {
-    1: "wrong or useless",
-    2: "mostly wrong",
-    3: "partly right",
-    4: "right, with small gaps",
-    5: "exactly right",
+    1: Message("wrong or useless"),
+    2: Message("mostly wrong"),
+    3: Message("partly right"),
+    4: Message("right, with small gaps"),
+    5: Message("exactly right"),
 }
 #: The same for thumbs.
-THUMB_MEANINGS = {"up": "helpful", "down": "not helpful"}
+THUMB_MEANINGS = {"up": Message("helpful"), "down": Message("not helpful")}
 
 #: What the service calls the parts that may not work, in the reader's words.
-_PARTS = {"model": "The ranking", "drafts": "Written answers", "recording": "Keeping a record", "sources": "The search"}
+_PARTS = {
+    "model": Message("The ranking"),
+    "drafts": Message("Written answers"),
+    "recording": Message("Keeping a record"),
+    "sources": Message("The search"),
+}
 
 
 def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guard) -> None:
@@ -89,7 +96,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         # An empty field is what a form sends for nothing.
         given = {name: value for name, value in request.form.items() if value and name != FORM_FIELD}
         rating, by = checked(RatingIn, given), rater(guard)
-        return remembered(_thanks(rated(service, rating, by)), by)
+        result = rated(service, rating, by)
+        return remembered(_thanks(result, thanks(rating, stored=result.stored)), by)
 
 
 def _error_page(error: HTTPException) -> Response:
@@ -106,18 +114,27 @@ _FORM_TOKEN = {"type": "string", "description": "Of the page that has the form; 
 
 def score_in_words(score: float | None) -> str:
     """Say what a score means."""
-    return f"An expert would rate this 4 or 5 with {percent(score)} probability." if score is not None else "No score."
+    if score is None:
+        return translator()(Message("No score."))
+    return translator()(Message("An expert would rate this 4 or 5 with {percent} probability.", percent=percent(score)))
 
 
 def percent(score: float) -> str:
     """Return a probability as a percentage; only what is certain is 0 or 100."""
-    near = "less than 1%" if 0 < score < 0.01 else "more than 99%" if 0.99 < score < 1 else f"{score:.0%}"
-    return near.replace("%", "\N{NO-BREAK SPACE}%")
+    if 0 < score < 0.01:
+        near = Message("less than 1 %")
+    elif 0.99 < score < 1:
+        near = Message("more than 99 %")
+    else:
+        near = Message("{percent:.0f} %", percent=100 * score)
+    return translator()(near).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def seconds(milliseconds: float) -> str:
     """Say how long something took."""
-    return f"{milliseconds / 1000:.1f} seconds" if milliseconds >= 100 else "less than 0.1 seconds"
+    if milliseconds < 100:
+        return translator()(Message("less than 0.1 seconds"))
+    return translator()(Message("{seconds:.1f} seconds", seconds=milliseconds / 1000))
 
 
 def _asked(service: AnswerService, query: str, scale: Scale, *, scores: bool) -> Response:
@@ -151,8 +168,8 @@ def _page(
     return Response(page, status=status)
 
 
-def _thanks(result: RatingOut) -> Response:
-    page = render_template("rlhf_loop/thanks.html", result=result, **_shared())
+def _thanks(result: RatingOut, message: Message) -> Response:
+    page = render_template("rlhf_loop/thanks.html", result=result, message=message, **_shared())
     return Response(page, status=200 if result.stored else 202)
 
 

@@ -21,22 +21,31 @@ from flask import (
     url_for,
 )
 from itsdangerous import BadData, URLSafeTimedSerializer
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, UnprocessableEntity
 
 from rlhf_loop.accounts import links, sessions, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
+from rlhf_loop.utils.messages import Message
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.guard import Guard, forget_cookie, local_path, set_cookie
+from rlhf_loop.web.guard import YEAR_S, Guard, forget_cookie, local_path, refuse_other_sites, set_cookie, way_back
+from rlhf_loop.web.localization import COOKIE as LANGUAGE
+from rlhf_loop.web.localization import languages, translator
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 COOKIE = "rlhf_notice"
 _LASTS_S = 60
 
-_FOR_RATERS = {"review": "Review", "compare": "Compare", "agreement": "Agreement"}
-_FOR_ADMINS = {"dashboard": "Dashboard", "corrections": "Corrections", "flagged": "Flagged", "admin": "Admin"}
+_FOR_ALL = {"data_html": Message("Ask")}
+_FOR_RATERS = {"review": Message("Review"), "compare": Message("Compare"), "agreement": Message("Agreement")}
+_FOR_ADMINS = {
+    "dashboard": Message("Dashboard"),
+    "corrections": Message("Corrections"),
+    "flagged": Message("Flagged"),
+    "admin": Message("Admin"),
+}
 
 
 def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Guard) -> None:
@@ -118,7 +127,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         except AccountError as error:
             return _refused(_account_page(guard, user, error=str(error)), error)
         response = _signed_in(database, guard, user, _to(url_for(".account")))
-        text = "Your password is changed. You are signed out everywhere else."
+        text = Message("Your password is changed. You are signed out everywhere else.")
         return leave(guard, response, Flash(text))
 
     @web.post("/account/sign-out-everywhere")
@@ -128,6 +137,18 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         _read_form(guard)
         sessions.end_all(database.engine(), user)
         return guard.end(_to(url_for(".sign_in")))
+
+    @web.post("/language")
+    @html_errors
+    def choose_language() -> Response:
+        refuse_other_sites()
+        whole_body()
+        chosen = request.form.get("language", "")
+        if chosen not in languages():
+            raise UnprocessableEntity(
+                Message("There are no screens in the language {chosen!r}. Choose one below.", chosen=chosen[:20])
+            )
+        return set_cookie(_to(way_back() or url_for(".data_html")), LANGUAGE, chosen, max_age=YEAR_S)
 
 
 def page(template: str, guard: Guard, *, status: int = 200, **values: object) -> Response:
@@ -141,7 +162,7 @@ def page(template: str, guard: Guard, *, status: int = 200, **values: object) ->
 
 def moment(time: datetime) -> str:
     """Write a point in time for people."""
-    return f"{time.day} {time:%b %Y, %H:%M} UTC"
+    return f"{translator().moment(time)} UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +176,8 @@ class Flash:
 
 def leave(guard: Guard, response: Response, flash: Flash) -> Response:
     """Have the next page show the message."""
-    return set_cookie(response, COOKIE, str(_serializer(guard).dumps(asdict(flash))), max_age=_LASTS_S)
+    # Now, as a message forgets in a cookie what it was made of.
+    return set_cookie(response, COOKIE, _serializer(guard).dumps(asdict(translator()(flash))), max_age=_LASTS_S)
 
 
 def take(guard: Guard) -> Flash | None:
@@ -197,7 +219,7 @@ def navigation(guard: Guard) -> Navigation:
         return Navigation(unknown=True)
     if user is None:
         return Navigation()
-    shown = {"data_html": "Ask", **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
+    shown = {**_FOR_ALL, **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
     links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
     return Navigation(links, user, guard.form_token())
 
@@ -235,7 +257,7 @@ def _read_form(guard: Guard) -> None:
 def _new_password() -> str:
     new = request.form.get("password", "")
     if new != request.form.get("again", ""):
-        raise AccountError("The two new passwords are not the same. Type the new one twice.")
+        raise AccountError(Message("The two new passwords are not the same. Type the new one twice."))
     return new
 
 

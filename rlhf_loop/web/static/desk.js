@@ -37,7 +37,7 @@ const desk = (() => {
     try {
       response = await fetch(url, {
         ...sent,
-        headers: { ...sent.headers, Accept: "application/json" },
+        headers: { ...sent.headers, Accept: "application/json", "X-Screen": "1" },
         keepalive,
         signal: keepalive ? undefined : AbortSignal.timeout(PATIENCE_MS),
       });

@@ -7,14 +7,14 @@ const button = ask.querySelector("button");
 
 ask.addEventListener("submit", () => {
   ask.setAttribute("aria-busy", "true");
-  button.textContent = "Looking …";
+  button.textContent = _("Looking …");
   button.disabled = true;
 });
 
 // A page that comes back by the back button is as it was left: busy.
 window.addEventListener("pageshow", () => {
   ask.removeAttribute("aria-busy");
-  button.textContent = "Ask";
+  button.textContent = _("Ask");
   button.disabled = false;
 });
 
@@ -39,6 +39,7 @@ async function rate(form, pressed) {
       headers: {
         "Content-Type": "application/json",
         Accept: "application/json",
+        "X-Screen": "1",
         ...(token ? { "X-Form-Token": token.value } : {}),
       },
       body: JSON.stringify({
@@ -51,7 +52,7 @@ async function rate(form, pressed) {
     failed = !response.ok;
     message = failed ? answer.detail : answer.message;
   } catch {
-    message = "Your rating did not arrive: the service does not answer. Try again.";
+    message = _("Your rating did not arrive: the service does not answer. Try again.");
   }
   form.removeAttribute("aria-busy");
   form.classList.toggle("failed", failed);

@@ -1,0 +1,154 @@
+"""Texts for people, and their translation: a service says them in English, a screen in the reader's language.
+
+A `Message` is an English text that remembers what it is made of. A `Translator` finds its words in a catalogue, a .po
+file, which Babel reads as it is, and writes numbers and dates as the language does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from datetime import date, datetime
+from gettext import GNUTranslations, NullTranslations
+from io import BytesIO
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+#: The language of the sources.
+ENGLISH = "en"
+CATALOGUE = Path("LC_MESSAGES", "messages.po")
+_Value = TypeVar("_Value")
+
+
+class Message(str):
+    """A text in English; `{name}` and `{count:,}` in it stand for the values, as in `str.format`."""
+
+    words: tuple[str, ...]
+    values: Mapping[str, object]
+
+    def __new__(cls, text: str, /, **values: object) -> Message:
+        return cls._made((text,), text, values)
+
+    @classmethod
+    def counted(cls, one: str, many: str, n: int, /, **values: object) -> Message:
+        """Return the text for that number, which is the value `{n}`, too."""
+        return cls._made((one, many), one if n == 1 else many, {"n": n, **values})
+
+    @classmethod
+    def _made(cls, words: tuple[str, ...], text: str, values: Mapping[str, object]) -> Message:
+        made = super().__new__(cls, text.format(**values) if values else text)
+        made.words, made.values = words, values
+        return made
+
+    def __str__(self) -> str:
+        # So that an exception which is made of one gives it back.
+        return self
+
+
+class Translator:
+    """The words, numbers and dates of one language: English, or one that has a folder with a catalogue."""
+
+    def __init__(self, language: str, folder: Path) -> None:
+        self.language = language
+        #: The texts of scripts by the English ones; none in English.
+        self.script: dict[str, str] = {}
+        self._words, self._signs = NullTranslations(), dict[int, str]()
+        if language != ENGLISH:
+            self._read(folder / language / CATALOGUE)
+
+    def _read(self, path: Path) -> None:
+        from babel.messages.mofile import write_mo
+        from babel.messages.pofile import read_po
+        from babel.numbers import get_decimal_symbol, get_group_symbol
+
+        with path.open("rb") as file:
+            catalogue = read_po(file, locale=self.language)
+        compiled = BytesIO()
+        write_mo(compiled, catalogue)
+        compiled.seek(0)
+        self._words = GNUTranslations(compiled)
+        for entry in catalogue:
+            if isinstance(entry.id, str) and any(place.endswith(".js") for place, _ in entry.locations):
+                self.script[entry.id] = str(entry.string)
+        self._signs = {ord("."): get_decimal_symbol(self.language), ord(","): get_group_symbol(self.language)}
+
+    def __call__(self, said: _Value) -> _Value:
+        """Return what a service has said, a text or a dataclass with texts; what no catalogue has stays as it is."""
+        found: Any = said
+        if isinstance(said, Message):
+            found = self._filled(self._found(said), said.values, markup=False)
+        elif isinstance(said, str):
+            found = self._words.gettext(said) if said else said
+        elif isinstance(said, tuple) and type(said) is tuple:
+            found = tuple(self(each) for each in said)
+        elif is_dataclass(said) and not isinstance(said, type):
+            found = replace(said, **{each.name: self(getattr(said, each.name)) for each in fields(said) if each.init})
+        return found
+
+    def number(self, value: float, spec: str = ",") -> str:
+        """Write a number as `format` does, with the signs of the language."""
+        return format(value, spec).translate(self._signs)
+
+    def day(self, when: date, *, month: str = "%B") -> str:
+        """Write a date; with the month as "%b" a short one."""
+        if self.language == ENGLISH:
+            return f"{when.day} {when:{month} %Y}"
+        from babel.dates import format_date
+
+        return format_date(when, "long" if month == "%B" else "medium", self.language)
+
+    def moment(self, when: datetime) -> str:
+        """Write a date with its time."""
+        return f"{self.day(when, month='%b')}, {when:%H:%M}"
+
+    def template(self) -> dict[str, object]:
+        """Return the names by which templates speak this language.
+
+        `_` and `ngettext` have texts of the sources, with markup; `tr` has what a service has said, which is none.
+        """
+        return {
+            "_": self._markup,
+            "ngettext": self._counted_markup,
+            "tr": self,
+            "number": self.number,
+            "day": self.day,
+            "moment": self.moment,
+            "language": self.language,
+        }
+
+    def _found(self, said: Message) -> str:
+        if len(said.words) == 1:
+            return self._words.gettext(said.words[0])
+        count = said.values["n"]
+        return self._words.ngettext(*said.words, count if isinstance(count, int) else 0)
+
+    def _markup(self, text: str, /, **values: object) -> Markup:
+        return self._as_markup(self._words.gettext(text), values)
+
+    def _counted_markup(self, one: str, many: str, n: int, /, **values: object) -> Markup:
+        return self._as_markup(self._words.ngettext(one, many, n), {"n": n, **values})
+
+    def _as_markup(self, text: str, values: Mapping[str, object]) -> Markup:
+        from markupsafe import Markup
+
+        return Markup(self._filled(text, values, markup=True))
+
+    def _filled(self, text: str, values: Mapping[str, object], *, markup: bool) -> str:
+        return _Fill(self, markup=markup).vformat(text, (), values) if values else text
+
+
+class _Fill(Formatter):
+    def __init__(self, translator: Translator, *, markup: bool) -> None:
+        self._translator, self._markup = translator, markup
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        from markupsafe import escape
+
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return self._translator.number(value, format_spec)
+        value = self._translator(value) if isinstance(value, Message) else value
+        return str(escape(value)) if self._markup and not format_spec else format(value, format_spec)
