@@ -13,7 +13,7 @@ from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -78,7 +78,10 @@ class Translator:
 
     def __call__(self, said: _Value) -> _Value:
         """Return what a service has said, a text or a dataclass with texts; what no catalogue has stays as it is."""
-        found: Any = said
+        return cast(_Value, self._said(said))
+
+    def _said(self, said: object) -> object:
+        found: object = said
         if isinstance(said, Message):
             found = self._filled(self._found(said), said.values, markup=False)
         elif isinstance(said, str):
@@ -86,7 +89,8 @@ class Translator:
         elif isinstance(said, tuple) and type(said) is tuple:
             found = tuple(self(each) for each in said)
         elif is_dataclass(said) and not isinstance(said, type):
-            found = replace(said, **{each.name: self(getattr(said, each.name)) for each in fields(said) if each.init})
+            values: dict[str, Any] = {each.name: self._said(getattr(said, each.name)) for each in fields(said)}
+            found = replace(said, **values)
         return found
 
     def number(self, value: float, spec: str = ",") -> str:
@@ -123,8 +127,9 @@ class Translator:
     def _found(self, said: Message) -> str:
         if len(said.words) == 1:
             return self._words.gettext(said.words[0])
+        one, many = said.words
         count = said.values["n"]
-        return self._words.ngettext(*said.words, count if isinstance(count, int) else 0)
+        return self._words.ngettext(one, many, count if isinstance(count, int) else 0)
 
     def _markup(self, text: str, /, **values: object) -> Markup:
         return self._as_markup(self._words.gettext(text), values)

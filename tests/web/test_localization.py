@@ -76,10 +76,10 @@ def test_a_language_is_chosen_in_the_footer() -> None:
     (button,) = [each for each in Page(web.get(back).text).all("button") if each.get("name") == "language"]
     assert button["value"] == "de"
     for referrer, leads in ((f"http://localhost{back}", back), ("http://x/y", "/data-html"), ("", "/data-html")):
-        chosen = web.post("/data-html/language", data={"language": "de"}, headers={"Referer": referrer})
+        chosen = web.post("/language", data={"language": "de"}, headers={"Referer": referrer})
         assert (chosen.status_code, chosen.headers["Location"]) == (303, leads)
     assert "Beste Antwort" in web.get(back).text
-    assert web.post("/data-html/language", data={"language": "xx"}).status_code == 422
+    assert web.post("/language", data={"language": "xx"}).status_code == 422
 
 
 def test_programs_get_english() -> None:

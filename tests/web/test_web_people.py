@@ -134,8 +134,8 @@ def test_no_route_lets_another_site_write(site: Site) -> None:
 
     before = rows()
     for method, path in routes:
-        # These know no session: visitors ask and rate on the page, and applications have documents ranked.
-        without_session = path.startswith("/data") or path.endswith("/rerank")
+        # These know no session: visitors ask, rate and choose a language, and applications have documents ranked.
+        without_session = path.startswith("/data") or path.endswith(("/rerank", "/language"))
         for sent, headers in (
             *(() if without_session else (({}, {}), ({"form_token": stolen}, {}))),
             ({"form_token": token}, {"Sec-Fetch-Site": "cross-site"}),

@@ -138,7 +138,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         sessions.end_all(database.engine(), user)
         return guard.end(_to(url_for(".sign_in")))
 
-    @web.post("/data-html/language")
+    @web.post("/language")
     @html_errors
     def choose_language() -> Response:
         refuse_other_sites()
