@@ -112,7 +112,7 @@ class Translator:
     def template(self) -> dict[str, object]:
         """Return the names by which templates speak this language.
 
-        `_` and `ngettext` have texts of the sources, with markup; `tr` has what a service has said, which is none.
+        `_` and `ngettext` have texts of the sources, with markup; `tr` has what a service has said, as plain text.
         """
         return {
             "_": self._markup,
