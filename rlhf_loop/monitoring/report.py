@@ -25,7 +25,7 @@ from rlhf_loop.registry.runs import runs
 from rlhf_loop.store.alarms import Alarm, open_alarms
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
-from rlhf_loop.utils.messages import ENGLISH, Translator
+from rlhf_loop.utils.translation import ENGLISH, Translator
 from rlhf_loop.version import __version__
 
 _SHOWN = 10

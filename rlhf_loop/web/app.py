@@ -19,7 +19,7 @@ from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils.markdown import prose
-from rlhf_loop.utils.messages import Message
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1

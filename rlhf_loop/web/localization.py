@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flask import has_request_context, request
 
-from rlhf_loop.utils.messages import CATALOGUE, ENGLISH, Translator
+from rlhf_loop.utils.translation import CATALOGUE, ENGLISH, Translator
 
 FOLDER = Path(__file__).parent / "translations"
 COOKIE = "rlhf_language"

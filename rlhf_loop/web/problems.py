@@ -16,7 +16,7 @@ from flask import Response, current_app, render_template, request
 from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException, NotFound, UnprocessableEntity
 
-from rlhf_loop.utils.messages import Message
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.localization import said_there
 from rlhf_loop.web.schemas import ProblemOut

@@ -17,7 +17,7 @@ from web_fakes import GOOD, FakeService, Page
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import AccountError
-from rlhf_loop.utils.messages import CATALOGUE, ENGLISH, Message, Translator
+from rlhf_loop.utils.translation import CATALOGUE, ENGLISH, Message, Translator
 from rlhf_loop.web import create_app, localization
 
 ROOT = Path(__file__).parents[2]

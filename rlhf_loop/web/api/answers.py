@@ -25,7 +25,7 @@ from werkzeug.exceptions import (
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService
 from rlhf_loop.domain import Answer, Review, ReviewerRole, UserRole
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.utils.messages import Message
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
 from rlhf_loop.web.guard import Guard, refuse_other_sites, remember, visitor

@@ -8,8 +8,8 @@ from werkzeug.exceptions import HTTPException
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Scale
-from rlhf_loop.utils.messages import Message
 from rlhf_loop.utils.text import web_address
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, thanks, whole_body
 from rlhf_loop.web.api.openapi import Api, error_pages, form, html, problems

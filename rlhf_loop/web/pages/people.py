@@ -27,7 +27,7 @@ from rlhf_loop.accounts import links, sessions, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
-from rlhf_loop.utils.messages import Message
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import YEAR_S, Guard, forget_cookie, local_path, refuse_other_sites, set_cookie, way_back
 from rlhf_loop.web.localization import COOKIE as LANGUAGE
