@@ -33,7 +33,7 @@ def index() -> None:
 )
 @click.option(
     "--format",
-    type=click.Choice(["jsonl", "csv", "parquet", "md", "txt", "pdf"]),
+    type=click.Choice(["jsonl", "csv", "parquet", "md", "txt", "pdf", "html", "docx", "pptx"]),
     help="The files' format. Default: by each name's ending.",
 )
 @click.option("--skip-invalid", is_flag=True, help="Index what can be read even if other rows or files cannot.")
@@ -53,9 +53,9 @@ def add(
 ) -> None:
     """Index the documents of PATH...: files, or folders with all that is in them.
 
-    JSONL, CSV and Parquet hold a document a row; Markdown, text and PDF are a document each. What is indexed already is
-    skipped, so the same command goes on after Ctrl-C. A changed file adds its new documents; the old ones stay, unless
-    --replace.
+    JSONL, CSV and Parquet hold a document a row; Markdown, text, PDF, HTML, DOCX and PPTX are a document each. What is
+    indexed already is skipped, so the same command goes on after Ctrl-C. A changed file adds its new documents; the old
+    ones stay, unless --replace.
     """
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.errors import DocumentError

@@ -353,7 +353,7 @@ def test_a_file_whose_name_cannot_be_a_source(tmp_path: Path, name: str) -> None
     [
         (lambda folder: folder / "none.txt", "There is no file or folder"),
         (lambda folder: folder, "holds no file that can be read"),
-        (lambda folder: write(folder / "a.docx", "x"), "does not tell the format"),
+        (lambda folder: write(folder / "a.doc", "x"), "does not tell the format"),
         (lambda folder: write(folder / "a.pdf.gz", "x"), "does not tell the format"),
     ],
 )

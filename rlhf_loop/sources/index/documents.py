@@ -1,4 +1,4 @@
-"""Documents read from files and folders: of tables one a row; Markdown, plain text and PDF are one document each."""
+"""Documents read from files and folders: of tables one a row; texts, PDF, web pages and Office files are one each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
+from rlhf_loop.sources.index.prose import Prose, read_docx, read_html, read_pptx
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records, refuse_doubled
 from rlhf_loop.utils.text import blank, clause
@@ -46,10 +47,13 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "licence": ("licence", "license"),
     "source": (),
 }
-FORMATS = ("jsonl", "csv", "parquet", "md", "txt", "pdf")
+FORMATS = ("jsonl", "csv", "parquet", "md", "txt", "pdf", "html", "docx", "pptx")
 _TABULAR = ("jsonl", "csv", "parquet")
 _ENDINGS = {ending: kind for kind in _TABULAR for ending, container in EXTENSIONS.items() if container == kind}
 _ENDINGS |= {".md": "md", ".markdown": "md", ".txt": "txt", ".text": "txt", ".pdf": "pdf"}
+_ENDINGS |= {".html": "html", ".htm": "html", ".xhtml": "html", ".docx": "docx", ".pptx": "pptx"}
+#: Packed already.
+_NEVER_GZIPPED = ("pdf", "docx", "pptx")
 _MAX_TITLE = 2000
 _MOST_PAGES = 20_000
 #: What pypdf makes of a page takes a hundred times the memory of its bytes; what it may unpack for one is bounded.
@@ -63,14 +67,6 @@ _PDF_LIMITS = {f"{name}_maximum_output_length": 16_000_000 for name in _UNPACKED
 _LONGEST_READ, _PDF_TAIL = 1 << 26, 1 << 20
 _PDF_END = re.compile(rb"startxref\s+\d+\s*%%EOF")
 _MAX_NAME = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Prose:
-    """The text of a file, and the title it gives itself, if it does."""
-
-    text: str
-    title: str | None = None
 
 
 def read_text(path: Path) -> Prose:
@@ -227,7 +223,14 @@ def legible(text: str) -> str:
     return unicodedata.normalize("NFC", _SOFT_HYPHEN.sub("", text).translate(_FORMS))
 
 
-_PROSE: Mapping[str, Callable[[Path], Prose]] = {"md": read_markdown, "txt": read_text, "pdf": read_pdf}
+_PROSE: Mapping[str, Callable[[Path], Prose]] = {
+    "md": read_markdown,
+    "txt": read_text,
+    "pdf": read_pdf,
+    "html": read_html,
+    "docx": read_docx,
+    "pptx": read_pptx,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +295,9 @@ class DocumentFile:
             raise DocumentError(f"The file {str(self.path)!r} is empty. Leave it out, or put text into it.")
         name = self.path.name.removesuffix(".gz").encode("utf-8", "replace").decode()
         title = prose.title or Path(name).stem.replace("_", " ")
-        yield self._parse(None, {"text": prose.text, "title": title}, titled=bool(prose.title))
+        yield self._parse(
+            None, {"text": prose.text, "title": title[:_MAX_TITLE], "url": prose.url}, titled=bool(prose.title)
+        )
 
     def _rows(self) -> Iterator[ParsedDocument]:
         matched: dict[tuple[str, ...], dict[str, int]] = {}
@@ -463,7 +468,7 @@ def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:
 
     for where, folders, files in os.walk(path, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(where, name) for name in sorted(files) if not name.startswith("."))
+        paths = (Path(where, name) for name in sorted(files) if not name.startswith((".", "~$")))
         found += [file for file in paths if _format_of(file)]
     if not found and not problems:
         raise DocumentError(
@@ -478,7 +483,7 @@ def _inside(path: Path) -> tuple[list[Path], dict[Path, str]]:
 def _format_of(path: Path) -> str | None:
     name = path.name.lower().removesuffix(".gz")
     found = _ENDINGS.get(Path(name).suffix)
-    return None if found == "pdf" and path.name.lower().endswith(".gz") else found
+    return None if found in _NEVER_GZIPPED and path.name.lower().endswith(".gz") else found
 
 
 def _text(field: str, value: object) -> str | None:
