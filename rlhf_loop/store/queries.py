@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime
+from itertools import groupby
 from operator import eq, ge, gt, le, lt
+from time import monotonic
 from typing import Any
 
-from sqlalchemy import Row, Select, exists, func, select
+from sqlalchemy import Row, Select, and_, exists, func, literal_column, or_, select, union
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop import domain
 from rlhf_loop.domain import Origin, ReviewerRole
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.tables import REVIEW_COLUMNS, AuditEntry, Interaction, Review, origin_of, review_of
+from rlhf_loop.store.tables import (
+    LARGEST_ID,
+    REVIEW_COLUMNS,
+    AnswerScore,
+    AuditEntry,
+    Interaction,
+    Review,
+    ServedQuestion,
+    origin_of,
+    review_of,
+)
 
 #: Entries of a page at most.
 LONGEST_PAGE = 100
 _CHECK_BYTES = 8
+#: Numbers of interactions that a search reads first; then twice as many, and so on.
+_FIRST_STEP = 1000
+_SEARCHED = re.compile(r'"([^"]+)"|([^\s"]+)')
+_MOST_SEARCHED = 8
+_TEXTS = (
+    Interaction.user_prompt,
+    Interaction.ai_response,
+    Interaction.feedback_comment,
+    Interaction.corrected_response,
+)
+#: Of one page of a history.
+_MOST_REVIEWS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +120,168 @@ def interactions(
     with reading(engine) as connection:
         rows = connection.execute(wanted).all()
     return InteractionPage(tuple(map(_entry, rows[:limit])), _next(rows, limit, of))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found, newest first. What is older comes with `before`, which is None where nothing is left.
+
+    A search that ended early for want of time has fewer than were asked for, and `before` all the same.
+    """
+
+    interactions: tuple[InteractionEntry, ...]
+    before: int | None
+
+
+def search(
+    engine: Engine,
+    filters: Filters = Filters(),
+    *,
+    words: str = "",
+    reviewer: str | None = None,
+    before: int | None = None,
+    limit: int = 20,
+    seconds: float = 2.0,
+    clock: Callable[[], float] = monotonic,
+) -> Found:
+    """Look for interactions that hold all words: in question, answer, newest comment or correction, in either case.
+
+    What stands in quotation marks is one word. Nothing of it has an index: rows are read from the newest on, a range of
+    numbers at a time, and no further range is begun after so many seconds; so a search takes no longer in a large
+    database, and writing costs nothing.
+    """
+    started = clock()
+    every = [each[0] or each[1] for each in _SEARCHED.findall(words)][:_MOST_SEARCHED]
+    wanted = _filtered(select(*_columns()), filters).order_by(Interaction.id.desc())
+    if reviewer is not None:
+        wanted = wanted.where(exists().where(Review.interaction_key == Interaction.id, Review.reviewer == reviewer))
+    with reading(engine) as connection:
+        ignoring_case = "ilike" if connection.dialect.name == "postgresql" else "like"
+        for word in every:
+            holding = (getattr(column, ignoring_case)(_pattern(word), escape="\\") for column in _TEXTS)
+            wanted = wanted.where(or_(*holding))
+        oldest, newest = connection.execute(select(func.min(Interaction.id), func.max(Interaction.id))).one()
+        upper = min(before or LARGEST_ID, (newest or 0) + 1)
+        found: list[Row[Any]] = []
+        step, lasted, before_that = _FIRST_STEP, 0.0, 0.0
+        while oldest is not None and upper > oldest and lasted < seconds:
+            lower = max(upper - step, 0)
+            missing = limit + 1 - len(found)
+            rows = connection.execute(
+                wanted.where(Interaction.id >= lower, Interaction.id < upper).limit(missing)
+            ).all()
+            found += [row for row in rows if _holds(row, every)]
+            if len(found) > limit:
+                return Found(tuple(map(_entry, found[:limit])), found[limit - 1].row_id)
+            upper = rows[-1].row_id if len(rows) == missing else lower
+            before_that, lasted = lasted, clock() - started
+            # Not so many that the last range would take long itself.
+            step *= 2 if lasted - before_that < seconds / 8 else 1
+    return Found(tuple(map(_entry, found)), upper if oldest is not None and upper > oldest else None)
+
+
+def _pattern(word: str) -> str:
+    """Return a pattern of LIKE for a word; a letter of which a database may not know the other case may be any."""
+
+    def of(letter: str) -> str:
+        if letter.isascii():
+            return f"\\{letter}" if letter in "%_\\" else letter
+        return letter if letter.upper() == letter.lower() else "_"
+
+    return f"%{''.join(map(of, word))}%"
+
+
+def _holds(row: Row[Any], every: Sequence[str]) -> bool:
+    texts = [(getattr(row, column.key) or "").casefold() for column in _TEXTS]
+    return all(any(word.casefold() in text for text in texts) for word in every)
+
+
+@dataclass(frozen=True, slots=True)
+class PastAnswer:
+    """An answer of a question's history: its reviews, and the live model's score as long as it waits for one."""
+
+    entry: InteractionEntry
+    reviews: tuple[domain.Review, ...]
+    live_score: float | None
+    live_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A page of the answers that were offered for a question, and how it was answered each time, by group.
+
+    The newest time comes first, and each time the answer with the best rank.
+    """
+
+    prompt: str
+    answers: tuple[PastAnswer, ...]
+    served: Mapping[str, ServedAs]
+    before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAs:
+    """The order in which a question's answers were shown: see `ServingRecord`."""
+
+    policy: str
+    model_version: str | None
+    degraded: tuple[str, ...]
+
+
+def history(engine: Engine, id: str, *, before: int | None = None, limit: int = 20) -> History:
+    """Return a page of the history of the question to which the interaction with that external id belongs.
+
+    To it belong the answers that were offered together with it, and all to a question of the same words.
+
+    Raises:
+        LookupError: there is no such interaction.
+    """
+    with reading(engine) as connection:
+        key = interaction_key(connection, id)
+        chosen = connection.execute(
+            select(Interaction.user_prompt, Interaction.candidate_group).where(Interaction.id == key)
+        ).one()
+        same = and_(
+            literal_column("substr(user_prompt, 1, 64)") == chosen.user_prompt[:64],
+            Interaction.user_prompt == chosen.user_prompt,
+        )
+        keys = [select(Interaction.id).where(same)]
+        if chosen.candidate_group is not None:
+            keys.append(select(Interaction.id).where(Interaction.candidate_group == chosen.candidate_group))
+        wanted = (
+            select(*_columns(), AnswerScore.score.label("live_score"), AnswerScore.model_version.label("live_version"))
+            .join(AnswerScore, AnswerScore.interaction_key == Interaction.id, isouter=True)
+            .where(Interaction.id.in_(union(*keys)))
+            .order_by(Interaction.id.desc())
+        )
+        if before is not None:
+            wanted = wanted.where(Interaction.id < min(before, LARGEST_ID))
+        rows = connection.execute(wanted.limit(limit + 1)).all()
+        shown = rows[:limit]
+        of = Review.interaction_key.in_([row.row_id for row in shown])
+        said: dict[int, list[domain.Review]] = {}
+        reviews = select(Review.interaction_key.label("of"), *REVIEW_COLUMNS).where(of).order_by(Review.id)
+        for row in connection.execute(reviews.limit(_MOST_REVIEWS)):
+            said.setdefault(row.of, []).append(review_of(row))
+        groups = {row.candidate_group for row in shown if row.candidate_group is not None}
+        served = {
+            row.candidate_group: ServedAs(row.policy, row.model_version, tuple(row.degraded or ()))
+            for row in connection.execute(
+                select(
+                    ServedQuestion.candidate_group,
+                    ServedQuestion.policy,
+                    ServedQuestion.model_version,
+                    ServedQuestion.degraded,
+                ).where(ServedQuestion.candidate_group.in_(groups))
+            )
+        }
+    answers = [
+        PastAnswer(_entry(row), tuple(said.get(row.row_id, ())), row.live_score, row.live_version)
+        for _, together in groupby(shown, key=lambda row: row.candidate_group)
+        for row in sorted(together, key=lambda row: (row.shown_rank or LARGEST_ID, -row.row_id))
+    ]
+    older = shown[-1].row_id if len(rows) > limit else None
+    return History(chosen.user_prompt, tuple(answers), served, older)
 
 
 def interaction(engine: Engine, id: str, *, reviews: int = LONGEST_PAGE) -> tuple[InteractionEntry, ReviewPage]:

@@ -42,6 +42,7 @@ _FOR_ALL = {"data_html": Message("Ask")}
 _FOR_RATERS = {"review": Message("Review"), "compare": Message("Compare"), "agreement": Message("Agreement")}
 _FOR_ADMINS = {
     "dashboard": Message("Dashboard"),
+    "browse": Message("Browse"),
     "corrections": Message("Corrections"),
     "flagged": Message("Flagged"),
     "admin": Message("Admin"),

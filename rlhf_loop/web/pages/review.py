@@ -24,7 +24,7 @@ from rlhf_loop.utils.text import visible
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, json_response, parsed
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import compare, oversight
+from rlhf_loop.web.pages import browse, compare, oversight
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
 from rlhf_loop.web.pages.diff import Piece, difference
 from rlhf_loop.web.problems import html_errors, refusals
@@ -204,6 +204,7 @@ def add_routes(
     desk = Desk(settings, database, guard, scoring)
     oversight.add_routes(web, desk)
     compare.add_routes(web, desk)
+    browse.add_routes(web, desk)
     _add_pages(web, desk)
     _add_calls(web, desk)
 
