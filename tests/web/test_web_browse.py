@@ -155,7 +155,7 @@ def test_the_history_of_a_question(dora: Visitor, sqlite_engine: Engine) -> None
     assert said.index("Best") < said.index("Second best") < said.index("Old answer")
     for part in ("Ordered by live, scored by v2.", "Did not work: arxiv.", "score now: 0.75 (v3)", "0.25 (v1)"):
         assert part in said
-    for part in ("2 by anna", "flagged as harmful", "Too short", "Longer", "4 by u (end user)"):
+    for part in ("2 by anna", "Flagged as harmful", "Too short", "Longer", "4 by u (end user)"):
         assert part in said
     assert "Of another question" not in said
     dora.page("/browse/question?id=none", status=404)

@@ -83,7 +83,6 @@ class Desk:
             "blind": self.settings.review_blind,
             "meanings": MEANINGS,
             "web_address": web_address,
-            "moment": people.moment,
             "max_comment": MAX_COMMENT,
             "max_correction": MAX_CORRECTION,
         }
