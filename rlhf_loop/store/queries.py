@@ -256,7 +256,7 @@ def history(engine: Engine, id: str, *, before: int | None = None, limit: int = 
         )
         if before is not None:
             wanted = wanted.where(Interaction.id < min(before, LARGEST_ID))
-        rows = connection.execute(wanted.limit(limit + 1)).all()
+        rows: list[Any] = list(connection.execute(wanted.limit(limit + 1)))
         shown = rows[:limit]
         of = Review.interaction_key.in_([row.row_id for row in shown])
         said: dict[int, list[domain.Review]] = {}
