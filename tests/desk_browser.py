@@ -118,6 +118,7 @@ def press(page: Page, *keys: str) -> None:
 
 
 def said(page: Page, words: str) -> None:
-    """The live region says so, and so does the line that is seen."""
+    """The live region says so, and so does the line that is seen; and what was said is stored."""
     expect(page.locator("#said")).to_have_text(words)
     expect(page.locator("[data-said]")).to_have_text(words)
+    expect(page.locator("#desk:not([data-unsent])")).to_be_visible()

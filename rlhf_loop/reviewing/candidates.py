@@ -180,10 +180,11 @@ class QueueCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rater:
-    """A rater who asks now, after a previous answer."""
+    """A rater who asks now, after a previous answer, for one that is to be theirs until a moment."""
 
     name: str
     now: datetime
+    until: datetime
     previous: int | None = None
 
 

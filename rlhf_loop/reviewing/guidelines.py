@@ -130,5 +130,5 @@ def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime
             needed=MIN_SAMPLES,
             today=connection.execute(reviews).scalar_one() + connection.execute(preferences).scalar_one(),
             goal=settings.review_daily_goal,
-            waiting=count_waiting(connection, Rater(name=reviewer, now=now), settings, most=MOST_COUNTED),
+            waiting=count_waiting(connection, Rater(name=reviewer, now=now, until=now), settings, most=MOST_COUNTED),
         )

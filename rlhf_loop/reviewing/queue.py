@@ -1,12 +1,15 @@
 """The review queue: the answer that a rater gets next, and the ones before it.
 
 An answer is leased: while a rater looks at it, nobody else gets it, unless it is to have several raters. A lease that
-ran out frees the answer; if nobody took it until its rater comes back, that rater goes on where they were.
+ran out frees the answer; if nobody took it until its rater comes back, that rater goes on where they were. While
+somebody reads an answer, the one after it may be fetched ahead: its lease ends just before that of the one that is
+read, so that it comes second wherever the rater goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import and_, exists, func, insert, or_, select, update
@@ -26,23 +29,34 @@ _ATTEMPTS = 5
 _WAITED_FOR = 20
 #: How many of the rater's newest answers may still be open.
 _OPEN_AMONG = 50
+#: By how much earlier the lease of an answer that is fetched ahead ends than that of the one before it.
+_AHEAD = timedelta(seconds=1)
 #: The id of an answer that is locked, and the name of its question.
 _Question = tuple[int, str]
 
 
-def next_item(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> ReviewItem | None:
+def next_item(
+    engine: Engine, *, reviewer: str, settings: Settings, ahead_of: int | None = None, now: datetime | None = None
+) -> ReviewItem | None:
     """Give the rater an answer, None if none is left.
 
     One that the rater has open comes first, so that a page that is loaded again shows the same; else the best one.
+    With `ahead_of`, the answer that the rater reads now, it is the one to come after that; both are leased anew.
+
+    Raises:
+        LookupError: the answer `ahead_of` was not given to the rater.
     """
     now = now or datetime.now(UTC)
+    rater = Rater(name=reviewer, now=now, previous=_newest(engine, reviewer), until=lease(settings, now))
+    if ahead_of is not None:
+        renew(engine, ahead_of, reviewer=reviewer, settings=settings, now=now)
+        rater = replace(rater, until=rater.until - _AHEAD)
     with reading(engine) as connection:
         mine = _open(connection, reviewer)
     for interaction_key in mine:
         with transaction(engine) as connection:
-            if _resume(connection, interaction_key, reviewer=reviewer, settings=settings, now=now):
+            if interaction_key != ahead_of and _resume(connection, interaction_key, rater, settings):
                 return assigned_item(connection, interaction_key, reviewer=reviewer)
-    rater = Rater(name=reviewer, now=now, previous=_newest(engine, reviewer))
     for _ in range(_ATTEMPTS):
         for look in (candidates, all_that_waits):
             with reading(engine) as connection:
@@ -157,16 +171,16 @@ def _open(connection: Connection, reviewer: str) -> list[int]:
     return list(connection.execute(found).scalars())
 
 
-def _resume(connection: Connection, interaction_key: int, *, reviewer: str, settings: Settings, now: datetime) -> bool:
+def _resume(connection: Connection, interaction_key: int, rater: Rater, settings: Settings) -> bool:
     """Lease an answer that the rater has open for another while; False if others have taken its place meanwhile."""
-    mine = (Assignment.reviewer == reviewer, Assignment.interaction_key == interaction_key, Assignment.state == "open")
+    mine = (Assignment.reviewer == rater.name, Assignment.interaction_key == interaction_key)
     row = _lock(connection, interaction_key, wait=True)
-    until = connection.execute(select(Assignment.leased_until).where(*mine)).scalar()
+    until = connection.execute(select(Assignment.leased_until).where(*mine, Assignment.state == "open")).scalar()
     if row is None or until is None:
         return False
-    if until <= now and not _is_free(connection, row, Rater(name=reviewer, now=now), settings, again=True):
+    if until <= rater.now and not _is_free(connection, row, rater, settings, again=True):
         return False
-    connection.execute(update(Assignment).where(*mine).values(leased_until=max(until, lease(settings, now))))
+    connection.execute(update(Assignment).where(*mine).values(leased_until=max(until, rater.until)))
     return True
 
 
@@ -213,7 +227,7 @@ def _take(
         "interaction_key": found.interaction_key,
         "why": str(found.why),
         "assigned_at": rater.now,
-        "leased_until": lease(settings, rater.now),
+        "leased_until": rater.until,
     }
     connection.execute(insert(Assignment), values)
     return assigned_item(connection, found.interaction_key, reviewer=rater.name)

@@ -276,6 +276,30 @@ def test_renewing_keeps_the_answer(engine: Engine) -> None:
         renew(engine, id, reviewer="bob", settings=ALONE)
 
 
+def test_an_answer_fetched_ahead_comes_second(engine: Engine) -> None:
+    """Whoever reads one answer and has another ahead goes on with the first; both go back when their leases ran out."""
+    answers(engine, 3)
+    first = taken(engine)
+
+    def fetch_ahead(after: int) -> ReviewItem | None:
+        now = NOW + timedelta(minutes=after)
+        return next_item(engine, reviewer="ann", settings=ALONE, ahead_of=first.interaction_key, now=now)
+
+    ahead = fetch_ahead(10)
+    assert ahead is not None
+    assert (ahead.interaction_key == first.interaction_key, fetch_ahead(12)) == (False, ahead)
+    assert taken(engine, now=NOW + timedelta(minutes=13)).interaction_key == first.interaction_key
+    bobs = taken(engine, "bob", now=NOW + timedelta(minutes=20))
+    assert bobs.interaction_key not in (first.interaction_key, ahead.interaction_key)
+    submit(engine, bobs.interaction_key, reviewer="bob", review=Review(rating=4), now=NOW + timedelta(minutes=20))
+    assert take(engine, "cid", now=NOW + timedelta(minutes=20)) is None
+    submit(engine, first.interaction_key, reviewer="ann", review=Review(rating=4), now=NOW + timedelta(minutes=21))
+    assert taken(engine, now=NOW + timedelta(minutes=21)) == ahead
+    assert taken(engine, "cid", now=NOW + timedelta(minutes=40)).interaction_key == ahead.interaction_key
+    with pytest.raises(LookupError, match="was not given"):
+        next_item(engine, reviewer="ann", settings=ALONE, ahead_of=10**12)
+
+
 def test_raters_who_ask_at_once_get_different_answers(engine: Engine) -> None:
     """Of many raters at the same moment no two get an answer that wants one; the last ones get nothing."""
     ids = answers(engine, 20)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 from desk_browser import Desk, Open, press, ready, said, sign_in
-from playwright.sync_api import expect
+from playwright.sync_api import Page, Route, expect
 from raters import PASSWORD, reviews
 from sqlalchemy import delete, select
 
 from rlhf_loop.domain import Review
 from rlhf_loop.reviewing import save_draft
 from rlhf_loop.store.tables import Interaction
+
+TOO_QUICK = "That was too quick: the next answer is here now. Press again to grade it."
+
+
+def fetched(page: Page) -> None:
+    """Wait until the next answer is in the browser."""
+    expect(page.locator("#desk[data-ahead]")).to_be_visible()
 
 
 def test_sign_in_and_rate_five(open_page: Open, desk: Desk) -> None:
@@ -122,14 +129,15 @@ def test_keys_that_mean_nothing_here(open_page: Open, desk: Desk) -> None:
     page.evaluate("""() => document.body.dispatchEvent(
         new KeyboardEvent("keydown", { key: "4", modifierAltGraph: true, bubbles: true }))""")
     assert (ready(page), reviews(desk.engine)) == (first, [])
+    fetched(page)
     page.evaluate("""() => { for (let i = 0; i < 3; i += 1) document.body.dispatchEvent(
         new KeyboardEvent("keydown", { key: "4", bubbles: true })); }""")
-    said(page, "Rated 4. Next answer.")
-    page.keyboard.press("4")
-    ready(page)
+    said(page, TOO_QUICK)
+    fetched(page)
     assert len(reviews(desk.engine)) == 1
-    page.get_by_role("button", name="2 mostly wrong").dblclick()
-    said(page, "Rated 2. Next answer.")
+    ready(page)
+    page.evaluate("for (let i = 0; i < 2; i += 1) document.querySelector('[name=rating][value=\"2\"]').click()")
+    said(page, TOO_QUICK)
     ready(page)
     assert len(reviews(desk.engine)) == 2
 
@@ -272,14 +280,14 @@ def test_too_quick(open_page: Open, desk: Desk) -> None:
         # As it is for the first 400 ms; once they are over, nothing makes it ready behind the test's back.
         page.locator("#desk").evaluate("desk => desk.removeAttribute('data-ready')")
         page.keyboard.press(key)
-        said(page, f"That was too quick: the next answer is here now. Press again to {what} it.")
+        said(page, TOO_QUICK.replace("grade", what))
         page.reload()
     assert [rating for _, rating, *_ in reviews(desk.engine)] == [4, 4, 4]
 
 
 def test_no_network_loses_nothing(open_page: Open, desk: Desk) -> None:
-    """Without a server the text stays, also through a closed page; Retry stores the review once it is back."""
-    page = open_page()
+    """Without a server the text and its grade stay; Retry stores the review once it is back."""
+    page = open_page(answers=1)
     page.context.set_offline(True)
     press(page, "c")
     page.keyboard.type("Kept here")
@@ -287,25 +295,81 @@ def test_no_network_loses_nothing(open_page: Open, desk: Desk) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("4")
     trouble = page.get_by_role("alert")
-    expect(trouble).to_contain_text("The server does not answer. What you typed is kept. Try again.")
-    expect(page.get_by_label("Comment")).to_have_value("Kept here")
+    expect(trouble).to_contain_text("The server does not answer. What you typed is kept. It is sent by itself")
     trouble.get_by_role("button", name="Retry").click()
     expect(trouble).to_contain_text("The server does not answer.")
-    page.route("**/draft", lambda route: route.fulfill(status=503, json={"detail": "The database does not answer."}))
+    page.route("**/rate", lambda route: route.fulfill(status=503, json={"detail": "The database does not answer."}))
     page.context.set_offline(False)
-    page.reload()
-    expect(page.locator("[data-saved]")).to_contain_text("the server has no draft yet")
+    expect(trouble).to_contain_text("The database does not answer. What you typed is kept. It is sent by itself")
     expect(page.get_by_label("Comment")).to_have_value("Kept here")
     expect(page.get_by_role("button", name="4 right")).to_have_attribute("aria-pressed", "true")
-    page.route("**/rate", lambda route: route.fulfill(status=503, json={"detail": "The database does not answer."}))
-    press(page, "Control+Enter")
-    expect(trouble).to_contain_text("The database does not answer. What you typed is kept. Try again.")
+    assert reviews(desk.engine) == []
     page.unroute("**/rate")
     trouble.get_by_role("button", name="Retry").click()
-    said(page, "Rated 4. Next answer.")
+    expect(page.get_by_role("heading", name="Nothing is left to review")).to_be_visible()
     expect(trouble).to_be_hidden()
     assert reviews(desk.engine) == [("anna", 4, "Kept here", None, False)]
-    expect(page.get_by_label("Comment")).to_have_value("")
+
+
+def test_grades_without_a_network(open_page: Open, desk: Desk) -> None:
+    """They wait in this browser, through a closed page too; they go in order and by themselves, each only once."""
+    page = open_page()
+    first = ready(page)
+    fetched(page)
+    page.context.set_offline(True)
+    page.keyboard.press("4")
+    expect(page.locator("[data-said]")).to_have_text("Rated 4. Next answer.")
+    expect(page.locator("#unsent")).to_have_text("1 not sent yet: kept in this browser, and sent as soon as that works")
+    press(page, "2")
+    expect(page.get_by_role("alert")).to_contain_text("It is sent by itself as soon as that works.")
+    expect(page.locator("[data-state]")).to_contain_text("2 not sent yet")
+    assert reviews(desk.engine) == []
+    page.close()
+    page = page.context.new_page()
+    page.context.set_offline(False)
+    page.goto("/review")
+    expect(page.locator("#desk:not([data-unsent])")).to_be_visible()
+    assert ready(page) != first
+    expect(page.locator(".meters")).to_contain_text("2 of 5 today")
+    assert sorted(rating for _, rating, *_ in reviews(desk.engine)) == [2, 4]
+    # The very same without a new page: the line is back, and nobody does anything.
+    fetched(page)
+    page.context.set_offline(True)
+    page.keyboard.press("5")
+    expect(page.locator("[data-state]")).to_contain_text("1 not sent yet")
+    press(page, "c")
+    page.keyboard.type("Meanwhile")
+    page.context.set_offline(False)
+    expect(page.locator("[data-state]")).to_have_text("Saved")
+    expect(page.get_by_label("Comment")).to_have_value("Meanwhile")
+    assert sorted(rating for _, rating, *_ in reviews(desk.engine)) == [2, 4, 5]
+
+
+def test_the_next_answer_is_there_before(open_page: Open, desk: Desk) -> None:
+    """It is shown while the grade is still on its way, and stays this rater's; a reload shows what was being read."""
+    page = open_page()
+    first = ready(page)
+    fetched(page)
+    waiting: list[Route] = []
+    page.route("**/rate", lambda route: waiting.append(route))
+    page.keyboard.press("4")
+    expect(page.locator(".response")).not_to_have_text(first)
+    expect(page.locator("[data-state]")).to_have_text("Saving …")
+    second = ready(page)
+    assert reviews(desk.engine) == []
+    waiting[0].continue_()
+    expect(page.locator("[data-state]")).to_have_text("Saved")
+    expect(page.locator(".meters")).to_contain_text("1 of 5 today")
+    fetched(page)
+    page.unroute("**/rate")
+    page.reload()
+    assert ready(page) == second
+    fetched(page)
+    press(page, "u")
+    assert ready(page) == first
+    fetched(page)
+    press(page, "4")
+    assert ready(page) == second
 
 
 def test_signed_out_meanwhile(open_page: Open, desk: Desk) -> None:
@@ -315,6 +379,7 @@ def test_signed_out_meanwhile(open_page: Open, desk: Desk) -> None:
     page.keyboard.type("Why")
     expect(page.locator("[data-saved]")).to_have_text("Draft saved")
     page.keyboard.press("Escape")
+    fetched(page)
     page.context.clear_cookies()
     page.keyboard.press("2")
     trouble = page.get_by_role("alert")
@@ -328,7 +393,8 @@ def test_signed_out_meanwhile(open_page: Open, desk: Desk) -> None:
     popup.value.goto("/sign-in")
     sign_in(popup.value, "anna")
     trouble.get_by_role("button", name="Retry").click()
-    said(page, "Rated 2. Next answer.")
+    expect(page.locator("[data-state]")).to_have_text("Saved")
+    expect(trouble).to_be_hidden()
     assert reviews(desk.engine) == [("anna", 2, "Why", None, False)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ CALLS = (
     "/review/session",
     "/review/items/1/previous",
     "/review/items/1/now",
+    "/review/items/1/ahead",
     "/compare/next",
 )
 #: Every address to which the screens send something, with what would be valid there.
@@ -151,6 +153,32 @@ def test_rating_by_script_brings_the_next_answer(anna: Visitor, sqlite_engine: E
     assert "Nothing is left to review" in last["html"]
     assert "2 of 50" in text(last["html"])
     assert sorted(reviews(sqlite_engine)) == [("anna", 1, None, None, False), ("anna", 4, "Good.", None, False)]
+
+
+def test_the_next_answer_is_fetched_ahead(settings: Settings, sqlite_engine: Engine) -> None:
+    """It is nobody else's; then a grade or a skip brings only the progress, and a reload shows what was being read."""
+    settings = replace(settings, review_overlap=0.0)
+    anna = Visitor(settings, "anna")
+    answers = put_answers(sqlite_engine, 3)
+    first = shown(anna.page("/review"), answers)
+    ahead = anna.call(f"/review/items/{first}/ahead").json
+    assert (ahead["message"], ahead["at"], "Welcome" in ahead["html"]) == ("Next answer.", "/review", False)
+    second = shown(ahead["html"], answers)
+    (third,) = {*answers} - {first, second}
+    ben = Visitor(settings, "ben")
+    assert shown(ben.page("/review"), answers) == third
+    assert shown(anna.call(f"/review/items/{first}/ahead").json["html"], answers) == second
+    assert shown(anna.page("/review"), answers) == first
+    answer = anna.call(f"/review/items/{first}/rate", {"rating": 4, "bring": False}).json
+    assert (answer["message"], answer["html"], "1 of 50" in text(answer["progress"])) == ("Rated 4.", None, True)
+    assert anna.call(f"/review/items/{second}/ahead").json == {
+        **dict.fromkeys(("html", "at", "progress")),
+        "message": "Nothing is left to review.",
+    }
+    assert shown(anna.page("/review"), answers) == second
+    answer = anna.call(f"/review/items/{second}/skip", {"bring": False}).json
+    assert (answer["message"], answer["html"]) == ("Skipped.", None)
+    assert reviews(sqlite_engine) == [("anna", 4, None, None, False)]
 
 
 def test_a_stale_window_replaces_nothing(anna: Visitor, sqlite_engine: Engine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import Response, render_template, request, url_for
+from flask import Response, get_template_attribute, render_template, request, url_for
 from pydantic import BaseModel
 from sqlalchemy.engine import Engine
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -27,11 +27,15 @@ ID = "int(max=9223372036854775807)"
 
 
 class DeskOut(BaseModel):
-    """The response to a script of these screens: `html` for the place of the answer, None if that stays as it is."""
+    """The response to a script of these screens: `html` for the place of the answer, None if that stays as it is.
+
+    `progress` is the HTML of the rater's progress where only that changes.
+    """
 
     message: str
     html: str | None = None
     at: str | None = None
+    progress: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,10 @@ class Desk:
         """Return a part of a page, with what all templates of these screens use."""
         token = self.guard.form_token()
         return render_template(f"rlhf_loop/{template}", form_token=token, **self._shared(), **values)
+
+    def macro(self, template: str, name: str, *values: object) -> str:
+        """Return what a macro of a template makes of these values."""
+        return str(get_template_attribute(f"rlhf_loop/{template}", name)(*values))
 
     def _shared(self) -> dict[str, object]:
         return {

@@ -34,7 +34,8 @@ from rlhf_loop.web.process import Database
 class ReviewIn(BaseModel, extra="forbid", strict=True):
     """A rater's review of an answer; `rating` is missing in a draft.
 
-    `seen` is the time of the rater's review that the screen showed, empty for none.
+    `seen` is the time of the rater's review that the screen showed, empty for none. Without `bring` the response brings
+    no further answer: the screen has fetched it ahead.
     """
 
     rating: Annotated[int | None, Field(ge=1, le=5)] = None
@@ -42,6 +43,13 @@ class ReviewIn(BaseModel, extra="forbid", strict=True):
     correction: Annotated[str | None, Field(max_length=MAX_CORRECTION)] = None
     harmful: bool = False
     seen: Annotated[str | None, Field(max_length=40)] = None
+    bring: bool = True
+
+
+class SkipIn(BaseModel, extra="forbid", strict=True):
+    """A skip by script; `bring` as in `ReviewIn`."""
+
+    bring: bool = True
 
 
 def keep(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> None:
@@ -244,6 +252,15 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         user = desk.rater()
         return _shown(desk, user, _next(desk, user), "Here is the next answer.")
 
+    @web.get(f"/review/items/<{ID}:interaction_key>/ahead")
+    def review_ahead(interaction_key: int) -> Response:
+        user = desk.rater()
+        with refusals():
+            found = _next(desk, user, ahead_of=interaction_key)
+        if found is None:
+            return json_response(DeskOut(message=_what_comes(found)))
+        return _shown(desk, user, found, _what_comes(found), ahead=True)
+
     @web.get("/review/newest", endpoint="review_newest")
     @web.get(f"/review/items/<{ID}:interaction_key>/previous")
     def review_previous(interaction_key: int | None = None) -> Response:
@@ -271,15 +288,21 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
     @web.post(f"/review/items/<{ID}:interaction_key>/rate")
     def review_rate(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
+        said = f"Rated {sent.rating}."
         with refusals():
-            found = _rated(desk, user, interaction_key, sent)
-        return _shown(desk, user, found, f"Rated {sent.rating}. {_what_comes(found)}")
+            item = _rate(desk, user, interaction_key, sent)
+            if not sent.bring:
+                return _stored(desk, user, said)
+            found = _onward(desk, user, item)
+        return _shown(desk, user, found, f"{said} {_what_comes(found)}")
 
     @web.post(f"/review/items/<{ID}:interaction_key>/skip")
     def review_skip(interaction_key: int) -> Response:
-        user = desk.posting_rater()
+        user, sent = desk.posting_rater(), parsed(SkipIn)
         with refusals():
             reviewing.skip(desk.engine(), interaction_key, reviewer=user.name)
+        if not sent.bring:
+            return _stored(desk, user, "Skipped.")
         found = _next(desk, user)
         return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
 
@@ -315,7 +338,7 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
         return desk.onward(_address(undone), "Taken back." if undone else _NOTHING)
     if form.do == "rate" and id is not None:
         try:
-            found = _rated(desk, user, id, form)
+            found = _onward(desk, user, _rate(desk, user, id, form))
         except Conflict as error:
             return desk.onward(address("review_item", interaction_key=id), str(error.description))
         return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
@@ -333,9 +356,9 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
     return desk.onward(address("review"), "The draft is saved.")
 
 
-def _next(desk: Desk, user: User) -> ReviewItem | None:
+def _next(desk: Desk, user: User, *, ahead_of: int | None = None) -> ReviewItem | None:
     engine = desk.engine()
-    found = reviewing.next_item(engine, reviewer=user.name, settings=desk.settings)
+    found = reviewing.next_item(engine, reviewer=user.name, settings=desk.settings, ahead_of=ahead_of)
     # For the ones after it: nobody waits for a score.
     desk.scoring.poke(engine)
     return found
@@ -347,7 +370,8 @@ def _after(desk: Desk, user: User, interaction_key: int) -> ReviewItem | None:
     return _next(desk, user) if found is None or found.state == "open" else found
 
 
-def _rated(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> ReviewItem | None:
+def _rate(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> ReviewItem:
+    """Store the review; return the answer as it was before."""
     if sent.rating is None:
         raise UnprocessableEntity("The grade is missing. Choose one from 1 to 5.")
     engine = desk.engine()
@@ -358,7 +382,11 @@ def _rated(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> Revi
         keep_beside(desk, user, interaction_key, sent)
         raise Conflict(str(error)) from error
     logs.begin(request).ratings.append(ReviewerRole.EXPERT)
-    return _next(desk, user) if item.state == "open" else _after(desk, user, interaction_key)
+    return item
+
+
+def _onward(desk: Desk, user: User, rated: ReviewItem) -> ReviewItem | None:
+    return _next(desk, user) if rated.state == "open" else _after(desk, user, rated.interaction_key)
 
 
 def _address(found: ReviewItem | None) -> str:
@@ -374,16 +402,22 @@ def _what_comes(found: ReviewItem | None) -> str:
     return "Next answer." if found.state == "open" else "The answer after it."
 
 
-def _shown(desk: Desk, user: User, item: ReviewItem | None, message: str) -> Response:
-    html = desk.fragment("review_item.html", screen=_screen(desk, user, item))
+def _shown(desk: Desk, user: User, item: ReviewItem | None, message: str, *, ahead: bool = False) -> Response:
+    html = desk.fragment("review_item.html", screen=_screen(desk, user, item, ahead=ahead))
     return json_response(DeskOut(message=message, html=html, at=_address(item)))
 
 
+def _stored(desk: Desk, user: User, message: str) -> Response:
+    found = reviewing.progress(desk.engine(), reviewer=user.name, settings=desk.settings)
+    return json_response(DeskOut(message=message, progress=desk.macro("review_parts.html", "bars", found)))
+
+
 def _page(desk: Desk, user: User, item: ReviewItem | None) -> Response:
-    return desk.page("review.html", keys=KEYS, screen=_screen(desk, user, item))
+    lease_s = 60 * desk.settings.review_lease_minutes
+    return desk.page("review.html", keys=KEYS, lease_s=lease_s, screen=_screen(desk, user, item))
 
 
-def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
+def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = False) -> Screen:
     engine = desk.engine()
     progress = reviewing.progress(engine, reviewer=user.name, settings=desk.settings)
     written = ((item.draft or item.review) if item else None) or Review()
@@ -394,7 +428,8 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None) -> Screen:
         reason=f"Why this answer: {REASONS.get(item.why, item.why)}" if item else "",
         progress=progress,
         guidelines=reviewing.guidelines(engine),
-        first_use=not progress.today and reviewing.previous_item(engine, None, reviewer=user.name) is None,
+        # What is fetched ahead comes after a grade or a skip.
+        first_use=not (ahead or progress.today) and reviewing.previous_item(engine, None, reviewer=user.name) is None,
         rating=written.rating,
         comment=written.comment or "",
         correction=correction or (item.response if item else ""),

@@ -3,6 +3,7 @@
 
 (() => {
   const { place } = desk;
+  const EARLY = "That was too quick: the next two answers are here now. Press again to choose.";
   let form = null;
 
   const key = () => `rlhf-pair:${place.dataset.name}:${form.dataset.id}`;
@@ -32,7 +33,7 @@
   }
 
   function choose(better) {
-    if (!form.dataset.id || !desk.ready) return;
+    if (!form.dataset.id || !desk.takes(EARLY)) return;
     send(form.dataset.choice, {
       better,
       left_is_first: form.dataset.leftIsFirst === "true",
@@ -41,10 +42,11 @@
   }
 
   function skip() {
-    if (form.dataset.id && desk.ready) send(form.dataset.skip, {});
+    if (form.dataset.id && desk.takes(EARLY)) send(form.dataset.skip, {});
   }
 
   function undo() {
+    if (desk.isBusy()) return;
     desk.act(
       () => desk.call(place.dataset.undo, {}),
       // If it is not known whether it arrived, a second one could take back too much.

@@ -82,14 +82,17 @@ const desk = (() => {
     if (seen) seen.textContent = message;
   }
 
+  // Whether the same may go well a little later, by itself or once somebody has signed in again.
+  const passes = ({ status }) => status === 0 || status >= 500 || [401, 403, 408, 409, 429].includes(status);
+
   function complain(error, repeat) {
     if (!(error instanceof Refused)) throw error;
     const signedOut = error.status === 401;
-    const passing = signedOut || error.status === 0 || error.status >= 500 || [403, 408, 409, 429].includes(error.status);
+    const passing = passes(error);
     const kept = screen.holdsText() ? " What you typed is kept." : "";
     const words = signedOut
       ? `You are signed out.${kept} Sign in in a new tab, come back here, and retry.`
-      : `${error.message}${kept}${passing ? " Try again." : ""}`;
+      : `${error.message}${kept}${passing ? ` ${screen.again || "Try again."}` : ""}`;
     again = passing ? repeat : null;
     signIn.hidden = !signedOut;
     retry.hidden = !passing;
@@ -126,12 +129,17 @@ const desk = (() => {
     return answer.html !== null;
   }
 
-  // Whether a grade is taken now. One that comes too early must not look as if it were given.
-  function takes(what) {
-    if (working) return false;
+  // Whether something that changes an answer is taken now. What comes too early must not look as if it were done.
+  function takes(early) {
+    if (isBusy()) return false;
     if (place.hasAttribute("data-ready")) return true;
-    say(`That was too quick: the next answer is here now. Press again to ${what} it.`);
+    say(early);
     return false;
+  }
+
+  function isBusy() {
+    if (working) say("One moment: the server is still at what you did last. Then press again.");
+    return working;
   }
 
   // One thing at a time: what is pressed meanwhile is not meant for what comes next.
@@ -236,8 +244,9 @@ const desk = (() => {
     write(key, value) {
       try {
         localStorage.setItem(key, JSON.stringify(value));
+        return true;
       } catch {
-        // See above.
+        return false;
       }
     },
     forget(key) {
@@ -247,11 +256,17 @@ const desk = (() => {
         // See above.
       }
     },
+    names(beginning) {
+      try {
+        return Object.keys(localStorage).filter((name) => name.startsWith(beginning)).sort();
+      } catch {
+        return [];
+      }
+    },
   };
 
   return {
-    act, call, complain, calm, kept, place, say, showHelp, start, takes,
-    get ready() { return !working && place.hasAttribute("data-ready"); },
+    act, call, complain, calm, isBusy, kept, passes, place, say, show, showHelp, start, takes,
     get working() { return working; },
   };
 })();

@@ -1,4 +1,6 @@
 // One answer at a time: grades, comment, correction with its difference, drafts.
+// While an answer is read the next one is fetched ahead, and what was graded or skipped goes to the server meanwhile. It
+// stays in this browser until the server has it, and goes in order: also after a while without a network, or a reload.
 "use strict";
 
 (() => {
@@ -6,6 +8,13 @@
   const COMPARE_AFTER_MS = 250;
   const TRY_AGAIN_MS = 15000;
   const UNANSWERED = 8;
+  const RETURN_AGAIN_MS = 200;
+  const DELIVER_AGAIN_MS = [2000, 5000, 15000];
+  // Browsers send no more than 64 kB of a page that goes away.
+  const LARGEST_OF_A_LEAVING_PAGE = 20000;
+  const EARLY_GRADE = "That was too quick: the next answer is here now. Press again to grade it.";
+  const EARLY_SKIP = "That was too quick: the next answer is here now. Press again to skip it.";
+  const EARLY_FLAG = "That was too quick: the next answer is here now. Press again to flag it.";
   const { place } = desk;
   let form = null;
   let original = "";
@@ -17,6 +26,15 @@
   let saveTimer = 0;
   let compareTimer = 0;
   let compared = 0;
+  let ahead = null;
+  let unsent = [];
+  let delivery = Promise.resolve();
+  let deliverTimer = 0;
+  let failures = 0;
+  let stuck = null;
+  let state = "";
+  const unheard = document.getElementById("unsent");
+  const outbox = `rlhf-unsent:${place.dataset.name}:`;
 
   const key = () => `rlhf-draft:${place.dataset.name}:${form.dataset.id}`;
   const fields = () => form.elements;
@@ -46,7 +64,8 @@
   const isDirty = () => Boolean(form && form.dataset.id) && JSON.stringify(values()) !== stored;
 
   function holdsText() {
-    return isDirty() && Boolean(values().comment || values().correction);
+    const typed = ({ comment, correction }) => Boolean(comment || correction);
+    return unsent.some((entry) => typed(entry.body)) || (isDirty() && typed(values()));
   }
 
   function note(words) {
@@ -155,6 +174,10 @@
     compared += 1;
     rating = null;
     stored = "";
+    stuck = null;
+    place.removeAttribute("data-ahead");
+    tell(state);
+    fetchAhead();
     if (!form.dataset.id) return;
     original = form.querySelector("[data-response]").value;
     const pressed = form.querySelector("[name=rating][aria-pressed=true]");
@@ -170,31 +193,160 @@
   }
 
   function rate(value) {
-    if (!form.dataset.id || !desk.takes("grade")) return;
+    if (!form.dataset.id || !desk.takes(EARLY_GRADE)) return;
     choose(value);
-    const [sent, at, { rate: url, now }] = [values(), key(), form.dataset];
-    const seen = fields().seen.value;
-    sending(sent);
+    const text = values();
+    sending(text);
     clearTimeout(saveTimer);
+    hand({ url: form.dataset.rate, draft: key(), text, body: { ...text, seen: fields().seen.value }, words: `Rated ${value}.` });
+  }
+
+  // Show the next answer if it is here, and deliver meanwhile; else deliver first, and the response brings the next one.
+  function hand({ words, ...given }) {
+    const next = fresh();
+    const { id, now, following } = form.dataset;
+    for (const each of unsent.filter((each) => each.id === id)) drop(each);
+    const at = `${outbox}${Date.now()}:${id}`;
+    const entry = { ...given, at, id, now, body: { ...given.body, bring: !next } };
+    unsent.push(entry);
+    entry.safe = desk.kept.write(at, { ...entry, body: { ...entry.body, bring: false } });
+    if (!next) return follow("back" in form.dataset ? following : place.dataset.next);
+    const meters = place.querySelector(".meters");
+    ahead = null;
+    desk.calm();
+    desk.show({ ...next, message: `${words} ${next.message}` });
+    place.querySelector(".meters").replaceWith(meters);
+    deliverBeside();
+  }
+
+  function drop(entry) {
+    unsent = unsent.filter((each) => each !== entry);
+    desk.kept.forget(entry.at);
+  }
+
+  const stays = (error) => error.status !== 409 && desk.passes(error);
+
+  // One after the other, as they were given; what is refused for good is not tried again.
+  function deliver() {
+    delivery = delivery.catch(() => {}).then(async () => {
+      let answer = null;
+      clearTimeout(deliverTimer);
+      while (unsent.length) {
+        const [entry] = unsent;
+        tell("Saving …");
+        await saving;
+        try {
+          answer = await desk.call(entry.url, entry.body);
+        } catch (error) {
+          if (stays(error)) deliverLater(error);
+          else drop(entry);
+          // A review of another window is there, with what was typed here beside it; or the answer is gone.
+          if (error.status === 409 || error.status === 404) desk.kept.forget(entry.draft);
+          error.entry = entry;
+          throw error;
+        }
+        drop(entry);
+        const kept = entry.draft && desk.kept.read(entry.draft);
+        if (kept && JSON.stringify(kept.text) === JSON.stringify(entry.text)) desk.kept.forget(entry.draft);
+        const meters = place.querySelector(".meters");
+        if (answer.progress && meters) meters.outerHTML = answer.progress;
+      }
+      if (failures) desk.calm();
+      failures = 0;
+      tell(answer ? "Saved" : "");
+      return answer;
+    });
+    return delivery;
+  }
+
+  function deliverLater({ status }) {
+    failures += 1;
+    tell(`${unsent.length} not sent yet: kept in this browser, and sent as soon as that works`);
+    // Who is signed out has to do something first.
+    if (status === 401 || status === 403) return;
+    deliverTimer = setTimeout(deliverBeside, DELIVER_AGAIN_MS[Math.min(failures, DELIVER_AGAIN_MS.length) - 1]);
+  }
+
+  function deliverBeside() {
+    deliver().then(() => (stuck ? stuck() : fetchAhead()), (error) => {
+      if (!error.entry) throw error;
+      if (error.status === 401 || error.status === 403) desk.complain(error, deliverBeside);
+      else if (!stays(error)) returnTo(error);
+    });
+  }
+
+  // What was refused after the next answer was shown: that it is gone is only said, else it is opened again.
+  function returnTo(error) {
+    if (desk.working) return setTimeout(() => returnTo(error), RETURN_AGAIN_MS);
+    const { entry, status, message } = error;
+    if (status === 404) {
+      desk.say(`${message} Here is the next one.`);
+      return deliverBeside();
+    }
+    desk.act(() => reopened(error), () => returnTo(error)).then(() => {
+      if (status !== 409) desk.complain(error);
+      deliverBeside();
+    });
+  }
+
+  async function reopened({ entry, message }) {
+    if (form.dataset.id && form.dataset.id !== entry.id) await save();
+    const answer = await desk.call(entry.now);
+    return { ...answer, message };
+  }
+
+  function follow(onward) {
+    const repeat = () => follow(onward);
     desk.act(async () => {
-      await saving;
       let answer;
       try {
-        answer = await desk.call(url, { ...sent, seen });
+        answer = await deliver();
       } catch (error) {
-        if (error.status !== 404 && error.status !== 409) throw error;
-        // It is gone, for example deleted: there is nothing to rate any more. Or it was graded in another window.
-        const gone = error.status === 404;
-        answer = await desk.call(gone ? place.dataset.next : now);
-        answer.message = gone ? `${error.message} Here is the next one.` : error.message;
+        if (!error.entry || stays(error)) {
+          stuck = repeat;
+          throw error;
+        }
+        const { entry, status, message } = error;
+        if (status === 404) return { ...(await desk.call(place.dataset.next)), message: `${message} Here is the next one.` };
+        if (status !== 409 && entry.id === form.dataset.id) throw error;
+        return reopened(error);
       }
-      desk.kept.forget(at);
-      return answer;
-    }, () => rate(value));
+      return answer && answer.html !== null ? answer : desk.call(onward);
+    }, repeat);
+  }
+
+  function fresh() {
+    return ahead && ahead.of === form.dataset.id && performance.now() < ahead.until ? ahead.answer : null;
+  }
+
+  async function fetchAhead() {
+    const { id, ahead: url } = form.dataset;
+    if (!url || "back" in form.dataset || unsent.length || fresh()) return;
+    ahead = null;
+    let answer;
+    try {
+      answer = await desk.call(url);
+    } catch {
+      // Then it comes when it is asked for, and what is wrong is said there.
+      return;
+    }
+    if (answer.html === null || id !== form.dataset.id || unsent.length) return;
+    // It is kept from other raters for as long as the server says; long before that is over it is asked for anew.
+    ahead = { of: id, answer, until: performance.now() + 500 * place.dataset.lease };
+    place.setAttribute("data-ahead", "");
+  }
+
+  function tell(words) {
+    state = words;
+    place.toggleAttribute("data-unsent", unsent.length > 0);
+    const seen = place.querySelector("[data-state]");
+    if (seen) seen.textContent = words;
+    const heard = unsent.length && failures ? words : "";
+    if (unheard.textContent !== heard) unheard.textContent = heard;
   }
 
   function submit() {
-    if (!form.dataset.id || !desk.takes("grade")) return;
+    if (!form.dataset.id || !desk.takes(EARLY_GRADE)) return;
     if (rating !== null) return rate(rating);
     const { comment, correction } = values();
     const what = correction ? "your correction" : comment ? "your comment" : "this answer";
@@ -204,10 +356,11 @@
     desk.say(`Choose a grade from 1 to 5: it is stored together with ${what}.`);
   }
 
-  async function go(url) {
-    if (desk.working) return;
+  function go(url) {
+    if (desk.isBusy()) return;
     desk.act(async () => {
       if (form.dataset.id) await save();
+      await deliver();
       return desk.call(url);
     });
   }
@@ -215,21 +368,21 @@
   function skip() {
     if (!form.dataset.id) return;
     if ("back" in form.dataset) return go(form.dataset.following);
-    if (!desk.takes("skip")) return;
-    const url = form.dataset.skip;
-    desk.act(async () => {
-      await save();
-      return desk.call(url, {});
-    });
+    if (!desk.takes(EARLY_SKIP)) return;
+    save();
+    hand({ url: form.dataset.skip, body: {}, words: "Skipped." });
   }
 
   function undo() {
-    if (desk.working) return;
+    if (desk.isBusy()) return;
+    let delivered = false;
     desk.act(async () => {
       if (form.dataset.id) await save();
+      await deliver();
+      delivered = true;
       return desk.call(place.dataset.undo, {});
       // If it is not known whether it arrived, a second one could take back too much.
-    }, () => desk.act(() => desk.call(place.dataset.next)));
+    }, () => (delivered ? desk.act(() => desk.call(place.dataset.next)) : undo()));
   }
 
   function previous() {
@@ -237,7 +390,7 @@
   }
 
   function flag() {
-    if (!form.dataset.id) return;
+    if (!form.dataset.id || !desk.takes(EARLY_FLAG)) return;
     const tick = fields().harmful;
     tick.checked = !tick.checked;
     changed();
@@ -264,14 +417,30 @@
 
   window.addEventListener("pagehide", () => {
     if (isDirty()) save({ keepalive: true });
+    for (const { url, body } of unsent) {
+      const leaving = { ...body, bring: false };
+      if (JSON.stringify(leaving).length < LARGEST_OF_A_LEAVING_PAGE) desk.call(url, leaving, { keepalive: true }).catch(() => {});
+    }
+  });
+  window.addEventListener("beforeunload", (event) => {
+    if (unsent.some((entry) => !entry.safe)) event.preventDefault();
   });
   window.addEventListener("online", () => {
     if (isDirty()) save();
+    if (unsent.length) deliverBeside();
+  });
+  // Another window or device may have had the answer that was fetched ahead.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) return;
+    ahead = null;
+    fetchAhead();
   });
 
+  unsent = desk.kept.names(outbox).map(desk.kept.read).filter(Boolean);
   desk.start({
     opened,
     holdsText,
+    get again() { return unsent.length ? "It is sent by itself as soon as that works." : "Try again."; },
     submit,
     hint: "The keys 1 to 5 grade and go on; ? shows all keys.",
     clicked: (name, value) => (name === "rating" ? rate(Number(value)) : does[value]()),
@@ -280,4 +449,6 @@
       c: comment, e: correct, f: flag, u: undo, ArrowLeft: previous, ArrowRight: skip,
     },
   });
+  if (unsent.some((entry) => entry.id === form.dataset.id)) follow(place.dataset.next);
+  else if (unsent.length) deliverBeside();
 })();
