@@ -300,6 +300,7 @@ def test_no_network_loses_nothing(open_page: Open, desk: Desk) -> None:
     expect(trouble).to_contain_text("The server does not answer.")
     page.route("**/rate", lambda route: route.fulfill(status=503, json={"detail": "The database does not answer."}))
     page.context.set_offline(False)
+    trouble.get_by_role("button", name="Retry").click()
     expect(trouble).to_contain_text("The database does not answer. What you typed is kept. It is sent by itself")
     expect(page.get_by_label("Comment")).to_have_value("Kept here")
     expect(page.get_by_role("button", name="4 right")).to_have_attribute("aria-pressed", "true")

@@ -27,6 +27,7 @@
   let compareTimer = 0;
   let compared = 0;
   let ahead = null;
+  let fetching = Promise.resolve();
   let unsent = [];
   let delivery = Promise.resolve();
   let deliverTimer = 0;
@@ -203,20 +204,24 @@
 
   // Show the next answer if it is here, and deliver meanwhile; else deliver first, and the response brings the next one.
   function hand({ words, ...given }) {
-    const next = fresh();
     const { id, now, following } = form.dataset;
     for (const each of unsent.filter((each) => each.id === id)) drop(each);
-    const at = `${outbox}${Date.now()}:${id}`;
-    const entry = { ...given, at, id, now, body: { ...given.body, bring: !next } };
+    const entry = { ...given, id, now, at: `${outbox}${Date.now()}:${id}`, body: { ...given.body, bring: false } };
     unsent.push(entry);
-    entry.safe = desk.kept.write(at, { ...entry, body: { ...entry.body, bring: false } });
-    if (!next) return follow("back" in form.dataset ? following : place.dataset.next);
+    entry.safe = desk.kept.write(entry.at, entry);
+    const next = taken(words);
+    if (!next) return follow("back" in form.dataset ? following : place.dataset.next, entry, words);
     const meters = place.querySelector(".meters");
-    ahead = null;
     desk.calm();
-    desk.show({ ...next, message: `${words} ${next.message}` });
+    desk.show(next);
     place.querySelector(".meters").replaceWith(meters);
     deliverBeside();
+  }
+
+  function taken(words) {
+    const next = fresh();
+    ahead = null;
+    return next && { ...next, message: `${words} ${next.message}` };
   }
 
   function drop(entry) {
@@ -295,10 +300,18 @@
     return { ...answer, message };
   }
 
-  function follow(onward) {
+  function follow(onward, mine, words) {
     const repeat = () => follow(onward);
     desk.act(async () => {
       let answer;
+      // Asked for twice at a time, there would be two, in an order that nobody knows.
+      await fetching;
+      const next = mine && taken(words);
+      if (next) {
+        setTimeout(deliverBeside);
+        return next;
+      }
+      if (mine) mine.body.bring = true;
       try {
         answer = await deliver();
       } catch (error) {
@@ -319,7 +332,12 @@
     return ahead && ahead.of === form.dataset.id && performance.now() < ahead.until ? ahead.answer : null;
   }
 
-  async function fetchAhead() {
+  function fetchAhead() {
+    fetching = fetching.then(fetchNow);
+    return fetching;
+  }
+
+  async function fetchNow() {
     const { id, ahead: url } = form.dataset;
     if (!url || "back" in form.dataset || unsent.length || fresh()) return;
     ahead = null;
