@@ -163,7 +163,7 @@ def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
     for each in found.first:
         if (said := each.rating) is None:
             continue
-        grade = "better" if each.worse else str(said.rating or "")
+        grade = "better" if each.worse else str(said.rating or "") if each.label is None else f"{each.label:.2f}"
         by = said.reviewer or (reviewer if grade else "")
         texts = (said.user_prompt, said.ai_response, grade, said.feedback_comment, by)
         table.add_row(*(Text(textwrap.shorten(_printable(text or ""), 40, placeholder="…")) for text in texts))

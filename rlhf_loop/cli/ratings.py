@@ -86,6 +86,13 @@ def ratings() -> None:
     show_default=True,
     help="Langfuse, Phoenix: the score or annotation that is the rating.",
 )
+@click.option(
+    "--as-judge",
+    "judge",
+    metavar="NAME",
+    help="The ratings are labels by the model NAME, with decimals: recipe transformer is tuned on them, and nobody is "
+    "judged by them.",
+)
 @click.option("--skip-invalid", is_flag=True, help="Store the valid rows even if others are invalid.")
 @click.option("--unrated", is_flag=True, help="Of a tool: take the file even if nothing in it is a rating.")
 @click.option("--dry-run", is_flag=True, help="Show how the file would be read, and store nothing.")
@@ -103,6 +110,7 @@ def import_(
     scale: tuple[float, float] | None,
     score_name: str,
     encoding: str | None,
+    judge: str | None,
     skip_invalid: bool,
     unrated: bool,
     dry_run: bool,
@@ -141,8 +149,9 @@ def import_(
                     reviewer=reviewer,
                     labels=labels,
                     encoding=encoding,
+                    judge=judge,
                 ),
-                reviewer=reviewer,
+                reviewer=judge or reviewer,
                 unrated=unrated,
             )
             return
@@ -164,6 +173,7 @@ def import_(
                     unrated=unrated,
                     progress=progress,
                     actor=operator(),
+                    judge=judge,
                 )
         except InvalidRowsError as error:
             print_invalid(error.report)
@@ -231,6 +241,11 @@ def undo(number: int, dry_run: bool) -> None:
 @click.option(
     "--score-name", metavar="NAME", default="rating", show_default=True, help="Langfuse: what the rating is called."
 )
+@click.option(
+    "--judges",
+    is_flag=True,
+    help="Write the labels of judges in place of what people said, with the role judge; import them --as-judge.",
+)
 @click.option("--names", is_flag=True, help="hf-dataset: raters and ids as they are, not pseudonyms.")
 @click.option(
     "--for-spreadsheet",
@@ -243,6 +258,7 @@ def export(
     min_gap: int,
     conversational: bool,
     score_name: str,
+    judges: bool,
     names: bool,
     for_spreadsheet: bool,
 ) -> None:
@@ -262,6 +278,8 @@ def export(
     from rlhf_loop.utils.text import counted
 
     if format == "hf-dataset":
+        if judges:
+            raise click.UsageError("--judges is for csv, jsonl and parquet. Leave it out, or take one of these.")
         if for_spreadsheet:
             raise click.UsageError("--for-spreadsheet is for CSV, and hf-dataset is Parquet. Leave one of them out.")
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
@@ -272,6 +290,7 @@ def export(
         score_name=score_name,
         reviewer_weighting=read_settings().reviewer_weighting,
         for_spreadsheet=for_spreadsheet,
+        judges=judges,
     )
     with progress_bar(f"Exporting {file.name}") as progress:
         count = export_ratings(open_ratings(), file, format=format, options=options, progress=progress)

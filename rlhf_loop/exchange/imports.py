@@ -45,13 +45,15 @@ class PastImport:
 class Undone:
     """The numbers of an undone import.
 
-    Removed were `answers` and `said`, the reviews and preferences; `restored` of these say again what they said before.
+    Removed were `answers`, `said`, the reviews and preferences, and `labels` of judges;
+    `restored` of these say again what they said before.
     `answers_kept` are used otherwise, and `said_kept` were said anew, withdrawn or approved since. `already` is when
     and by whom the import had been undone before; then nothing was done.
     """
 
     answers: int = 0
     said: int = 0
+    labels: int = 0
     restored: int = 0
     answers_kept: int = 0
     said_kept: int = 0
@@ -64,6 +66,8 @@ class Undone:
             return [f"Import {self.already.id} was taken back before, {when}. Nothing was done."]
         said = "reviews and preferences"
         found = [f"{counted(self.answers, 'answer')} and {self.said:,} {said} removed, {self.restored:,} as before."]
+        if self.labels:
+            found.append(f"{counted(self.labels, 'label')} of judges removed.")
         if self.answers_kept:
             found.append(f"Kept: {counted(self.answers_kept, 'answer')} of the import, used otherwise since.")
         if self.said_kept:
@@ -123,6 +127,7 @@ def undo_import(engine: Engine, import_id: int, *, actor: str = "import", dry_ru
         now = {"undone_at": datetime.now(UTC), "undone_by": actor}
         connection.execute(update(Import).where(Import.id == import_id).values(now))
         counts = {"answers": undone.answers, "said": undone.said, "restored": undone.restored}
+        counts |= {"labels": undone.labels} if undone.labels else {}
         kept = {"answers_kept": undone.answers_kept, "said_kept": undone.said_kept}
         audit.note(
             connection, actor, "ratings.import_undone", f"import:{import_id}", {"file": row.file} | counts | kept
@@ -145,7 +150,9 @@ def _undo(connection: Connection, import_id: int, *, said: int) -> Undone:
     changed = run(_COUNT_CHANGED).scalar_one()
     removed = run(f"SELECT count(*) FROM rlhf_reviews AS r WHERE {_ADDED_REVIEW}").scalar_one()
     removed += run(f"SELECT count(*) FROM rlhf_preferences AS p WHERE {_ADDED_PREFERENCE}").scalar_one()
+    labels = run("SELECT count(*) FROM rlhf_judge_labels WHERE import_id = :id").scalar_one()
     answers = run(_DELETE_ANSWERS).rowcount
+    run("DELETE FROM rlhf_judge_labels WHERE import_id = :id")
     run(f"DELETE FROM rlhf_reviews AS r WHERE {_ADDED_REVIEW}")
     run(f"DELETE FROM rlhf_preferences AS p WHERE {_ADDED_PREFERENCE}")
     back = _give_back(connection, import_id)
@@ -163,9 +170,10 @@ def _undo(connection: Connection, import_id: int, *, said: int) -> Undone:
     return Undone(
         answers=answers,
         said=removed,
+        labels=labels,
         restored=back + other,
         answers_kept=run("SELECT count(*) FROM rlhf_interactions WHERE import_id = :id").scalar_one(),
-        said_kept=max(0, said + changed - removed - back - same - other),
+        said_kept=max(0, said + changed - removed - labels - back - same - other),
     )
 
 
@@ -338,6 +346,7 @@ _TOUCHED = """
     UNION SELECT first_id FROM rlhf_preferences WHERE import_id = :id
     UNION SELECT second_id FROM rlhf_preferences WHERE import_id = :id
     UNION SELECT interaction_id FROM rlhf_import_changes WHERE import_id = :id
+    UNION SELECT interaction_id FROM rlhf_judge_labels WHERE import_id = :id
 """
 
 # Also those of an import that was undone before, which only this one still held.
@@ -348,6 +357,7 @@ _DELETE_ANSWERS = f"""
         AND NOT EXISTS (SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND NOT ({_ADDED_REVIEW}))
         AND NOT EXISTS (SELECT 1 FROM rlhf_preferences p WHERE p.first_id = i.id AND NOT ({_ADDED_PREFERENCE}))
         AND NOT EXISTS (SELECT 1 FROM rlhf_preferences p WHERE p.second_id = i.id AND NOT ({_ADDED_PREFERENCE}))
+        AND NOT EXISTS (SELECT 1 FROM rlhf_judge_labels l WHERE l.interaction_id = i.id AND l.import_id <> :id)
         AND NOT EXISTS (SELECT 1 FROM rlhf_drafts d WHERE d.interaction_id = i.id)
         AND NOT EXISTS (
             SELECT 1 FROM rlhf_assignments a

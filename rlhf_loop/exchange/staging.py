@@ -61,9 +61,9 @@ class ImportDefaults:
 class Stored:
     """The numbers of what became of staged rows.
 
-    `said` are the reviews and preferences among what was `added`. `withdrawn` reviews were taken back, and are among
-    the updated ones. `overtaken` is what says something else than what is newer here, or takes back what may be newer,
-    `remarks` what was said without a rating and has no place.
+    `said` are the reviews, preferences and labels among what was `added`, or changed of labels. `withdrawn` reviews
+    were taken back, and are among the updated ones. `overtaken` is what says something else than what is newer here, or
+    takes back what may be newer, `remarks` what was said without a rating and has no place.
     """
 
     added: int = 0
@@ -93,6 +93,7 @@ STAGE = Table(
     Column("said", Text),  # a digest of what is said, where nobody knows when
     Column("role", Text),  # NULL where the row does not say: so nothing that is known is overwritten
     Column("rating", Integer),
+    Column("label", Double),  # a judge's
     Column("harmful", Boolean),
     Column("source", Text),
     Column("candidate_group", Text),
@@ -473,11 +474,13 @@ def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> 
     for remarks in _NEW_REMARKS:
         connection.execute(text(remarks.format(json_object=_json_object(connection))), by)
     remarked = connection.execute(text(_ADD_REMARKS)).rowcount
+    relabelled = connection.execute(text(_COUNT_CHANGED_LABELS)).scalar_one()
+    labelled = connection.execute(text(_ADD_LABELS).bindparams(now), by).rowcount
     pairs = store_pairs(connection, role=role, now=moment, import_id=import_id)
     return Stored(
-        added=unrated + added + pairs.added,
-        said=added + pairs.said,
-        updated=updated + len(withdrawn) + remarked + pairs.updated,
+        added=unrated + added + pairs.added + labelled - relabelled,
+        said=added + pairs.said + labelled,
+        updated=updated + len(withdrawn) + remarked + pairs.updated + relabelled,
         withdrawn=len(withdrawn),
         overtaken=overtaken + pairs.overtaken,
         remarks=connection.execute(text(_COUNT_REMARKS)).scalar_one(),
@@ -513,6 +516,7 @@ def _staged(
         "user_prompt": None if elsewhere else rating.user_prompt,
         "ai_response": None if elsewhere else rating.ai_response,
         **words,
+        "label": row.label,
         "reviewer": reviewer,
         "nameless": row.stand_in == reviewer,
         # Of people without names nobody knows whose word it was.
@@ -649,7 +653,7 @@ _LOCK_KNOWN = """
 
 _COUNT_NEW_UNRATED = """
     SELECT count(*) FROM rlhf_import s
-    WHERE s.place = s.first_place AND s.rating IS NULL AND NOT s.of_pair
+    WHERE s.place = s.first_place AND s.rating IS NULL AND s.label IS NULL AND NOT s.of_pair
         AND NOT EXISTS (SELECT 1 FROM rlhf_interactions i WHERE i.external_id = s.identity)
 """
 
@@ -830,6 +834,26 @@ _COUNT_REMARKS = """
             SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.comment = s.comment)
         OR s.correction <> coalesce(i.corrected_response, '') AND NOT EXISTS (
             SELECT 1 FROM rlhf_reviews r WHERE r.interaction_id = i.id AND r.correction = s.correction))
+"""
+
+# Of several labels of one judge on one answer, as by a model that was asked several times, the mean.
+_LABELS = """
+    SELECT i.id AS interaction_id, f.reviewer AS judge, f.label,
+        (SELECT l.label FROM rlhf_judge_labels l
+         WHERE l.interaction_id = i.id AND l.judge = f.reviewer ORDER BY l.import_id DESC LIMIT 1) AS before
+    FROM (SELECT identity, reviewer, avg(label) AS label
+          FROM rlhf_import WHERE label IS NOT NULL GROUP BY identity, reviewer) AS f
+        JOIN rlhf_interactions i ON i.external_id = f.identity
+"""
+
+_IS_OTHER = "abs(s.before - s.label) > 1e-9"
+
+_COUNT_CHANGED_LABELS = f"SELECT count(*) FROM ({_LABELS}) AS s WHERE {_IS_OTHER}"
+
+_ADD_LABELS = f"""
+    INSERT INTO rlhf_judge_labels (interaction_id, judge, label, labelled_at, import_id)
+    SELECT s.interaction_id, s.judge, s.label, :now, :import_id FROM ({_LABELS}) AS s
+    WHERE s.before IS NULL OR {_IS_OTHER}
 """
 
 _ADD_REVIEWS = """

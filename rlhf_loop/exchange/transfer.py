@@ -7,7 +7,7 @@ their answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rlhf_loop.exchange.reader import INCOMING, PLAIN, RatingsReader, chosen_for
 from rlhf_loop.exchange.staging import ImportDefaults, RowError, Stored, stage
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, translated_errors, writing
+from rlhf_loop.store.interactions import judge_labels
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.encodings import UTF_8
@@ -75,7 +76,11 @@ def _rating(row: Any) -> Rating:
         review = DomainReview(comment=row.feedback_comment, correction=row.corrected_response)
     else:
         review = review_of(row)
-    said = rating_fields(review) | field_values(origin_of(row))
+    return _answer(row, **rating_fields(review))
+
+
+def _answer(row: Any, **said: Any) -> Rating:
+    said |= field_values(origin_of(row))
     # An empty text is none, as in a file.
     filled: dict[str, Any] = {name: None if value == "" else value for name, value in said.items()}
     return Rating(
@@ -107,8 +112,9 @@ class ImportReport:
     `invalid` lists the first `LISTED_ROWS` invalid rows in the file's order; `ignored` what was not used: columns,
     scores and the like, how many records are about nothing that could be read, and how many say something older than
     what is here. Of what is updated, `withdrawn` counts reviews that were taken back. Of the rows that could be read,
-    `rated` have a rating and `compared` are comparisons, by so many `reviewers`. `encoding` is that of the text, None
-    of other files. `import_id` is the number by which it can be taken back, None where nothing was stored.
+    `rated` have a rating and `compared` are comparisons, by so many `reviewers`, and `judged` a judge's label.
+    `encoding` is that of the text, None of other files. `import_id` is the number by which it can be taken back, None
+    where nothing was stored.
     """
 
     rows: int
@@ -124,11 +130,12 @@ class ImportReport:
     reviewers: int = 0
     encoding: str | None = None
     import_id: int | None = None
+    judged: int = 0
 
     @property
     def unrated(self) -> int:
         """The number of rows that could be read and are neither ratings nor comparisons."""
-        return self.rows - self.rated - self.compared - self.invalid_count
+        return self.rows - self.rated - self.compared - self.judged - self.invalid_count
 
     def lines(self) -> list[str]:
         """Return what changed, and what was said, in sentences."""
@@ -141,7 +148,8 @@ class ImportReport:
         """Return how much was said by how many people, what the text was read as, and what was not used."""
         said = [counted(self.rated, "rating")] if self.rated or not self.compared else []
         said += [counted(self.compared, "comparison")] if self.compared else []
-        found = [f"{' and '.join(said)} by {counted(self.reviewers, 'reviewer')}."]
+        found = [f"{' and '.join(said)} by {counted(self.reviewers, 'reviewer')}."] if not self.judged else []
+        found += [f"{counted(self.judged, 'label')} by {counted(self.reviewers, 'judge')}."] if self.judged else []
         if any(name.startswith(("score ", "annotation ")) for name in self.ignored) and not self.rated + self.compared:
             found.append(
                 "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
@@ -182,6 +190,20 @@ class Preview:
 SHOWN_ROWS = 5
 
 
+def _as_judged(path: Path, format: str | None, labels: Labels | None) -> Labels:
+    """Return how the labels of a judge are read.
+
+    Raises:
+        ImportFileError: the file is of another tool's format.
+    """
+    if (named := chosen_format(path, format)[0]) not in PLAIN:
+        raise ImportFileError(
+            f"Labels of a judge are read from {', '.join(PLAIN)}, with a row for each, and {named} is not one of "
+            "these. Write them so."
+        )
+    return replace(labels or Labels(), judged=True)
+
+
 def preview_ratings(
     path: Path | str,
     *,
@@ -191,12 +213,15 @@ def preview_ratings(
     reviewer: str = ANONYMOUS,
     labels: Labels | None = None,
     encoding: str | None = None,
+    judge: str | None = None,
 ) -> Preview:
     """Read a ratings file to its end as `import_ratings` would, without any database.
 
     Raises:
         ImportFileError: the file cannot be read.
     """
+    if judge is not None:
+        labels, reviewer = _as_judged(Path(path), format, labels), judge
     reader = RatingsReader(Path(path), format=format, columns=columns, names=names, labels=labels, encoding=encoding)
     errors, read, first = _Errors(), _Read(), list[FileRow]()
     for row in _counted(reader, read, errors, reviewer=reviewer):
@@ -232,6 +257,7 @@ def import_ratings(
     unrated: bool = True,
     progress: Progress | None = None,
     actor: str = "import",
+    judge: str | None = None,
 ) -> ImportReport:
     """Store a ratings file in one transaction: all of it, or with `skip_invalid` all of its valid rows.
 
@@ -241,14 +267,17 @@ def import_ratings(
     `reviewer`, `role` and `source` stand where a row names none. By default the role is the expert's, but for Langfuse,
     Open WebUI and Phoenix the end user's. `labels` says what becomes of labels, thumbs and other scales, `encoding` how
     a text is encoded that does not tell it itself. Rows are reviews, and answers without any; in a file of preferences
-    they are these. Without `unrated` a tool's file is refused in which nothing is a rating. The audit log says that
-    `actor` imported the file.
+    they are these. With a `judge` they are its labels, soft ratings by a model of that name, which count nowhere as
+    anybody's review: recipe `transformer` is tuned on them. Without `unrated` a tool's file is refused in which nothing
+    is a rating. The audit log says that `actor` imported the file.
 
     Raises:
         InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.
         ImportFileError: the file cannot be read, nothing in it is a rating, or the reviewer's name is blank.
         DatabaseError: the database cannot be reached.
     """
+    if judge is not None:
+        labels, reviewer = _as_judged(Path(path), format, labels), judge
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
         raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
     if long := next((name for name in (reviewer, source or "") if len(name) > _LONGEST_NAME), ""):
@@ -272,11 +301,12 @@ def import_ratings(
             if errors.count and not skip_invalid:
                 storing.rollback()
                 raise InvalidRowsError(path, errors.report(Stored(), read, ignored=reader.ignored))
-            import_id = imports.begin(connection, path.name, actor=actor, format=reader.format)
+            named = reader.format if judge is None else f"{reader.format}, judge {judge}"
+            import_id = imports.begin(connection, path.name, actor=actor, format=named)
             stored = staging.store(connection, unsaid=unsaid, import_id=import_id)
             report = errors.report(stored, read, ignored=(*reader.ignored, *_left(stored)), import_id=import_id)
             imports.finish(connection, import_id, stored, refused=errors.count)
-            counts = {"format": reader.format, "rows": read.rows, "added": stored.added, "updated": stored.updated}
+            counts = {"format": named, "rows": read.rows, "added": stored.added, "updated": stored.updated}
             audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
     return report
 
@@ -296,6 +326,7 @@ class ExportOptions:
     score_name: str = SCORE_NAME
     reviewer_weighting: bool = True
     for_spreadsheet: bool = False
+    judges: bool = False
 
 
 def export_ratings(
@@ -321,13 +352,15 @@ def export_ratings(
     format, container = chosen_format(path, format)
     if format in INCOMING:
         raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
+    if options and options.judges and format not in PLAIN:
+        raise ImportFileError(f"Labels of judges are not written as {format}. Write them as csv, jsonl or parquet.")
     columns = _columns(format, options := options or ExportOptions())
     done = 0
     with (
         reading(engine) as connection,
         written_file(path, container=container, columns=columns, for_spreadsheet=options.for_spreadsheet) as write,
     ):
-        total = count(connection) if progress and format in PLAIN else 0
+        total = count(connection) if progress and format in PLAIN and not options.judges else 0
         rows = _rows(connection, format, options)
         while chunk := list(islice(rows, _CHUNK)):
             write(chunk)
@@ -346,7 +379,7 @@ def _columns(format: str, options: ExportOptions) -> Columns:
         return trl.preference_columns(conversational=options.conversational)
     if format == "trl-unpaired":
         return trl.unpaired_columns(conversational=options.conversational)
-    return plain.COLUMNS
+    return plain.JUDGE_COLUMNS if options.judges else plain.COLUMNS
 
 
 def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterator[Row]:
@@ -361,7 +394,19 @@ def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterat
     if format == "trl-unpaired":
         rated = preferences.labelled(connection, reviewer_weighting=weighting)
         return (trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk) for of in rated)
+    if options.judges:
+        return (plain.judge_cells(answer, label) for answer, label in _labels(connection))
     return map(plain.cells, ratings(connection))
+
+
+def _labels(connection: Connection) -> Iterator[tuple[Rating, float]]:
+    """Yield the labels of judges that hold, each with its answer, by answer and judge."""
+    own = (column for column in Interaction.__table__.columns if column.name not in ("rating", "rated_at"))
+    of = judge_labels().subquery()
+    wanted = select(*own, of.c.judge, of.c.label, of.c.labelled_at).join(of, of.c.interaction_key == Interaction.id)
+    for row in connection.execute(wanted.order_by(Interaction.id, of.c.judge), execution_options=_STREAMED):
+        answer = _answer(row, reviewer=row.judge, rated_at=row.labelled_at)
+        yield answer, row.label
 
 
 @dataclass(slots=True)
@@ -371,6 +416,7 @@ class _Read:
     rows: int = 0
     rated: int = 0
     compared: int = 0
+    judged: int = 0
     unsaid: int = 0
     reviewers: set[str] = field(default_factory=set)
     encoding: str | None = None
@@ -414,6 +460,7 @@ class _Errors:
             reviewers=len(read.reviewers),
             encoding=read.encoding,
             import_id=import_id,
+            judged=read.judged,
         )
 
 
@@ -468,7 +515,8 @@ def _counted(reader: RatingsReader, read: _Read, errors: _Errors, *, reviewer: s
         read.rated += row.rating.rating is not None
         read.unsaid += row.rating.rating is None and row.worse is None and not row.taken_back
         read.compared += row.worse is not None
-        if row.rating.rating is not None or row.worse is not None:
+        read.judged += row.label is not None
+        if row.rating.rating is not None or row.worse is not None or row.label is not None:
             read.reviewers.add(row.rating.reviewer or reviewer)
         yield row
     read.encoding = reader.encoding

@@ -26,8 +26,8 @@ from rlhf_loop.registry.gate import Judgement, LiveModel, judge
 from rlhf_loop.registry.runs import begin_run, end_run, plain, training_lock
 from rlhf_loop.registry.schedule import last_review
 from rlhf_loop.reward import RECIPES, TransformerRecipe
-from rlhf_loop.training.data import frozen_share, training_set
-from rlhf_loop.training.fit import Progress
+from rlhf_loop.training.data import frozen_share, judged_answers, training_set
+from rlhf_loop.training.fit import MOST_ANSWERS, Progress
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
 from rlhf_loop.training.train import AUTO, TrainingReport, check_enough, judged_rows, train
@@ -114,6 +114,9 @@ def run_training(
             registry.settle(engine, settings)
             seen = last_review(engine)  # before anything is read: what comes meanwhile is new for the next training
             end_user_weight = checked_weight(settings)
+            if recipe == TransformerRecipe.name:
+                most = MOST_ANSWERS[TransformerRecipe.name]
+                tuning = replace(tuning, judged=judged_answers(engine, most=most, seed=seed))
             data = training_set(engine, end_user_weight=end_user_weight, reviewer_weighting=settings.reviewer_weighting)
             pairs = training_pairs(engine, end_user_weight=end_user_weight, raters=data.raters)
             judged = data.only(judged_rows(data, min_samples))

@@ -392,6 +392,8 @@ def _data(version: Version, measured: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {version.frozen_share:.0%} of all questions are frozen: no version is fitted on them"
     if measured.get("end_users"):
         yield f"- {measured['end_users']} answers that only end users rated, weight {measured['end_user_weight']:.2f}"
+    if measured.get("judge_labels"):
+        yield f"- {measured['judge_labels']:,} answers with labels of judges, on which its layers were tuned besides"
     if pairs.get("corrections") or pairs.get("preferences"):
         yield f"- {pairs.get('corrections', 0)} corrections and {pairs.get('preferences', 0)} preferences"
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, func, insert, select
+from sqlalchemy import ColumnElement, Select, case, delete, func, insert, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from rlhf_loop import domain
 from rlhf_loop.domain import GOOD_RATING, Rating, ReviewerRole, ServingRecord, field_values, prompt_key, rating_fields
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction, upsert
-from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, Preference, Review, ServedQuestion
+from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID, Interaction, JudgeLabel, Preference, Review, ServedQuestion
 from rlhf_loop.store.validation import RATINGS, cleaned, problem, whole
 from rlhf_loop.utils.text import clause, unstorable
 
@@ -47,6 +48,15 @@ class RatingStats:
     last_rated_at: datetime | None
     end_user_reviews: int = 0
     end_user_rated: int = 0
+
+
+def judge_labels() -> Select[Any]:
+    """Return a query for the labels of judges that hold: of each judge on each answer that of the latest import."""
+    later = aliased(JudgeLabel)
+    same = (later.interaction_key == JudgeLabel.interaction_key) & (later.judge == JudgeLabel.judge)
+    newest = select(func.max(later.import_id)).where(same).scalar_subquery()
+    names = ("interaction_key", "judge", "label", "labelled_at")
+    return select(*(JudgeLabel.__table__.c[name] for name in names)).where(JudgeLabel.import_id == newest)
 
 
 def record(engine: Engine, ratings: Sequence[Rating]) -> list[int]:

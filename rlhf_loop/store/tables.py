@@ -262,6 +262,31 @@ class Preference(Base):
     import_id: Mapped[int | None]
 
 
+class JudgeLabel(Base):
+    """A judge's label on an answer: a soft rating from 1 to 5 by a model, that nothing counts as anybody's review.
+
+    Each import has rows of its own, so that it can be taken back; of one judge's labels on an answer that of the latest
+    import holds.
+    """
+
+    __tablename__ = "rlhf_judge_labels"
+    __table_args__ = (
+        UniqueConstraint(
+            "interaction_key", "judge", "import_id", name="uq_rlhf_judge_labels_interaction_id_judge_import_id"
+        ),
+        CheckConstraint("trim(judge) <> ''", name="ck_rlhf_judge_labels_judge_not_empty"),
+        CheckConstraint("label >= 1 AND label <= 5", name="ck_rlhf_judge_labels_label_1_to_5"),
+        AUTOINCREMENT,
+    )
+
+    id: Mapped[Id]
+    interaction_key: Mapped[AnswerKey] = mapped_column("interaction_id", key="interaction_key")
+    judge: Mapped[str]
+    label: Mapped[float]
+    labelled_at: Mapped[datetime] = mapped_column(server_default=Now())
+    import_id: Mapped[int] = mapped_column(index=True)
+
+
 class Import(Base):
     """A ratings file that was imported.
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_loop.domain import GOOD_RATING, Example, Question, ReviewerRole, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.store.engine import reading
-from rlhf_loop.store.interactions import group_name
+from rlhf_loop.store.interactions import group_name, judge_labels
 from rlhf_loop.store.tables import Interaction, Preference, Review
 from rlhf_loop.training.evaluation import Predictions
 from rlhf_loop.training.grouping import Hashes, QuestionGroups, linked, question_groups
@@ -378,6 +378,35 @@ def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting
         )
         if (text := texts.get(id))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAnswer:
+    """An answer with the label that judges gave it, from 1 to 5: no rating of anybody."""
+
+    prompt: str
+    response: str
+    label: float
+
+
+def judged_answers(engine: Engine, *, most: int, seed: int = 0) -> list[JudgedAnswer]:
+    """Read the labels of judges, of several on one answer the mean; of very many a sample of the questions."""
+    labels = judge_labels().subquery()
+    mean = select(labels.c.interaction_key.label("id"), func.avg(labels.c.label).label("label"))
+    of = mean.group_by(labels.c.interaction_key).subquery()
+    wanted = select(of.c.id, of.c.label, Interaction.user_prompt).join(Interaction, Interaction.id == of.c.id)
+    with reading(engine) as connection:
+        rows = connection.execute(wanted.order_by(of.c.id), execution_options=_STREAMED)
+        found = [(row.id, float(row.label), prompt_hash(row.user_prompt)) for row in rows]
+        if len(found) > most:
+            prompts = np.random.default_rng(seed).permutation(np.unique([prompt for *_, prompt in found]))
+            place = {prompt: number for number, prompt in enumerate(prompts.tolist())}
+            found = sorted(found, key=lambda each: (place[each[2]], each[0]))[:most]
+        texts = _Stored(connection).read([id for id, *_ in found])
+    same: dict[tuple[str, str], list[float]] = {}
+    for id, label, _ in found:
+        same.setdefault((texts[id].prompt, texts[id].response), []).append(label)
+    return [JudgedAnswer(*answer, sum(each) / len(each)) for answer, each in same.items()]
 
 
 class _InMemoryTexts:

@@ -18,7 +18,7 @@ from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
 from rlhf_loop.reward.classifier import PairRows, Scorer
 from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe, QualityRecipe, TransformerRecipe, joint_texts
-from rlhf_loop.training.data import Chunk, TrainingSet
+from rlhf_loop.training.data import Chunk, JudgedAnswer, TrainingSet, prompt_hash
 from rlhf_loop.training.pairs import PairSet
 from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
@@ -37,6 +37,13 @@ PREFERENCE_WEIGHT = 0.5
 #: A correction counts less. All of them are written by experts, and what they are corrected from is not: a fit learns
 #: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
 CORRECTION_WEIGHT = 0.25
+
+
+#: How much a judge's label counts in a tuning against an expert's rating, and how much all of them together against all
+#: of these. The regression learns from experts alone, and finds out what the layers are worth.
+JUDGE_WEIGHT, MOST_JUDGED = 0.5, 4.0
+#: Questions with labels that are read at a time.
+_LABELLED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +246,11 @@ def tuned(
     recipe, name = TransformerRecipe(PassagesRecipe()), TransformerRecipe.name
     data, rows, pairs = of.data, of.rows[name], of.compared
     of_pairs = pairs.features.rows[name]
+    read, weight = len(found.reading.of), rating_weights(data, of.judged, rows & ~of.held)[rows]
+    labels, label_group = _judged(options.judged, data, encoder, found.reading)
+    share = min(1.0, MOST_JUDGED * float(weight[~of.held[rows]].sum()) / max(1.0, JUDGE_WEIGHT * len(label_group)))
     scores = tuned_scores(
-        RatedCandidates(
-            np.searchsorted(found.read, data.row[rows]),
-            data.rating[rows],
-            rating_weights(data, of.judged, rows & ~of.held)[rows],
-        ),
+        RatedCandidates(np.searchsorted(found.read, data.row[rows]), data.rating[rows], weight),
         data.prompt[rows],
         of.held[rows],
         reading=found.reading,
@@ -255,9 +261,11 @@ def tuned(
         seed=seed,
         options=options,
         progress=progress,
+        judged=replace(labels, weight=labels.weight * share),
+        judged_group=label_group,
     )
-    counts = np.bincount(found.reading.of)
-    columns = recipe.beside(np.empty((len(found.read), 0)), counts.tolist(), scores.candidates)
+    counts = np.bincount(found.reading.of[:read])
+    columns = recipe.beside(np.empty((len(found.read), 0)), counts.tolist(), scores.candidates[:read])
     features, difference = of.features[name].copy(), pairs.features.difference[name].copy()
     added = columns.shape[1]
     features[:, -added:] = columns[np.searchsorted(found.read, data.row[rows])]
@@ -266,6 +274,27 @@ def tuned(
     compared = replace(pairs.features, difference={**pairs.features.difference, name: difference})
     filled = replace(of, features={**of.features, name: features}, compared=replace(pairs, features=compared))
     return filled, scores.layers
+
+
+def _judged(
+    answers: Sequence[JudgedAnswer], data: TrainingSet, encoder: TextEncoder, reading: Reading
+) -> tuple[RatedCandidates, Ints]:
+    """Read answers that judges have labelled behind those that were read; return their places, and their groups."""
+    recipe, start = TransformerRecipe(PassagesRecipe()), len(reading.of)
+    asked: dict[str, list[JudgedAnswer]] = {}
+    for answer in answers:
+        asked.setdefault(answer.prompt, []).append(answer)
+    prompts = list(asked)
+    for begin in range(0, len(prompts), _LABELLED):
+        some = [
+            Question(prompt, tuple(each.response for each in asked[prompt])) for prompt in prompts[begin:][:_LABELLED]
+        ]
+        reading.add(some, recipe.untuned(some, encoder)[1], encoder)
+    each = [answer for prompt in prompts for answer in asked[prompt]]
+    hashes = np.array([prompt_hash(answer.prompt) for answer in each], dtype=np.int64)
+    label = np.array([answer.label for answer in each], dtype=np.float64)
+    places = RatedCandidates(start + np.arange(len(each)), label, np.full(len(each), JUDGE_WEIGHT))
+    return places, data.question_of(hashes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from time import perf_counter
 
 import numpy as np
@@ -102,6 +103,8 @@ class TrainingReport:
     unseen questions and of documents as they come, known ones among them; `documents` has those of unseen documents.
     `foreign` says what tells that the encoder does not know the texts' language.
 
+    `judge_labels` counts the answers with labels of judges on which layers were tuned besides, and nothing else.
+
     `prior` is how strongly the prior that is shipped drew the fit: 1 as usual, 0 not at all, as the ratings say
     otherwise, None where the recipe has none for this encoder.
 
@@ -140,6 +143,7 @@ class TrainingReport:
     foreign: str | None = None
     documents: DocumentReport | None = None
     prior: float | None = None
+    judge_labels: int = 0
 
     def __repr__(self) -> str:
         first = self.overall.orders["model"].precision_at_1
@@ -238,7 +242,10 @@ def train(
     if recipe == TransformerRecipe.name:
         checked(encoder)
     started = perf_counter()
-    data = data.grouped(encoder, others=compared.prompts_but(data.asked["prompt"]))
+    tuning = tuning or Tuning()
+    labelled = _labelled(tuning, data) if recipe == TransformerRecipe.name else []
+    others = chain(compared.prompts_but(data.asked["prompt"]), [labelled] if labelled else [])
+    data = data.grouped(encoder, others=others)
     grouping = perf_counter() - started
     _check_judged(data, judged, min_samples=0)
     held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
@@ -257,12 +264,14 @@ def train(
         rows = {name: mask[found.there] for name, mask in rows.items()}
         _check_judged(data, judged, min_samples)
     material = Material(data, judged, held, found.features, rows, pair_rows, encoder.id)
-    layers, adapted = None, list[int]()
+    layers, adapted, judge_labels = None, list[int](), 0
     if TransformerRecipe.name in rows:
         started = perf_counter()
-        options = _unrated(tuning or Tuning(), data, frozen_share)
+        options = _unheld(_unrated(tuning, data, frozen_share), data, held, frozen_share)
         material, layers = tuned(material, found, encoder, seed=seed, options=options, progress=progress)
         adapted = [prompt_hash(question) for question, _ in options.corpus]
+        adapted += [prompt_hash(answer.prompt) for answer in options.judged]
+        judge_labels = len(options.judged)
         pair_rows = material.compared
         seconds["tuning"] = perf_counter() - started
     fits = {}
@@ -310,6 +319,7 @@ def train(
         calibration=bins(fit.probability[having], data.label[having]),
         coverage=coverage(data.predictions(fit.probability[having], having)),
         prior=fit.prior,
+        judge_labels=judge_labels,
     )
     seconds["evaluation"] = perf_counter() - started
     report = replace(report, foreign=encoder.foreign(_some_texts(data)))
@@ -340,6 +350,20 @@ def _unrated(tuning: Tuning, data: TrainingSet, frozen_share: float) -> Tuning:
     asked = np.array([prompt_hash(question) for question, _ in tuning.corpus], dtype=np.int64)
     left = ~np.isin(asked, data.prompt_hash) & ~is_frozen(data.group_of(asked), frozen_share)
     return replace(tuning, corpus=[pair for pair, keep in zip(tuning.corpus, left, strict=True) if keep])
+
+
+def _labelled(tuning: Tuning, data: TrainingSet) -> list[str]:
+    """Return the questions that judges have labelled and nobody has judged, one of each spelling."""
+    questions = {prompt_hash(answer.prompt): answer.prompt for answer in tuning.judged}
+    known = set(data.asked["prompt"].tolist())
+    return [prompt for hash, prompt in questions.items() if hash not in known]
+
+
+def _unheld(tuning: Tuning, data: TrainingSet, held: Mask, frozen_share: float) -> Tuning:
+    """Leave out the labels of judges on questions that no model is fitted on."""
+    group = data.group_of(np.array([prompt_hash(answer.prompt) for answer in tuning.judged], dtype=np.int64))
+    kept = ~np.isin(group, data.group_of(data.prompt_hash[held])) & ~is_frozen(group, frozen_share)
+    return replace(tuning, judged=[answer for answer, keep in zip(tuning.judged, kept, strict=True) if keep])
 
 
 def judged_rows(data: TrainingSet, min_samples: int = MIN_SAMPLES) -> Mask:

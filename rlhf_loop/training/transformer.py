@@ -28,6 +28,7 @@ from rlhf_loop.encoders.runtime import abilities, cores
 from rlhf_loop.encoders.tuned import SHARPNESS, Checkpoint, TunedLayers
 from rlhf_loop.errors import EncoderError
 from rlhf_loop.reward.splitting import folds
+from rlhf_loop.training.data import JudgedAnswer
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.files import whole_file
@@ -44,6 +45,10 @@ QUESTION_TOKENS, PASSAGES = 80, 3
 FOLDS = 3
 #: What a rating of 1 to 5 says of the chance that the answer is correct.
 _TARGETS = np.array([0.03, 0.15, 0.5, 0.85, 0.97], dtype=np.float32)
+#: By more than this answers have to be rated differently to be a pair: the decimals of a judge say little.
+_HALF_A_GRADE = 0.5
+#: The fold of what no layers leave out, and none score.
+_NOBODYS = -1
 #: How much pairs of answers to one question count beside the ratings themselves.
 _PAIRS = 0.5
 _RATE, _HEAD_RATE, _DECAY = 5e-5, 5e-3, 0.01
@@ -84,14 +89,16 @@ class Tuning:
 
     `at_once` answers are read at a time, which bounds the memory and changes a result by rounding alone. In `folder`
     the state of a training is kept, from which one that was stopped goes on. `corpus` has questions with an answer
-    each, to adapt to before any rating is seen. Where nobody `serves` the layers, and nothing is held out, the last fit
-    is left out: out of fold there is a score for all that is rated without it.
+    each, to adapt to before any rating is seen, `judged` answers with labels of judges. Where nobody `serves` the
+    layers, and nothing is held out, the last fit is left out: out of fold there is a score for all that is rated
+    without it.
     """
 
     at_once: int = 16
     threads: int = 0
     folder: Path | None = None
     corpus: Sequence[tuple[str, str]] = ()
+    judged: Sequence[JudgedAnswer] = ()
     serves: bool = True
 
 
@@ -131,11 +138,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class RatedCandidates:
-    """Rated candidates of a reading: which ones, their ratings, and what each counts."""
+    """Rated candidates of a reading: which ones, their ratings from 1 to 5, and what each counts."""
 
     candidate: Ints
-    rating: Ints
+    rating: Ints | Floats
     weight: Floats
+
+    def with_others(self, others: RatedCandidates) -> RatedCandidates:
+        """Return these and then the others."""
+        candidate = np.append(self.candidate, others.candidate)
+        rating: Floats = np.append(self.rating, others.rating).astype(np.float64)
+        return RatedCandidates(candidate, rating, np.append(self.weight, others.weight))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +173,8 @@ def tuned_scores(
     seed: int,
     options: Tuning,
     progress: Progress | None = None,
+    judged: RatedCandidates | None = None,
+    judged_group: Ints | None = None,
 ) -> Scores:
     """Tune the encoder's last layers on ratings, and score all candidates and pairs that were read.
 
@@ -174,6 +189,8 @@ def tuned_scores(
         pairs: pairs of answers, two candidates each; no layers are fitted on them.
         pair_group: the group of each pair's question, -1 where none of its answers is rated.
         pair_held: which of them no fit may see.
+        judged: candidates with labels of judges, which teach the layers besides, are never held out and never scored.
+        judged_group: the group of each one's question, -1 where none of its answers is rated.
 
     Raises:
         MissingExtraError: torch is not installed.
@@ -186,17 +203,24 @@ def tuned_scores(
     fold = folds(group[inside], label[inside], count=FOLDS, seed=seed)
     parts = [*np.unique(fold).tolist(), *([FOLDS] if options.serves else [])]
     # What is held out, and pairs of questions that were not drawn, by the last.
-    fold_of = np.full(max(group.max(), pair_group.max(initial=-1)) + 2, FOLDS, dtype=np.intp)
+    others = np.append(pair_group, [] if judged_group is None else judged_group).astype(np.intp)
+    fold_of = np.full(max(group.max(), others.max(initial=-1)) + 2, FOLDS, dtype=np.intp)
     fold_of[group[inside]] = fold
     fold_of[-1] = parts[0]  # pairs whose question nobody knows
+    of_rated, every = fold_of[group], rated
+    if judged is not None and judged_group is not None and len(judged.rating):
+        every, inside = rated.with_others(judged), np.append(inside, np.ones(len(judged.rating), dtype=np.bool_))
+        of_rated = np.append(of_rated, np.where(judged_group < 0, _NOBODYS, fold_of[judged_group]))
     of_question = np.full(len(reading.question), FOLDS, dtype=np.intp)
     of_question[np.array(reading.of)[rated.candidate]] = fold_of[group]
     of_candidate = of_question[reading.of]
+    if every is not rated and judged is not None:
+        of_candidate[judged.candidate] = _NOBODYS
     of_pair = np.where(pair_held, FOLDS, fold_of[pair_group])
     with _machine(torch, options) as machine:
         states, start = _States(options.folder), _Layers.of(base, machine)
         steps = {
-            part: _rating_steps(reading, rated, np.flatnonzero(inside & (fold_of[group] != part)), options, seed)
+            part: _rating_steps(reading, every, np.flatnonzero(inside & (of_rated != part)), options, seed)
             for part in parts
         }
         bar = _Bar(progress, sum(len(epoch) for each in steps.values() for epoch in each))
@@ -208,10 +232,10 @@ def tuned_scores(
         read = (part.read for epochs in steps.values() for epoch in epochs for step in epoch for part in step)
         lower.keep(np.unique(np.concatenate(list(read))))
         scores, margins = np.full(len(reading.passages), np.nan), np.full(len(pairs.passages), np.nan)
-        key = _digest(*reading.tokens, rated.rating, rated.weight)
+        key = _digest(*reading.tokens, every.rating, every.weight)
         for part in parts:
             layers = start.copy()
-            states.fit(layers, steps[part], partial(_learn_ratings, layers, lower, rated, options), bar=bar, key=key)
+            states.fit(layers, steps[part], partial(_learn_ratings, layers, lower, every, options), bar=bar, key=key)
             for found, source, rows, below in (
                 (scores, reading, of_candidate == part, lower),
                 (margins, pairs, np.repeat(of_pair, 2) == part, of_pairs),
@@ -278,7 +302,8 @@ def _learn_ratings(layers: _Layers, lower: _Lower, rated: RatedCandidates, optio
     """Add the gradient of one step: cross-entropy to what the ratings say, and pairs of one question."""
     torch = layers.machine.torch
     functional = torch.nn.functional
-    better = [np.nonzero(rating[:, np.newaxis] > rating) for rating in (rated.rating[part.places] for part in step)]
+    ratings = (rated.rating[part.places] for part in step)
+    better = [np.nonzero(rating[:, np.newaxis] - rating > _HALF_A_GRADE) for rating in ratings]
     answers, pairs = sum(len(part.places) for part in step), sum(len(each[0]) for each in better)
     for some in _at_once(step, options.at_once):
         reads = np.concatenate([step[one].read for one in some])
@@ -290,7 +315,8 @@ def _learn_ratings(layers: _Layers, lower: _Lower, rated: RatedCandidates, optio
             end = place + len(part.places)
             logit = layers.logits(vectors[end], vectors[place:end])
             place = end + 1
-            target = layers.machine.tensor(_TARGETS[rated.rating[part.places] - 1])
+            target = np.interp(rated.rating[part.places], np.arange(1, 6), _TARGETS).astype(np.float32)
+            target = layers.machine.tensor(target)
             weight = layers.machine.tensor(rated.weight[part.places].astype(np.float32))
             surprise = functional.binary_cross_entropy_with_logits(logit, target, reduction="none")
             loss = loss + (weight * surprise).sum() / answers

@@ -21,8 +21,8 @@ from rlhf_loop.registry.training_run import run_training
 from rlhf_loop.store.interactions import record
 from rlhf_loop.training import transformer
 from rlhf_loop.training.comparison import predict
-from rlhf_loop.training.data import assemble, is_frozen, prompt_hash
-from rlhf_loop.training.train import TrainingResult, _unrated, train
+from rlhf_loop.training.data import JudgedAnswer, assemble, is_frozen, prompt_hash
+from rlhf_loop.training.train import TrainingResult, _unheld, _unrated, train
 from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, forget, tuned_scores
 from tests.encoders import tiny_encoders
 
@@ -297,6 +297,78 @@ def test_what_is_judged_by_is_not_adapted_to() -> None:
     asked = np.array([prompt_hash(question) for question, _ in unfrozen])
     assert 0 < len(unfrozen) < len(left)
     assert not is_frozen(asked, 0.2).any()
+
+
+def test_what_is_held_out_is_never_tuned_on_by_a_label() -> None:
+    """Labels of judges on held-out and frozen questions, however these are spelt, are left out."""
+    data = assemble([Example("Is it rated?", "yes", 4, group="1"), Example("Or this?", "no", 1, group="2")])
+    held = data.prompt_hash == prompt_hash("Or this?")
+    judged = [JudgedAnswer(f"Number {number}?", "so", 3.5) for number in range(200)]
+    judged += [JudgedAnswer("IS IT  rated?", "no", 1.5), JudgedAnswer("or THIS?", "no", 4.5)]
+    left = _unheld(Tuning(judged=judged), data, held, frozen_share=0.0).judged
+    assert left == judged[:-1]
+    left = _unheld(Tuning(judged=judged), data, held, frozen_share=0.2).judged
+    assert 0 < len(left) < 200
+    assert not is_frozen(np.array([prompt_hash(answer.prompt) for answer in left]), 0.2).any()
+    assert _unheld(Tuning(), data, held, frozen_share=0.2).judged == []
+
+
+@needs_torch
+def test_labels_of_judges_tune_the_layers_alone(bert: TextEncoder) -> None:
+    """They change the layers, on answers that are rated and on others; those on held-out questions change nothing."""
+    plain = trained(bert)
+    held = {each.prompt for each in examples()} - {
+        each.prompt for each in examples() if np.isin(prompt_hash(each.prompt), plain.fitted)
+    }
+    assert held
+    of_held = [JudgedAnswer(prompt, "cat on the mat", 4.5) for prompt in held]
+    same = trained(bert, Tuning(threads=1, judged=of_held))
+    assert layers(same).sha256 == layers(plain).sha256
+    assert same.report.judge_labels == 0
+    rated = next(each for each in examples() if each.prompt not in held and each.rating)
+    for answers in ([JudgedAnswer("the dog sat", "a dog", 1.25)], [JudgedAnswer(rated.prompt, rated.response, 3.5)]):
+        other = trained(bert, Tuning(threads=1, judged=[*answers, *of_held]))
+        assert layers(other).sha256 != layers(plain).sha256
+        assert other.report.judge_labels == 1
+        assert prompt_hash(answers[0].prompt) in other.fitted
+        assert (other.report.rated, other.report.trained_on) == (plain.report.rated, plain.report.trained_on)
+        assert np.isfinite(other.probability).all() == np.isfinite(plain.probability).all()
+
+
+@needs_torch
+def test_no_question_is_scored_by_layers_that_saw_a_label_on_it(bert: TextEncoder) -> None:
+    """Another label on an answer changes the scores of other questions, and of its own not one."""
+    questions, answers = 9, 4
+    told = [tuple(f"a mat {number} . {x}" for x in "ab.c") for number in range(questions)]
+    asked = [Question(f"the cat {number}", responses) for number, responses in enumerate(told)]
+    group = np.repeat(np.arange(questions), answers)
+    reading = Reading()
+    reading.add(asked, [[np.arange(1)] * answers for _ in asked], bert)
+    reading.add([Question("the cat 3", ("a dog",)), Question("query", ("a cat",))], [[np.arange(1)]] * 2, bert)
+
+    def scores(*label: float) -> np.ndarray:
+        found = tuned_scores(
+            RatedCandidates(np.arange(len(group)), np.tile([5, 1, 2, 4], questions), np.ones(len(group))),
+            group,
+            group == 0,
+            reading=reading,
+            pairs=Reading(),
+            pair_group=np.empty(0, dtype=np.intp),
+            pair_held=np.empty(0, dtype=np.bool_),
+            encoder=bert,
+            seed=0,
+            options=Tuning(threads=1),
+            judged=RatedCandidates(len(group) + np.arange(2), np.array(label), np.full(2, 0.5)),
+            judged_group=np.array([3, -1]),
+        )
+        assert np.isnan(found.candidates[len(group) :]).all(), "nobody asks for these"
+        return found.candidates[: len(group)].reshape(questions, answers)
+
+    before = scores(4.5, 1.5)
+    same = (scores(1.25, 1.5) == before).all(axis=1)
+    assert same[3]
+    assert not same.all()
+    assert not (scores(4.5, 3.0) == before).all(axis=1).any()
 
 
 def test_only_states_are_forgotten(tmp_path: Path) -> None:

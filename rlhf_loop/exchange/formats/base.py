@@ -34,7 +34,8 @@ class FileRow:
     `unsaid` names those of `reviewer_role` and `harmful` that the row does not tell. `worse` is an answer to the same
     question that the reviewer finds worse. With `texts_elsewhere` the answer is the one that the `external_id` names,
     in another row or in the database. `stand_in` names a rater without a name by the id of what they said. With
-    `taken_back` the reviewer had said something of the answer, and does no longer.
+    `taken_back` the reviewer had said something of the answer, and does no longer. `label` is a judge's soft rating,
+    which is nobody's review: then `rating` has none.
     """
 
     line: int
@@ -45,6 +46,7 @@ class FileRow:
     texts_elsewhere: bool = False
     stand_in: str | None = None
     taken_back: bool = False
+    label: float | None = None
 
 
 #: What is said of records that are of no known kind; a file that has nothing else is refused.
@@ -204,9 +206,17 @@ class NumberScale:
         Raises:
             ValueError: it is not on the scale.
         """
+        return math.floor(self.soft(name, value) + 0.5)
+
+    def soft(self, name: str, value: float) -> float:
+        """Return the number from 1 to 5 that a number stands for.
+
+        Raises:
+            ValueError: it is not on the scale.
+        """
         if not self.lowest <= value <= self.highest:
             raise ValueError(f"{name} is {value!r}, not on the scale from {self.lowest:g} to {self.highest:g}")
-        return 1 + math.floor(4 * (value - self.lowest) / (self.highest - self.lowest) + 0.5)
+        return 1 + 4 * (value - self.lowest) / (self.highest - self.lowest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +224,8 @@ class Labels:
     """The meaning of values that are not ratings from 1 to 5: a label, a thumb, a word, a number of another scale.
 
     With `thumbs` numbers are thumbs as well: 1 is up, 0 and -1 are down; with a `scale` they are of that one.
-    `score_name` is what Langfuse calls the score that holds the rating, and Phoenix the annotation.
+    `score_name` is what Langfuse calls the score that holds the rating, and Phoenix the annotation. `judged` says that
+    ratings are the labels of a judge, which have decimals.
 
     Raises:
         ImportFileError: `good` and `bad` are not ratings, or the wrong way round, or thumbs have a scale.
@@ -225,6 +236,7 @@ class Labels:
     thumbs: bool = False
     score_name: str = SCORE_NAME
     scale: NumberScale | None = None
+    judged: bool = False
 
     def __post_init__(self) -> None:
         if self.thumbs and self.scale is not None:
@@ -258,6 +270,22 @@ class Labels:
                 f"{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so, or give its scale"
             )
         raise ValueError(f"{name} is {str(value)[:60]!r}, neither a number nor a label")
+
+    def soft(self, name: str, value: object) -> float:
+        """Return the number from 1 to 5 that a judge's label stands for, decimals and all.
+
+        Raises:
+            ValueError: it does not stand for one.
+        """
+        if isinstance(value, str):
+            value = _number_or_label(name, value)
+        if isinstance(value, bool) or self.thumbs or not isinstance(value, int | float):
+            return self.rating(name, value)
+        scale = self.scale or NumberScale(_RATINGS[0], _RATINGS[-1])
+        try:
+            return scale.soft(name, value)
+        except ValueError as error:
+            raise ValueError(f"{error}; of probabilities say --scale 0,1") from None
 
     @property
     def reads_numbers(self) -> bool:

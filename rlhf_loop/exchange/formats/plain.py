@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from rlhf_loop.domain import Rating
+from rlhf_loop.domain import Rating, Review, rating_fields
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.fields import (
     FIELDS,
@@ -26,7 +27,13 @@ from rlhf_loop.utils.rows import Kind, Record, Row
 
 #: The columns of such a file, in their order.
 COLUMNS = {name: kind_of(name) for name in FIELDS}
+#: The same where labels of judges are written, which have decimals.
+JUDGE_COLUMNS = COLUMNS | {"rating": Kind.REAL}
 _OF_REVIEWS = ("reviewer_role", "harmful")
+#: What a row says of an answer.
+_SAID = frozenset(rating_fields(Review()))
+#: What stands in place of a role where labels of judges are written.
+JUDGE = "judge"
 #: A day with slashes, alone or with a time: Americans have the month first, others the day.
 _SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
 _MONTHS = 12
@@ -76,7 +83,10 @@ class PlainLayout(Layout):
     def rows(self, record: Record) -> Iterable[FileRow]:
         values = {name: record.cells[place] for name, place in self._matched[record.names].positions.items()}
         given = values.get("rating")
-        if not is_missing(given) and (self._labels.reads_numbers or self._labels.knows(given)):
+        label = None
+        if self._labels.judged:
+            label, values = self._judged(values)
+        elif not is_missing(given) and (self._labels.reads_numbers or self._labels.knows(given)):
             values["rating"] = self._labels.rating("rating", given)
             self._has_words = True
         elif not self._has_other_numbers:
@@ -86,10 +96,17 @@ class PlainLayout(Layout):
                 values[name] = self._in_order(name, record, when)
         unsaid = frozenset(name for name in _OF_REVIEWS if is_missing(values.get(name)))
         try:
-            return (FileRow(record.line, to_rating(values), unsaid=unsaid),)
+            return (FileRow(record.line, to_rating(values), unsaid=unsaid, label=label),)
         except ValueError as error:
             hint = _hint(given) if str(error).startswith("rating ") else _ENCODED if "not UTF-8" in str(error) else ""
             raise ValueError(f"{error}{hint}") from None
+
+    def _judged(self, values: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
+        """Return a judge's label and the answer alone: remarks are not kept, and only a judge is named as one."""
+        given = values.get("rating")
+        judge = values.get("reviewer") if values.get("reviewer_role") == JUDGE else None
+        answer = {name: value for name, value in values.items() if name not in _SAID}
+        return None if is_missing(given) else self._labels.soft("rating", given), answer | {"reviewer": judge}
 
     def _in_order(self, name: str, record: Record, when: re.Match[str]) -> str:
         """Return a day with slashes, which are in one order in the whole column, as ISO 8601 has it."""
@@ -153,6 +170,12 @@ def _hint(rating: object) -> str:
         if fits:
             return f"; if that is right, import it with {scale}"
     return ""
+
+
+def judge_cells(answer: Rating, label: float) -> Row:
+    """Return a row of `JUDGE_COLUMNS`: an answer by whose `reviewer` it has that label."""
+    said = {"rating": label, "reviewer_role": JUDGE, "harmful": None}
+    return [said.get(name, getattr(answer, name)) for name in FIELDS]
 
 
 def cells(rating: Rating) -> Row:
