@@ -186,7 +186,7 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"ALTER TABLE {column}"))
         if on:
             connection.execute(text("DROP FUNCTION rlhf_said_anew"))
-        for table in ("rlhf_import_changes", "rlhf_imports", "rlhf_database"):
+        for table in ("rlhf_judge_labels", "rlhf_import_changes", "rlhf_imports", "rlhf_database"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))
     return engine
