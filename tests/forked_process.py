@@ -87,10 +87,10 @@ def context() -> ForkServerContext:
     return context
 
 
-def program(code: str, *arguments: object, folder: Path) -> ForkedProcess:
-    """Start Python code in a process of its own; what it says and prints is in a log in `folder`."""
+def program(code: str, *arguments: object, folder: Path, **environ: str) -> ForkedProcess:
+    """Start Python code in a process of its own, with these variables; what it says is in a log in `folder`."""
     log = folder / f"program-{time.monotonic_ns()}.log"
-    process = context().Process(target=_execute, args=(code, [str(each) for each in arguments], str(log)))
+    process = context().Process(target=_execute, args=(code, [str(each) for each in arguments], str(log), environ))
     process.start()
     return ForkedProcess(process, log)
 
@@ -118,8 +118,9 @@ def start(
     return ForkedProcess(process, log)
 
 
-def _execute(code: str, arguments: list[str], log: str) -> None:
+def _execute(code: str, arguments: list[str], log: str, environ: dict[str, str]) -> None:
     _redirect(log, log)
+    os.environ.update(environ)
     sys.argv = ["-c", *arguments]
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 

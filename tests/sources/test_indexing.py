@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from patience import PATIENCE_S
+from forked_process import ForkedProcess, program
+from patience import PATIENCE_S, until
 
 from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.errors import DocumentError, VectorStoreError
@@ -26,21 +24,20 @@ from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.utils.languages import language_named
 
-ROOT = Path(__file__).parents[2]
-
 
 class FakeEncoder:
-    """Vectors by the hash of a text, one for each 300 characters; counts what it embeds and can take its time."""
+    """Vectors by the hash of a text, one for each 300 characters; counts what it embeds and can stop half way."""
 
-    def __init__(self, name: str = "fake/fp32", *, seconds: float = 0.0) -> None:
+    def __init__(self, name: str = "fake/fp32", *, most: float = math.inf) -> None:
         self.id = name
         self.language = language_named("en")
         self.embedded: list[str] = []
         self.looked_up: list[str] = []
-        self._seconds = seconds
+        self._most = most
 
     def passages_to_keep(self, texts: Sequence[str]) -> list[Vectors]:
-        time.sleep(self._seconds)
+        if len(self.embedded) >= self._most:
+            threading.Event().wait()
         self.embedded += texts
         return [_vectors(text) for text in texts]
 
@@ -257,24 +254,22 @@ def test_an_interrupted_run_keeps_its_batches(tmp_path: Path, store: LanceDbStor
     assert (report.new, report.known) == (72, 128)
 
 
-SLOW = """
+ADDING = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tests.sources.test_indexing import FakeEncoder, add, opened
-file, seconds, *places = sys.argv[1:]
+from test_indexing import FakeEncoder, add, opened
+file, most, *places = sys.argv[1:]
 def fill(place):
-    add(opened(place), Path(file), encoder=FakeEncoder(seconds=float(seconds)))
+    add(opened(place), Path(file), encoder=FakeEncoder(most=float(most)))
 with ThreadPoolExecutor() as pool:
     list(pool.map(fill, places))
 """
 
 
-def _start(file: Path, *places: str, seconds: float) -> subprocess.Popen[str]:
-    """Add the file to all of these in a process of its own, at the same time."""
-    command = [sys.executable, "-W", "ignore", "-c", SLOW, str(file), str(seconds), *places]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environ)
+def _start(file: Path, *places: str, most: float = math.inf) -> ForkedProcess:
+    """Add the file to all of these in a process of its own, at the same time; with `most` it stops for ever there."""
+    return program(ADDING, file, most, *places, folder=file.parent)
 
 
 @pytest.fixture(params=["lancedb", "pgvector"])
@@ -294,13 +289,10 @@ def opened(place: str) -> VectorStore:
 def test_a_killed_run_goes_on(tmp_path: Path, place: str) -> None:
     """SIGKILL in the middle leaves whole batches, and the same command finishes the work."""
     path = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(500)))
-    process = _start(path, place, seconds=0.05)
+    process = _start(path, place, most=128)
     store = opened(place)
-    while not store.sources():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    until(store.sources)
+    process.kill()
     (there,) = store.sources()
     assert there.documents % 64 == 0
     assert 0 < there.documents < 500
@@ -315,10 +307,8 @@ def test_two_adders_at_once(tmp_path: Path, empty_postgres_url: str) -> None:
     """Two processes that add the same file at the same time leave each document there once, in each kind of index."""
     path = rows(tmp_path / "a.jsonl", *(f"Text {number}." for number in range(300)))
     places = (str(tmp_path / "index"), empty_postgres_url)
-    processes = [_start(path, *places, seconds=0.0) for _ in range(2)]
+    processes = [_start(path, *places) for _ in range(2)]
     assert [process.wait(PATIENCE_S) for process in processes] == [0, 0]
-    for process in processes:
-        process.communicate()
     for place in places:
         store = opened(place)
         assert store.sources() == [SourceCount("a.jsonl", 300, 300)]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_process import program
 from numpy.typing import NDArray
 from patience import PATIENCE_S
 
@@ -492,9 +493,9 @@ def test_a_fork(tmp_path: Path, empty_postgres_url: str) -> None:
         store = open_store(Settings.from_env({"RLHF_INDEX_PATH": places[0], "RLHF_DATABASE_URL": url}))
         store.add([entry("a")], encoder=ENCODER)
         store.close()
-    command = [sys.executable, "-c", FORKED, *places]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
-    new_lance, new_postgres, lance, postgres = ran.stdout.splitlines()
+    process = program(FORKED, *places, folder=tmp_path)
+    assert process.wait(PATIENCE_S) == 0
+    new_lance, new_postgres, lance, postgres = process.said().splitlines()
     assert (new_lance, new_postgres, postgres) == ("{'a'}",) * 3
     assert "LanceDB does not survive" in lance
 

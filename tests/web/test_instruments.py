@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +11,8 @@ import pytest
 from databases import sqlite_database
 from flask import Flask
 from flask.testing import FlaskClient
+from forked_process import program
+from patience import PATIENCE_S
 from prometheus_client import values as values_module
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, insert
@@ -374,6 +374,8 @@ def test_what_killed_servers_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 COUNTING = """
 import sys
 from flask import Flask, request, Response
+from prometheus_client import values
+values.ValueClass = values.MultiProcessValue()
 from rlhf_loop.web.prometheus import Instruments
 counts = Instruments()
 app = Flask("a")
@@ -393,11 +395,13 @@ def test_processes_count_together(folder: Path) -> None:
     """The counts of processes that have ended stay; of gauges only those of living processes are left."""
     from rlhf_loop.web.server.server import forget
 
-    first = subprocess.Popen([sys.executable, "-c", COUNTING, "3"])
-    assert first.wait(60) == 0
+    place = {VARIABLE: str(folder)}
+    first = program(COUNTING, 3, folder=folder.parent, **place)
+    assert first.wait(PATIENCE_S) == 0
     forget(first.pid)
-    done = subprocess.run([sys.executable, "-c", COUNTING, "2", "say"], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    second = program(COUNTING, 2, "say", folder=folder.parent, **place)
+    assert second.wait(PATIENCE_S) == 0
+    lines = second.said().splitlines()
     assert "rlhf_http_requests_total {'method': 'GET', 'route': '/one', 'status': '200'} 5.0" in lines
     assert "rlhf_workers {} 1.0" in lines
     assert "rlhf_model_info {'version': 'passages-1'} 1.0" in lines
