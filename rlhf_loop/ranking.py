@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
 from rlhf_loop.errors import ConfigError, EncoderError, ModelFileError
-from rlhf_loop.utils.concurrency import Worker
+from rlhf_loop.utils.concurrency import Worker, trim_memory
 from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import blank
 
@@ -201,6 +201,7 @@ class Ranker:
             if loaded.model.tuned:
                 # At once, so that no question waits for it, and layers that do not fit replace no model.
                 self._encoder.tuned(loaded.model.tuned)
+                loaded.model.tuned.release()
         except (ModelFileError, EncoderError) as error:
             if self._loaded is None:
                 raise
@@ -210,6 +211,7 @@ class Ranker:
             if not recipe.reads_all:
                 logger.warning("The live model's recipe %s reads only the first 256 tokens of a text.", recipe.name)
         self._stamp = stamp
+        trim_memory()
 
     def _by_prior(self) -> _Live:
         from rlhf_loop.encoders import load_encoder

@@ -65,6 +65,10 @@ def test_known_candidates_are_not_computed_again(settings: Settings, tuned: Rewa
     save(tuned, settings.model_path)
     ranker = Ranker(settings, encoder=own)
     first = ranked(ranker)
+    assert ranker._loaded is not None
+    served = ranker._loaded.model.tuned
+    assert served is not None
+    assert not served.tensors, "the encoder has them in its own form"
     known = own.only_known()
     ((expected),) = tuned.score([Question(QUERY, tuple(ANSWERS))], known)
     assert list(first.values()) == sorted(expected, reverse=True)

@@ -230,8 +230,7 @@ def load_runtime(of: EncoderFolder, cache_dir: Path, *, threads: int = 0) -> Gra
         return unit
 
     def cut(first: int) -> Halves:
-        folder = _graph_folder(of, cache_dir)
-        return halves(folder.with_name(f"{folder.name}-from{first}"), first, partial(_graph, of), _Named(of))
+        return halves(_graph_folder(of, cache_dir), first, partial(_graph, of), _Named(of))
 
     def train() -> Checkpoint:
         return checkpoint(_Named(of), _form(of), of.pooling[0])

@@ -16,7 +16,7 @@ itself, GELU and the norms stay in 32 bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,20 +70,19 @@ class Head:
     types: bool = False
 
 
-def save_graph(model: onnx.ModelProto, target: Path, *, replaceable: bool = False) -> None:
+def save_graph(model: onnx.ModelProto, target: Path, *, without: Container[str] = ()) -> None:
     """Write the graph to `target`, its tensors to a second file beside it (`target` + ".data", mapped when loaded).
 
-    Small tensors stay in the graph unless they are `replaceable` when it is loaded, as those are that stand outside;
-    shapes always do.
+    `without` some tensors all others are in the graph itself, and whoever loads it gives those, by their names.
     """
-    data = target.name + ".data"
-    if replaceable:
-        for tensor in model.graph.initializer:
-            if tensor.data_type != TensorProto.INT64:
-                external_data_helper.set_external_data(tensor, data)
-        onnx.save_model(model, target)
-    else:
-        onnx.save_model(model, target, save_as_external_data=True, all_tensors_to_one_file=True, location=data)
+    if not without:
+        onnx.save_model(model, target, save_as_external_data=True, location=target.name + ".data")
+        return
+    for tensor in model.graph.initializer:
+        if tensor.name in without:
+            external_data_helper.set_external_data(tensor, tensor.name, offset=0, length=len(tensor.raw_data))
+            tensor.ClearField("raw_data")
+    onnx.save_model(model, target)
 
 
 class Nodes:

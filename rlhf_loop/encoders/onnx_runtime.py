@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -41,7 +41,9 @@ DTYPES: Mapping[str, type[np.generic]] = {"tensor(int32)": np.int32, "tensor(int
 BATCH_TOKENS = {"fp32": 512, "int8": 256}
 #: Memory for what the lower layers made of the passages read last; half of it is there at any time.
 _KEPT_BYTES = 16_000_000
-_LOWER_FILE, _UPPER_FILE = "lower.onnx", "upper.onnx"
+_LOWER_FILE, _UPPER_FILE, _BARE_FILE = "lower.onnx", "upper.onnx", "bare.onnx"
+#: Part of the name of a graph's two parts, as `GRAPH_VERSION` is of that of the whole.
+_HALVES_VERSION = 2
 
 
 def cached_graph(model_folder: Path, cache_dir: Path, *, precision: str = "fp32") -> Path:
@@ -97,50 +99,52 @@ def _graph(weights_file: Path, precision: str) -> Graph:
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """A graph in two parts: files of the layers below a certain one, and of those from there on.
+    """A graph in two parts: files of the layers below a certain one, of those from there on, and of these without
+    their weights.
 
-    `names` are the weights of the upper layers, and `stored` makes of their values the tensors that the file has.
+    `shapes` are those of the weights, and `stored` makes of their values the tensors that the last file lacks.
     """
 
     lower: Path
     upper: Path
-    names: frozenset[str]
+    bare: Path
+    shapes: Mapping[str, tuple[int, ...]]
     stored: Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.generic]]]
 
 
 def halves(
-    folder: Path,
+    whole: Path,
     first: int,
     graph: Callable[[], Graph],
-    names: Iterable[str],
+    weights: Mapping[str, NDArray[np.float32]],
     stored: Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.generic]]] = dict,
 ) -> Halves:
-    """Return a graph in two parts, written now if the folder does not hold them intact.
+    """Return a graph in two parts, written now if the folder beside that of the whole does not hold them intact.
 
     Raises:
         EncoderError: the folder cannot be written.
     """
+    names = from_layer(weights, first)
 
     def write(fresh: Path) -> None:
         from rlhf_loop.encoders.onnx_graph import save_graph
 
         save_graph(graph().build(stop=first), fresh / _LOWER_FILE)
-        save_graph(graph().build(start=first), fresh / _UPPER_FILE, replaceable=True)
+        save_graph(graph().build(start=first), fresh / _UPPER_FILE)
+        own = frozenset(stored({name: weights[name] for name in names}))
+        save_graph(graph().build(start=first), fresh / _BARE_FILE, without=own)
 
-    kept(folder, write)
-    return Halves(folder / _LOWER_FILE, folder / _UPPER_FILE, frozenset(from_layer(names, first)), stored)
+    folder = kept(whole.with_name(f"{whole.name}-from{first}.{_HALVES_VERSION}"), write)
+    shapes = {name: weights[name].shape for name in names}
+    return Halves(folder / _LOWER_FILE, folder / _UPPER_FILE, folder / _BARE_FILE, shapes, stored)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sessions:
-    """A graph that is loaded: for all threads together, and for one thread alone where each has batches of its own.
-
-    `tensors` are what it was given in place of its own: it reads them where they are.
-    """
+    """A graph that is loaded: for all threads together, and for one thread alone where each has batches of its own."""
 
     together: onnxruntime.InferenceSession
     alone: onnxruntime.InferenceSession | None
-    tensors: Sequence[object] = ()
 
     def run(self, feed: Mapping[str, NDArray[np.generic]], *, output: str, alone: bool) -> Vectors:
         session = self.alone if alone and self.alone is not None else self.together
@@ -266,13 +270,13 @@ class GraphRuntime:
                 f"the model ({layers.encoder})."
             )
         halves = self._halves(layers.first)
-        values = halves.stored(layers.tensors) if halves.names == layers.tensors.keys() else {}
-        arrays = {name: np.ascontiguousarray(value) for name, value in values.items()}
-        tensors = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        shapes = {name: tensor.shape for name, tensor in layers.tensors.items()}
         try:
-            if not tensors or len(layers.w) != self.shape.dimension:
-                raise ValueError(f"{len(layers.tensors)} tensors, vectors of {len(layers.w)} numbers")
-            upper = self._open(halves.upper, tensors)
+            if wrong := sorted(name for name, _ in shapes.items() ^ halves.shapes.items()):
+                raise ValueError(f"{wrong[0]} has the shape {shapes.get(wrong[0])}, not {halves.shapes.get(wrong[0])}")
+            if len(layers.w) != self.shape.dimension:
+                raise ValueError(f"they give vectors of {len(layers.w)} numbers, not of {self.shape.dimension}")
+            upper = self._open(halves.bare, halves.stored(layers.tensors))
         except Exception as error:  # the library's own classes have no common one
             raise ModelFileError(
                 f"The tuned layers {layers.sha256[:12]} do not fit the encoder {self.id} from layer {layers.first} on: "
@@ -285,12 +289,11 @@ class GraphRuntime:
         encode = partial(self._encoded, upper=upper, lower=lower)
         return TunedRuntime(f"{self.id}+{layers.sha256}", self.shape, encode)
 
-    def _open(self, graph: Path, tensors: Mapping[str, onnxruntime.OrtValue] | None = None) -> _Sessions:
+    def _open(self, graph: Path, tensors: Mapping[str, NDArray[np.generic]] | None = None) -> _Sessions:
         twice = self._parts[0].alone is not None
         return _Sessions(
             open_graph(graph, threads=self._threads, tensors=tensors),
             open_graph(graph, threads=1, tensors=tensors) if twice else None,
-            list((tensors or {}).values()),
         )
 
     def _encoded(self, texts: Sequence[str], upper: _Sessions, lower: _Lower | None, *, keep: bool = False) -> Vectors:
@@ -346,9 +349,8 @@ class OnnxRuntime(GraphRuntime):
 
         def cut(first: int) -> Halves:
             file = model_folder / weights.WEIGHTS_FILE
-            whole = _graph_folder(cache_dir, precision)
-            folder, graph = whole.with_name(f"{whole.name}-from{first}"), partial(_graph, file, precision)
-            return halves(folder, first, graph, Tensors(file), dict if precision == "fp32" else weights.in_int8)
+            whole, graph = _graph_folder(cache_dir, precision), partial(_graph, file, precision)
+            return halves(whole, first, graph, Tensors(file), dict if precision == "fp32" else weights.in_int8)
 
         super().__init__(
             open_graph(graph, threads=threads),
@@ -447,14 +449,28 @@ def _sha256(file: Path) -> str:
 
 
 def open_graph(
-    graph: Path, *, threads: int, tensors: Mapping[str, onnxruntime.OrtValue] | None = None
+    graph: Path, *, threads: int, tensors: Mapping[str, NDArray[np.generic]] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Load a graph to run on so many threads; 0 means one for each core.
-
-    `tensors` take the place of its own of those names, and have to live as long as the session does.
-    """
+    """Load a graph to run on so many threads; 0 means one for each core. `tensors` are what its file lacks."""
+    _share_memory()
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads or cores()
-    if tensors:
-        options.add_external_initializers(list(tensors), list(tensors.values()))
+    # Batches differ in shape: a plan of memory for each shape would take another block for each, and saves no time.
+    options.enable_mem_pattern = False
+    # Copied while it is loaded, and given back once the processor's own form of them is made.
+    given = {name: np.ascontiguousarray(value).reshape(-1).view(np.uint8) for name, value in (tensors or {}).items()}
+    if given:
+        sizes = [len(value) for value in given.values()]
+        options.add_external_initializers_from_files_in_memory(list(given), list(given.values()), sizes)
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _share_memory() -> None:
+    """Let all graphs of the process work in the same memory, one after the other: each would keep its own for good."""
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    # It grows by what is asked for, and not to twice as much each time.
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))

@@ -36,6 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}", re.ASCII)
 _LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.", re.ASCII)
 #: Numbers beyond are none of a training's, and their products overflow.
 _LARGEST = 1e6
+_RELEASED: Mapping[str, NDArray[np.float32]] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,10 +78,17 @@ class TunedLayers:
         found: NDArray[np.float64] = SHARPNESS * (passages @ weights.astype(np.float32) + self.b).astype(np.float64)
         return found
 
+    def release(self) -> None:
+        """Forget the tensors, once an encoder has its own form of them; what is left scores, and cannot be written."""
+        assert self.sha256, "it is that of the tensors"
+        object.__setattr__(self, "tensors", _RELEASED)
+
     def to_bytes(self) -> bytes:
         """Return what their file holds: the same bytes for the same layers."""
         from safetensors.numpy import save
 
+        if self.tensors is _RELEASED:
+            raise ValueError("The tensors of these tuned layers were released. Read their file again.")
         about = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("tensors", "w")}
         tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in self.tensors.items()}
         tensors[_HEAD] = np.ascontiguousarray(self.w, dtype=np.float32)

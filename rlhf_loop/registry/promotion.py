@@ -90,7 +90,7 @@ def add(
         if state == ModelState.REJECTED:
             audit.note(connection, actor, "model.refused", f"model:{new.version}", {"run": run_id, "reason": reason})
     if state == ModelState.LIVE:
-        return _promoted(engine, settings, new.version, actor=actor, reason=reason, detail={"run": run_id})
+        return _promoted(engine, settings, new, actor=actor, reason=reason, detail={"run": run_id})
     versions.tidy(engine, settings)
     return find(engine, new.version)
 
@@ -116,10 +116,9 @@ def promote(
             )
         if not reason:
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
-    versions.load(settings, version, encoder=version.encoder)
     said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason)))
     detail = {"forced": force, "reason": reason, "gate": version.reason if force else None}
-    return _promoted(engine, settings, version.version, actor=actor, reason=said, detail=detail)
+    return _promoted(engine, settings, version, actor=actor, reason=said, detail=detail)
 
 
 def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = "") -> Version:
@@ -139,12 +138,11 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
             f"There is nothing to go back to: {now.version if now else 'no model'} is live, and none was before. See "
             "all versions: rlhf-loop models list"
         )
-    versions.load(settings, before, encoder=before.encoder)
     why = " ".join(filter(None, (f"Rolled back by {actor}.", reason)))
     back = f"Live again: {now.version} was rolled back by {actor}."
     detail = {"rolled_back": now.version, "reason": reason}
     fate = (ModelState.REJECTED, why)
-    return _promoted(engine, settings, before.version, actor=actor, reason=back, detail=detail, fate=fate)
+    return _promoted(engine, settings, before, actor=actor, reason=back, detail=detail, fate=fate)
 
 
 def settle(engine: Engine, settings: Settings) -> str:
@@ -213,7 +211,7 @@ def _seen(reason: str) -> str:
 def _promoted(
     engine: Engine,
     settings: Settings,
-    name: str,
+    wanted: Version,
     *,
     actor: str,
     reason: str,
@@ -221,23 +219,27 @@ def _promoted(
     fate: tuple[ModelState, str] | None = None,
 ) -> Version:
     """Make it live and the one that was live something else, in one transaction; then bring its file to its place."""
-    now = datetime.now(UTC)
-    with transaction(engine) as connection:
-        version, before = named(connection, name), live_version(connection)
-        if before is not None and before.id != version.id:
-            state, why = fate or (ModelState.RETIRED, f"Replaced by {version.version}.")
-            # The clock may have been put back: the one that was live last is still the one to go back to.
-            latest = connection.execute(select(func.max(ModelVersion.live_until))).scalar()
-            until = max(now, latest + timedelta(microseconds=1)) if latest else now
-            gone = {"state": state, "reason": why, "changed_at": now, "live_until": until}
-            connection.execute(update(ModelVersion).where(ModelVersion.id == before.id).values(gone))
-        if before is None or before.id != version.id:
-            came = {"state": ModelState.LIVE, "reason": reason, "changed_at": now, "live_from": now, "live_until": None}
-            connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(came))
-            replaced = {"replaces": before.version if before else None}
-            audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
-        promoted = named(connection, name)
-    versions.deploy(settings, promoted)
+    # From the look at its files on: what tidies meanwhile does not know yet that its tuned layers are wanted again.
+    with versions.weights_lock(settings):
+        versions.load(settings, wanted, encoder=wanted.encoder)
+        now = datetime.now(UTC)
+        with transaction(engine) as connection:
+            version, before = named(connection, wanted.version), live_version(connection)
+            if before is not None and before.id != version.id:
+                state, why = fate or (ModelState.RETIRED, f"Replaced by {version.version}.")
+                # The clock may have been put back: the one that was live last is still the one to go back to.
+                latest = connection.execute(select(func.max(ModelVersion.live_until))).scalar()
+                until = max(now, latest + timedelta(microseconds=1)) if latest else now
+                gone = {"state": state, "reason": why, "changed_at": now, "live_until": until}
+                connection.execute(update(ModelVersion).where(ModelVersion.id == before.id).values(gone))
+            if before is None or before.id != version.id:
+                live_now = {"live_from": now, "live_until": None}
+                came = {"state": ModelState.LIVE, "reason": reason, "changed_at": now, **live_now}
+                connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(came))
+                replaced = {"replaces": before.version if before else None}
+                audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
+            promoted = named(connection, wanted.version)
+        versions.deploy(settings, promoted)
     versions.tidy(engine, settings)
     return promoted
 

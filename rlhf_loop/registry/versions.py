@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from time import time
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Engine
@@ -40,6 +41,7 @@ from rlhf_loop.utils.text import html_table
 
 #: Seconds in which a file that nobody names is not deleted.
 _YOUNG_S = 3600
+_LOCK_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +277,28 @@ def deploy(settings: Settings, version: Version) -> None:
     put(stored, settings.model_path)
 
 
+@contextmanager
+def weights_lock(settings: Settings) -> Iterator[None]:
+    """Keep others from deleting the tuned layers of versions, and from making these live, for as long as it is open.
+
+    Where this process may write nothing into the folder of all versions, it has no such lock, and deletes nothing.
+
+    Raises:
+        ModelFileError: another process holds it for long.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(settings.models_folder / ".weights.lock", timeout=_LOCK_TIMEOUT_S))
+        except Timeout:
+            raise ModelFileError(
+                f"Another process makes a model live, or deletes tuned layers, in {settings.models_folder} for more "
+                f"than {_LOCK_TIMEOUT_S} s. Try again when it has ended."
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
 def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list[Path]:
     """Delete tuned layers that nobody will ask for, and return their files.
 
@@ -287,25 +311,31 @@ def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list
     """
     count = settings.keep_weights if keep is None else keep
     live_path, folder = settings.model_path, settings.models_folder
-    with reading(engine) as connection:
-        serving = [version for version in (live_version(connection), previous(connection)) if version]
-        newest = connection.execute(
-            select(ModelVersion.version, ModelVersion.weights_sha256).order_by(ModelVersion.id.desc())
-        ).all()
-    against = settings.experiment_against
-    wanted = {version.weights_sha256 for version in serving} | {weights_of(live_path)}
-    wanted |= {weights for number, (name, weights) in enumerate(newest) if number < count or name.startswith(against)}
-    # Versions of another database, or of this one as it is in no backup of it, may be in the same folder.
-    names = {name for name, _ in newest}
-    wanted |= {weights_of(file) for file in folder.glob("*.joblib") if file.stem not in names}
-    # Where all versions are in the folder of the live one, only what no version wants goes.
-    deleted = []
-    for place in {folder, live_path.parent}:
-        for file in sorted(place.glob(f"{'[0-9a-f]' * 64}{WEIGHTS_ENDING}")):
-            with suppress(OSError):
-                if file.stem not in wanted and time() - file.stat().st_mtime > _YOUNG_S:
-                    file.unlink()
-                    deleted.append(file)
+    if not folder.is_dir():
+        return []
+    deleted: list[Path] = []
+    # Whoever holds the lock for long tidies as well.
+    with suppress(ModelFileError), weights_lock(settings):
+        with reading(engine) as connection:
+            serving = [version for version in (live_version(connection), previous(connection)) if version]
+            newest = connection.execute(
+                select(ModelVersion.version, ModelVersion.weights_sha256).order_by(ModelVersion.id.desc())
+            ).all()
+        against = settings.experiment_against
+        wanted = {version.weights_sha256 for version in serving} | {weights_of(live_path)}
+        wanted |= {
+            weights for number, (name, weights) in enumerate(newest) if number < count or name.startswith(against)
+        }
+        # Versions of another database, or of this one as it is in no backup of it, may be in the same folder.
+        names = {name for name, _ in newest}
+        wanted |= {weights_of(file) for file in folder.glob("*.joblib") if file.stem not in names}
+        # Where all versions are in the folder of the live one, only what no version wants goes.
+        for place in {folder, live_path.parent}:
+            for file in sorted(place.glob(f"{'[0-9a-f]' * 64}{WEIGHTS_ENDING}")):
+                with suppress(OSError):
+                    if file.stem not in wanted and time() - file.stat().st_mtime > _YOUNG_S:
+                        file.unlink()
+                        deleted.append(file)
     return deleted
 
 

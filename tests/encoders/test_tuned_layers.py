@@ -54,6 +54,17 @@ def test_reads_what_it_wrote() -> None:
     assert replace(LAYERS, b=0.1).sha256 != LAYERS.sha256
 
 
+def test_released_layers_score_and_are_never_written() -> None:
+    """Once their tensors are given back, layers score under the same sum, and no file is made of what is left."""
+    layers = TunedLayers.from_bytes(LAYERS.to_bytes())
+    layers.release()
+    assert (dict(layers.tensors), layers.sha256) == ({}, LAYERS.sha256)
+    u = np.array([0.6, 0.8, 0], dtype=np.float32)
+    np.testing.assert_array_equal(layers.logits(u, u[np.newaxis]), LAYERS.logits(u, u[np.newaxis]))
+    with pytest.raises(ValueError, match="were released"):
+        layers.to_bytes()
+
+
 def test_logit() -> None:
     """The logit is ten times the weighted cosine, the bias and the weighted products."""
     u = np.array([0.6, 0.8, 0], dtype=np.float32)

@@ -20,7 +20,7 @@ from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.registry import Version
 from rlhf_loop.reward import RewardModel, model_file
-from rlhf_loop.reward.model_file import load, weights_file
+from rlhf_loop.reward.model_file import LoadedModel, load, weights_file
 from rlhf_loop.store.alarms import open_alarms
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.server.watch import Watch
@@ -142,6 +142,33 @@ def test_prune_says_what_it_deletes(house: House) -> None:
     assert house.kept()[0] == names(second)
     done = CliRunner().invoke(main, ["models", "prune"], env=environment)
     assert done.output == "There is nothing to delete.\n"
+
+
+def test_layers_are_not_deleted_under_a_promotion(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the look at a version's files until it is live, nothing deletes tuned layers; what comes later finds it."""
+    old = house.add(ModelState.CANDIDATE)
+    load_version, deleted = registry.load, []
+
+    def meanwhile(settings: Settings, version: Version, *, encoder: str) -> LoadedModel:
+        found = load_version(settings, version, encoder=encoder)
+        with monkeypatch.context() as patch:
+            patch.setattr("rlhf_loop.registry.promotion.versions._LOCK_TIMEOUT_S", 0)
+            deleted.extend(registry.tidy(house.engine, settings, keep=0))
+        return found
+
+    monkeypatch.setattr("rlhf_loop.registry.promotion.versions.load", meanwhile)
+    registry.promote(house.engine, house.settings, old.version, actor="dora", force=True, reason="A demo.")
+    assert deleted == []
+    assert house.serving == old.sha256
+
+
+def test_without_a_place_for_the_lock_a_version_is_promoted(house: House) -> None:
+    """A folder of versions that takes no lock stops no promotion."""
+    old = house.add(ModelState.CANDIDATE)
+    (house.settings.models_folder / ".weights.lock").unlink()
+    (house.settings.models_folder / ".weights.lock").mkdir()
+    registry.promote(house.engine, house.settings, old.version, actor="dora", force=True, reason="A demo.")
+    assert house.serving == old.sha256
 
 
 def test_lost_layers_are_restored(house: House) -> None:

@@ -17,6 +17,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.reward.model_file import sum_file, weights_file
+from rlhf_loop.utils.concurrency import trim_memory
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Watch:
         seen = (live.sha256 if live else None, *map(_stamp, files))
         if seen != self._seen:
             trouble = registry.settle(engine, self._settings)
+            # It has read whole files, and tuned layers are large ones.
+            trim_memory()
             # What was mended is another file now, and what was not should be tried again.
             self._seen = () if trouble else seen
         if monotonic() - self._runs_at > _RUNS_EVERY_S:
