@@ -5,14 +5,17 @@ A decision holds for the words that the admin saw. If the expert changes them, t
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
+from rlhf_loop.reviewing.items import MAX_CORRECTION
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.interactions import lock
@@ -26,7 +29,8 @@ from rlhf_loop.store.tables import (
     origin_of,
     review_of,
 )
-from rlhf_loop.utils.text import visible
+from rlhf_loop.utils.text import blank, unstorable, visible
+from rlhf_loop.utils.translation import Message
 
 State = Literal["pending", "approved", "rejected"]
 
@@ -35,21 +39,40 @@ _DECIDED = and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.co
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """A review with a better answer to a question; `approved` is None until an admin has decided about these words."""
+    """A review with a better answer to a question; `approved` is None until an admin has decided about these words.
+
+    `edited` are the words that were approved in their place.
+    """
 
     review_id: int
     interaction_key: int
+    interaction_id: str
     prompt: str
     response: str
     review: domain.Review
     approved: bool | None
     decided_by: str | None
     decided_at: datetime | None
+    edited: str | None = None
 
     @property
     def correction(self) -> str:
-        """The better answer."""
-        return self.review.correction or ""
+        """The better answer, as it was approved."""
+        return self.edited or self.review.correction or ""
+
+    @property
+    def digest(self) -> str:
+        """A hash of the expert's words, by which it is known whether they are those that an admin saw."""
+        return _digest(self.review.correction or "")
+
+
+@dataclass(frozen=True, slots=True)
+class LastDecisions:
+    """Decisions that an admin took at one time, which can be taken back together."""
+
+    decided_at: datetime
+    approved: bool
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +85,22 @@ class ApprovedStamp:
 
 
 def corrections(
-    engine: Engine, *, state: State | None = None, before: int | None = None, limit: int = 50
+    engine: Engine,
+    *,
+    state: State | None = None,
+    before: int | None = None,
+    limit: int = 50,
+    ids: Sequence[int] | None = None,
 ) -> list[Correction]:
-    """Return corrections, the newest review first; `before` is the review's id of the last one already seen."""
+    """Return corrections, the newest review first; `before` is the review's id of the last one already seen.
+
+    With `ids` they are those of these reviews.
+    """
     wanted = _all().order_by(Review.id.desc()).limit(limit)
     if before is not None:
         wanted = wanted.where(Review.id < min(before, LARGEST_ID))
+    if ids is not None:
+        wanted = wanted.where(Review.id.in_([id for id in ids if id <= LARGEST_ID]))
     if state == "pending":
         wanted = wanted.where(CorrectionDecision.review_id.is_(None))
     elif state is not None:
@@ -77,32 +110,126 @@ def corrections(
 
 
 def decide(
-    engine: Engine, review_id: int, *, approved: bool, correction: str, decided_by: str, now: datetime | None = None
+    engine: Engine,
+    review_id: int,
+    *,
+    approved: bool,
+    correction: str,
+    decided_by: str,
+    edited: str | None = None,
+    now: datetime | None = None,
 ) -> None:
     """Approve or reject the correction in a review; `correction` is the text that the admin saw.
 
+    `edited` are words that are approved in its place.
+
     Raises:
         LookupError: there is no such review any more, or no correction in it.
-        ValueError: the correction is another one by now.
+        ValueError: the correction is another one by now, or what is to be approved cannot be stored.
     """
-    with transaction(engine) as connection:
-        present = _present(connection, review_id)
-        if present is None or present.correction is None:
-            raise LookupError(
-                f"There is no correction in review {review_id}. It may have been withdrawn; reload the list."
+    if edited is not None and (blank(edited) or unstorable(edited) or len(edited) > MAX_CORRECTION):
+        raise ValueError(
+            Message(
+                "The edited text is empty, longer than {n:,} characters, or cannot be stored. Change it.",
+                n=MAX_CORRECTION,
             )
-        if visible(present.correction) != visible(correction):
-            raise ValueError("The correction was changed while you read it. Read it again, and decide then.")
-        decision = {
-            "review_id": review_id,
-            "correction": present.correction,
-            "approved": approved,
-            "decided_by": decided_by,
-            "decided_at": now or datetime.now(UTC),
-        }
-        upsert(connection, CorrectionDecision, decision, key=["review_id"])
-        action = "correction.approved" if approved else "correction.rejected"
-        audit.note(connection, decided_by, action, f"review:{review_id}", {"interaction": present.interaction_key})
+        )
+    with transaction(engine) as connection:
+        _decide(connection, review_id, approved, _digest(correction), decided_by, edited, now or datetime.now(UTC))
+
+
+def decide_all(
+    engine: Engine, seen: Mapping[int, str], *, approved: bool, decided_by: str, now: datetime | None = None
+) -> int:
+    """Approve or reject the corrections in several reviews, given with the digests of what the admin saw; or none.
+
+    Raises:
+        LookupError, ValueError: as `decide`; then nothing is decided.
+    """
+    now = now or datetime.now(UTC)
+    with transaction(engine) as connection:
+        # In their order, so that two admins do not wait for each other.
+        for review_id in sorted(seen):
+            _decide(connection, review_id, approved, seen[review_id], decided_by, None, now)
+    return len(seen)
+
+
+def last_decisions(engine: Engine, *, decided_by: str) -> LastDecisions | None:
+    """Return what an admin decided last at one time, None if there is nothing."""
+    wanted = (
+        select(CorrectionDecision.decided_at, CorrectionDecision.approved, func.count().label("count"))
+        .where(CorrectionDecision.decided_by == decided_by)
+        .group_by(CorrectionDecision.decided_at, CorrectionDecision.approved)
+        .order_by(CorrectionDecision.decided_at.desc())
+        .limit(1)
+    )
+    with reading(engine) as connection:
+        row = connection.execute(wanted).one_or_none()
+    return None if row is None else LastDecisions(row.decided_at, row.approved, row.count)
+
+
+def undo_decisions(engine: Engine, *, decided_by: str, decided_at: datetime) -> int:
+    """Take back what an admin decided at that time, and return how many; decisions of before hold again.
+
+    Raises:
+        LookupError: there is nothing, as somebody has decided anew.
+    """
+    mine = and_(CorrectionDecision.decided_by == decided_by, CorrectionDecision.decided_at == decided_at)
+    with transaction(engine) as connection:
+        rows = connection.execute(
+            select(*CorrectionDecision.__table__.columns).where(mine).order_by(CorrectionDecision.review_id)
+        ).all()
+        for row in rows:
+            here = CorrectionDecision.review_id == row.review_id
+            if row.former:
+                former = {**row.former, "decided_at": datetime.fromisoformat(row.former["decided_at"])}
+                connection.execute(update(CorrectionDecision).where(here).values(**former, former=None))
+            else:
+                connection.execute(delete(CorrectionDecision).where(here))
+            audit.note(connection, decided_by, "correction.undone", f"review:{row.review_id}")
+        if not rows:
+            raise LookupError(Message("There is nothing to undo: it was decided anew since. Reload the list."))
+    return len(rows)
+
+
+def _digest(correction: str) -> str:
+    return hashlib.sha256(visible(correction).encode("utf-8", "replace")).hexdigest()
+
+
+def _decide(
+    connection: Connection,
+    review_id: int,
+    approved: bool,
+    digest: str,
+    decided_by: str,
+    edited: str | None,
+    now: datetime,
+) -> None:
+    present = _present(connection, review_id)
+    if present is None or present.correction is None:
+        raise LookupError(f"There is no correction in review {review_id}. It may have been withdrawn; reload the list.")
+    if _digest(present.correction) != digest:
+        raise ValueError(Message("The correction was changed while you read it. Read it again, and decide then."))
+    if edited is not None and (not approved or _digest(edited) == digest):
+        edited = None
+    before = connection.execute(
+        select(*CorrectionDecision.__table__.columns).where(CorrectionDecision.review_id == review_id)
+    ).one_or_none()
+    kept = ("correction", "approved", "decided_by", "edited")
+    decision = {
+        "review_id": review_id,
+        "correction": present.correction,
+        "approved": approved,
+        "decided_by": decided_by,
+        "decided_at": now,
+        "edited": edited,
+        "former": before
+        and {**{name: getattr(before, name) for name in kept}, "decided_at": before.decided_at.isoformat()},
+    }
+    upsert(connection, CorrectionDecision, decision, key=["review_id"])
+    action = "correction.approved" if approved else "correction.rejected"
+    detail = {"interaction": present.interaction_key} | ({} if edited is None else {"edited": True})
+    audit.note(connection, decided_by, action, f"review:{review_id}", detail)
 
 
 def approved_corrections(engine: Engine) -> list[Correction]:
@@ -144,12 +271,14 @@ def _all() -> Any:
         select(
             Review.id,
             Review.interaction_key.label("interaction_key"),
+            Interaction.external_id,
             Interaction.user_prompt,
             Interaction.ai_response,
             *REVIEW_COLUMNS,
             CorrectionDecision.approved,
             CorrectionDecision.decided_by,
             CorrectionDecision.decided_at,
+            CorrectionDecision.edited,
         )
         .join(Interaction, Interaction.id == Review.interaction_key)
         .join(CorrectionDecision, _DECIDED, isouter=True)
@@ -161,12 +290,14 @@ def _correction(row: Row[Any]) -> Correction:
     return Correction(
         review_id=row.id,
         interaction_key=row.interaction_key,
+        interaction_id=row.external_id,
         prompt=row.user_prompt,
         response=row.ai_response,
         review=review_of(row),
         approved=row.approved,
         decided_by=row.decided_by,
         decided_at=row.decided_at,
+        edited=row.edited,
     )
 
 
@@ -175,6 +306,7 @@ class Flag:
     """A review that flags an answer as harmful, and where the answer comes from."""
 
     review_id: int
+    interaction_id: str
     prompt: str
     response: str
     origin: domain.Origin
@@ -184,7 +316,14 @@ class Flag:
 def flags(engine: Engine, *, before: int | None = None, limit: int = 50) -> list[Flag]:
     """Return the flags, the newest review first; `before` is the review's id of the last one already seen."""
     wanted = (
-        select(Review.id, Interaction.user_prompt, Interaction.ai_response, *ORIGIN_COLUMNS, *REVIEW_COLUMNS)
+        select(
+            Review.id,
+            Interaction.external_id,
+            Interaction.user_prompt,
+            Interaction.ai_response,
+            *ORIGIN_COLUMNS,
+            *REVIEW_COLUMNS,
+        )
         .join(Interaction, Interaction.id == Review.interaction_key)
         .where(Review.harmful)
         .order_by(Review.id.desc())
@@ -196,6 +335,7 @@ def flags(engine: Engine, *, before: int | None = None, limit: int = 50) -> list
         return [
             Flag(
                 review_id=row.id,
+                interaction_id=row.external_id,
                 prompt=row.user_prompt,
                 response=row.ai_response,
                 origin=origin_of(row),

@@ -328,7 +328,10 @@ class ImportChange(Base):
 
 
 class CorrectionDecision(Base):
-    """An admin's decision about the correction in a review; it holds for this `correction`, not for a later one."""
+    """An admin's decision about the correction in a review; it holds for this `correction`, not for a later one.
+
+    `edited` are the admin's own words that were approved in its place, `former` the decision before this one.
+    """
 
     __tablename__ = "rlhf_correction_decisions"
 
@@ -337,6 +340,8 @@ class CorrectionDecision(Base):
     approved: Mapped[bool]
     decided_by: Mapped[str]
     decided_at: Mapped[datetime] = mapped_column(server_default=Now())
+    edited: Mapped[str | None]
+    former: Mapped[dict[str, Any] | None]
 
 
 class Assignment(Base):

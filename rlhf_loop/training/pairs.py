@@ -52,7 +52,7 @@ _CORRECTIONS = (
         Review.reviewer,
         Interaction.user_prompt,
         Interaction.ai_response,
-        Review.correction,
+        func.coalesce(CorrectionDecision.edited, Review.correction).label("correction"),
         CorrectionDecision.approved,
     )
     .join(Interaction, Interaction.id == Review.interaction_key)

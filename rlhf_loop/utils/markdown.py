@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -64,11 +65,26 @@ def as_html(text: str) -> Markup | None:
     return Markup(_cleaner().clean(parser.renderer.render(list(_decorated(tokens)), parser.options, {})))
 
 
-def prose(text: str, also: str = "") -> Markup:
-    """Return the element of a page that shows a text; `also` is one more class of it."""
-    html = as_html(text)
+def prose(text: str, also: str = "", *, plain: bool = False) -> Markup:
+    """Return the element of a page that shows a text, as it is if `plain`; `also` is one more class of it."""
+    html = None if plain else as_html(text)
     kind = f"text {'words' if html is None else 'markdown'} {also}".rstrip()
     return Markup('<div class="{}" dir="auto">{}</div>').format(kind, text if html is None else html)
+
+
+def bounded_prose(seconds: float = 1.0) -> Callable[..., Markup]:
+    """Return `prose` for one page: after so many seconds of processor time further texts are shown as they are."""
+    left = seconds
+
+    def shown(text: str, also: str = "") -> Markup:
+        nonlocal left
+        started = thread_time()
+        try:
+            return prose(text, also, plain=left <= 0)
+        finally:
+            left -= thread_time() - started
+
+    return shown
 
 
 def _parsed(text: str) -> list[Token] | None:

@@ -18,7 +18,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.reviewing import Scoring
 from rlhf_loop.sources.source import Source
-from rlhf_loop.utils.markdown import prose
+from rlhf_loop.utils.markdown import bounded_prose
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
@@ -176,7 +176,7 @@ def _shared(guard: Guard) -> dict[str, object]:
     return {
         "navigation": navigation(guard),
         "version": __version__,
-        "prose": prose,
+        "prose": bounded_prose(),
         "languages": languages(),
         "script_words": speaks.script,
         **speaks.template(),

@@ -203,7 +203,8 @@ def test_a_pptx(tmp_path: Path) -> None:
     [
         ("a.html", b"<p>a\0b", "NUL bytes, so it is not HTML"),
         ("a.html", "<script>1</script>", "empty"),
-        ("a.html", "<div>" * 3001 + "a", "leaves more than 3,000 elements open"),
+        ("a.html", "<div>" * 3001 + "a", "leaves thousands of elements open"),
+        ("a.html", "<p>" + "".join(f"<b id={id}>" for id in range(600)) + "<p>a" * 600, "leaves thousands"),
         ("a.html.gz", b"\x1f\x8b\x08broken", "damaged"),
         ("a.docx", b"", "cannot be read as one of Word"),
         ("a.docx", docx(paragraph("a"))[:-30], "cannot be read as one of Word"),

@@ -29,7 +29,7 @@ _ENGLISH = ("docs.html", "report.html")
 #: Not translated yet.
 _LATER = (
     *("admin.html", "admin_audit.html", "admin_import.html", "admin_tokens.html", "agreement.html", "compare.html"),
-    *("compare_pair.html", "corrections.html", "dashboard.html", "dashboard_parts.html", "flagged.html"),
+    *("compare_pair.html", "dashboard.html", "dashboard_parts.html"),
     *("guidelines.html", "review.html", "review_item.html", "review_parts.html"),
 )
 #: Names, and what programs say.

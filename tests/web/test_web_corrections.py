@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from raters import Visitor, put_answers, put_people, text
 from sqlalchemy.engine import Engine
@@ -9,6 +11,8 @@ from sqlalchemy.engine import Engine
 from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
 from rlhf_loop.store.interactions import rate
+from rlhf_loop.training import pairs
+from rlhf_loop.utils.markdown import bounded_prose
 
 
 @pytest.fixture
@@ -70,6 +74,90 @@ def test_pages_of_corrections(dora: Visitor, sqlite_engine: Engine) -> None:
 def test_filters_that_are_none(dora: Visitor, query: str) -> None:
     """A filter that cannot be is refused."""
     dora.page(f"/review/corrections?{query}", status=422)
+
+
+def test_a_correction_is_edited_before_it_is_approved(dora: Visitor, sqlite_engine: Engine) -> None:
+    """The admin's words are what answers and what teaches; the expert's are kept, and shown folded."""
+    (one,) = correct(sqlite_engine)
+    dora.send("/review/corrections", **decision(one, "approved"), edited="Rest, and\r\ndrink water.")
+    (found,) = reviewing.approved_corrections(sqlite_engine)
+    assert (found.correction, found.review.correction) == ("Rest, and\ndrink water.", one.correction)
+    html = text(dora.page("/review/corrections?state=approved"))
+    assert "As you have edited it Rest, and drink water." in html
+    assert "As it was corrected by anna" in html
+    (pair,) = read_pairs(sqlite_engine)
+    assert pair == "Rest, and\ndrink water."
+    dora.send("/review/corrections", **decision(one, "approved"), edited=one.correction, state="approved")
+    assert reviewing.approved_corrections(sqlite_engine)[0].edited is None
+    dora.send("/review/corrections", **decision(one, "approved"), edited=" ", status=409)
+
+
+def read_pairs(engine: Engine) -> list[str]:
+    """The better answers that corrections teach."""
+    with engine.connect() as connection:
+        return [row.correction for row in connection.execute(pairs._CORRECTIONS)]
+
+
+def test_several_are_decided_at_once(dora: Visitor, sqlite_engine: Engine) -> None:
+    """What is chosen is shown first; one that was changed meanwhile leaves all undecided."""
+    one, two, three = correct(sqlite_engine, 3)
+    assert "Choose some corrections first" in text(dora.page("/review/corrections/chosen"))
+    html = dora.page(f"/review/corrections/chosen?id={one.review_id}&id={three.review_id}")
+    assert "2 chosen corrections" in html
+    assert two.correction not in html
+    form = {"form_token": dora.token, "id": [one.review_id, three.review_id], "seen": [one.digest, three.digest]}
+    rate(sqlite_engine, one.interaction_key, reviewer="anna", rating=2, correction="Something else.")
+    assert dora.client.post("/review/corrections/chosen", data={**form, "decision": "approved"}).status_code == 409
+    assert reviewing.approved_corrections(sqlite_engine) == []
+    rate(sqlite_engine, one.interaction_key, reviewer="anna", rating=2, correction=one.correction)
+    done = dora.client.post("/review/corrections/chosen", data={**form, "decision": "approved"}, follow_redirects=True)
+    assert "2 corrections are approved." in text(done.text)
+    approved = [each.review_id for each in reviewing.approved_corrections(sqlite_engine)]
+    assert sorted(approved) == sorted([one.review_id, three.review_id])
+
+
+def test_decisions_are_undone(dora: Visitor, sqlite_engine: Engine) -> None:
+    """The last decisions are taken back together, then those before; what held before holds again, edited words too."""
+    one, two = correct(sqlite_engine, 2)
+
+    def states() -> list[tuple[bool | None, str]]:
+        found = reviewing.corrections(sqlite_engine)
+        return [(each.approved, each.correction) for each in sorted(found, key=lambda each: each.review_id)]
+
+    def undo(status: int = 200) -> str:
+        last = reviewing.last_decisions(sqlite_engine, decided_by="dora")
+        at = last.decided_at if last else datetime(2026, 1, 1, tzinfo=UTC)
+        return dora.send("/review/corrections/undo", decided_at=at.isoformat(), status=status)
+
+    first, second = sorted((one, two), key=lambda each: each.review_id)
+    dora.send("/review/corrections", **decision(first, "approved"), edited="Edited.")
+    seen = {each.review_id: each.digest for each in (one, two)}
+    assert reviewing.decide_all(sqlite_engine, seen, approved=False, decided_by="dora") == 2
+    assert "Your last decision: 2 rejected" in text(dora.page("/review/corrections"))
+    assert [state for state, _ in states()] == [False, False]
+    assert "2 decisions are taken back" in text(undo())
+    assert states() == [(True, "Edited."), (None, second.correction)]
+    undo()
+    assert states() == [(None, first.correction), (None, second.correction)]
+    assert "nothing to undo" in text(undo(404))
+
+
+def test_texts_that_take_long_are_bounded(
+    dora: Visitor, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Differences for which there is no time are found for one correction alone; further texts stay as they are."""
+    one, two = correct(sqlite_engine, 2)
+    now = iter(range(1000))
+    monkeypatch.setattr("rlhf_loop.web.pages.oversight.thread_time", lambda: 0.6 * next(now))
+    html = dora.page("/review/corrections")
+    assert html.count('class="words difference"') == 1
+    assert f"/review/corrections/chosen?id={two.review_id}" in html or f"chosen?id={one.review_id}" in html
+    assert "<ins>" in dora.page(f"/review/corrections/chosen?id={one.review_id}")
+    shown = bounded_prose(0.0)
+    assert [str(shown("**a**")), str(bounded_prose()("**a**"))] == [
+        '<div class="text words" dir="auto">**a**</div>',
+        '<div class="text markdown" dir="auto"><p><strong>a</strong></p>\n</div>',
+    ]
 
 
 def test_an_unknown_correction(dora: Visitor) -> None:

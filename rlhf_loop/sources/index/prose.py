@@ -31,6 +31,12 @@ _MOST_HTML, _MOST_XML = 1 << 24, 1 << 25
 _MOST_MARKS = 1_000_000
 #: Elements that are open at a time. A page may leave some open; the time to read it grows with their square.
 _MOST_OPEN = 3000
+#: Elements like <b> that were left open, counted anew at each element that begins: by the standard each of them begins
+#: again there.
+_MOST_BEGUN_AGAIN = 500_000
+_BEGUN_AGAIN = frozenset(
+    ("a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u")
+)
 _MOST_CELLS = 200_000
 _WIDEST = 100
 
@@ -414,14 +420,19 @@ def _check_depth(text: str, path: Path) -> None:
     Raises:
         DocumentError: they are.
     """
-    deep = 0
+    deep = formats = again = 0
     for mark in _MARK.finditer(text):
-        if mark[2].lower() not in _NEVER_COUNTED and not mark[3]:
-            deep = max(deep - 1, 0) if mark[1] else deep + 1
-            if deep > _MOST_OPEN:
-                raise DocumentError(
-                    f"The page {str(path)!r} leaves more than {_MOST_OPEN:,} elements open. Save it as a web page anew."
-                )
+        name, step = mark[2].lower(), -1 if mark[1] else 1
+        if name in _BEGUN_AGAIN:
+            formats = max(formats + step, 0)
+        again += formats if step > 0 else 0
+        if name not in _NEVER_COUNTED and not mark[3]:
+            deep = max(deep + step, 0)
+        if deep > _MOST_OPEN or again > _MOST_BEGUN_AGAIN:
+            raise DocumentError(
+                f"The page {str(path)!r} leaves thousands of elements open, up to its character {mark.start() + 1:,}. "
+                "Save it as a web page anew."
+            )
 
 
 def _opened(path: Path, stack: ExitStack, program: str, kind: str) -> ZipFile:

@@ -6,6 +6,7 @@ import codecs
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -287,7 +288,7 @@ def whole_body() -> bytes:
     return body.removeprefix(codecs.BOM_UTF8) if request.is_json else body
 
 
-def checked(model: type[_Model], values: dict[str, str]) -> _Model:
+def checked(model: type[_Model], values: Mapping[str, object]) -> _Model:
     """Read the values of an address or a form, where all is text.
 
     Raises:

@@ -6,25 +6,35 @@ Agreement is Krippendorff's alpha, with each rater's leaning and drift.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from time import thread_time
+from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 from werkzeug import Response as BaseResponse
+from werkzeug.datastructures import MultiDict
 
 from rlhf_loop import reviewing
 from rlhf_loop.domain import UserRole
-from rlhf_loop.reviewing import Agreement, RaterReport
+from rlhf_loop.reviewing import Agreement, Correction, RaterReport
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import checked
 from rlhf_loop.web.pages.desk import Desk, address, own_lines
-from rlhf_loop.web.pages.diff import difference
+from rlhf_loop.web.pages.diff import Piece, difference
 from rlhf_loop.web.problems import html_errors, refusals
 
 State = Literal["pending", "approved", "rejected", "all"]
-STATES: tuple[State, ...] = ("pending", "approved", "rejected", "all")
+_STATES: Mapping[State, Message] = {
+    "pending": Message("Pending"),
+    "approved": Message("Approved"),
+    "rejected": Message("Rejected"),
+    "all": Message("All"),
+}
 _PER_PAGE = 20
+#: Of processor time, for the differences on one page.
+_SECONDS_OF_CHANGES = 1.0
 #: From here on agreement is good, and from here on it allows careful conclusions (Krippendorff, Content Analysis,
 #: chapter on reliability).
 GOOD, FAIR = 0.8, 0.667
@@ -41,11 +51,23 @@ class _FilterIn(_PageIn):
     state: State = "pending"
 
 
-class _DecisionIn(BaseModel):
+class _DecisionIn(_FilterIn):
     review_id: int = Field(ge=1, lt=2**63)
     decision: Literal["approved", "rejected"]
     correction: str
-    state: State = "pending"
+    edited: str | None = None
+
+
+class _ChosenIn(_FilterIn):
+    """Corrections that were chosen together, by their reviews' ids; of a form also with what was seen of them."""
+
+    id: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(default=[], max_length=_PER_PAGE)
+    seen: list[str] = []
+    decision: Literal["approved", "rejected"] = "approved"
+
+
+class _UndoIn(_FilterIn):
+    decided_at: AwareDatetime
 
 
 def add_routes(web: Blueprint, desk: Desk) -> None:
@@ -70,10 +92,62 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
                     approved=sent.decision == "approved",
                     correction=own_lines(sent.correction),
                     decided_by=user.name,
+                    edited=None if sent.edited is None else own_lines(sent.edited),
                 )
             except ValueError as error:
                 return _page(desk, _FilterIn(state=sent.state), status=409, error=str(error))
-        return desk.onward(address("corrections", state=sent.state), f"The correction is {sent.decision}.")
+        approved, rejected = Message("The correction is approved."), Message("The correction is rejected.")
+        return desk.onward(_address(sent), approved if sent.decision == "approved" else rejected)
+
+    @web.get("/review/corrections/chosen")
+    @html_errors
+    def corrections_chosen() -> BaseResponse:
+        desk.guard.signed_in(UserRole.ADMIN)
+        wanted = _chosen(request.args)
+        found = reviewing.corrections(desk.engine(), ids=wanted.id, limit=_PER_PAGE)
+        if not found:
+            return desk.onward(_address(wanted), Message("Choose some corrections first, by the boxes above them."))
+        return desk.page(
+            "corrections_chosen.html",
+            corrections=found,
+            changes_of=_changes(found),
+            state=wanted.state,
+            before=wanted.before,
+            back=_address(wanted),
+        )
+
+    @web.post("/review/corrections/chosen")
+    @html_errors
+    def corrections_chosen_form() -> BaseResponse:
+        user = desk.posting_admin()
+        sent = _chosen(request.form)
+        seen = dict(zip(sent.id, sent.seen, strict=False))
+        approved = sent.decision == "approved"
+        with refusals():
+            try:
+                n = reviewing.decide_all(desk.engine(), seen, approved=approved, decided_by=user.name)
+            except ValueError as error:
+                return _page(desk, _FilterIn(state=sent.state), status=409, error=str(error))
+        said = (
+            Message.counted("{n} correction is approved.", "{n} corrections are approved.", n)
+            if approved
+            else Message.counted("{n} correction is rejected.", "{n} corrections are rejected.", n)
+        )
+        return desk.onward(_address(sent), said)
+
+    @web.post("/review/corrections/undo")
+    @html_errors
+    def corrections_undo() -> BaseResponse:
+        user = desk.posting_admin()
+        sent = checked(_UndoIn, request.form.to_dict())
+        with refusals():
+            n = reviewing.undo_decisions(desk.engine(), decided_by=user.name, decided_at=sent.decided_at)
+        said = Message.counted(
+            "{n} decision is taken back. What held before holds again.",
+            "{n} decisions are taken back. What held before holds again.",
+            n,
+        )
+        return desk.onward(_address(sent), said)
 
     @web.get("/review/flagged")
     @html_errors
@@ -129,22 +203,44 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         )
 
 
+def _chosen(given: MultiDict[str, str]) -> _ChosenIn:
+    lists = {name: given.getlist(name) for name in ("id", "seen")}
+    return checked(_ChosenIn, {**given.to_dict(), **lists})
+
+
+def _address(of: _FilterIn) -> str:
+    return address("corrections", state=of.state, before=of.before)
+
+
 def _page(desk: Desk, wanted: _FilterIn, *, status: int = 200, error: str | None = None) -> Response:
+    user = desk.guard.signed_in(UserRole.ADMIN)
+    engine = desk.engine()
     found = reviewing.corrections(
-        desk.engine(), state=None if wanted.state == "all" else wanted.state, before=wanted.before, limit=_PER_PAGE + 1
+        engine, state=None if wanted.state == "all" else wanted.state, before=wanted.before, limit=_PER_PAGE + 1
     )
     shown = found[:_PER_PAGE]
     return desk.page(
         "corrections.html",
         status=status,
         corrections=shown,
-        changes_of={each.review_id: difference(own_lines(each.response), own_lines(each.correction)) for each in shown},
+        changes_of=_changes(shown),
         state=wanted.state,
-        states=STATES,
+        states=_STATES,
         before=wanted.before,
         older=shown[-1].review_id if len(found) > _PER_PAGE else None,
+        last=reviewing.last_decisions(engine, decided_by=user.name),
         error=error,
     )
+
+
+def _changes(shown: Sequence[Correction]) -> dict[int, list[Piece]]:
+    """Return what each correction changes, of as many as there is time for: of some texts it takes long to find."""
+    found: dict[int, list[Piece]] = {}
+    started = thread_time()
+    for each in shown:
+        if thread_time() - started < _SECONDS_OF_CHANGES:
+            found[each.review_id] = difference(own_lines(each.response), own_lines(each.correction))
+    return found
 
 
 def meaning(found: Agreement) -> str:
