@@ -157,7 +157,7 @@ def decide_all(
 def last_decisions(engine: Engine, *, decided_by: str) -> LastDecisions | None:
     """Return what an admin decided last at one time, None if there is nothing."""
     wanted = (
-        select(CorrectionDecision.decided_at, CorrectionDecision.approved, func.count().label("count"))
+        select(CorrectionDecision.decided_at, CorrectionDecision.approved, func.count().label("decisions"))
         .where(CorrectionDecision.decided_by == decided_by)
         .group_by(CorrectionDecision.decided_at, CorrectionDecision.approved)
         .order_by(CorrectionDecision.decided_at.desc())
@@ -165,7 +165,7 @@ def last_decisions(engine: Engine, *, decided_by: str) -> LastDecisions | None:
     )
     with reading(engine) as connection:
         row = connection.execute(wanted).one_or_none()
-    return None if row is None else LastDecisions(row.decided_at, row.approved, row.count)
+    return None if row is None else LastDecisions(row.decided_at, row.approved, row.decisions)
 
 
 def undo_decisions(engine: Engine, *, decided_by: str, decided_at: datetime) -> int:
