@@ -123,8 +123,8 @@ def interactions(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search found, newest first. What is older comes with `before`, which is None where nothing is left.
+class SearchResult:
+    """Interactions that a search found, newest first; older ones come with `before`, None where nothing is left.
 
     A search that ended early for want of time has fewer than were asked for, and `before` all the same.
     """
@@ -143,7 +143,7 @@ def search(
     limit: int = 20,
     seconds: float = 2.0,
     clock: Callable[[], float] = monotonic,
-) -> Found:
+) -> SearchResult:
     """Look for interactions that hold all words: in question, answer, newest comment or correction, in either case.
 
     What stands in quotation marks is one word. Nothing of it has an index: rows are read from the newest on, a range of
@@ -172,12 +172,12 @@ def search(
             ).all()
             found += [row for row in rows if _holds(row, every)]
             if len(found) > limit:
-                return Found(tuple(map(_entry, found[:limit])), found[limit - 1].row_id)
+                return SearchResult(tuple(map(_entry, found[:limit])), found[limit - 1].row_id)
             upper = rows[-1].row_id if len(rows) == missing else lower
             before_that, lasted = lasted, clock() - started
             # Not so many that the last range would take long itself.
             step *= 2 if lasted - before_that < seconds / 8 else 1
-    return Found(tuple(map(_entry, found)), upper if oldest is not None and upper > oldest else None)
+    return SearchResult(tuple(map(_entry, found)), upper if oldest is not None and upper > oldest else None)
 
 
 def _pattern(word: str) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from werkzeug.exceptions import NotFound
 
 from rlhf_loop.domain import UserRole
-from rlhf_loop.store.queries import Filters, Found, History, InteractionEntry, history, search
+from rlhf_loop.store.queries import Filters, History, InteractionEntry, SearchResult, history, search
 from rlhf_loop.utils.text import without_formula
 from rlhf_loop.web.api.answers import checked
 from rlhf_loop.web.pages.desk import Desk, address
@@ -32,7 +32,7 @@ _HEADER = (
 
 
 class _SearchIn(BaseModel, extra="ignore"):
-    """What is looked for. Of a form, fields that are empty are sent, too."""
+    """Words and filters. Of a form, fields that are empty are sent, too."""
 
     q: str = Field(default="", max_length=200)
     rating: Literal["", "rated", "unrated", "1", "2", "3", "4", "5"] = ""
@@ -64,7 +64,7 @@ class _SearchIn(BaseModel, extra="ignore"):
             created_before=_midnight(self.until) + timedelta(days=1) if self.until and self.until < date.max else None,
         )
 
-    def found_in(self, engine: Engine, *, before: int | None, limit: int, seconds: float = 2.0) -> Found:
+    def found_in(self, engine: Engine, *, before: int | None, limit: int, seconds: float = 2.0) -> SearchResult:
         """Look for it; see `search`."""
         return search(
             engine,
@@ -78,7 +78,7 @@ class _SearchIn(BaseModel, extra="ignore"):
 
     @property
     def given(self) -> dict[str, str]:
-        """What of it was given, as an address has it, without where the page begins."""
+        """The fields that were given, as an address has them, without where the page begins."""
         return {name: str(value) for name, value in self.model_dump(exclude={"before"}).items() if value}
 
 
