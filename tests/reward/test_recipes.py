@@ -118,6 +118,14 @@ def test_transformer_takes_scores_of_others(quick: TextEncoder) -> None:
     assert recipe.pair_columns().shape == (38,)
 
 
+@pytest.mark.parametrize("cross", [False, True])
+def test_tuned_score_counts_more(cross: bool) -> None:
+    """The columns of the tuned score, and no others, are shrunk less by a fit, beside a cross-encoder's, too."""
+    recipe = recipe_named("transformer", cross=cross)
+    names = [name for name, scale in zip(recipe.feature_names(), recipe.scales(), strict=True) if scale > 1]
+    assert names == ["tuned score", "tuned score, from the mean", "tuned score, from the best"]
+
+
 def test_transformer_needs_layers(quick: TextEncoder) -> None:
     """Without tuned layers the recipe has names and no features."""
     assert len(recipe_named("transformer").feature_names()) == 38
