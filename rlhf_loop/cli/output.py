@@ -404,6 +404,8 @@ def _besides(report: TrainingReport) -> Iterator[str]:
             f"Besides, {counted(report.end_users, 'answer')} that only end users rated: a hint that weighs "
             f"{report.end_user_weight:.2g} of an expert's rating each, and enters no number here."
         )
+    if report.judge_labels:
+        yield f"The layers were tuned on {counted(report.judge_labels, 'answer')} with labels of judges besides."
     pairs = report.pairs
     if pairs.corrections or pairs.preferences:
         held = f"; {pairs.held_out} of them, to held-out questions, were not fitted on" if pairs.held_out else ""

@@ -37,7 +37,7 @@ from rlhf_loop.reward.model_file import load as load_file
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.utils.files import write_whole
-from rlhf_loop.utils.text import html_table
+from rlhf_loop.utils.text import counted, html_table
 
 #: Seconds in which a file that nobody names is not deleted.
 _YOUNG_S = 3600
@@ -423,7 +423,8 @@ def _data(version: Version, measured: Mapping[str, Any]) -> Iterator[str]:
     if measured.get("end_users"):
         yield f"- {measured['end_users']} answers that only end users rated, weight {measured['end_user_weight']:.2f}"
     if measured.get("judge_labels"):
-        yield f"- {measured['judge_labels']:,} answers with labels of judges, on which its layers were tuned besides"
+        labels = counted(measured["judge_labels"], "answer")
+        yield f"- {labels} with labels of judges, on which its layers were tuned besides"
     if pairs.get("corrections") or pairs.get("preferences"):
         yield f"- {pairs.get('corrections', 0)} corrections and {pairs.get('preferences', 0)} preferences"
 

@@ -18,7 +18,9 @@ from tiny_encoders import put
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder, weights_folder
+from rlhf_loop.encoders.cross_encoder import find_cross_encoder, load_cross_encoder
 from rlhf_loop.encoders.folder import load_runtime, read_folder
+from rlhf_loop.encoders.text_encoder import pair
 from rlhf_loop.errors import EncoderError
 
 COMMIT = "c0ffee" * 6 + "abcd"
@@ -84,6 +86,24 @@ def served(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache-of-the-hub"))
         yield there
+
+
+def test_a_cross_encoder_of_the_hub_is_fetched_once(hub: Hub, served: Site, tmp_path: Path) -> None:
+    """Its name is that of the model and not of a commit; from then on nobody is asked, and it needs no permission."""
+    for file in hub.folder.rglob("*.json"):
+        file.unlink()
+    tiny_encoders.write_cross(hub.folder)
+    with pytest.raises(EncoderError, match=f"RLHF_CROSS_ENCODER='{NAME}' is not a folder, and not here"):
+        find_cross_encoder(NAME)
+    found = load_cross_encoder(NAME, tmp_path / "cache", threads=1)
+    expected = load_cross_encoder(str(hub.folder), tmp_path / "cache", threads=1)
+    text = pair("the cat", "a dog sat")
+    np.testing.assert_array_equal(found.encode([text]), expected.encode([text]))
+    assert found.id.startswith("tiny-")
+    asked = len(served.seen)
+    assert load_cross_encoder(NAME, tmp_path / "cache", threads=1).id == found.id
+    assert f"{find_cross_encoder(NAME).name}/fp32" == found.id
+    assert len(served.seen) == asked
 
 
 def fetched(*, download: bool = True) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick_encoder import QuickCross
 from sqlalchemy import Engine
 
 from rlhf_loop import registry
@@ -16,8 +18,10 @@ from rlhf_loop.domain import Example, Question, Rating
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import EncoderError, MissingExtraError
+from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.registry.runs import runs
 from rlhf_loop.registry.training_run import run_training
+from rlhf_loop.reward import recipe_named
 from rlhf_loop.store.interactions import record
 from rlhf_loop.training import transformer
 from rlhf_loop.training.comparison import predict
@@ -267,6 +271,9 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engin
         sqlite_engine,
         [Rating(each.prompt, each.response, each.rating, candidate_group=each.group) for each in examples()],
     )
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"question": "the dog sat", "answer": "a dog", "rating": 1.25}')
+    import_ratings(sqlite_engine, labels, judge="m1")
     totals: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -281,6 +288,8 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engin
     assert registry.versions(sqlite_engine) == []
     outcome = run_training(sqlite_engine, settings, min_samples=10)
     assert not state.exists()
+    assert outcome.report.judge_labels == 1
+    assert "- 1 answer with labels of judges" in registry.card_path(settings, outcome.version.version).read_text()
     loaded = registry.load(settings, outcome.version, encoder=load_encoder(settings).id)
     assert loaded.model.tuned is not None
     assert [(run.status, run.recipe) for run in runs(sqlite_engine)][-1] == ("failed", "transformer")
@@ -297,6 +306,21 @@ def test_what_is_judged_by_is_not_adapted_to() -> None:
     asked = np.array([prompt_hash(question) for question, _ in unfrozen])
     assert 0 < len(unfrozen) < len(left)
     assert not is_frozen(asked, 0.2).any()
+
+
+@needs_torch
+def test_tuned_layers_and_a_cross_encoder_stand_beside_each_other(bert: TextEncoder) -> None:
+    """The model has the columns of both, and what serves scores held-out answers as the training reports."""
+    cross = QuickCross(lambda asked, passage: float(len(passage) % 7))
+    encoder = copy.copy(bert)
+    encoder._cross = cross
+    result = trained(encoder)
+    assert result.model.cross_encoder == "quick-cross"
+    assert len(result.model.scorer.coef) == len(recipe_named("transformer", cross=True).feature_names()) == 41
+    assert layers(result).sha256 == layers(trained(bert)).sha256, "they are tuned on the ratings alone"
+    held = np.isfinite(result.probability) & ~result.data.seen(result.fitted)
+    served = predict(result.model, result.data, held, encoder)
+    np.testing.assert_allclose(served[held], result.probability[held], atol=2e-3)
 
 
 def test_what_is_held_out_is_never_tuned_on_by_a_label() -> None:
