@@ -72,12 +72,21 @@ class AlarmKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person or an application that is known by name."""
+    """A person or an application that is known by name.
+
+    People sign in by `name`, which stands with their ratings and in exports; screens show `display_name`, if any.
+    """
 
     id: int
     name: str
     role: UserRole
     active: bool = True
+    display_name: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The name that screens show."""
+        return self.display_name or self.name
 
 
 def prompt_key(prompt: str) -> str:

@@ -70,7 +70,7 @@ class ActiveSession:
 def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> ActiveSession | None:
     """Return the session, None if it has ended."""
     wanted = (
-        select(Users.id, Users.name, Users.role, Session.seen_at)
+        select(Users.id, Users.name, Users.role, Users.display_name, Session.seen_at)
         .join(Users, Users.id == Session.user_id)
         .where(Session.token_hash == _hashed(secret, keeping.key), Session.expires_at > now, Users.active)
     )
@@ -78,7 +78,8 @@ def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) 
         row = connection.execute(wanted).first()
     if row is None:
         return None
-    return ActiveSession(User(row.id, row.name, UserRole(row.role)), due=row.seen_at + _NOTED_EVERY <= now)
+    user = User(row.id, row.name, UserRole(row.role), display_name=row.display_name)
+    return ActiveSession(user, due=row.seen_at + _NOTED_EVERY <= now)
 
 
 def extend(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> None:

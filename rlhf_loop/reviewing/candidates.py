@@ -32,13 +32,14 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, case, exists, func, literal_column, or_, select
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ReviewerRole
+from rlhf_loop.domain import Origin, ReviewerRole, UserRole
+from rlhf_loop.store.engine import reading
 from rlhf_loop.store.interactions import group_name
-from rlhf_loop.store.tables import AnswerScore, Assignment, Interaction, Review
+from rlhf_loop.store.tables import ORIGIN_COLUMNS, AnswerScore, Assignment, Interaction, Review, User, origin_of
 
 #: The share of turns that give a random answer.
 RANDOM_SHARE = 0.1
@@ -154,6 +155,35 @@ def servings(connection: Connection, interaction_key: int, *, limit: int = 1000)
     return list(connection.execute(same.order_by(Interaction.id + 0).limit(limit)).scalars())
 
 
+@dataclass(frozen=True, slots=True)
+class OtherAnswer:
+    """Another answer to the question of one that is judged."""
+
+    response: str
+    origin: Origin
+
+
+def other_answers(engine: Engine, interaction_key: int, *, limit: int = 5) -> list[OtherAnswer]:
+    """Return other answers to the same question, the first of them first, each text once."""
+    one = aliased(Interaction)
+    same_group = or_(
+        Interaction.candidate_group == one.candidate_group,
+        and_(Interaction.candidate_group.is_(None), one.candidate_group.is_(None)),
+    )
+    wanted = (
+        select(Interaction.ai_response, *ORIGIN_COLUMNS)
+        .join(one, and_(same_prompt(one, Interaction), same_group, Interaction.ai_response != one.ai_response))
+        .where(one.id == interaction_key)
+        .order_by(Interaction.id + 0)
+        .limit(_LOOKED_AT)
+    )
+    found: dict[str, OtherAnswer] = {}
+    with reading(engine) as connection:
+        for row in connection.execute(wanted):
+            found.setdefault(row.ai_response, OtherAnswer(row.ai_response, origin_of(row)))
+    return list(found.values())[:limit]
+
+
 def _same(one: Any, other: Any) -> ColumnElement[bool]:
     return and_(
         same_prompt(one, other),
@@ -162,6 +192,10 @@ def _same(one: Any, other: Any) -> ColumnElement[bool]:
     )
 
 
+#: How many questions say what a rater's field is, and what is not.
+_OF_A_FIELD = 200
+#: How many servings are looked through for other answers to a question.
+_LOOKED_AT = 50
 #: How many answers each way of looking gives.
 _NEAREST, _CLOSEST, _NEWEST = 60, 40, 60
 #: How many rows it looks at for them: reviews for second opinions, and answers that wait.
@@ -207,10 +241,81 @@ def all_that_waits(connection: Connection, rater: Rater, settings: Settings) -> 
     return [QueueCandidate(id, Why.RECENT) for id in found]
 
 
+def prompts(connection: Connection, found: Sequence[QueueCandidate]) -> list[str]:
+    """Return the questions of candidates, in their order."""
+    wanted = select(Interaction.id, Interaction.user_prompt).where(
+        Interaction.id.in_([each.interaction_key for each in found])
+    )
+    asked = {row.id: row.user_prompt for row in connection.execute(wanted)}
+    return [asked.get(each.interaction_key, "") for each in found]
+
+
+def fields(connection: Connection, reviewer: str) -> tuple[list[str], list[str]]:
+    """Return the newest questions that the rater skipped as not their field; if any, also the newest they reviewed."""
+    newest = (
+        select(Interaction.user_prompt)
+        .join(Assignment, Assignment.interaction_key == Interaction.id)
+        .where(Assignment.reviewer == reviewer)
+        .order_by(Assignment.assigned_at.desc())
+        .limit(_OF_A_FIELD)
+    )
+    others = list(connection.execute(newest.where(Assignment.not_my_field)).scalars())
+    own = newest.where(Assignment.state == "reviewed")
+    return others, list(connection.execute(own).scalars()) if others else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unjudged:
+    """An answer that every active rater skipped as none of their field."""
+
+    interaction_key: int
+    prompt: str
+    response: str
+
+
+def nobodys_field(engine: Engine, *, limit: int = 50) -> list[Unjudged]:
+    """Return answers that every active rater skipped as none of their field, the newest first."""
+    raters = select(User.name).where(User.role == UserRole.RATER, User.active)
+    skipped = (
+        select(Assignment.interaction_key)
+        .where(Assignment.not_my_field, Assignment.reviewer.in_(raters))
+        .group_by(Assignment.interaction_key)
+        .having(func.count() >= select(func.count()).select_from(raters.subquery()).scalar_subquery())
+    )
+    wanted = (
+        select(Interaction.id, Interaction.user_prompt, Interaction.ai_response)
+        .where(Interaction.id.in_(skipped), Interaction.rating.is_(None))
+        .order_by(Interaction.id.desc())
+        .limit(limit)
+    )
+    with reading(engine) as connection:
+        rows = connection.execute(wanted).all()
+    return [Unjudged(interaction_key=row.id, prompt=row.user_prompt, response=row.ai_response) for row in rows]
+
+
 def count_waiting(connection: Connection, rater: Rater, settings: Settings, *, most: int) -> int:
     """Count the answers that no expert has rated and that the rater may be given, of the newest `most` that wait."""
     free = _stretch(rater, settings, limit=most).subquery()
     return connection.execute(select(func.count()).select_from(free)).scalar_one()
+
+
+def count_left(connection: Connection, *, most: int) -> int:
+    """Count the answers that no expert has rated, of the newest `most`, each text once."""
+    looked_at = _newest_waiting(most).subquery()
+    left = select(Interaction.id).join(looked_at, looked_at.c.id == Interaction.id).where(stands_for_all())
+    return connection.execute(select(func.count()).select_from(left.subquery())).scalar_one()
+
+
+def count_open(connection: Connection, rater: Rater) -> int:
+    """Count the answers that the rater has been given, that no expert has rated, and that are still theirs."""
+    live = (Assignment.reviewer == rater.name, Assignment.state == "open", Assignment.leased_until > rater.now)
+    unrated = select(Assignment.interaction_key).join(Interaction, Interaction.id == Assignment.interaction_key)
+    unrated = unrated.where(*live, Interaction.rating.is_(None))
+    return connection.execute(select(func.count()).select_from(unrated.subquery())).scalar_one()
+
+
+def _newest_waiting(most: int) -> Select[Any]:
+    return select(Interaction.id).where(Interaction.rating.is_(None)).order_by(Interaction.id.desc()).limit(most)
 
 
 def _by_value(
@@ -297,7 +402,7 @@ def _drawn(connection: Connection, rater: Rater, settings: Settings) -> list[int
 
 def _stretch(rater: Rater, settings: Settings, *, up_to: int | None = None, limit: int = _NEWEST) -> Select[Any]:
     """Select the newest answers that wait, or the newest of those up to an id."""
-    ids = select(Interaction.id).where(Interaction.rating.is_(None)).order_by(Interaction.id.desc()).limit(_WAITING)
+    ids = _newest_waiting(_WAITING)
     if up_to is not None:
         ids = ids.where(Interaction.id <= up_to)
     looked_at = ids.subquery()

@@ -15,6 +15,7 @@ from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
+from rlhf_loop.reviewing.candidates import nobodys_field
 from rlhf_loop.reviewing.items import MAX_CORRECTION
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction, upsert
@@ -31,6 +32,9 @@ from rlhf_loop.store.tables import (
 )
 from rlhf_loop.utils.text import blank, unstorable, visible
 from rlhf_loop.utils.translation import Message
+
+#: What waits for an admin is counted so far.
+MOST_TO_DECIDE = 100
 
 State = Literal["pending", "approved", "rejected"]
 
@@ -311,6 +315,31 @@ class Flag:
     response: str
     origin: domain.Origin
     review: domain.Review
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToDecide:
+    """Numbers of things that wait for an admin, each counted up to `MOST_TO_DECIDE`."""
+
+    corrections: int
+    flags: int
+    nobodys_field: int
+
+
+def to_decide(engine: Engine) -> ToDecide:
+    """Count what waits for an admin."""
+    most = MOST_TO_DECIDE
+    nobodys = len(nobodys_field(engine, limit=most))
+    with reading(engine) as connection:
+
+        def count(wanted: Any) -> int:
+            return connection.execute(select(func.count()).select_from(wanted.limit(most).subquery())).scalar_one()
+
+        pending = select(Review.id).join(CorrectionDecision, _DECIDED, isouter=True)
+        pending = pending.where(Review.correction.is_not(None), CorrectionDecision.approved.is_(None))
+        return ToDecide(
+            corrections=count(pending), flags=count(select(Review.id).where(Review.harmful)), nobodys_field=nobodys
+        )
 
 
 def flags(engine: Engine, *, before: int | None = None, limit: int = 50) -> list[Flag]:

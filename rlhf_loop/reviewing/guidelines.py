@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import MIN_SAMPLES, ReviewerRole
-from rlhf_loop.reviewing.candidates import Rater, count_waiting
+from rlhf_loop.reviewing.candidates import Rater, count_left, count_open, count_waiting
 from rlhf_loop.reviewing.items import checked_text
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
@@ -106,6 +106,7 @@ class Progress:
 
     `rated` counts answers that experts rated. `today` counts the rater's reviews and comparisons. `waiting` counts what
     the rater may still be given of the newest 1,000 answers that no expert has rated; second opinions are not in it.
+    `left` counts these answers for all raters, and `mine` what the rater may be given or has open now.
     """
 
     rated: int
@@ -113,6 +114,8 @@ class Progress:
     today: int
     goal: int
     waiting: int
+    left: int
+    mine: int
 
 
 def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> Progress:
@@ -125,10 +128,14 @@ def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime
     )
     preferences = select(func.count()).where(Preference.reviewer == reviewer, Preference.preferred_at >= midnight)
     with reading(engine) as connection:
+        rater = Rater(name=reviewer, now=now, until=now)
+        waiting = count_waiting(connection, rater, settings, most=MOST_COUNTED)
         return Progress(
             rated=connection.execute(rated).scalar_one(),
             needed=MIN_SAMPLES,
             today=connection.execute(reviews).scalar_one() + connection.execute(preferences).scalar_one(),
             goal=settings.review_daily_goal,
-            waiting=count_waiting(connection, Rater(name=reviewer, now=now, until=now), settings, most=MOST_COUNTED),
+            waiting=waiting,
+            left=count_left(connection, most=MOST_COUNTED),
+            mine=waiting + count_open(connection, rater),
         )

@@ -5,15 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
-from sqlalchemy.engine import Connection
+from sqlalchemy import and_, or_, select
+from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop import domain
 from rlhf_loop.domain import Origin
+from rlhf_loop.store.engine import reading
 from rlhf_loop.store.queries import find_review
-from rlhf_loop.store.tables import LARGEST_ID, ORIGIN_COLUMNS, Assignment, Draft, Interaction, origin_of
+from rlhf_loop.store.tables import (
+    LARGEST_ID,
+    ORIGIN_COLUMNS,
+    REVIEW_COLUMNS,
+    Assignment,
+    Draft,
+    Interaction,
+    Review,
+    origin_of,
+    review_of,
+)
 from rlhf_loop.utils.text import blank, tidied, unstorable, visible
 
+#: Reviews of one rater that are looked through for words at a time.
+_LOOKED_THROUGH = 5_000
 #: Characters that a rater may write.
 MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000
 
@@ -71,6 +84,69 @@ def assigned_item(connection: Connection, interaction_key: int, *, reviewer: str
         review=find_review(connection, interaction_key, reviewer=reviewer),
         draft=_draft(connection, interaction_key, reviewer=reviewer),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnReview:
+    """A review that a rater has given, with its answer."""
+
+    review_id: int
+    interaction_key: int
+    prompt: str
+    response: str
+    review: domain.Review
+
+
+def own_reviews(
+    engine: Engine,
+    *,
+    reviewer: str,
+    words: str = "",
+    rating: int | None = None,
+    before: tuple[datetime, int] | None = None,
+    limit: int = 20,
+) -> list[OwnReview]:
+    """Return the rater's reviews as an expert, the newest first, in whose texts all words stand, whatever their case.
+
+    `before` is the time and the id of the last one already seen. At most 5,000 reviews are looked through at a time.
+    """
+    newest = (
+        select(
+            Review.id,
+            Review.interaction_key.label("interaction_key"),
+            Interaction.user_prompt,
+            Interaction.ai_response,
+            *REVIEW_COLUMNS,
+        )
+        .join(Interaction, Interaction.id == Review.interaction_key)
+        .where(Review.reviewer == reviewer, Review.role == domain.ReviewerRole.EXPERT)
+        .order_by(Review.reviewed_at.desc(), Review.id.desc())
+        .limit(_LOOKED_THROUGH)
+    )
+    if rating is not None:
+        newest = newest.where(Review.rating == rating)
+    if before is not None:
+        moment, id = before
+        same_moment = and_(Review.reviewed_at == moment, Review.id < min(id, LARGEST_ID))
+        newest = newest.where(or_(Review.reviewed_at < moment, same_moment))
+    wanted, found = words.casefold().split(), list[OwnReview]()
+    with reading(engine) as connection:
+        for row in connection.execution_options(yield_per=100).execute(newest):
+            texts = (row.user_prompt, row.ai_response, row.comment, row.correction)
+            held = "\n".join(text or "" for text in texts).casefold()
+            if all(word in held for word in wanted):
+                found.append(
+                    OwnReview(
+                        review_id=row.id,
+                        interaction_key=row.interaction_key,
+                        prompt=row.user_prompt,
+                        response=row.ai_response,
+                        review=review_of(row),
+                    )
+                )
+            if len(found) == limit:
+                break
+    return found
 
 
 def not_given(interaction_key: int, reviewer: str) -> str:

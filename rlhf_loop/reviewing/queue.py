@@ -8,7 +8,7 @@ read, so that it comes second wherever the rater goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,10 +17,20 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ReviewerRole
-from rlhf_loop.reviewing.candidates import QueueCandidate, Rater, all_that_waits, candidates, servings, wanted
+from rlhf_loop.reviewing.candidates import (
+    QueueCandidate,
+    Rater,
+    all_that_waits,
+    candidates,
+    fields,
+    prompts,
+    servings,
+    wanted,
+)
 from rlhf_loop.reviewing.items import ReviewItem, assigned_item, not_given
-from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.interactions import group_name
+from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review
 
 #: How often to look anew when others took all that was found.
@@ -31,17 +41,26 @@ _WAITED_FOR = 20
 _OPEN_AMONG = 50
 #: By how much earlier the lease of an answer that is fetched ahead ends than that of the one before it.
 _AHEAD = timedelta(seconds=1)
+#: Tells of each of some questions whether it is like the first of two other lists of them, and less like the second.
+OutOfField = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[bool]]
 #: The id of an answer that is locked, and the name of its question.
 _Question = tuple[int, str]
 
 
 def next_item(
-    engine: Engine, *, reviewer: str, settings: Settings, ahead_of: int | None = None, now: datetime | None = None
+    engine: Engine,
+    *,
+    reviewer: str,
+    settings: Settings,
+    ahead_of: int | None = None,
+    out_of_field: OutOfField | None = None,
+    now: datetime | None = None,
 ) -> ReviewItem | None:
     """Give the rater an answer, None if none is left.
 
     One that the rater has open comes first, so that a page that is loaded again shows the same; else the best one.
-    With `ahead_of`, the answer that the rater reads now, it is the one to come after that; both are leased anew.
+    With `ahead_of`, the answer that the rater reads now, it is the one to come after that; both are leased anew. With
+    `out_of_field`, questions that it calls like those that the rater skipped as none of their field come last.
 
     Raises:
         LookupError: the answer `ahead_of` was not given to the rater.
@@ -57,24 +76,44 @@ def next_item(
         with transaction(engine) as connection:
             if interaction_key != ahead_of and _resume(connection, interaction_key, rater, settings):
                 return assigned_item(connection, interaction_key, reviewer=reviewer)
+    with reading(engine) as connection:
+        others_field, own_field = fields(connection, reviewer) if out_of_field else ((), ())
     for _ in range(_ATTEMPTS):
+        last = []
         for look in (candidates, all_that_waits):
             with reading(engine) as connection:
                 found = look(connection, rater, settings)
+                asked = prompts(connection, found) if others_field else []
+            if out_of_field and asked:
+                out = out_of_field(asked, others_field, own_field)
+                last += [each for each, far in zip(found, out, strict=True) if far]
+                found = [each for each, far in zip(found, out, strict=True) if not far]
             if item := _first_free(engine, found, rater, settings):
                 return item
-        if not found:
+        if item := _first_free(engine, last, rater, settings):
+            return item
+        if not found and not last:
             return None
     return None
 
 
 def item(engine: Engine, interaction_key: int, *, reviewer: str) -> ReviewItem:
-    """Return an answer that was given to the rater.
+    """Return an answer that was given to the rater, or that they reviewed elsewhere, as by an import.
 
     Raises:
-        LookupError: it was not.
+        LookupError: neither.
     """
     with reading(engine) as connection:
+        try:
+            return assigned_item(connection, interaction_key, reviewer=reviewer)
+        except LookupError:
+            review = find_review(connection, interaction_key, reviewer=reviewer)
+            if review is None or review.role != ReviewerRole.EXPERT:
+                raise
+    moment = review.reviewed_at or datetime.now(UTC)
+    given = {"reviewer": reviewer, "interaction_key": interaction_key, "state": "reviewed"}
+    with transaction(engine) as connection:
+        upsert(connection, Assignment, {**given, "assigned_at": moment, "leased_until": moment}, key=[*given][:2])
         return assigned_item(connection, interaction_key, reviewer=reviewer)
 
 

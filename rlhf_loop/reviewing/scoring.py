@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Questions between two writes; answers of one question that are ranked at most.
 _QUESTIONS, _OF_ONE = 10, 50
+#: The cosine from which two questions may be of one field.
+_NEAR_FIELD = 0.3
 #: Scores of answers that wait no more, deleted at a time.
 _DELETED = 2_000
 
@@ -125,6 +127,29 @@ class Scoring:
         except BaseException:
             self._running = False
             raise
+
+    def out_of_field(self, asked: Sequence[str], others_field: Sequence[str], own_field: Sequence[str]) -> list[bool]:
+        """Tell of each question whether it is like one of `others_field`, and more so than like any of `own_field`.
+
+        It goes by the encoder's vectors. Without an encoder it is of none.
+        """
+        none = [False] * len(asked)
+        try:
+            ranker = self._ranker = self._ranker or self._make_ranker()
+            encoder = ranker.encoder if isinstance(ranker, Ranker) else None
+            if encoder is None or not others_field:
+                return none
+            texts = list(dict.fromkeys((*asked, *others_field, *own_field)))
+            vectors = dict(zip(texts, encoder.encode(texts), strict=True))
+        except RlhfLoopError as error:
+            self._say(f"What is whose field cannot be told, so the queue goes without: {error}")
+            return none
+
+        def nearest(text: str, those: Sequence[str]) -> float:
+            return max((float(vectors[text] @ vectors[each]) for each in those), default=-1.0)
+
+        near = encoder.as_near(_NEAR_FIELD)
+        return [near <= nearest(each, others_field) > nearest(each, own_field) for each in asked]
 
     def _run(self, engine: Engine) -> int:
         try:

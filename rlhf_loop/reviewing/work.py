@@ -83,7 +83,15 @@ def submit(
             earlier = None
             if before is not None and not same:
                 earlier = _said(before) | {"reviewed_at": before.reviewed_at and before.reviewed_at.isoformat()}
-            _set(connection, interaction_key, reviewer, state="reviewed", handled_at=now, earlier=earlier)
+            _set(
+                connection,
+                interaction_key,
+                reviewer,
+                state="reviewed",
+                handled_at=now,
+                earlier=earlier,
+                not_my_field=False,
+            )
         _delete_draft(connection, interaction_key, reviewer)
         # It waits no more: the queue's list of what the model is unsure of holds only what does.
         connection.execute(delete(AnswerScore).where(AnswerScore.interaction_key == interaction_key))
@@ -94,8 +102,12 @@ def is_seen(review: Review | None, seen: datetime | Literal[SeenReview.UNKNOWN] 
     return seen is SeenReview.UNKNOWN or seen == (review.reviewed_at if review else None)
 
 
-def skip(engine: Engine, interaction_key: int, *, reviewer: str, now: datetime | None = None) -> None:
+def skip(
+    engine: Engine, interaction_key: int, *, reviewer: str, not_my_field: bool = False, now: datetime | None = None
+) -> None:
     """Pass over an answer that the rater was given; it does not come again. A draft stays, and so does a review.
+
+    With `not_my_field`, questions near to this one come to the rater after all others.
 
     Raises:
         LookupError: there is no such answer, or it was not given to the rater.
@@ -109,8 +121,17 @@ def skip(engine: Engine, interaction_key: int, *, reviewer: str, now: datetime |
             _set(connection, interaction_key, reviewer, state="reviewed")
             return
         moment = now or datetime.now(UTC)
-        _set(connection, interaction_key, reviewer, state="skipped", handled_at=moment, earlier=None)
-        audit.note(connection, reviewer, "answer.skipped", f"interaction:{interaction_key}")
+        _set(
+            connection,
+            interaction_key,
+            reviewer,
+            state="skipped",
+            handled_at=moment,
+            earlier=None,
+            not_my_field=not_my_field,
+        )
+        detail = {"not_my_field": True} if not_my_field else None
+        audit.note(connection, reviewer, "answer.skipped", f"interaction:{interaction_key}", detail)
 
 
 def undo(
@@ -147,7 +168,16 @@ def undo(
                 put_review(connection, interaction_key, Review(**values, reviewer=reviewer, role=ReviewerRole.EXPERT))
             _put_draft(connection, interaction_key, replace(review, reviewed_at=now))
         until = lease(settings or Settings(), now)
-        _set(connection, interaction_key, reviewer, state="open", handled_at=None, earlier=None, leased_until=until)
+        _set(
+            connection,
+            interaction_key,
+            reviewer,
+            state="open",
+            handled_at=None,
+            earlier=None,
+            not_my_field=False,
+            leased_until=until,
+        )
         return assigned_item(connection, interaction_key, reviewer=reviewer)
 
 

@@ -201,6 +201,7 @@ class Review(Base):
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_reviews_role"),
         Index("ix_rlhf_reviews_reviewer", "reviewer", "reviewed_at"),
         _partial_index("ix_rlhf_reviews_corrected", "id", where="correction IS NOT NULL"),
+        Index("ix_rlhf_reviews_flagged", "id", sqlite_where=text("harmful = 1"), postgresql_where=text("harmful")),
         AUTOINCREMENT,
     )
 
@@ -348,13 +349,19 @@ class Assignment(Base):
     """An answer that a rater was given: open until `leased_until`, then reviewed or skipped. It is given only once.
 
     `why` is the reason of the queue. `handled_at` is when it was reviewed or skipped; `earlier` is the review that was
-    replaced then, if there was one.
+    replaced then, if there was one. `not_my_field` says that the rater skipped it as none of their field.
     """
 
     __tablename__ = "rlhf_assignments"
     __table_args__ = (
         CheckConstraint("state IN ('open', 'reviewed', 'skipped')", name="ck_rlhf_assignments_state"),
         Index("ix_rlhf_assignments_reviewer_assigned_at", "reviewer", "assigned_at"),
+        Index(
+            "ix_rlhf_assignments_not_my_field",
+            "interaction_key",
+            sqlite_where=text("not_my_field = 1"),
+            postgresql_where=text("not_my_field"),
+        ),
     )
 
     reviewer: Mapped[str] = mapped_column(primary_key=True)
@@ -367,6 +374,7 @@ class Assignment(Base):
     leased_until: Mapped[datetime]
     handled_at: Mapped[datetime | None]
     earlier: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    not_my_field: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class PairAssignment(Base):
@@ -437,7 +445,10 @@ class Guideline(Base):
 
 
 class User(Base):
-    """A person or an application. `name` is lower case; without `password_hash` nobody can sign in as them."""
+    """A person or an application. `name` is lower case; without `password_hash` nobody can sign in as them.
+
+    `display_name` is what screens show instead, "Dr. Weber"; ratings and exports have `name`.
+    """
 
     __tablename__ = "rlhf_users"
     __table_args__ = (
@@ -452,6 +463,7 @@ class User(Base):
     active: Mapped[bool] = mapped_column(server_default=text("true"))
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
     signed_in_at: Mapped[datetime | None]
+    display_name: Mapped[str | None]
 
 
 class Session(Base):

@@ -28,7 +28,7 @@ from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
 from rlhf_loop.web.localization import languages, translator
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
-from rlhf_loop.web.pages.people import navigation
+from rlhf_loop.web.pages.people import navigation, waits
 from rlhf_loop.web.problems import as_page, as_problem, error_format, unexpected
 from rlhf_loop.web.process import Database, WarmUp
 
@@ -156,7 +156,7 @@ def _routes(
     pages.add_routes(api.tagged("Pages"), settings, service, guard)
     web.before_request(lambda: refuse_other_hosts(guard.hosts))
     web.before_request(guard.limit)
-    web.context_processor(lambda: _shared(guard))
+    web.context_processor(lambda: _shared(guard, database))
     people.add_routes(web, settings, database, guard)
     admin.add_routes(web, database, guard)
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
@@ -170,11 +170,12 @@ def _routes(
     return web
 
 
-def _shared(guard: Guard) -> dict[str, object]:
+def _shared(guard: Guard, database: Database) -> dict[str, object]:
     """Return what all templates use."""
     speaks = translator()
     return {
         "navigation": navigation(guard),
+        "waits": waits(database),
         "version": __version__,
         "prose": bounded_prose(),
         "languages": languages(),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -298,6 +299,32 @@ def test_an_answer_fetched_ahead_comes_second(engine: Engine) -> None:
     assert taken(engine, "cid", now=NOW + timedelta(minutes=40)).interaction_key == ahead.interaction_key
     with pytest.raises(LookupError, match="was not given"):
         next_item(engine, reviewer="ann", settings=ALONE, ahead_of=10**12)
+
+
+def test_questions_of_other_fields_come_last(engine: Engine) -> None:
+    """Those like one that the rater skipped as not their field come after all others, and to others as ever."""
+    asked = ["heart 1", "heart 2", "skin 1", "heart 3", "skin 2"]
+    ids = record(engine, [Rating(question, "an answer") for question in asked])
+
+    def out_of_field(questions: Sequence[str], others: Sequence[str], own: Sequence[str]) -> list[bool]:
+        return [any(each[:4] == other[:4] for other in others) for each in questions]
+
+    def take_of_field(reviewer: str) -> int:
+        found = next_item(engine, reviewer=reviewer, settings=ALONE, out_of_field=out_of_field, now=NOW)
+        assert found is not None
+        return found.interaction_key
+
+    first = ids[0]
+    with transaction(engine) as connection:
+        values = {"reviewer": "ann", "interaction_key": first, "assigned_at": NOW, "leased_until": NOW}
+        connection.execute(insert(Assignment), values)
+    skip(engine, first, reviewer="ann", not_my_field=True, now=NOW)
+    given = []
+    for _ in range(4):
+        given.append(take_of_field("ann"))
+        skip(engine, given[-1], reviewer="ann", now=NOW)
+    assert ({*given[:2]}, {*given[2:]}) == ({ids[2], ids[4]}, {ids[1], ids[3]})
+    assert {take_of_field(f"rater-{number}") for number in range(5)} == set(ids)
 
 
 def test_raters_who_ask_at_once_get_different_answers(engine: Engine) -> None:

@@ -182,7 +182,14 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
-        for column in ("rlhf_interactions DROP COLUMN import_id", "rlhf_models DROP COLUMN weights_sha256"):
+        for index in ("ix_rlhf_assignments_not_my_field", "ix_rlhf_reviews_flagged"):
+            connection.execute(text(f"DROP INDEX {index}"))
+        for column in (
+            "rlhf_interactions DROP COLUMN import_id",
+            "rlhf_models DROP COLUMN weights_sha256",
+            "rlhf_users DROP COLUMN display_name",
+            "rlhf_assignments DROP COLUMN not_my_field",
+        ):
             connection.execute(text(f"ALTER TABLE {column}"))
         if on:
             connection.execute(text("DROP FUNCTION rlhf_said_anew"))

@@ -144,7 +144,7 @@ def test_the_order_of_the_focus(open_page: Open) -> None:
     said(page, "Rated 3. Next answer.")
     ready(page)
     found = []
-    for _ in range(14):
+    for _ in range(16):
         page.keyboard.press("Tab")
         found.append(page.evaluate("document.activeElement.innerText || document.activeElement.name"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
@@ -153,9 +153,9 @@ def test_the_order_of_the_focus(open_page: Open) -> None:
     names = [" ".join(name.split()[:2]) for name in found]
     grades = ["1 wrong", "2 mostly", "3 partly", "4 right,", "5 exactly"]
     assert names == [
-        *("Headache (opens", "Correct the", "comment", "harmful", "What the"),
+        *("Headache (opens", "What the", "The guidelines", "Correct the", "comment", "harmful"),
         *grades,
-        *("← Previous", "Undo u", "Help ?", "Skip →"),
+        *("← Previous", "Undo u", "Help ?", "Not my", "Skip →"),
     ]
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 from flask import Flask
 from raters import PASSWORD, RESPONSE, Visitor, field, put_answers, put_people, reviews, shown, text
+from sqlalchemy import update
 from sqlalchemy.engine import Engine
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.config import Settings
+from rlhf_loop.store.interactions import rate
+from rlhf_loop.store.tables import Assignment
 from rlhf_loop.web import blueprint
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
-PAGES = ("/review", "/review/items/1", "/compare", "/review/guidelines", "/review/agreement", "/review/corrections")
+PAGES = (
+    *("/review", "/review/items/1", "/compare", "/review/guidelines", "/review/agreement", "/review/corrections"),
+    *("/review/history", "/review/nobodys-field"),
+)
 CALLS = (
     "/review/next",
     "/review/newest",
@@ -87,6 +95,7 @@ def test_only_an_admin_oversees(settings: Settings) -> None:
     anna = Visitor(settings, "anna")
     assert "Edit the guidelines" not in anna.page("/review/guidelines")
     anna.page("/review/corrections", status=403)
+    anna.page("/review/nobodys-field", status=403)
     anna.send("/review/guidelines", status=403, **POSTS["/review/guidelines"])
     anna.send("/review/corrections", status=403, **POSTS["/review/corrections"])
 
@@ -179,6 +188,71 @@ def test_the_next_answer_is_fetched_ahead(settings: Settings, sqlite_engine: Eng
     answer = anna.call(f"/review/items/{second}/skip", {"bring": False}).json
     assert (answer["message"], answer["html"]) == ("Skipped.", None)
     assert reviews(sqlite_engine) == [("anna", 4, None, None, False)]
+
+
+def test_not_my_field(settings: Settings, sqlite_engine: Engine) -> None:
+    """By form and by script it is a skip with its reason; an admin sees what every rater skips so."""
+    answers = put_answers(sqlite_engine, 1)
+    anna, ben, dora = (Visitor(settings, name) for name in ("anna", "ben", "dora"))
+    assert "Nobody&#39;s field" not in dora.page("/review/flagged")
+    id = shown(anna.page("/review"), answers)
+    assert "Skipped." in text(anna.send("/review", interaction_id=id, do="field"))
+    with sqlite_engine.begin() as connection:
+        connection.execute(update(Assignment).values(leased_until=Assignment.assigned_at))
+    assert shown(ben.page("/review"), answers) == id
+    assert "Nobody&#39;s field" not in dora.page("/review/flagged")
+    assert ben.call(f"/review/items/{id}/skip", {"not_my_field": True}).json["message"].startswith("Skipped.")
+    html = dora.page("/review/nobodys-field")
+    assert "What helps against headache 0?" in text(html)
+    assert "Nobody's field 1" in unescape(text(html))
+    ben.send("/review", do="undo")
+    assert "There are none." in text(dora.page("/review/nobodys-field"))
+
+
+def test_own_history(settings: Settings, sqlite_engine: Engine) -> None:
+    """A rater's reviews stand there, newest first, by pages; words and grade find some; each leads to its answer."""
+    answers = put_answers(sqlite_engine, 22)
+    for id in answers:
+        comment = "Zu KURZ, Größe fehlt" if id == answers[3] else None
+        rate(sqlite_engine, id, reviewer="anna", rating=2 if id == answers[3] else 4, comment=comment)
+    rate(sqlite_engine, answers[0], reviewer="ben", rating=1)
+    anna = Visitor(settings, "anna")
+    html = anna.page("/review/history")
+    assert (html.count('href="/review/items/'), "headache 21?" in html, "headache 1?" in html) == (20, True, False)
+    older = re.search(r'href="([^"]*)" rel="next"', html)
+    assert older is not None
+    assert "headache 1?" in anna.page(unescape(older[1]))
+    for query in ("q=größe+kurz", "rating=2", "q=headache+3%3F&rating=2"):
+        assert anna.page(f"/review/history?{query}").count('href="/review/items/') == 1, query
+    assert "None of your reviews" in anna.page("/review/history?q=größe&rating=5")
+    html = anna.page(f"/review/items/{answers[3]}")
+    assert "You graded this answer 2" in text(html)
+    anna.send("/review", interaction_id=answers[3], rating=3, seen=field(html, "seen"))
+    assert ("anna", 3, None, None, False) in reviews(sqlite_engine)
+    anna.page("/review/history?before=never", status=422)
+    assert "You have not reviewed anything yet." in Visitor(settings, "dora").page("/review/history")
+
+
+def test_what_waits_is_counted(settings: Settings, sqlite_engine: Engine) -> None:
+    """The review screen says how many answers are left, also for this rater; an admin sees corrections and flags."""
+    settings = replace(settings, review_overlap=0.0)
+    answers = put_answers(sqlite_engine, 5)
+    anna, dora = Visitor(settings, "anna"), Visitor(settings, "dora")
+    Visitor(settings, "ben").page("/review")
+    assert "5 left, 4 for you" in text(anna.page("/review"))
+    rate(sqlite_engine, answers[0], reviewer="ben", rating=1, correction="Drink tea.", harmful=True)
+    html = text(dora.page("/review/guidelines"))
+    assert "Corrections 1" in html
+    assert "Flagged 1" in html
+    assert "Corrections" not in text(anna.page("/review/guidelines"))
+
+
+def test_other_answers_stand_beside(anna: Visitor, sqlite_engine: Engine) -> None:
+    """Other answers to the question, without grades; the welcome comes after the answer."""
+    put_answers(sqlite_engine, 2, to_each=3)
+    html = anna.page("/review")
+    assert "Other answers to this question (2)" in text(html)
+    assert html.index('id="heading"') < html.index('id="welcome"')
 
 
 def test_a_stale_window_replaces_nothing(anna: Visitor, sqlite_engine: Engine) -> None:

@@ -6,6 +6,7 @@ signed cookie of the very session for a minute, so that a reload neither repeats
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -27,6 +28,7 @@ from rlhf_loop.accounts import links, sessions, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
+from rlhf_loop.reviewing import MOST_TO_DECIDE, to_decide
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import YEAR_S, Guard, forget_cookie, local_path, refuse_other_sites, set_cookie, way_back
@@ -39,12 +41,18 @@ COOKIE = "rlhf_notice"
 _LASTS_S = 60
 
 _FOR_ALL = {"data_html": Message("Ask")}
-_FOR_RATERS = {"review": Message("Review"), "compare": Message("Compare"), "agreement": Message("Agreement")}
+_FOR_RATERS = {
+    "review": Message("Review"),
+    "compare": Message("Compare"),
+    "history": Message("History"),
+    "agreement": Message("Agreement"),
+}
 _FOR_ADMINS = {
     "dashboard": Message("Dashboard"),
     "browse": Message("Browse"),
     "corrections": Message("Corrections"),
     "flagged": Message("Flagged"),
+    "nobodys_field": Message("Nobody's field"),
     "admin": Message("Admin"),
 }
 
@@ -197,6 +205,7 @@ def take(guard: Guard) -> Flash | None:
 class Link:
     """A place to go to; `current` says that this is it, or that this page lies below it."""
 
+    endpoint: str
     label: str
     address: str
     current: bool
@@ -223,6 +232,24 @@ def navigation(guard: Guard) -> Navigation:
     shown = {**_FOR_ALL, **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
     links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
     return Navigation(links, user, guard.form_token())
+
+
+def waits(database: Database) -> Callable[[], Mapping[str, str]]:
+    """Return what counts the things that wait for an admin, by the endpoint of their page; none where none does."""
+
+    def counted() -> Mapping[str, str]:
+        try:
+            found = to_decide(database.engine())
+        except DatabaseError:
+            return {}
+        counts = {"corrections": found.corrections, "flagged": found.flags, "nobodys_field": found.nobodys_field}
+        return {
+            endpoint: str(count) if count < MOST_TO_DECIDE else f"{MOST_TO_DECIDE - 1}+"
+            for endpoint, count in counts.items()
+            if count
+        }
+
+    return counted
 
 
 def _serializer(guard: Guard) -> URLSafeTimedSerializer:
@@ -294,7 +321,7 @@ def _to(address: str) -> Response:
 def _link(endpoint: str, label: str) -> Link:
     here = (request.endpoint or "").removeprefix(f"{request.blueprint}.")
     # The endpoints of the pages below one begin with its name, as in admin_tokens and data_html_post.
-    return Link(label, url_for(f".{endpoint}"), current=here == endpoint or here.startswith(f"{endpoint}_"))
+    return Link(endpoint, label, url_for(f".{endpoint}"), current=here == endpoint or here.startswith(f"{endpoint}_"))
 
 
 def _exists(endpoint: str) -> bool:

@@ -19,12 +19,12 @@ from rlhf_loop import reviewing
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Review, ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
-from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, Progress, ReviewItem, SeenReview
+from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, OtherAnswer, Progress, ReviewItem, SeenReview
 from rlhf_loop.utils.text import visible
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, json_response, parsed
 from rlhf_loop.web.guard import Guard
-from rlhf_loop.web.pages import browse, compare, oversight
+from rlhf_loop.web.pages import browse, compare, history, oversight
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
 from rlhf_loop.web.pages.diff import Piece, difference
 from rlhf_loop.web.problems import html_errors, refusals
@@ -49,6 +49,7 @@ class ReviewIn(BaseModel, extra="forbid", strict=True):
 class SkipIn(BaseModel, extra="forbid", strict=True):
     """A skip by script; `bring` as in `ReviewIn`."""
 
+    not_my_field: bool = False
     bring: bool = True
 
 
@@ -140,6 +141,7 @@ KEYS = (
     (("f",), "Flag it as harmful, or take the flag back"),
     (("\N{LEFTWARDS ARROW}",), "Go back to the answer before"),
     (("\N{RIGHTWARDS ARROW}",), "Skip; when you look back: the answer after it"),
+    (("n",), "Skip it as not your field: questions like it come last"),
     (("u",), "Undo the last grade or skip"),
     (("Ctrl Enter", "\N{PLACE OF INTEREST SIGN} Enter"), "Submit and go on, also while you type"),
     (("Esc",), "Leave a text field, or close this help"),
@@ -153,7 +155,7 @@ class FormIn(ReviewIn):
     """A review as a form sends it, with the action."""
 
     interaction_key: Annotated[int | None, Field(ge=1, lt=2**63, alias="interaction_id")] = None
-    do: Annotated[str, Field(pattern="^(rate|skip|undo|previous|following|keep)$")] = "rate"
+    do: Annotated[str, Field(pattern="^(rate|skip|field|undo|previous|following|keep)$")] = "rate"
 
 
 class DraftOut(BaseModel):
@@ -203,6 +205,7 @@ class Screen:
     harmful: bool
     changes: Sequence[Piece]
     base: str
+    others: Sequence[OtherAnswer]
 
 
 def add_routes(
@@ -212,6 +215,7 @@ def add_routes(
     desk = Desk(settings, database, guard, scoring)
     oversight.add_routes(web, desk)
     compare.add_routes(web, desk)
+    history.add_routes(web, desk)
     browse.add_routes(web, desk)
     _add_pages(web, desk)
     _add_calls(web, desk)
@@ -300,7 +304,7 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
     def review_skip(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(SkipIn)
         with refusals():
-            reviewing.skip(desk.engine(), interaction_key, reviewer=user.name)
+            reviewing.skip(desk.engine(), interaction_key, reviewer=user.name, not_my_field=sent.not_my_field)
         if not sent.bring:
             return _stored(desk, user, "Skipped.")
         found = _next(desk, user)
@@ -344,8 +348,8 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
         return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
     if id is not None:
         keep(desk, user, id, form)
-    if form.do == "skip" and id is not None:
-        reviewing.skip(engine, id, reviewer=user.name)
+    if form.do in ("skip", "field") and id is not None:
+        reviewing.skip(engine, id, reviewer=user.name, not_my_field=form.do == "field")
         return desk.onward(address("review"), "Skipped.")
     if form.do == "following" and id is not None:
         return desk.onward(_address(_after(desk, user, id)), "The answer after it.")
@@ -358,7 +362,9 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
 
 def _next(desk: Desk, user: User, *, ahead_of: int | None = None) -> ReviewItem | None:
     engine = desk.engine()
-    found = reviewing.next_item(engine, reviewer=user.name, settings=desk.settings, ahead_of=ahead_of)
+    found = reviewing.next_item(
+        engine, reviewer=user.name, settings=desk.settings, ahead_of=ahead_of, out_of_field=desk.scoring.out_of_field
+    )
     # For the ones after it: nobody waits for a score.
     desk.scoring.poke(engine)
     return found
@@ -436,4 +442,5 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = Fa
         harmful=written.harmful,
         changes=difference(own_lines(item.response), own_lines(correction)) if item and correction else [],
         base=base(item) if item else "",
+        others=reviewing.other_answers(engine, item.interaction_key) if item else (),
     )

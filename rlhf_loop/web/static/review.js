@@ -15,6 +15,8 @@
   const EARLY_GRADE = "That was too quick: the next answer is here now. Press again to grade it.";
   const EARLY_SKIP = "That was too quick: the next answer is here now. Press again to skip it.";
   const EARLY_FLAG = "That was too quick: the next answer is here now. Press again to flag it.";
+  // As in review.css.
+  const wide = matchMedia("(min-width: 68.75rem)");
   const { place } = desk;
   let form = null;
   let original = "";
@@ -169,6 +171,16 @@
     changed();
   }
 
+  // Where there is room beside the answer, what stands there is open, unless somebody has folded it.
+  function unfold() {
+    for (const part of form.querySelectorAll("[data-fold]")) {
+      const at = `rlhf-folded:${part.dataset.fold}`;
+      if (!wide.matches) continue;
+      part.open = !desk.kept.read(at);
+      part.addEventListener("toggle", () => wide.matches && (part.open ? desk.kept.forget(at) : desk.kept.write(at, true)));
+    }
+  }
+
   function opened(found) {
     form = found;
     clearTimeout(saveTimer);
@@ -186,6 +198,7 @@
     stored = JSON.stringify(values());
     [base, unanswered] = [form.dataset.base, []];
     if (!values().correction) showDifference();
+    unfold();
     restore();
     form.addEventListener("input", (event) => {
       changed();
@@ -383,12 +396,19 @@
     });
   }
 
-  function skip() {
-    if (!form.dataset.id) return;
-    if ("back" in form.dataset) return go(form.dataset.following);
-    if (!desk.takes(EARLY_SKIP)) return;
+  function skip(reason = {}) {
+    if (!form.dataset.id || !desk.takes(EARLY_SKIP)) return;
     save();
-    hand({ url: form.dataset.skip, body: {}, words: "Skipped." });
+    hand({ url: form.dataset.skip, body: reason, words: "Skipped." });
+  }
+
+  function following() {
+    if ("back" in form.dataset) go(form.dataset.following);
+    else skip();
+  }
+
+  function notMyField() {
+    if (!("back" in form.dataset)) skip({ not_my_field: true });
   }
 
   function undo() {
@@ -431,7 +451,7 @@
     part.scrollIntoView({ block: part.offsetHeight > room ? "start" : "nearest" });
   }
 
-  const does = { previous, skip, undo, following: skip, keep: save };
+  const does = { previous, undo, following, skip: following, field: notMyField, keep: save };
 
   window.addEventListener("pagehide", () => {
     if (isDirty()) save({ keepalive: true });
@@ -464,7 +484,7 @@
     clicked: (name, value) => (name === "rating" ? rate(Number(value)) : does[value]()),
     keys: {
       ...Object.fromEntries([1, 2, 3, 4, 5].map((value) => [value, () => rate(value)])),
-      c: comment, e: correct, f: flag, u: undo, ArrowLeft: previous, ArrowRight: skip,
+      c: comment, e: correct, f: flag, u: undo, n: notMyField, ArrowLeft: previous, ArrowRight: following,
     },
   });
   if (unsent.some((entry) => entry.id === form.dataset.id)) follow(place.dataset.next);
