@@ -39,6 +39,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Origin, ReviewerRole, UserRole
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.interactions import group_name
+from rlhf_loop.store.queries import first_and_last
 from rlhf_loop.store.tables import ORIGIN_COLUMNS, AnswerScore, Assignment, Interaction, Review, User, origin_of
 
 #: The share of turns that give a random answer.
@@ -393,7 +394,7 @@ def _begun(connection: Connection, rater: Rater, settings: Settings) -> list[Fac
 def _drawn(connection: Connection, rater: Rater, settings: Settings) -> list[int]:
     """Return answers from anywhere in the queue; another place for each answer before."""
     waits = Interaction.rating.is_(None)
-    first, last = connection.execute(select(func.min(Interaction.id), func.max(Interaction.id)).where(waits)).one()
+    first, last = connection.execute(first_and_last(waits)).one()
     if first is None:
         return []
     place = first + int(part("random", rater.name, str(rater.previous)) * (last - first + 1))

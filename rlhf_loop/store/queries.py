@@ -14,7 +14,7 @@ from operator import eq, ge, gt, le, lt
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, exists, func, literal_column, or_, select, union
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, literal_column, or_, select, union
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop import domain
@@ -160,7 +160,7 @@ def search(
         for word in every:
             holding = (getattr(column, ignoring_case)(_pattern(word), escape="\\") for column in _TEXTS)
             wanted = wanted.where(or_(*holding))
-        oldest, newest = connection.execute(select(func.min(Interaction.id), func.max(Interaction.id))).one()
+        oldest, newest = connection.execute(first_and_last()).one()
         upper = min(before or LARGEST_ID, (newest or 0) + 1)
         found: list[Row[Any]] = []
         step, lasted, before_that = _FIRST_STEP, 0.0, 0.0
@@ -178,6 +178,12 @@ def search(
             # Not so many that the last range would take long itself.
             step *= 2 if lasted - before_that < seconds / 8 else 1
     return SearchResult(tuple(map(_entry, found)), upper if oldest is not None and upper > oldest else None)
+
+
+def first_and_last(*where: ColumnElement[bool]) -> Select[Any]:
+    """Select the least and the largest number of the interactions that fulfil all conditions."""
+    # Each by itself: SQLite reads all rows for both in one.
+    return select(*(select(end(Interaction.id)).where(*where).scalar_subquery() for end in (func.min, func.max)))
 
 
 def _pattern(word: str) -> str:

@@ -9,14 +9,15 @@ from urllib.parse import quote
 
 import pytest
 from raters import Visitor, put_answers, put_people, text
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, select
+from sqlalchemy import text as text_of_sql
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import put, rate, record
-from rlhf_loop.store.queries import history, search
+from rlhf_loop.store.queries import first_and_last, history, search
 from rlhf_loop.store.tables import AnswerScore, Interaction
 
 
@@ -60,6 +61,18 @@ def test_a_search_that_takes_long_goes_on_later(sqlite_engine: Engine) -> None:
     assert (found.interactions, found.before) == ((), key + 101)
     found = search(sqlite_engine, words="wanted", before=found.before)
     assert ([each.prompt for each in found.interactions], found.before) == (["The one that is wanted"], None)
+
+
+@pytest.mark.parametrize("where", [[], [Interaction.rating.is_(None)]], ids=["all", "what waits"])
+def test_the_ends_are_looked_up(sqlite_engine: Engine, where: list[ColumnElement[bool]]) -> None:
+    """No row between the first and the last number is read to find the two."""
+    keys = [put_one(sqlite_engine, f"Question {number}") for number in range(3)]
+    wanted = first_and_last(*where)
+    plan = text_of_sql(f"EXPLAIN QUERY PLAN {wanted.compile(sqlite_engine)}")
+    with sqlite_engine.connect() as connection:
+        assert connection.execute(wanted).one() == (keys[0], keys[-1])
+        steps = [row.detail for row in connection.execute(plan)]
+    assert [step.split()[0] for step in steps if "rlhf_interactions" in step] == ["SEARCH", "SEARCH"]
 
 
 def test_each_answer_is_on_one_page(sqlite_engine: Engine) -> None:
