@@ -16,14 +16,15 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import OneTimeLink
 from rlhf_loop.store.tables import User as Users
+from rlhf_loop.utils.translation import Message
 
 HOURS = 24
 
-_GONE = (
+_GONE = Message(
     "This link was used already, has expired, or was replaced by a newer one or a new password. Ask an admin for a new "
     "link, or, for the first admin, start the service again."
 )
-_NOT_FIRST = "There is an admin already, who can add others. This link is not valid any more; ask that admin."
+_NOT_FIRST = Message("There is an admin already, who can add others. This link is not valid any more; ask that admin.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ def invite(engine: Engine, name: str, *, actor: str, now: datetime | None = None
         user = users.find_known(connection, name).user
         users.refuse_service(user)
         if not user.active:
-            raise AccountError(f"{user.name!r} is not active and could not sign in. Activate them first.")
+            raise AccountError(
+                Message("{name!r} is not active and could not sign in. Activate them first.", name=user.name)
+            )
         connection.execute(delete(OneTimeLink).where(OneTimeLink.user_id == user.id))
         audit.note(connection, actor, "link.created", f"user:{user.name}")
         return _put(connection, user.id, now)

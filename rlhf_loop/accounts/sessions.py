@@ -24,6 +24,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ANONYMOUS, Session, SignInFailure
 from rlhf_loop.store.tables import User as Users
+from rlhf_loop.utils.translation import Message
 
 #: A session in use is noted that often, not at each request.
 _NOTED_EVERY = timedelta(minutes=1)
@@ -38,7 +39,7 @@ FAILURES_OF_AN_ADDRESS = 20
 _FIRST_WAIT_S = 30.0
 _LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
 #: For whatever is wrong: which of both, would tell which names there are.
-_WRONG = "The name or the password is wrong. Look at both and try again."
+_WRONG = Message("The name or the password is wrong. Look at both and try again.")
 #: How all names that cannot be one are counted.
 _NO_NAME = "?"
 
@@ -125,10 +126,15 @@ def _count_attempt(connection: Connection, name: str, address: str, *, now: date
     )
     if wait > 0:
         seconds = math.ceil(wait)
-        shown = f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
+        shown = (
+            Message("{n} seconds", n=seconds) if seconds < 120 else Message("{n} minutes", n=math.ceil(seconds / 60))
+        )
         raise ThrottledError(
-            f"Too many attempts to sign in failed. Try again in {shown}; whoever has forgotten a password "
-            "gets a link for a new one from an admin.",
+            Message(
+                "Too many attempts to sign in failed. Try again in {time}; whoever has forgotten a password "
+                "gets a link for a new one from an admin.",
+                time=shown,
+            ),
             retry_after_s=seconds,
         )
     connection.execute(delete(SignInFailure).where(SignInFailure.failed_at <= now - WINDOW))
@@ -200,7 +206,7 @@ def change_password(engine: Engine, user: User, old: str, new: str, *, address: 
     counted_as = f"change:{user.name}"
     stored = _attempted(engine, user.name, address, counted_as=counted_as, now=now)
     if not users.password_matches(stored, old):
-        raise AccountError("The old password is wrong. Type it again, or ask an admin for a link.")
+        raise AccountError(Message("The old password is wrong. Type it again, or ask an admin for a link."))
     with transaction(engine) as connection:
         forget_failures(connection, counted_as, address)
         users.set_hash(connection, user, password_hash, actor=user.name)

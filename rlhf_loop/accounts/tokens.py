@@ -18,6 +18,7 @@ from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import Token
 from rlhf_loop.store.tables import User as Users
 from rlhf_loop.utils.text import one_line, visible
+from rlhf_loop.utils.translation import Message
 
 READ = "interactions:read"
 WRITE = "interactions:write"
@@ -94,18 +95,28 @@ def add(
     """
     shown, chosen, now = one_line(visible(name)), sorted(set(scopes)), now or datetime.now(UTC)
     if not shown or len(shown) > _LONGEST_NAME:
-        raise AccountError(f"A token's name has 1 to {_LONGEST_NAME} characters. Say what it is for, e.g. 'my app'.")
+        raise AccountError(
+            Message("A token's name has 1 to {most} characters. Say what it is for, e.g. 'my app'.", most=_LONGEST_NAME)
+        )
     if not chosen or not set(chosen) <= set(SCOPES):
         unknown = ", ".join(repr(scope[:80]) for scope in chosen if scope not in SCOPES)
-        what = f"There is no scope {unknown}." if unknown else "A token needs a scope."
-        raise AccountError(f"{what} Choose from: {', '.join(SCOPES)}.")
+        scopes = ", ".join(SCOPES)
+        if unknown:
+            raise AccountError(
+                Message("There is no scope {unknown}. Choose from: {scopes}.", unknown=unknown, scopes=scopes)
+            )
+        raise AccountError(Message("A token needs a scope. Choose from: {scopes}.", scopes=scopes))
     if days is not None and not 1 <= days <= LONGEST_DAYS:
-        raise AccountError(f"A token cannot last {days} days. Choose 1 to {LONGEST_DAYS:,}, or no end.")
+        raise AccountError(
+            Message("A token cannot last {days} days. Choose 1 to {most:,}, or no end.", days=days, most=LONGEST_DAYS)
+        )
     secret = PREFIX + secrets.token_urlsafe(32)
     with transaction(engine) as connection:
         owner = users.find_known(connection, user).user
         if not owner.active:
-            raise AccountError(f"{owner.name!r} is not active, so a token would not work. Activate them first.")
+            raise AccountError(
+                Message("{name!r} is not active, so a token would not work. Activate them first.", name=owner.name)
+            )
         values = {
             "user_id": owner.id,
             "name": shown,
@@ -139,7 +150,7 @@ def revoke(engine: Engine, id: int, *, actor: str) -> None:
     with transaction(engine) as connection:
         name = connection.execute(select(Token.name).where(Token.id == id)).scalar()
         if name is None:
-            raise AccountError(f"There is no token {id}. All tokens: rlhf-loop tokens list")
+            raise AccountError(Message("There is no token {id}. All tokens: rlhf-loop tokens list", id=id))
         still = update(Token).where(Token.id == id, Token.revoked_at.is_(None)).values(revoked_at=datetime.now(UTC))
         if connection.execute(still).rowcount:
             audit.note(connection, actor, "token.revoked", f"token:{id}", {"name": name})

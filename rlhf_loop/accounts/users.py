@@ -27,6 +27,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ANONYMOUS, OneTimeLink, Session
 from rlhf_loop.store.tables import User as Users
+from rlhf_loop.utils.translation import Message
 
 SHORTEST = 12
 LONGEST = 1_000
@@ -57,18 +58,26 @@ def hash_password(password: str, *, name: str) -> str:
     """
     if not SHORTEST <= len(password) <= LONGEST:
         raise AccountError(
-            f"The password has {len(password):,} characters. Choose one of {SHORTEST} to {LONGEST:,}; "
-            "a few words that nobody would guess are good."
+            Message(
+                "The password has {n:,} characters. Choose one of {least} to {most:,}; "
+                "a few words that nobody would guess are good.",
+                n=len(password),
+                least=SHORTEST,
+                most=LONGEST,
+            )
         )
     if len(set(password)) < _DIFFERENT or password.lower() == name:
         raise AccountError(
-            f"The password is easy to guess: it is the name, or has fewer than {_DIFFERENT} different "
-            "characters. Choose a few words that nobody would guess."
+            Message(
+                "The password is easy to guess: it is the name, or has fewer than {n} different "
+                "characters. Choose a few words that nobody would guess.",
+                n=_DIFFERENT,
+            )
         )
     try:
         encoded = _encoded(password)
     except UnicodeEncodeError as error:
-        raise AccountError("The password is not valid text. Type it again, or send it as UTF-8.") from error
+        raise AccountError(Message("The password is not valid text. Type it again, or send it as UTF-8.")) from error
     with _HASHING:
         return _HASHER.hash(encoded)
 
@@ -123,11 +132,16 @@ def checked_name(name: str, *, new: bool = False) -> str:
     lower = name.strip().lower()
     if not _NAME.fullmatch(lower):
         raise AccountError(
-            f"{name[:80]!r} cannot be a user's name. Use 1 to 64 of the letters a-z, digits, dots, hyphens and "
-            "underscores."
+            Message(
+                "{name!r} cannot be a user's name. Use 1 to 64 of the letters a-z, digits, dots, hyphens and "
+                "underscores.",
+                name=name[:80],
+            )
         )
     if new and not _NEW_NAME.match(lower):
-        raise AccountError(f"{lower!r} is not a valid name of a user. Begin it with a letter or a digit.")
+        raise AccountError(
+            Message("{name!r} is not a valid name of a user. Begin it with a letter or a digit.", name=lower)
+        )
     if lower in _RESERVED:
         raise AccountError(f"{lower!r} stands for {_RESERVED[lower]}. Choose another name.")
     return lower
@@ -141,7 +155,9 @@ def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str 
     """
     name = checked_name(name, new=True)
     if password is not None and role == UserRole.SERVICE:
-        raise AccountError(f"{name!r} is a service, and services have tokens and no password. Leave it out.")
+        raise AccountError(
+            Message("{name!r} is a service, and services have tokens and no password. Leave it out.", name=name)
+        )
     password_hash = None if password is None else hash_password(password, name=name)
     with transaction(engine) as connection:
         return add_hashed(connection, name, role=role, actor=actor, password_hash=password_hash)
@@ -157,7 +173,9 @@ def add_hashed(connection: Connection, name: str, *, role: UserRole, actor: str,
     try:
         id = connection.execute(insert(Users).returning(Users.id), values).scalar_one()
     except IntegrityError as error:
-        raise AccountError(f"The name {name!r} is taken. Choose another, or change that user.") from error
+        raise AccountError(
+            Message("The name {name!r} is taken. Choose another, or change that user.", name=name)
+        ) from error
     audit.note(connection, actor, "user.added", f"user:{name}", {"role": role.value})
     return User(id, name, role)
 
@@ -205,7 +223,10 @@ def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = Non
             return after
         if admins == {before.id} and not (after.active and after.role == UserRole.ADMIN):
             raise AccountError(
-                f"{before.name!r} is the only active admin, and one has to remain. Make somebody else an admin first."
+                Message(
+                    "{name!r} is the only active admin, and one has to remain. Make somebody else an admin first.",
+                    name=before.name,
+                )
             )
         values: dict[str, object] = {"role": after.role, "active": after.active}
         if after.role == UserRole.SERVICE:
@@ -277,7 +298,10 @@ def find_known(connection: Connection, name: str) -> Credentials:
     found = find(connection, name)
     if found is None:
         raise AccountError(
-            f"There is no user {name!r}. All users: rlhf-loop users list; a new one: rlhf-loop users add NAME"
+            Message(
+                "There is no user {name!r}. All users: rlhf-loop users list; a new one: rlhf-loop users add NAME",
+                name=name,
+            )
         )
     return found
 

@@ -32,6 +32,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.store.engine import answered, hurried
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.problems import error_format
 from rlhf_loop.web.process import Database
 
@@ -173,10 +174,14 @@ class Guard:
         if user is None:
             self._refuse_nobody()
         if roles and user.role not in (*roles, UserRole.ADMIN):
-            allowed = " and ".join(f"{role}s" for role in dict.fromkeys((*roles, UserRole.ADMIN)))
             raise Forbidden(
-                f"This is for {allowed}; you are signed in as {user.name}, a {user.role}. Ask an admin for the right, "
-                "or sign in as somebody else."
+                Message(
+                    "This is for {roles}; you are signed in as {name}, a {role}. Ask an admin for the right, "
+                    "or sign in as somebody else.",
+                    roles=Message("raters and admins") if UserRole.RATER in roles else Message("admins"),
+                    name=user.name,
+                    role=Message(user.role.value),
+                )
             )
         return user
 
@@ -240,8 +245,11 @@ class Guard:
                 given = ""
         if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
             raise Forbidden(
-                "This form is not of your present session: you signed in or out since it was opened, the service was "
-                "started anew, or your browser keeps no cookies. Nothing was changed. Load the page again and repeat."
+                Message(
+                    "This form is not of your present session: you signed in or out since it was opened, the service "
+                    "was started anew, or your browser keeps no cookies. Nothing was changed. Load the page again and "
+                    "repeat."
+                )
             )
 
     def limit(self) -> None:
@@ -258,8 +266,11 @@ class Guard:
         found.counted = True
         if wait := self._limiter.hit(self._who()):
             raise TooManyRequests(
-                f"These are more requests than {self._settings.rate_limit}, which is the limit here. Go on after "
-                f"{wait} seconds.",
+                Message(
+                    "These are more requests than {limit}, which is the limit here. Go on after {wait} seconds.",
+                    limit=self._settings.rate_limit,
+                    wait=wait,
+                ),
                 retry_after=wait,
             )
 
@@ -347,7 +358,7 @@ class Guard:
         if error_format(current_app.view_functions.get(request.endpoint or "")).html:
             abort(redirect(url_for(".sign_in", next=way_back()), code=303))
         raise Unauthorized(
-            "Nobody is signed in here, or no longer. Sign in at /sign-in and repeat.",
+            Message("Nobody is signed in here, or no longer. Sign in at /sign-in and repeat."),
             www_authenticate=_challenge("cookie"),
         )
 
@@ -598,7 +609,11 @@ def refuse_other_sites() -> None:
         Forbidden: it comes from elsewhere.
     """
     if other := other_site():
-        raise Forbidden(f"This request comes from a page of another site ({other}). Do it on the page of this one.")
+        raise Forbidden(
+            Message(
+                "This request comes from a page of another site ({other}). Do it on the page of this one.", other=other
+            )
+        )
 
 
 def other_site() -> str:

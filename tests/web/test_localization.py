@@ -28,12 +28,11 @@ GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
 _ENGLISH = ("docs.html", "report.html")
 #: Not translated yet.
 _LATER = (
-    *("admin.html", "admin_audit.html", "admin_import.html", "admin_tokens.html", "agreement.html", "compare.html"),
-    *("compare_pair.html", "dashboard.html", "dashboard_parts.html"),
+    *("agreement.html", "compare.html", "compare_pair.html"),
     *("guidelines.html", "review.html", "review_item.html", "review_parts.html"),
 )
 #: Names, and what programs say.
-_NAMES = {"RLHF Loop", "AUC", "P@1", "UTC"}
+_NAMES = {"RLHF Loop", "AUC", "P@1", "UTC", "review.added"}
 _SEEN = ("title", "aria-label", "placeholder", "alt", "label")
 
 

@@ -14,6 +14,7 @@ from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
 from rlhf_loop.utils.text import one_line
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages import admin_import, people
@@ -24,17 +25,19 @@ from rlhf_loop.web.process import Database
 _ENTRIES = 50
 #: The rights of roles and scopes, in an admin's words.
 _ROLES = {
-    UserRole.RATER: "rater: reviews answers",
-    UserRole.ADMIN: "admin: does everything",
-    UserRole.SERVICE: "service: an application, by tokens only",
+    UserRole.RATER: Message("rater: reviews answers"),
+    UserRole.ADMIN: Message("admin: does everything"),
+    UserRole.SERVICE: Message("service: an application, by tokens only"),
 }
+#: The names of the roles, here for the catalogues.
+ROLE_NAMES = (Message("rater"), Message("admin"), Message("service"))
 _SCOPES = {
-    tokens.READ: "read answers and their reviews",
-    tokens.WRITE: "record answers",
-    tokens.REVIEW: "rate in the name of its end users, and of itself",
-    tokens.REVIEW_AS_EXPERT: "rate in the name of experts, who train the model",
-    tokens.METRICS: "read the metrics, for Prometheus",
-    tokens.RERANK: "have documents ranked, by the rerank API",
+    tokens.READ: Message("read answers and their reviews"),
+    tokens.WRITE: Message("record answers"),
+    tokens.REVIEW: Message("rate in the name of its end users, and of itself"),
+    tokens.REVIEW_AS_EXPERT: Message("rate in the name of experts, who train the model"),
+    tokens.METRICS: Message("read the metrics, for Prometheus"),
+    tokens.RERANK: Message("have documents ranked, by the rerank API"),
 }
 _DEFAULT_DAYS = 365
 _LARGEST_ID = 2**31 - 1
@@ -57,9 +60,9 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         role = _role(request.form.get("role", ""))
         user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor)
         if role == UserRole.SERVICE:
-            flash = Flash(f"The service {user.name} is added. Make a token for it next.")
+            flash = Flash(Message("The service {name} is added. Make a token for it next.", name=user.name))
             return _done(guard, ".admin_tokens", flash)
-        return _done(guard, ".admin", _invited(database, user.name, actor, f"{user.name} is added."))
+        return _done(guard, ".admin", _invited(database, user.name, actor, Message("{name} is added.", name=user.name)))
 
     @web.post("/admin/users/change")
     @_form(guard, users_page)
@@ -84,14 +87,16 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
             days=_days(request.form.get("days", "")),
             actor=actor,
         )
-        text = "The token is made. Copy it now: it is shown this once, and only its hash is kept."
-        return _done(guard, ".admin_tokens", Flash(text, secret=new.secret, label="New token"))
+        text = Message("The token is made. Copy it now: it is shown this once, and only its hash is kept.")
+        return _done(guard, ".admin_tokens", Flash(text, secret=new.secret, label=Message("New token")))
 
     @web.post(f"/admin/tokens/<int(max={_LARGEST_ID}):id>/revoke")
     @_form(guard, tokens_page)
     def admin_tokens_revoke(actor: str, id: int) -> Response:
         tokens.revoke(database.engine(), id, actor=actor)
-        return _done(guard, ".admin_tokens", Flash(f"Token {id} is revoked. It is worth nothing from now on."))
+        return _done(
+            guard, ".admin_tokens", Flash(Message("Token {id} is revoked. It is worth nothing from now on.", id=id))
+        )
 
     @web.get("/admin/audit")
     @html_errors
@@ -170,24 +175,29 @@ def _form(
 
 def _changed(database: Database, name: str, what: str, actor: str) -> Flash:
     if what == "link":
-        return _invited(database, name, actor, f"There is a new link for {name}.")
+        return _invited(database, name, actor, Message("There is a new link for {name}.", name=name))
     if what == "role":
         changed = users.change(database.engine(), name, role=_role(request.form.get("role", "")), actor=actor)
-        return Flash(f"{changed.name} is {_ROLES[changed.role]}.")
+        return Flash(Message("{name} is {role}.", name=changed.name, role=_ROLES[changed.role]))
     if what in ("activate", "deactivate"):
         changed = users.change(database.engine(), name, active=what == "activate", actor=actor)
-        how = "is active again" if changed.active else "is not active any more, and signed out everywhere"
-        return Flash(f"{changed.name} {how}.")
-    raise UnprocessableEntity("The form does not say what to do. Use the buttons of the page.")
+        if changed.active:
+            return Flash(Message("{name} is active again.", name=changed.name))
+        return Flash(Message("{name} is not active any more, and signed out everywhere.", name=changed.name))
+    raise UnprocessableEntity(Message("The form does not say what to do. Use the buttons of the page."))
 
 
-def _invited(database: Database, name: str, actor: str, said: str) -> Flash:
+def _invited(database: Database, name: str, actor: str, said: Message) -> Flash:
     secret = links.invite(database.engine(), name, actor=actor)
     return Flash(
-        f"{said} Give the link to nobody else: whoever opens it first sets the password. It works once, within "
-        f"{links.HOURS} hours, and is shown only now.",
+        Message(
+            "{said} Give the link to nobody else: whoever opens it first sets the password. It works once, within "
+            "{hours} hours, and is shown only now.",
+            said=said,
+            hours=links.HOURS,
+        ),
         secret=url_for(".welcome", secret=secret, _external=True),
-        label=f"Link for {name}",
+        label=Message("Link for {name}", name=name),
     )
 
 
@@ -199,7 +209,11 @@ def _role(given: str) -> UserRole:
     try:
         return UserRole(given)
     except ValueError as error:
-        raise AccountError(f"{given[:80]!r} is not a valid role. Choose one of: {', '.join(UserRole)}.") from error
+        raise AccountError(
+            Message(
+                "{given!r} is not a valid role. Choose one of: {roles}.", given=given[:80], roles=", ".join(UserRole)
+            )
+        ) from error
 
 
 def _days(given: str) -> int | None:
@@ -208,7 +222,10 @@ def _days(given: str) -> int | None:
         return None
     if not (given.isascii() and given.isdigit() and len(given) < 10):
         raise AccountError(
-            f"{given[:80]!r} is not a valid number of days. Write one, or nothing for a token without end."
+            Message(
+                "{given!r} is not a valid number of days. Write one, or nothing for a token without end.",
+                given=given[:80],
+            )
         )
     return int(given)
 
@@ -220,7 +237,9 @@ def _before() -> int | None:
     # The length first: Python reads no number of thousands of digits, be they zeros.
     readable = given.isascii() and given.isdigit() and len(given) <= len(str(_LARGEST_ID))
     if not (readable and int(given) <= _LARGEST_ID):
-        raise UnprocessableEntity(f"{given[:80]!r} is not an entry of the audit log. Begin at its newest: /admin/audit")
+        raise UnprocessableEntity(
+            Message("{given!r} is not an entry of the audit log. Begin at its newest: /admin/audit", given=given[:80])
+        )
     return int(given)
 
 

@@ -27,8 +27,10 @@ from rlhf_loop.exchange.reader import FOREIGN
 from rlhf_loop.exchange.staging import RowError
 from rlhf_loop.exchange.transfer import InvalidRowsError, Preview, column_names, import_ratings, preview_ratings
 from rlhf_loop.store.tables import ANONYMOUS, LARGEST_ID
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages import people
 from rlhf_loop.web.pages.people import Flash, moment, page
 from rlhf_loop.web.problems import html_errors
@@ -38,15 +40,15 @@ from rlhf_loop.web.process import Database
 MAX_FILE_BYTES, MAX_ROWS = 4 * 1024 * 1024, 20_000
 #: The file is text in the page's form, and the form has other fields.
 _MAX_BODY_BYTES = MAX_FILE_BYTES * 4 // 3 + 64 * 1024
-_BY_COMMAND = "Import it on the command line: rlhf-loop ratings import FILE"
+_BY_COMMAND = Message("Import it on the command line: rlhf-loop ratings import FILE")
 _NUMBERS = {
-    "": "ratings from 1 to 5",
-    "thumbs": "thumbs: 1 is up, 0 or -1 is down",
-    "0,1": "from 0 to 1",
-    "0,5": "from 0 to 5",
-    "0.5,5": "from 0.5 to 5",
-    "1,10": "from 1 to 10",
-    "0,100": "from 0 to 100",
+    "": Message("ratings from 1 to 5"),
+    "thumbs": Message("thumbs: 1 is up, 0 or -1 is down"),
+    "0,1": Message("from 0 to 1"),
+    "0,5": Message("from 0 to 5"),
+    "0.5,5": Message("from 0.5 to 5"),
+    "1,10": Message("from 1 to 10"),
+    "0,100": Message("from 0 to 100"),
 }
 #: What a message says to do on the command line, and how it is done on the page.
 _HERE = (
@@ -130,7 +132,12 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
                         unrated=sent.unrated,
                         actor=user.name,
                     )
-                said = f"{sent.name} is imported as number {report.import_id}. {' '.join(report.lines())}"
+                said = Message(
+                    "{name} is imported as number {id}. {report}",
+                    name=sent.name,
+                    id=report.import_id,
+                    report=" ".join(report.lines()),
+                )
                 return _onward(guard, said)
             except InvalidRowsError as error:
                 shown.errors, shown.error = error.report.invalid, _in_page(str(error), sent.name)
@@ -148,7 +155,9 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         except ImportFileError as error:
             return _page(database, guard, shown=_Reading(error=str(error)), status=422)
         said = " ".join(undone.lines())
-        return _onward(guard, f"If import {id} were taken back: {said}" if trying else said)
+        if trying:
+            said = Message("If import {id} were taken back: {said}", id=id, said=said)
+        return _onward(guard, said)
 
 
 def _posting(guard: Guard) -> User:
@@ -158,7 +167,11 @@ def _posting(guard: Guard) -> User:
         whole_body()
     except RequestEntityTooLarge as error:
         raise RequestEntityTooLarge(
-            f"The file is larger than {MAX_FILE_BYTES:,} bytes, which is the most here. {_BY_COMMAND}"
+            Message(
+                "The file is larger than {bytes:,} bytes, which is the most here. {advice}",
+                bytes=MAX_FILE_BYTES,
+                advice=_BY_COMMAND,
+            )
         ) from error
     guard.check_form()
     return user
@@ -171,15 +184,23 @@ def _sent() -> _Upload:
     else:
         name, content = form.get("name", ""), _unpacked(form.get("content", ""))
     if not name or not content:
-        raise ImportFileError("No file was sent, or an empty one. Choose one, or drop it onto the field.")
+        raise ImportFileError(Message("No file was sent, or an empty one. Choose one, or drop it onto the field."))
     if len(content) > MAX_FILE_BYTES:
-        raise ImportFileError(f"The file is larger than {MAX_FILE_BYTES:,} bytes, the most here. {_BY_COMMAND}")
+        raise ImportFileError(
+            Message(
+                "The file is larger than {bytes:,} bytes, the most here. {advice}",
+                bytes=MAX_FILE_BYTES,
+                advice=_BY_COMMAND,
+            )
+        )
     # Of a path only the last part, and nothing that no file may be called.
     name = re.sub(r"[^\w.\- ]", "_", re.split(r"[/\\]", name)[-1])
     # A name may have 255 bytes, and its end says what it is.
     name = name.encode()[-200:].decode(errors="ignore").lstrip(".") or "file"
     if name.lower().endswith(".gz"):
-        raise ImportFileError(f"The file {name!r} is compressed. Unpack it. Or: {_BY_COMMAND}")
+        raise ImportFileError(
+            Message("The file {name!r} is compressed. Unpack it. Or: {advice}", name=name, advice=_BY_COMMAND)
+        )
     columns = {name: chosen for name in FIELDS if (chosen := form.get(f"column_{name}", ""))}
     numbers, reviewer = form.get("numbers", ""), form.get("reviewer", "").strip() or ANONYMOUS
     scale = None
@@ -211,7 +232,7 @@ def _unpacked(packed: str) -> bytes:
     except (ValueError, zlib.error):
         whole = False
     if not whole:
-        raise ImportFileError("The page brought back another file than it had. Choose the file again.")
+        raise ImportFileError(Message("The page brought back another file than it had. Choose the file again."))
     return content
 
 
@@ -226,8 +247,11 @@ def _look(sent: _Upload) -> _Reading:
         return shown
     shown.found, shown.errors = dict(shown.preview.columns), shown.preview.report.invalid
     if shown.preview.report.rows > MAX_ROWS:
-        shown.error = (
-            f"The file has {shown.preview.report.rows:,} rows, and {MAX_ROWS:,} are the most here. {_BY_COMMAND}"
+        shown.error = Message(
+            "The file has {rows:,} rows, and {most:,} are the most here. {advice}",
+            rows=shown.preview.report.rows,
+            most=MAX_ROWS,
+            advice=_BY_COMMAND,
         )
     return shown
 
@@ -241,6 +265,7 @@ def _in_page(said: str, name: str) -> str:
 
 
 def _onward(guard: Guard, said: str) -> Response:
+    said = translator()(said)
     if len(said) > _LONGEST_FLASH:
         said = said[:_LONGEST_FLASH] + "..."
     return people.leave(guard, make_response(redirect(url_for(".admin_import"), code=303)), Flash(said))
@@ -263,6 +288,7 @@ def _page(
         formats=FOREIGN,
         numbers=_NUMBERS,
         anonymous=ANONYMOUS,
+        score_name=SCORE_NAME,
         max_bytes=MAX_FILE_BYTES,
         imports=past_imports(database.engine(), limit=_LISTED),
         moment=moment,

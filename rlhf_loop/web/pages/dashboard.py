@@ -23,6 +23,7 @@ from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.charts import picture
 from rlhf_loop.monitoring.figures.figure import Figure, figure_csv
 from rlhf_loop.monitoring.report import Panel, overview, panel
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.pages.people import page
@@ -30,6 +31,14 @@ from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
+
+#: Names of states and alarms, here for the catalogues.
+NAMES = (
+    *(Message("live"), Message("candidate"), Message("retired"), Message("rejected")),
+    *(Message("running"), Message("succeeded"), Message("failed")),
+    *(Message("Accuracy"), Message("Drift"), Message("Source"), Message("Queue"), Message("Model file")),
+    Message("Training"),
+)
 
 _MAX_AGE_S = 60.0
 #: A figure stays for so many times as long as it takes to compute: a slow one is not to keep a core busy.
