@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def find_cross_encoder(name: str, *, download: bool = False) -> EncoderFolder:
                     "id on the model hub (owner/name)."
                 )
             folder = _from_hub(name, download=download)
-        of = read_folder(folder, any_kind=True)
+        of = _read(folder, max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()), default=0))
     except EncoderError as error:
         raise _named(error) from error
     if of.kind == "":
@@ -125,6 +126,12 @@ def find_cross_encoder(name: str, *, download: bool = False) -> EncoderFolder:
     # Not the name of the folder of a hub's copy, which is that of a commit.
     named = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).expanduser().resolve().name)[:60]
     return replace(of, window=int(window), name=f"{named}-{digest[:12]}")
+
+
+@lru_cache(maxsize=8)
+def _read(folder: Path, changed: int) -> EncoderFolder:
+    # Kept, as the sum of large weights takes seconds, and their name is asked for again and again.
+    return read_folder(folder, any_kind=True)
 
 
 def _from_hub(name: str, *, download: bool) -> Path:
