@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from argon2 import PasswordHasher
@@ -22,7 +22,9 @@ from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 from patience import PATIENCE_S
 from quick_encoder import QuickRuntime
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from tokenizers import Tokenizer
 from werkzeug.routing import Rule
 
@@ -38,6 +40,7 @@ from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
+from rlhf_loop.store import engine as engine_module
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.training import learning_curve
 from rlhf_loop.training.data import examples
@@ -80,6 +83,13 @@ class CompiledRule(Rule):
         vars(self).update(self.compiled[key])
 
 
+def remembering_engine(url: object, **options: Any) -> Engine:
+    """Make an engine that compiles no statement anew that another one of the run has compiled."""
+    cached = {"compiled_cache": _STATEMENTS, **options.pop("execution_options", {})}
+    return create_engine(url, execution_options=cached, **options)  # type: ignore[call-overload, no-any-return]
+
+
+_STATEMENTS: dict[Any, Any] = {}
 MOST = learning_curve.MOST
 #: The environment variable that leads the processes of a run to the folder that they share.
 SHARED_FOLDER = "TESTS_SHARED_FOLDER"
@@ -190,12 +200,16 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick() -> Iterator[None]:
-    """Work out passwords at once, compile templates and routes once for all applications of the run, and fit no
+    """Work out passwords at once, compile templates, routes and statements once for all of the run, and fit no
     learning curve beside each training: it takes longer than the training (see `growth`)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         patch.setattr(Flask, "jinja_options", {"bytecode_cache": CompiledTemplates()})
         patch.setattr(Flask, "url_rule_class", CompiledRule)
+        patch.setattr(engine_module, "create_engine", remembering_engine)
+        for dialect in (PGDialect_psycopg, SQLiteDialect_pysqlite):
+            patch.setattr(dialect, "__eq__", lambda one, other: type(one) is type(other))
+            patch.setattr(dialect, "__hash__", lambda one: hash(type(one)))
         patch.setattr(learning_curve, "MOST", 0)
         yield
 
