@@ -31,6 +31,7 @@ from rlhf_loop.utils.translation import Message
 
 SHORTEST = 12
 LONGEST = 1_000
+_LONGEST_DISPLAY_NAME = 80
 #: Fewer would be "aaaaaaaaaaaa" and the like.
 _DIFFERENT = 5
 
@@ -318,7 +319,7 @@ def secret_hash(secret: str) -> str:
 
 
 def _user(row: Row[Any]) -> User:
-    return User(row.id, row.name, UserRole(row.role), bool(row.active))
+    return User(row.id, row.name, UserRole(row.role), bool(row.active), row.display_name)
 
 
 def _encoded(password: str) -> bytes:
@@ -341,3 +342,55 @@ def _lock_admins(connection: Connection) -> set[int]:
     # Two who take each other's rights at one moment: on PostgreSQL the second waits here, and then sees what is left.
     wanted = select(Users.id).where(Users.role == UserRole.ADMIN, Users.active).order_by(Users.id).with_for_update()
     return set(connection.execute(wanted).scalars())
+
+
+def checked_display_name(display_name: str) -> str | None:
+    """Return the display name as it is stored, None for an empty one.
+
+    Raises:
+        AccountError: it is too long, or cannot be shown in a line.
+    """
+    found = " ".join(display_name.split())
+    if len(found) > _LONGEST_DISPLAY_NAME or not found.isprintable():
+        raise AccountError(
+            Message(
+                "{name!r} is not a valid display name. Use at most {most} characters that are printed, or none to "
+                "show the name of the user.",
+                name=found[:_LONGEST_DISPLAY_NAME],
+                most=_LONGEST_DISPLAY_NAME,
+            )
+        )
+    return found or None
+
+
+def set_display_name(engine: Engine, name: str, display_name: str, *, actor: str) -> User:
+    """Have screens show a user by another name, or with an empty one by their own; return the user as it is now.
+
+    Raises:
+        AccountError: there is no such user, or others are called so.
+    """
+    shown = checked_display_name(display_name)
+    with transaction(engine) as connection:
+        before = find_known(connection, name).user
+        others = connection.execute(select(Users.name, Users.display_name).where(Users.id != before.id))
+        for other in others if shown else ():
+            if shown and shown.casefold() in (other.name, (other.display_name or "").casefold()):
+                raise AccountError(
+                    Message(
+                        "{shown!r} is how {name!r} is called already. Choose another display name.",
+                        shown=shown,
+                        name=other.name,
+                    )
+                )
+        if shown != before.display_name:
+            connection.execute(update(Users).where(Users.id == before.id).values(display_name=shown))
+            detail = {"display_name": {"before": before.display_name, "after": shown}}
+            audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
+    return replace(before, display_name=shown)
+
+
+def display_names(engine: Engine) -> dict[str, str]:
+    """Return the display names by the names of the users who have one."""
+    wanted = select(Users.name, Users.display_name).where(Users.display_name.is_not(None))
+    with reading(engine) as connection:
+        return {row.name: row.display_name for row in connection.execute(wanted)}

@@ -19,6 +19,7 @@ _ROLES = click.Choice(["rater", "admin", "service"])
 _SCOPES = click.Choice(
     ["interactions:read", "interactions:write", "reviews:write", "reviews:expert", "metrics:read", "rerank"]
 )
+_display_name = click.option("--display-name", help="The name that screens show, 'Dr. Weber'; exports have NAME.")
 _password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of the standard input."
 )
@@ -37,9 +38,10 @@ def users() -> None:
     required=True,
     help="A rater reviews answers, an admin does everything, a service is an application with tokens.",
 )
+@_display_name
 @_password_stdin
 @click.option("--link", is_flag=True, help="Set no password, but print a link by which the person does.")
-def add_user(name: str, role: str, password_stdin: bool, link: bool) -> None:
+def add_user(name: str, role: str, display_name: str | None, password_stdin: bool, link: bool) -> None:
     """Add the user NAME. Asks for the password twice, unless told otherwise; a service has none."""
     from rlhf_loop.accounts import users as accounts
     from rlhf_loop.domain import UserRole
@@ -50,8 +52,11 @@ def add_user(name: str, role: str, password_stdin: bool, link: bool) -> None:
         raise click.UsageError("A service has tokens and no password. Leave --password-stdin and --link out.")
     engine = open_ratings()
     accounts.checked_name(name, new=True)
+    accounts.checked_display_name(display_name or "")
     password = None if link or role == UserRole.SERVICE else _password(from_stdin=password_stdin)
     user = accounts.add(engine, name, role=UserRole(role), password=password, actor=operator())
+    if display_name:
+        accounts.set_display_name(engine, name, display_name, actor=operator())
     click.echo(f"{user.name} is added as {user.role}.")
     if link:
         _print_link(engine, user.name)
@@ -73,23 +78,29 @@ def list_users() -> None:
             notes.append(f"last signed in {_moment(account.signed_in_at)}")
             if not account.has_password:
                 notes.append("no password yet")
-        click.echo(f"{user.name}: {', '.join(notes)}")
+        shown = f" ({user.display_name})" if user.display_name else ""
+        click.echo(f"{user.name}{shown}: {', '.join(notes)}")
 
 
 @users.command("set")
 @click.argument("name")
 @click.option("--role", type=_ROLES, help="What the user may do from now on.")
 @click.option("--active/--inactive", default=None, help="Whether the user may do anything; inactive ends all sessions.")
-def set_user(name: str, role: str | None, active: bool | None) -> None:
-    """Change the role of the user NAME, or whether they are active."""
-    from rlhf_loop.accounts.users import change
+@_display_name
+def set_user(name: str, role: str | None, active: bool | None, display_name: str | None) -> None:
+    """Change the role of the user NAME, whether they are active, or the name that screens show."""
+    from rlhf_loop.accounts.users import change, set_display_name
     from rlhf_loop.domain import UserRole
 
-    if role is None and active is None:
-        raise click.UsageError("There is nothing to change. Give --role, --active or --inactive.")
+    if role is None and active is None and display_name is None:
+        raise click.UsageError("There is nothing to change. Give --role, --active, --inactive or --display-name.")
     chosen = None if role is None else UserRole(role)
-    user = change(open_ratings(), name, role=chosen, active=active, actor=operator())
-    click.echo(f"{user.name} is {user.role} and {'active' if user.active else 'not active'}.")
+    engine = open_ratings()
+    if display_name is not None:
+        set_display_name(engine, name, display_name, actor=operator())
+    user = change(engine, name, role=chosen, active=active, actor=operator())
+    shown = f", and screens show {user.shown}" if display_name is not None else ""
+    click.echo(f"{user.name} is {user.role} and {'active' if user.active else 'not active'}{shown}.")
 
 
 @users.command("password")

@@ -28,7 +28,7 @@ from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
 from rlhf_loop.web.localization import languages, translator
 from rlhf_loop.web.pages import admin, dashboard, people, review
 from rlhf_loop.web.pages import answers as pages
-from rlhf_loop.web.pages.people import navigation, waits
+from rlhf_loop.web.pages.people import navigation, shown_names, waits
 from rlhf_loop.web.problems import as_page, as_problem, error_format, unexpected
 from rlhf_loop.web.process import Database, WarmUp
 
@@ -176,6 +176,7 @@ def _shared(guard: Guard, database: Database) -> dict[str, object]:
     return {
         "navigation": navigation(guard),
         "waits": waits(database),
+        "person": shown_names(database),
         "version": __version__,
         "prose": bounded_prose(),
         "languages": languages(),

@@ -54,6 +54,15 @@ def test_a_user_with_a_password_that_is_typed(run: Run, engine: Engine) -> None:
     assert users.password_matches(stored(engine, "ann"), PASSWORD)
 
 
+def test_a_display_name(run: Run) -> None:
+    """It is given with the user or later, listed beside the name, and taken back by an empty one."""
+    run("users", "add", "ann", "--role", "rater", "--link", "--display-name", "Dr. Weber")
+    assert run("users", "list").stdout.startswith("ann (Dr. Weber): rater")
+    result = run("users", "set", "ann", "--display-name", "")
+    assert result.stdout == "ann is rater and active, and screens show ann.\n"
+    run("users", "add", "bob", "--role", "rater", "--link", "--display-name", "x" * 81, code=2)
+
+
 def test_a_user_with_a_password_from_a_file(run: Run, engine: Engine) -> None:
     """The first line of the standard input, whatever its end; an empty one is none."""
     run("users", "add", "ann", "--role", "admin", "--password-stdin", input=f"{PASSWORD}\r\nmore\n")

@@ -188,6 +188,8 @@ def old(engine: Engine) -> Engine:
             "rlhf_interactions DROP COLUMN import_id",
             "rlhf_models DROP COLUMN weights_sha256",
             "rlhf_users DROP COLUMN display_name",
+            "rlhf_correction_decisions DROP COLUMN edited",
+            "rlhf_correction_decisions DROP COLUMN former",
             "rlhf_assignments DROP COLUMN not_my_field",
         ):
             connection.execute(text(f"ALTER TABLE {column}"))

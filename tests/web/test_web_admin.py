@@ -146,6 +146,26 @@ def test_changing_a_user(site: Site, ada: Browser) -> None:
     assert actions(site.engine)[-4:] == ["user.changed", "user.changed", "user.changed", "link.created"]
 
 
+def test_display_names(site: Site, ada: Browser) -> None:
+    """Given by an admin or by oneself, screens show them; nobody can be called as others are."""
+    rita = site.browser(site.rita)
+
+    def change(shown: str) -> str:
+        data = {"name": "rita", "do": "name", "display_name": shown}
+        answer = ada.post("/admin/users/change", data, page="/admin")
+        return html.unescape(answer.text if answer.status_code == 422 else ada.get("/admin").text)
+
+    assert "rita is shown as Dr. Weber." in change(" Dr.  Weber ")
+    assert ">Dr. Weber</a>" in rita.get("/account").text
+    assert "'ADA' is how 'ada' is called already" in change("ADA")
+    assert "is not a valid display name" in change("x\u202ey")
+    assert rita.post("/account/display-name", {"display_name": "Rita W."}, page="/account").status_code == 303
+    assert ">Rita W.</a>" in rita.get("/account").text
+    assert users.display_names(site.engine) == {"rita": "Rita W."}
+    change("")
+    assert ">rita</a>" in rita.get("/account").text
+
+
 def test_a_token_is_shown_once(site: Site, ada: Browser) -> None:
     """Right after it was made; then how it begins, and nothing after it was revoked."""
     data = {"name": "my app", "user": "bot", "scope": ["interactions:read", "reviews:write"], "days": "30"}

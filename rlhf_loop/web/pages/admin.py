@@ -179,6 +179,9 @@ def _changed(database: Database, name: str, what: str, actor: str) -> Flash:
     if what == "role":
         changed = users.change(database.engine(), name, role=_role(request.form.get("role", "")), actor=actor)
         return Flash(Message("{name} is {role}.", name=changed.name, role=_ROLES[changed.role]))
+    if what == "name":
+        changed = users.set_display_name(database.engine(), name, request.form.get("display_name", ""), actor=actor)
+        return Flash(Message("{name} is shown as {shown}.", name=changed.name, shown=changed.shown))
     if what in ("activate", "deactivate"):
         changed = users.change(database.engine(), name, active=what == "activate", actor=actor)
         if changed.active:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 
 from flask import (
     Blueprint,
@@ -139,6 +140,18 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         text = Message("Your password is changed. You are signed out everywhere else.")
         return leave(guard, response, Flash(text))
 
+    @web.post("/account/display-name")
+    @html_errors
+    def account_display_name() -> Response:
+        user = guard.signed_in()
+        _read_form(guard)
+        given = request.form.get("display_name", "")
+        try:
+            changed = users.set_display_name(database.engine(), user.name, given, actor=user.name)
+        except AccountError as error:
+            return _refused(_account_page(guard, user, error=str(error)), error)
+        return leave(guard, _to(url_for(".account")), Flash(Message("You are shown as {shown}.", shown=changed.shown)))
+
     @web.post("/account/sign-out-everywhere")
     @html_errors
     def account_sign_out_everywhere() -> Response:
@@ -232,6 +245,16 @@ def navigation(guard: Guard) -> Navigation:
     shown = {**_FOR_ALL, **_FOR_RATERS, **(_FOR_ADMINS if user.role == UserRole.ADMIN else {})}
     links = tuple(_link(endpoint, label) for endpoint, label in shown.items() if _exists(endpoint))
     return Navigation(links, user, guard.form_token())
+
+
+def shown_names(database: Database) -> Callable[[str], str]:
+    """Return what tells the name to show for the name of a user or any reviewer; it reads them at its first call."""
+
+    @cache
+    def names() -> Mapping[str, str]:
+        return users.display_names(database.engine())
+
+    return lambda name: names().get(name, name)
 
 
 def waits(database: Database) -> Callable[[], Mapping[str, str]]:
