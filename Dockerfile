@@ -1,6 +1,6 @@
 # The service and the worker in one image; see docs/RLHF_DOCKER.md.
 # What is in it is pinned by deploy/docker/*.lock, which `make lock` writes; pin the base by its digest, if you like:
-#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... --tag rlhf-loop:0.1.0 .
+#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... --tag rlhf-loop:0.2.0 .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
