@@ -205,6 +205,7 @@ def test_a_pptx(tmp_path: Path) -> None:
         ("a.html", "<script>1</script>", "empty"),
         ("a.html", "<div>" * 3001 + "a", "leaves thousands of elements open"),
         ("a.html", "<p>" + "".join(f"<b id={id}>" for id in range(600)) + "<p>a" * 600, "leaves thousands"),
+        ("a.html", "<table>" + "<tr><td rowspan=9999 colspan=100>a<td>b" * 2100, "more than 200,000 cells"),
         ("a.html.gz", b"\x1f\x8b\x08broken", "damaged"),
         ("a.docx", b"", "cannot be read as one of Word"),
         ("a.docx", docx(paragraph("a"))[:-30], "cannot be read as one of Word"),

@@ -20,7 +20,10 @@ from rlhf_loop.web import blueprint, create_app
 
 RATING = {"interaction_id": "id-1", "rating": 4}
 #: The screens of raters and admins are for people alone: no program is to call what their scripts call.
-SCREENS = ("account", "admin", "compare", "review", "dashboard", "import", "language", "sign-in", "sign-out", "welcome")
+SCREENS = (
+    *("account", "admin", "browse", "compare", "dashboard", "import", "language", "review", "sign-in", "sign-out"),
+    "welcome",
+)
 
 
 def app(service: FakeService | None = None) -> Flask:

@@ -22,6 +22,7 @@ from rlhf_loop.web import blueprint
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)>'`{{7*7}}"
 PAGES = (
     *("/review", "/review/items/1", "/compare", "/review/guidelines", "/review/agreement", "/review/corrections"),
+    *("/browse", "/browse/found.csv", "/browse/question", "/review/corrections/chosen"),
     *("/review/history", "/review/nobodys-field"),
 )
 CALLS = (
@@ -43,6 +44,8 @@ POSTS = {
     "/review/items/1/draft": {"comment": "Why?"},
     "/review/guidelines": {"introduction": "x", **{f"grade_{grade}": "x" for grade in range(1, 6)}},
     "/review/corrections": {"review_id": 1, "decision": "approved", "correction": "x"},
+    "/review/corrections/chosen": {"id": 1, "seen": "x", "decision": "approved"},
+    "/review/corrections/undo": {"decided_at": "2026-03-01T00:00:00Z"},
     "/compare": {"do": "tie", "first_id": 1, "second_id": 2},
     "/compare/undo": {},
     "/compare/pairs/1/2/choice": {"better": "left", "left_is_first": True},
@@ -81,7 +84,7 @@ def test_every_form_needs_its_token(settings: Settings, sqlite_engine: Engine) -
     ours = {rule for rule in ours if rule.startswith(("/review", "/compare"))}
     assert len(ours) == len(POSTS), f"POSTS does not name them all: {ours}"
     for address, body in POSTS.items():
-        if address in ("/review", "/compare", "/review/guidelines", "/review/corrections"):
+        if address in ("/review", "/compare", "/review/guidelines") or address.startswith("/review/corrections"):
             response = dora.client.post(address, data=body)
         else:
             response = dora.call(address, body, token="wrong")

@@ -351,20 +351,23 @@ def _rows_of(table: Node, without: Set[int]) -> list[list[str]] | None:
     rows: list[list[str]] = []
     #: By column: the text of a cell that goes on below, and for how many rows.
     below: dict[int, tuple[str, int]] = {}
+    cells = 0
     for line in table.css("tr"):
         row: list[str] = []
 
         def go_on(row: list[str] = row) -> None:
-            while len(row) in below:
+            while len(row) in below and len(row) < _WIDEST:
                 text, left = below.pop(len(row))
                 if left > 1:
                     below[len(row)] = text, left - 1
                 row.append(text)
 
         for cell in line.iter():
-            if cell.tag not in ("td", "th") or len(row) >= _WIDEST:
+            if cell.tag not in ("td", "th"):
                 continue
             go_on()
+            if len(row) >= _WIDEST:
+                break
             words = _text_of(cell, without)
             if (deep := _number(cell, "rowspan")) > 1:
                 below[len(row)] = words, deep - 1
@@ -372,6 +375,9 @@ def _rows_of(table: Node, without: Set[int]) -> list[list[str]] | None:
             row += [""] * (min(_number(cell, "colspan"), _WIDEST) - 1)
         go_on()
         rows.append(row)
+        cells += len(row)
+        if cells > _MOST_CELLS:
+            raise DocumentError(f"One of its tables has more than {_MOST_CELLS:,} cells. Index it as CSV.")
     wide = [row for row in rows if len(row) > 1]
     return rows if len(wide) > 1 or (wide and table.css_first("th") is not None) else None
 
@@ -423,9 +429,9 @@ def _check_depth(text: str, path: Path) -> None:
     deep = formats = again = 0
     for mark in _MARK.finditer(text):
         name, step = mark[2].lower(), -1 if mark[1] else 1
+        again += formats if step > 0 else 0
         if name in _BEGUN_AGAIN:
             formats = max(formats + step, 0)
-        again += formats if step > 0 else 0
         if name not in _NEVER_COUNTED and not mark[3]:
             deep = max(deep + step, 0)
         if deep > _MOST_OPEN or again > _MOST_BEGUN_AGAIN:
