@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.runtime import abilities, cores
+from rlhf_loop.encoders.tokenizer import by_length
 from rlhf_loop.encoders.tuned import SHARPNESS, Checkpoint, TunedLayers
 from rlhf_loop.errors import EncoderError
 from rlhf_loop.reward.splitting import folds
@@ -577,14 +578,7 @@ def _layer(torch: Any, hidden: Any, mask: Any, weights: Mapping[str, Any], layer
 
 def _batches(lengths: Ints, some: Ints) -> Iterator[Ints]:
     """Yield sequences of like length, so that there is little padding."""
-    order = some[np.argsort(lengths[some], kind="stable")]
-    start = 0
-    while start < len(order):
-        end = start + 1
-        while end < len(order) and lengths[order[end]] * (end + 1 - start) <= _READ:
-            end += 1
-        yield order[start:end]
-        start = end
+    return (some[places] for places in by_length(lengths[some], most=_READ))
 
 
 @dataclass(slots=True)
