@@ -214,8 +214,9 @@ def preview_ratings(
     labels: Labels | None = None,
     encoding: str | None = None,
     judge: str | None = None,
+    most: int | None = None,
 ) -> Preview:
-    """Read a ratings file to its end as `import_ratings` would, without any database.
+    """Read a ratings file to its end, or the row after `most` rows, as `import_ratings` would, without any database.
 
     Raises:
         ImportFileError: the file cannot be read.
@@ -227,6 +228,8 @@ def preview_ratings(
     for row in _counted(reader, read, errors, reviewer=reviewer):
         if len(first) < SHOWN_ROWS:
             first.append(row)
+        if most is not None and read.rows > most:
+            break
     report = errors.report(Stored(), read, ignored=reader.ignored)
     return Preview(reader.columns, tuple(first), report, _unrated(reader, read))
 

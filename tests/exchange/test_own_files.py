@@ -387,6 +387,7 @@ def test_a_dry_run_shows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "a.csv").write_text(text)
     preview = preview_ratings(tmp_path / "a.csv")
     assert [row.rating.ai_response for row in preview.first if row.rating] == ["Tee", "Nichts"]
+    assert preview_ratings(tmp_path / "a.csv", most=1).report.rows == 2
     array = '[\n {"question": "q", "answer": "a", "rating": 4}\n]'
     found = CliRunner().invoke(main, ["ratings", "import", "-", "--dry-run"], input=array)
     assert "1 rating by 1 reviewer." in found.output

@@ -241,17 +241,14 @@ def _look(sent: _Upload) -> _Reading:
     try:
         with sent.file() as path:
             shown.names = column_names(path, format=sent.options["format"], encoding=sent.options.get("encoding"))
-            shown.preview = preview_ratings(path, **sent.options)
+            shown.preview = preview_ratings(path, **sent.options, most=MAX_ROWS)
     except ImportFileError as error:
         shown.error = _in_page(str(error), sent.name)
         return shown
     shown.found, shown.errors = dict(shown.preview.columns), shown.preview.report.invalid
     if shown.preview.report.rows > MAX_ROWS:
         shown.error = Message(
-            "The file has {rows:,} rows, and {most:,} are the most here. {advice}",
-            rows=shown.preview.report.rows,
-            most=MAX_ROWS,
-            advice=_BY_COMMAND,
+            "The file has more than {most:,} rows, the most here. {advice}", most=MAX_ROWS, advice=_BY_COMMAND
         )
     return shown
 
