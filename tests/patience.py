@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 #: So long that only a broken test waits for its end.
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def until(happened: Callable[[], object]) -> None:

@@ -443,7 +443,7 @@ def run(code: str, settings: Settings, model_folder: Path) -> subprocess.Complet
         check=True,
         env=variables,
         cwd=Path(__file__).parents[1],
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from patience import until
+from patience import PATIENCE_S, until
 
 from rlhf_loop.answering import drafting
 from rlhf_loop.answering.drafting import Drafter, quote
@@ -59,7 +59,7 @@ class Endpoint:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def hang(self, body: dict[str, Any]) -> tuple[int, object]:
-        self.released.wait(60)
+        self.released.wait(PATIENCE_S)
         return 200, completion("Too late.")
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ def hanging() -> Iterator[FakeSource]:
     released = threading.Event()
 
     def search(query: str, limit: int) -> list[Passage]:
-        released.wait(60)
+        released.wait(PATIENCE_S)
         return [Passage(text="Too late.")]
 
     yield FakeSource("hanging", search)

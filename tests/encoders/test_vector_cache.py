@@ -268,7 +268,11 @@ def test_a_full_disk_costs_no_more_than_the_new_entries(path: Path) -> None:
         "print(len(cache.get([b'later'])))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path), "0", "60"], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, str(path), "0", "60"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert done.stdout.splitlines()[-1] == "1"
     assert "cannot be used now" in done.stderr

@@ -49,7 +49,7 @@ def test_work_goes_on_after_the_main_thread() -> None:
         "    print(Worker('late').run(lambda: 7), len(done))\n"
         "threading.Thread(target=late).start()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert (done.stdout, done.stderr) == ("7 8\n", "")
 
 

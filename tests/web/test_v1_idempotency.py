@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from sqlalchemy import Engine, func, select, update
 from v1_apps import ITEM, Caller, another_token, app_on, caller, token_for
 
@@ -164,7 +165,7 @@ def test_a_second_request_while_the_first_runs(engine: Engine, tmp_path: Path) -
 
     def slow() -> StoredAnswer:
         running.set()
-        go_on.wait(timeout=60)
+        go_on.wait(PATIENCE_S)
         return StoredAnswer(200, "{}")
 
     def first() -> None:
@@ -177,7 +178,7 @@ def test_a_second_request_while_the_first_runs(engine: Engine, tmp_path: Path) -
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert running.wait(timeout=60)
+    assert running.wait(PATIENCE_S)
     if engine.dialect.name == "postgresql":
         with pytest.raises(StillRunningError, match="still under way"):
             second()
