@@ -33,6 +33,8 @@ from rlhf_loop.store.interactions import group_name
 from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review
 
+#: How many questions are compared with those of other fields at a time.
+_COMPARED = 16
 #: How often to look anew when others took all that was found.
 _ATTEMPTS = 5
 #: How many of the answers that were found last are waited for, if somebody holds their rows.
@@ -84,12 +86,16 @@ def next_item(
             with reading(engine) as connection:
                 found = look(connection, rater, settings)
                 asked = prompts(connection, found) if others_field else []
-            if out_of_field and asked:
-                out = out_of_field(asked, others_field, own_field)
-                last += [each for each, far in zip(found, out, strict=True) if far]
-                found = [each for each, far in zip(found, out, strict=True) if not far]
-            if item := _first_free(engine, found, rater, settings):
-                return item
+            # Some at a time: most often one of the first is given, and the vectors of new questions take a while.
+            size = _COMPARED if out_of_field and asked else max(1, len(found))
+            for place in range(0, len(found), size):
+                some = found[place : place + size]
+                if out_of_field and asked:
+                    out = out_of_field(asked[place : place + size], others_field, own_field)
+                    last += [each for each, far in zip(some, out, strict=True) if far]
+                    some = [each for each, far in zip(some, out, strict=True) if not far]
+                if item := _first_free(engine, some, rater, settings):
+                    return item
         if item := _first_free(engine, last, rater, settings):
             return item
         if not found and not last:
