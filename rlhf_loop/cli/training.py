@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from rlhf_loop.training.learning_curve import CurvePoint
     from rlhf_loop.training.train import TrainingReport
 
+#: What --adapt calls the documents of the index; a file of that name is ./index.
+_INDEX = "index"
 _PICTURES = (".png", ".svg", ".pdf")
 #: As sysexits.h has it: not now, try again later.
 _TRY_LATER = 75
@@ -48,10 +51,11 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
 @click.option(
     "--adapt",
     "corpus",
-    type=FilePath(dir_okay=False),
-    metavar="FILE",
+    metavar="FILE|index",
+    callback=lambda ctx, param, name: name if name in (None, _INDEX) else _corpus_file(ctx, param, name),
     help="With --recipe transformer: a file of questions with answers, to adapt the layers to before any rating is "
-    "seen (columns question and answer; JSONL, CSV and the other formats of ratings).",
+    "seen (columns question and answer; JSONL, CSV and the other formats of ratings). index: the documents of the "
+    "vector database, whose titles stand for questions.",
 )
 @columns_option(
     "With --adapt: which column of that file holds a field, e.g. user_prompt=title, where titles of documents stand "
@@ -79,7 +83,12 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
     help="Also show what more ratings would bring: a table, and a picture (default: learning_curve.png).",
 )
 def train(
-    recipe: str | None, corpus: Path | None, columns: dict[str, str], seed: int, min_samples: int, curve: Path | None
+    recipe: str | None,
+    corpus: Path | str | None,
+    columns: dict[str, str],
+    seed: int,
+    min_samples: int,
+    curve: Path | None,
 ) -> None:
     """Train the reward model on the ratings, judge it, and put it live.
 
@@ -99,7 +108,13 @@ def train(
         raise click.UsageError(
             "--learning-curve would tune layers for each of its points. Leave it out, or take another --recipe."
         )
-    known = _corpus(corpus, columns) if corpus else ()
+    known: Sequence[tuple[str, str]] = ()
+    if isinstance(corpus, Path):
+        known = _corpus(corpus, columns)
+    elif corpus is not None:
+        if columns:
+            raise click.UsageError("--column is for a file of questions with answers. Leave it out with --adapt index.")
+        known = _indexed(settings)
     engine = open_ratings()
     with progress_bar("Training") as progress:
         outcome = run_training(
@@ -121,21 +136,43 @@ def train(
         sys.exit(3)
 
 
+def _corpus_file(ctx: click.Context, param: click.Parameter, name: str) -> Path:
+    return Path(FilePath(dir_okay=False).convert(name, param, ctx))
+
+
 def _corpus(file: Path, columns: dict[str, str]) -> list[tuple[str, str]]:
-    """Return the questions and answers of a file, each pair once, and say how many rows are left out."""
+    """Return the questions and answers of a file, each pair once, and say how many rows are left out.
+
+    Of very many only those are kept that a training can read, drawn by their hashes: so the memory is bounded, and the
+    same file gives the same pairs.
+    """
+    from hashlib import sha256
+    from heapq import heappush, heapreplace
+
     from rlhf_loop.domain import GOOD_RATING
     from rlhf_loop.errors import ImportFileError
     from rlhf_loop.exchange.reader import RatingsReader
+    from rlhf_loop.training.transformer import MOST_PAIRS
     from rlhf_loop.utils.text import counted
 
-    pairs, unread, first = dict[tuple[str, str], None](), 0, ""
+    pairs, unread, first = dict[int, tuple[str, str]](), 0, ""
+    highest: list[int] = []
     for row in RatingsReader(file, columns=columns):
         said = row.rating
         if said is None:
             unread, first = unread + 1, first or f"line {row.line}: {row.reason}"
+            continue
         # Of rated ones only the good: what is learnt is to find the answer.
-        elif said.rating is None or said.rating >= GOOD_RATING:
-            pairs[said.user_prompt, said.ai_response] = None
+        if said.rating is not None and said.rating < GOOD_RATING:
+            continue
+        drawn = int.from_bytes(sha256(f"{said.user_prompt}\0{said.ai_response}".encode("utf-8", "replace")).digest())
+        if drawn in pairs or (len(pairs) == MOST_PAIRS and drawn > -highest[0]):
+            continue
+        if len(pairs) == MOST_PAIRS:
+            del pairs[-heapreplace(highest, -drawn)]
+        else:
+            heappush(highest, -drawn)
+        pairs[drawn] = said.user_prompt, said.ai_response
     if unread:
         click.echo(f"{counted(unread, 'row')} of {file.name} left out, first {first}.", err=True)
     if len(pairs) < 2:
@@ -143,7 +180,25 @@ def _corpus(file: Path, columns: dict[str, str]) -> list[tuple[str, str]]:
             f"The file {str(file)!r} has {len(pairs)} questions with an answer; to adapt takes two at least. Give a "
             "larger one."
         )
-    return list(pairs)
+    return list(pairs.values())
+
+
+def _indexed(settings: Settings) -> list[tuple[str, str]]:
+    """Return titles of documents in the index, each with one of its sections."""
+    from contextlib import closing
+
+    from rlhf_loop.errors import VectorStoreError
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.training.transformer import MOST_PAIRS
+
+    with closing(open_store(settings)) as store:
+        pairs = store.titled(limit=MOST_PAIRS)
+    if len(titles := {title for title, _ in pairs}) < 2:
+        raise VectorStoreError(
+            f"The index has {len(titles)} titles of documents; to adapt takes two at least. Index documents with "
+            "titles (rlhf-loop index add PATH), or give a file of questions with answers."
+        )
+    return pairs
 
 
 @click.command()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.encoders.runtime import abilities, cores
+from rlhf_loop.encoders.runtime import Vectors, abilities, cores
 from rlhf_loop.encoders.tokenizer import by_length
 from rlhf_loop.encoders.tuned import SHARPNESS, Checkpoint, TunedLayers
 from rlhf_loop.errors import EncoderError
@@ -62,8 +62,10 @@ _STEP = 32
 _DRAWN = 0.65
 #: Of an adaptation: steps, after so many of which its state is kept, neighbourhoods of a step and pairs of each.
 _STEPS, _KEPT_STEPS, _NEIGHBOURHOODS, _NEAR = 100, 20, 8, 6
+#: Questions or answers of a corpus that are read at a time, for each of the `at_once`: by default those of a step.
+_PIECE = 3
 #: Pairs of a corpus among which neighbours are looked for.
-_MOST_PAIRS = 20_000
+MOST_PAIRS = 20_000
 #: What a cosine is multiplied by in an adaptation, so that a softmax over a step can be sure.
 _SCALE = 20.0
 #: Tokens that are read at a time where nothing is learnt, and bytes of outputs of the layers below that are kept.
@@ -226,7 +228,7 @@ def tuned_scores(
         }
         bar = _Bar(progress, sum(len(epoch) for each in steps.values() for epoch in each))
         if options.corpus:
-            adaptation = _CorpusLoss.of(options.corpus, encoder, start, base, seed=seed)
+            adaptation = _CorpusLoss.of(options, encoder, start, base, seed=seed)
             bar.total += sum(map(len, adaptation.steps))
             states.fit(start, adaptation.steps, adaptation.gradient, bar=bar, key=adaptation.key)
         lower, of_pairs = _Lower(base, reading.tokens, machine), _Lower(base, pairs.tokens, machine)
@@ -346,20 +348,16 @@ class _CorpusLoss:
     key: str
     layers: _Layers
     lower: _Lower
+    at_once: int
 
     @classmethod
-    def of(
-        cls, corpus: Sequence[tuple[str, str]], encoder: TextEncoder, start: _Layers, base: Checkpoint, *, seed: int
-    ) -> _CorpusLoss:
+    def of(cls, options: Tuning, encoder: TextEncoder, start: _Layers, base: Checkpoint, *, seed: int) -> _CorpusLoss:
         """Draw the steps, and read no more of the corpus than these need."""
-        rng = np.random.default_rng(seed)
-        corpus = [corpus[one] for one in rng.permutation(len(corpus))[:_MOST_PAIRS]]
-        size = min(_NEAR, len(corpus))
+        rng, corpus = np.random.default_rng(seed), options.corpus
+        corpus = [corpus[one] for one in rng.permutation(len(corpus))[:MOST_PAIRS]]
         vectors = encoder.encode_whole([question for question, _ in corpus])
-        hoods = [
-            np.argsort(-(vectors @ vectors[one]), kind="stable")[:size]
-            for one in range(min(len(corpus), _STEPS * _NEIGHBOURHOODS))
-        ]
+        _, same = np.unique([question for question, _ in corpus], return_inverse=True)
+        hoods = [_nearest(vectors, same, one) for one in range(min(len(corpus), _STEPS * _NEIGHBOURHOODS))]
         reading, rows = Reading(), {}
         for one in dict.fromkeys(np.concatenate(hoods).tolist()):
             rows[one] = len(reading.of)
@@ -371,18 +369,37 @@ class _CorpusLoss:
             answers = [_drawn(reading.passages[row], rng) for row in own]
             steps.append((np.array([reading.question[row] for row in own]), np.array(answers)))
         kept = [steps[begin : begin + _KEPT_STEPS] for begin in range(0, len(steps), _KEPT_STEPS)]
-        return cls(kept, _digest(*reading.tokens), start, _Lower(base, reading.tokens, start.machine))
+        lower = _Lower(base, reading.tokens, start.machine)
+        return cls(kept, _digest(*reading.tokens), start, lower, _PIECE * options.at_once)
 
     def gradient(self, step: tuple[Ints, Ints]) -> None:
         """Add the gradient of one step."""
         torch, (questions, answers) = self.layers.machine.torch, step
-        u, v = (self.layers.vectors(*self.lower(some)) for some in (questions, answers))
+        pieces = [some[at : at + self.at_once] for some in step for at in range(0, len(some), self.at_once)]
+        whole = len(pieces) == len(step)
+        with torch.set_grad_enabled(whole):
+            vectors = torch.cat([self.layers.vectors(*self.lower(some)) for some in pieces])
+        u, v = (vectors if whole else vectors.requires_grad_()).split(len(questions))
         logits = _SCALE * u @ v.T
         # What is an answer to several questions, or a question with several answers, is no wrong one.
         same = (answers[:, np.newaxis] == answers) | (questions[:, np.newaxis] == questions)
         np.fill_diagonal(same, False)
         logits = logits.masked_fill(self.layers.machine.tensor(same), -torch.inf)
         torch.nn.functional.cross_entropy(logits, torch.arange(len(answers), device=logits.device)).backward()
+        # In pieces they are read once more, each with its part of the gradient (Gao et al. 2021, "Scaling Deep
+        # Contrastive Learning Batch Size under Memory Limited Setup").
+        for some, part in () if whole else zip(pieces, vectors.grad.split([*map(len, pieces)]), strict=True):
+            self.layers.vectors(*self.lower(some)).backward(part)
+
+
+def _nearest(vectors: Vectors, same: Ints, one: int) -> Ints:
+    """Return a pair with the nearest ones by their questions, each question once: its other answers are no rivals."""
+    # From the pair on, so that of a question with several answers not always the first one is taken.
+    places = np.roll(np.arange(len(vectors)), -one)
+    order = places[np.argsort(-(vectors[places] @ vectors[one]), kind="stable")]
+    _, first = np.unique(same[order], return_index=True)
+    found: Ints = order[np.sort(first)[:_NEAR]]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

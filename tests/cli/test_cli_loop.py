@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from databases import sqlite_database
 
 from rlhf_loop import ranking, sample
-from rlhf_loop.cli import main
+from rlhf_loop.cli import main, training
 from rlhf_loop.domain import Rating
 from rlhf_loop.registry.runs import runs
 from rlhf_loop.reward import RewardModel
@@ -148,11 +149,30 @@ def test_what_does_not_go_with_a_recipe_is_refused_at_once(loop: Loop) -> None:
     corpus.write_text('{"title": "Why", "text": "So."}\n{"title": "How", "text": "Thus."}\n', encoding="utf-8")
     titled = (*transformer, "--adapt", corpus, "--column", "user_prompt=title")
     assert "Only 0 rated interactions" in flat_error(loop(*titled, code=2)), "the file is read before the ratings"
+    assert "The index has 0 titles of documents" in flat_error(loop(*transformer, "--adapt", "index", code=2))
+    assert "--column is for a file" in flat_error(loop(*transformer, "--adapt", "index", "--column", "a=b", code=2))
     assert "--learning-curve would tune" in flat_error(loop(*transformer, "--learning-curve", code=2))
     loop.environment["RLHF_RECIPE"] = "forest"
     assert "RLHF_RECIPE='forest' is not a valid recipe" in flat_error(loop("train", code=2))
     loop.environment["RLHF_RECIPE"] = "transformer"
     assert "--learning-curve would tune" in flat_error(loop("train", "--learning-curve", code=2))
+
+
+def test_of_a_large_corpus_so_much_is_kept_as_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair counts once, and of too many the same ones are drawn whatever their order, from all of the file."""
+    monkeypatch.setattr("rlhf_loop.training.transformer.MOST_PAIRS", 5)
+    file = tmp_path / "corpus.jsonl"
+
+    def kept(numbers: Iterable[int]) -> list[tuple[str, str]]:
+        rows = (json.dumps({"question": f"Why {number}?", "answer": "So."}) + "\n" for number in numbers)
+        file.write_text("".join(rows), encoding="utf-8")
+        return training._corpus(file, {})
+
+    assert kept([3, 1, 1, 2, 3]) == [(f"Why {number}?", "So.") for number in (3, 1, 2)]
+    drawn = kept(range(200))
+    assert len(set(drawn)) == 5
+    assert set(kept([*reversed(range(200)), *range(200)])) == set(drawn)
+    assert any(pair not in drawn for pair in kept(range(100)))
 
 
 def test_train_without_ratings(loop: Loop) -> None:

@@ -231,6 +231,20 @@ def test_adding_again_replaces(store: VectorStore) -> None:
     assert len(store.search("new", unit(3)[0], limit=1)[0].vectors) == 1
 
 
+def test_sections_under_a_title(store: VectorStore) -> None:
+    """Titles come with the texts of all sections of their documents, so many at most; others are left out."""
+    assert store.titled(limit=5) == []
+    given = [
+        entry("a", "one", title="A"),
+        entry("a", "two", number=1, title="A"),
+        entry("b", "three"),
+        entry("c", "x", title="C"),
+    ]
+    store.add(given, encoder=ENCODER)
+    assert sorted(store.titled(limit=5)) == [("A", "one"), ("A", "two"), ("C", "x")]
+    assert len(store.titled(limit=2)) == 2
+
+
 @pytest.mark.parametrize(
     "source", ["plain", "it's", 'a "b"', "back\\slash", "'; DROP TABLE x; --", "100% %s :x", "é😀"]
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +166,20 @@ def test_a_seed_gives_one_result_and_less_at_once_the_same(bert: TextEncoder) ->
 
 
 @needs_torch
+def test_an_adaptation_in_pieces_is_the_same(bert: TextEncoder) -> None:
+    """Fewer questions and answers of a corpus that are read at a time change the result by rounding alone."""
+    corpus = [(f"the {thing} {number}", f"a mat {number} . {thing}") for number in range(4) for thing in THINGS]
+    whole, pieces = (layers(trained(bert, Tuning(threads=1, corpus=corpus, at_once=each))).tensors for each in (16, 1))
+    plain = layers(trained(bert, Tuning(threads=1, at_once=1))).tensors
+
+    def apart(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
+        return float(np.mean([np.abs(one[name] - other[name]).mean() for name in one]))
+
+    # The ratings are read in pieces as well, and Adam takes steps of one size however small a gradient is.
+    assert apart(whole, pieces) < apart(whole, plain) / 5
+
+
+@needs_torch
 @pytest.mark.parametrize("steps", [1, 3, 5, 9])
 def test_a_stopped_training_goes_on_where_it_was(bert: TextEncoder, tmp_path: Path, steps: int) -> None:
     """Stopped after any step, a second try takes only the steps since the last epoch, and ends with the same layers."""
@@ -294,6 +308,18 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engin
     assert loaded.model.tuned is not None
     assert [(run.status, run.recipe) for run in runs(sqlite_engine)][-1] == ("failed", "transformer")
     assert "torch" in runs(sqlite_engine)[0].library_versions
+
+
+def test_neighbours_of_a_corpus_are_other_questions() -> None:
+    """A question's other answers, as a document has several sections, are no neighbours; each has its turn."""
+    angle = np.array([0.0, 0.0, 0.0, 0.3, 0.3, 0.5, 0.9, 1.2, 1.4, 1.5])
+    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    same = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6])
+    hoods = [transformer._nearest(vectors, same, one).tolist() for one in range(len(vectors))]
+    assert hoods[:3] == [[0, 3, 5, 6, 7, 8], [1, 3, 5, 6, 7, 8], [2, 3, 5, 6, 7, 8]]
+    assert hoods[3][:2] == [3, 5]
+    assert hoods[4][:3] == [4, 5, 0]
+    assert transformer._nearest(vectors[:3], same[:3], 1).tolist() == [1]
 
 
 def test_what_is_judged_by_is_not_adapted_to() -> None:

@@ -149,6 +149,15 @@ class LanceDbStore:
         """Count what is there, by source in alphabetical order."""
         return self._read(_sources, [])
 
+    def titled(self, *, limit: int) -> list[tuple[str, str]]:
+        """Return title and text of sections whose document has a title, so many at most."""
+
+        def find(table: Table) -> list[tuple[str, str]]:
+            rows = table.search().where("title IS NOT NULL").select(list(_WORDS)).limit(limit).to_arrow()
+            return list(zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True))
+
+        return self._read(find, [])
+
     def optimize(self) -> None:
         """Merge small files, drop old versions, and bring all indices up to date."""
         with self._changing() as table:

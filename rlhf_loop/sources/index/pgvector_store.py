@@ -284,6 +284,12 @@ class PgVectorStore:
         counted = select(SECTIONS.c.source, documents, func.count()).group_by(SECTIONS.c.source).order_by(order)
         return self._read(lambda connection: [SourceCount(*row) for row in connection.execute(counted)], [])
 
+    def titled(self, *, limit: int) -> list[tuple[str, str]]:
+        """Return title and text of sections whose document has a title, so many at most."""
+        found = select(SECTIONS.c.title, SECTIONS.c.text).where(SECTIONS.c.title.is_not(None))
+        wanted = found.order_by(SECTIONS.c.key).limit(limit)
+        return self._read(lambda connection: [(row.title, row.text) for row in connection.execute(wanted)], [])
+
     def optimize(self) -> None:
         """Build the index of the vectors where there are many, and tell the planner how many; see `VectorStore`."""
         with self._writing() as connection:
