@@ -39,16 +39,15 @@ _OURS = ("bench", "dev")
 _PAGES = ("/data-html", "/sign-in", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics")
 _RERANK = b'{"query": "What helps against hiccups?", "documents": ["Bees.", "Hold your breath."]}'
 _START_S, _STOP_S = 60, 60
-_LIST_COMMANDS = """
-import click
+_ALL_HELP = """
 from rlhf_loop.cli import main
 
-def walk(command, path):
-    print(" ".join(path))
+def walk(command, *path):
+    main([*path, "--help"], standalone_mode=False)
     for name, below in getattr(command, "commands", {}).items():
-        walk(below, [*path, name])
+        walk(below, *path, name)
 
-walk(main, [])
+walk(main)
 """
 
 T = TypeVar("T")
@@ -136,8 +135,8 @@ def import_all(installed: Installed) -> None:
 
 def use(installed: Installed) -> None:
     """Give every command's help, and see the loop at work."""
-    for path in installed.run("python", "-c", _LIST_COMMANDS).splitlines():
-        installed.run("rlhf-loop", *path.split(), "--help")
+    installed.run("python", "-c", _ALL_HELP)
+    installed.run("rlhf-loop", "--help")
     installed.run("rlhf-loop", "--version")
     installed.run("rlhf-loop", "init")
     installed.run("rlhf-loop", "demo")
