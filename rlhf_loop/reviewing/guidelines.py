@@ -19,6 +19,7 @@ from rlhf_loop.reviewing.items import checked_text
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import Guideline, Interaction, Preference, Review
+from rlhf_loop.utils.translation import Message
 
 _MAX_INTRODUCTION, _MAX_GRADE = 4_000, 2_000
 
@@ -34,7 +35,7 @@ class Guidelines:
 
 
 DEFAULT_GUIDELINES = Guidelines(
-    introduction=(
+    introduction=Message(
         "Read the question first, and decide what a good answer would have to say. Then grade how right and how "
         "useful this answer is for somebody who may act on it: the facts count, not the style, the length or the "
         "source. Grade it for the question that was asked, not for one that it would suit better. If following it "
@@ -42,16 +43,26 @@ DEFAULT_GUIDELINES = Guidelines(
         "answer is better than a guessed grade."
     ),
     grades=(
-        "Wrong or useless: the main statement is false, or nothing in it answers the question. Nobody should act on "
-        "it.",
-        "Mostly wrong: a part is true, but an important statement is false, or so much is missing that a reader is led "
-        "astray.",
-        "Partly right: what counts is there and not false, but it is incomplete, vague or mixed with things beside the "
-        "point. A reader would have to ask again.",
-        "Right, with small gaps: the question is answered correctly and safely. A detail, a limit or a caution that a "
-        "specialist would add is missing.",
-        "Exactly right: correct, complete for this question, clear, and with the cautions that belong to it. You would "
-        "say the same to a patient.",
+        Message(
+            "Wrong or useless: the main statement is false, or nothing in it answers the question. Nobody should "
+            "act on it."
+        ),
+        Message(
+            "Mostly wrong: a part is true, but an important statement is false, or so much is missing that a "
+            "reader is led astray."
+        ),
+        Message(
+            "Partly right: what counts is there and not false, but it is incomplete, vague or mixed with things "
+            "beside the point. A reader would have to ask again."
+        ),
+        Message(
+            "Right, with small gaps: the question is answered correctly and safely. A detail, a limit or a "
+            "caution that a specialist would add is missing."
+        ),
+        Message(
+            "Exactly right: correct, complete for this question, clear, and with the cautions that belong to it. "
+            "You would say the same to a patient."
+        ),
     ),
 )
 

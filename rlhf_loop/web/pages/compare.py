@@ -13,23 +13,29 @@ from werkzeug import Response as BaseResponse
 from rlhf_loop import reviewing
 from rlhf_loop.domain import User
 from rlhf_loop.reviewing import MAX_COMMENT, PairAnswer, PairItem, Progress
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import checked, json_response, parsed
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
 from rlhf_loop.web.problems import html_errors, refusals
 
 #: The keys, as the help lists them.
 KEYS = (
-    (("a",), "The left answer is better (the upper one on a small screen)"),
-    (("b",), "The right answer is better (the lower one on a small screen)"),
-    (("t", "="), "Both are as good"),
-    (("s", "\N{RIGHTWARDS ARROW}"), "Skip"),
-    (("u",), "Undo the last choice or skip"),
-    (("c",), "Write a comment"),
-    (("Esc",), "Leave a text field, or close this help"),
-    (("?",), "Show this help"),
+    (("a",), Message("The left answer is better (the upper one on a small screen)")),
+    (("b",), Message("The right answer is better (the lower one on a small screen)")),
+    (("t", "="), Message("Both are as good")),
+    (("s", "\N{RIGHTWARDS ARROW}"), Message("Skip")),
+    (("u",), Message("Undo the last choice or skip")),
+    (("c",), Message("Write a comment")),
+    (("Esc",), Message("Leave a text field, or close this help")),
+    (("?",), Message("Show this help")),
 )
-_SAID = {"left": "The left one is better.", "right": "The right one is better.", "tie": "Both are as good."}
-_NOTHING = "There is nothing to undo."
+_SAID = {
+    "left": Message("The left one is better."),
+    "right": Message("The right one is better."),
+    "tie": Message("Both are as good."),
+}
+_NOTHING = Message("There is nothing to undo.")
 _PAIR = f"/compare/pairs/<{ID}:first_id>/<{ID}:second_id>"
 
 
@@ -79,7 +85,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @web.get("/compare/next")
     def compare_next() -> Response:
         user = desk.rater()
-        return _shown(desk, user, _next(desk, user), "Here are the next two.")
+        return _shown(desk, user, _next(desk, user), Message("Here are the next two."))
 
     @web.post(f"{_PAIR}/choice")
     def compare_choice(first_id: int, second_id: int) -> Response:
@@ -87,7 +93,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         with refusals():
             _prefer(desk, user, first_id, second_id, choice)
         found = _next(desk, user)
-        return _shown(desk, user, found, f"{_SAID[choice.better]} {_what_comes(found)}")
+        return _shown(desk, user, found, _both(_SAID[choice.better], _what_comes(found)))
 
     @web.post(f"{_PAIR}/skip")
     def compare_skip(first_id: int, second_id: int) -> Response:
@@ -95,28 +101,28 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         with refusals():
             reviewing.skip_pair(desk.engine(), reviewer=user.name, first_id=first_id, second_id=second_id)
         found = _next(desk, user)
-        return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
+        return _shown(desk, user, found, _both(Message("Skipped."), _what_comes(found)))
 
     @web.post("/compare/undo")
     def compare_undo() -> Response:
         user = desk.posting_rater()
         found = reviewing.undo_pair(desk.engine(), reviewer=user.name, settings=desk.settings)
         if found is None:
-            return json_response(DeskOut(message=_NOTHING))
-        return _shown(desk, user, found, "Taken back. The two answers wait for your choice again.")
+            return json_response(DeskOut(message=translator()(_NOTHING)))
+        return _shown(desk, user, found, Message("Taken back. The two answers wait for your choice again."))
 
 
 def _done(desk: Desk, user: User, form: _FormIn) -> str:
     """Do what a form asks for; return what to say of it."""
     if form.do == "undo":
         return (
-            "Taken back."
+            Message("Taken back.")
             if reviewing.undo_pair(desk.engine(), reviewer=user.name, settings=desk.settings)
             else _NOTHING
         )
     if form.do == "skip":
         reviewing.skip_pair(desk.engine(), reviewer=user.name, first_id=form.first_id, second_id=form.second_id)
-        return "Skipped."
+        return Message("Skipped.")
     choice = ChoiceIn(better=form.do, left_is_first=form.left_is_first, comment=form.comment)
     _prefer(desk, user, form.first_id, form.second_id, choice)
     return _SAID[form.do]
@@ -140,13 +146,17 @@ def _prefer(desk: Desk, user: User, first_id: int, second_id: int, choice: Choic
     )
 
 
-def _what_comes(found: PairItem | None) -> str:
-    return "Next pair." if found else "Nothing is left to compare."
+def _both(said: Message, then: Message) -> Message:
+    return Message("{said} {then}", said=said, then=then)
+
+
+def _what_comes(found: PairItem | None) -> Message:
+    return Message("Next pair.") if found else Message("Nothing is left to compare.")
 
 
 def _shown(desk: Desk, user: User, pair: PairItem | None, message: str) -> Response:
     html = desk.fragment("compare_pair.html", screen=_screen(desk, user, pair))
-    return json_response(DeskOut(message=message, html=html, at=address("compare")))
+    return json_response(DeskOut(message=translator()(message), html=html, at=address("compare")))
 
 
 def _screen(desk: Desk, user: User, pair: PairItem | None) -> Screen:

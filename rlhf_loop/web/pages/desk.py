@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import Response, get_template_attribute, render_template, request, url_for
+from flask import Response, current_app, render_template, request, url_for
 from pydantic import BaseModel
 from sqlalchemy.engine import Engine
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -13,8 +13,10 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Scoring
 from rlhf_loop.utils.text import plain_lines, web_address
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages import people
 from rlhf_loop.web.pages.answers import MEANINGS
 from rlhf_loop.web.pages.people import Flash
@@ -83,7 +85,8 @@ class Desk:
 
     def macro(self, template: str, name: str, *values: object) -> str:
         """Return what a macro of a template makes of these values."""
-        return str(get_template_attribute(f"rlhf_loop/{template}", name)(*values))
+        found = current_app.jinja_env.get_template(f"rlhf_loop/{template}")
+        return str(getattr(found.make_module(translator().template()), name)(*values))
 
     def _shared(self) -> dict[str, object]:
         return {
@@ -102,7 +105,10 @@ class Desk:
             whole_body()
         except RequestEntityTooLarge as error:
             raise RequestEntityTooLarge(
-                f"The text is larger than {MAX_BODY_BYTES:,} bytes. Shorten the correction or the comment."
+                Message(
+                    "The text is larger than {bytes:,} bytes. Shorten the correction or the comment.",
+                    bytes=MAX_BODY_BYTES,
+                )
             ) from error
         self.guard.check_form()
         return user

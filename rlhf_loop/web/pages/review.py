@@ -21,9 +21,11 @@ from rlhf_loop.domain import Review, ReviewerRole, User
 from rlhf_loop.errors import ReviewChangedError
 from rlhf_loop.reviewing import MAX_COMMENT, MAX_CORRECTION, Guidelines, OtherAnswer, Progress, ReviewItem, SeenReview
 from rlhf_loop.utils.text import visible
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, json_response, parsed
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages import browse, compare, history, oversight
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
 from rlhf_loop.web.pages.diff import Piece, difference
@@ -126,29 +128,29 @@ def corrected(item: ReviewItem, sent: ReviewIn) -> str | None:
 
 #: Why an answer came, for the help; beside the answer it would sway the rater.
 REASONS = {
-    "uncertain": "The live model is unsure of this answer.",
-    "disagreement": "Raters disagree on this answer.",
-    "close": "The two best answers to this question are close together.",
-    "overlap": "Several raters get this answer, to see whether they agree.",
-    "recent": "It is one of the newest answers.",
-    "random": "It was drawn at random.",
+    "uncertain": Message("The live model is unsure of this answer."),
+    "disagreement": Message("Raters disagree on this answer."),
+    "close": Message("The two best answers to this question are close together."),
+    "overlap": Message("Several raters get this answer, to see whether they agree."),
+    "recent": Message("It is one of the newest answers."),
+    "random": Message("It was drawn at random."),
 }
 #: The keys, as the help lists them.
 KEYS = (
-    (("1", "2", "3", "4", "5"), "Grade the answer and go on"),
-    (("c",), "Write a comment"),
-    (("e",), "Correct the answer"),
-    (("f",), "Flag it as harmful, or take the flag back"),
-    (("\N{LEFTWARDS ARROW}",), "Go back to the answer before"),
-    (("\N{RIGHTWARDS ARROW}",), "Skip; when you look back: the answer after it"),
-    (("n",), "Skip it as not your field: questions like it come last"),
-    (("u",), "Undo the last grade or skip"),
-    (("Ctrl Enter", "\N{PLACE OF INTEREST SIGN} Enter"), "Submit and go on, also while you type"),
-    (("Esc",), "Leave a text field, or close this help"),
-    (("?",), "Show this help"),
+    (("1", "2", "3", "4", "5"), Message("Grade the answer and go on")),
+    (("c",), Message("Write a comment")),
+    (("e",), Message("Correct the answer")),
+    (("f",), Message("Flag it as harmful, or take the flag back")),
+    (("\N{LEFTWARDS ARROW}",), Message("Go back to the answer before")),
+    (("\N{RIGHTWARDS ARROW}",), Message("Skip; when you look back: the answer after it")),
+    (("n",), Message("Skip it as not your field: questions like it come last")),
+    (("u",), Message("Undo the last grade or skip")),
+    (("Ctrl Enter", "\N{PLACE OF INTEREST SIGN} Enter"), Message("Submit and go on, also while you type")),
+    (("Esc",), Message("Leave a text field, or close this help")),
+    (("?",), Message("Show this help")),
 )
-_NOTHING = "There is nothing to undo."
-_NONE_BEFORE = "There is no answer before this one."
+_NOTHING = Message("There is nothing to undo.")
+_NONE_BEFORE = Message("There is no answer before this one.")
 
 
 class FormIn(ReviewIn):
@@ -254,7 +256,7 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
     @web.get("/review/next")
     def review_next() -> Response:
         user = desk.rater()
-        return _shown(desk, user, _next(desk, user), "Here is the next answer.")
+        return _shown(desk, user, _next(desk, user), Message("Here is the next answer."))
 
     @web.get(f"/review/items/<{ID}:interaction_key>/ahead")
     def review_ahead(interaction_key: int) -> Response:
@@ -262,7 +264,7 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         with refusals():
             found = _next(desk, user, ahead_of=interaction_key)
         if found is None:
-            return json_response(DeskOut(message=_what_comes(found)))
+            return json_response(DeskOut(message=translator()(_what_comes(found))))
         return _shown(desk, user, found, _what_comes(found), ahead=True)
 
     @web.get("/review/newest", endpoint="review_newest")
@@ -272,33 +274,33 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         with refusals():
             found = reviewing.previous_item(desk.engine(), interaction_key, reviewer=user.name)
         if found is None:
-            return json_response(DeskOut(message=_NONE_BEFORE))
-        return _shown(desk, user, found, "The answer before.")
+            return json_response(DeskOut(message=translator()(_NONE_BEFORE)))
+        return _shown(desk, user, found, Message("The answer before."))
 
     @web.get(f"/review/items/<{ID}:interaction_key>/now")
     def review_now(interaction_key: int) -> Response:
         user = desk.rater()
         with refusals():
             return _shown(
-                desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name), "As it is now."
+                desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name), Message("As it is now.")
             )
 
     @web.get(f"/review/items/<{ID}:interaction_key>/following")
     def review_following(interaction_key: int) -> Response:
         user = desk.rater()
         with refusals():
-            return _shown(desk, user, _after(desk, user, interaction_key), "The answer after it.")
+            return _shown(desk, user, _after(desk, user, interaction_key), Message("The answer after it."))
 
     @web.post(f"/review/items/<{ID}:interaction_key>/rate")
     def review_rate(interaction_key: int) -> Response:
         user, sent = desk.posting_rater(), parsed(ReviewIn)
-        said = f"Rated {sent.rating}."
+        said = Message("Rated {grade}.", grade=sent.rating)
         with refusals():
             item = _rate(desk, user, interaction_key, sent)
             if not sent.bring:
                 return _stored(desk, user, said)
             found = _onward(desk, user, item)
-        return _shown(desk, user, found, f"{said} {_what_comes(found)}")
+        return _shown(desk, user, found, _both(said, _what_comes(found)))
 
     @web.post(f"/review/items/<{ID}:interaction_key>/skip")
     def review_skip(interaction_key: int) -> Response:
@@ -306,9 +308,9 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         with refusals():
             reviewing.skip(desk.engine(), interaction_key, reviewer=user.name, not_my_field=sent.not_my_field)
         if not sent.bring:
-            return _stored(desk, user, "Skipped.")
+            return _stored(desk, user, Message("Skipped."))
         found = _next(desk, user)
-        return _shown(desk, user, found, f"Skipped. {_what_comes(found)}")
+        return _shown(desk, user, found, _both(Message("Skipped."), _what_comes(found)))
 
     @web.post(f"/review/items/<{ID}:interaction_key>/draft")
     def review_draft(interaction_key: int) -> Response:
@@ -316,15 +318,15 @@ def _add_calls(web: Blueprint, desk: Desk) -> None:
         with refusals():
             keep(desk, user, interaction_key, sent)
             item = reviewing.item(desk.engine(), interaction_key, reviewer=user.name)
-        return json_response(DraftOut(message="The draft is saved.", base=base(item)))
+        return json_response(DraftOut(message=translator()(Message("The draft is saved.")), base=base(item)))
 
     @web.post("/review/undo")
     def review_undo() -> Response:
         user = desk.posting_rater()
         found = reviewing.undo(desk.engine(), reviewer=user.name, settings=desk.settings)
         if found is None:
-            return json_response(DeskOut(message=_NOTHING))
-        return _shown(desk, user, found, "Taken back. The answer waits for its grade again.")
+            return json_response(DeskOut(message=translator()(_NOTHING)))
+        return _shown(desk, user, found, Message("Taken back. The answer waits for its grade again."))
 
     @web.post("/review/difference")
     def review_difference() -> Response:
@@ -339,25 +341,27 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
     engine, id = desk.engine(), form.interaction_key
     if form.do == "undo":
         undone = reviewing.undo(engine, reviewer=user.name, settings=desk.settings)
-        return desk.onward(_address(undone), "Taken back." if undone else _NOTHING)
+        return desk.onward(_address(undone), Message("Taken back.") if undone else _NOTHING)
     if form.do == "rate" and id is not None:
         try:
             found = _onward(desk, user, _rate(desk, user, id, form))
         except Conflict as error:
             return desk.onward(address("review_item", interaction_key=id), str(error.description))
-        return desk.onward(_address(found), f"Rated {form.rating}. {_what_comes(found)}")
+        return desk.onward(_address(found), _both(Message("Rated {grade}.", grade=form.rating), _what_comes(found)))
     if id is not None:
         keep(desk, user, id, form)
     if form.do in ("skip", "field") and id is not None:
         reviewing.skip(engine, id, reviewer=user.name, not_my_field=form.do == "field")
-        return desk.onward(address("review"), "Skipped.")
+        return desk.onward(address("review"), Message("Skipped."))
     if form.do == "following" and id is not None:
-        return desk.onward(_address(_after(desk, user, id)), "The answer after it.")
+        return desk.onward(_address(_after(desk, user, id)), Message("The answer after it."))
     if form.do == "previous":
         before = reviewing.previous_item(engine, id, reviewer=user.name)
         here = address("review") if id is None else address("review_item", interaction_key=id)
-        return desk.onward(_address(before) if before else here, "The answer before." if before else _NONE_BEFORE)
-    return desk.onward(address("review"), "The draft is saved.")
+        return desk.onward(
+            _address(before) if before else here, Message("The answer before.") if before else _NONE_BEFORE
+        )
+    return desk.onward(address("review"), Message("The draft is saved."))
 
 
 def _next(desk: Desk, user: User, *, ahead_of: int | None = None) -> ReviewItem | None:
@@ -379,7 +383,7 @@ def _after(desk: Desk, user: User, interaction_key: int) -> ReviewItem | None:
 def _rate(desk: Desk, user: User, interaction_key: int, sent: ReviewIn) -> ReviewItem:
     """Store the review; return the answer as it was before."""
     if sent.rating is None:
-        raise UnprocessableEntity("The grade is missing. Choose one from 1 to 5.")
+        raise UnprocessableEntity(Message("The grade is missing. Choose one from 1 to 5."))
     engine = desk.engine()
     item = reviewing.item(engine, interaction_key, reviewer=user.name)
     try:
@@ -402,20 +406,26 @@ def _address(found: ReviewItem | None) -> str:
     return address("review_item", interaction_key=found.interaction_key)
 
 
+def _both(said: Message, then: str) -> Message:
+    return Message("{said} {then}", said=said, then=then)
+
+
 def _what_comes(found: ReviewItem | None) -> str:
     if found is None:
-        return "Nothing is left to review."
-    return "Next answer." if found.state == "open" else "The answer after it."
+        return Message("Nothing is left to review.")
+    return Message("Next answer.") if found.state == "open" else Message("The answer after it.")
 
 
 def _shown(desk: Desk, user: User, item: ReviewItem | None, message: str, *, ahead: bool = False) -> Response:
     html = desk.fragment("review_item.html", screen=_screen(desk, user, item, ahead=ahead))
-    return json_response(DeskOut(message=message, html=html, at=_address(item)))
+    return json_response(DeskOut(message=translator()(message), html=html, at=_address(item)))
 
 
 def _stored(desk: Desk, user: User, message: str) -> Response:
     found = reviewing.progress(desk.engine(), reviewer=user.name, settings=desk.settings)
-    return json_response(DeskOut(message=message, progress=desk.macro("review_parts.html", "bars", found)))
+    return json_response(
+        DeskOut(message=translator()(message), progress=desk.macro("review_parts.html", "bars", found))
+    )
 
 
 def _page(desk: Desk, user: User, item: ReviewItem | None) -> Response:
@@ -431,7 +441,9 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = Fa
     return Screen(
         item=item,
         back=item is not None and item.state != "open",
-        reason=f"Why this answer: {REASONS.get(item.why, item.why)}" if item else "",
+        reason=translator()(Message("Why this answer: {reason}", reason=REASONS.get(item.why, item.why)))
+        if item
+        else "",
         progress=progress,
         guidelines=reviewing.guidelines(engine),
         # What is fetched ahead comes after a grade or a skip.

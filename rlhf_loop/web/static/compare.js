@@ -3,7 +3,7 @@
 
 (() => {
   const { place } = desk;
-  const EARLY = "That was too quick: the next two answers are here now. Press again to choose.";
+  const EARLY = _("That was too quick: the next two answers are here now. Press again to choose.");
   let form = null;
 
   const key = () => `rlhf-pair:${place.dataset.name}:${form.dataset.id}`;
@@ -25,7 +25,7 @@
       } catch (error) {
         if (error.status !== 404) throw error;
         answer = await desk.call(place.dataset.next);
-        answer.message = `${error.message} Here are the next two.`;
+        answer.message = `${error.message} ${_("Here are the next two.")}`;
       }
       desk.kept.forget(at);
       return answer;
@@ -55,11 +55,11 @@
   }
 
   function previous() {
-    desk.say("Press u to take back your last choice.");
+    desk.say(_("Press u to take back your last choice."));
   }
 
   function submit() {
-    if (form.dataset.id) desk.say("Choose A, B or as good: leave the field with Esc, then press a, b or t.");
+    if (form.dataset.id) desk.say(_("Choose A, B or as good: leave the field with Esc, then press a, b or t."));
   }
 
   const [left, right, tie] = ["left", "right", "tie"].map((better) => () => choose(better));
@@ -68,7 +68,7 @@
   desk.start({
     opened,
     submit,
-    hint: "The keys a, b and t choose and go on; ? shows all keys.",
+    hint: _("The keys a, b and t choose and go on; ? shows all keys."),
     holdsText: () => Boolean(comment()),
     clicked: (_, value) => does[value](),
     keys: {

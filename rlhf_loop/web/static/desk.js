@@ -42,25 +42,25 @@ const desk = (() => {
         signal: keepalive ? undefined : AbortSignal.timeout(PATIENCE_MS),
       });
     } catch {
-      throw new Refused(0, "The server does not answer.");
+      throw new Refused(0, _("The server does not answer."));
     }
     const json = (response.headers.get("Content-Type") || "").includes("json");
     let answer = {};
     try {
       if (json) answer = await response.json();
     } catch {
-      throw new Refused(0, "The server's answer broke off.");
+      throw new Refused(0, _("The server's answer broke off."));
     }
     if (response.ok && json) return answer;
-    throw new Refused(response.ok ? 502 : response.status, answer.detail || `The server answered ${response.status}.`);
+    throw new Refused(response.ok ? 502 : response.status, answer.detail || _("The server answered {status}.", { status: response.status }));
   }
 
   // Who signed in again, in another tab, has another form token; nobody else's name may get what is typed here.
   async function renewToken() {
     const session = await once(place.dataset.session);
     if (session.name !== place.dataset.name) {
-      throw new Refused(403, `You are signed in as ${session.name} now, but this page is ${place.dataset.name}'s. ` +
-        "Sign in as before to keep what is typed, or reload the page.");
+      throw new Refused(403, _("You are signed in as {name} now, but this page is {owner}'s. Sign in as before to keep what is typed, or reload the page.",
+        { name: session.name, owner: place.dataset.name }));
     }
     token = session.form_token;
   }
@@ -89,10 +89,10 @@ const desk = (() => {
     if (!(error instanceof Refused)) throw error;
     const signedOut = error.status === 401;
     const passing = passes(error);
-    const kept = screen.holdsText() ? " What you typed is kept." : "";
+    const kept = screen.holdsText() ? ` ${_("What you typed is kept.")}` : "";
     const words = signedOut
-      ? `You are signed out.${kept} Sign in in a new tab, come back here, and retry.`
-      : `${error.message}${kept}${passing ? ` ${screen.again || "Try again."}` : ""}`;
+      ? `${_("You are signed out.")}${kept} ${_("Sign in in a new tab, come back here, and retry.")}`
+      : `${error.message}${kept}${passing ? ` ${screen.again || _("Try again.")}` : ""}`;
     again = passing ? repeat : null;
     signIn.hidden = !signedOut;
     retry.hidden = !passing;
@@ -138,7 +138,7 @@ const desk = (() => {
   }
 
   function isBusy() {
-    if (working) say("One moment: the server is still at what you did last. Then press again.");
+    if (working) say(_("One moment: the server is still at what you did last. Then press again."));
     return working;
   }
 

@@ -12,9 +12,9 @@
   const DELIVER_AGAIN_MS = [2000, 5000, 15000];
   // Browsers send no more than 64 kB of a page that goes away.
   const LARGEST_OF_A_LEAVING_PAGE = 20000;
-  const EARLY_GRADE = "That was too quick: the next answer is here now. Press again to grade it.";
-  const EARLY_SKIP = "That was too quick: the next answer is here now. Press again to skip it.";
-  const EARLY_FLAG = "That was too quick: the next answer is here now. Press again to flag it.";
+  const EARLY_GRADE = _("That was too quick: the next answer is here now. Press again to grade it.");
+  const EARLY_SKIP = _("That was too quick: the next answer is here now. Press again to skip it.");
+  const EARLY_FLAG = _("That was too quick: the next answer is here now. Press again to flag it.");
   // As in review.css.
   const wide = matchMedia("(min-width: 68.75rem)");
   const { place } = desk;
@@ -88,7 +88,7 @@
         answer = await desk.call(url, { ...saved, seen: mine.elements.seen.value }, { keepalive });
       } catch (error) {
         if (mine !== form) return;
-        note(error.status === 422 || error.status === 413 ? error.message : "Kept in this browser: the server has no draft yet");
+        note(error.status === 422 || error.status === 413 ? error.message : _("Kept in this browser: the server has no draft yet"));
         if (error.status === 401) desk.complain(error, () => desk.calm() || save());
         else if (error.status === 0 || error.status === 429 || error.status >= 500) saveTimer = setTimeout(() => desk.working || save(), TRY_AGAIN_MS);
         return;
@@ -98,7 +98,7 @@
       [base, unanswered] = [answer.base, []];
       if (isDirty()) keep(at, values());
       else desk.kept.forget(at);
-      note("Draft saved");
+      note(_("Draft saved"));
     };
     // A page that goes away cannot wait.
     saving = keepalive ? send() : saving.then(send);
@@ -120,7 +120,7 @@
     const mine = ++compared;
     panel.hidden = false;
     if (correction === null) {
-      words.textContent = "Nothing yet.";
+      words.textContent = _("Nothing yet.");
       return;
     }
     compareTimer = setTimeout(async () => {
@@ -128,7 +128,7 @@
         const answer = await desk.call(place.dataset.difference, { before: original, after: correction });
         if (mine === compared) words.replaceChildren(...answer.pieces.map(piece));
       } catch {
-        if (mine === compared) words.textContent = "The difference cannot be shown now. What you typed stays.";
+        if (mine === compared) words.textContent = _("The difference cannot be shown now. What you typed stays.");
       }
     }, COMPARE_AFTER_MS);
   }
@@ -136,7 +136,7 @@
   function piece({ kind, text }) {
     if (kind === "same") return document.createTextNode(text);
     const element = document.createElement(kind === "added" ? "ins" : "del");
-    element.append(unseen(` [${kind}: `), text, unseen("] "));
+    element.append(unseen(` ${kind === "added" ? _("[added:") : _("[removed:")} `), text, unseen("] "));
     return element;
   }
 
@@ -167,7 +167,7 @@
       showDifference();
     }
     choose(text.rating);
-    note("What you typed is back");
+    note(_("What you typed is back"));
     changed();
   }
 
@@ -212,7 +212,7 @@
     const text = values();
     sending(text);
     clearTimeout(saveTimer);
-    hand({ url: form.dataset.rate, draft: key(), text, body: { ...text, seen: fields().seen.value }, words: `Rated ${value}.` });
+    hand({ url: form.dataset.rate, draft: key(), text, body: { ...text, seen: fields().seen.value }, words: _("Rated {grade}.", { grade: value }) });
   }
 
   // Show the next answer if it is here, and deliver meanwhile; else deliver first, and the response brings the next one.
@@ -251,7 +251,7 @@
       clearTimeout(deliverTimer);
       while (unsent.length) {
         const [entry] = unsent;
-        tell("Saving …");
+        tell(_("Saving …"));
         await saving;
         try {
           answer = await desk.call(entry.url, entry.body);
@@ -271,7 +271,7 @@
       }
       if (failures) desk.calm();
       failures = 0;
-      tell(answer ? "Saved" : "");
+      tell(answer ? _("Saved") : "");
       return answer;
     });
     return delivery;
@@ -279,7 +279,7 @@
 
   function deliverLater({ status }) {
     failures += 1;
-    tell(`${unsent.length} not sent yet: kept in this browser, and sent as soon as that works`);
+    tell(_("{n} not sent yet: kept in this browser, and sent as soon as that works", { n: unsent.length }));
     // Who is signed out has to do something first.
     if (status === 401 || status === 403) return;
     deliverTimer = setTimeout(deliverBeside, DELIVER_AGAIN_MS[Math.min(failures, DELIVER_AGAIN_MS.length) - 1]);
@@ -298,7 +298,7 @@
     if (desk.working) return setTimeout(() => returnTo(error), RETURN_AGAIN_MS);
     const { entry, status, message } = error;
     if (status === 404) {
-      desk.say(`${message} Here is the next one.`);
+      desk.say(`${message} ${_("Here is the next one.")}`);
       return deliverBeside();
     }
     desk.act(() => reopened(error), () => returnTo(error)).then(() => {
@@ -333,7 +333,7 @@
           throw error;
         }
         const { entry, status, message } = error;
-        if (status === 404) return { ...(await desk.call(place.dataset.next)), message: `${message} Here is the next one.` };
+        if (status === 404) return { ...(await desk.call(place.dataset.next)), message: `${message} ${_("Here is the next one.")}` };
         if (status !== 409 && entry.id === form.dataset.id) throw error;
         return reopened(error);
       }
@@ -380,11 +380,14 @@
     if (!form.dataset.id || !desk.takes(EARLY_GRADE)) return;
     if (rating !== null) return rate(rating);
     const { comment, correction } = values();
-    const what = correction ? "your correction" : comment ? "your comment" : "this answer";
     const grades = form.querySelector("[data-grades]");
     grades.classList.add("wanted");
     grades.focus();
-    desk.say(`Choose a grade from 1 to 5: it is stored together with ${what}.`);
+    desk.say(
+      correction ? _("Choose a grade from 1 to 5: it is stored together with your correction.")
+      : comment ? _("Choose a grade from 1 to 5: it is stored together with your comment.")
+      : _("Choose a grade from 1 to 5: it is stored together with this answer."),
+    );
   }
 
   function go(url) {
@@ -399,7 +402,7 @@
   function skip(reason = {}) {
     if (!form.dataset.id || !desk.takes(EARLY_SKIP)) return;
     save();
-    hand({ url: form.dataset.skip, body: reason, words: "Skipped." });
+    hand({ url: form.dataset.skip, body: reason, words: _("Skipped.") });
   }
 
   function following() {
@@ -432,7 +435,7 @@
     const tick = fields().harmful;
     tick.checked = !tick.checked;
     changed();
-    desk.say(tick.checked ? "Flagged as harmful." : "The flag is taken back.");
+    desk.say(tick.checked ? _("Flagged as harmful.") : _("The flag is taken back."));
   }
 
   function comment() {
@@ -478,9 +481,9 @@
   desk.start({
     opened,
     holdsText,
-    get again() { return unsent.length ? "It is sent by itself as soon as that works." : "Try again."; },
+    get again() { return unsent.length ? _("It is sent by itself as soon as that works.") : _("Try again."); },
     submit,
-    hint: "The keys 1 to 5 grade and go on; ? shows all keys.",
+    hint: _("The keys 1 to 5 grade and go on; ? shows all keys."),
     clicked: (name, value) => (name === "rating" ? rate(Number(value)) : does[value]()),
     keys: {
       ...Object.fromEntries([1, 2, 3, 4, 5].map((value) => [value, () => rate(value)])),
