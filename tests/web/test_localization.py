@@ -246,7 +246,8 @@ def _said(node: nodes.Node) -> Iterator[str]:
     ):
         return
     elif isinstance(node, nodes.CondExpr):
-        yield from (each for part in (node.expr1, node.expr2) if part for each in _said(part))
+        # Apart: only one of them is there.
+        yield from (f"{each} " for part in (node.expr1, node.expr2) if part for each in _said(part))
     elif isinstance(node, nodes.Filter):
         yield from _said(node.node) if node.node else ()
     elif isinstance(node, nodes.If):
