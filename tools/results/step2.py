@@ -17,6 +17,7 @@ import numpy as np
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.recipes import PassagesRecipe, TransformerRecipe
+from rlhf_loop.training.data import TrainingSet
 from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.training.fit import Features, Material, PairMatrix, fit_recipe, read_features, read_pairs, tuned
 from rlhf_loop.training.pairs import pair_set
@@ -24,7 +25,7 @@ from rlhf_loop.training.transformer import Tuning
 from rlhf_loop.utils.arrays import Floats, Mask
 from tools.report import say, table, today
 from tools.results import experiments as run
-from tools.results.data import FEEDBACKQA, RATINGS, SELQA, Ratings, load
+from tools.results.data import FEEDBACKQA, RATINGS, SELQA, load
 
 MEDQUAD = RATINGS.with_name("medquad.jsonl.gz")
 _RECIPES = ("passages", "transformer")
@@ -33,13 +34,13 @@ _THREADS = 1
 _COLUMNS = ("auc", "accuracy", "precision_at_1", "ndcg", "mrr")
 #: Answers that few ratings are judged by, in whole questions.
 _JUDGED = 1_000
-_ALL, _VALIDATION = "all", "validation"
+_ALL = "all"
 _WEIGHTS = {f"{weight:g}": weight for weight in (1.0, 2.0, 3.0, 4.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Ratings to fit on, so many in whole questions for each of the draws, or a name for which, and what is judged."""
+    """Ratings to fit on: all, or in each of the draws so many, in whole questions."""
 
     name: str
     file: Path
@@ -51,10 +52,9 @@ class _Case:
 _CASES = (
     _Case("MEDIQA", RATINGS, _ALL, True),
     _Case("MEDIQA", RATINGS, 50, True, draws=2),
-    _Case("MEDIQA", RATINGS, 200, True),
+    _Case("MEDIQA", RATINGS, 200, True, draws=2),
     _Case("SelQA", SELQA, 500, False),
     _Case("FeedbackQA", FEEDBACKQA, 500, False),
-    _Case("MEDIQA", RATINGS, _VALIDATION, True),
 )
 
 
@@ -73,14 +73,14 @@ def measured(encoder: TextEncoder) -> str:
 Recipe `transformer` beside `passages`, whose columns it has: the last three layers of the encoder are tuned on the
 ratings ([step 2](RLHF_STEP2_README.md)). All ratings: five folds by question, mean over {len(run.SEEDS)} shufflings;
 the tuned scores are those of layers that did not see the question, in three folds of their own. Fewer ratings: whole
-questions are drawn, and about {_JUDGED:,} answers to others judged; mean over the draws. *validation*: fitted on the
-training split alone, judged once by the validation split. *adapted*: first on the questions and answers of MedQuAD,
-without any rating; none of its questions is a rated one. {today()}, vectors of {encoder.id}. By `make results`, or by
-`python -m tools.results step2` alone.
+questions are drawn until there are enough, and about {_JUDGED:,} answers to others judged; mean over the draws.
+*adapted*: first on the questions and answers of MedQuAD, without any rating; none of its questions is a rated one.
+{today()}, vectors of {encoder.id}. By `python -m tools.results step2`, with torch; `make results` leaves it as it is.
 
 {table(header, lines)}
 
-What the columns of the tuned score are multiplied by before the fit; AUC and accuracy. The recipe takes {weight:g}.
+AUC and accuracy with other weights of the tuned score, by which its columns are multiplied before the fit; the recipe
+takes {weight:g}.
 
 {table(("data", "fitted on", *_WEIGHTS), weights)}"""
 
@@ -91,8 +91,6 @@ def _lines(case: _Case, drawn: Sequence[_Measured]) -> Iterator[list[str]]:
         scores = _mean(drawn, recipe)
         fitted, judged = (np.mean([getattr(each, name) for each in drawn]) for name in ("fitted", "judged"))
         told = "the same, out of fold" if case.ratings == _ALL else f"{judged:,.0f}"
-        if case.ratings == _VALIDATION:
-            told += " (validation)"
         draws = f" ({case.draws} draws)" if case.draws > 1 else ""
         yield [case.name, f"{fitted:,.0f}{draws}", told, label, *(f"{value:.3f}" for value in scores)]
 
@@ -126,8 +124,8 @@ class _Measured:
 
 def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
     """Tune, fit and judge: what is held out, or all out of fold. What was tuned before is known."""
-    ratings = load(encoder, case.file, recipes=())
-    data, (fitted, judged) = ratings.data, _split(case, ratings, draw)
+    data = load(encoder, case.file, recipes=()).data
+    fitted, judged = _split(case, data, draw)
     held = judged & ~fitted
     rows = dict.fromkeys(_RECIPES, fitted | judged)
     found: Features = read_features(data, rows, encoder)
@@ -155,13 +153,10 @@ def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
     return _Measured(int(fitted.sum()), int(judged.sum()), scores)
 
 
-def _split(case: _Case, ratings: Ratings, draw: int) -> tuple[Mask, Mask]:
+def _split(case: _Case, data: TrainingSet, draw: int) -> tuple[Mask, Mask]:
     """Return what is fitted on, and what is judged."""
-    data = ratings.data
-    if case.ratings == _ALL:
-        return np.ones(len(data.row), dtype=np.bool_), np.ones(len(data.row), dtype=np.bool_)
     if isinstance(case.ratings, str):
-        return ~ratings.validation, ratings.validation
+        return np.ones(len(data.row), dtype=np.bool_), np.ones(len(data.row), dtype=np.bool_)
     order = np.random.default_rng([case.ratings, draw]).permutation(np.unique(data.prompt))
     counts = np.cumsum([int((data.prompt == one).sum()) for one in order])
     fitted = int(np.searchsorted(counts, case.ratings)) + 1
