@@ -182,7 +182,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
             typed = replace(reviewing.guidelines(desk.engine()), introduction=introduction, grades=tuple(given))
             return desk.page("guidelines.html", status=422, guidelines=typed, may_edit=True, error=str(error))
         return desk.onward(
-            address("guidelines_page"), "Saved. Raters see the new guidelines from their next answer on."
+            address("guidelines_page"), Message("Saved. Raters see the new guidelines from their next answer on.")
         )
 
     @web.get("/review/agreement")
@@ -246,23 +246,30 @@ def _changes(shown: Sequence[Correction]) -> dict[int, list[Piece]]:
 def meaning(found: Agreement) -> str:
     """Say what alpha and its interval mean."""
     if found.alpha is None:
-        return (
-            f"No number yet. {found.reason} A share of the answers is given to several raters for this: go on "
-            "reviewing, and it comes by itself."
+        return Message(
+            "No number yet. {reason} A share of the answers is given to several raters for this: go on "
+            "reviewing, and it comes by itself.",
+            reason=found.reason,
         )
     if found.answers < ENOUGH_ANSWERS:
-        return (
-            f"Only {found.answers} answers were graded by two or more experts, so this number can still change a lot. "
-            f"Wait for {ENOUGH_ANSWERS} before you conclude anything."
+        return Message(
+            "Only {n} answers were graded by two or more experts, so this number can still change a lot. "
+            "Wait for {enough} before you conclude anything.",
+            n=found.answers,
+            enough=ENOUGH_ANSWERS,
         )
     low = found.alpha if found.interval is None else found.interval.low
     if low >= GOOD:
-        return "The raters agree well: their grades can be taken as one standard."
+        return Message("The raters agree well: their grades can be taken as one standard.")
     if found.alpha >= GOOD:
-        return "The raters seem to agree well, but the interval reaches lower: collect more shared answers to be sure."
+        return Message(
+            "The raters seem to agree well, but the interval reaches lower: collect more shared answers to be sure."
+        )
     if found.alpha >= FAIR:
-        return "The raters agree fairly: good enough for careful conclusions. Talk about the answers they differ on."
-    return (
+        return Message(
+            "The raters agree fairly: good enough for careful conclusions. Talk about the answers they differ on."
+        )
+    return Message(
         "The raters do not agree enough to rely on single grades. Go through the guidelines together, with the answers "
         "they differ on as examples."
     )
