@@ -18,6 +18,7 @@ from sqlalchemy.engine import Engine
 from rlhf_loop.domain import Interval, ReviewerRole
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Review
+from rlhf_loop.utils.translation import Message
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,7 +164,7 @@ def _alpha(
     import numpy as np
 
     if not shared:
-        return None, None, "No answer has been rated by two experts yet."
+        return None, None, Message("No answer has been rated by two experts yet.")
     if len({rating for ratings in shared for rating in ratings}) == 1:
         return None, None, f"All shared ratings are {shared[0][0]}: where nothing differs, agreement has no measure."
     counts = np.zeros((len(shared), _GRADES), dtype=np.int64)

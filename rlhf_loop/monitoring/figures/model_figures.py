@@ -17,6 +17,7 @@ from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.learning_curve import HORIZON, TARGET, Prospect
 from rlhf_loop.training.metrics import BINS, Bin, Coverage, expected_error, lean
 from rlhf_loop.utils.text import counted, percent, rounded, verb
+from rlhf_loop.utils.translation import Message
 
 _VERSIONS = 50
 #: Rated answers with a score from which on the scores are held against them, and not against those of a training.
@@ -53,7 +54,7 @@ def versions(view: View) -> Figure:
     measured = ("accuracy", "accuracy_low", "accuracy_high", "auc", "auc_low", "auc_high")
     return Figure(
         name="versions",
-        title="Accuracy and AUC of the versions",
+        title=Message("Accuracy and AUC of the versions"),
         summary=summary,
         columns=("number", "version", "state", "made_at", *measured),
         rows=tuple(rows),
@@ -84,7 +85,7 @@ def learning(view: View) -> Figure:
     nothing: tuple[Value, ...] = (None, None, None)
     return Figure(
         name="learning",
-        title="What more ratings would bring",
+        title=Message("What more ratings would bring"),
         summary=_forecast(found, outlook),
         columns=(
             "ratings",
@@ -130,7 +131,7 @@ def calibration(view: View) -> Figure:
         rows.append((each.predicted, each.answers, share.value, share.low, share.high))
     return Figure(
         name="calibration",
-        title="Do the scores mean what they say?",
+        title=Message("Do the scores mean what they say?"),
         summary=f"{_calibrated(found, advice)} Judged by {answers:,} {whose}."
         if found
         else f"Nothing can be said yet. It takes a trained model, or {ENOUGH_SCORED} answers that got a score and were "
@@ -159,7 +160,7 @@ def certainty(view: View) -> Figure:
     set_to = f"It is set to {least:g}." if least else "None is set: RLHF_ANSWER_THRESHOLD."
     return Figure(
         name="certainty",
-        title="Which answers are certain enough?",
+        title=Message("Which answers are certain enough?"),
         summary=f"What a threshold leaves of {found[0]['questions']:,} questions, by scores of models that had not "
         f"seen them (training of version {version}). {set_to}"
         if found

@@ -14,6 +14,7 @@ from rlhf_loop.reviewing.agreement import ENOUGH_SHARED
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review
 from rlhf_loop.utils.text import counted, listed, percent, signed, verb
+from rlhf_loop.utils.translation import Message
 
 #: Numbers of rated answers that are worth reaching: enough to train, and from there on about doubling.
 _MILESTONES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
@@ -39,7 +40,7 @@ def milestone(view: View) -> Figure:
         summary = f"{is_rated}. {goal - rated:,} more, and {what}."
     return Figure(
         name="milestone",
-        title="Rated answers",
+        title=Message("Rated answers"),
         summary=summary,
         columns=("what", "rated", "milestone"),
         rows=(("rated answers", rated, goal),),
@@ -76,7 +77,7 @@ def satisfaction(view: View) -> Figure:
     said = [_week(who, of[max(of)]) for who, of in (("Experts", experts), ("End users", users)) if of]
     return Figure(
         name="satisfaction",
-        title="Satisfaction by week",
+        title=Message("Satisfaction by week"),
         summary=" ".join(said)
         or f"Nobody has rated anything in {view.time}. Experts rate at /review, end users below an answer.",
         columns=(
@@ -124,7 +125,7 @@ def alpha_by_month(view: View) -> Figure:
         )
     return Figure(
         name="agreement",
-        title="Do the raters agree?",
+        title=Message("Do the raters agree?"),
         summary=summary,
         columns=("month", "answers", "alpha", "alpha_low", "alpha_high"),
         rows=tuple(
@@ -153,7 +154,7 @@ def raters(view: View) -> Figure:
     reach = max([1.0, *(1.1 * abs(each.bias) for each in found if each.bias is not None)])
     return Figure(
         name="raters",
-        title="How each rater grades beside the others",
+        title=Message("How each rater grades beside the others"),
         summary=_leaning(found),
         columns=("rater", "reviews", "mean_rating", "shared", "bias"),
         rows=tuple((each.reviewer, each.reviews, each.mean_rating, each.shared, each.bias) for each in found),

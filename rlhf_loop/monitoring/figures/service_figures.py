@@ -16,6 +16,7 @@ from rlhf_loop.monitoring.figures.weekly import weeks
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.utils.text import counted, listed, percent
+from rlhf_loop.utils.translation import Message
 
 #: Questions whose stages are looked at, and for how long back.
 _TIMED, _TIMED_DAYS = 10_000, 7
@@ -47,7 +48,7 @@ def quality(view: View) -> Figure:
         summary = f"No answer has been served with a score in {view.time}. They are, as soon as a model is live."
     return Figure(
         name="quality",
-        title="Scores of the first answers by week",
+        title=Message("Scores of the first answers by week"),
         summary=summary,
         columns=("week", "answers", "mean_score", "share_below"),
         rows=tuple((each.start, each.count, each.mean, each.share) for each in found),
@@ -95,7 +96,7 @@ def sources(view: View) -> Figure:
         summary = f"The service has answered no question in {view.time}. Ask one at /data-html."
     return Figure(
         name="sources",
-        title="Which source has the first answer?",
+        title=Message("Which source has the first answer?"),
         summary=summary,
         columns=("source", "answers", "first", "share_first"),
         rows=tuple(rows),
@@ -126,7 +127,7 @@ def source_ratings(view: View) -> Figure:
         summary = f"No answer of {view.time} has been rated by an expert yet. Experts rate at /review."
     return Figure(
         name="source-ratings",
-        title="How experts rate each source",
+        title=Message("How experts rate each source"),
         summary=summary,
         columns=("source", "ratings", "mean_rating", "mean_rating_low", "mean_rating_high"),
         rows=tuple((name, count, *_ends(count, mean)) for name, count, mean in found),
@@ -153,7 +154,7 @@ def drifting(view: View) -> Figure:
         summary = found.reason
     return Figure(
         name="drift",
-        title="Do people ask other questions than before?",
+        title=Message("Do people ask other questions than before?"),
         summary=summary,
         columns=("week", "questions", "question_psi", "question_p", "score_psi", "score_p"),
         rows=tuple(
@@ -183,7 +184,7 @@ def online(view: View) -> Figure:
         said.append(_in_turn(found.interleaving))
     return Figure(
         name="experiment",
-        title="What the model is worth to those who ask",
+        title=Message("What the model is worth to those who ask"),
         summary=" ".join(said),
         columns=(
             "order",
@@ -221,7 +222,7 @@ def stages(view: View) -> Figure:
     slowest = next((row for row in rows if row[0] != "total"), None)
     return Figure(
         name="stages",
-        title="Where does the time go?",
+        title=Message("Where does the time go?"),
         summary=f"In the last {_TIMED_DAYS} days the slowest stage was {slowest[0]}: {slowest[2]:,.0f} ms for half of "
         f"{counted(slowest[1], 'question')}, up to {slowest[3]:,.0f} ms for 19 of 20."
         if slowest
