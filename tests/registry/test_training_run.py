@@ -199,6 +199,14 @@ class BrokenEncoder(TextEncoder):
         return "broken"
 
     @property
+    def full_id(self) -> str:
+        return self.id
+
+    @property
+    def crossed(self) -> bool:
+        return False
+
+    @property
     def dimension(self) -> int:
         return 1
 
