@@ -227,8 +227,8 @@ class Ranker:
         if not self._warned:
             meanwhile = "the prior ranks, and its scores are not calibrated"
             logger.warning(
-                "No reward model at %s yet: %s. Run: rlhf-loop train",
-                path,
+                "No reward model at %s yet: %s. Run: rlhf-loop train; or set RLHF_MODEL_PATH to where it is",
+                path.absolute(),
                 meanwhile if by_prior else "candidates keep their incoming order",
             )
             self._warned = True

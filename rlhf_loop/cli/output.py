@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import MIN_SAMPLES, ModelState, ReviewerRole
+from rlhf_loop.exchange.fields import FIELDS
 from rlhf_loop.exchange.imports import PastImport
 from rlhf_loop.exchange.transfer import ImportReport, Preview
 from rlhf_loop.registry import Version
@@ -153,7 +155,7 @@ def print_next_steps() -> None:
     )
 
 
-def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
+def print_preview(found: Preview, *, reviewer: str, unrated: bool, skip_invalid: bool) -> None:
     """Print what an import would read; `reviewer` is who speaks where no row says."""
     console, report = _console(), found.report
     if found.columns:
@@ -172,8 +174,14 @@ def print_preview(found: Preview, *, reviewer: str, unrated: bool) -> None:
     click.echo(f"{counted(report.rows, 'row')}: {report.unrated} unrated, {report.invalid_count} invalid.")
     for line in report.said():
         click.echo(line)
+    others = [name for name in report.ignored if not name.startswith("sheet ")]
+    if found.columns and others:
+        shown = f"--column reviewer={shlex.quote(others[0])}"
+        console.print(Text(f"A field takes another column by e.g. {shown}. The fields are: {', '.join(FIELDS)}."))
     if found.unrated and not unrated:
         click.echo(found.unrated)
+    if report.invalid_count and not skip_invalid:
+        click.echo("As it is, nothing of the file would be stored: mend these rows, or say --skip-invalid.")
     click.echo("Nothing was stored, and no row compared with another one. Import it without --dry-run.")
 
 

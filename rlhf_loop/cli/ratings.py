@@ -153,6 +153,7 @@ def import_(
                 ),
                 reviewer=judge or reviewer,
                 unrated=unrated,
+                skip_invalid=skip_invalid,
             )
             return
         engine = open_ratings()

@@ -33,8 +33,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "commento komentarz",
         "corrected_response": "correction corrected_answer corrected korrektur korrigierte_antwort correccion "
         "correzione correcao poprawka",
-        "reviewer": "rater annotator rated_by reviewed_by bewerter gutachter evaluateur evaluador revisor valutatore "
-        "avaliador recenzent",
+        "reviewer": "rater annotator rated_by reviewed_by bewerter gutachter prufer pruefer evaluateur "
+        "evaluador revisor valutatore avaliador recenzent",
         "source": "origin quelle fuente fonte zrodlo",
         "candidate_group": "group group_id question_id query_id",
         "shown_rank": "system_rank rank",
@@ -42,7 +42,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "model_version": "model",
         "external_id": "uuid",
         "created_at": "created served_at",
-        "rated_at": "reviewed_at bewertet_am",
+        "rated_at": "reviewed_at rating_date bewertet_am bewertungsdatum datum",
         "reviewer_role": "role",
         "harmful": "flagged",
         "title": "",

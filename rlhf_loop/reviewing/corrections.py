@@ -187,7 +187,7 @@ def undo_decisions(engine: Engine, *, decided_by: str, decided_at: datetime) -> 
             here = CorrectionDecision.review_id == row.review_id
             if row.former:
                 former = {**row.former, "decided_at": datetime.fromisoformat(row.former["decided_at"])}
-                connection.execute(update(CorrectionDecision).where(here).values(**former, former=None))
+                connection.execute(update(CorrectionDecision).where(here).values(former))
             else:
                 connection.execute(delete(CorrectionDecision).where(here))
             audit.note(connection, decided_by, "correction.undone", f"review:{row.review_id}")
@@ -219,7 +219,7 @@ def _decide(
     before = connection.execute(
         select(*CorrectionDecision.__table__.columns).where(CorrectionDecision.review_id == review_id)
     ).one_or_none()
-    kept = ("correction", "approved", "decided_by", "edited")
+    kept = ("correction", "approved", "decided_by", "edited", "former")
     decision = {
         "review_id": review_id,
         "correction": present.correction,

@@ -168,7 +168,9 @@ class Scoring:
     def _live(self) -> Ranks | None:
         path = self._settings.model_path
         if not path.exists():
-            self._say(f"No reward model at {path} yet: raters get the newest answers first. Run: rlhf-loop train")
+            self._say(
+                f"No reward model at {path.absolute()} yet: raters get the newest answers first. Run: rlhf-loop train"
+            )
             return None
         # Imported here: it brings the runtime along.
         from rlhf_loop.encoders import load_encoder

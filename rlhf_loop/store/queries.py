@@ -247,9 +247,10 @@ def history(engine: Engine, id: str, *, before: int | None = None, limit: int = 
         chosen = connection.execute(
             select(Interaction.user_prompt, Interaction.candidate_group).where(Interaction.id == key)
         ).one()
+        # Joined with nothing: else SQLite puts the whole text into the index's expression, and reads all rows.
         same = and_(
             literal_column("substr(user_prompt, 1, 64)") == chosen.user_prompt[:64],
-            Interaction.user_prompt == chosen.user_prompt,
+            literal_column("user_prompt || ''") == chosen.user_prompt,
         )
         keys = [select(Interaction.id).where(same)]
         if chosen.candidate_group is not None:

@@ -213,7 +213,8 @@ def tuned_scores(
     of_rated, every = fold_of[group], rated
     if judged is not None and judged_group is not None and len(judged.rating):
         every, inside = rated.with_others(judged), np.append(inside, np.ones(len(judged.rating), dtype=np.bool_))
-        of_rated = np.append(of_rated, np.where(judged_group < 0, _NOBODYS, fold_of[judged_group]))
+        # Of rated questions that were not drawn, nothing is scored in a fold.
+        of_rated = np.append(of_rated, np.where(np.isin(judged_group, group), fold_of[judged_group], _NOBODYS))
     of_question = np.full(len(reading.question), FOLDS, dtype=np.intp)
     of_question[np.array(reading.of)[rated.candidate]] = fold_of[group]
     of_candidate = of_question[reading.of]

@@ -244,7 +244,7 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
     }
     try:
         yield from readers[format](stream)
-    except (*DAMAGED, ArrowException) as error:
+    except (*DAMAGED, ArrowException, OSError) as error:  # pyarrow says OSError, too
         raise ImportFileError(
             f"The file {str(path)!r} is damaged or of another format: {clause(error)}. Make it anew, or give --format."
         ) from error
@@ -560,6 +560,9 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
 def _opened(stack: ExitStack, reader: Any) -> Any:
     reader.read()
     stack.callback(reader.wb.close)
+    for sheet in reader.wb.worksheets:
+        # Else each row, also one that is not there, is filled up to the last column that the file speaks of.
+        sheet.reset_dimensions()
     return reader
 
 

@@ -36,7 +36,9 @@ def language() -> str:
     if not has_request_context():
         return ENGLISH
     chosen = request.cookies.get(COOKIE, "")
-    return chosen if chosen in languages() else request.accept_languages.best_match(languages(), ENGLISH) or ENGLISH
+    # In the reader's order: "en-US, de" prefers English, in whatever country.
+    wanted = [chosen, *(tag.partition("-")[0].lower() for tag in request.accept_languages.values())]
+    return next((tag for tag in wanted if tag in languages()), ENGLISH)
 
 
 def translator() -> Translator:

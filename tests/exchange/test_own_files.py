@@ -231,9 +231,9 @@ def test_cells_without_a_value_are_no_ratings(sqlite_engine: Engine, tmp_path: P
 def test_a_workbook_with_a_cell_far_out(sqlite_engine: Engine, tmp_path: Path) -> None:
     """A sheet is read row by row, not unfolded up to its last cell."""
     rows = [["question", "answer", "rating"], ["q", "a", 4]]
-    far = write_workbook(tmp_path / "far.xlsx", rows, far=(5000, 16_384))
+    far = write_workbook(tmp_path / "far.xlsx", rows, far=(1_000_000, 16_384))
     report = import_ratings(sqlite_engine, far, skip_invalid=True)
-    assert (report.added, [error.line for error in report.invalid]) == (1, [5000])
+    assert (report.added, [error.line for error in report.invalid]) == (1, [1_000_000])
 
 
 @pytest.mark.parametrize(
@@ -381,6 +381,8 @@ def test_a_dry_run_shows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.
         "3 rows: 1 unrated, 1 invalid.",
         "1 rating by 1 reviewer.",
         "Not used: Station.",
+        "--column reviewer=Station",
+        "mend these rows, or say --skip-invalid",
     ):
         assert words in found.output
     assert list(tmp_path.iterdir()) == []

@@ -163,6 +163,9 @@ def test_a_parquet_file_with_a_damaged_page_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(b"PAR1" + damage + path.read_bytes()[24:])
         with pytest.raises(ImportFileError, match="is damaged or of another format"):
             read(path, format="parquet")
+    path.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    with pytest.raises(ImportFileError, match="is damaged or of another format"):
+        read(path, format="parquet")
 
 
 def test_blank_lines_between_rows_are_passed_over(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def german() -> Translator:
         ("de", "", "de"),
         ("de-CH,de;q=0.9,en;q=0.8", "", "de"),
         ("en-GB,en;q=0.9,de;q=0.8", "", "en"),
+        ("en-US,de;q=0.8", "", "en"),
         ("fr,de;q=0.5,en;q=0.3", "", "de"),
         ("fr", "", "en"),
         ("nonsense;;q=x", "", "en"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from raters import Visitor, put_answers, put_people, text
-from sqlalchemy import ColumnElement, insert, select
+from sqlalchemy import ColumnElement, event, insert, select
 from sqlalchemy import text as text_of_sql
 from sqlalchemy.engine import Engine
 
@@ -184,6 +185,32 @@ def test_pages_of_a_history(sqlite_engine: Engine) -> None:
     responses = [each.entry.response for page in (first, rest) for each in page.answers]
     assert responses == [f"Answer {number}" for number in (4, 3, 2, 1, 0)]
     assert rest.before is None
+
+
+def test_a_history_reads_no_other_question(sqlite_engine: Engine) -> None:
+    """The answers of a question are looked up, however many others there are."""
+    key = put_one(sqlite_engine, "Why?")
+    with sqlite_engine.connect() as connection:
+        id = connection.execute(select(Interaction.external_id).where(Interaction.id == key)).scalar_one()
+    plans: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, values: Any, *_: object) -> None:
+        if "user_prompt ||" in statement and not statement.startswith("EXPLAIN"):
+            plans.extend(row[3] for row in connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values))
+
+    event.listen(sqlite_engine, "before_cursor_execute", explain)
+    try:
+        history(sqlite_engine, id)
+    finally:
+        event.remove(sqlite_engine, "before_cursor_execute", explain)
+    assert plans
+    assert not [step for step in plans if step.startswith("SCAN rlhf_interactions")]
+
+
+@pytest.mark.parametrize("field", ["q", "reviewer", "source", "model"])
+def test_what_no_text_can_hold_is_refused(dora: Visitor, field: str) -> None:
+    """Databases take no NUL character."""
+    dora.page(f"/browse?{field}=a%00b", status=422)
 
 
 def test_only_admins_browse(dora: Visitor, sqlite_engine: Engine) -> None:

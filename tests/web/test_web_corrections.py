@@ -110,6 +110,10 @@ def test_several_are_decided_at_once(dora: Visitor, sqlite_engine: Engine) -> No
     assert dora.client.post("/review/corrections/chosen", data={**form, "decision": "approved"}).status_code == 409
     assert reviewing.approved_corrections(sqlite_engine) == []
     rate(sqlite_engine, one.interaction_key, reviewer="anna", rating=2, correction=one.correction)
+    # What does not say all of it decides nothing.
+    assert dora.client.post("/review/corrections/chosen", data=form).status_code == 422
+    less = {**form, "decision": "approved", "seen": ["x"]}
+    assert dora.client.post("/review/corrections/chosen", data=less).status_code == 422
     done = dora.client.post("/review/corrections/chosen", data={**form, "decision": "approved"}, follow_redirects=True)
     assert "2 corrections are approved." in text(done.text)
     approved = [each.review_id for each in reviewing.approved_corrections(sqlite_engine)]
@@ -140,6 +144,15 @@ def test_decisions_are_undone(dora: Visitor, sqlite_engine: Engine) -> None:
     undo()
     assert states() == [(None, first.correction), (None, second.correction)]
     assert "nothing to undo" in text(undo(404))
+    # Of one correction as many steps as there were.
+    for say in ({"decision": "approved"}, {"decision": "rejected"}, {"decision": "approved", "edited": "Edited."}):
+        dora.send("/review/corrections", **{**decision(first, "approved"), **say})
+    held = []
+    for _ in range(3):
+        held.append(states()[0])
+        undo()
+    assert held == [(True, "Edited."), (False, first.correction), (True, first.correction)]
+    assert states()[0] == (None, first.correction)
 
 
 def test_texts_that_take_long_are_bounded(

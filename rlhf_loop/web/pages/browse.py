@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 
 from rlhf_loop.domain import UserRole
 from rlhf_loop.store.queries import Filters, History, InteractionEntry, SearchResult, history, search
-from rlhf_loop.utils.text import without_formula
+from rlhf_loop.utils.text import unstorable, without_formula
 from rlhf_loop.web.api.answers import checked
 from rlhf_loop.web.pages.desk import Desk, address
 from rlhf_loop.web.problems import html_errors
@@ -43,6 +43,13 @@ class _SearchIn(BaseModel, extra="ignore"):
     until: date | None = None
     flagged: bool = False
     before: int | None = Field(default=None, ge=1, lt=2**63)
+
+    @field_validator("q", "reviewer", "source", "model")
+    @classmethod
+    def _can_be_there(cls, given: str) -> str:
+        if unstorable(given):
+            raise ValueError("it holds a character that no text here has")
+        return given
 
     @field_validator("since", "until", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from time import thread_time
 from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, model_validator
 from werkzeug import Response as BaseResponse
 from werkzeug.datastructures import MultiDict
 
@@ -59,11 +59,22 @@ class _DecisionIn(_FilterIn):
 
 
 class _ChosenIn(_FilterIn):
-    """Corrections that were chosen together, by their reviews' ids; of a form also with what was seen of them."""
+    """Corrections that were chosen together, by their reviews' ids."""
 
     id: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(default=[], max_length=_PER_PAGE)
-    seen: list[str] = []
-    decision: Literal["approved", "rejected"] = "approved"
+
+
+class _DecideIn(_ChosenIn):
+    """What was decided of them, with what was seen of each."""
+
+    seen: list[str]
+    decision: Literal["approved", "rejected"]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> _DecideIn:
+        if len(self.seen) != len(self.id):
+            raise ValueError(f"seen has {len(self.seen)} values, and there are {len(self.id)} corrections")
+        return self
 
 
 class _UndoIn(_FilterIn):
@@ -103,7 +114,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @html_errors
     def corrections_chosen() -> BaseResponse:
         desk.guard.signed_in(UserRole.ADMIN)
-        wanted = _chosen(request.args)
+        wanted = checked(_ChosenIn, _chosen(request.args))
         found = reviewing.corrections(desk.engine(), ids=wanted.id, limit=_PER_PAGE)
         if not found:
             return desk.onward(_address(wanted), Message("Choose some corrections first, by the boxes above them."))
@@ -120,8 +131,8 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @html_errors
     def corrections_chosen_form() -> BaseResponse:
         user = desk.posting_admin()
-        sent = _chosen(request.form)
-        seen = dict(zip(sent.id, sent.seen, strict=False))
+        sent = checked(_DecideIn, _chosen(request.form))
+        seen = dict(zip(sent.id, sent.seen, strict=True))
         approved = sent.decision == "approved"
         with refusals():
             try:
@@ -203,9 +214,8 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         )
 
 
-def _chosen(given: MultiDict[str, str]) -> _ChosenIn:
-    lists = {name: given.getlist(name) for name in ("id", "seen")}
-    return checked(_ChosenIn, {**given.to_dict(), **lists})
+def _chosen(given: MultiDict[str, str]) -> dict[str, object]:
+    return {**given.to_dict(), **{name: given.getlist(name) for name in ("id", "seen")}}
 
 
 def _address(of: _FilterIn) -> str:
