@@ -19,6 +19,7 @@ _CORE = (
     '<c:coreProperties xmlns:c="http://schemas.openxmlformats.org/package/2006/metadata/core-properties" '
     'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>{}</dc:title></c:coreProperties>'
 )
+_NOTE = f'<w:footnote w:id="2"><w:p><w:r><w:t>{"word " * 90}</w:t></w:r></w:p></w:footnote>'
 
 
 def packed(parts: dict[str, str]) -> bytes:
@@ -40,12 +41,13 @@ def relationships(*parts: tuple[str, str]) -> str:
     return f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{each}</Relationships>'
 
 
-def docx(body: str, *, title: str = "", before: str = "") -> bytes:
-    """A document of Word with this body."""
+def docx(body: str, *, title: str = "", before: str = "", part: str = "document.xml", notes: str = "") -> bytes:
+    """A document of Word with this body in this part."""
     return packed(
         {
-            "_rels/.rels": relationships(("officeDocument", "word/document.xml")),
-            "word/document.xml": f"{before}<w:document {_W}><w:body>{body}</w:body></w:document>",
+            "_rels/.rels": relationships(("officeDocument", f"word/{part}")),
+            "word/footnotes.xml": f"<w:footnotes {_W}>{notes}</w:footnotes>",
+            f"word/{part}": f"{before}<w:document {_W}><w:body>{body}</w:body></w:document>",
             "word/styles.xml": f'<w:styles {_W}><w:style w:type="paragraph" w:styleId="berschrift1">'
             '<w:name w:val="heading 1"/></w:style></w:styles>',
             "docProps/core.xml": _CORE.format(title),
@@ -67,10 +69,12 @@ def shape(*lines: str, kind: str = "") -> str:
     return f"<p:sp><p:nvSpPr>{holder}</p:nvSpPr><p:txBody>{text}</p:txBody></p:sp>"
 
 
-def pptx(*slides: str, title: str = "PowerPoint Presentation", notes: str = "") -> bytes:
+def pptx(
+    *slides: str, title: str = "PowerPoint Presentation", notes: str = "", times: int = 1, ending: str = "xml"
+) -> bytes:
     """A presentation with these slides, the later ones hidden by `show="0"` in them; notes belong to the first."""
-    names = [f"slides/slide{number}.xml" for number in range(len(slides), 0, -1)]
-    listed = "".join(f'<p:sldId r:id="r{number}"/>' for number in range(1, len(slides) + 1))
+    names = [f"slides/slide{number}.{ending}" for number in range(len(slides), 0, -1)]
+    listed = "".join(f'<p:sldId r:id="r{number}"/>' for number in range(1, len(slides) + 1)) * times
     parts = {
         "_rels/.rels": relationships(("officeDocument", "ppt/presentation.xml")),
         "ppt/presentation.xml": f"<p:presentation {_P} {_R}><p:sldIdLst>{listed}</p:sldIdLst></p:presentation>",
@@ -81,7 +85,9 @@ def pptx(*slides: str, title: str = "PowerPoint Presentation", notes: str = "") 
         hidden = ' show="0"' if "HIDDEN" in slide else ""
         parts[f"ppt/{name}"] = f"<p:sld {_P} {_A}{hidden}><p:cSld><p:spTree>{slide}</p:spTree></p:cSld></p:sld>"
     if notes:
-        parts[f"ppt/slides/_rels/slide{len(slides)}.xml.rels"] = relationships(("notesSlide", "../notesSlides/n.xml"))
+        parts[f"ppt/slides/_rels/slide{len(slides)}.{ending}.rels"] = relationships(
+            *[("notesSlide", "../notesSlides/n.xml")] * times
+        )
         parts["ppt/notesSlides/n.xml"] = (
             f"<p:notes {_P} {_A}><p:cSld><p:spTree>{shape(notes, kind='body')}{shape('7', kind='sldNum')}"
             "</p:spTree></p:cSld></p:notes>"
@@ -203,8 +209,11 @@ def test_a_pptx(tmp_path: Path) -> None:
     [
         ("a.html", b"<p>a\0b", "NUL bytes, so it is not HTML"),
         ("a.html", "<script>1</script>", "empty"),
-        ("a.html", "<div>" * 3001 + "a", "leaves thousands of elements open"),
-        ("a.html", "<p>" + "".join(f"<b id={id}>" for id in range(600)) + "<p>a" * 600, "leaves thousands"),
+        (
+            "a.html",
+            "<table><tr><td rowspan=500>" + "word " * 5000 + "<td>a" + "<tr><td>b" * 500,
+            "10,000,000 characters",
+        ),
         ("a.html", "<table>" + "<tr><td rowspan=9999 colspan=100>a<td>b" * 2100, "more than 200,000 cells"),
         ("a.html.gz", b"\x1f\x8b\x08broken", "damaged"),
         ("a.docx", b"", "cannot be read as one of Word"),
@@ -214,6 +223,8 @@ def test_a_pptx(tmp_path: Path) -> None:
         ("a.docx", docx("a", before='<!DOCTYPE a [<!ENTITY b "c">]>'), "declares entities"),
         ("a.docx", docx("<w:p/>" * 1_000_001), "1,000,000 pieces"),
         ("a.docx", docx("<w:sdt><w:sdtContent>" * 2000 + "</w:sdtContent></w:sdt>" * 2000), "recursion"),
+        ("a.docx", docx("a", part="document.dat"), "Could not find main document part"),
+        ("a.pptx", pptx(shape("a"), ending="dat"), "empty"),
         ("a.pptx", docx(paragraph("a")), "cannot be read as one of PowerPoint: it has no slides"),
         ("a.pptx", b"\xd0\xcf\x11\xe0", "encrypted, or of PowerPoint before 2007"),
     ],
@@ -224,6 +235,35 @@ def test_a_file_that_cannot_be_indexed(tmp_path: Path, name: str, content: str |
     assert found.document is None
     assert expected in found.reason
     assert found.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "most"),
+    [
+        ("a.html", "<a " * 100_000, 0),
+        ("a.html", "<div/>" * 3000 + "a", 1),
+        ("a.html", "<div></b>" * 3000 + "a", 1),
+        ("a.html", "<article>" * 3000 + "<br>a" * 100, 200),
+        ("a.html", "<nav>" * 3000 + "<br>a" * 1000, 2000),
+        ("a.html", "<div>" * 2900 + "<header>a</header>" * 300, 900),
+        ("a.html", "<div>" * 2900 + "<table><tr><td>a</table>" * 100, 300),
+        ("a.html", "<ul><li>a" * 900 + "<li>b" * 100, 24_000),
+        ("a.docx", docx("<w:p>" + '<w:r><w:footnoteReference w:id="2"/></w:r>' * 99 + "</w:p>", notes=_NOTE), 500),
+        ("a.pptx", pptx(shape("word " * 100), notes="word " * 100, times=99), 1000),
+    ],
+)
+def test_a_small_file_is_read_fast_and_stays_small(tmp_path: Path, name: str, content: str | bytes, most: int) -> None:
+    """Work and text grow with the file, whatever is left open, nested or named again and again in it."""
+    found = read(tmp_path / name, content).document
+    assert len(found.text if found else "") <= most
+
+
+def test_a_large_page_is_first_parsed_in_a_process_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to parse a page no rule tells; a page that takes too much is refused, others are read."""
+    page = "<p>" + "a" * 200_000
+    assert len(text_of(tmp_path / "a.html", page)) == 200_000
+    monkeypatch.setattr("rlhf_loop.sources.index.prose._MOST_MEMORY", 1 << 22)
+    assert "or 4 MB to parse" in read(tmp_path / "b.html", page).reason
 
 
 def test_a_file_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

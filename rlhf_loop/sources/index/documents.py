@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
-from rlhf_loop.sources.index.prose import Prose, read_docx, read_html, read_pptx
+from rlhf_loop.sources.index.prose import MAX_CHARS, Prose, read_docx, read_html, read_pptx
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records, refuse_doubled
 from rlhf_loop.utils.text import blank, clause
-
-#: Longer than any book; a document is embedded as a whole, or not at all.
-MAX_CHARS = 5_000_000
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*$", re.MULTILINE | re.IGNORECASE)

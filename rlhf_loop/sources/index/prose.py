@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence, Set
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from zipfile import ZipFile
 
@@ -29,29 +31,35 @@ if TYPE_CHECKING:
 _MOST_HTML, _MOST_XML = 1 << 24, 1 << 25
 #: Beginnings of elements and attributes in an Office file; each takes some hundred bytes of memory.
 _MOST_MARKS = 1_000_000
-#: Elements that are open at a time. A page may leave some open; the time to read it grows with their square.
-_MOST_OPEN = 3000
-#: Elements like <b> that were left open, counted anew at each element that begins: by the standard each of them begins
-#: again there.
-_MOST_BEGUN_AGAIN = 500_000
-_BEGUN_AGAIN = frozenset(
-    ("a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u")
-)
+#: What a page may have that is parsed at once: characters, marks, and marks times formatting. The time grows with the
+#: square of attributes and of open elements, and each mark may open all formatting anew. Of a larger page no rule tells
+#: for sure how long it takes, short of parsing it: a process is given so many seconds of a CPU and bytes to try.
+_PARSED_HERE = (200_000, 10_000, 5_000_000)
+_MOST_SECONDS, _MOST_MEMORY = 10, 1 << 31
+_FORMATTING = re.compile(r"<(?:a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/>]", re.IGNORECASE)
+_TRIAL = """
+import sys
+from contextlib import suppress
+with suppress(ImportError):  # there is none on Windows
+    import resource
+    for kind, most in zip((resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_CORE), (*sys.argv[1:], 0)):
+        resource.setrlimit(kind, (int(most), int(most)))
+from selectolax.lexbor import LexborHTMLParser
+LexborHTMLParser(sys.stdin.buffer.read().decode())
+"""
+#: Longer than any book; a document is embedded as a whole, or not at all.
+MAX_CHARS = 5_000_000
 _MOST_CELLS = 200_000
 _WIDEST = 100
+#: Levels of lists that are indented.
+_DEEPEST = 8
 
 _DECLARED = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-_MARK = re.compile(r"<(/?)([a-z][a-z0-9]*)(?=[\s/>])[^>]*?(/?)>", re.IGNORECASE)
-#: Those whose end may be left out, and those that have none.
-_NEVER_COUNTED = {
-    *("html", "head", "body", "p", "li", "dt", "dd", "option", "optgroup", "tr", "td", "th", "tbody", "thead", "tfoot"),
-    *("colgroup", "rt", "rp", "br", "hr", "img", "input", "meta", "link", "col", "area", "base", "embed", "source"),
-    *("track", "wbr", "param", "path"),
-}
 _UNREAD = "script, style, noscript, template, head, svg, canvas, iframe, object, audio, video, map, button, select, "
 _UNREAD += "input, textarea, dialog, datalist, [hidden], [aria-hidden=true]"
 _AROUND = "nav, aside, [role=navigation], [role=banner], [role=contentinfo], [role=search], [role=complementary], "
 _AROUND += "[role=dialog], [role=menu], [role=menubar]"
+_NAMED = ("div", "ul", "ol", "section", "p", "table")
 _OF_PAGE = re.compile(
     r"(?:(?:site|page|main|top|left|right|global|primary|secondary|mobile|skip)[-_]?)?(?:nav|navbar|navigation|menu|"
     r"sidebar|breadcrumbs?|footer|header|toc|pagination|links?)|(?:cookie|consent)s?(?:[-_]?(?:banner|notice|bar|popup))?",
@@ -111,7 +119,7 @@ def read_html(path: Path) -> Prose:
     text = _decoded(raw)
     if "\0" in text:
         raise DocumentError(f"The file {str(path)!r} holds NUL bytes, so it is not HTML. Save it as a web page anew.")
-    _check_depth(text, path)
+    _try_parsing(text, path)
     page = LexborHTMLParser(text)
     named = page.css_first("meta[property='og:title'], meta[name='citation_title']")
     title = (named.attributes.get("content") if named else None) or _text_of(page.css_first("title"))
@@ -138,20 +146,20 @@ def read_docx(path: Path) -> Prose:
     import mammoth
     from selectolax.lexbor import LexborHTMLParser
 
-    with ExitStack() as stack:
-        archive = _opened(path, stack, "Word", "DOCX")
-        try:
-            # A file's own table of styles could turn anything into anything; pictures are not looked at.
-            html = mammoth.convert_to_html(
-                archive.fp,
-                style_map="p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh",
-                include_embedded_style_map=False,
-                convert_image=lambda picture: [],
-                id_prefix="",
-            ).value
-            title = _title_of(archive)
-        except Exception as error:  # it has no class of its own for a damaged file
-            raise _damaged(path, error, "Word") from error
+    parts = _parts_of(path, "Word", "DOCX")
+    try:
+        # A file's own table of styles could turn anything into anything; pictures are not looked at.
+        html = mammoth.convert_to_html(
+            _packed(parts),
+            transform_document=_notes_once(),
+            style_map="p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh",
+            include_embedded_style_map=False,
+            convert_image=lambda picture: [],
+            id_prefix="",
+        ).value
+        title = _title_of(parts)
+    except Exception as error:  # it has no class of its own for a damaged file
+        raise _damaged(path, error, "Word") from error
     page = LexborHTMLParser(html)
     root = page.body
     if root is None:
@@ -167,18 +175,19 @@ def read_pptx(path: Path) -> Prose:
         DocumentError: it is encrypted, damaged, too large, or none.
     """
     found = _Writer()
-    with ExitStack() as stack:
-        archive = _opened(path, stack, "PowerPoint", "PPTX")
-        try:
-            title = _title_of(archive)
-            for part, slide in _slides(archive):
-                heading = _write_slide(slide, found)
-                title = title or heading
-                for _, kind, target in _targets(archive, part):
-                    if kind == "notesSlide" and (notes := _part(archive, target)) is not None:
-                        _write_slide(notes, found)
-        except Exception as error:  # whatever is not where it has to be
-            raise _damaged(path, error, "PowerPoint") from error
+    parts = _parts_of(path, "PowerPoint", "PPTX")
+    try:
+        title = _title_of(parts)
+        for part, slide in _slides(parts):
+            heading = _write_slide(slide, found)
+            title = title or heading
+            for _, kind, target in _targets(parts, part):
+                # Each once: of a part that is named a thousand times a small file would become a large text.
+                if kind == "notesSlide" and (notes := _part(parts, target)) is not None:
+                    del parts[target]
+                    _write_slide(notes, found)
+    except Exception as error:  # whatever is not where it has to be
+        raise _damaged(path, error, "PowerPoint") from error
     return Prose(found.text(), title)
 
 
@@ -187,6 +196,8 @@ class _Writer:
     """Blocks of a text, as Markdown has them."""
 
     blocks: list[tuple[str, bool]] = field(default_factory=list)
+    #: Characters that may still come: some of them are left out when the text is kept.
+    room: int = 2 * MAX_CHARS
 
     def text(self) -> str:
         """Return all of it; items of a list stand in lines of their own, other blocks apart from each other."""
@@ -199,6 +210,21 @@ class _Writer:
             together = close
         return "".join(parts)
 
+    def add(self, block: str, *, close: bool = False) -> None:
+        """Add a block as it is."""
+        self.take(len(block))
+        self.blocks.append((block, close))
+
+    def take(self, characters: int) -> None:
+        """Count what will be written.
+
+        Raises:
+            DocumentError: it is too much.
+        """
+        self.room -= characters
+        if self.room < 0:
+            raise DocumentError(f"It has more than {2 * MAX_CHARS:,} characters of text. Split it.")
+
     def put(self, words: str, *, before: str = "", inside: str = "", close: bool = False) -> bool:
         """Add a block of lines; the first one begins with `before`, the others with `inside`."""
         lines = [" ".join(line.split()) for line in words.split("\n")]
@@ -207,19 +233,21 @@ class _Writer:
         lines = [line for line in lines if line]
         if before.startswith("#"):
             lines = [" ".join(lines)]
-        self.blocks.append((before + f"\n{inside}".join(lines), close))
+        self.add(before + f"\n{inside}".join(lines), close=close)
         return True
 
     def code(self, text: str) -> None:
         """Add a block of code."""
         if not blank(text):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-            self.blocks.append((f"{fence}\n{text.strip(chr(10))}\n{fence}", False))
+            self.add(f"{fence}\n{text.strip(chr(10))}\n{fence}")
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Add a table; its first row names the columns."""
         rows = [row for row in rows if any(row)]
         width = max(map(len, rows), default=0)
+        # Cells that go on below, and rows that are made as wide as the widest, are more than was read.
+        self.take(sum(len(cell) for row in rows for cell in row) + 3 * width * len(rows))
         lines = [
             f"| {' | '.join(cell.replace('|', '/') for cell in (*row, *[''] * (width - len(row))))} |" for row in rows
         ]
@@ -234,19 +262,17 @@ class _Writer:
         begun: list[bool] = []
         marks = ""
         term = False
-        around = {outer.mem_id for table in root.css("table") if (outer := _outer(table, "table")) is not None}
-        inner = (table for table in root.css("table") if table.mem_id not in around)
-        tables = {table.mem_id: rows for table in inner if (rows := _rows_of(table, without)) is not None}
+        tables = {table.mem_id: rows for table in _innermost(root) if (rows := _rows_of(table, without)) is not None}
         if sum(len(row) for rows in tables.values() for row in rows) > _MOST_CELLS:
             raise DocumentError(f"Its tables have more than {_MOST_CELLS:,} cells. Index them as CSV.")
 
         def flush() -> None:
             nonlocal marks
-            inside = "  " * len(begun)
+            inside = "  " * min(len(begun), _DEEPEST)
             before = marks or inside
             if begun and not begun[-1] and not marks:
                 number = lists[-1] if lists else None
-                before = "  " * (len(begun) - 1) + ("- " if number is None else f"{number}. ")
+                before = inside[2:] + ("- " if number is None else f"{number}. ")
             if self.put("".join(held), before=before, inside=inside, close=bool(begun) or term) and begun:
                 begun[-1] = True
             held.clear()
@@ -318,30 +344,58 @@ def _written(root: Node, without: Set[int]) -> str:
 def _content(body: Node, without: Set[int]) -> Node:
     """Return the element with the text of a page: the only main part or article that it has, else all."""
     for selector in ("main, [role=main]", "article"):
-        found = [node for node in body.css(selector) if node.mem_id not in without and _text_of(node, without)]
+        # One within another is a part of it, such as a comment.
+        outermost = _outermost(body, {node.mem_id for node in body.css(selector)})
+        found = [node for node in outermost if node.mem_id not in without and _text_of(node, without)]
         if found:
             return found[0] if len(found) == 1 else body
     return body
 
 
 def _around(root: Node) -> Set[int]:
-    """Return the elements that stand around the text of a page."""
-    found = root.css(_AROUND)
-    # Of an article's own header its title is a part.
-    found += [node for node in root.css("header, footer") if _outer(node, "article", "main", "section") is None]
-    for node in root.css("div, ul, ol, section, p, table"):
-        names = [*(node.attributes.get("class") or "").split(), node.attributes.get("id") or ""]
-        if any(map(_OF_PAGE.fullmatch, names)):
-            found.append(node)
-    return {node.mem_id for node in found if node.css_first("main, article, h1") is None}
+    """Return the elements that stand around the text of a page; none holds a main part, an article or a heading."""
+    around = {node.mem_id for node in root.css(_AROUND)}
+    found: set[int] = set()
+    #: Those that are open, and the parts of a page: of an article's own header its title is a part.
+    waiting: list[int] = []
+    parts = int(root.tag != "body")
+    for node, enters in _walk(root, frozenset()):
+        tag = node.tag or ""
+        if tag in ("main", "article", "section"):
+            parts += 1 if enters else -1
+        if tag in ("main", "article", "h1"):
+            waiting.clear()
+        elif not enters:
+            if waiting and waiting[-1] == node.mem_id:
+                found.add(waiting.pop())
+        elif (
+            node.mem_id in around
+            or (tag in ("header", "footer") and not parts)
+            or (tag in _NAMED and _is_named_so(node))
+        ):
+            waiting.append(node.mem_id)
+    return found
 
 
-def _outer(node: Node, *tags: str) -> Node | None:
-    """Return the innermost element of these around another, None if there is none."""
-    above = node.parent
-    while above is not None and above.tag not in tags:
-        above = above.parent
-    return above
+def _is_named_so(node: Node) -> bool:
+    names = [*(node.attributes.get("class") or "").split(), node.attributes.get("id") or ""]
+    return any(map(_OF_PAGE.fullmatch, names))
+
+
+def _outermost(root: Node, chosen: Set[int]) -> list[Node]:
+    """Return the elements of these that are not within another of them."""
+    walk = _walk(root, frozenset(), lambda node: node.mem_id in chosen) if chosen else ()
+    return [node for node, enters in walk if enters and node.mem_id in chosen]
+
+
+def _innermost(root: Node) -> Iterator[Node]:
+    """Give the tables without tables in them."""
+    last = None
+    for node, enters in _walk(root, frozenset()) if root.css_first("table") is not None else ():
+        if node.tag == "table" and enters:
+            last = node.mem_id
+        elif node.tag == "table" and node.mem_id == last:
+            yield node
 
 
 def _rows_of(table: Node, without: Set[int]) -> list[list[str]] | None:
@@ -420,65 +474,96 @@ def _decoded(raw: bytes) -> str:
     return raw.decode("cp1252" if encoding in ("iso8859-1", "ascii", UTF_8) else encoding, "replace")
 
 
-def _check_depth(text: str, path: Path) -> None:
-    """Refuse a page whose elements are nested so deeply that to read it would take for ever.
+def _try_parsing(text: str, path: Path) -> None:
+    """Refuse a page that takes too long, or too much memory, to be parsed.
 
     Raises:
-        DocumentError: they are.
+        DocumentError: it does.
     """
-    deep = formats = again = 0
-    for mark in _MARK.finditer(text):
-        name, step = mark[2].lower(), -1 if mark[1] else 1
-        again += formats if step > 0 else 0
-        if name in _BEGUN_AGAIN:
-            formats = max(formats + step, 0)
-        if name not in _NEVER_COUNTED and not mark[3]:
-            deep = max(deep + step, 0)
-        if deep > _MOST_OPEN or again > _MOST_BEGUN_AGAIN:
-            raise DocumentError(
-                f"The page {str(path)!r} leaves thousands of elements open, up to its character {mark.start() + 1:,}. "
-                "Save it as a web page anew."
-            )
-
-
-def _opened(path: Path, stack: ExitStack, program: str, kind: str) -> ZipFile:
-    """Open a file of Office whose XML can be read within bounds.
-
-    Raises:
-        DocumentError: there is none.
-    """
-    try:
-        file = open_stream(path, stack, text=False)[0]
-    except ImportFileError as error:
-        raise DocumentError(str(error)) from error
-    if file.read(4) == _OLE:
-        raise DocumentError(
-            f"The file {str(path)!r} is encrypted, or of {program} before 2007. Save it as {kind} without a password."
+    marks = text.count("<")
+    asked = (len(text), marks, 0 if marks > _PARSED_HERE[1] else marks * len(_FORMATTING.findall(text)))
+    if all(size <= most for size, most in zip(asked, _PARSED_HERE, strict=True)):
+        return
+    with suppress(subprocess.TimeoutExpired):
+        trial = subprocess.run(
+            [sys.executable, "-P", "-c", _TRIAL, str(_MOST_SECONDS), str(_MOST_MEMORY)],
+            input=text.encode(),
+            capture_output=True,
+            timeout=60 * _MOST_SECONDS,
+            check=False,
         )
+        if trial.returncode == 0:
+            return
+    raise DocumentError(
+        f"The page {str(path)!r} takes more than {_MOST_SECONDS} seconds or {_MOST_MEMORY >> 20:,} MB to parse: it may "
+        "leave thousands of elements open. Save it as a web page anew."
+    )
+
+
+def _parts_of(path: Path, program: str, kind: str) -> dict[str, bytes]:
+    """Return the parts of a file of Office that hold text; together they can be read within bounds.
+
+    Raises:
+        DocumentError: there are none.
+    """
+    parts: dict[str, bytes] = {}
     try:
-        archive = stack.enter_context(ZipFile(file))
-        parts = [part for part in archive.infolist() if part.filename.lower().endswith((".xml", ".rels"))]
-        marks = 0
-        too_large = sum(part.file_size for part in parts) > _MOST_XML
-        for part in () if too_large else parts:
-            with archive.open(part) as xml:
-                # As UTF-16 has it, too. Office writes no such declarations, by which a few bytes become billions.
-                text = xml.read().replace(b"\0", b"")
-            if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+        with ExitStack() as stack:
+            file = open_stream(path, stack, text=False)[0]
+            if file.read(4) == _OLE:
                 raise DocumentError(
-                    f"The file {str(path)!r} declares entities, which {program} never does. Leave it out."
+                    f"The file {str(path)!r} is encrypted, or of {program} before 2007. Save it as {kind} without a "
+                    "password."
                 )
-            marks += text.count(b"<") + text.count(b"=")
-        if too_large or marks > _MOST_MARKS:
-            raise DocumentError(
-                f"The file {str(path)!r} has more than {_MOST_XML:,} bytes of text with its format, or "
-                f"{_MOST_MARKS:,} pieces of it. Split it, or save it as text."
-            )
-    except DocumentError:
-        raise
+            archive = stack.enter_context(ZipFile(file))
+            listed = [part for part in archive.infolist() if part.filename.lower().endswith((".xml", ".rels"))]
+            marks = 0
+            too_large = sum(part.file_size for part in listed) > _MOST_XML
+            for part in () if too_large else listed:
+                parts[part.filename] = archive.read(part)
+                # As UTF-16 has it, too. Office writes no such declarations, by which a few bytes become billions.
+                text = parts[part.filename].replace(b"\0", b"")
+                if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+                    raise DocumentError(
+                        f"The file {str(path)!r} declares entities, which {program} never does. Leave it out."
+                    )
+                marks += text.count(b"<") + text.count(b"=")
+    except (DocumentError, ImportFileError) as error:
+        raise DocumentError(str(error)) from error
     except Exception as error:  # zipfile and zlib raise whatever the bytes lead to
         raise _damaged(path, error, program) from error
-    return archive
+    if too_large or marks > _MOST_MARKS:
+        raise DocumentError(
+            f"The file {str(path)!r} has more than {_MOST_XML:,} bytes of text with its format, or "
+            f"{_MOST_MARKS:,} pieces of it. Split it, or save it as text."
+        )
+    return parts
+
+
+def _packed(parts: Mapping[str, bytes]) -> io.BytesIO:
+    """Return a file of these parts: whoever reads it finds no others."""
+    file = io.BytesIO()
+    with ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return file
+
+
+def _notes_once() -> Callable[[Any], Any]:
+    """Return what leaves each note of a document of Word at its first reference."""
+    from mammoth import documents, transforms
+
+    seen: set[tuple[str, str]] = set()
+
+    def first(reference: Any) -> Any:
+        name = (reference.note_type, reference.note_id)
+        if name in seen:
+            return documents.text("")
+        seen.add(name)
+        return reference
+
+    once: Callable[[Any], Any] = transforms.element_of_type(documents.NoteReference, first)
+    return once
 
 
 def _damaged(path: Path, error: Exception, program: str) -> DocumentError:
@@ -490,43 +575,41 @@ def _damaged(path: Path, error: Exception, program: str) -> DocumentError:
     )
 
 
-def _part(archive: ZipFile, name: str) -> ElementTree.Element | None:
-    try:
-        return ElementTree.fromstring(archive.read(name))
-    except KeyError:
-        return None
+def _part(parts: Mapping[str, bytes], name: str) -> ElementTree.Element | None:
+    return ElementTree.fromstring(parts[name]) if name in parts else None
 
 
-def _title_of(archive: ZipFile) -> str | None:
+def _title_of(parts: Mapping[str, bytes]) -> str | None:
     """Return the title in the properties, unless a program has given it."""
-    properties = _part(archive, "docProps/core.xml")
+    properties = _part(parts, "docProps/core.xml")
     title = None if properties is None else properties.findtext("{http://purl.org/dc/elements/1.1/}title")
     title = " ".join((title or "").split())
     return None if not title or _NO_TITLE.fullmatch(title) else title
 
 
-def _targets(archive: ZipFile, part: str) -> Iterator[tuple[str, str, str]]:
+def _targets(parts: Mapping[str, bytes], part: str) -> Iterator[tuple[str, str, str]]:
     """Give the relationships of a part: their ids, the last words of their types, and the parts they lead to."""
     folder, name = posixpath.split(part)
-    found = _part(archive, posixpath.join(folder, "_rels", f"{name}.rels"))
+    found = _part(parts, posixpath.join(folder, "_rels", f"{name}.rels"))
     for each in () if found is None else found:
         target = posixpath.normpath(posixpath.join("/", folder, each.get("Target", "")))
         yield each.get("Id", ""), each.get("Type", "").rpartition("/")[2], target.lstrip("/")
 
 
-def _slides(archive: ZipFile) -> Iterator[tuple[str, ElementTree.Element]]:
-    """Give the slides that are shown, in their order, each with the name of its part."""
-    kinds = {kind: target for _, kind, target in _targets(archive, "")}
+def _slides(parts: dict[str, bytes]) -> Iterator[tuple[str, ElementTree.Element]]:
+    """Take out the slides that are shown, in their order, each with the name of its part."""
+    kinds = {kind: target for _, kind, target in _targets(parts, "")}
     presentation = kinds.get("officeDocument", "ppt/presentation.xml")
-    root = _part(archive, presentation)
+    root = _part(parts, presentation)
     if root is None or _name(root) != "presentation":
         raise ValueError("it has no slides")
-    parts = {name: target for name, _, target in _targets(archive, presentation)}
+    targets = {name: target for name, _, target in _targets(parts, presentation)}
     for each in root.iterfind(".//{*}sldIdLst/{*}sldId"):
         name = next((value for key, value in each.attrib.items() if key.endswith("}id")), "")
-        slide = _part(archive, parts[name])
+        slide = _part(parts, targets[name])
+        parts.pop(targets[name], None)
         if slide is not None and slide.get("show") not in ("0", "false"):
-            yield parts[name], slide
+            yield targets[name], slide
 
 
 def _write_slide(slide: ElementTree.Element, found: _Writer) -> str | None:
@@ -549,7 +632,7 @@ def _write_slide(slide: ElementTree.Element, found: _Writer) -> str | None:
             level = int(about.get("lvl", "0")) if about is not None else 0
             marked = about is not None and any(_name(each) in ("buChar", "buAutoNum", "buBlip") for each in about)
             item = marked or (kind is not None and len(lines) > 1)
-            before = f"{'  ' * min(level, 8)}- " if item else ""
+            before = f"{'  ' * min(level, _DEEPEST)}- " if item else ""
             found.put(line, before=before, inside=" " * len(before), close=item)
         for table in shape.iterfind("{*}graphic/{*}graphicData/{*}tbl"):
             found.table([[_cell(cell) for cell in row.iterfind("{*}tc")] for row in table.iterfind("{*}tr")])
