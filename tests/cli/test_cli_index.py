@@ -140,7 +140,7 @@ def test_invalid_rows(environ: dict[str, str], file: str) -> None:
         (["add", "{file}", "--column", "text"], "not of the form FIELD=NAME, e.g. text=abstract"),
         (["add", "{file}", "--column", "author=x"], "no field 'author'"),
         (["add", "{file}", "--source", " "], "the source's name ''"),
-        (["add", "{file}", "--format", "docx"], "'docx' is not one of"),
+        (["add", "{file}", "--format", "odt"], "'odt' is not one of"),
         (["delete"], "Missing argument"),
     ],
 )

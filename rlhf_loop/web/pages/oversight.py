@@ -65,7 +65,7 @@ class _ChosenIn(_FilterIn):
 
 
 class _DecideIn(_ChosenIn):
-    """What was decided of them, with what was seen of each."""
+    """A decision on several, with a digest of each text that was seen."""
 
     seen: list[str]
     decision: Literal["approved", "rejected"]
