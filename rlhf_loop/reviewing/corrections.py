@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, delete, extract, func, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
@@ -86,6 +86,7 @@ class ApprovedStamp:
     count: int
     ids: int
     newest: datetime | None
+    seconds: int
 
 
 def corrections(
@@ -250,13 +251,15 @@ def approved_stamp(engine: Engine) -> ApprovedStamp:
             func.count(),
             func.coalesce(func.sum(CorrectionDecision.review_id), 0),
             func.max(CorrectionDecision.decided_at),
+            # One that was undone may have been decided before the newest.
+            func.coalesce(func.sum(extract("epoch", CorrectionDecision.decided_at)), 0),
         )
         .join(Review, _DECIDED)
         .where(CorrectionDecision.approved.is_(True))
     )
     with reading(engine) as connection:
-        count, ids, newest = connection.execute(wanted).one()
-    return ApprovedStamp(int(count), int(ids), newest)
+        count, ids, newest, seconds = connection.execute(wanted).one()
+    return ApprovedStamp(int(count), int(ids), newest, int(seconds))
 
 
 def _present(connection: Connection, review_id: int) -> Any:

@@ -394,7 +394,7 @@ class _CorpusLoss:
 
 
 def _nearest(vectors: Vectors, same: Ints, one: int) -> Ints:
-    """Return a pair with the nearest ones by their questions, each question once, as its other answers are right, too."""
+    """Return a pair with the nearest ones by their questions, each once: its other answers are right, too."""
     # From the pair on, so that of a question with several answers not always the first one is taken.
     places = np.roll(np.arange(len(vectors)), -one)
     order = places[np.argsort(-(vectors[places] @ vectors[one]), kind="stable")]

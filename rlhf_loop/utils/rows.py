@@ -79,6 +79,8 @@ _FORMULA = re.compile(rb"<(?:\w+:)?f[\s>]")
 _MERGED = re.compile(
     rb"""<(?:\w+:)?mergeCell\s[^<>]*?\bref\s*=\s*["']([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
 )
+#: Each line that is not there is counted up to the next one, and no spreadsheet has more.
+_LAST_LINE = 1 << 20
 #: How many there may be, and in how many columns of a row.
 _MOST_MERGED, _MOST_REACHING, _PIECE = 100_000, 1000, 1 << 20
 #: Nothing but a trap for whoever unpacks it becomes so many times larger, once it is that large.
@@ -573,6 +575,8 @@ def _sheet_records(sheets: Sequence[Any], merged: Sequence[_Area]) -> Iterator[R
     every = (_filled(sheet.iter_rows(values_only=True), merged) for sheet in sheets)
     for line, (cells, *formulas) in enumerate(zip(*every, strict=True), 1):
         written = formulas[0] if formulas else cells
+        if line > _LAST_LINE:
+            raise ImportFileError(f"The sheet has rows after line {_LAST_LINE:,}, the last of any. Save it as CSV.")
         if all(cell in (None, "") for cell in written):
             continue
         if not names:

@@ -228,12 +228,15 @@ def test_cells_without_a_value_are_no_ratings(sqlite_engine: Engine, tmp_path: P
     assert [each.ai_response for each in stored(sqlite_engine)] == ["c"]
 
 
-def test_a_workbook_with_a_cell_far_out(sqlite_engine: Engine, tmp_path: Path) -> None:
+def test_a_workbook_with_a_cell_far_out(sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sheet is read row by row, not unfolded up to its last cell."""
     rows = [["question", "answer", "rating"], ["q", "a", 4]]
     far = write_workbook(tmp_path / "far.xlsx", rows, far=(1_000_000, 16_384))
     report = import_ratings(sqlite_engine, far, skip_invalid=True)
     assert (report.added, [error.line for error in report.invalid]) == (1, [1_000_000])
+    monkeypatch.setattr(files, "_LAST_LINE", 1000)
+    with pytest.raises(ImportFileError, match=r"rows after line 1,000, the last of any"):
+        import_ratings(sqlite_engine, far, skip_invalid=True)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine
 
 from rlhf_loop.domain import Rating
-from rlhf_loop.reviewing import Correction, approved_corrections, approved_stamp, corrections, decide
+from rlhf_loop.reviewing import Correction, approved_corrections, approved_stamp, corrections, decide, undo_decisions
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record, withdraw_review
@@ -103,6 +104,22 @@ def test_the_stamp_changes_with_the_set(engine: Engine) -> None:
     stamps.append(approved_stamp(engine))
     assert len(set(stamps[:4])) == 4
     assert stamps[4] == stamps[0]
+
+
+def test_the_stamp_tells_of_an_undone_edit(engine: Engine) -> None:
+    """Also where another decision came after the one that is undone."""
+    one, two = corrected(engine, "one", "two")
+
+    def say(seen: Correction, minute: int, **words: str) -> None:
+        now = datetime(2026, 1, 1, 12, minute, tzinfo=UTC)
+        decide(engine, seen.review_id, approved=True, correction=seen.correction, decided_by="ada", now=now, **words)
+
+    say(one, 1)
+    say(one, 2, edited="edited")
+    say(two, 3)
+    stamp = approved_stamp(engine)
+    undo_decisions(engine, decided_by="ada", decided_at=datetime(2026, 1, 1, 12, 2, tzinfo=UTC))
+    assert approved_stamp(engine) != stamp
 
 
 def test_decisions_at_once_leave_one(engine: Engine) -> None:
