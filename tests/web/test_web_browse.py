@@ -146,6 +146,24 @@ def test_what_was_found_as_csv(dora: Visitor, sqlite_engine: Engine) -> None:
     assert (row["user_prompt"], row["ai_response"], row["rating"], row["harmful"]) == ("'=1+1", "Größe, 5 mg", "5", "0")
 
 
+@pytest.mark.parametrize(("limit", "value", "rows"), [("MOST_ROWS", 1, 1), ("_MOST_SECONDS", 0.0, 0)])
+def test_a_file_that_is_not_all_says_so(
+    dora: Visitor, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, rows: int
+) -> None:
+    """Where a limit of rows or of time ends the file, its last line says where the rest is, and that is the rest."""
+    for answer in ("Old", "New"):
+        put_one(sqlite_engine, "Why?", answer)
+    monkeypatch.setattr(f"rlhf_loop.web.pages.browse.{limit}", value)
+    *lines, last = dora.client.get("/browse/found.csv?q=why").text.splitlines()
+    assert len(lines) == rows + 1
+    assert "INCOMPLETE" in last
+    monkeypatch.undo()
+    rest = dora.client.get(last.rpartition(" ")[2].rstrip('"')).text
+    assert "Old" in rest
+    assert ("New" in rest) == (rows == 0)
+    assert "INCOMPLETE" not in rest
+
+
 def test_the_history_of_a_question(dora: Visitor, sqlite_engine: Engine) -> None:
     """It has each time the question was asked, with candidates by rank, reviews, scores and what did not work."""
     now = datetime(2026, 3, 1, tzinfo=UTC)

@@ -120,7 +120,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         desk.guard.signed_in(UserRole.ADMIN)
         wanted = checked(_SearchIn, request.args.to_dict())
         return Response(
-            _lines(desk.engine(), wanted),
+            _lines(desk.engine(), wanted, rest=address("browse_csv", **wanted.given, before="")),
             mimetype="text/csv",
             headers={"Content-Disposition": 'attachment; filename="found.csv"', "Cache-Control": "no-store"},
         )
@@ -146,17 +146,25 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(max(day, date(1, 1, 2)), time(), UTC)
 
 
-def _lines(engine: Engine, wanted: _SearchIn) -> Iterator[str]:
-    """Give the lines of a CSV file, each part of it read in a transaction of its own."""
+def _lines(engine: Engine, wanted: _SearchIn, *, rest: str) -> Iterator[str]:
+    """Give the lines of a CSV file, each part of it read in a transaction of its own.
+
+    Where it ends before all was looked through, its last line says so, and where the rest is.
+    """
     yield "\ufeff" + _line(_HEADER)
-    started, rows, before = monotonic(), 0, wanted.before
-    while rows < MOST_ROWS and (left := _MOST_SECONDS - (monotonic() - started)) > 0:
+    ends, left, rows, before = monotonic() + _MOST_SECONDS, _MOST_SECONDS, 0, wanted.before
+    while rows < MOST_ROWS:
         found = wanted.found_in(engine, before=before, limit=min(_PER_PART, MOST_ROWS - rows), seconds=min(left, 2.0))
         for entry in found.interactions:
             yield _line(_row(entry))
-        rows, before = rows + len(found.interactions), found.before
+        rows, before, left = rows + len(found.interactions), found.before, ends - monotonic()
         if before is None:
             return
+        if left <= 0:
+            break
+    yield _line(
+        (f"INCOMPLETE: older answers were not looked through, after {rows:,} rows here. Get them from {rest}{before}",)
+    )
 
 
 def _row(entry: InteractionEntry) -> tuple[object, ...]:
