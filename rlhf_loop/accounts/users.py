@@ -27,6 +27,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ANONYMOUS, OneTimeLink, Session
 from rlhf_loop.store.tables import User as Users
+from rlhf_loop.utils.text import blank, visible
 from rlhf_loop.utils.translation import Message
 
 SHORTEST = 12
@@ -171,6 +172,11 @@ def add_hashed(connection: Connection, name: str, *, role: UserRole, actor: str,
         AccountError: the name is taken.
     """
     values = {"name": name, "role": role, "password_hash": password_hash, "active": True}
+    shown = connection.execute(select(Users.name, Users.display_name).where(Users.display_name.is_not(None)))
+    if of := next((other.name for other in shown if _looks(other.display_name) == _looks(name)), None):
+        raise AccountError(
+            Message("Screens show {of!r} as {name!r}. Choose another name, or change that user.", of=of, name=name)
+        )
     try:
         id = connection.execute(insert(Users).returning(Users.id), values).scalar_one()
     except IntegrityError as error:
@@ -350,8 +356,10 @@ def checked_display_name(display_name: str) -> str | None:
     Raises:
         AccountError: it is too long, or cannot be shown in a line.
     """
-    found = " ".join(display_name.split())
-    if len(found) > _LONGEST_DISPLAY_NAME or not found.isprintable():
+    found = " ".join(unicodedata.normalize("NFC", display_name).split())
+    # A letter at least, so that something is seen.
+    nothing = found and (blank(found) or not any(map(str.isalnum, found)))
+    if nothing or len(found) > _LONGEST_DISPLAY_NAME or not found.isprintable():
         raise AccountError(
             Message(
                 "{name!r} is not a valid display name. Use at most {most} characters that are printed, or none to "
@@ -374,7 +382,7 @@ def set_display_name(engine: Engine, name: str, display_name: str, *, actor: str
         before = find_known(connection, name).user
         others = connection.execute(select(Users.name, Users.display_name).where(Users.id != before.id))
         for other in others if shown else ():
-            if shown and shown.casefold() in (other.name, (other.display_name or "").casefold()):
+            if shown and _looks(shown) in (_looks(other.name), _looks(other.display_name or "")):
                 raise AccountError(
                     Message(
                         "{shown!r} is how {name!r} is called already. Choose another display name.",
@@ -387,6 +395,11 @@ def set_display_name(engine: Engine, name: str, display_name: str, *, actor: str
             detail = {"display_name": {"before": before.display_name, "after": shown}}
             audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
     return replace(before, display_name=shown)
+
+
+def _looks(name: str) -> str:
+    """Return what names have in common that look alike: case, and the forms of letters."""
+    return visible(unicodedata.normalize("NFKC", name)).casefold()
 
 
 def display_names(engine: Engine) -> dict[str, str]:

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from rlhf_loop.accounts import tokens, users
 from rlhf_loop.domain import UserRole
+from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import transaction
 
@@ -157,8 +158,13 @@ def test_display_names(site: Site, ada: Browser) -> None:
 
     assert "rita is shown as Dr. Weber." in change(" Dr.  Weber ")
     assert ">Dr. Weber</a>" in rita.get("/account").text
-    assert "'ADA' is how 'ada' is called already" in change("ADA")
-    assert "is not a valid display name" in change("x\u202ey")
+    for like in ("ADA", "\uff21da", "a\u200dda"):
+        assert "is how 'ada' is called already" in change(like) or "is not a valid" in change(like)
+    for nothing in ("x\u202ey", "\u3164", "\u0301\u0301"):
+        assert "is not a valid display name" in change(nothing)
+    assert "rita is shown as Carl." in change("Carl")
+    with pytest.raises(AccountError, match="Screens show 'rita' as 'carl'"):
+        users.add(site.engine, "carl", role=UserRole.RATER, actor="ada")
     assert rita.post("/account/display-name", {"display_name": "Rita W."}, page="/account").status_code == 303
     assert ">Rita W.</a>" in rita.get("/account").text
     assert users.display_names(site.engine) == {"rita": "Rita W."}
