@@ -195,7 +195,7 @@ class Ranker:
         from rlhf_loop.reward.model_file import load
 
         if self._encoder is None:
-            self._encoder = load_encoder(self._settings)
+            self._encoder = load_encoder(self._settings, serving=True)
         try:
             loaded = load(path, encoder=self._encoder.full_id)
             if loaded.model.tuned:
@@ -218,7 +218,7 @@ class Ranker:
         from rlhf_loop.reward.prior import model_of_prior
 
         if self._encoder is None:
-            self._encoder = load_encoder(self._settings)
+            self._encoder = load_encoder(self._settings, serving=True)
         if self._prior is None:
             self._prior = model_of_prior(self._encoder.id)
         return self._prior, self._encoder

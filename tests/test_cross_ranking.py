@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Example, Question
-from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.cross_encoder import load_cross_encoder
 from rlhf_loop.encoders.runtime import cross_of
 from rlhf_loop.encoders.vector_cache import VectorCache
-from rlhf_loop.errors import ModelFileError
+from rlhf_loop.errors import EncoderError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.registry.gate import LiveModel, judge
 from rlhf_loop.reward.model_file import load, save
@@ -170,3 +170,13 @@ def test_a_process_without_it_keeps_the_live_model(
     assert "was trained with the cross-encoder quick-cross, and none is in use" in caplog.text
     (scores,) = useless.model.score([Question(QUERY, tuple(ANSWERS))], cached)
     assert [found[text] for text in ANSWERS] == scores.tolist()
+
+
+def test_a_cross_encoder_that_is_not_there_turns_nothing_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who serves goes on with what needs none, and the log says why; who trains is told."""
+    settings = Settings(cross_encoder=str(tmp_path / "gone"), cache_dir=tmp_path)
+    with pytest.raises(EncoderError, match="gone"):
+        load_encoder(settings)
+    with caplog.at_level(logging.ERROR):
+        assert not load_encoder(settings, serving=True).crossed
+    assert "Only models that need no cross-encoder can rank" in caplog.text

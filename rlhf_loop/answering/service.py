@@ -321,7 +321,7 @@ class AnswerService:
         if encoder is None:
             try:
                 # Nobody waits for a download with a question; and no host is asked that the settings do not name.
-                encoder = load_encoder(settings, download=False)
+                encoder = load_encoder(settings, download=False, serving=True)
             except EncoderError as error:
                 logger.error("Nothing can be ranked: %s", error)
                 trouble = "it cannot be loaded; the log says why"

@@ -6,6 +6,7 @@ folder or an id of the model hub with any sentence encoder (`folder.py` says whi
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +16,13 @@ from rlhf_loop.config import Settings
 from rlhf_loop.encoders.runtime import DIMENSION, MAX_TOKENS, Runtime, Shape, Vectors, abilities, with_cross
 from rlhf_loop.encoders.text_encoder import TextEncoder
 from rlhf_loop.encoders.weights import HUB_ID
-from rlhf_loop.errors import ConfigError, EncoderError
+from rlhf_loop.errors import ConfigError, EncoderError, MissingExtraError
 from rlhf_loop.utils.languages import language_named
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders.onnx_runtime import GraphRuntime
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "DIMENSION",
@@ -80,8 +83,11 @@ def choose(settings: Settings) -> Choice:
     return Choice(runtime, "fp32", "the processor has no 8-bit products (VNNI, dot product), or does not say so")
 
 
-def load_encoder(settings: Settings, *, download: bool = True) -> TextEncoder:
+def load_encoder(settings: Settings, *, download: bool = True, serving: bool = False) -> TextEncoder:
     """Load the encoder that the settings name; without `download` only from weights that are on this machine.
+
+    For `serving`, a cross-encoder that cannot be loaded is left out, and the log says why: models that do not need it
+    go on, and others say what they miss.
 
     Raises:
         ConfigError: an unknown runtime, precision or language.
@@ -97,9 +103,14 @@ def load_encoder(settings: Settings, *, download: bool = True) -> TextEncoder:
         # Imported here: most have none.
         from rlhf_loop.encoders.cross_encoder import load_cross_encoder
 
-        cross = load_cross_encoder(
-            settings.cross_encoder, settings.cache_dir, threads=settings.encoder_threads, download=download
-        )
+        try:
+            cross = load_cross_encoder(
+                settings.cross_encoder, settings.cache_dir, threads=settings.encoder_threads, download=download
+            )
+        except (EncoderError, MissingExtraError) as error:
+            if not serving:
+                raise
+            logger.error("Only models that need no cross-encoder can rank: %s", error)
     cache = VectorCache(settings.cache_dir / "vectors.db", max_bytes=settings.cache_max_mb * 10**6)
     threads = settings.encoder_threads
     folder = weights_folder(settings, download=download)

@@ -142,7 +142,7 @@ def _own_encoder(settings: Settings) -> TextEncoder | None:
     from rlhf_loop.encoders import load_encoder
 
     try:
-        return load_encoder(settings, download=False)
+        return load_encoder(settings, download=False, serving=True)
     except EncoderError as error:
         logger.warning("Drift of the questions cannot be seen: %s", error)
         return None

@@ -175,7 +175,7 @@ class Scoring:
         # Imported here: it brings the runtime along.
         from rlhf_loop.encoders import load_encoder
 
-        return Ranker(self._settings, encoder=load_encoder(self._settings, download=False))
+        return Ranker(self._settings, encoder=load_encoder(self._settings, download=False, serving=True))
 
     def _say(self, message: str) -> None:
         if message != self._said:
