@@ -233,7 +233,7 @@ class CountingLoader:
         self.calls = 0
         self._encoder = encoder
 
-    def __call__(self, settings: Settings) -> TextEncoder:
+    def __call__(self, settings: Settings, *, serving: bool = False) -> TextEncoder:
         self.calls += 1
         time.sleep(0.05)
         return self._encoder
