@@ -88,7 +88,7 @@ def list_users() -> None:
 @click.option("--active/--inactive", default=None, help="Whether the user may do anything; inactive ends all sessions.")
 @_display_name
 def set_user(name: str, role: str | None, active: bool | None, display_name: str | None) -> None:
-    """Change the role of the user NAME, whether they are active, or the name that screens show."""
+    """Change role, display name or activity of the user NAME."""
     from rlhf_loop.accounts.users import change, set_display_name
     from rlhf_loop.domain import UserRole
 

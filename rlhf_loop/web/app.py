@@ -200,7 +200,8 @@ def _finish(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     if response.mimetype == "text/html":
-        response.vary.update(("Accept-Language", "Cookie"))
+        # Not by the cookie of a chosen language: a browser could not go back to what it had before another cookie came.
+        response.vary.add("Accept-Language")
     # An answer is for who asked. "private" and not "no-store": a browser could not go back to it.
     if request.endpoint is None or not request.endpoint.endswith(".static"):
         response.headers.setdefault("Cache-Control", "private, no-cache")

@@ -68,7 +68,7 @@ def test_an_admin_writes_guidelines_and_approves(open_page: Open, desk: Desk) ->
     page.goto("/review/corrections")
     expect(page.get_by_role("table")).to_be_visible()
     assert no_sideways_scroll(page)
-    expect(page.get_by_role("region", name="As corrected")).to_contain_text("Drink tea.")
+    expect(page.get_by_role("group", name="As corrected")).to_contain_text("Drink tea.")
     page.get_by_text("What changes, word by word").press("Enter")
     expect(page.locator("article ins").first).to_contain_text("tea")
     page.get_by_role("button", name="Approve").click()
@@ -127,8 +127,7 @@ def test_contrast(open_page: Open, desk: Desk, scheme: str) -> None:
     page.keyboard.press("2")
     expect(page.get_by_role("alert")).to_be_visible()
     check()
-    page.context.set_offline(False)
-    page.get_by_role("button", name="Retry").click()
+    page.context.set_offline(False)  # then the grade goes by itself
     expect(page.get_by_role("heading", name="Nothing is left to review")).to_be_visible()
     press(page, "?")
     check()
