@@ -205,8 +205,7 @@ A model whose tuned layers are the encoder's own with noise scores {of.answers} 
 8. Scores differ by {of.mean:.4f} on average and by {of.largest:.4f} at most; the AUC is {of.auc["fp32"]:.4f} and
 {of.auc["int8"]:.4f}. The best answer is the same in {of.same_first} of {of.questions} questions, the
 whole order in {of.same_order}. In 32 bits
-ONNX Runtime gives what torch does, within rounding (`tests/training/test_transformer.py`). Without 8-bit products in
-hardware the difference is about twice as large."""
+ONNX Runtime gives what torch does, within rounding (`tests/training/test_transformer.py`)."""
 
 
 def section_of_recipes(results: Sequence[Served]) -> str:
