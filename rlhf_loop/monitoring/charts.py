@@ -6,7 +6,9 @@ are in `web/static/chart.css`; the SVG has classes only. The same figure gives t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
@@ -17,6 +19,10 @@ from unicodedata import combining, east_asian_width
 from xml.sax.saxutils import escape, quoteattr
 
 from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value
+from rlhf_loop.utils.translation import IN_ENGLISH, Message, Translator
+
+#: The language of what is being drawn.
+_speaks: ContextVar[Translator] = ContextVar("rlhf_chart_language", default=IN_ENGLISH)
 
 #: Of that many names a chart shows the first; the table below it has them all.
 MOST_ROWS = 12
@@ -35,14 +41,25 @@ Ends = tuple[float, float]
 Scale = Callable[[float], float]
 
 
-def draw(figure: Figure) -> str:
-    """Return the figure as an SVG element for a page with chart.css."""
-    return _element(figure, *_drawn(figure), class_="chart" if by_name(figure) else "chart over")
+def draw(figure: Figure, *, speaks: Translator = IN_ENGLISH) -> str:
+    """Return the figure as an SVG element for a page with chart.css; numbers and dates are those of the language."""
+    with _language(speaks):
+        return _element(figure, *_drawn(figure), class_="chart" if by_name(figure) else "chart over")
 
 
-def picture(figure: Figure) -> str:
+@contextmanager
+def _language(speaks: Translator) -> Iterator[None]:
+    token = _speaks.set(speaks)
+    try:
+        yield
+    finally:
+        _speaks.reset(token)
+
+
+def picture(figure: Figure, *, speaks: Translator = IN_ENGLISH) -> str:
     """Return the figure as an SVG file that is complete."""
-    drawn, height = _drawn(figure)
+    with _language(speaks):
+        drawn, height = _drawn(figure)
     style = escape((files("rlhf_loop.web") / "static" / "chart.css").read_text(encoding="utf-8"))
     left = 16 if by_name(figure) else 16 + _LEFT
     chart = _tag("svg", drawn, class_="chart", x=left, y=16, width=500 - 30 - left, height=height)
@@ -91,7 +108,7 @@ def in_words(moments: Sequence[datetime]) -> list[str]:
     only_months = len(moments) > 1 and all(moment.day == 1 for moment in moments)
     before, words = None, []
     for moment in moments:
-        said = f"{moment:%b}" if only_months else f"{moment.day} {moment:%b}"
+        said = _speaks.get().ticks(moment, month_alone=only_months)
         words.append(said if moment.year == before else f"{said}\n{moment.year}")
         before = moment.year
     return words
@@ -100,7 +117,8 @@ def in_words(moments: Sequence[datetime]) -> list[str]:
 def number_in_words(value: float, *, percent: bool) -> str:
     """Return a value as a label has it: 72 %, 72.5 %, 1,200, 0.25, −3."""
     # So many digits that neighbours on an axis differ, and no rounding error shows.
-    text = f"{round(100 * value, 2):g}\N{NO-BREAK SPACE}%" if percent else f"{value:,.6g}"
+    number = _speaks.get().number
+    text = f"{number(round(100 * value, 2), 'g')}\N{NO-BREAK SPACE}%" if percent else number(value, ",.6g")
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -161,7 +179,7 @@ def _element(figure: Figure, inside: str, height: int, *, class_: str) -> str:
 def _drawn(figure: Figure) -> tuple[str, int]:
     """Return what the chart consists of, and how high it is."""
     if not figure.rows:
-        return _text("Nothing to show yet", "50%", 60, anchor="middle"), 120
+        return _text(_speaks.get()(Message("Nothing to show yet")), "50%", 60, anchor="middle"), 120
     if figure.form is Form.PROGRESS:
         return _progress(figure)
     return _rows(figure) if by_name(figure) else _over_x(figure)
@@ -340,7 +358,8 @@ def _rows(figure: Figure) -> tuple[str, int]:
     height = bottom if with_values else bottom + 26
     below = figure.y_label or figure.x_label
     if len(figure.rows) > MOST_ROWS:
-        below = f"{below} (the first {MOST_ROWS} of {len(figure.rows)})".strip()
+        first = _speaks.get()(Message("(the first {most} of {n})", most=MOST_ROWS, n=len(figure.rows)))
+        below = f"{below} {first}".strip()
     if below:
         height += 20
         drawn.append(_words(below, "50%", height - 5, anchor="middle"))
@@ -355,7 +374,8 @@ def _progress(figure: Figure) -> tuple[str, int]:
     for row, (name, value) in enumerate(zip(map(_name, figure.column(figure.x)), values, strict=False)):
         top = row * _ROW
         reached = "?" if value is None else number_in_words(value, percent=figure.percent)
-        said = f"{reached} of {number_in_words(goal, percent=figure.percent)}"
+        goal_in_words = number_in_words(goal, percent=figure.percent)
+        said = _speaks.get()(Message("{reached} of {goal}", reached=reached, goal=goal_in_words))
         full = 100 * min(1.0, max(0.0, (value or 0.0) / goal))
         drawn += [
             _words(name, 0, top + 17, kind="ink", room=0.96 - width(said) / _NARROW),
@@ -378,9 +398,9 @@ def _legend(figure: Figure, left: int = 0) -> tuple[str, int]:
         sign = sign_of.get(figure.form) or line + _at(13, 0, _mark(place))
         entries.append((series.label, _tag("g", sign, class_=f"series-{place % 4}")))
     if lined:
-        default = "As predicted" if figure.form is Form.DIAGONAL else ""
-        default = default or f"Target {number_in_words(figure.target or 0.0, percent=figure.percent)}"
-        entries.append((figure.target_label or default, _tag("path", class_="target", d="M0 0H26")))
+        target = number_in_words(figure.target or 0.0, percent=figure.percent)
+        default = Message("As predicted") if figure.form is Form.DIAGONAL else Message("Target {value}", value=target)
+        entries.append((figure.target_label or _speaks.get()(default), _tag("path", class_="target", d="M0 0H26")))
     drawn, x, row = [], 0.0, 0
     for label, sign in entries:
         words = shortened(label, _NARROW - 34)
@@ -482,7 +502,7 @@ def _rounded(value: float, percent: bool) -> float:
 
 
 def _name(value: Value) -> str:
-    return "unknown" if value is None else str(value)
+    return _speaks.get()(Message("unknown")) if value is None else str(value)
 
 
 def _printable(text: str) -> str:

@@ -25,7 +25,7 @@ from rlhf_loop.domain import prompt_key
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.utils.concurrency import single_threaded_blas
-from rlhf_loop.utils.text import counted, verb
+from rlhf_loop.utils.translation import Message
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -161,18 +161,25 @@ def _reason(
     """Say why there is nothing to see, or only a part of it."""
     if not reference:
         count = _count(asked)
-        why = (
-            f"there {verb(count, 'is', 'are')} {counted(count, 'question')} so far, and the first "
-            f"{ENOUGH_REFERENCE} are what later ones are compared with"
+        why = Message.counted(
+            "there is {n:,} question so far, and the first {enough} are what later ones are compared with",
+            "there are {n:,} questions so far, and the first {enough} are what later ones are compared with",
+            count,
+            enough=ENOUGH_REFERENCE,
         )
     elif encoder is None:
-        why = "the encoder is not there (rlhf-loop doctor says why)"
+        why = Message("the encoder is not there (rlhf-loop doctor says why)")
     elif not later:
-        last = reference[-1].last
-        why = f"no week after {last.day} {last:%B %Y}, where the reference ends, has {ENOUGH} questions"
+        why = Message(
+            "no week after {day}, where the reference ends, has {n} questions", day=reference[-1].last, n=ENOUGH
+        )
+    elif scores:
+        return ""
     else:
-        return "" if scores else "Only the questions are compared: the live model has not scored enough of them yet."
-    return f"{'Only the scores are compared' if scores else 'Drift cannot be seen yet'}: {why}."
+        return Message("Only the questions are compared: the live model has not scored enough of them yet.")
+    if scores:
+        return Message("Only the scores are compared: {why}.", why=why)
+    return Message("Drift cannot be seen yet: {why}.", why=why)
 
 
 def _count(weeks: Sequence[Week]) -> int:

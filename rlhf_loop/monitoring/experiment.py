@@ -23,6 +23,7 @@ from rlhf_loop.store.engine import reading
 from rlhf_loop.store.interactions import INTERLEAVED, LIVE, experiment_name, other_order
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.training import metrics
+from rlhf_loop.utils.translation import Message
 
 Floats = NDArray[np.float64]
 
@@ -187,27 +188,37 @@ def _streamed(connection: Connection, wanted: Any) -> Any:
 
 def _nothing(one_sided: str | None) -> str:
     if one_sided is not None:
-        return (
-            f"All questions go to the experiment ({one_sided}), and none to the live order, so there is nothing to "
-            "compare. Set RLHF_EXPERIMENT_SHARE below 1."
+        return Message(
+            "All questions go to the experiment ({other}), and none to the live order, so there is nothing to "
+            "compare. Set RLHF_EXPERIMENT_SHARE below 1.",
+            other=one_sided,
         )
-    return (
+    return Message(
         "No question has taken part in an experiment yet. Set RLHF_EXPERIMENT_SHARE, such as 0.1, and restart the "
         "service."
     )
 
 
 def _few(arms: Sequence[ArmReport]) -> str:
-    rated = " and ".join(f"{arm.rated:,} of {arm.questions:,} of {arm.policy}" for arm in arms)
-    return f"Too few first answers are rated: {rated}. Ask users to rate; it takes {MIN_RATED} questions of each."
+    rated = tuple(
+        Message("{n:,} of {questions:,} of {order}", n=arm.rated, questions=arm.questions, order=arm.policy)
+        for arm in arms
+    )
+    return Message(
+        "Too few first answers are rated: {rated}. Ask users to rate; it takes {least} questions of each.",
+        rated=rated,
+        least=MIN_RATED,
+    )
 
 
 def _few_interleaved(report: InterleavingReport | None) -> str:
     rated = report.wins + report.losses + report.ties if report else 0
     answered = report.questions if report else 0
-    return (
-        f"Too few interleaved answers are rated: {rated:,} of {answered:,}. Ask users to rate; it takes "
-        f"{MIN_RATED} questions."
+    return Message(
+        "Too few interleaved answers are rated: {n:,} of {answers:,}. Ask users to rate; it takes {least} questions.",
+        n=rated,
+        answers=answered,
+        least=MIN_RATED,
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from math import isfinite
-from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
@@ -25,7 +24,7 @@ from rlhf_loop.registry.runs import runs
 from rlhf_loop.store.alarms import Alarm, open_alarms
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
-from rlhf_loop.utils.translation import ENGLISH, Translator
+from rlhf_loop.utils.translation import IN_ENGLISH, Translator
 from rlhf_loop.version import __version__
 
 _SHOWN = 10
@@ -73,10 +72,11 @@ class Panel:
     data: str
 
 
-def panel(figure: Figure, *, data: str) -> Panel:
+def panel(figure: Figure, *, data: str, speaks: Translator = IN_ENGLISH) -> Panel:
     """Return what the dashboard and the report show of a figure; `data` is where its CSV is."""
     from markupsafe import Markup
 
+    figure = speaks(figure)
     values = (value for each in figure.series for value in figure.column(each.y))
     # Rows may hold counts alone.
     drawable = any(isinstance(value, (int, float)) and isfinite(value) for value in values)
@@ -84,8 +84,8 @@ def panel(figure: Figure, *, data: str) -> Panel:
         name=figure.name,
         title=figure.title,
         summary=figure.summary,
-        chart=Markup(draw(figure)) if drawable else "",
-        table=figure_table(figure),
+        chart=Markup(draw(figure, speaks=speaks)) if drawable else "",
+        table=figure_table(figure, speaks=speaks),
         data=data if figure.rows else "",
     )
 
@@ -113,7 +113,7 @@ def report(
         panels.append(panel(found, data=_inline("text/csv;charset=utf-8", figure_csv(found))))
     panels.sort(key=lambda one: not one.chart)  # as on the dashboard
     pages = Environment(loader=PackageLoader("rlhf_loop.web"), autoescape=True, undefined=StrictUndefined)
-    pages.globals.update(Translator(ENGLISH, Path()).template())
+    pages.globals.update(IN_ENGLISH.template())
     return pages.get_template("rlhf_loop/report.html").render(
         made_at=now, overview=overview(engine), panels=panels, styles=_styles(), version=__version__
     )

@@ -166,7 +166,10 @@ def _alpha(
     if not shared:
         return None, None, Message("No answer has been rated by two experts yet.")
     if len({rating for ratings in shared for rating in ratings}) == 1:
-        return None, None, f"All shared ratings are {shared[0][0]}: where nothing differs, agreement has no measure."
+        same = Message(
+            "All shared ratings are {grade}: where nothing differs, agreement has no measure.", grade=shared[0][0]
+        )
+        return None, None, same
     counts = np.zeros((len(shared), _GRADES), dtype=np.int64)
     for row, ratings in enumerate(shared):
         for rating in ratings:

@@ -127,17 +127,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
-def signed(number: float) -> str:
-    """Return "0.71", or "−0.05" with a minus and no hyphen."""
-    return f"{number:.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def rounded(number: float) -> str:
-    """Return a number with two digits that count: 47, 480, 12,000. More would promise what nobody knows."""
-    whole = round(number)
-    return f"{round(whole, 2 - len(str(abs(whole)))):,}"
-
-
 def listed(names: Sequence[str]) -> str:
     """Return "a", "a and b", "a, b and c"."""
     *before, last = names

@@ -6,7 +6,7 @@ file, which Babel reads as it is, and writes numbers and dates as the language d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import date, datetime
 from gettext import GNUTranslations, NullTranslations
@@ -40,9 +40,15 @@ class Message(str):
 
     @classmethod
     def _made(cls, words: tuple[str, ...], text: str, values: Mapping[str, object]) -> Message:
-        made = super().__new__(cls, text.format(**values) if values else text)
+        made = super().__new__(cls, IN_ENGLISH.filled(text, values))
         made.words, made.values = words, values
         return made
+
+    @classmethod
+    def joined(cls, *said: str, by: str = " ") -> Message:
+        """Return texts one after the other, such as sentences."""
+        values = {f"said{number}": each for number, each in enumerate(said)}
+        return cls(by.join(f"{{{name}}}" for name in values), **values)
 
     def __str__(self) -> str:
         # So that an exception which is made of one gives it back.
@@ -83,27 +89,42 @@ class Translator:
     def _said(self, said: object) -> object:
         found: object = said
         if isinstance(said, Message):
-            found = self._filled(self._found(said), said.values, markup=False)
+            found = self.filled(self._found(said), said.values)
         elif isinstance(said, str):
             found = self._words.gettext(said) if said else said
-        elif isinstance(said, tuple) and type(said) is tuple:
-            found = tuple(self(each) for each in said)
+        elif type(said) is tuple:
+            found = tuple(self._inside(each) for each in said)
         elif is_dataclass(said) and not isinstance(said, type):
-            values: dict[str, Any] = {each.name: self._said(getattr(said, each.name)) for each in fields(said)}
+            values: dict[str, Any] = {each.name: self._inside(getattr(said, each.name)) for each in fields(said)}
             found = replace(said, **values)
         return found
 
+    def _inside(self, said: object) -> object:
+        # A plain text in there may be anybody's, and mean another thing than a text of the catalogue that is the same.
+        return said if isinstance(said, str) and not isinstance(said, Message) else self._said(said)
+
     def number(self, value: float, spec: str = ",") -> str:
         """Write a number as `format` does, with the signs of the language."""
-        return format(value, spec).translate(self._signs)
+        return format(value, spec).translate(self._signs).replace("-", "\N{MINUS SIGN}")
 
     def day(self, when: date, *, month: str = "%B") -> str:
-        """Write a date; with the month as "%b" a short one."""
+        """Write a date; with the month as "%b" a short one, as "%B %Y" the month alone, as "%b %Y" that in short."""
+        alone = month.endswith("%Y")
         if self.language == ENGLISH:
-            return f"{when.day} {when:{month} %Y}"
-        from babel.dates import format_date
+            return f"{when:{month}}" if alone else f"{when.day} {when:{month} %Y}"
+        from babel.dates import format_date, format_skeleton
 
+        if alone:
+            return format_skeleton("yMMMM" if month == "%B %Y" else "yMMM", when, locale=self.language)
         return format_date(when, "long" if month == "%B" else "medium", self.language)
+
+    def ticks(self, when: date, *, month_alone: bool) -> str:
+        """Write a date without its year."""
+        if self.language == ENGLISH:
+            return f"{when:%b}" if month_alone else f"{when.day} {when:%b}"
+        from babel.dates import format_skeleton
+
+        return format_skeleton("MMM" if month_alone else "MMMd", when, locale=self.language)
 
     def moment(self, when: datetime) -> str:
         """Write a date with its time."""
@@ -140,9 +161,15 @@ class Translator:
     def _as_markup(self, text: str, values: Mapping[str, object]) -> Markup:
         from markupsafe import Markup
 
-        return Markup(self._filled(text, values, markup=True))
+        return Markup(self.filled(text, values, markup=True))
 
-    def _filled(self, text: str, values: Mapping[str, object], *, markup: bool) -> str:
+    def listed(self, names: Sequence[str]) -> str:
+        """Return "a", "a and b", "a, b and c"."""
+        *before, last = (self(name) for name in names)
+        return self(Message("{others} and {last}", others=", ".join(before), last=last)) if before else last
+
+    def filled(self, text: str, values: Mapping[str, object], *, markup: bool = False) -> str:
+        """Return the text with its values; as markup they are escaped."""
         return _Fill(self, markup=markup).vformat(text, (), values) if values else text
 
 
@@ -151,9 +178,19 @@ class _Fill(Formatter):
         self._translator, self._markup = translator, markup
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        from markupsafe import escape
-
         if isinstance(value, int | float) and not isinstance(value, bool):
             return self._translator.number(value, format_spec)
+        if isinstance(value, date):
+            return self._translator.day(value, month=format_spec or "%B")
+        if isinstance(value, tuple):
+            value = self._translator.listed(value)
         value = self._translator(value) if isinstance(value, Message) else value
-        return str(escape(value)) if self._markup and not format_spec else format(value, format_spec)
+        if not self._markup:
+            return format(value, format_spec)
+        from markupsafe import escape
+
+        return str(escape(value))
+
+
+#: What a message is in English.
+IN_ENGLISH = Translator(ENGLISH, Path())

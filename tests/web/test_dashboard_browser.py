@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from desk_browser import Desk, Open, desk_in_chromium, pages
 from figure_fakes import ALL, CHINESE, SOURCES
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 from test_browser import CONTRASTS, no_sideways_scroll
 
 from rlhf_loop.config import Settings
@@ -110,6 +111,27 @@ def test_headings_and_names(open_page: Open) -> None:
     assert names == [f"{figure.title}. {figure.summary}" for figure in SHOWN]
     expect(page.get_by_role("heading", name="1 open alarm")).to_be_visible()
     assert page.get_by_role("region", name="1 open alarm").bounding_box()["y"] < 400  # type: ignore[index]
+
+
+def test_figures_that_were_being_computed_join_the_others(open_page: Open) -> None:
+    """They come by themselves, each at its place, and what was unfolded meanwhile stays so."""
+    page = open_page()
+    order = page.locator(".board > .panel[id]").evaluate_all("(all) => all.map((each) => each.id)")
+    late = order[1]
+
+    def early(route: Route) -> None:
+        response = route.fetch()
+        body = re.sub(rf'<article class="panel" id="{late}".*?</article>', "", response.text(), flags=re.DOTALL)
+        body = body.replace("</head>", '<script src="/data-html/static/dashboard.js" defer></script></head>')
+        body = body.replace('<div class="board">', '<p data-pending>One is being computed.</p><div class="board">', 1)
+        route.fulfill(response=response, body=body)
+
+    page.route("**/dashboard", early, times=1)
+    page.reload()
+    page.locator(f"#{order[0]} summary").click()
+    expect(page.locator("[data-pending]")).to_have_count(0)
+    assert page.locator(".board > .panel[id]").evaluate_all("(all) => all.map((each) => each.id)") == order
+    expect(page.locator(f"#{order[0]} details")).to_have_attribute("open", "")
 
 
 def test_download(open_page: Open) -> None:

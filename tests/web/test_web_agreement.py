@@ -49,7 +49,7 @@ def test_the_chart_of_a_rater() -> None:
     """Weeks stand from left to right as far apart as in time, grades from 1 below to 5 above."""
     three = rater(week(date(2026, 10, 5), 1.0), week(date(2026, 10, 12), 5.0), week(date(2026, 11, 2), 3.0))
     assert dots(three) == [Dot(5.0, 39.0), Dot(42.5, 5.0), Dot(155.0, 22.0)]
-    assert weeks_in_words(three).endswith("5 October: 1.0 (4), 12 October: 5.0 (4), 2 November: 3.0 (4)")
+    assert weeks_in_words(three).endswith("5 October 2026: 1.0 (4), 12 October 2026: 5.0 (4), 2 November 2026: 3.0 (4)")
     assert (dots(rater()), weeks_in_words(rater())) == ([], "No weeks yet")
 
 

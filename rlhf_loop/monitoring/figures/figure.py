@@ -15,6 +15,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.utils.text import without_formula
+from rlhf_loop.utils.translation import IN_ENGLISH, Message, Translator
 
 Value = str | int | float | date | datetime | None
 
@@ -93,12 +94,7 @@ class View:
     @property
     def time(self) -> str:
         """The time in words."""
-        return f"the last {self.weeks} weeks"
-
-
-def day(value: date) -> str:
-    """Return "18 May 2026"."""
-    return f"{value.day} {value:%B %Y}"
+        return Message("the last {n} weeks", n=self.weeks)
 
 
 def three(of: Interval | None) -> tuple[float | None, float | None, float | None]:
@@ -125,16 +121,16 @@ class FigureTable:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def figure_table(figure: Figure) -> FigureTable:
+def figure_table(figure: Figure, *, speaks: Translator = IN_ENGLISH) -> FigureTable:
     """Return the rows with their values as people write them; a heading stands as the values below it do."""
     percent = _percentages(figure)
     rows = tuple(
-        tuple(_cell(value, percent=name in percent) for name, value in zip(figure.columns, row, strict=True))
+        tuple(_cell(value, speaks, percent=name in percent) for name, value in zip(figure.columns, row, strict=True))
         for row in figure.rows
     )
     known = [[row[place] for row in rows if row[place].text != _UNKNOWN] for place in range(len(figure.columns))]
     headings = tuple(
-        Cell(_heading(name), bool(cells) and all(cell.number for cell in cells))
+        Cell(_heading(name, speaks), bool(cells) and all(cell.number for cell in cells))
         for name, cells in zip(figure.columns, known, strict=True)
     )
     return FigureTable(headings, rows)
@@ -159,30 +155,48 @@ def _percentages(figure: Figure) -> set[str]:
     return names | ({figure.x} if figure.form is Form.DIAGONAL else set())
 
 
-def _heading(name: str) -> str:
+#: Headings of columns, here for the catalogues; the ends of an interval are said of any of them.
+HEADINGS = (
+    *(Message("Accuracy"), Message("Alpha"), Message("Answered"), Message("Answers"), Message("Auc"), Message("Bias")),
+    *(Message("End user good"), Message("End user mean"), Message("End user ratings"), Message("Expected")),
+    *(Message("Expert good"), Message("Expert mean"), Message("Expert ratings"), Message("First"), Message("Good")),
+    *(Message("Good first"), Message("Made at"), Message("Mean rating"), Message("Mean score"), Message("Median ms")),
+    *(Message("Milestone"), Message("Month"), Message("Number"), Message("Order"), Message("P95 ms"), Message("Stage")),
+    *(Message("Question p"), Message("Question psi"), Message("Questions"), Message("Rated"), Message("Rated good")),
+    *(Message("Rater"), Message("Ratings"), Message("Reviews"), Message("Score"), Message("Score p"), Message("Week")),
+    *(Message("Score psi"), Message("Share below"), Message("Share first"), Message("Shared"), Message("Source")),
+    *(Message("State"), Message("Threshold"), Message("Version"), Message("What")),
+)
+
+
+def _heading(name: str, speaks: Translator) -> str:
     words = name.replace("_", " ")
-    return words[:1].upper() + words[1:]
+    of, _, end = words.rpartition(" ")
+    if end in ("low", "high"):
+        of = _heading(of, speaks)
+        return speaks(Message("{what} low", what=of) if end == "low" else Message("{what} high", what=of))
+    return speaks(words[:1].upper() + words[1:])
 
 
-def _cell(value: Value, *, percent: bool) -> Cell:
+def _cell(value: Value, speaks: Translator, *, percent: bool) -> Cell:
     if value is None or (isinstance(value, float) and not isfinite(value)):
         return Cell(_UNKNOWN, True)
     if isinstance(value, datetime):
-        return Cell(f"{value.day} {value:%b %Y, %H:%M}", False)
+        return Cell(speaks.moment(value), False)
     if isinstance(value, date):
-        return Cell(f"{value.day} {value:%b %Y}", False)
+        return Cell(speaks.day(value, month="%b"), False)
     if isinstance(value, (int, float)):
-        return Cell(_number(value, percent=percent), True)
+        return Cell(_number(value, speaks, percent=percent), True)
     return Cell(value, False)
 
 
-def _number(value: float, *, percent: bool) -> str:
+def _number(value: float, speaks: Translator, *, percent: bool) -> str:
     if percent:
-        text = f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+        text = f"{speaks.number(100 * value, '.1f')}\N{NO-BREAK SPACE}%"
     elif isinstance(value, int) or value == int(value):
-        text = f"{value:,.0f}"
+        text = speaks.number(value, ",.0f")
     else:
-        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 0.01 else f"{value:.2f}"
+        text = speaks.number(value, ",.1f" if abs(value) >= 100 else ".3g" if abs(value) < 0.01 else ".2f")
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -16,7 +16,7 @@ from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.learning_curve import HORIZON, TARGET, Prospect
 from rlhf_loop.training.metrics import BINS, Bin, Coverage, expected_error, lean
-from rlhf_loop.utils.text import counted, percent, rounded, verb
+from rlhf_loop.utils.text import percent
 from rlhf_loop.utils.translation import Message
 
 _VERSIONS = 50
@@ -26,7 +26,7 @@ ENOUGH_SCORED = 50
 _TRUE, _MISLEADING = 0.05, 0.10
 #: Rated answers from which on a learning curve has three points.
 _FOR_A_CURVE = 120
-_FAR = f"more than {HORIZON} times the ratings that there are"
+_FAR = Message("more than {n} times the ratings that there are", n=HORIZON)
 
 
 def versions(view: View) -> Figure:
@@ -37,19 +37,26 @@ def versions(view: View) -> Figure:
         accuracy, auc = (overall.get(name) or {} for name in ("accuracy", "auc"))
         if accuracy.get("value") is not None:
             ends = [of.get(end) for of in (accuracy, auc) for end in ("value", "low", "high")]
-            rows.append((each.id, each.version, str(each.state), each.made_at, *ends))
+            rows.append((each.id, each.version, Message(each.state), each.made_at, *ends))
     live = registry.live(view.engine)
     if not rows:
-        summary = "No version has been measured yet. Train one as soon as 50 answers are rated: rlhf-loop train"
-    else:
-        newest, of = (
-            rows[-1],
-            "The only version" if len(rows) == 1 else f"The newest of {counted(len(rows), 'version')}",
+        summary = Message(
+            "No version has been measured yet. Train one as soon as 50 answers are rated: rlhf-loop train"
         )
-        right = percent(newest[4])  # type: ignore[arg-type]
-        summary = (
-            f"{of} is right about {right} of the answers that it was not fitted on, held out or cross-validated; the "
-            f"goal is {percent(TARGET)}. {f'Live is version {live.id}, {live.version}.' if live else 'None is live.'}"
+    else:
+        of = Message.counted("The only version", "The newest of {n:,} versions", len(rows))
+        right = percent(rows[-1][4])  # type: ignore[arg-type]
+        summary = Message.joined(
+            Message(
+                "{version} is right about {right} of the answers that it was not fitted on, held out or "
+                "cross-validated; the goal is {goal}.",
+                version=of,
+                right=right,
+                goal=percent(TARGET),
+            ),
+            Message("Live is version {id}, {version}.", id=live.id, version=live.version)
+            if live
+            else Message("None is live."),
         )
     measured = ("accuracy", "accuracy_low", "accuracy_high", "auc", "auc_low", "auc_high")
     return Figure(
@@ -61,13 +68,13 @@ def versions(view: View) -> Figure:
         form=Form.LINES,
         x="number",
         series=(
-            Series(label="accuracy", y="accuracy", low="accuracy_low", high="accuracy_high"),
-            Series(label="AUC", y="auc", low="auc_low", high="auc_high"),
+            Series(label=Message("accuracy"), y="accuracy", low="accuracy_low", high="accuracy_high"),
+            Series(label=Message("AUC"), y="auc", low="auc_low", high="auc_high"),
         ),
         percent=True,
         target=TARGET,
-        target_label="goal for accuracy",
-        x_label="version",
+        target_label=Message("goal for accuracy"),
+        x_label=Message("version"),
     )
 
 
@@ -99,31 +106,40 @@ def learning(view: View) -> Figure:
         form=Form.LINES,
         x="ratings",
         series=(
-            Series(label="measured", y="accuracy", low="accuracy_low", high="accuracy_high"),
-            Series(label="expected", y="expected", low="expected_low", high="expected_high"),
+            Series(label=Message("measured"), y="accuracy", low="accuracy_low", high="accuracy_high"),
+            Series(label=Message("expected"), y="expected", low="expected_low", high="expected_high"),
         ),
         percent=True,
         doubling=True,
         target=TARGET,
-        target_label="goal",
-        x_label="ratings to learn from",
+        target_label=Message("goal"),
+        x_label=Message("ratings to learn from"),
     )
 
 
 def calibration(view: View) -> Figure:
     """Return what the scores promised, against what experts then gave."""
-    found, whose = _rated_bins(view), f"answers of {view.time} that experts rated after they had got a score"
-    advice = "Train again on the newest ratings."
+    found, advice = _rated_bins(view), Message("Train again on the newest ratings.")
     answers = sum(each.answers for each in found)
+    judged = Message(
+        "Judged by {answers:,} answers of {time} that experts rated after they had got a score.",
+        answers=answers,
+        time=view.time,
+    )
     if answers < ENOUGH_SCORED:
         scored = answers
         found, version = _trained_bins(view)
         answers = sum(each.answers for each in found)
-        advice = "A training on more ratings mends that."
-        whose = (
-            f"answers that the training of version {version} predicted without having learned from them, as only "
-            f"{counted(scored, 'answer')} with a score {verb(scored, 'was', 'were')} rated later; "
-            f"it takes {ENOUGH_SCORED}"
+        advice = Message("A training on more ratings mends that.")
+        judged = Message.counted(
+            "Judged by {answers:,} answers that the training of version {version} predicted without having learned "
+            "from them, as only {n:,} answer with a score was rated later; it takes {enough}.",
+            "Judged by {answers:,} answers that the training of version {version} predicted without having learned "
+            "from them, as only {n:,} answers with a score were rated later; it takes {enough}.",
+            scored,
+            answers=answers,
+            version=version,
+            enough=ENOUGH_SCORED,
         )
     rows = []
     for each in found:
@@ -132,20 +148,23 @@ def calibration(view: View) -> Figure:
     return Figure(
         name="calibration",
         title=Message("Do the scores mean what they say?"),
-        summary=f"{_calibrated(found, advice)} Judged by {answers:,} {whose}."
+        summary=Message.joined(*_calibrated(found, advice), judged)
         if found
-        else f"Nothing can be said yet. It takes a trained model, or {ENOUGH_SCORED} answers that got a score and were "
-        "then rated by experts at /review.",
+        else Message(
+            "Nothing can be said yet. It takes a trained model, or {enough} answers that got a score and were "
+            "then rated by experts at /review.",
+            enough=ENOUGH_SCORED,
+        ),
         columns=("score", "answers", "rated_good", "rated_good_low", "rated_good_high"),
         rows=tuple(rows),
         form=Form.DIAGONAL,
         x="score",
-        series=(Series(label="rated 4 or 5", y="rated_good", low="rated_good_low", high="rated_good_high"),),
+        series=(Series(label=Message("rated 4 or 5"), y="rated_good", low="rated_good_low", high="rated_good_high"),),
         percent=True,
-        target_label="as the score says",
+        target_label=Message("as the score says"),
         y_range=(0.0, 1.0),
-        x_label="score",
-        y_label="share of answers rated 4 or 5",
+        x_label=Message("score"),
+        y_label=Message("share of answers rated 4 or 5"),
     )
 
 
@@ -157,25 +176,32 @@ def certainty(view: View) -> Figure:
     for each in (Coverage(**one) for one in found):
         good = each.precision
         rows.append((each.threshold, each.answered, each.answered / each.questions, good.value, good.low, good.high))
-    set_to = f"It is set to {least:g}." if least else "None is set: RLHF_ANSWER_THRESHOLD."
+    set_to = (
+        Message("It is set to {least:g}.", least=least) if least else Message("None is set: RLHF_ANSWER_THRESHOLD.")
+    )
     return Figure(
         name="certainty",
         title=Message("Which answers are certain enough?"),
-        summary=f"What a threshold leaves of {found[0]['questions']:,} questions, by scores of models that had not "
-        f"seen them (training of version {version}). {set_to}"
+        summary=Message(
+            "What a threshold leaves of {questions:,} questions, by scores of models that had not seen them (training "
+            "of version {version}). {set}",
+            questions=found[0]["questions"],
+            version=version,
+            set=set_to,
+        )
         if found
-        else "Nothing can be said yet. It takes a training with two or more rated answers to a question.",
+        else Message("Nothing can be said yet. It takes a training with two or more rated answers to a question."),
         columns=("threshold", "questions", "answered", "good_first", "good_first_low", "good_first_high"),
         rows=tuple(rows),
         form=Form.LINES,
         x="threshold",
         series=(
-            Series(label="a good answer first", y="good_first", low="good_first_low", high="good_first_high"),
-            Series(label="questions answered", y="answered"),
+            Series(label=Message("a good answer first"), y="good_first", low="good_first_low", high="good_first_high"),
+            Series(label=Message("questions answered"), y="answered"),
         ),
         percent=True,
         y_range=(0.0, 1.0),
-        x_label="least score of the first answer",
+        x_label=Message("least score of the first answer"),
     )
 
 
@@ -197,11 +223,14 @@ def _shown(outlook: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 def _forecast(version: Version | None, outlook: Mapping[str, Any] | None) -> str:
     goal = percent(TARGET)
     if version is None:
-        return f"There is no learning curve yet. A training draws it, with {_FOR_A_CURVE} rated answers or more."
+        return Message(
+            "There is no learning curve yet. A training draws it, with {n} rated answers or more.", n=_FOR_A_CURVE
+        )
     if outlook is None:
-        return (
-            f"Too few ratings to see where this leads. With about {_FOR_A_CURVE} rated answers, a training can tell "
-            "how many more it takes."
+        return Message(
+            "Too few ratings to see where this leads. With about {n} rated answers, a training can tell "
+            "how many more it takes.",
+            n=_FOR_A_CURVE,
         )
     now, prospect = int(outlook["now"]), Prospect(outlook["prospect"])
     # Some of the ratings are kept for judging, and so will be some of those that come.
@@ -211,32 +240,55 @@ def _forecast(version: Version | None, outlook: Mapping[str, Any] | None) -> str
         for name in ("ratings", "low", "high")
     )
     if prospect is Prospect.REACHED and most == 0:
-        return f"The ratings that there are suffice for an accuracy of {goal}. More of them make it surer, and higher."
+        return Message(
+            "The ratings that there are suffice for an accuracy of {goal}. More of them make it surer, and higher.",
+            goal=goal,
+        )
     if prospect is Prospect.REACHED:
-        doubt = _FAR if most is None else f"up to {rounded(most)} more"
-        return f"The ratings that there are probably suffice for an accuracy of {goal}; perhaps it takes {doubt}."
+        doubt = _FAR if most is None else Message("up to {n:,} more", n=_rounded(most))
+        return Message(
+            "The ratings that there are probably suffice for an accuracy of {goal}; perhaps it takes {doubt}.",
+            goal=goal,
+            doubt=doubt,
+        )
     if prospect is Prospect.OUT_OF_REACH:
-        return (
-            f"More ratings alone will hardly bring an accuracy of {goal}: the curve flattens near "
-            f"{percent(outlook['expected'][-1]['accuracy'])}. Look at what raters disagree on, and at the sources."
+        return Message(
+            "More ratings alone will hardly bring an accuracy of {goal}: the curve flattens near {end}. Look at what "
+            "raters disagree on, and at the sources.",
+            goal=goal,
+            end=percent(outlook["expected"][-1]["accuracy"]),
         )
     if prospect is Prospect.UNKNOWN or more is None:
-        return (
-            f"Whether more ratings will bring an accuracy of {goal} cannot be told yet: {_between(least, most)}. Go on "
-            "rating; each training looks again."
+        return Message(
+            "Whether more ratings will bring an accuracy of {goal} cannot be told yet: {between}. Go on "
+            "rating; each training looks again.",
+            goal=goal,
+            between=_between(least, most),
         )
-    return (
-        f"About {rounded(more)} more rated answers bring an accuracy of {goal}: {_between(least, most)}, if this is "
-        "one of the four forecasts in five that hold."
+    return Message(
+        "About {more:,} more rated answers bring an accuracy of {goal}: {between}, if this is one of the four "
+        "forecasts in five that hold.",
+        more=_rounded(more),
+        goal=goal,
+        between=_between(least, most),
     )
 
 
-def _between(least: int | None, most: int | None) -> str:
+def _rounded(number: float) -> int:
+    """Return a number with two digits that count: 47, 480, 12000. More would promise what nobody knows."""
+    whole = round(number)
+    return round(whole, 2 - len(str(abs(whole))))
+
+
+def _between(least: int | None, most: int | None) -> Message:
     """Say how many more ratings it takes; `least` is 0 where it may take none."""
-    begin = f"at least {rounded(least)} more" if least else "perhaps none"
-    if most is None:
-        return f"{begin}, possibly {_FAR}"
-    return f"between {rounded(least)} and {rounded(most)}" if least else f"{begin}, at most {rounded(most)}"
+    if least and most is not None:
+        return Message("between {least:,} and {most:,}", least=_rounded(least), most=_rounded(most))
+    if most is not None:
+        return Message("perhaps none, at most {most:,}", most=_rounded(most))
+    if least:
+        return Message("at least {least:,} more, possibly {far}", least=_rounded(least), far=_FAR)
+    return Message("perhaps none, possibly {far}", far=_FAR)
 
 
 def _rated_bins(view: View) -> tuple[Bin, ...]:
@@ -275,15 +327,15 @@ def _of_newest(view: View, name: str) -> tuple[Sequence[Mapping[str, Any]], int]
     return (), 0
 
 
-def _calibrated(found: Sequence[Bin], advice: str) -> str:
+def _calibrated(found: Sequence[Bin], advice: Message) -> Iterator[Message]:
     off, above = expected_error(found), lean(found)
-    points = counted(round(100 * off), "point")
+    points = Message.counted("{n} point of 100", "{n} points of 100", round(100 * off))
     if off < _TRUE:
-        said = f"The scores mean what they say: they are off by {points} of 100 on average."
+        yield Message("The scores mean what they say: they are off by {points} on average.", points=points)
     elif off < _MISLEADING:
-        said = f"The scores are a little off, by {points} of 100 on average."
+        yield Message("The scores are a little off, by {points} on average.", points=points)
     else:
-        said = f"The scores mislead: they are off by {points} of 100 on average. {advice}"
+        yield Message("The scores mislead: they are off by {points} on average.", points=points)
+        yield advice
     if off >= _TRUE and abs(above) > off / 2:
-        said += f" They promise too {'much' if above > 0 else 'little'}."
-    return said
+        yield Message("They promise too much.") if above > 0 else Message("They promise too little.")

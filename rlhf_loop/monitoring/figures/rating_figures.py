@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
-from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value, View, day
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, Value, View
 from rlhf_loop.monitoring.figures.weekly import Week, weeks
 from rlhf_loop.reviewing import RaterReport, agreement, agreement_by_month
 from rlhf_loop.reviewing.agreement import ENOUGH_SHARED
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review
-from rlhf_loop.utils.text import counted, listed, percent, signed, verb
+from rlhf_loop.utils.text import percent
 from rlhf_loop.utils.translation import Message
 
 #: Numbers of rated answers that are worth reaching: enough to train, and from there on about doubling.
@@ -33,22 +33,28 @@ def milestone(view: View) -> Figure:
     most = _MILESTONES[-1]
     goal = next((each for each in _MILESTONES if each > rated), (rated // most + 1) * most)
     if not rated:
-        summary = f"No answer is rated yet. With {goal} of them a first model can be trained. Experts rate at /review."
+        summary = Message(
+            "No answer is rated yet. With {goal} of them a first model can be trained. Experts rate at /review.",
+            goal=goal,
+        )
     else:
-        what = "a first model can be trained" if goal == _MILESTONES[0] else f"there are {goal:,}"
-        is_rated = f"{counted(rated, 'answer')} {verb(rated, 'is', 'are')} rated by experts"
-        summary = f"{is_rated}. {goal - rated:,} more, and {what}."
+        summary = Message.joined(
+            Message.counted("{n:,} answer is rated by experts.", "{n:,} answers are rated by experts.", rated),
+            Message("{more:,} more, and a first model can be trained.", more=goal - rated)
+            if goal == _MILESTONES[0]
+            else Message("{more:,} more, and there are {goal:,}.", more=goal - rated, goal=goal),
+        )
     return Figure(
         name="milestone",
         title=Message("Rated answers"),
         summary=summary,
         columns=("what", "rated", "milestone"),
-        rows=(("rated answers", rated, goal),),
+        rows=((Message("rated answers"), rated, goal),),
         form=Form.PROGRESS,
         x="what",
-        series=(Series(label="rated answers", y="rated"),),
+        series=(Series(label=Message("rated answers"), y="rated"),),
         target=float(goal),
-        target_label=f"{goal:,}",
+        target_label=Message("{n:,}", n=goal),
     )
 
 
@@ -74,12 +80,16 @@ def satisfaction(view: View) -> Figure:
             each = of.get(week)
             values += [each.count, each.mean, each.share] if each else [0, None, None]
         rows.append(tuple(values))
-    said = [_week(who, of[max(of)]) for who, of in (("Experts", experts), ("End users", users)) if of]
+    who = (Message("Experts"), Message("End users"))
+    said = [_week(each, of[max(of)]) for each, of in zip(who, (experts, users), strict=True) if of]
     return Figure(
         name="satisfaction",
         title=Message("Satisfaction by week"),
-        summary=" ".join(said)
-        or f"Nobody has rated anything in {view.time}. Experts rate at /review, end users below an answer.",
+        summary=Message.joined(*said)
+        if said
+        else Message(
+            "Nobody has rated anything in {time}. Experts rate at /review, end users below an answer.", time=view.time
+        ),
         columns=(
             "week",
             "expert_ratings",
@@ -92,10 +102,13 @@ def satisfaction(view: View) -> Figure:
         rows=tuple(rows),
         form=Form.LINES,
         x="week",
-        series=(Series(label="experts", y="expert_good"), Series(label="end users", y="end_user_good")),
+        series=(
+            Series(label=Message("experts"), y="expert_good"),
+            Series(label=Message("end users"), y="end_user_good"),
+        ),
         percent=True,
         y_range=(0.0, 1.0),
-        y_label="share of ratings that are 4 or 5",
+        y_label=Message("share of ratings that are 4 or 5"),
     )
 
 
@@ -104,24 +117,35 @@ def alpha_by_month(view: View) -> Figure:
     found = agreement_by_month(view.engine)
     known = [each for each in found if each.alpha is not None]
     if not known:
-        summary = (
-            f"No month has {ENOUGH_SHARED} answers yet that two experts have rated, with more than one grade among "
-            "them. Have two people rate the same answers now and then: /review offers them."
+        summary = Message(
+            "No month has {n} answers yet that two experts have rated, with more than one grade among "
+            "them. Have two people rate the same answers now and then: /review offers them.",
+            n=ENOUGH_SHARED,
         )
     else:
         last = known[-1]
         alpha = last.alpha.value if last.alpha else 0.0
         advice = (
-            "That is good."
+            Message("That is good.")
             if alpha >= _GOOD
-            else "That will do; good is 0.8."
+            else Message("That will do; good is 0.8.")
             if alpha >= _POOR
-            else "That is little: 0.67 is fair, 0.8 good. Talk about answers with different grades, and improve the "
-            "guidelines."
+            else Message(
+                "That is little: 0.67 is fair, 0.8 good. Talk about answers with different grades, and improve the "
+                "guidelines."
+            )
         )
-        summary = (
-            f"In {last.start:%B %Y} Krippendorff's alpha was {signed(alpha)}, by {counted(last.answers, 'answer')} "
-            f"that several experts rated; 1 is perfect, 0 is chance. {advice}"
+        summary = Message.joined(
+            Message.counted(
+                "In {month:%B %Y} Krippendorff's alpha was {alpha:.2f}, by {n:,} answer that several experts rated; 1 "
+                "is perfect, 0 is chance.",
+                "In {month:%B %Y} Krippendorff's alpha was {alpha:.2f}, by {n:,} answers that several experts rated; 1 "
+                "is perfect, 0 is chance.",
+                last.answers,
+                month=last.start,
+                alpha=alpha,
+            ),
+            advice,
         )
     return Figure(
         name="agreement",
@@ -138,12 +162,12 @@ def alpha_by_month(view: View) -> Figure:
         ),
         form=Form.LINES,
         x="month",
-        series=(Series(label="alpha", y="alpha", low="alpha_low", high="alpha_high"),),
+        series=(Series(label=Message("alpha"), y="alpha", low="alpha_low", high="alpha_high"),),
         target=_GOOD,
-        target_label="good",
+        target_label=Message("good"),
         # From chance to agreement; lower where it is worse than chance.
         y_range=(min([0.0, *(each.alpha.low for each in known if each.alpha and each.alpha.low < 0)]), 1.0),
-        y_label="Krippendorff's alpha",
+        y_label=Message("Krippendorff's alpha"),
     )
 
 
@@ -160,30 +184,48 @@ def raters(view: View) -> Figure:
         rows=tuple((each.reviewer, each.reviews, each.mean_rating, each.shared, each.bias) for each in found),
         form=Form.INTERVALS,
         x="rater",
-        series=(Series(label="grades above or below the others", y="bias"),),
+        series=(Series(label=Message("grades above or below the others"), y="bias"),),
         target=0.0,
-        target_label="as the others",
+        target_label=Message("as the others"),
         y_range=(-reach, reach),
     )
 
 
-def _week(who: str, of: Week) -> str:
-    return (
-        f"{who} gave 4 or 5 to {percent(of.share)} of the answers that they rated in the week of {day(of.start)} "
-        f"({counted(of.count, 'rating')}, {of.mean:.1f} on average)."
+def _week(who: Message, of: Week) -> Message:
+    return Message.counted(
+        "{who} gave 4 or 5 to {share} of the answers that they rated in the week of {week} ({n:,} rating, {mean:.1f} "
+        "on average).",
+        "{who} gave 4 or 5 to {share} of the answers that they rated in the week of {week} ({n:,} ratings, {mean:.1f} "
+        "on average).",
+        of.count,
+        who=who,
+        share=percent(of.share),
+        week=of.start,
+        mean=of.mean,
     )
 
 
 def _leaning(found: Sequence[RaterReport]) -> str:
     known = [each for each in found if each.bias is not None and each.shared >= ENOUGH_SHARED]
     if not known:
-        return f"No rater shares {ENOUGH_SHARED} answers with others yet. Experts rate the same answers at /review."
+        return Message(
+            "No rater shares {n} answers with others yet. Experts rate the same answers at /review.", n=ENOUGH_SHARED
+        )
     named = sorted(
         ((each.reviewer, each.bias) for each in known if each.bias is not None and abs(each.bias) >= _LEANING),
         key=lambda one: -abs(one[1]),
     )
     if not named:
-        return "Nobody grades far above or below the others on the same answers."
-    said = [f"{name} grades {abs(bias):.1f} {'above' if bias > 0 else 'below'} the others" for name, bias in named[:3]]
-    others = f" So do {len(named) - 3} more in the data." if len(named) > 3 else ""
-    return f"On the same answers, {listed(said)}. Talk about what a 3 and a 4 are, or improve the guidelines.{others}"
+        return Message("Nobody grades far above or below the others on the same answers.")
+    leaning = Message(
+        "On the same answers, {leanings}. Talk about what a 3 and a 4 are, or improve the guidelines.",
+        leanings=tuple(
+            Message("{name} grades {by:.1f} above the others", name=name, by=bias)
+            if bias > 0
+            else Message("{name} grades {by:.1f} below the others", name=name, by=-bias)
+            for name, bias in named[:3]
+        ),
+    )
+    if len(named) > 3:
+        return Message.joined(leaning, Message("So do {n} more in the data.", n=len(named) - 3))
+    return leaning

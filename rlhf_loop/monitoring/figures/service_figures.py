@@ -11,17 +11,18 @@ from sqlalchemy import Float, cast, func, select
 from rlhf_loop.domain import Interval
 from rlhf_loop.monitoring.drift import MOVED, drift
 from rlhf_loop.monitoring.experiment import InterleavingReport, experiment
-from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, View, day, three
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, View, three
 from rlhf_loop.monitoring.figures.weekly import weeks
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion
-from rlhf_loop.utils.text import counted, listed, percent
+from rlhf_loop.utils.text import percent
 from rlhf_loop.utils.translation import Message
 
 #: Questions whose stages are looked at, and for how long back.
 _TIMED, _TIMED_DAYS = 10_000, 7
 #: Ratings of a source from which on it is compared with others in words.
 _COMPARED = 10
+_DRIFTING = {"questions": Message("questions"), "scores": Message("scores")}
 _SOURCE = func.coalesce(Interaction.source, "unknown")
 
 
@@ -39,13 +40,23 @@ def quality(view: View) -> Figure:
     )
     if found:
         last = found[-1]
-        summary = (
-            f"In the week of {day(last.start)}, {counted(last.count, 'answer')} came first, with a score of "
-            f"{last.mean:.2f} on average; {percent(last.share)} scored below {threshold:g}. If that share rises, "
-            "people ask what no source answers well: add documents, or a source."
+        summary = Message.counted(
+            "In the week of {week}, {n:,} answer came first, with a score of {mean:.2f} on average; {share} scored "
+            "below {threshold:g}. If that share rises, people ask what no source answers well: add documents, or a "
+            "source.",
+            "In the week of {week}, {n:,} answers came first, with a score of {mean:.2f} on average; {share} scored "
+            "below {threshold:g}. If that share rises, people ask what no source answers well: add documents, or a "
+            "source.",
+            last.count,
+            week=last.start,
+            mean=last.mean,
+            share=percent(last.share),
+            threshold=threshold,
         )
     else:
-        summary = f"No answer has been served with a score in {view.time}. They are, as soon as a model is live."
+        summary = Message(
+            "No answer has been served with a score in {time}. They are, as soon as a model is live.", time=view.time
+        )
     return Figure(
         name="quality",
         title=Message("Scores of the first answers by week"),
@@ -55,8 +66,8 @@ def quality(view: View) -> Figure:
         form=Form.LINES,
         x="week",
         series=(
-            Series(label="mean score", y="mean_score"),
-            Series(label=f"share below {threshold:g}", y="share_below"),
+            Series(label=Message("mean score"), y="mean_score"),
+            Series(label=Message("share below {threshold:g}", threshold=threshold), y="share_below"),
         ),
         percent=True,
         y_range=(0.0, 1.0),
@@ -85,15 +96,19 @@ def sources(view: View) -> Figure:
     rows = [(name, count, wins.get(name, 0), wins.get(name, 0) / total if total else None) for name, count in found]
     rows.sort(key=lambda row: (-row[2], -row[1], row[0]))
     if rows and total:
-        summary = (
-            f"{rows[0][0]} had the first answer most often, to {percent(rows[0][2] / total)} of "
-            f"{counted(total, 'question')}."
+        summary = Message.counted(
+            "{source} had the first answer most often, to {share} of {n:,} question.",
+            "{source} had the first answer most often, to {share} of {n:,} questions.",
+            total,
+            source=rows[0][0],
+            share=percent(rows[0][2] / total),
         )
-        never = [row[0] for row in rows if not row[2] and row[1] >= total]
+        never = tuple(row[0] for row in rows if not row[2] and row[1] >= total)
         if never:
-            summary += f" Never first: {listed(never)}; a source that never helps only costs time."
+            costs = Message("Never first: {sources}; a source that never helps only costs time.", sources=never)
+            summary = Message.joined(summary, costs)
     else:
-        summary = f"The service has answered no question in {view.time}. Ask one at /data-html."
+        summary = Message("The service has answered no question in {time}. Ask one at /data-html.", time=view.time)
     return Figure(
         name="sources",
         title=Message("Which source has the first answer?"),
@@ -102,7 +117,7 @@ def sources(view: View) -> Figure:
         rows=tuple(rows),
         form=Form.BARS,
         x="source",
-        series=(Series(label="share of first places", y="share_first"),),
+        series=(Series(label=Message("share of first places"), y="share_first"),),
         percent=True,
     )
 
@@ -122,9 +137,13 @@ def source_ratings(view: View) -> Figure:
     if len(known) > 1:
         summary = _best_and_worst(known[0], known[-1])
     elif found:
-        summary = f"It takes two sources with {_COMPARED} rated answers each to compare them. Experts rate at /review."
+        summary = Message(
+            "It takes two sources with {n} rated answers each to compare them. Experts rate at /review.", n=_COMPARED
+        )
     else:
-        summary = f"No answer of {view.time} has been rated by an expert yet. Experts rate at /review."
+        summary = Message(
+            "No answer of {time} has been rated by an expert yet. Experts rate at /review.", time=view.time
+        )
     return Figure(
         name="source-ratings",
         title=Message("How experts rate each source"),
@@ -133,25 +152,28 @@ def source_ratings(view: View) -> Figure:
         rows=tuple((name, count, *_ends(count, mean)) for name, count, mean in found),
         form=Form.INTERVALS,
         x="source",
-        series=(Series(label="mean rating", y="mean_rating", low="mean_rating_low", high="mean_rating_high"),),
+        series=(Series(label=Message("mean rating"), y="mean_rating", low="mean_rating_low", high="mean_rating_high"),),
         y_range=(1.0, 5.0),
-        x_label="mean rating, from 1 to 5",
+        x_label=Message("mean rating, from 1 to 5"),
     )
 
 
 def drifting(view: View) -> Figure:
     """Return how far questions and scores have moved from what they were."""
     found = drift(view.engine, encoder=view.encoder, now=view.now, weeks=view.weeks)
+    summary = found.reason
     if found.drifted_since:
-        moved = listed(list(found.moved))
-        summary = (
-            f"The {moved} have drifted since the week of {day(found.drifted_since)}: they are no longer what the model "
-            "was judged by. Rate newer answers at /review, and train again: rlhf-loop retrain"
+        summary = Message(
+            "The {moved} have drifted since the week of {week}: they are no longer what the model was judged by. Rate "
+            "newer answers at /review, and train again: rlhf-loop retrain",
+            moved=tuple(_DRIFTING[each] for each in found.moved),
+            week=found.drifted_since,
         )
     elif found.compared:
-        summary = f"No drift of the {listed(list(found.compared))} is seen. {found.reason}".strip()
-    else:
-        summary = found.reason
+        seen = Message(
+            "No drift of the {compared} is seen.", compared=tuple(_DRIFTING[each] for each in found.compared)
+        )
+        summary = Message.joined(seen, found.reason) if found.reason else seen
     return Figure(
         name="drift",
         title=Message("Do people ask other questions than before?"),
@@ -163,10 +185,10 @@ def drifting(view: View) -> Figure:
         ),
         form=Form.LINES,
         x="week",
-        series=(Series(label="questions", y="question_psi"), Series(label="scores", y="score_psi")),
+        series=(Series(label=Message("questions"), y="question_psi"), Series(label=Message("scores"), y="score_psi")),
         target=MOVED,
-        target_label="drift from here on",
-        y_label="population stability index",
+        target_label=Message("drift from here on"),
+        y_label=Message("population stability index"),
     )
 
 
@@ -185,7 +207,7 @@ def online(view: View) -> Figure:
     return Figure(
         name="experiment",
         title=Message("What the model is worth to those who ask"),
-        summary=" ".join(said),
+        summary=Message.joined(*said),
         columns=(
             "order",
             "questions",
@@ -196,9 +218,9 @@ def online(view: View) -> Figure:
         rows=tuple(rows),
         form=Form.INTERVALS,
         x="order",
-        series=(Series(label="share of good ratings", y="good", low="good_low", high="good_high"),),
+        series=(Series(label=Message("share of good ratings"), y="good", low="good_low", high="good_high"),),
         percent=True,
-        x_label="first answers rated 4 or 5",
+        x_label=Message("first answers rated 4 or 5"),
     )
 
 
@@ -223,27 +245,46 @@ def stages(view: View) -> Figure:
     return Figure(
         name="stages",
         title=Message("Where does the time go?"),
-        summary=f"In the last {_TIMED_DAYS} days the slowest stage was {slowest[0]}: {slowest[2]:,.0f} ms for half of "
-        f"{counted(slowest[1], 'question')}, up to {slowest[3]:,.0f} ms for 19 of 20."
+        summary=Message.counted(
+            "In the last {days} days the slowest stage was {stage}: {half:,.0f} ms for half of {n:,} question, up to "
+            "{most:,.0f} ms for 19 of 20.",
+            "In the last {days} days the slowest stage was {stage}: {half:,.0f} ms for half of {n:,} questions, up to "
+            "{most:,.0f} ms for 19 of 20.",
+            slowest[1],
+            days=_TIMED_DAYS,
+            stage=slowest[0],
+            half=slowest[2],
+            most=slowest[3],
+        )
         if slowest
-        else f"No question has been answered in the last {_TIMED_DAYS} days. Ask one at /data-html.",
+        else Message("No question has been answered in the last {days} days. Ask one at /data-html.", days=_TIMED_DAYS),
         columns=("stage", "questions", "median_ms", "p95_ms"),
         rows=tuple(rows),
         form=Form.BARS,
         x="stage",
-        series=(Series(label="half within", y="median_ms"), Series(label="19 of 20 within", y="p95_ms")),
-        y_label="milliseconds",
+        series=(
+            Series(label=Message("half within"), y="median_ms"),
+            Series(label=Message("19 of 20 within"), y="p95_ms"),
+        ),
+        y_label=Message("milliseconds"),
     )
 
 
 def _best_and_worst(best: tuple[str, int, Interval], worst: tuple[str, int, Interval]) -> str:
-    said = (
-        f"Experts like the answers of {best[0]} best ({best[2].value:.1f} on average, {counted(best[1], 'rating')}), "
-        f"those of {worst[0]} least ({worst[2].value:.1f}, {counted(worst[1], 'rating')})."
+    said = Message(
+        "Experts like the answers of {best} best ({best_mean:.1f} on average, {best_ratings}), those of {worst} least "
+        "({worst_mean:.1f}, {worst_ratings}).",
+        best=best[0],
+        best_mean=best[2].value,
+        best_ratings=Message.counted("{n:,} rating", "{n:,} ratings", best[1]),
+        worst=worst[0],
+        worst_mean=worst[2].value,
+        worst_ratings=Message.counted("{n:,} rating", "{n:,} ratings", worst[1]),
     )
     if best[2].low > worst[2].high:
-        return f"{said} That is more than chance: look at what {worst[0]} gives, or leave it out."
-    return f"{said} That may be chance."
+        surely = Message("That is more than chance: look at what {worst} gives, or leave it out.", worst=worst[0])
+        return Message.joined(said, surely)
+    return Message.joined(said, Message("That may be chance."))
 
 
 def _mean(count: int, total: float, squares: float) -> Interval:
@@ -265,21 +306,31 @@ def _ends(count: int, mean: Interval) -> tuple[float | None, ...]:
 
 
 def _difference(of: Interval) -> str:
-    points = f"{100 * of.value:+.1f} points (95 %: {100 * of.low:+.1f} to {100 * of.high:+.1f})".replace(
-        "-", "\N{MINUS SIGN}"
-    )
     if of.low > 0:
-        said = "The model is worth it"
+        said = Message("The model is worth it")
     elif of.high < 0:
-        said = "The model does harm; go back by rlhf-loop models rollback"
+        said = Message("The model does harm; go back by rlhf-loop models rollback")
     else:
-        said = "No difference is certain yet"
-    return f"{said}: the share of good ratings differs by {points} from that of the other order."
+        said = Message("No difference is certain yet")
+    return Message(
+        "{said}: the share of good ratings differs by {points:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) from that "
+        "of the other order.",
+        said=said,
+        points=100 * of.value,
+        low=100 * of.low,
+        high=100 * of.high,
+    )
 
 
 def _in_turn(found: InterleavingReport) -> str:
-    outcomes = listed([counted(found.wins, "win"), counted(found.losses, "loss", "losses"), counted(found.ties, "tie")])
-    return f"Both orders in one list: {outcomes} for the live order."
+    return Message(
+        "Both orders in one list: {outcomes} for the live order.",
+        outcomes=(
+            Message.counted("{n:,} win", "{n:,} wins", found.wins),
+            Message.counted("{n:,} loss", "{n:,} losses", found.losses),
+            Message.counted("{n:,} tie", "{n:,} ties", found.ties),
+        ),
+    )
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

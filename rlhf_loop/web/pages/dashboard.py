@@ -26,6 +26,7 @@ from rlhf_loop.monitoring.report import Panel, overview, panel
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages.people import page
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
@@ -126,12 +127,11 @@ _PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestor
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A place on the page. Without its panel it `failed`, or is being computed."""
+    """A place on the page; without its panel, that could not be computed."""
 
     name: str
     title: str
     panel: Panel | None
-    failed: bool
 
 
 def add_routes(
@@ -146,10 +146,11 @@ def add_routes(
         guard.signed_in(UserRole.ADMIN)
         found = overview(database.engine())
         shown = board.get(figures.FIGURES, wait_s=_PATIENCE_S)
-        parts = [_part(name, each) for name, each in shown.items()]
+        parts = [_part(name, each) for name, each in shown.items() if each.figure is not None or each.failed]
         # What has no picture yet comes last: beside a picture it would leave a hole.
         parts.sort(key=lambda part: part.panel is not None and not part.panel.chart)
-        return page("dashboard.html", guard, overview=found, parts=parts, here=url_for(".dashboard"))
+        pending = len(shown) - len(parts)
+        return page("dashboard.html", guard, overview=found, parts=parts, pending=pending, here=url_for(".dashboard"))
 
     @web.get("/dashboard/<name>.svg")
     @html_errors
@@ -158,9 +159,10 @@ def add_routes(
         figure = _figure(board, name)
         response = Response(content_type="image/svg+xml; charset=utf-8")
         response.headers["Content-Security-Policy"] = _PICTURE_POLICY
-        response.set_etag(_tag(figure))
+        speaks = translator()
+        response.set_etag(_tag(figure, speaks.language))
         if response.make_conditional(request).status_code != 304:
-            response.set_data(picture(figure))
+            response.set_data(picture(speaks(figure), speaks=speaks))
         return response
 
     @web.get("/dashboard/<name>.csv")
@@ -176,9 +178,9 @@ def add_routes(
 
 def _part(name: str, shown: FigurePanel) -> _Part:
     if shown.figure is None:
-        return _Part(name, name.replace("-", " ").capitalize(), None, shown.failed)
-    found = panel(shown.figure, data=url_for(".dashboard_data", name=name))
-    return _Part(name, found.title, found, failed=False)
+        return _Part(name, name.replace("-", " ").capitalize(), None)
+    found = panel(shown.figure, data=url_for(".dashboard_data", name=name), speaks=translator())
+    return _Part(name, found.title, found)
 
 
 def _figure(board: Board, name: str) -> Figure:
@@ -197,6 +199,6 @@ def _figure(board: Board, name: str) -> Figure:
     raise ServiceUnavailable("This figure is still being computed. Try again in a moment.", retry_after=_RETRY_AFTER_S)
 
 
-def _tag(figure: Figure) -> str:
+def _tag(figure: Figure, language: str) -> str:
     # The version, too: another one may draw it in another way.
-    return blake2b(repr((__version__, figure)).encode(), digest_size=16).hexdigest()
+    return blake2b(repr((__version__, language, figure)).encode(), digest_size=16).hexdigest()

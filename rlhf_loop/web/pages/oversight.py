@@ -262,10 +262,12 @@ def meaning(found: Agreement) -> str:
             reason=found.reason,
         )
     if found.answers < ENOUGH_ANSWERS:
-        return Message(
+        return Message.counted(
+            "Only {n} answer was graded by two or more experts, so this number can still change a lot. "
+            "Wait for {enough} before you conclude anything.",
             "Only {n} answers were graded by two or more experts, so this number can still change a lot. "
             "Wait for {enough} before you conclude anything.",
-            n=found.answers,
+            found.answers,
             enough=ENOUGH_ANSWERS,
         )
     low = found.alpha if found.interval is None else found.interval.low
@@ -310,7 +312,10 @@ def dots(rater: RaterReport) -> list[Dot]:
 
 def weeks_in_words(rater: RaterReport) -> str:
     """Say what the chart shows."""
-    weeks: Sequence[str] = [
-        f"{week.start.day} {week.start.strftime('%B')}: {week.mean_rating:.1f} ({week.reviews})" for week in rater.weeks
-    ]
-    return f"Mean grade by week, with the number of reviews: {', '.join(weeks)}" if weeks else "No weeks yet"
+    if not rater.weeks:
+        return Message("No weeks yet")
+    weeks = (
+        Message("{day}: {grade:.1f} ({n})", day=week.start, grade=week.mean_rating, n=week.reviews)
+        for week in rater.weeks
+    )
+    return Message("Mean grade by week, with the number of reviews: {weeks}", weeks=Message.joined(*weeks, by=", "))
