@@ -129,7 +129,21 @@ class Settings:
     outbox_path: Path = _setting(
         Path("rlhf_outbox.db"), "File that keeps what cannot be recorded while the database is down."
     )
-    outbox_max: int = _setting(10_000, "Answers and ratings that may wait in that file.")
+    outbox_max: int = _setting(
+        10_000, "Answers and ratings that may wait in that file, and recorded rankings in one beside it."
+    )
+    record_rankings: float = _setting(
+        0.0,
+        "Share of the rankings by the rerank API, rerank_candidates and the adapters that is recorded, 0 to 1, so that "
+        "it can be reviewed and rated; a token may have a share of its own.",
+        most=1,
+    )
+    record_documents: int = _setting(
+        10, "Documents of a recorded ranking that are kept, the first ones.", least=1, most=1_000
+    )
+    record_days: float = _setting(
+        0.0, "Days after which the worker deletes recorded rankings of which nothing was rated; 0: never.", most=36_500
+    )
     secret_key: str = _setting(
         "",
         "Signs sessions and forms, the same for all processes. Beyond loopback the server does not start without one.",

@@ -352,6 +352,7 @@ class ServingRecord:
     `experiment` names what the live order was compared with then, None where there was no choice. `first_id` is the
     external id of the answer that came first. `teams` has for interleaved answers, by external id, the policy whose
     answer it is. `model_version` is that of the model that scored, whatever the order.
+    `door`, `caller` and `returned` are those of a `RecordedRanking`; None for a question that was answered at /data.
     """
 
     candidate_group: str
@@ -364,6 +365,79 @@ class ServingRecord:
     teams: Mapping[str, str] = field(default_factory=dict)
     degraded: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    door: str | None = None
+    caller: str | None = None
+    returned: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRanking:
+    """A ranking that is recorded, whatever the door by which it came, so that it can be reviewed and rated.
+
+    `candidates` are the first ones, best first, `returned` how many of all went back. `door` names the way in, such as
+    "/v1/rerank", `caller` the user whose token it was. `policy` is as in a `ServingRecord`.
+    """
+
+    id: str
+    query: str
+    candidates: tuple[RankedCandidate, ...]
+    door: str
+    policy: str
+    ranked_at: datetime
+    model_version: str | None = None
+    caller: str | None = None
+    returned: int | None = None
+
+    @property
+    def group(self) -> str:
+        """The name of the candidate group."""
+        return f"{RANKED}{self.id}"
+
+    @property
+    def interaction_ids(self) -> dict[int, str]:
+        """The ids by which the candidates can be rated, by their index in the list that was given."""
+        return {each.position: ranked_id(self.id, each.position) for each in self.candidates}
+
+    @property
+    def ratings(self) -> tuple[Rating, ...]:
+        """The candidates as they are stored; their rank is that in which they came."""
+        return tuple(
+            Rating(
+                user_prompt=self.query,
+                ai_response=each.text,
+                candidate_group=self.group,
+                shown_rank=each.position + 1,
+                score=each.score,
+                model_version=self.model_version,
+                external_id=ranked_id(self.id, each.position),
+                created_at=self.ranked_at,
+                **field_values(each.candidate.origin),
+            )
+            for each in self.candidates
+        )
+
+    @property
+    def served(self) -> ServingRecord:
+        """The serving record; nothing of what was asked is in it."""
+        return ServingRecord(
+            candidate_group=self.group,
+            served_at=self.ranked_at,
+            policy=self.policy,
+            model_version=self.model_version,
+            first_id=ranked_id(self.id, self.candidates[0].position) if self.candidates else None,
+            door=self.door,
+            caller=self.caller,
+            returned=self.returned,
+        )
+
+
+#: How the names of the candidate groups of recorded rankings begin.
+RANKED = "ranking:"
+
+
+def ranked_id(ranking: str, position: int) -> str:
+    """Return the interaction id of a document of a recorded ranking, by its index in the request."""
+    return f"{ranking}.{position}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,27 +6,33 @@ for the rerank API and the adapters.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
+import random
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking
+from rlhf_loop.domain import Candidate, Question, RankedCandidate, Ranking, RecordedRanking
 from rlhf_loop.errors import ConfigError, EncoderError, ModelFileError
 from rlhf_loop.utils.concurrency import Worker, trim_memory
 from rlhf_loop.utils.languages import language_named
-from rlhf_loop.utils.text import blank
+from rlhf_loop.utils.text import blank, unstorable
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
     from rlhf_loop.reward.model_file import LoadedModel, RewardModel
+    from rlhf_loop.store.recording import Recorder
 
     _Live = tuple[LoadedModel, TextEncoder]
 
@@ -46,15 +52,20 @@ class Ranker:
 
     The encoder is loaded once, at the first ranking. A model file that appears or changes is picked up by the next
     ranking; one that then turns out damaged is reported in the log, and the last good model stays.
+
+    `record` is the share of the rankings by `rerank_candidates` and the adapters that is recorded in the settings'
+    database, 0 to 1, by default that of the settings (`RLHF_RECORD_RANKINGS`).
     """
 
-    def __init__(self, settings: Settings, *, encoder: TextEncoder | None = None) -> None:
+    def __init__(self, settings: Settings, *, encoder: TextEncoder | None = None, record: float | None = None) -> None:
         if not isinstance(settings, Settings):
             raise ValueError(
                 f"The settings are a {type(settings).__name__}. Pass Settings(...) or Settings.from_env()."
             )
         # Whatever ranks, a setting with a typing mistake is not passed over.
         language_named(settings.language)
+        self._share = settings.record_rankings if record is None else checked_share("record", record)
+        self._recorder: Recorder | None = None
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()
@@ -131,6 +142,28 @@ class Ranker:
         ranked = self._in_turn(live, query, candidates, finish=list)
         return Ranking(tuple(ranked), live[0].version if live else None)
 
+    def record(
+        self, query: str, ranked: Iterable[RankedCandidate], *, model_version: str | None, door: str
+    ) -> RecordedRanking | None:
+        """Record a ranking of this process's own, if chance says so; return what is recorded, None for nothing."""
+        if not is_drawn(self._share):
+            return None
+        ranking = to_record(query, ranked, model_version=model_version, door=door, most=self._settings.record_documents)
+        if ranking is None or not self._recording().record_ranking(ranking):
+            return None
+        return ranking
+
+    def _recording(self) -> Recorder:
+        # Imported here: whoever only ranks need not wait for SQLAlchemy.
+        from rlhf_loop.store.recording import Recorder
+
+        with self._lock:
+            if self._recorder is None:
+                self._recorder = Recorder(self._settings)
+                # A program may end right behind its ranking; what is not written then waits for the next one.
+                atexit.register(self._recorder.settle)
+            return self._recorder
+
     def related(self, query: str, candidates: Sequence[Candidate]) -> bool:
         """Tell whether any candidate is nearer to the question than questions are that have nothing in common.
 
@@ -165,6 +198,24 @@ class Ranker:
         # The cache does not keep what it is given, be it full of others' texts or out of order.
         return finish(_ranked(query, candidates, loaded.model, encoder))
 
+    def _dicts(self, query: str, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Do what `rerank_candidates` does, with candidates that are checked."""
+        live, seen = self._live(), list[RankedCandidate]()
+
+        def finish(ranked: list[RankedCandidate]) -> list[dict[str, Any]]:
+            seen[:] = ranked
+            return [{**given[of.position], "score": of.score, "rank": of.rank} for of in ranked]
+
+        found = self._in_turn(live, query, [Candidate(each["text"]) for each in given], finish=finish)
+        version = live[0].version if live else None
+        if recorded := self.record(query, seen, model_version=version, door="rerank_candidates"):
+            ids = recorded.interaction_ids
+            found = [
+                {**each, "interaction_id": ids[of.position]} if of.position in ids else each
+                for of, each in zip(seen, found, strict=True)
+            ]
+        return found
+
     def _worker(self) -> Worker:
         with self._lock:
             if self._queue is None:
@@ -178,6 +229,7 @@ class Ranker:
         if self._process != os.getpid():
             # After a fork: threads of the parent do not exist here; they will never release a lock, nor rank.
             self._lock, self._queue, self._process = threading.Lock(), None, os.getpid()
+            self._recorder = None
         with self._lock:
             if stamp is None and self._loaded is None:
                 by_prior = self._settings.rerank_without_model == WithoutModel.PRIOR
@@ -232,6 +284,57 @@ class Ranker:
                 meanwhile if by_prior else "candidates keep their incoming order",
             )
             self._warned = True
+
+
+def checked_share(name: str, share: float) -> float:
+    """Return a share.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ValueError(f"{name}={share!r} is not a valid share. Give a number from 0 (never) to 1 (always).")
+    return float(share)
+
+
+def is_drawn(share: float) -> bool:
+    """Tell whether a ranking is one of this share of all."""
+    return share > 0 and random.random() < share
+
+
+def to_record(
+    query: str,
+    ranked: Iterable[RankedCandidate],
+    *,
+    model_version: str | None,
+    door: str,
+    most: int,
+    caller: str | None = None,
+    returned: int | None = None,
+) -> RecordedRanking | None:
+    """Return what is recorded of a ranking: the first `most` candidates; None where nothing can be.
+
+    A candidate without a source gets the caller, else the door.
+    """
+    source = caller or door
+    kept = [
+        each if each.candidate.source else replace(each, candidate=replace(each.candidate, source=source))
+        for each in islice(ranked, most)
+        if not blank(each.text) and not unstorable(each.text)
+    ]
+    if not kept or unstorable(query) or blank(query):
+        return None
+    return RecordedRanking(
+        id=uuid.uuid4().hex,
+        query=query,
+        candidates=tuple(kept),
+        door=door,
+        policy="incoming" if model_version is None else "prior" if is_prior(model_version) else "live",
+        ranked_at=datetime.now(UTC),
+        model_version=model_version,
+        caller=caller,
+        returned=returned,
+    )
 
 
 def incoming_order(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
@@ -311,10 +414,11 @@ def rerank_candidates(
 
     Returns:
         One new dict a candidate, best first: `text`, `score` in [0, 1] (the probability that an expert would rate the
-        answer 4 or 5), `rank` from 1, and all other keys of the candidate. Ties keep the incoming order. A text without
-        any visible character has the score 0 and comes last. Without a trained model: the incoming order, `score` None,
-        and one warning in the log; with `RLHF_RERANK_WITHOUT_MODEL=prior` the order of the prior, and scores that are
-        not calibrated.
+        answer 4 or 5), `rank` from 1, and all other keys of the candidate; where the ranking is recorded
+        (`RLHF_RECORD_RANKINGS`, `Ranker(record=...)`), also `interaction_id`, by which it can be rated. Ties keep the
+        incoming order. A text without any visible character has the score 0 and comes last. Without a trained model:
+        the incoming order, `score` None, and one warning in the log; with `RLHF_RERANK_WITHOUT_MODEL=prior` the order
+        of the prior, and scores that are not calibrated.
 
     Raises:
         ValueError: an empty query, or a candidate without text; the message names its position, from 0.
@@ -337,12 +441,7 @@ def rerank_candidates(
         raise ValueError(f"The ranker is a {type(ranker).__name__}. Pass Ranker(settings), or none for the default.")
     given = [_as_dict(candidate, position) for position, candidate in enumerate(candidates)]
     ranker = ranker or default_ranker()
-    return ranker._in_turn(
-        ranker._live(),
-        query,
-        [Candidate(candidate["text"]) for candidate in given],
-        finish=lambda ranked: [{**given[of.position], "score": of.score, "rank": of.rank} for of in ranked],
-    )
+    return ranker._dicts(query, given)
 
 
 def _as_dict(candidate: object, position: int) -> dict[str, Any]:
@@ -405,6 +504,12 @@ class DocumentRanking:
     model_version: str | None
     #: Tokens of the query, once, and of all documents; 0 where nothing was read.
     tokens: int = 0
+
+    def candidates(self, texts: Sequence[str]) -> Iterator[RankedCandidate]:
+        """Yield the documents as candidates, with these texts; without a model they have no scores."""
+        for rank, of in enumerate(self.documents, start=1):
+            score = None if self.model_version is None else of.score
+            yield RankedCandidate(Candidate(texts[of.index]), rank=rank, score=score, position=of.index)
 
     def raw(self, document: ScoredDocument) -> float:
         """Return the score before it was a probability: its logit; without a model as it is."""

@@ -53,9 +53,9 @@ def ranker_in(folder: Path, encoder: TextEncoder, model: RewardModel | None) -> 
 
 
 def app_with(ranker: Any, folder: Path, **changes: Any) -> Flask:
-    """Return the application, with a database that nobody has made yet."""
+    """Return the application, with a database that nobody has made yet; `ranker` may be its whole service."""
     settings = Settings(**{"database_url": sqlite_database(folder / "rlhf.db"), "rate_limit": "0", **changes})
-    return create_app(settings, service=RankingService(ranker))
+    return create_app(settings, service=ranker if isinstance(ranker, RankingService) else RankingService(ranker))
 
 
 def post(web: FlaskClient, path: str, body: Any = None, **more: Any) -> TestResponse:

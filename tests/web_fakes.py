@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
@@ -15,10 +15,12 @@ from rlhf_loop.domain import (
     Passage,
     RankedAnswer,
     RankedCandidate,
+    RecordedRanking,
     Review,
     ReviewerRole,
     field_values,
 )
+from rlhf_loop.ranking import to_record
 
 
 def ranked_answer(text: str, *, rank: int, score: float | None, interaction_id: str, **origin: Any) -> RankedAnswer:
@@ -66,6 +68,7 @@ class FakeService:
         self.asked: list[str] = []
         self.rated: list[tuple[str, int | None, str | None, str | None]] = []
         self.roles: list[ReviewerRole] = []
+        self.rankings: list[RecordedRanking] = []
         self.on_answer: Callable[[], None] = lambda: None
 
     def answer(self, query: str) -> Answer:
@@ -98,6 +101,16 @@ class FakeService:
         self.rated.append((interaction_id, review.rating, review.reviewer, review.comment))
         self.roles.append(review.role)
         return self.stores
+
+    def record_ranking(self, query: str, ranked: Iterable[RankedCandidate], **about: Any) -> RecordedRanking | None:
+        kept = to_record(query, ranked, most=10, **about)
+        if kept is not None and self.stores:
+            self.rankings.append(kept)
+            return kept
+        return None
+
+    def settle(self, ranking: str) -> None:
+        pass
 
     def warm_up(self) -> None:
         self.ready = True

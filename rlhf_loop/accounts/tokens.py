@@ -62,6 +62,7 @@ class TokenInfo:
     expires_at: datetime | None
     used_at: datetime | None
     revoked_at: datetime | None
+    record: float | None
 
     def valid(self, now: datetime) -> bool:
         """Tell whether the token itself is still good; its user may not be."""
@@ -70,12 +71,16 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token that came with a request: its user and scopes; `due` says that `note_use` has something to write."""
+    """A token that came with a request: its user and scopes; `due` says that `note_use` has something to write.
+
+    `record` is the share of its rankings that is recorded, None for that of the settings.
+    """
 
     token_id: int
     user: User
     scopes: frozenset[str]
     due: bool
+    record: float | None = None
 
 
 def add(
@@ -86,12 +91,16 @@ def add(
     scopes: Iterable[str],
     actor: str,
     days: int | None = None,
+    record: float | None = None,
     now: datetime | None = None,
 ) -> NewToken:
     """Make a token for a user; without `days` it does not expire.
 
+    `record` is the share of its rankings that is recorded, by default that of the settings.
+
     Raises:
-        AccountError: there is no such active user or scope, no scope at all, or the name or the days are unusable.
+        AccountError: there is no such active user or scope, no scope at all, or the name, the days or the share are
+            unusable.
     """
     shown, chosen, now = one_line(visible(name)), sorted(set(scopes)), now or datetime.now(UTC)
     if not shown or len(shown) > _LONGEST_NAME:
@@ -110,6 +119,10 @@ def add(
         raise AccountError(
             Message("A token cannot last {days} days. Choose 1 to {most:,}, or no end.", days=days, most=LONGEST_DAYS)
         )
+    if record is not None and not 0 <= record <= 1:
+        raise AccountError(
+            Message("The share {share:g} of recorded rankings is not valid. Choose 0 (none) to 1 (all).", share=record)
+        )
     secret = PREFIX + secrets.token_urlsafe(32)
     with transaction(engine) as connection:
         owner = users.find_known(connection, user).user
@@ -125,9 +138,11 @@ def add(
             "scopes": " ".join(chosen),
             "created_at": now,
             "expires_at": None if days is None else now + timedelta(days=days),
+            "record": record,
         }
         id = connection.execute(insert(Token).returning(Token.id), values).scalar_one()
-        detail = {"name": shown, "user": owner.name, "scopes": chosen, "days": days}
+        detail: dict[str, object] = {"name": shown, "user": owner.name, "scopes": chosen, "days": days}
+        detail |= {} if record is None else {"record": record}
         audit.note(connection, actor, "token.created", f"token:{id}", detail)
     return NewToken(id, secret)
 
@@ -161,7 +176,7 @@ def find(engine: Engine, secret: str, *, now: datetime) -> Bearer | None:
     if not secret.startswith(PREFIX):
         return None
     wanted = (
-        select(Token.id, Token.scopes, Token.used_at, Users.id.label("user_id"), Users.name, Users.role)
+        select(Token.id, Token.scopes, Token.used_at, Token.record, Users.id.label("user_id"), Users.name, Users.role)
         .join(Users, Users.id == Token.user_id)
         .where(
             Token.token_hash == users.secret_hash(secret),
@@ -176,7 +191,7 @@ def find(engine: Engine, secret: str, *, now: datetime) -> Bearer | None:
         return None
     user = User(row.user_id, row.name, UserRole(row.role))
     due = row.used_at is None or row.used_at + _NOTED_EVERY <= now
-    return Bearer(row.id, user, frozenset(row.scopes.split()), due)
+    return Bearer(row.id, user, frozenset(row.scopes.split()), due, row.record)
 
 
 def note_use(engine: Engine, id: int, *, now: datetime) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from rlhf_loop.adapters.ranked import Fallback, checked, ranked
+from rlhf_loop.adapters.ranked import Fallback, RankedText, checked, ranked
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.ranking import Ranker, default_ranker
 from rlhf_loop.utils.extras import require
@@ -22,7 +22,8 @@ class RlhfReranker:
     """A reranker that puts the best document first, by the model that is live at that moment.
 
     As with Haystack's own rankers, documents with the same id count once: the one with the higher score stays. One
-    without text (a picture) has the score 0 and comes last. Documents come back as copies with their new score.
+    without text (a picture) has the score 0 and comes last. Documents come back as copies with their new score, and
+    where the ranking is recorded with the id to rate them by in `meta["interaction_id"]`.
 
     Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables; only then can a pipeline
     be saved. `top_k` None keeps all; `score_threshold` keeps what is at least as likely to be rated 4 or 5. While there
@@ -71,8 +72,9 @@ class RlhfReranker:
             top=self.top_k if top_k is None else top_k,
             threshold=self.score_threshold if score_threshold is None else score_threshold,
             without_model=self.without_model,
+            door="haystack",
         )
-        return {"documents": [_scored(given[each.index], each.score) for each in kept]}
+        return {"documents": [_scored(given[each.index], each) for each in kept]}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -116,5 +118,8 @@ def _score(document: Document) -> float:
     return float("-inf") if document.score is None else document.score
 
 
-def _scored(document: Document, score: float | None) -> Document:
-    return document if score is None else replace(document, score=score)
+def _scored(document: Document, found: RankedText) -> Document:
+    score = document.score if found.score is None else found.score
+    if found.score is None and not found.named:
+        return document
+    return replace(document, score=score, meta={**document.meta, **found.named})

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from rlhf_loop.adapters.ranked import Fallback, ranked
+from rlhf_loop.adapters.ranked import Fallback, RankedText, ranked
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.utils.extras import require
 
@@ -20,8 +20,9 @@ from langchain_core.documents import BaseDocumentCompressor, Document  # noqa: E
 class RlhfReranker(BaseDocumentCompressor):
     """A reranker that puts the best document first, by the model that is live at that moment.
 
-    Documents come back as copies with their score in `metadata["relevance_score"]`. `acompress_documents` ranks in a
-    thread, so that the event loop goes on.
+    Documents come back as copies with their score in `metadata["relevance_score"]`, and where the ranking is recorded
+    with the id to rate them by in `metadata["interaction_id"]`. `acompress_documents` ranks in a thread, so that the
+    event loop goes on.
 
     Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables. `top_n` None keeps all;
     `score_threshold` keeps what is at least as likely to be rated 4 or 5. While there is no model, `without_model`
@@ -46,10 +47,11 @@ class RlhfReranker(BaseDocumentCompressor):
             top=self.top_n,
             threshold=self.score_threshold,
             without_model=self.without_model,
+            door="langchain",
         )
-        return [_scored(documents[each.index], each.score) for each in kept]
+        return [_scored(documents[each.index], each) for each in kept]
 
 
-def _scored(document: Document, score: float | None) -> Document:
-    metadata: dict[str, Any] = {**document.metadata, "relevance_score": score}
+def _scored(document: Document, found: RankedText) -> Document:
+    metadata: dict[str, Any] = {**document.metadata, "relevance_score": found.score, **found.named}
     return document.model_copy(update={"metadata": metadata})

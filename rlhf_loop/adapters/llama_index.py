@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from rlhf_loop.adapters.ranked import Fallback, ranked
+from rlhf_loop.adapters.ranked import Fallback, RankedText, ranked
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.utils.extras import require
 
@@ -23,7 +23,8 @@ dispatcher = get_dispatcher(__name__)
 class RlhfReranker(BaseNodePostprocessor):
     """A reranker that puts the best node first, by the model that is live at that moment.
 
-    What is ranked is a node's text without its metadata. Nodes come back in new `NodeWithScore`s.
+    What is ranked is a node's text without its metadata. Nodes come back in new `NodeWithScore`s, and where the ranking
+    is recorded as copies with the id to rate them by in `metadata["interaction_id"]`.
     `apostprocess_nodes` ranks in a thread, so that the event loop goes on.
 
     Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables. `top_n` None keeps all;
@@ -57,8 +58,9 @@ class RlhfReranker(BaseNodePostprocessor):
             top=self.top_n,
             threshold=self.score_threshold,
             without_model=self.without_model,
+            door="llama-index",
         )
-        found = [_scored(nodes[each.index], each.score) for each in kept]
+        found = [_scored(nodes[each.index], each) for each in kept]
         dispatcher.event(ReRankEndEvent(nodes=found))
         return found
 
@@ -72,5 +74,8 @@ class RlhfReranker(BaseNodePostprocessor):
         return super().__getstate__()
 
 
-def _scored(node: NodeWithScore, score: float | None) -> NodeWithScore:
-    return NodeWithScore(node=node.node, score=node.score if score is None else score)
+def _scored(node: NodeWithScore, found: RankedText) -> NodeWithScore:
+    own = node.node
+    if found.named:
+        own = own.model_copy(update={"metadata": {**own.metadata, **found.named}})
+    return NodeWithScore(node=own, score=node.score if found.score is None else found.score)

@@ -15,10 +15,19 @@ Fallback: TypeAlias = Literal["error", "incoming", "prior"]
 
 @dataclass(frozen=True, slots=True)
 class RankedText:
-    """A text that is kept, by its index in the list that was given; without a model it has no score."""
+    """A text that is kept, by its index in the list that was given; without a model it has no score.
+
+    `interaction_id` is the id by which it can be rated, None where the ranking is not recorded.
+    """
 
     index: int
     score: float | None
+    interaction_id: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The id as an adapter adds it to a text's metadata: nothing where there is none."""
+        return {} if self.interaction_id is None else {"interaction_id": self.interaction_id}
 
 
 def ranked(
@@ -29,6 +38,7 @@ def ranked(
     top: int | None = None,
     threshold: float | None = None,
     without_model: Fallback = "error",
+    door: str | None = None,
 ) -> list[RankedText]:
     """Return what an adapter hands on, best first; ties keep the incoming order.
 
@@ -40,6 +50,7 @@ def ranked(
         threshold: keep only what has this score; without a model all is kept, as nothing has one.
         without_model: "error", "incoming" for the incoming order, or "prior" for that of the prior, whose scores are
             not calibrated.
+        door: the adapter's name, under which the ranking is recorded, if the ranker records any; None records none.
 
     Raises:
         ValueError: one of the arguments is not valid.
@@ -61,10 +72,15 @@ def ranked(
             f"There is no reward model at {ranker.model_path} yet, so nothing can be ranked. Train one (rlhf-loop "
             "train), set RLHF_MODEL_PATH, or have the incoming order kept meanwhile: without_model='incoming'."
         ) from None
+    recorded = None
+    if door is not None:
+        candidates = found.candidates([text or "" for text in texts])
+        recorded = ranker.record(query, candidates, model_version=found.model_version, door=door)
+    ids = recorded.interaction_ids if recorded else {}
     if found.model_version is None:
-        return [RankedText(document.index, None) for document in found.documents[:top]]
+        return [RankedText(each.index, None, ids.get(each.index)) for each in found.documents[:top]]
     kept = (document for document in found.documents if threshold is None or document.score >= threshold)
-    return [RankedText(document.index, document.score) for document in kept][:top]
+    return [RankedText(each.index, each.score, ids.get(each.index)) for each in kept][:top]
 
 
 def checked(*, top: int | None, threshold: float | None, without_model: Fallback) -> None:

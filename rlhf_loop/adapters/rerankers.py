@@ -24,7 +24,8 @@ Ids: TypeAlias = Sequence[str] | Sequence[int] | str | int
 class RlhfReranker(BaseRanker):  # type: ignore[misc]  # the package has no types
     """A reranker that puts the best document first, by the model that is live at that moment.
 
-    Documents that are passed in stay as they are. One without text (a picture) has the score 0 and comes last.
+    Documents that are passed in stay as they are. One without text (a picture) has the score 0 and comes last. Where
+    the ranking is recorded, a result's `document.metadata["interaction_id"]` is the id to rate it by.
 
     Without a `ranker` it is the process's own, made from the environment's `RLHF_*` variables. While there is no model,
     `without_model` "error" raises a `ModelFileError`; with "incoming" the results have ranks in the incoming order and
@@ -52,7 +53,9 @@ class RlhfReranker(BaseRanker):  # type: ignore[misc]  # the package has no type
         """
         documents = _documents(docs, doc_ids, metadata)
         texts = [document.text for document in documents]
-        kept = ranked(query, texts, ranker=self.ranker, without_model=self.without_model)
+        kept = ranked(query, texts, ranker=self.ranker, without_model=self.without_model, door="rerankers")
+        for each in kept:
+            documents[each.index].metadata |= each.named
         results = [Result(documents[each.index], score=each.score, rank=rank) for rank, each in enumerate(kept, 1)]
         return RankedResults(results, query, has_scores=all(each.score is not None for each in kept))
 

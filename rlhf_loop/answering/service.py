@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,14 +20,15 @@ from rlhf_loop.answering import experiments
 from rlhf_loop.answering.drafting import Drafter, Drafts, quote
 from rlhf_loop.answering.experiments import Experiment, Order
 from rlhf_loop.answering.gathering import Gatherer, SourceResults
-from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import (
     Answer,
     Candidate,
     RankedAnswer,
+    RankedCandidate,
     Ranking,
     Rating,
+    RecordedRanking,
     Review,
     Scale,
     ServingRecord,
@@ -35,9 +36,10 @@ from rlhf_loop.domain import (
     prompt_key,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
-from rlhf_loop.ranking import Ranker, incoming_order, is_prior
+from rlhf_loop.ranking import Ranker, incoming_order, is_prior, to_record
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_COPY, lost_file
+from rlhf_loop.store.recording import Recorder
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.languages import language_named
 from rlhf_loop.utils.text import blank, unstorable
@@ -254,6 +256,37 @@ class AnswerService:
             logger.error("Warming up: %s", error)
         finally:
             self._warm = True
+
+    def record_ranking(
+        self,
+        query: str,
+        ranked: Iterable[RankedCandidate],
+        *,
+        model_version: str | None,
+        door: str,
+        caller: str | None = None,
+        returned: int | None = None,
+    ) -> RecordedRanking | None:
+        """Record a ranking that came by another door; return it with the ids by which it can be rated.
+
+        `ranked` is best first, `door` an address or name, `caller` the user whose token it was, `returned` how many
+        went back. The database has it soon. None says that it is not recorded: the outbox is full, or there is nothing
+        in it that can be stored.
+        """
+        ranking = to_record(
+            query,
+            ranked,
+            model_version=model_version,
+            door=door,
+            most=self._settings.record_documents,
+            caller=caller,
+            returned=returned,
+        )
+        return ranking if ranking is not None and self._recorder.record_ranking(ranking) else None
+
+    def settle(self, ranking: str) -> None:
+        """Have a recorded ranking that still waits for the database written now, if it can be."""
+        self._recorder.settle(ranking)
 
     def ranker(self) -> Ranker | None:
         """Return what ranks here, for others who score answers; None while the encoder cannot be loaded.

@@ -133,11 +133,17 @@ def tokens() -> None:
 @click.option("--user", required=True, help="Whose token it is: usually a user of the role service.")
 @click.option("--scope", "scopes", type=_SCOPES, multiple=True, required=True, help="May be given several times.")
 @click.option("--days", type=click.IntRange(1, 3650), help="Days until it expires. Default: never.")
-def add_token(name: str, user: str, scopes: tuple[str, ...], days: int | None) -> None:
+@click.option(
+    "--record",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    help="Share of its rankings that is recorded, 0 to 1. Default: RLHF_RECORD_RANKINGS.",
+)
+def add_token(name: str, user: str, scopes: tuple[str, ...], days: int | None, record: float | None) -> None:
     """Make a token and print it, this once. NAME says what it is for."""
     from rlhf_loop.accounts.tokens import add
 
-    new = add(open_ratings(), name, user=user, scopes=scopes, days=days, actor=operator())
+    new = add(open_ratings(), name, user=user, scopes=scopes, days=days, record=record, actor=operator())
     # Apart, so that the token alone can be taken on: rlhf-loop tokens add ... > file
     click.echo(f"Token {new.id} is made. Keep it safe: it is shown this once, and only its hash is stored.", err=True)
     click.echo(new.secret)
@@ -156,7 +162,8 @@ def list_tokens() -> None:
         if each.revoked_at is not None:
             ends = f"revoked {_moment(each.revoked_at)}"
         used, scopes = _moment(each.used_at), " ".join(each.scopes)
-        click.echo(f"{each.id} {each.name}: {each.user}, {each.start}..., {scopes}, last used {used}, {ends}")
+        kept = "" if each.record is None else f", records {each.record:.0%} of its rankings"
+        click.echo(f"{each.id} {each.name}: {each.user}, {each.start}..., {scopes}, last used {used}, {ends}{kept}")
 
 
 @tokens.command("revoke")

@@ -121,11 +121,13 @@ def _refuse_own_ratings(engine: Engine) -> None:
     from sqlalchemy import false, func, not_, select
 
     from rlhf_loop.answering.service import ANSWERED
+    from rlhf_loop.domain import RANKED
     from rlhf_loop.errors import DatabaseError
     from rlhf_loop.store.engine import describe
     from rlhf_loop.store.tables import Interaction
 
-    served = Interaction.candidate_group.startswith(ANSWERED) & Interaction.rating.is_(None)
+    group = Interaction.candidate_group
+    served = (group.startswith(ANSWERED) | group.startswith(RANKED)) & Interaction.rating.is_(None)
     own = select(func.count()).where(
         Interaction.source.is_distinct_from("sample"), not_(func.coalesce(served, false()))
     )

@@ -372,7 +372,7 @@ def source_health(engine: Engine, *, now: datetime) -> list[SourceHealth]:
     """
     latest = (
         select(ServedQuestion.served_at, ServedQuestion.degraded, ServedQuestion.timings)
-        .where(ServedQuestion.served_at > now - _SINCE, ServedQuestion.served_at <= now)
+        .where(ServedQuestion.served_at > now - _SINCE, ServedQuestion.served_at <= now, ServedQuestion.door.is_(None))
         .order_by(ServedQuestion.served_at.desc(), ServedQuestion.candidate_group)
         .limit(_QUESTIONS)
     )

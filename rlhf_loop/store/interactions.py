@@ -387,9 +387,10 @@ def other_order(experiment: str) -> str:
     return experiment.removesuffix(f" {INTERLEAVED}")
 
 
-def put(connection: Connection, served: ServingRecord) -> None:
-    """Keep how a question was answered, in a transaction of the caller's; the second time does nothing."""
-    values = field_values(served)
-    for name in ("teams", "degraded", "timings"):
-        values[name] = dict(values[name]) or None
-    upsert(connection, ServedQuestion, values, key=["candidate_group"], changed=())
+def put(connection: Connection, *served: ServingRecord) -> None:
+    """Keep how questions were answered, in a transaction of the caller's; the second time does nothing."""
+    rows = [field_values(each) for each in served]
+    for values in rows:
+        for name in ("teams", "degraded", "timings"):
+            values[name] = dict(values[name]) or None
+    upsert(connection, ServedQuestion, rows, key=["candidate_group"], changed=())

@@ -232,6 +232,8 @@ class ServedAs:
     policy: str
     model_version: str | None
     degraded: tuple[str, ...]
+    door: str | None = None
+    caller: str | None = None
 
 
 def history(engine: Engine, id: str, *, before: int | None = None, limit: int = 20) -> History:
@@ -272,13 +274,17 @@ def history(engine: Engine, id: str, *, before: int | None = None, limit: int = 
             said.setdefault(row.of, []).append(review_of(row))
         groups = {row.candidate_group for row in shown if row.candidate_group is not None}
         served = {
-            row.candidate_group: ServedAs(row.policy, row.model_version, tuple(row.degraded or ()))
+            row.candidate_group: ServedAs(
+                row.policy, row.model_version, tuple(row.degraded or ()), row.door, row.caller
+            )
             for row in connection.execute(
                 select(
                     ServedQuestion.candidate_group,
                     ServedQuestion.policy,
                     ServedQuestion.model_version,
                     ServedQuestion.degraded,
+                    ServedQuestion.door,
+                    ServedQuestion.caller,
                 ).where(ServedQuestion.candidate_group.in_(groups))
             )
         }

@@ -494,6 +494,8 @@ class Token(Base):
     expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    #: The share of its rankings that is recorded; NULL for that of the settings.
+    record: Mapped[float | None]
 
 
 class OneTimeLink(Base):
@@ -629,6 +631,9 @@ class ServedQuestion(Base):
     " interleaved" behind it where both were shown in turn. `first_id` is the external id of the answer that came first,
     None where nothing was found. `teams` has for interleaved answers, by external id, the ranking that put each one
     there. `degraded` has what did not work and `timings` milliseconds by stage.
+
+    A ranking that came by another door than `/data` has its name in `door` (an address, a function, an adapter), whose
+    token it was in `caller`, and in `returned` how many of its documents went back.
     """
 
     __tablename__ = "rlhf_served_questions"
@@ -637,6 +642,7 @@ class ServedQuestion(Base):
         _partial_index(
             "ix_rlhf_served_questions_experiment", "experiment", "served_at", where="experiment IS NOT NULL"
         ),
+        _partial_index("ix_rlhf_served_questions_door", "served_at", where="door IS NOT NULL"),
     )
 
     candidate_group: Mapped[str] = mapped_column(primary_key=True)
@@ -649,6 +655,21 @@ class ServedQuestion(Base):
     teams: Mapped[dict[str, str] | None]
     degraded: Mapped[dict[str, str] | None]
     timings: Mapped[dict[str, float] | None]
+    door: Mapped[str | None]
+    caller: Mapped[str | None]
+    returned: Mapped[int | None]
+
+
+class UsedPassage(Base):
+    """A passage of a recorded ranking from which a language model made its final answer, which stands beside it.
+
+    What is said of the answer is a weak sign for its passages. It trains nothing.
+    """
+
+    __tablename__ = "rlhf_used_passages"
+
+    answer_id: Mapped[AnswerKey] = mapped_column(primary_key=True)
+    passage_id: Mapped[AnswerKey] = mapped_column(primary_key=True, index=True)
 
 
 class Alarm(Base):

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: The lowest limit on variables among SQLite's builds is 999.
 _VALUES_A_QUERY = 900
-_USED_BYTES = """
+#: A query for the bytes of a file that are in use.
+USED_BYTES = """
 SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)
      - (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)"""
 
@@ -150,7 +151,7 @@ class SqliteCache:
         def write(connection: sqlite3.Connection) -> None:
             with connection:
                 work(connection)
-                (used,) = connection.execute(_USED_BYTES).fetchone()
+                (used,) = connection.execute(USED_BYTES).fetchone()
                 if used > self._max_bytes:
                     # A fifth at a time, so that a full cache does not pay for room at every write.
                     oldest = f"SELECT MIN(id) + (MAX(id) - MIN(id)) / 5 FROM {self._table}"

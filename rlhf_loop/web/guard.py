@@ -213,6 +213,13 @@ class Guard:
             )
         return found.user
 
+    def caller(self) -> tokens.Bearer | None:
+        """Return the token that the request bears; None without a valid one, or while nobody can tell."""
+        try:
+            return self._bearer()
+        except DatabaseError:
+            return None
+
     def has_scope(self, scope: str) -> bool:
         """Tell whether the request bears a token with this scope."""
         found = self._bearer()

@@ -51,6 +51,8 @@ class RequestNotes:
     #: Counted where the request succeeds.
     answer: Answer | None = None
     ratings: list[ReviewerRole] = field(default_factory=list)
+    #: A ranking that was to be recorded: its door, and its id; None if there was no room for it.
+    recorded: tuple[str, str | None] | None = None
     logged: bool = False
     counted: bool = False
 

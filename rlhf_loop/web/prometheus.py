@@ -102,6 +102,12 @@ RATINGS = MetricInfo(
     "Ratings taken over HTTP, changed ones too, by the role of the reviewer.",
     ("role",),
 )
+RANKINGS = MetricInfo(
+    "rlhf_recorded_rankings_total",
+    Kind.COUNTER,
+    "Rankings that were to be recorded, by the way in; those for which there was no room are 'dropped'.",
+    ("door", "result"),
+)
 WORKERS = MetricInfo("rlhf_workers", Kind.GAUGE, "Processes that answer.")
 MODEL = MetricInfo(
     "rlhf_model_info", Kind.GAUGE, "1 for each version of the model that a process serves now.", ("version",)
@@ -139,6 +145,7 @@ COUNTED = (
     DEGRADED,
     TOP_SCORE,
     RATINGS,
+    RANKINGS,
     WORKERS,
     MODEL,
 )
@@ -216,6 +223,7 @@ class Instruments:
         self._degraded = self._counter(DEGRADED)
         self._top_score = self._histogram(TOP_SCORE)
         self._ratings = self._counter(RATINGS)
+        self._rankings = self._counter(RANKINGS)
         # Of processes that died, the library forgets gauges whose mode begins with "live".
         workers, model = WORKERS, MODEL
         self._workers = Gauge(workers.name, workers.help, registry=self._registry, multiprocess_mode="livesum")
@@ -240,6 +248,9 @@ class Instruments:
             self._request_seconds.labels(route).observe(perf_counter() - notes.started)
             if response.status_code < 400:
                 self._count_work(notes.answer, notes.ratings)
+                if notes.recorded is not None:
+                    door, id = notes.recorded
+                    self._rankings.labels(door, "dropped" if id is None else "recorded").inc()
         return response
 
     def serves(self, version: str | None) -> None:

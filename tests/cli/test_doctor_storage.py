@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from examined import faults
 
-from rlhf_loop.answering.outbox import Outbox
 from rlhf_loop.cli import main
 from rlhf_loop.cli.doctor import Finding
 from rlhf_loop.cli.doctor.storage import DatabaseAccess, cache, disk, outbox, reach
 from rlhf_loop.config import Settings
 from rlhf_loop.store.engine import trace_of
+from rlhf_loop.store.outbox import Outbox
 
 _Usage = namedtuple("_Usage", "total used free")
 MB = 10**6

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, REQUESTS, app_with, post, ranker_in
+from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, REQUESTS, RankingService, app_with, post, ranker_in
 from test_openapi import checker, document
 
 from rlhf_loop.encoders import TextEncoder
@@ -52,6 +53,37 @@ def said(dialect: str, answer: Any) -> str:
     if dialect == "vllm":
         return str(answer["error"]["message"])
     return str(answer[{"jina": "detail", "cohere": "message", "tei": "error"}[dialect]])
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_recorded_ranking_is_named(ranker: Ranker, tmp_path: Path, dialect: str) -> None:
+    """What is kept has the very order and scores, the first documents only; its id comes back, in the body, too."""
+    documents = [*DOCUMENTS, "", *(f"Burn number {number}." for number in range(20))]
+    service = RankingService(ranker)
+    web = app_with(service, tmp_path, record_rankings=1.0).test_client()
+    response = post(web, DIALECTS[dialect], asked(dialect, documents, top_n=3))
+    (kept,) = service.rankings
+    assert [(each.position, each.score) for each in kept.candidates][:3] == pairs(dialect, response.json)
+    assert len(kept.candidates) == 10
+    assert all(each.text == documents[each.position] for each in kept.candidates)
+    assert (kept.query, kept.door, kept.caller, kept.returned) == (QUERY, DIALECTS[dialect], None, 3)
+    assert (kept.policy, kept.model_version) == ("live", ranker.model_version)
+    assert response.headers["X-RLHF-Ranking-Id"] == kept.id
+    if dialect != "tei":
+        assert response.json["id"] == kept.id  # type: ignore[index]
+
+
+def test_only_what_is_recorded_is_said_to_be(ranker: Ranker, web: FlaskClient, tmp_path: Path) -> None:
+    """Without a share nothing is recorded; where there is no room, the ranking comes without such an id."""
+    assert "X-RLHF-Ranking-Id" not in post(web, "/v1/rerank", asked("jina")).headers
+    service = RankingService(ranker)
+    service.stores = False
+    full = app_with(service, tmp_path, record_rankings=1.0).test_client()
+    dropped = post(full, "/v1/rerank", asked("jina"))
+    assert dropped.status_code == 200
+    assert "X-RLHF-Ranking-Id" not in dropped.headers
+    counted = full.get("/metrics").text
+    assert 'rlhf_recorded_rankings_total{door="/v1/rerank",result="dropped"} 1.0' in counted
 
 
 # --- What comes back -------------------------------------------------------------------------------------------------

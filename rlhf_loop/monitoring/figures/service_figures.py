@@ -76,17 +76,19 @@ def quality(view: View) -> Figure:
 
 def sources(view: View) -> Figure:
     """Return how often each source had the first answer."""
-    # Of what the service served alone: imported answers had no question to be first at.
+    # Of what the service served alone: imported answers had no question to be first at, and what others found and had
+    # ranked here is none of our sources'.
+    answered = (ServedQuestion.served_at >= view.since, ServedQuestion.door.is_(None))
     offered = (
         select(_SOURCE, func.count())
         .join(ServedQuestion, ServedQuestion.candidate_group == Interaction.candidate_group)
-        .where(ServedQuestion.served_at >= view.since)
+        .where(*answered)
         .group_by(_SOURCE)
     )
     won = (
         select(_SOURCE, func.count())
         .join(ServedQuestion, ServedQuestion.first_id == Interaction.external_id)
-        .where(ServedQuestion.served_at >= view.since)
+        .where(*answered)
         .group_by(_SOURCE)
     )
     with reading(view.engine) as connection:
@@ -228,7 +230,7 @@ def stages(view: View) -> Figure:
     """Return how long each stage of an answer takes."""
     wanted = (
         select(ServedQuestion.timings)
-        .where(ServedQuestion.served_at >= view.now - timedelta(days=_TIMED_DAYS))
+        .where(ServedQuestion.served_at >= view.now - timedelta(days=_TIMED_DAYS), ServedQuestion.door.is_(None))
         .order_by(ServedQuestion.served_at.desc())
         .limit(_TIMED)
     )

@@ -28,7 +28,7 @@ from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.ranking import DocumentRanking, is_prior, rank_documents, without_model
+from rlhf_loop.ranking import DocumentRanking, is_drawn, is_prior, rank_documents, without_model
 from rlhf_loop.utils.concurrency import FairLock, trim_memory
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import whole_body
@@ -132,6 +132,11 @@ _HEADERS = {
         "required": True,
     },
     "X-RLHF-Model": {"description": "The version of the model that ranked, if one did.", "schema": {"type": "string"}},
+    "X-RLHF-Ranking-Id": {
+        "description": "The id by which `/v1/feedback` rates the documents, if the ranking is recorded; bodies that "
+        "have an `id` have the same.",
+        "schema": {"type": "string"},
+    },
 }
 
 
@@ -161,7 +166,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     def rerank_v1() -> Response:
         """Rank documents, as Jina and Cohere's version 1 have it."""
         given = _checked(JinaIn, desk.body())
-        ranking = desk.ranking(given.query, _texts(given), count=True)
+        ranking = desk.ranking(given.query, _texts(given), returned=given.top_n, count=True)
         found = JinaOut(
             id=_id(),
             model=_version(ranking),
@@ -187,7 +192,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     def rerank_v2() -> Response:
         """Rank documents, as Cohere's version 2 has it."""
         given = _checked(CohereIn, desk.body())
-        ranking = desk.ranking(given.query, _texts(given), longest=given.max_tokens_per_doc)
+        ranking = desk.ranking(given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc)
         return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
 
     @api.route(
@@ -284,6 +289,7 @@ class _Desk:
 
     def __init__(self, settings: Settings, service: AnswerService, guard: Guard) -> None:
         self._public, self._otherwise = settings.rerank_public, without_model(settings)
+        self._share = settings.record_rankings
         self._service, self._guard = service, guard
         self._large = FairLock()
 
@@ -314,9 +320,9 @@ class _Desk:
         return found
 
     def ranking(
-        self, query: str, texts: Sequence[str], *, longest: int | None = None, count: bool = False
+        self, query: str, texts: Sequence[str], *, returned: int | None, longest: int | None = None, count: bool = False
     ) -> DocumentRanking:
-        """Rank.
+        """Rank, and record that if it is to be; `returned` is how many documents go back, none or 0 for all.
 
         Raises:
             ServiceUnavailable: there is nothing to rank by.
@@ -332,7 +338,22 @@ class _Desk:
         except ModelFileError as error:
             raise ServiceUnavailable(str(error), retry_after=_RETRY_AFTER_S) from error
         logs.begin(request).model_version = ranking.model_version
+        self._record(query, texts, ranking, returned or len(texts))
         return ranking
+
+    def _record(self, query: str, texts: Sequence[str], ranking: DocumentRanking, returned: int) -> None:
+        bearer = self._guard.caller()
+        if not is_drawn(self._share if bearer is None or bearer.record is None else bearer.record):
+            return
+        kept = self._service.record_ranking(
+            query,
+            ranking.candidates(texts),
+            model_version=ranking.model_version,
+            door=request.path,
+            caller=None if bearer is None else bearer.user.name,
+            returned=returned,
+        )
+        logs.begin(request).recorded = (request.path, None if kept is None else kept.id)
 
     def _by_turns(self, rank: Callable[[], DocumentRanking]) -> DocumentRanking:
         # Each takes hundreds of megabytes while it runs, and all processors: at once they would only need more.
@@ -350,7 +371,7 @@ class _Desk:
 
 
 def _as_tei(desk: _Desk, given: TeiIn) -> Response:
-    ranking = desk.ranking(given.query, given.texts)
+    ranking = desk.ranking(given.query, given.texts, returned=given.top_n)
     found = [
         TeiRankOut(
             index=one.index,
@@ -363,7 +384,9 @@ def _as_tei(desk: _Desk, given: TeiIn) -> Response:
 
 
 def _as_vllm(desk: _Desk, given: VllmIn) -> Response:
-    ranking = desk.ranking(given.query, _texts(given), longest=given.max_tokens_per_doc, count=True)
+    ranking = desk.ranking(
+        given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc, count=True
+    )
     documents = given.return_documents is None or given.return_documents
     found = VllmOut(
         id=_id(),
@@ -464,7 +487,13 @@ def _results(
 
 
 def _id() -> str:
-    return logs.begin(request).id
+    return _recorded() or logs.begin(request).id
+
+
+def _recorded() -> str | None:
+    """Return the id of the recorded ranking."""
+    recorded = logs.begin(request).recorded
+    return recorded[1] if recorded else None
 
 
 def _version(ranking: DocumentRanking) -> str:
@@ -486,4 +515,6 @@ def _answer(found: BaseModel, ranking: DocumentRanking) -> Response:
     response.headers["X-RLHF-Ranking"] = _INCOMING if ranking.model_version is None else by
     if ranking.model_version is not None:
         response.headers["X-RLHF-Model"] = ranking.model_version
+    if (recorded := _recorded()) is not None:
+        response.headers["X-RLHF-Ranking-Id"] = recorded
     return response

@@ -15,13 +15,13 @@ from outage import Outage
 from patience import PATIENCE_S, until
 from sqlalchemy import Engine, func, select, text
 
-from rlhf_loop.answering import recording
-from rlhf_loop.answering.outbox import Entry, Outbox
-from rlhf_loop.answering.recording import Recorder
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord
+from rlhf_loop.domain import Candidate, RankedCandidate, Rating, RecordedRanking, Review, ReviewerRole, ServingRecord
 from rlhf_loop.errors import DatabaseError, OutboxError
+from rlhf_loop.store import recording
 from rlhf_loop.store.engine import FILE_COPY, FILE_FOREIGN, FILE_GONE, lost_file, make_engine, open_database
+from rlhf_loop.store.outbox import Entry, Outbox
+from rlhf_loop.store.recording import Recorder
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.store.tables import Review as StoredReview
 
@@ -180,7 +180,7 @@ def test_what_waited_in_an_earlier_life_is_recorded(outage: Outage, tmp_path: Pa
     """A process that was killed while the database was down leaves its entries to the next one."""
     outage.cut()
     code = (
-        "import os, sys; from pathlib import Path; from rlhf_loop.answering.recording import Recorder\n"
+        "import os, sys; from pathlib import Path; from rlhf_loop.store.recording import Recorder\n"
         "from rlhf_loop.config import Settings; from rlhf_loop.domain import *\n"
         "recorder = Recorder(Settings(database_url=sys.argv[1], outbox_path=Path(sys.argv[2])))\n"
         "assert recorder.record([Rating('q', 'a', external_id='left')])\n"
@@ -381,4 +381,80 @@ def test_a_database_that_was_replaced_by_an_empty_one(postgres_url: str, tmp_pat
     until(lambda: recorder.waiting() == (0, 0))
     assert count(engine) == 2
     recorder.close()
+    engine.dispose()
+
+
+def ranking(name: str, *texts: str) -> RecordedRanking:
+    return RecordedRanking(
+        id=name,
+        query="What helps against hiccups?",
+        candidates=tuple(
+            RankedCandidate(Candidate(text, source="shop"), rank=place + 1, score=0.5, position=7 - place)
+            for place, text in enumerate(texts)
+        ),
+        door="/v1/rerank",
+        caller="shop",
+        policy="live",
+        ranked_at=NOON,
+        model_version="v1",
+        returned=3,
+    )
+
+
+def test_a_ranking_comes_as_a_served_question(recorder: Recorder, database_url: str) -> None:
+    """Its documents are interactions of one group, named by their index; the door and the caller stand by."""
+    assert recorder.record_ranking(ranking("r", "Hold your breath.", "Sugar."))
+    recorder.settle("r")
+    assert recorder.waiting() == (0, 0)
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
+        wanted = select(
+            Interaction.external_id, Interaction.shown_rank, Interaction.candidate_group, Interaction.source
+        )
+        assert connection.execute(wanted.order_by(Interaction.id)).all() == [
+            ("r.7", 8, "ranking:r", "shop"),
+            ("r.6", 7, "ranking:r", "shop"),
+        ]
+        table = ServedQuestion
+        row = connection.execute(
+            select(table.first_id, table.served_at, table.door, table.caller, table.returned)
+        ).one()
+        assert row == ("r.7", NOON, "/v1/rerank", "shop", 3)
+    engine.dispose()
+
+
+def test_one_bad_ranking_does_not_hold_up_the_others(recorder: Recorder, database_url: str) -> None:
+    """One that is there already changes nothing, and one that cannot be stored is set aside with the reason."""
+    engine = open_database(Settings(database_url=database_url))
+    recording._write_rankings(engine, [Entry(1, "ranking", recording._ranking_to_json(ranking("b", "Sugar.")))])
+    outbox = recorder._rankings
+    for name in ("a", "b", "c"):
+        outbox.put("ranking", recording._ranking_to_json(ranking(name, "Sugar.")), interactions=[name])
+    outbox.put("ranking", recording._ranking_to_json(ranking("bad", "nul \x00")), interactions=["bad"])
+    recorder.settle()
+    assert recorder.waiting() == (0, 1)
+    with engine.connect() as connection:
+        assert set(connection.execute(select(Interaction.external_id)).scalars()) == {"a.7", "b.7", "c.7"}
+    engine.dispose()
+
+
+def test_what_has_no_room_is_not_said_to_be_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While the database is away, as many are kept as the limit says, and each comes later; a rating has room still."""
+    url = sqlite_database(tmp_path / "r.db")
+    missing = f"sqlite:///{tmp_path / 'no' / 'r.db'}"
+    away = Recorder(replace(settings_for(missing, tmp_path), outbox_max=3))
+    away._down = True
+    kept = [name for name in "abcde" if away.record_ranking(ranking(name, "Sugar."))]
+    assert kept == ["a", "b", "c"]
+    assert caplog.text.count("Rankings are not recorded: The outbox") == 1
+    assert away.record(candidates("x"))
+    away.close()
+    recorder = Recorder(replace(settings_for(url, tmp_path), outbox_max=3))
+    recorder.check()
+    until(lambda: recorder.waiting() == (0, 0))
+    recorder.close()
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(select(Interaction.external_id).where(Interaction.candidate_group != "question:x"))
+        assert set(found.scalars()) == {"a.7", "b.7", "c.7"}
     engine.dispose()

@@ -9,8 +9,8 @@ import pytest
 from forked_process import program
 from patience import PATIENCE_S
 
-from rlhf_loop.answering.outbox import Outbox
 from rlhf_loop.errors import OutboxError
+from rlhf_loop.store.outbox import Outbox
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_what_is_put_survives_a_kill(tmp_path: Path) -> None:
     """An entry is there after SIGKILL."""
     path = tmp_path / "outbox.db"
     code = (
-        "import os, sys; from pathlib import Path; from rlhf_loop.answering.outbox import Outbox\n"
+        "import os, sys; from pathlib import Path; from rlhf_loop.store.outbox import Outbox\n"
         "Outbox(Path(sys.argv[1]), limit=9).put('rating', {'n': 7}, interactions=['a'])\n"
         "os.kill(os.getpid(), 9)"
     )

@@ -1,8 +1,12 @@
-"""Recording of answers and reviews: in the database, or in the outbox while that is down, and replayed from there."""
+"""Recording of answers, rankings and reviews: in the database, or in the outbox while that is down, and replayed.
+
+Rankings go to an outbox of their own first, and a batch at a time to the database: nobody waits for either.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
@@ -14,13 +18,23 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from sqlalchemy.engine import Engine
 
-from rlhf_loop.answering.outbox import Entry, Outbox
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Rating, Review, ReviewerRole, ServingRecord, field_values, rating_fields
+from rlhf_loop.domain import (
+    Candidate,
+    RankedCandidate,
+    Rating,
+    RecordedRanking,
+    Review,
+    ReviewerRole,
+    ServingRecord,
+    field_values,
+    rating_fields,
+)
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
 from rlhf_loop.store.interactions import put as put_served
+from rlhf_loop.store.outbox import Entry, Outbox
 from rlhf_loop.store.validation import cleaned, problem
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.text import unstorable
@@ -35,7 +49,7 @@ PATIENCE_S = 2
 _BATCH = 100
 #: Seconds between two looks into the outbox.
 _LOOK_EVERY_S = 2.0
-_ANSWER, _RATING = "answer", "rating"
+_ANSWER, _RATING, _RANKING = "answer", "rating", "ranking"
 
 
 class Recorder:
@@ -48,13 +62,16 @@ class Recorder:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._outbox = Outbox(settings.outbox_path, limit=settings.outbox_max)
-        self.loses = self._down = False
+        path, most = settings.outbox_path, settings.outbox_max
+        self._outbox = Outbox(path, limit=most)
+        # Of their own, so that however many they are, a rating has its place.
+        self._rankings = Outbox(path.with_stem(f"{path.stem}_rankings"), limit=most, durable=False)
+        self.loses = self._down = self._drops = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._ready = False
         self._stop = threading.Event()
-        self._replaying = False
+        self._replaying: int | None = None
 
     def record(self, ratings: Sequence[Rating], served: ServingRecord | None = None) -> str:
         """Keep the candidates of one answer, with how it was served; return why they wait in the outbox.
@@ -71,6 +88,30 @@ class Recorder:
 
         names = [rating.external_id for rating in ratings if rating.external_id]
         return self._do(_ANSWER, lambda engine: _write_answer(engine, ratings, served), body, names)
+
+    def record_ranking(self, ranking: RecordedRanking) -> bool:
+        """Keep a ranking, which is in the database soon; return False if it cannot be kept, which the log says.
+
+        What is kept survives this process.
+        """
+        self._start_replaying()
+        try:
+            self._rankings.put(_RANKING, _ranking_to_json(ranking), interactions=[ranking.id])
+        except OutboxError as error:
+            if not self._drops:
+                logger.error("Rankings are not recorded: %s", error)
+            self._drops = True
+            return False
+        self._drops = False
+        return True
+
+    def settle(self, ranking: str | None = None) -> None:
+        """Have the rankings that wait written now, if they can be; with an id only where this one waits."""
+        try:
+            if ranking is None or self._rankings.mentions(ranking):
+                self._replay(lock_s=PATIENCE_S)
+        except RlhfLoopError as error:
+            logger.warning("What waits in the outbox cannot be recorded yet: %s", error)
 
     def rate(self, interaction_id: str, review: Review) -> bool:
         """Keep a review of the interaction with that external id; return False if it waits in the outbox.
@@ -95,12 +136,13 @@ class Recorder:
         )
 
     def waiting(self) -> tuple[int, int]:
-        """Return how many entries wait in the outbox, and how many the database has refused.
+        """Return how many entries wait in the outboxes, and how many the database has refused.
 
         Raises:
-            OutboxError: the outbox cannot be read.
+            OutboxError: an outbox cannot be read.
         """
-        return self._outbox.count()
+        (waiting, refused), (rankings, refused_rankings) = self._outbox.count(), self._rankings.count()
+        return waiting + rankings, refused + refused_rankings
 
     def check(self) -> None:
         """Look whether the database can be used, and start to replay what waits from an earlier life.
@@ -115,6 +157,7 @@ class Recorder:
         """Stop replaying, and close the connections; what waits stays on disk."""
         self._stop.set()
         self._outbox.close()
+        self._rankings.close()
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
@@ -191,9 +234,10 @@ class Recorder:
 
     def _start_replaying(self) -> None:
         with self._lock:
-            if self._replaying:
+            if self._replaying == os.getpid():
                 return
-            self._replaying = True
+            # By process: a fork inherits the note, but not the thread.
+            self._replaying = os.getpid()
         threading.Thread(target=self._replay_for_ever, name="rlhf-replay", daemon=True).start()
 
     def _replay_for_ever(self) -> None:
@@ -210,22 +254,41 @@ class Recorder:
                 logger.exception("Replaying the outbox failed.")
             self._stop.wait(_LOOK_EVERY_S)
 
-    def _replay(self) -> None:
+    def _replay(self, *, lock_s: float = 0) -> None:
         """Write what waits, in order; one process at a time does it."""
         if self._down:
             self._bounded(ensure_schema)
             self._down = False
-        if not self._outbox.waiting(limit=1):
+        for outbox in (self._outbox, self._rankings):
+            self._empty(outbox, lock_s)
+
+    def _empty(self, outbox: Outbox, lock_s: float) -> None:
+        if not outbox.waiting(limit=1):
             return
         replayed = 0
-        with suppress(Timeout), FileLock(f"{self._outbox.path}.lock", timeout=0):
+        with suppress(Timeout), FileLock(f"{outbox.path}.lock", timeout=lock_s):
             # Read under the lock: an older rating that another process has replayed must not come twice.
-            while (entries := self._outbox.waiting(limit=_BATCH)) and not self._stop.is_set():
-                replayed += sum(self._replay_one(entry) for entry in entries)
+            while (entries := outbox.waiting(limit=_BATCH)) and not self._stop.is_set():
+                if entries[0].kind == _RANKING and self._replay_rankings(entries):
+                    continue
+                replayed += sum(self._replay_one(outbox, entry) for entry in entries)
         if replayed:
             logger.info("%d entries of the outbox are in the database now.", replayed)
 
-    def _replay_one(self, entry: Entry) -> int:
+    def _replay_rankings(self, entries: Sequence[Entry]) -> bool:
+        """Write rankings in one transaction; return False if one of them is there already, or cannot be stored."""
+        try:
+            self._bounded(lambda engine: _write_rankings(engine, entries))
+        except DatabaseError:
+            self._lost()
+            raise
+        except Exception as error:
+            logger.info("Rankings are recorded one by one: %s", error)
+            return False
+        self._rankings.done(*entries)
+        return True
+
+    def _replay_one(self, outbox: Outbox, entry: Entry) -> int:
         try:
             self._bounded(lambda engine: _write_entry(engine, entry))
         except DatabaseError:
@@ -236,12 +299,10 @@ class Recorder:
             logger.warning("A rating from the outbox is left out: %s", error)
         except Exception as error:
             # The database is there and says no: to try again would change nothing, and hold up the rest.
-            logger.error(
-                "The outbox %s keeps entry %d, which the database refuses: %s", self._outbox.path, entry.id, error
-            )
-            self._outbox.refuse(entry, f"{type(error).__name__}: {error}")
+            logger.error("The outbox %s keeps entry %d, which the database refuses: %s", outbox.path, entry.id, error)
+            outbox.refuse(entry, f"{type(error).__name__}: {error}")
             return 0
-        self._outbox.done(entry)
+        outbox.done(entry)
         return 1
 
 
@@ -250,6 +311,9 @@ def _write_entry(engine: Engine, entry: Entry) -> None:
         # An entry from before questions were counted has candidates only.
         served = ServingRecord(**_from_json(entry.body["served"])) if "served" in entry.body else None
         _write_answer(engine, [Rating(**_from_json(values)) for values in entry.body["candidates"]], served)
+    elif entry.kind == _RANKING:
+        ranking = _ranking_from_json(entry.body)
+        _write_answer(engine, ranking.ratings, ranking.served)
     else:
         # One from before there were roles is of a visitor.
         values = {"role": ReviewerRole.END_USER, **_from_json(entry.body)}
@@ -278,6 +342,13 @@ def _write_once(engine: Engine, ratings: Sequence[Rating], served: ServingRecord
             put_served(connection, served)
 
 
+def _write_rankings(engine: Engine, entries: Sequence[Entry]) -> None:
+    rankings = [_ranking_from_json(entry.body) for entry in entries]
+    with transaction(engine) as connection:
+        interactions.put_interactions(connection, [rating for each in rankings for rating in each.ratings])
+        put_served(connection, *(each.served for each in rankings))
+
+
 def _write_review(engine: Engine, interaction_id: str, review: Review) -> None:
     key = interactions.ids(engine, [interaction_id]).get(interaction_id)
     if key is None:
@@ -288,7 +359,23 @@ def _write_review(engine: Engine, interaction_id: str, review: Review) -> None:
         interactions.put_review(connection, key, review)
 
 
-def _to_json(value: Rating | Review | ServingRecord) -> dict[str, Any]:
+def _ranking_to_json(ranking: RecordedRanking) -> dict[str, Any]:
+    candidates = [
+        {**_to_json(each.candidate), "position": each.position, "score": each.score} for each in ranking.candidates
+    ]
+    return {**_to_json(ranking), "candidates": candidates}
+
+
+def _ranking_from_json(values: Mapping[str, Any]) -> RecordedRanking:
+    candidates = []
+    for rank, each in enumerate(values["candidates"], start=1):
+        about = _from_json(each)
+        position, score = about.pop("position"), about.pop("score")
+        candidates.append(RankedCandidate(Candidate(**about), rank=rank, score=score, position=position))
+    return RecordedRanking(**{**_from_json(values), "candidates": tuple(candidates)})
+
+
+def _to_json(value: Rating | Review | ServingRecord | RecordedRanking | Candidate) -> dict[str, Any]:
     """Return the fields that are set, as JSON has them."""
     values = {name: each for name, each in field_values(value).items() if each is not None}
     return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}

@@ -12,11 +12,13 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.utils.sqlite import SqliteConnection
+from rlhf_loop.utils.sqlite import USED_BYTES, SqliteConnection
+from rlhf_loop.utils.text import unstorable
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,11 @@ CREATE TABLE IF NOT EXISTS mentions (
     entry INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
     PRIMARY KEY (interaction, entry)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS mentions_by_entry ON mentions (entry);"""
+CREATE INDEX IF NOT EXISTS mentions_by_entry ON mentions (entry);
+CREATE INDEX IF NOT EXISTS entries_waiting ON entries (id) WHERE refused IS NULL;"""
 _BUSY_S = 5
+#: Bytes of a file that takes no more entries, and characters of those that are read at a time.
+_MOST_BYTES, _MOST_CHARS = 2**30, 2**23
 
 _Result = TypeVar("_Result")
 
@@ -51,28 +56,30 @@ class Entry:
 class Outbox:
     """Entries that wait, the oldest first. Safe to share between threads, processes, and across a fork.
 
-    Nothing is written to disk before the first entry comes.
+    Nothing is written to disk before the first entry comes. Where it is not `durable`, nobody waits for the disk: what
+    is acknowledged survives the process, but perhaps no power cut.
     """
 
-    def __init__(self, path: Path, *, limit: int) -> None:
+    def __init__(self, path: Path, *, limit: int, durable: bool = True) -> None:
         self.path = path
         self._limit = limit
-        self._connection = SqliteConnection(path, prepare=_prepare, busy_s=_BUSY_S)
+        self._connection = SqliteConnection(path, prepare=partial(_prepare, durable=durable), busy_s=_BUSY_S)
 
     def put(self, kind: str, body: Mapping[str, Any], *, interactions: Sequence[str]) -> None:
-        """Keep an entry that is about these interactions; it survives a power cut.
+        """Keep an entry that is about these interactions.
 
         Raises:
             OutboxError: there is no room, or the file cannot be written.
         """
-        row = (kind, json.dumps(body, ensure_ascii=True), datetime.now(UTC).isoformat())
+        row = (kind, _written(body), datetime.now(UTC).isoformat())
 
         def insert(connection: sqlite3.Connection) -> None:
             (count,) = connection.execute("SELECT count(*) FROM entries WHERE refused IS NULL").fetchone()
-            if count >= self._limit:
+            (used,) = connection.execute(USED_BYTES).fetchone()
+            if count >= self._limit or used > _MOST_BYTES:
                 raise OutboxError(
-                    f"The outbox {self.path} is full: {count:,} entries wait for the database. Bring the database "
-                    "back, or raise RLHF_OUTBOX_MAX."
+                    f"The outbox {self.path} is full: {count:,} entries wait for the database, in {used:,} bytes. "
+                    "Bring the database back, or raise RLHF_OUTBOX_MAX."
                 )
             entry = connection.execute("INSERT INTO entries (kind, body, created_at) VALUES (?, ?, ?)", row).lastrowid
             connection.executemany("INSERT INTO mentions VALUES (?, ?)", [(name, entry) for name in set(interactions)])
@@ -80,13 +87,22 @@ class Outbox:
         self._do(insert)
 
     def waiting(self, *, limit: int) -> list[Entry]:
-        """Return the oldest entries that the database has not refused.
+        """Return the oldest entries that the database has not refused, fewer where they are large.
 
         Raises:
             OutboxError: the file cannot be read.
         """
         query = "SELECT id, kind, body FROM entries WHERE refused IS NULL ORDER BY id LIMIT ?"
-        return [Entry(id, kind, json.loads(body)) for id, kind, body in self._rows(query, limit)]
+
+        def read(connection: sqlite3.Connection) -> list[Entry]:
+            found, size = list[Entry](), 0
+            for id, kind, body in connection.execute(query, (limit,)):
+                found.append(Entry(id, kind, json.loads(body)))
+                if (size := size + len(body)) > _MOST_CHARS:
+                    break
+            return found
+
+        return self._do(read, begin="BEGIN") if self.path.exists() else []
 
     def mentions(self, interaction: str) -> bool:
         """Tell whether something about this interaction waits.
@@ -106,9 +122,10 @@ class Outbox:
         rows = self._rows("SELECT count(*) - count(refused), count(refused) FROM entries")
         return rows[0] if rows else (0, 0)
 
-    def done(self, entry: Entry) -> None:
-        """Forget an entry, now that it is in the database."""
-        self._do(lambda connection: connection.execute("DELETE FROM entries WHERE id = ?", (entry.id,)))
+    def done(self, *entries: Entry) -> None:
+        """Forget entries, now that they are in the database."""
+        gone = [(entry.id,) for entry in entries]
+        self._do(lambda connection: connection.executemany("DELETE FROM entries WHERE id = ?", gone))
 
     def refuse(self, entry: Entry, reason: str) -> None:
         """Set an entry aside that the database does not take, and never will.
@@ -164,8 +181,15 @@ class Outbox:
             raise OutboxError(f"The outbox {self.path} cannot be used: {error}. {advice}") from error
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _written(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, ensure_ascii=False)
+    # Half of a character can only be written as an escape.
+    return text if unstorable(text) is None else json.dumps(body, ensure_ascii=True)
+
+
+def _prepare(connection: sqlite3.Connection, *, durable: bool) -> None:
     connection.isolation_level = None  # transactions are begun above
-    connection.execute("PRAGMA synchronous = FULL")  # what is acknowledged survives a power cut
+    # In full, what is acknowledged survives a power cut.
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.executescript(_SCHEMA)
