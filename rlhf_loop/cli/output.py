@@ -31,6 +31,7 @@ from rlhf_loop.store.interactions import RatingStats
 from rlhf_loop.training.comparison import Comparison
 from rlhf_loop.training.evaluation import Evaluation
 from rlhf_loop.training.learning_curve import TARGET, CurvePoint
+from rlhf_loop.training.relevance import in_words
 from rlhf_loop.training.train import AUTO, TrainingReport
 from rlhf_loop.utils.text import counted, verb
 
@@ -397,6 +398,8 @@ def _besides(report: TrainingReport) -> Iterator[str]:
             if report.prior
             else "Without the prior: by these ratings, what other data has taught is not true here."
         )
+    if report.relevance:
+        yield in_words(report.relevance.accuracy.value, report.relevance.before)
     if report.raters:
         counts = verb(len(report.raters), "counts", "count")
         named = ", ".join(

@@ -1,12 +1,13 @@
 """The gate: decides whether a new model may go live by itself.
 
-It has to be better than the incoming order, and not worse than the model that is live, each question judged by models
-that were not fitted on it. Where that cannot be told it waits for somebody to decide.
+It has to be better than the incoming order, not worse than the model that is live, and to know an answer to another
+question from one to this, each question judged by models that were not fitted on it. Where that cannot be told it waits
+for somebody to decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,8 @@ from rlhf_loop.training.comparison import (
     predict,
 )
 from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluate
-from rlhf_loop.training.train import Incumbent, TrainingResult
+from rlhf_loop.training.relevance import ENOUGH
+from rlhf_loop.training.train import Incumbent, TrainingReport, TrainingResult
 from rlhf_loop.utils.arrays import Floats, Mask
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
@@ -96,6 +98,8 @@ class Judgement:
 def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder) -> Judgement:
     """Compare a new model with the incoming order (see `beside_incoming`) and with the live one (`beside_live`).
 
+    Where the incoming order is unknown, one that does not look whether an answer is about the question waits, too.
+
     Each question is judged by models that were not fitted on it: a frozen or held-out one by the new model itself,
     another by that of its fold.
     """
@@ -103,6 +107,9 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     of = trained.data.predictions(trained.probability[rows], rows)
     first = beside_incoming(of)
     verdicts = [(first.state, first.reason)]
+    ordered = first.measured.precision_at_1
+    if ordered is None or ordered.questions < LEAST_QUESTIONS:
+        verdicts += _off_subject(trained.report)
     found = None
     if live is None:
         verdicts.append((ModelState.LIVE, "There was no live model to compare it with."))
@@ -117,13 +124,30 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
     return Judgement(
         state=max((state for state, _ in verdicts), key=_SEVERITY.index),
         reasons=tuple(reason for _, reason in verdicts),
-        incoming=first.measured.precision_at_1,
+        incoming=ordered,
         incoming_ndcg=first.measured.ndcg,
         incoming_concordance=first.measured.concordance,
         live=live.version if live else None,
         precision_at_1=found.precision_at_1 if found else None,
         auc=found.auc if found else None,
     )
+
+
+def _off_subject(report: TrainingReport) -> Iterator[_Verdict]:
+    """Hold a model back that certainly puts right answers to other questions before right ones too often.
+
+    Only where the incoming order is unknown: where it is known, lists as they were offered have decided already.
+    """
+    found = report.relevance
+    if found is not None and found.bad:
+        of = found.accuracy
+        reason = (
+            "It does not look whether an answer is about the question: of pairs of a right answer and one to another "
+            f"question it puts {of.value:.0%} in the right order (95 % {of.low:.0%} to {of.high:.0%}), and "
+            f"{ENOUGH:.0%} are asked for. Have answers rated that miss their question, or train another recipe "
+            "(--recipe auto)."
+        )
+        yield ModelState.CANDIDATE, reason
 
 
 def _succeeds(trained: TrainingResult, live: LiveModel) -> bool:

@@ -400,6 +400,12 @@ def _card_lines(version: Version) -> Iterator[str]:
         recurring = measured.get("documents") or {}
         unseen = recurring.get("unseen") if recurring.get("recurring") else None
         yield from _quality(overall, measured.get("held_out") or {}, crossed, unseen)
+        if relevance := measured.get("relevance"):
+            # Imported here: whatever serves does without all that trains.
+            from rlhf_loop.training.relevance import in_words
+
+            yield ""
+            yield in_words(relevance["accuracy"]["value"], relevance["before"])
     if version.judgement:
         yield ""
         yield "## What the gate said"

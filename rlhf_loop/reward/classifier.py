@@ -124,7 +124,7 @@ class RewardClassifier:
     coefficients for the features as given; and for each training answer `fold_score_` and `fold_probability_`, of
     models that did not see its question (nan for an answer that is not judged and whose question no fold leaves out).
     `fold_margin_` has for each pair the score of the better answer less that of the other, of a model that did not see
-    the question, nan where every model may see it.
+    the question, nan where every model may see it. `unseen_decision` scores other answers by these models.
     """
 
     def __init__(
@@ -167,6 +167,7 @@ class RewardClassifier:
         if judged is None:
             judged = np.ones(len(label), dtype=np.bool_)
         of_judged = folds(question[judged], label[judged], count=self.fold_count, seed=self.seed)
+        self._fold_of = dict(zip(question[judged].tolist(), of_judged.tolist(), strict=True))
         rows = _Rows(features, label, weight, judged, _same_fold(question, question[judged], of_judged))
         if pairs is None or not len(pairs.weight):
             pairs = None
@@ -180,6 +181,14 @@ class RewardClassifier:
         """Return the probabilities of "incorrect" and "correct", shape (n, 2)."""
         correct = self.scorer_.probability(features)
         return np.stack([1 - correct, correct], axis=1)
+
+    def unseen_decision(self, features: Features, question: Ints) -> Floats:
+        """Return scores before calibration, each by a model that did not see its question, if some fold left it out."""
+        fold = np.array([self._fold_of.get(number, -1) for number in question.tolist()], dtype=np.intp)
+        score = self.scorer_.decision(features)
+        for part, scorer in self._fold_scorers.items():
+            score[fold == part] = scorer.decision(features[fold == part])
+        return score
 
     def _fit(self, rows: _Rows, pairs: PairRows | None, of_pairs: Ints) -> Self:
         label, fold, weight = rows.label, rows.fold, rows.weight
@@ -205,19 +214,22 @@ class RewardClassifier:
         found = []
         for strength in strengths:
             score, margin = np.full(len(rows.label), np.nan), np.full(len(of_pairs), np.nan)
+            scorers = {}
             for part in parts:
                 out, out_pairs = rows.fold == part, of_pairs == part
-                scorer = self._regress(rows.only(~out), pairs and pairs.only(~out_pairs), strength)
+                scorers[int(part)] = scorer = self._regress(rows.only(~out), pairs and pairs.only(~out_pairs), strength)
                 score[out] = scorer.decision(rows.features[out])
                 if pairs is not None:
                     margin[out_pairs] = pairs.difference[out_pairs] @ scorer.coef
-            found.append((strength, score, margin))
-        if len(found) == 1:
-            return found[0]
-        weight = _part(rows.weight, judged)
-        surprise = [_calibrate(score[judged], rows.label[judged], weight)[2] for _, score, _ in found]
-        surprise[0] -= _MARGIN if judged.sum() < _FEW else 0.0
-        return found[int(np.argmin(surprise))]
+            found.append((scorers, strength, score, margin))
+        best = 0
+        if len(found) > 1:
+            weight = _part(rows.weight, judged)
+            surprise = [_calibrate(score[judged], rows.label[judged], weight)[2] for _, _, score, _ in found]
+            surprise[0] -= _MARGIN if judged.sum() < _FEW else 0.0
+            best = int(np.argmin(surprise))
+        self._fold_scorers, strength, score, margin = found[best]
+        return strength, score, margin
 
     def _regress(self, rows: _Rows, pairs: PairRows | None, strength: float) -> Scorer:
         values = rows.features.astype(np.float64)

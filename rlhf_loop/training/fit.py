@@ -16,10 +16,11 @@ from rlhf_loop.domain import Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
-from rlhf_loop.reward.classifier import PairRows, Scorer
+from rlhf_loop.reward.classifier import PairRows
 from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe, QualityRecipe, TransformerRecipe, joint_texts
 from rlhf_loop.training.data import Chunk, JudgedAnswer, TrainingSet, prompt_hash
 from rlhf_loop.training.pairs import PairSet
+from rlhf_loop.training.relevance import Negatives
 from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
@@ -37,8 +38,9 @@ PREFERENCE_WEIGHT = 0.5
 #: A correction counts less. All of them are written by experts, and what they are corrected from is not: a fit learns
 #: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
 CORRECTION_WEIGHT = 0.25
-
-
+#: How much negatives, and the right answers beside them, may count together against all rated answers. Of a tenth to
+#: all of them a quarter is the least by which a negative's score is low and not only lower (docs/RESULTS.md).
+NEGATIVE_SHARE = 0.25
 #: How much a judge's label counts in a tuning against an expert's rating, and how much all of them together against all
 #: of these. The regression learns from experts alone, and finds out what the layers are worth.
 JUDGE_WEIGHT, MOST_JUDGED = 0.5, 4.0
@@ -213,7 +215,8 @@ class Material:
     """Data that recipes are fitted on and judged by.
 
     Of the rated answers of `data` those `judged` decide, the others are hints; `held` are those of held-out questions.
-    `features` has for each recipe the features of its `rows`, made with the `encoder` of that id.
+    `features` has for each recipe the features of its `rows`, made with the `encoder` of that id. The recipe of the
+    `negatives` learns from these as well.
     """
 
     data: TrainingSet
@@ -223,6 +226,7 @@ class Material:
     rows: Mapping[str, Mask]
     compared: PairMatrix
     encoder: str
+    negatives: Negatives | None = None
 
 
 def only_columns(of: Material, recipe: Recipe, *, of_all: Recipe) -> Material:
@@ -305,7 +309,7 @@ class FittedRecipe:
     `prior` is how strongly the prior drew, None where the recipe has none for this encoder.
     """
 
-    scorer: Scorer
+    classifier: RewardClassifier
     prior: float | None
     probability: Floats
     margin: Floats
@@ -317,21 +321,24 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
     inside, fitted = ~of.held[rows], rows & ~of.held
     plain = bool(data.expert.all() and (data.weight == 1).all())
     pairs = _Pairs(of.compared, recipe.name) if len(of.compared.pairs) else None
+    features, label, question, judged = matrix[inside], data.label[fitted], data.prompt[fitted], of.judged[fitted]
+    weight = None if plain else rating_weights(data, of.judged, fitted)[fitted]
+    answers, more = len(features), of.negatives
+    if more is not None and more.recipe == recipe.name:
+        weight = np.ones(answers) if weight is None else weight
+        each = min(1.0, NEGATIVE_SHARE * float(weight.sum()) / len(more.label))
+        features, label = np.concatenate([features, more.features]), np.concatenate([label, more.label])
+        question = np.concatenate([question, more.question])
+        judged = np.concatenate([judged, np.zeros(len(more.label), dtype=np.bool_)])
+        weight = np.concatenate([weight, np.full(len(more.label), each)])
     classifier = prior.classifier(recipe, of.encoder, seed=seed)
-    classifier.fit(
-        matrix[inside],
-        data.label[fitted],
-        data.prompt[fitted],
-        weight=None if plain else rating_weights(data, of.judged, fitted)[fitted],
-        judged=of.judged[fitted],
-        pairs=pairs.fitted if pairs else None,
-    )
+    classifier.fit(features, label, question, weight=weight, judged=judged, pairs=pairs.fitted if pairs else None)
     probability = np.full(len(rows), np.nan)
-    probability[fitted] = classifier.fold_probability_
+    probability[fitted] = classifier.fold_probability_[:answers]
     probability[rows & of.held] = classifier.predict_proba(matrix[~inside])[:, 1]
     margin = pairs.margin(classifier) if pairs else np.empty(0)
     drew = None if classifier.prior is None else classifier.strength_
-    return FittedRecipe(classifier.scorer_, drew, probability, margin)
+    return FittedRecipe(classifier, drew, probability, margin)
 
 
 def rating_weights(data: TrainingSet, judged: Mask, fitted: Mask) -> Floats:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rlhf_loop.domain import MIN_SAMPLES, Example, Interval, Pair, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, recipe_named
 from rlhf_loop.reward.recipes import JointRecipe, is_crossed
@@ -20,6 +21,7 @@ from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
 from rlhf_loop.training.evaluation import Evaluation, Predictions, coverage, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
+    FittedRecipe,
     Material,
     PairMatrix,
     Progress,
@@ -34,6 +36,7 @@ from rlhf_loop.training.fit import (
 from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
 from rlhf_loop.training.metrics import Bin, Coverage, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
+from rlhf_loop.training.relevance import RelevanceReport, draw_negatives
 from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.training.transformer import Tuning, checked
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
@@ -105,6 +108,8 @@ class TrainingReport:
 
     `judge_labels` counts the answers with labels of judges on which layers were tuned besides, and nothing else.
 
+    `relevance` says whether right answers come before right answers to other questions, None with too few to tell.
+
     `prior` is how strongly the prior that is shipped drew the fit: 1 as usual, 0 not at all, as the ratings say
     otherwise, None where the recipe has none for this encoder.
 
@@ -144,6 +149,7 @@ class TrainingReport:
     documents: DocumentReport | None = None
     prior: float | None = None
     judge_labels: int = 0
+    relevance: RelevanceReport | None = None
 
     def __repr__(self) -> str:
         first = self.overall.orders["model"].precision_at_1
@@ -224,6 +230,9 @@ def train(
     not try it. Where the encoder has a cross-encoder beside it, its score is a further feature of all recipes but
     `joint`.
 
+    A fit that puts right answers to other questions before those to a question learns from such negatives, too, as long
+    as that helps (see `relevance`).
+
     With a `goal` for accuracy, the report says, too, how the accuracy grew with the ratings, and when the goal will be
     reached; by ratings alone, without pairs and without end users' hints.
 
@@ -287,6 +296,11 @@ def train(
     chosen = best_recipe(out_of_fold)
     fit, having = fits[chosen], rows[chosen] & judged
     taken = recipe_named(chosen, cross=cross)
+    started = perf_counter()
+    material, fit, relevance = _relevant(material, taken, layers, fit, encoder, seed)
+    if relevance and relevance.before is not None:
+        inside[chosen] = evaluate(data.predictions(fit.probability[common], common))
+    seconds["relevance"] = perf_counter() - started
     name = encoder.full_id if is_crossed(taken) else encoder.id
     outside, hints = having & held, rows[chosen] & ~judged & ~held
     report = TrainingReport(
@@ -320,6 +334,7 @@ def train(
         coverage=coverage(data.predictions(fit.probability[having], having)),
         prior=fit.prior,
         judge_labels=judge_labels,
+        relevance=relevance,
     )
     seconds["evaluation"] = perf_counter() - started
     report = replace(report, foreign=encoder.foreign(_some_texts(data)))
@@ -338,11 +353,38 @@ def train(
         report = replace(report, growth=growth(of, recipe=taken, goal=goal, seed=seed))
         seconds["learning curve"] = perf_counter() - started
     own = layers if chosen == TransformerRecipe.name else None
-    model = RewardModel.of(fit.scorer, recipe=chosen, encoder=name, language=encoder.language.code, tuned=own)
+    model = RewardModel.of(
+        fit.classifier.scorer_, recipe=chosen, encoder=name, language=encoder.language.code, tuned=own
+    )
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out])
     # By its type: an empty list would make the hashes floats, which have no room for them.
     fitted = np.union1d(fitted, np.array(adapted, dtype=np.int64)).astype(np.int64)
     return TrainingResult(model, report, data, judged, fit.probability, fitted, of_incumbent)
+
+
+def _relevant(
+    of: Material, recipe: Recipe, layers: TunedLayers | None, fit: FittedRecipe, encoder: TextEncoder, seed: int
+) -> tuple[Material, FittedRecipe, RelevanceReport | None]:
+    """Measure the relevance of what a fit puts first, and fit once more with negatives where that is bad and helps.
+
+    Tuned layers know the answers that they were tuned on: they are judged on held-out questions, and stay as they are.
+    """
+    tuned = recipe.name == TransformerRecipe.name
+    if tuned:
+        recipe = recipe_named(recipe.name, layers=layers, cross=is_crossed(recipe))
+    rows = of.rows[recipe.name] & of.judged & (of.held if tuned else ~of.held)
+    negatives = draw_negatives(of.data, rows, recipe, encoder, seed=seed)
+    if negatives is None:
+        return of, fit, None
+    found = negatives.measured(fit.classifier.unseen_decision)
+    if tuned or not found.bad:
+        return of, fit, found
+    taught = replace(of, negatives=negatives)
+    again = fit_recipe(recipe, taught, seed=seed)
+    then = negatives.measured(again.classifier.unseen_decision)
+    if then.bad:
+        return of, fit, found
+    return taught, again, replace(then, before=found.accuracy.value)
 
 
 def _unrated(tuning: Tuning, data: TrainingSet, frozen_share: float) -> Tuning:
@@ -472,8 +514,9 @@ def _by_documents(of: Material, recipe: Recipe, known: Evaluation, rows: Mask, s
     of_prompt[data.prompt] = number
     question = of_prompt[of.compared.question]
     pairs = replace(of.compared, question=question, held=of.compared.held | (question < 0))
+    negatives = of.negatives and replace(of.negatives, question=of_prompt[of.negatives.question])
     try:
-        material = replace(of, data=replace(data, prompt=number), compared=pairs)
+        material = replace(of, data=replace(data, prompt=number), compared=pairs, negatives=negatives)
         probability = fit_recipe(recipe, material, seed=seed).probability
     except ValueError:
         return report

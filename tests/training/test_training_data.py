@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -107,7 +108,8 @@ class Losing:
 @pytest.mark.slow
 def test_no_step_holds_all_texts(quick: TextEncoder) -> None:
     """A training reads each text once for all recipes, that of one answer to each question before, to group them
-    by, and the first chunk before, to see its language; and it never holds more than two chunks of them.
+    by, the first chunk before, to see its language, and then those of 200 questions beside answers to others; and it
+    never holds more than two chunks of them.
     """
     data = assemble(many(3_000))
     watching = Watching(data.texts)
@@ -115,7 +117,8 @@ def test_no_step_holds_all_texts(quick: TextEncoder) -> None:
         report = train(replace(data, texts=watching), encoder=quick).report
         assert len(watching.alive) == 0
     assert (report.rated, report.unrated) == (2_400, 600)
-    assert sorted(watching.asked) == sorted([*range(0, 3_000, 5), *range(3_000), *range(1_020)])
+    again = Counter(watching.asked) - Counter([*range(0, 3_000, 5), *range(3_000), *range(1_020)])
+    assert (again.total(), max(again.values()), len({answer // 5 for answer in again})) == (800, 1, 200)
     assert watching.most <= 2 * 1024
 
 
