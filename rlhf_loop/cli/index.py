@@ -144,6 +144,47 @@ def list_() -> None:
         )
 
 
+@index.command(short_help="Have a language model write questions for the documents, into FILE.")
+@click.argument("file", type=FilePath(dir_okay=False))
+@click.option(
+    "--most",
+    type=click.IntRange(1, 20_000),
+    default=1_000,
+    show_default=True,
+    help="Sections of documents that get questions, drawn from all; more of them later adds to these.",
+)
+def questions(file: Path, most: int) -> None:
+    """Let the language model of RLHF_LLM_URL write questions for the indexed documents, as users would ask them.
+
+    FILE keeps them, a line each with its answer, for: rlhf-loop train --recipe transformer --adapt FILE. Sections that
+    have questions there are not read again, so the same command goes on after Ctrl-C.
+    """
+    from hashlib import sha256
+
+    from rlhf_loop.answering.drafting import write_questions
+    from rlhf_loop.errors import VectorStoreError
+    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.training.transformer import MOST_PAIRS
+    from rlhf_loop.utils.text import counted
+
+    settings = read_settings()
+    with closing(open_store(settings)) as store:
+        texts = {text for _, text in store.texts(limit=MOST_PAIRS, titled=False)}
+    if not texts:
+        raise VectorStoreError("The index is empty. Fill it with: rlhf-loop index add PATH...")
+    drawn = sorted(texts, key=lambda text: sha256(text.encode("utf-8", "replace")).digest())[:most]
+    try:
+        with progress_bar("Writing questions") as progress:
+            done = write_questions(drawn, file, settings, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is written is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+    said = f"{counted(done.questions, 'question')} for {counted(done.sections, 'section')} written to {file}"
+    for count, what in ((done.known, "had some"), (done.without, "answer nothing"), (done.failed, "failed")):
+        said += f", {count} {what}" if count else ""
+    click.echo(f"{said}. To adapt to them: rlhf-loop train --recipe transformer --adapt {file}")
+
+
 def _print_invalid(invalid: Sequence[ParsedDocument], count: int) -> None:
     for found in invalid:
         place = f" line {found.line}" if found.line else ""

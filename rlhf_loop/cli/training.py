@@ -192,7 +192,7 @@ def _indexed(settings: Settings) -> list[tuple[str, str]]:
     from rlhf_loop.training.transformer import MOST_PAIRS
 
     with closing(open_store(settings)) as store:
-        pairs = store.titled(limit=MOST_PAIRS)
+        pairs = store.texts(limit=MOST_PAIRS, titled=True)
     if len(titles := {title for title, _ in pairs}) < 2:
         raise VectorStoreError(
             f"The index has {len(titles)} titles of documents; to adapt takes two at least. Index documents with "

@@ -5,16 +5,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from patience import PATIENCE_S, until
 
 from rlhf_loop.answering import drafting
-from rlhf_loop.answering.drafting import Drafter, quote
+from rlhf_loop.answering.drafting import Drafter, WrittenQuestions, quote, write_questions
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage
-from rlhf_loop.errors import ConfigError, MissingExtraError
+from rlhf_loop.errors import ConfigError, ImportFileError, MissingExtraError, SourceError
+from rlhf_loop.exchange.reader import RatingsReader
 from rlhf_loop.sources.excerpts import excerpt
 
 QUERY = "What helps against hiccups?"
@@ -292,3 +294,66 @@ def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'rlhf-loop\[llm\]'"):
         Drafter(Settings(llm_url="http://127.0.0.1:1/v1", llm_model="small"))
+
+
+def test_questions_for_a_corpus_are_written_once(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Each section is read once, its questions are kept, and what failed or was cut off is written the next time."""
+    settings = Settings(llm_url=endpoint.url, llm_model="small", llm_api_key="key")
+    file = tmp_path / "questions.jsonl"
+    replies = {
+        "Breath.": completion('Sure:\n1. Hiccups again?\n- "Wie lange?"\n\n3) ' + "long " * 100 + "\n* Hiccups again?"),
+        "Water.": completion("<think>\nWhat now?\n</think>\nWhat to drink?"),
+        "Nothing.": completion("No question."),
+        "Cut.": completion("Whole?\nCut of", reason="length"),
+    }
+    endpoint.reply = lambda body: (200, replies[body["messages"][1]["content"].removeprefix("Passage:\n\n")])
+    assert write_questions(["Breath.", "Water.", "Broken.", "Water."], file, settings) == WrittenQuestions(
+        3, 2, 0, 0, 1
+    )
+    assert {authorization for _, authorization in endpoint.requests} == {"Bearer key"}
+    rows = [("Hiccups again?", "Breath."), ("Wie lange?", "Breath."), ("What to drink?", "Water.")]
+    assert written(file) == rows
+    assert {row.rating.user_prompt for row in RatingsReader(file) if row.rating} == {of for of, _ in rows}, (
+        "for --adapt"
+    )
+    whole = file.read_bytes()
+    for cut in (1, 5, len(whole.splitlines()[-1]) + 1):
+        file.write_bytes(whole[:-cut])
+        endpoint.requests.clear()
+        done = write_questions(["Breath.", "Water.", "Nothing.", "Cut."], file, settings)
+        assert (done.known, done.without, len(endpoint.requests)) == (1 + (cut == 1), 1, 3 - (cut == 1))
+        assert written(file) == [*rows, ("Whole?", "Cut.")]
+
+
+def test_questions_end_where_the_model_fails_again_and_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    """After three failures in a row nobody is asked any more, and the message says what is kept."""
+    endpoint.reply = lambda body: (401, {"error": "no"}) if len(endpoint.requests) > 1 else (200, completion("Why?"))
+    with pytest.raises(SourceError, match="failed 3 times running, at last with AuthenticationError"):
+        write_questions(list("abcdef"), tmp_path / "q", Settings(llm_url=endpoint.url, llm_model="small"))
+    assert len(endpoint.requests) == 4
+    assert written(tmp_path / "q") == [("Why?", "a")]
+
+
+@pytest.mark.parametrize(
+    "content", [b"x", b"question,answer\nWhy?,So.\n", b'{"question": "Why?"}\n', b'["question", "answer"]\n', b"\xff\n"]
+)
+def test_a_foreign_file_of_questions_stays_as_it_is(endpoint: Endpoint, tmp_path: Path, content: bytes) -> None:
+    """A file that holds anything else is refused, before anybody is asked."""
+    file = tmp_path / "notes"
+    file.write_bytes(content)
+    with pytest.raises(ImportFileError, match=r"Line 1 of .* is not a question with its answer"):
+        write_questions(["a"], file, Settings(llm_url=endpoint.url, llm_model="small"))
+    assert file.read_bytes() == content
+    assert not endpoint.requests
+
+
+def test_questions_need_a_model(tmp_path: Path) -> None:
+    """Without a language model the message names the setting, and no file is made."""
+    with pytest.raises(ConfigError, match="RLHF_LLM_URL is not set"):
+        write_questions(["a"], tmp_path / "q", Settings())
+    assert not (tmp_path / "q").exists()
+
+
+def written(file: Path) -> list[tuple[str, str]]:
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return [(row["question"], row["answer"]) for row in rows]

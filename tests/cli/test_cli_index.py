@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from loopback import json_page, site
 
 from rlhf_loop.cli import main
 
@@ -68,6 +69,27 @@ def test_replace(environ: dict[str, str], file: str) -> None:
     Path(file).write_text('{"text": "New."}\n')
     said = run(environ, "add", file, "--replace").stdout
     assert "Replaced 'facts.jsonl': 1 document that these files do not hold deleted.\n" in said
+
+
+def test_questions_are_written_and_adapted_to(environ: dict[str, str], file: str, tmp_path: Path) -> None:
+    """Sections get questions of the language model, once; without documents or model it says what is missing."""
+    made = str(tmp_path / "questions.jsonl")
+    assert "The index is empty. Fill it with" in run(environ, "questions", made).output
+    run(environ, "add", file)
+    assert "RLHF_LLM_URL is not set" in run(environ, "questions", made).output
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "What fact?\nTell me."}}
+    with site(
+        json_page({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+    ) as llm:
+        environ |= {"RLHF_LLM_URL": llm.url, "RLHF_LLM_MODEL": "m"}
+        some = run(environ, "questions", made, "--most", "2")
+        assert some.stdout.startswith(
+            f"4 questions for 2 sections written to {made}. To adapt to them: rlhf-loop train"
+        )
+        assert run(environ, "questions", made).stdout.startswith("2 questions for 1 section written to")
+        assert run(environ, "questions", made).stdout.startswith(f"0 questions for 0 sections written to {made}, 3 had")
+        assert len(llm.seen) == 3
+    assert len(Path(made).read_text(encoding="utf-8").splitlines()) == 6
 
 
 def test_another_precision(environ: dict[str, str], file: str) -> None:

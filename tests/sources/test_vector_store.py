@@ -232,8 +232,8 @@ def test_adding_again_replaces(store: VectorStore) -> None:
 
 
 def test_sections_under_a_title(store: VectorStore) -> None:
-    """Titles come with the texts of all sections of their documents, so many at most; others are left out."""
-    assert store.titled(limit=5) == []
+    """Titles come with the texts of all sections of their documents, so many at most; others are asked for besides."""
+    assert store.texts(limit=5, titled=True) == store.texts(limit=5, titled=False) == []
     given = [
         entry("a", "one", title="A"),
         entry("a", "two", number=1, title="A"),
@@ -241,8 +241,10 @@ def test_sections_under_a_title(store: VectorStore) -> None:
         entry("c", "x", title="C"),
     ]
     store.add(given, encoder=ENCODER)
-    assert sorted(store.titled(limit=5)) == [("A", "one"), ("A", "two"), ("C", "x")]
-    assert len(store.titled(limit=2)) == 2
+    titled = [("A", "one"), ("A", "two"), ("C", "x")]
+    assert sorted(store.texts(limit=5, titled=True)) == titled
+    assert sorted(store.texts(limit=5, titled=False)) == [("", "three"), *titled]
+    assert len(store.texts(limit=2, titled=True)) == len(store.texts(limit=2, titled=False)) == 2
 
 
 @pytest.mark.parametrize(

@@ -149,12 +149,14 @@ class LanceDbStore:
         """Count what is there, by source in alphabetical order."""
         return self._read(_sources, [])
 
-    def titled(self, *, limit: int) -> list[tuple[str, str]]:
-        """Return title and text of sections whose document has a title, so many at most."""
+    def texts(self, *, limit: int, titled: bool) -> list[tuple[str, str]]:
+        """Return title and text of so many sections at most: the `titled` alone, or all, with "" for no title."""
 
         def find(table: Table) -> list[tuple[str, str]]:
-            rows = table.search().where("title IS NOT NULL").select(list(_WORDS)).limit(limit).to_arrow()
-            return list(zip(rows["title"].to_pylist(), rows["text"].to_pylist(), strict=True))
+            wanted = table.search().where("title IS NOT NULL") if titled else table.search()
+            rows = wanted.select(list(_WORDS)).limit(limit).to_arrow()
+            titles = (title or "" for title in rows["title"].to_pylist())
+            return list(zip(titles, rows["text"].to_pylist(), strict=True))
 
         return self._read(find, [])
 

@@ -284,11 +284,11 @@ class PgVectorStore:
         counted = select(SECTIONS.c.source, documents, func.count()).group_by(SECTIONS.c.source).order_by(order)
         return self._read(lambda connection: [SourceCount(*row) for row in connection.execute(counted)], [])
 
-    def titled(self, *, limit: int) -> list[tuple[str, str]]:
-        """Return title and text of sections whose document has a title, so many at most."""
-        found = select(SECTIONS.c.title, SECTIONS.c.text).where(SECTIONS.c.title.is_not(None))
-        wanted = found.order_by(SECTIONS.c.key).limit(limit)
-        return self._read(lambda connection: [(row.title, row.text) for row in connection.execute(wanted)], [])
+    def texts(self, *, limit: int, titled: bool) -> list[tuple[str, str]]:
+        """Return title and text of so many sections at most: the `titled` alone, or all, with "" for no title."""
+        found = select(SECTIONS.c.title, SECTIONS.c.text).order_by(SECTIONS.c.key).limit(limit)
+        wanted = found.where(SECTIONS.c.title.is_not(None)) if titled else found
+        return self._read(lambda connection: [(row.title or "", row.text) for row in connection.execute(wanted)], [])
 
     def optimize(self) -> None:
         """Build the index of the vectors where there are many, and tell the planner how many; see `VectorStore`."""

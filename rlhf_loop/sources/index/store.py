@@ -134,8 +134,8 @@ class VectorStore(Protocol):
     def sources(self) -> list[SourceCount]:
         """Count what is there, by source in alphabetical order."""
 
-    def titled(self, *, limit: int) -> list[tuple[str, str]]:
-        """Return title and text of sections whose document has a title, so many at most."""
+    def texts(self, *, limit: int, titled: bool) -> list[tuple[str, str]]:
+        """Return title and text of so many sections at most: the `titled` alone, or all, with "" for no title."""
 
     def optimize(self) -> None:
         """Make searches fast after many sections were added or deleted. What is new is found before that, too.
