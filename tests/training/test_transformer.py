@@ -9,19 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from databases import sqlite_database
 from quick_encoder import QuickCross
 from sqlalchemy import Engine
 
 from rlhf_loop import registry
+from rlhf_loop.adapters.ranked import ranked
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Example, Question, Rating
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import EncoderError, MissingExtraError
 from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.monitoring.worker import Worker
+from rlhf_loop.ranking import Ranker
+from rlhf_loop.registry.contest import compare_models
 from rlhf_loop.registry.runs import runs
 from rlhf_loop.registry.training_run import run_training
 from rlhf_loop.reward import recipe_named
+from rlhf_loop.store.engine import open_database
 from rlhf_loop.store.interactions import record
 from rlhf_loop.training import transformer
 from rlhf_loop.training.comparison import predict
@@ -308,6 +314,38 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engin
     assert loaded.model.tuned is not None
     assert [(run.status, run.recipe) for run in runs(sqlite_engine)][-1] == ("failed", "transformer")
     assert "torch" in runs(sqlite_engine)[0].library_versions
+
+
+@needs_torch
+def test_a_worker_retrains_with_tuned_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLHF_RECIPE is the recipe of its trainings; what they leave is compared, promoted and served as any other."""
+    tiny_encoders.write(tmp_path / "bert")
+    settings = Settings(
+        database_url=sqlite_database(tmp_path / "rlhf.db"),
+        encoder=str(tmp_path / "bert"),
+        cache_dir=tmp_path / "cache",
+        model_path=tmp_path / "models" / "reward_model.joblib",
+        recipe="transformer",
+    )
+    for name in ("database_url", "encoder", "cache_dir", "model_path", "recipe"):
+        monkeypatch.setenv(f"RLHF_{name.upper()}", str(getattr(settings, name)))
+    engine = open_database(settings.database_url)
+    record(engine, [Rating(each.prompt, each.response, each.rating, candidate_group=each.group) for each in examples()])
+    before = run_training(engine, settings, recipe="passages", min_samples=10).version
+    command = [sys.executable, "-m", "rlhf_loop", "train", "--min-samples", "10"]
+    assert Worker(settings, retrain=command).once()
+    after = registry.versions(engine)[0]
+    assert (after.recipe, before.recipe, len(after.weights_sha256 or "")) == ("transformer", "passages", 64)
+    encoder = load_encoder(settings)
+    contest = compare_models(engine, settings, after.version, before.version, encoder=encoder)
+    assert contest.answers > 0, "both have the same held-out questions"
+    registry.promote(engine, settings, after.version, actor="worker", force=True, reason="A test.")
+    asked = Question("the cat sat on a mat 0", ("cat on the mat", "dog on the mat"))
+    loaded = registry.load(settings, after, encoder=encoder.id).model
+    kept = ranked(asked.prompt, list(asked.responses), ranker=Ranker(settings, encoder=encoder))
+    (scores,) = loaded.score([asked], encoder)
+    assert [of.score for of in sorted(kept, key=lambda of: of.index)] == pytest.approx(scores.tolist())
+    engine.dispose()
 
 
 def test_neighbours_of_a_corpus_are_other_questions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -9,17 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from flask.testing import FlaskClient
+from sklearn.metrics import roc_auc_score
 from sqlalchemy import Engine
 
 from rlhf_loop import registry
+from rlhf_loop.adapters.ranked import ranked as ranked_texts
 from rlhf_loop.answering.service import AnswerService
+from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ModelState, Passage, Question
+from rlhf_loop.domain import ModelState, Passage, Question, Rating
 from rlhf_loop.encoders import TextEncoder
+from rlhf_loop.ranking import Ranker
 from rlhf_loop.registry import Version
+from rlhf_loop.registry.contest import compare_models
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import weights_file
+from rlhf_loop.store.interactions import record
 from rlhf_loop.web import create_app
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.server.watch import Watch
@@ -45,6 +53,7 @@ class House:
         self.engine, self.settings, self._encoder = engine, settings, encoder
         self.web: FlaskClient = create_app(settings, service=service).test_client()
         self.watch = Watch(settings, Database(settings))
+        self.ranker = Ranker(settings, encoder=encoder)
 
     def add(self, model: RewardModel) -> Version:
         made = {"judgement": {}, "metrics": {}, "fitted": np.array([], dtype=np.int64)}
@@ -76,7 +85,7 @@ def tuned(small: RewardModel) -> RewardModel:
 
 
 def test_every_place_follows_a_promotion_there_and_back(house: House, small: RewardModel, tuned: RewardModel) -> None:
-    """/data, its page, the rerank API, readiness and metrics are those of the live model, whatever its recipe."""
+    """/data, its page, the rerank API, adapters, readiness and metrics are those of the live model, of any recipe."""
     versions = [house.add(small), house.add(tuned)]
     registry.rollback(house.engine, house.settings, actor="dora")
     assert house.expected(small) != house.expected(tuned)
@@ -97,9 +106,34 @@ def test_every_place_follows_a_promotion_there_and_back(house: House, small: Rew
         assert ranked is not None
         scores = {ANSWERS[of["index"]]: of["relevance_score"] for of in ranked["results"]}
         assert scores == pytest.approx(expected)
+        assert {of.index: of.score for of in ranked_texts(QUERY, ANSWERS, ranker=house.ranker)} == pytest.approx(
+            dict(enumerate(expected.values()))
+        )
         ready = house.web.get("/readyz")
         assert ready.status_code == 200, ready.text
         assert version.version in house.web.get("/metrics").text
+
+
+def test_recipes_are_compared_and_shown(
+    house: House, small: RewardModel, tuned: RewardModel, quick: TextEncoder
+) -> None:
+    """`models compare` judges both by what each would serve, and `models list` has both."""
+    rated = [Rating(f"{QUERY} {n}", answer, 5 - 2 * place) for n in range(6) for place, answer in enumerate(ANSWERS)]
+    record(house.engine, rated)
+    first, second = house.add(small), house.add(tuned)
+    contest = compare_models(house.engine, house.settings, second.version, first.version, encoder=quick)
+    assert (contest.questions, contest.answers, contest.unknown) == (6, 18, ())
+    asked = [Question(f"{QUERY} {n}", tuple(ANSWERS)) for n in range(6)]
+    expected = [
+        roc_auc_score([1, 0, 0] * 6, np.concatenate(list(model.score(asked, quick)))) for model in (tuned, small)
+    ]
+    auc = contest.found.named()["AUC"]
+    assert auc is not None
+    assert [auc.ours, auc.theirs] == pytest.approx(expected)
+    assert [version.recipe for version in registry.versions(house.engine)] == ["transformer", small.recipe]
+    runner = CliRunner(env={"RLHF_DATABASE_URL": str(house.engine.url)})
+    listed = runner.invoke(main, ["models", "list", "--json"]).stdout
+    assert [of["recipe"] for of in json.loads(listed)] == ["transformer", small.recipe]
 
 
 def test_layers_that_are_lost_or_altered_change_no_answer(house: House, small: RewardModel, tuned: RewardModel) -> None:
