@@ -25,7 +25,7 @@ install = $(BIN)/python -m tools.install $(1)/bin/python
 # Tests start Python many times, in some containers without leave to keep what it compiled. Three processes on two cores,
 # since tests of servers and browsers mostly wait; linear algebra on one thread each, as threads that wait for each other
 # take processor time from the other processes: a quarter of what a training costs.
-PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --processes 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean

@@ -18,6 +18,9 @@ from argon2 import PasswordHasher
 from databases import memory_database, sqlite_database
 from filelock import FileLock
 from flask import Flask
+from forked_workers import SHARED_FOLDER
+from forked_workers import pytest_addoption as pytest_addoption
+from forked_workers import pytest_runtestloop as pytest_runtestloop
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 from patience import PATIENCE_S
@@ -91,16 +94,13 @@ def remembering_engine(url: object, **options: Any) -> Engine:
 
 _STATEMENTS: dict[Any, Any] = {}
 MOST = learning_curve.MOST
-#: The environment variable that leads the processes of a run to the folder that they share.
-SHARED_FOLDER = "TESTS_SHARED_FOLDER"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder that all processes of this run share; not one of pytest's, which keeps those of three runs."""
-    if not hasattr(config, "workerinput"):
-        folder = tempfile.TemporaryDirectory(prefix="rlhf-tests-", ignore_cleanup_errors=True)
-        os.environ[SHARED_FOLDER] = folder.name
-        config.add_cleanup(folder.cleanup)
+    folder = tempfile.TemporaryDirectory(prefix="rlhf-tests-", ignore_cleanup_errors=True)
+    os.environ[SHARED_FOLDER] = folder.name
+    config.add_cleanup(folder.cleanup)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
