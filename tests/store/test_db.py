@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from forked_process import program
 from patience import PATIENCE_S, until
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.errors import DatabaseError
@@ -57,8 +57,9 @@ def test_more_threads_than_connections_are_told_so(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_sqlite_keeps_acknowledged_writes_and_foreign_keys(tmp_path: Path) -> None:
+def test_sqlite_keeps_acknowledged_writes_and_foreign_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SQLite connection has WAL, foreign keys, full synchronisation and a busy timeout."""
+    monkeypatch.setattr(db, "create_engine", create_engine)  # that of users, which waits for the disk
     engine = db.make_engine(f"sqlite:///{tmp_path / 'rlhf.db'}")
     assert rows(engine, "PRAGMA journal_mode") == [("wal",)]
     assert rows(engine, "PRAGMA foreign_keys") == [(1,)]
