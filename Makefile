@@ -23,8 +23,9 @@ PIN = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform linu
 install = $(BIN)/python -m tools.install $(1)/bin/python
 
 # Tests start Python many times, in some containers without leave to keep what it compiled. Three processes on two cores,
-# since tests of servers and browsers mostly wait; linear algebra on one thread each, as threads that wait for each other
-# take processor time from the other processes: a quarter of what a training costs.
+# since tests of servers and browsers mostly wait; forked from one that has collected all tests. Linear algebra on one
+# thread each, as threads that wait for each other take processor time from the other processes: a quarter of what a
+# training costs.
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --processes 3
 
 .DEFAULT_GOAL := help
@@ -43,10 +44,10 @@ demo: $(VENV)/.installed $(if $(OTHER_LANGUAGE),$(VENV)/.installed-multilingual)
 serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1:8000/data-html until Ctrl-C
 	@$(BIN)/rlhf-loop serve $(OPTIONS)
 
-test: $(VENV)/.installed-dev  ## Run the test suite
-	$(PYTEST)
+test: $(VENV)/.installed-dev  ## Run the test suite; OPTIONS=--note-slow: and note which tests take long
+	$(PYTEST) $(OPTIONS)
 
-test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server, kill or training: a minute, after each change
+test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server or kill and is quick: a minute, after each change
 	TESTS_ENCODER_CACHE=$(CURDIR)/.cache/tests $(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the layers

@@ -10,6 +10,7 @@ import pickle
 import sqlite3
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import file_digest
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+import slow_tests
 from argon2 import PasswordHasher
 from databases import memory_database, sqlite_database
 from filelock import FileLock
@@ -119,6 +121,8 @@ def quick_digest(file: Any, digest: Any, /, **options: Any) -> Any:
 
 _STATEMENTS: dict[Any, Any] = {}
 _DIGESTS: dict[Any, Any] = {}
+#: About what a test takes that is slow for its browser, server or kill.
+_MARKED_S = 1.0
 MOST = learning_curve.MOST
 
 
@@ -134,6 +138,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Files with slow tests come first, so that in the end no process waits long for another.
     """
+    measured = slow_tests.read()
+    seconds: Counter[Path] = Counter()
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         params = (
@@ -146,8 +152,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
         if any(item.get_closest_marker(name) for name in ("browser", "server", "kill")):
             item.add_marker("slow")
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+        marked, name = item.get_closest_marker("slow"), item.nodeid.partition("[")[0]
+        if not marked and name in measured:
+            item.add_marker(pytest.mark.slow(by="measurement"))
+        seconds[item.path] += _MARKED_S if marked else measured.get(name, 0.0)
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import slow_tests
 
 #: The environment variable that leads the processes of a run to the folder that they share.
 SHARED_FOLDER = "TESTS_SHARED_FOLDER"
@@ -22,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option for the number of processes."""
     help = "run the tests in N processes, those of a file in one of them"
     parser.addoption("--processes", type=int, default=1, metavar="N", help=help)
+    parser.addoption("--note-slow", action="store_true", help=f"after such a run of all tests, write {slow_tests.FILE}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,6 +64,8 @@ class Workers:
         os.close(writer)
         self.stop = mmap.mmap(-1, 1)
         self.started = 0
+        #: The processor time of each test that has no mark for being slow.
+        self.seconds: dict[str, float] = {}
         self.running: dict[Connection, Worker] = {}
 
     def run(self, count: int) -> None:
@@ -79,6 +84,8 @@ class Workers:
             for reports, worker in self.running.items():
                 reports.close()
                 os.waitpid(worker.pid, 0)
+        if self.session.config.getoption("note_slow"):
+            slow_tests.write(self.seconds)
         if self.session.shouldfail:
             raise self.session.Failed(self.session.shouldfail)
         if self.session.shouldstop:
@@ -122,6 +129,8 @@ class Workers:
         elif kind == "finish":
             assert worker.item is not None
             hook.pytest_runtest_logfinish(nodeid=worker.item.nodeid, location=worker.item.location)
+            if not any(mark.name == "slow" and not mark.kwargs for mark in worker.item.iter_markers()):
+                self.seconds[worker.item.nodeid] = value
             worker.item = None
         elif kind == "broken":
             raise RuntimeError(f"Process {worker.number} of the tests broke. {value}")
@@ -180,8 +189,10 @@ class _Reporter:
     def __init__(self, config: pytest.Config, reports: Connection) -> None:
         self._config = config
         self._reports = reports
+        self._begun = 0.0
 
     def pytest_runtest_logstart(self) -> None:
+        self._begun = _processor_s()
         self._reports.send(("start", None))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -189,4 +200,9 @@ class _Reporter:
         self._reports.send(("report", hook.pytest_report_to_serializable(config=self._config, report=report)))
 
     def pytest_runtest_logfinish(self) -> None:
-        self._reports.send(("finish", None))
+        self._reports.send(("finish", _processor_s() - self._begun))
+
+
+def _processor_s() -> float:
+    """Return the processor time of this process and of the ended ones that it has started."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

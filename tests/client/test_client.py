@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import rate_all
 from flask import Flask, Response, request
 from served_app import served_app
 from sqlalchemy import Engine
@@ -26,6 +27,7 @@ from rlhf_loop.client import (
     RejectedError,
     UnavailableError,
 )
+from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.errors import RlhfLoopError
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -118,11 +120,10 @@ def test_many_of_them(client: Client) -> None:
     assert client.record_many([]) == []
 
 
-def test_reviews_come_in_pages(client: Client) -> None:
+def test_reviews_come_in_pages(client: Client, engine: Engine) -> None:
     """However many there are."""
     client.record("Why?", "So.", id="a")
-    for number in range(103):
-        client.thumb("a", "up", reviewer=f"{number}")
+    rate_all(engine, [(1, f"app:{number}", 5) for number in range(103)], role=ReviewerRole.END_USER)
     assert [each.reviewer for each in client.reviews("a")] == [f"app:{number}" for number in reversed(range(103))]
 
 

@@ -329,18 +329,18 @@ def test_questions_of_other_fields_come_last(engine: Engine) -> None:
 
 def test_raters_who_ask_at_once_get_different_answers(engine: Engine) -> None:
     """Of many raters at the same moment no two get an answer that wants one; the last ones get nothing."""
-    ids = answers(engine, 20)
-    score(engine, {id: 0.5 for id in ids[:10]})
-    with ThreadPoolExecutor(12) as pool:
-        given = list(pool.map(lambda n: take(engine, f"rater-{n}"), range(24)))
+    ids = answers(engine, 8)
+    score(engine, {id: 0.5 for id in ids[:4]})
+    with ThreadPoolExecutor(6) as pool:
+        given = list(pool.map(lambda n: take(engine, f"rater-{n}"), range(10)))
     assert sorted(each.interaction_key for each in given if each) == ids
 
 
 def test_the_overlap_is_no_larger_when_many_ask_at_once(engine: Engine) -> None:
     """Of many raters at the same moment exactly as many as wanted get an answer of the overlap."""
     (id,) = answers(engine, 1)
-    with ThreadPoolExecutor(12) as pool:
-        given = list(pool.map(lambda n: take(engine, f"rater-{n}", SHARED), range(12)))
+    with ThreadPoolExecutor(6) as pool:
+        given = list(pool.map(lambda n: take(engine, f"rater-{n}", SHARED), range(6)))
     assert [each.interaction_key for each in given if each] == [id] * 3
 
 
