@@ -74,11 +74,13 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         # What stops a container stops a run like Ctrl-C does: it can still say so in its log.
+        handled = []
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             # Not where somebody decided otherwise: nohup ignores SIGHUP. And only the main thread may.
             if signal.getsignal(stop) is signal.SIG_DFL:
                 with suppress(ValueError):
                     signal.signal(stop, self._stop)
+                    handled.append(stop)
         for stream in (sys.stdout, sys.stderr):
             # Names of files need not be UTF-8, nor has each terminal all characters: no message fails for that.
             if isinstance(stream, io.TextIOWrapper):
@@ -96,6 +98,10 @@ class Commands(click.Group):
             ctx.exit(2)
         finally:
             sys.unraisablehook = before
+            for stop in handled:
+                # One that has come may come once more, see below.
+                if not self._stopped and signal.getsignal(stop) == self._stop:
+                    signal.signal(stop, signal.SIG_DFL)
 
     _stopped = 0
 

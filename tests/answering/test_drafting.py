@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rlhf_loop.domain import Candidate, Passage
 from rlhf_loop.errors import ConfigError, ImportFileError, MissingExtraError, SourceError
 from rlhf_loop.exchange.reader import RatingsReader
 from rlhf_loop.sources.excerpts import excerpt
+from rlhf_loop.utils.concurrency import start_thread
 
 QUERY = "What helps against hiccups?"
 PASSAGES = {
@@ -195,10 +197,22 @@ def test_a_model_that_fails_or_knows_nothing_falls_back(
     assert bool(drafts.trouble) == bool(trouble)
 
 
-def test_a_model_that_hangs_falls_back(endpoint: Endpoint) -> None:
+def test_a_model_that_hangs_falls_back(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not there in time is replaced; what was drafted in time stays."""
+    begun: list[Future[str]] = []
+
+    def start(work: Callable[[], str], *, name: str) -> Future[str]:
+        begun.append(start_thread(work, name=name))
+        return begun[-1]
+
+    def clock() -> float:
+        """The time is up as soon as the last draft is there."""
+        return 1 + PATIENCE_S if begun and begun[-1].result(PATIENCE_S) else 0
+
+    monkeypatch.setattr(drafting, "start_thread", start)
+    monkeypatch.setattr(drafting, "perf_counter", clock)
     endpoint.reply = lambda body: endpoint.hang(body) if "breath" in str(body) else (200, completion("In time."))
-    drafts = drafter(endpoint, llm_timeout_s=3.0).draft(QUERY, PASSAGES)
+    drafts = drafter(endpoint, llm_timeout_s=PATIENCE_S).draft(QUERY, PASSAGES)
     assert texts(drafts.candidates) == [("wikipedia", "In time."), ("index", "Hold your breath.")]
     assert drafts.trouble
 

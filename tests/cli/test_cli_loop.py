@@ -347,3 +347,17 @@ commands(["work"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "dropped\n", "")
+
+
+def test_signals_are_given_back() -> None:
+    """SIGTERM is handled while a command runs, and is what it was for whoever called it from Python."""
+    group, seen = Commands("group"), []
+    group.command("look")(lambda: seen.append(signal.getsignal(signal.SIGTERM)))
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        CliRunner().invoke(group, ["look"])
+        assert len(seen) == 1
+        assert seen[0] != signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
