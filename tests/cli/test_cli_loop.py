@@ -17,6 +17,7 @@ from databases import sqlite_database
 
 from rlhf_loop import ranking, sample
 from rlhf_loop.cli import main, training
+from rlhf_loop.cli.common import Commands
 from rlhf_loop.domain import Rating
 from rlhf_loop.registry.runs import runs
 from rlhf_loop.reward import RewardModel
