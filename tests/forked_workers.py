@@ -1,4 +1,4 @@
-"""A run of tests in several processes, forked from the one that has collected them: that costs as much as 300 tests."""
+"""A run of tests in several processes, forked from the one that has collected them, which takes a quarter of a minute."""
 
 from __future__ import annotations
 
