@@ -1,4 +1,4 @@
-"""A run of tests in several processes, forked from the one that has collected them, which takes a quarter of a minute."""
+"""A run of tests in several processes, forked from the one that has collected them: a quarter of a minute each time."""
 
 from __future__ import annotations
 
