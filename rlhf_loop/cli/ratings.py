@@ -23,7 +23,7 @@ from rlhf_loop.cli.common import (
 )
 
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
-_IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix"])
+_IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix", "dify", "ragflow", "librechat"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
 _FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json){} or parquet by the name's ending."
 
@@ -62,7 +62,8 @@ def ratings() -> None:
 @click.option(
     "--role",
     type=click.Choice(["expert", "end-user"]),
-    help="Whose word it is, where no row says. Default: expert; of Langfuse, Open WebUI and Phoenix end-user.",
+    help="Whose word it is, where no row says. Default: expert; end-user of what gives thumbs (all but "
+    "argilla, label-studio, trl and your own files).",
 )
 @click.option("--source", metavar="NAME", help="Where the answers come from, where no row says.")
 @click.option(
@@ -122,8 +123,8 @@ def import_(
 
     Files of other tools are read by their format, --from TOOL: trl-preference (prompt, chosen, rejected) becomes
     preferences of the reviewer, trl-unpaired (prompt, completion, label) ratings; argilla (records), langfuse (traces
-    and scores), openwebui (feedback or chats), label-studio (JSON, JSON_MIN, CSV) and phoenix (spans and annotations)
-    reviews.
+    and scores), openwebui (feedback or chats), label-studio (JSON, JSON_MIN, CSV), phoenix (spans and annotations),
+    dify (feedback, messages), ragflow (sessions) and librechat (messages) reviews.
     """
     from rlhf_loop.cli.output import print_import, print_invalid, print_preview
     from rlhf_loop.domain import ReviewerRole

@@ -12,6 +12,7 @@ from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.argilla import ArgillaLayout
 from rlhf_loop.exchange.formats.base import UNKNOWN, FileRow, Labels, Layout, LeftOutError, refuse_columns, refuse_names
+from rlhf_loop.exchange.formats.chats import DifyLayout, LibreChatLayout, RagflowLayout
 from rlhf_loop.exchange.formats.label_studio import LabelStudioLayout
 from rlhf_loop.exchange.formats.langfuse import LangfuseLayout
 from rlhf_loop.exchange.formats.openwebui import OpenWebUILayout
@@ -35,16 +36,22 @@ FOREIGN = {
     "openwebui": ("json", "jsonl"),
     "label-studio": ("json", "jsonl", "csv"),
     "phoenix": ("parquet", "jsonl", "json", "csv"),
+    "dify": ("csv", "json", "jsonl"),
+    "ragflow": ("json", "jsonl"),
+    "librechat": ("json", "jsonl"),
 }
 FORMATS = (*PLAIN, *FOREIGN)
 #: Those that are only read.
-INCOMING = ("xlsx", "openwebui", "label-studio", "phoenix")
+INCOMING = ("xlsx", "openwebui", "label-studio", "phoenix", "dify", "ragflow", "librechat")
 _FIXED: Mapping[str, Callable[[Labels], Layout]] = {
     "trl-preference": PreferenceLayout,
     "trl-unpaired": UnpairedLayout,
     "langfuse": LangfuseLayout,
     "openwebui": OpenWebUILayout,
     "phoenix": PhoenixLayout,
+    "dify": DifyLayout,
+    "ragflow": RagflowLayout,
+    "librechat": LibreChatLayout,
 }
 #: What is said of a row whose lists and objects nobody can go through.
 TOO_DEEP = "it is nested too deeply"

@@ -554,3 +554,42 @@ def test_a_score_has_langfuses_names(engine: Engine, tmp_path: Path) -> None:
     assert set(first) <= set(score())
     assert (first["traceId"], first["name"], first["value"], first["dataType"]) == ("t1", "rating", 2, "NUMERIC")
     assert (second["name"], second["stringValue"], second["dataType"]) == ("output", "c", "CORRECTION")
+
+
+def score_3(**changes: Any) -> dict[str, Any]:
+    """Return a score as `GET /api/public/v3/scores?fields=subject,details,annotation` gives it (SDK 5.0, `ScoreV3`)."""
+    found = score(value=4.0, subject={"kind": "trace", "id": "t1"}, projectId="p")
+    return {
+        name: value for name, value in found.items() if name not in ("traceId", "observationId", "sessionId")
+    } | changes
+
+
+def test_scores_of_version_3_are_of_their_subject(engine: Engine, tmp_path: Path) -> None:
+    """A trace, a part of it, or what is no answer at all; booleans, words and corrections are plain values."""
+    subjects = [
+        score_3(authorUserId="ann"),
+        score_3(id="s2", authorUserId="bob", dataType="BOOLEAN", value=False),
+        score_3(id="s3", authorUserId="eve", subject={"kind": "observation", "id": "o1", "traceId": "t1"}, value=2.0),
+        score_3(id="s4", subject={"kind": "session", "id": "x"}),
+        score_3(id="s5", subject={"kind": "experiment", "id": "x"}),
+        score_3(id="s6", authorUserId="ann", dataType="CATEGORICAL", value="good", name="tone"),
+    ]
+    page = tmp_path / "page.json"
+    page.write_text(json.dumps({"data": subjects, "meta": {"limit": 50}}), encoding="utf-8")
+    import_ratings(engine, write_jsonl(tmp_path / "t.jsonl", [trace()]), format="langfuse")
+    report = import_ratings(engine, page, format="langfuse")
+    assert [(row[0], row[1]) for row in reviews(engine)] == [
+        ("langfuse:ann", 4),
+        ("langfuse:bob", 1),
+        ("langfuse:eve", 2),
+    ]
+    assert set(report.ignored) == {"score tone", "scores of a session or a run (2)"}
+    corrected = trace(score_3(), score_3(id="s7", name="output", dataType="CORRECTION", value="Influenza."))
+    import_ratings(engine, write_jsonl(tmp_path / "c.jsonl", [corrected | {"id": "t2"}]), format="langfuse")
+    assert reviews(engine)[-1][3] == "Influenza."
+
+
+def test_scores_without_their_subject_say_what_to_ask_for(engine: Engine, tmp_path: Path) -> None:
+    """The API leaves it out unless it is asked for it, and then nobody knows what was rated."""
+    path = write_jsonl(tmp_path / "a.jsonl", [score_3(subject=None)])
+    assert "fields=subject" in reasons(engine, path, format="langfuse")[1]

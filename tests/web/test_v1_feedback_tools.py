@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, text
+from test_formats_chats import LIBRECHAT, RAGFLOW, dify_message
 from test_formats_label_studio import PAIRWISE, annotation, preferences, result, task
 from test_formats_langfuse import score, trace
 from test_formats_openwebui import feedback, written
@@ -51,6 +52,9 @@ RECORDS: list[tuple[str, dict[str, Any], dict[str, int]]] = [
         plain(span() | span_annotation()),
         {"interactions": 1, "reviews": 1},
     ),
+    ("dify", dify_message(feedback={"rating": "like"}), {"interactions": 1, "reviews": 1}),
+    ("ragflow", RAGFLOW, {"interactions": 2, "reviews": 2}),
+    ("librechat", LIBRECHAT, {"interactions": 2, "reviews": 1}),
 ]
 
 
@@ -270,6 +274,9 @@ def test_nobody_gets_a_role_by_a_record(engine: Engine, tmp_path: Path) -> None:
         ("openwebui?scale=ten", feedback(), 422, "scale"),
         ("openwebui?columns=rating%3Dx", feedback(), 422, "fixes its names"),
         ("openwebui", feedback(user_id="u" * 201), 422, "reviewer has more than 200 characters"),
+        ("dify", {"message_id": "gone", "rating": "like", "user": "u"}, 404, "gone"),
+        ("librechat", [{"messageId": "gone", "feedback": {"rating": "thumbsUp"}}], 404, "gone"),
+        ("label-studio", [{"id": 1}], 422, "action is missing"),
         ("langfuse", trace(score(value=9)), 422, "is 9, not a whole number from 1 to 5"),
         (
             "phoenix?score_name=user+feedback",
@@ -434,3 +441,15 @@ def test_an_annotations_id_that_nobody_could_store(app: Caller) -> None:
     response = app("POST", "/feedback/label-studio", gone)
     assert response.status_code == 422
     assert "the id of an annotation is 'a\\x00', which cannot be stored" in response.json["detail"]
+
+
+def test_scores_in_an_array_are_taken_as_langfuses_sdk_posts_them(app: Caller, engine: Engine) -> None:
+    """`create_score` of SDK 5.0 posts a list with what is not None; one bad score of it refuses them all."""
+    assert app("POST", "/feedback/langfuse", trace()).status_code == 200
+    posted = [
+        {"id": "a", "traceId": "t1", "name": "rating", "value": 4.0, "environment": "default", "dataType": "NUMERIC"},
+        {"id": "b", "traceId": "t1", "name": "tone", "value": "warm", "dataType": "CATEGORICAL"},
+    ]
+    assert app("POST", "/feedback/langfuse", posted).json == taken("langfuse", "score tone", reviews=1)
+    assert app("POST", "/feedback/langfuse", [posted[0], posted[0] | {"id": "c", "value": 9}]).status_code == 422
+    assert [rating for _, rating, _ in reviews(engine)] == [4]

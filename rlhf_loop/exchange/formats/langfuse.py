@@ -16,6 +16,10 @@ A trace becomes an answer with the trace's id as `external_id`; the scores of th
 Scores alone find the answer by that id, in the file or in the database. Other scores are left out, those of evaluators
 (`EVAL`), of sessions and runs, and scores alone that correct: they are not ratings of an answer. An observation that
 is not the whole of its trace is a part of the answer.
+
+Scores of the API's version 3 have no `traceId` but a `subject` of `kind` and `id`, asked for by `fields=subject`; what
+SDK 5 posts to `/api/public/scores` is an array of scores (langfuse 5.0, `langfuse/api/scores/types` and
+`langfuse/_task_manager/score_consumer.py`).
 """
 
 from __future__ import annotations
@@ -91,7 +95,7 @@ class LangfuseLayout(Layout):
         return values["data"] if isinstance(values.get("data"), list) else None
 
     def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
-        values = _plain(values)
+        values = _with_trace(_plain(values))
         if not is_missing(_get(values, "input")) or not is_missing(_get(values, "output")):
             return self._trace(line, values)
         if not is_missing(_get(values, "name")) and any(
@@ -137,9 +141,9 @@ class LangfuseLayout(Layout):
         if self._texts.setdefault(str(id), texts) != texts and not is_missing(trace_id):
             raise LeftOutError("its trace has other texts; import the traces and the scores", what=part)
         corrections = {
-            _reviewer(score, user): str(_get(score, "stringValue"))
+            _reviewer(score, user): text
             for score in scores
-            if _is_correction(score) and not is_missing(_get(score, "stringValue"))
+            if _is_correction(score) and (text := _correction(score)) is not None
         }
         for each in said:
             if correction := corrections.pop(each.get("reviewer"), None):
@@ -195,6 +199,8 @@ class LangfuseLayout(Layout):
                 self.pass_over("corrections without their rating")
             return []
         if is_missing(_get(values, "traceId")):
+            if _of_version_3(values):
+                raise ValueError("subject is missing; ask the API for it, with fields=subject,details,annotation")
             raise LeftOutError("traceId is missing, so it is about no answer", what="scores of a session or a run")
         said, trace_id = self._said(values, _get(values, "userId")), str(_get(values, "traceId"))
         if "reviewer" not in said and not is_missing(_get(values, "id")):
@@ -377,6 +383,29 @@ def _value(score: Mapping[str, Any]) -> Any:
 
 def _is_correction(score: Mapping[str, Any]) -> bool:
     return _kind(score) == _CORRECTION
+
+
+def _correction(score: Mapping[str, Any]) -> str | None:
+    """Return the text of a correction; in version 3, and where it is posted, that is its value."""
+    value = score.get("value")
+    found = first_present(_get(score, "stringValue"), value if isinstance(value, str) else None)
+    return None if is_missing(found) or found == "" else str(found)
+
+
+def _of_version_3(score: Mapping[str, Any]) -> bool:
+    # The versions before name all that a score can be of, be it null; what is posted has neither project nor source.
+    return "projectId" in score and not any(name in score for name in ("traceId", "trace_id", "sessionId", "trace"))
+
+
+def _with_trace(score: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a score with the names of version 2 for what it is of."""
+    subject = as_mapping(score.get("subject"))
+    kind, id = subject.get("kind"), subject.get("id")
+    if kind == "trace":
+        return {**score, "traceId": id}
+    if kind == "observation":
+        return {**score, "traceId": subject.get("traceId"), "observationId": id}
+    return {**score, "sessionId": id} if subject else score
 
 
 def _boolean(value: object) -> object:

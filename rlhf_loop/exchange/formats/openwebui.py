@@ -126,11 +126,16 @@ class OpenWebUILayout(Layout):
     """The layout of feedback and chats; whoever rated is an end user."""
 
     role = ReviewerRole.END_USER
+    tool = TOOL
 
     def __init__(self, labels: Labels) -> None:
         super().__init__(labels)
         # By their hashes: each snapshot of a chat has all its answers again.
         self._offered: set[int] = set()
+
+    def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
+        # Several, where one record is awaited.
+        return values["data"] if isinstance(values.get("data"), list) else None
 
     def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
         if "snapshot" in values or ("data" in values and "type" in values):
@@ -156,7 +161,7 @@ class OpenWebUILayout(Layout):
             user=first_present(values.get("user_id"), as_mapping(values.get("user")).get("id")),
             at=first_present(values.get("updated_at"), values.get("created_at")),
         )
-        group = _group(first_present(meta.get("chat_id"), chat.id), chat, str(id))
+        group = self._group(first_present(meta.get("chat_id"), chat.id), chat, str(id))
         row = self._row(line, chat, str(id), group, said, source=data.get("model_id"))
         # A thumb that was taken away leaves its feedback behind.
         row = replace(row, taken_back=said["rating"] is None)
@@ -186,8 +191,9 @@ class OpenWebUILayout(Layout):
             raise ValueError(f"the chat has more than {_MOST_RATED:,} rated answers, and each has the chat before it")
         rows: list[FileRow] = []
         for id, annotation in rated.items():
-            said = self._said(annotation, user=values.get("user_id"), at=None)
-            group = _group(chat.id, chat, id)
+            user = first_present(annotation.get("user"), values.get("user_id"))
+            said = self._said(annotation, user=user, at=annotation.get("at"))
+            group = self._group(chat.id, chat, id)
             rows += [self._row(line, chat, id, group, said), *self._others(line, chat, id, group)]
         return rows
 
@@ -223,12 +229,16 @@ class OpenWebUILayout(Layout):
             if hash((group, text)) not in self._offered:
                 yield self._row(line, chat, other, group, {"corrected_response": None})
 
+    def _group(self, chat_id: object, chat: Chat, id: str) -> str:
+        parent = (chat.message(id) or {}).get("parentId")
+        return ":".join(str(part) for part in (self.tool, chat_id, parent) if not is_missing(part))
+
     def _said(self, data: Mapping[str, Any], *, user: object, at: object) -> dict[str, Any]:
         words = [str(word).strip() for word in (data.get("reason"), data.get("comment")) if not is_missing(word)]
         return {
             "rating": self._grade(data),
             "feedback_comment": ": ".join(word for word in words if word) or None,
-            "reviewer": user_name(TOOL, user),
+            "reviewer": user_name(self.tool, user),
             "rated_at": at,
         }
 
@@ -284,8 +294,3 @@ def _unfolded(content: str) -> str:
         while content[place : place + 1].isspace():
             place += 1
     return "".join([*kept, content[place:]])
-
-
-def _group(chat_id: object, chat: Chat, id: str) -> str:
-    parent = (chat.message(id) or {}).get("parentId")
-    return ":".join(str(part) for part in (TOOL, chat_id, parent) if not is_missing(part))

@@ -92,8 +92,12 @@ class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
         )
 
 
-class ToolRecordIn(RootModel[dict[str, Any]], title="ToolRecord"):
-    """One record as the tool itself has it."""
+class ToolRecordIn(RootModel[dict[str, Any] | list[dict[str, Any]]], title="ToolRecord"):
+    """One record as the tool itself has it, or several in an array."""
+
+    def record(self) -> dict[str, Any]:
+        """Return it; several as a page of the tool's API has them."""
+        return {"data": self.root} if isinstance(self.root, list) else self.root
 
 
 class ToolParameters(BaseModel, extra="forbid"):
@@ -125,10 +129,13 @@ class ToolParameters(BaseModel, extra="forbid"):
     )
 
 
+_Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix", "dify", "ragflow", "librechat"]
+
+
 class FeedbackTakenOut(BaseModel, title="FeedbackTaken"):
     """The effects of a tool's record."""
 
-    tool: Literal["langfuse", "openwebui", "label-studio", "phoenix"]
+    tool: _Tool
     interactions: Annotated[int, Field(ge=0, description="Answers that were not known before.")]
     reviews: Annotated[int, Field(ge=0, description="Reviews that are new, or say something else now.")]
     preferences: Annotated[int, Field(ge=0, description="Preferences that were stored.")]
@@ -139,7 +146,6 @@ class FeedbackTakenOut(BaseModel, title="FeedbackTaken"):
     ] = []
 
 
-_Tool = Literal["langfuse", "openwebui", "label-studio", "phoenix"]
 TOOLS: tuple[_Tool, ...] = get_args(_Tool)
 #: What is in an index, and how long it may be there, as everywhere in the API.
 _NAMES = ("reviewer", "external_id", "source", "candidate_group")
@@ -195,6 +201,40 @@ _RECORDS: dict[str, tuple[str, dict[str, Any]]] = {
             "context": {"span_id": "67f6740bbe1ddc3f"},
             "attributes": {"input.value": _QUESTION, "output.value": _ANSWER},
             "annotations": [{"name": "rating", "annotator_kind": "HUMAN", "result": {"label": "thumbs-up"}}],
+        },
+    ),
+    "dify": (
+        "Take a feedback or a message of Dify.\n\n"
+        "The body of its own `/messages/{message_id}/feedbacks` with the `message_id` in it, or what its API gives; "
+        "the message has to be known by its id, or comes along.",
+        {"id": "m-1", "query": _QUESTION, "answer": _ANSWER, "feedback": {"rating": "like"}},
+    ),
+    "ragflow": (
+        "Take a session of RAGFlow, or the feedback to one message.\n\n"
+        "As its API has sessions, or `message_id`, `thumbup` and `feedback` of a message that is known by that id.",
+        {
+            "id": "s-1",
+            "messages": [
+                {"role": "user", "content": _QUESTION, "id": "m-1"},
+                {"role": "assistant", "content": _ANSWER, "id": "m-1", "thumbup": True},
+            ],
+        },
+    ),
+    "librechat": (
+        "Take a conversation of LibreChat, or the feedback to one message.\n\n"
+        "As its export has conversations, or `messageId` and `feedback` of a message that is known by that id.",
+        {
+            "conversationId": "c-1",
+            "messages": [
+                {"messageId": "q", "parentMessageId": None, "isCreatedByUser": True, "text": _QUESTION},
+                {
+                    "messageId": "a",
+                    "parentMessageId": "q",
+                    "isCreatedByUser": False,
+                    "text": _ANSWER,
+                    "feedback": {"rating": "thumbsUp", "tag": "accurate_reliable"},
+                },
+            ],
         },
     ),
 }
@@ -293,7 +333,8 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
     def take() -> Response:
         user = guard.bearer(tokens.REVIEW)
         asked = read_address(ToolParameters)
-        record = read_body(ToolRecordIn).root
+        sent = read_body(ToolRecordIn)
+        record = sent.record()
 
         def work(connection: Connection) -> StoredAnswer:
             taking = _Taking(guard, user, tool, asked.role)
@@ -312,7 +353,7 @@ def _of_tool(tool: _Tool, database: Database, guard: Guard) -> Callable[[], Resp
             body = taking.report().model_dump_json(exclude=None if taking.unused else {"unused"})
             return StoredAnswer(taking.status(), body)
 
-        content = f"{asked.model_dump_json()}\n{ToolRecordIn(record).model_dump_json()}"
+        content = f"{asked.model_dump_json()}\n{sent.model_dump_json()}"
         return written(database.engine(), user, content, work)
 
     take.__name__, take.__doc__ = f"v1_feedback_{tool.replace('-', '_')}", _RECORDS[tool][0]
