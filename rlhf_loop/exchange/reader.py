@@ -106,6 +106,10 @@ class RatingsReader:
         return (*self._ignored, *self._layout.unused)
 
     @property
+    def rated_elsewhere(self) -> bool:
+        return self._layout.rated_elsewhere
+
+    @property
     def columns(self) -> Mapping[str, str]:
         """The columns that fields take, by field, as far as the file has been read; none in a tool's format."""
         return self._layout.columns

@@ -476,7 +476,7 @@ def _left(stored: Stored) -> Iterator[str]:
 
 def _unrated(reader: RatingsReader, read: _Read) -> str:
     """Say that a tool's file has answers and nothing that was understood as a rating of one; empty if it is not so."""
-    if reader.format in PLAIN or not read.unsaid or read.rated or read.compared:
+    if reader.format in PLAIN or not read.unsaid or read.rated or read.compared or reader.rated_elsewhere:
         return ""
     unused = f" Not used: {', '.join(reader.ignored)}." if reader.ignored else ""
     return (

@@ -248,6 +248,8 @@ def test_a_tools_file_without_any_rating_is_refused(database: str, tmp_path: Pat
     assert (refused.exit_code, said in refused.stderr) == (2, True)
     assert "There is no import yet" in call(database, "ratings", "imports").output
     assert "1 added" in call(database, *arguments, "--unrated").output
+    path.write_text(json.dumps([{"id": "t2", "input": "q", "output": "a", "scores": ["s-1"]}]))
+    assert "1 added" in call(database, *arguments).output, "its scores come in a file of their own"
     path.write_text("[]")
     assert call(database, *arguments).exit_code == 0
 

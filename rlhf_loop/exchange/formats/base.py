@@ -69,11 +69,11 @@ class Layout:
 
     `role` is that of reviewers where neither the file nor whoever imports it says so. `advice` is what to do about two
     words of one reviewer that contradict each other. With `knows_no_scale` numbers come without one, and a 1 may as
-    well be a thumb as a rating.
+    well be a thumb as a rating. With `parted` the tool has answers and what was said of them in files of their own.
     """
 
     role = ReviewerRole.EXPERT
-    knows_no_scale = False
+    knows_no_scale = parted = False
     advice = "take out the one that does not count"
 
     def __init__(self, labels: Labels) -> None:
@@ -153,6 +153,11 @@ class Layout:
     def unused(self) -> tuple[str, ...]:
         """The names of scores, annotations and controls that were not used so far, and what was passed over."""
         return (*self._unused, *self.passed_over)
+
+    @property
+    def rated_elsewhere(self) -> bool:
+        """True if what was said of its answers may stand in another file, as nothing in this one could be it."""
+        return self.parted and not self._unused
 
     @property
     def passed_over(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class DifyLayout(Layout):
     """The layout of Dify's feedback and messages; whoever gave a thumb is an end user."""
 
     role = ReviewerRole.END_USER
+    parted = True
 
     def _inside(self, values: Mapping[str, Any]) -> Sequence[Any] | None:
         found = first_present(values.get("feedback_data"), values.get("data"))

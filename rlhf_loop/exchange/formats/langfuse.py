@@ -67,6 +67,7 @@ class LangfuseLayout(Layout):
     """The layout of traces and scores; whoever gave a score is an end user, unless its metadata say otherwise."""
 
     role = ReviewerRole.END_USER
+    parted = True
     knows_no_scale = True
 
     def __init__(self, labels: Labels) -> None:

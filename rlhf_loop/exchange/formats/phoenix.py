@@ -51,6 +51,7 @@ class PhoenixLayout(Layout):
     """The layout of spans, annotations and examples; whoever annotated is an end user."""
 
     role = ReviewerRole.END_USER
+    parted = True
 
     def __init__(self, labels: Labels) -> None:
         super().__init__(labels)
