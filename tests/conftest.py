@@ -182,6 +182,7 @@ def postgres_databases() -> Iterator[PostgresDatabases]:
     databases = PostgresDatabases(server.get_uri())
     databases.use_little()
     yield databases
+    databases.close()
     server.cleanup()
 
 

@@ -61,6 +61,8 @@ class PostgresDatabases:
         self.url = server_url
         self._free: list[str] = []
         self._schemas: dict[str, Any] = {}
+        #: To each database a connection that stays: a new one costs the server more than all that it is for.
+        self._cleaners: dict[str, Any] = {}
 
     def use_little(self) -> None:
         """Do without what only a power cut or a large table needs."""
@@ -80,8 +82,8 @@ class PostgresDatabases:
             engine = make_engine(url)
             migrate(engine)
             engine.dispose()
-            with psycopg.connect(url) as connection:
-                self._schemas[url] = connection.execute(_SCHEMA).fetchone()
+            self._cleaners[url] = psycopg.connect(url, autocommit=True)
+            self._schemas[url] = self._cleaners[url].execute(_SCHEMA).fetchone()
         yield url
         if self._emptied(url):
             self._free.append(url)
@@ -96,17 +98,23 @@ class PostgresDatabases:
         self._drop(url)
 
     def _emptied(self, url: str) -> bool:
+        connection = self._cleaners[url]
         try:
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(_END_OTHERS)
-                if connection.execute(_SCHEMA).fetchone() != self._schemas[url]:
-                    return False
+            connection.execute(_END_OTHERS)
+            if connection.execute(_SCHEMA).fetchone() == self._schemas[url]:
                 connection.execute(_EMPTY)
                 for (table,) in connection.execute(_LARGE_TABLES).fetchall():
                     connection.execute(f"VACUUM {table}".encode())
+                return True
         except psycopg.Error:  # a test took the database away, or locked others out
-            return False
-        return True
+            pass
+        self._cleaners.pop(url).close()
+        return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in self._cleaners.values():
+            connection.close()
 
     def _create(self) -> str:
         name = f"test_{uuid.uuid4().hex}"
