@@ -14,7 +14,6 @@ from server_process import environ as environ
 from server_process import start as start
 from sqlalchemy import select
 from test_policies import opposite, version
-from test_recording import _quick as _quick
 from test_service import Broken, Fixed, rows
 from test_service import live as live
 from test_service import make as make
@@ -28,6 +27,7 @@ from rlhf_loop.domain import Passage
 from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
+from rlhf_loop.store import recording
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.training.train import TrainingReport
@@ -55,6 +55,11 @@ class Telltale:
 
     def search(self, query: str, *, limit: int) -> list[Passage]:
         raise SourceError(f"No answer from https://example.org/?q={query.replace(' ', '+')}")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "_LOOK_EVERY_S", 0.05)
 
 
 def served(url: str) -> list[Any]:
