@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
@@ -287,6 +287,10 @@ class Client:
         self,
         interaction_id: str | None = None,
         *,
+        ranking: str | None = None,
+        index: int | None = None,
+        answer: str | None = None,
+        used: Sequence[int] | None = None,
         rating: int | None = None,
         thumb: Thumb | None = None,
         prompt: str | None = None,
@@ -303,11 +307,12 @@ class Client:
     ) -> Review:
         """Say how good an answer is, by its id or by question and answer; it need not be known before.
 
-        Give a `rating` from 1 to 5 or a `thumb`. What is older (`rated_at`) than what the reviewer said since changes
-        nothing; then the answer is what they said last.
+        Of a recorded ranking (`X-RLHF-Ranking-Id`) it is the document `index`, or the `answer` that was made of the
+        documents `used`. Give a `rating` from 1 to 5 or a `thumb`. What is older (`rated_at`) than what the reviewer
+        said since changes nothing; then the answer is what they said last.
 
         Raises:
-            NotFoundError: there is no answer with this id, and question and answer were not given.
+            NotFoundError: there is no answer with this id, and question and answer were not given; or no such ranking.
             ConflictError: the id is of an answer that says something else.
             ApiError: it was not stored, or nobody knows.
         """

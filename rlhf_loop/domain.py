@@ -431,13 +431,18 @@ class RecordedRanking:
         )
 
 
-#: How the names of the candidate groups of recorded rankings begin.
-RANKED = "ranking:"
+#: How the names of the candidate groups of recorded rankings begin, and of the final answers that were made of them.
+RANKED, ANSWERS = "ranking:", "answers:"
 
 
 def ranked_id(ranking: str, position: int) -> str:
     """Return the interaction id of a document of a recorded ranking, by its index in the request."""
     return f"{ranking}.{position}"
+
+
+def final_id(ranking: str, answer: str) -> str:
+    """Return the interaction id of a final answer that was made of a recorded ranking: of the same words the same."""
+    return f"{ranking}.{hashlib.sha256(visible(answer).encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def _routes(
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
     dashboard.add_routes(web, settings, database, guard, lambda: _encoder(service))
     v1.add_routes(api.tagged("Applications"), database, guard)
-    feedback.add_routes(api.tagged("Applications"), database, guard)
+    feedback.add_routes(api.tagged("Applications"), database, guard, service)
     rerank.add_routes(api.tagged("Ranking"), settings, service, guard)
     prometheus.add_routes(api, settings, service, database, guard, counts)
     openapi.add_routes(api)

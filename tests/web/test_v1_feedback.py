@@ -4,23 +4,23 @@ import codecs
 import json
 import threading
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from patience import PATIENCE_S
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 from v1_apps import Caller, another_token, caller, token_for
 
 from rlhf_loop import domain
 from rlhf_loop.accounts import tokens
-from rlhf_loop.domain import Rating, ReviewerRole, UserRole
+from rlhf_loop.domain import Candidate, RankedCandidate, Rating, RecordedRanking, ReviewerRole, UserRole
 from rlhf_loop.exchange.feedback import Fate, OtherTextsError, add_answer, find_answer, take_preference, take_review
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.engine import make_engine, transaction
-from rlhf_loop.store.interactions import put_preference, record
-from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review
+from rlhf_loop.store.interactions import put, put_interactions, put_preference, record
+from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review, UsedPassage
 
 TEXTS = {"prompt": "What helps against hiccups?", "response": "Hold your breath."}
 EARLY, LATE = "2026-01-31T09:30:00Z", "2026-02-01T09:30:00Z"
@@ -278,3 +278,110 @@ def test_the_same_said_later(engine: Engine) -> None:
         assert connection.execute(select(Review.rating, Review.reviewed_at)).all() == [(4, late)]
         actions = connection.execute(select(AuditEntry.action).order_by(AuditEntry.id)).scalars().all()
     assert actions == ["preference.added", "preference.changed", "review.added"]
+
+
+# --- Of recorded rankings --------------------------------------------------------------------------------------------
+
+RANKING = RecordedRanking(
+    id="r1",
+    query="What helps against hiccups?",
+    candidates=tuple(
+        RankedCandidate(Candidate(text, source="app"), rank=rank, score=0.5, position=position)
+        for rank, (position, text) in enumerate([(2, "Hold your breath."), (0, "Sugar."), (5, "Jump.")], 1)
+    ),
+    door="/v1/rerank",
+    policy="live",
+    ranked_at=datetime(2026, 11, 23, tzinfo=UTC),
+    caller="app",
+    returned=2,
+)
+
+
+def store_ranking(engine: Engine, ranking: RecordedRanking = RANKING) -> None:
+    with transaction(engine) as connection:
+        put_interactions(connection, ranking.ratings)
+        put(connection, ranking.served)
+
+
+def test_a_ranked_document_is_rated_by_its_index(app: Caller, engine: Engine) -> None:
+    """It is the review of that document, once however often it is sent; where one went back, no index is needed."""
+    store_ranking(engine)
+    sent = {"ranking": "r1", "index": 0, "rating": 4, "reviewer": "u7"}
+    first = app("POST", "/feedback", sent, key="k")
+    assert (first.status_code, first.json["interaction_id"], first.json["rating"]) == (201, "r1.0", 4)
+    assert app("POST", "/feedback", sent, key="k").headers["Idempotency-Replayed"] == "true"
+    assert app("POST", "/feedback", {**sent, "rating": None, "thumb": "down"}).status_code == 200
+    assert (count(engine), count(engine, Review)) == (3, 1)
+    store_ranking(engine, replace(RANKING, id="r2", returned=1))
+    assert app("POST", "/feedback", {"ranking": "r2", "thumb": "up"}).json["interaction_id"] == "r2.2"
+
+
+def test_what_was_made_of_a_ranking_is_an_answer_of_its_own(app: Caller, engine: Engine) -> None:
+    """It is stored once, apart from the passages; these are noted, by default those that went back, and not rated."""
+    store_ranking(engine)
+    sent = {"ranking": "r1", "answer": "Hold your breath, then take sugar.", "source": "llama3.2", "thumb": "up"}
+    first = app("POST", "/feedback", {**sent, "reviewer": "u7"})
+    second = app("POST", "/feedback", {**sent, "used": [5, 2, 5], "reviewer": "u8"})
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json["interaction_id"] == second.json["interaction_id"]
+    answer = app("GET", f"/interactions/{first.json['interaction_id']}").json["interaction"]
+    assert {name: answer[name] for name in ("prompt", "response", "source", "candidate_group", "end_user_rating")} == {
+        "prompt": RANKING.query,
+        "response": sent["answer"],
+        "source": "llama3.2",
+        "candidate_group": "answers:r1",
+        "end_user_rating": 5,
+    }
+    with engine.connect() as connection:
+        used = select(Interaction.external_id).join(UsedPassage, UsedPassage.passage_id == Interaction.id)
+        assert set(connection.execute(used).scalars()) == {"r1.2", "r1.0", "r1.5"}
+        rated = select(func.count()).where(Interaction.end_user_rating.is_not(None))
+        assert connection.execute(rated).scalar_one() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"ranking": "r9"}, 404, "There is no recorded ranking with the id 'r9'"),
+        ({"ranking": "old"}, 410, "The documents of the ranking 'old' are deleted"),
+        ({"ranking": "theirs"}, 403, "The ranking 'theirs' was made for another application than 'app'"),
+        (
+            {"index": 1},
+            422,
+            "index is 1, which is not a recorded document of this ranking. Send one that is: 0, 2 and 5.",
+        ),
+        ({"index": None}, 422, "index is missing: 2 documents of this ranking went back"),
+        ({"index": None, "answer": "Wait.", "used": [7]}, 422, "used is 7, which is not a recorded document"),
+        ({"index": None, "answer": " "}, 422, "answer"),
+        ({"rating": 10}, 422, "rating is 10, not a whole number from 1 to 5"),
+        ({"answer": "Wait."}, 422, "send one of them"),
+        ({"used": [0]}, 422, "used says what an answer was made of: send the answer, too"),
+        ({"interaction_id": "r1.0"}, 422, "ranking names the answer already: send it without interaction_id"),
+        ({"ranking": None}, 422, "ranking is missing, to which index would belong"),
+        ({"index": -1}, 422, "index is -1"),
+        ({"index": 10**30}, 422, "index is 1000"),
+    ],
+)
+def test_feedback_on_a_ranking_that_is_refused(
+    app: Caller, engine: Engine, changes: dict[str, Any], status: int, words: str
+) -> None:
+    """The error says what is wrong with which value, and nothing is stored."""
+    for ranking in (RANKING, replace(RANKING, id="theirs", caller="other"), replace(RANKING, id="old")):
+        store_ranking(engine, ranking)
+    with transaction(engine) as connection:
+        connection.execute(delete(Interaction).where(Interaction.candidate_group == "ranking:old"))
+    before = count(engine)
+    response = app("POST", "/feedback", {"ranking": "r1", "index": 0, "rating": 4, "reviewer": "u7", **changes})
+    assert response.status_code == status
+    assert words in response.json["detail"]
+    assert (count(engine), count(engine, Review)) == (before, 0)
+
+
+def test_a_new_answer_needs_the_scope_for_it(engine: Engine, tmp_path: Path) -> None:
+    """A token for reviews alone rates documents, and adds no final answer."""
+    app = caller(engine, tmp_path, scopes=(tokens.REVIEW,))
+    store_ranking(engine)
+    assert app("POST", "/feedback", {"ranking": "r1", "index": 0, "rating": 4}).status_code == 201
+    refused = app("POST", "/feedback", {"ranking": "r1", "answer": "Wait.", "rating": 4})
+    assert (refused.status_code, count(engine, UsedPassage)) == (403, 0)
+    assert "interactions:write" in refused.json["detail"]

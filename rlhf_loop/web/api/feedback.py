@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 from flask import Response, request, url_for
 from pydantic import BaseModel, Field, RootModel, model_validator
 from sqlalchemy.engine import Connection
-from werkzeug.exceptions import Conflict, Forbidden, UnprocessableEntity
+from werkzeug.exceptions import Conflict, Forbidden, Gone, UnprocessableEntity
 
 from rlhf_loop.accounts import tokens
-from rlhf_loop.domain import Rating, Review, ReviewerRole, User, rating_fields
+from rlhf_loop.answering import AnswerService
+from rlhf_loop.domain import ANSWERS, Rating, Review, ReviewerRole, User, UserRole, final_id, ranked_id, rating_fields
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
@@ -22,11 +23,12 @@ from rlhf_loop.exchange.fields import to_time
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, NumberScale
 from rlhf_loop.exchange.formats.label_studio import AnnotationReview, LabelStudioLayout, read_event
 from rlhf_loop.exchange.reader import TOO_DEEP, layout_of
-from rlhf_loop.store import interactions
+from rlhf_loop.store import interactions, rankings
 from rlhf_loop.store.idempotency import StoredAnswer
 from rlhf_loop.store.queries import interaction_key
+from rlhf_loop.store.rankings import StoredRanking
 from rlhf_loop.utils.rows import Record
-from rlhf_loop.utils.text import clause, unstorable
+from rlhf_loop.utils.text import clause, listed, unstorable
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.applications import (
     Speaker,
@@ -52,8 +54,29 @@ _PAIRS = r"^[^=,]{1,200}=[^=,]{1,200}(,[^=,]{1,200}=[^=,]{1,200}){0,20}$"
 
 
 class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
-    """A review of an answer that is stored here, or that comes with it."""
+    """A review of an answer that is stored here, or that comes with it, or of a recorded ranking."""
 
+    ranking: Annotated[
+        Id | None,
+        Field(
+            description="A recorded ranking, by its `X-RLHF-Ranking-Id`: rate its document `index`, or the `answer` "
+            "that was made of it."
+        ),
+    ] = None
+    index: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(
+            description="Which document of the ranking, by its index in the request; not needed where one went back."
+        ),
+    ] = None
+    answer: Annotated[
+        Words | None,
+        Field(description="The final answer that a language model made of the documents, to be rated itself."),
+    ] = None
+    used: Annotated[
+        Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000)] | None,
+        Field(description="The indexes of the documents that the answer was made of. Default: all that went back."),
+    ] = None
     interaction_id: Annotated[
         Id | None, Field(description="Which answer: the id under which it was recorded, served or imported.")
     ] = None
@@ -73,11 +96,36 @@ class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
 
     @model_validator(mode="after")
     def _about_something(self) -> Self:
+        if self.ranking is not None:
+            return self._about_ranking()
+        if lost := [name for name in ("index", "answer", "used") if getattr(self, name) is not None]:
+            raise ValueError(f"ranking is missing, to which {' and '.join(lost)} would belong: send its id")
         if (self.prompt is None) != (self.response is None):
             raise ValueError("prompt and response belong together: send both, or an interaction_id alone")
         if self.prompt is None and self.interaction_id is None:
             raise ValueError("interaction_id is missing: send it, or prompt and response")
         return self
+
+    def _about_ranking(self) -> Self:
+        names = ("interaction_id", "prompt", "response", "candidate_group")
+        if others := [name for name in names if getattr(self, name) is not None]:
+            raise ValueError(f"ranking names the answer already: send it without {' and '.join(others)}")
+        if self.answer is not None and self.index is not None:
+            raise ValueError("index is a document of the ranking, answer a text of its own: send one of them")
+        if self.used is not None and self.answer is None:
+            raise ValueError("used says what an answer was made of: send the answer, too")
+        return self
+
+    def final(self, ranking: StoredRanking) -> Rating:
+        """Return the final answer that was made of a ranking, as it is stored."""
+        assert self.answer is not None
+        return replace(
+            self.said(),
+            user_prompt=ranking.query,
+            ai_response=self.answer,
+            candidate_group=f"{ANSWERS}{ranking.id}",
+            external_id=final_id(ranking.id, self.answer),
+        )
 
     def said(self) -> Rating:
         """Return it as it is stored; without texts of its own those are a dash."""
@@ -152,6 +200,8 @@ _NAMES = ("reviewer", "external_id", "source", "candidate_group")
 _LONGEST_NAME = 200
 #: The names of what was not used begin so, where it may be somebody's word.
 _OF_RATERS = ("score", "annotation", "control", "correction", "comment", "result")
+#: Indexes that an error names.
+_INDEXES_SHOWN = 20
 _COUNTED = ("interactions", "reviews", "preferences", "withdrawn", "unread")
 
 _QUESTION, _ANSWER = "What helps against a migraine attack?", "Rest in a dark room."
@@ -240,6 +290,15 @@ _RECORDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _NEW = "For an answer that is not here yet the token needs the scope `interactions:write`, too."
 _BY_ID = {"interaction_id": "ticket-4711.1", "thumb": "down", "reviewer": "patient-7"}
+_RANKED = {"ranking": "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d", "index": 2, "rating": 4, "reviewer": "patient-7"}
+_FINAL = {
+    "ranking": "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d",
+    "answer": "Lie down in a dark room, and take what your doctor gave you early.",
+    "used": [2, 0],
+    "source": "llama3.2",
+    "thumb": "up",
+    "reviewer": "patient-7",
+}
 _WITH_TEXTS = {
     "prompt": _QUESTION,
     "response": _ANSWER,
@@ -251,7 +310,7 @@ _WITH_TEXTS = {
 }
 
 
-def add_routes(api: Api, database: Database, guard: Guard) -> None:
+def add_routes(api: Api, database: Database, guard: Guard, service: AnswerService) -> None:
     """Add the routes of feedback."""
 
     @api.route(
@@ -268,23 +327,43 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
             201: json_reply("It is stored.", ReviewOut, examples={"stored": REVIEW}, headers={**LOCATION, **REPLAYED}),
             **WRITE_ERRORS,
             404: ID_ERRORS[404],
-            **problems(409, words={409: "The id's answer says something else, or the request is under way."}),
+            **problems(
+                409,
+                410,
+                words={
+                    409: "The id's answer says something else, or the request is under way.",
+                    410: "The ranking's documents are deleted.",
+                },
+            ),
         },
         parameters=[KEY],
-        body=json_body(FeedbackIn, examples={"by id": _BY_ID, "with texts": _WITH_TEXTS}),
+        body=json_body(
+            FeedbackIn,
+            examples={
+                "by id": _BY_ID,
+                "with texts": _WITH_TEXTS,
+                "a ranked document": _RANKED,
+                "what was made of a ranking": _FINAL,
+            },
+        ),
         scope=tokens.REVIEW,
     )
     def v1_feedback() -> Response:
         """Say how good an answer is, be it known here or not; a later word of the same reviewer replaces it.
 
-        The answer is named by its id, or by question and answer, or by both.
+        The answer is named by its id, or by question and answer, or by both; or as one of a recorded ranking.
         """
         user = guard.bearer(tokens.REVIEW)
         read_address(NoParameters)
         given = read_body(FeedbackIn)
         speaker = resolve_author(guard, user, reviewer=given.reviewer, role=given.role)
+        if given.ranking is not None:
+            # It may be on its way still.
+            service.settle(given.ranking)
 
         def take(connection: Connection) -> StoredAnswer:
+            if given.ranking is not None:
+                return reviewed(connection, *_of_ranking(connection, guard, user, given, given.ranking))
             said = given.said()
             key, new = _answer(connection, guard, user, said, elsewhere=given.prompt is None)
             if new and said.external_id is not None and not re.fullmatch(NEW_ID, said.external_id):
@@ -292,9 +371,11 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
                     f"interaction_id is {shortened(said.external_id)!r}, which is not a valid id for a new answer: "
                     "letters, digits and . _ : ~ - are, up to 200 of them. Send another one, or none."
                 )
+            return reviewed(connection, key, feedback.answer_id(said))
+
+        def reviewed(connection: Connection, key: int, id: str) -> StoredAnswer:
             own = is_own(user, given.reviewer)
-            fate = _review(connection, guard, key, said.review, speaker, own=own)
-            id = feedback.answer_id(said)
+            fate = _review(connection, guard, key, given.said().review, speaker, own=own)
             body = stored_review(connection, key, id, speaker.name).model_dump_json()
             if fate is Fate.ADDED:
                 return StoredAnswer(201, body, url_for(".v1_reviews", id=id))
@@ -525,6 +606,52 @@ class _Taking:
         if unstorable(id):
             raise ValueError(f"the id of an annotation is {id[:60]!a}, which cannot be stored")
         return f"{self.tool}:{self.user.id}:{id}"
+
+
+def _of_ranking(connection: Connection, guard: Guard, user: User, given: FeedbackIn, id: str) -> tuple[int, str]:
+    """Return the key and the id of the answer that feedback on a ranking is about, which it may bring along.
+
+    Raises:
+        NotFound, Gone: there is no such ranking, or none any more.
+        Forbidden: it is of another application; or it brings a new answer, and the token is not for that.
+        UnprocessableEntity: the ranking does not have this document.
+    """
+    with refusals():
+        try:
+            ranking = rankings.find(connection, id)
+        except rankings.PurgedError as error:
+            raise Gone(str(error)) from error
+    stranger = user.role is UserRole.SERVICE and ranking.caller not in (None, user.name)
+    if stranger and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
+        raise Forbidden(
+            f"The ranking {id[:100]!r} was made for another application than {user.name!r}. Send its ratings with a "
+            f"token of that one, or with the scope {tokens.REVIEW_AS_EXPERT}. Nothing was stored."
+        )
+    known = list(ranking.documents)
+    if given.answer is None:
+        if given.index is None and ranking.returned != 1:
+            raise UnprocessableEntity(
+                f"index is missing: {ranking.returned or len(known)} documents of this ranking went back. Send the "
+                "index of the one that is rated, or the answer that was made of them."
+            )
+        index = known[0] if given.index is None else given.index
+        return ranking.documents[_recorded(index, "index", known)], ranked_id(id, index)
+    used = known[: ranking.returned] if given.used is None else given.used
+    passages = sorted({ranking.documents[_recorded(index, "used", known)] for index in used})
+    final = given.final(ranking)
+    key, _ = _answer(connection, guard, user, final, elsewhere=False)
+    rankings.note_used(connection, key, passages)
+    return key, feedback.answer_id(final)
+
+
+def _recorded(index: int, name: str, known: Sequence[int]) -> int:
+    if index not in known:
+        shown = listed([str(each) for each in sorted(known)[:_INDEXES_SHOWN]])
+        raise UnprocessableEntity(
+            f"{name} is {index}, which is not a recorded document of this ranking. Send one that is: {shown}"
+            f"{', ...' if len(known) > _INDEXES_SHOWN else ''}. RLHF_RECORD_DOCUMENTS says how many are kept."
+        )
+    return index
 
 
 def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *, elsewhere: bool) -> tuple[int, bool]:
