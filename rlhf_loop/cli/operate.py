@@ -1,4 +1,4 @@
-"""`rlhf-loop worker`, `alarms` and `report`: the periodic jobs, the open alarms, and the dashboard as a file."""
+"""`rlhf-loop worker`, `alarms`, `report`, `rankings`, `forget`: the periodic jobs, and what is looked at or deleted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,11 +17,16 @@ from rlhf_loop.cli.common import (
     FilePath,
     check_writable,
     open_ratings,
+    operator,
     print_json,
     progress_bar,
     read_settings,
     working,
 )
+from rlhf_loop.utils.text import counted
+
+if TYPE_CHECKING:
+    from rlhf_loop.store.rankings import Stored
 
 _SHOWN = 100
 
@@ -33,9 +39,9 @@ def worker(once: bool) -> None:
     """Retrain when it is due, check for problems, and keep the live model as the registry has it; until Ctrl-C.
 
     It looks at the times of RLHF_WORKER_SCHEDULE whether a retraining is due, as `rlhf-loop retrain --if-due` does,
-    every five minutes for alarms, of which it tells the webhook, and every minute after the live model's file and
-    killed trainings. One worker is enough; several do no harm. SIGTERM stops a running training, too. Logs go to
-    stderr, a line of JSON each.
+    every five minutes for alarms, of which it tells the webhook, every minute after the live model's file and
+    killed trainings, and every hour for recorded rankings that are older than RLHF_RECORD_DAYS. One worker is
+    enough; several do no harm. SIGTERM stops a running training, too. Logs go to stderr, a line of JSON each.
     """
     from rlhf_loop.monitoring.worker import Worker
     from rlhf_loop.web import logs
@@ -134,3 +140,78 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@click.group()
+def rankings() -> None:
+    """Delete recorded rankings (RLHF_RECORD_RANKINGS) that are old."""
+
+
+_yes = click.option("--yes", is_flag=True, help="Delete it. Without this, only its number is shown.")
+
+
+@rankings.command("purge", short_help="Delete recorded rankings that are old and not rated.")
+@click.option(
+    "--days", type=click.FloatRange(0, 36_500), help="Those older than so many days. Default: RLHF_RECORD_DAYS."
+)
+@_yes
+def purge_rankings(days: float | None, yes: bool) -> None:
+    """Delete the documents of recorded rankings that are old, where nobody has rated any of them.
+
+    Their numbers stay in the trends, without any text. The worker does the same every hour by RLHF_RECORD_DAYS.
+    """
+    from rlhf_loop.store.engine import reading
+    from rlhf_loop.store.rankings import count, old, purge
+
+    days = read_settings().record_days or None if days is None else days
+    if days is None:
+        raise click.UsageError("RLHF_RECORD_DAYS is 0, so nothing is too old. Set it, or give --days.")
+    engine, before = open_ratings(), datetime.now(UTC) - timedelta(days=days)
+    with reading(engine) as connection:
+        found = count(connection, old(connection, before=before))
+    _print_stored(found, f"recorded before {before:%Y-%m-%d %H:%M} UTC and not rated")
+    if found.answers and _allowed(yes):
+        _print_stored(purge(engine, before=before, actor=operator()), "deleted")
+
+
+@click.command(short_help="Delete what was asked, or what a caller had ranked.")
+@click.option("--query", metavar="TEXT", help="All answers to this question, in whatever spelling and from wherever.")
+@click.option("--caller", metavar="NAME", help="All rankings by the tokens of this user, and what was made of them.")
+@_yes
+def forget(query: str | None, caller: str | None, yes: bool) -> None:
+    """Delete answers for good, with all that was said of them, because somebody is to be forgotten.
+
+    Models that learned from them stay as they are: train anew to have one that did not. Backups, exports and logs of
+    others are not touched.
+    """
+    from rlhf_loop.store.engine import reading
+    from rlhf_loop.store.rankings import count, of_caller, of_query
+    from rlhf_loop.store.rankings import forget as forget_answers
+    from rlhf_loop.store.recording import Recorder
+
+    if (query is None) == (caller is None):
+        raise click.UsageError("Give --query or --caller, one of them.")
+    if not (given := (query or caller or "").strip()):
+        raise click.UsageError("What is to be forgotten is empty. Give the question, or the user's name.")
+    engine = open_ratings()
+    recorder = Recorder(read_settings())
+    # What waits in the outbox of this machine would come back.
+    recorder.settle()
+    recorder.close()
+    with reading(engine) as connection:
+        keys = of_query(connection, given) if caller is None else of_caller(connection, given)
+        found = count(connection, keys)
+    _print_stored(found, "to this question" if caller is None else f"by {given}")
+    if keys and _allowed(yes):
+        _print_stored(forget_answers(engine, keys, actor=operator()), "deleted")
+
+
+def _print_stored(found: Stored, which: str) -> None:
+    answers = counted(found.answers, "answer or document", "answers and documents")
+    click.echo(f"{answers} in {counted(found.questions, 'list')}, with {counted(found.reviews, 'review')}: {which}.")
+
+
+def _allowed(yes: bool) -> bool:
+    if not yes:
+        click.echo("Nothing is deleted yet. Add --yes to delete it for good.")
+    return yes

@@ -36,7 +36,7 @@ def init() -> None:
         )
 
 
-@click.command(short_help="Check installation, settings, database and model, and say what to do.")
+@click.command(short_help="Check installation, settings, database, model; say what to do.")
 @json_option
 def doctor(as_json: bool) -> None:
     """Check what is installed, the settings, the storage and the state of the loop; each problem comes with advice.

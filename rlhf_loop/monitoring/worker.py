@@ -1,4 +1,4 @@
-"""The worker's periodic jobs: retraining, checks and webhook, the live model's file.
+"""The worker's periodic jobs: retraining, checks and webhook, the live model's file, old rankings.
 
 Each job has a thread of its own, so that one that fails or takes long holds up no other. Trainings are
 processes of their own: they take hours and gigabytes at worst, and one that crashes must not take the rest along.
@@ -22,6 +22,7 @@ from rlhf_loop.errors import ConfigError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
 from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
+from rlhf_loop.store import rankings
 from rlhf_loop.store.engine import ensure_schema, make_engine
 from rlhf_loop.utils.text import clause
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a training has to end after it was told to, before it is killed: its end should be in the log of runs.
 GRACE_S = 20.0
-_SETTLE_EVERY, _CHECK_EVERY = timedelta(minutes=1), timedelta(minutes=5)
+_SETTLE_EVERY, _CHECK_EVERY, _PURGE_EVERY = timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1)
 _LOOK_EVERY_S = 0.2
 #: A clock that says so much less than at the last look was put back, and not only kept right.
 _PUT_BACK = timedelta(seconds=10)
@@ -93,6 +94,7 @@ class Worker:
             _Job("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
             _Job("retraining", schedule.after, self._retrain, at_once=False),
             _Job("looking for problems", lambda now: now + _CHECK_EVERY, self._check),
+            _Job("deleting old rankings", lambda now: now + _PURGE_EVERY, self._purge),
         )
 
     def run(self) -> None:
@@ -145,6 +147,14 @@ class Worker:
         ensure_schema(self._engine)
         check(self._engine, self._settings)
         deliver(self._engine, self._settings)
+        return True
+
+    def _purge(self) -> bool:
+        if days := self._settings.record_days:
+            ensure_schema(self._engine)
+            gone = rankings.purge(self._engine, before=datetime.now(UTC) - timedelta(days=days), actor="worker")
+            if gone.answers:
+                logger.info("%d documents of %d recorded rankings are deleted.", gone.answers, gone.questions)
         return True
 
     def _retrain(self) -> bool:

@@ -6,12 +6,13 @@ The documents of a ranking are interactions, which reviews and trends know as an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import aliased
 
 from rlhf_loop.domain import ANSWERS, RANKED, prompt_key
 from rlhf_loop.store import audit
@@ -83,15 +84,17 @@ class Stored:
         return Stored(self.questions + other.questions, self.answers + other.answers, self.reviews + other.reviews)
 
 
-def old(connection: Connection, *, before: datetime, rated: bool = False) -> list[str]:
-    """Return the groups of recorded rankings from before that time, of which nothing was rated, or with `rated` all."""
-    mine = Interaction.candidate_group == ServedQuestion.candidate_group
-    wanted = select(ServedQuestion.candidate_group).where(
-        ServedQuestion.door.is_not(None), ServedQuestion.served_at < before, exists().where(mine)
+def old(connection: Connection, *, before: datetime) -> list[int]:
+    """Return the keys of the documents of recorded rankings from before that time of which nothing was judged."""
+    other = aliased(Interaction)
+    group = ServedQuestion.candidate_group
+    wanted = (
+        select(Interaction.id)
+        .join(ServedQuestion, Interaction.candidate_group == group)
+        .where(ServedQuestion.door.is_not(None), ServedQuestion.served_at < before)
+        .where(~exists().where(other.candidate_group == group, _is_judged(other)))
     )
-    if not rated:
-        wanted = wanted.where(~exists().where(mine, _is_judged()))
-    return list(connection.execute(wanted.order_by(ServedQuestion.served_at)).scalars())
+    return list(connection.execute(wanted.order_by(Interaction.id)).scalars())
 
 
 def of_query(connection: Connection, query: str) -> list[int]:
@@ -110,7 +113,10 @@ def of_caller(connection: Connection, caller: str) -> list[int]:
     found = list[str]()
     for group in connection.execute(groups).scalars():
         found += [group, ANSWERS + group.removeprefix(RANKED)]
-    return list(_keys(connection, found))
+    keys = list[int]()
+    for some in in_parts(found):
+        keys += connection.execute(select(Interaction.id).where(Interaction.candidate_group.in_(some))).scalars()
+    return sorted(keys)
 
 
 def count(connection: Connection, keys: Sequence[int]) -> Stored:
@@ -124,47 +130,35 @@ def count(connection: Connection, keys: Sequence[int]) -> Stored:
     return found
 
 
-def purge(engine: Engine, *, before: datetime, actor: str, rated: bool = False) -> Stored:
+def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
     """Delete what `old` finds; how it was served stays, for the trends. Return how much that was."""
     with reading(engine) as connection:
-        groups = old(connection, before=before, rated=rated)
-    gone = Stored()
-    for some in in_parts(groups):
-        with transaction(engine) as connection:
-            keys = list(_keys(connection, some, but=None if rated else _is_judged()))
-            gone += _delete(connection, keys)
-            if keys:
-                audit.note(connection, actor, "rankings.purged", "rankings", {"answers": len(keys)})
-    return gone
+        keys = old(connection, before=before)
+    return _delete(engine, keys, action="rankings.purged", actor=actor)
 
 
 def forget(engine: Engine, keys: Sequence[int], *, actor: str) -> Stored:
     """Delete these answers with all that was said of them, and how they were served. Return how much that was."""
+    return _delete(engine, keys, action="answers.forgotten", actor=actor, served=True)
+
+
+def _delete(engine: Engine, keys: Sequence[int], *, action: str, actor: str, served: bool = False) -> Stored:
     gone = Stored()
     for some in in_parts(keys):
         with transaction(engine) as connection:
-            groups = select(Interaction.candidate_group).where(Interaction.id.in_(some)).distinct()
-            names = [name for name in connection.execute(groups).scalars() if name is not None]
-            gone += _delete(connection, some)
-            left = exists().where(Interaction.candidate_group == ServedQuestion.candidate_group)
-            connection.execute(delete(ServedQuestion).where(ServedQuestion.candidate_group.in_(names), ~left))
-            audit.note(connection, actor, "answers.forgotten", "answers", {"answers": len(some)})
+            gone += count(connection, some)
+            mine = Interaction.id.in_(some)
+            groups = connection.execute(select(Interaction.candidate_group).where(mine).distinct()).scalars().all()
+            connection.execute(delete(Interaction).where(mine))
+            if served:
+                left = exists().where(Interaction.candidate_group == ServedQuestion.candidate_group)
+                connection.execute(delete(ServedQuestion).where(ServedQuestion.candidate_group.in_(groups), ~left))
+            # Without a word of what it was.
+            audit.note(connection, actor, action, "answers", {"count": len(some)})
     return gone
 
 
-def _delete(connection: Connection, keys: Sequence[int]) -> Stored:
-    found = count(connection, keys)
-    connection.execute(delete(Interaction).where(Interaction.id.in_(keys)))
-    return found
-
-
-def _keys(connection: Connection, groups: Sequence[str], *, but: ColumnElement[bool] | None = None) -> Iterator[int]:
-    for some in in_parts(groups):
-        mine: Select[tuple[int]] = select(Interaction.id).where(Interaction.candidate_group.in_(some))
-        yield from connection.execute(mine if but is None else mine.where(~but)).scalars()
-
-
-def _is_judged() -> ColumnElement[bool]:
-    compared = exists().where(or_(Preference.first_id == Interaction.id, Preference.second_id == Interaction.id))
-    used = exists().where(UsedPassage.passage_id == Interaction.id)
-    return or_(Interaction.rating.is_not(None), Interaction.end_user_rating.is_not(None), compared, used)
+def _is_judged(of: type[Interaction]) -> ColumnElement[bool]:
+    compared = exists().where(or_(Preference.first_id == of.id, Preference.second_id == of.id))
+    used = exists().where(UsedPassage.passage_id == of.id)
+    return or_(of.rating.is_not(None), of.end_user_rating.is_not(None), compared, used)

@@ -425,7 +425,7 @@ def test_a_ranking_comes_as_a_served_question(recorder: Recorder, database_url: 
 
 def test_one_bad_ranking_does_not_hold_up_the_others(recorder: Recorder, database_url: str) -> None:
     """One that is there already changes nothing, and one that cannot be stored is set aside with the reason."""
-    engine = open_database(Settings(database_url=database_url))
+    engine = open_database(database_url)
     recording._write_rankings(engine, [Entry(1, "ranking", recording._ranking_to_json(ranking("b", "Sugar.")))])
     outbox = recorder._rankings
     for name in ("a", "b", "c"):

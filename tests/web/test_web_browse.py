@@ -177,7 +177,13 @@ def test_the_history_of_a_question(dora: Visitor, sqlite_engine: Engine) -> None
         put(
             connection,
             ServingRecord(
-                candidate_group="g2", served_at=now, policy="live", model_version="v2", degraded={"arxiv": "t"}
+                candidate_group="g2",
+                served_at=now,
+                policy="live",
+                model_version="v2",
+                degraded={"arxiv": "t"},
+                door="/v1/rerank",
+                caller="shop",
             ),
         )
         connection.execute(insert(AnswerScore), {"interaction_key": waiting, "model_version": "v3", "score": 0.75})
@@ -185,7 +191,12 @@ def test_the_history_of_a_question(dora: Visitor, sqlite_engine: Engine) -> None
     said = text(html)
     assert "<strong>Best</strong>" in html
     assert said.index("Best") < said.index("Second best") < said.index("Old answer")
-    for part in ("Ordered by live, scored by v2.", "Did not work: arxiv.", "score now: 0.75 (v3)", "0.25 (v1)"):
+    for part in (
+        "Ordered by live, scored by v2. Came by /v1/rerank for shop.",
+        "Did not work: arxiv.",
+        "score now: 0.75 (v3)",
+        "0.25 (v1)",
+    ):
         assert part in said
     for part in ("2 by anna", "Flagged as harmful", "Too short", "Longer", "4 by u (end user)"):
         assert part in said
