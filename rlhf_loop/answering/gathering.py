@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.domain import Passage
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: Questions that a source may be busy with at once; one that hangs keeps a thread for each.
 _BUSY = 32
+#: Seconds that questions wait for what sources prepare, such as an index that is being opened: a late answer is better
+#: than one without the documents.
+PREPARING_S = 20.0
 #: Characters of a passage that are read; nobody answers a question with a book.
 _LONGEST = 100_000
 
@@ -49,7 +52,12 @@ class Gatherer:
         self._deadline_s = deadline_s
 
     def gather(self, query: str) -> SourceResults:
-        """Return what is there at the deadline. A source that fails, hangs or lies costs only its own candidates."""
+        """Return what is there at the deadline. A source that fails, hangs or lies costs only its own candidates.
+
+        One that says it is `cold`, as an index that somebody has just made, may prepare before the time runs.
+        """
+        for asked in self._asked:
+            asked.prepare()
         started = perf_counter()
         running = [(asked, asked.start(query)) for asked in self._asked]
         found = []
@@ -96,6 +104,16 @@ class _SourceState:
         self._language = language
         self._lock = threading.Lock()
         self._busy = 0
+        self._preparing: tuple[Future[None], float] | None = None
+
+    def prepare(self) -> None:
+        """Wait for a source that says it is cold, all questions together no longer than `PREPARING_S`."""
+        if getattr(self._source, "cold", False):
+            with self._lock:
+                if self._preparing is None:
+                    self._preparing = start_thread(self.warm_up, name="rlhf-prepare"), monotonic() + PREPARING_S
+                prepared, until = self._preparing
+            wait([prepared], timeout=max(0.0, until - monotonic()))
 
     def warm_up(self) -> None:
         """Let the source prepare, if it can."""

@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 from rlhf_loop.answering import experiments
 from rlhf_loop.answering.drafting import Drafter, Drafts, quote
 from rlhf_loop.answering.experiments import Experiment, Order
-from rlhf_loop.answering.gathering import Gatherer, SourceResults
+from rlhf_loop.answering.gathering import PREPARING_S, Gatherer, SourceResults
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import (
     Answer,
@@ -118,9 +118,6 @@ _INCOMING_ORDER = "it cannot be used, so the candidates keep their incoming orde
 _NOT_RECORDED = "not recorded, so it cannot be rated; the log says why"
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
-#: Seconds that the first questions wait for what sources prepare, such as an index that is being opened: a late answer
-#: is better than one without the documents.
-_PREPARING_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +145,8 @@ class _Parts:
     loaded_at: float
 
     def wait(self) -> None:
-        """Wait for the sources to be prepared, all questions together no longer than `_PREPARING_S`."""
-        wait([self.prepared], timeout=max(0.0, self.loaded_at + _PREPARING_S - monotonic()))
+        """Wait for the sources to be prepared, all questions together no longer than `PREPARING_S`."""
+        wait([self.prepared], timeout=max(0.0, self.loaded_at + PREPARING_S - monotonic()))
 
 
 class AnswerService:
@@ -319,6 +316,8 @@ class AnswerService:
             return Readiness(False, {"service": "warming up"})
         checks = {"encoder": parts.trouble or "ok", "model": _model_state(parts)}
         checks |= {f"source:{name}": f"paused for {rest:.0f} s" for name, rest in parts.gatherer.resting().items()}
+        if nowhere := self._absent_index():
+            checks["source:index"] = nowhere
         if compared := parts.experiment.state():
             checks["experiment"] = compared
         checks["recording"] = self._recording_state()
@@ -344,6 +343,11 @@ class AnswerService:
                 self._parts = parts = self._load()
             return parts
 
+    def _absent_index(self) -> str:
+        from rlhf_loop.sources.index import absent_index
+
+        return absent_index(self._settings) if self._sources is None and "index" in self._settings.sources else ""
+
     def _load(self) -> _Parts:
         # Imported here: whoever only makes a service need not wait for numpy and ONNX Runtime.
         from rlhf_loop.encoders import load_encoder
@@ -360,6 +364,8 @@ class AnswerService:
                 trouble = "it cannot be loaded; the log says why"
                 settings = replace(settings, sources=tuple(name for name in settings.sources if name != "index"))
         sources = sources_from(settings, encoder=encoder) if self._sources is None else checked_sources(self._sources)
+        if nowhere := self._absent_index():
+            logger.warning("The source index finds nothing: %s.", nowhere)
         gatherer = Gatherer(
             sources,
             deadline_s=settings.source_deadline_s,

@@ -203,3 +203,17 @@ def test_sources_may_prepare() -> None:
     fine.warm_up = lambda: prepared.append(True)  # type: ignore[attr-defined]
     Gatherer([bad, fine, good("none")], deadline_s=1, limit=1).warm_up()
     assert prepared == [True]
+
+
+def test_a_cold_source_prepares_before_the_time_runs() -> None:
+    """One that says so, as an index that was not there at the start, is asked when it is ready; then no more."""
+    late, prepared = good("late"), []
+
+    def prepare() -> None:
+        prepared.append(late.asked)
+        late.cold = False  # type: ignore[attr-defined]
+
+    late.cold, late.warm_up = True, prepare  # type: ignore[attr-defined]
+    gatherer = Gatherer([late], deadline_s=PATIENCE_S, limit=3)
+    assert [bool(gatherer.gather(QUERY).passages["late"]) for _ in range(2)] == [True, True]
+    assert prepared == [0]

@@ -301,7 +301,7 @@ def test_a_source_that_never_gets_ready_is_waited_for_once(
         waited.append(timeout)
         concurrent.futures.wait(futures, timeout=timeout)
 
-    monkeypatch.setattr(service_module, "_PREPARING_S", 0.1)
+    monkeypatch.setattr(service_module, "PREPARING_S", 0.1)
     monkeypatch.setattr(service_module, "wait", wait)
     service = make(source)
     assert all(service.answer(QUERY).ranked for _ in range(2))
@@ -371,3 +371,20 @@ def test_settings_that_cannot_work_are_noticed_before_the_first_question(
     with pytest.raises(ConfigError, match=message):
         AnswerService(replace(settings, **changes)).check()
     AnswerService(settings).check()
+
+
+def test_an_index_that_is_not_there_is_named(
+    settings: Settings, encoder: TextEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever starts it in another folder learns where was looked, and which setting says otherwise."""
+    missing = replace(settings, sources=("index",), index_path=tmp_path / "none")
+    service = AnswerService(missing, encoder=encoder)
+    service.warm_up()
+    nowhere = (
+        f"there is none at {tmp_path / 'none'} yet; rlhf-loop index add makes it, RLHF_INDEX_PATH says where it is"
+    )
+    assert service.readiness().checks["source:index"] == nowhere
+    assert nowhere in caplog.text
+    (tmp_path / "none").mkdir()
+    assert "source:index" not in service.readiness().checks
+    service.close()

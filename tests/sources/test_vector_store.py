@@ -21,7 +21,7 @@ from patience import PATIENCE_S
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
-from rlhf_loop.sources.index import Entry, Section, SourceCount, VectorStore, open_store
+from rlhf_loop.sources.index import Entry, Section, SourceCount, VectorStore, lancedb_store, open_store
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.sources.index.store import reciprocal_rank_fusion
@@ -667,3 +667,15 @@ def test_opening_loads_no_library() -> None:
         "assert open_store(Settings()).sources() == []; assert 'lancedb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_an_index_that_comes_later_is_cold_until_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as there is none, nothing is loaded; then the first read loads LanceDB for all."""
+    monkeypatch.setattr(lancedb_store, "_AT_WORK", set())
+    store = LanceDbStore(tmp_path / "index")
+    assert (store.sources(), store.cold) == ([], False)
+    LanceDbStore(tmp_path / "index").add([entry("a", "text")], encoder=ENCODER)
+    lancedb_store._AT_WORK.clear()
+    assert store.cold
+    assert len(store.sources()) == 1
+    assert not store.cold

@@ -219,7 +219,7 @@ def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
     """Return what a missing model is: a matter of time while there is too little to train from, else a fault."""
     from rlhf_loop import registry
 
-    text = f"there is none at {settings.model_path} yet"
+    text = f"there is none at {settings.model_path.absolute()} yet (RLHF_MODEL_PATH)"
     later = f"; rlhf-loop train makes it from {MIN_SAMPLES} rated answers, rlhf-loop demo shows how"
     if reached.engine is None:
         return Finding("model", text + later) if reached.new else fault("model", text, _TRAIN)

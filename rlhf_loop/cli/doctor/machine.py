@@ -283,7 +283,7 @@ def _only_imported() -> Iterator[None]:
 
 
 def _index(settings: Settings) -> Iterator[Finding]:
-    from rlhf_loop.sources.index import open_store
+    from rlhf_loop.sources.index import absent_index, open_store
 
     inside = settings.database_url.startswith("postgres")
     if inside and (lacking := missing("postgres")):
@@ -291,6 +291,5 @@ def _index(settings: Settings) -> Iterator[Finding]:
         yield fault("sources", text, f"Run: {install('postgres')}")
         return
     open_store(settings)  # only a name so far; an unknown language is refused
-    if not inside and not settings.index_path.exists():
-        text = f"the index {settings.index_path} is not there yet; rlhf-loop index add makes it"
-        yield Finding("sources", text)
+    if nowhere := absent_index(settings):
+        yield Finding("sources", f"the index: {nowhere}")

@@ -7,7 +7,15 @@ from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Mode, Section, SourceCount, VectorStore
 from rlhf_loop.utils.languages import language_named
 
-__all__ = ["LANGUAGES", "Entry", "Hit", "Mode", "Section", "SourceCount", "VectorStore", "open_store"]
+__all__ = ["LANGUAGES", "Entry", "Hit", "Mode", "Section", "SourceCount", "VectorStore", "absent_index", "open_store"]
+
+
+def absent_index(settings: Settings) -> str:
+    """Say where an index was looked for that is not there yet, and what to do; an empty text if one is."""
+    if settings.database_url.startswith("postgres") or settings.index_path.is_dir():
+        return ""
+    place = settings.index_path.absolute()
+    return f"there is none at {place} yet; rlhf-loop index add makes it, RLHF_INDEX_PATH says where it is"
 
 
 def open_store(settings: Settings) -> VectorStore:

@@ -88,6 +88,11 @@ class LanceDbStore:
         self._process = os.getpid()
         self._opening = threading.Lock()
 
+    @property
+    def cold(self) -> bool:
+        """True while there is a folder and LanceDB is not loaded yet, which takes seconds of processor time."""
+        return os.getpid() not in _AT_WORK and self._folder.is_dir()
+
     def add(self, entries: Sequence[Entry], *, encoder: str) -> None:
         """Keep the sections, all or none; see `VectorStore`."""
         if not entries:

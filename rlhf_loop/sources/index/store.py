@@ -234,6 +234,11 @@ class IndexSource:
         self._encoder.lend_passages([hit.section.text for hit in lent], [hit.vectors for hit in lent])
         return [_passage(hit) for hit in best]
 
+    @property
+    def cold(self) -> bool:
+        """True while there is an index that was not there at the start: its first search loads the database first."""
+        return getattr(self._store, "cold", False)
+
     def warm_up(self) -> None:
         """Open the index and load what a search needs."""
         self.search("Is it warm?", limit=1)
