@@ -33,6 +33,8 @@ from rlhf_loop.utils.translation import Message
 SHORTEST = 12
 LONGEST = 1_000
 _LONGEST_DISPLAY_NAME = 80
+#: Scripts that stand in one word of Japanese, Chinese or Korean.
+_ONE_SCRIPT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC"), "CJK")
 #: Fewer would be "aaaaaaaaaaaa" and the like.
 _DIFFERENT = 5
 
@@ -368,7 +370,26 @@ def checked_display_name(display_name: str) -> str | None:
                 most=_LONGEST_DISPLAY_NAME,
             )
         )
+    if mixed := next((word for word in found.split() if len(_scripts(word)) > 1), ""):
+        raise AccountError(
+            Message(
+                "{name!r} is not a valid display name: the word {word!r} has letters of several scripts, which look "
+                "like those of another name. Write each word in one script.",
+                name=found,
+                word=mixed,
+            )
+        )
     return found or None
+
+
+def _scripts(word: str) -> set[str]:
+    """Return the scripts of a word's letters, by the names that Unicode gives these; those of East Asia are one.
+
+    After Unicode's Technical Standard 39, which keeps Latin, Cyrillic and Greek letters apart in one word.
+    """
+    letters = filter(str.isalpha, unicodedata.normalize("NFKC", word))
+    scripts = {unicodedata.name(letter, "").partition(" ")[0].partition("-")[0] for letter in letters}
+    return {_ONE_SCRIPT.get(script, script) for script in scripts} - {"MODIFIER"}
 
 
 def set_display_name(engine: Engine, name: str, display_name: str, *, actor: str) -> User:

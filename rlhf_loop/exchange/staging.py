@@ -475,10 +475,11 @@ def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> 
         connection.execute(text(remarks.format(json_object=_json_object(connection))), by)
     remarked = connection.execute(text(_ADD_REMARKS)).rowcount
     relabelled = connection.execute(text(_COUNT_CHANGED_LABELS)).scalar_one()
+    repeated = connection.execute(text(_COUNT_SAME_LABELS)).scalar_one()
     labelled = connection.execute(text(_ADD_LABELS).bindparams(now), by).rowcount
     pairs = store_pairs(connection, role=role, now=moment, import_id=import_id)
     return Stored(
-        added=unrated + added + pairs.added + labelled - relabelled,
+        added=unrated + added + pairs.added + labelled - relabelled - repeated,
         said=added + pairs.said + labelled,
         updated=updated + len(withdrawn) + remarked + pairs.updated + relabelled,
         withdrawn=len(withdrawn),
@@ -849,11 +850,12 @@ _LABELS = """
 _IS_OTHER = "abs(s.before - s.label) > 1e-9"
 
 _COUNT_CHANGED_LABELS = f"SELECT count(*) FROM ({_LABELS}) AS s WHERE {_IS_OTHER}"
+_COUNT_SAME_LABELS = f"SELECT count(*) FROM ({_LABELS}) AS s WHERE s.before IS NOT NULL AND NOT {_IS_OTHER}"
 
+# Also those that hold already: whoever takes back the import that said them first takes back no more than that.
 _ADD_LABELS = f"""
     INSERT INTO rlhf_judge_labels (interaction_id, judge, label, labelled_at, import_id)
     SELECT s.interaction_id, s.judge, s.label, :now, :import_id FROM ({_LABELS}) AS s
-    WHERE s.before IS NULL OR {_IS_OTHER}
 """
 
 _ADD_REVIEWS = """

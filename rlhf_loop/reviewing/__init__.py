@@ -30,7 +30,7 @@ from rlhf_loop.reviewing.guidelines import (
     progress,
     save_guidelines,
 )
-from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, OwnReview, ReviewItem, own_reviews
+from rlhf_loop.reviewing.items import MAX_COMMENT, MAX_CORRECTION, OwnReview, OwnReviews, ReviewItem, own_reviews
 from rlhf_loop.reviewing.queue import following_item, item, next_item, previous_item, renew
 from rlhf_loop.reviewing.scoring import Scoring, refresh_scores
 from rlhf_loop.reviewing.work import SeenReview, is_seen, save_draft, skip, submit, undo
@@ -49,6 +49,7 @@ __all__ = [
     "MonthPoint",
     "OtherAnswer",
     "OwnReview",
+    "OwnReviews",
     "PairAnswer",
     "PairItem",
     "Progress",

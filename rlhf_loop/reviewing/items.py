@@ -26,7 +26,7 @@ from rlhf_loop.store.tables import (
 from rlhf_loop.utils.text import blank, tidied, unstorable, visible
 
 #: Reviews of one rater that are looked through for words at a time.
-_LOOKED_THROUGH = 5_000
+LOOKED_THROUGH = 5_000
 #: Characters that a rater may write.
 MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000
 
@@ -35,9 +35,9 @@ MAX_COMMENT, MAX_CORRECTION = 4_000, 20_000
 class ReviewItem:
     """One answer as a rater sees it.
 
-    `why` is the queue's reason: uncertain, disagreement, close, overlap, recent or random. `state` is open, reviewed or
-    skipped. `review` is the rater's own, None before the first. `draft` is a review that was typed and not submitted,
-    with the time when it was saved.
+    `why` is the queue's reason: uncertain, disagreement, close, overlap, recent or random; empty for one that it never
+    gave, as the review came by an import. `state` is open, reviewed or skipped. `review` is the rater's own, None
+    before the first. `draft` is a review that was typed and not submitted, with the time when it was saved.
     """
 
     interaction_key: int
@@ -52,10 +52,10 @@ class ReviewItem:
 
 
 def assigned_item(connection: Connection, interaction_key: int, *, reviewer: str) -> ReviewItem:
-    """Read an answer that was given to the rater.
+    """Read an answer that was given to the rater, or that they reviewed elsewhere, as by an import.
 
     Raises:
-        LookupError: it was not.
+        LookupError: neither.
     """
     found = (
         select(
@@ -67,11 +67,13 @@ def assigned_item(connection: Connection, interaction_key: int, *, reviewer: str
             Assignment.why,
             Assignment.state,
         )
-        .join(Assignment, Assignment.interaction_key == Interaction.id)
-        .where(Interaction.id == interaction_key, Assignment.reviewer == reviewer)
+        .outerjoin(Assignment, and_(Assignment.interaction_key == Interaction.id, Assignment.reviewer == reviewer))
+        .where(Interaction.id == interaction_key)
     )
     row = connection.execute(found).one_or_none() if interaction_key <= LARGEST_ID else None
-    if row is None:
+    review = find_review(connection, interaction_key, reviewer=reviewer) if row else None
+    elsewhere = review is not None and review.role == domain.ReviewerRole.EXPERT
+    if row is None or not (row.state or elsewhere):
         raise LookupError(not_given(interaction_key, reviewer))
     return ReviewItem(
         interaction_key=row.id,
@@ -79,11 +81,19 @@ def assigned_item(connection: Connection, interaction_key: int, *, reviewer: str
         response=row.ai_response,
         origin=origin_of(row),
         created_at=row.created_at,
-        why=row.why,
-        state=row.state,
-        review=find_review(connection, interaction_key, reviewer=reviewer),
+        why=row.why or "",
+        state=row.state or "reviewed",
+        review=review,
         draft=_draft(connection, interaction_key, reviewer=reviewer),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReviews:
+    """Reviews that were found; `before` is of the last one looked through, None where there are no others behind it."""
+
+    found: tuple[OwnReview, ...]
+    before: tuple[datetime, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +115,11 @@ def own_reviews(
     rating: int | None = None,
     before: tuple[datetime, int] | None = None,
     limit: int = 20,
-) -> list[OwnReview]:
+    most: int = LOOKED_THROUGH,
+) -> OwnReviews:
     """Return the rater's reviews as an expert, the newest first, in whose texts all words stand, whatever their case.
 
-    `before` is the time and the id of the last one already seen. At most 5,000 reviews are looked through at a time.
+    `before` is the time and the id of the last one already seen. At most so many reviews are looked through at a time.
     """
     newest = (
         select(
@@ -121,7 +132,7 @@ def own_reviews(
         .join(Interaction, Interaction.id == Review.interaction_key)
         .where(Review.reviewer == reviewer, Review.role == domain.ReviewerRole.EXPERT)
         .order_by(Review.reviewed_at.desc(), Review.id.desc())
-        .limit(_LOOKED_THROUGH)
+        .limit(most + 1)
     )
     if rating is not None:
         newest = newest.where(Review.rating == rating)
@@ -130,8 +141,11 @@ def own_reviews(
         same_moment = and_(Review.reviewed_at == moment, Review.id < min(id, LARGEST_ID))
         newest = newest.where(or_(Review.reviewed_at < moment, same_moment))
     wanted, found = words.casefold().split(), list[OwnReview]()
+    last = None
     with reading(engine) as connection:
-        for row in connection.execution_options(yield_per=100).execute(newest):
+        for number, row in enumerate(connection.execution_options(yield_per=100).execute(newest)):
+            if len(found) == limit or number == most:
+                return OwnReviews(tuple(found), last)
             texts = (row.user_prompt, row.ai_response, row.comment, row.correction)
             held = "\n".join(text or "" for text in texts).casefold()
             if all(word in held for word in wanted):
@@ -144,9 +158,8 @@ def own_reviews(
                         review=review_of(row),
                     )
                 )
-            if len(found) == limit:
-                break
-    return found
+            last = (row.reviewed_at, row.id)
+    return OwnReviews(tuple(found), None)
 
 
 def not_given(interaction_key: int, reviewer: str) -> str:

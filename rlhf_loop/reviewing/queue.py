@@ -27,10 +27,9 @@ from rlhf_loop.reviewing.candidates import (
     servings,
     wanted,
 )
-from rlhf_loop.reviewing.items import ReviewItem, assigned_item, not_given
-from rlhf_loop.store.engine import reading, transaction, upsert
+from rlhf_loop.reviewing.items import ReviewItem, assigned_item
+from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import group_name
-from rlhf_loop.store.queries import find_review
 from rlhf_loop.store.tables import LARGEST_ID, Assignment, Interaction, Review
 
 #: How many questions are compared with those of other fields at a time.
@@ -110,17 +109,6 @@ def item(engine: Engine, interaction_key: int, *, reviewer: str) -> ReviewItem:
         LookupError: neither.
     """
     with reading(engine) as connection:
-        try:
-            return assigned_item(connection, interaction_key, reviewer=reviewer)
-        except LookupError:
-            known = interaction_key <= LARGEST_ID
-            review = find_review(connection, interaction_key, reviewer=reviewer) if known else None
-            if review is None or review.role != ReviewerRole.EXPERT:
-                raise
-    moment = review.reviewed_at or datetime.now(UTC)
-    given = {"reviewer": reviewer, "interaction_key": interaction_key, "state": "reviewed"}
-    with transaction(engine) as connection:
-        upsert(connection, Assignment, {**given, "assigned_at": moment, "leased_until": moment}, key=[*given][:2])
         return assigned_item(connection, interaction_key, reviewer=reviewer)
 
 
@@ -193,8 +181,10 @@ def _assigned_at(connection: Connection, interaction_key: int, reviewer: str) ->
     given = select(Assignment.assigned_at).where(*mine)
     found = connection.execute(given).scalar() if interaction_key <= LARGEST_ID else None
     if found is None:
-        raise LookupError(not_given(interaction_key, reviewer))
-    return found
+        # Of a review that came by an import, it was then.
+        review = assigned_item(connection, interaction_key, reviewer=reviewer).review
+        found = review.reviewed_at if review else None
+    return found or datetime.now(UTC)
 
 
 def _newest(engine: Engine, reviewer: str) -> int | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop.config import Settings
@@ -23,7 +23,6 @@ from rlhf_loop.reviewing.items import (
     checked_correction,
     checked_rating,
     checked_text,
-    not_given,
 )
 from rlhf_loop.reviewing.queue import lease
 from rlhf_loop.store import audit
@@ -223,7 +222,11 @@ def _locked_assignment(connection: Connection, interaction_key: int, reviewer: s
     )
     row = connection.execute(found).one_or_none()
     if row is None:
-        raise LookupError(not_given(interaction_key, reviewer))
+        item = assigned_item(connection, interaction_key, reviewer=reviewer)
+        moment = (item.review and item.review.reviewed_at) or datetime.now(UTC)
+        values = {"reviewer": reviewer, "interaction_key": interaction_key, "state": item.state}
+        connection.execute(insert(Assignment), {**values, "assigned_at": moment, "leased_until": moment})
+        row = connection.execute(found).one()
     return row
 
 

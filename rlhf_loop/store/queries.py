@@ -45,8 +45,8 @@ _TEXTS = (
     Interaction.feedback_comment,
     Interaction.corrected_response,
 )
-#: Of one page of a history.
-_MOST_REVIEWS = 1000
+#: Of one answer of a history, the newest.
+_MOST_REVIEWS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +204,17 @@ def _holds(row: Row[Any], every: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PastAnswer:
-    """An answer of a question's history: its reviews, and the live model's score as long as it waits for one."""
+    """An answer of a question's history: its newest reviews, and the live model's score as long as it waits for one."""
 
     entry: InteractionEntry
     reviews: tuple[domain.Review, ...]
     live_score: float | None
     live_version: str | None
+
+    @property
+    def earlier(self) -> int:
+        """The number of reviews before these."""
+        return self.entry.expert_reviews + self.entry.end_user_reviews - len(self.reviews)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +274,15 @@ def history(engine: Engine, id: str, *, before: int | None = None, limit: int = 
         shown = rows[:limit]
         of = Review.interaction_key.in_([row.row_id for row in shown])
         said: dict[int, list[domain.Review]] = {}
-        reviews = select(Review.interaction_key.label("of"), *REVIEW_COLUMNS).where(of).order_by(Review.id)
-        for row in connection.execute(reviews.limit(_MOST_REVIEWS)):
+        place = func.row_number().over(partition_by=Review.interaction_key, order_by=Review.id.desc())
+        newest = select(Review.id, place.label("place")).where(of).subquery()
+        reviews = (
+            select(Review.interaction_key.label("of"), *REVIEW_COLUMNS)
+            .join(newest, newest.c.id == Review.id)
+            .where(newest.c.place <= _MOST_REVIEWS)
+            .order_by(Review.id)
+        )
+        for row in connection.execute(reviews):
             said.setdefault(row.of, []).append(review_of(row))
         groups = {row.candidate_group for row in shown if row.candidate_group is not None}
         served = {

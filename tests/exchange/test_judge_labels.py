@@ -79,6 +79,7 @@ def test_the_same_again_is_no_news_and_another_word_is(rated: Engine, tmp_path: 
     labelled(rated, tmp_path)
     report = labelled(rated, tmp_path)
     assert (report.added, report.updated, report.unchanged) == (0, 0, 3)
+    assert undo_import(rated, report.import_id or 0).said_kept == 0
     labelled(rated, tmp_path, [ROWS[2] | {"rating": 1}], judge="m2")
     report = labelled(rated, tmp_path, [ROWS[2] | {"rating": 5}])
     assert (report.added, report.updated, report.unchanged) == (0, 1, 0)
@@ -100,6 +101,15 @@ def test_probabilities(engine: Engine, tmp_path: Path) -> None:
         labelled(engine, tmp_path, rows)
     labelled(engine, tmp_path, rows, labels=Labels(scale=NumberScale(0, 1)))
     assert labels(engine) == [("Air scatters blue light most.", 4.6)]
+
+
+def test_what_a_later_import_repeats_stays_when_the_first_is_taken_back(rated: Engine, tmp_path: Path) -> None:
+    """Two files that say the same are two who say it."""
+    imports = [labelled(rated, tmp_path, [ROWS[0] | {"rating": rating}]).import_id or 0 for rating in (3, 4, 4)]
+    undo_import(rated, imports[1])
+    assert labels(rated) == [("Air scatters blue light most.", 4.0)]
+    undo_import(rated, imports[2])
+    assert labels(rated) == [("Air scatters blue light most.", 3.0)]
 
 
 def test_undoing_takes_labels_back(rated: Engine, tmp_path: Path) -> None:

@@ -45,6 +45,24 @@ def test_sign_in_and_rate_five(open_page: Open, desk: Desk) -> None:
     expect(page.get_by_role("button", name="5 exactly right")).to_have_attribute("aria-pressed", "true")
 
 
+def test_another_grade_from_the_history(open_page: Open, desk: Desk) -> None:
+    """The key leads back to the history, which says so; what was typed with it is stored, and no draft is left."""
+    page = open_page()
+    press(page, "2")
+    fetched(page)
+    page.goto("/review/history")
+    page.get_by_role("link", name="change your grade").click()
+    ready(page)
+    page.get_by_label("Comment").fill("Better than I thought.")
+    page.get_by_role("button", name="5 exactly right").click()
+    expect(page.get_by_role("heading", name="What you have reviewed")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Rated 5.")).to_be_visible()
+    assert [(rating, comment) for _, rating, comment, *_ in reviews(desk.engine)] == [(5, "Better than I thought.")]
+    page.get_by_role("link", name="change your grade").click()
+    ready(page)
+    expect(page.locator("[data-saved]")).to_have_text("")
+
+
 @pytest.mark.parametrize("submit", ["Control+Enter", "Meta+Enter"])
 def test_comment_and_submit_while_typing(open_page: Open, desk: Desk, submit: str) -> None:
     """In a field all keys are letters; Ctrl or Cmd and Enter asks for the grade, and the grade takes the comment."""

@@ -160,8 +160,10 @@ def test_display_names(site: Site, ada: Browser) -> None:
     assert ">Dr. Weber</a>" in rita.get("/account").text
     for like in ("ADA", "\uff21da", "a\u200dda"):
         assert "is how 'ada' is called already" in change(like) or "is not a valid" in change(like)
-    for nothing in ("x\u202ey", "\u3164", "\u0301\u0301"):
+    for nothing in ("x\u202ey", "\u3164", "\u0301\u0301", "\u0430da", "Dr. Web\u0435r", "\u03bfda", "\u00b5da"):
         assert "is not a valid display name" in change(nothing)
+    for one_script in ("Анна Weber", "Ἀθηνᾶ", "山田はなこ", "O\u02bcBrien-Müller 2", "김 Ada"):
+        assert f"rita is shown as {one_script}." in change(one_script)
     assert "rita is shown as Carl." in change("Carl")
     with pytest.raises(AccountError, match="Screens show 'rita' as 'carl'"):
         users.add(site.engine, "carl", role=UserRole.RATER, actor="ada")

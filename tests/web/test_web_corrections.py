@@ -70,6 +70,11 @@ def test_pages_of_corrections(dora: Visitor, sqlite_engine: Engine) -> None:
     assert (rest.count("<article"), "Older corrections" in rest) == (3, False)
 
 
+def test_a_time_that_no_calendar_has(dora: Visitor) -> None:
+    """It is refused like any other that is none."""
+    dora.send("/review/corrections/undo", status=422, decided_at="0001-01-01T00:00:00+14:00")
+
+
 @pytest.mark.parametrize("query", ["state=x", "before=0", f"before={2**63}", "before=x"])
 def test_filters_that_are_none(dora: Visitor, query: str) -> None:
     """A filter that cannot be is refused."""

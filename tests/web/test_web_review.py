@@ -6,16 +6,19 @@ import re
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 from raters import PASSWORD, RESPONSE, Visitor, field, put_answers, put_people, reviews, shown, text
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from sqlalchemy.engine import Engine
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.config import Settings
-from rlhf_loop.store.interactions import rate
+from rlhf_loop.domain import Rating
+from rlhf_loop.reviewing import own_reviews
+from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import Assignment
 from rlhf_loop.web import blueprint
 
@@ -232,8 +235,68 @@ def test_own_history(settings: Settings, sqlite_engine: Engine) -> None:
     assert "You graded this answer 2" in text(html)
     anna.send("/review", interaction_id=answers[3], rating=3, seen=field(html, "seen"))
     assert ("anna", 3, None, None, False) in reviews(sqlite_engine)
-    anna.page("/review/history?before=never", status=422)
+    for moment in ("never", "0001-01-01T00:00:00%2B14:00"):
+        anna.page(f"/review/history?before={moment}", status=422)
     assert "You have not reviewed anything yet." in Visitor(settings, "dora").page("/review/history")
+
+
+def test_a_grade_changed_from_the_history_leads_back_there(settings: Settings, sqlite_engine: Engine) -> None:
+    """With the search that was made; an address of another host is none. Texts stand there without their Markdown."""
+    (id,) = put_answers(sqlite_engine, 1)
+    rate(sqlite_engine, id, reviewer="anna", rating=2, comment="**x**")
+    (also,) = record(sqlite_engine, [Rating("Why?", "**Bold** words\n\n| a | b |\n|---|---|\n| c | d |")])
+    rate(sqlite_engine, also, reviewer="anna", rating=2)
+    anna = Visitor(settings, "anna")
+    assert "Bold words a b c d" in text(anna.page("/review/history?rating=2"))
+    found = re.search(rf'href="(/review/items/{id}[^"]*)"', anna.page("/review/history?rating=2"))
+    assert found is not None
+    html = anna.page(unescape(found[1]))
+    form = {"interaction_id": id, "seen": field(html, "seen"), "home": unescape(field(html, "home"))}
+    assert form["home"] == "/review/history?rating=2"
+    back = anna.send("/review", rating=5, **form)
+    assert "What you have reviewed" in back
+    assert "Rated 5." in back
+    assert back.count('href="/review/items/') == 1
+    html = anna.page(f"/review/items/{id}?home=//elsewhere.org/")
+    assert 'name="home"' not in html
+    form |= {"seen": field(html, "seen"), "home": "https://elsewhere.org"}
+    assert "Nothing is left" in anna.send("/review", rating=4, **form)
+
+
+def test_reading_a_page_changes_nothing(settings: Settings, sqlite_engine: Engine) -> None:
+    """A review that an import brought is looked at, and taken up with the first change; a prefetch is given nothing."""
+    imported, _waiting = put_answers(sqlite_engine, 2)
+    rate(sqlite_engine, imported, reviewer="anna", rating=2)
+    anna = Visitor(settings, "anna")
+    html = anna.page(f"/review/items/{imported}")
+    assert "You graded this answer 2" in text(html)
+    for call in ("now", "previous", "following"):
+        assert anna.call(f"/review/items/{imported}/{call}").status_code == 200 or call == "following"
+    ahead = {"Sec-Purpose": "prefetch;prerender"}
+    assert [anna.client.get(page, headers=ahead).status_code for page in ("/review", "/compare")] == [503, 503]
+    count = select(func.count()).select_from(Assignment)
+    with sqlite_engine.connect() as connection:
+        before = connection.execute(count.where(Assignment.interaction_key == imported)).scalar()
+    anna.send("/review", interaction_id=imported, rating=3, seen=field(html, "seen"))
+    with sqlite_engine.connect() as connection:
+        after = connection.execute(count.where(Assignment.interaction_key == imported)).scalar()
+    assert (before, after) == (0, 1)
+    assert ("anna", 3, None, None, False) in reviews(sqlite_engine)
+
+
+def test_the_search_of_the_history_says_how_far_it_looked(sqlite_engine: Engine) -> None:
+    """What lies behind is looked through next; nothing is left out, and nothing comes twice."""
+    put_people(sqlite_engine)
+    answers = put_answers(sqlite_engine, 7)
+    for id in answers:
+        rate(sqlite_engine, id, reviewer="anna", rating=1)
+    asked: dict[str, Any] = {"reviewer": "anna", "words": "0?", "limit": 2, "most": 3}
+    pages, before = [], None
+    while not pages or before:
+        found = own_reviews(sqlite_engine, **asked, before=before)
+        pages.append([each.interaction_key for each in found.found])
+        before = found.before
+    assert pages == [[], [], [answers[0]]]
 
 
 def test_what_waits_is_counted(settings: Settings, sqlite_engine: Engine) -> None:

@@ -21,8 +21,8 @@ from rlhf_loop.web.problems import html_errors, refusals
 
 #: The keys, as the help lists them.
 KEYS = (
-    (("a",), Message("The left answer is better (the upper one on a small screen)")),
-    (("b",), Message("The right answer is better (the lower one on a small screen)")),
+    (("a",), Message("A is better, the left answer (the upper one on a small screen)")),
+    (("b",), Message("B is better, the right answer (the lower one on a small screen)")),
     (("t", "="), Message("Both are as good")),
     (("s", "\N{RIGHTWARDS ARROW}"), Message("Skip")),
     (("u",), Message("Undo the last choice or skip")),
@@ -30,11 +30,7 @@ KEYS = (
     (("Esc",), Message("Leave a text field, or close this help")),
     (("?",), Message("Show this help")),
 )
-_SAID = {
-    "left": Message("The left one is better."),
-    "right": Message("The right one is better."),
-    "tie": Message("Both are as good."),
-}
+_SAID = {"left": Message("A is better."), "right": Message("B is better."), "tie": Message("Both are as good.")}
 _NOTHING = Message("There is nothing to undo.")
 _PAIR = f"/compare/pairs/<{ID}:first_id>/<{ID}:second_id>"
 
@@ -70,7 +66,7 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @web.get("/compare")
     @html_errors
     def compare() -> Response:
-        user = desk.rater()
+        user = desk.waiting_rater()
         return desk.page("compare.html", keys=KEYS, screen=_screen(desk, user, _next(desk, user)))
 
     @web.post("/compare")

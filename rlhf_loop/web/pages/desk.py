@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flask import Response, current_app, render_template, request, url_for
 from pydantic import BaseModel
 from sqlalchemy.engine import Engine
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge, ServiceUnavailable
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
@@ -52,6 +52,17 @@ class Desk:
     def rater(self) -> User:
         """Return the rater who is signed in; see `Guard.signed_in`."""
         return self.guard.signed_in(UserRole.RATER, UserRole.ADMIN)
+
+    def waiting_rater(self) -> User:
+        """Return the rater who is to be given what comes next, which others do not get then.
+
+        Raises:
+            HTTPException: as `rater`, or a browser only loads the page ahead, which somebody may open or not.
+        """
+        user = self.rater()
+        if any("prefetch" in request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz")):
+            raise ServiceUnavailable(Message("What comes next is given to those who open this page. Open it."))
+        return user
 
     def posting_rater(self) -> User:
         """Return the rater whose form or script this is.

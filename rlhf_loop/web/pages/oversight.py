@@ -12,7 +12,7 @@ from time import thread_time
 from typing import Annotated, Literal
 
 from flask import Blueprint, Response, request
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from werkzeug import Response as BaseResponse
 from werkzeug.datastructures import MultiDict
 
@@ -21,6 +21,7 @@ from rlhf_loop.domain import UserRole
 from rlhf_loop.reviewing import Agreement, Correction, RaterReport
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import checked
+from rlhf_loop.web.api.v1_schemas import Moment
 from rlhf_loop.web.pages.desk import Desk, address, own_lines
 from rlhf_loop.web.pages.diff import Piece, difference
 from rlhf_loop.web.problems import html_errors, refusals
@@ -78,7 +79,7 @@ class _DecideIn(_ChosenIn):
 
 
 class _UndoIn(_FilterIn):
-    decided_at: AwareDatetime
+    decided_at: Moment
 
 
 def add_routes(web: Blueprint, desk: Desk) -> None:

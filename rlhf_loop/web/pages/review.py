@@ -24,7 +24,7 @@ from rlhf_loop.utils.text import visible
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, json_response, parsed
-from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.guard import Guard, local_path
 from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages import browse, compare, history, oversight
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
@@ -154,10 +154,11 @@ _NONE_BEFORE = Message("There is no answer before this one.")
 
 
 class FormIn(ReviewIn):
-    """A review as a form sends it, with the action."""
+    """A review as a form sends it, with the action; after a grade it goes on to the page `home`, if there is one."""
 
     interaction_key: Annotated[int | None, Field(ge=1, lt=2**63, alias="interaction_id")] = None
     do: Annotated[str, Field(pattern="^(rate|skip|field|undo|previous|following|keep)$")] = "rate"
+    home: str = ""
 
 
 class DraftOut(BaseModel):
@@ -192,7 +193,8 @@ class Screen:
     """The template's values: an answer, or None where none is left, and the contents of the fields.
 
     `back` says that the rater looks at an answer that was reviewed or skipped, `first_use` that there was none before.
-    `base` tells what the server has of the rater's: what a browser keeps of an answer goes with the base it had.
+    `base` tells what the server has of the rater's: what a browser keeps of an answer goes with the base it had. `home`
+    is the address of the page that led here, to which a grade leads back.
     """
 
     item: ReviewItem | None
@@ -208,6 +210,7 @@ class Screen:
     changes: Sequence[Piece]
     base: str
     others: Sequence[OtherAnswer]
+    home: str
 
 
 def add_routes(
@@ -227,15 +230,16 @@ def _add_pages(web: Blueprint, desk: Desk) -> None:
     @web.get("/review")
     @html_errors
     def review() -> Response:
-        user = desk.rater()
+        user = desk.waiting_rater()
         return _page(desk, user, _next(desk, user))
 
     @web.get(f"/review/items/<{ID}:interaction_key>")
     @html_errors
     def review_item(interaction_key: int) -> Response:
         user = desk.rater()
+        home = local_path(request.args.get("home", "")) or ""
         with refusals():
-            return _page(desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name))
+            return _page(desk, user, reviewing.item(desk.engine(), interaction_key, reviewer=user.name), home=home)
 
     @web.post("/review")
     @html_errors
@@ -346,8 +350,12 @@ def _done(desk: Desk, user: User, form: FormIn) -> Response:
         try:
             found = _onward(desk, user, _rate(desk, user, id, form))
         except Conflict as error:
-            return desk.onward(address("review_item", interaction_key=id), str(error.description))
-        return desk.onward(_address(found), _both(Message("Rated {grade}.", grade=form.rating), _what_comes(found)))
+            here = address("review_item", interaction_key=id, home=form.home or None)
+            return desk.onward(here, str(error.description))
+        said = Message("Rated {grade}.", grade=form.rating)
+        if home := local_path(form.home):
+            return desk.onward(home, said)
+        return desk.onward(_address(found), _both(said, _what_comes(found)))
     if id is not None:
         keep(desk, user, id, form)
     if form.do in ("skip", "field") and id is not None:
@@ -428,12 +436,12 @@ def _stored(desk: Desk, user: User, message: str) -> Response:
     )
 
 
-def _page(desk: Desk, user: User, item: ReviewItem | None) -> Response:
+def _page(desk: Desk, user: User, item: ReviewItem | None, *, home: str = "") -> Response:
     lease_s = 60 * desk.settings.review_lease_minutes
-    return desk.page("review.html", keys=KEYS, lease_s=lease_s, screen=_screen(desk, user, item))
+    return desk.page("review.html", keys=KEYS, lease_s=lease_s, screen=_screen(desk, user, item, home=home))
 
 
-def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = False) -> Screen:
+def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = False, home: str = "") -> Screen:
     engine = desk.engine()
     progress = reviewing.progress(engine, reviewer=user.name, settings=desk.settings)
     written = ((item.draft or item.review) if item else None) or Review()
@@ -442,7 +450,7 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = Fa
         item=item,
         back=item is not None and item.state != "open",
         reason=translator()(Message("Why this answer: {reason}", reason=REASONS.get(item.why, item.why)))
-        if item
+        if item and item.why
         else "",
         progress=progress,
         guidelines=reviewing.guidelines(engine),
@@ -455,4 +463,5 @@ def _screen(desk: Desk, user: User, item: ReviewItem | None, *, ahead: bool = Fa
         changes=difference(own_lines(item.response), own_lines(correction)) if item and correction else [],
         base=base(item) if item else "",
         others=reviewing.other_answers(engine, item.interaction_key) if item else (),
+        home=home,
     )

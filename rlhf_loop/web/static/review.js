@@ -212,7 +212,16 @@
     const text = values();
     sending(text);
     clearTimeout(saveTimer);
+    if (fields().home) return goHome(value, text);
     hand({ url: form.dataset.rate, draft: key(), text, body: { ...text, seen: fields().seen.value }, words: _("Rated {grade}.", { grade: value }) });
+  }
+
+  // Back to the page that led here, which says how it went.
+  function goHome(value, text) {
+    stored = JSON.stringify(text);
+    const grade = Object.assign(document.createElement("input"), { type: "hidden", name: "rating", value });
+    form.append(grade);
+    form.submit();
   }
 
   // Show the next answer if it is here, and deliver meanwhile; else deliver first, and the response brings the next one.
@@ -342,7 +351,7 @@
   }
 
   function fresh() {
-    return ahead && ahead.of === form.dataset.id && performance.now() < ahead.until ? ahead.answer : null;
+    return ahead && ahead.of === form.dataset.id && Date.now() < ahead.until ? ahead.answer : null;
   }
 
   function fetchAhead() {
@@ -362,8 +371,9 @@
       return;
     }
     if (answer.html === null || id !== form.dataset.id || unsent.length) return;
-    // It is kept from other raters for as long as the server says; long before that is over it is asked for anew.
-    ahead = { of: id, answer, until: performance.now() + 500 * place.dataset.lease };
+    // It is kept from other raters for as long as the server says; long before that is over it is asked for anew. By the
+    // clock on the wall: the other one stands still while a machine sleeps.
+    ahead = { of: id, answer, until: Date.now() + 500 * place.dataset.lease };
     place.setAttribute("data-ahead", "");
   }
 
@@ -458,10 +468,11 @@
 
   window.addEventListener("pagehide", () => {
     if (isDirty()) save({ keepalive: true });
-    for (const { url, body } of unsent) {
-      const leaving = { ...body, bring: false };
-      if (JSON.stringify(leaving).length < LARGEST_OF_A_LEAVING_PAGE) desk.call(url, leaving, { keepalive: true }).catch(() => {});
-    }
+    // The first alone: several at once would arrive in any order. The others are kept here for the next page.
+    const [first] = unsent;
+    if (!first) return;
+    const leaving = { ...first.body, bring: false };
+    if (JSON.stringify(leaving).length < LARGEST_OF_A_LEAVING_PAGE) desk.call(first.url, leaving, { keepalive: true }).catch(() => {});
   });
   window.addEventListener("beforeunload", (event) => {
     if (unsent.some((entry) => !entry.safe)) event.preventDefault();
