@@ -38,9 +38,10 @@ PREFERENCE_WEIGHT = 0.5
 #: A correction counts less. All of them are written by experts, and what they are corrected from is not: a fit learns
 #: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
 CORRECTION_WEIGHT = 0.25
-#: How much negatives, and the right answers beside them, may count together against all rated answers. Of a tenth to
-#: all of them a quarter is the least by which a negative's score is low and not only lower (docs/RESULTS.md).
-NEGATIVE_SHARE = 0.25
+#: How much negatives, and the right answers beside them, may count together against all rated answers. Chosen on draws
+#: of SelQA and on made-up ratings in German, between a tenth, which left one in ten pairs in the wrong order, and as much,
+#: which costs twice the AUC that this does (docs/RESULTS.md has what it brings and costs).
+NEGATIVE_SHARE = 0.5
 #: How much a judge's label counts in a tuning against an expert's rating, and how much all of them together against all
 #: of these. The regression learns from experts alone, and finds out what the layers are worth.
 JUDGE_WEIGHT, MOST_JUDGED = 0.5, 4.0
