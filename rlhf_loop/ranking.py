@@ -108,15 +108,17 @@ class Ranker:
         """
         return list(self.ranking(query, candidates).candidates)
 
-    def ranking(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
+    def ranking(self, query: str, candidates: Sequence[Candidate], *, pointwise: bool = False) -> Ranking:
         """Return what `rank` does, with the version of the very model that did it.
+
+        With `pointwise` a score does not depend on the other candidates; a model of earlier versions has none such.
 
         Raises:
             ValueError, ModelFileError: see `rank`.
         """
-        return self._ranking(query, candidates, self._live())
+        return self._ranking(query, candidates, self._live(), pointwise=pointwise)
 
-    def ranking_by_prior(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
+    def ranking_by_prior(self, query: str, candidates: Sequence[Candidate], *, pointwise: bool = False) -> Ranking:
         """Return the ranking by the prior, whether or not there is a model.
 
         Raises:
@@ -125,9 +127,9 @@ class Ranker:
         """
         with self._lock:
             live = self._by_prior()
-        return self._ranking(query, candidates, live)
+        return self._ranking(query, candidates, live, pointwise=pointwise)
 
-    def _ranking(self, query: str, candidates: Sequence[Candidate], live: _Live | None) -> Ranking:
+    def _ranking(self, query: str, candidates: Sequence[Candidate], live: _Live | None, *, pointwise: bool) -> Ranking:
         _check_query(query)
         if not isinstance(candidates, Iterable):
             raise ValueError(f"The candidates are a {type(candidates).__name__}. Pass a list of Candidate(text).")
@@ -139,7 +141,7 @@ class Ranker:
                     "rerank_candidates, which takes texts."
                 )
             _check_text(candidate.text, position)
-        ranked = self._in_turn(live, query, candidates, finish=list)
+        ranked = self._in_turn(live, query, candidates, finish=list, pointwise=pointwise)
         return Ranking(tuple(ranked), live[0].version if live else None)
 
     def record(
@@ -181,6 +183,7 @@ class Ranker:
         candidates: Sequence[Candidate],
         *,
         finish: Callable[[list[RankedCandidate]], list[_Entry]],
+        pointwise: bool = False,
     ) -> list[_Entry]:
         """Rank, and make of the result what the caller wants; in the worker, too, which has the processor then."""
         if live is None or not candidates:
@@ -188,15 +191,19 @@ class Ranker:
         from rlhf_loop.encoders.text_encoder import UnknownTextError
 
         loaded, encoder = live
+        if pointwise and not loaded.model.is_pointwise:
+            logger.warning("The model %s has no scores for batches. Train anew: rlhf-loop train", loaded.version)
         known = encoder.only_known()
         for _ in range(_ATTEMPTS):
             try:
-                return self._worker().run(lambda: finish(_ranked(query, candidates, loaded.model, known)))
+                return self._worker().run(
+                    lambda: finish(_ranked(query, candidates, loaded.model, known, pointwise=pointwise))
+                )
             except UnknownTextError as unknown:
                 # To embed is other work, on all cores and outside of Python: it must not hold up who needs none.
                 unknown.compute()
         # The cache does not keep what it is given, be it full of others' texts or out of order.
-        return finish(_ranked(query, candidates, loaded.model, encoder))
+        return finish(_ranked(query, candidates, loaded.model, encoder, pointwise=pointwise))
 
     def _dicts(self, query: str, given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Do what `rerank_candidates` does, with candidates that are checked."""
@@ -346,12 +353,13 @@ def incoming_order(candidates: Sequence[Candidate]) -> list[RankedCandidate]:
 
 
 def _ranked(
-    query: str, candidates: Sequence[Candidate], model: RewardModel, encoder: TextEncoder
+    query: str, candidates: Sequence[Candidate], model: RewardModel, encoder: TextEncoder, *, pointwise: bool
 ) -> list[RankedCandidate]:
     readable = [position for position, candidate in enumerate(candidates) if not blank(candidate.text)]
     scores: dict[int, float] = {}
     if readable:
-        (known,) = model.score([Question(query, tuple(candidates[place].text for place in readable))], encoder)
+        question = Question(query, tuple(candidates[place].text for place in readable))
+        (known,) = model.score([question], encoder, pointwise=pointwise)
         scores = dict(zip(readable, known, strict=True))
     # Last, so that they are behind whatever else is 0.
     scores |= {position: _NOTHING for position in range(len(candidates)) if position not in scores}
@@ -539,6 +547,7 @@ def rank_documents(
     otherwise: WithoutModel = WithoutModel.ERROR,
     longest: int | None = None,
     count: bool = False,
+    pointwise: bool = False,
 ) -> DocumentRanking:
     """Put the best document first; ties keep the incoming order, and a document without any text comes last.
 
@@ -549,13 +558,14 @@ def rank_documents(
         otherwise: what to do without a model, be it missing or unusable.
         longest: tokens that are read of each document; by default all.
         count: have the tokens counted, which takes a little while for texts that are new.
+        pointwise: score each document whatever the others are, so that scores of several requests can be compared.
 
     Raises:
         ModelFileError: there is no model to rank by, and `otherwise` does not say what else to do.
     """
     readable = [index for index, text in enumerate(documents) if not blank(text)]
     texts = [_beginning(ranker, documents[index], longest) for index in readable]
-    ranking = _document_ranking(ranker, query, texts, otherwise)
+    ranking = _document_ranking(ranker, query, texts, otherwise, pointwise=pointwise)
     if ranking is None:
         places = range(len(documents))
         return DocumentRanking(tuple(ScoredDocument(place, 1 / (place + 1)) for place in places), None)
@@ -572,16 +582,16 @@ def logit(probability: float) -> float:
 
 
 def _document_ranking(
-    ranker: Ranker | None, query: str, texts: Sequence[str], otherwise: WithoutModel
+    ranker: Ranker | None, query: str, texts: Sequence[str], otherwise: WithoutModel, *, pointwise: bool
 ) -> Ranking | None:
     """Rank by the model, or by what may take its place; None where there is none, and that is allowed."""
     trouble: ModelFileError | None = None
     candidates = [Candidate(text) for text in texts]
     if ranker is not None:
         try:
-            ranking = ranker.ranking(query, candidates)
+            ranking = ranker.ranking(query, candidates, pointwise=pointwise)
             if ranking.model_version is None and otherwise is WithoutModel.PRIOR:
-                ranking = ranker.ranking_by_prior(query, candidates)
+                ranking = ranker.ranking_by_prior(query, candidates, pointwise=pointwise)
         except ModelFileError as error:
             logger.error("No documents are ranked: %s", error)
             trouble = error
@@ -596,7 +606,7 @@ def _document_ranking(
         return None
     if ranker is not None and trouble is not None and otherwise is WithoutModel.PRIOR:
         with suppress(ModelFileError):
-            return ranker.ranking_by_prior(query, candidates)
+            return ranker.ranking_by_prior(query, candidates, pointwise=pointwise)
     # Without the path, and without the reason: whoever asked may be anybody; the log has them.
     raise ModelFileError(
         "There is no usable reward model here, so nothing can be ranked. Train one (rlhf-loop train), or have the "

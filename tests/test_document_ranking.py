@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ def test_documents_can_be_cut(ranker: Ranker) -> None:
     assert cut.tokens == short.tokens == sum(ranker.encoder.count_tokens([QUERY, FAIR]) if ranker.encoder else []) + 6
 
 
+def test_scores_of_batches(ranker: Ranker, encoder: TextEncoder, tmp_path: Path) -> None:
+    """With `pointwise` a document has the same score whatever else is ranked with it, by a model and by the prior."""
+    prior = Ranker(Settings(model_path=tmp_path / "none", rerank_without_model="prior"), encoder=encoder)
+    for by in (ranker, prior):
+        together = {each.index: each.score for each in rank_documents(by, QUERY, DOCUMENTS, pointwise=True).documents}
+        alone = [rank_documents(by, QUERY, [text], pointwise=True).documents[0].score for text in DOCUMENTS]
+        assert alone == pytest.approx([together[place] for place in range(len(DOCUMENTS))], abs=1e-6)
+        assert len({round(score, 3) for score in alone}) > 1
+        apart = [rank_documents(by, QUERY, [text]).documents[0].score for text in DOCUMENTS]
+        assert apart != pytest.approx(alone, abs=1e-3), "as ever they depend on it"
+
+
+def test_a_model_without_scores_of_batches(
+    tmp_path: Path, encoder: TextEncoder, trained: Trained, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model of earlier versions ranks as ever, and the log says what to do."""
+    old = ranker_in(tmp_path, encoder, replace(trained[0], pointwise=None))
+    with caplog.at_level(logging.WARNING):
+        found = rank_documents(old, QUERY, DOCUMENTS, pointwise=True)
+    assert found == rank_documents(old, QUERY, DOCUMENTS)
+    assert "has no scores for batches. Train anew: rlhf-loop train" in caplog.text
+
+
 def test_raw_scores_are_logits(ranker: Ranker) -> None:
     """The raw score of a probability is its logit, finite also for those that are sure."""
     ranking = rank_documents(ranker, QUERY, [GOOD, ""])
@@ -163,7 +187,7 @@ def test_a_panic_of_a_library_is_an_error() -> None:
         pass
 
     class Broken:
-        def ranking(self, *_: Any) -> Any:
+        def ranking(self, *_: Any, **__: Any) -> Any:
             raise Panic
 
     with pytest.raises(RuntimeError, match="Panic"):

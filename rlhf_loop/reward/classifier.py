@@ -56,6 +56,13 @@ class Scorer:
         clipped: Floats = np.clip(features, self.low, self.high)
         return clipped @ self.coef + self.intercept
 
+    def spread(self, columns: Mask) -> Scorer:
+        """Return the same scorer for more columns, of which it knows those `columns`; the others do not count."""
+        coef, anything = np.zeros(len(columns)), np.full(len(columns), np.inf)
+        low, high = -anything, anything.copy()
+        coef[columns], low[columns], high[columns] = self.coef, self.low, self.high
+        return replace(self, coef=coef, low=low, high=high)
+
     def probability(self, features: Features) -> Floats:
         """Return the calibrated probabilities, shape (n,)."""
         return sigmoid(self.slope * self.decision(features) + self.offset)

@@ -75,7 +75,8 @@ class RewardModel:
     Where the recipe has the score of a cross-encoder, its id stands behind that of the encoder (`runtime.with_cross`).
 
     `language` is that of the texts that it learned from. `card` says when, on what and how well it was trained; nothing
-    is computed from it. `tuned` are the layers that recipe `transformer` scores by.
+    is computed from it. `tuned` are the layers that recipe `transformer` scores by. `pointwise` scores each answer
+    whatever the other candidates are, None in a model of earlier versions.
     """
 
     recipe: str
@@ -85,10 +86,18 @@ class RewardModel:
     language: str = ENGLISH
     card: Mapping[str, Any] = field(default_factory=dict)
     tuned: TunedLayers | None = None
+    pointwise: Scorer | None = None
 
     @classmethod
     def of(
-        cls, scorer: Scorer, *, recipe: str, encoder: str, language: str = ENGLISH, tuned: TunedLayers | None = None
+        cls,
+        scorer: Scorer,
+        *,
+        recipe: str,
+        encoder: str,
+        language: str = ENGLISH,
+        tuned: TunedLayers | None = None,
+        pointwise: Scorer | None = None,
     ) -> RewardModel:
         """Make a model of a recipe's scorer."""
         return cls(
@@ -98,6 +107,7 @@ class RewardModel:
             scorer=scorer,
             language=language,
             tuned=tuned,
+            pointwise=pointwise,
         )
 
     @property
@@ -110,13 +120,22 @@ class RewardModel:
         """The name of the cross-encoder that it scores by, empty where it needs none."""
         return cross_of(self.encoder)
 
-    def score(self, questions: Sequence[Question], encoder: TextEncoder) -> list[Floats]:
-        """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4."""
+    @property
+    def is_pointwise(self) -> bool:
+        """True if it has scores that do not depend on the other candidates."""
+        return self.pointwise is not None or self.recipe == JointRecipe.name
+
+    def score(self, questions: Sequence[Question], encoder: TextEncoder, *, pointwise: bool = False) -> list[Floats]:
+        """Return for each question the scores of its candidates in order: in [0, 1], that of a rating >= 4.
+
+        With `pointwise` a score does not depend on the other candidates, if the model has such scores.
+        """
+        scorer = (self.pointwise if pointwise else None) or self.scorer
         # Each distinct text once: equal answers then have equal scores to the last bit, and are no rivals of their own.
         distinct = [Question(q.prompt, tuple(dict.fromkeys(q.responses))) for q in questions]
         # In the language that it learned in, whatever the settings say now: other stems are other features.
         encoder = encoder.reading(language_named(self.language))
-        probability = iter(self.scorer.probability(self.feature_recipe.features(distinct, encoder)).tolist())
+        probability = iter(scorer.probability(self.feature_recipe.features(distinct, encoder)).tolist())
         scores = [dict(zip(question.responses, probability, strict=False)) for question in distinct]
         return [
             np.array([of_text[response] for response in question.responses])
@@ -272,7 +291,9 @@ def serialised(model: RewardModel) -> StoredModel:
         **({} if model.language == ENGLISH else {"language": model.language}),
         **({} if weights is None else {"weights": {"sha256": sha256, "bytes": len(weights)}}),
         "card": dict(model.card),
-        **{name: np.asarray(value).tolist() for name, value in asdict(model.scorer).items()},
+        **_plain(model.scorer),
+        # Earlier versions look for what they know and pass over this.
+        **({} if model.pointwise is None else {"pointwise": _plain(model.pointwise)}),
     }
     # Imported here: only a training writes, and it would take 8 MB of a process that only serves.
     import joblib
@@ -282,6 +303,10 @@ def serialised(model: RewardModel) -> StoredModel:
     content = buffer.getvalue()
     _unpickled(Path("The new model"), content)  # else it would be written, and never be read again
     return StoredModel(content, hashlib.sha256(content).hexdigest(), weights)
+
+
+def _plain(scorer: Scorer) -> dict[str, Any]:
+    return {name: np.asarray(value).tolist() for name, value in asdict(scorer).items()}
 
 
 def _named_weights(path: Path, content: bytes) -> tuple[str, int] | None:
@@ -444,12 +469,14 @@ def _checked(path: Path, values: Mapping[str, Any], encoder: str, weights: bytes
             "RLHF_CROSS_ENCODER to its folder or its id on the model hub, as it was then, or promote another version "
             f"(rlhf-loop models promote). {_RETRAIN}"
         )
+    columns, pointwise = _columns(recipe, values), values.get("pointwise")
     return RewardModel(
         recipe=values["recipe"],
         recipe_version=values["recipe_version"],
         encoder=values["encoder"],
         language=_checked_language(path, values),
-        scorer=_checked_scorer(path, values, _columns(recipe, values)),
+        scorer=_checked_scorer(path, values, columns),
+        pointwise=None if pointwise is None else _checked_scorer(path, pointwise, columns),
         card=dict(values["card"]),
         tuned=_checked_layers(path, recipe, encoder, weights),
     )

@@ -20,7 +20,16 @@ from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward.classifier import Prior, RewardClassifier, Scorer
 from rlhf_loop.reward.model_file import LoadedModel, RewardModel
-from rlhf_loop.reward.recipes import QualityRecipe, Recipe, TransformerRecipe, recipe_named
+from rlhf_loop.reward.recipes import (
+    ANSWER_FEATURES,
+    FORMS,
+    QualityRecipe,
+    Recipe,
+    TransformerRecipe,
+    pointwise_columns,
+    recipe_named,
+)
+from rlhf_loop.utils.arrays import Mask
 
 FILE = Path(__file__).with_name("prior.json")
 #: What a version's name begins with where the prior ranks.
@@ -41,11 +50,13 @@ class ShippedPrior:
 
     def as_model(self) -> LoadedModel:
         """Make it a model that can rank; its scores are not calibrated on any ratings."""
+        columns = pointwise_columns(recipe_named(self.recipe))
         model = RewardModel(
             recipe=self.recipe,
             recipe_version=self.recipe_version,
             encoder=self.encoder,
             scorer=as_scorer(self.prior),
+            pointwise=as_scorer(pointwise_prior(self.prior, columns)).spread(columns),
             card={NAME: True, "sources": list(self.sources)},
         )
         return LoadedModel(model, self.sha256, name=f"{NAME}-{self.sha256[:12]}")
@@ -115,15 +126,37 @@ def widened(prior: Prior, columns: int) -> Prior:
     return Prior(coef=np.append(prior.coef, np.zeros(len(more))), intercept=prior.intercept, **unknown)
 
 
-def classifier(recipe: Recipe, encoder: str, *, fold_count: int = 5, seed: int = 0) -> RewardClassifier:
-    """Make the classifier that a recipe is fitted by, with its prior if there is one for that encoder."""
+def pointwise_prior(prior: Prior, columns: Mask) -> Prior:
+    """Return a prior of those columns alone, by which the answers to one question have the same order.
+
+    The forms of a feature that compare it with the other candidates are the feature itself less what is the same for
+    all of these. So within a question their coefficients add up to one.
+    """
+    kept, deviation = np.flatnonzero(columns), np.where(prior.deviation > 0, prior.deviation, np.inf)
+    features = len(ANSWER_FEATURES)
+    forms = (prior.coef / deviation)[: len(FORMS) * features].reshape(len(FORMS), features)
+    known = kept < features
+    coef = prior.coef[kept].copy()
+    coef[known] = forms.sum(axis=0)[kept[known]] * prior.deviation[kept[known]]
+    rest = {name: getattr(prior, name)[kept] for name in ("mean", "deviation", "low", "high")}
+    return Prior(coef=coef, intercept=prior.intercept, **rest)
+
+
+def classifier(
+    recipe: Recipe, encoder: str, *, fold_count: int = 5, seed: int = 0, pointwise: bool = False
+) -> RewardClassifier:
+    """Make the classifier that a recipe is fitted by, with its prior if there is one for that encoder.
+
+    Args:
+        pointwise: for those columns alone that do not depend on the other candidates.
+    """
+    prior, scales = prior_of(recipe, encoder), recipe.scales()
+    if pointwise:
+        columns = pointwise_columns(recipe)
+        prior = prior and pointwise_prior(prior, columns)
+        scales = np.broadcast_to(scales, columns.shape)[columns]
     return RewardClassifier(
-        penalty_c=recipe.penalty_c,
-        scaled=recipe.scaled,
-        prior=prior_of(recipe, encoder),
-        scales=recipe.scales(),
-        fold_count=fold_count,
-        seed=seed,
+        penalty_c=recipe.penalty_c, scaled=recipe.scaled, prior=prior, scales=scales, fold_count=fold_count, seed=seed
     )
 
 

@@ -47,13 +47,15 @@ _CHUNK = 64
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 
+#: The one feature of an answer for which the other candidates are looked at.
+_APART = "apart from the subject"
 ANSWER_FEATURES = (
     "soft maximum of passages",
     "mean of passages",
     "whole answer",
     "best sentence of the question",
     "words of the question",
-    "apart from the subject",
+    _APART,
     "title to sentence",
     "title",
     "terms in title",
@@ -62,7 +64,7 @@ ANSWER_FEATURES = (
 )
 TUNED_FEATURE, CROSS_FEATURE = "tuned score", "cross-encoder"
 QUESTION_FEATURES = ("agreement mean", "agreement best")
-_FORMS = ("{}", "{}, from the mean", "{}, from the best")
+FORMS = ("{}", "{}, from the mean", "{}, from the best")
 #: Without it the many columns drown those of the passages on few ratings (docs/RESULTS.md).
 _QUALITY_SCALE = 0.5
 #: Shrunk as the others it would count for less than it knows. Chosen on 1,935 ratings of MEDIQA, on draws of 50 and of
@@ -124,8 +126,8 @@ class PassagesRecipe:
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: each feature of an answer in three forms, then those of its question."""
-        own = [form.format(name) for form in _FORMS for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
-        return own + [form.format(CROSS_FEATURE) for form in _FORMS if self._cross]
+        own = [form.format(name) for form in FORMS for name in ANSWER_FEATURES] + list(QUESTION_FEATURES)
+        return own + [form.format(CROSS_FEATURE) for form in FORMS if self._cross]
 
     def pair_columns(self) -> Mask:
         """Return which columns two answers alone differ in as they do in any list: all but "apart from the subject".
@@ -133,7 +135,7 @@ class PassagesRecipe:
         What compares an answer with the others differs between two of them as the answers themselves do, and what
         belongs to the question cancels. But what two answers share is not what ten share: their rests are opposites.
         """
-        return np.array(["apart from the subject" not in name for name in self.feature_names()])
+        return np.array([_APART not in name for name in self.feature_names()])
 
     def scales(self) -> Floats:
         """Return that all columns count alike."""
@@ -178,7 +180,7 @@ class QualityRecipe:
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: those of `passages` first."""
-        return self._passages.feature_names() + [form.format(name) for form in _FORMS for name in QUALITY_FEATURES]
+        return self._passages.feature_names() + [form.format(name) for form in FORMS for name in QUALITY_FEATURES]
 
     def pair_columns(self) -> Mask:
         """Return which columns two answers alone differ in as they do in any list: of the answer alone all do."""
@@ -202,7 +204,7 @@ class QualityRecipe:
 
     @property
     def _added(self) -> int:
-        return len(_FORMS) * len(QUALITY_FEATURES)
+        return len(FORMS) * len(QUALITY_FEATURES)
 
 
 class TransformerRecipe:
@@ -228,15 +230,15 @@ class TransformerRecipe:
 
     def feature_names(self) -> list[str]:
         """Return a name for each column: those of `passages` first."""
-        return self._passages.feature_names() + [form.format(TUNED_FEATURE) for form in _FORMS]
+        return self._passages.feature_names() + [form.format(TUNED_FEATURE) for form in FORMS]
 
     def pair_columns(self) -> Mask:
         """Return which columns two answers alone differ in as they do in any list: of the tuned score all do."""
-        return np.append(self._passages.pair_columns(), np.ones(len(_FORMS), dtype=np.bool_))
+        return np.append(self._passages.pair_columns(), np.ones(len(FORMS), dtype=np.bool_))
 
     def scales(self) -> Floats:
         """Return that the tuned score counts three times as much: it has been fitted on ratings before."""
-        return np.append(np.ones(len(self._passages.feature_names())), np.full(len(_FORMS), _TUNED_SCALE))
+        return np.append(np.ones(len(self._passages.feature_names())), np.full(len(FORMS), _TUNED_SCALE))
 
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> Floats:
         """Return the features, shape (candidates, columns).
@@ -271,7 +273,7 @@ class TransformerRecipe:
         """Return the features, given those of `passages`, how many candidates each question has, and their scores."""
         parts = list(accumulate(candidates))[:-1]
         each = zip(np.split(passages, parts), np.split(scores, parts), strict=True) if len(candidates) else ()
-        empty = np.empty((0, passages.shape[1] + len(_FORMS)))
+        empty = np.empty((0, passages.shape[1] + len(FORMS)))
         return np.concatenate([empty, *(_beside(rows, of) for rows, of in each)])
 
 
@@ -327,6 +329,12 @@ def recipe_named(name: str, *, layers: TunedLayers | None = None, every: bool = 
         known = ", ".join((*RECIPES, TransformerRecipe.name))
         raise ValueError(f"Unknown recipe {name!r}. Choose one of: {known}.")
     return _WITH_CROSS.get(name, RECIPES[name]) if cross else RECIPES[name]
+
+
+def pointwise_columns(recipe: Recipe) -> Mask:
+    """Return which columns say something of an answer whatever the other candidates are."""
+    relative = (*(form.format("") for form in FORMS[1:]), *QUESTION_FEATURES, _APART)
+    return np.array([not name.endswith(relative) for name in recipe.feature_names()])
 
 
 def is_crossed(recipe: Recipe) -> bool:

@@ -17,7 +17,14 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
 from rlhf_loop.reward.classifier import PairRows
-from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe, QualityRecipe, TransformerRecipe, joint_texts
+from rlhf_loop.reward.recipes import (
+    JointRecipe,
+    PassagesRecipe,
+    QualityRecipe,
+    TransformerRecipe,
+    joint_texts,
+    pointwise_columns,
+)
 from rlhf_loop.training.data import Chunk, JudgedAnswer, TrainingSet, prompt_hash
 from rlhf_loop.training.pairs import PairSet
 from rlhf_loop.training.relevance import Negatives
@@ -39,8 +46,8 @@ PREFERENCE_WEIGHT = 0.5
 #: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
 CORRECTION_WEIGHT = 0.25
 #: How much negatives, and the right answers beside them, may count together against all rated answers. Chosen on draws
-#: of SelQA and on made-up ratings in German, between a tenth, which left one in ten pairs in the wrong order, and as much,
-#: which costs twice the AUC that this does (docs/RESULTS.md has what it brings and costs).
+#: of SelQA and on made-up ratings in German: a tenth left one in ten pairs in the wrong order, and as much as all costs
+#: twice the AUC that this does (docs/RESULTS.md has what it brings and costs).
 NEGATIVE_SHARE = 0.5
 #: How much a judge's label counts in a tuning against an expert's rating, and how much all of them together against all
 #: of these. The regression learns from experts alone, and finds out what the layers are worth.
@@ -316,23 +323,27 @@ class FittedRecipe:
     margin: Floats
 
 
-def fit_recipe(recipe: Recipe, of: Material, *, seed: int) -> FittedRecipe:
-    """Fit on what is not held out, judge that by cross-validation and what is held out by the model itself."""
-    data, matrix, rows = of.data, of.features[recipe.name], of.rows[recipe.name]
+def fit_recipe(recipe: Recipe, of: Material, *, seed: int, pointwise: bool = False) -> FittedRecipe:
+    """Fit on what is not held out, judge that by cross-validation and what is held out by the model itself.
+
+    With `pointwise` only to those columns that do not depend on the other candidates.
+    """
+    columns = pointwise_columns(recipe) if pointwise else slice(None)
+    data, matrix, rows = of.data, of.features[recipe.name][:, columns], of.rows[recipe.name]
     inside, fitted = ~of.held[rows], rows & ~of.held
     plain = bool(data.expert.all() and (data.weight == 1).all())
-    pairs = _Pairs(of.compared, recipe.name) if len(of.compared.pairs) else None
+    pairs = _Pairs(of.compared, recipe.name, columns) if len(of.compared.pairs) else None
     features, label, question, judged = matrix[inside], data.label[fitted], data.prompt[fitted], of.judged[fitted]
     weight = None if plain else rating_weights(data, of.judged, fitted)[fitted]
     answers, more = len(features), of.negatives
     if more is not None and more.recipe == recipe.name:
         weight = np.ones(answers) if weight is None else weight
         each = min(1.0, NEGATIVE_SHARE * float(weight.sum()) / len(more.label))
-        features, label = np.concatenate([features, more.features]), np.concatenate([label, more.label])
+        features, label = np.concatenate([features, more.features[:, columns]]), np.concatenate([label, more.label])
         question = np.concatenate([question, more.question])
         judged = np.concatenate([judged, np.zeros(len(more.label), dtype=np.bool_)])
         weight = np.concatenate([weight, np.full(len(more.label), each)])
-    classifier = prior.classifier(recipe, of.encoder, seed=seed)
+    classifier = prior.classifier(recipe, of.encoder, seed=seed, pointwise=pointwise)
     classifier.fit(features, label, question, weight=weight, judged=judged, pairs=pairs.fitted if pairs else None)
     probability = np.full(len(rows), np.nan)
     probability[fitted] = classifier.fold_probability_[:answers]
@@ -387,9 +398,9 @@ class _Table:
 class _Pairs:
     """A recipe's pairs, those of held-out questions apart."""
 
-    def __init__(self, of: PairMatrix, recipe: str) -> None:
+    def __init__(self, of: PairMatrix, recipe: str, columns: Mask | slice) -> None:
         self._rows, self._held = of.features.rows[recipe], of.held
-        self._difference = of.features.difference[recipe]
+        self._difference = of.features.difference[recipe][:, columns]
         fitted = self._rows & ~of.held
         numbers = of.pairs.numbers[fitted]
         #: What a fit may see.

@@ -15,7 +15,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import NotEnoughDataError
 from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, recipe_named
-from rlhf_loop.reward.recipes import JointRecipe, is_crossed
+from rlhf_loop.reward.recipes import JointRecipe, is_crossed, pointwise_columns
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
 from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
@@ -108,6 +108,8 @@ class TrainingReport:
 
     `judge_labels` counts the answers with labels of judges on which layers were tuned besides, and nothing else.
 
+    `pointwise` is like `overall`, of the scores that do not depend on the other candidates.
+
     `relevance` says whether right answers come before right answers to other questions, None with too few to tell.
 
     `prior` is how strongly the prior that is shipped drew the fit: 1 as usual, 0 not at all, as the ratings say
@@ -150,6 +152,7 @@ class TrainingReport:
     prior: float | None = None
     judge_labels: int = 0
     relevance: RelevanceReport | None = None
+    pointwise: Evaluation | None = None
 
     def __repr__(self) -> str:
         first = self.overall.orders["model"].precision_at_1
@@ -301,6 +304,9 @@ def train(
     if relevance and relevance.before is not None:
         inside[chosen] = evaluate(data.predictions(fit.probability[common], common))
     seconds["relevance"] = perf_counter() - started
+    started = perf_counter()
+    alone = fit_recipe(taken, material, seed=seed, pointwise=True) if chosen != JointRecipe.name else fit
+    seconds["pointwise fit"] = perf_counter() - started
     name = encoder.full_id if is_crossed(taken) else encoder.id
     outside, hints = having & held, rows[chosen] & ~judged & ~held
     report = TrainingReport(
@@ -335,6 +341,7 @@ def train(
         prior=fit.prior,
         judge_labels=judge_labels,
         relevance=relevance,
+        pointwise=evaluate(data.predictions(alone.probability[having], having)),
     )
     seconds["evaluation"] = perf_counter() - started
     report = replace(report, foreign=encoder.foreign(_some_texts(data)))
@@ -354,7 +361,12 @@ def train(
         seconds["learning curve"] = perf_counter() - started
     own = layers if chosen == TransformerRecipe.name else None
     model = RewardModel.of(
-        fit.classifier.scorer_, recipe=chosen, encoder=name, language=encoder.language.code, tuned=own
+        fit.classifier.scorer_,
+        recipe=chosen,
+        encoder=name,
+        language=encoder.language.code,
+        tuned=own,
+        pointwise=None if alone is fit else alone.classifier.scorer_.spread(pointwise_columns(taken)),
     )
     fitted = np.union1d(data.prompt_hash[rows[chosen] & ~held], compared.numbers["prompt"][~kept_out])
     # By its type: an empty list would make the hashes floats, which have no room for them.

@@ -14,6 +14,7 @@ from rlhf_loop.errors import ModelFileError
 from rlhf_loop.reward import RECIPES, RewardClassifier, prior
 from rlhf_loop.reward.classifier import PairRows, Prior
 from rlhf_loop.reward.model_file import load, save
+from rlhf_loop.reward.recipes import ANSWER_FEATURES, pointwise_columns
 from rlhf_loop.utils.arrays import Floats, Ints
 
 COEF = np.array([1.0, -1.0, 0.0, 0.0])
@@ -124,6 +125,20 @@ def test_the_prior_ranks_before_any_rating(encoder: TextEncoder) -> None:
     (scores,) = model.model.score([Question(sample.QUESTION, texts)], encoder)
     assert np.argmax(scores) == 3
     assert model.version.startswith("prior-")
+
+
+def test_the_pointwise_prior_orders_as_the_prior_does() -> None:
+    """Columns that compare with the other candidates are those of the answer less what is the same for all of them."""
+    columns = pointwise_columns(RECIPES["passages"])
+    known = prior.shipped().prior
+    rng, size = np.random.default_rng(0), len(ANSWER_FEATURES)
+    own = known.mean[:size] + known.deviation[:size] * rng.normal(size=(6, size)) / 9
+    own[:, ANSWER_FEATURES.index("apart from the subject")] = 0.1
+    features = np.hstack([own, own - own.mean(axis=0), own - own.max(axis=0), np.full((6, 2), 0.3)])
+    whole = features @ prior.as_scorer(known).coef
+    alone = features[:, columns] @ prior.as_scorer(prior.pointwise_prior(known, columns)).coef
+    assert columns.sum() == size - 1
+    assert whole - whole.mean() == pytest.approx(alone - alone.mean())
 
 
 def test_a_model_of_version_1_serves(tmp_path: Path, encoder: TextEncoder) -> None:

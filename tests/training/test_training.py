@@ -39,6 +39,7 @@ def test_the_report_has_all_numbers(
         *(f"{recipe} {stage}" for recipe in RECIPES for stage in ("features", "fit")),
         "evaluation",
         "relevance",
+        "pointwise fit",
     }
     assert report.overall.gain is not None
     assert report.overall.gain.value >= 0
@@ -195,9 +196,12 @@ class NamingRecipe(SpyRecipe):
 
     name = "naming"
 
+    def feature_names(self) -> list[str]:
+        return [f"Question {number}?" for number in range(40)]
+
     def features(self, questions: Sequence[Question], encoder: TextEncoder) -> np.ndarray:
         prompts = [question.prompt for question in questions for _ in question.responses]
-        return np.equal.outer(prompts, [f"Question {number}?" for number in range(40)]).astype(float)
+        return np.equal.outer(prompts, self.feature_names()).astype(float)
 
 
 def test_cross_validation_knows_no_prompt(monkeypatch: pytest.MonkeyPatch, encoder: TextEncoder) -> None:

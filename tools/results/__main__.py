@@ -3,9 +3,9 @@
 `python -m tools.results index` measures the vector databases alone; a number behind it, only on so many documents.
 `python -m tools.results pairs` simulates pairs and end users alone, `documents` tells known documents and unseen ones
 apart, `beginning` measures the prior before and with few ratings, `ablations` what each feature is worth, `relevance`
-whether answers to other questions come last, `cost` a training, and `ratings` does all that comes of the ratings.
-`step2`, where torch is installed (`make tuning` has it in .venv-tuning), tunes layers, which takes hours the first
-time; `make results` leaves its section as it is.
+whether answers to other questions come last, `batches` scores of long lists in parts, `cost` a training, and `ratings`
+does all that comes of the ratings. `step2`, where torch is installed (`make tuning` has it in .venv-tuning), tunes
+layers, which takes hours the first time; `make results` leaves its section as it is.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rlhf_loop.training.learning_curve import CurvePoint, learning_curve
 from tools.report import DOCS, IMAGES, machine, put_into_readme, say, table, today
 from tools.results import beginning, cost, plots, step2
 from tools.results import experiments as run
+from tools.results.batches import measured as batches
 from tools.results.data import FEEDBACKQA, Ratings, load, read_examples
 from tools.results.index import measured as vector_databases
 from tools.results.pairs import measured as pairs_and_end_users
@@ -79,7 +80,7 @@ def _of_ratings(encoder: TextEncoder) -> tuple[list[str], str]:
     say("ablations")
     sections.append(_ablations(encoder, ratings))
     say("pairs and end users")
-    sections += [pairs_and_end_users(encoder), relevance(encoder)]
+    sections += [pairs_and_end_users(encoder), relevance(encoder), batches(encoder)]
     IMAGES.mkdir(parents=True, exist_ok=True)
     plots.orders(IMAGES / "orders.png", first)
     plots.curves(IMAGES / "learning_curve.png", points, first["joint"].orders["incoming"].precision_at_1.value)
@@ -392,6 +393,7 @@ _SECTIONS: Mapping[str, Callable[[TextEncoder], str]] = {
     "beginning": beginning.measured,
     "ablations": _ablations,
     "relevance": relevance,
+    "batches": batches,
     "step2": step2.measured,
     "cost": lambda _: _cost(),
 }
