@@ -44,4 +44,6 @@ def with_layers(model: RewardModel, layers: TunedLayers, *, weight: float = 1.0)
     scorer = model.scorer
     more = {"coef": [weight, 0.0, 0.0], "low": [-np.inf] * 3, "high": [np.inf] * 3}
     columns = {name: np.append(getattr(scorer, name)[:35], values) for name, values in more.items()}
-    return replace(model, recipe="transformer", recipe_version=1, tuned=layers, scorer=replace(scorer, **columns))
+    return replace(
+        model, recipe="transformer", recipe_version=1, tuned=layers, scorer=replace(scorer, **columns), pointwise=None
+    )

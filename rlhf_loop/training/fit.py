@@ -245,7 +245,10 @@ def only_columns(of: Material, recipe: Recipe, *, of_all: Recipe) -> Material:
     compared = of.compared.features
     compared = replace(compared, difference={**compared.difference, name: compared.difference[name][:, kept]})
     features = {**of.features, name: of.features[name][:, kept]}
-    return replace(of, features=features, compared=replace(of.compared, features=compared))
+    negatives = of.negatives
+    if negatives is not None and negatives.recipe == name:
+        negatives = replace(negatives, features=negatives.features[:, kept])
+    return replace(of, features=features, compared=replace(of.compared, features=compared), negatives=negatives)
 
 
 def tuned(

@@ -394,7 +394,7 @@ def _relevant(
     taught = replace(of, negatives=negatives)
     again = fit_recipe(recipe, taught, seed=seed)
     then = negatives.measured(again.classifier.unseen_decision)
-    if then.bad:
+    if then.accuracy.value <= found.accuracy.high:
         return of, fit, found
     return taught, again, replace(then, before=found.accuracy.value)
 
