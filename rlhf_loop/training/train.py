@@ -380,6 +380,7 @@ def _relevant(
     """Measure the relevance of what a fit puts first, and fit once more with negatives where that is bad and helps.
 
     Tuned layers know the answers that they were tuned on: they are judged on held-out questions, and stay as they are.
+    So does `joint`, the yardstick: to learn a little of it costs that recipe most of what it knows.
     """
     tuned = recipe.name == TransformerRecipe.name
     if tuned:
@@ -389,7 +390,7 @@ def _relevant(
     if negatives is None:
         return of, fit, None
     found = negatives.measured(fit.classifier.unseen_decision)
-    if tuned or not found.bad:
+    if tuned or recipe.name == JointRecipe.name or not found.bad:
         return of, fit, found
     taught = replace(of, negatives=negatives)
     again = fit_recipe(recipe, taught, seed=seed)
