@@ -29,7 +29,7 @@ install = $(BIN)/python -m tools.install $(1)/bin/python
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --processes 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast lint format results simulate fuzz attack clients docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
+.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ test: $(VENV)/.installed-dev  ## Run the test suite; OPTIONS=--note-slow: and no
 
 test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server or kill and is quick: a minute, after each change
 	TESTS_ENCODER_CACHE=$(CURDIR)/.cache/tests $(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.installed-dev  ## Run the test suite, and print which lines of the package its processes did not run
+	$(BIN)/coverage erase
+	$(subst -m pytest,-m coverage run -m pytest,$(PYTEST))
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the layers
 	$(BIN)/ruff check .
@@ -104,7 +110,7 @@ lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTION
 	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .cache/coverage .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
