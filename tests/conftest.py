@@ -128,7 +128,7 @@ MOST = learning_curve.MOST
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder that all processes of this run share; not one of pytest's, which keeps those of three runs."""
-    folder = tempfile.TemporaryDirectory(prefix="rlhf-tests-", ignore_cleanup_errors=True)
+    folder = tempfile.TemporaryDirectory(prefix="rlhf-", ignore_cleanup_errors=True)
     os.environ[SHARED_FOLDER] = folder.name
     config.add_cleanup(folder.cleanup)
 

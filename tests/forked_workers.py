@@ -154,9 +154,7 @@ class Workers:
         """Run tests in this process, a worker."""
         session, config = self.session, self.session.config
         config.workerinput = {"workerid": str(number)}  # type: ignore[attr-defined]  # as plugins know it from xdist
-        temporary = Path(os.environ[SHARED_FOLDER], str(number))
-        temporary.mkdir()
-        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(temporary)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = os.environ[SHARED_FOLDER]  # gone with it at the end
         # What is said while a test runs goes to files, which would else be the same ones for all workers.
         capture = config.pluginmanager.getplugin("capturemanager")
         capture.stop_global_capturing()
