@@ -122,6 +122,15 @@ class Outbox:
         rows = self._rows("SELECT count(*) - count(refused), count(refused) FROM entries")
         return rows[0] if rows else (0, 0)
 
+    def oldest(self) -> datetime | None:
+        """Return since when the oldest entry has been waiting, None if none does.
+
+        Raises:
+            OutboxError: the file cannot be read.
+        """
+        rows = self._rows("SELECT created_at FROM entries WHERE refused IS NULL ORDER BY id LIMIT 1")
+        return datetime.fromisoformat(rows[0][0]) if rows else None
+
     def done(self, *entries: Entry) -> None:
         """Forget entries, now that they are in the database."""
         gone = [(entry.id,) for entry in entries]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -49,6 +49,8 @@ PATIENCE_S = 2
 _BATCH = 100
 #: Seconds between two looks into the outbox.
 _LOOK_EVERY_S = 2.0
+#: Rankings that wait for so long are not the usual ones.
+_USUAL = timedelta(minutes=1)
 _ANSWER, _RATING, _RANKING = "answer", "rating", "ranking"
 
 
@@ -138,10 +140,15 @@ class Recorder:
     def waiting(self) -> tuple[int, int]:
         """Return how many entries wait in the outboxes, and how many the database has refused.
 
+        Rankings that wait as they always do, for a moment, do not count.
+
         Raises:
             OutboxError: an outbox cannot be read.
         """
         (waiting, refused), (rankings, refused_rankings) = self._outbox.count(), self._rankings.count()
+        oldest = self._rankings.oldest()
+        if oldest is None or datetime.now(UTC) - oldest < _USUAL:
+            rankings = 0
         return waiting + rankings, refused + refused_rankings
 
     def check(self) -> None:

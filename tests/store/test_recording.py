@@ -405,7 +405,7 @@ def test_a_ranking_comes_as_a_served_question(recorder: Recorder, database_url: 
     """Its documents are interactions of one group, named by their index; the door and the caller stand by."""
     assert recorder.record_ranking(ranking("r", "Hold your breath.", "Sugar."))
     recorder.settle("r")
-    assert recorder.waiting() == (0, 0)
+    assert recorder._rankings.count() == (0, 0)
     engine = make_engine(database_url)
     with engine.connect() as connection:
         wanted = select(
@@ -432,7 +432,7 @@ def test_one_bad_ranking_does_not_hold_up_the_others(recorder: Recorder, databas
         outbox.put("ranking", recording._ranking_to_json(ranking(name, "Sugar.")), interactions=[name])
     outbox.put("ranking", recording._ranking_to_json(ranking("bad", "nul \x00")), interactions=["bad"])
     recorder.settle()
-    assert recorder.waiting() == (0, 1)
+    assert (recorder._rankings.count(), recorder.waiting()) == ((0, 1), (0, 1))
     with engine.connect() as connection:
         assert set(connection.execute(select(Interaction.external_id)).scalars()) == {"a.7", "b.7", "c.7"}
     engine.dispose()
@@ -448,6 +448,11 @@ def test_what_has_no_room_is_not_said_to_be_recorded(tmp_path: Path, caplog: pyt
     assert kept == ["a", "b", "c"]
     assert caplog.text.count("Rankings are not recorded: The outbox") == 1
     assert away.record(candidates("x"))
+    assert away.waiting() == (1, 0)
+    with sqlite3.connect(tmp_path / "outbox_rankings.db") as connection:
+        connection.execute("UPDATE entries SET created_at = '2026-01-01T00:00:00+00:00'")
+    connection.close()
+    assert away.waiting() == (4, 0)
     away.close()
     recorder = Recorder(replace(settings_for(url, tmp_path), outbox_max=3))
     recorder.check()

@@ -46,7 +46,7 @@ def test_the_short_form() -> None:
 
 def test_no_document_comes_twice() -> None:
     """So that a new one is new."""
-    texts = reranking._texts(Random(0))
+    texts = reranking.texts_of(Random(0))
     made = [*texts(500, 20), *texts(500, 20)]
     assert len(set(made)) == 1000
     assert {len(text.split()) for text in made} == {20}

@@ -11,11 +11,11 @@ from importlib.metadata import version
 from platform import python_version
 
 from rlhf_loop.training.train import AUTO
-from tools.bench import encoders, growth, imports, operators, reranking, service, serving
+from tools.bench import encoders, growth, imports, operators, recording, reranking, service, serving
 from tools.report import DOCS, IMAGES, machine, put_into, put_into_readme, say, table, today
 from tools.results.cost import REPEATS, training_costs
 
-PARTS = ("encoders", "serving", "recipes", "service", "reranking", "imports", "growth")
+PARTS = ("encoders", "serving", "recipes", "service", "reranking", "recording", "imports", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
 
 
@@ -113,6 +113,10 @@ class Report:
         result = reranking.measure()
         self.sections.append(reranking.section(result))
         self.reranked = reranking.short(result)
+
+    def recording(self) -> None:
+        """Add recorded rankings."""
+        self.sections.append(recording.section(recording.measure()))
 
     def imports(self) -> None:
         """Add imports of a user's own file."""

@@ -61,7 +61,7 @@ class Reranking:
 
 def measure(*, sizes: Sequence[tuple[int, int]] = SIZES, large: tuple[int, int] = LARGE, long: int = LONG) -> Reranking:
     """Serve a model of the sample by one process, and ask."""
-    texts = _texts(Random(0))
+    texts = texts_of(Random(0))
     with tempfile.TemporaryDirectory(prefix="rlhf-rerank-") as name:
         folder = Path(name)
         server.prepare(folder)
@@ -172,7 +172,7 @@ def _asker(port: int) -> _Ask:
     return ask
 
 
-def _texts(random: Random) -> _Texts:
+def texts_of(random: Random) -> _Texts:
     """Return what makes documents of the sample's words; none is made twice."""
     words = [word for sentence in server.sample()[1] for word in sentence.split()]
 
