@@ -49,6 +49,24 @@ def test_memory_is_in_megabytes() -> None:
     assert 10 < megabytes("VmRSS") <= megabytes("VmHWM") < 10_000
 
 
+def test_what_rounding_changes() -> None:
+    """Scores, the order of each question and its first answer are compared; the document has one section for each."""
+    exact = {"scores": [[0.9, 0.5, 0.1], [0.6, 0.4]], "labels": [[1.0, 0.0, 0.0], [0.0, 1.0]]}
+    rounded = {"scores": [[0.9, 0.1, 0.5], [0.3, 0.4]], "labels": exact["labels"]}
+    found = serving.rounding(exact, rounded)
+    assert (found.answers, found.questions, found.same_order, found.same_first) == (5, 2, 0, 1)
+    assert (found.mean, found.largest) == (pytest.approx(1.1 / 5), pytest.approx(0.4))
+    assert found.auc == {"fp32": pytest.approx(4 / 6), "int8": pytest.approx(5.5 / 6)}
+    tuned = serving.Tuned(ratings=1935, seconds=600.4, megabytes=2000.0, held=180, torch=0.00012)
+    texts = serving.sections_of_recipes(serving.Recipes([tuned], [], found))
+    assert [text.partition("\n")[0].removeprefix("## ") for text in texts] == [
+        "Training tuned layers",
+        "Tuned layers beside `passages`",
+        "Tuned layers in 8 bits",
+    ]
+    assert "| 1,935 | 600 | 2,000 |" in texts[0]
+
+
 def test_a_part_that_is_measured_alone_replaces_its_section() -> None:
     """The other sections stay, a new one comes at the end, and each says when it was measured."""
     old = report._split("# Benchmarks\n\nAll.\n\n## A\n\nold a\n\n## B\n\nold b\n")

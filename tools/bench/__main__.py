@@ -100,8 +100,7 @@ class Report:
 
     def recipes(self) -> None:
         """Add what tuned layers cost."""
-        self.sections.append(serving.section_of_recipes(serving.measure_recipes()))
-        self.sections.append(serving.section_of_rounding(serving.measure_rounding()))
+        self.sections += serving.sections_of_recipes(serving.measure_recipes())
 
     def service(self) -> None:
         """Add the whole service under load."""

@@ -128,6 +128,20 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """A training by recipe `transformer`, from ratings to model: its seconds, and the peak memory of its process in MB.
+
+    What serves differs from what torch says of the `held` answers by `torch` at most.
+    """
+
+    ratings: int
+    seconds: float
+    megabytes: float
+    held: int
+    torch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
     """What 8 bits change of a model with tuned layers, on the answers to the sample's questions."""
 
@@ -140,15 +154,23 @@ class Rounding:
     questions: int
 
 
-def measure_recipes() -> list[Served]:
-    """Measure a model of `passages` and one of `transformer`, in turn, each in processes of its own.
+@dataclass(frozen=True, slots=True)
+class Recipes:
+    """Recipe `transformer` beside `passages`: what it costs to train and to serve, and what 8 bits change of it."""
 
-    Its tuned layers are the encoder's own with noise: what they say does not matter here.
-    """
+    tuned: list[Tuned]
+    served: list[Served]
+    rounding: Rounding
+
+
+def measure_recipes() -> Recipes:
+    """Train by recipe `transformer`; measure its model and one of `passages` in turn, in processes of their own."""
+    from tools.results.data import RATINGS
+
     with tempfile.TemporaryDirectory(prefix="rlhf-recipes-") as name:
         folder = Path(name)
         _process("prepare", folder)
-        _process("tune", folder)
+        tuned = [Tuned(**_process("tune", folder, 0, precision="fp32"))]
         found = []
         for precision in ("fp32", "int8"):
             places = {"passages": folder, "transformer": folder / _TUNED}
@@ -161,18 +183,12 @@ def measure_recipes() -> list[Served]:
                 known = Known(**_process("known", place, precision=precision))
                 costs = {name: median(of[name] for of in new[recipe]) for name in ("new", "resident")}
                 found.append(Served(recipe=recipe, precision=precision, known=known, **costs))
-        return found
-
-
-def measure_rounding() -> Rounding:
-    """Score the sample's answers by one model with tuned layers in both precisions."""
-    with tempfile.TemporaryDirectory(prefix="rlhf-rounding-") as name:
-        folder = Path(name)
-        _process("prepare", folder)
-        trained = _process("tune", folder)["trained"]
-        return rounding(
-            *(_process("scores", folder / _TUNED, precision=of) for of in ("fp32", "int8")), trained=trained
-        )
+        scores = (_process("scores", folder / _TUNED, precision=of) for of in ("fp32", "int8"))
+        changed = rounding(*scores)
+    if RATINGS.exists():
+        with tempfile.TemporaryDirectory(prefix="rlhf-tuning-") as name:
+            tuned.append(Tuned(**_process("tune", Path(name), 1, precision="fp32")))
+    return Recipes(tuned, found, changed)
 
 
 def rounding(exact: Mapping[str, Any], rounded: Mapping[str, Any]) -> Rounding:
@@ -197,19 +213,11 @@ def rounding(exact: Mapping[str, Any], rounded: Mapping[str, Any]) -> Rounding:
     )
 
 
-def section_of_rounding(of: Rounding) -> str:
-    """Return the section of the document."""
-    return f"""## Tuned layers in 8 bits
-
-A model whose tuned layers are the encoder's own with noise scores {of.answers} answers of the sample, in 32 bits and in
-8. Scores differ by {of.mean:.4f} on average and by {of.largest:.4f} at most; the AUC is {of.auc["fp32"]:.4f} and
-{of.auc["int8"]:.4f}. The best answer is the same in {of.same_first} of {of.questions} questions, the
-whole order in {of.same_order}. In 32 bits
-ONNX Runtime gives what torch does, within rounding (`tests/training/test_transformer.py`)."""
-
-
-def section_of_recipes(results: Sequence[Served]) -> str:
-    """Return the section of the document."""
+def sections_of_recipes(results: Recipes) -> list[str]:
+    """Return the sections of the document."""
+    threads = os.environ.get("RLHF_ENCODER_THREADS") or "all"
+    tuned = [[f"{of.ratings:,}", f"{of.seconds:.0f}", f"{of.megabytes:,.0f}"] for of in results.tuned]
+    last, of = results.tuned[-1], results.rounding
     rows = [
         [
             f"`{of.recipe}`",
@@ -219,16 +227,32 @@ def section_of_recipes(results: Sequence[Served]) -> str:
             f"{of.known.p50:.1f}",
             f"{of.resident:.0f}",
         ]
-        for of in results
+        for of in results.served
     ]
     columns = ("recipe", "encoder", "ms a new answer", "known candidates a second", "p50, ms a request", "resident, MB")
-    return f"""## Tuned layers beside `passages`
+    return [
+        f"""## Training tuned layers
 
-`rerank_candidates` by a model of each recipe; the tuned layers are the encoder's own with noise. New answers have one
-passage each and come {_NEW} a request, to a known question; medians of {_NEW_PROCESSES} processes. Known ones
-are {_CANDIDATES} a request. Resident memory is that of a process after its {_NEW_REQUESTS + 1} requests with new ones.
+`train` by recipe `transformer`, without an adaptation, in 32 bits where the processor multiplies no 16-bit numbers;
+threads: {threads}. The encoder's own vectors of the sample are known, those of other ratings are not. A process each.
 
-{table(columns, rows)}"""
+{table(("ratings", "training, s", "peak memory, MB"), tuned)}
+
+What serves, in 32 bits and without torch, scores the {last.held} held-out answers of the last training as torch does:
+probabilities differ by {last.torch:.5f} at most.""",
+        f"""## Tuned layers beside `passages`
+
+`rerank_candidates` by a model of each recipe, both of the sample. New answers have one passage each and come {_NEW} a
+request, to a known question; medians of {_NEW_PROCESSES} processes. Known ones are {_CANDIDATES} a request. Resident
+memory is that of a process after its {_NEW_REQUESTS + 1} requests with new ones. Threads: {threads}.
+
+{table(columns, rows)}""",
+        f"""## Tuned layers in 8 bits
+
+That model scores {of.answers} answers of the sample, in 32 bits and in 8, its encoder included. Scores differ by
+{of.mean:.4f} on average and by {of.largest:.4f} at most; the AUC is {of.auc["fp32"]:.4f} and {of.auc["int8"]:.4f}. The
+best answer is the same in {of.same_first} of {of.questions} questions, the whole order in {of.same_order}.""",
+    ]
 
 
 def section(result: Serving, *, note: str = "") -> str:
@@ -355,24 +379,36 @@ def _prepare(folder: Path) -> None:
     warm(folder / "answers.txt", settings)
 
 
-def _tune(folder: Path) -> None:
-    """Make a model of recipe `transformer` of that of `passages`, in a folder of its own that shares the cache."""
+def _tune(folder: Path, real: int) -> dict[str, float]:
+    """Train by recipe `transformer`; the model of the sample gets a folder of its own with a copy of the cache."""
     import shutil
+
+    import numpy as np
 
     from rlhf_loop.config import Settings
     from rlhf_loop.encoders import load_encoder
-    from rlhf_loop.reward.model_file import load, save
-    from tools.noisy_layers import noisy, with_layers
+    from rlhf_loop.reward.model_file import save
+    from rlhf_loop.sample import RATINGS_FILE
+    from rlhf_loop.training.comparison import predict
+    from rlhf_loop.training.train import train
+    from rlhf_loop.training.transformer import Tuning
+    from tools.results.cost import examples_of
+    from tools.results.data import read_examples
 
-    encoder = load_encoder(Settings.from_env())
-    base = encoder.checkpoint()
-    layers = noisy(base.weights, encoder.id, first=base.layers // 2, width=encoder.dimension)
-    tuned = with_layers(load(folder / "reward_model.joblib", encoder=encoder.id).model, layers)
-    (folder / _TUNED).mkdir()
-    save(tuned, folder / _TUNED / "reward_model.joblib")
-    for name in ("vectors.db", "encoder"):
-        place = folder / name
-        (shutil.copytree if place.is_dir() else shutil.copy)(place, folder / _TUNED / name)
+    settings = Settings.from_env()
+    encoder, examples = load_encoder(settings), read_examples()[0] if real else examples_of(RATINGS_FILE)
+    started = perf_counter()
+    result = train(examples, encoder=encoder, recipe="transformer", tuning=Tuning(threads=settings.encoder_threads))
+    cost = {"ratings": len(result.data.row), "seconds": perf_counter() - started, "megabytes": megabytes("VmHWM")}
+    held = np.isfinite(result.probability) & ~result.data.seen(result.fitted)
+    served = predict(result.model, result.data, held, encoder)
+    if not real:
+        (folder / _TUNED).mkdir()
+        save(result.model, folder / _TUNED / "reward_model.joblib")
+        for name in ("vectors.db", "encoder"):
+            place = folder / name
+            (shutil.copytree if place.is_dir() else shutil.copy)(place, folder / _TUNED / name)
+    return {**cost, "held": int(held.sum()), "torch": float(np.abs(served - result.probability)[held].max())}
 
 
 def _scores(folder: Path) -> dict[str, list[list[float]]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from rlhf_loop import sample
+from rlhf_loop.domain import Example
 
 REPEATS = 3
 
@@ -37,13 +37,10 @@ print(json.dumps({
 }))
 """
 _SAMPLE = """
-from rlhf_loop.domain import Example
-rows = [json.loads(line) for line in open(SAMPLE, encoding="utf-8")]
-examples = [
-    Example(row["user_prompt"], row["ai_response"], row["rating"], row["candidate_group"], row["shown_rank"])
-    for row in rows
-]
-""".replace("SAMPLE", repr(str(sample.RATINGS_FILE)))
+from tools.results.cost import examples_of
+from rlhf_loop.sample import RATINGS_FILE
+examples = examples_of(RATINGS_FILE)
+"""
 _REAL = """
 from tools.results.data import read_examples
 examples, _ = read_examples()
@@ -65,6 +62,15 @@ class Cost:
     train: float
     megabytes: float
     wall: float
+
+
+def examples_of(file: Path) -> list[Example]:
+    """Return the rated answers of a file as the sample is one."""
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return [
+        Example(row["user_prompt"], row["ai_response"], row["rating"], row["candidate_group"], row["shown_rank"])
+        for row in rows
+    ]
 
 
 def training_costs(recipes: tuple[str, ...], *, real: bool) -> dict[tuple[str, str], Cost]:

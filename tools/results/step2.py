@@ -14,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from rlhf_loop.domain import GOOD_RATING
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.recipes import PassagesRecipe, TransformerRecipe
-from rlhf_loop.training.data import TrainingSet
-from rlhf_loop.training.evaluation import evaluate
+from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.fit import Features, Material, PairMatrix, fit_recipe, read_features, read_pairs, tuned
 from rlhf_loop.training.pairs import pair_set
 from rlhf_loop.training.transformer import Tuning
 from rlhf_loop.utils.arrays import Floats, Mask
 from tools.report import say, table, today
 from tools.results import experiments as run
-from tools.results.data import FEEDBACKQA, RATINGS, SELQA, load
+from tools.results.data import FEEDBACKQA, RATINGS, SELQA, Ratings, load
 
 MEDQUAD = RATINGS.with_name("medquad.jsonl.gz")
 _RECIPES = ("passages", "transformer")
@@ -35,12 +35,14 @@ _COLUMNS = ("auc", "accuracy", "precision_at_1", "ndcg", "mrr")
 #: Answers that few ratings are judged by, in whole questions.
 _JUDGED = 1_000
 _ALL = "all"
+#: All but the split that its makers keep for judging, and the questions that ask for the same as one of it.
+_TRAINING_SPLIT = "training split"
 _WEIGHTS = {f"{weight:g}": weight for weight in (1.0, 2.0, 3.0, 4.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Ratings to fit on: all, or in each of the draws so many, in whole questions."""
+    """Ratings to fit on: all, those of the training split, or in each of the draws so many, in whole questions."""
 
     name: str
     file: Path
@@ -51,8 +53,9 @@ class _Case:
 
 _CASES = (
     _Case("MEDIQA", RATINGS, _ALL, True),
-    _Case("MEDIQA", RATINGS, 50, True, draws=2),
-    _Case("MEDIQA", RATINGS, 200, True, draws=2),
+    _Case("MEDIQA", RATINGS, _TRAINING_SPLIT, True),
+    *(_Case("MEDIQA", RATINGS, ratings, True, draws=2) for ratings in (50, 100, 200, 500)),
+    _Case("MEDIQA", RATINGS, 1_000, True),
     _Case("SelQA", SELQA, 500, False),
     _Case("FeedbackQA", FEEDBACKQA, 500, False),
 )
@@ -64,10 +67,10 @@ def measured(encoder: TextEncoder) -> str:
     for case in _CASES:
         drawn = [_measured(case, draw, encoder) for draw in range(case.draws)]
         lines += list(_lines(case, drawn))
-        shown = ["{:.4f}, {:.3f}".format(*_mean(drawn, name)) for name in _WEIGHTS]
+        shown = ["{:.4f}, {:.3f}, {:.3f}".format(*_mean(drawn, name)) for name in _WEIGHTS]
         weights.append([*lines[-1][:2], *shown])
     weight = TransformerRecipe(PassagesRecipe()).scales().max()
-    header = ("data", "fitted on", "judged by", "recipe", "AUC", "accuracy", "P@1", "NDCG", "MRR")
+    header = ("data", "fitted on", "judged by", "recipe", "AUC", "accuracy", "P@1", "NDCG", "MRR", "alone first")
     return f"""## Tuned layers
 
 Recipe `transformer` beside `passages`, whose columns it has: the last three layers of the encoder are tuned on the
@@ -75,12 +78,14 @@ ratings ([step 2](RLHF_STEP2_README.md)). All ratings: five folds by question, m
 the tuned scores are those of layers that did not see the question, in three folds of their own. Fewer ratings: whole
 questions are drawn until there are enough, and about {_JUDGED:,} answers to others judged; mean over the draws.
 *adapted*: first on the questions and answers of MedQuAD, without any rating; none of its questions is a rated one.
+*alone first*: questions for which this recipe puts a correct answer first and the other one does not, by the mean of
+the shufflings, in all draws together.
 {today()}, vectors of {encoder.id}. By `python -m tools.results step2`, with torch; `make results` leaves it as it is.
 
 {table(header, lines)}
 
-AUC and accuracy with other weights of the tuned score, by which its columns are multiplied before the fit; the recipe
-takes {weight:g}.
+AUC, accuracy and P@1 with other weights of the tuned score, by which its columns are multiplied before the fit; the
+recipe takes {weight:g}.
 
 {table(("data", "fitted on", *_WEIGHTS), weights)}"""
 
@@ -91,8 +96,10 @@ def _lines(case: _Case, drawn: Sequence[_Measured]) -> Iterator[list[str]]:
         scores = _mean(drawn, recipe)
         fitted, judged = (np.mean([getattr(each, name) for each in drawn]) for name in ("fitted", "judged"))
         told = "the same, out of fold" if case.ratings == _ALL else f"{judged:,.0f}"
+        told += " of the other split" if case.ratings == _TRAINING_SPLIT else ""
         draws = f" ({case.draws} draws)" if case.draws > 1 else ""
-        yield [case.name, f"{fitted:,.0f}{draws}", told, label, *(f"{value:.3f}" for value in scores)]
+        alone = sum(int((each.first[recipe] & ~each.first[other]).sum()) for each in drawn for other in _RECIPES)
+        yield [case.name, f"{fitted:,.0f}{draws}", told, label, *(f"{value:.3f}" for value in scores), str(alone)]
 
 
 def _mean(drawn: Sequence[_Measured], name: str) -> Floats:
@@ -115,17 +122,20 @@ class _Weighted(TransformerRecipe):
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Answers fitted on and judged, and the scores of each recipe for each shuffling."""
+    """Answers fitted on and judged, the scores of each recipe for each shuffling, and the questions for which it puts a
+    correct answer first.
+    """
 
     fitted: int
     judged: int
     scores: dict[str, list[list[float]]]
+    first: dict[str, Mask]
 
 
 def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
     """Tune, fit and judge: what is held out, or all out of fold. What was tuned before is known."""
-    data = load(encoder, case.file, recipes=()).data
-    fitted, judged = _split(case, data, draw)
+    ratings = load(encoder, case.file, recipes=())
+    data, (fitted, judged) = ratings.data, _split(case, ratings, draw)
     held = judged & ~fitted
     rows = dict.fromkeys(_RECIPES, fitted | judged)
     found: Features = read_features(data, rows, encoder)
@@ -142,19 +152,31 @@ def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
     of = replace(material, features={**material.features, "transformer": np.load(file)})
     if case.name != "MEDIQA":
         of = replace(of, encoder="")  # the prior that is shipped has learnt from the other sets
-    scores: dict[str, list[list[float]]] = {}
+    scores, first = dict[str, list[list[float]]](), dict[str, Mask]()
     recipes: dict[str, Recipe] = {name: recipe_named(name) for name in _RECIPES}
     recipes |= {name: _Weighted(PassagesRecipe(), weight) for name, weight in _WEIGHTS.items()}
     for name, recipe in recipes.items():
-        for seed in (0,) if held.any() else run.SEEDS:
-            probability = fit_recipe(recipe, of, seed=seed).probability
+        each = [fit_recipe(recipe, of, seed=seed).probability for seed in ((0,) if held.any() else run.SEEDS)]
+        for probability in each:
             evaluation = evaluate(data.predictions(probability[judged], judged), draws=0)
-            scores.setdefault(name, []).append([getattr(run.Scores.of(evaluation), each) for each in _COLUMNS])
-    return _Measured(int(fitted.sum()), int(judged.sum()), scores)
+            scores.setdefault(name, []).append([getattr(run.Scores.of(evaluation), column) for column in _COLUMNS])
+        first[name] = _first_is_good(data.predictions(np.mean(each, axis=0)[judged], judged))
+    return _Measured(int(fitted.sum()), int(judged.sum()), scores, first)
 
 
-def _split(case: _Case, data: TrainingSet, draw: int) -> tuple[Mask, Mask]:
+def _first_is_good(of: Predictions) -> Mask:
+    """Return for each question whether its answer with the highest probability is a correct one."""
+    order = np.lexsort((-of.probability, of.question))
+    _, first = np.unique(of.question[order], return_index=True)
+    good: Mask = of.rating[order[first]] >= GOOD_RATING
+    return good
+
+
+def _split(case: _Case, ratings: Ratings, draw: int) -> tuple[Mask, Mask]:
     """Return what is fitted on, and what is judged."""
+    data = ratings.data
+    if case.ratings == _TRAINING_SPLIT:
+        return ~np.isin(data.prompt, data.prompt[ratings.validation]), ratings.validation
     if isinstance(case.ratings, str):
         return np.ones(len(data.row), dtype=np.bool_), np.ones(len(data.row), dtype=np.bool_)
     order = np.random.default_rng([case.ratings, draw]).permutation(np.unique(data.prompt))
