@@ -259,8 +259,8 @@ def keep(settings: Settings, version: Version, stored: StoredModel, *, fitted: N
         write_whole(card_path(settings, version.version), card(version).encode(), mode=READABLE)
     except OSError as error:
         raise ModelFileError(
-            f"Cannot write the files of the model {version.version} to {path.parent}: {error.strerror or error}. Set "
-            "RLHF_MODELS_PATH to another place."
+            f"Cannot write the files of the model {version.version} to {path.parent}: {error.strerror or error}. Make "
+            "space there, or set RLHF_MODELS_PATH to another place."
         ) from error
     put(stored, path)
 

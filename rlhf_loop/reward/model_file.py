@@ -208,7 +208,8 @@ def put(stored: StoredModel, path: Path) -> str:
             write_whole(sum_file(path), _sum_lines(path, [new]), mode=READABLE)
     except OSError as error:
         raise ModelFileError(
-            f"Cannot write the reward model to {path}: {error.strerror or error}. Set RLHF_MODEL_PATH to another place."
+            f"Cannot write the reward model to {path}: {error.strerror or error}. Make space there, or set "
+            "RLHF_MODEL_PATH to another place."
         ) from error
     return new
 
