@@ -59,7 +59,7 @@ class Waiting(Ranker):
         self.told = threading.Event()
         self.was_told = False
 
-    def ranking(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
+    def ranking(self, query: str, candidates: Sequence[Candidate], *, pointwise: bool = False) -> Ranking:
         self.was_told = self.told.wait(PATIENCE_S)
         ranked = [RankedCandidate(of, place + 1, 0.5, place) for place, of in enumerate(candidates)]
         return Ranking(tuple(ranked), "waiting-1")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FILE = Path(__file__).with_suffix(".txt")
-#: Seconds of processor time, on the mean of a test's cases. What is below takes a quarter of the time of all tests without a mark.
+#: Seconds of processor time, on the mean of a test's cases: what is below takes a quarter of all that has no mark.
 _SLOW_S = 0.1
 
 

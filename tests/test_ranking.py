@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -374,7 +375,8 @@ def test_known_candidates_do_not_wait_for_new_ones(
     slow = TextEncoder(runtime, encoder._tokenizer, VectorCache(settings.cache_dir / "vectors.db"))
     ranker = Ranker(settings, encoder=slow)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(rerank_candidates, QUERY, [BAD, "An answer nobody has seen before."], ranker=ranker)
+        # Not even a run before, whose vectors `make test-fast` keeps.
+        waiting = pool.submit(rerank_candidates, QUERY, [BAD, f"Nobody has seen {uuid4()} before."], ranker=ranker)
         assert runtime.asked.wait(timeout=PATIENCE_S)
         assert rerank_candidates(QUERY, [BAD, GOOD], ranker=ranker) == expected
         assert not waiting.done()

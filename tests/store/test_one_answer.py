@@ -182,7 +182,7 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
-        for index in ("ix_rlhf_assignments_not_my_field", "ix_rlhf_reviews_flagged"):
+        for index in ("ix_rlhf_assignments_not_my_field", "ix_rlhf_reviews_flagged", "ix_rlhf_served_questions_door"):
             connection.execute(text(f"DROP INDEX {index}"))
         for column in (
             "rlhf_interactions DROP COLUMN import_id",
@@ -191,11 +191,21 @@ def old(engine: Engine) -> Engine:
             "rlhf_correction_decisions DROP COLUMN edited",
             "rlhf_correction_decisions DROP COLUMN former",
             "rlhf_assignments DROP COLUMN not_my_field",
+            "rlhf_served_questions DROP COLUMN door",
+            "rlhf_served_questions DROP COLUMN caller",
+            "rlhf_served_questions DROP COLUMN returned",
+            "rlhf_tokens DROP COLUMN record",
         ):
             connection.execute(text(f"ALTER TABLE {column}"))
         if on:
             connection.execute(text("DROP FUNCTION rlhf_said_anew"))
-        for table in ("rlhf_judge_labels", "rlhf_import_changes", "rlhf_imports", "rlhf_database"):
+        for table in (
+            "rlhf_judge_labels",
+            "rlhf_import_changes",
+            "rlhf_imports",
+            "rlhf_database",
+            "rlhf_used_passages",
+        ):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))
     return engine
