@@ -30,7 +30,9 @@ REVIEW_AS_EXPERT = "reviews:expert"
 METRICS = "metrics:read"
 #: To have documents ranked.
 RERANK = "rerank"
-SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS, RERANK)
+#: To have the language model answer, which costs more than to rank.
+CHAT = "chat"
+SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS, RERANK, CHAT)
 
 #: How each begins, so that scanners for leaked secrets can know them.
 PREFIX = "rlhf_"

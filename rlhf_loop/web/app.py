@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from rlhf_loop.utils.markdown import bounded_prose
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import answers, feedback, openapi, rerank, v1
+from rlhf_loop.web.api import answers, discovery, feedback, openapi, rerank, v1
+from rlhf_loop.web.api.discovery import canonical_path
 from rlhf_loop.web.api.openapi import Api
 from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
 from rlhf_loop.web.localization import languages, translator
@@ -33,6 +34,8 @@ from rlhf_loop.web.problems import as_page, as_problem, error_format, unexpected
 from rlhf_loop.web.process import Database, WarmUp
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
     from rlhf_loop.web.prometheus import Instruments
 
 logger = logging.getLogger(__name__)
@@ -110,6 +113,7 @@ def create_app(
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=settings.proxies, x_proto=settings.proxies, x_host=0, x_port=0, x_prefix=0
         )
+    app.wsgi_app = _AnySpelling(app.wsgi_app)  # type: ignore[method-assign]
     app.register_blueprint(_routes(settings, service, warmup, counts, limits))
     # Once more for the whole application: what is not found belongs to no blueprint.
     app.before_request(_begin)
@@ -128,6 +132,17 @@ def create_app(
     if warm_up:
         warmup.start()
     return app
+
+
+class _AnySpelling:
+    """Middleware that leads whatever address a client makes of its base URL to the route that is meant."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = canonical_path(environ.get("PATH_INFO", ""))
+        return self._application(environ, start_response)
 
 
 def _routes(
@@ -164,6 +179,7 @@ def _routes(
     v1.add_routes(api.tagged("Applications"), database, guard)
     feedback.add_routes(api.tagged("Applications"), database, guard, service)
     rerank.add_routes(api.tagged("Ranking"), settings, service, guard)
+    discovery.add_routes(api.tagged("Ranking"), settings, service, guard)
     prometheus.add_routes(api, settings, service, database, guard, counts)
     openapi.add_routes(api)
     api.register()

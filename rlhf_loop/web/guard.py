@@ -59,9 +59,9 @@ _NOTE_PATIENCE_S = 0.1
 #: So long a request waits for its turn to be counted, and so long the others of its process count alone after that.
 _COUNTING_S, _ALONE_S = 2.0, 5.0
 #: Health checks come every few seconds from one address, and a page brings its files along.
-_UNLIMITED = (".healthz", ".readyz", ".static")
+_UNLIMITED = (".healthz", ".readyz", ".health", ".static")
 #: These say only that the service is there.
-_PROBES = (".healthz", ".readyz")
+_PROBES = (".healthz", ".readyz", ".health")
 _HOST = re.compile(r"(?:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)|\[([0-9A-Fa-f:.]+)\])(:[0-9]{1,5})?")
 _LONGEST_HOST = 100
 #: Free for this machine only: others may ask as often as for anything else.

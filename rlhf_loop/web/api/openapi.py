@@ -37,7 +37,7 @@ _BEARER = {
     "type": "http",
     "scheme": "bearer",
     "description": "`Authorization: Bearer rlhf_...`. A token has scopes: interactions:read, interactions:write, "
-    "reviews:write, reviews:expert, metrics:read, rerank.",
+    "reviews:write, reviews:expert, metrics:read, rerank, chat.",
 }
 _ERRORS = {
     400: "The body is not JSON, or broken.",

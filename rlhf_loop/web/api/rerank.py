@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
@@ -42,6 +42,7 @@ from rlhf_loop.web.api.rerank_schemas import (
     CohereErrorOut,
     CohereIn,
     CohereOut,
+    InfinityIn,
     JinaErrorOut,
     JinaIn,
     JinaOut,
@@ -94,12 +95,13 @@ _TEXTS = [
 _ASKED = {"model": "any", "query": _QUERY, "documents": _TEXTS, "top_n": 1}
 _ID = "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d"
 _VERSION = "passages-1a2b3c4d5e6f"
-_USAGE = {"total_tokens": 34, "prompt_tokens": 34}
+_USAGE = {"total_tokens": 34, "prompt_tokens": 34, "completion_tokens": 0}
 _RESULT = {"index": 1, "relevance_score": 0.83}
 _META = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
 _META_2 = {**_META, "api_version": {"version": "2"}}
-_JINA = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [_RESULT], "meta": _META}
+_JINA = {"id": _ID, "object": "rerank", "model": _VERSION, "usage": _USAGE, "results": [_RESULT], "meta": _META}
 _COHERE = {"id": _ID, "results": [_RESULT], "meta": _META_2}
+_INFINITY = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [{**_RESULT, "document": _TEXTS[1]}]}
 _VLLM = {"id": _ID, "model": _VERSION, "usage": _USAGE, "results": [{**_RESULT, "document": {"text": _TEXTS[1]}}]}
 
 _WHO = (
@@ -162,10 +164,12 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         scope=tokens.RERANK,
         without_token=True,
     )
-    @errors_as(ErrorFormat(JINA.render))
+    @errors_as(ErrorFormat(_by_default(JINA)))
     def rerank_v1() -> Response:
         """Rank documents, as Jina and Cohere's version 1 have it."""
-        given = _checked(JinaIn, desk.body())
+        if _is_tei(body := desk.body()):
+            return _as_tei(desk, body)
+        given = _checked(JinaIn, body)
         ranking = desk.ranking(given.query, _texts(given), returned=given.top_n, count=True)
         found = JinaOut(
             id=_id(),
@@ -188,11 +192,15 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         scope=tokens.RERANK,
         without_token=True,
     )
-    @errors_as(ErrorFormat(COHERE.render))
+    @errors_as(ErrorFormat(_by_default(COHERE)))
     def rerank_v2() -> Response:
         """Rank documents, as Cohere's version 2 has it."""
-        given = _checked(CohereIn, desk.body())
-        ranking = desk.ranking(given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc)
+        if _is_tei(body := desk.body()):
+            return _as_tei(desk, body)
+        given = _checked(CohereIn, body)
+        ranking = desk.ranking(
+            given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc or None
+        )
         return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
 
     @api.route(
@@ -220,7 +228,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         scope=tokens.RERANK,
         without_token=True,
     )
-    @errors_as(ErrorFormat(_either))
+    @errors_as(ErrorFormat(_by_default(TEI)))
     def rerank() -> Response:
         """Rank texts as Text Embeddings Inference has it, or documents as vLLM and Infinity have it."""
         body = desk.body()
@@ -230,9 +238,48 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
                 f"There are {found}. Send texts, as for TEI, or documents, as for vLLM and Infinity."
             )
         if "texts" in body:
-            return _as_tei(desk, _checked(TeiIn, body))
+            return _as_tei(desk, body)
         request.environ[_SPOKEN] = VLLM
-        return _as_vllm(desk, _checked(VllmIn, body))
+        # Infinity's own client always sends both; vLLM has neither.
+        infinity = "raw_scores" in body and "return_documents" in body
+        return _as_infinity(desk, body) if infinity else _as_vllm(desk, _checked(VllmIn, body))
+
+    @api.route(
+        "POST /infinity/rerank",
+        "rerankInfinity",
+        description=_WHO,
+        replies={
+            200: json_reply("The documents, best first.", VllmOut, examples={"best": _INFINITY}, headers=_HEADERS),
+            **_errors(VllmErrorOut, words=_SHARED_WORDS),
+        },
+        body=json_body(InfinityIn, examples={"texts": _ASKED}),
+        scope=tokens.RERANK,
+        without_token=True,
+    )
+    @errors_as(ErrorFormat(_by_default(VLLM)))
+    def rerank_infinity() -> Response:
+        """Rank documents, as Infinity has it: they come back as texts, and only where that is asked for."""
+        return _as_infinity(desk, desk.body())
+
+
+def json_object(less: str, fields: str) -> dict[str, Any]:
+    """Return the request's JSON; the words say what to send less of, and what to send at all.
+
+    Raises:
+        UnsupportedMediaType, BadRequest, RequestEntityTooLarge, RequestTimeout: it is not JSON, or cannot be read.
+        UnprocessableEntity: it is not an object.
+    """
+    if not request.is_json:
+        raise UnsupportedMediaType
+    request.max_content_length = MAX_BODY_BYTES
+    try:
+        sent = whole_body()
+    except RequestEntityTooLarge as error:
+        raise RequestEntityTooLarge(f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send {less}.") from error
+    found = _loaded(sent)
+    if not isinstance(found, dict):
+        raise UnprocessableEntity(f"The body is {kind_of(found)}, not an object. Send one with {fields}.")
+    return found
 
 
 class NothingToRank(UnprocessableEntity):
@@ -274,10 +321,19 @@ def _vllm(error: HTTPException, status: int, message: str) -> VllmErrorOut:
 VLLM = Dialect(_vllm, {NothingToRank: 400, UnprocessableEntity: 400})
 
 
-def _either(error: HTTPException) -> Response:
-    """Render an error at `/rerank`: as long as nothing else is known, as TEI does."""
-    found = request.environ.get(_SPOKEN)
-    return (found if isinstance(found, Dialect) else TEI).render(error)
+def _by_default(usual: Dialect) -> Callable[[HTTPException], Response]:
+    """Render errors in this dialect, as long as the body has not told that another one is spoken."""
+
+    def render(error: HTTPException) -> Response:
+        found = request.environ.get(_SPOKEN)
+        return (found if isinstance(found, Dialect) else usual).render(error)
+
+    return render
+
+
+def _is_tei(body: Mapping[str, object]) -> bool:
+    """Tell whether a client of TEI was given a base URL that ends in a version."""
+    return "texts" in body and "documents" not in body
 
 
 def _errors(*models: type[BaseModel], words: Mapping[int, str] = _WORDS) -> dict[int, Content]:
@@ -303,21 +359,7 @@ class _Desk:
         """
         if not self._public and not self._guard.from_this_machine():
             self._guard.bearer(tokens.RERANK)
-        if not request.is_json:
-            raise UnsupportedMediaType
-        request.max_content_length = MAX_BODY_BYTES
-        try:
-            sent = whole_body()
-        except RequestEntityTooLarge as error:
-            raise RequestEntityTooLarge(
-                f"The request is larger than {MAX_BODY_BYTES:,} bytes. Send fewer documents, or shorter ones."
-            ) from error
-        found = _loaded(sent)
-        if not isinstance(found, dict):
-            raise UnprocessableEntity(
-                f"The body is {kind_of(found)}, not an object. Send one with query and documents, or query and texts."
-            )
-        return found
+        return json_object("fewer documents, or shorter ones", "query and documents, or query and texts")
 
     def ranking(
         self, query: str, texts: Sequence[str], *, returned: int | None, longest: int | None = None, count: bool = False
@@ -370,31 +412,45 @@ class _Desk:
                 trim_memory()
 
 
-def _as_tei(desk: _Desk, given: TeiIn) -> Response:
-    ranking = desk.ranking(given.query, given.texts, returned=given.top_n)
+def _as_tei(desk: _Desk, body: Mapping[str, object]) -> Response:
+    request.environ[_SPOKEN] = TEI
+    given = _checked(TeiIn, body)
+    ranking = desk.ranking(given.query, given.read(), returned=given.top_n)
     found = [
         TeiRankOut(
             index=one.index,
             score=ranking.raw(one) if given.raw_scores else one.score,
             text=given.texts[one.index] if given.return_text else None,
         )
-        for one in ranking.documents[: given.top_n]
+        for one in ranking.documents[: given.top_n or None]
     ]
     return _answer(TeiOut(found), ranking)
 
 
 def _as_vllm(desk: _Desk, given: VllmIn) -> Response:
     ranking = desk.ranking(
-        given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc, count=True
+        given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc or None, count=True
     )
     documents = given.return_documents is None or given.return_documents
-    found = VllmOut(
-        id=_id(),
-        model=_version(ranking),
-        usage=_usage(ranking),
-        results=_results(given, ranking, documents=documents, raw=bool(given.raw_scores)),
-    )
-    return _answer(found, ranking)
+    return _of_vllm(ranking, _results(given, ranking, documents=documents, raw=bool(given.raw_scores)))
+
+
+def _as_infinity(desk: _Desk, body: Mapping[str, object]) -> Response:
+    given = _checked(InfinityIn, body)
+    texts = _texts(given)
+    ranking = desk.ranking(given.query, texts, returned=given.top_n, count=True)
+    results = _results(given, ranking, raw=bool(given.raw_scores))
+    if given.return_documents:
+        asked = [given.documents[one.index] for one in results]
+        results = [
+            one.model_copy(update={"document": each if isinstance(each, str) else texts[one.index]})
+            for one, each in zip(results, asked, strict=True)
+        ]
+    return _of_vllm(ranking, results)
+
+
+def _of_vllm(ranking: DocumentRanking, results: list[ResultOut]) -> Response:
+    return _answer(VllmOut(id=_id(), model=_version(ranking), usage=_usage(ranking), results=results), ranking)
 
 
 def _loaded(sent: bytes) -> object:
@@ -467,15 +523,18 @@ def _refusal(error: ValidationError, documents: str) -> HTTPException:
     return UnprocessableEntity(f"{said} Send an object such as {example}; /openapi.json has all its fields.")
 
 
-def _texts(given: JinaIn | CohereIn | VllmIn) -> list[str]:
+def _texts(given: JinaIn | CohereIn | VllmIn | InfinityIn) -> list[str]:
     with refusals():
         return given.texts()
 
 
 def _results(
-    given: JinaIn | CohereIn | VllmIn, ranking: DocumentRanking, *, documents: bool = False, raw: bool = False
+    given: JinaIn | CohereIn | VllmIn | InfinityIn,
+    ranking: DocumentRanking,
+    *,
+    documents: bool = False,
+    raw: bool = False,
 ) -> list[ResultOut]:
-    # Only vLLM's dialect has a top_n of 0, which means all.
     return [
         ResultOut(
             index=one.index,

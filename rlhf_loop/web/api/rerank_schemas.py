@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, RootModel, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, RootModel, Tag
 
+from rlhf_loop.web.api.document_text import document_text, parts_text
 from rlhf_loop.web.schemas import not_blank, shortened, shown
 
 MAX_DOCUMENTS = 1_000
@@ -23,6 +24,9 @@ class DocumentIn(BaseModel, extra="allow", title="RerankDocument"):
     """A document with its text, and whatever else a client knows of it."""
 
     text: Annotated[str | None, Field(description="What is read, unless `rank_fields` names other fields.")] = None
+    content: Annotated[
+        Any, Field(description="Read where there is no `text`: a text, or parts such as {type: text, text: ...}.")
+    ] = None
 
 
 def _kind(document: object) -> str | None:
@@ -43,22 +47,32 @@ _TO_RANK = Field(
     description="What is to be ranked, in its incoming order; all at once, as the model compares them.",
 )
 _TopN = Annotated[
-    Annotated[int, Field(ge=1)] | None, Field(description="How many come back, the best ones; by default all.")
+    Annotated[int, Field(ge=0)] | None, Field(description="How many come back, the best ones; 0, or by default, all.")
 ]
 _RankFields = Annotated[
     list[str] | None, Field(description="Which fields of documents that are objects are read, in this order.")
 ]
 _Longest = Annotated[
-    Annotated[int, Field(ge=1)] | None, Field(description="Tokens that are read of each document; by default all.")
+    Annotated[int, Field(ge=0)] | None,
+    Field(description="Tokens that are read of each document; 0, or by default, all."),
 ]
 _Message = Annotated[str, Field(description="What happened, the value seen, what to do next.")]
 _RequestId = Annotated[str, Field(description="The request's id.")]
 _RawScores = Annotated[bool | None, Field(description="Return logits in place of probabilities.")]
 
 
+def _query_text(query: object) -> object:
+    # vLLM's form may have parts, as chat messages do.
+    text = parts_text(query["content"]) if isinstance(query, Mapping) and "content" in query else None
+    return query if text is None else text
+
+
 class _RerankIn(BaseModel, extra="ignore"):
     query: Annotated[
-        str, Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."), AfterValidator(not_blank)
+        str,
+        Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."),
+        AfterValidator(not_blank),
+        BeforeValidator(_query_text),
     ]
 
 
@@ -97,11 +111,17 @@ class CohereIn(_DocumentsIn, title="CohereRerankRequest"):
 class VllmIn(_DocumentsIn, title="VllmRerankRequest"):
     """A question with documents, as vLLM and Infinity have it."""
 
-    top_n: Annotated[
-        Annotated[int, Field(ge=0)] | None, Field(description="How many come back; 0, or by default, all.")
-    ] = None
     return_documents: Annotated[bool | None, Field(description="Send the documents back; by default yes.")] = None
     max_tokens_per_doc: _Longest = None
+    raw_scores: _RawScores = None
+
+
+class InfinityIn(_DocumentsIn, title="InfinityRerankRequest"):
+    """A question with documents, as Infinity has it."""
+
+    return_documents: Annotated[bool | None, Field(description="Send the documents back as texts; by default not.")] = (
+        None
+    )
     raw_scores: _RawScores = None
 
 
@@ -115,12 +135,17 @@ class TeiIn(_RerankIn, title="TeiRerankRequest"):
     raw_scores: _RawScores = None
     return_text: Annotated[bool | None, Field(description="Send the texts back; by default not.")] = None
 
+    def read(self) -> list[str]:
+        """Return what is to be read of each text."""
+        return [document_text(text) or "" for text in self.texts]
+
 
 class UsageOut(BaseModel, title="RerankUsage"):
     """The number of tokens that were read."""
 
     total_tokens: Annotated[int, Field(ge=0, description="The encoder's tokens of the query and of all documents.")]
     prompt_tokens: Annotated[int, Field(ge=0, description="The same.")]
+    completion_tokens: Annotated[int, Field(description="Nothing is written; for Together's client.")] = 0
 
 
 class ResultOut(BaseModel, title="RerankResult"):
@@ -130,7 +155,9 @@ class ResultOut(BaseModel, title="RerankResult"):
     relevance_score: Annotated[
         float, Field(description="From 0 to 1: the probability that an expert would rate it 4 or 5.")
     ]
-    document: Annotated[dict[str, Any] | None, Field(description="Where it was asked for.")] = None
+    document: Annotated[
+        dict[str, Any] | str | None, Field(description="Where it was asked for; a text for Infinity's clients.")
+    ] = None
 
 
 class ApiVersionOut(BaseModel, title="CohereApiVersion"):
@@ -156,6 +183,7 @@ class JinaOut(BaseModel, title="JinaRanking"):
     """A ranking as Jina has it; `id` and `meta` are there for Cohere's clients of version 1."""
 
     id: _RequestId
+    object: Annotated[str, Field(description="For Together's client.")] = "rerank"
     model: Annotated[str, Field(description="The live model's version.")]
     usage: UsageOut
     results: list[ResultOut]
@@ -228,14 +256,11 @@ class VllmErrorOut(BaseModel, title="VllmError"):
 
 
 def _text(document: str | DocumentIn, place: int, fields: Sequence[str]) -> str:
-    if isinstance(document, str):
-        return document
-    given = document.model_dump(exclude_unset=True)
-    wanted = fields or ("text",)
-    parts = [str(given[name]) for name in wanted if isinstance(given.get(name), str | int | float)]
-    if not parts:
+    given = document if isinstance(document, str) else document.model_dump(exclude_unset=True)
+    found = document_text(given, fields)
+    if found is None:
         raise ValueError(
-            f"documents.{place} is {shown(given)}: it has nothing in {shortened(', '.join(wanted))}. Send a text, an "
-            "object with the field text, or rank_fields that name fields it has."
+            f"documents.{place} is {shown(given)}: it has nothing in {shortened(', '.join(fields or ('text',)))}. Send "
+            "a text, an object with the field text, or rank_fields that name fields it has."
         )
-    return "\n".join(parts)
+    return found
