@@ -125,6 +125,18 @@ class Settings:
     llm_model: str = _setting("", "Name of the model that drafts answers.")
     llm_api_key: str = _setting("", "Key for that endpoint, if it wants one.", secret=True)
     llm_drafts: int = _setting(1, "Drafts for each source; the best one wins.")
+    best_of: int = _setting(
+        4,
+        "Drafts that /v1/chat/completions draws where a request does not say; the best one goes out.",
+        least=1,
+        most=16,
+    )
+    best_of_models: tuple[str, ...] = _setting(
+        (), "Models of that endpoint that draw those drafts in turn, with commas. Default: RLHF_LLM_MODEL."
+    )
+    best_of_temperatures: tuple[str, ...] = _setting(
+        (), "Temperatures of those drafts in turn, as in 0.3,0.7,1.0, where a request names none."
+    )
     llm_timeout_s: float = _setting(20.0, "Seconds for all drafts; what is not there by then falls back to passages.")
     outbox_path: Path = _setting(
         Path("rlhf_outbox.db"), "File that keeps what cannot be recorded while the database is down."

@@ -72,6 +72,14 @@ class SourceError(RlhfLoopError):
         self.retry_after_s = retry_after_s
 
 
+class LanguageModelError(RlhfLoopError):
+    """The language model gives no draft; `status` is HTTP's for it: 400 is the fault of whoever asked."""
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after_s = status, retry_after_s
+
+
 class OutboxError(RlhfLoopError):
     """The outbox is full or cannot be written, so that nothing can be kept until the database answers again."""
 

@@ -93,7 +93,7 @@ class Drafter:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._breaker = Breaker()
-        self._client = _client(settings)
+        self._client = chat_client(settings)
         self._lock = threading.Lock()
         self._running = 0
 
@@ -184,14 +184,20 @@ class Drafter:
         return "" if text.strip(" .").upper() == _NO_ANSWER else text
 
 
-def _client(settings: Settings) -> OpenAI:
+def chat_client(settings: Settings, *, connections: int = _RUNNING) -> OpenAI:
+    """Return a client of the endpoint, whose calls are made inside of `all_by`.
+
+    Raises:
+        ConfigError: an endpoint without a model's name.
+        MissingExtraError: the extra [llm] is not installed.
+    """
     if not settings.llm_model:
         raise ConfigError(
             f"RLHF_LLM_URL={settings.llm_url!r} drafts answers, but RLHF_LLM_MODEL is not set. Name its model."
         )
     openai, httpx2 = require("openai", "llm"), require("httpx2", "llm")
     transport = TimedTransport(
-        secure=settings.llm_url.startswith("https"), connections=_RUNNING, max_bytes=_LONGEST_REPLY
+        secure=settings.llm_url.startswith("https"), connections=connections, max_bytes=_LONGEST_REPLY
     )
     client: OpenAI = openai.OpenAI(
         base_url=settings.llm_url,
@@ -238,7 +244,7 @@ def write_questions(
         raise ConfigError(
             "RLHF_LLM_URL is not set, and questions are written by a language model. Set it, and RLHF_LLM_MODEL."
         )
-    client, known = _client(settings), _answered(file)
+    client, known = chat_client(settings), _answered(file)
     wanted = [section for section in dict.fromkeys(sections) if section not in known]
     asked, written, without, failed, row = 0, 0, 0, 0, 0
     try:

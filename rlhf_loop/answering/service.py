@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
 from rlhf_loop.answering import experiments
+from rlhf_loop.answering.best_of import BestOf
 from rlhf_loop.answering.drafting import Drafter, Drafts, quote
 from rlhf_loop.answering.experiments import Experiment, Order
 from rlhf_loop.answering.gathering import PREPARING_S, Gatherer, SourceResults
@@ -141,6 +142,7 @@ class _Parts:
     ranker: Ranker | None
     experiment: Experiment
     drafter: Drafter | None
+    best_of: BestOf | None
     trouble: str
     loaded_at: float
 
@@ -183,6 +185,7 @@ class AnswerService:
             open_store(self._settings)
         if self._settings.llm_url:
             Drafter(self._settings).close()
+            BestOf(self._settings).close()
 
     def answer(self, query: str) -> Answer:
         """Return the candidates best first, each recorded under its `interaction_id`.
@@ -263,19 +266,20 @@ class AnswerService:
         door: str,
         caller: str | None = None,
         returned: int | None = None,
+        most: int | None = None,
     ) -> RecordedRanking | None:
         """Record a ranking that came by another door; return it with the ids by which it can be rated.
 
         `ranked` is best first, `door` an address or name, `caller` the user whose token it was, `returned` how many
-        went back. The database has it soon. None says that it is not recorded: the outbox is full, or there is nothing
-        in it that can be stored.
+        went back, `most` how many are kept, by default as many as the settings say. The database has it soon. None says
+        that it is not recorded: the outbox is full, or there is nothing in it that can be stored.
         """
         ranking = to_record(
             query,
             ranked,
             model_version=model_version,
             door=door,
-            most=self._settings.record_documents,
+            most=most or self._settings.record_documents,
             caller=caller,
             returned=returned,
         )
@@ -292,6 +296,14 @@ class AnswerService:
             ConfigError, MissingExtraError: the settings name what cannot be had.
         """
         return self._loaded().ranker
+
+    def best_of(self) -> BestOf | None:
+        """Return what draws drafts for a chat; None without a language model.
+
+        Raises:
+            ConfigError, MissingExtraError: the settings name what cannot be had.
+        """
+        return self._loaded().best_of
 
     def serving(self) -> str | None:
         """Return the version of the model that ranks here, None without one, or before anything is loaded.
@@ -335,6 +347,8 @@ class AnswerService:
             self._parts.gatherer.close()
             if self._parts.drafter is not None:
                 self._parts.drafter.close()
+            if self._parts.best_of is not None:
+                self._parts.best_of.close()
 
     def _loaded(self) -> _Parts:
         with self._lock:
@@ -378,6 +392,7 @@ class AnswerService:
             ranker=Ranker(settings, encoder=encoder) if encoder is not None else None,
             experiment=Experiment(settings, encoder=encoder),
             drafter=Drafter(settings) if settings.llm_url else None,
+            best_of=BestOf(settings) if settings.llm_url else None,
             trouble=trouble,
             loaded_at=monotonic(),
         )

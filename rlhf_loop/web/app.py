@@ -22,7 +22,7 @@ from rlhf_loop.utils.markdown import bounded_prose
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
-from rlhf_loop.web.api import answers, discovery, feedback, openapi, rerank, v1
+from rlhf_loop.web.api import answers, chat, discovery, feedback, openapi, rerank, v1
 from rlhf_loop.web.api.discovery import canonical_path
 from rlhf_loop.web.api.openapi import Api
 from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
@@ -45,7 +45,7 @@ _RETRY_AFTER_S = 30
 MAX_BODY_BYTES = 64 * 1024
 
 #: The errors of these routes.
-_CODES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503)
+_CODES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504)
 #: Pages, images and addresses only from here, no script inside a page, and no other site around it.
 _POLICY = "; ".join(
     (
@@ -180,6 +180,7 @@ def _routes(
     feedback.add_routes(api.tagged("Applications"), database, guard, service)
     rerank.add_routes(api.tagged("Ranking"), settings, service, guard)
     discovery.add_routes(api.tagged("Ranking"), settings, service, guard)
+    chat.add_routes(api.tagged("Ranking"), settings, service, guard)
     prometheus.add_routes(api, settings, service, database, guard, counts)
     openapi.add_routes(api)
     api.register()

@@ -3,14 +3,14 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE_S, until
+from llm_endpoint import Endpoint, completion
+from patience import until
 
 from rlhf_loop.answering import drafting
 from rlhf_loop.answering.drafting import Drafter, WrittenQuestions, quote, write_questions
@@ -26,61 +26,6 @@ PASSAGES = {
     "index": (Passage(text="Hold your breath.", title="Hiccups", url="https://example.org/1", licence="CC0"),),
     "wikipedia": (Passage(text="Hiccups are short."), Passage(text="Drink water slowly.")),
 }
-
-
-class Endpoint:
-    """An endpoint on loopback that speaks chat completions; `reply` decides what each request gets."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[dict[str, Any], str]] = []
-        self.reply: Callable[[dict[str, Any]], tuple[int, object]] = lambda body: (200, completion("A draft."))
-        self.location = ""
-        self.headers: list[list[str]] = []
-        self.released = threading.Event()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.headers.append(list(self.headers.values()))
-                endpoint.requests.append((body, self.headers["Authorization"]))
-                status, answer = endpoint.reply(body)
-                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                if endpoint.location:
-                    self.send_header("Location", endpoint.location)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def hang(self, body: dict[str, Any]) -> tuple[int, object]:
-        self.released.wait(PATIENCE_S)
-        return 200, completion("Too late.")
-
-    def close(self) -> None:
-        self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def completion(text: str | None, *, reason: str = "stop") -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "small",
-        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-    }
 
 
 @pytest.fixture

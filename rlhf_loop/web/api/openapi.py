@@ -86,6 +86,8 @@ class Content:
     examples: Mapping[str, Any] | None = None
     example: Any = None
     headers: Mapping[str, Any] | None = None
+    #: It may come as events, too.
+    streams: bool = False
 
     def as_request(self) -> dict[str, Any]:
         """Return it as the document has it for a request."""
@@ -108,7 +110,8 @@ class Content:
             found["examples"] = {name: {"value": value} for name, value in self.examples.items()}
         if self.example:
             found["example"] = self.example
-        return {self.media_type: found}
+        events = {"text/event-stream": {"schema": {"type": "string"}}} if self.streams else {}
+        return {self.media_type: found, **events}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

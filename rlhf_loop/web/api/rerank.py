@@ -126,7 +126,8 @@ _SHARED_WORDS = {
     **_WORDS,
     400: "The body is not JSON, there are no documents, or (vLLM) a value is missing, empty or of the wrong type.",
 }
-_HEADERS = {
+#: Of what is ranked.
+HEADERS = {
     "X-RLHF-Ranking": {
         "description": "`model`; or, while there is none, `incoming`: the documents keep their order, or `prior`: they "
         "have that of the prior, whose scores are not calibrated.",
@@ -155,7 +156,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         "rerankV1",
         description=_WHO,
         replies={
-            200: json_reply("The documents, best first.", JinaOut, examples={"best": _JINA}, headers=_HEADERS),
+            200: json_reply("The documents, best first.", JinaOut, examples={"best": _JINA}, headers=HEADERS),
             **_errors(JinaErrorOut),
         },
         body=json_body(
@@ -185,7 +186,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         "rerankV2",
         description=_WHO,
         replies={
-            200: json_reply("The documents, best first.", CohereOut, examples={"best": _COHERE}, headers=_HEADERS),
+            200: json_reply("The documents, best first.", CohereOut, examples={"best": _COHERE}, headers=HEADERS),
             **_errors(CohereErrorOut),
         },
         body=json_body(CohereIn, examples={"texts": _ASKED}),
@@ -213,7 +214,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
                 TeiOut,
                 VllmOut,
                 examples={"TEI": [{"index": 1, "score": 0.83}, {"index": 0, "score": 0.21}], "vLLM, Infinity": _VLLM},
-                headers=_HEADERS,
+                headers=HEADERS,
             ),
             **_errors(TeiErrorOut, VllmErrorOut, words=_SHARED_WORDS),
         },
@@ -249,7 +250,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         "rerankInfinity",
         description=_WHO,
         replies={
-            200: json_reply("The documents, best first.", VllmOut, examples={"best": _INFINITY}, headers=_HEADERS),
+            200: json_reply("The documents, best first.", VllmOut, examples={"best": _INFINITY}, headers=HEADERS),
             **_errors(VllmErrorOut, words=_SHARED_WORDS),
         },
         body=json_body(InfinityIn, examples={"texts": _ASKED}),
@@ -570,10 +571,15 @@ def _meta(version: str, ranking: DocumentRanking) -> MetaOut:
 
 def _answer(found: BaseModel, ranking: DocumentRanking) -> Response:
     response = Response(found.model_dump_json(exclude_none=True), content_type="application/json")
+    ranked_by(response, ranking)
+    if (recorded := _recorded()) is not None:
+        response.headers["X-RLHF-Ranking-Id"] = recorded
+    return response
+
+
+def ranked_by(response: Response, ranking: DocumentRanking) -> None:
+    """Say in the headers what has ranked."""
     by = "prior" if is_prior(ranking.model_version) else "model"
     response.headers["X-RLHF-Ranking"] = _INCOMING if ranking.model_version is None else by
     if ranking.model_version is not None:
         response.headers["X-RLHF-Model"] = ranking.model_version
-    if (recorded := _recorded()) is not None:
-        response.headers["X-RLHF-Ranking-Id"] = recorded
-    return response
