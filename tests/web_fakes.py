@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_loop import sample
 from rlhf_loop.answering import Readiness
+from rlhf_loop.answering.best_of import BestOf
 from rlhf_loop.domain import (
     Answer,
     Candidate,
@@ -69,6 +70,7 @@ class FakeService:
         self.rated: list[tuple[str, int | None, str | None, str | None]] = []
         self.roles: list[ReviewerRole] = []
         self.rankings: list[RecordedRanking] = []
+        self.drafts: BestOf | None = None
         self.on_answer: Callable[[], None] = lambda: None
 
     def answer(self, query: str) -> Answer:
@@ -102,8 +104,13 @@ class FakeService:
         self.roles.append(review.role)
         return self.stores
 
-    def record_ranking(self, query: str, ranked: Iterable[RankedCandidate], **about: Any) -> RecordedRanking | None:
-        kept = to_record(query, ranked, most=10, **about)
+    def best_of(self) -> BestOf | None:
+        return self.drafts
+
+    def record_ranking(
+        self, query: str, ranked: Iterable[RankedCandidate], *, most: int | None = None, **about: Any
+    ) -> RecordedRanking | None:
+        kept = to_record(query, ranked, most=most or 10, **about)
         if kept is not None and self.stores:
             self.rankings.append(kept)
             return kept
