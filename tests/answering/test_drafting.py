@@ -3,14 +3,14 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llm_endpoint import Endpoint, completion
-from patience import until
+from patience import PATIENCE_S, until
 
 from rlhf_loop.answering import drafting
 from rlhf_loop.answering.drafting import Drafter, WrittenQuestions, quote, write_questions
