@@ -103,7 +103,8 @@ class BestOf:
         until = started + self._timeout_s
         futures = [start_thread(partial(self._write, plan, until), name="rlhf-best-of") for plan in plans]
         _wait(futures, started, until)
-        drafts, errors = [], []
+        drafts: list[Draft] = []
+        errors: list[BaseException | None] = []
         for future in futures:
             if not future.done():
                 errors.append(None)
