@@ -197,8 +197,8 @@ def _headers(case: Any, keys: Keys, dice: random.Random) -> dict[str, str]:
 
 
 @contextmanager
-def served(database_url: str, folder: Path) -> Iterator[str]:
-    """Run `rlhf-loop serve` in processes of its own; yield its address."""
+def served(database_url: str, folder: Path, **more: str) -> Iterator[str]:
+    """Run `rlhf-loop serve` in processes of its own, with `more` variables; yield its address."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
     environ = {
         **kept,
@@ -208,6 +208,7 @@ def served(database_url: str, folder: Path) -> Iterator[str]:
         "RLHF_MODEL_PATH": str(folder / MODEL),
         "RLHF_SOURCES": "tools.fuzz:source",
         "RLHF_RATE_LIMIT": "0",
+        **more,
     }
     command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0", "--workers", "2"]
     with (folder / "server.log").open("w") as log:

@@ -3,8 +3,9 @@
     make clients
     make clients OPTIONS=--check        and write nothing
 
-The server is `rlhf-loop serve` with a model of the sample ratings; each client comes through a proxy and has to show
-its token. What they sent is kept in tests/data/rerank_requests.json, which the test suite sends again.
+The server is `rlhf-loop serve` with a model of the sample ratings, and a test double of a language model, whose drafts
+are the documents; each client comes through a proxy and has to show its token. What they sent is kept in
+tests/data/rerank_requests.json, which the test suite sends again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import math
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,7 +63,11 @@ def main(python: str, check: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="rlhf-clients-") as name:
         folder = Path(name)
         url, token = prepare(folder)
-        with served(url, folder) as server, recording(server) as recorder:
+        with (
+            drafting() as model,
+            served(url, folder, RLHF_LLM_URL=model, RLHF_LLM_MODEL="double", RLHF_BEST_OF="6") as server,
+            recording(server) as recorder,
+        ):
             tried = list(trying(python, recorder, token, truth(server)))
     for each in tried:
         click.echo(f"{each.result:<10} {each.said['package']} {each.said['version']}: {each.said['call']}")
@@ -74,9 +82,47 @@ def prepare(folder: Path) -> tuple[str, str]:
     train(url, folder)
     engine = open_database(url)
     users.add(engine, "clients", role=UserRole.SERVICE, actor="clients")
-    token = tokens.add(engine, "clients", user="clients", scopes=[tokens.RERANK], actor="clients").secret
+    token = tokens.add(engine, "clients", user="clients", scopes=[tokens.RERANK, tokens.CHAT], actor="clients").secret
     engine.dispose()
     return url, token
+
+
+@contextmanager
+def drafting() -> Iterator[str]:
+    """Serve a test double of a language model: by its seed, a draft is one of the documents. Yield its base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            message = {"role": "assistant", "content": _DOCUMENTS[asked["seed"]]}
+            answer = {
+                "id": "double",
+                "object": "chat.completion",
+                "created": 1,
+                "model": asked["model"],
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16},
+            }
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    double = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    double.daemon_threads = True
+    threading.Thread(target=double.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{double.server_port}/v1"
+    finally:
+        double.shutdown()
+        double.server_close()
 
 
 def truth(server: str) -> list[tuple[int, float]]:
@@ -115,6 +161,9 @@ def _result(said: dict[str, Any], expected: Sequence[tuple[int, float]]) -> str:
         return f"fails: {why}"
     if not said["refused"]:
         return "works with a wrong token, too"
+    if "text" in said:
+        best = _DOCUMENTS[expected[0][0]]
+        return "works" if said["text"] == best else f"gives another draft: {said['text']}"
     found = said["pairs"]
     if [index for index, _ in found] != [index for index, _ in expected]:
         return f"gives another order: {found}"
@@ -145,7 +194,7 @@ def _write(tried: Sequence[Tried]) -> None:
         }
         for each in tried
         for sent in each.sent
-        if sent.status == 200
+        if sent.status == 200 and sent.path.endswith("/rerank")
     ]
     REQUESTS.write_text(json.dumps(requests, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

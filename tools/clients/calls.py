@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
 Pairs = list[tuple[int, float]]
+#: Of the test double of a language model: by its seed, a draft is one of the documents.
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Client:
     package: str
     call: str
     told: str
-    run: Callable[[Asked], Pairs]
+    run: Callable[[Asked], Pairs | str]
 
 
 def cohere_v2(asked: Asked) -> Pairs:
@@ -76,7 +78,7 @@ def cohere_async(asked: Asked) -> Pairs:
     return asyncio.run(ask())
 
 
-def litellm_as(provider: str, **options: object) -> Callable[[Asked], Pairs]:
+def litellm_as(provider: str, path: str = "") -> Callable[[Asked], Pairs]:
     def run(asked: Asked) -> Pairs:
         import litellm
 
@@ -85,9 +87,8 @@ def litellm_as(provider: str, **options: object) -> Callable[[Asked], Pairs]:
             model=f"{provider}/any",
             query=asked.query,
             documents=list(asked.documents),
-            api_base=asked.url,
+            api_base=f"{asked.url}{path}",
             api_key=asked.token,
-            **options,
         )
         for one in found.results:
             if "document" in one:
@@ -154,6 +155,87 @@ def rerankers_as(provider: str, path: str) -> Callable[[Asked], Pairs]:
     return run
 
 
+def together_rerank(asked: Asked) -> Pairs:
+    from together import Together
+
+    with Together(api_key=asked.token, base_url=asked.url, max_retries=0) as client:
+        found = client.rerank.create(
+            model="any", query=asked.query, documents=list(asked.documents), return_documents=True
+        )
+    assert found.object == "rerank"
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 0
+    assert [one.document.text for one in found.results] == [asked.documents[one.index] for one in found.results]
+    return _cohere(found.results)
+
+
+def xinference(asked: Asked) -> Pairs:
+    from xinference_client.client.restful.restful_client import Client as Xinference
+
+    model = Xinference(asked.url, api_key=asked.token).get_model("any")
+    found = model.rerank(list(asked.documents), asked.query, top_n=None, return_documents=True)
+    for one in found["results"]:
+        assert one["document"]["text"] == asked.documents[one["index"]]
+    return [(one["index"], one["relevance_score"]) for one in found["results"]]
+
+
+def openai_chat(asked: Asked) -> str:
+    import openai
+
+    with openai.OpenAI(base_url=f"{asked.url}/v1", api_key=asked.token, max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["rlhf-loop"]
+        found = client.chat.completions.create(model="rlhf-loop", messages=_messages(asked), seed=_SEED)
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 7 * len(asked.documents)
+    return found.choices[0].message.content or ""
+
+
+def openai_stream(asked: Asked) -> str:
+    import openai
+
+    with openai.OpenAI(base_url=f"{asked.url}/v1", api_key=asked.token, max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="any", messages=_messages(asked), seed=_SEED, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+    assert chunks[-1].usage is not None
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def langchain_chat(asked: Asked) -> str:
+    from langchain_openai import ChatOpenAI
+
+    chat = ChatOpenAI(base_url=f"{asked.url}/v1", api_key=asked.token, model="any", seed=_SEED, max_retries=0)
+    text, streamed = str(chat.invoke(asked.query).content), "".join(str(p.content) for p in chat.stream(asked.query))
+    assert text == streamed, streamed
+    return text
+
+
+def litellm_chat(asked: Asked) -> str:
+    import litellm
+
+    told = {"model": "openai/any", "api_base": f"{asked.url}/v1", "api_key": asked.token, "max_retries": 0}
+    found = litellm.completion(messages=_messages(asked), seed=_SEED, **told)
+    stream = litellm.completion(messages=_messages(asked), seed=_SEED, stream=True, **told)
+    text = str(found.choices[0].message.content)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == text
+    return text
+
+
+def litellm_health(asked: Asked) -> Pairs:
+    import litellm
+
+    told = {"model": "cohere/any", "api_base": asked.url, "api_key": asked.token}
+    found = asyncio.run(litellm.ahealth_check(told, mode="rerank"))
+    if found.get("error"):
+        raise RuntimeError(found["error"])
+    return litellm_as("cohere")(asked)
+
+
+def _messages(asked: Asked) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked.query}]
+
+
 def hugging_face(asked: Asked) -> Pairs:
     from huggingface_hub import InferenceClient
 
@@ -169,12 +251,8 @@ CLIENTS = (
     Client("litellm", "arerank, cohere/any", "api_base, api_key", litellm_async),
     Client("litellm", "rerank, jina_ai/any", "api_base, api_key", litellm_as("jina_ai")),
     Client("litellm", "rerank, hosted_vllm/any", "api_base, api_key", litellm_as("hosted_vllm")),
-    Client(
-        "litellm",
-        "rerank, infinity/any",
-        "api_base, api_key, return_documents=False",
-        litellm_as("infinity", return_documents=False),
-    ),
+    Client("litellm", "rerank, infinity/any", "api_base with /infinity, api_key", litellm_as("infinity", "/infinity")),
+    Client("litellm", "ahealth_check, mode rerank", "api_base, api_key", litellm_health),
     Client("litellm", "rerank, huggingface/any", "api_base, api_key", litellm_as("huggingface")),
     Client("langchain-cohere", "CohereRerank", "base_url, cohere_api_key", langchain_cohere),
     Client("langchain-community", "JinaRerank", "jina_api_key, and JINA_API_URL of its module", langchain_jina),
@@ -193,6 +271,12 @@ CLIENTS = (
         "url with /rerank, api_key",
         rerankers_as("text-embeddings-inference", "/rerank"),
     ),
+    Client("together", "rerank.create", "base_url, api_key", together_rerank),
+    Client("xinference-client", "get_model, rerank", "base_url, api_key", xinference),
+    Client("openai", "chat.completions.create", "base_url with /v1, api_key", openai_chat),
+    Client("openai", "chat.completions.create, stream", "base_url with /v1, api_key", openai_stream),
+    Client("langchain-openai", "ChatOpenAI, invoke and stream", "base_url with /v1, api_key", langchain_chat),
+    Client("litellm", "completion, openai/any, and stream", "api_base with /v1, api_key", litellm_chat),
     Client("huggingface-hub", "InferenceClient", "", hugging_face),
 )
 
@@ -235,7 +319,8 @@ def main() -> None:
         said = {name: value for name, value in asdict(client).items() if name != "run"}
         said["version"] = version(client.package)
         try:
-            said["pairs"] = client.run(asked)
+            found = client.run(asked)
+            said["text" if isinstance(found, str) else "pairs"] = found
         except NotImplementedError as error:
             said["not_for_it"] = str(error)
         except Exception as error:  # whatever a client makes of the answer, the table says it

@@ -51,6 +51,9 @@ def recording(server: str) -> Iterator[Recorder]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}
@@ -60,7 +63,7 @@ def recording(server: str) -> Iterator[Recorder]:
             data = answer.read()
             there.close()
             kept = {name: self.headers[name] for name in _KEPT if name in self.headers}
-            seen.append(Exchange(self.command, self.path, kept, json.loads(body), answer.status))
+            seen.append(Exchange(self.command, self.path, kept, json.loads(body or b"null"), answer.status))
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in (*_OWN, "date", "server"):
