@@ -120,7 +120,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     def info() -> Response:
         """Say what is here, as Text Embeddings Inference does."""
         let_in()
-        labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        labels: dict[str, dict[str, Any]] = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         return json_response(TeiInfoOut(model_id=version(), model_type={"reranker": labels}))
 
     @api.route(
