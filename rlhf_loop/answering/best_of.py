@@ -57,7 +57,7 @@ class Draft:
 
     @property
     def acts(self) -> bool:
-        """Whether it calls a tool in place of an answer."""
+        """True where it calls a tool in place of an answer."""
         return bool(self.choice["message"].get("tool_calls") or self.choice["message"].get("function_call"))
 
 
@@ -65,7 +65,7 @@ class BestOf:
     """Draws drafts from the endpoint at `llm_url`. Safe to share between threads.
 
     Raises:
-        ConfigError: an endpoint without a model's name, or temperatures that are none.
+        ConfigError: an endpoint without a model's name, or a temperature that is not valid.
         MissingExtraError: an endpoint without the extra [llm].
     """
 

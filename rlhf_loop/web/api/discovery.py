@@ -40,7 +40,7 @@ _WORDS = {
 
 
 class TeiInfoOut(BaseModel, title="TeiInfo"):
-    """What Text Embeddings Inference says of itself: the model is a reranker."""
+    """The description that Text Embeddings Inference gives of itself: the model is a reranker."""
 
     model_id: Annotated[str, Field(description="The live model's version, `rlhf-loop` without one.")]
     model_sha: str | None = None
@@ -83,7 +83,7 @@ class ModelsOut(BaseModel, title="Models"):
 
 
 class ClusterOut(BaseModel, title="XinferenceAuth"):
-    """Whether Xinference's clients are to send their key."""
+    """An answer to Xinference's clients, who ask if they are to send their key."""
 
     auth: bool
 
