@@ -228,6 +228,11 @@ class Settings:
     rerank_public: bool = _setting(
         False, "Let everybody use the rerank API; else only loopback, and tokens with the scope rerank."
     )
+    rerank_batch: bool = _setting(
+        False,
+        "Have the rerank API score each document whatever the others of a request are, for clients that send a list in "
+        "batches; a request (batch) or a token (scope rerank:batch) may ask for it, too.",
+    )
     rerank_without_model: str = _setting(
         "error",
         "What the rerank API does while there is no model: error, incoming: keep the incoming order, or prior: rank by "

@@ -87,6 +87,7 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_ALARM_WEBHOOK": "http://localhost/alarm",
             "RLHF_METRICS_PUBLIC": "1",
             "RLHF_TELEMETRY": "true",
+            "RLHF_RERANK_BATCH": "yes",
             "RLHF_RERANK_PUBLIC": "yes",
             "RLHF_RERANK_WITHOUT_MODEL": "incoming",
         }
@@ -155,6 +156,7 @@ def test_every_setting_can_be_set() -> None:
         alarm_webhook="http://localhost/alarm",
         metrics_public=True,
         telemetry=True,
+        rerank_batch=True,
         rerank_public=True,
         rerank_without_model="incoming",
     )

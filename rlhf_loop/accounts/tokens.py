@@ -30,9 +30,11 @@ REVIEW_AS_EXPERT = "reviews:expert"
 METRICS = "metrics:read"
 #: To have documents ranked.
 RERANK = "rerank"
+#: Beside `RERANK`: by scores that do not depend on the other documents, for a client that sends a list in parts.
+BATCH = "rerank:batch"
 #: To have the language model answer, which costs more than to rank.
 CHAT = "chat"
-SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS, RERANK, CHAT)
+SCOPES = (READ, WRITE, REVIEW, REVIEW_AS_EXPERT, METRICS, RERANK, BATCH, CHAT)
 
 #: How each begins, so that scanners for leaked secrets can know them.
 PREFIX = "rlhf_"

@@ -57,6 +57,27 @@ def said(dialect: str, answer: Any) -> str:
     return str(answer[{"jina": "detail", "cohere": "message", "tei": "error"}[dialect]])
 
 
+def one_by_one(web: FlaskClient, dialect: str, **more: Any) -> list[float]:
+    """Return the score of each document where it is sent alone."""
+    found = (post(web, DIALECTS[dialect], asked(dialect, [text], **more)).get_json() for text in DOCUMENTS)
+    return [pairs(dialect, each)[0][1] for each in found]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_scores_do_not_depend_on_the_batch(web: FlaskClient, dialect: str) -> None:
+    """With `batch` a document has the same score alone and among others; as ever it has another one."""
+    together = dict(pairs(dialect, post(web, DIALECTS[dialect], asked(dialect, batch=True)).get_json()))
+    assert one_by_one(web, dialect, batch=True) == pytest.approx([together[place] for place in range(3)], abs=1e-6)
+    assert one_by_one(web, dialect) != pytest.approx([together[place] for place in range(3)], abs=1e-3)
+
+
+def test_the_batch_is_a_setting(web: FlaskClient, ranker: Ranker, tmp_path: Path) -> None:
+    """With RLHF_RERANK_BATCH every request is one of several; one that says otherwise is not."""
+    batched = app_with(ranker, tmp_path, rerank_batch=True).test_client()
+    assert one_by_one(batched, "jina") == one_by_one(web, "jina", batch=True)
+    assert one_by_one(batched, "jina", batch=False) == one_by_one(web, "jina")
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_recorded_ranking_is_named(ranker: Ranker, tmp_path: Path, dialect: str) -> None:
     """What is kept has the very order and scores, the first documents only; its id comes back, in the body, too."""

@@ -53,6 +53,9 @@ def web(ranker: Ranker, tmp_path_factory: pytest.TempPathFactory) -> FlaskClient
     return app_with(ranker, tmp_path_factory.mktemp("web")).test_client()
 
 
+_USUAL = [tokens.RERANK]
+
+
 # --- Who may ---------------------------------------------------------------------------------------------------------
 
 
@@ -79,6 +82,20 @@ def test_others_need_a_token(engine: Engine, tmp_path: Path, ranker: Ranker, dia
     assert ask(good, environ_base=ELSEWHERE) == (200, "")
     # On this machine, clients that want some key may send any.
     assert ask("a-key-that-is-none") == (200, "")
+
+
+def test_a_token_of_a_client_that_batches(engine: Engine, tmp_path: Path, ranker: Ranker) -> None:
+    """With the scope rerank:batch besides, a document's score does not depend on the others of the request."""
+    web = create_app(settings_for(engine, tmp_path), service=RankingService(ranker)).test_client()
+    path, body, _ = ASKED["cohere"]
+    usual, batches = (token_for(engine, f"t{len(of)}", scopes=of) for of in (_USUAL, [*_USUAL, tokens.BATCH]))
+
+    def scores(token: str, **more: Any) -> list[float]:
+        sent = {"headers": {"Authorization": f"Bearer {token}"}, "environ_base": ELSEWHERE}
+        found = post(web, path, {**body, **more}, **sent).get_json()["results"]
+        return [one["relevance_score"] for one in found]
+
+    assert scores(batches) == scores(usual, batch=True) != scores(usual) == scores(batches, batch=False)
 
 
 def test_it_can_be_for_everybody(ranker: Ranker, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from rlhf_loop.web.api.rerank_schemas import (
     JinaIn,
     JinaOut,
     MetaOut,
+    RerankIn,
     ResultOut,
     TeiErrorOut,
     TeiIn,
@@ -171,7 +172,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         if _is_tei(body := desk.body()):
             return _as_tei(desk, body)
         given = _checked(JinaIn, body)
-        ranking = desk.ranking(given.query, _texts(given), returned=given.top_n, count=True)
+        ranking = desk.ranking(given, _texts(given), returned=given.top_n, count=True)
         found = JinaOut(
             id=_id(),
             model=_version(ranking),
@@ -199,9 +200,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         if _is_tei(body := desk.body()):
             return _as_tei(desk, body)
         given = _checked(CohereIn, body)
-        ranking = desk.ranking(
-            given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc or None
-        )
+        ranking = desk.ranking(given, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc or None)
         return _answer(CohereOut(id=_id(), results=_results(given, ranking), meta=_meta("2", ranking)), ranking)
 
     @api.route(
@@ -346,7 +345,7 @@ class _Desk:
 
     def __init__(self, settings: Settings, service: AnswerService, guard: Guard) -> None:
         self._public, self._otherwise = settings.rerank_public, without_model(settings)
-        self._share = settings.record_rankings
+        self._share, self._batch = settings.record_rankings, settings.rerank_batch
         self._service, self._guard = service, guard
         self._large = FairLock()
 
@@ -363,7 +362,13 @@ class _Desk:
         return json_object("fewer documents, or shorter ones", "query and documents, or query and texts")
 
     def ranking(
-        self, query: str, texts: Sequence[str], *, returned: int | None, longest: int | None = None, count: bool = False
+        self,
+        given: RerankIn,
+        texts: Sequence[str],
+        *,
+        returned: int | None,
+        longest: int | None = None,
+        count: bool = False,
     ) -> DocumentRanking:
         """Rank, and record that if it is to be; `returned` is how many documents go back, none or 0 for all.
 
@@ -371,9 +376,17 @@ class _Desk:
             ServiceUnavailable: there is nothing to rank by.
         """
 
+        query, batch = given.query, self._in_batches() if given.batch is None else given.batch
+
         def rank() -> DocumentRanking:
             return rank_documents(
-                self._service.ranker(), query, texts, otherwise=self._otherwise, longest=longest, count=count
+                self._service.ranker(),
+                query,
+                texts,
+                otherwise=self._otherwise,
+                longest=longest,
+                count=count,
+                pointwise=batch,
             )
 
         try:
@@ -383,6 +396,12 @@ class _Desk:
         logs.begin(request).model_version = ranking.model_version
         self._record(query, texts, ranking, returned or len(texts))
         return ranking
+
+    def _in_batches(self) -> bool:
+        if self._batch:
+            return True
+        bearer = self._guard.caller()
+        return bearer is not None and tokens.BATCH in bearer.scopes
 
     def _record(self, query: str, texts: Sequence[str], ranking: DocumentRanking, returned: int) -> None:
         bearer = self._guard.caller()
@@ -416,7 +435,7 @@ class _Desk:
 def _as_tei(desk: _Desk, body: Mapping[str, object]) -> Response:
     request.environ[_SPOKEN] = TEI
     given = _checked(TeiIn, body)
-    ranking = desk.ranking(given.query, given.read(), returned=given.top_n)
+    ranking = desk.ranking(given, given.read(), returned=given.top_n)
     found = [
         TeiRankOut(
             index=one.index,
@@ -430,7 +449,7 @@ def _as_tei(desk: _Desk, body: Mapping[str, object]) -> Response:
 
 def _as_vllm(desk: _Desk, given: VllmIn) -> Response:
     ranking = desk.ranking(
-        given.query, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc or None, count=True
+        given, _texts(given), returned=given.top_n, longest=given.max_tokens_per_doc or None, count=True
     )
     documents = given.return_documents is None or given.return_documents
     return _of_vllm(ranking, _results(given, ranking, documents=documents, raw=bool(given.raw_scores)))
@@ -439,7 +458,7 @@ def _as_vllm(desk: _Desk, given: VllmIn) -> Response:
 def _as_infinity(desk: _Desk, body: Mapping[str, object]) -> Response:
     given = _checked(InfinityIn, body)
     texts = _texts(given)
-    ranking = desk.ranking(given.query, texts, returned=given.top_n, count=True)
+    ranking = desk.ranking(given, texts, returned=given.top_n, count=True)
     results = _results(given, ranking, raw=bool(given.raw_scores))
     if given.return_documents:
         asked = [given.documents[one.index] for one in results]

@@ -67,16 +67,23 @@ def _query_text(query: object) -> object:
     return query if text is None else text
 
 
-class _RerankIn(BaseModel, extra="ignore"):
+class RerankIn(BaseModel, extra="ignore"):
     query: Annotated[
         str,
         Field(min_length=1, max_length=MAX_QUERY_CHARS, description="The question."),
         AfterValidator(not_blank),
         BeforeValidator(_query_text),
     ]
+    batch: Annotated[
+        bool | None,
+        Field(
+            description="Score each document whatever the others are, so that scores of several requests with one "
+            "question can be compared. By default as the token (scope `rerank:batch`) or RLHF_RERANK_BATCH says."
+        ),
+    ] = None
 
 
-class _DocumentsIn(_RerankIn):
+class _DocumentsIn(RerankIn):
     documents: Annotated[list[_Document], _TO_RANK]
     model: Annotated[Any, Field(description="Any name: there is one model here, the live one.")] = None
     top_n: _TopN = None
@@ -125,7 +132,7 @@ class InfinityIn(_DocumentsIn, title="InfinityRerankRequest"):
     raw_scores: _RawScores = None
 
 
-class TeiIn(_RerankIn, title="TeiRerankRequest"):
+class TeiIn(RerankIn, title="TeiRerankRequest"):
     """A question with texts, as Text Embeddings Inference has it."""
 
     texts: Annotated[list[str], _TO_RANK]

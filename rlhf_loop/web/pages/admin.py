@@ -38,6 +38,7 @@ _SCOPES = {
     tokens.REVIEW_AS_EXPERT: Message("rate in the name of experts, who train the model"),
     tokens.METRICS: Message("read the metrics, for Prometheus"),
     tokens.RERANK: Message("have documents ranked, by the rerank API"),
+    tokens.BATCH: Message("send the documents of a question in batches: their scores do not depend on each other"),
     tokens.CHAT: Message("have the language model answer, the best of several drafts"),
 }
 _DEFAULT_DAYS = 365
