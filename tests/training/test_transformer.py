@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from databases import sqlite_database
 from quick_encoder import QuickCross
 from sqlalchemy import Engine
 
@@ -27,7 +26,6 @@ from rlhf_loop.registry.contest import compare_models
 from rlhf_loop.registry.runs import runs
 from rlhf_loop.registry.training_run import run_training
 from rlhf_loop.reward import recipe_named
-from rlhf_loop.store.engine import open_database
 from rlhf_loop.store.interactions import record
 from rlhf_loop.training import transformer
 from rlhf_loop.training.comparison import predict
@@ -277,20 +275,23 @@ def test_a_measurement_out_of_fold_needs_no_last_fit(bert: TextEncoder) -> None:
     assert totals[0] < totals[-1]
 
 
+def rated_place(engine: Engine, folder: Path) -> Settings:
+    """Store the ratings in the database; return the settings of a place that tunes a small encoder in this folder."""
+    tiny_encoders.write(folder / "bert")
+    record(engine, [Rating(each.prompt, each.response, each.rating, candidate_group=each.group) for each in examples()])
+    return Settings(
+        database_url=engine.url.render_as_string(hide_password=False),
+        encoder=str(folder / "bert"),
+        cache_dir=folder / "cache",
+        model_path=folder / "models" / "reward_model.joblib",
+        recipe="transformer",
+    )
+
+
 @needs_torch
 def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engine, tmp_path: Path) -> None:
     """Stopped, it leaves its state and no model; the next one uses it, writes a version with layers, and clears up."""
-    tiny_encoders.write(tmp_path / "bert")
-    settings = Settings(
-        encoder=str(tmp_path / "bert"),
-        cache_dir=tmp_path / "cache",
-        model_path=tmp_path / "models" / "reward_model.joblib",
-        recipe="transformer",
-    )
-    record(
-        sqlite_engine,
-        [Rating(each.prompt, each.response, each.rating, candidate_group=each.group) for each in examples()],
-    )
+    settings = rated_place(sqlite_engine, tmp_path)
     labels = tmp_path / "labels.jsonl"
     labels.write_text('{"question": "the dog sat", "answer": "a dog", "rating": 1.25}')
     import_ratings(sqlite_engine, labels, judge="m1")
@@ -317,35 +318,27 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_a_version(sqlite_engine: Engin
 
 
 @needs_torch
-def test_a_worker_retrains_with_tuned_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_retrains_with_tuned_layers(
+    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RLHF_RECIPE is the recipe of its trainings; what they leave is compared, promoted and served as any other."""
-    tiny_encoders.write(tmp_path / "bert")
-    settings = Settings(
-        database_url=sqlite_database(tmp_path / "rlhf.db"),
-        encoder=str(tmp_path / "bert"),
-        cache_dir=tmp_path / "cache",
-        model_path=tmp_path / "models" / "reward_model.joblib",
-        recipe="transformer",
-    )
+    settings = rated_place(sqlite_engine, tmp_path)
     for name in ("database_url", "encoder", "cache_dir", "model_path", "recipe"):
         monkeypatch.setenv(f"RLHF_{name.upper()}", str(getattr(settings, name)))
-    engine = open_database(settings.database_url)
-    record(engine, [Rating(each.prompt, each.response, each.rating, candidate_group=each.group) for each in examples()])
-    before = run_training(engine, settings, recipe="passages", min_samples=10).version
+    before = run_training(sqlite_engine, settings, recipe="passages", min_samples=10).version
     command = [sys.executable, "-m", "rlhf_loop", "train", "--min-samples", "10"]
     assert Worker(settings, retrain=command).once()
-    after = registry.versions(engine)[0]
+    after = registry.versions(sqlite_engine)[0]
     assert (after.recipe, before.recipe, len(after.weights_sha256 or "")) == ("transformer", "passages", 64)
     encoder = load_encoder(settings)
-    contest = compare_models(engine, settings, after.version, before.version, encoder=encoder)
+    contest = compare_models(sqlite_engine, settings, after.version, before.version, encoder=encoder)
     assert contest.answers > 0, "both have the same held-out questions"
-    registry.promote(engine, settings, after.version, actor="worker", force=True, reason="A test.")
+    registry.promote(sqlite_engine, settings, after.version, actor="worker", force=True, reason="A test.")
     asked = Question("the cat sat on a mat 0", ("cat on the mat", "dog on the mat"))
     loaded = registry.load(settings, after, encoder=encoder.id).model
     kept = ranked(asked.prompt, list(asked.responses), ranker=Ranker(settings, encoder=encoder))
     (scores,) = loaded.score([asked], encoder)
     assert [of.score for of in sorted(kept, key=lambda of: of.index)] == pytest.approx(scores.tolist())
-    engine.dispose()
 
 
 def test_neighbours_of_a_corpus_are_other_questions() -> None:
