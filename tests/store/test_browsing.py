@@ -139,28 +139,29 @@ def test_the_same_by_http(many: Engine, tmp_path: Path) -> None:
     assert len(app("GET", "/interactions?created_after=2026-11-23T13:00:00%2B01:00").json["interactions"]) == 3
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "rated=maybe",
-        "min_rating=0",
-        "max_rating=6",
-        "min_rating=x",
-        "limit=0",
-        "limit=101",
-        "limit=",
-        "created_after=yesterday",
-        "created_after=2026-01-01T00:00:00",
-        "created_after=0001-01-01T00:00:00%2B14:00",
-        "created_before=1e400",
-        "source=%00",
-        "colour=red",
-        "rated=true&rated=false",
-        "cursor=abc",
-        f"cursor={'x' * 300}",
-    ],
+BAD_QUESTIONS = (
+    "rated=maybe",
+    "min_rating=0",
+    "max_rating=6",
+    "min_rating=x",
+    "limit=0",
+    "limit=101",
+    "limit=",
+    "created_after=yesterday",
+    "created_after=2026-01-01T00:00:00",
+    "created_after=0001-01-01T00:00:00%2B14:00",
+    "created_before=1e400",
+    "source=%00",
+    "colour=red",
+    "rated=true&rated=false",
+    "cursor=abc",
+    f"cursor={'x' * 300}",
 )
-def test_bad_questions_are_problems(engine: Engine, tmp_path: Path, query: str) -> None:
+
+
+def test_bad_questions_are_problems(engine: Engine, tmp_path: Path) -> None:
     """422, and no filter is passed over in silence."""
-    response = caller(engine, tmp_path)("GET", f"/interactions?{query}")
-    assert (response.status_code, response.mimetype) == (422, "application/problem+json")
+    app = caller(engine, tmp_path)
+    for query in BAD_QUESTIONS:
+        response = app("GET", f"/interactions?{query}")
+        assert (response.status_code, response.mimetype) == (422, "application/problem+json"), query

@@ -106,35 +106,35 @@ def test_an_id_and_texts(app: Caller, engine: Engine) -> None:
     assert "is not a valid id for a new answer" in odd.json["detail"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "status", "words"),
-    [
-        ({"interaction_id": "gone"}, 404, "There is no interaction with the id 'gone'"),
-        ({"rating": 0}, 422, "rating is 0, not a whole number from 1 to 5"),
-        ({"rating": 6}, 422, "rating is 6, not a whole number from 1 to 5"),
-        ({"rating": 2.5}, 422, "rating is 2.5"),
-        ({"thumb": "sideways"}, 422, "thumb is 'sideways'"),
-        ({"rating": None}, 422, "rating is missing: send it, from 1 to 5, or thumb"),
-        ({"thumb": "up"}, 422, "send one of them"),
-        ({"interaction_id": None}, 422, "interaction_id is missing: send it, or prompt and response"),
-        ({"prompt": "Why?"}, 422, "prompt and response belong together"),
-        ({"prompt": " ", "response": "x"}, 422, "prompt is only white space"),
-        ({"reviewer": ""}, 422, "reviewer is empty"),
-        ({"comment": "a\x00b"}, 422, "cannot be stored"),
-        ({"rated_at": "yesterday"}, 422, "rated_at"),
-        ({"rated_at": "2026-01-31T09:30:00"}, 422, "rated_at"),
-        ({"stars": 4}, 422, "stars is not a field of this request"),
-        ({"role": "expert"}, 403, "needs the scope reviews:expert"),
-    ],
+REFUSED: tuple[tuple[dict[str, Any], int, str], ...] = (
+    ({"interaction_id": "gone"}, 404, "There is no interaction with the id 'gone'"),
+    ({"rating": 0}, 422, "rating is 0, not a whole number from 1 to 5"),
+    ({"rating": 6}, 422, "rating is 6, not a whole number from 1 to 5"),
+    ({"rating": 2.5}, 422, "rating is 2.5"),
+    ({"thumb": "sideways"}, 422, "thumb is 'sideways'"),
+    ({"rating": None}, 422, "rating is missing: send it, from 1 to 5, or thumb"),
+    ({"thumb": "up"}, 422, "send one of them"),
+    ({"interaction_id": None}, 422, "interaction_id is missing: send it, or prompt and response"),
+    ({"prompt": "Why?"}, 422, "prompt and response belong together"),
+    ({"prompt": " ", "response": "x"}, 422, "prompt is only white space"),
+    ({"reviewer": ""}, 422, "reviewer is empty"),
+    ({"comment": "a\x00b"}, 422, "cannot be stored"),
+    ({"rated_at": "yesterday"}, 422, "rated_at"),
+    ({"rated_at": "2026-01-31T09:30:00"}, 422, "rated_at"),
+    ({"stars": 4}, 422, "stars is not a field of this request"),
+    ({"role": "expert"}, 403, "needs the scope reviews:expert"),
 )
-def test_what_is_refused(app: Caller, engine: Engine, changes: dict[str, Any], status: int, words: str) -> None:
+
+
+def test_what_is_refused(app: Caller, engine: Engine) -> None:
     """As problem+json, in words; nothing is stored."""
     app.record()
-    sent = {"interaction_id": "a-1", "rating": 4, "reviewer": "u7", **changes}
-    response = app("POST", "/feedback", {name: value for name, value in sent.items() if value is not None})
-    assert (response.status_code, response.mimetype) == (status, "application/problem+json")
-    assert words in response.json["detail"]
-    assert (count(engine), count(engine, Review)) == (1, 0)
+    for changes, status, words in REFUSED:
+        sent = {"interaction_id": "a-1", "rating": 4, "reviewer": "u7", **changes}
+        response = app("POST", "/feedback", {name: value for name, value in sent.items() if value is not None})
+        assert (response.status_code, response.mimetype) == (status, "application/problem+json"), changes
+        assert words in response.json["detail"], changes
+        assert (count(engine), count(engine, Review)) == (1, 0), changes
 
 
 def test_what_a_token_is_for(engine: Engine, tmp_path: Path) -> None:
