@@ -15,7 +15,7 @@ import pytest
 from patience import PATIENCE_S
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, RankedCandidate, Ranking
+from rlhf_loop.domain import Candidate, RankedCandidate, Ranking, RecordedRanking
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RewardModel
@@ -43,6 +43,28 @@ def needs(module: str, extra: str) -> None:
 def without_model(folder: Path, encoder: TextEncoder) -> Ranker:
     """A ranker that looks for a model in this folder."""
     return Ranker(Settings(model_path=folder / "reward_model.joblib"), encoder=encoder)
+
+
+class Recording(Ranker):
+    """Keeps the rankings that it is to record, all of them; there is no model, so they have their incoming order."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Settings(model_path=folder / "none.joblib"), record=1.0)
+        self.kept: list[RecordedRanking] = []
+
+    def _recording(self) -> Recording:  # type: ignore[override]
+        return self
+
+    def record_ranking(self, ranking: RecordedRanking) -> bool:
+        self.kept.append(ranking)
+        return True
+
+    def check(self, door: str, texts: Sequence[str], ids: Sequence[object]) -> None:
+        """Assert that one ranking of these texts was kept, and that documents came back with its ids."""
+        (kept,) = self.kept
+        assert (kept.query, kept.door, kept.policy, kept.caller) == (QUERY, door, "incoming", None)
+        assert [(each.text, each.score) for each in kept.candidates] == [(text, None) for text in texts]
+        assert list(ids) == [f"{kept.id}.{place}" for place in range(len(texts))]
 
 
 def promote_its_opposite(ranker: Ranker, model: RewardModel) -> None:

@@ -13,6 +13,7 @@ from adapter_models import (
     GOOD,
     MIDDLING,
     QUERY,
+    Recording,
     Waiting,
     needs,
     promote_its_opposite,
@@ -106,6 +107,14 @@ def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> N
     assert texts(reranker.run(QUERY, documents(BAD, GOOD))) == [GOOD, BAD]
     promote_its_opposite(ranker, reward_model)
     assert texts(reranker.run(QUERY, documents(BAD, GOOD))) == [BAD, GOOD]
+
+
+def test_a_recorded_ranking_can_be_rated(tmp_path: Path) -> None:
+    """Each document comes back with the id to rate it by, and those that were given stay as they were."""
+    ranker, given = Recording(tmp_path), documents(BAD, GOOD)
+    found = RlhfReranker(ranker=ranker, without_model="incoming").run(QUERY, given)["documents"]
+    ranker.check("haystack", [BAD, GOOD], [each.meta["interaction_id"] for each in found])
+    assert (found[0].id, given[0].meta) == ("d0", {"title": "A page"})
 
 
 def test_without_a_model(tmp_path: Path, encoder: TextEncoder) -> None:

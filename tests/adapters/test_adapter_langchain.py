@@ -10,6 +10,7 @@ from adapter_models import (
     GOOD,
     MIDDLING,
     QUERY,
+    Recording,
     Waiting,
     needs,
     promote_its_opposite,
@@ -84,6 +85,14 @@ def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> N
     assert texts(compressor.compress_documents(documents(BAD, GOOD), QUERY)) == [GOOD, BAD]
     promote_its_opposite(ranker, reward_model)
     assert texts(compressor.compress_documents(documents(BAD, GOOD), QUERY)) == [BAD, GOOD]
+
+
+def test_a_recorded_ranking_can_be_rated(tmp_path: Path) -> None:
+    """Each document comes back with the id to rate it by, and those that were given stay as they were."""
+    ranker, given = Recording(tmp_path), documents(BAD, GOOD)
+    found = RlhfReranker(ranker=ranker, without_model="incoming").compress_documents(given, QUERY)
+    ranker.check("langchain", [BAD, GOOD], [each.metadata["interaction_id"] for each in found])
+    assert "interaction_id" not in given[0].metadata
 
 
 def test_without_a_model(tmp_path: Path, encoder: TextEncoder) -> None:

@@ -11,6 +11,7 @@ from adapter_models import (
     GOOD,
     MIDDLING,
     QUERY,
+    Recording,
     Waiting,
     needs,
     promote_its_opposite,
@@ -92,6 +93,14 @@ def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> N
     assert texts(reranker.postprocess_nodes(nodes(BAD, GOOD), query_str=QUERY)) == [GOOD, BAD]
     promote_its_opposite(ranker, reward_model)
     assert texts(reranker.postprocess_nodes(nodes(BAD, GOOD), query_str=QUERY)) == [BAD, GOOD]
+
+
+def test_a_recorded_ranking_can_be_rated(tmp_path: Path) -> None:
+    """Each document comes back with the id to rate it by, and those that were given stay as they were."""
+    ranker, given = Recording(tmp_path), nodes(BAD, GOOD)
+    found = RlhfReranker(ranker=ranker, without_model="incoming").postprocess_nodes(given, query_str=QUERY)
+    ranker.check("llama-index", [BAD, GOOD], [each.node.metadata["interaction_id"] for each in found])
+    assert given[0].node.metadata == {"title": "A page"}
 
 
 def test_without_a_model(tmp_path: Path, encoder: TextEncoder) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_models import BAD, GOOD, MIDDLING, QUERY, promote_its_opposite, without_model
+from adapter_models import BAD, GOOD, MIDDLING, QUERY, Recording, promote_its_opposite, without_model
 
 from rlhf_loop import ranking
 from rlhf_loop.adapters.ranked import RankedText, ranked
@@ -52,6 +52,22 @@ def test_a_threshold(ranker: Ranker) -> None:
     assert ranked(QUERY, [BAD, GOOD, MIDDLING], ranker=ranker, threshold=second.score) == [best, second]
     assert ranked(QUERY, [BAD, GOOD, MIDDLING], ranker=ranker, threshold=1.0) == []
     assert len(ranked(QUERY, [BAD, ""], ranker=ranker, threshold=0.0)) == 2
+
+
+def test_what_is_recorded_and_what_is_not(tmp_path: Path) -> None:
+    """rerank_candidates records as a door of its own; no texts, no door and no share are no record."""
+    ranker = Recording(tmp_path)
+    found = ranking.rerank_candidates(QUERY, [BAD, {"text": GOOD, "page": 3}, "lone \ud800"], ranker=ranker)
+    ranker.check("rerank_candidates", [BAD, GOOD], [each.get("interaction_id") for each in found[:2]])
+    assert (found[1]["page"], "interaction_id" in found[2]) == (3, False)
+    ranked(QUERY, [BAD], ranker=ranker, without_model="incoming")
+    ranked(QUERY, [], ranker=ranker, without_model="incoming", door="x")
+    ranked(QUERY, ["", None], ranker=ranker, without_model="incoming", door="x")
+    assert len(ranker.kept) == 1
+    assert ranking.is_drawn(0.0) is False
+    for share in (-0.1, 1.5, True, "1"):
+        with pytest.raises(ValueError, match="is not a valid share"):
+            Ranker(Settings(), record=share)  # type: ignore[arg-type]
 
 
 def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> None:

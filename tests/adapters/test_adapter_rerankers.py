@@ -9,6 +9,7 @@ from adapter_models import (
     GOOD,
     MIDDLING,
     QUERY,
+    Recording,
     Waiting,
     needs,
     promote_its_opposite,
@@ -86,6 +87,14 @@ def test_a_promotion_is_followed(ranker: Ranker, reward_model: RewardModel) -> N
     assert texts(reranker.rank(QUERY, [BAD, GOOD])) == [GOOD, BAD]
     promote_its_opposite(ranker, reward_model)
     assert texts(reranker.rank(QUERY, [BAD, GOOD])) == [BAD, GOOD]
+
+
+def test_a_recorded_ranking_can_be_rated(tmp_path: Path) -> None:
+    """Each document comes back with the id to rate it by, and those that were given stay as they were."""
+    ranker, given = Recording(tmp_path), [Document(BAD), Document(GOOD)]
+    found = RlhfReranker(ranker=ranker, without_model="incoming").rank(QUERY, given)
+    ranker.check("rerankers", [BAD, GOOD], [each.document.metadata["interaction_id"] for each in found])
+    assert not given[0].metadata
 
 
 def test_without_a_model(tmp_path: Path, encoder: TextEncoder) -> None:

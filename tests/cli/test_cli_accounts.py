@@ -171,6 +171,17 @@ def test_tokens(run: Run, engine: Engine) -> None:
     assert tokens.find(engine, secret, now=datetime.now(UTC)) is None
 
 
+def test_a_token_has_its_share_of_recorded_rankings(run: Run, engine: Engine) -> None:
+    """It is a number from 0 to 1, and the list has it."""
+    run("users", "add", "bot", "--role", "service")
+    asked = ("tokens", "add", "x", "--user", "bot", "--scope", "rerank", "--record")
+    assert "is not in the range 0<=x<=1" in run(*asked, "2", code=2).output
+    found = tokens.find(engine, run(*asked, "0.25").stdout.strip(), now=datetime.now(UTC))
+    assert found is not None
+    assert found.record == 0.25
+    assert ", records 25% of its rankings\n" in run("tokens", "list").output
+
+
 def test_the_scopes_that_can_be_given_are_those_there_are() -> None:
     """The command line names them itself, so that it starts without the database's library."""
     assert tuple(accounts._SCOPES.choices) == tokens.SCOPES

@@ -1,0 +1,101 @@
+"""`rlhf-loop rankings purge` and `rlhf-loop forget` show what they would delete, and delete when they are told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from databases import sqlite_database
+from sqlalchemy import func, select
+
+from rlhf_loop.cli import main
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.recording import Recorder
+from rlhf_loop.store.tables import Interaction
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return sqlite_database(tmp_path / "rlhf.db")
+
+
+@pytest.fixture
+def run(url: str, tmp_path: Path) -> Run:
+    """Run a command, on a database whose ranking still waits in the outbox."""
+    environ = {"RLHF_DATABASE_URL": url, "RLHF_OUTBOX_PATH": str(tmp_path / "outbox.db")}
+    recorder = Recorder(Settings.from_env(environ))
+    recorder._down = True
+    candidate = RankedCandidate(Candidate("Sugar."), rank=1, score=0.5, position=0)
+    recorder.record_ranking(
+        RecordedRanking(
+            id="r",
+            query="What helps?",
+            candidates=(candidate,),
+            door="/v1/rerank",
+            caller="shop",
+            policy="live",
+            ranked_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+    )
+    recorder.close()
+
+    def run(*arguments: str, code: int = 0, **more: str) -> Result:
+        result = CliRunner().invoke(main, arguments, env={**environ, **more})
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def left(url: str) -> int:
+    engine = open_database(url)
+    with engine.connect() as connection:
+        count = int(connection.execute(select(func.count()).select_from(Interaction)).scalar_one())
+    engine.dispose()
+    return count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "which"),
+    [(("forget", "--query", "what  HELPS?"), "to this question"), (("forget", "--caller", "shop"), "by shop")],
+)
+def test_a_person_is_forgotten_only_when_it_is_said(run: Run, url: str, arguments: tuple[str, ...], which: str) -> None:
+    """What waits in the outbox counts, too; without --yes everything stays, and it is said how much that is."""
+    shown = run(*arguments).output
+    assert f"1 answer or document in 1 list, with 0 reviews: {which}." in shown
+    assert "Nothing is deleted yet. Add --yes" in shown
+    assert left(url) == 1
+    assert "1 answer or document in 1 list, with 0 reviews: deleted." in run(*arguments, "--yes").output
+    assert left(url) == 0
+    assert "deleted" not in run(*arguments, "--yes").output
+
+
+def test_old_rankings_are_purged_when_it_is_said(run: Run, url: str) -> None:
+    """By the days that are given, else by those of the settings; 0 there says none are."""
+    assert "RLHF_RECORD_DAYS is 0, so nothing is too old" in run("rankings", "purge", code=2).output
+    run("forget", "--caller", "nobody")
+    assert "0 answers and documents" in run("rankings", "purge", "--days", "30000", "--yes").output
+    assert "Nothing is deleted yet" in run("rankings", "purge", RLHF_RECORD_DAYS="1").output
+    assert left(url) == 1
+    run("rankings", "purge", "--yes", RLHF_RECORD_DAYS="1")
+    assert left(url) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Give --query or --caller, one of them."),
+        (("--query", "a", "--caller", "b"), "Give --query or --caller, one of them."),
+        (("--query", " "), "What is to be forgotten is empty."),
+    ],
+)
+def test_what_is_not_said_is_not_forgotten(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    """Exit code 2, and what to say."""
+    assert words in run("forget", *arguments, code=2).output
