@@ -33,7 +33,7 @@ class Server:
         return megabytes(self.process.pid)
 
 
-def environ(folder: Path, *, record: bool = False) -> dict[str, str]:
+def environ(folder: Path) -> dict[str, str]:
     """Return variables that keep everything in the folder, and ask nobody else."""
     # The runtime and the weights stay those that the caller chose.
     kept = {name: text for name, text in os.environ.items() if not name.startswith("RLHF_") or "_ENCODER_" in name}
@@ -47,7 +47,6 @@ def environ(folder: Path, *, record: bool = False) -> dict[str, str]:
         "RLHF_INDEX_PATH": str(folder / "index"),
         "RLHF_OUTBOX_PATH": str(folder / "outbox.db"),
         "RLHF_CACHE_DIR": str(folder / "cache"),
-        "RLHF_RECORD_RANKINGS": "1" if record else "0",
     }
 
 
@@ -58,12 +57,12 @@ def prepare(folder: Path, *, documents: int = 0) -> None:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, record: bool = False) -> Iterator[Server]:
-    """Serve what the folder holds, on a port that is free, and yield when it is ready; with `record` rankings are."""
+def serving(folder: Path, *options: str) -> Iterator[Server]:
+    """Serve what the folder holds, on a port that is free, and yield when it is ready."""
     with (folder / "server.log").open("w") as log:
         command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0", *options]
         process = subprocess.Popen(
-            command, cwd=folder, env=environ(folder, record=record), stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=folder, env=environ(folder), stdout=subprocess.PIPE, stderr=log, text=True
         )
     assert process.stdout is not None
     try:
