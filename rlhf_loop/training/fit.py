@@ -339,7 +339,7 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int, pointwise: bool = Fal
     features, label, question, judged = matrix[inside], data.label[fitted], data.prompt[fitted], of.judged[fitted]
     weight = None if plain else rating_weights(data, of.judged, fitted)[fitted]
     answers, more = len(features), of.negatives
-    if more is not None and more.recipe == recipe.name:
+    if more is not None and more.recipe == recipe.name and len((more := more.but(data.prompt[of.held])).label):
         weight = np.ones(answers) if weight is None else weight
         each = min(1.0, NEGATIVE_SHARE * float(weight.sum()) / len(more.label))
         features, label = np.concatenate([features, more.features[:, columns]]), np.concatenate([label, more.label])

@@ -70,6 +70,11 @@ class Negatives:
     label: Ints
     question: Ints
 
+    def but(self, questions: Ints) -> Negatives:
+        """Leave out those of some questions."""
+        kept = ~np.isin(self.question, questions)
+        return Negatives(self.recipe, self.features[kept], self.label[kept], self.question[kept])
+
     def measured(self, decision: Callable[[NDArray[np.float32], Ints], Floats]) -> RelevanceReport:
         """Tell how scores order the pairs; `decision` gives them for features and the number of each one's question."""
         score = decision(self.features, self.question)
@@ -106,9 +111,13 @@ def draw_negatives(
         questions.append(Question(of.prompt, (*of.right, *foreign, *of.others)))
         labels += [1] * len(of.right) + [0] * len(foreign) + [-1] * len(of.others)
         numbers += [of.number] * len(questions[-1].responses)
-    kept = np.array(labels) >= 0
+    label, question = np.array(labels), np.array(numbers)
+    # Replies such as "Yes." are right answers to many questions, and no negatives to any of these.
+    kept = np.isin(question, question[label == 0]) & (label >= 0)
+    if len(np.unique(question[kept])) < LEAST_QUESTIONS:
+        return None
     features = recipe.features(questions, encoder)[kept].astype(np.float32)
-    return Negatives(recipe.name, features, np.array(labels)[kept], np.array(numbers)[kept])
+    return Negatives(recipe.name, features, label[kept], question[kept])
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,6 +299,7 @@ def train(
     chosen = best_recipe(out_of_fold)
     fit, having = fits[chosen], rows[chosen] & judged
     taken = recipe_named(chosen, cross=cross)
+    seconds["evaluation"] = perf_counter() - started
     started = perf_counter()
     material, fit, relevance = _relevant(material, taken, layers, fit, encoder, seed)
     if relevance and relevance.before is not None:
@@ -307,6 +308,7 @@ def train(
     started = perf_counter()
     alone = fit_recipe(taken, material, seed=seed, pointwise=True) if chosen != JointRecipe.name else fit
     seconds["pointwise fit"] = perf_counter() - started
+    started = perf_counter()
     name = encoder.full_id if is_crossed(taken) else encoder.id
     outside, hints = having & held, rows[chosen] & ~judged & ~held
     report = TrainingReport(
@@ -343,7 +345,7 @@ def train(
         relevance=relevance,
         pointwise=evaluate(data.predictions(alone.probability[having], having)),
     )
-    seconds["evaluation"] = perf_counter() - started
+    seconds["evaluation"] += perf_counter() - started
     report = replace(report, foreign=encoder.foreign(_some_texts(data)))
     started = perf_counter()
     report = replace(report, documents=_by_documents(material, taken, inside[chosen], common, seed))

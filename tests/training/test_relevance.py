@@ -139,3 +139,21 @@ def test_too_few_questions(by_length: str, quick: TextEncoder, left: int) -> Non
     """Nothing is said of fewer than four questions with right answers."""
     data = assemble(on_subject())
     assert drawn(data, data.prompt < left, quick, by_length) is None
+
+
+def test_replies_that_fit_everywhere(quick: TextEncoder) -> None:
+    """Where right answers to a question are answers to all others as well, there is nothing to measure by."""
+    examples = [
+        Example(f"Does {each} hurt?", "Yes, it does." if place % 3 else "No.", 5 if place % 3 else 2, each)
+        for place, each in enumerate(SUBJECTS)
+    ]
+    found = train(examples, encoder=quick, recipe="passages", min_samples=20)
+    assert found.report.relevance is None
+
+
+def test_what_is_held_out_teaches_nothing(quick: TextEncoder, by_length: str) -> None:
+    """Negatives of a question that a fit is kept from are kept from it, too."""
+    data = assemble(on_subject())
+    found = drawn(data, np.ones(len(data.row), dtype=np.bool_), quick, by_length)
+    assert found is not None
+    assert set(found.but(np.arange(5)).question.tolist()) == set(range(5, len(SUBJECTS)))
