@@ -156,8 +156,8 @@ def print_next_steps() -> None:
     )
 
 
-def print_preview(found: Preview, *, reviewer: str, unrated: bool, skip_invalid: bool) -> None:
-    """Print what an import would read; `reviewer` is who speaks where no row says."""
+def print_preview(found: Preview, *, reviewer: str, unrated: bool, skip_invalid: bool) -> bool:
+    """Print what an import would read; return whether it would take it. `reviewer` speaks where no row says."""
     console, report = _console(), found.report
     if found.columns:
         names = (f"{column} → {field}" if column != field else field for field, column in found.columns.items())
@@ -179,11 +179,15 @@ def print_preview(found: Preview, *, reviewer: str, unrated: bool, skip_invalid:
     if found.columns and others:
         shown = f"--column reviewer={shlex.quote(others[0])}"
         console.print(Text(f"A field takes another column by e.g. {shown}. The fields are: {', '.join(FIELDS)}."))
-    if found.unrated and not unrated:
+    refused = bool(found.unrated and not unrated)
+    if refused:
         click.echo(found.unrated)
     if report.invalid_count and not skip_invalid:
         click.echo("As it is, nothing of the file would be stored: mend these rows, or say --skip-invalid.")
-    click.echo("Nothing was stored, and no row compared with another one. Import it without --dry-run.")
+        refused = True
+    onward = "" if refused else " Import it without --dry-run."
+    click.echo(f"Nothing was stored, and no row compared with another one.{onward}")
+    return not refused
 
 
 def print_invalid(report: ImportReport) -> None:

@@ -141,22 +141,18 @@ def import_(
         if str(file) == "-":
             file = stack.enter_context(_standard_input())
         if dry_run:
-            print_preview(
-                preview_ratings(
-                    file,
-                    columns=columns,
-                    names=names,
-                    format=format,
-                    reviewer=reviewer,
-                    labels=labels,
-                    encoding=encoding,
-                    judge=judge,
-                ),
-                reviewer=judge or reviewer,
-                unrated=unrated,
-                skip_invalid=skip_invalid,
+            found = preview_ratings(
+                file,
+                columns=columns,
+                names=names,
+                format=format,
+                reviewer=reviewer,
+                labels=labels,
+                encoding=encoding,
+                judge=judge,
             )
-            return
+            taken = print_preview(found, reviewer=judge or reviewer, unrated=unrated, skip_invalid=skip_invalid)
+            sys.exit(0 if taken else 2)
         engine = open_ratings()
         try:
             with progress_bar(f"Importing {file.name}") as progress:

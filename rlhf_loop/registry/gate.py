@@ -95,13 +95,13 @@ class Judgement:
         return " ".join(self.reasons)
 
 
-def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder) -> Judgement:
+def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder, apart: str = "") -> Judgement:
     """Compare a new model with the incoming order (see `beside_incoming`) and with the live one (`beside_live`).
 
     Where the incoming order is unknown, one that does not look whether an answer is about the question waits, too.
 
     Each question is judged by models that were not fitted on it: a frozen or held-out one by the new model itself,
-    another by that of its fold.
+    another by that of its fold. `apart` says why a live model that there is was not compared.
     """
     rows = trained.judged & np.isfinite(trained.probability)
     of = trained.data.predictions(trained.probability[rows], rows)
@@ -112,7 +112,7 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
         verdicts += _off_subject(trained.report)
     found = None
     if live is None:
-        verdicts.append((ModelState.LIVE, "There was no live model to compare it with."))
+        verdicts.append((ModelState.LIVE, apart or "There was no live model to compare it with."))
     else:
         own = live_scores(trained, live.model, live.fitted, rows, encoder)
         again = None if trained.incumbent is None else trained.incumbent[rows]

@@ -20,6 +20,7 @@ from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import MIN_SAMPLES, ModelState, RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
+from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.gate import Judgement, LiveModel, judge
@@ -150,7 +151,7 @@ def run_training(
             if (before and before.version) != (beside and beside.version):
                 # Promoted meanwhile: what was fitted for the one before says nothing of it.
                 trained = replace(trained, incumbent=None)
-            judgement = judge(trained, beside, encoder=encoder)
+            judgement = judge(trained, beside, encoder=encoder, apart=_of_other_encoder(engine, encoder))
             measured = plain(asdict(report))
             card = {"run_id": run_id, "trained_at": datetime.now(UTC).isoformat(), "metrics": measured}
             version = registry.add(
@@ -232,7 +233,7 @@ def library_versions(*, tuned: bool = False) -> dict[str, str]:
 def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> LiveModel | None:
     """Return the live model to compare a new one with; None if it cannot be read or is of another encoder."""
     version = registry.live(engine)
-    if version is None:
+    if version is None or _of_other_encoder(engine, encoder):
         return None
     try:
         loaded = registry.load(settings, version, encoder=encoder.full_id)
@@ -241,6 +242,17 @@ def _live_model(engine: Engine, settings: Settings, encoder: TextEncoder) -> Liv
         return None
     return LiveModel(
         version=version.version, model=loaded.model, fitted=registry.fitted_questions(settings, version.version)
+    )
+
+
+def _of_other_encoder(engine: Engine, encoder: TextEncoder) -> str:
+    """Say that the live model reads with another encoder, as after a change of it; an empty text if it does not."""
+    version = registry.live(engine)
+    if version is None or same_model(version.encoder, encoder.id):
+        return ""
+    return (
+        f"The live model {version.version} reads with another encoder ({version.encoder.partition('/')[0]}), so the "
+        "two were not compared."
     )
 
 

@@ -244,7 +244,7 @@ def test_a_tools_file_without_any_rating_is_refused(database: str, tmp_path: Pat
     arguments = ("ratings", "import", "--from", "langfuse", path)
     said = "was understood as a rating, in 1 answer. Not used: score helpful."
     tried, refused = call(database, *arguments, "--dry-run"), call(database, *arguments)
-    assert (tried.exit_code, said in tried.stdout) == (0, True)
+    assert (tried.exit_code, said in tried.stdout, "Import it" in tried.stdout) == (2, True, False)
     assert (refused.exit_code, said in refused.stderr) == (2, True)
     assert "There is no import yet" in call(database, "ratings", "imports").output
     assert "1 added" in call(database, *arguments, "--unrated").output

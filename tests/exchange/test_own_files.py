@@ -376,7 +376,7 @@ def test_a_dry_run_shows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     text = "Frage;Antwort;Bewertung;Station\nWas hilft?;Tee;5;3\nWas hilft?;Nichts;;3\nWas hilft?;Bier;7;3\n"
     found = CliRunner().invoke(main, ["ratings", "import", "-", "--dry-run"], input=text)
-    assert found.exit_code == 0
+    assert found.exit_code == 2  # as the import would
     for words in (
         "Frage → user_prompt",
         "Tee",
@@ -395,7 +395,10 @@ def test_a_dry_run_shows_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.
     assert preview_ratings(tmp_path / "a.csv", most=1).report.rows == 2
     array = '[\n {"question": "q", "answer": "a", "rating": 4}\n]'
     found = CliRunner().invoke(main, ["ratings", "import", "-", "--dry-run"], input=array)
-    assert "1 rating by 1 reviewer." in found.output
+    assert (found.exit_code, "1 rating by 1 reviewer." in found.output) == (0, True)
+    assert (
+        CliRunner().invoke(main, ["ratings", "import", "-", "--dry-run", "--skip-invalid"], input=text).exit_code == 0
+    )
 
 
 def test_each_line_of_json_has_its_own_places(sqlite_engine: Engine, tmp_path: Path) -> None:

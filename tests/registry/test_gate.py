@@ -46,6 +46,8 @@ def test_the_first_model_has_to_beat_the_incoming_order(fresh: TrainingResult, e
     worst = judge(saying(fresh, 1 - perfect(fresh)), None, encoder=encoder)
     assert worst.state == ModelState.REJECTED
     assert "It is worse than the incoming order" in worst.reason
+    changed = judge(saying(fresh, perfect(fresh)), None, encoder=encoder, apart="It has another encoder.")
+    assert changed.reasons[-1] == "It has another encoder."
     like_it = judge(saying(fresh, 1 / (1 + fresh.data.rank)), None, encoder=encoder)
     assert like_it.state == ModelState.CANDIDATE
     assert "not certain to be better" in like_it.reason

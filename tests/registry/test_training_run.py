@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from figure_rows import add_version
 from sqlalchemy import Engine
 
 from rlhf_loop import sample
@@ -15,7 +16,7 @@ from rlhf_loop.domain import ModelState, Rating, ReviewerRole, RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, ModelFileError, NotEnoughDataError
 from rlhf_loop.exchange.transfer import import_ratings
-from rlhf_loop.registry import versions
+from rlhf_loop.registry import training_run, versions
 from rlhf_loop.registry.gate import Judgement
 from rlhf_loop.registry.runs import runs
 from rlhf_loop.registry.training_run import library_versions, run_training
@@ -319,3 +320,11 @@ def test_a_hostile_rater_counts_nothing_unless_all_are_to_count(
     ]
     alike = run_training(sampled, replace(settings, reviewer_weighting=False), recipe="passages", encoder=encoder)
     assert (alike.report.raters, alike.report.rated, alike.report.disregarded) == ((), 201, 0)
+
+
+def test_a_change_of_the_encoder_is_said(engine: Engine, settings: Settings, encoder: TextEncoder) -> None:
+    """Vectors of two encoders do not compare; the report says that there is a live model, and why it is left out."""
+    add_version(engine, "passages-1", None, state="live")
+    said = training_run._of_other_encoder(engine, encoder)
+    assert said == "The live model passages-1 reads with another encoder (e), so the two were not compared."
+    assert training_run._live_model(engine, settings, encoder) is None

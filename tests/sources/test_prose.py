@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_loop.sources.excerpts import sections
+from rlhf_loop.sources.index import prose
 from rlhf_loop.sources.index.documents import ParsedDocument, find_files
 
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
@@ -286,3 +287,13 @@ def test_folders_are_indexed_without_what_office_leaves_in_them(tmp_path: Path) 
     for name in ("a.docx", "~$a.docx", "b.pptx", "c.html", "d.docx.gz"):
         (tmp_path / name).write_bytes(b"")
     assert [file.path.name for file in find_files([tmp_path])] == ["a.docx", "b.pptx", "c.html"]
+
+
+def test_a_page_of_too_many_elements_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formatting that is never closed is opened anew in each paragraph: ten marks times ten are a hundred elements."""
+    monkeypatch.setattr(prose, "_PARSED_HERE", (0, 0, 0))
+    monkeypatch.setattr(prose, "_MOST_ELEMENTS", 100)
+    page = f"<p>{''.join(f'<b id={number}>' for number in range(10))}</p>{'<p>x' * 10}"
+    refused = read(tmp_path / "a.html", page)
+    assert "more than 100 elements" in refused.reason
+    assert text_of(tmp_path / "b.html", page.replace("</p>", "</b>" * 10 + "</p>")) == "\n\n".join("x" * 10)

@@ -34,18 +34,20 @@ _MOST_MARKS = 1_000_000
 #: What a page may have that is parsed at once: characters, marks, and marks times formatting. The time grows with the
 #: square of attributes and of open elements, and each mark may open all formatting anew. Of a larger page no rule tells
 #: for sure how long it takes, short of parsing it: a process is given so many seconds of a CPU and bytes to try.
-_PARSED_HERE = (200_000, 10_000, 5_000_000)
+_PARSED_HERE = (200_000, 10_000, 500_000)
 _MOST_SECONDS, _MOST_MEMORY = 10, 1 << 31
+#: Elements that are gone through, in some seconds: formatting that is never closed is opened anew in each paragraph.
+_MOST_ELEMENTS = 1_000_000
 _FORMATTING = re.compile(r"<(?:a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/>]", re.IGNORECASE)
 _TRIAL = """
 import sys
 from contextlib import suppress
 with suppress(ImportError):  # there is none on Windows
     import resource
-    for kind, most in zip((resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_CORE), (*sys.argv[1:], 0)):
+    for kind, most in zip((resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_CORE), (*sys.argv[1:3], 0)):
         resource.setrlimit(kind, (int(most), int(most)))
 from selectolax.lexbor import LexborHTMLParser
-LexborHTMLParser(sys.stdin.buffer.read().decode())
+sys.exit(len(LexborHTMLParser(sys.stdin.buffer.read().decode()).css("*")) > int(sys.argv[3]))
 """
 #: Longer than any book; a document is embedded as a whole, or not at all.
 MAX_CHARS = 5_000_000
@@ -486,7 +488,7 @@ def _try_parsing(text: str, path: Path) -> None:
         return
     with suppress(subprocess.TimeoutExpired):
         trial = subprocess.run(
-            [sys.executable, "-P", "-c", _TRIAL, str(_MOST_SECONDS), str(_MOST_MEMORY)],
+            [sys.executable, "-P", "-c", _TRIAL, *map(str, (_MOST_SECONDS, _MOST_MEMORY, _MOST_ELEMENTS))],
             input=text.encode(),
             capture_output=True,
             timeout=60 * _MOST_SECONDS,
@@ -495,8 +497,8 @@ def _try_parsing(text: str, path: Path) -> None:
         if trial.returncode == 0:
             return
     raise DocumentError(
-        f"The page {str(path)!r} takes more than {_MOST_SECONDS} seconds or {_MOST_MEMORY >> 20:,} MB to parse: it may "
-        "leave thousands of elements open. Save it as a web page anew."
+        f"The page {str(path)!r} takes more than {_MOST_SECONDS} seconds or {_MOST_MEMORY >> 20:,} MB to parse, or has "
+        f"more than {_MOST_ELEMENTS:,} elements: it may leave thousands of them open. Save it as a web page anew."
     )
 
 
