@@ -15,6 +15,7 @@ from rlhf_loop.domain import Rating, ReviewerRole, raw_answer_name
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.store.validation import cleaned, problem
 from rlhf_loop.utils.rows import Kind, refuse_doubled
+from rlhf_loop.utils.translation import Message
 
 FIELDS = tuple(field.name for field in fields(Rating))
 REQUIRED = ("user_prompt", "ai_response")
@@ -104,8 +105,9 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
             found = [i for i, name in enumerate(plain) if name in spellings and i not in chosen]
             if len({names[i] for i in found}) > 1:
                 both = " and ".join(repr(names[i]) for i in found[:2])
+                advice = Message("Choose one with --column {field}={column}.", field=field, column=names[found[0]])
                 raise ImportFileError(
-                    f"The columns {both} both mean {field}. Choose one with --column {field}={names[found[0]]}."
+                    Message("The columns {both} both mean {field}. {advice}", both=both, field=field, advice=advice)
                 )
             if found:
                 positions[field] = found[0]
@@ -134,7 +136,7 @@ def to_rating(values: Mapping[str, Any]) -> Rating:
     """
     for name in REQUIRED:
         if values.get(name) is None:
-            raise ValueError(f"{name} is missing")
+            raise ValueError(Message("{name} is missing", name=name))
     parsed: dict[str, Any] = {}
     for name, value in values.items():
         # An empty text that is needed is said to be empty, and a data frame's NaN, which is not itself, not to be one.
@@ -186,9 +188,14 @@ def _whole(name: str, value: Any) -> int | None:
     if number is None:
         return None
     if number != int(number):
-        kind = "a whole number from 1 to 5" if name == "rating" else "a whole number"
-        raise ValueError(f"{name} is {_shown(value)}, not {kind}")
+        raise _not_one(name, value, kind="a whole number from 1 to 5" if name == "rating" else "a whole number")
     return int(number)
+
+
+def _not_one(name: str, value: Any, *, kind: str) -> ValueError:
+    if kind == "a whole number from 1 to 5":
+        return ValueError(Message("{name} is {value}, not a whole number from 1 to 5", name=name, value=_shown(value)))
+    return ValueError(f"{name} is {_shown(value)}, not {kind}")
 
 
 def _real(name: str, value: Any) -> float | None:
@@ -206,7 +213,7 @@ def _number(name: str, value: Any, *, kind: str) -> float | None:
         with suppress(ValueError, OverflowError):
             number = float(with_point(value).replace("_", "?") if isinstance(value, str) else value)
     if not math.isfinite(number):
-        raise ValueError(f"{name} is {_shown(value)}, not {kind}")
+        raise _not_one(name, value, kind=kind)
     return number
 
 
@@ -237,7 +244,9 @@ def to_time(name: str, value: Any) -> datetime | None:
         moment = plain if isinstance(plain, datetime) else datetime.fromisoformat(str(plain))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"{name} is {_shown(value)}, not a time such as 2025-01-31T09:30:00+00:00") from None
+        raise ValueError(
+            Message("{name} is {value}, not a time such as 2025-01-31T09:30:00+00:00", name=name, value=_shown(value))
+        ) from None
 
 
 def _iso(text: str) -> str:

@@ -20,7 +20,7 @@ from rlhf_loop.exchange.staging import REMARKS, Stored, take_turn
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import LARGEST_ID, Import, ImportChange, Interaction, Preference, Review, UtcDateTime
-from rlhf_loop.utils.text import counted
+from rlhf_loop.utils.translation import Message
 
 _CHUNK = 1000
 
@@ -63,15 +63,40 @@ class Undone:
         """Return the numbers in sentences."""
         if self.already:
             when = f"{self.already.undone_at:%Y-%m-%d %H:%M} UTC by {self.already.undone_by}"
-            return [f"Import {self.already.id} was taken back before, {when}. Nothing was done."]
-        said = "reviews and preferences"
-        found = [f"{counted(self.answers, 'answer')} and {self.said:,} {said} removed, {self.restored:,} as before."]
+            return [
+                Message(
+                    "Import {id} was taken back before, {when}. Nothing was done.", id=str(self.already.id), when=when
+                )
+            ]
+        found: list[str] = [
+            Message.counted(
+                "{n:,} answer and {said:,} reviews and preferences removed, {restored:,} as before.",
+                "{n:,} answers and {said:,} reviews and preferences removed, {restored:,} as before.",
+                self.answers,
+                said=self.said,
+                restored=self.restored,
+            )
+        ]
         if self.labels:
-            found.append(f"{counted(self.labels, 'label')} of judges removed.")
+            found.append(
+                Message.counted("{n:,} label of judges removed.", "{n:,} labels of judges removed.", self.labels)
+            )
         if self.answers_kept:
-            found.append(f"Kept: {counted(self.answers_kept, 'answer')} of the import, used otherwise since.")
+            kept = self.answers_kept
+            found.append(
+                Message.counted(
+                    "Kept: {n:,} answer of the import, used otherwise since.",
+                    "Kept: {n:,} answers of the import, used otherwise since.",
+                    kept,
+                )
+            )
         if self.said_kept:
-            found.append(f"Kept as now: {self.said_kept:,} {said}, changed, withdrawn or approved since.")
+            found.append(
+                Message(
+                    "Kept as now: {n:,} reviews and preferences, changed, withdrawn or approved since.",
+                    n=self.said_kept,
+                )
+            )
         return found
 
 

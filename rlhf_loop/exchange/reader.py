@@ -21,10 +21,13 @@ from rlhf_loop.exchange.formats.plain import PlainLayout
 from rlhf_loop.exchange.formats.trl import PreferenceLayout, UnpairedLayout
 from rlhf_loop.utils.encodings import UTF_8, known_encoding, likely_encoding, recoded
 from rlhf_loop.utils.rows import DAMAGED, Record, container_of, open_stream, read_records, refuse_other_kinds
+from rlhf_loop.utils.translation import Message
 
 #: The formats of one's own, which are also the ways in which a file can hold rows.
 PLAIN = ("csv", "jsonl", "parquet", "xlsx")
 _BINARY = ("parquet", "xlsx")
+#: What holds no rows; the index reads these.
+_DOCUMENTS = (".pdf", ".docx", ".pptx", ".html", ".htm", ".md", ".txt")
 #: A file of JSON holds the same objects as one of JSONL, in an array.
 _CONTAINERS = (*PLAIN, "json")
 #: Those of other tools, with the ways in which such a file can hold its rows; the name's ending tells which.
@@ -196,9 +199,16 @@ def chosen_format(path: Path, format: str | None) -> tuple[str, str]:
         ImportFileError: the ending tells nothing, or nothing that the format can be held in.
     """
     if format is None:
-        container = container_of(
-            path, _CONTAINERS, advice=f"Give the format with --format ({', '.join(FORMATS)}), or: "
-        )
+        if path.suffix.lower() in _DOCUMENTS:
+            raise ImportFileError(
+                Message(
+                    "The file {file!r} is a document, and ratings are rows of a table, such as .csv or .xlsx. What "
+                    "answers are to come from goes into the index: rlhf-loop index add FILE",
+                    file=str(path),
+                )
+            )
+        advice = Message("Give the format with --format ({formats}), or: ", formats=", ".join(FORMATS))
+        container = container_of(path, _CONTAINERS, advice=advice)
         return ("jsonl" if container == "json" else container), container
     if format in PLAIN:
         return format, format

@@ -31,6 +31,7 @@ from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.encodings import UTF_8
 from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
 from rlhf_loop.utils.text import blank, clause, counted
+from rlhf_loop.utils.translation import Message
 
 _STREAMED = {"yield_per": 1000}
 _JOINED = Interaction.__table__.outerjoin(Review.__table__, Review.interaction_key == Interaction.id)
@@ -139,25 +140,42 @@ class ImportReport:
 
     def lines(self) -> list[str]:
         """Return what changed, and what was said, in sentences."""
-        parts = f"{self.added} added, {self.updated} updated, {self.unchanged} unchanged"
-        skipped = f", {self.invalid_count} invalid and left out" if self.invalid_count else ""
-        gone = [f"{counted(self.withdrawn, 'rating')} taken back."] if self.withdrawn else []
-        return [f"{counted(self.rows, 'row')}: {parts}{skipped}.", *gone, *self.said()]
+        values = {"added": self.added, "updated": self.updated, "unchanged": self.unchanged}
+        rows = Message.counted("{n:,} row", "{n:,} rows", self.rows)
+        if self.invalid_count:
+            stored = Message(
+                "{rows}: {added} added, {updated} updated, {unchanged} unchanged, {invalid} invalid and left out.",
+                rows=rows,
+                invalid=self.invalid_count,
+                **values,
+            )
+        else:
+            stored = Message("{rows}: {added} added, {updated} updated, {unchanged} unchanged.", rows=rows, **values)
+        gone = Message.counted("{n:,} rating taken back.", "{n:,} ratings taken back.", self.withdrawn)
+        return [stored, *([gone] if self.withdrawn else []), *self.said()]
 
     def said(self) -> list[str]:
         """Return how much was said by how many people, what the text was read as, and what was not used."""
-        said = [counted(self.rated, "rating")] if self.rated or not self.compared else []
-        said += [counted(self.compared, "comparison")] if self.compared else []
-        found = [f"{' and '.join(said)} by {counted(self.reviewers, 'reviewer')}."] if not self.judged else []
-        found += [f"{counted(self.judged, 'label')} by {counted(self.reviewers, 'judge')}."] if self.judged else []
+        said = []
+        if self.rated or not self.compared:
+            said.append(Message.counted("{n:,} rating", "{n:,} ratings", self.rated))
+        if self.compared:
+            said.append(Message.counted("{n:,} comparison", "{n:,} comparisons", self.compared))
+        by = Message.counted(
+            "{what} by {n:,} reviewer.", "{what} by {n:,} reviewers.", self.reviewers, what=tuple(said)
+        )
+        found: list[str] = [by]
+        if self.judged:
+            labels = Message.counted("{n:,} label", "{n:,} labels", self.judged)
+            found = [Message.counted("{what} by {n:,} judge.", "{what} by {n:,} judges.", self.reviewers, what=labels)]
         if any(name.startswith(("score ", "annotation ")) for name in self.ignored) and not self.rated + self.compared:
-            found.append(
-                "No score was taken for a rating. If one of those below is it, import it again with --score-name NAME."
-            )
+            again = Message("If one of those below is it, import it again with --score-name NAME.")
+            found.append(Message("No score was taken for a rating. {advice}", advice=again))
         if self.encoding not in (None, UTF_8):
-            found.append(f"Read as {self.encoding}. If letters are wrong in it, give another --encoding.")
+            advice = Message("If letters are wrong in it, give another --encoding.")
+            found.append(Message("Read as {encoding}. {advice}", encoding=self.encoding, advice=advice))
         if self.ignored:
-            found.append(f"Not used: {', '.join(self.ignored)}.")
+            found.append(Message("Not used: {names}.", names=", ".join(self.ignored)))
         return found
 
 
@@ -167,8 +185,15 @@ class InvalidRowsError(ImportFileError):
     def __init__(self, path: Path, report: ImportReport) -> None:
         first = report.invalid[0]
         super().__init__(
-            f"{report.invalid_count} of {report.rows} rows of {str(path)!r} are invalid, first line {first.line}: "
-            f"{clause(first.reason)}. Nothing was stored. Correct them, or leave them out with --skip-invalid."
+            Message(
+                "{n} of {rows} rows of {file!r} are invalid, first line {line}: {reason}. Nothing was stored. {advice}",
+                n=report.invalid_count,
+                rows=report.rows,
+                file=str(path),
+                line=first.line,
+                reason=clause(first.reason),
+                advice=Message("Correct them, or leave them out with --skip-invalid."),
+            )
         )
         self.report = report
 

@@ -31,6 +31,7 @@ from uuid import UUID
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.utils.files import whole_file
 from rlhf_loop.utils.text import clause, without_formula
+from rlhf_loop.utils.translation import Message
 
 EXTENSIONS = {
     ".csv": "csv",
@@ -45,11 +46,19 @@ EXTENSIONS = {
 }
 #: What other files begin with, and what to do with them.
 _OTHER_KINDS = (
-    ("xlsx", rb"PK\x03\x04|\xd0\xcf\x11\xe0", "an archive or a workbook. Unpack it, or save it as .xlsx"),
-    ("", rb"version https://git-lfs", "a pointer of Git LFS, not the file itself. Fetch it with: git lfs pull"),
-    ("", rb"(?i)\s*<(!doctype html|html)", "a web page, most often one to sign in. Download the file while signed in"),
-    ("parquet", rb"PAR1", "Parquet. End its name in .parquet"),
-    ("", rb"%PDF-", "a PDF. Export the table itself"),
+    ("xlsx", rb"PK\x03\x04|\xd0\xcf\x11\xe0", Message("an archive or a workbook. Unpack it, or save it as .xlsx")),
+    (
+        "",
+        rb"version https://git-lfs",
+        Message("a pointer of Git LFS, not the file itself. Fetch it with: git lfs pull"),
+    ),
+    (
+        "",
+        rb"(?i)\s*<(!doctype html|html)",
+        Message("a web page, most often one to sign in. Download the file while signed in"),
+    ),
+    ("parquet", rb"PAR1", Message("Parquet. End its name in .parquet")),
+    ("", rb"%PDF-", Message("a PDF. Export the table itself")),
 )
 #: What spreadsheets write where a formula failed.
 _WRONG_CELLS = ("#N/A", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#REF!", "#NULL!", "#SPILL!", "#GETTING_DATA")
@@ -120,7 +129,12 @@ def container_of(path: Path, known: Sequence[str], *, advice: str = "") -> str:
     if found is None or found not in known:
         endings = ", ".join(ending for ending, container in EXTENSIONS.items() if container in known)
         raise ImportFileError(
-            f"The name {path.name!r} does not tell the format of the file. {advice}End the name in {endings}."
+            Message(
+                "The name {name!r} does not tell the format of the file. {advice}End the name in {endings}.",
+                name=path.name,
+                advice=advice,
+                endings=endings,
+            )
         )
     return found
 
@@ -202,7 +216,9 @@ def refuse_other_kinds(path: Path, start: bytes, *, but: str) -> None:
     """
     for kind, begins, is_one in _OTHER_KINDS:
         if kind != but and re.match(begins, start):
-            raise ImportFileError(f"The file {str(path)!r} is {is_one}, and try again.")
+            raise ImportFileError(
+                Message("The file {file!r} is {is_one}, and try again.", file=str(path), is_one=is_one)
+            )
 
 
 def is_special(path: Path) -> bool:
@@ -224,7 +240,9 @@ def refuse_doubled(names: Sequence[str], used: Iterable[int]) -> None:
     for name in (names[place] for place in used):
         if names.count(name) > 1:
             raise ImportFileError(
-                f"Two columns have the name {name!r}. Rename the one that is not meant, or take it out."
+                Message(
+                    "Two columns have the name {name!r}. Rename the one that is not meant, or take it out.", name=name
+                )
             )
 
 
@@ -248,7 +266,12 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
         yield from readers[format](stream)
     except (*DAMAGED, ArrowException, OSError) as error:  # pyarrow says OSError, too
         raise ImportFileError(
-            f"The file {str(path)!r} is damaged or of another format: {clause(error)}. Make it anew, or give --format."
+            Message(
+                "The file {file!r} is damaged or of another format: {reason}. {advice}",
+                file=str(path),
+                reason=clause(error),
+                advice=Message("Make it anew, or give --format."),
+            )
         ) from error
 
 
@@ -354,7 +377,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             elif cells:  # a blank line has none
                 yield Record(line, names, cells)
     if not names:
-        raise ImportFileError("The file is empty. Its first line must name the columns.")
+        raise ImportFileError(Message("The file is empty. Its first line must name the columns."))
 
 
 def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
@@ -554,9 +577,12 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
             raise
         except Exception as error:  # the library has no class of its own for a damaged file
             raise ImportFileError(
-                f"The workbook cannot be read: {clause(error)}. Save it anew, without a password, or as CSV."
+                Message(
+                    "The workbook cannot be read: {reason}. Save it anew, without a password, or as CSV.",
+                    reason=clause(error),
+                )
             ) from error
-    raise ImportFileError("The workbook is empty. The first line of its first sheet must name the columns.")
+    raise ImportFileError(Message("The workbook is empty. The first line of its first sheet must name the columns."))
 
 
 def _opened(stack: ExitStack, reader: Any) -> Any:

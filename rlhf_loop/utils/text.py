@@ -109,7 +109,10 @@ def web_address(url: object) -> str | None:
 
 def clause(said: object) -> str:
     """Return what somebody else's error says as a part of a sentence: without its full stop."""
-    return str(said).strip().rstrip(".")
+    text = str(said)
+    bare = text.strip().rstrip(".")
+    # What can be translated stays so.
+    return text if bare == text else bare
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

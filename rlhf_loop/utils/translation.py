@@ -44,6 +44,11 @@ class Message(str):
         made.words, made.values = words, values
         return made
 
+    def with_values(self, values: Mapping[str, object]) -> Message:
+        """Return the same text with other values."""
+        many = len(self.words) > 1 and values["n"] != 1
+        return self._made(self.words, self.words[many], values)
+
     @classmethod
     def joined(cls, *said: str, by: str = " ") -> Message:
         """Return texts one after the other, such as sentences."""

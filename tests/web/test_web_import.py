@@ -111,7 +111,8 @@ def test_what_does_not_fit_is_answered_clearly(ada: Browser, monkeypatch: pytest
         (HEADER + GOOD, "a.csv", "The file has more than 1 rows, the most here"),
         ("", "a.csv", "No file was sent"),
         ("x", "a.csv.gz", "is compressed"),
-        ("x", "a.docx", "Choose by whom it was made"),
+        ("x", "a.what", "Choose by whom it was made"),
+        ("x", "a.docx", "rlhf-loop index add FILE"),
         ("<html>", "a.csv", "web page"),
     ):
         found = upload(ada, content, name)

@@ -13,6 +13,7 @@ from rlhf_loop.domain import GOOD_RATING, THUMBS, Rating, ReviewerRole
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.fields import NO, YES, with_point
 from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.translation import Message
 
 _RATINGS = range(1, 6)
 _GOOD = YES | {"true", "up", "thumbs up", "thumbs_up", "thumbs-up", "👍", "good", "positive", "like", "correct"}
@@ -131,8 +132,12 @@ class Layout:
         if len(self._thumbs) > 1 or self.knows_no_scale or self._has_words:
             found = " or ".join(f"{number:g}" for number in sorted(self._thumbs))
             raise ImportFileError(
-                f"All ratings that are numbers are {found}: these may be thumbs, or 1 is the worst of 1 to 5. Say "
-                "which it is: --thumbs or --scale 1,5."
+                Message(
+                    "All ratings that are numbers are {found}: these may be thumbs, or 1 is the worst of 1 to 5. "
+                    "{advice}",
+                    found=found,
+                    advice=Message("Say which it is: --thumbs or --scale 1,5."),
+                )
             )
 
     def _note_number(self, value: object) -> None:

@@ -24,6 +24,7 @@ from rlhf_loop.exchange.fields import (
 )
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout
 from rlhf_loop.utils.rows import Kind, Record, Row
+from rlhf_loop.utils.translation import Message
 
 #: The columns of such a file, in their order.
 COLUMNS = {name: kind_of(name) for name in FIELDS}
@@ -37,7 +38,7 @@ JUDGE = "judge"
 #: A day with slashes, alone or with a time: Americans have the month first, others the day.
 _SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
 _MONTHS = 12
-_ENCODED = "; if the file has another encoding, give its name with --encoding"
+_ENCODED = Message("; if the file has another encoding, give its name with --encoding")
 
 
 class PlainLayout(Layout):
@@ -99,7 +100,7 @@ class PlainLayout(Layout):
             return (FileRow(record.line, to_rating(values), unsaid=unsaid, label=label),)
         except ValueError as error:
             hint = _hint(given) if str(error).startswith("rating ") else _ENCODED if "not UTF-8" in str(error) else ""
-            raise ValueError(f"{error}{hint}") from None
+            raise ValueError(Message.joined(str(error), hint, by="") if hint else str(error)) from None
 
     def _judged(self, values: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
         """Return a judge's label and the answer alone: remarks are not kept, and only a judge is named as one."""
@@ -134,13 +135,25 @@ class PlainLayout(Layout):
         absent = [column for column in self._columns.values() if column not in names]
         if absent:
             raise ImportFileError(
-                f"The file {str(self._path)!r} has no column {absent[0]!r}. Its columns are: {', '.join(names)}."
+                Message(
+                    "The file {file!r} has no column {column!r}. Its columns are: {columns}.",
+                    file=str(self._path),
+                    column=absent[0],
+                    columns=", ".join(names),
+                )
             )
         if found.missing:
-            given = " ".join(f"--column {field}=NAME" for field in found.missing)
             raise ImportFileError(
-                f"The file {str(self._path)!r} has no column for {' and '.join(found.missing)}. Its columns are: "
-                f"{', '.join(names)}. Name the right ones: {given}; with others, such as rating, in the same way."
+                Message(
+                    "The file {file!r} has no column for {fields}. Its columns are: {columns}. {advice}",
+                    file=str(self._path),
+                    fields=tuple(found.missing),
+                    columns=", ".join(names),
+                    advice=Message(
+                        "Name the right ones: {options}; with others, such as rating, in the same way.",
+                        options=" ".join(f"--column {field}=NAME" for field in found.missing),
+                    ),
+                )
             )
 
 
@@ -160,15 +173,14 @@ def _hint(rating: object) -> str:
     try:
         number = float(with_point(str(rating)))
     except ValueError:
-        return "; words for good and bad are yes and no, good and bad, or thumbs up and down"
-    for fits, scale in (
-        (number == 0, "--scale 0,5, or with --thumbs if 1 is a thumb up"),
-        (0 < number < 5, "--scale 0.5,5"),
-        (5 < number <= 10, "--scale 1,10"),
-        (10 < number <= 100, "--scale 0,100"),
-    ):
+        return Message("; words for good and bad are yes and no, good and bad, or thumbs up and down")
+    if number == 0:
+        return Message(
+            "; if that is right, import it with --scale {scale}, or with --thumbs if 1 is a thumb up", scale="0,5"
+        )
+    for fits, scale in ((0 < number < 5, "0.5,5"), (5 < number <= 10, "1,10"), (10 < number <= 100, "0,100")):
         if fits:
-            return f"; if that is right, import it with {scale}"
+            return Message("; if that is right, import it with --scale {scale}", scale=scale)
     return ""
 
 

@@ -51,18 +51,53 @@ _NUMBERS = {
     "0,100": Message("from 0 to 100"),
 }
 #: What a message says to do on the command line, and how it is done on the page.
-_HERE = (
-    (r"Name the right ones: --column.*", "Choose the right ones below."),
-    (r"Choose one with --column \S+=.*\.$", "Choose one below."),
-    (r"leave them out with --skip-invalid", "leave them out by the box below"),
-    (r"import it with --scale (\S+?)([,;]? |$)", r'choose "Numbers are: from \1" below\2'),
-    (r"--thumbs or --scale 1,5", 'choose at "Numbers are" below'),
-    (r"with --thumbs", 'as "thumbs" there'),
-    (r"--encoding( NAME)?", "the field for it below"),
-    (r"Give the format with --format \(.*?\), or: ", "Choose by whom it was made. Or: "),
+_HERE: Mapping[str, Message] = {
+    "Name the right ones: {options}; with others, such as rating, in the same way.": Message(
+        "Choose the right ones below."
+    ),
+    "Choose one with --column {field}={column}.": Message("Choose one below."),
+    "Correct them, or leave them out with --skip-invalid.": Message(
+        "Correct them, or leave them out by the box below."
+    ),
+    "; if that is right, import it with --scale {scale}": Message(
+        '; if that is right, choose "Numbers are: from {scale}" below'
+    ),
+    "; if that is right, import it with --scale {scale}, or with --thumbs if 1 is a thumb up": Message(
+        '; if that is right, choose "Numbers are: from {scale}" below, or "thumbs" if 1 is a thumb up'
+    ),
+    "Say which it is: --thumbs or --scale 1,5.": Message('Choose which it is at "Numbers are" below.'),
+    "; if the file has another encoding, give its name with --encoding": Message(
+        "; if the file has another encoding, give its name below"
+    ),
+    "If letters are wrong in it, give another --encoding.": Message(
+        "If letters are wrong in it, name another one below."
+    ),
+    "If one of those below is it, import it again with --score-name NAME.": Message(
+        "If one of those is it, import it again with its name in the field below."
+    ),
+    "Give the format with --format ({formats}), or: ": Message("Choose by whom it was made. Or: "),
+    "Make it anew, or give --format.": Message("Make it anew."),
+}
+#: The same, in what is said of other tools' files.
+_OPTIONS = (
     (r"--from", '"Made by"'),
     (r"--score-name NAME", "the name of the score below"),
+    (r"--encoding( NAME)?", "the field for it below"),
 )
+#: The fields of a row, as the page names them.
+_FIELDS = {
+    "user_prompt": Message("Question"),
+    "ai_response": Message("Answer"),
+    "rating": Message("Rating"),
+    "feedback_comment": Message("Comment"),
+    "corrected_response": Message("Correction"),
+    "reviewer": Message("Who rated"),
+    "source": Message("Source"),
+    "candidate_group": Message("Answers that were offered together"),
+    "shown_rank": Message("Rank in the incoming order"),
+    "rated_at": Message("Time of the rating"),
+    "external_id": Message("Id of the answer"),
+}
 _LISTED, _SHOWN_ERRORS, _LONGEST_FLASH = 20, 20, 1_500
 
 
@@ -136,7 +171,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
                     "{name} is imported as number {id}. {report}",
                     name=sent.name,
                     id=report.import_id,
-                    report=" ".join(report.lines()),
+                    report=_in_page(Message.joined(*report.lines()), sent.name),
                 )
                 return _onward(guard, said)
             except InvalidRowsError as error:
@@ -154,7 +189,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
             undone = undo_import(database.engine(), id, actor=user.name, dry_run=trying)
         except ImportFileError as error:
             return _page(database, guard, shown=_Reading(error=str(error)), status=422)
-        said = " ".join(undone.lines())
+        said = Message.joined(*undone.lines())
         if trying:
             said = Message("If import {id} were taken back: {said}", id=id, said=said)
         return _onward(guard, said)
@@ -255,8 +290,16 @@ def _look(sent: _Upload) -> _Reading:
 
 def _in_page(said: str, name: str) -> str:
     """Say it without the place that the file had for a moment, and with the page's fields for a command's options."""
-    said = re.sub(rf"'[^']*/{re.escape(name)}'", f"'{name}'", said)
-    for option, here in _HERE:
+    if isinstance(said, Message):
+        instead = _HERE.get(said.words[0], said)
+        values = {key: _in_page(value, name) if isinstance(value, str) else value for key, value in said.values.items()}
+        return instead.with_values(values)
+    said = (
+        name
+        if said.endswith(f"/{name}") and "'" not in said
+        else re.sub(rf"'[^']*/{re.escape(name)}'", f"'{name}'", said)
+    )
+    for option, here in _OPTIONS:
         said = re.sub(option, here, said)
     return said
 
@@ -281,7 +324,7 @@ def _page(
         error=shown.error,
         errors=shown.errors[:_SHOWN_ERRORS],
         given=request.form,
-        fields=FIELDS,
+        fields={name: _FIELDS.get(name, name) for name in FIELDS if name in _FIELDS or name in shown.found},
         formats=FOREIGN,
         numbers=_NUMBERS,
         anonymous=ANONYMOUS,

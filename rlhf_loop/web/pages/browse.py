@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotFound
 from rlhf_loop.domain import UserRole
 from rlhf_loop.store.queries import Filters, History, InteractionEntry, SearchResult, history, search
 from rlhf_loop.utils.text import unstorable, without_formula
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import checked
 from rlhf_loop.web.pages.desk import Desk, address
 from rlhf_loop.web.problems import html_errors
@@ -133,7 +134,8 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
         try:
             found: History = history(desk.engine(), wanted.id, before=wanted.before, limit=_PER_PAGE)
         except LookupError as error:
-            raise NotFound(str(error).replace("/v1/interactions", "/browse")) from error
+            said = Message("There is no interaction with the id {id!r}. List them at /browse.", id=wanted.id[:100])
+            raise NotFound(said) from error
         return desk.page(
             "browse_question.html",
             history=found,
