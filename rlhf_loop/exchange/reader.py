@@ -27,7 +27,7 @@ from rlhf_loop.utils.translation import Message
 PLAIN = ("csv", "jsonl", "parquet", "xlsx")
 _BINARY = ("parquet", "xlsx")
 #: What holds no rows; the index reads these.
-_DOCUMENTS = (".pdf", ".docx", ".pptx", ".html", ".htm", ".md", ".txt")
+_DOCUMENTS = (".pdf", ".docx", ".pptx", ".html", ".htm")
 #: A file of JSON holds the same objects as one of JSONL, in an array.
 _CONTAINERS = (*PLAIN, "json")
 #: Those of other tools, with the ways in which such a file can hold its rows; the name's ending tells which.
