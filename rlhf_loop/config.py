@@ -197,6 +197,9 @@ class Settings:
         "What a training goes by where --recipe is not given: auto (the best of passages, quality and joint), one of "
         "these, or transformer, which tunes layers of the encoder for minutes and needs the extra [torch].",
     )
+    adapt: str = _setting(
+        "", "What recipe transformer adapts its layers to where --adapt is not given: a file, or index; empty: nothing."
+    )
     tuning_batch: int = _setting(
         16, "Answers that such a tuning reads at a time; fewer take less memory, to the same result.", least=1, most=32
     )

@@ -307,6 +307,8 @@ def _answered(file: Path) -> set[str]:
     try:
         if not file.exists():
             return answers
+        if not file.is_file():
+            raise ImportFileError(f"{str(file)!r} is not a file, and questions are kept in one. Name another one.")
         with file.open("r+b") as stream:
             for number, line in enumerate(stream, start=1):
                 try:

@@ -55,7 +55,7 @@ _why = click.option("--reason", default="", help="Why, for those who come later;
     callback=lambda ctx, param, name: name if name in (None, _INDEX) else _corpus_file(ctx, param, name),
     help="With --recipe transformer: a file of questions with answers, to adapt the layers to before any rating is "
     "seen (columns question and answer; JSONL, CSV and the other formats of ratings). index: the documents of the "
-    "vector database, whose titles stand for questions.",
+    "vector database, whose titles stand for questions. Default: RLHF_ADAPT.",
 )
 @columns_option(
     "With --adapt: which column of that file holds a field, e.g. user_prompt=title, where titles of documents stand "
@@ -102,19 +102,17 @@ def train(
 
     settings = read_settings()
     tunes = (recipe or settings.recipe) == "transformer"
-    if corpus is not None and not tunes:
+    if corpus is None and tunes:
+        corpus = _set_corpus(settings)
+    elif corpus is not None and not tunes:
         raise click.UsageError("--adapt is for recipe transformer alone. Add --recipe transformer, or leave it out.")
     if curve is not None and tunes:
         raise click.UsageError(
             "--learning-curve would tune layers for each of its points. Leave it out, or take another --recipe."
         )
-    known: Sequence[tuple[str, str]] = ()
-    if isinstance(corpus, Path):
-        known = _corpus(corpus, columns)
-    elif corpus is not None:
-        if columns:
-            raise click.UsageError("--column is for a file of questions with answers. Leave it out with --adapt index.")
-        known = _indexed(settings)
+    if corpus == _INDEX and columns:
+        raise click.UsageError("--column is for a file of questions with answers. Leave it out with --adapt index.")
+    known = _pairs(settings, corpus, columns)
     engine = open_ratings()
     with progress_bar("Training") as progress:
         outcome = run_training(
@@ -134,6 +132,17 @@ def train(
         print_curve(points, curve)
     if not outcome.live:
         sys.exit(3)
+
+
+def _set_corpus(settings: Settings) -> Path | str | None:
+    """Return what RLHF_ADAPT names."""
+    return settings.adapt if settings.adapt == _INDEX else Path(settings.adapt) if settings.adapt else None
+
+
+def _pairs(settings: Settings, corpus: Path | str | None, columns: dict[str, str]) -> Sequence[tuple[str, str]]:
+    if isinstance(corpus, Path):
+        return _corpus(corpus, columns)
+    return [] if corpus is None else _indexed(settings)
 
 
 def _corpus_file(ctx: click.Context, param: click.Parameter, name: str) -> Path:
@@ -229,9 +238,10 @@ def retrain(if_due: bool) -> None:
         click.echo(f"{'Due' if found.due else 'Not due'}: {found.reason}")
         if not found.due:
             return
+    known = _pairs(settings, _set_corpus(settings) if settings.recipe == "transformer" else None, {})
     try:
         with progress_bar("Training") as progress:
-            outcome = run_training(engine, settings, progress=progress, actor=operator())
+            outcome = run_training(engine, settings, corpus=known, progress=progress, actor=operator())
     except TrainingRunningError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(_TRY_LATER)

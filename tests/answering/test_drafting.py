@@ -306,6 +306,15 @@ def test_a_foreign_file_of_questions_stays_as_it_is(endpoint: Endpoint, tmp_path
     assert not endpoint.requests
 
 
+def test_questions_are_kept_in_a_file(endpoint: Endpoint, tmp_path: Path) -> None:
+    """A device, or a file in a folder that is not there, is refused before anybody is asked."""
+    settings = Settings(llm_url=endpoint.url, llm_model="small")
+    for file, said in ((Path("/dev/zero"), "is not a file"), (tmp_path / "no" / "q", "Cannot write to")):
+        with pytest.raises(ImportFileError, match=said):
+            write_questions(["a"], file, settings)
+    assert not endpoint.requests
+
+
 def test_questions_need_a_model(tmp_path: Path) -> None:
     """Without a language model the message names the setting, and no file is made."""
     with pytest.raises(ConfigError, match="RLHF_LLM_URL is not set"):

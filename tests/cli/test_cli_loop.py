@@ -153,6 +153,15 @@ def test_what_does_not_go_with_a_recipe_is_refused_at_once(loop: Loop) -> None:
     assert "The index has 0 titles of documents" in flat_error(loop(*transformer, "--adapt", "index", code=2))
     assert "--column is for a file" in flat_error(loop(*transformer, "--adapt", "index", "--column", "a=b", code=2))
     assert "--learning-curve would tune" in flat_error(loop(*transformer, "--learning-curve", code=2))
+    loop.environment["RLHF_ADAPT"] = "index"
+    said = "The index has 0 titles of documents"
+    assert said in flat_error(loop(*transformer, code=2)), "what the setting names"
+    assert said not in flat_error(loop("retrain", code=2)), "for tuned layers alone"
+    loop.environment["RLHF_RECIPE"] = "transformer"
+    assert said in flat_error(loop("retrain", code=2)), "by the worker, too"
+    loop.environment["RLHF_ADAPT"] = str(loop.folder / "none.jsonl")
+    assert "none.jsonl" in flat_error(loop("retrain", code=2))
+    assert "Only 0 rated" in flat_error(loop(*titled, code=2)), "what is asked for comes before the setting"
     loop.environment["RLHF_RECIPE"] = "forest"
     assert "RLHF_RECIPE='forest' is not a valid recipe" in flat_error(loop("train", code=2))
     loop.environment["RLHF_RECIPE"] = "transformer"
