@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop.config import Settings
@@ -225,7 +225,9 @@ def _locked_assignment(connection: Connection, interaction_key: int, reviewer: s
         item = assigned_item(connection, interaction_key, reviewer=reviewer)
         moment = (item.review and item.review.reviewed_at) or datetime.now(UTC)
         values = {"reviewer": reviewer, "interaction_key": interaction_key, "state": item.state}
-        connection.execute(insert(Assignment), {**values, "assigned_at": moment, "leased_until": moment})
+        values |= {"assigned_at": moment, "leased_until": moment}
+        # Another request of the same person may have written it meanwhile.
+        upsert(connection, Assignment, values, key=["reviewer", "interaction_key"], changed=())
         row = connection.execute(found).one()
     return row
 

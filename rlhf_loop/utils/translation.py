@@ -170,7 +170,8 @@ class Translator:
 
     def listed(self, names: Sequence[str]) -> str:
         """Return "a", "a and b", "a, b and c"."""
-        *before, last = (self(name) for name in names)
+        # A plain text is somebody's name, whatever it means in the catalogue.
+        *before, last = (self(name) if isinstance(name, Message) else name for name in names)
         return self(Message("{others} and {last}", others=", ".join(before), last=last)) if before else last
 
     def filled(self, text: str, values: Mapping[str, object], *, markup: bool = False) -> str:

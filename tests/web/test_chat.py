@@ -15,9 +15,10 @@ from sqlalchemy import Engine
 from test_openapi import checker, document
 from v1_apps import settings_for, token_for
 
-from rlhf_loop.accounts import tokens
+from rlhf_loop.accounts import tokens, users
 from rlhf_loop.answering.best_of import BestOf
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import UserRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.ranking import rerank_candidates
 from rlhf_loop.reward import RewardModel
@@ -206,6 +207,22 @@ def test_others_need_a_token(engine: Engine, tmp_path: Path, service: RankingSer
     assert [each.status_code for each in found] == [200, 403, 401]
     kinds = [each.json["error"]["type"] for each in found[1:] if each.json]
     assert kinds == ["permission_error", "authentication_error"]
+
+
+def test_a_token_that_records_nothing(engine: Engine, tmp_path: Path, service: RankingService) -> None:
+    """Drafts are recorded so that they can be rated, but for a token with a share of its own."""
+    web = create_app(settings_for(engine, tmp_path), service=service).test_client()  # type: ignore[arg-type]
+    for record, kept in ((None, 1), (0.0, 0), (1.0, 1)):
+        user = users.add(engine, f"chat-{record}", role=UserRole.SERVICE, actor="test").name
+        token = tokens.add(engine, "test", user=user, scopes=[tokens.CHAT], record=record, actor="test").secret
+        before = len(service.rankings)
+        answer = post(web, PATH, ASKED, headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, len(service.rankings) - before) == (200, kept)
+
+
+def test_counts_as_texts(web: FlaskClient) -> None:
+    """What says a number in another way is taken as one."""
+    assert len(post(web, PATH, {**ASKED, "n": "2", "best_of": 2.0}).get_json()["choices"]) == 2
 
 
 @pytest.mark.parametrize(

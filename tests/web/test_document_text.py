@@ -38,6 +38,8 @@ def test_objects_as_strings(text: str, more: dict[str, Any]) -> None:
         ("file_path: /a b/c: d.txt\npage_label: 3\nlast_modified_date: 2026-11-02\n\nRest.\n\nMore", "Rest.\n\nMore"),
         ("source: WHO\ntitle: Burns\n\nRest.", None),
         ("passage: Rest.\n\nMore.", None),
+        ("time: twice a day, after meals\n\nDo not drive.", None),
+        ("type: 2, insulin dependent\nsize: 5 mg\n\nAsk.", None),
         ("file: a.pdf\nRest.", None),
         ("file: a.pdf\n\n", None),
         ("Date: today\n\nRest.", None),

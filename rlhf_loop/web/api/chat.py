@@ -32,7 +32,7 @@ from rlhf_loop.answering.best_of import MOST_DRAFTS, Draft
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking
 from rlhf_loop.errors import LanguageModelError, RlhfLoopError
-from rlhf_loop.ranking import DocumentRanking, ScoredDocument, WithoutModel, rank_documents, without_model
+from rlhf_loop.ranking import DocumentRanking, ScoredDocument, WithoutModel, is_drawn, rank_documents, without_model
 from rlhf_loop.utils.text import blank
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.discovery import MODEL
@@ -195,7 +195,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
                 "start the service anew."
             )
         try:
-            drafts = best_of.draw(body)
+            drafts = best_of.draw(given.model_dump(exclude_unset=True))
         except LanguageModelError as error:
             failure = _STATUSES[error.status](str(error))
             if isinstance(failure, ServiceUnavailable | TooManyRequests):
@@ -203,16 +203,18 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
             raise failure from error
         query = _question(given.messages)
         ranking = _ranking(service, query, drafts, otherwise)
-        bearer = guard.caller()
-        recorded = service.record_ranking(
-            query,
-            _as_candidates(drafts, ranking),
-            model_version=ranking.model_version,
-            door=request.path,
-            caller=None if bearer is None else bearer.user.name,
-            returned=given.n or 1,
-            most=len(drafts),
-        )
+        bearer, recorded = guard.caller(), None
+        # Without their recording nobody could rate drafts, so only a token's own share keeps them out.
+        if is_drawn(1.0 if bearer is None or bearer.record is None else bearer.record):
+            recorded = service.record_ranking(
+                query,
+                _as_candidates(drafts, ranking),
+                model_version=ranking.model_version,
+                door=request.path,
+                caller=None if bearer is None else bearer.user.name,
+                returned=given.n or 1,
+                most=len(drafts),
+            )
         logs.begin(request).recorded = (request.path, None if recorded is None else recorded.id)
         logs.begin(request).model_version = ranking.model_version
         return _response(given, drafts, ranking, recorded)

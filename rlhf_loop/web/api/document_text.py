@@ -24,6 +24,11 @@ _PLACES = re.compile(
     r"uuid|version"
 )
 
+#: Of these at least one: "time" or "size" alone may as well be what a text is about.
+_SOURCES = re.compile(
+    r"bytes|chunk|doc(?:ument)?|extension|file(?:name|path)?|hash|link|mime|modified|node|pages?|path|sheet|slide|source|ur[il]|uuid"
+)
+
 
 def document_text(document: str | Mapping[str, Any], fields: Sequence[str] = ()) -> str | None:
     """Return what is to be read of a document: `fields` of an object, or its text; None if it has neither."""
@@ -94,4 +99,5 @@ def _without_header(document: str) -> str:
         return document
     keys = [line.partition(":")[0] for line in header.group().splitlines() if line]
     words = {word for key in keys for word in re.split(r"[_ -]+", key)}
-    return document[header.end() :] if all(map(_PLACES.fullmatch, words)) else document
+    known = all(map(_PLACES.fullmatch, words)) and any(map(_SOURCES.fullmatch, words))
+    return document[header.end() :] if known else document
