@@ -59,7 +59,7 @@ def likely_encoding(stream: IO[bytes], *, guess: bool) -> str:
         if zeros.count(0) > len(zeros) / 2:
             return encoding
     text = codecs.getincrementaldecoder(UTF_8)("surrogateescape").decode(start)
-    beyond = [letter for letter in text if not letter.isascii()]
+    beyond: list[str] = re.findall(r"[^\x00-\x7f]", text)
     wrong = sum("\udc80" <= letter <= "\udcff" for letter in beyond)
     right = len(beyond) - wrong
     # By chance some pairs of bytes are right in encodings of two bytes a letter.
