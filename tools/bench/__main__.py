@@ -11,11 +11,11 @@ from importlib.metadata import version
 from platform import python_version
 
 from rlhf_loop.training.train import AUTO
-from tools.bench import encoders, growth, imports, operators, recording, reranking, service, serving
+from tools.bench import best_of, encoders, growth, imports, operators, recording, reranking, service, serving
 from tools.report import DOCS, IMAGES, machine, put_into, put_into_readme, say, table, today
 from tools.results.cost import REPEATS, training_costs
 
-PARTS = ("encoders", "serving", "recipes", "service", "reranking", "recording", "imports", "growth")
+PARTS = ("encoders", "serving", "recipes", "service", "reranking", "recording", "best_of", "imports", "growth")
 _LIBRARIES = ("onnxruntime", "numpy", "tokenizers", "scikit-learn")
 
 
@@ -116,6 +116,10 @@ class Report:
     def recording(self) -> None:
         """Add recorded rankings."""
         self.sections.append(recording.section(recording.measure()))
+
+    def best_of(self) -> None:
+        """Add best of n."""
+        self.sections.append(best_of.section(best_of.measure()))
 
     def imports(self) -> None:
         """Add imports of a user's own file."""

@@ -57,12 +57,12 @@ def prepare(folder: Path, *, documents: int = 0) -> None:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Server]:
+def serving(folder: Path, *options: str, **variables: str) -> Iterator[Server]:
     """Serve what the folder holds, on a port that is free, and yield when it is ready."""
     with (folder / "server.log").open("w") as log:
         command = [sys.executable, "-c", "from rlhf_loop.cli import main; main()", "serve", "--port", "0", *options]
         process = subprocess.Popen(
-            command, cwd=folder, env=environ(folder), stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=folder, env={**environ(folder), **variables}, stdout=subprocess.PIPE, stderr=log, text=True
         )
     assert process.stdout is not None
     try:

@@ -222,16 +222,6 @@ def litellm_chat(asked: Asked) -> str:
     return text
 
 
-def litellm_health(asked: Asked) -> Pairs:
-    import litellm
-
-    told = {"model": "cohere/any", "api_base": asked.url, "api_key": asked.token}
-    found = asyncio.run(litellm.ahealth_check(told, mode="rerank"))
-    if found.get("error"):
-        raise RuntimeError(found["error"])
-    return litellm_as("cohere")(asked)
-
-
 def _messages(asked: Asked) -> list[dict[str, str]]:
     return [{"role": "user", "content": asked.query}]
 
@@ -252,7 +242,6 @@ CLIENTS = (
     Client("litellm", "rerank, jina_ai/any", "api_base, api_key", litellm_as("jina_ai")),
     Client("litellm", "rerank, hosted_vllm/any", "api_base, api_key", litellm_as("hosted_vllm")),
     Client("litellm", "rerank, infinity/any", "api_base with /infinity, api_key", litellm_as("infinity", "/infinity")),
-    Client("litellm", "ahealth_check, mode rerank", "api_base, api_key", litellm_health),
     Client("litellm", "rerank, huggingface/any", "api_base, api_key", litellm_as("huggingface")),
     Client("langchain-cohere", "CohereRerank", "base_url, cohere_api_key", langchain_cohere),
     Client("langchain-community", "JinaRerank", "jina_api_key, and JINA_API_URL of its module", langchain_jina),
