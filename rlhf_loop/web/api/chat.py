@@ -339,7 +339,8 @@ def _events(answer: Mapping[str, Any], *, with_usage: bool) -> Iterator[str]:
                 more = {"logprobs": choice["logprobs"]} if whole else {}
                 yield piece(choice, {"content": text[start : start + size]}, **more)
         if isinstance(calls, list) and calls:
-            yield piece(choice, {"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]})
+            numbered = [{"index": place, **call} for place, call in enumerate(calls) if isinstance(call, dict)]
+            yield piece(choice, {"tool_calls": numbered})
         yield piece(choice, {}, choice.get("finish_reason") or "stop", rlhf=choice["rlhf"])
     if with_usage:
         yield event(choices=[], usage=answer["usage"])
