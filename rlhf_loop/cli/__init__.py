@@ -7,6 +7,7 @@ import click
 from rlhf_loop.cli.accounts import audit, tokens, users
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
+from rlhf_loop.cli.mcp import mcp
 from rlhf_loop.cli.operate import alarms, forget, rankings, report, worker
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
@@ -33,7 +34,7 @@ SECTIONS = {
     "Begin": (demo, init, doctor),
     "Ratings": (ratings, users, tokens),
     "The model": (train, rerank, models, encoder),
-    "The service": (index, warm, serve),
+    "The service": (index, warm, serve, mcp),
     "Keep it going": (worker, retrain, alarms, report, audit, rankings, forget),
 }
 for section, commands in SECTIONS.items():

@@ -23,6 +23,7 @@ from rlhf_loop.domain import MIN_SAMPLES, ModelState, ReviewerRole
 from rlhf_loop.exchange.fields import FIELDS
 from rlhf_loop.exchange.imports import PastImport
 from rlhf_loop.exchange.transfer import ImportReport, Preview
+from rlhf_loop.monitoring.gaming import GamingReport, PolicyDrift
 from rlhf_loop.registry import Version
 from rlhf_loop.registry.contest import Contest, EncoderContest
 from rlhf_loop.registry.gate import LEAST_QUESTIONS
@@ -297,6 +298,34 @@ def print_contest(contest: Contest) -> None:
     console.print(table)
     if found.precision_at_1 is None:
         console.print("No question has two or more rated answers, so P@1 cannot be told.")
+
+
+def print_gaming(report: GamingReport) -> None:
+    """Print by what a model can be fooled."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("rated answers, changed: no better", *_numbers("answers", "gain", "rises", "overtakes"))
+    for each in report.changes:
+        overtakes = "-" if each.overtakes is None else f"{each.overtakes:.0%}"
+        name = f"{each.name} (pays)" if each.pays else each.name
+        table.add_row(name, f"{each.answers}", f"{each.gain:+.2f}", f"{each.rises:.0%}", overtakes)
+    console.print(table)
+    console.print("gain: log-odds; overtakes: bad answers that so pass a good one that they were behind.")
+    for trend in report.trends:
+        console.print(
+            f"{trend.name.capitalize()} goes with the score by {trend.with_score:+.2f}, and with experts' ratings by "
+            f"{trend.with_rating:+.2f} (rank correlation, {trend.answers} answers)."
+        )
+    console.print(report.summary, markup=False)
+
+
+def print_policy_drift(found: PolicyDrift) -> None:
+    """Print how far the answers of a policy are from the rated ones."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(f"{found.answers:,} answers, {found.reference:,} rated", *_numbers("index", "p"))
+    for name, shift in found.shifts.items():
+        table.add_row(f"{name} (moved)" if name in found.moved else name, f"{shift.index:.2f}", f"{shift.p:.3g}")
+    console.print(table)
+    console.print("An alarm is raised: rlhf-loop alarms." if found.moved else "They are as the rated ones are.")
 
 
 def print_encoders(contest: EncoderContest) -> None:

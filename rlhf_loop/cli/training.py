@@ -352,6 +352,41 @@ def compare_versions(first: str, second: str, as_json: bool) -> None:
     print_contest(found)
 
 
+@models.command("gaming", short_help="See by what the live model can be fooled, before a policy finds it.")
+@click.option(
+    "--questions", type=click.IntRange(5, 1000), default=60, show_default=True, help="Change an answer to so many."
+)
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSONL with prompt and completion: answers of a language model in training, to hold against the rated ones.",
+)
+@json_option
+def gaming(questions: int, policy: Path | None, as_json: bool) -> None:
+    """See by what the live model can be fooled: rated answers are changed so that none gets better, and scored again.
+
+    With --policy the answers of a policy are compared with the rated ones, too; if they have moved away from these, an
+    alarm is raised.
+    """
+    from rlhf_loop.cli.output import print_gaming, print_policy_drift
+    from rlhf_loop.encoders import load_encoder
+    from rlhf_loop.monitoring.gaming import gaming_report, policy_answers, policy_drift
+    from rlhf_loop.ranking import Ranker
+
+    engine, settings = open_ratings(), read_settings()
+    encoder = load_encoder(settings, serving=True)
+    ranker = Ranker(settings, encoder=encoder, record=0)
+    with working("Scoring"):
+        found = gaming_report(engine, ranker, questions=questions)
+        moved = policy_drift(engine, policy_answers(policy), encoder=encoder, ranker=ranker) if policy else None
+    if as_json:
+        print_json({**asdict(found), "summary": found.summary, "policy": moved and asdict(moved)})
+        return
+    print_gaming(found)
+    if moved is not None:
+        print_policy_drift(moved)
+
+
 @click.group()
 def encoder() -> None:
     """Encoders: what makes vectors of texts, as RLHF_ENCODER names it."""

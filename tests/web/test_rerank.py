@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -370,3 +371,33 @@ def test_errors_have_the_types_of_their_dialect(web: FlaskClient) -> None:
     wrong = post(web, "/rerank", asked("vllm", [None])).json
     assert wrong is not None
     assert {**wrong["error"], "message": ""} == {"message": "", "type": "BadRequestError", "code": 400}
+
+
+def test_a_policy_is_rewarded_as_openrlhf_asks(tmp_path: Path, encoder: TextEncoder, reward_model: RewardModel) -> None:
+    """With query, prompts and labels; rewards are log-odds, in the order of the texts, and nothing is recorded."""
+    web = app_with(ranker_in(tmp_path, encoder, reward_model), tmp_path, record_rankings=1.0).test_client()
+    prompt = f"<|im_start|>user\n{QUERY}<|im_end|>\n<|im_start|>assistant\n"
+    sent = {"query": [f"{prompt}{each}<|im_end|>" for each in (BAD, GOOD)], "prompts": [prompt] * 2, "labels": ["", ""]}
+    found = post(web, "/get_reward", sent)
+    assert found.status_code == 200, found.text
+    bad, good = found.json["rewards"]
+    assert bad < good
+    assert found.json["scores"][1] == pytest.approx(1 / (1 + math.exp(-good)))
+    assert found.json["extra_logs"]["words"] == [len(BAD.split()), len(GOOD.split())]
+    assert "X-RLHF-Ranking-Id" not in found.headers
+    for body, words in (
+        (sent | {"prompts": [prompt]}, "1 prompts and 2 texts"),
+        ({"query": ["no template"]}, "Send prompts"),
+        ({"query": "one"}, "query"),
+        ({"query": []}, "query"),
+        ([], "not an object"),
+    ):
+        refused = post(web, "/get_reward", body)
+        assert (refused.status_code, words in refused.json["error"]) == (422, True), refused.text
+
+
+def test_without_a_model_there_is_no_reward(tmp_path: Path, encoder: TextEncoder) -> None:
+    """Even where the incoming order is kept: places are no rewards."""
+    ranker = ranker_in(tmp_path, encoder, None)
+    web = app_with(ranker, tmp_path, rerank_without_model="incoming").test_client()
+    assert post(web, "/get_reward", {"query": ["q a"], "prompts": ["q"]}).status_code == 503

@@ -25,10 +25,11 @@ from werkzeug.exceptions import (
 )
 
 from rlhf_loop.accounts import tokens
+from rlhf_loop.adapters.trl import as_reward, scored, split_query
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ModelFileError
-from rlhf_loop.ranking import DocumentRanking, is_drawn, is_prior, rank_documents, without_model
+from rlhf_loop.ranking import DocumentRanking, WithoutModel, is_drawn, is_prior, rank_documents, without_model
 from rlhf_loop.utils.concurrency import FairLock, trim_memory
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import whole_body
@@ -42,6 +43,8 @@ from rlhf_loop.web.api.rerank_schemas import (
     CohereErrorOut,
     CohereIn,
     CohereOut,
+    GetRewardIn,
+    GetRewardOut,
     InfinityIn,
     JinaErrorOut,
     JinaIn,
@@ -87,12 +90,15 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SPOKEN = "rlhf_loop.dialect"
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_Ranked = TypeVar("_Ranked")
 
 _QUERY = "What helps against a migraine attack?"
 _TEXTS = [
     "Migraine is more common in women than in men.",
     "Rest in a dark room, drink water, and take the painkiller early.",
 ]
+_TEMPLATED = f"<|im_start|>user\n{_QUERY}<|im_end|>\n<|im_start|>assistant\n"
+_QUERY_AND_ANSWER = f"{_TEMPLATED}{_TEXTS[1]}<|im_end|>"
 _ASKED = {"model": "any", "query": _QUERY, "documents": _TEXTS, "top_n": 1}
 _ID = "0d9d6f3c6f0b4f0f8f5c1d2e3a4b5c6d"
 _VERSION = "passages-1a2b3c4d5e6f"
@@ -261,6 +267,40 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
         """Rank documents, as Infinity has it: they come back as texts, and only where that is asked for."""
         return _as_infinity(desk, desk.body())
 
+    @api.route(
+        "POST /get_reward",
+        "getReward",
+        description=f"{_WHO} Nothing of it is recorded.",
+        replies={
+            200: json_reply(
+                "The rewards.",
+                GetRewardOut,
+                examples={"one": {"rewards": [1.59], "scores": [0.83], "extra_logs": {"words": [11]}}},
+            ),
+            **_errors(TeiErrorOut),
+        },
+        body=json_body(GetRewardIn, examples={"one": {"query": [_QUERY_AND_ANSWER], "prompts": [_TEMPLATED]}}),
+        scope=tokens.RERANK,
+        without_token=True,
+    )
+    @errors_as(ErrorFormat(TEI.render))
+    def get_reward() -> Response:
+        """Reward answers of a language model in training, as OpenRLHF's remote reward model does."""
+        given = _checked(GetRewardIn, desk.body())
+        prompts: Sequence[str | None] = given.prompts or [None] * len(given.query)
+        if len(prompts) != len(given.query):
+            raise UnprocessableEntity(
+                f"There are {len(prompts)} prompts and {len(given.query)} texts in query. Send as many of both."
+            )
+        try:
+            pairs = [split_query(query, prompt) for query, prompt in zip(given.query, prompts, strict=True)]
+        except ValueError as error:
+            raise UnprocessableEntity(str(error)) from error
+        scores = desk.scores([question for question, _ in pairs], [answer for _, answer in pairs])
+        words = [float(len(answer.split())) for _, answer in pairs]
+        found = GetRewardOut(rewards=[*map(as_reward, scores)], scores=scores, extra_logs={"words": words})
+        return Response(found.model_dump_json(), content_type="application/json")
+
 
 def json_object(less: str, fields: str) -> dict[str, Any]:
     """Return the request's JSON; the words say what to send less of, and what to send at all.
@@ -403,6 +443,23 @@ class _Desk:
         bearer = self._guard.caller()
         return bearer is not None and tokens.BATCH in bearer.scopes
 
+    def scores(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Score answers, those to the same question together.
+
+        Raises:
+            ServiceUnavailable: there is nothing to score by.
+        """
+        # Places in place of scores would teach a policy to be the first.
+        otherwise = WithoutModel.ERROR if self._otherwise is WithoutModel.INCOMING else self._otherwise
+
+        def score() -> list[float]:
+            return scored(self._service.ranker(), questions, answers, otherwise=otherwise)
+
+        try:
+            return self._by_turns(score) if sum(map(len, answers)) > LARGE_CHARS else score()
+        except ModelFileError as error:
+            raise ServiceUnavailable(str(error), retry_after=_RETRY_AFTER_S) from error
+
     def _record(self, query: str, texts: Sequence[str], ranking: DocumentRanking, returned: int) -> None:
         bearer = self._guard.caller()
         if not is_drawn(self._share if bearer is None or bearer.record is None else bearer.record):
@@ -417,7 +474,7 @@ class _Desk:
         )
         logs.begin(request).recorded = (request.path, None if kept is None else kept.id)
 
-    def _by_turns(self, rank: Callable[[], DocumentRanking]) -> DocumentRanking:
+    def _by_turns(self, rank: Callable[[], _Ranked]) -> _Ranked:
         # Each takes hundreds of megabytes while it runs, and all processors: at once they would only need more.
         if self._large.waiting >= _MOST_WAITING:
             raise ServiceUnavailable(

@@ -147,6 +147,23 @@ class TeiIn(RerankIn, title="TeiRerankRequest"):
         return [document_text(text) or "" for text in self.texts]
 
 
+class GetRewardIn(BaseModel, extra="ignore", title="GetRewardRequest"):
+    """Texts to reward, as OpenRLHF sends them: each a question and its answer, as a chat template wrote them."""
+
+    query: Annotated[list[str], Field(min_length=1, max_length=MAX_DOCUMENTS, description="Prompt and answer in one.")]
+    prompts: Annotated[
+        list[str] | None, Field(description="What each begins with; without it the template's turns tell.")
+    ] = None
+
+
+class GetRewardOut(BaseModel, title="GetRewardResponse"):
+    """Rewards in the order of the texts: log-odds that an expert would rate the answer 4 or 5, from -8 to 8."""
+
+    rewards: list[float]
+    scores: Annotated[list[float], Field(description="The probabilities, from 0 to 1.")]
+    extra_logs: Annotated[dict[str, list[float]], Field(description="For OpenRLHF's log: the words of each answer.")]
+
+
 class UsageOut(BaseModel, title="RerankUsage"):
     """The number of tokens that were read."""
 

@@ -1,0 +1,147 @@
+"""`rlhf-loop mcp`: ranking, answering and rating as tools of a language model (Model Context Protocol, SDK 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlhf_loop.cli.common import operator, read_settings
+from rlhf_loop.domain import Candidate, Review, ReviewerRole
+
+if TYPE_CHECKING:
+    from rlhf_loop.answering import AnswerService
+
+_DOOR = "mcp"
+_MOST = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RankedText:
+    """A text by its place in the list that was given, best first.
+
+    `score` is the probability that an expert would rate it 4 or 5; `interaction_id` is for `rate`, where there is one.
+    """
+
+    index: int
+    text: str
+    score: float | None
+    interaction_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAnswer:
+    """A candidate for an answer, with its origin; `interaction_id` is for `rate`."""
+
+    interaction_id: str
+    text: str
+    score: float | None
+    source: str | None
+    title: str | None
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Candidates, best first; `certain` is false where none is good enough, `degraded` names what did not work."""
+
+    answers: tuple[FoundAnswer, ...]
+    certain: bool | None
+    degraded: dict[str, str]
+    model_version: str | None
+
+
+@click.command(short_help="Offer ranking, answering and rating to an assistant (MCP).")
+@click.option("--reviewer", metavar="NAME", help="Whose word a rating is. Default: whoever runs this.")
+@click.option(
+    "--role",
+    type=click.Choice(["expert", "end-user"]),
+    default="end-user",
+    show_default=True,
+    help="Whether theirs is an expert's word.",
+)
+def mcp(reviewer: str | None, role: str) -> None:
+    """Serve the Model Context Protocol on standard input and output: the tools rerank, answer and rate.
+
+    Enter `rlhf-loop mcp` as the command of a server in the assistant's settings, with RLHF_DATABASE_URL and whatever
+    else is set for `rlhf-loop serve`. Needs the extra [mcp].
+    """
+    from rlhf_loop.answering import AnswerService
+
+    settings = read_settings()
+    kind = ReviewerRole.EXPERT if role == "expert" else ReviewerRole.END_USER
+    service = AnswerService(settings)
+    try:
+        mcp_server(
+            service, reviewer=reviewer or operator().replace("cli", "mcp"), role=kind, share=settings.record_rankings
+        ).run("stdio")
+    finally:
+        service.close()
+
+
+def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, share: float = 0.0) -> Any:
+    """Return a server with the three tools; `share` of the rankings is recorded.
+
+    Raises:
+        MissingExtraError: the SDK is not installed.
+    """
+    from rlhf_loop.ranking import is_drawn
+    from rlhf_loop.utils.extras import require
+    from rlhf_loop.version import __version__
+
+    server = require("mcp.server.mcpserver", "mcp").MCPServer(
+        "rlhf-loop",
+        version=__version__,
+        instructions="Answers and texts ranked by a model that experts' ratings taught. Rate what turned out right or "
+        "wrong: the next training learns from it.",
+    )
+
+    @server.tool()
+    def rerank(query: str, documents: list[str]) -> list[RankedText]:
+        """Rank documents by how good an answer each is to the question, best first; at most 1,000."""
+        if not query.strip() or not 0 < len(documents) <= _MOST:
+            raise ValueError(f"A question and 1 to {_MOST:,} documents are needed; there are {len(documents):,}.")
+        kept = [place for place, text in enumerate(documents) if text.strip()]
+        ranker = service.ranker()
+        if ranker is None:
+            raise ValueError("The encoder cannot be loaded, so nothing can be ranked. Run: rlhf-loop doctor")
+        found = ranker.ranking(query, [Candidate(documents[place]) for place in kept])
+        ids: Mapping[int, str] = {}
+        if is_drawn(share):
+            recorded = service.record_ranking(
+                query, found.candidates, model_version=found.model_version, door=_DOOR, caller=reviewer
+            )
+            ids = recorded.interaction_ids if recorded else {}
+        return [
+            RankedText(kept[of.position], of.candidate.text, of.score, ids.get(of.position)) for of in found.candidates
+        ]
+
+    @server.tool()
+    def answer(question: str) -> Found:
+        """Find answers to a question in the configured sources, best first; each is recorded and can be rated."""
+        found = service.answer(question)
+        answers = []
+        for each in found.ranked:
+            candidate = each.ranked.candidate
+            origin = candidate.origin
+            answers.append(
+                FoundAnswer(
+                    each.interaction_id, candidate.text, each.ranked.score, origin.source, origin.title, origin.url
+                )
+            )
+        return Found(tuple(answers), found.certain, dict(found.degraded), found.model_version)
+
+    @server.tool()
+    def rate(interaction_id: str, rating: int, comment: str | None = None, correction: str | None = None) -> str:
+        """Say how good an answer is, 1 (wrong) to 5 (exactly right); a correction is the answer as it should be."""
+        review = Review(rating=rating, comment=comment, correction=correction, reviewer=reviewer, role=role)
+        try:
+            stored = service.rate(interaction_id, review)
+        except LookupError:
+            said = f"There is no answer {interaction_id[:100]!r}. Give the id that answer or rerank gave."
+            raise ValueError(said) from None
+        return "Stored." if stored else "Kept; it is stored as soon as the database is back."
+
+    return server
