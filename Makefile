@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 # The same for clients of other rerank servers.
 CLIENTS_VENV := .venv-clients
+# One for each other tool whose SDK is held against ours.
+EXCHANGE_VENVS := .venv-exchange
 # And for what tunes layers with torch.
 TUNING_VENV := .venv-tuning
 # And one for each framework that has an adapter: an extra has to bring all that its adapter needs.
@@ -29,7 +31,7 @@ install = $(BIN)/python -m tools.install $(1)/bin/python
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --processes 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
+.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients exchange client-ts docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -81,6 +83,14 @@ attack: $(VENV)/.installed-dev  ## Attack a running copy: slow sockets, bombs, k
 clients: $(VENV)/.installed $(CLIENTS_VENV)/.installed  ## Set real clients on the rerank API; writes docs/CLIENTS.md
 	$(BIN)/python -m tools.clients --python $(CLIENTS_VENV)/bin/python $(OPTIONS)
 
+exchange: $(VENV)/.installed-dev  ## Hold readers and doors against other tools' own SDKs; writes into docs/RLHF_EXCHANGE.md
+	$(BIN)/python -m tools.exchange --environments $(EXCHANGE_VENVS) $(OPTIONS)
+
+client-ts: $(VENV)/.installed-dev  ## Build the TypeScript client from the API's description, into build/client_ts
+	@mkdir -p build && rm -rf build/client_ts && cp -r tools/exchange/client_ts build/
+	@$(BIN)/python -m tools.exchange.description > build/client_ts/openapi.json
+	cd build/client_ts && npm install --no-audit --no-fund && npx openapi-typescript openapi.json --output schema.d.ts && npx tsc --project .
+
 adapters: $(ADAPTERS:%=adapter-%)  ## Test each adapter where only its own framework is installed
 
 $(ADAPTERS:%=adapter-%): adapter-%: $(ADAPTERS_VENV)/%/.installed
@@ -110,7 +120,7 @@ lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTION
 	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(CLIENTS_VENV) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .cache/coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(CLIENTS_VENV) $(EXCHANGE_VENVS) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .cache/coverage .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
