@@ -15,18 +15,21 @@
             print(interaction.id, interaction.end_user_rating)
 
 Each write bears an Idempotency-Key, so that it is done once, although it is sent again where no answer came.
+`AsyncClient` is the same client for asyncio.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import wraps
 from itertools import islice
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -36,6 +39,7 @@ from rlhf_loop.errors import RlhfLoopError
 
 __all__ = [
     "ApiError",
+    "AsyncClient",
     "Client",
     "ConflictError",
     "Interaction",
@@ -444,6 +448,66 @@ class Client:
                 pause = _pause(tries) if asked is None else asked
             self._sleep(pause)
             tries += 1
+
+
+_P = ParamSpec("_P")
+
+
+def _awaited(
+    method: Callable[Concatenate[Client, _P], _Result],
+) -> Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _Result]]:
+    """Return a method of the client to be awaited: it waits in a thread, and does the very same."""
+
+    @wraps(method)
+    async def call(self: AsyncClient, *args: _P.args, **named: _P.kwargs) -> _Result:
+        return await asyncio.to_thread(method, self.client, *args, **named)
+
+    return call
+
+
+def _iterated(
+    method: Callable[Concatenate[Client, _P], Iterator[_Result]],
+) -> Callable[Concatenate[AsyncClient, _P], AsyncIterator[_Result]]:
+    """Return the same for a method that goes through pages."""
+
+    @wraps(method)
+    async def iterate(self: AsyncClient, *args: _P.args, **named: _P.kwargs) -> AsyncIterator[_Result]:
+        found = method(self.client, *args, **named)
+        # A page holds a hundred; asked for one by one, each would take a thread of its own.
+        while some := await asyncio.to_thread(list, islice(found, _BATCH)):
+            for each in some:
+                yield each
+
+    return iterate
+
+
+class AsyncClient:
+    """The same client for asyncio: each method is awaited, `interactions` and `reviews` are for `async for`.
+
+    Options are those of `Client`, which does the work in a thread; so whoever gives up waiting does not stop what was
+    sent.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout: float = 10.0, retries: int = 5) -> None:
+        self.client = Client(url, token, timeout=timeout, retries=retries)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    close = _awaited(Client.close)
+    record = _awaited(Client.record)
+    record_many = _awaited(Client.record_many)
+    review = _awaited(Client.review)
+    feedback = _awaited(Client.feedback)
+    thumb = _awaited(Client.thumb)
+    withdraw = _awaited(Client.withdraw)
+    prefer = _awaited(Client.prefer)
+    interaction = _awaited(Client.interaction)
+    interactions = _iterated(Client.interactions)
+    reviews = _iterated(Client.reviews)
 
 
 @dataclass(frozen=True, slots=True)

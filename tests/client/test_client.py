@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from v1_apps import app_on, token_for
 from rlhf_loop import client as module
 from rlhf_loop.client import (
     ApiError,
+    AsyncClient,
     Client,
     ConflictError,
     NewInteraction,
@@ -229,3 +232,25 @@ def test_nobody_there(served: Callable[[Any], str]) -> None:
             list(client.interactions())
         with pytest.raises(NoAnswerError, match="was 302"):
             client.interaction("a")
+
+
+def test_the_same_is_awaited_in_asyncio(address: str, engine: Engine) -> None:
+    """Several at once, pages by `async for`, and errors as they are."""
+
+    async def loop() -> tuple[list[str], list[int]]:
+        async with AsyncClient(address, token_for(engine, "app")) as client:
+            stored = await asyncio.gather(*(client.record("q", f"a{n}", id=f"i{n}") for n in range(3)))
+            await client.thumb(stored[0].id, "up", reviewer="ann")
+            with pytest.raises(NotFoundError):
+                await client.interaction("gone")
+            ids = [each.id async for each in client.interactions(page_size=2)]
+            return ids, [review.rating async for review in client.reviews("i0")]
+
+    ids, ratings = asyncio.run(loop())
+    assert (sorted(ids), ratings) == (["i0", "i1", "i2"], [5])
+
+
+def test_the_client_for_asyncio_has_each_method() -> None:
+    """One that is added to `Client` is there as well."""
+    public = [name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")]
+    assert all(hasattr(AsyncClient, name) for name in public)
