@@ -459,7 +459,7 @@ def _awaited(
     """Return a method of the client to be awaited: it waits in a thread, and does the very same."""
 
     @wraps(method)
-    async def call(self: AsyncClient, *args: _P.args, **named: _P.kwargs) -> _Result:
+    async def call(self: AsyncClient, /, *args: _P.args, **named: _P.kwargs) -> _Result:
         return await asyncio.to_thread(method, self.client, *args, **named)
 
     return call
@@ -471,7 +471,7 @@ def _iterated(
     """Return the same for a method that goes through pages."""
 
     @wraps(method)
-    async def iterate(self: AsyncClient, *args: _P.args, **named: _P.kwargs) -> AsyncIterator[_Result]:
+    async def iterate(self: AsyncClient, /, *args: _P.args, **named: _P.kwargs) -> AsyncIterator[_Result]:
         found = method(self.client, *args, **named)
         # A page holds a hundred; asked for one by one, each would take a thread of its own.
         while some := await asyncio.to_thread(list, islice(found, _BATCH)):

@@ -237,6 +237,20 @@ def undo(number: int, dry_run: bool) -> None:
 )
 @click.option("--conversational", is_flag=True, help="trl-..., hf-dataset: write messages with roles instead of texts.")
 @click.option(
+    "--drafts",
+    is_flag=True,
+    help="trl-...: after what people judged, the best and the worst of each list that nobody has judged, with scores, "
+    "where the model is certain.",
+)
+@click.option(
+    "--min-margin",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="--drafts: by how much the two probabilities must differ.",
+)
+@click.option("--sft", is_flag=True, help="trl-unpaired: good answers alone, without a label, for fine-tuning.")
+@click.option(
     "--score-name", metavar="NAME", default="rating", show_default=True, help="Langfuse: what the rating is called."
 )
 @click.option(
@@ -255,6 +269,9 @@ def export(
     format: str | None,
     min_gap: int,
     conversational: bool,
+    drafts: bool,
+    min_margin: float,
+    sft: bool,
     score_name: str,
     judges: bool,
     names: bool,
@@ -278,6 +295,8 @@ def export(
     if format == "hf-dataset":
         if judges:
             raise click.UsageError("--judges is for csv, jsonl and parquet. Leave it out, or take one of these.")
+        if drafts or sft:
+            raise click.UsageError("--drafts and --sft are for trl-.... Leave them out, or take one of these.")
         if for_spreadsheet:
             raise click.UsageError("--for-spreadsheet is for CSV, and hf-dataset is Parquet. Leave one of them out.")
         _export_dataset(file, min_gap=min_gap, conversational=conversational, names=names)
@@ -289,6 +308,9 @@ def export(
         reviewer_weighting=read_settings().reviewer_weighting,
         for_spreadsheet=for_spreadsheet,
         judges=judges,
+        drafts=drafts,
+        min_margin=min_margin,
+        sft=sft,
     )
     with progress_bar(f"Exporting {file.name}") as progress:
         count = export_ratings(open_ratings(), file, format=format, options=options, progress=progress)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Rating, ReviewerRole, field_values, rating_fields
+from rlhf_loop.domain import Pair, Rating, ReviewerRole, field_values, rating_fields
 from rlhf_loop.domain import Review as DomainReview
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import imports, preferences, staging
@@ -346,7 +346,9 @@ class ExportOptions:
     `min_gap` is by how much the ratings of two answers must differ to make a pair of them; `conversational` writes
     TRL's other form; `score_name` is what Langfuse shall call the rating. With `reviewer_weighting` experts count in
     TRL's formats by how far they agree with the others, as in training. `for_spreadsheet` puts an apostrophe before
-    each text of a CSV that a spreadsheet would take for a formula.
+    each text of a CSV that a spreadsheet would take for a formula. With `drafts` answers that nobody has judged follow
+    in TRL's formats, the best and the worst of each list where the model is certain, by `min_margin` at least; with
+    `sft` trl-unpaired has good answers alone, without a label.
     """
 
     min_gap: int = 1
@@ -355,6 +357,9 @@ class ExportOptions:
     reviewer_weighting: bool = True
     for_spreadsheet: bool = False
     judges: bool = False
+    drafts: bool = False
+    min_margin: float = 0.3
+    sft: bool = False
 
 
 def export_ratings(
@@ -380,6 +385,10 @@ def export_ratings(
     format, container = chosen_format(path, format)
     if format in INCOMING:
         raise ImportFileError(f"Files of {format} are only read. Write another format, such as csv or langfuse.")
+    if options and options.drafts and not format.startswith("trl-"):
+        raise ImportFileError(f"Drafts are not written as {format}. Write trl-preference or trl-unpaired.")
+    if options and options.sft and format != "trl-unpaired":
+        raise ImportFileError(f"For supervised fine-tuning write trl-unpaired, not {format}.")
     if options and options.judges and format not in PLAIN:
         raise ImportFileError(f"Labels of judges are not written as {format}. Write them as csv, jsonl or parquet.")
     columns = _columns(format, options := options or ExportOptions())
@@ -404,9 +413,9 @@ def _columns(format: str, options: ExportOptions) -> Columns:
     if format == "langfuse":
         return langfuse.COLUMNS
     if format == "trl-preference":
-        return trl.preference_columns(conversational=options.conversational)
+        return trl.preference_columns(conversational=options.conversational, scores=options.drafts)
     if format == "trl-unpaired":
-        return trl.unpaired_columns(conversational=options.conversational)
+        return trl.unpaired_columns(conversational=options.conversational, labels=not options.sft)
     return plain.JUDGE_COLUMNS if options.judges else plain.COLUMNS
 
 
@@ -418,10 +427,29 @@ def _rows(connection: Connection, format: str, options: ExportOptions) -> Iterat
     talk, weighting = options.conversational, options.reviewer_weighting
     if format == "trl-preference":
         pairs = preferences.pairs(connection, min_gap=options.min_gap, reviewer_weighting=weighting)
-        return (trl.preference_cells(pair, conversational=talk) for pair in pairs)
+        judged = (trl.preference_cells(pair, conversational=talk) for pair in pairs)
+        if not options.drafts:
+            return judged
+        nothing = [None] * len(trl.SCORES)
+        drafts = (
+            [
+                *trl.preference_cells(Pair(of.prompt, of.chosen, of.rejected), conversational=talk),
+                *(of.chosen_score, of.rejected_score, of.margin),
+            ]
+            for of in preferences.draft_pairs(connection, min_margin=options.min_margin)
+        )
+        return chain(([*row, *nothing] for row in judged), drafts)
     if format == "trl-unpaired":
         rated = preferences.labelled(connection, reviewer_weighting=weighting)
-        return (trl.unpaired_cells(of.prompt, of.response, good=of.good, conversational=talk) for of in rated)
+        told = ((of.prompt, of.response, of.good) for of in rated)
+        if options.drafts:
+            drawn = preferences.draft_pairs(connection, min_margin=options.min_margin)
+            both = (((of.prompt, of.chosen, True), (of.prompt, of.rejected, False)) for of in drawn)
+            told = (each for each in chain(told, chain.from_iterable(both)))
+        cells = (
+            (good, trl.unpaired_cells(prompt, text, good=good, conversational=talk)) for prompt, text, good in told
+        )
+        return (row[:2] if options.sft else row for good, row in cells if good or not options.sft)
     if options.judges:
         return (plain.judge_cells(answer, label) for answer, label in _labels(connection))
     return map(plain.cells, ratings(connection))

@@ -378,3 +378,45 @@ def test_what_cannot_be_is_refused(
     """A name that tells nothing, and columns of other names, which TRL does not know."""
     with pytest.raises(ImportFileError, match=message):
         import_ratings(sqlite_engine, tmp_path / name, format="trl-preference", columns=columns)
+
+
+def test_drafts_follow_what_people_judged(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The best and the worst of each list where the model is certain; a list with a rating is judged already."""
+    lists = {
+        "certain": (0.9, 0.6, 0.2),
+        "close": (0.6, 0.45, 0.4),
+        "all right": (0.9, 0.8, 0.55),
+        "judged": (0.9, 0.5, 0.1),
+        "prior": (0.9, 0.5, 0.1),
+    }
+    answers = [
+        Rating(
+            name,
+            f"{name} {score}",
+            candidate_group=name,
+            score=score,
+            model_version="prior-1" if name == "prior" else "m-1",
+        )
+        for name, scores in lists.items()
+        for score in scores
+    ]
+    ids = record(sqlite_engine, answers)
+    rate(sqlite_engine, ids[9], reviewer="ann", rating=1)
+    rate(sqlite_engine, ids[11], reviewer="ann", rating=5)
+    path, options = tmp_path / "a.jsonl", ExportOptions(drafts=True)
+    export_ratings(sqlite_engine, path, format="trl-preference", options=options)
+    judged, draft = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert (judged["chosen"], judged["score_chosen"], judged["margin"]) == ("judged 0.1", None, None)
+    assert (draft["prompt"], draft["chosen"], draft["rejected"]) == ("certain", "certain 0.9", "certain 0.2")
+    assert (draft["score_chosen"], draft["margin"]) == (0.9, pytest.approx(0.7))
+    export_ratings(sqlite_engine, path, format="trl-preference", options=ExportOptions(drafts=True, min_margin=0.1))
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+    export_ratings(sqlite_engine, path, format="trl-unpaired", options=ExportOptions(drafts=True, sft=True))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows == [
+        {"prompt": "judged", "completion": "judged 0.1"},
+        {"prompt": "certain", "completion": "certain 0.9"},
+    ]
+    for wrong in (ExportOptions(drafts=True), ExportOptions(sft=True)):
+        with pytest.raises(ImportFileError, match="rite trl-"):
+            export_ratings(sqlite_engine, path, format="langfuse", options=wrong)

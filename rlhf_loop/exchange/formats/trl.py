@@ -138,9 +138,14 @@ class UnpairedLayout(_CompletionsLayout):
         return self._without_repeated(prompt, (completion,), row)
 
 
-def preference_columns(*, conversational: bool) -> dict[str, Kind]:
+#: What a file of preferences has besides with drafts, as TRL's own examples name it; empty where people have judged.
+SCORES = ("score_chosen", "score_rejected", "margin")
+
+
+def preference_columns(*, conversational: bool, scores: bool = False) -> dict[str, Kind]:
     """Return the columns of a file of preferences."""
-    return dict.fromkeys(PREFERENCE, Kind.MESSAGES if conversational else Kind.TEXT)
+    texts = dict.fromkeys(PREFERENCE, Kind.MESSAGES if conversational else Kind.TEXT)
+    return texts | dict.fromkeys(SCORES if scores else (), Kind.REAL)
 
 
 def preference_cells(pair: Pair, *, conversational: bool) -> Row:
@@ -150,10 +155,10 @@ def preference_cells(pair: Pair, *, conversational: bool) -> Row:
     return [pair.prompt, pair.chosen, pair.rejected]
 
 
-def unpaired_columns(*, conversational: bool) -> dict[str, Kind]:
-    """Return the columns of a file of unpaired preferences."""
+def unpaired_columns(*, conversational: bool, labels: bool = True) -> dict[str, Kind]:
+    """Return the columns of a file of unpaired preferences; without labels it is one for supervised fine-tuning."""
     text = Kind.MESSAGES if conversational else Kind.TEXT
-    return {"prompt": text, "completion": text, "label": Kind.YES_NO}
+    return {"prompt": text, "completion": text} | ({"label": Kind.YES_NO} if labels else {})
 
 
 def unpaired_cells(prompt: str, completion: str, *, good: bool, conversational: bool) -> Row:
