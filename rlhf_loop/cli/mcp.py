@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlhf_loop.cli.common import operator, read_settings
 from rlhf_loop.domain import Candidate, Review, ReviewerRole
+from rlhf_loop.errors import RlhfLoopError
 
 if TYPE_CHECKING:
     from rlhf_loop.answering import AnswerService
 
+# What the tools give is without slots, which the SDK's schemas would take for defaults.
 _DOOR = "mcp"
 _MOST = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RankedText:
     """A text by its place in the list that was given, best first.
 
@@ -31,7 +34,7 @@ class RankedText:
     interaction_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FoundAnswer:
     """A candidate for an answer, with its origin; `interaction_id` is for `rate`."""
 
@@ -43,7 +46,7 @@ class FoundAnswer:
     url: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Found:
     """Candidates, best first; `certain` is false where none is good enough, `degraded` names what did not work."""
 
@@ -98,7 +101,6 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
         "wrong: the next training learns from it.",
     )
 
-    @server.tool()
     def rerank(query: str, documents: list[str]) -> list[RankedText]:
         """Rank documents by how good an answer each is to the question, best first; at most 1,000."""
         if not query.strip() or not 0 < len(documents) <= _MOST:
@@ -118,7 +120,6 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
             RankedText(kept[of.position], of.candidate.text, of.score, ids.get(of.position)) for of in found.candidates
         ]
 
-    @server.tool()
     def answer(question: str) -> Found:
         """Find answers to a question in the configured sources, best first; each is recorded and can be rated."""
         found = service.answer(question)
@@ -133,7 +134,6 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
             )
         return Found(tuple(answers), found.certain, dict(found.degraded), found.model_version)
 
-    @server.tool()
     def rate(interaction_id: str, rating: int, comment: str | None = None, correction: str | None = None) -> str:
         """Say how good an answer is, 1 (wrong) to 5 (exactly right); a correction is the answer as it should be."""
         review = Review(rating=rating, comment=comment, correction=correction, reviewer=reviewer, role=role)
@@ -144,4 +144,20 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
             raise ValueError(said) from None
         return "Stored." if stored else "Kept; it is stored as soon as the database is back."
 
+    refusal = require("mcp.server.mcpserver.exceptions", "mcp").ToolError
+    for tool in (rerank, answer, rate):
+        server.add_tool(_saying(tool, refusal))
     return server
+
+
+def _saying(tool: Callable[..., Any], refusal: type[Exception]) -> Callable[..., Any]:
+    """Return a tool whose deliberate errors reach the assistant: the SDK keeps all others to itself."""
+
+    @wraps(tool)
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            return tool(*args, **named)
+        except (ValueError, RlhfLoopError) as error:
+            raise refusal(str(error)) from error
+
+    return call

@@ -63,14 +63,14 @@ def written(folder: Path) -> list[str]:
     """Write a trace, and a page of scores as the SDK's models dump them."""
     from langfuse.api.scores.types.score_v3 import ScoreV3_Boolean, ScoreV3_Numeric
 
-    common = {"projectId": "p", "name": "rating", "source": "API", "environment": "default"}
-    common |= dict.fromkeys(("timestamp", "createdAt", "updatedAt"), "2026-01-31T09:30:00Z")
+    common = {"project_id": "p", "name": "rating", "source": "API", "environment": "default"}
+    common |= dict.fromkeys(("timestamp", "created_at", "updated_at"), "2026-01-31T09:30:00Z")
     subject = {"kind": "trace", "id": TRACE["id"]}
-    part = {"kind": "observation", "id": "o1", "traceId": TRACE["id"]}
+    part = {"kind": "observation", "id": "o1", "trace_id": TRACE["id"]}
     scores = [
-        ScoreV3_Numeric(id="a", value=4, subject=subject, authorUserId="ann", dataType="NUMERIC", **common),
-        ScoreV3_Boolean(id="b", value=False, subject=subject, authorUserId="bob", dataType="BOOLEAN", **common),
-        ScoreV3_Numeric(id="c", value=2, subject=part, authorUserId="eve", dataType="NUMERIC", **common),
+        ScoreV3_Numeric(id="a", value=4, subject=subject, author_user_id="ann", data_type="NUMERIC", **common),
+        ScoreV3_Boolean(id="b", value=False, subject=subject, author_user_id="bob", data_type="BOOLEAN", **common),
+        ScoreV3_Numeric(id="c", value=2, subject=part, author_user_id="eve", data_type="NUMERIC", **common),
     ]
     trace, page = folder / "trace.json", folder / "scores.json"
     trace.write_text(json.dumps([TRACE]))
