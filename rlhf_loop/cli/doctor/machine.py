@@ -37,6 +37,7 @@ EXTRAS = {
     "llama-index": (("llama-index-core", "llama_index"),),
     "haystack": (("haystack-ai", "haystack"),),
     "rerankers": (("rerankers", "rerankers"),),
+    "mcp": (("mcp", "mcp"),),
     "otel": (
         ("opentelemetry-sdk", "opentelemetry.sdk"),
         ("opentelemetry-exporter-otlp-proto-http", "opentelemetry.exporter.otlp.proto.http"),
