@@ -30,7 +30,7 @@ class Judge:
     def __init__(self, rule: Any) -> None:
         self._rule = rule
 
-    def ranking(self, query: str, candidates: Sequence[Candidate]) -> Ranking:
+    def ranking(self, query: str, candidates: Sequence[Candidate], *, pointwise: bool = False) -> Ranking:
         scores = [1 / (1 + np.exp(-self._rule(query, each.text))) for each in candidates]
         order = sorted(range(len(scores)), key=lambda place: -scores[place])
         found = [
