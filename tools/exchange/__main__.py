@@ -120,7 +120,8 @@ def _said(command: Sequence[str], name: str, folder: Path) -> Iterator[tuple[str
         command, stdout=subprocess.PIPE, text=True, env=kept | {"RLHF_EXCHANGE_PYTHON": sys.executable}
     )
     for line in done.stdout.splitlines():
-        if line.startswith("{"):
+        # Trainers print dicts of their own.
+        if line.startswith('{"what"'):
             said = json.loads(line)
             yield f"{name} {said.get('version', '')}".strip(), said["what"], _result(said, folder)
     if done.returncode:
