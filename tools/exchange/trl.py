@@ -53,7 +53,14 @@ def tried(kind: str, folder: str, *, talk: bool) -> str:
     prompts = [[{"role": "user", "content": each}] if talk else each for each in QUESTIONS]
     reward = RewardFunction(ranker=Ranker(Settings(model_path=Path(folder) / "reward_model.joblib")))
     with tempfile.TemporaryDirectory() as output:
-        options = {"max_steps": 3, "num_generations": 2, "per_device_train_batch_size": 4, "max_completion_length": 12}
+        options: dict[str, float] = {
+            "max_steps": 3,
+            "num_generations": 2,
+            "per_device_train_batch_size": 4,
+            "max_completion_length": 12,
+        }
+        # Without a penalty there is no model of reference, which would have to be in a folder.
+        options["beta"] = 0.0
         args = getattr(trl, f"{kind}Config")(
             output_dir=output,
             report_to="none",
