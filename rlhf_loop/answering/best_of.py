@@ -197,8 +197,16 @@ def _checked(found: object) -> Mapping[str, Any]:
     """
     choices = found.get("choices") if isinstance(found, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(found, dict) or not isinstance(first, dict) or not isinstance(first.get("message"), dict):
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(found, dict) or not isinstance(message, dict):
         raise ValueError("The endpoint's answer is not a chat completion. Check RLHF_LLM_URL.")
+    content, calls = message.get("content"), message.get("tool_calls") or []
+    if isinstance(content, list):
+        # Parts, as some endpoints write them: what can be read of them is the text, for streams as well.
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        message["content"] = content = "".join(text for text in texts if isinstance(text, str))
+    if not isinstance(content, str | None) or not all(isinstance(call, dict) for call in calls):
+        raise ValueError("The endpoint's message has neither a text nor calls of tools. Check RLHF_LLM_URL.")
     return found
 
 

@@ -115,6 +115,32 @@ def test_a_stream(web: FlaskClient, service: RankingService) -> None:
     assert not any("usage" in chunk for chunk in bare)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_odd_endpoints_write(web: FlaskClient, endpoint: Endpoint, *, stream: bool) -> None:
+    """Parts become a text, which streams have as well, and what is not a number none; a draft of neither text nor calls
+    costs only itself.
+    """
+
+    def reply(body: dict[str, Any]) -> tuple[int, object]:
+        found = completion(GOOD)
+        choice = found["choices"][0]
+        if len(endpoint.requests) % 2:
+            choice["message"]["content"] = [{"type": "text", "text": GOOD[:9]}, {"type": "text", "text": GOOD[9:]}]
+            choice["logprobs"] = {"content": [{"token": "a", "logprob": float("-inf")}]}
+        else:
+            choice["message"] = {"role": "assistant", "content": 5, "tool_calls": [1, "x"]}
+        return 200, found
+
+    endpoint.reply = reply
+    response = post(web, PATH, {**ASKED, "stream": stream})
+    written = response.get_data(as_text=True)
+    assert response.status_code == 200
+    assert "Infinity" not in written
+    events = [json.loads(line[6:]) for line in written.splitlines() if line.startswith("data: {")]
+    whole = "".join(each["choices"][0]["delta"].get("content") or "" for each in events)
+    assert (whole if stream else json.loads(written)["choices"][0]["message"]["content"]) == GOOD
+
+
 def test_log_probabilities_go_along(web: FlaskClient, endpoint: Endpoint) -> None:
     """They are those of the draft that goes out; in a stream with its whole text."""
 

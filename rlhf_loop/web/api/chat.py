@@ -33,6 +33,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking
 from rlhf_loop.errors import LanguageModelError, RlhfLoopError
 from rlhf_loop.ranking import DocumentRanking, ScoredDocument, WithoutModel, is_drawn, rank_documents, without_model
+from rlhf_loop.registry.runs import plain
 from rlhf_loop.utils.text import blank
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.discovery import MODEL
@@ -277,7 +278,8 @@ def _response(
         for place, one in enumerate(best)
     ]
     first = drafts[best[0].index]
-    answer = {
+    # Some endpoints write NaN among log probabilities, which JSON does not have.
+    answer: dict[str, Any] = {
         **first.completion,
         "id": logs.begin(request).id if recorded is None else recorded.id,
         "object": "chat.completion",
@@ -286,6 +288,7 @@ def _response(
         "choices": choices,
         "usage": _usage(first, drafts),
     }
+    answer = plain(answer)
     if given.stream:
         with_usage = bool((given.stream_options or {}).get("include_usage"))
         written, kind = "".join(_events(answer, with_usage=with_usage)), "text/event-stream"
