@@ -55,7 +55,7 @@ class RewardFunction:
     """A reward function by the live model; each call sees the model that is live then.
 
     Answers to one question that come in one call are scored together, as the model has learned it; with
-    `together=False` each by itself, so that no reward depends on what else was drawn. Rewards are log-odds between -8
+    `together=False` pointwise, so that no reward depends on what else was drawn. Rewards are log-odds between -8
     and 8, or with `scale="probability"` probabilities. The last 2,000 answers are kept, for
     `monitoring.gaming.policy_drift`.
 
@@ -135,19 +135,20 @@ def scored(
     together: bool = True,
     otherwise: WithoutModel = WithoutModel.ERROR,
 ) -> list[float]:
-    """Return the probability of each answer; a blank one, or one to a blank question, has 0.
+    """Return the probability of each answer, pointwise if not `together`; one that is blank, or to a blank question: 0.
 
     Raises:
         ModelFileError: there is no usable model.
     """
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):
-        groups.setdefault((prompt, 0 if together else place), []).append(place)
+        groups.setdefault(prompt, []).append(place)
     scores = [0.0] * len(answers)
-    for (prompt, _), places in groups.items():
+    for prompt, places in groups.items():
         if blank(prompt):
             continue
-        ranking = rank_documents(ranker, prompt, [answers[place] for place in places], otherwise=otherwise)
+        texts = [answers[place] for place in places]
+        ranking = rank_documents(ranker, prompt, texts, otherwise=otherwise, pointwise=not together)
         for document in ranking.documents:
             scores[places[document.index]] = document.score
     return scores

@@ -444,16 +444,17 @@ class _Desk:
         return bearer is not None and tokens.BATCH in bearer.scopes
 
     def scores(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """Score answers, those to the same question together.
+        """Score answers, those to the same question together unless a token or the settings say otherwise.
 
         Raises:
             ServiceUnavailable: there is nothing to score by.
         """
         # Places in place of scores would teach a policy to be the first.
         otherwise = WithoutModel.ERROR if self._otherwise is WithoutModel.INCOMING else self._otherwise
+        together = not self._in_batches()
 
         def score() -> list[float]:
-            return scored(self._service.ranker(), questions, answers, otherwise=otherwise)
+            return scored(self._service.ranker(), questions, answers, together=together, otherwise=otherwise)
 
         try:
             return self._by_turns(score) if sum(map(len, answers)) > LARGE_CHARS else score()
