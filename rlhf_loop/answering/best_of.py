@@ -32,8 +32,8 @@ _PATIENCE, _AT_LEAST_S = 3.0, 1.0
 _RETRY_AFTER_S = 5.0
 #: What is ours, and not passed on.
 _OURS = ("model", "n", "best_of", "stream", "stream_options")
-#: What the endpoint refuses by these is the fault of whoever asked.
-_ASKED_WRONGLY = (400, 413, 422)
+#: What the endpoint refuses by these is about what was asked, and says nothing of what others ask.
+_ASKED_WRONGLY = (400, 403, 404, 409, 413, 415, 422)
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,6 +277,7 @@ def test_what_cannot_be_meant(web: FlaskClient, endpoint: Endpoint, body: Any, m
     ("reply", "status", "kind"),
     [
         ((400, {"error": {"message": "no such role"}}), 400, "invalid_request_error"),
+        ((403, {"error": {"message": "not by our rules"}}), 400, "invalid_request_error"),
         ((429, {}), 429, "rate_limit_error"),
         ((500, {}), 502, "server_error"),
     ],
@@ -292,6 +293,14 @@ def test_where_all_drafts_fail(
     assert (response.headers.get("Retry-After") is not None) == (status == 429)
     described = document()["paths"][PATH]["post"]["responses"][str(status)]["content"]["application/json"]
     checker(described["schema"]).validate(found)
+
+
+def test_refusals_are_nobody_elses(web: FlaskClient, endpoint: Endpoint) -> None:
+    """What the endpoint refuses one caller, however often, pauses it for nobody."""
+    endpoint.reply = lambda _: (403, {"error": {"message": "not by our rules"}})
+    assert {post(web, PATH, ASKED).status_code for _ in range(5)} == {400}
+    endpoint.reply = lambda _: (200, completion(GOOD))
+    assert post(web, PATH, ASKED).status_code == 200
 
 
 def test_without_a_language_model(tmp_path: Path) -> None:
