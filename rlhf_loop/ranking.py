@@ -321,14 +321,19 @@ def to_record(
 ) -> RecordedRanking | None:
     """Return what is recorded of a ranking: the first `most` candidates; None where nothing can be.
 
-    A candidate without a source gets the caller, else the door.
+    A candidate without a source gets the caller, else the door. Of `returned` candidates 0 are noted where one of those
+    that went back cannot be recorded.
     """
     source = caller or door
+    first = list(islice(ranked, most))
     kept = [
         each if each.candidate.source else replace(each, candidate=replace(each.candidate, source=source))
-        for each in islice(ranked, most)
+        for each in first
         if not blank(each.text) and not unstorable(each.text)
     ]
+    if returned and sum(each.rank <= returned for each in kept) < sum(each.rank <= returned for each in first):
+        # Else what is said of all that went back would be said of those that happen to be recorded.
+        returned = 0
     if not kept or unstorable(query) or blank(query):
         return None
     return RecordedRanking(

@@ -10,6 +10,7 @@ import pytest
 from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, ranker_in
 
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate, RankedCandidate
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, ModelFileError
 from rlhf_loop.ranking import (
@@ -20,6 +21,7 @@ from rlhf_loop.ranking import (
     logit,
     rank_documents,
     rerank_candidates,
+    to_record,
     without_model,
 )
 from rlhf_loop.reward import RewardModel
@@ -200,3 +202,14 @@ def test_what_to_do_without_a_model_is_a_setting() -> None:
     assert without_model(Settings(rerank_without_model="incoming")) is WithoutModel.INCOMING
     with pytest.raises(ConfigError, match=r"RLHF_RERANK_WITHOUT_MODEL='random'.*error, incoming, prior"):
         without_model(Settings(rerank_without_model="random"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "returned", "kept"), [("ab", 1, 1), ("\0b", 1, 0), ("a ", 2, 0), ("abc", None, None)]
+)
+def test_what_went_back_is_recorded(texts: str, returned: int | None, kept: int | None) -> None:
+    """Where one of those that went back cannot be stored, a thumb for them all is one for none of the others."""
+    ranked = [RankedCandidate(Candidate(text), place + 1, None, place) for place, text in enumerate(texts)]
+    found = to_record("What?", ranked, model_version=None, door="d", most=10, returned=returned)
+    assert found is not None
+    assert found.returned == kept

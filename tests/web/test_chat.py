@@ -161,7 +161,7 @@ def test_log_probabilities_go_along(web: FlaskClient, endpoint: Endpoint) -> Non
 def test_a_first_draft_that_calls_a_tool_goes_out(
     web: FlaskClient, endpoint: Endpoint, service: RankingService, stream: bool
 ) -> None:
-    """It is no answer that could be judged, and is not recorded; the other drafts are."""
+    """It is no answer that could be judged, and is not recorded; the other drafts are, and none of them went out."""
     endpoint.reply = lambda body: (
         200,
         drafted(DRAFTS[body["seed"]]) if body["seed"] else drafted(None, tool_calls=[CALL]),
@@ -176,6 +176,7 @@ def test_a_first_draft_that_calls_a_tool_goes_out(
     assert response.headers["X-RLHF-Ranking"] == "incoming"
     assert "X-RLHF-Score" not in response.headers
     assert [each.text for each in service.rankings[0].candidates] == DRAFTS[1:]
+    assert service.rankings[0].returned == 0
 
 
 def test_a_later_draft_that_calls_a_tool_comes_last(web: FlaskClient, endpoint: Endpoint) -> None:

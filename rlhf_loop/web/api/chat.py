@@ -260,8 +260,9 @@ def _ranking(service: AnswerService, query: str, drafts: Sequence[Draft], otherw
 
 def _as_candidates(drafts: Sequence[Draft], ranking: DocumentRanking) -> Iterator[RankedCandidate]:
     for each in ranking.candidates([draft.text for draft in drafts]):
-        if not drafts[each.position].acts:
-            yield replace(each, candidate=Candidate(each.text, source=drafts[each.position].model))
+        draft = drafts[each.position]
+        # What calls a tool is no answer; without a text it is not recorded, and keeps its place.
+        yield replace(each, candidate=Candidate("" if draft.acts else each.text, source=draft.model))
 
 
 def _response(

@@ -630,9 +630,12 @@ def _of_ranking(connection: Connection, guard: Guard, user: User, given: Feedbac
     known = list(ranking.documents)
     if given.answer is None:
         if given.index is None and ranking.returned != 1:
+            gone = "not all of what went back could be recorded"
+            if ranking.returned != 0:
+                gone = f"{ranking.returned or len(known)} documents of this ranking went back"
             raise UnprocessableEntity(
-                f"index is missing: {ranking.returned or len(known)} documents of this ranking went back. Send the "
-                "index of the one that is rated, or the answer that was made of them."
+                f"index is missing: {gone}. Send the index of the one that is rated, or the answer that was made of "
+                "them."
             )
         index = known[0] if given.index is None else given.index
         return ranking.documents[_recorded(index, "index", known)], ranked_id(id, index)
