@@ -440,6 +440,11 @@ def ranked_id(ranking: str, position: int) -> str:
     return f"{ranking}.{position}"
 
 
+def ranking_of(interaction_id: str) -> str:
+    """Return the id of the ranking whose document has this id, if it is such a one."""
+    return interaction_id.rpartition(".")[0]
+
+
 def final_id(ranking: str, answer: str) -> str:
     """Return the interaction id of a final answer that was made of a recorded ranking: of the same words the same."""
     return f"{ranking}.{hashlib.sha256(visible(answer).encode()).hexdigest()[:16]}"

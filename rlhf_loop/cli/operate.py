@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -161,14 +162,16 @@ def purge_rankings(days: float | None, yes: bool) -> None:
     Their numbers stay in the trends, without any text. The worker does the same every hour by RLHF_RECORD_DAYS.
     """
     from rlhf_loop.store.engine import reading
-    from rlhf_loop.store.rankings import count, old, purge
+    from rlhf_loop.store.rankings import count, of_groups, old, purge
 
     days = read_settings().record_days or None if days is None else days
+    if days is not None and math.isnan(days):
+        raise click.UsageError("nan is not a valid number of days. Give --days from 0 to 36,500.")
     if days is None:
         raise click.UsageError("RLHF_RECORD_DAYS is 0, so nothing is too old. Set it, or give --days.")
     engine, before = open_ratings(), datetime.now(UTC) - timedelta(days=days)
     with reading(engine) as connection:
-        found = count(connection, old(connection, before=before))
+        found = count(connection, of_groups(connection, old(connection, before=before)))
     _print_stored(found, f"recorded before {before:%Y-%m-%d %H:%M} UTC and not rated")
     if found.answers and _allowed(yes):
         _print_stored(purge(engine, before=before, actor=operator()), "deleted")
@@ -185,7 +188,7 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     others are not touched.
     """
     from rlhf_loop.store.engine import reading
-    from rlhf_loop.store.rankings import count, of_caller, of_query
+    from rlhf_loop.store.rankings import Stored, count, external_ids, of_caller, of_query
     from rlhf_loop.store.rankings import forget as forget_answers
     from rlhf_loop.store.recording import Recorder
 
@@ -194,16 +197,29 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     if not (given := (query or caller or "").strip()):
         raise click.UsageError("What is to be forgotten is empty. Give the question, or the user's name.")
     engine = open_ratings()
+    query, caller = query and given, caller and given
     recorder = Recorder(read_settings())
     # What waits in the outbox of this machine would come back.
     recorder.settle()
+
+    def look() -> tuple[list[int], Stored, set[str]]:
+        with reading(engine) as connection:
+            keys = of_query(connection, given) if caller is None else of_caller(connection, given)
+            return keys, count(connection, keys, caller=caller), external_ids(connection, keys)
+
+    keys, found, ids = look()
+    waiting = recorder.take_out(query=query, caller=caller, ids=ids, dry_run=True)
+    which = "to this question" if caller is None else f"by {given}"
+    _print_stored(found, which)
+    if waiting:
+        click.echo(f"{counted(waiting, 'entry', 'entries')} in the outbox: {which}.")
+    if (waiting or found != Stored()) and _allowed(yes):
+        if waiting := recorder.take_out(query=query, caller=caller, ids=ids):
+            click.echo(f"{counted(waiting, 'entry', 'entries')} in the outbox: deleted.")
+        # Once more: what waited before may have come.
+        keys, *_ = look()
+        _print_stored(forget_answers(engine, keys, actor=operator(), caller=caller), "deleted")
     recorder.close()
-    with reading(engine) as connection:
-        keys = of_query(connection, given) if caller is None else of_caller(connection, given)
-        found = count(connection, keys)
-    _print_stored(found, "to this question" if caller is None else f"by {given}")
-    if keys and _allowed(yes):
-        _print_stored(forget_answers(engine, keys, actor=operator()), "deleted")
 
 
 def _print_stored(found: Stored, which: str) -> None:

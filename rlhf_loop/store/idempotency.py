@@ -8,7 +8,8 @@ either both or neither.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -90,6 +91,23 @@ def once(
     )
     _forget_old(connection, now)
     return answer, False
+
+
+def forget(connection: Connection, interactions: Set[str]) -> None:
+    """Delete the stored answers that tell of these interactions, by their ids."""
+    rows = connection.execute(select(AnsweredRequest.owner, AnsweredRequest.key, AnsweredRequest.body)).all()
+    for row in rows:
+        if not interactions.isdisjoint(_texts(json.loads(row.body or "null"))):
+            mine = (AnsweredRequest.owner == row.owner) & (AnsweredRequest.key == row.key)
+            connection.execute(delete(AnsweredRequest).where(mine))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def _claim(connection: Connection, owner: str, key: str) -> None:

@@ -136,6 +136,17 @@ class Outbox:
         gone = [(entry.id,) for entry in entries]
         self._do(lambda connection: connection.executemany("DELETE FROM entries WHERE id = ?", gone))
 
+    def find(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """Return the entries that are wanted, also of those that the database has refused.
+
+        Raises:
+            OutboxError: the file cannot be read.
+        """
+        rows = (
+            Entry(id, kind, json.loads(body)) for id, kind, body in self._rows("SELECT id, kind, body FROM entries")
+        )
+        return list(filter(wanted, rows))
+
     def refuse(self, entry: Entry, reason: str) -> None:
         """Set an entry aside that the database does not take, and never will.
 

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop.domain import ANSWERS, RANKED, prompt_key
-from rlhf_loop.store import audit
+from rlhf_loop.store import audit, idempotency
 from rlhf_loop.store.engine import reading, transaction, upsert
-from rlhf_loop.store.tables import Interaction, Preference, Review, ServedQuestion, UsedPassage
+from rlhf_loop.store.tables import Draft, Interaction, Preference, Review, ServedQuestion, UsedPassage
 from rlhf_loop.utils.sqlite import in_parts
+
+#: Rankings and answers that are deleted in one transaction, for which others wait.
+_GROUPS_AT_ONCE, _ANSWERS_AT_ONCE = 50, 900
 
 
 class PurgedError(LookupError):
@@ -66,6 +69,18 @@ def find(connection: Connection, id: str) -> StoredRanking:
     return StoredRanking(id, rows[0].user_prompt, served.caller, served.returned, documents)
 
 
+def caller_of(connection: Connection, answer: int) -> tuple[str, str] | None:
+    """Return the ranking to which an answer belongs, and whose token asked; None where no token did."""
+    of = select(Interaction.candidate_group).where(Interaction.id == answer)
+    group = connection.execute(of).scalar() or ""
+    id = group.removeprefix(RANKED).removeprefix(ANSWERS)
+    if id == group:
+        return None
+    wanted = select(ServedQuestion.caller).where(ServedQuestion.candidate_group == RANKED + id)
+    caller = connection.execute(wanted).scalar()
+    return None if caller is None else (id, caller)
+
+
 def note_used(connection: Connection, answer: int, passages: Sequence[int]) -> None:
     """Note which passages a final answer was made of; what is noted already stays."""
     rows = [{"answer_id": answer, "passage_id": passage} for passage in passages]
@@ -84,17 +99,26 @@ class Stored:
         return Stored(self.questions + other.questions, self.answers + other.answers, self.reviews + other.reviews)
 
 
-def old(connection: Connection, *, before: datetime) -> list[int]:
-    """Return the keys of the documents of recorded rankings from before that time of which nothing was judged."""
-    other = aliased(Interaction)
-    group = ServedQuestion.candidate_group
+def old(connection: Connection, *, before: datetime, among: Sequence[str] | None = None) -> list[str]:
+    """Return the groups of recorded rankings from before that time that have documents, of which nothing was judged."""
+    other, group = aliased(Interaction), ServedQuestion.candidate_group
     wanted = (
-        select(Interaction.id)
-        .join(ServedQuestion, Interaction.candidate_group == group)
+        select(group)
         .where(ServedQuestion.door.is_not(None), ServedQuestion.served_at < before)
+        .where(exists().where(Interaction.candidate_group == group))
         .where(~exists().where(other.candidate_group == group, _is_judged(other)))
     )
-    return list(connection.execute(wanted.order_by(Interaction.id)).scalars())
+    if among is not None:
+        wanted = wanted.where(group.in_(among))
+    return list(connection.execute(wanted.order_by(group)).scalars())
+
+
+def of_groups(connection: Connection, groups: Sequence[str]) -> list[int]:
+    """Return the keys of the answers in these groups."""
+    found = list[int]()
+    for some in in_parts(groups):
+        found += connection.execute(select(Interaction.id).where(Interaction.candidate_group.in_(some))).scalars()
+    return sorted(found)
 
 
 def of_query(connection: Connection, query: str) -> list[int]:
@@ -109,56 +133,114 @@ def of_query(connection: Connection, query: str) -> list[int]:
 
 def of_caller(connection: Connection, caller: str) -> list[int]:
     """Return the keys of the documents of a caller's rankings, and of the answers that were made of them."""
-    groups = select(ServedQuestion.candidate_group).where(ServedQuestion.caller == caller)
-    found = list[str]()
-    for group in connection.execute(groups).scalars():
-        found += [group, ANSWERS + group.removeprefix(RANKED)]
-    keys = list[int]()
-    for some in in_parts(found):
-        keys += connection.execute(select(Interaction.id).where(Interaction.candidate_group.in_(some))).scalars()
-    return sorted(keys)
+    groups = connection.execute(_served_to(caller)).scalars().all()
+    return of_groups(connection, [name for group in groups for name in (group, ANSWERS + group.removeprefix(RANKED))])
 
 
-def count(connection: Connection, keys: Sequence[int]) -> Stored:
-    """Count what belongs to these answers."""
-    found = Stored()
+def external_ids(connection: Connection, keys: Sequence[int]) -> set[str]:
+    """Return the ids of these answers that others know."""
+    found = set[str]()
     for some in in_parts(keys):
-        mine = Interaction.id.in_(some)
-        reviews = select(func.count()).select_from(Review).where(Review.interaction_key.in_(some))
-        groups = select(func.count(Interaction.candidate_group.distinct())).where(mine)
-        found += Stored(connection.execute(groups).scalar_one(), len(some), connection.execute(reviews).scalar_one())
+        found.update(connection.execute(select(Interaction.external_id).where(Interaction.id.in_(some))).scalars())
     return found
 
 
-def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
-    """Delete what `old` finds; how it was served stays, for the trends. Return how much that was."""
-    with reading(engine) as connection:
-        keys = old(connection, before=before)
-    return _delete(engine, keys, action="rankings.purged", actor=actor)
+def count(connection: Connection, keys: Sequence[int], *, caller: str | None = None) -> Stored:
+    """Count what belongs to these answers; of a caller also the rankings whose documents are deleted already.
 
-
-def forget(engine: Engine, keys: Sequence[int], *, actor: str) -> Stored:
-    """Delete these answers with all that was said of them, and how they were served. Return how much that was."""
-    return _delete(engine, keys, action="answers.forgotten", actor=actor, served=True)
-
-
-def _delete(engine: Engine, keys: Sequence[int], *, action: str, actor: str, served: bool = False) -> Stored:
-    gone = Stored()
+    A ranking and the answers that were made of it are one list.
+    """
+    names = {name for name in _lists(connection, keys) if isinstance(name, str)}
+    if caller is not None:
+        names.update(connection.execute(_served_to(caller)).scalars())
+    reviews = 0
     for some in in_parts(keys):
+        mine = select(func.count()).select_from(Review).where(Review.interaction_key.in_(some))
+        reviews += connection.execute(mine).scalar_one()
+    return Stored(len(names), len(keys), reviews)
+
+
+def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
+    """Delete the documents of what `old` finds; how it was served stays, for the trends. Return how much that was."""
+    with reading(engine) as connection:
+        groups = old(connection, before=before)
+    gone = Stored()
+    for start in range(0, len(groups), _GROUPS_AT_ONCE):
+        some = groups[start : start + _GROUPS_AT_ONCE]
         with transaction(engine) as connection:
-            gone += count(connection, some)
-            mine = Interaction.id.in_(some)
-            groups = connection.execute(select(Interaction.candidate_group).where(mine).distinct()).scalars().all()
-            connection.execute(delete(Interaction).where(mine))
-            if served:
-                left = exists().where(Interaction.candidate_group == ServedQuestion.candidate_group)
-                connection.execute(delete(ServedQuestion).where(ServedQuestion.candidate_group.in_(groups), ~left))
-            # Without a word of what it was.
-            audit.note(connection, actor, action, "answers", {"count": len(some)})
+            _lock(connection, of_groups(connection, some))
+            # Perhaps somebody has judged one meanwhile. From here on they wait.
+            keys = of_groups(connection, old(connection, before=before, among=some))
+            gone += _delete(connection, keys, action="rankings.purged", actor=actor)
     return gone
+
+
+def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | None = None) -> Stored:
+    """Delete these answers with all that was said of them, and how they were served. Return how much that was.
+
+    Of a caller the records of serving go, too, whose documents are deleted already. So do the stored answers to
+    requests (`store.idempotency`) that tell of what is deleted.
+    """
+    with reading(engine) as connection:
+        ids, lists = external_ids(connection, keys), list(_lists(connection, keys).values())
+    gone = Stored()
+    while lists:
+        some = list[int]()
+        while lists and len(some) < _ANSWERS_AT_ONCE:
+            some += lists.pop()
+        with transaction(engine) as connection:
+            _lock(connection, some)
+            names = [name for name in _lists(connection, some) if isinstance(name, str)]
+            gone += _delete(connection, some, action="answers.forgotten", actor=actor)
+            for part in in_parts(names):
+                _delete_served(connection, ServedQuestion.candidate_group.in_(part))
+    with transaction(engine) as connection:
+        if caller is not None:
+            gone += Stored(_delete_served(connection, ServedQuestion.caller == caller))
+        idempotency.forget(connection, ids)
+    return gone
+
+
+def _delete(connection: Connection, keys: Sequence[int], *, action: str, actor: str) -> Stored:
+    gone = count(connection, keys)
+    for some in in_parts(keys):
+        connection.execute(delete(Interaction).where(Interaction.id.in_(some)))
+    if keys:
+        # Without a word of what it was.
+        audit.note(connection, actor, action, "answers", {"count": len(keys)})
+    return gone
+
+
+def _delete_served(connection: Connection, wanted: ColumnElement[bool]) -> int:
+    left = exists().where(Interaction.candidate_group == ServedQuestion.candidate_group)
+    return connection.execute(delete(ServedQuestion).where(wanted, ~left)).rowcount
+
+
+def _lock(connection: Connection, keys: Sequence[int]) -> None:
+    # Whoever would say something of these answers waits, and then finds them deleted, or what they said is seen.
+    for some in in_parts(sorted(keys)):
+        locked = select(Interaction.id).where(Interaction.id.in_(some)).order_by(Interaction.id)
+        connection.execute(locked.with_for_update()).all()
+
+
+def _lists(connection: Connection, keys: Sequence[int]) -> dict[str | int, list[int]]:
+    """Return the keys by their list, those that are in none by themselves."""
+    found = dict[str | int, list[int]]()
+    for some in in_parts(keys):
+        wanted = select(Interaction.id, Interaction.candidate_group).where(Interaction.id.in_(some))
+        for id, group in connection.execute(wanted):
+            if group is not None and group.startswith(ANSWERS):
+                group = RANKED + group.removeprefix(ANSWERS)
+            found.setdefault(group or id, []).append(id)
+    return found
+
+
+def _served_to(caller: str) -> Select[str]:
+    return select(ServedQuestion.candidate_group).where(ServedQuestion.caller == caller)
 
 
 def _is_judged(of: type[Interaction]) -> ColumnElement[bool]:
     compared = exists().where(or_(Preference.first_id == of.id, Preference.second_id == of.id))
     used = exists().where(UsedPassage.passage_id == of.id)
-    return or_(of.rating.is_not(None), of.end_user_rating.is_not(None), compared, used)
+    begun = exists().where(Draft.interaction_key == of.id)
+    return or_(of.rating.is_not(None), of.end_user_rating.is_not(None), compared, used, begun)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -28,6 +28,8 @@ from rlhf_loop.domain import (
     ReviewerRole,
     ServingRecord,
     field_values,
+    prompt_key,
+    ranking_of,
     rating_fields,
 )
 from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
@@ -114,6 +116,49 @@ class Recorder:
                 self._replay(lock_s=PATIENCE_S)
         except RlhfLoopError as error:
             logger.warning("What waits in the outbox cannot be recorded yet: %s", error)
+
+    def take_out(
+        self, *, query: str | None = None, caller: str | None = None, ids: Set[str] = frozenset(), dry_run: bool = False
+    ) -> int:
+        """Take out of the outboxes what is about a question, a caller or these interactions; return how much that was.
+
+        What the database has refused goes, too. With `dry_run` it is counted only.
+
+        Raises:
+            OutboxError: an outbox cannot be used, or another process writes just what waits there into the database.
+        """
+        key, names, taken = None if query is None else prompt_key(query), set(ids), 0
+
+        def is_meant(entry: Entry) -> bool:
+            if entry.kind == _RATING:
+                id = entry.body["interaction"]
+                return id in names or ranking_of(id) in names
+            if entry.kind == _RANKING:
+                given, asked, about = entry.body, {entry.body["query"]}, {entry.body["id"]}
+            else:
+                answers = entry.body["candidates"]
+                given, asked = entry.body.get("served", {}), {each["user_prompt"] for each in answers}
+                about = {each["external_id"] for each in answers if "external_id" in each}
+            meant = given.get("caller") == caller if key is None else key in map(prompt_key, asked)
+            names.update(about if meant else ())
+            return meant
+
+        # Rankings first, so that their ratings are known.
+        for outbox in (self._rankings, self._outbox):
+            if not outbox.path.exists():
+                continue
+            try:
+                with FileLock(f"{outbox.path}.lock", timeout=PATIENCE_S):
+                    found = outbox.find(is_meant)
+                    if not dry_run:
+                        outbox.done(*found)
+            except Timeout as error:
+                raise OutboxError(
+                    f"Another process has been writing what waits in the outbox {outbox.path} into the database for "
+                    f"{PATIENCE_S} s. Try again when it has ended."
+                ) from error
+            taken += len(found)
+        return taken
 
     def rate(self, interaction_id: str, review: Review) -> bool:
         """Keep a review of the interaction with that external id; return False if it waits in the outbox.
@@ -209,8 +254,10 @@ class Recorder:
         self._down, self._ready = True, False
 
     def _mentioned(self, interaction_id: str) -> bool:
+        ranking = ranking_of(interaction_id)
+        self.settle(ranking)
         try:
-            return self._outbox.mentions(interaction_id)
+            return self._outbox.mentions(interaction_id) or self._rankings.mentions(ranking)
         except OutboxError as error:
             logger.error("%s", error)
             return False
@@ -266,7 +313,8 @@ class Recorder:
         if self._down:
             self._bounded(ensure_schema)
             self._down = False
-        for outbox in (self._outbox, self._rankings):
+        # Rankings depend on nothing, and the ratings of their documents on them.
+        for outbox in (self._rankings, self._outbox):
             self._empty(outbox, lock_s)
 
     def _empty(self, outbox: Outbox, lock_s: float) -> None:
@@ -278,7 +326,11 @@ class Recorder:
             while (entries := outbox.waiting(limit=_BATCH)) and not self._stop.is_set():
                 if entries[0].kind == _RANKING and self._replay_rankings(entries):
                     continue
-                replayed += sum(self._replay_one(outbox, entry) for entry in entries)
+                for entry in entries:
+                    if entry.kind == _RATING and self._rankings.mentions(ranking_of(entry.body["interaction"])):
+                        # Another process has that ranking in its hands, or it has just come: next time.
+                        return
+                    replayed += self._replay_one(outbox, entry)
         if replayed:
             logger.info("%d entries of the outbox are in the database now.", replayed)
 

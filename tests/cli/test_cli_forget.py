@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from databases import sqlite_database
+from filelock import FileLock
 from sqlalchemy import func, select
 
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking
 from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.outbox import Outbox
 from rlhf_loop.store.recording import Recorder
 from rlhf_loop.store.tables import Interaction
 
@@ -77,9 +79,25 @@ def test_a_person_is_forgotten_only_when_it_is_said(run: Run, url: str, argument
     assert "deleted" not in run(*arguments, "--yes").output
 
 
+def test_what_the_outbox_keeps_is_forgotten_too(run: Run, tmp_path: Path) -> None:
+    """Also what the database refused; while another process has it in its hands, it is said that nothing is deleted."""
+    outbox = Outbox(tmp_path / "outbox_rankings.db", limit=10)
+    (entry,) = outbox.waiting(limit=2)
+    outbox.refuse(entry, "ValueError: no")
+    forget = ("forget", "--query", "What helps?")
+    assert "1 entry in the outbox: to this question." in run(*forget).output
+    with FileLock(f"{outbox.path}.lock"):
+        assert "Another process has been writing" in run(*forget, "--yes", code=2).output
+    assert outbox.count() == (0, 1)
+    assert "1 entry in the outbox: deleted." in run(*forget, "--yes").output
+    assert outbox.count() == (0, 0)
+    outbox.close()
+
+
 def test_old_rankings_are_purged_when_it_is_said(run: Run, url: str) -> None:
     """By the days that are given, else by those of the settings; 0 there says none are."""
     assert "RLHF_RECORD_DAYS is 0, so nothing is too old" in run("rankings", "purge", code=2).output
+    assert "nan is not a valid number of days" in run("rankings", "purge", "--days", "nan", code=2).output
     run("forget", "--caller", "nobody")
     assert "0 answers and documents" in run("rankings", "purge", "--days", "30000", "--yes").output
     assert "Nothing is deleted yet" in run("rankings", "purge", RLHF_RECORD_DAYS="1").output

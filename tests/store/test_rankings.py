@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from rlhf_loop.domain import Candidate, RankedCandidate, Rating, RecordedRanking
 from rlhf_loop.store import rankings
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import put, put_interactions, put_preference, rate, record
 from rlhf_loop.store.rankings import Stored
-from rlhf_loop.store.tables import Interaction, ServedQuestion
+from rlhf_loop.store.tables import Draft, Interaction, ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RANKING = RecordedRanking(
@@ -84,3 +85,33 @@ def test_a_caller_is_forgotten_with_what_was_made_of_the_rankings(engine: Engine
         found = rankings.of_caller(connection, "shop")
     rankings.forget(engine, found, actor="anna")
     assert left(engine) == ({"b.0", "b.1"}, {"ranking:b"})
+
+
+def test_what_is_rated_while_it_is_purged_stays(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all of its ranking, and so does what a rater has begun; the others go."""
+    keys, old = stored(engine, *(replace(RANKING, id=name) for name in "abc")), rankings.old
+    with transaction(engine) as connection:
+        connection.execute(insert(Draft).values(reviewer="anna", interaction_key=keys[5], comment="Hm."))
+
+    def slow(connection: Connection, **of: Any) -> list[str]:
+        found = old(connection, **of)
+        if "among" not in of:
+            rate(engine, keys[0], rating=4)
+        return found
+
+    monkeypatch.setattr(rankings, "old", slow)
+    assert rankings.purge(engine, before=NOON + timedelta(hours=1), actor="worker") == Stored(1, 2, 0)
+    assert left(engine)[0] == {"a.0", "a.1", "c.0", "c.1"}
+
+
+def test_a_caller_is_forgotten_also_where_the_documents_are_deleted(engine: Engine) -> None:
+    """What is left then tells that they asked, and when; each list counts once, however many there are."""
+    stored(engine, *(replace(RANKING, id=f"{number}", caller="shop") for number in range(460)))
+    stored(engine, replace(RANKING, id="old", caller="shop", ranked_at=NOON - timedelta(days=1)))
+    record(engine, [Rating(RANKING.query, "Both.", candidate_group="answers:0", external_id="0.final")])
+    rankings.purge(engine, before=NOON, actor="worker")
+    with reading(engine) as connection:
+        found = rankings.of_caller(connection, "shop")
+        assert rankings.count(connection, found, caller="shop") == Stored(461, 921, 0)
+    assert rankings.forget(engine, found, actor="anna", caller="shop") == Stored(461, 921, 0)
+    assert left(engine) == (set(), set())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from databases import sqlite_database
+from filelock import FileLock
 from forked_process import program
 from outage import Outage
 from patience import PATIENCE_S, until
@@ -435,6 +437,29 @@ def test_one_bad_ranking_does_not_hold_up_the_others(recorder: Recorder, databas
     assert (recorder._rankings.count(), recorder.waiting()) == ((0, 1), (0, 1))
     with engine.connect() as connection:
         assert set(connection.execute(select(Interaction.external_id)).scalars()) == {"a.7", "b.7", "c.7"}
+    engine.dispose()
+
+
+def test_a_rating_comes_after_its_ranking(recorder: Recorder, database_url: str) -> None:
+    """Whether both wait for the database, or another process has the ranking still, or it came a moment ago."""
+    engine = open_database(database_url)
+
+    def reviews() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(select(func.count()).select_from(StoredReview)).scalar_one())
+
+    # No thread: what waits is replayed when it is said.
+    recorder._replaying, recorder._down = os.getpid(), True
+    assert recorder.record_ranking(ranking("away", "Sugar."))
+    assert not recorder.rate("away.7", Review(rating=5))
+    with FileLock(f"{recorder._rankings.path}.lock"):
+        recorder._replay()
+        assert (reviews(), recorder._outbox.count()) == (0, (1, 0))
+    recorder._replay()
+    assert (reviews(), recorder._outbox.count()) == (1, (0, 0))
+    assert recorder.record_ranking(ranking("soon", "Sugar."))
+    assert recorder.rate("soon.7", Review(rating=5))
+    assert reviews() == 2
     engine.dispose()
 
 

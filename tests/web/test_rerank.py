@@ -95,6 +95,8 @@ def test_a_recorded_ranking_is_named(ranker: Ranker, tmp_path: Path, dialect: st
     assert response.headers["X-RLHF-Ranking-Id"] == kept.id
     if dialect != "tei":
         assert response.json["id"] == kept.id  # type: ignore[index]
+    post(web, DIALECTS[dialect], asked(dialect, DOCUMENTS[:1], top_n=3))
+    assert service.rankings[-1].returned == 1
 
 
 def test_only_what_is_recorded_is_said_to_be(ranker: Ranker, web: FlaskClient, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rlhf_loop.accounts import tokens
 from rlhf_loop.domain import Candidate, RankedCandidate, Rating, RecordedRanking, ReviewerRole, UserRole
 from rlhf_loop.exchange.feedback import Fate, OtherTextsError, add_answer, find_answer, take_preference, take_review
 from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.store import rankings
 from rlhf_loop.store.engine import make_engine, transaction
 from rlhf_loop.store.interactions import put, put_interactions, put_preference, record
 from rlhf_loop.store.tables import AuditEntry, Interaction, Preference, Review, UsedPassage
@@ -316,6 +317,28 @@ def test_a_ranked_document_is_rated_by_its_index(app: Caller, engine: Engine) ->
     assert app("POST", "/feedback", {"ranking": "r2", "thumb": "up"}).json["interaction_id"] == "r2.2"
 
 
+def test_what_is_forgotten_is_not_told_again(app: Caller, engine: Engine) -> None:
+    """The answer that was stored for an Idempotency-Key has somebody's words: it goes with them; others stay."""
+    store_ranking(engine)
+    store_ranking(engine, replace(RANKING, id="r2", query="Why?"))
+    sent = {"ranking": "r1", "index": 0, "rating": 2, "comment": "My secret."}
+    assert app("POST", "/feedback", sent, key="k").status_code == 201
+    assert app("POST", "/feedback", {**sent, "ranking": "r2"}, key="l").status_code == 201
+    with engine.connect() as connection:
+        keys = rankings.of_query(connection, RANKING.query)
+    rankings.forget(engine, keys, actor="anna")
+    assert app("POST", "/feedback", sent, key="k").status_code == 404
+    assert app("POST", "/feedback", {**sent, "ranking": "r2"}, key="l").headers["Idempotency-Replayed"] == "true"
+
+
+def test_what_was_ranked_for_another_is_rated_nowhere(app: Caller, engine: Engine) -> None:
+    """Neither as a review nor as a preference."""
+    store_ranking(engine, replace(RANKING, caller="other"))
+    assert app("POST", "/interactions/r1.0/reviews", {"rating": 4, "reviewer": "u7"}).status_code == 403
+    better = {"chosen_id": "r1.0", "rejected_id": "r1.2", "reviewer": "u7"}
+    assert app("POST", "/preferences", better).status_code == 403
+
+
 def test_what_was_made_of_a_ranking_is_an_answer_of_its_own(app: Caller, engine: Engine) -> None:
     """It is stored once, apart from the passages; these are noted, by default those that went back, and not rated."""
     store_ranking(engine)
@@ -345,6 +368,7 @@ def test_what_was_made_of_a_ranking_is_an_answer_of_its_own(app: Caller, engine:
         ({"ranking": "r9"}, 404, "There is no recorded ranking with the id 'r9'"),
         ({"ranking": "old"}, 410, "The documents of the ranking 'old' are deleted"),
         ({"ranking": "theirs"}, 403, "The ranking 'theirs' was made for another application than 'app'"),
+        ({"ranking": None, "index": None, "interaction_id": "theirs.0"}, 403, "made for another application"),
         (
             {"index": 1},
             422,

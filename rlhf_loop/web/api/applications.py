@@ -150,6 +150,20 @@ def protect_expert(guard: Guard, stored: ReviewerRole | None, name: str, *, own:
         )
 
 
+def protect_ranking(guard: Guard, user: User, made: tuple[str, str] | None) -> None:
+    """Protect what was ranked for one application from the ratings of another; `made` is the ranking and for whom.
+
+    Raises:
+        Forbidden: it was for another application, and the token is not one for the word of experts.
+    """
+    stranger = made is not None and user.role is UserRole.SERVICE and made[1] != user.name
+    if made is not None and stranger and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
+        raise Forbidden(
+            f"The ranking {made[0][:100]!r} was made for another application than {user.name!r}. Send its ratings with "
+            f"a token of that one, or with the scope {tokens.REVIEW_AS_EXPERT}. Nothing was stored."
+        )
+
+
 def is_own(user: User, reviewer: str | None) -> bool:
     """Tell whether somebody speaks for themselves: an application is nobody who could."""
     return user.role is not UserRole.SERVICE and reviewer is None

@@ -15,7 +15,7 @@ from werkzeug.exceptions import Conflict, Forbidden, Gone, UnprocessableEntity
 
 from rlhf_loop.accounts import tokens
 from rlhf_loop.answering import AnswerService
-from rlhf_loop.domain import ANSWERS, Rating, Review, ReviewerRole, User, UserRole, final_id, ranked_id, rating_fields
+from rlhf_loop.domain import ANSWERS, Rating, Review, ReviewerRole, User, final_id, ranked_id, ranking_of, rating_fields
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import feedback
 from rlhf_loop.exchange.feedback import AnnotationTarget, Fate, OtherTextsError
@@ -34,6 +34,7 @@ from rlhf_loop.web.api.applications import (
     Speaker,
     is_own,
     protect_expert,
+    protect_ranking,
     read_address,
     read_body,
     resolve_author,
@@ -357,9 +358,9 @@ def add_routes(api: Api, database: Database, guard: Guard, service: AnswerServic
         read_address(NoParameters)
         given = read_body(FeedbackIn)
         speaker = resolve_author(guard, user, reviewer=given.reviewer, role=given.role)
-        if given.ranking is not None:
+        if ranking := given.ranking or ranking_of(given.interaction_id or ""):
             # It may be on its way still.
-            service.settle(given.ranking)
+            service.settle(ranking)
 
         def take(connection: Connection) -> StoredAnswer:
             if given.ranking is not None:
@@ -621,12 +622,7 @@ def _of_ranking(connection: Connection, guard: Guard, user: User, given: Feedbac
             ranking = rankings.find(connection, id)
         except rankings.PurgedError as error:
             raise Gone(str(error)) from error
-    stranger = user.role is UserRole.SERVICE and ranking.caller not in (None, user.name)
-    if stranger and not guard.has_scope(tokens.REVIEW_AS_EXPERT):
-        raise Forbidden(
-            f"The ranking {id[:100]!r} was made for another application than {user.name!r}. Send its ratings with a "
-            f"token of that one, or with the scope {tokens.REVIEW_AS_EXPERT}. Nothing was stored."
-        )
+    protect_ranking(guard, user, None if ranking.caller is None else (id, ranking.caller))
     known = list(ranking.documents)
     if given.answer is None:
         if given.index is None and ranking.returned != 1:
@@ -662,13 +658,17 @@ def _answer(connection: Connection, guard: Guard, user: User, rating: Rating, *,
 
     Raises:
         NotFound, Conflict: the id is unknown and there are no texts, or it has others.
-        Forbidden: it is new, and the token is not for that.
+        Forbidden: it is new, and the token is not for that, or it was ranked for another application.
     """
     with refusals():
         if elsewhere:
-            return interaction_key(connection, rating.external_id or ""), False
+            key = interaction_key(connection, rating.external_id or "")
+            protect_ranking(guard, user, rankings.caller_of(connection, key))
+            return key, False
         try:
             if (found := feedback.find_answer(connection, rating)) is not None:
+                if rating.external_id is not None:
+                    protect_ranking(guard, user, rankings.caller_of(connection, found))
                 return found, False
             if not guard.has_scope(tokens.WRITE):
                 raise Forbidden(

@@ -434,7 +434,7 @@ class _Desk:
         except ModelFileError as error:
             raise ServiceUnavailable(str(error), retry_after=_RETRY_AFTER_S) from error
         logs.begin(request).model_version = ranking.model_version
-        self._record(query, texts, ranking, returned or len(texts))
+        self._record(query, texts, ranking, min(returned or len(texts), len(texts)))
         return ranking
 
     def _in_batches(self) -> bool:

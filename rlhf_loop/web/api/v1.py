@@ -18,6 +18,7 @@ from rlhf_loop.store import audit, interactions, queries
 from rlhf_loop.store.idempotency import LONGEST_KEY, StoredAnswer
 from rlhf_loop.store.interactions import put_interactions, put_preference, put_review, withdraw_review
 from rlhf_loop.store.queries import find_review, interaction_key
+from rlhf_loop.store.rankings import caller_of
 from rlhf_loop.utils.text import unstorable
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import json_response, parsed, whole_body
@@ -25,6 +26,7 @@ from rlhf_loop.web.api.applications import (
     Speaker,
     is_own,
     protect_expert,
+    protect_ranking,
     read_address,
     read_body,
     read_more,
@@ -277,6 +279,7 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
 
         def review(connection: Connection) -> StoredAnswer:
             key = _interaction_key(connection, id)
+            protect_ranking(guard, user, caller_of(connection, key))
             stored = interactions.stored_role(connection, key, speaker.name)
             protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             new = _put(connection, key, given, speaker)
@@ -339,6 +342,8 @@ def add_routes(api: Api, database: Database, guard: Guard) -> None:
         def prefer(connection: Connection) -> StoredAnswer:
             chosen = _interaction_key(connection, given.chosen_id)
             rejected = _interaction_key(connection, given.rejected_id)
+            for key in (chosen, rejected):
+                protect_ranking(guard, user, caller_of(connection, key))
             stored = interactions.stored_preference_role(connection, chosen, rejected, speaker.name)
             protect_expert(guard, stored, speaker.name, own=is_own(user, given.reviewer))
             with refusals():
