@@ -50,7 +50,7 @@ def test_what_is_documented_exists() -> None:
     """Each setting, command and make target that README.md or docs/ name is there."""
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
     assert set(re.findall(r"\bRLHF_[A-Z_]+[A-Z]\b(?!\d|\.md|_)", DOCS)) - known == set()
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", DOCS, re.MULTILINE)) <= {name.split()[1] for name in targets()}
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", DOCS, re.MULTILINE)) <= {name.split()[1] for name in targets()}
     groups = [f"rlhf-loop {name}" for name, command in main.commands.items() if isinstance(command, click.Group)]
     of_groups = "|".join(f"{name.split()[1]} " for name in groups)
     for name in re.findall(rf"(?:^|[`/])rlhf-loop ((?:{of_groups})?[a-z]+)", DOCS, re.MULTILINE):

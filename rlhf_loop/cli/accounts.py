@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 _ROLES = click.Choice(["rater", "admin", "service"])
 #: As in accounts.tokens, which would load the database's library before it is known what is wanted.
 _SCOPES = click.Choice(
-    ["interactions:read", "interactions:write", "reviews:write", "reviews:expert", "metrics:read", "rerank", "chat"]
+    [
+        "interactions:read",
+        "interactions:write",
+        "reviews:write",
+        "reviews:expert",
+        "metrics:read",
+        "rerank",
+        "rerank:batch",
+        "chat",
+    ]
 )
 _display_name = click.option("--display-name", help="The name that screens show, 'Dr. Weber'; exports have NAME.")
 _password_stdin = click.option(

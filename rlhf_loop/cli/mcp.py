@@ -47,7 +47,7 @@ class FoundAnswer:
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedAnswers:
     """Candidates, best first; `certain` is false where none is good enough, `degraded` names what did not work."""
 
     answers: tuple[FoundAnswer, ...]
@@ -120,7 +120,7 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
             RankedText(kept[of.position], of.candidate.text, of.score, ids.get(of.position)) for of in found.candidates
         ]
 
-    def answer(question: str) -> Found:
+    def answer(question: str) -> RankedAnswers:
         """Find answers to a question in the configured sources, best first; each is recorded and can be rated."""
         found = service.answer(question)
         answers = []
@@ -132,7 +132,7 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
                     each.interaction_id, candidate.text, each.ranked.score, origin.source, origin.title, origin.url
                 )
             )
-        return Found(tuple(answers), found.certain, dict(found.degraded), found.model_version)
+        return RankedAnswers(tuple(answers), found.certain, dict(found.degraded), found.model_version)
 
     def rate(interaction_id: str, rating: int, comment: str | None = None, correction: str | None = None) -> str:
         """Say how good an answer is, 1 (wrong) to 5 (exactly right); a correction is the answer as it should be."""

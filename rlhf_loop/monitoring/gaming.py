@@ -104,7 +104,7 @@ class GamingReport:
 
     @property
     def summary(self) -> str:
-        """What was found, in a sentence."""
+        """The finding in a sentence."""
         paying = [change.name for change in self.changes if change.pays]
         if not paying:
             return f"Nothing that was tried pays with {self.model_version}: no change raises its scores by {PAYS:g}."

@@ -21,8 +21,8 @@ from rlhf_loop.training.data import TrainingSet
 from rlhf_loop.training.evaluation import pair_accuracy
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 
-#: Share of the pairs that a model has to put in the right order, as far as the interval lets it. Where ratings teach
-#: relevance it is 0.98 or more from 50 of them on, where they teach none 0 to 0.6 (docs/RESULTS.md).
+#: Share of the pairs that a model has to put in the right order, as far as the interval lets it. With three sets as
+#: they are rated it is 0.98 or more, with right answers and their beginnings alone down to 0.64 (docs/RESULTS.md).
 ENOUGH = 0.9
 #: Questions that are looked at, the negatives of all of them together, and of each.
 _QUESTIONS, _NEGATIVES, _EACH = 200, 300, 3

@@ -32,7 +32,7 @@ class Source:
     name = "leaflets"
 
     def search(self, query: str, *, limit: int) -> list[Passage]:
-        return [Passage(text=text, source=self.name, title="Burns") for text in (BAD, GOOD)]
+        return [Passage(text=text, title="Burns") for text in (BAD, GOOD)]
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_columns_by_other_names(settings: Settings, encoder: TextEncoder, tmp_pa
         ("latin.txt", "größe".encode("latin-1"), r"1 invalid row.*line 1: byte 3 of the line is not UTF-8"),
         ("cut.txt.gz", gzip.compress(b"A text that is cut.\n" * 100, mtime=0)[:-9], "damaged"),
         ("answers.csv", b"a,b\n1,2\n", "has no column for user_prompt.*--column"),
-        ("answers.docx", b"", "does not tell the format"),
+        ("answers.docx", b"", "is a document, and ratings are rows"),
         ("pointer.txt", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
     ],
 )

@@ -135,7 +135,8 @@ def test_no_route_lets_another_site_write(site: Site) -> None:
     before = rows()
     for method, path in routes:
         # These know no session: visitors ask, rate and choose a language, and applications have documents ranked.
-        without_session = path.startswith("/data") or path.endswith(("/rerank", "/language"))
+        of_applications = path.endswith(("/rerank", "/get_reward", "/chat/completions"))
+        without_session = of_applications or path.startswith("/data") or path.endswith("/language")
         for sent, headers in (
             *(() if without_session else (({}, {}), ({"form_token": stolen}, {}))),
             ({"form_token": token}, {"Sec-Fetch-Site": "cross-site"}),
@@ -146,7 +147,7 @@ def test_no_route_lets_another_site_write(site: Site) -> None:
             data = {"name": "rita", "do": "role", "role": "admin", "query": "Why?", "rating": "4", **sent}
             response = ada.client.open(path, method=method, data=data, headers=headers)
             # A page cannot send JSON elsewhere without being asked first, and OPTIONS allows it to nobody.
-            refused = (415,) if path.endswith("/rerank") else (401, 403)
+            refused = (415,) if of_applications else (401, 403)
             assert response.status_code in refused, (method, path, sent, headers)
     assert rows() == before
     assert site.service.asked == []

@@ -19,7 +19,7 @@ from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.training.relevance import draw_negatives
 from tools.report import say, table, today
 from tools.results.beginning import SETS
-from tools.results.data import read_examples
+from tools.results.data import SELQA, read_examples
 
 _SIZES, _DRAWS, _RECIPES = (50, 200), 3, ("passages", "quality", "joint")
 #: Questions that judge, and words of an answer that is made a bad one.
@@ -33,7 +33,8 @@ def measured(encoder: TextEncoder) -> str:
         rated = [list(group) for _, group in groupby(read_examples(path)[0], key=lambda each: each.group)]
         cut = [each for answers in rated if (each := _on_subject(answers))]
         for kind, questions in {"as rated": rated, "on their subject": cut}.items():
-            for recipe in _RECIPES:
+            # Each pair of texts is embedded for `joint`, which takes an hour where answers are long.
+            for recipe in _RECIPES if path == SELQA else _RECIPES[:2]:
                 say(f"relevance: {name}, {kind}, {recipe}")
                 rows += [
                     [name, kind, f"`{recipe}`", str(size), *_row(questions, recipe, size, encoder)] for size in _SIZES
