@@ -248,7 +248,7 @@ class AnswerService:
             parts = self._loaded()
             if parts.ranker is not None:
                 ranked = parts.ranker.ranking("Is it warm?", [Candidate("It is."), Candidate("Not yet.")])
-                logger.info("Warm, with the reward model %s.", ranked.model_version)
+                logger.info("Warm, with the reward model: %s.", ranked.model_version or "none yet")
             parts.experiment.state()
             parts.prepared.result()
             self._recorder.check()

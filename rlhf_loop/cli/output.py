@@ -400,7 +400,9 @@ def _comparison(outcome: TrainingOutcome) -> str:
     if overall.ranked_questions < LEAST_QUESTIONS:
         reason = f"two or more answers are rated for only {counted(overall.ranked_questions, 'question')}"
     else:
-        reason = f"the incoming order is known for only {counted(overall.incoming_questions, 'question')}"
+        count = overall.incoming_questions
+        known = f"only {counted(count, 'question')}" if count else "no question"
+        reason = f"the incoming order is known for {known}"
     return f"AUC {_number(overall.auc.value)}, chance has 0.500 ({reason}, too few to compare orders)"
 
 

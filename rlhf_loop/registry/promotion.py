@@ -116,7 +116,8 @@ def promote(
             )
         if not reason:
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
-    said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", reason)))
+    given = f"Reason: {reason}{'' if reason.endswith(('.', '!', '?')) else '.'}" if reason else ""
+    said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", given)))
     detail = {"forced": force, "reason": reason, "gate": version.reason if force else None}
     return _promoted(engine, settings, version, actor=actor, reason=said, detail=detail)
 

@@ -133,7 +133,7 @@ def test_the_gate_is_passed_with_a_reason_only(house: House) -> None:
         registry.promote(house.engine, house.settings, waiting.version, actor="\u200b", force=True, reason="A demo.")
     assert house.serving == live.sha256
     done = registry.promote(house.engine, house.settings, waiting.version, actor="dora", force=True, reason="A demo.")
-    assert (done.state, done.reason) == (ModelState.LIVE, "Promoted by dora. Against the gate. A demo.")
+    assert (done.state, done.reason) == (ModelState.LIVE, "Promoted by dora. Against the gate. Reason: A demo.")
     assert house.serving == waiting.sha256
     entry = audit.entries(house.engine, action="model.promoted")[0]
     assert (entry.actor, entry.detail["forced"], entry.detail["reason"]) == ("dora", True, "A demo.")
