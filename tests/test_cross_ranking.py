@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rlhf_loop.errors import EncoderError, ModelFileError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.registry.gate import LiveModel, judge
 from rlhf_loop.reward.model_file import load, save
+from rlhf_loop.training import train as training
 from rlhf_loop.training.comparison import compare
 from rlhf_loop.training.train import Incumbent, TrainingResult, train
 from tests.encoders import tiny_encoders
@@ -33,6 +35,14 @@ def noise(question: str, passage: str) -> float:
     """Return a number that only chance has made, the same for the same pair."""
     digest = hashlib.sha256(f"{question}\0{passage}".encode()).digest()
     return float(np.random.default_rng(list(digest)).standard_normal())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ratings_alone() -> Iterator[None]:
+    """Fits that learn from negatives, too, differ by more than a column of chance does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "draw_negatives", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="module")

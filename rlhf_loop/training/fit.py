@@ -45,10 +45,6 @@ PREFERENCE_WEIGHT = 0.5
 #: A correction counts less. All of them are written by experts, and what they are corrected from is not: a fit learns
 #: that difference in style, too, which no candidate has. On the sample's corrections every larger weight is worse.
 CORRECTION_WEIGHT = 0.25
-#: How much negatives, and the right answers beside them, may count together against all rated answers. Chosen on draws
-#: of SelQA and on made-up ratings in German: a tenth left one in ten pairs in the wrong order, and as much as all costs
-#: twice the AUC that this does (docs/RESULTS.md has what it brings and costs).
-NEGATIVE_SHARE = 0.5
 #: How much a judge's label counts in a tuning against an expert's rating, and how much all of them together against all
 #: of these. The regression learns from experts alone, and finds out what the layers are worth.
 JUDGE_WEIGHT, MOST_JUDGED = 0.5, 4.0
@@ -341,7 +337,7 @@ def fit_recipe(recipe: Recipe, of: Material, *, seed: int, pointwise: bool = Fal
     answers, more = len(features), of.negatives
     if more is not None and more.recipe == recipe.name and len((more := more.but(data.prompt[of.held])).label):
         weight = np.ones(answers) if weight is None else weight
-        each = min(1.0, NEGATIVE_SHARE * float(weight.sum()) / len(more.label))
+        each = min(1.0, more.share * float(weight.sum()) / len(more.label))
         features, label = np.concatenate([features, more.features[:, columns]]), np.concatenate([label, more.label])
         question = np.concatenate([question, more.question])
         judged = np.concatenate([judged, np.zeros(len(more.label), dtype=np.bool_)])

@@ -36,7 +36,7 @@ from rlhf_loop.training.fit import (
 from rlhf_loop.training.learning_curve import Growth, RatedFeatures, growth
 from rlhf_loop.training.metrics import Bin, Coverage, bins
 from rlhf_loop.training.pairs import PairSet, pair_set
-from rlhf_loop.training.relevance import RelevanceReport, draw_negatives
+from rlhf_loop.training.relevance import SHARES, RelevanceReport, draw_negatives
 from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.training.transformer import Tuning, checked
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
@@ -394,9 +394,12 @@ def _relevant(
     found = negatives.measured(fit.classifier.unseen_decision)
     if tuned or recipe.name == JointRecipe.name or not found.bad:
         return of, fit, found
-    taught = replace(of, negatives=negatives)
-    again = fit_recipe(recipe, taught, seed=seed)
-    then = negatives.measured(again.classifier.unseen_decision)
+    for share in SHARES:
+        taught = replace(of, negatives=replace(negatives, share=share))
+        again = fit_recipe(recipe, taught, seed=seed)
+        then = negatives.measured(again.classifier.unseen_decision)
+        if not then.bad:
+            break
     if then.accuracy.value <= found.accuracy.high:
         return of, fit, found
     return taught, again, replace(then, before=found.accuracy.value)
