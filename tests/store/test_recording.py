@@ -466,7 +466,8 @@ def test_a_rating_comes_after_its_ranking(recorder: Recorder, database_url: str)
 def test_what_has_no_room_is_not_said_to_be_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While the database is away, as many are kept as the limit says, and each comes later; a rating has room still."""
     url = sqlite_database(tmp_path / "r.db")
-    missing = f"sqlite:///{tmp_path / 'no' / 'r.db'}"
+    # A folder: whatever looks for the database in between, it stays away.
+    missing = f"sqlite:///{tmp_path}"
     away = Recorder(replace(settings_for(missing, tmp_path), outbox_max=3))
     away._down = True
     kept = [name for name in "abcde" if away.record_ranking(ranking(name, "Sugar."))]
