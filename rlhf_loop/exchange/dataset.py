@@ -36,7 +36,7 @@ from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ANONYMOUS
 from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash, stored_groups
 from rlhf_loop.training.grouping import QuestionGroups
-from rlhf_loop.utils.rows import Columns, Kind, Row, WriteRows, written_file
+from rlhf_loop.utils.row_writers import Columns, Kind, Row, WriteRows, written_file
 from rlhf_loop.version import __version__
 
 #: By this an export knows an earlier one.

@@ -14,7 +14,8 @@ from typing import Any
 from rlhf_loop.domain import Rating, ReviewerRole, raw_answer_name
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.store.validation import cleaned, problem
-from rlhf_loop.utils.rows import Kind, refuse_doubled
+from rlhf_loop.utils.row_writers import Kind
+from rlhf_loop.utils.rows import refuse_doubled
 from rlhf_loop.utils.translation import Message
 
 FIELDS = tuple(field.name for field in fields(Rating))

@@ -29,7 +29,8 @@ from rlhf_loop.store.interactions import judge_labels
 from rlhf_loop.store.tables import ANONYMOUS, REVIEW_COLUMNS, Interaction, Review, origin_of, review_of
 from rlhf_loop.store.validation import problem
 from rlhf_loop.utils.encodings import UTF_8
-from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, Columns, Row, hopeless, written_file
+from rlhf_loop.utils.row_writers import Columns, Row, written_file
+from rlhf_loop.utils.rows import HOPELESS, LONGEST_ROW, hopeless
 from rlhf_loop.utils.text import blank, clause, counted
 from rlhf_loop.utils.translation import Message
 

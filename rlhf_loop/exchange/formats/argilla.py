@@ -27,7 +27,7 @@ from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.exchange.fields import Columns, check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError
 from rlhf_loop.exchange.formats.messages import answer_text, as_mapping, first_present, parse_json, prompt_text
-from rlhf_loop.utils.rows import Kind, Row
+from rlhf_loop.utils.row_writers import Kind, Row
 
 COLUMNS = dict.fromkeys(
     ("id", "fields", "metadata", "suggestions", "responses", "vectors", "status", "_server_id"), Kind.OBJECT

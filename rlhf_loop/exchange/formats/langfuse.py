@@ -41,7 +41,7 @@ from rlhf_loop.exchange.formats.messages import (
     read_prompt,
     user_name,
 )
-from rlhf_loop.utils.rows import Kind, Row
+from rlhf_loop.utils.row_writers import Kind, Row
 
 TOOL = "langfuse"
 COLUMNS = dict.fromkeys(

@@ -23,7 +23,8 @@ from rlhf_loop.exchange.fields import (
     with_point,
 )
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout
-from rlhf_loop.utils.rows import Kind, Record, Row
+from rlhf_loop.utils.row_writers import Kind, Row
+from rlhf_loop.utils.rows import Record
 from rlhf_loop.utils.translation import Message
 
 #: The columns of such a file, in their order.

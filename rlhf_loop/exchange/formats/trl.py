@@ -25,7 +25,8 @@ from rlhf_loop.exchange.formats.messages import (
     question_messages,
     split_prompt,
 )
-from rlhf_loop.utils.rows import LONGEST_ROW, Kind, Row
+from rlhf_loop.utils.row_writers import Kind, Row
+from rlhf_loop.utils.rows import LONGEST_ROW
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")
