@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
-import resource
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import pytest
@@ -64,7 +66,7 @@ class Workers:
         os.close(writer)
         self.stop = mmap.mmap(-1, 1)
         self.started = 0
-        #: The processor time of each test that has no mark for being slow.
+        #: How long each test took that has no mark for being slow.
         self.seconds: dict[str, float] = {}
         self.running: dict[Connection, Worker] = {}
 
@@ -103,6 +105,7 @@ class Workers:
         status = 1
         try:
             here.close()
+            os.register_at_fork(after_in_child=there.close)  # else this process is missed only when that one ends, too
             self.work(first, number, there)
             status = 0
         except BaseException:
@@ -165,7 +168,13 @@ class Workers:
             if self.stop[0] or session.shouldfail or session.shouldstop:
                 break
             config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        # What no test has a part in any more: pytest itself looks at it when it ends, which a worker does not.
+        unraisable: list[BaseException | None] = []
+        sys.unraisablehook = lambda found: unraisable.append(found.exc_value)
         config.hook.pytest_sessionfinish(session=session, exitstatus=0)
+        gc.collect()
+        for error in unraisable:
+            raise RuntimeError("An object failed when it was collected, after the last test.") from error
 
     def turn(self, first: list[pytest.Item], reports: Connection) -> Iterator[tuple[pytest.Item, pytest.Item]]:
         """Yield the tests of this worker, each with what comes after it: what both need stays set up."""
@@ -190,7 +199,7 @@ class _Reporter:
         self._begun = 0.0
 
     def pytest_runtest_logstart(self) -> None:
-        self._begun = _processor_s()
+        self._begun = perf_counter()
         self._reports.send(("start", None))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -198,9 +207,4 @@ class _Reporter:
         self._reports.send(("report", hook.pytest_report_to_serializable(config=self._config, report=report)))
 
     def pytest_runtest_logfinish(self) -> None:
-        self._reports.send(("finish", _processor_s() - self._begun))
-
-
-def _processor_s() -> float:
-    """Return the processor time of this process and of the ended ones that it has started."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self._reports.send(("finish", perf_counter() - self._begun))

@@ -1,6 +1,7 @@
-"""The list of tests that take long on the processor, by measurement: `make test-fast` leaves them out.
+"""The list of tests that take long, by measurement: `make test-fast` leaves them out.
 
-`make test OPTIONS=--note-slow` writes it anew. What is slow for another reason has a mark in the code.
+`make test OPTIONS=--note-slow` writes it anew, on a machine that does nothing else. What needs a browser, a server or
+a kill has a mark in the code.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FILE = Path(__file__).with_suffix(".txt")
-#: Seconds of processor time, on the mean of a test's cases: what is below takes a quarter of all that has no mark.
-_SLOW_S = 0.1
+#: Seconds of its slowest case.
+_SLOW_S = 0.05
 
 
 def read() -> dict[str, float]:
@@ -21,9 +22,9 @@ def read() -> dict[str, float]:
 
 def write(measured: Mapping[str, float]) -> None:
     """Write the list from the seconds of all tests that have no mark, by node id."""
-    cases: dict[str, list[float]] = {}
+    slowest: dict[str, float] = {}
     for node, seconds in measured.items():
-        cases.setdefault(node.partition("[")[0], []).append(seconds)
-    mean = {name: sum(seconds) / len(seconds) for name, seconds in cases.items()}
-    slow = sorted(name for name, seconds in mean.items() if seconds >= _SLOW_S)
-    FILE.write_text("".join(f"{mean[name]:.2f} {name}\n" for name in slow), "utf-8")
+        name = node.partition("[")[0]
+        slowest[name] = max(seconds, slowest.get(name, 0.0))
+    slow = sorted(name for name, seconds in slowest.items() if seconds >= _SLOW_S)
+    FILE.write_text("".join(f"{slowest[name]:.2f} {name}\n" for name in slow), "utf-8")
