@@ -31,6 +31,8 @@ FOLDS = 5
 SEEDS = range(10)
 END_USERS = 500
 WRONG = 0.3
+#: Candidates that a language model makes its answer of, and how often it is not as good or bad as most of them.
+USED, MADE_OTHERWISE = 3, 0.1
 _BOOTSTRAP = 1000
 
 
@@ -143,14 +145,39 @@ def with_end_users(weight: float, wrong: Callable[[Material, Mask, np.random.Gen
     def fit(material: Material, draw: Draw) -> RewardClassifier:
         theirs = np.zeros(len(draw.left), dtype=np.bool_)
         theirs[draw.rng.permutation(np.flatnonzero(draw.left))[:END_USERS]] = True
-        label = material.data.label.copy()
-        label[theirs] = wrong(material, theirs, draw.rng)
-        rows = draw.rated | theirs
-        data = replace(material.data, weight=np.where(draw.rated, 1.0, weight))
-        weights = rating_weights(data, draw.rated, rows) if capped else data.weight
-        return _fitted(material, rows, label=label, weight=weights, judged=draw.rated)
+        return _besides(material, draw, theirs, wrong(material, theirs, draw.rng), weight, capped=capped)
 
     return fit
+
+
+def with_used_passages(weight: float) -> Fit:
+    """Fit on the ratings and on what is said of answers that a language model made of the first candidates.
+
+    Such an answer is good where most of these are, but for `MADE_OTHERWISE`; each of them has its label.
+    """
+
+    def fit(material: Material, draw: Draw) -> RewardClassifier:
+        data = material.data
+        used: Mask = draw.left & (metrics.places(data.question, -data.rank) < USED)
+        counts, good = (np.bincount(data.question[used], of) for of in (None, data.label[used]))
+        answer = (2 * good > counts).astype(np.intp)
+        otherwise = draw.rng.random(len(answer)) < MADE_OTHERWISE
+        label = np.where(otherwise, 1 - answer, answer)[data.question[used]]
+        return _besides(material, draw, used, label, weight, capped=True)
+
+    return fit
+
+
+def _besides(
+    material: Material, draw: Draw, rows: Mask, said: Ints, weight: float, *, capped: bool
+) -> RewardClassifier:
+    """Fit on the ratings by experts, and with less weight on what else is said of other rows."""
+    label = material.data.label.copy()
+    label[rows] = said
+    every = draw.rated | rows
+    data = replace(material.data, weight=np.where(draw.rated, 1.0, weight))
+    weights = rating_weights(data, draw.rated, every) if capped else data.weight
+    return _fitted(material, every, label=label, weight=weights, judged=draw.rated)
 
 
 def flipped(material: Material, rows: Mask, rng: np.random.Generator) -> Ints:
