@@ -4,8 +4,8 @@
 `python -m tools.results pairs` simulates pairs and end users alone, `documents` tells known documents and unseen ones
 apart, `beginning` measures the prior before and with few ratings, `ablations` what each feature is worth, `relevance`
 whether answers to other questions come last, `batches` scores of long lists in parts, `cost` a training, and `ratings`
-does all that comes of the ratings. `step2`, where torch is installed (`make tuning` has it in .venv-tuning), tunes
-layers, which takes hours the first time; `make results` leaves its section as it is.
+does all that comes of the ratings. `step2` and `judges`, where torch is installed (`make tuning` has it in
+.venv-tuning), tune layers, which takes hours the first time; `make results` leaves their sections as they are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tools.results.pairs import measured as pairs_and_end_users
 from tools.results.relevance import measured as relevance
 
 _NAMES = tuple(reversed(RECIPES))
-_STEP2 = "## Tuned layers"
+_STEP2 = ("## Tuned layers", "## Labels of judges")
 _HEADER = ("AUC", "accuracy", "P@1", "NDCG", "MRR", "Brier", "calibration error")
 
 
@@ -395,6 +395,7 @@ _SECTIONS: Mapping[str, Callable[[TextEncoder], str]] = {
     "relevance": relevance,
     "batches": batches,
     "step2": step2.measured,
+    "judges": step2.judges,
     "cost": lambda _: _cost(),
 }
 

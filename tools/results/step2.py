@@ -1,7 +1,8 @@
-"""Recipe `transformer` beside `passages`: with and without an adaptation, with few ratings, on other data; needs torch.
+"""Recipe `transformer` beside `passages`: with and without an adaptation, with few ratings, on other data, with labels
+of judges; needs torch.
 
-`python -m tools.results step2` measures what is not in `.cache/step2` yet, writes the section, and goes on where it was
-stopped.
+`python -m tools.results step2` and `judges` measure what is not in `.cache/step2` yet, write the section, and go on
+where they were stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from rlhf_loop.domain import GOOD_RATING
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.recipes import PassagesRecipe, TransformerRecipe
+from rlhf_loop.training import fit
+from rlhf_loop.training.data import JudgedAnswer, TrainingSet
 from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.fit import Features, Material, PairMatrix, fit_recipe, read_features, read_pairs, tuned
 from rlhf_loop.training.pairs import pair_set
@@ -38,17 +42,22 @@ _ALL = "all"
 #: All but the split that its makers keep for judging, and the questions that ask for the same as one of it.
 _TRAINING_SPLIT = "training split"
 _WEIGHTS = {f"{weight:g}": weight for weight in (1.0, 2.0, 3.0, 4.0)}
+#: Labels of a judge, how far they miss the experts' ratings (standard deviation in stars), and what one may count.
+_LABELS, _NOISE, _LABEL_WEIGHTS = 200, 0.7, (0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Ratings to fit on: all, those of the training split, or in each of the draws so many, in whole questions."""
+    """Ratings to fit on: all, those of the training split, or in each of the draws so many, in whole questions; and
+    what the label of a judge counts beside them, of answers to other questions.
+    """
 
     name: str
     file: Path
     ratings: int | str
     adapted: bool
     draws: int = 1
+    label_weight: float = 0.0
 
 
 _CASES = (
@@ -88,6 +97,24 @@ AUC, accuracy and P@1 with other weights of the tuned score, by which its column
 recipe takes {weight:g}.
 
 {table(("data", "fitted on", *_WEIGHTS), weights)}"""
+
+
+def judges(encoder: TextEncoder) -> str:
+    """Measure labels of a judge beside few ratings, and return the section."""
+    lines = []
+    for weight in (0.0, *_LABEL_WEIGHTS):
+        case = _Case("MEDIQA", RATINGS, 50, True, draws=2, label_weight=weight)
+        *_, line = _lines(case, [_measured(case, draw, encoder) for draw in range(case.draws)])
+        lines.append([line[1], str(_LABELS if weight else 0), f"{weight:g}", *line[4:-1]])
+    header = ("ratings", "labels", "weight", "AUC", "accuracy", "P@1", "NDCG", "MRR")
+    return f"""## Labels of judges
+
+Recipe `transformer`, adapted, on few ratings of MEDIQA as in [Tuned layers](#tuned-layers), whose layers learn besides
+from a judge's labels of answers to other questions. The judge is made up: the experts' ratings and a normal error of
+{_NOISE:g} stars. A weight of 1 is that of an expert's rating; a training takes {fit.JUDGE_WEIGHT:g}.
+{today()}, vectors of {encoder.id}. By `python -m tools.results judges`, with torch; `make results` leaves it as it is.
+
+{table(header, lines)}"""
 
 
 def _lines(case: _Case, drawn: Sequence[_Measured]) -> Iterator[list[str]]:
@@ -142,12 +169,17 @@ def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
     pairs = read_pairs(pair_set([]), [recipe_named(name) for name in _RECIPES], encoder)
     compared = PairMatrix(pair_set([]), pairs, np.empty(0, dtype=np.intp), np.empty(0, dtype=np.bool_))
     material = Material(data, np.ones_like(held), held, found.features, rows, compared, encoder.id)
-    file = _CACHE / f"{case.name}-{case.ratings}-{draw}-{'adapted' if case.adapted else 'plain'}.npy"
+    kind = ("adapted" if case.adapted else "plain") + (f"-{case.label_weight:g}" if case.label_weight else "")
+    file = _CACHE / f"{case.name}-{case.ratings}-{draw}-{kind}.npy"
     if not file.exists():
         say(f"step 2: {file.stem}")
         corpus = _corpus() if case.adapted else ()
-        options = Tuning(threads=_THREADS, folder=_CACHE / "state", corpus=corpus, serves=bool(held.any()))
-        material, _ = tuned(material, found, encoder, seed=0, options=options, progress=_say)
+        labels = _labels(data, ~fitted & ~judged, draw) if case.label_weight else ()
+        options = Tuning(
+            threads=_THREADS, folder=_CACHE / "state", corpus=corpus, serves=bool(held.any()), judged=labels
+        )
+        with mock.patch.object(fit, "JUDGE_WEIGHT", case.label_weight):
+            material, _ = tuned(material, found, encoder, seed=0, options=options, progress=_say)
         np.save(file, material.features["transformer"])
     of = replace(material, features={**material.features, "transformer": np.load(file)})
     if case.name != "MEDIQA":
@@ -184,6 +216,16 @@ def _split(case: _Case, ratings: Ratings, draw: int) -> tuple[Mask, Mask]:
     fitted = int(np.searchsorted(counts, case.ratings)) + 1
     judged = int(np.searchsorted(counts, counts[fitted - 1] + _JUDGED)) + 1
     return np.isin(data.prompt, order[:fitted]), np.isin(data.prompt, order[fitted:judged])
+
+
+def _labels(data: TrainingSet, left: Mask, draw: int) -> list[JudgedAnswer]:
+    """Return what a judge says of some of the answers that are left, in whole questions."""
+    rng = np.random.default_rng([_LABELS, draw])
+    answers = [(each.prompt, text) for chunk in data.chunks() for each in chunk.questions for text in each.responses]
+    order = rng.permutation(np.unique(data.prompt[left]))
+    rows = np.concatenate([np.flatnonzero(data.prompt == one) for one in order])[:_LABELS]
+    labels = np.clip(data.rating[rows] + rng.normal(0, _NOISE, len(rows)), 1, 5)
+    return [JudgedAnswer(*answers[row], label) for row, label in zip(rows, labels.tolist(), strict=True)]
 
 
 def _corpus() -> list[tuple[str, str]]:
