@@ -129,6 +129,7 @@ class _Answer:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+    drafted_by: str | None = None
     candidate_group: str | None = None
     shown_rank: int | None = None
     score: float | None = None
@@ -241,6 +242,7 @@ class Client:
         url: str | None = None,
         licence: str | None = None,
         retrieved_at: datetime | None = None,
+        drafted_by: str | None = None,
         candidate_group: str | None = None,
         shown_rank: int | None = None,
         score: float | None = None,

@@ -126,7 +126,8 @@ class Origin:
     """The place a text comes from; columns, JSON fields and attributes have the same names everywhere.
 
     `source` names a source or an application, `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text
-    was fetched or indexed.
+    was fetched or indexed. `drafted_by` is the language model that wrote the text from what the others name; None where
+    these are its own words.
     """
 
     source: str | None = None
@@ -134,6 +135,7 @@ class Origin:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+    drafted_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,13 +188,12 @@ class Candidate:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+    drafted_by: str | None = None
 
     @property
     def origin(self) -> Origin:
         """The place the text comes from."""
-        return Origin(
-            source=self.source, title=self.title, url=self.url, licence=self.licence, retrieved_at=self.retrieved_at
-        )
+        return Origin(**{name: getattr(self, name) for name in Origin.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +317,7 @@ class Rating:
     url: str | None = None
     licence: str | None = None
     retrieved_at: datetime | None = None
+    drafted_by: str | None = None
 
     @property
     def review(self) -> Review:

@@ -47,7 +47,9 @@ GOOD = ranked_answer(
     licence="CC BY-SA 4.0",
     retrieved_at=datetime(2026, 11, 23, 9, 30, tzinfo=UTC),
 )
-OTHER = ranked_answer("Migraine is a disease.", rank=2, score=0.12, source="index", interaction_id="id-2")
+OTHER = ranked_answer(
+    "Migraine is a disease.", rank=2, score=0.12, source="index", interaction_id="id-2", drafted_by="llama3.2"
+)
 
 
 class FakeService:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -123,7 +123,7 @@ class Drafter:
             left = max(0.0, started + self._settings.llm_timeout_s - perf_counter())
             text, trouble = self._collect(result, left)
             if text:
-                drafted.append(_candidate(source, passages[source][0], text))
+                drafted.append(_candidate(source, passages[source][0], text, drafted_by=self._settings.llm_model))
             elif trouble:
                 troubles.append(trouble)
         if troubles and len(troubles) == len(running):
@@ -339,8 +339,8 @@ def _answer(line: bytes, number: int, file: Path) -> str:
     )
 
 
-def _candidate(source: str, passage: Passage, text: str) -> Candidate:
-    return Candidate(text, **field_values(passage.origin(source)))
+def _candidate(source: str, passage: Passage, text: str, *, drafted_by: str | None = None) -> Candidate:
+    return Candidate(text, **field_values(replace(passage.origin(source), drafted_by=drafted_by)))
 
 
 def _each_once(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

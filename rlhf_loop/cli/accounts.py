@@ -213,7 +213,10 @@ def _print_link(engine: Engine, name: str) -> None:
     from rlhf_loop.accounts.links import HOURS, invite
 
     secret = invite(engine, name, actor=operator())
-    click.echo(f"Works once, within {HOURS} hours. Put it behind the service's address:", err=True)
+    click.echo(
+        f"Works once, within {HOURS} hours. Put it behind the service's address, such as http://127.0.0.1:8000:",
+        err=True,
+    )
     click.echo(f"/welcome/{secret}")
 
 

@@ -36,7 +36,10 @@ class RankedText:
 
 @dataclass(frozen=True)
 class FoundAnswer:
-    """A candidate for an answer, with its origin; `interaction_id` is for `rate`."""
+    """A candidate for an answer, with its origin; `interaction_id` is for `rate`.
+
+    `drafted_by` is the language model that wrote the text from what the origin names, if one did.
+    """
 
     interaction_id: str
     text: str
@@ -44,6 +47,7 @@ class FoundAnswer:
     source: str | None
     title: str | None
     url: str | None
+    drafted_by: str | None
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,9 @@ def mcp_server(service: AnswerService, *, reviewer: str, role: ReviewerRole, sha
         found = service.answer(question)
         answers = []
         for each in found.ranked:
-            candidate = each.ranked.candidate
-            origin = candidate.origin
-            answers.append(
-                FoundAnswer(
-                    each.interaction_id, candidate.text, each.ranked.score, origin.source, origin.title, origin.url
-                )
-            )
+            of = each.origin
+            shown = (each.interaction_id, each.text, each.score)
+            answers.append(FoundAnswer(*shown, of.source, of.title, of.url, of.drafted_by))
         return RankedAnswers(tuple(answers), found.certain, dict(found.degraded), found.model_version)
 
     def rate(interaction_id: str, rating: int, comment: str | None = None, correction: str | None = None) -> str:

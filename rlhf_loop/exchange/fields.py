@@ -51,6 +51,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "url": "link",
         "licence": "license",
         "retrieved_at": "",
+        "drafted_by": "",
     }.items()
 }
 

@@ -103,6 +103,7 @@ STAGE = Table(
     Column("title", Text),
     Column("url", Text),
     Column("licence", Text),
+    Column("drafted_by", Text),
     Column("created_at", UtcDateTime),
     Column("reviewed_at", UtcDateTime),
     Column("retrieved_at", UtcDateTime),
@@ -662,11 +663,13 @@ _COUNT_NEW_UNRATED = """
 _ADD_INTERACTIONS = """
     INSERT INTO rlhf_interactions (
         user_prompt, ai_response, feedback_comment, corrected_response, source, candidate_group, shown_rank, score,
-        model_version, external_id, created_at, title, url, licence, retrieved_at, import_id)
+        model_version, external_id, created_at, title, url, licence, retrieved_at, drafted_by,
+        import_id)
     SELECT
         user_prompt, ai_response, CASE WHEN rating IS NULL THEN comment END,
         CASE WHEN rating IS NULL THEN correction END, source, candidate_group, shown_rank, score,
-        model_version, identity, coalesce(created_at, :now), title, url, licence, retrieved_at, :import_id
+        model_version, identity, coalesce(created_at, :now), title, url, licence, retrieved_at,
+        drafted_by, :import_id
     FROM rlhf_import WHERE place = first_place ORDER BY place
     ON CONFLICT (external_id) DO NOTHING
 """

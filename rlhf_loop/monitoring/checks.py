@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from rlhf_loop.reviewing.candidates import stands_for_all
 from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, Review, ServedQuestion, TrainingRun
+from rlhf_loop.utils.translation import Message
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -100,11 +101,14 @@ def _accuracy(context: _Context) -> Iterator[_Verdict]:
         return
     yield _Verdict(
         kind=AlarmKind.ACCURACY,
-        message=(
-            f"The live model {version.version} is right about {_percent(fresh.measured)} of the answers, by "
-            f"{fresh.ratings} ratings since it went live, and its training said {_percent(fresh.estimate)}. Look at "
-            "the newest ratings; then train on them (rlhf-loop retrain), or go back to the version before: "
-            "rlhf-loop models rollback"
+        message=Message(
+            "The live model {version} is right about {measured} of the answers, by {n} ratings since it went live, and "
+            "its training said {estimate}. Look at the newest ratings; then train on them (rlhf-loop retrain), or go "
+            "back to the version before: rlhf-loop models rollback",
+            version=version.version,
+            measured=_percent(fresh.measured),
+            n=fresh.ratings,
+            estimate=_percent(fresh.estimate),
         ),
         detail={"version": version.version, **asdict(fresh)},
     )
@@ -152,18 +156,30 @@ def _drift_message(found: Drift) -> str:
     parts = []
     weeks = [point for point in found.points if found.drifted_since and point.week >= found.drifted_since]
     if "questions" in found.moved:
-        numbers = ", ".join(f"{point.question_psi:.2f}" for point in weeks if point.question_psi is not None)
         parts.append(
-            f"other questions are asked than from {found.reference_from} to {found.reference_until} (PSI by week: "
-            f"{numbers})"
+            Message(
+                "other questions are asked than from {first} to {last} (PSI by week: {numbers})",
+                first=str(found.reference_from),
+                last=str(found.reference_until),
+                numbers=_numbers(point.question_psi for point in weeks),
+            )
         )
     if "scores" in found.moved:
-        numbers = ", ".join(f"{point.score_psi:.2f}" for point in weeks if point.score_psi is not None)
-        parts.append(f"the live model's best scores differ from its first ones (PSI by week: {numbers})")
-    return (
-        f"Since the week of {found.drifted_since} {', and '.join(parts)}. Its accuracy may no longer be what it was: "
-        "have answers to the newest questions rated, then run: rlhf-loop retrain"
+        numbers = _numbers(point.score_psi for point in weeks)
+        parts.append(
+            Message("the live model's best scores differ from its first ones (PSI by week: {numbers})", numbers=numbers)
+        )
+    changes = Message("{first}, and {second}", first=parts[0], second=parts[1]) if parts[1:] else parts[0]
+    return Message(
+        "Since the week of {week} {changes}. Its accuracy may no longer be what it was: have answers to the newest "
+        "questions rated, then run: rlhf-loop retrain",
+        week=str(found.drifted_since),
+        changes=changes,
     )
+
+
+def _numbers(found: Iterable[float | None]) -> str:
+    return Message.joined(*(Message("{n:.2f}", n=float(each)) for each in found if each is not None), by=", ")
 
 
 def _sources(context: _Context) -> Iterator[_Verdict]:
@@ -172,10 +188,14 @@ def _sources(context: _Context) -> Iterator[_Verdict]:
             yield _Verdict(
                 kind=AlarmKind.SOURCE,
                 subject=source.name,
-                message=(
-                    f"The source {source.name} did not work for {source.failed} of the latest {source.asked} "
-                    f"questions: {source.reason.rstrip('.')}. Answers come without it. See the log, check the "
-                    "source's settings (rlhf-loop doctor), or take it out of RLHF_SOURCES."
+                message=Message(
+                    "The source {name} did not work for {failed} of the latest {asked} questions: {reason}. Answers "
+                    "come without it. See the log, check the source's settings (rlhf-loop doctor), or take it out of "
+                    "RLHF_SOURCES.",
+                    name=source.name,
+                    failed=source.failed,
+                    asked=source.asked,
+                    reason=source.reason.rstrip("."),
                 ),
                 detail={"failed": source.failed, "asked": source.asked, "reason": source.reason},
             )
@@ -189,14 +209,18 @@ def _queue(context: _Context) -> Iterator[_Verdict]:
     if waiting is None or waiting.waiting <= limit or waiting.growth < 0:
         yield _Verdict(kind=AlarmKind.QUEUE)
     elif waiting.growth > 0:
-        count = f"More than {waiting.waiting:,}" if waiting.more else f"{waiting.waiting:,}"
+        values = {"waiting": waiting.waiting, "growth": waiting.growth, "limit": limit}
+        count = Message("More than {n:,}", n=waiting.waiting) if waiting.more else Message("{n:,}", n=waiting.waiting)
         yield _Verdict(
             kind=AlarmKind.QUEUE,
-            message=(
-                f"{count} answers wait for a review, {waiting.growth:,} more than a week ago; the alarm is set to "
-                f"{limit:,}. Ask more experts to review (rlhf-loop users add), or set RLHF_ALARM_QUEUE."
+            message=Message(
+                "{count} answers wait for a review, {growth:,} more than a week ago; the alarm is set to {limit:,}. "
+                "Ask more experts to review (rlhf-loop users add), or set RLHF_ALARM_QUEUE.",
+                count=count,
+                growth=waiting.growth,
+                limit=limit,
             ),
-            detail={"waiting": waiting.waiting, "growth": waiting.growth, "limit": limit},
+            detail=values,
         )
 
 
@@ -210,12 +234,14 @@ def _training(context: _Context) -> Iterator[_Verdict]:
     with reading(context.engine) as connection:
         runs = [row for row in connection.execute(newest) if not (row.error or "").startswith(NO_FAULT)]
     if runs and runs[0].status == "failed":
-        error = ((runs[0].error or "").strip().splitlines() or ["it was stopped"])[0][:300].rstrip(".")
+        first = (runs[0].error or "").strip().splitlines()[:1]
         yield _Verdict(
             kind=AlarmKind.TRAINING,
-            message=(
-                f"The training of {_moment(runs[0].started_at)} failed: {error}. The live model is untouched. Correct "
-                "that, then run: rlhf-loop retrain"
+            message=Message(
+                "The training of {moment} failed: {error}. The live model is untouched. Correct that, then run: "
+                "rlhf-loop retrain",
+                moment=_moment(runs[0].started_at),
+                error=first[0][:300].rstrip(".") if first else Message("it was stopped"),
             ),
             detail={"run": runs[0].run_id},
         )
@@ -231,9 +257,11 @@ def _late(context: _Context, trained_at: datetime) -> _Verdict:
         return _Verdict(kind=AlarmKind.TRAINING)
     return _Verdict(
         kind=AlarmKind.TRAINING,
-        message=(
-            f"New ratings wait, but the last training was on {_moment(trained_at)}, and one is due every {days:g} "
-            "days. See that the worker or the timer runs (rlhf-loop worker), or run: rlhf-loop retrain"
+        message=Message(
+            "New ratings wait, but the last training was on {moment}, and one is due every {days:g} days. See that the "
+            "worker or the timer runs (rlhf-loop worker), or run: rlhf-loop retrain",
+            moment=_moment(trained_at),
+            days=days,
         ),
         detail={"trained_at": trained_at.isoformat()},
     )
@@ -252,7 +280,8 @@ def _rated_since(context: _Context, moment: datetime) -> bool:
 
 
 def _percent(interval: Interval) -> str:
-    return f"{interval.value:.0%} ({interval.low:.0%} to {interval.high:.0%})"
+    ends = {"low": float(interval.low), "high": float(interval.high)}
+    return Message("{value:.0%} ({low:.0%} to {high:.0%})", value=float(interval.value), **ends)
 
 
 def _moment(moment: datetime) -> str:

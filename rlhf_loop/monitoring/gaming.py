@@ -28,6 +28,7 @@ from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading
 from rlhf_loop.utils.rows import container_of, open_stream, read_records
 from rlhf_loop.utils.text import blank
+from rlhf_loop.utils.translation import Message
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
@@ -246,16 +247,21 @@ def _measured(measure: Callable[[str], float], answers: Sequence[tuple[str, str]
 
 
 def _alarm(found: PolicyDrift, drawn: Sequence[tuple[str, str]], rated: Sequence[tuple[str, str]]) -> str:
-    words = []
+    words: list[str] = []
     for name in found.moved:
         if measure := _MEASURES.get(name):
             now, then = (float(np.mean(_measured(measure, each))) for each in (drawn, rated))
-            words.append(f"{name} (on average {now:.2f}, of rated answers {then:.2f})")
+            of = Message(
+                "{measure} (on average {now:.2f}, of rated answers {then:.2f})", measure=name, now=now, then=then
+            )
+            words.append(of)
         else:
             words.append(name)
-    return (
-        f"{found.answers:,} answers of a policy have moved away from the rated ones by {', '.join(words)}, so its "
-        "rewards are for answers that nobody has judged. Have some of them rated, or stop the training earlier."
+    return Message(
+        "{n:,} answers of a policy have moved away from the rated ones by {measures}, so its rewards are for answers "
+        "that nobody has judged. Have some of them rated, or stop the training earlier.",
+        n=found.answers,
+        measures=Message.joined(*words, by=", "),
     )
 
 

@@ -29,6 +29,7 @@ from rlhf_loop.training.evaluation import ENOUGH_QUESTIONS, Predictions, evaluat
 from rlhf_loop.training.relevance import ENOUGH
 from rlhf_loop.training.train import Incumbent, TrainingReport, TrainingResult
 from rlhf_loop.utils.arrays import Floats, Mask
+from rlhf_loop.utils.translation import Message
 
 #: Share of the bootstrap's draws in which a model has to be better than the incoming order by one of the measures. Not
 #: more: to hold back one that is better costs the users, too, and few questions can prove much. This and `MARGIN` were
@@ -47,7 +48,7 @@ MARGIN = 0.02
 LEAST_QUESTIONS = 3
 #: Answers to compare AUC on where too few questions have two or more of them.
 _ENOUGH_ANSWERS = 20
-_NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": "pairs in the right order", "auc": "AUC"}
+_NAMES = {"precision_at_1": "P@1", "ndcg": "NDCG", "concordance": Message("pairs in the right order"), "auc": "AUC"}
 #: The states from the best to the worst: the worst verdict of all rules decides.
 _SEVERITY = (ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTED)
 #: A rule's state and its reason, a sentence for people.
@@ -92,7 +93,7 @@ class Judgement:
     @property
     def reason(self) -> str:
         """All reasons in one line."""
-        return " ".join(self.reasons)
+        return Message.joined(*self.reasons)
 
 
 def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncoder, apart: str = "") -> Judgement:
@@ -112,7 +113,7 @@ def judge(trained: TrainingResult, live: LiveModel | None, *, encoder: TextEncod
         verdicts += _off_subject(trained.report)
     found = None
     if live is None:
-        verdicts.append((ModelState.LIVE, apart or "There was no live model to compare it with."))
+        verdicts.append((ModelState.LIVE, apart or Message("There was no live model to compare it with.")))
     else:
         own = live_scores(trained, live.model, live.fitted, rows, encoder)
         again = None if trained.incumbent is None else trained.incumbent[rows]
@@ -141,11 +142,14 @@ def _off_subject(report: TrainingReport) -> Iterator[_Verdict]:
     found = report.relevance
     if found is not None and found.bad:
         of = found.accuracy
-        reason = (
+        reason = Message(
             "It does not look whether an answer is about the question: of pairs of a right answer and one to another "
-            f"question it puts {of.value:.0%} in the right order (95 % {of.low:.0%} to {of.high:.0%}), and "
-            f"{ENOUGH:.0%} are asked for. Have answers rated that miss their question, or train another recipe "
-            "(--recipe auto)."
+            "question it puts {share:.0%} in the right order (95 % {low:.0%} to {high:.0%}), and {enough:.0%} are "
+            "asked for. Have answers rated that miss their question, or train another recipe (--recipe auto).",
+            share=of.value,
+            low=of.low,
+            high=of.high,
+            enough=ENOUGH,
         )
         yield ModelState.CANDIDATE, reason
 
@@ -191,9 +195,11 @@ def beside_incoming(of: Predictions) -> Beside:
         state, reason = _ordered(measured, first, min(1.0, 2 * by_chance(of), 2 * by_chance_within(of)))
     elif known and known >= several - known:
         state = ModelState.CANDIDATE
-        reason = (
-            f"It cannot be compared with the incoming order yet: only {known} of the {LEAST_QUESTIONS} questions that "
-            "it takes have two or more rated answers. Rate answers to more questions."
+        reason = Message(
+            "It cannot be compared with the incoming order yet: only {n} of the {least} questions that it takes have "
+            "two or more rated answers. Rate answers to more questions.",
+            n=known,
+            least=LEAST_QUESTIONS,
         )
     else:
         state, reason = _without_order(of, by_chance(of), several=several)
@@ -202,48 +208,62 @@ def beside_incoming(of: Predictions) -> Beside:
 
 def _ordered(measured: Comparisons, first: Comparison, luck: float) -> _Verdict:
     orders = _of_order(measured)
-    said = f"{_said(orders)}, on {first.questions} questions"
+    said = Message("{measures}, on {n} questions", measures=_said(orders), n=first.questions)
     sure = [each for each in orders if each.certainty >= CERTAIN]
     loss = -first.difference.value
     if loss > 0 and not any(each.difference.value > 0 for each in orders):
-        return ModelState.REJECTED, f"It is worse than the incoming order: {said}."
+        return ModelState.REJECTED, Message("It is worse than the incoming order: {measured}.", measured=said)
     if not sure:
-        return ModelState.CANDIDATE, f"It is not certain to be better than the incoming order: {said}."
+        return ModelState.CANDIDATE, Message(
+            "It is not certain to be better than the incoming order: {measured}.", measured=said
+        )
     if loss > MARGIN:
-        return ModelState.CANDIDATE, (
-            f"It puts a good answer first less often than the incoming order, by more than {100 * MARGIN:.0f} points, "
-            f"though it is better by another measure: {said}."
+        return ModelState.CANDIDATE, Message(
+            "It puts a good answer first less often than the incoming order, by more than {margin:.0f} points, though "
+            "it is better by another measure: {measured}.",
+            margin=100 * MARGIN,
+            measured=said,
         )
     if luck > CHANCE:
-        return ModelState.CANDIDATE, (
-            f"It looks better than the incoming order, but so would a model that knows nothing, {_probably(luck)}: "
-            f"{said}."
+        return ModelState.CANDIDATE, Message(
+            "It looks better than the incoming order, but so would a model that knows nothing, {probably}: {measured}.",
+            probably=_probably(luck),
+            measured=said,
         )
-    by = " and ".join(f"{_NAMES[each.measure]} (in {each.certainty:.0%} of draws)" for each in sure)
-    return ModelState.LIVE, f"It is better than the incoming order by {by}: {said}."
+    by = tuple(_in_draws(each.measure, each.certainty) for each in sure)
+    return ModelState.LIVE, Message("It is better than the incoming order by {by}: {measured}.", by=by, measured=said)
+
+
+def _in_draws(measure: str, share: float) -> Message:
+    return Message("{measure} (in {share:.0%} of draws)", measure=_NAMES[measure], share=share)
 
 
 def _without_order(of: Predictions, luck: float, *, several: int) -> _Verdict:
     """Judge where nothing is known of the incoming order but that it exists."""
     auc = evaluate(of).auc
     why = (
-        "the incoming order is unknown (import shown_rank)"
+        Message("the incoming order is unknown (import shown_rank)")
         if several
-        else "no question has two or more rated answers, so orders cannot be compared"
+        else Message("no question has two or more rated answers, so orders cannot be compared")
     )
-    said = f"AUC against chance {_points(Interval(auc.value - 0.5, auc.low - 0.5, auc.high - 0.5))}; {why}"
+    points = _points(Interval(auc.value - 0.5, auc.low - 0.5, auc.high - 0.5))
+    said = Message("AUC against chance {points}; {why}", points=points, why=why)
     if auc.value < 0.5:
-        return ModelState.REJECTED, f"It is worse than chance: {said}."
+        return ModelState.REJECTED, Message("It is worse than chance: {measured}.", measured=said)
     if luck <= CHANCE:
-        return ModelState.LIVE, f"It is better than chance: {said}."
-    return ModelState.CANDIDATE, (
-        f"It is not certain to be better than chance, as a model that knows nothing would look as good, "
-        f"{_probably(luck)}: {said}."
+        return ModelState.LIVE, Message("It is better than chance: {measured}.", measured=said)
+    return ModelState.CANDIDATE, Message(
+        "It is not certain to be better than chance, as a model that knows nothing would look as good, {probably}: "
+        "{measured}.",
+        probably=_probably(luck),
+        measured=said,
     )
 
 
 def _probably(luck: float) -> str:
-    return f"with a probability of {luck:.0%}" if luck >= 0.1 else f"with a probability of {luck:.1%}"
+    if luck >= 0.1:
+        return Message("with a probability of {share:.0%}", share=luck)
+    return Message("with a probability of {share:.1%}", share=luck)
 
 
 def beside_live(
@@ -260,42 +280,61 @@ def beside_live(
     theirs = own if again is None else np.where(np.isfinite(own), own, again)
     there = np.isfinite(theirs)
     found = compare(of.only(there), theirs[there])
-    flattered = "" if known else " (which may have been fitted on some of them)"
-    refitted = "" if again is None else " (by its recipe fitted anew where it has seen them)"
-    state, reason = _against_live(found, f"the live model {live}{flattered}", refitted, successor=successor)
+    beside = Message("the live model {version}", version=live)
+    if not known:
+        beside = Message("{model} (which may have been fitted on some of them)", model=beside)
+    refitted = again is not None
+    state, reason = _against_live(found, beside, refitted=refitted, successor=successor)
     return Beside(state=state, reason=reason, measured=found)
 
 
-def _against_live(found: Comparisons, beside: str, refitted: str, *, successor: bool) -> _Verdict:
+def _against_live(found: Comparisons, beside: str, *, refitted: bool, successor: bool) -> _Verdict:
     first = found.precision_at_1 if found.precision_at_1 and found.precision_at_1.questions >= LEAST_QUESTIONS else None
     auc = found.auc if found.auc and found.auc.answers >= _ENOUGH_ANSWERS else None
     every = [*(_of_order(found) if first else ()), *([auc] if auc else [])]
-    told = [] if first is None else [f"{_said(_of_order(found))}, on {first.questions} questions{refitted}"]
-    told += [] if auc is None else [f"AUC {_points(auc.difference)} on {auc.answers} answers"]
-    measured = ", ".join(told)
+    told: list[str] = []
+    if first is not None:
+        told.append(Message("{measures}, on {n} questions", measures=_said(_of_order(found)), n=first.questions))
+        if refitted:
+            told[0] = Message("{measured} (by its recipe fitted anew where it has seen them)", measured=told[0])
+    if auc is not None:
+        told.append(Message("AUC {points} on {n} answers", points=_points(auc.difference), n=auc.answers))
+    measured = Message.joined(*told, by=", ")
     worse = [each for each in every if each.doubt >= (CERTAIN_SUCCESSOR if successor else CERTAIN)]
     if worse:
-        by = " and ".join(f"{_NAMES[each.measure]} (in {each.doubt:.0%} of draws)" for each in worse)
-        return ModelState.CANDIDATE, f"It is worse than {beside} by {by}: {measured}."
-    if successor:
-        told_so = f": {measured}" if every else ", as far as the few answers to new questions can tell"
-        return ModelState.LIVE, (
-            f"It is not worse than {beside}, and learned by the same recipe from as many questions or more{told_so}."
+        by = tuple(_in_draws(each.measure, each.doubt) for each in worse)
+        return ModelState.CANDIDATE, Message(
+            "It is worse than {model} by {by}: {measured}.", model=beside, by=by, measured=measured
         )
+    if successor and every:
+        return ModelState.LIVE, Message(
+            "It is not worse than {model}, and learned by the same recipe from as many questions or more: {measured}.",
+            model=beside,
+            measured=measured,
+        )
+    if successor:
+        return ModelState.LIVE, Message(
+            "It is not worse than {model}, and learned by the same recipe from as many questions or more, as far as "
+            "the few answers to new questions can tell.",
+            model=beside,
+        )
+    worse_by = Message("It is worse than {model}: {measured}.", model=beside, measured=measured)
+    not_worse = Message("It is not worse than {model}: {measured}.", model=beside, measured=measured)
     if first is not None and first.questions >= ENOUGH_QUESTIONS:
         loss = -first.difference.value
         sure = any(each.certainty >= CERTAIN for each in every)
         if loss > MARGIN or (loss > 0 and not sure):
-            return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
-        return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
+            return ModelState.CANDIDATE, worse_by
+        return ModelState.LIVE, not_worse
     if auc is not None:
-        measured += "; too few questions for P@1"
+        few = {"measured": Message("{measured}; too few questions for P@1", measured=measured), "model": beside}
         if auc.difference.value < 0:
-            return ModelState.CANDIDATE, f"It is worse than {beside}: {measured}."
-        return ModelState.LIVE, f"It is not worse than {beside}: {measured}."
-    return ModelState.CANDIDATE, (
-        f"It cannot be compared with {beside} yet: too few rated answers to questions that neither was fitted on. More "
-        "ratings to new questions will tell."
+            return ModelState.CANDIDATE, worse_by.with_values(few)
+        return ModelState.LIVE, not_worse.with_values(few)
+    return ModelState.CANDIDATE, Message(
+        "It cannot be compared with {model} yet: too few rated answers to questions that neither was fitted on. More "
+        "ratings to new questions will tell.",
+        model=beside,
     )
 
 
@@ -304,8 +343,13 @@ def _of_order(found: Comparisons) -> tuple[Comparison, ...]:
 
 
 def _said(orders: Sequence[Comparison]) -> str:
-    return ", ".join(f"{_NAMES[each.measure]} {_points(each.difference)}" for each in orders)
+    return Message.joined(*(Message.joined(_NAMES[each.measure], _points(each.difference)) for each in orders), by=", ")
 
 
 def _points(value: Interval) -> str:
-    return f"{100 * value.value:+.1f} points (95 % {100 * value.low:+.1f} to {100 * value.high:+.1f})"
+    return Message(
+        "{value:+.1f} points (95 % {low:+.1f} to {high:+.1f})",
+        value=100 * float(value.value),
+        low=100 * float(value.low),
+        high=100 * float(value.high),
+    )

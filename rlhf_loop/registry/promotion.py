@@ -36,9 +36,10 @@ from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.utils.text import blank, clean_text
+from rlhf_loop.utils.translation import Message, packed
 
 logger = logging.getLogger(__name__)
-_ADOPTED = "It was live before there was a registry."
+_ADOPTED = Message("It was live before there was a registry.")
 _DRAWN = ("calibration", "coverage", "growth")
 #: What the log of training runs has as the id of one.
 _RUN = re.compile(r"[\w-]{1,36}", re.ASCII)
@@ -116,8 +117,12 @@ def promote(
             )
         if not reason:
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
-    given = f"Reason: {reason}{'' if reason.endswith(('.', '!', '?')) else '.'}" if reason else ""
-    said = " ".join(filter(None, (f"Promoted by {actor}.", "Against the gate." if force else "", given)))
+    given = reason if reason.endswith((".", "!", "?")) else f"{reason}."
+    said = Message.joined(
+        Message("Promoted by {actor}.", actor=actor),
+        *([Message("Against the gate.")] if force else []),
+        *([Message("Reason: {reason}", reason=given)] if reason else []),
+    )
     detail = {"forced": force, "reason": reason, "gate": version.reason if force else None}
     return _promoted(engine, settings, version, actor=actor, reason=said, detail=detail)
 
@@ -139,8 +144,8 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
             f"There is nothing to go back to: {now.version if now else 'no model'} is live, and none was before. See "
             "all versions: rlhf-loop models list"
         )
-    why = " ".join(filter(None, (f"Rolled back by {actor}.", reason)))
-    back = f"Live again: {now.version} was rolled back by {actor}."
+    why = Message.joined(Message("Rolled back by {actor}.", actor=actor), *([reason] if reason else []))
+    back = Message("Live again: {version} was rolled back by {actor}.", version=now.version, actor=actor)
     detail = {"rolled_back": now.version, "reason": reason}
     fate = (ModelState.REJECTED, why)
     return _promoted(engine, settings, before, actor=actor, reason=back, detail=detail, fate=fate)
@@ -168,22 +173,26 @@ def settle(engine: Engine, settings: Settings) -> str:
         clear_alarm(engine, AlarmKind.MODEL_FILE)
         return ""
     if found is not None and not is_known(engine, found):
-        trouble = (
-            f"{path} is not one of the registry's models; {version.version} is live there. If it is meant to serve, "
-            "leave it; else put the registry's back: rlhf-loop models promote " + version.version
+        trouble = Message(
+            "{path} is not one of the registry's models; {version} is live there. If it is meant to serve, leave it; "
+            "else put the registry's back: rlhf-loop models promote {version}",
+            path=str(path),
+            version=version.version,
         )
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path)})
         return trouble
     try:
         versions.deploy(settings, version)
     except ModelFileError as error:
-        trouble = f"{trouble} {error}".strip() + " The processes that serve keep the model that they have."
+        kept = Message("The processes that serve keep the model that they have.")
+        trouble = Message.joined(*filter(None, (trouble, str(error))), kept)
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path), "version": version.version})
         return trouble
     versions.tidy(engine, settings)
     if trouble:
         # Mended, but somebody should hear of it: the alarm is over with the next look.
-        raise_alarm(engine, AlarmKind.MODEL_FILE, f"{trouble} It was restored from {version.version}.")
+        restored = Message("It was restored from {version}.", version=version.version)
+        raise_alarm(engine, AlarmKind.MODEL_FILE, Message.joined(trouble, restored))
     logger.info("The live model file is %s now.", version.version)
     return trouble
 
@@ -227,15 +236,16 @@ def _promoted(
         with transaction(engine) as connection:
             version, before = named(connection, wanted.version), live_version(connection)
             if before is not None and before.id != version.id:
-                state, why = fate or (ModelState.RETIRED, f"Replaced by {version.version}.")
+                state, why = fate or (ModelState.RETIRED, Message("Replaced by {version}.", version=version.version))
                 # The clock may have been put back: the one that was live last is still the one to go back to.
                 latest = connection.execute(select(func.max(ModelVersion.live_until))).scalar()
                 until = max(now, latest + timedelta(microseconds=1)) if latest else now
-                gone = {"state": state, "reason": why, "changed_at": now, "live_until": until}
+                gone = {"state": state, "reason": why, "said": packed(why), "changed_at": now, "live_until": until}
                 connection.execute(update(ModelVersion).where(ModelVersion.id == before.id).values(gone))
             if before is None or before.id != version.id:
                 live_now = {"live_from": now, "live_until": None}
-                came = {"state": ModelState.LIVE, "reason": reason, "changed_at": now, **live_now}
+                words = {"reason": reason, "said": packed(reason)}
+                came = {"state": ModelState.LIVE, "changed_at": now, **words, **live_now}
                 connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(came))
                 replaced = {"replaces": before.version if before else None}
                 audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
@@ -309,8 +319,8 @@ def _of_numbers(value: object) -> bool:
 
 
 def _insert(connection: Connection, version: Version) -> None:
-    names = [column.name for column in ModelVersion.__table__.columns if column.name != "id"]
-    values = {name: getattr(version, name) for name in names}
+    names = [column.name for column in ModelVersion.__table__.columns if column.name not in ("id", "said")]
+    values = {name: getattr(version, name) for name in names} | {"said": packed(version.reason)}
     for name in ("judgement", "metrics"):
         values[name] = dict(values[name]) or None
     connection.execute(insert(ModelVersion).values(values))

@@ -26,12 +26,15 @@ from rlhf_loop.domain import RunRecord
 from rlhf_loop.errors import ModelFileError, TrainingRunningError
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import TrainingRun
+from rlhf_loop.utils.translation import Message, packed, unpacked
 
 _FIELDS = tuple(field.name for field in fields(RunRecord))
 logger = logging.getLogger(__name__)
 #: "RLHT": the key of PostgreSQL's advisory lock.
 _KEY = 0x524C4854
-_KILLED = "The process ended without a word: it was killed, or the machine went down. Train again: rlhf-loop retrain"
+_KILLED = Message(
+    "The process ended without a word: it was killed, or the machine went down. Train again: rlhf-loop retrain"
+)
 
 
 def begin_run(
@@ -61,6 +64,7 @@ def end_run(engine: Engine, run_id: str, record: RunRecord) -> None:
     """
     values = {name: getattr(record, name) for name in _FIELDS if name != "run_id"}
     known = {name: plain(value) for name, value in values.items() if value is not None}
+    known["said"] = packed(record.error or "")
     with transaction(engine) as connection:
         result = connection.execute(update(TrainingRun).where(TrainingRun.run_id == run_id).values(known))
         if result.rowcount == 0:
@@ -121,6 +125,7 @@ def mark_dead_runs(engine: Engine, settings: Settings) -> int:
 
 def _run(row: Mapping[Any, Any]) -> RunRecord:
     values = {name: row[name] for name in _FIELDS}
+    values["error"] = row["error"] and unpacked(row["error"], row["said"])
     values["metrics"] = values["metrics"] or {}
     values["library_versions"] = values["library_versions"] or {}
     return RunRecord(**values)
@@ -161,7 +166,7 @@ def _mark(engine: Engine) -> int:
     dead = (
         update(TrainingRun)
         .where(TrainingRun.status == "running")
-        .values(status="failed", error=_KILLED, finished_at=datetime.now(UTC))
+        .values(status="failed", error=_KILLED, said=packed(_KILLED), finished_at=datetime.now(UTC))
     )
     with reading(engine) as connection:
         if connection.execute(select(TrainingRun.id).where(TrainingRun.status == "running").limit(1)).first() is None:

@@ -33,6 +33,7 @@ from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
 from rlhf_loop.training.train import AUTO, TrainingReport, check_enough, judged_rows, train
 from rlhf_loop.training.transformer import Tuning, forget
+from rlhf_loop.utils.translation import Message, packed
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def run_training(
                 replace(trained.model, card=card),
                 state=judgement.state,
                 reason=judgement.reason,
-                judgement=plain(asdict(judgement)),
+                judgement=plain(asdict(judgement)) | {"said": packed(judgement.reason)},
                 metrics=measured,
                 fitted=trained.fitted,
                 run_id=run_id,
@@ -182,7 +183,8 @@ def run_training(
             )
         except BaseException as error:
             # BaseException: a run that was stopped from the keyboard must not look as if it were still running.
-            record = replace(record, error=f"{type(error).__name__}: {error}".removesuffix(": "))
+            name, said = type(error).__name__, str(error)
+            record = replace(record, error=Message.joined(f"{name}:", said) if said else name)
             raise
         finally:
             with suppress(LookupError):  # stopped before the run was even logged
@@ -250,9 +252,10 @@ def _of_other_encoder(engine: Engine, encoder: TextEncoder) -> str:
     version = registry.live(engine)
     if version is None or same_model(version.encoder, encoder.id):
         return ""
-    return (
-        f"The live model {version.version} reads with another encoder ({version.encoder.partition('/')[0]}), so the "
-        "two were not compared."
+    return Message(
+        "The live model {version} reads with another encoder ({encoder}), so the two were not compared.",
+        version=version.version,
+        encoder=version.encoder.partition("/")[0],
     )
 
 

@@ -38,6 +38,7 @@ from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import counted, html_table
+from rlhf_loop.utils.translation import Message, unpacked
 
 #: Seconds in which a file that nobody names is not deleted.
 _YOUNG_S = 3600
@@ -82,7 +83,7 @@ class Version:
     def judged(self) -> str:
         """The words of the gate, where its state has another reason since: a promotion, a rollback."""
         said = " ".join(self.judgement.get("reasons") or ())
-        return "" if said in self.reason else said
+        return "" if said in self.reason else unpacked(said, self.judgement.get("said"))
 
     @property
     def served(self) -> str:
@@ -198,6 +199,7 @@ def previous(connection: Connection) -> Version | None:
 def _version(row: Mapping[Any, Any]) -> Version:
     values = {field.name: row[field.name] for field in fields(Version)}
     values["state"] = ModelState(values["state"])
+    values["reason"] = unpacked(row["reason"], row["said"])
     values["judgement"] = values["judgement"] or {}
     values["metrics"] = values["metrics"] or {}
     return Version(**values)
@@ -342,8 +344,14 @@ def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list
 def _check(path: Path, found: str, version: Version) -> None:
     if found != version.sha256:
         raise ModelFileError(
-            f"{path} is not the model {version.version}: its sha256 is {found}, the registry has {version.sha256}. "
-            "Restore the file from a copy, or promote another version: rlhf-loop models promote"
+            Message(
+                "{path} is not the model {version}: its sha256 is {found}, the registry has {sha256}. Restore the file "
+                "from a copy, or promote another version: rlhf-loop models promote",
+                path=str(path),
+                version=version.version,
+                found=found,
+                sha256=version.sha256,
+            )
         )
 
 

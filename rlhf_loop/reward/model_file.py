@@ -37,6 +37,7 @@ from rlhf_loop.utils.arrays import Floats
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.languages import ENGLISH, language_named
 from rlhf_loop.utils.text import clause
+from rlhf_loop.utils.translation import Message
 
 FORMAT = "rlhf-loop reward model"
 FORMAT_VERSION = 1
@@ -61,7 +62,7 @@ _OPCODES = frozenset(
 _MOST_VALUES, _DEEPEST = 100_000, 20
 #: Numbers beyond are none of a fit's, and their products overflow.
 _LARGEST = 1e30
-_RETRAIN = "Train a new one: rlhf-loop train."
+_RETRAIN = Message("Train a new one: rlhf-loop train.")
 #: How long a training waits for another one that is writing its model at this moment.
 _LOCK_TIMEOUT_S = 30
 #: How often a file is read that is another one each time.
@@ -353,7 +354,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
-        raise ModelFileError(f"There is no reward model at {path}. {_RETRAIN}") from None
+        none = Message("There is no reward model at {path}.", path=str(path))
+        raise ModelFileError(Message.joined(none, _RETRAIN)) from None
     except OSError as error:
         raise ModelFileError(
             f"Cannot read the reward model {path}: {error.strerror or error}. Name a file that this user may read "
@@ -374,13 +376,25 @@ def _verify(path: Path, found: str) -> None:
         raise ModelFileError(f"Cannot read the checksum {sum_file(path)}: {error.strerror or error}.") from error
     if not expected:
         raise ModelFileError(
-            f"{path} has no checksum beside it ({sum_file(path).name}), so it is not opened: a model file from "
-            f"elsewhere can run any code. Restore the checksum that came with it. {_RETRAIN}"
+            Message(
+                "{path} has no checksum beside it ({name}), so it is not opened: a model file from elsewhere can run "
+                "any code. Restore the checksum that came with it. {else_}",
+                path=str(path),
+                name=sum_file(path).name,
+                else_=_RETRAIN,
+            )
         )
     if found not in expected:
         raise ModelFileError(
-            f"{path} was altered or damaged: its sha256 is {found}, {sum_file(path).name} says "
-            f"{' or '.join(expected)}. Restore the file from a copy. {_RETRAIN}"
+            Message(
+                "{path} was altered or damaged: its sha256 is {found}, {name} says {expected}. Restore the file from a "
+                "copy. {else_}",
+                path=str(path),
+                found=found,
+                name=sum_file(path).name,
+                expected=" / ".join(expected),
+                else_=_RETRAIN,
+            )
         )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import Alarm as AlarmRow
+from rlhf_loop.utils.translation import packed, unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def raise_alarm(
 ) -> bool:
     """Open an alarm and log it, or note that it is still so; return whether it is new."""
     now = now or datetime.now(UTC)
-    values = {"message": message, "detail": dict(detail) if detail else None, "seen_at": now}
+    values = {"message": message, "said": packed(message), "detail": dict(detail) if detail else None, "seen_at": now}
     try:
         with transaction(engine) as connection:
             if connection.execute(update(AlarmRow).where(*_open(kind, subject)).values(values)).rowcount:
@@ -86,7 +87,7 @@ def _open(kind: AlarmKind, subject: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def _newest() -> Select[Any]:
-    return select(*(getattr(AlarmRow, field.name) for field in fields(Alarm))).order_by(
+    return select(*(getattr(AlarmRow, field.name) for field in fields(Alarm)), AlarmRow.said).order_by(
         AlarmRow.raised_at.desc(), AlarmRow.id.desc()
     )
 
@@ -99,4 +100,5 @@ def _read(engine: Engine, wanted: Select[Any]) -> list[Alarm]:
 def alarm(row: Row[Any]) -> Alarm:
     """Return the alarm of a row with its columns."""
     values = {field.name: getattr(row, field.name) for field in fields(Alarm)}
-    return Alarm(**{**values, "kind": AlarmKind(row.kind), "detail": row.detail or {}})
+    values |= {"kind": AlarmKind(row.kind), "detail": row.detail or {}}
+    return Alarm(**{**values, "message": unpacked(row.message, row.said)})

@@ -32,7 +32,7 @@ from rlhf_loop.utils.text import counted, verb
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
 
-FILE_GONE = "its file is gone: put it back, or start again with a new one"
+FILE_GONE = "its file is gone: put it back, or make a new one (rlhf-loop init) and start again"
 FILE_FOREIGN = "its file is another database than at the start: put the former back, or start again to use this one"
 #: A backup of the same database that was put in its place.
 FILE_COPY = "its file is another one than at the start, of the same database"

@@ -183,6 +183,7 @@ class Interaction(Base):
     url: Mapped[str | None]
     licence: Mapped[str | None]
     retrieved_at: Mapped[datetime | None]
+    drafted_by: Mapped[str | None]
     import_id: Mapped[int | None]
 
 
@@ -588,6 +589,7 @@ class TrainingRun(Base):
     model_file: Mapped[str | None]
     model_sha256: Mapped[str | None]
     error: Mapped[str | None]
+    said: Mapped[dict[str, Any] | None]
 
 
 class ModelVersion(Base):
@@ -595,7 +597,7 @@ class ModelVersion(Base):
 
     `reason` says in words why it has its state. `judgement` is what the gate saw, `metrics` what the training measured.
     `live_from` and `live_until` are of the last time that it was live. `sha256` is that of its file, `weights_sha256`
-    that of its tuned layers, if it has any.
+    that of its tuned layers, if it has any. `said` is what `reason` is made of, for screens in other languages.
     """
 
     __tablename__ = "rlhf_models"
@@ -621,6 +623,7 @@ class ModelVersion(Base):
     live_from: Mapped[datetime | None]
     live_until: Mapped[datetime | None]
     weights_sha256: Mapped[str | None]
+    said: Mapped[dict[str, Any] | None]
 
 
 class ServedQuestion(Base):
@@ -676,7 +679,7 @@ class Alarm(Base):
     """A problem, from `raised_at` until `cleared_at`. Of one kind and subject at most one is open.
 
     `notified_at` is when the webhook took the news that it was raised, `cleared_notified_at` that it is over.
-    Until `taken_until` a process is telling it.
+    Until `taken_until` a process is telling it. `said` is what `message` is made of, for screens in other languages.
     """
 
     __tablename__ = "rlhf_alarms"
@@ -696,3 +699,4 @@ class Alarm(Base):
     notified_at: Mapped[datetime | None]
     cleared_notified_at: Mapped[datetime | None]
     taken_until: Mapped[datetime | None]
+    said: Mapped[dict[str, Any] | None]

@@ -23,6 +23,7 @@ _OPTIONAL_TEXTS = (
     "title",
     "url",
     "licence",
+    "drafted_by",
 )
 _NEEDED_TEXTS = ("user_prompt", "ai_response")
 #: Texts whose line ends and Unicode form say nothing.

@@ -40,6 +40,7 @@ from rlhf_loop.training.relevance import SHARES, RelevanceReport, draw_negatives
 from rlhf_loop.training.reliability import RaterReliability
 from rlhf_loop.training.transformer import Tuning, checked
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
+from rlhf_loop.utils.translation import Message
 
 #: Share of the questions that is kept from the fit, to judge the very model that is saved.
 HOLDOUT_SHARE = 0.12
@@ -481,23 +482,40 @@ def _check_judged(data: TrainingSet, judged: Mask, min_samples: int, least_a_cla
     data = data.only(judged)
     rated, correct = len(data.row), int(data.label.sum())
     if rated < min_samples:
-        beside = f" by experts, and {hints} by end users" if hints else ""
-        raise NotEnoughDataError(
-            f"Only {rated} rated interactions{beside}; training needs {min_samples}. Collect more ratings and import "
-            "them (rlhf-loop ratings import FILE), or lower --min-samples."
-        )
+        of = Message("Only {n} rated interactions; training needs {least}.", n=rated, least=min_samples)
+        if hints:
+            of = Message(
+                "Only {n} rated interactions by experts, and {hints} by end users; training needs {least}.",
+                n=rated,
+                hints=hints,
+                least=min_samples,
+            )
+        more = Message("Collect more ratings and import them (rlhf-loop ratings import FILE), or lower --min-samples.")
+        raise NotEnoughDataError(Message.joined(of, more))
     if correct in (0, rated):
         raise NotEnoughDataError(
-            f"All {rated} rated interactions are rated {'>= 4' if correct else '< 4'}: {correct} correct, "
-            f"{rated - correct} incorrect. A reward model needs both. Rate good and bad answers alike."
+            Message(
+                "All {n} rated interactions are rated {grade}: {good} correct, {bad} incorrect. A reward model needs "
+                "both. Rate good and bad answers alike.",
+                n=rated,
+                grade=">= 4" if correct else "< 4",
+                good=correct,
+                bad=rated - correct,
+            )
         )
-    for kind, label in (("correct", 1), ("incorrect", 0)):
+    for kind, label in ((Message("correct"), 1), (Message("incorrect"), 0)):
         count = len(np.unique(data.prompt[data.label == label]))
         if count < least:
-            left = "" if least_a_class is None else " that are not kept for comparisons"
+            values = {"n": count, "all": len(np.unique(data.prompt)), "kind": kind, "least": least}
+            few = Message("Only {n} of the {all} questions have {kind} answers; training needs {least}", **values)
+            if least_a_class is not None:
+                few = Message(
+                    "Only {n} of the {all} questions that are not kept for comparisons have {kind} answers; training "
+                    "needs {least}",
+                    **values,
+                )
             raise NotEnoughDataError(
-                f"Only {count} of the {len(np.unique(data.prompt))} questions{left} have {kind} answers; training "
-                f"needs {least}, to learn on some and be judged on others. Rate answers to more questions."
+                Message("{few}, to learn on some and be judged on others. Rate answers to more questions.", few=few)
             )
 
 

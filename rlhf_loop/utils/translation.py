@@ -55,9 +55,49 @@ class Message(str):
         values = {f"said{number}": each for number, each in enumerate(said)}
         return cls(by.join(f"{{{name}}}" for name in values), **values)
 
+    def packed(self) -> dict[str, Any]:
+        """Return what it is made of as JSON has it, for `unpacked`."""
+        return {"words": list(self.words), "values": {name: _packed(value) for name, value in self.values.items()}}
+
     def __str__(self) -> str:
         # So that an exception which is made of one gives it back.
         return self
+
+
+def packed(said: str) -> dict[str, Any] | None:
+    """Return what a text is made of as JSON has it, None for one that cannot be translated."""
+    return said.packed() if isinstance(said, Message) else None
+
+
+def unpacked(text: str, made: object) -> str:
+    """Return the message that was packed, or the text itself where it is another one by now."""
+    try:
+        message = _unpacked(made)
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return text
+    return message if isinstance(message, Message) and message == text else text
+
+
+def _packed(value: object) -> object:
+    if isinstance(value, Message):
+        return value.packed()
+    if isinstance(value, datetime):
+        return {"time": value.isoformat()}
+    if isinstance(value, date):
+        return {"day": value.isoformat()}
+    return [_packed(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _unpacked(value: Any) -> object:
+    if isinstance(value, list):
+        return tuple(_unpacked(each) for each in value)
+    if not isinstance(value, dict):
+        return value
+    if "words" in value:
+        values = {str(name): _unpacked(each) for name, each in value["values"].items()}
+        words = [str(each) for each in value["words"]]
+        return Message.counted(*words[:2], values.pop("n"), **values) if words[1:] else Message(words[0], **values)  # type: ignore[arg-type]
+    return datetime.fromisoformat(value["time"]) if "time" in value else date.fromisoformat(value["day"])
 
 
 class Translator:
@@ -74,7 +114,7 @@ class Translator:
     def _read(self, path: Path) -> None:
         from babel.messages.mofile import write_mo
         from babel.messages.pofile import read_po
-        from babel.numbers import get_decimal_symbol, get_group_symbol
+        from babel.numbers import format_percent, get_decimal_symbol, get_group_symbol
 
         with path.open("rb") as file:
             catalogue = read_po(file, locale=self.language)
@@ -86,6 +126,7 @@ class Translator:
             if isinstance(entry.id, str) and any(place.endswith(".js") for place, _ in entry.locations):
                 self.script[entry.id] = str(entry.string)
         self._signs = {ord("."): get_decimal_symbol(self.language), ord(","): get_group_symbol(self.language)}
+        self._signs[ord("%")] = format_percent(0, locale=self.language).lstrip("0")
 
     def __call__(self, said: _Value) -> _Value:
         """Return what a service has said, a text or a dataclass with texts; what no catalogue has stays as it is."""

@@ -237,8 +237,8 @@ def _not_found(error: NotFound) -> Response:
     """Return what is said of an address at which there is nothing: to browsers as a page."""
     if "text/html" not in request.accept_mimetypes.values():
         return as_problem(error)
-    # As if it were a page of the blueprint, which has its header and what its links begin with.
-    request.url_rule = next(current_app.url_map.iter_rules("rlhf_loop.data_html"))
+    # As if it were a page of the blueprint, which has its header and what its links begin with, and no place in it.
+    request.url_rule = next(current_app.url_map.iter_rules("rlhf_loop.docs"))
     try:
         return as_page(error)
     finally:

@@ -179,7 +179,7 @@ class Guard:
                     "This is for {roles}; you are signed in as {name}, a {role}. Ask an admin for the right, "
                     "or sign in as somebody else.",
                     roles=Message("raters and admins") if UserRole.RATER in roles else Message("admins"),
-                    name=user.name,
+                    name=user.shown,
                     role=Message(user.role.value),
                 )
             )

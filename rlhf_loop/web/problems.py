@@ -32,6 +32,8 @@ _DETAILS = {
     413: Message("The request is larger than {limit:,} bytes. Send less: a question has at most 4,000 characters."),
     415: Message("The body is {type}. Send JSON, with the header Content-Type: application/json."),
 }
+#: To people at a browser, who seek no address for a program.
+_NO_PAGE = Message("There is nothing at {path}. Check the address, or go on from the links on this page.")
 #: The titles of pages that say an error: HTTP's own phrases, here for the catalogues.
 TITLES = (
     *(Message("Bad Request"), Message("Unauthorized"), Message("Forbidden"), Message("Not Found")),
@@ -71,12 +73,12 @@ def rendered(
     return response
 
 
-def detail(error: HTTPException) -> str:
-    """Describe an HTTP error in words."""
+def detail(error: HTTPException, *, page: bool = False) -> str:
+    """Describe an HTTP error in words, to a program or on a `page`."""
     own = getattr(type(error), "description", None)
     if error.code in _DETAILS and error.description in (None, own):
         return Message(
-            _DETAILS[error.code],
+            _NO_PAGE if page and error.code == 404 else _DETAILS[error.code],
             path=logs.path(request),
             method=request.method,
             allowed=", ".join(sorted(getattr(error, "valid_methods", None) or ())),
@@ -118,7 +120,7 @@ def as_page(error: HTTPException) -> Response:
     page = render_template(
         "rlhf_loop/error.html",
         title=HTTPStatus(error.code or 500).phrase,
-        detail=detail(error),
+        detail=detail(error, page=True),
         request_id=logs.begin(request).id,
     )
     return Response(page, status=error.code or 500)

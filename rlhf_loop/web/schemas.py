@@ -101,6 +101,10 @@ class RankedOut(BaseModel, title="RankedAnswer"):
     url: Annotated[_Text | None, Field(description="Its address, as the source gave it; check it before you link.")]
     licence: Annotated[_Text | None, Field(description="Under which terms the text may be used.")]
     retrieved_at: Annotated[datetime | None, Field(description="When the text was fetched or indexed.")]
+    drafted_by: Annotated[
+        _Text | None,
+        Field(description="The language model that wrote the text from that page; null where these are its own words."),
+    ] = None
     interaction_id: Annotated[str, Field(description="By this it can be rated.")]
 
     @classmethod

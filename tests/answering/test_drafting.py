@@ -93,7 +93,7 @@ def test_each_source_becomes_a_draft(endpoint: Endpoint) -> None:
     endpoint.reply = lambda body: (200, completion("From memory." if "breath" in str(body) else "From a page."))
     drafts = drafter(endpoint, llm_api_key="sk-1").draft(QUERY, PASSAGES)
     assert texts(drafts.candidates) == [("index", "From memory."), ("wikipedia", "From a page.")]
-    assert drafts.candidates[0].url == "https://example.org/1"
+    assert (drafts.candidates[0].url, drafts.candidates[0].drafted_by) == ("https://example.org/1", "small")
     assert drafts.trouble == ""
     for body, authorization in endpoint.requests:
         assert body["model"] == "small"

@@ -142,6 +142,7 @@ def filled(engine: Engine) -> Engine:
                 title=nasty,
                 url=nasty,
                 licence=nasty,
+                drafted_by=nasty,
                 retrieved_at=datetime(2025, 1, 31, 9, 30, n, 123456, tzinfo=UTC),
             )
             for n, nasty in enumerate(NASTY)

@@ -18,8 +18,11 @@ from rlhf_loop.store.alarms import Alarm, alarms, raise_alarm
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import TrainingRun
+from rlhf_loop.utils.translation import packed
 
 SETTINGS = Settings(alarm_queue=20)
+#: Alarms that tests raise.
+OTHERS = ("It drifts.", "30 wait.", "It is damaged.")
 YESTERDAY = NOW - timedelta(days=1)
 
 
@@ -31,7 +34,9 @@ def _fresh_memory() -> Iterator[None]:
 
 
 def look(engine: Engine, settings: Settings = SETTINGS, *, now: datetime = NOW) -> list[Alarm]:
-    return check(engine, settings, encoder=TopicEncoder(), now=now)  # type: ignore[arg-type]
+    found = check(engine, settings, encoder=TopicEncoder(), now=now)  # type: ignore[arg-type]
+    assert all(packed(alarm.message) for alarm in found if alarm.message not in OTHERS), "it cannot be translated"
+    return found
 
 
 def put_run(engine: Engine, status: str, *, at: datetime, error: str | None = None) -> None:

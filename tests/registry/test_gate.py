@@ -12,6 +12,7 @@ from rlhf_loop.registry.gate import LiveModel, beside_incoming, beside_live, jud
 from rlhf_loop.training.comparison import predict
 from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.train import TrainingResult, train
+from rlhf_loop.utils.translation import packed
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ LIVE, WAITS, REFUSED = ModelState.LIVE, ModelState.CANDIDATE, ModelState.REJECTE
 @pytest.mark.parametrize(
     ("of", "state", "said"),
     [
-        pytest.param(ranked(40, "wn"), LIVE, "incoming order by P@1 (in 100% of draws) and NDCG (in", id="better"),
+        pytest.param(ranked(40, "wn"), LIVE, "incoming order by P@1 (in 100% of draws), NDCG (in", id="better"),
         pytest.param(ranked(40, "n"), WAITS, "not certain to be better", id="the same"),
         pytest.param(ranked(40, "nl"), REFUSED, "worse than the incoming order", id="worse by all"),
         pytest.param(
@@ -177,6 +178,7 @@ def test_beside_the_incoming_order(of: Predictions, state: ModelState, said: str
     """Better by one measure and not worse by P@1 is live; what cannot be told yet waits, and says why."""
     found = beside_incoming(of)
     assert (found.state, said in found.reason) == (state, True), found.reason
+    assert packed(found.reason), "it cannot be translated"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,7 @@ def test_beside_the_live_model(
     own = np.where(of.question < seen, np.nan, other)
     found = beside_live(of, own, other if refitted else None, live="x", successor=successor)
     assert (found.state, said in found.reason) == (state, True), found.reason
+    assert packed(found.reason), "it cannot be translated"
 
 
 def test_one_kind_of_questions_proves_as_much_as_one_question() -> None:

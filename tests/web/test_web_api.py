@@ -61,6 +61,7 @@ def test_an_answer_has_all_that_was_promised(web: FlaskClient, method: str) -> N
     assert (first["url"], first["title"], first["licence"]) == (GOOD.origin.url, "Migraine", "CC BY-SA 4.0")
     assert first["retrieved_at"] == "2026-11-23T09:30:00Z"
     assert found["ranked"][1]["url"] is None
+    assert [each["drafted_by"] for each in found["ranked"]] == [None, "llama3.2"]
     assert found["timings"]["total"] == 2.0
     assert found["degraded"] == {}
 

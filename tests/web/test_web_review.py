@@ -108,9 +108,10 @@ def test_only_an_admin_oversees(settings: Settings) -> None:
 
 def test_an_answer_with_what_it_takes_to_judge_it(anna: Visitor, sqlite_engine: Engine) -> None:
     """Question, answer, its source as a link, five grades with their meaning, the guidelines and the progress."""
-    put_answers(sqlite_engine, 1)
+    put_answers(sqlite_engine, 1, drafted_by="llama3.2")
     html = anna.page("/review")
-    for words in ("What helps against headache 0?", "Answer 0a.", "wikipedia", "CC0", "0 of 50", "0 of 30 today"):
+    said = ("Answer 0a.", "Written by the language model llama3.2, from:", "wikipedia", "CC0")
+    for words in ("What helps against headache 0?", *said, "0 of 50", "0 of 30 today"):
         assert words in text(html)
     assert 'href="https://example.org/a" rel="noopener noreferrer"' in html
     assert all(f'name="rating" value="{grade}"' in html for grade in range(1, 6))
@@ -119,13 +120,13 @@ def test_an_answer_with_what_it_takes_to_judge_it(anna: Visitor, sqlite_engine: 
 
 def test_blind(settings: Settings, sqlite_engine: Engine) -> None:
     """With `review_blind` nothing tells where an answer comes from, on both screens."""
-    put_answers(sqlite_engine, 1, to_each=2)
+    put_answers(sqlite_engine, 1, to_each=2, drafted_by="llama3.2")
     blind = Settings(database_url=settings.database_url, review_blind=True)
     visitor = Visitor(blind, "anna")
     for address in ("/review", "/compare"):
         html = visitor.page(address)
         assert "Drink water." in html
-        for word in ("wikipedia", "example.org", "Headache", "CC0"):
+        for word in ("wikipedia", "example.org", "Headache", "CC0", "llama"):
             assert word not in html
 
 

@@ -35,7 +35,7 @@ COLUMNS = dict.fromkeys(
 _TEXTS = {"user_prompt": prompt_text, "ai_response": answer_text}
 _QUESTIONS = ("rating", "feedback_comment", "corrected_response", "harmful")
 #: What is known of the answer itself; the same names in the metadata.
-_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence")
+_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence", "drafted_by")
 _TIMES = ("created_at", "retrieved_at")
 _REVIEWERS = "reviewers"
 _END_USERS = "end_users"

@@ -45,7 +45,18 @@ _KIND_OF = {key: kind for kind, key in _KEYS.items()}
 #: What JSON_MIN and CSV add to the fields of the task and the names of the controls.
 _ADDED = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
 _REVIEW_FIELDS = ("rating", "feedback_comment", "corrected_response", "harmful")
-_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "external_id", "title", "url", "licence")
+_ABOUT = (
+    "source",
+    "candidate_group",
+    "shown_rank",
+    "score",
+    "model_version",
+    "external_id",
+    "title",
+    "url",
+    "licence",
+    "drafted_by",
+)
 _TIMES = ("created_at", "retrieved_at")
 #: Several answers in one task have numbers or letters: answer1, response_b.
 _NUMBERED = re.compile(

@@ -51,7 +51,7 @@ _BY_MODEL, _BY_ANNOTATOR = "EVAL", "ANNOTATION"
 _NUMERIC, _CORRECTION, _CORRECTED = "NUMERIC", "CORRECTION", "output"
 _BOOLEAN, _CATEGORICAL = "BOOLEAN", "CATEGORICAL"
 #: What is known of the answer itself; the same names in the trace's metadata.
-_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence")
+_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence", "drafted_by")
 _ABOUT_TIME = "retrieved_at"
 _LABELS = ("source", "candidate_group", "model_version", "title", "url", "licence")
 _UNSAID = frozenset({"reviewer_role", "harmful"})

@@ -59,6 +59,7 @@ _ANSWER = {
             "url": "https://en.wikipedia.org/wiki/Migraine",
             "licence": "CC BY-SA 4.0",
             "retrieved_at": "2026-11-23T09:30:00Z",
+            "drafted_by": None,
             "interaction_id": _ID,
         }
     ],

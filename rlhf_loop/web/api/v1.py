@@ -85,6 +85,7 @@ _FOUND = {
     "url": None,
     "licence": None,
     "retrieved_at": None,
+    "drafted_by": None,
     "score": None,
     "model_version": None,
     "created_at": "2026-11-23T09:29:12Z",

@@ -101,6 +101,10 @@ class InteractionIn(BaseModel, extra="forbid", strict=True, title="InteractionIn
     ] = None
     licence: Annotated[Label | None, Field(description="Under which terms the text may be used.")] = None
     retrieved_at: Annotated[Date | None, Field(description="When the text was fetched.")] = None
+    drafted_by: Annotated[
+        Name | None,
+        Field(description="The language model that wrote the answer from that page; null where nothing did."),
+    ] = None
     candidate_group: Annotated[
         Name | None, Field(description="The same for all answers that were offered together for one question.")
     ] = None
@@ -228,6 +232,7 @@ class InteractionOut(BaseModel, title="Interaction"):
     url: str | None
     licence: str | None
     retrieved_at: datetime | None
+    drafted_by: str | None
     candidate_group: str | None
     shown_rank: int | None
     score: float | None

@@ -28,7 +28,7 @@ MOST_ROWS, _MOST_SECONDS = 10_000, 30.0
 _HEADER = (
     *("interaction_id", "user_prompt", "ai_response", "rating", "end_user_rating", "expert_reviews"),
     *("end_user_reviews", "harmful", "source", "title", "url", "licence", "candidate_group", "shown_rank", "score"),
-    *("model_version", "created_at", "rated_at"),
+    *("model_version", "created_at", "rated_at", "drafted_by"),
 )
 
 
@@ -175,7 +175,7 @@ def _row(entry: InteractionEntry) -> tuple[object, ...]:
         *(entry.id, entry.prompt, entry.response, entry.rating, entry.end_user_rating, entry.expert_reviews),
         *(entry.end_user_reviews, int(entry.harmful), origin.source, origin.title, origin.url, origin.licence),
         *(entry.candidate_group, entry.shown_rank, entry.score, entry.model_version, entry.created_at.isoformat()),
-        entry.rated_at and entry.rated_at.isoformat(),
+        *(entry.rated_at and entry.rated_at.isoformat(), origin.drafted_by),
     )
 
 
