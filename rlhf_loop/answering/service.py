@@ -335,6 +335,8 @@ class AnswerService:
         checks["recording"] = self._recording_state()
         if lost := lost_file(self._settings):
             checks["database"] = lost
+            if lost != FILE_COPY and checks["recording"] == "ok":
+                checks["recording"] = "what comes waits in the outbox until the database is back"
         # Questions are answered while a database is away; a file that is gone does not come back by itself.
         return Readiness(not parts.trouble and lost in ("", FILE_COPY), checks)
 

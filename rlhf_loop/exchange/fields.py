@@ -59,6 +59,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 YES = frozenset(("yes", "ja", "oui", "sí", "si", "sì", "sim", "tak"))
 NO = frozenset(("no", "nein", "non", "não", "nao", "nie"))
 _SHOWN = 60
+_GRADE, _WHOLE, _REAL = Message("a whole number from 1 to 5"), Message("a whole number"), Message("a number")
 #: What may be a number elsewhere; no float beyond the second line is sure to be the number that it was.
 _IDENTITIES = ("external_id", "candidate_group", "reviewer")
 _EXACT = 2**53
@@ -127,7 +128,9 @@ def check_wanted(wanted: Mapping[str, str]) -> None:
     """
     for field in wanted:
         if field not in FIELDS:
-            raise ImportFileError(f"There is no field {field!r}. The fields are: {', '.join(FIELDS)}.")
+            raise ImportFileError(
+                Message("There is no field {field!r}. The fields are: {fields}.", field=field, fields=", ".join(FIELDS))
+            )
 
 
 def to_rating(values: Mapping[str, Any]) -> Rating:
@@ -182,26 +185,24 @@ def _text(name: str, value: Any) -> str | None:
         return str(value)  # groups and identities are often numbers
     if isinstance(value, float) and name in _IDENTITIES and value.is_integer() and abs(value) <= _EXACT:
         return str(int(value))  # as data frames keep whole numbers beside a gap
-    raise ValueError(f"{name} is {_shown(value)}, not text")
+    raise ValueError(Message("{name} is {value}, not text", name=name, value=_shown(value)))
 
 
 def _whole(name: str, value: Any) -> int | None:
-    number = _number(name, value, kind="a whole number from 1 to 5" if name == "rating" else "a whole number")
+    number = _number(name, value, kind=_GRADE if name == "rating" else _WHOLE)
     if number is None:
         return None
     if number != int(number):
-        raise _not_one(name, value, kind="a whole number from 1 to 5" if name == "rating" else "a whole number")
+        raise _not_one(name, value, kind=_GRADE if name == "rating" else _WHOLE)
     return int(number)
 
 
 def _not_one(name: str, value: Any, *, kind: str) -> ValueError:
-    if kind == "a whole number from 1 to 5":
-        return ValueError(Message("{name} is {value}, not a whole number from 1 to 5", name=name, value=_shown(value)))
-    return ValueError(f"{name} is {_shown(value)}, not {kind}")
+    return ValueError(Message("{name} is {value}, not {kind}", name=name, value=_shown(value), kind=kind))
 
 
 def _real(name: str, value: Any) -> float | None:
-    return _number(name, value, kind="a number")
+    return _number(name, value, kind=_REAL)
 
 
 def _number(name: str, value: Any, *, kind: str) -> float | None:
@@ -283,7 +284,7 @@ def _yes_no(name: str, value: Any) -> bool:
     word = str(value).strip().lower()
     found = True if word in YES | {"true", "1"} else False if word in NO | {"false", "0"} else None
     if found is None:
-        raise ValueError(f"{name} is {_shown(value)}, neither true nor false")
+        raise ValueError(Message("{name} is {value}, neither true nor false", name=name, value=_shown(value)))
     return found
 
 

@@ -158,8 +158,13 @@ class RatingsReader:
         self._layout.check()
         if foreign and not any_rows:
             raise ImportFileError(
-                f"Nothing in {str(self.path)!r} could be read as {self.format}: {foreign}. Export it as "
-                "docs/RLHF_EXCHANGE.md says, or give the format that it has with --from."
+                Message(
+                    "Nothing in {path!r} could be read as {format}: {foreign}. Export it as "
+                    "docs/RLHF_EXCHANGE.md says, or give the format that it has with --from.",
+                    path=str(self.path),
+                    format=self.format,
+                    foreign=foreign,
+                )
             )
 
     def _by_name(self, reason: str) -> str:

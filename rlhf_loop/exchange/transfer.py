@@ -224,8 +224,12 @@ def _as_judged(path: Path, format: str | None, labels: Labels | None) -> Labels:
     """
     if (named := chosen_format(path, format)[0]) not in PLAIN:
         raise ImportFileError(
-            f"Labels of a judge are read from {', '.join(PLAIN)}, with a row for each, and {named} is not one of "
-            "these. Write them so."
+            Message(
+                "Labels of a judge are read from {plain}, with a row for each, and {named} is not one of "
+                "these. Write them so.",
+                plain=", ".join(PLAIN),
+                named=named,
+            )
         )
     return replace(labels or Labels(), judged=True)
 
@@ -308,10 +312,19 @@ def import_ratings(
     if judge is not None:
         labels, reviewer = _as_judged(Path(path), format, labels), judge
     if reason := problem(Rating("-", "-", reviewer=reviewer, source=source)):
-        raise ImportFileError(f"The file {str(path)!r} cannot be imported so: {reason}. Give another name.")
+        raise ImportFileError(
+            Message(
+                "The file {path!r} cannot be imported so: {reason}. Give another name.", path=str(path), reason=reason
+            )
+        )
     if long := next((name for name in (reviewer, source or "") if len(name) > _LONGEST_NAME), ""):
         raise ImportFileError(
-            f"The name {long[:40]!r}... has {len(long):,} characters; at most {_LONGEST_NAME} are allowed. Shorten it."
+            Message(
+                "The name {long!r}... has {n:,} characters; at most {longest_name} are allowed. Shorten it.",
+                long=long[:40],
+                n=len(long),
+                longest_name=_LONGEST_NAME,
+            )
         )
     path = Path(path)
     reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels, encoding=encoding)
@@ -323,7 +336,7 @@ def import_ratings(
             read = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
             errors.extend(staging.drop_contradictions(connection, advice=reader.advice))
         if not unrated and (why := _unrated(reader, read)):
-            raise ImportFileError(f"{why} Nothing was stored.")
+            raise ImportFileError(Message("{why} Nothing was stored.", why=why))
         with writing(connection).begin() as storing:
             staging.lock(connection)
             errors.extend(staging.drop_other_texts(connection))

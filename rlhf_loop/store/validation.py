@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.utils.text import blank, tidied, unstorable
+from rlhf_loop.utils.translation import Message
 
 RATINGS = range(1, 6)
 
@@ -100,26 +101,30 @@ def _wrong_text(rating: Rating) -> str | None:
         if not isinstance(text, str):
             return f"{name} is {_seen(text)}, not a text" + _none_instead(name in _OPTIONAL_TEXTS)
         if bad := unstorable(text):
-            what = "a NUL character" if bad.group() == "\x00" else "bytes that are not UTF-8"
-            return f"{name} holds {what} at position {bad.start()}"
+            if bad.group() == "\x00":
+                return Message("{name} holds a NUL character at position {place}", name=name, place=bad.start())
+            return Message("{name} holds bytes that are not UTF-8 at position {place}", name=name, place=bad.start())
     for name in _NEEDED_TEXTS:
         if blank(getattr(rating, name)):
-            return f"{name} is empty"
+            return Message("{name} is empty", name=name)
     for name in _REFUSED_BLANK:
         text = getattr(rating, name)
         if text is not None and blank(text):
-            return f"{name} is {text!a}, only white space"
+            return Message("{name} is {value!a}, only white space", name=name, value=text)
     return None
 
 
 def _wrong_number(rating: Rating, rated: bool) -> str | None:
     grade, place, score = rating.rating, rating.shown_rank, rating.score
     if (rated or grade is not None) and not (_is_whole(grade) and grade in RATINGS):
-        return f"rating is {_number(grade)}, not a whole number from 1 to 5" + _none_instead(_is_nan(grade))
+        wrong = Message("rating is {value}, not a whole number from 1 to 5", value=str(_number(grade)))
+        return Message.joined(wrong, _none_instead(_is_nan(grade)), by="")
     if place is not None and not (_is_whole(place) and 1 <= place < 2**31):
-        return f"shown_rank is {_number(place)}, not a place from 1" + _none_instead(_is_nan(place))
+        wrong = Message("shown_rank is {value}, not a place from 1", value=str(_number(place)))
+        return Message.joined(wrong, _none_instead(_is_nan(place)), by="")
     if score is not None and not ((isinstance(score, float) or _is_whole(score)) and 0 <= score <= 1):
-        return f"score is {_number(score)}, not between 0 and 1" + _none_instead(_is_nan(score))
+        wrong = Message("score is {value}, not between 0 and 1", value=str(_number(score)))
+        return Message.joined(wrong, _none_instead(_is_nan(score)), by="")
     if not isinstance(rating.harmful, bool):
         return f"harmful is {_seen(rating.harmful)}, not True or False"
     if rating.reviewer_role not in tuple(ReviewerRole):
@@ -136,9 +141,10 @@ def _wrong_time(rating: Rating) -> str | None:
         if not isinstance(moment, datetime) or moment != moment:
             return f"{name} is {_seen(moment)}, not a datetime" + _none_instead(True)
         if moment.tzinfo is None:
-            return f"{name} is {moment.isoformat()}, without a time zone"
+            return Message("{name} is {value}, without a time zone", name=name, value=moment.isoformat())
         if not is_of_our_time(moment):
-            return f"{name} is {moment.isoformat()}, not a time of ours, from 1900 to 2100"
+            values = {"name": name, "value": moment.isoformat()}
+            return Message("{name} is {value}, not a time of ours, from 1900 to 2100", **values)
     return None
 
 

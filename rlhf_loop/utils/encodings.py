@@ -8,6 +8,7 @@ import re
 from typing import IO
 
 from rlhf_loop.errors import ImportFileError
+from rlhf_loop.utils.translation import Message
 
 UTF_8 = "utf-8"
 #: Bytes by which an encoding is told: enough that some letters beyond ASCII are among them.
@@ -41,7 +42,10 @@ def known_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, ValueError, UnicodeError):
         raise ImportFileError(
-            f"{name[:60]!r} is not the name of an encoding. Usual ones are utf-8, utf-16, cp1252 and latin-1."
+            Message(
+                "{name!r} is not the name of an encoding. Usual ones are utf-8, utf-16, cp1252 and latin-1.",
+                name=name[:60],
+            )
         ) from None
 
 
@@ -118,8 +122,12 @@ class _Recoded(io.RawIOBase):
                 self._ready = self._decoder.decode(part, final=self._ended).encode(UTF_8, "surrogatepass")
             except UnicodeError as error:
                 raise ImportFileError(
-                    f"The file is not in {self._encoding}: {error}. Give the encoding that it has with --encoding "
-                    "(utf-16-le, if it is UTF-16 without a mark), or save it as UTF-8."
+                    Message(
+                        "The file is not in {encoding}: {error}. Give the encoding that it has with --encoding "
+                        "(utf-16-le, if it is UTF-16 without a mark), or save it as UTF-8.",
+                        encoding=self._encoding,
+                        error=str(error),
+                    )
                 ) from None
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]

@@ -68,6 +68,7 @@ _UUID_BYTES = 16
 LONGEST_ROW = 1 << 23
 #: Lists and objects in a row: each takes many times the memory that it takes in the file.
 _MOST_PARTS = 500_000
+_LINE, _VALUE = Message("line"), Message("value")
 _MOST_COLUMNS = 10_000
 #: What a blank line counts for among the characters of a row: to pass it over takes time, too.
 _BLANK_LINE = 64
@@ -139,16 +140,26 @@ def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes],
     try:
         # To open a pipe waits for somebody who writes to it.
         if is_special(path):
-            raise ImportFileError(f"{str(path)!r} is a pipe or a device. Save it to a file first, and import that.")
+            raise ImportFileError(
+                Message("{path!r} is a pipe or a device. Save it to a file first, and import that.", path=str(path))
+            )
         file = stack.enter_context(path.open("rb"))
     except IsADirectoryError:
-        raise ImportFileError(f"{str(path)!r} is a folder. Import the files in it one by one.") from None
+        raise ImportFileError(
+            Message("{path!r} is a folder. Import the files in it one by one.", path=str(path))
+        ) from None
     except OSError as error:
-        raise ImportFileError(f"The file {str(path)!r} cannot be read: {error.strerror}. Check its name.") from error
+        raise ImportFileError(
+            Message(
+                "The file {path!r} cannot be read: {strerror}. Check its name.", path=str(path), strerror=error.strerror
+            )
+        ) from error
     start = file.read(2)
     file.seek(0)
     if start in _UTF16_MARKS and text:
-        raise ImportFileError(f"The file {str(path)!r} is in UTF-16. Save it as UTF-8 and try again.")
+        raise ImportFileError(
+            Message("The file {path!r} is in UTF-16. Save it as UTF-8 and try again.", path=str(path))
+        )
     if start == _GZIP_MAGIC:
         return file, cast(IO[bytes], stack.enter_context(_Unpacked(file)))
     return file, file
@@ -178,16 +189,24 @@ class _Unpacked(gzip.GzipFile):
 
 def _unpacks_to(size: int) -> ImportFileError:
     return ImportFileError(
-        f"The file unpacks to more than {size:,} bytes, {_MOST_UNPACKED} times its size. Unpack it yourself, and look "
-        "what is in it."
+        Message(
+            "The file unpacks to more than {size:,} bytes, {most_unpacked} times its size. Unpack it "
+            "yourself, and look what is in it.",
+            size=size,
+            most_unpacked=_MOST_UNPACKED,
+        )
     )
 
 
 def too_long(what: str) -> ImportFileError:
     """Return the error about a row that is longer than memory should be asked for."""
     return ImportFileError(
-        f"{what} has more than {LONGEST_ROW:,} characters. Nothing of the file was used; split it, or look whether a "
-        "quotation mark or the end of a line is missing."
+        Message(
+            "{what} has more than {longest_row:,} characters. Nothing of the file was used; split "
+            "it, or look whether a quotation mark or the end of a line is missing.",
+            what=what,
+            longest_row=LONGEST_ROW,
+        )
     )
 
 
@@ -279,7 +298,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             while part := text.readline(LONGEST_ROW + 1):
                 row_chars += len(part)
                 if row_chars > LONGEST_ROW:
-                    raise too_long(f"The row that begins on line {since}")
+                    raise too_long(Message("The row that begins on line {line}", line=since))
                 yield part
 
         every = lines()
@@ -291,7 +310,12 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             header, skipped = next(every, ""), skipped + 1
         delimiter = separator[1] if separator else max(",;\t", key=re.sub('"[^"]*"', "", header).count)
         if header.count(delimiter) >= _MOST_COLUMNS:
-            raise ImportFileError(f"The first line has more than {_MOST_COLUMNS:,} columns. Leave some of them out.")
+            raise ImportFileError(
+                Message(
+                    "The first line has more than {most_columns:,} columns. Leave some of them out.",
+                    most_columns=_MOST_COLUMNS,
+                )
+            )
         reader = csv.reader(itertools.chain([header], every), delimiter=delimiter, strict=True)
         names: tuple[str, ...] = ()
         cells: list[str] | None = None
@@ -304,7 +328,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield Record(line, reason=f"the CSV is malformed: {error}")
+                yield Record(line, reason=Message("the CSV is malformed: {error}", error=str(error)))
                 cells = None
                 continue
             if cells is None:
@@ -313,7 +337,10 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
                 names = tuple(cells)
                 yield Record(line, names)
             elif cells and len(cells) != len(names):
-                yield Record(line, reason=f"the row has {len(cells)} columns, the header has {len(names)}")
+                yield Record(
+                    line,
+                    reason=Message("the row has {n} columns, the header has {header}", n=len(cells), header=len(names)),
+                )
             elif cells:  # a blank line has none
                 yield Record(line, names, cells)
     if not names:
@@ -328,25 +355,25 @@ def _jsonl_records(stream: IO[bytes]) -> Iterator[Record]:
         if not raw:
             return
         if len(raw) > 2 * LONGEST_ROW:
-            raise too_long(f"Line {line}")
+            raise too_long(Message("Line {line}", line=line))
         if raw.count(b"[") + raw.count(b"{") > _MOST_PARTS:
-            yield Record(line, reason=f"the line has more than {_MOST_PARTS:,} lists and objects")
+            yield Record(line, reason=Message("the line has more than {most:,} lists and objects", most=_MOST_PARTS))
             continue
         raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
         if not raw.strip():
             blanks += len(raw) + _BLANK_LINE
             if blanks > LONGEST_ROW:
-                raise too_long(f"What is blank before line {line + 1}")
+                raise too_long(Message("What is blank before line {line}", line=line + 1))
             continue
         blanks = 0
         try:
             value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_each_once)
         except UnicodeDecodeError as error:
-            yield Record(line, reason=f"byte {error.start + 1} of the line is not UTF-8")
+            yield Record(line, reason=Message("byte {place} of the line is not UTF-8", place=error.start + 1))
         except (ValueError, RecursionError) as error:
-            yield Record(line, reason=f"the line is not JSON: {error}")
+            yield Record(line, reason=Message("the line is not JSON: {error}", error=str(error)))
         else:
-            yield _object(line, value, what="line")
+            yield _object(line, value, what=_LINE)
 
 
 def _json_records(stream: IO[bytes]) -> Iterator[Record]:
@@ -355,11 +382,15 @@ def _json_records(stream: IO[bytes]) -> Iterator[Record]:
         row = 0
         try:
             for row, value in enumerate(_JsonArray(text), start=1):
-                yield _object(row, value, what="value")
+                yield _object(row, value, what=_VALUE)
         except (ValueError, RecursionError) as error:
             raise ImportFileError(
-                f"After object {row} the file is not JSON: {error}. "
-                "Make it anew, or end its name in .jsonl if each line is an object."
+                Message(
+                    "After object {row} the file is not JSON: {error}. Make it anew, or end its name in "
+                    ".jsonl if each line is an object.",
+                    row=row,
+                    error=str(error),
+                )
             ) from error
 
 
@@ -435,7 +466,7 @@ class _JsonArray:
 def _object(line: int, value: Any, *, what: str) -> Record:
     if isinstance(value, dict) and value:
         return Record(line, tuple(value), tuple(value.values()))
-    return Record(line, reason=f"the {what} is not a JSON object: {str(value)[:60]}")
+    return Record(line, reason=Message("the {what} is not a JSON object: {value}", what=what, value=str(value)[:60]))
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -471,7 +502,7 @@ def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
                     row += 1
                     sizes = [len(cell) for cell in cells if isinstance(cell, str | bytes | list)]
                     if max(sizes, default=0) > LONGEST_ROW:
-                        raise too_long(f"A cell of row {row}")
+                        raise too_long(Message("A cell of row {row}", row=row))
                     unpacked += sum(sizes)
                     if unpacked > most:
                         raise _unpacks_to(most)
@@ -489,7 +520,11 @@ def _workbook_records(stream: IO[bytes]) -> Iterator[Record]:
             most = min(max(_WORKBOOK_BYTES, _WORKBOOK_TIMES * stream.seek(0, os.SEEK_END)), _MOST_WORKBOOK_BYTES)
             if (size := sum(part.file_size for part in archive.infolist())) > most:
                 raise ImportFileError(
-                    f"The workbook has {size:,} bytes unpacked, and at most {most:,} are read. Save it as CSV."
+                    Message(
+                        "The workbook has {size:,} bytes unpacked, and at most {most:,} are read. Save it as CSV.",
+                        size=size,
+                        most=most,
+                    )
                 )
             reader = _opened(stack, ExcelReader(stream, read_only=True, data_only=True))
             parts = {sheet.name: part.target for sheet, part in reader.parser.find_sheets()}
@@ -542,7 +577,12 @@ def _sheet_records(sheets: Sequence[Any], merged: Sequence[_Area]) -> Iterator[R
     for line, (cells, *formulas) in enumerate(zip(*every, strict=True), 1):
         written = formulas[0] if formulas else cells
         if line > _LAST_LINE:
-            raise ImportFileError(f"The sheet has rows after line {_LAST_LINE:,}, the last of any. Save it as CSV.")
+            raise ImportFileError(
+                Message(
+                    "The sheet has rows after line {last_line:,}, the last of any. Save it as CSV.",
+                    last_line=_LAST_LINE,
+                )
+            )
         if all(cell in (None, "") for cell in written):
             continue
         if not names:
@@ -550,8 +590,11 @@ def _sheet_records(sheets: Sequence[Any], merged: Sequence[_Area]) -> Iterator[R
             wide = max((end for end, cell in enumerate(cells, 1) if cell not in (None, "")), default=0)
             if not wide:
                 raise ImportFileError(
-                    f"The names of the columns in line {line} are formulas without a value. Open the file in a "
-                    "spreadsheet, and save it there."
+                    Message(
+                        "The names of the columns in line {line} are formulas without a value. Open the file in "
+                        "a spreadsheet, and save it there.",
+                        line=line,
+                    )
                 )
             found = ["" if cell is None else str(cell).strip() for cell in cells[:wide]]
             for area in merged:
@@ -563,8 +606,12 @@ def _sheet_records(sheets: Sequence[Any], merged: Sequence[_Area]) -> Iterator[R
             yield Record(line, names)
         elif line <= header_end:
             raise ImportFileError(
-                f"The names of the columns reach over lines {header} to {header_end}, as cells of them are merged. "
-                "Write them into one line, each into a cell of its own."
+                Message(
+                    "The names of the columns reach over lines {header} to {header_end}, as cells of them "
+                    "are merged. Write them into one line, each into a cell of its own.",
+                    header=header,
+                    header_end=header_end,
+                )
             )
         elif reason := _without_value(cells, written):
             yield Record(line, reason=reason)
@@ -595,7 +642,12 @@ def _looked_through(part: IO[bytes]) -> tuple[bool, list[_Area]]:
         formulas = formulas or bool(_FORMULA.search(piece))
         for area in _MERGED.finditer(piece, 0, end):
             if len(found) == _MOST_MERGED:
-                raise ImportFileError(f"The sheet has more than {_MOST_MERGED:,} merged cells. Save it as CSV.")
+                raise ImportFileError(
+                    Message(
+                        "The sheet has more than {most_merged:,} merged cells. Save it as CSV.",
+                        most_merged=_MOST_MERGED,
+                    )
+                )
             left, top, right, bottom = area.groups()
             columns = [column_index_from_string(column.decode()) for column in (left, right)]
             found.append(_Area(int(top), columns[0], int(bottom), columns[1]))
@@ -618,7 +670,9 @@ def _filled(rows: Iterable[Sequence[Any]], merged: Sequence[_Area]) -> Iterator[
             area, begun = merged[begun], begun + 1
             reaching[area] = cells[area.left - 1] if area.left <= len(cells) else None
             if sum(area.right - area.left + 1 for area in reaching) > _MOST_REACHING:
-                raise ImportFileError(f"Line {line} has merged cells over too many columns. Save it as CSV.")
+                raise ImportFileError(
+                    Message("Line {line} has merged cells over too many columns. Save it as CSV.", line=line)
+                )
         if reaching and any(cell not in (None, "") for cell in cells):
             filled = list(cells)
             for area, value in reaching.items():
@@ -659,8 +713,14 @@ def _longest_row(stream: IO[bytes], group: Any) -> int:
         room -= largest
         if room < 0:
             raise ImportFileError(
-                f"The column {column.path_in_schema!r} has a page of {largest:,} bytes; those of all columns may "
-                f"have {_LONGEST_PAGE:,}. Shorten the texts, or write smaller pages (PyArrow: write_batch_size=10)."
+                Message(
+                    "The column {path_in_schema!r} has a page of {largest:,} bytes; those of all columns may "
+                    "have {longest_page:,}. Shorten the texts, or write smaller pages (PyArrow: "
+                    "write_batch_size=10).",
+                    path_in_schema=column.path_in_schema,
+                    largest=largest,
+                    longest_page=_LONGEST_PAGE,
+                )
             )
         if "DELTA_BYTE_ARRAY" in column.encodings:  # a value repeats what the one before begins with
             row += largest

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import date, datetime
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -46,8 +47,11 @@ class Message(str):
 
     def with_values(self, values: Mapping[str, object]) -> Message:
         """Return the same text with other values."""
-        many = len(self.words) > 1 and values["n"] != 1
-        return self._made(self.words, self.words[many], values)
+        return self._chosen(self.words, values)
+
+    @classmethod
+    def _chosen(cls, words: tuple[str, ...], values: Mapping[str, object]) -> Message:
+        return cls._made(words, words[len(words) > 1 and values["n"] != 1], values)
 
     @classmethod
     def joined(cls, *said: str, by: str = " ") -> Message:
@@ -58,6 +62,12 @@ class Message(str):
     def packed(self) -> dict[str, Any]:
         """Return what it is made of as JSON has it, for `unpacked`."""
         return {"words": list(self.words), "values": {name: _packed(value) for name, value in self.values.items()}}
+
+    @classmethod
+    def made_of(cls, packed: Mapping[str, Any]) -> Message:
+        """Return the message that was packed."""
+        values = {str(name): _unpacked(each) for name, each in packed["values"].items()}
+        return cls._chosen(tuple(map(str, packed["words"])), values)
 
     def __str__(self) -> str:
         # So that an exception which is made of one gives it back.
@@ -85,6 +95,8 @@ def _packed(value: object) -> object:
         return {"time": value.isoformat()}
     if isinstance(value, date):
         return {"day": value.isoformat()}
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)  # JSON has no such number: the text stays as it is
     return [_packed(each) for each in value] if isinstance(value, tuple) else value
 
 
@@ -94,9 +106,7 @@ def _unpacked(value: Any) -> object:
     if not isinstance(value, dict):
         return value
     if "words" in value:
-        values = {str(name): _unpacked(each) for name, each in value["values"].items()}
-        words = [str(each) for each in value["words"]]
-        return Message.counted(*words[:2], values.pop("n"), **values) if words[1:] else Message(words[0], **values)  # type: ignore[arg-type]
+        return Message.made_of(value)
     return datetime.fromisoformat(value["time"]) if "time" in value else date.fromisoformat(value["day"])
 
 

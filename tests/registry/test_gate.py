@@ -197,7 +197,7 @@ def test_beside_the_incoming_order(of: Predictions, state: ModelState, said: str
             False,
             True,
             WAITS,
-            "live model x by P@1 (in 100% of draws) and NDCG",
+            "live model x by P@1 (in 100% of draws), NDCG",
             id="certainly worse successor",
         ),
         pytest.param("l", "n", 38, False, False, WAITS, "cannot be compared", id="two unseen questions"),

@@ -198,3 +198,5 @@ def test_a_message_is_the_same_after_the_database(message: Message) -> None:
     assert (again, again.words, again.values) == (message, message.words, message.values)  # type: ignore[attr-defined]
     for other in (None, [], {"words": []}, {"words": ["{x}"], "values": {}}, {"words": "a", "values": 1}, {"day": "x"}):
         assert packed(unpacked(message[:], other)) is None
+    no_number = Message("{x:.1f}", x=float("nan"))
+    assert packed(unpacked(no_number[:], json.loads(json.dumps(packed(no_number), allow_nan=False)))) is None

@@ -40,6 +40,7 @@ def test_feedback_in_one_call(app: Caller, engine: Engine) -> None:
         "title": "Hiccups",
         "url": "https://example.org/hiccups",
         "licence": "CC0",
+        "drafted_by": "llama3.2",
         "retrieved_at": "2026-11-20T08:00:00+02:00",
         "candidate_group": "g",
         "shown_rank": 2,

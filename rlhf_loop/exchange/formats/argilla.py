@@ -28,6 +28,7 @@ from rlhf_loop.exchange.fields import Columns, check_wanted, is_missing, match_c
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError
 from rlhf_loop.exchange.formats.messages import answer_text, as_mapping, first_present, parse_json, prompt_text
 from rlhf_loop.utils.row_writers import Kind, Row
+from rlhf_loop.utils.translation import Message
 
 COLUMNS = dict.fromkeys(
     ("id", "fields", "metadata", "suggestions", "responses", "vectors", "status", "_server_id"), Kind.OBJECT
@@ -65,7 +66,7 @@ class ArgillaLayout(Layout):
             if (text := _TEXTS.get(field)) and found is not None
         }
         if not about:
-            raise LeftOutError("fields is missing; a record of Argilla has fields, metadata and responses")
+            raise LeftOutError(Message("fields is missing; a record of Argilla has fields, metadata and responses"))
         about |= {field: found for field, _, found in self._known(metadata) if field in (*_ABOUT, *_TIMES)}
         if not is_missing(id := first_present(values.get("id"), values.get("external_id"))):
             about["external_id"] = str(id)
@@ -99,10 +100,20 @@ class ArgillaLayout(Layout):
             if field not in _QUESTIONS:
                 continue
             if not isinstance(found, list):
-                raise ValueError(f"responses to {question!r} are {str(found)[:60]!r}, not a list")
+                raise ValueError(
+                    Message(
+                        "responses to {question!r} are {found!r}, not a list", question=question, found=str(found)[:60]
+                    )
+                )
             for number, response in enumerate(found, 1):
                 if not isinstance(response, Mapping) or "value" not in response:
-                    raise ValueError(f"a response to {question!r} is {str(response)[:60]!r}, without a value")
+                    raise ValueError(
+                        Message(
+                            "a response to {question!r} is {response!r}, without a value",
+                            question=question,
+                            response=str(response)[:60],
+                        )
+                    )
                 # Drafts and what somebody discarded were never submitted.
                 if response.get("status") in _SUBMITTED and not is_missing(response["value"]):
                     user = first_present(response.get("user_id"))
@@ -111,7 +122,13 @@ class ArgillaLayout(Layout):
                     before = said.setdefault(user, {}).setdefault(field, response["value"])
                     if before != response["value"]:
                         both = f"{str(before)[:60]!r} and {str(response['value'])[:60]!r}"
-                        raise ValueError(f"responses of one user to {question!r} are {both}; keep the one that counts")
+                        raise ValueError(
+                            Message(
+                                "responses of one user to {question!r} are {both}; keep the one that counts",
+                                question=question,
+                                both=both,
+                            )
+                        )
         return said
 
     def _known(self, values: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
@@ -199,7 +216,7 @@ def _in_rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = values.get(name) or {}
     if not isinstance(found, Mapping):
-        raise ValueError(f"{name} is {str(found)[:60]!r}, not an object")
+        raise ValueError(Message("{name} is {found!r}, not an object", name=name, found=str(found)[:60]))
     return found
 
 

@@ -104,7 +104,11 @@ class Layout:
         values = dict(zip(record.names, record.cells, strict=True))
         if len(values) < len(record.names):
             name = next(name for name in values if record.names.count(name) > 1)
-            raise ValueError(f"two columns have the name {name!r}; rename the one that is not meant, or take it out")
+            raise ValueError(
+                Message(
+                    "two columns have the name {name!r}; rename the one that is not meant, or take it out", name=name
+                )
+            )
         inside = self._inside(values)
         return self._read(record.line, values) if inside is None else self._each(inside)
 
@@ -206,8 +210,12 @@ class NumberScale:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lowest) and math.isfinite(self.highest) and self.lowest < self.highest):
             raise ImportFileError(
-                f"A scale from {self.lowest:g} to {self.highest:g} has no steps. Give the lowest number first, "
-                "for instance 1,10."
+                Message(
+                    "A scale from {lowest:g} to {highest:g} has no steps. Give the lowest number first, for "
+                    "instance 1,10.",
+                    lowest=self.lowest,
+                    highest=self.highest,
+                )
             )
 
     def rating(self, name: str, value: float) -> int:
@@ -225,7 +233,15 @@ class NumberScale:
             ValueError: it is not on the scale.
         """
         if not self.lowest <= value <= self.highest:
-            raise ValueError(f"{name} is {value!r}, not on the scale from {self.lowest:g} to {self.highest:g}")
+            raise ValueError(
+                Message(
+                    "{name} is {value!r}, not on the scale from {lowest:g} to {highest:g}",
+                    name=name,
+                    value=value,
+                    lowest=self.lowest,
+                    highest=self.highest,
+                )
+            )
         return 1 + 4 * (value - self.lowest) / (self.highest - self.lowest)
 
 
@@ -250,11 +266,16 @@ class Labels:
 
     def __post_init__(self) -> None:
         if self.thumbs and self.scale is not None:
-            raise ImportFileError("Numbers are either thumbs or of a scale. Leave out --thumbs or --scale.")
+            raise ImportFileError(Message("Numbers are either thumbs or of a scale. Leave out --thumbs or --scale."))
         if self.bad not in _RATINGS or self.good not in _RATINGS or not self.bad < GOOD_RATING <= self.good:
             raise ImportFileError(
-                f"A good label would become the rating {self.good} and a bad one {self.bad}. "
-                f"Good are {GOOD_RATING} and 5, bad are the ratings below {GOOD_RATING}."
+                Message(
+                    "A good label would become the rating {good} and a bad one {bad}. Good are {good_rating} "
+                    "and 5, bad are the ratings below {good_rating}.",
+                    good=self.good,
+                    bad=self.bad,
+                    good_rating=GOOD_RATING,
+                )
             )
 
     def rating(self, name: str, value: object) -> int:
@@ -271,15 +292,20 @@ class Labels:
             if self.thumbs:
                 if value in _THUMBS:
                     return self.label(value == 1)
-                raise ValueError(f"{name} is {value!r}, and thumbs are 1, 0 or -1")
+                raise ValueError(Message("{name} is {value!r}, and thumbs are 1, 0 or -1", name=name, value=value))
             if self.scale is not None:
                 return self.scale.rating(name, value)
             if value in _RATINGS:
                 return int(value)
             raise ValueError(
-                f"{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so, or give its scale"
+                Message(
+                    "{name} is {value!r}, not a whole number from 1 to 5; if 1 and 0 are thumbs, say so, or "
+                    "give its scale",
+                    name=name,
+                    value=value,
+                )
             )
-        raise ValueError(f"{name} is {str(value)[:60]!r}, neither a number nor a label")
+        raise ValueError(Message("{name} is {value!r}, neither a number nor a label", name=name, value=str(value)[:60]))
 
     def soft(self, name: str, value: object) -> float:
         """Return the number from 1 to 5 that a judge's label stands for, decimals and all.
@@ -295,7 +321,7 @@ class Labels:
         try:
             return scale.soft(name, value)
         except ValueError as error:
-            raise ValueError(f"{error}; of probabilities say --scale 0,1") from None
+            raise ValueError(Message("{error}; of probabilities say --scale 0,1", error=str(error))) from None
 
     @property
     def reads_numbers(self) -> bool:
@@ -325,7 +351,11 @@ def refuse_columns(columns: object, *, format: str) -> None:
         ImportFileError: there is one.
     """
     if columns:
-        raise ImportFileError(f"The format {format} fixes its names, so that --column has no meaning. Leave it out.")
+        raise ImportFileError(
+            Message(
+                "The format {format} fixes its names, so that --column has no meaning. Leave it out.", format=format
+            )
+        )
 
 
 def refuse_names(names: object, *, format: str) -> None:
@@ -335,7 +365,9 @@ def refuse_names(names: object, *, format: str) -> None:
         ImportFileError: there is one.
     """
     if names:
-        raise ImportFileError(f"The format {format} has no tags that --map could name. Leave it out.")
+        raise ImportFileError(
+            Message("The format {format} has no tags that --map could name. Leave it out.", format=format)
+        )
 
 
 def _number_or_label(name: str, word: str) -> bool | float:
@@ -345,4 +377,6 @@ def _number_or_label(name: str, word: str) -> bool | float:
     try:
         return float(with_point(plain))
     except ValueError:
-        raise ValueError(f"{name} is {word[:60]!r}, neither a rating nor a word for good or bad") from None
+        raise ValueError(
+            Message("{name} is {word!r}, neither a rating nor a word for good or bad", name=name, word=word[:60])
+        ) from None

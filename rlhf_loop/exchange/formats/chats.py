@@ -23,6 +23,7 @@ from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutErro
 from rlhf_loop.exchange.formats.messages import as_mapping, first_present, read_answer, user_name
 from rlhf_loop.exchange.formats.openwebui import OpenWebUILayout
 from rlhf_loop.utils.text import blank
+from rlhf_loop.utils.translation import Message
 
 _UNSAID = frozenset({"reviewer_role", "harmful"})
 #: Dify's export keeps so much of an answer, and puts three dots behind it.
@@ -49,7 +50,7 @@ class DifyLayout(Layout):
             return self._message(line, values)
         if "message_id" not in values or not {"rating", "feedback_rating_raw", "feedback_rating"} & values.keys():
             raise LeftOutError(
-                "it is neither a message with query and answer nor a feedback with message_id and rating"
+                Message("it is neither a message with query and answer nor a feedback with message_id and rating")
             )
         grade = self._grade(first_present(*map(values.get, ("rating", "feedback_rating_raw", "feedback_rating"))))
         user = first_present(
@@ -75,7 +76,9 @@ class DifyLayout(Layout):
             "created_at": values.get("created_at"),
         }
         if any(is_missing(text) or blank(str(text)) for text in (texts["user_prompt"], texts["ai_response"])):
-            raise LeftOutError("its question or its answer is empty", what="messages without a question or an answer")
+            raise LeftOutError(
+                Message("its question or its answer is empty"), what="messages without a question or an answer"
+            )
         given = values.get("feedbacks")
         given = given if isinstance(given, list) else [values.get("feedback")]
         rows = []
@@ -97,7 +100,7 @@ class DifyLayout(Layout):
         if is_missing(value) or value == "":
             return None
         if (up := _DIFY_THUMBS.get(str(value))) is None:
-            raise ValueError(f"rating is {str(value)[:60]!r}, and Dify's are like and dislike")
+            raise ValueError(Message("rating is {value!r}, and Dify's are like and dislike", value=str(value)[:60]))
         return self._labels.label(up)
 
 
@@ -121,7 +124,7 @@ class RagflowLayout(OpenWebUILayout):
                 "reviewer": user_name(self.tool, values.get("user_id")),
             }
             return [_row(line, values["message_id"], said, None)]
-        raise LeftOutError("it is neither a session with messages nor a feedback with message_id and thumbup")
+        raise LeftOutError(Message("it is neither a session with messages nor a feedback with message_id and thumbup"))
 
 
 class LibreChatLayout(OpenWebUILayout):
@@ -143,7 +146,7 @@ class LibreChatLayout(OpenWebUILayout):
         if isinstance(listed, list):
             return self._conversation(line, values.get("conversationId"), values, listed)
         if is_missing(values.get("messageId")):
-            raise LeftOutError("it is neither a conversation with messages nor a message with messageId")
+            raise LeftOutError(Message("it is neither a conversation with messages nor a message with messageId"))
         if is_missing(values.get("conversationId")) or "isCreatedByUser" not in values:
             return [self._by_id(line, values)]
         self._alone.setdefault(str(values["conversationId"]), (line, []))[1].append(values)
@@ -169,7 +172,7 @@ class LibreChatLayout(OpenWebUILayout):
 def _row(line: int, id: object, said: Mapping[str, Any], texts: Mapping[str, Any] | None) -> FileRow:
     """Return what is said of the answer with that id, whose texts are elsewhere unless they come along."""
     if is_missing(id) or blank(str(id)):
-        raise ValueError("message_id is missing, so nobody knows which answer it is about")
+        raise ValueError(Message("message_id is missing, so nobody knows which answer it is about"))
     values = {"external_id": str(id), **(texts or {"user_prompt": "-", "ai_response": "-"}), **said}
     rating = to_rating(values)
     elsewhere = texts is None
@@ -231,7 +234,11 @@ def _annotation(feedback: Mapping[str, Any], message: Mapping[str, Any]) -> dict
     if is_missing(rating := feedback.get("rating")):
         return {"user": message.get("user")}
     if rating not in _LIBRECHAT_THUMBS:
-        raise ValueError(f"feedback.rating is {str(rating)[:60]!r}, and LibreChat's are thumbsUp and thumbsDown")
+        raise ValueError(
+            Message(
+                "feedback.rating is {rating!r}, and LibreChat's are thumbsUp and thumbsDown", rating=str(rating)[:60]
+            )
+        )
     tag = feedback.get("tag")
     return {
         "rating": _LIBRECHAT_THUMBS[rating],

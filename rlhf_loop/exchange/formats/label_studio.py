@@ -35,6 +35,7 @@ from rlhf_loop.exchange.formats.messages import (
     read_prompt,
     user_name,
 )
+from rlhf_loop.utils.translation import Message
 
 TOOL = "label-studio"
 #: In a value, the key under which each kind of control keeps what was said.
@@ -114,10 +115,10 @@ def from_task(values: Mapping[str, Any]) -> Task:
     """
     data = as_mapping(values.get("data"))
     if not data:
-        raise ValueError("data is missing; a task of Label Studio has data and annotations")
+        raise ValueError(Message("data is missing; a task of Label Studio has data and annotations"))
     found = first_present(values.get("annotations"), values.get("completions"), [])
     if not isinstance(found, list):
-        raise ValueError(f"annotations is {str(found)[:60]!r}, not a list")
+        raise ValueError(Message("annotations is {found!r}, not a list", found=str(found)[:60]))
     said = [annotation for each in found if not (annotation := read_annotation(each)).cancelled]
     names = [f"{TOOL}:annotation-{annotation.id or number}" for number, annotation in enumerate(said, 1)]
     reviewers = tell_apart([annotation.reviewer for annotation in said], names)
@@ -138,10 +139,10 @@ def read_annotation(values: object) -> Annotation:
         ValueError: it is not a valid annotation.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"an annotation is {str(values)[:60]!r}, not an object")
+        raise ValueError(Message("an annotation is {values!r}, not an object", values=str(values)[:60]))
     results = first_present(values.get("result"), [])
     if not isinstance(results, list):
-        raise ValueError(f"the result of an annotation is {str(results)[:60]!r}, not a list")
+        raise ValueError(Message("the result of an annotation is {results!r}, not a list", results=str(results)[:60]))
     by = values.get("completed_by")
     user = first_present(by.get("id"), by.get("email")) if isinstance(by, Mapping) else by
     return Annotation(
@@ -262,9 +263,15 @@ class LabelStudioLayout(Layout):
             others = [each for each in annotation.results if _is_about(each, answer, answers, task)]
             if self._may_rate(result) and not any(self._may_rate(each) for each in others):
                 raise ValueError(
-                    f"the control {result.name!r} is about {' and '.join(result.about)}, and the answer is in "
-                    f"{answer!r}: --map {result.name}={answer} if it rates the answer all the same, or "
-                    f"--map {result.name}={_NONE} to leave it out"
+                    Message(
+                        "the control {name!r} is about {about}, and the answer is in {answer!r}: --map "
+                        "{name}={answer} if it rates the answer all the same, or --map {name}={none} to leave it "
+                        "out",
+                        name=result.name,
+                        about=" and ".join(result.about),
+                        answer=answer,
+                        none=_NONE,
+                    )
                 )
             if result.kind in KINDS:
                 self.pass_over("results about another field of the task")
@@ -275,9 +282,16 @@ class LabelStudioLayout(Layout):
         if not of_field and (a_rating or (means and set(means) & set(_REVIEW_FIELDS))):
             called = result.about[0] if result.about else result.name
             raise ValueError(
-                f"the control {result.name!r} is about {' and '.join(result.about) or 'one answer'}, and which of "
-                f"{_listed(tuple(answers.texts))} that is nobody says: --map {called}={next(iter(answers.texts))}, or "
-                f"--map {called}={_NONE} to leave it out"
+                Message(
+                    "the control {name!r} is about {said}, and which of {texts} that is nobody says: --map "
+                    "{called}={texts2}, or --map {called}={none} to leave it out",
+                    name=result.name,
+                    said=" and ".join(result.about) or "one answer",
+                    texts=_listed(tuple(answers.texts)),
+                    called=called,
+                    texts2=next(iter(answers.texts)),
+                    none=_NONE,
+                )
             )
         if result.kind:
             self._unused.setdefault(f"control {result.name}")
@@ -291,7 +305,11 @@ class LabelStudioLayout(Layout):
         names = tuple(task.data)
         known = self._known(names)
         if "user_prompt" not in known:
-            raise ValueError(f"no field is the question; the task has {_listed(names)}: --column user_prompt=NAME")
+            raise ValueError(
+                Message(
+                    "no field is the question; the task has {names}: --column user_prompt=NAME", names=_listed(names)
+                )
+            )
         asked = [name for result in _results(task) if result.kind in KINDS for name in result.about if name in names]
         several = [name for name in asked if name != known.get("ai_response") and _NUMBERED.fullmatch(name)]
         if "ai_response" in known and not several and not _compared(task, known["ai_response"]):
@@ -300,7 +318,9 @@ class LabelStudioLayout(Layout):
             fields = list(dict.fromkeys(asked + [name for name in names if _NUMBERED.fullmatch(name)]))
             fields = [name for name in fields if name != known["user_prompt"] and not is_missing(task.data[name])]
         if not fields:
-            raise ValueError(f"no field is the answer; the task has {_listed(names)}: --column ai_response=NAME")
+            raise ValueError(
+                Message("no field is the answer; the task has {names}: --column ai_response=NAME", names=_listed(names))
+            )
         about = {field: task.data[known[field]] for field in (*_ABOUT, *_TIMES) if field in known}
         if len(fields) > 1:
             # It is the task's, and these are several.
@@ -339,7 +359,13 @@ class LabelStudioLayout(Layout):
             name = found["rating"].name
             if others := [each.value for each in results if each.name == name and each.value != said["rating"]]:
                 both = f"{said['rating']!r} and {others[0]!r}"
-                raise ValueError(f"the control {name!r} has in one annotation {both}; keep the one that counts")
+                raise ValueError(
+                    Message(
+                        "the control {name!r} has in one annotation {both}; keep the one that counts",
+                        name=name,
+                        both=both,
+                    )
+                )
             if found["rating"].kind != "rating":
                 # Stars are no thumbs.
                 self._note_number(said["rating"])
@@ -382,7 +408,7 @@ def read_event(payload: Mapping[str, Any]) -> Event:
     """
     action = payload.get("action")
     if not isinstance(action, str):
-        raise ValueError("action is missing, so this is not a webhook of Label Studio")
+        raise ValueError(Message("action is missing, so this is not a webhook of Label Studio"))
     if action in _DELETED:
         gone = _several(first_present(payload.get("annotations"), payload.get("annotation"), payload.get("id")))
         ids = [each.get("id") if isinstance(each, Mapping) else each for each in gone]
@@ -391,7 +417,7 @@ def read_event(payload: Mapping[str, Any]) -> Event:
         return Event()
     made = _several(first_present(payload.get("annotation"), payload.get("annotations")))
     if not made:
-        raise ValueError("annotation is missing; switch on 'Send payload' of the webhook in Label Studio")
+        raise ValueError(Message("annotation is missing; switch on 'Send payload' of the webhook in Label Studio"))
     tasks = [as_mapping(each) for each in _several(first_present(payload.get("task"), payload.get("tasks")))]
     by_id = {str(task["id"]): task for task in tasks if not is_missing(task.get("id"))}
     said, unread = list[AnnotationReview](), list[str]()
@@ -454,7 +480,13 @@ def _numbers(results: Mapping[str, Result], found: Mapping[str, Result]) -> list
     numbers = [result for name, result in results.items() if result.kind in ("rating", "number") and name not in used]
     if len(numbers) > 1:
         both = " and ".join(repr(result.name) for result in numbers[:2])
-        raise ValueError(f"{both} could both be the rating; choose one with --column rating={numbers[0].name}")
+        raise ValueError(
+            Message(
+                "{both} could both be the rating; choose one with --column rating={name}",
+                both=both,
+                name=numbers[0].name,
+            )
+        )
     return numbers
 
 
@@ -491,9 +523,16 @@ def _preferred(result: Result, answers: _Answers) -> tuple[str, str] | None:
     if len(result.about) != 2 or not set(result.about) <= set(answers.texts):
         fields = tuple(answers.texts)
         raise ValueError(
-            f"{result.name!r} compares two answers, {' and '.join(result.about) or 'without saying which'}, and the "
-            f"task has {_listed(fields)}: say which was on the left and which on the right, such as "
-            f"--map {result.name}={','.join((*fields, 'RIGHT')[:2])}, or --map {result.name}={_NONE} to leave it out"
+            Message(
+                "{name!r} compares two answers, {said}, and the task has {fields}: say which was on the "
+                "left and which on the right, such as --map {name}={said2}, or --map {name}={none} to "
+                "leave it out",
+                name=result.name,
+                said=" and ".join(result.about) or "without saying which",
+                fields=_listed(fields),
+                said2=",".join((*fields, "RIGHT")[:2]),
+                none=_NONE,
+            )
         )
     left, right = result.about
     return (left, right) if result.value == "left" else (right, left)
@@ -513,7 +552,7 @@ def _row(
 def _pair_row(line: int, answers: _Answers, pair: tuple[str, str], annotation: Annotation) -> FileRow:
     better, worse = (_answer(answers, answers.texts[name], annotation) for name in pair)
     if better.ai_response == worse.ai_response:
-        raise ValueError("the two answers that were compared are the same")
+        raise ValueError(Message("the two answers that were compared are the same"))
     unsaid = frozenset({"reviewer_role", "harmful"})
     return FileRow(line, better, unsaid=unsaid, worse=worse, stand_in=annotation.stand_in)
 
@@ -530,7 +569,7 @@ def _listed(names: Sequence[str]) -> str:
 def _said(values: Mapping[str, Any], task: Mapping[str, Any]) -> AnnotationReview:
     data = as_mapping(task.get("data"))
     if not data:
-        raise ValueError("the task of the annotation is missing, and with it question and answer")
+        raise ValueError(Message("the task of the annotation is missing, and with it question and answer"))
     annotation = read_annotation(values)
     return AnnotationReview(Task(data, () if annotation.cancelled else (annotation,)), annotation)
 

@@ -42,6 +42,7 @@ from rlhf_loop.exchange.formats.messages import (
     user_name,
 )
 from rlhf_loop.utils.row_writers import Kind, Row
+from rlhf_loop.utils.translation import Message
 
 TOOL = "langfuse"
 COLUMNS = dict.fromkeys(
@@ -104,14 +105,16 @@ class LangfuseLayout(Layout):
         ):
             return self._score(line, values)
         if "output" in values and "input" in values:
-            raise LeftOutError("input and output are missing", what="traces without input")
-        raise LeftOutError("it is neither a trace with input and output nor a score with traceId, name and value")
+            raise LeftOutError(Message("input and output are missing"), what="traces without input")
+        raise LeftOutError(
+            Message("it is neither a trace with input and output nor a score with traceId, name and value")
+        )
 
     def _trace(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         # An observation is known by its trace: so is the score that somebody gives.
         trace_id = _get(values, "traceId")
         if is_missing(id := first_present(trace_id, _get(values, "id"))):
-            raise ValueError("id is missing")
+            raise ValueError(Message("id is missing"))
         if isinstance(by_name := parse_json(_get(values, "scores")), Mapping):
             values = {**values, **by_name, "scores": None}
         scores = self._scores(values)
@@ -133,14 +136,17 @@ class LangfuseLayout(Layout):
                 each |= {_STAND_IN: name} | ({"reviewer": reviewer} if reviewer else {})
         part = "rated observations inside of a trace" if said else "observations inside of a trace"
         if not is_missing(trace_id) and not is_missing(_get(values, "parentObservationId")):
-            raise LeftOutError("it is a part of its trace; import the traces and the scores", what=part)
+            raise LeftOutError(Message("it is a part of its trace; import the traces and the scores"), what=part)
         for name in ("input", "output"):
             if is_missing(_get(values, name)):
-                raise LeftOutError(f"{name} is missing: the call failed, or still runs", what=f"traces without {name}")
+                raise LeftOutError(
+                    Message("{name} is missing: the call failed, or still runs", name=name),
+                    what=f"traces without {name}",
+                )
         about = _about(values) | {"external_id": str(id)}
         texts = hash((about["user_prompt"], about["ai_response"]))
         if self._texts.setdefault(str(id), texts) != texts and not is_missing(trace_id):
-            raise LeftOutError("its trace has other texts; import the traces and the scores", what=part)
+            raise LeftOutError(Message("its trace has other texts; import the traces and the scores"), what=part)
         corrections = {
             _reviewer(score, user): text
             for score in scores
@@ -162,7 +168,7 @@ class LangfuseLayout(Layout):
         if is_missing(scores):
             return []
         if not isinstance(scores, list) or not all(isinstance(score, Mapping | str | None) for score in scores):
-            raise ValueError(f"scores is {str(scores)[:60]!r}, not a list of scores")
+            raise ValueError(Message("scores is {scores!r}, not a list of scores", scores=str(scores)[:60]))
         for score in scores:
             if isinstance(score, str):
                 self.pass_over("scores of which there is only the id: export the scores, too")
@@ -201,8 +207,12 @@ class LangfuseLayout(Layout):
             return []
         if is_missing(_get(values, "traceId")):
             if _of_version_3(values):
-                raise ValueError("subject is missing; ask the API for it, with fields=subject,details,annotation")
-            raise LeftOutError("traceId is missing, so it is about no answer", what="scores of a session or a run")
+                raise ValueError(
+                    Message("subject is missing; ask the API for it, with fields=subject,details,annotation")
+                )
+            raise LeftOutError(
+                Message("traceId is missing, so it is about no answer"), what="scores of a session or a run"
+            )
         said, trace_id = self._said(values, _get(values, "userId")), str(_get(values, "traceId"))
         if "reviewer" not in said and not is_missing(_get(values, "id")):
             said[_STAND_IN] = f"{TOOL}:score-{_get(values, 'id')}"

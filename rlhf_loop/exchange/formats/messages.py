@@ -17,6 +17,7 @@ from typing import Any
 from rlhf_loop.exchange.fields import is_missing
 from rlhf_loop.exchange.formats.base import LeftOutError
 from rlhf_loop.utils.text import blank, visible
+from rlhf_loop.utils.translation import Message
 
 #: Levels of JSON that are read, and what makes them; brackets in texts do not.
 _DEEPEST = 100
@@ -70,7 +71,7 @@ def answer_text(name: str, value: object) -> str:
         ValueError: there is none, or there are several messages.
     """
     if isinstance(value, list) and len(turns := messages_of(name, value)) != 1:
-        raise ValueError(f"{name} has {len(turns)} messages, not one answer")
+        raise ValueError(Message("{name} has {n} messages, not one answer", name=name, n=len(turns)))
     return value if isinstance(value, str) else _answer(name, value)
 
 
@@ -140,7 +141,7 @@ def _question(name: str, value: object) -> str:
     found = parse_json(value)
     if isinstance(found, str):
         if found[:1] in ("{", "[") and _levels(found) > _DEEPEST:
-            raise UnreadableError(f"{name} is nested too deeply", why="is nested too deeply")
+            raise UnreadableError(Message("{name} is nested too deeply", name=name), why="is nested too deeply")
         return found
     if isinstance(found, Mapping) and not _is_message(found):
         if found.keys() >= {"args", "kwargs"}:
@@ -148,7 +149,7 @@ def _question(name: str, value: object) -> str:
         return _question(name, _inside(name, found, _QUESTION_KEYS)[1])
     turns = [turn for turn in messages_of(name, _listed(name, found)) if turn.text and turn.role not in _NOT_SAID]
     if not turns:
-        raise UnreadableError(f"{name} has no message of the user", why="has no message of the user")
+        raise UnreadableError(Message("{name} has no message of the user", name=name), why="has no message of the user")
     if len(turns) == 1:
         return turns[0].text
     return "\n\n".join(f"{turn.role}: {turn.text}" for turn in turns)
@@ -162,7 +163,10 @@ def _answer(name: str, value: object) -> str:
         if isinstance(found, Mapping) and not _is_message(found):
             key, inner = _inside(name, found, _ANSWER_KEYS)
             if key in _OFFERS and len(offers := messages_of(name, _listed(name, inner))) > 1:
-                raise UnreadableError(f"{name} has {len(offers)} {key}, not one answer", why="has several answers")
+                raise UnreadableError(
+                    Message("{name} has {n} {key}, not one answer", name=name, n=len(offers), key=key),
+                    why="has several answers",
+                )
             return _answer(name, inner)
         turns = messages_of(name, _listed(name, found))
     except UnreadableError as error:
@@ -172,7 +176,9 @@ def _answer(name: str, value: object) -> str:
         raise
     last = turns[-1] if turns else None
     if last is None or not last.text or last.role == "user":
-        raise UnreadableError(f"{name} has no message of the assistant at its end", why="does not end with an answer")
+        raise UnreadableError(
+            Message("{name} has no message of the assistant at its end", name=name), why="does not end with an answer"
+        )
     return last.text
 
 
@@ -187,7 +193,9 @@ def _argument(name: str, call: Mapping[Any, Any]) -> str:
             texts.append(_question(name, value))
     if len(texts) != 1:
         raise UnreadableError(
-            f"{name} has the arguments of a function, and {len(texts)} of them could be the question",
+            Message(
+                "{name} has the arguments of a function, and {n} of them could be the question", name=name, n=len(texts)
+            ),
             why="has no argument that must be the question",
         )
     return texts[0]
@@ -206,14 +214,14 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
         if same < max(len(chosen), len(rejected)):
             same = max(chosen.rfind(blank, 0, same) for blank in " \n\t") + 1
         if not chosen[:same].strip():
-            raise ValueError("prompt is missing, and chosen and rejected do not begin alike")
+            raise ValueError(Message("prompt is missing, and chosen and rejected do not begin alike"))
         return chosen[:same].strip(), chosen[same:], rejected[same:]
     if isinstance(chosen, list) and isinstance(rejected, list):
         same = _common(chosen, rejected)
         if not same:
-            raise ValueError("prompt is missing, and chosen and rejected do not begin with the same messages")
+            raise ValueError(Message("prompt is missing, and chosen and rejected do not begin with the same messages"))
         return chosen[:same], chosen[same:], rejected[same:]
-    raise ValueError("prompt is missing, and chosen and rejected are not of one kind")
+    raise ValueError(Message("prompt is missing, and chosen and rejected are not of one kind"))
 
 
 def parse_json(value: object) -> object:
@@ -280,9 +288,16 @@ def _inside(name: str, value: Mapping[Any, Any], keys: Sequence[str]) -> tuple[s
             return key, found
     keys_there = [key for key in keys if key in value]
     if keys_there:
-        raise UnreadableError(f"{name} has nothing in {keys_there[0]!r}", why="is empty")
+        raise UnreadableError(
+            Message("{name} has nothing in {keys_there!r}", name=name, keys_there=keys_there[0]), why="is empty"
+        )
     raise UnreadableError(
-        f"{name} is an object with {', '.join(map(str, value))[:60]!r}, and none of {', '.join(keys)}",
+        Message(
+            "{name} is an object with {str!r}, and none of {keys}",
+            name=name,
+            str=", ".join(map(str, value))[:60],
+            keys=", ".join(keys),
+        ),
         why="is an object of another form",
         foreign=True,
     )
@@ -290,12 +305,14 @@ def _inside(name: str, value: Mapping[Any, Any], keys: Sequence[str]) -> tuple[s
 
 def _listed(name: str, value: object) -> Sequence[Any]:
     if is_missing(value):
-        raise UnreadableError(f"{name} is missing", why="is missing")
+        raise UnreadableError(Message("{name} is missing", name=name), why="is missing")
     if isinstance(value, Mapping):
         return [value]
     if not isinstance(value, Sequence):
         raise UnreadableError(
-            f"{name} is {str(value)[:60]!r}, neither a text nor messages", why="is not a text", foreign=True
+            Message("{name} is {value!r}, neither a text nor messages", name=name, value=str(value)[:60]),
+            why="is not a text",
+            foreign=True,
         )
     return value
 
@@ -329,7 +346,11 @@ def _turn(name: str, message: object) -> Turn:
     values = _unwrapped(message) if isinstance(message, Mapping) else {}
     if not any(key in values for key in (*_ROLE_KEYS, "type", *_CONTENT_KEYS)):
         raise UnreadableError(
-            f"{name} holds {str(message)[:60]!r}, which is not a message with a role and a content",
+            Message(
+                "{name} holds {message!r}, which is not a message with a role and a content",
+                name=name,
+                message=str(message)[:60],
+            ),
             why="is of another form",
             foreign=True,
         )
@@ -365,7 +386,8 @@ def _said(name: str, content: object) -> str:
         if not isinstance(text, str):
             # Whoever judged the answer saw it, and who reads its text does not.
             raise UnreadableError(
-                f"{name} holds {str(part)[:60]!r}, which is not a text", why="has a picture, a file or a sound"
+                Message("{name} holds {part!r}, which is not a text", name=name, part=str(part)[:60]),
+                why="has a picture, a file or a sound",
             )
         texts.append(text)
     return "".join(texts)

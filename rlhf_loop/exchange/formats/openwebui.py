@@ -29,6 +29,7 @@ from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, NumberScale
 from rlhf_loop.exchange.formats.messages import as_mapping, first_present, prompt_text, user_name
+from rlhf_loop.utils.translation import Message
 
 # What a model thought and which tools it called stands folded in the content; nobody rates that.
 _KINDS = ('type="reasoning"', 'type="tool_calls"', 'type="code_interpreter"')
@@ -104,7 +105,7 @@ class Chat:
                 turns.append({"role": message.get("role"), "content": text})
             next_id = message.get("parentId")
         if not any(turn["role"] == "user" for turn in turns):
-            raise LeftOutError(f"the message {id!r} has no question before it", what=_UNREADABLE)
+            raise LeftOutError(Message("the message {id!r} has no question before it", id=id), what=_UNREADABLE)
         try:
             return prompt_text("the chat", turns[::-1])
         except ValueError as error:
@@ -142,20 +143,24 @@ class OpenWebUILayout(Layout):
             return self._feedback(line, values)
         if as_mapping(values.get("chat")) or "history" in values:
             return self._chat(line, values)
-        raise LeftOutError("it is neither a feedback with data, meta and snapshot nor a chat with its history")
+        raise LeftOutError(Message("it is neither a feedback with data, meta and snapshot nor a chat with its history"))
 
     def _feedback(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
         data, meta = as_mapping(values.get("data")), as_mapping(values.get("meta"))
         snapshot = as_mapping(values.get("snapshot"))
         if not snapshot:
             raise ValueError(
-                "snapshot is missing, and with it question and answer; export the feedback as JSON, by an admin"
+                Message(
+                    "snapshot is missing, and with it question and answer; export the feedback as JSON, by an admin"
+                )
             )
         chat = Chat(snapshot)
         if is_missing(id := meta.get("message_id")):
-            raise ValueError("meta.message_id is missing, so nobody knows which answer it is about")
+            raise ValueError(Message("meta.message_id is missing, so nobody knows which answer it is about"))
         if chat.message(id) is None:
-            raise ValueError(f"the message {str(id)[:60]!r} is not among the {len(chat)} of its snapshot")
+            raise ValueError(
+                Message("the message {id!r} is not among the {n} of its snapshot", id=str(id)[:60], n=len(chat))
+            )
         said = self._said(
             data,
             user=first_present(values.get("user_id"), as_mapping(values.get("user")).get("id")),
@@ -188,7 +193,12 @@ class OpenWebUILayout(Layout):
                 given.add(str(feedback))
             rated[id] = annotation
         if len(rated) > _MOST_RATED:
-            raise ValueError(f"the chat has more than {_MOST_RATED:,} rated answers, and each has the chat before it")
+            raise ValueError(
+                Message(
+                    "the chat has more than {most_rated:,} rated answers, and each has the chat before it",
+                    most_rated=_MOST_RATED,
+                )
+            )
         rows: list[FileRow] = []
         for id, annotation in rated.items():
             user = first_present(annotation.get("user"), values.get("user_id"))
@@ -204,7 +214,9 @@ class OpenWebUILayout(Layout):
         answer = reply(message)
         model = first_present(source, message.get("selectedModelId"), message.get("model"))
         if not answer.text:
-            raise LeftOutError(f"the message {id!r} has no text: it failed, or was never finished", what=_NO_ANSWER)
+            raise LeftOutError(
+                Message("the message {id!r} has no text: it failed, or was never finished", id=id), what=_NO_ANSWER
+            )
         values = {
             "user_prompt": chat.question(id),
             "ai_response": answer.text,
@@ -247,11 +259,13 @@ class OpenWebUILayout(Layout):
         value, detail = data.get("rating"), as_mapping(data.get("details")).get("rating")
         up = None if is_missing(value) else _THUMBS.get(str(value), value)
         if up is not None and not isinstance(up, bool):
-            raise ValueError(f"rating is {str(value)[:60]!r}, and thumbs are 1 or -1")
+            raise ValueError(Message("rating is {value!r}, and thumbs are 1 or -1", value=str(value)[:60]))
         if is_missing(detail) or self._labels.thumbs:
             return None if up is None else self._labels.label(up)
         if not isinstance(detail, int | float) or isinstance(detail, bool):
-            raise ValueError(f"details.rating is {str(detail)[:60]!r}, not a number from 1 to 10")
+            raise ValueError(
+                Message("details.rating is {detail!r}, not a number from 1 to 10", detail=str(detail)[:60])
+            )
         grade = (self._labels.scale or _DETAILS).rating("details.rating", detail)
         if up is None:
             return grade

@@ -33,6 +33,7 @@ from rlhf_loop.exchange.formats.messages import (
     read_prompt,
     user_name,
 )
+from rlhf_loop.utils.translation import Message
 
 TOOL = "phoenix"
 _UNSAID = frozenset({"reviewer_role", "harmful"})
@@ -117,14 +118,17 @@ class PhoenixLayout(Layout):
         self._of_traces += [(line, of, each) for each in of_trace]
         kind = str(first_present(record.get("span_kind"), _value(attributes, "openinference.span.kind"))).upper()
         if not said and not (first and (of_trace or kind not in _PARTS)):
-            raise LeftOutError("it is a part of a request, and nobody rated it", what="unrated parts of requests")
+            raise LeftOutError(
+                Message("it is a part of a request, and nobody rated it"), what="unrated parts of requests"
+            )
         for name, text in (("input", given), ("output", answer)):
             if is_missing(text):
                 raise LeftOutError(
-                    f"the {name} is missing: the call failed, or was never ended", what=f"spans without {name}"
+                    Message("the {name} is missing: the call failed, or was never ended", name=name),
+                    what=f"spans without {name}",
                 )
         if is_missing(span):
-            raise ValueError("context.span_id is missing")
+            raise ValueError(Message("context.span_id is missing"))
         about |= _about(given, answer, of="spans") | {"source": _value(attributes, "llm.model_name")}
         if first:
             self._first[of] = str(span)
@@ -133,7 +137,7 @@ class PhoenixLayout(Layout):
 
     def _example(self, line: int, record: Mapping[str, Any]) -> list[FileRow]:
         if "scores" in record or "traceId" in record:
-            raise ValueError("it is a trace of Langfuse; import the file as langfuse")
+            raise ValueError(Message("it is a trace of Langfuse; import the file as langfuse"))
         about = _about(record["input"], record["output"], of="examples")
         said = self._said(_annotations(as_mapping(record.get("metadata")).get("annotations")), of=str(record.get("id")))
         return [_row(line, {**about, **each}) for each in said] or [_row(line, about)]
@@ -142,17 +146,17 @@ class PhoenixLayout(Layout):
         self, line: int, listed: Sequence[Mapping[str, Any]], *, span: object, trace: object
     ) -> list[FileRow]:
         if not listed:
-            raise LeftOutError("it is neither a span with input and output, nor an annotation, nor an example")
+            raise LeftOutError(Message("it is neither a span with input and output, nor an annotation, nor an example"))
         said = self._said(listed, of=str(first_present(span, trace)))
         if not is_missing(listed[0].get("document_position")):
-            raise LeftOutError("it is about a document that was found", what="annotations of documents")
+            raise LeftOutError(Message("it is about a document that was found"), what="annotations of documents")
         if is_missing(span) and not is_missing(trace):
             self._of_traces += [(line, str(trace), each) for each in said]
             return []
         if is_missing(span) and not is_missing(listed[0].get("session_id")):
-            raise LeftOutError("it is about a session", what="annotations of sessions")
+            raise LeftOutError(Message("it is about a session"), what="annotations of sessions")
         if is_missing(span):
-            raise ValueError("span_id is missing, so nobody knows what the annotation is about")
+            raise ValueError(Message("span_id is missing, so nobody knows what the annotation is about"))
         self._of_spans |= {hash((str(span), each["reviewer"])) for each in said}
         return [_row(line, {"external_id": str(span), **each}, elsewhere=True) for each in said]
 
@@ -192,7 +196,13 @@ class PhoenixLayout(Layout):
         if is_missing(score):
             return None
         if not self._labels.reads_numbers:
-            raise ValueError(f"{what} is {score!r}; say what its scale is, such as --scale 0,1, or --thumbs")
+            raise ValueError(
+                Message(
+                    "{what} is {score!r}; say what its scale is, such as --scale 0,1, or --thumbs",
+                    what=what,
+                    score=score,
+                )
+            )
         return self._labels.rating(what, score)
 
 

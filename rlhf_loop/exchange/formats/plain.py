@@ -118,7 +118,12 @@ class PlainLayout(Layout):
         if len(orders) != 1:
             why = "each may have either first" if orders else "some have the day first and others the month"
             raise ValueError(
-                f"{name} is {when[0]!r}, and nothing tells the day from the month: {why}. Write days as 2026-01-31"
+                Message(
+                    "{name} is {when!r}, and nothing tells the day from the month: {why}. Write days as 2026-01-31",
+                    name=name,
+                    when=when[0],
+                    why=why,
+                )
             )
         one, other, year, clock = when.groups()
         day, month = (one, other) if True in orders else (other, one)

@@ -27,6 +27,7 @@ from rlhf_loop.exchange.formats.messages import (
 )
 from rlhf_loop.utils.row_writers import Kind, Row
 from rlhf_loop.utils.rows import LONGEST_ROW
+from rlhf_loop.utils.translation import Message
 
 PREFERENCE = ("prompt", "chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")
@@ -93,7 +94,7 @@ class PreferenceLayout(_CompletionsLayout):
     def _read(self, line: int, values: Mapping[str, Any]) -> Iterable[FileRow]:
         chosen, rejected = (_needed(values, name) for name in ("chosen", "rejected"))
         if chosen == rejected:
-            raise ValueError("chosen and rejected are the same")
+            raise ValueError(Message("chosen and rejected are the same"))
         prompt = _prompt(values)
         if prompt is None:
             prompt, chosen, rejected = split_prompt(chosen, rejected)
@@ -107,7 +108,7 @@ class PreferenceLayout(_CompletionsLayout):
                 for name, value in zip(("chosen", "rejected"), completions, strict=True)
             )
             if better.ai_response == worse.ai_response:
-                raise ValueError("chosen and rejected are the same")
+                raise ValueError(Message("chosen and rejected are the same"))
             return FileRow(line, better, unsaid=_UNSAID, worse=worse)
 
         return self._without_repeated(prompt, (chosen, rejected), row)
@@ -172,7 +173,7 @@ def unpaired_cells(prompt: str, completion: str, *, good: bool, conversational: 
 def _needed(values: Mapping[str, Any], name: str) -> Any:
     value = values.get(name)
     if is_missing(value) or value == []:
-        raise ValueError(f"{name} is missing")
+        raise ValueError(Message("{name} is missing", name=name))
     # ShareGPT has one message where TRL has a list of it.
     return [value] if isinstance(value, Mapping) else value
 
@@ -200,7 +201,9 @@ def _without_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, 
     if not asked:
         return prompt, chosen, rejected
     if prompt_text("prompt", prompt).strip() not in (*asked, prompt_text("chosen", before).strip()):
-        raise ValueError(f"chosen begins with the question {asked[-1][:60]!r}, which is not the prompt")
+        raise ValueError(
+            Message("chosen begins with the question {asked!r}, which is not the prompt", asked=asked[-1][:60])
+        )
     return before, answer, other
 
 
@@ -208,7 +211,7 @@ def _label(value: object) -> bool:
     # CSV has only words, and some keep 1 and 0, also as columns with gaps do.
     found = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     if (label := found.get(str(value).strip().lower())) is None:
-        raise ValueError(f"label is {str(value)[:60]!r}, neither true nor false")
+        raise ValueError(Message("label is {value!r}, neither true nor false", value=str(value)[:60]))
     return label
 
 

@@ -77,6 +77,16 @@ _HERE: Mapping[str, Message] = {
     ),
     "Give the format with --format ({formats}), or: ": Message("Choose by whom it was made. Or: "),
     "Make it anew, or give --format.": Message("Make it anew."),
+    "Nothing in {path!r} could be read as {format}: {foreign}. Export it as docs/RLHF_EXCHANGE.md says, or give the "
+    "format that it has with --from.": Message(
+        "Nothing in {path!r} could be read as {format}: {foreign}. Export it as docs/RLHF_EXCHANGE.md says, or choose "
+        "below by whom it was made."
+    ),
+    "The file is not in {encoding}: {error}. Give the encoding that it has with --encoding (utf-16-le, if it is UTF-16 "
+    "without a mark), or save it as UTF-8.": Message(
+        "The file is not in {encoding}: {error}. Name the encoding that it has below (utf-16-le, if it is UTF-16 "
+        "without a mark), or save it as UTF-8."
+    ),
 }
 #: The same, in what is said of other tools' files.
 _OPTIONS = (
