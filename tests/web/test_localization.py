@@ -83,7 +83,7 @@ def test_programs_get_english() -> None:
     assert "There is nothing at" in web.get("/nowhere", headers=GERMAN).json["detail"]
     assert "gibt es nichts" in web.get("/nowhere", headers={**GERMAN, localization.SCREEN: "1"}).json["detail"]
     page = web.get("/nowhere", headers={**GERMAN, "Accept": "text/html"})
-    assert "gibt es nichts" in page.text
+    assert "ist nichts. Prüfen Sie die Adresse" in page.text
     assert "Nicht gefunden" in page.text
 
 
