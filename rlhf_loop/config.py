@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import platformdirs
 from rlhf_loop.errors import ConfigError
 
 PREFIX = "RLHF_"
+#: How a variable ends that names a file with the value of a secret.
+_FILE = "_FILE"
 #: Characters of the key that signs sessions: as many as 192 random bits have in Base64. And what makes one.
 SHORTEST_KEY = 32
 NEW_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -208,6 +212,12 @@ class Settings:
     worker_schedule: str = _setting(
         "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due, as in a crontab, in UTC."
     )
+    backup_path: Path | None = _setting(
+        None,
+        "Folder into which the worker writes a backup at the times of RLHF_BACKUP_SCHEDULE; unset: it writes none.",
+    )
+    backup_schedule: str = _setting("30 2 * * *", "When the worker writes a backup, as in a crontab, in UTC.")
+    backup_keep: int = _setting(7, "Newest backups of the worker's that are kept.", least=1, most=100_000)
     experiment_share: float = _setting(
         0.0, "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth."
     )
@@ -254,13 +264,23 @@ class Settings:
 
     def __repr__(self) -> str:
         """Show what is not the default; of secrets nothing, and of the database all but its password."""
-        shown = []
+        shown = (f"{setting.name}={_shown(setting, value)}" for setting, value in self._changed())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def changed(self) -> dict[str, str]:
+        """Return what is not the default, as `shown` has it."""
+        shown = self.shown()
+        return {setting.name: shown[setting.name] for setting, _ in self._changed()}
+
+    def shown(self) -> dict[str, str]:
+        """Return all values as variables have them; of secrets nothing, and of the database all but its password."""
+        return {setting.name: _written(setting, getattr(self, setting.name)) for setting in fields(self)}
+
+    def _changed(self) -> Iterator[tuple[Field[Any], Any]]:
         for setting in fields(self):
             value = getattr(self, setting.name)
-            usual = setting.default if setting.default is not MISSING else _cache_dir()
-            if value != usual:
-                shown.append(f"{setting.name}={_shown(setting, value)}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+            if value != (setting.default if setting.default is not MISSING else _cache_dir()):
+                yield setting, value
 
     @property
     def models_folder(self) -> Path:
@@ -271,30 +291,70 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the settings from `environ` (default: the process's environment).
 
+        A secret may be in a file: `RLHF_SECRET_KEY_FILE` names that of `RLHF_SECRET_KEY`, which comes before it.
+
         Raises:
-            ConfigError: an unknown `RLHF_*` variable, or a value of the wrong type.
+            ConfigError: an unknown `RLHF_*` variable, a value of the wrong type, or a file that cannot be read.
         """
-        environ = os.environ if environ is None else environ
-        known = {PREFIX + f.name.upper(): f for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for name, text in environ.items():
-            if not name.startswith(PREFIX):
-                continue
-            if name not in known:
-                # Without its value: it may be a secret behind a mistyped name.
-                raise ConfigError(f"Unknown setting {name}. Known settings: {', '.join(sorted(known))}.")
-            values[known[name].name] = _parse(name, text, known[name])
-        return cls(**values)
+        given = _given(os.environ if environ is None else environ)
+        return cls(**{setting.name: _parse(name, text(), setting) for setting, name, text in given})
+
+
+def origins(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that give settings their values, by the setting's name.
+
+    Raises:
+        ConfigError: an unknown `RLHF_*` variable.
+    """
+    return {setting.name: name for setting, name, _ in _given(environ)}
+
+
+def _given(environ: Mapping[str, str]) -> Iterator[tuple[Field[Any], str, Callable[[], str]]]:
+    known = {PREFIX + setting.name.upper(): setting for setting in fields(Settings)}
+    for name, text in environ.items():
+        if not name.startswith(PREFIX):
+            continue
+        if name in known:
+            yield known[name], name, partial(str, text)
+            continue
+        setting = known.get(name.removesuffix(_FILE))
+        if setting is None or not (setting.name == "database_url" or not setting.repr):
+            near = get_close_matches(name, known, 1)
+            # Without its value: it may be a secret behind a mistyped name.
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"Unknown setting {name}.{meant} Known settings: {', '.join(sorted(known))}.")
+        if name.removesuffix(_FILE) not in environ:
+            yield setting, name, partial(_content, name, text)
+
+
+def _content(name: str, file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text"
+        raise ConfigError(f"{name}={file!r} cannot be read: {reason}. Name a file with the value alone.") from error
 
 
 def _shown(setting: Field[Any], value: object) -> str:
     if not setting.repr:
         return "'...'"
-    if isinstance(value, str):
-        # A password may have any character, and stand among the parameters, too.
-        value = re.sub(r"(?<=://)([^/]*?):.*@", r"\1:***@", value)
-        value = re.sub(r"(?i)(password=)[^&]*", r"\1***", value)
-    return repr(value)
+    return repr(_without_password(value) if isinstance(value, str) else value)
+
+
+def _written(setting: Field[Any], value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if not setting.repr:
+        return "..."
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(value) if isinstance(value, tuple) else _without_password(str(value))
+
+
+def _without_password(text: str) -> str:
+    # A password may have any character, and stand among the parameters, too.
+    text = re.sub(r"(?<=://)([^/]*?):.*@", r"\1:***@", text)
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
 
 
 def _of_kind(setting: Field[Any], value: Any) -> Any:

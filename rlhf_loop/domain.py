@@ -60,7 +60,10 @@ class ModelState(StrEnum):
 
 
 class AlarmKind(StrEnum):
-    """The kind of a problem. `ACCURACY` is that of fresh ratings, `MODEL_FILE` a file that is damaged or missing."""
+    """The kind of a problem. `ACCURACY` is that of fresh ratings, `MODEL_FILE` a file that is damaged or missing.
+
+    `MODEL_OFF` is open for as long as somebody has switched the model off.
+    """
 
     ACCURACY = "accuracy"
     DRIFT = "drift"
@@ -68,6 +71,8 @@ class AlarmKind(StrEnum):
     QUEUE = "queue"
     MODEL_FILE = "model_file"
     TRAINING = "training"
+    MODEL_OFF = "model_off"
+    BACKUP = "backup"
 
 
 @dataclass(frozen=True, slots=True)

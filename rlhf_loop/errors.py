@@ -24,6 +24,10 @@ class DatabaseError(RlhfLoopError):
     """The database cannot be reached, or its schema cannot be brought up to date."""
 
 
+class BackupError(RlhfLoopError):
+    """A backup cannot be written, is not whole, or cannot be restored here."""
+
+
 class ImportFileError(RlhfLoopError):
     """A ratings file cannot be read or written, or some of its rows are invalid; nothing was stored."""
 

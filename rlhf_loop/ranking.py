@@ -54,10 +54,18 @@ class Ranker:
     ranking; one that then turns out damaged is reported in the log, and the last good model stays.
 
     `record` is the share of the rankings by `rerank_candidates` and the adapters that is recorded in the settings'
-    database, 0 to 1, by default that of the settings (`RLHF_RECORD_RANKINGS`).
+    database, 0 to 1, by default that of the settings (`RLHF_RECORD_RANKINGS`). While the model is switched off
+    (`rlhf-loop models off`) all keep their incoming order, unless it ranks `even_if_off`, to look into the model.
     """
 
-    def __init__(self, settings: Settings, *, encoder: TextEncoder | None = None, record: float | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        encoder: TextEncoder | None = None,
+        record: float | None = None,
+        even_if_off: bool = False,
+    ) -> None:
         if not isinstance(settings, Settings):
             raise ValueError(
                 f"The settings are a {type(settings).__name__}. Pass Settings(...) or Settings.from_env()."
@@ -66,6 +74,7 @@ class Ranker:
         language_named(settings.language)
         self._share = settings.record_rankings if record is None else checked_share("record", record)
         self._recorder: Recorder | None = None
+        self._marker = None if even_if_off else off_marker(settings.model_path)
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()
@@ -86,6 +95,11 @@ class Ranker:
     def model_path(self) -> Path:
         """The file that it looks at for the live model."""
         return self._settings.model_path
+
+    @property
+    def off(self) -> bool:
+        """True while the model is switched off (`rlhf-loop models off`), so that nothing ranks."""
+        return self._marker is not None and os.path.exists(self._marker)
 
     @property
     def encoder(self) -> TextEncoder | None:
@@ -119,14 +133,14 @@ class Ranker:
         return self._ranking(query, candidates, self._live(), pointwise=pointwise)
 
     def ranking_by_prior(self, query: str, candidates: Sequence[Candidate], *, pointwise: bool = False) -> Ranking:
-        """Return the ranking by the prior, whether or not there is a model.
+        """Return the ranking by the prior, whether or not there is a model, unless it is switched off.
 
         Raises:
             ValueError: see `rank`.
             ModelFileError: the prior is of another encoder.
         """
         with self._lock:
-            live = self._by_prior()
+            live = None if self.off else self._by_prior()
         return self._ranking(query, candidates, live, pointwise=pointwise)
 
     def _ranking(self, query: str, candidates: Sequence[Candidate], live: _Live | None, *, pointwise: bool) -> Ranking:
@@ -232,6 +246,8 @@ class Ranker:
     def _live(self) -> _Live | None:
         """Return the model and its encoder, loaded anew if the file is another than last time."""
         path = self._settings.model_path
+        if self.off:
+            return None
         stamp = _stamp(path)
         if self._process != os.getpid():
             # After a fork: threads of the parent do not exist here; they will never release a lock, nor rank.
@@ -291,6 +307,11 @@ class Ranker:
                 meanwhile if by_prior else "candidates keep their incoming order",
             )
             self._warned = True
+
+
+def off_marker(model_path: Path) -> Path:
+    """Return the file that is beside the live model while that is switched off, in whatever state the database is."""
+    return model_path.with_name(model_path.name + ".off")
 
 
 def checked_share(name: str, share: float) -> float:
@@ -560,7 +581,8 @@ def rank_documents(
         ranker: what ranks; None where its encoder cannot be loaded.
         query: not blank.
         documents: may be empty texts, and the same text several times.
-        otherwise: what to do without a model, be it missing or unusable.
+        otherwise: what to do without a model, be it missing or unusable. While one is switched off, all
+            keep their incoming order, whatever this says.
         longest: tokens that are read of each document; by default all.
         count: have the tokens counted, which takes a little while for texts that are new.
         pointwise: score each document whatever the others are, so that scores of several requests can be compared.
@@ -607,7 +629,7 @@ def _document_ranking(
         else:
             if ranking.model_version is not None:
                 return ranking
-    if otherwise is WithoutModel.INCOMING:
+    if otherwise is WithoutModel.INCOMING or (ranker is not None and ranker.off):
         return None
     if ranker is not None and trouble is not None and otherwise is WithoutModel.PRIOR:
         with suppress(ModelFileError):

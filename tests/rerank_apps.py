@@ -43,6 +43,9 @@ class RankingService(FakeService):
     def ranker(self) -> Any:
         return self._ranker
 
+    def switched_off(self) -> bool:
+        return isinstance(self._ranker, Ranker) and self._ranker.off
+
 
 def ranker_in(folder: Path, encoder: TextEncoder, model: RewardModel | None) -> Ranker:
     """Return a ranker whose model file is in the folder, if there is a model."""

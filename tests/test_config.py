@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_loop.config import Settings
+from rlhf_loop.config import Settings, origins
 from rlhf_loop.errors import ConfigError
 
 
@@ -78,6 +78,9 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_TUNING_BATCH": "8",
             "RLHF_RETRAIN_RATINGS": "20",
             "RLHF_RETRAIN_DAYS": "1.5",
+            "RLHF_BACKUP_PATH": "/srv/backups",
+            "RLHF_BACKUP_SCHEDULE": "0 4 * * *",
+            "RLHF_BACKUP_KEEP": "3",
             "RLHF_WORKER_SCHEDULE": "30 3 * * 1-5",
             "RLHF_EXPERIMENT_SHARE": "0.1",
             "RLHF_EXPERIMENT_AGAINST": "joint-0123456789ab",
@@ -148,6 +151,9 @@ def test_every_setting_can_be_set() -> None:
         tuning_batch=8,
         retrain_ratings=20,
         retrain_days=1.5,
+        backup_path=Path("/srv/backups"),
+        backup_schedule="0 4 * * *",
+        backup_keep=3,
         worker_schedule="30 3 * * 1-5",
         experiment_share=0.1,
         experiment_against="joint-0123456789ab",
@@ -264,3 +270,19 @@ def test_numbers_have_limits(name: str, value: str, limit: str) -> None:
     variable = f"RLHF_{name.upper()}"
     with pytest.raises(ConfigError, match=rf"\({variable}\) is {float(value):g}, and has to be {limit}\."):
         Settings.from_env({variable: value})
+
+
+def test_secrets_in_files(tmp_path: Path) -> None:
+    """A variable ending in _FILE names the file of a secret; the variable itself comes before, and no other has one."""
+    file = tmp_path / "key"
+    file.write_text("k" * 32 + "\n")
+    environ = {"RLHF_SECRET_KEY_FILE": str(file), "RLHF_LLM_URL": "http://x"}
+    settings = Settings.from_env(environ)
+    assert settings.secret_key == "k" * 32
+    assert origins(environ) == {"secret_key": "RLHF_SECRET_KEY_FILE", "llm_url": "RLHF_LLM_URL"}
+    assert (settings.shown()["secret_key"], settings.changed()) == ("...", {"secret_key": "...", "llm_url": "http://x"})
+    assert Settings.from_env({**environ, "RLHF_SECRET_KEY": "other"}).secret_key == "other"
+    with pytest.raises(ConfigError, match=r"RLHF_DATABASE_URL_FILE='.*none' cannot be read: No such file"):
+        Settings.from_env({"RLHF_DATABASE_URL_FILE": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match=r"Unknown setting RLHF_LLM_URL_FILE\. Did you mean RLHF_LLM_URL\?"):
+        Settings.from_env({"RLHF_LLM_URL_FILE": str(file)})

@@ -49,6 +49,7 @@ def test_what_exists_is_documented(name: str) -> None:
 def test_what_is_documented_exists() -> None:
     """Each setting, command and make target that README.md or docs/ name is there."""
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
+    known |= {f"{PREFIX}{field.name.upper()}_FILE" for field in fields(Settings) if not field.repr}
     assert set(re.findall(r"\bRLHF_[A-Z_]+[A-Z]\b(?!\d|\.md|_)", DOCS)) - known == set()
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", DOCS, re.MULTILINE)) <= {name.split()[1] for name in targets()}
     groups = [f"rlhf-loop {name}" for name, command in main.commands.items() if isinstance(command, click.Group)]

@@ -96,6 +96,9 @@ class FakeService:
     def serving(self) -> str | None:
         return self.model_version
 
+    def switched_off(self) -> bool:
+        return False
+
     def waiting(self) -> tuple[int, int]:
         return 0, 0
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from rlhf_loop.adapters.ranked import Fallback, checked
+from rlhf_loop.errors import ModelFileError
 from rlhf_loop.exchange.formats.messages import answer_text, prompt_text
 from rlhf_loop.ranking import Ranker, WithoutModel, logit, rank_documents
 from rlhf_loop.ranking import default_ranker as process_ranker
@@ -138,7 +139,7 @@ def scored(
     """Return the probability of each answer, pointwise if not `together`; one that is blank, or to a blank question: 0.
 
     Raises:
-        ModelFileError: there is no usable model.
+        ModelFileError: there is no usable model, or it is switched off.
     """
     groups: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):
@@ -149,6 +150,8 @@ def scored(
             continue
         texts = [answers[place] for place in places]
         ranking = rank_documents(ranker, prompt, texts, otherwise=otherwise, pointwise=not together)
+        if ranking.model_version is None:
+            raise ModelFileError("The reward model is switched off, so nothing can be scored. See: rlhf-loop alarms")
         for document in ranking.documents:
             scores[places[document.index]] = document.score
     return scores

@@ -37,7 +37,7 @@ from rlhf_loop.domain import (
     prompt_key,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
-from rlhf_loop.ranking import Ranker, incoming_order, is_prior, to_record
+from rlhf_loop.ranking import Ranker, incoming_order, is_prior, off_marker, to_record
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_COPY, lost_file
 from rlhf_loop.store.recording import Recorder
@@ -116,6 +116,7 @@ MAX_QUERY_CHARS = 4000
 ANSWERED = "question:"
 # What whoever asked is told; the log has the reason, with paths and names in it.
 _INCOMING_ORDER = "it cannot be used, so the candidates keep their incoming order; the log says why"
+_SWITCHED_OFF = "it is switched off, so the candidates keep their incoming order"
 _NOT_RECORDED = "not recorded, so it cannot be rated; the log says why"
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
@@ -314,6 +315,10 @@ class AnswerService:
         parts = self._parts
         return parts.ranker.model_version if parts is not None and parts.ranker is not None else None
 
+    def switched_off(self) -> bool:
+        """Tell whether the model is switched off (`rlhf-loop models off`)."""
+        return off_marker(self._settings.model_path).exists()
+
     def waiting(self) -> tuple[int, int]:
         """Return how many answers and ratings wait for the database, and how many it has refused.
 
@@ -326,7 +331,8 @@ class AnswerService:
         """Tell whether questions can be answered; what is only degraded is named, and does no harm to `ready`."""
         if not self._warm or (parts := self._parts) is None:
             return Readiness(False, {"service": "warming up"})
-        checks = {"encoder": parts.trouble or "ok", "model": _model_state(parts)}
+        model = _SWITCHED_OFF if self.switched_off() else _model_state(parts)
+        checks = {"encoder": parts.trouble or "ok", "model": model}
         checks |= {f"source:{name}": f"paused for {rest:.0f} s" for name, rest in parts.gatherer.resting().items()}
         if nowhere := self._absent_index():
             checks["source:index"] = nowhere
@@ -511,7 +517,10 @@ def _ranked(parts: _Parts, query: str, candidates: Sequence[Candidate], degraded
     """Rank, or keep the incoming order and say why."""
     try:
         if parts.ranker is not None:
-            return parts.ranker.ranking(query, candidates)
+            ranking = parts.ranker.ranking(query, candidates)
+            if ranking.model_version is None and parts.ranker.off:
+                degraded["model"] = _SWITCHED_OFF
+            return ranking
     except RlhfLoopError as error:
         logger.error("The candidates keep their incoming order: %s", error)
     except (KeyboardInterrupt, SystemExit):

@@ -8,10 +8,10 @@ from rlhf_loop.cli.accounts import audit, tokens, users
 from rlhf_loop.cli.common import Commands
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.mcp import mcp
-from rlhf_loop.cli.operate import alarms, forget, rankings, report, worker
+from rlhf_loop.cli.operate import alarms, backup, forget, rankings, report, restore, worker
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
-from rlhf_loop.cli.setup import demo, doctor, init
+from rlhf_loop.cli.setup import demo, doctor, init, settings
 from rlhf_loop.cli.training import encoder, models, rerank, retrain, train, warm
 from rlhf_loop.version import __version__
 
@@ -31,11 +31,11 @@ def main() -> None:
 
 #: The sections of `rlhf-loop --help`, in the order in which one needs them.
 SECTIONS = {
-    "Begin": (demo, init, doctor),
+    "Begin": (demo, init, doctor, settings),
     "Ratings": (ratings, users, tokens),
     "The model": (train, rerank, models, encoder),
     "The service": (index, warm, serve, mcp),
-    "Keep it going": (worker, retrain, alarms, report, audit, rankings, forget),
+    "Keep it going": (worker, retrain, backup, restore, alarms, report, audit, rankings, forget),
 }
 for section, commands in SECTIONS.items():
     for command in commands:

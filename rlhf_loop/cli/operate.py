@@ -1,4 +1,6 @@
-"""`rlhf-loop worker`, `alarms`, `report`, `rankings`, `forget`: the periodic jobs, and what is looked at or deleted."""
+"""`rlhf-loop worker`, `backup`, `restore`, `alarms`, `report`, `rankings`, `forget`: the periodic jobs, what is kept,
+looked at or deleted.
+"""
 
 from __future__ import annotations
 
@@ -130,6 +132,60 @@ def report(file: Path, shown: bool) -> None:
     click.echo(f"The report is in {file} ({max(1, len(html.encode()) // 1000):,} kB).")
     if shown:
         click.launch(file.resolve().as_uri())
+
+
+@click.command(short_help="Write all there is to one file, while everything runs.")
+@click.argument("file", type=FilePath(dir_okay=False))
+def backup(file: Path) -> None:
+    """Write the database, the versions of the model and what waits in the outbox to FILE, while everything runs.
+
+    FILE is a ZIP archive that `rlhf-loop restore` puts back on any machine, into SQLite or PostgreSQL. It is read again
+    to its end before it takes the place of an earlier one. The index is not in it, nor are secrets of the settings;
+    but it has what people wrote and the hashes of their passwords, so only you may read it.
+    """
+    from rlhf_loop.store.backup import back_up
+
+    engine, settings = open_ratings(), read_settings()
+    with progress_bar("Writing the backup") as progress:
+        made = back_up(engine, settings, file, actor=operator(), progress=progress)
+    size = file.stat().st_size / 1e6
+    click.echo(f"{file} has {made.words} ({size:,.1f} MB). It was read again, and is whole.")
+    if made.missing:
+        click.echo(f"Files of versions that were not there: {', '.join(made.missing)}.", err=True)
+
+
+@click.command(short_help="Put a backup back, into SQLite or PostgreSQL.")
+@click.argument("file", type=FilePath(dir_okay=False))
+@click.option("--check", is_flag=True, help="Only read it to its end, and say what is in it.")
+@click.option("--replace", is_flag=True, help="Drop what is in the database and the live model. Stop what runs before.")
+def restore(file: Path, check: bool, replace: bool) -> None:
+    """Put FILE, which `rlhf-loop backup` has written, into the database and the folders that the settings name.
+
+    The database has to be empty, and may be of the other kind. All of it is there at the end, or nothing was changed.
+    People sign in anew; the index is made by `rlhf-loop index add`.
+    """
+    from rlhf_loop import registry
+    from rlhf_loop.store import backup as backups
+    from rlhf_loop.store.engine import describe, make_engine
+
+    if check:
+        found = backups.look(file)
+        click.echo(f"{file} is whole: {found.words}, of {found.made_at:%Y-%m-%d %H:%M} UTC, by {found.program}.")
+        return
+    settings = read_settings()
+    engine = make_engine(settings.database_url)
+    with progress_bar("Restoring") as progress:
+        found = backups.restore(engine, settings, file, actor=operator(), replace=replace, progress=progress)
+    trouble = registry.settle(engine, settings, force=replace)
+    live = registry.live(engine)
+    click.echo(f"{describe(engine)} has {found.words}, as they were at {found.made_at:%Y-%m-%d %H:%M:%S} UTC.")
+    click.echo(f"{live.version} is live." if live else "No version is live.")
+    if found.waiting:
+        click.echo(f"What waits is in {settings.outbox_path} again; rlhf-loop serve brings it in.")
+    if changed := ", ".join(f"RLHF_{name.upper()}={value}" for name, value in found.settings.items()):
+        click.echo(f"The settings were: {changed}")
+    if trouble:
+        click.echo(trouble, err=True)
 
 
 @contextmanager

@@ -58,6 +58,32 @@ def doctor(as_json: bool) -> None:
         sys.exit(1)
 
 
+@click.command(short_help="Show the settings that hold, and where each comes from.")
+@click.option("--all", "with_defaults", is_flag=True, help="Those at their defaults, too.")
+@json_option
+def settings(with_defaults: bool, as_json: bool) -> None:
+    """Show the settings that hold here, and where each comes from; of secrets only that they are set.
+
+    A variable of the environment comes before its file (RLHF_SECRET_KEY_FILE, for secrets and the database), and both
+    before the default.
+    """
+    from rlhf_loop.config import PREFIX, origins
+
+    found, given = read_settings(), origins(os.environ)
+    shown = {name: value for name, value in found.shown().items() if with_defaults or name in given}
+    if as_json:
+        print_json({PREFIX + name.upper(): {"value": value, "from": given.get(name)} for name, value in shown.items()})
+        return
+    for name, value in shown.items():
+        variable = PREFIX + name.upper()
+        origin = given.get(name, "the default")
+        click.echo(f"{variable}={value}  ({'the environment' if origin == variable else origin})")
+    if not shown:
+        click.echo(
+            "All settings are at their defaults: rlhf-loop settings --all. docs/SETTINGS.md says what each does."
+        )
+
+
 @click.command()
 def demo() -> None:
     """See the whole loop at work on sample ratings.

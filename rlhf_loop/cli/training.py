@@ -274,6 +274,8 @@ def list_models(limit: int, as_json: bool) -> None:
     from rlhf_loop.cli.output import print_versions
 
     print_versions(found)
+    if off := registry.switched_off(engine):
+        click.echo(off.message)
 
 
 @models.command("show", short_help="Show the card of the version NAME: data, measures, limits.")
@@ -302,7 +304,7 @@ def promote_model(name: str, force: bool, reason: str) -> None:
     if force and blank(reason):
         raise click.UsageError("--force needs a reason, for those who come later: --reason TEXT")
     version = registry.promote(open_ratings(), read_settings(), name, actor=operator(), force=force, reason=reason)
-    click.echo(f"{version.version} is live.")
+    click.echo(f"{version.version} is live.{_off_still()}")
 
 
 @models.command("rollback", short_help="Put the version live again that was live before.")
@@ -312,7 +314,49 @@ def rollback_model(reason: str) -> None:
     from rlhf_loop import registry
 
     version = registry.rollback(open_ratings(), read_settings(), actor=operator(), reason=reason)
-    click.echo(f"{version.version} is live again.")
+    click.echo(f"{version.version} is live again.{_off_still()}")
+
+
+@models.command("off", short_help="Have no model rank, at once and everywhere, until `models on`.")
+@click.option("--reason", required=True, help="Why, for those who come later; it is kept.")
+def switch_model_off(reason: str) -> None:
+    """Have no model rank: all candidates keep their incoming order, at once and without a restart.
+
+    The processes on this machine heed it with their next ranking, be the database there or not; other machines that
+    serve follow within seconds. Trainings and promotions go on, and change nothing about it.
+    """
+    from rlhf_loop import registry
+    from rlhf_loop.utils.text import blank
+
+    if blank(reason):
+        raise click.UsageError("The reason is empty. Say why, for those who come later: --reason TEXT")
+    settings = read_settings()
+    left = registry.switch_off(open_ratings, settings, actor=operator(), reason=reason)
+    model = settings.model_path.absolute()
+    click.echo(f"The model at {model} is off: candidates keep their incoming order. To go on: rlhf-loop models on")
+    if not model.exists():
+        click.echo("No model is there. Where another one serves, set RLHF_MODEL_PATH and RLHF_DATABASE_URL.", err=True)
+    if left:
+        click.echo(left, err=True)
+
+
+@models.command("on", short_help="Let the live model rank again.")
+@_why
+def switch_model_on(reason: str) -> None:
+    """Let the live model rank again, where it was switched off."""
+    from rlhf_loop import registry
+
+    engine, settings = open_ratings(), read_settings()
+    registry.switch_on(engine, settings, actor=operator(), reason=reason)
+    live = registry.live(engine)
+    click.echo(f"The model is on: {live.version} ranks." if live else "The model is on, and no version is live.")
+
+
+def _off_still() -> str:
+    from rlhf_loop.ranking import off_marker
+
+    off = off_marker(read_settings().model_path).exists()
+    return " It does not rank, as the model is switched off: rlhf-loop models on" if off else ""
 
 
 @models.command("prune", short_help="Delete the tuned layers of old versions.")
@@ -375,7 +419,7 @@ def gaming(questions: int, policy: Path | None, as_json: bool) -> None:
 
     engine, settings = open_ratings(), read_settings()
     encoder = load_encoder(settings, serving=True)
-    ranker = Ranker(settings, encoder=encoder, record=0)
+    ranker = Ranker(settings, encoder=encoder, record=0, even_if_off=True)
     with working("Scoring"):
         found = gaming_report(engine, ranker, questions=questions)
         moved = policy_drift(engine, policy_answers(policy), encoder=encoder, ranker=ranker) if policy else None

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from rlhf_loop import registry
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.store.alarms import open_alarms
+from rlhf_loop.store.backup import last_backup
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, TrainingRun
 
@@ -25,7 +26,7 @@ class Gauges:
     """Values that the database has now. `trainings` are runs by status, `alarms` those that are open, by kind.
 
     `accuracy` and `auc` are the live model's on ratings that it was not fitted on, None where there is no model, or
-    one from before the registry; `promoted_at` is when it became live.
+    one from before the registry; `promoted_at` is when it became live. `backup_at` is when the last backup was made.
     """
 
     alarms: Mapping[AlarmKind, int]
@@ -34,6 +35,7 @@ class Gauges:
     promoted_at: datetime | None
     accuracy: float | None
     auc: float | None
+    backup_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def read_gauges(engine: Engine) -> Gauges:
     with reading(engine) as connection:
         trainings = {status: count for status, count in connection.execute(by_status)}
     alarms = Counter(alarm.kind for alarm in open_alarms(engine))
-    live = registry.live(engine)
+    live, backup = registry.live(engine), last_backup(engine)
     accuracy, auc = (live.measured(name) if live else None for name in ("accuracy", "auc"))
     return Gauges(
         alarms={kind: alarms[kind] for kind in AlarmKind},
@@ -59,6 +61,7 @@ def read_gauges(engine: Engine) -> Gauges:
         promoted_at=live.live_from if live else None,
         accuracy=accuracy.value if accuracy else None,
         auc=auc.value if auc else None,
+        backup_at=backup.made_at if backup else None,
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import RunRecord
+from rlhf_loop.domain import AlarmKind, RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.charts import draw
@@ -43,6 +43,11 @@ class Overview:
     versions: tuple[Version, ...]
     more_versions: bool
     runs: tuple[RunRecord, ...]
+
+    @property
+    def off(self) -> Alarm | None:
+        """The alarm by which the model is switched off, None while it is on."""
+        return next((alarm for alarm in self.alarms if alarm.kind is AlarmKind.MODEL_OFF), None)
 
 
 def overview(engine: Engine) -> Overview:

@@ -1,4 +1,4 @@
-"""The worker's periodic jobs: retraining, checks and webhook, the live model's file, old rankings.
+"""The worker's periodic jobs: retraining, checks and webhook, the live model's file, old rankings, backups.
 
 Each job has a thread of its own, so that one that fails or takes long holds up no other. Trainings are
 processes of their own: they take hours and gigabytes at worst, and one that crashes must not take the rest along.
@@ -10,6 +10,7 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -18,11 +19,14 @@ from cronsim import CronSim, CronSimError
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.errors import ConfigError, RlhfLoopError
+from rlhf_loop.domain import AlarmKind
+from rlhf_loop.errors import BackupError, ConfigError, DatabaseError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
 from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store import rankings
+from rlhf_loop.store.alarms import clear_alarm, raise_alarm
+from rlhf_loop.store.backup import back_up_into
 from rlhf_loop.store.engine import ensure_schema, make_engine
 from rlhf_loop.utils.text import clause
 
@@ -47,14 +51,14 @@ _ENDS = {
 class Schedule:
     """Times as in a crontab, in UTC."""
 
-    def __init__(self, crontab: str) -> None:
+    def __init__(self, crontab: str, *, setting: str = "RLHF_WORKER_SCHEDULE") -> None:
         try:
             if len(crontab.split()) != _FIELDS:
                 raise CronSimError(f"{len(crontab.split())} fields instead of {_FIELDS}")
             times = CronSim(crontab, datetime.now(UTC))
         except CronSimError as error:
             raise ConfigError(
-                f"RLHF_WORKER_SCHEDULE={crontab!r} is not a time as in a crontab: {clause(error)}. Give minute, hour, "
+                f"{setting}={crontab!r} is not a time as in a crontab: {clause(error)}. Give minute, hour, "
                 "day, month and weekday, as in 30 3 * * 1-5 for every working day at 3:30 (UTC)."
             ) from error
         self._crontab = crontab
@@ -83,10 +87,11 @@ class Worker:
         """Nothing starts yet, and the database is not asked.
 
         Raises:
-            ConfigError: the schedule cannot be read.
+            ConfigError: a schedule cannot be read.
             DatabaseError: the URL of the database cannot be read.
         """
         self.schedule = schedule = Schedule(settings.worker_schedule)
+        backups = Schedule(settings.backup_schedule, setting="RLHF_BACKUP_SCHEDULE")
         self._settings, self._command = settings, tuple(retrain)
         self._engine = make_engine(settings.database_url, lasting=settings)
         self._stopped = threading.Event()
@@ -95,6 +100,7 @@ class Worker:
             _Job("retraining", schedule.after, self._retrain, at_once=False),
             _Job("looking for problems", lambda now: now + _CHECK_EVERY, self._check),
             _Job("deleting old rankings", lambda now: now + _PURGE_EVERY, self._purge),
+            _Job("writing a backup", backups.after, self._back_up, at_once=False),
         )
 
     def run(self) -> None:
@@ -156,6 +162,26 @@ class Worker:
             if gone.answers:
                 logger.info("%d documents of %d recorded rankings are deleted.", gone.answers, gone.questions)
         return True
+
+    def _back_up(self) -> bool:
+        """Write a backup and delete those that are too many; an alarm is open while the last one failed."""
+        if (folder := self._settings.backup_path) is None:
+            return True
+        ensure_schema(self._engine)
+        try:
+            made = back_up_into(self._engine, self._settings, folder, actor="worker", progress=self._go_on)
+        except (BackupError, DatabaseError) as error:
+            if not self._stopped.is_set():
+                with suppress(DatabaseError):
+                    raise_alarm(self._engine, AlarmKind.BACKUP, str(error), detail={"folder": str(folder)})
+            raise
+        clear_alarm(self._engine, AlarmKind.BACKUP)
+        logger.info("The backup of %s is whole: %s.", made.made_at.isoformat(timespec="seconds"), made.words)
+        return True
+
+    def _go_on(self, done: int, total: int) -> None:
+        if self._stopped.is_set():
+            raise BackupError("The worker was stopped before the backup was whole. The earlier ones are there.")
 
     def _retrain(self) -> bool:
         """Start a training, wait for its end, and log what it says; return whether it did what it should."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_loop.registry.off_switch import follow, switch_off, switch_on, switched_off
 from rlhf_loop.registry.promotion import add, promote, rollback, settle
 from rlhf_loop.registry.versions import (
     Version,
@@ -24,12 +25,16 @@ __all__ = [
     "card_path",
     "find",
     "fitted_questions",
+    "follow",
     "frozen_before",
     "live",
     "load",
     "promote",
     "rollback",
     "settle",
+    "switch_off",
+    "switch_on",
+    "switched_off",
     "tidy",
     "version_path",
     "versions",

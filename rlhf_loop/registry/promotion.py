@@ -26,6 +26,7 @@ from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.encoders import full_name
 from rlhf_loop.errors import EncoderError, ModelFileError, RegistryError
 from rlhf_loop.registry import versions
+from rlhf_loop.registry.off_switch import follow
 from rlhf_loop.registry.runs import plain
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
 from rlhf_loop.reward import RewardModel
@@ -151,8 +152,11 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
     return _promoted(engine, settings, before, actor=actor, reason=back, detail=detail, fate=fate)
 
 
-def settle(engine: Engine, settings: Settings) -> str:
+def settle(engine: Engine, settings: Settings, *, force: bool = False) -> str:
     """Make the live file what the registry has, and return what is wrong with it; nothing is wrong with an empty text.
+
+    A model that is switched off stays so, and is on all machines that share the database. With `force` a file that
+    somebody else has put there is replaced, too.
 
     Finishes a promotion that was killed, restores a file that is damaged or missing, and adopts one from before there
     was a registry. What cannot be mended raises an alarm, and the processes that serve keep the model that they have.
@@ -160,6 +164,7 @@ def settle(engine: Engine, settings: Settings) -> str:
     Raises:
         DatabaseError: the database cannot be used.
     """
+    follow(engine, settings)
     version = live(engine)
     if version is None:
         _adopt(engine, settings)
@@ -172,7 +177,7 @@ def settle(engine: Engine, settings: Settings) -> str:
     if found == version.sha256:
         clear_alarm(engine, AlarmKind.MODEL_FILE)
         return ""
-    if found is not None and not is_known(engine, found):
+    if found is not None and not force and not is_known(engine, found):
         trouble = Message(
             "{path} is not one of the registry's models; {version} is live there. If it is meant to serve, leave it; "
             "else put the registry's back: rlhf-loop models promote {version}",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, insert, select, update
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.domain import AlarmKind
@@ -42,8 +42,12 @@ def raise_alarm(
     subject: str = "",
     detail: Mapping[str, Any] | None = None,
     now: datetime | None = None,
+    also: Callable[[Connection], None] = lambda connection: None,
 ) -> bool:
-    """Open an alarm and log it, or note that it is still so; return whether it is new."""
+    """Open an alarm and log it, or note that it is still so; return whether it is new.
+
+    `also` is done in the transaction of a new one.
+    """
     now = now or datetime.now(UTC)
     values = {"message": message, "said": packed(message), "detail": dict(detail) if detail else None, "seen_at": now}
     try:
@@ -51,6 +55,7 @@ def raise_alarm(
             if connection.execute(update(AlarmRow).where(*_open(kind, subject)).values(values)).rowcount:
                 return False
             connection.execute(insert(AlarmRow).values(kind=kind, subject=subject, raised_at=now, **values))
+            also(connection)
     except IntegrityError:
         # Another process has seen the same, and opened it in between.
         return False
@@ -58,15 +63,23 @@ def raise_alarm(
     return True
 
 
-def clear_alarm(engine: Engine, kind: AlarmKind, *, subject: str = "", now: datetime | None = None) -> bool:
-    """Close the alarm; return whether there was one."""
+def clear_alarm(
+    engine: Engine,
+    kind: AlarmKind,
+    *,
+    subject: str = "",
+    now: datetime | None = None,
+    also: Callable[[Connection], None] = lambda connection: None,
+) -> bool:
+    """Close the alarm, and do `also` in the same transaction if there was one; return whether there was."""
     with reading(engine) as connection:
         # Mostly there is none, and then nobody has to wait for the right to write.
         if connection.execute(select(AlarmRow.id).where(*_open(kind, subject))).first() is None:
             return False
     ended = update(AlarmRow).where(*_open(kind, subject)).values(cleared_at=now or datetime.now(UTC))
     with transaction(engine) as connection:
-        cleared = connection.execute(ended).rowcount > 0
+        if cleared := connection.execute(ended).rowcount > 0:
+            also(connection)
     if cleared:
         logger.info("The alarm (%s) is over%s.", kind, f": {subject}" if subject else "")
     return cleared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import sqlite3
@@ -28,6 +29,8 @@ from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.sqlite import file_id
 from rlhf_loop.utils.text import counted, verb
+
+logger = logging.getLogger(__name__)
 
 #: Not Alembic's own `alembic_version`: the tables may live in a database that another application migrates.
 VERSION_TABLE = "rlhf_alembic_version"
@@ -316,16 +319,34 @@ def _waiting(outbox: Path) -> int:
 def migrate(engine: Engine) -> None:
     """Upgrade the schema to `head()`, in one transaction; safe where several processes start at once.
 
-    An earlier hand-made `rlhf_interactions` is adopted with its rows.
+    An earlier hand-made `rlhf_interactions` is adopted with its rows. That a new database is made, and where, is
+    logged as a warning: it is seen by whoever meant another one, and has none in this folder.
 
     Raises:
         DatabaseError: the database cannot be reached, is newer than this code, or holds rows that cannot be kept.
     """
+    with migrating(engine) as connection:
+        found = revision_in(connection)
+        new = found is None and not inspect(connection).has_table("rlhf_interactions")
+        if found != head():
+            upgrade(connection)
+    if new and engine.url.database != ":memory:" and engine.url.database:
+        file = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
+        found = f"There was no database at {file.absolute()}" if file else f"There were no tables in {describe(engine)}"
+        logger.warning("%s, so an empty database is made. If yours is elsewhere, set RLHF_DATABASE_URL.", found)
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """Write in one transaction in which no other process changes the schema.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or refuses what is done.
+    """
     with _migration_lock(engine), _readable_errors(engine), transaction(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        if _revision(connection) != head():
-            _upgrade(connection)
+        yield connection
 
 
 def revision(engine: Engine) -> str | None:
@@ -335,7 +356,7 @@ def revision(engine: Engine) -> str | None:
         DatabaseError: the database cannot be reached.
     """
     with translated_errors(engine), engine.connect() as connection:
-        return _revision(connection)
+        return revision_in(connection)
 
 
 def describe(engine: Engine) -> str:
@@ -546,14 +567,20 @@ def _migration_lock(engine: Engine) -> Iterator[None]:
         ) from error
 
 
-def _revision(connection: Connection) -> str | None:
+def revision_in(connection: Connection) -> str | None:
+    """Tell the schema's revision, as this transaction sees it."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return found
 
 
-def _upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, *, to: str = "head") -> None:
+    """Bring the schema to a revision, in the transaction of `migrating`.
+
+    Raises:
+        DatabaseError: the database is newer than this code.
+    """
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -562,14 +589,14 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    current = _revision(connection)
+    current = revision_in(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise DatabaseError(
             f"The database {describe(connection.engine)} is at revision {current!r}; this version of rlhf-loop knows "
             f"none newer than {head()!r}. Install the version that upgraded it, or use another database."
         )
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 def _unusable(engine: Engine, error: SQLAlchemyError) -> str:

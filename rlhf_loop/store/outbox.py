@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
 from rlhf_loop.utils.sqlite import USED_BYTES, SqliteConnection
 from rlhf_loop.utils.text import unstorable
@@ -131,6 +132,16 @@ class Outbox:
         rows = self._rows("SELECT created_at FROM entries WHERE refused IS NULL ORDER BY id LIMIT 1")
         return datetime.fromisoformat(rows[0][0]) if rows else None
 
+    def all(self) -> list[tuple[str, Mapping[str, Any], list[str]]]:
+        """Return what waits, with what each entry is about, the oldest first.
+
+        Raises:
+            OutboxError: the file cannot be read.
+        """
+        about = "(SELECT json_group_array(interaction) FROM mentions WHERE entry = entries.id)"
+        rows = self._rows(f"SELECT kind, body, {about} FROM entries WHERE refused IS NULL ORDER BY id")
+        return [(kind, json.loads(body), json.loads(names)) for kind, body, names in rows]
+
     def done(self, *entries: Entry) -> None:
         """Forget entries, now that they are in the database."""
         gone = [(entry.id,) for entry in entries]
@@ -199,6 +210,15 @@ class Outbox:
                     "with those beside it that end in -wal and -shm."
                 )
             raise OutboxError(f"The outbox {self.path} cannot be used: {error}. {advice}") from error
+
+
+def outboxes(settings: Settings) -> tuple[Outbox, Outbox]:
+    """Return the outbox for answers and ratings, and that for rankings.
+
+    It is one of their own, so that however many they are, a rating has its place.
+    """
+    path, most = settings.outbox_path, settings.outbox_max
+    return Outbox(path, limit=most), Outbox(path.with_stem(f"{path.stem}_rankings"), limit=most, durable=False)
 
 
 def _written(body: Mapping[str, Any]) -> str:

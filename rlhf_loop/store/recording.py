@@ -36,7 +36,7 @@ from rlhf_loop.errors import DatabaseError, OutboxError, RlhfLoopError
 from rlhf_loop.store import interactions
 from rlhf_loop.store.engine import ensure_schema, make_engine, transaction
 from rlhf_loop.store.interactions import put as put_served
-from rlhf_loop.store.outbox import Entry, Outbox
+from rlhf_loop.store.outbox import Entry, Outbox, outboxes
 from rlhf_loop.store.validation import cleaned, problem
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.text import unstorable
@@ -66,10 +66,7 @@ class Recorder:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        path, most = settings.outbox_path, settings.outbox_max
-        self._outbox = Outbox(path, limit=most)
-        # Of their own, so that however many they are, a rating has its place.
-        self._rankings = Outbox(path.with_stem(f"{path.stem}_rankings"), limit=most, durable=False)
+        self._outbox, self._rankings = outboxes(settings)
         self.loses = self._down = self._drops = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None

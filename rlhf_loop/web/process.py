@@ -17,7 +17,7 @@ from rlhf_loop.accounts.users import has_active_admin
 from rlhf_loop.answering import AnswerService
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import DatabaseError
-from rlhf_loop.store.engine import describe, ensure_schema, make_engine, reading, sqlite_file
+from rlhf_loop.store.engine import describe, ensure_schema, make_engine, reading
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +86,6 @@ class Database:
 
     def _open(self) -> None:
         engine = make_engine(self._settings.database_url, patience_s=_PATIENCE_S, lasting=self._settings)
-        path = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
-        if path is not None and not path.exists():
-            logger.warning(
-                "There is no database at %s yet: an empty one is made. If yours is elsewhere, set RLHF_DATABASE_URL.",
-                path.absolute(),
-            )
         ensure_schema(engine)
         # An application that somebody throws away leaves no connections open.
         finalize(self, engine.dispose).atexit = False

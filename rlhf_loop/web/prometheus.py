@@ -112,6 +112,7 @@ WORKERS = MetricInfo("rlhf_workers", Kind.GAUGE, "Processes that answer.")
 MODEL = MetricInfo(
     "rlhf_model_info", Kind.GAUGE, "1 for each version of the model that a process serves now.", ("version",)
 )
+MODEL_OFF = MetricInfo("rlhf_model_off", Kind.GAUGE, "1 while the model is switched off, so that nothing ranks.")
 BUILD = MetricInfo("rlhf_build_info", Kind.GAUGE, "1 for the version of RLHF Loop.", ("version",))
 OUTBOX_WAITING = MetricInfo("rlhf_outbox_waiting", Kind.GAUGE, "Answers and ratings that wait for the database.")
 OUTBOX_REFUSED = MetricInfo("rlhf_outbox_refused", Kind.GAUGE, "Those that the database has refused for good.")
@@ -134,6 +135,7 @@ ACCURACY = MetricInfo(
     "rlhf_live_model_accuracy", Kind.GAUGE, "Accuracy of the live version, on questions it was not fitted on."
 )
 AUC = MetricInfo("rlhf_live_model_auc", Kind.GAUGE, "The same for its AUC.")
+BACKUP = MetricInfo("rlhf_backup_timestamp_seconds", Kind.GAUGE, "When the last backup was made, in Unix time.")
 
 #: Counted by each process itself.
 COUNTED = (
@@ -151,6 +153,7 @@ COUNTED = (
 )
 #: Looked up with each request for the metrics.
 LOOKED_UP = (
+    MODEL_OFF,
     BUILD,
     OUTBOX_WAITING,
     OUTBOX_REFUSED,
@@ -163,6 +166,7 @@ LOOKED_UP = (
     PROMOTED,
     ACCURACY,
     AUC,
+    BACKUP,
 )
 CATALOGUE = (*COUNTED, *LOOKED_UP)
 
@@ -331,6 +335,7 @@ class _Scrape(Collector):
         except RlhfLoopError as error:
             logger.warning("The served model is unknown: %s", error)
         yield from self._counts.collect()
+        yield _gauge(MODEL_OFF, {(): int(self._service.switched_off())})
         yield _gauge(BUILD, {(__version__,): 1})
         yield from self._outbox()
         yield from self._of_the_database()
@@ -401,7 +406,8 @@ def _of_the_loop(found: Gauges) -> Iterator[Metric]:
     yield _gauge(TRAINING, {(): found.trainings["running"]})
     if found.live is not None:
         yield _gauge(LIVE_MODEL, {(found.live,): 1})
-    for info, value in ((PROMOTED, found.promoted_at), (ACCURACY, found.accuracy), (AUC, found.auc)):
+    measured = ((ACCURACY, found.accuracy), (AUC, found.auc))
+    for info, value in ((PROMOTED, found.promoted_at), *measured, (BACKUP, found.backup_at)):
         if value is not None:
             yield _gauge(info, {(): value.timestamp() if isinstance(value, datetime) else value})
 

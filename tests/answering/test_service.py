@@ -20,6 +20,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage, Review, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import ConfigError, SourceError
+from rlhf_loop.ranking import off_marker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.store.engine import make_engine
@@ -142,6 +143,21 @@ def test_without_a_model_the_incoming_order_stays(make: Any) -> None:
     assert [(of.text, of.rank, of.score) for of in answer.ranked] == [("B.", 1, None), ("C.", 2, None), ("A.", 3, None)]
     assert answer.model_version is None
     assert answer.degraded == {}
+
+
+def test_a_model_that_is_switched_off(make: Any, live: str, settings: Settings) -> None:
+    """The incoming order from the next question on, which the answer and the readiness say; no harm to `ready`."""
+    service = make(Fixed("fixed", TEXTS))
+    service.warm_up()
+    assert service.answer(QUERY).model_version == live
+    off_marker(settings.model_path).touch()
+    answer = service.answer(QUERY)
+    assert ([each.text for each in answer.ranked], answer.model_version, answer.policy) == (TEXTS, None, "incoming")
+    assert answer.degraded == {"model": "it is switched off, so the candidates keep their incoming order"}
+    readiness = service.readiness()
+    assert (readiness.ready, readiness.checks["model"]) == (True, answer.degraded["model"])
+    off_marker(settings.model_path).unlink()
+    assert service.answer(QUERY).model_version == live
 
 
 def test_a_model_that_comes_later_is_used(

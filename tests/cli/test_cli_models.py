@@ -79,6 +79,30 @@ def test_from_ratings_to_a_rollback(loop: Run) -> None:
     assert "There is no version 'nothing'" in loop("models", "show", "nothing", code=2).stderr
 
 
+def test_off_and_on(loop: Run, environment: dict[str, str]) -> None:
+    """Off with a reason, which is seen where somebody looks; a promotion does not undo it, `on` does."""
+    engine = open_database(environment["RLHF_DATABASE_URL"])
+    put_live(engine, made_at=START)
+    engine.dispose()
+    assert "Missing option '--reason'" in loop("models", "off", code=2).stderr
+    assert "The reason is empty" in loop("models", "off", "--reason", " \u200b", code=2).stderr
+    assert "The model is not off" in loop("models", "on", code=2).stderr
+    said = loop("models", "off", "--reason", "It answers in rhymes")
+    assert said.stdout.startswith(f"The model at {environment['RLHF_MODEL_PATH']} is off: candidates")
+    assert "No model is there." in said.stderr
+    assert "off already" in loop("models", "off", "--reason", "Again", code=2).stderr
+    assert "model_off (" in loop("alarms", code=1).stdout
+    assert ": It answers in rhymes. To go on: rlhf-loop models on" in loop("models", "list").stdout
+    assert "it is switched off, so candidates keep their incoming order" in loop("doctor", code=1).stdout
+    assert "\tmodel.off\tmodel\t" in loop("audit").stdout
+    assert loop("models", "on", "--reason", "Mended").stdout.startswith("The model is on")
+    assert '"reason": "Mended"' in loop("audit", "--action", "model.on").stdout
+    # Whatever state the database is in.
+    environment["RLHF_DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
+    assert "The database cannot be used now" in loop("models", "off", "--reason", "x").stderr
+    assert Path(f"{environment['RLHF_MODEL_PATH']}.off").exists()
+
+
 def test_two_at_once(loop: Run, environment: dict[str, str], tmp_path: Path) -> None:
     """While one training runs another one says so, with an exit code of its own, and leaves no trace."""
     loop("ratings", "import", sample.RATINGS_FILE)

@@ -22,8 +22,9 @@ from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.monitoring import worker as module
 from rlhf_loop.monitoring.worker import Schedule, Worker
 from rlhf_loop.registry.runs import begin_run, runs
-from rlhf_loop.store.alarms import alarms, raise_alarm
-from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.alarms import alarms, open_alarms, raise_alarm
+from rlhf_loop.store.backup import last_backup, look
+from rlhf_loop.store.engine import make_engine, open_database
 
 #: A training that does nothing but end with some exit code.
 ENDS = "import sys; print('what it says'); sys.exit(int(sys.argv[1]))"
@@ -94,6 +95,28 @@ def test_bad_schedules(settings: Settings, crontab: str, reason: str) -> None:
         Worker(replace(settings, worker_schedule=crontab), retrain=[])
     assert f"RLHF_WORKER_SCHEDULE={crontab!r}" in str(caught.value)
     assert "30 3 * * 1-5" in str(caught.value)
+
+
+def test_backups(settings: Settings, tmp_path: Path) -> None:
+    """With a folder the worker writes them there; an alarm is open while the last one failed."""
+    with pytest.raises(ConfigError, match="RLHF_BACKUP_SCHEDULE='nightly'"):
+        Worker(replace(settings, backup_schedule="nightly"), retrain=[])
+    folder = tmp_path / "backups"
+    folder.touch()
+    worker = Worker(replace(settings, backup_path=folder), retrain=python(ENDS, 0))
+    engine = make_engine(settings.database_url)
+    assert not worker.once()
+    (alarm,) = open_alarms(engine)
+    assert (alarm.kind, "cannot be written" in alarm.message) == ("backup", True)
+    folder.unlink()
+    assert worker.once()
+    assert open_alarms(engine) == []
+    (made,) = folder.glob("*.zip")
+    assert look(made).rows > 0
+    last = last_backup(engine)
+    assert last is not None
+    assert (last.file, last.bytes) == (str(made), made.stat().st_size)
+    engine.dispose()
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,19 @@ def test_more_threads_than_connections_are_told_so(postgres_url: str) -> None:
     engine.dispose()
 
 
+def test_a_new_database_is_announced(empty_database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever meant another one is told once that it is new, and where it is; a table of before is not a new one."""
+    for _ in range(2):
+        db.open_database(empty_database_url).dispose()
+    (said,) = [
+        record.getMessage() for record in caplog.records if "so an empty database is made" in record.getMessage()
+    ]
+    if "sqlite" in empty_database_url:
+        assert said.startswith(f"There was no database at {empty_database_url.removeprefix('sqlite:///')}, so")
+    else:
+        assert said.startswith("There were no tables in postgresql")
+
+
 def test_sqlite_keeps_acknowledged_writes_and_foreign_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SQLite connection has WAL, foreign keys, full synchronisation and a busy timeout."""
     monkeypatch.setattr(db, "create_engine", create_engine)  # that of users, which waits for the disk
@@ -237,10 +250,12 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
 
 @pytest.mark.slow
 def test_several_processes_migrate_at_once(empty_database_url: str, tmp_path: Path) -> None:
-    """Processes that start together end up with one schema and no error."""
+    """Processes that start together end up with one schema and no error, and one of them says that it made it."""
     code = f"from rlhf_loop.store.engine import open_database; open_database({empty_database_url!r})"
     started = [program(code, folder=tmp_path) for _ in range(3)]
-    assert [(process.wait(PATIENCE_S), process.said()) for process in started] == [(0, "")] * 3
+    assert [process.wait(PATIENCE_S) for process in started] == [0] * 3
+    (said,) = filter(None, (process.said() for process in started))
+    assert "so an empty database is made" in said
 
 
 HAND_MADE = """

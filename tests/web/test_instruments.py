@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from rlhf_loop.errors import DatabaseError, OutboxError
 from rlhf_loop.monitoring import gauges as gauges_module
 from rlhf_loop.monitoring.gauges import count_answers, read_gauges
 from rlhf_loop.registry.runs import begin_run, end_run
+from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import raise_alarm
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import record
@@ -145,6 +146,7 @@ def test_everything_of_the_catalogue(client: FlaskClient, settings: Settings) ->
         "rlhf_model_promoted_timestamp_seconds",
         "rlhf_live_model_accuracy",
         "rlhf_live_model_auc",
+        "rlhf_backup_timestamp_seconds",
     }
 
 
@@ -167,6 +169,7 @@ def test_which_model_is_served(client: FlaskClient, service: FakeService) -> Non
     assert [labels for name, labels in found if name == "rlhf_model_info"] == [(("version", "passages-000000000000"),)]
     service.model_version = None
     assert "rlhf_model_info" not in names(values(client))
+    assert of(values(client), "rlhf_model_off") == 0
 
 
 def test_the_outbox(client: FlaskClient, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +332,12 @@ def test_gauges_of_a_live_model(loop: Engine) -> None:
     found = read_gauges(loop)
     assert (found.live, found.promoted_at, found.accuracy, found.auc) == (row["version"], since, 0.81, 0.9)
     assert registry.live(loop) is not None
+    assert found.backup_at is None
+    with transaction(loop) as connection:
+        audit.note(connection, "worker", "backup.made", "backup", {"file": "x.zip", "bytes": 5})
+    made_at = read_gauges(loop).backup_at
+    assert made_at is not None
+    assert abs(made_at - datetime.now(UTC)) < timedelta(hours=1)
     assert gauges_module.AlarmKind is AlarmKind
 
 

@@ -15,7 +15,7 @@ from rerank_apps import BAD, DOCUMENTS, FAIR, GOOD, QUERY, REQUESTS, RankingServ
 from test_openapi import checker, document
 
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.ranking import Ranker, logit, rerank_candidates
+from rlhf_loop.ranking import Ranker, logit, off_marker, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.train import TrainingReport
 
@@ -403,3 +403,16 @@ def test_without_a_model_there_is_no_reward(tmp_path: Path, encoder: TextEncoder
     ranker = ranker_in(tmp_path, encoder, None)
     web = app_with(ranker, tmp_path, rerank_without_model="incoming").test_client()
     assert post(web, "/get_reward", {"query": ["q a"], "prompts": ["q"]}).status_code == 503
+
+
+def test_a_model_that_is_switched_off(tmp_path: Path, encoder: TextEncoder) -> None:
+    """Each dialect has the incoming order, whatever is set for a missing model; a score or a reward is refused."""
+    ranker = ranker_in(tmp_path, encoder, None)
+    web = app_with(ranker, tmp_path).test_client()
+    off_marker(ranker.model_path).touch()
+    for dialect, path in DIALECTS.items():
+        found = post(web, path, asked(dialect))
+        assert found.status_code == 200, found.text
+        assert [index for index, _ in pairs(dialect, found.get_json())] == [0, 1, 2]
+    refused = post(web, "/get_reward", {"query": ["q a"], "prompts": ["q"]})
+    assert (refused.status_code, "switched off" in refused.text) == (503, True)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from patience import PATIENCE_S
 from people_fakes import Browser, Site
 from sqlalchemy import Engine, insert
 
+from rlhf_loop import registry
+from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, RunRecord
 from rlhf_loop.monitoring import Figure, figures
 from rlhf_loop.monitoring.charts import picture
@@ -211,6 +214,17 @@ def test_the_state_of_the_loop(site: Site, ada: Browser) -> None:
     assert HOSTILE not in page
     text = page.replace("&nbsp;", " ")
     assert "on 24 held-out answers alone: accuracy 75.0 %, AUC 0.80</span><span>on all questions: P@1 66.0 %" in text
+
+
+def test_a_model_that_is_switched_off(site: Site, ada: Browser, tmp_path: Path) -> None:
+    """Who did it and why stands before the live model, in the language of whoever looks."""
+    settings = Settings(model_path=tmp_path / "m.joblib")
+    registry.switch_off(lambda: site.engine, settings, actor="cli:ada", reason=HOSTILE)
+    page = ada.get("/dashboard").text
+    assert "Model off</strong>" in page
+    assert "Switched off by cli:ada since" in page
+    assert "Abgeschaltet von cli:ada seit" in ada.client.get("/dashboard", headers={"Accept-Language": "de"}).text
+    assert HOSTILE not in page
 
 
 def test_many_versions(site: Site, ada: Browser) -> None:

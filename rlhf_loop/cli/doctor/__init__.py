@@ -58,4 +58,5 @@ def _checks(settings: Settings, reached: DatabaseAccess, now: datetime) -> Itera
     if reached.engine is not None:
         yield "ratings", loop.ratings(reached.engine)
         yield "training", loop.training(reached.engine, settings, now)
+        yield "backup", loop.backup(reached.engine, settings, now)
         yield "alarms", loop.alarms(reached.engine)

@@ -83,6 +83,25 @@ def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Find
         yield Finding("training", due(engine, settings, now=now).reason.rstrip("."))
 
 
+def backup(engine: Engine, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Tell when the last backup was made, and whether the worker should have written one since."""
+    from rlhf_loop.monitoring.worker import Schedule
+    from rlhf_loop.store.backup import last_backup
+
+    last, folder = last_backup(engine), settings.backup_path
+    text = f"the last one is {last.file}, of {_moment(last.made_at)}" if last else "there was none yet"
+    if folder is None:
+        advice = "" if last else "; rlhf-loop backup FILE writes one, and the worker does with RLHF_BACKUP_PATH"
+        yield Finding("backup", text + advice)
+        return
+    schedule = Schedule(settings.backup_schedule, setting="RLHF_BACKUP_SCHEDULE")
+    # One that was missed may be about to come; two mean that nobody writes any.
+    if last and schedule.after(schedule.after(last.made_at)) < now:
+        yield fault("backup", text, f"Look whether rlhf-loop worker runs, and can write to {folder}")
+    else:
+        yield Finding("backup", f"{text}; rlhf-loop worker writes the next one at {_moment(schedule.after(now))}")
+
+
 def alarms(engine: Engine) -> Iterator[Finding]:
     """Tell which alarms are open."""
     from rlhf_loop.store.alarms import open_alarms
@@ -98,7 +117,11 @@ def alarms(engine: Engine) -> Iterator[Finding]:
 def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     """Tell whether a model serves, and whether it is the one that the registry has as live."""
     from rlhf_loop import registry
+    from rlhf_loop.ranking import off_marker
 
+    if off_marker(settings.model_path).exists():
+        text = "it is switched off, so candidates keep their incoming order; rlhf-loop alarms says why, if need be"
+        yield fault("model", text, "When it may rank again: rlhf-loop models on")
     live = registry.live(reached.engine) if reached.engine else None
     if live is not None and reached.engine is not None:
         yield from _with_live(settings, reached.engine, live)

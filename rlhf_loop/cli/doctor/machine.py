@@ -110,7 +110,7 @@ def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Findin
     for name, value in environ.items():
         if not name.startswith(PREFIX):
             continue
-        if name not in known:
+        if name not in known and name.removesuffix("_FILE") not in known:
             near = get_close_matches(name, known, 1)
             advice = f"{f'Did you mean {near[0]}? ' if near else ''}Correct it, or unset it; docs/SETTINGS.md lists all"
             findings.append(fault("settings", f"{name} is not a known setting", advice))

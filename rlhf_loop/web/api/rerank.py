@@ -417,16 +417,11 @@ class _Desk:
         """
 
         query, batch = given.query, self._in_batches() if given.batch is None else given.batch
+        otherwise = WithoutModel.INCOMING if self._service.switched_off() else self._otherwise
 
         def rank() -> DocumentRanking:
             return rank_documents(
-                self._service.ranker(),
-                query,
-                texts,
-                otherwise=self._otherwise,
-                longest=longest,
-                count=count,
-                pointwise=batch,
+                self._service.ranker(), query, texts, otherwise=otherwise, longest=longest, count=count, pointwise=batch
             )
 
         try:

@@ -38,7 +38,7 @@ NAMES = (
     *(Message("live"), Message("candidate"), Message("retired"), Message("rejected")),
     *(Message("running"), Message("succeeded"), Message("failed")),
     *(Message("Accuracy"), Message("Drift"), Message("Source"), Message("Queue"), Message("Model file")),
-    Message("Training"),
+    *(Message("Training"), Message("Model off"), Message("Backup")),
 )
 
 _MAX_AGE_S = 60.0

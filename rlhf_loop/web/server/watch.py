@@ -1,4 +1,5 @@
-"""Watch over the live model: its file is the one that the registry names, and killed trainings are marked as dead.
+"""Watch over the live model: its file is the one that the registry names, it is off while somebody has switched it off,
+and killed trainings are marked as dead.
 
 A promotion replaces the file on its own machine; on others, and after a kill in the middle of it, each serving process
 does. The ranker notices a new file by itself with the next question.
@@ -22,7 +23,7 @@ from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks: one query each, and the file is read only where it is another than the last time.
+#: Seconds between two looks: two queries each, and the file is read only where it is another than the last time.
 LOOK_EVERY_S = 2.0
 _RUNS_EVERY_S = 60.0
 
@@ -52,6 +53,7 @@ class Watch:
             RlhfLoopError: the database cannot be used, or a lock's file cannot be written.
         """
         engine = self._database.engine()
+        registry.follow(engine, self._settings)
         live = registry.live(engine)
         path = self._settings.model_path
         files = [path, sum_file(path)]

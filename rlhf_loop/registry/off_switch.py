@@ -1,0 +1,169 @@
+"""Off-switch: while it is off no model ranks, whichever version is live.
+
+Ranking heeds a marker beside the live file (`ranking.off_marker`); the database keeps the decision as an open alarm. To
+switch off writes the marker first, so that it holds at once and without the database, and whoever looks next notes it
+there. To switch on changes the database first. Killed in between, `follow` does the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy.engine import Engine
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import AlarmKind
+from rlhf_loop.errors import DatabaseError, RegistryError
+from rlhf_loop.ranking import off_marker
+from rlhf_loop.store import audit
+from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
+from rlhf_loop.utils.files import write_whole
+from rlhf_loop.utils.text import clean_text
+from rlhf_loop.utils.translation import Message
+
+logger = logging.getLogger(__name__)
+
+_BY_HAND: Mapping[str, str] = {"actor": "unknown", "reason": "The marker was put there by hand."}
+_TARGET = "model"
+
+
+def switch_off(open_engine: Callable[[], Engine], settings: Settings, *, actor: str, reason: str) -> str:
+    """Have no model rank from now on; return what is still to be done, an empty text where that is nothing.
+
+    Of the marker and the database one is enough: whoever serves brings it to the other.
+
+    Raises:
+        RegistryError: it is off already, or neither the marker nor the database can be written.
+    """
+    marker = off_marker(settings.model_path)
+    said = {"actor": actor, "reason": clean_text(reason), "at": datetime.now(UTC).isoformat()}
+    if marker.exists():
+        raise RegistryError(
+            f"The model is off already: {_said(_read(marker) or _BY_HAND)} To give another reason, switch it on first: "
+            "rlhf-loop models on"
+        )
+    trouble = ""
+    try:
+        _write(marker, said)
+    except OSError as error:
+        trouble = (
+            f"{marker} cannot be written ({error.strerror}), so only rlhf-loop serve and the worker follow, within a "
+            "minute; mend the rights of its folder for the rest."
+        )
+    try:
+        engine = open_engine()
+        if trouble and switched_off(engine) is None:
+            _note(engine, said)
+        noted = switched_off(engine) if trouble else follow(engine, settings)
+        if noted is not None and noted.detail.get("at") != said["at"]:
+            trouble = f"It was so already: {_said({**_BY_HAND, **noted.detail})} {trouble}".rstrip()
+    except DatabaseError as error:
+        if trouble:
+            raise RegistryError(f"The model stays on. {trouble} And: {error}") from error
+        trouble = (
+            "The database cannot be used now, so it and other machines learn of this only from the worker, rlhf-loop "
+            f"serve, or rlhf-loop models list on this machine, once it is back. {error}"
+        )
+    return trouble
+
+
+def switch_on(engine: Engine, settings: Settings, *, actor: str, reason: str = "") -> None:
+    """Let the live model rank again.
+
+    Raises:
+        RegistryError: it is not off, or the marker cannot be deleted.
+        DatabaseError: the database cannot be used; it stays off.
+    """
+    if follow(engine, settings) is None:
+        raise RegistryError("The model is not off. To switch it off: rlhf-loop models off --reason TEXT")
+    detail = {"reason": clean_text(reason)} if reason else None
+    clear_alarm(
+        engine, AlarmKind.MODEL_OFF, also=lambda connection: audit.note(connection, actor, "model.on", _TARGET, detail)
+    )
+    follow(engine, settings)
+
+
+def follow(engine: Engine, settings: Settings) -> Alarm | None:
+    """Bring marker and database together; return the alarm while the model is off, else None.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+        RegistryError: the marker cannot be written or deleted.
+    """
+    marker = off_marker(settings.model_path)
+    found = _read(marker)
+    noted = switched_off(engine)
+    if noted is None and found is not None and not found.get("recorded"):
+        _note(engine, found)
+        noted = switched_off(engine)
+    try:
+        if noted is not None:
+            wanted = {**{name: str(value) for name, value in noted.detail.items()}, "recorded": "yes"}
+            if found != wanted:
+                _write(marker, wanted)
+        elif found is not None and _read(marker) == found:
+            # Not one that somebody has put there since.
+            marker.unlink(missing_ok=True)
+    except OSError as error:
+        verb = "deleted" if noted is None else "written"
+        raise RegistryError(f"{marker} cannot be {verb}: {error.strerror}. Mend the rights of its folder.") from error
+    return noted
+
+
+def switched_off(engine: Engine) -> Alarm | None:
+    """Return the alarm by which the database has the model off; None while it is on.
+
+    Raises:
+        DatabaseError: the database cannot be asked.
+    """
+    return next((alarm for alarm in open_alarms(engine) if alarm.kind is AlarmKind.MODEL_OFF), None)
+
+
+def _note(engine: Engine, said: Mapping[str, str]) -> None:
+    detail = {name: said[name] for name in ("actor", "reason", "at") if name in said}
+    raise_alarm(
+        engine,
+        AlarmKind.MODEL_OFF,
+        Message(
+            "No model ranks, and candidates keep their incoming order: switched off by {actor}: {reason} To go on: "
+            "rlhf-loop models on",
+            actor=said["actor"],
+            reason=_ended(said["reason"]),
+        ),
+        detail=detail,
+        also=lambda connection: audit.note(connection, said["actor"], "model.off", _TARGET, {"reason": said["reason"]}),
+    )
+
+
+def _said(said: Mapping[str, str]) -> str:
+    return f"switched off by {said['actor']}: {_ended(said['reason'])}"
+
+
+def _ended(reason: str) -> str:
+    return reason if reason.endswith((".", "!", "?")) else f"{reason}."
+
+
+def _read(marker: Path) -> dict[str, str] | None:
+    """Return what the marker says, None where there is none; whatever else is there was put there by hand."""
+    try:
+        found = json.loads(marker.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return dict(_BY_HAND)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in _BY_HAND):
+        return dict(_BY_HAND)
+    return {name: str(value) for name, value in found.items()}
+
+
+def _write(marker: Path, said: Mapping[str, str]) -> None:
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_whole(marker, json.dumps(said).encode())
+    except OSError:
+        # On a full disk an empty one may still find room, and says enough.
+        marker.touch()

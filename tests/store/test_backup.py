@@ -1,0 +1,372 @@
+"""Backups: what is in them, and what becomes of them elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databases import sqlite_database
+from patience import PATIENCE_S
+from sqlalchemy import Engine, delete, inspect, select, text
+
+from rlhf_loop.accounts import tokens, users
+from rlhf_loop.accounts.links import invite
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import AlarmKind, Rating, Review, UserRole
+from rlhf_loop.errors import BackupError, DatabaseError
+from rlhf_loop.store import audit, backup
+from rlhf_loop.store.alarms import raise_alarm
+from rlhf_loop.store.engine import head, make_engine, migrating, reading, revision, transaction, upgrade
+from rlhf_loop.store.interactions import put_review, record
+from rlhf_loop.store.outbox import Outbox
+from rlhf_loop.store.tables import Base, Interaction, ModelVersion
+
+HOSTILE = 'Ümläut "quoted" \\ back\tand\nnewline \u202e 🙂 \\N , \' -- ;'
+
+
+def settings_in(folder: Path, url: str) -> Settings:
+    folder.mkdir(exist_ok=True)
+    return Settings(
+        database_url=url,
+        model_path=folder / "live.joblib",
+        models_path=folder / "versions",
+        outbox_path=folder / "outbox.db",
+        secret_key="k" * 40,
+    )
+
+
+def fill(engine: Engine, settings: Settings) -> None:
+    """Store something of everything that differs between databases: times, JSON, fractions, ids that were given."""
+    answers = [Rating(HOSTILE, f"Answer {place}", score=0.1 + 0.2, shown_rank=1) for place in range(3)]
+    record(engine, answers)
+    with transaction(engine) as connection:
+        for key, grade in ((1, 5), (1, 2), (2, 4)):
+            review = Review(rating=grade, comment=HOSTILE, reviewer=f"r{grade}")
+            put_review(connection, key, review)
+        connection.execute(delete(Interaction).where(Interaction.id == 3))
+        row = {"version": "passages-1a2b3c", "sha256": "5" * 64, "weights_sha256": "6" * 64, "state": "live"}
+        now = {"made_at": datetime(2026, 3, 1, 12, 0, 0, 123456, UTC), "changed_at": datetime.now(UTC)}
+        metrics = {"metrics": {"nested": [1, 0.1, None, HOSTILE]}, "reason": "x", "recipe": "r", "encoder": "e"}
+        connection.execute(ModelVersion.__table__.insert().values({**row, **now, **metrics}))
+    users.add(engine, "ada", role=UserRole.ADMIN, actor="t", password="seven quiet otters")
+    users.add(engine, "app", role=UserRole.SERVICE, actor="t")
+    tokens.add(engine, "t", user="app", scopes=["rerank"], days=None, record=0.25, actor="t")
+    invite(engine, "ada", actor="t")
+    raise_alarm(engine, AlarmKind.SOURCE, HOSTILE, subject="arxiv", detail={"a": {"b": 1}})
+    settings.models_folder.mkdir()
+    for name in ("passages-1a2b3c.joblib", "passages-1a2b3c.joblib.sha256", "6" * 64 + ".safetensors"):
+        (settings.models_folder / name).write_bytes(name.encode() * 3)
+    outbox = Outbox(settings.outbox_path, limit=10)
+    outbox.put("rating", {"interaction": "x", "text": HOSTILE}, interactions=["x"])
+    outbox.close()
+
+
+def content(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows that a backup has, without what is said of itself."""
+    found = {}
+    with reading(engine) as connection:
+        for table in Base.metadata.sorted_tables:
+            rows = connection.execute(select(table).order_by(*table.primary_key.columns)).all()
+            found[table.name] = [tuple(row) for row in rows if not str(row[3:4]).startswith("('backup.")]
+    assert found.pop("rlhf_sessions") == []
+    found.pop("rlhf_one_time_links")
+    return found
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return settings_in(tmp_path / "here", database_url)
+
+
+@pytest.fixture
+def made(engine: Engine, settings: Settings, tmp_path: Path) -> Path:
+    fill(engine, settings)
+    backup.back_up(engine, settings, tmp_path / "made.zip", actor="ada")
+    return tmp_path / "made.zip"
+
+
+@pytest.fixture
+def plain(sqlite_engine: Engine, tmp_path: Path) -> Path:
+    """A backup of a SQLite database, for what does not depend on the kind."""
+    settings = settings_in(tmp_path / "plain", str(sqlite_engine.url))
+    fill(sqlite_engine, settings)
+    backup.back_up(sqlite_engine, settings, tmp_path / "plain.zip", actor="ada")
+    return tmp_path / "plain.zip"
+
+
+def elsewhere(tmp_path: Path, url: str = "") -> tuple[Engine, Settings]:
+    settings = settings_in(tmp_path / "there", url or f"sqlite:///{tmp_path / 'there' / 'new.db'}")
+    return make_engine(settings.database_url, patience_s=PATIENCE_S), settings
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_from_each_into_each(
+    engine: Engine, settings: Settings, made: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Each row, file and waiting entry is there again, in a database of either kind, and ids go on where they were."""
+    url = ""
+    if kind == "postgresql":
+        if engine.dialect.name == kind:
+            # One database is enough: into what was emptied before.
+            before = content(engine)
+            there, new = engine, replace(settings_in(tmp_path / "there", settings.database_url))
+            backup.restore(there, new, made, actor="bob", replace=True)
+            assert content(there) == before
+            return
+        url = request.getfixturevalue("postgres_url")
+    there, new = elsewhere(tmp_path, url)
+    found = backup.restore(there, new, made, actor="bob")
+    assert content(there) == content(engine)
+    assert found.words == f"{found.rows} rows of {len(found.tables)} tables, 1 version of the model, 1 waiting entry"
+    names = {path.name: path.read_bytes() for path in settings.models_folder.iterdir()}
+    assert {path.name: path.read_bytes() for path in new.models_folder.iterdir()} == names
+    assert found.missing == ("passages-1a2b3c.fitted.npy", "passages-1a2b3c.md")
+    outbox = Outbox(new.outbox_path, limit=10)
+    assert outbox.all() == [("rating", {"interaction": "x", "text": HOSTILE}, ["x"])]
+    outbox.close()
+    record(there, [Rating("New?", "New.")])
+    with reading(there) as connection:
+        assert connection.execute(select(Interaction.id).order_by(Interaction.id.desc()).limit(1)).scalar() == 4
+        # The triggers are there again.
+        assert connection.execute(select(Interaction.rating).where(Interaction.id == 1)).scalar() == 2
+    with transaction(there) as connection:
+        put_review(connection, 4, Review(rating=3, reviewer="r1"))
+    with reading(there) as connection:
+        assert connection.execute(select(Interaction.rating).where(Interaction.id == 4)).scalar() == 3
+    newest = audit.entries(there, limit=3)
+    assert ("bob", "backup.restored") in [(each.actor, each.action) for each in newest]
+    there.dispose()
+
+
+def test_what_is_said_of_it(sqlite_engine: Engine, plain: Path) -> None:
+    """The database knows the last one; no secret of the settings is in it, and only its owner may read it."""
+    last = backup.last_backup(sqlite_engine)
+    assert last is not None
+    assert (last.file, last.bytes) == (str(plain), plain.stat().st_size)
+    assert "kkkk" not in zipfile.ZipFile(plain).read("manifest.json").decode()
+    assert backup.look(plain).settings["secret_key"] == "..."
+    if os.name != "nt":
+        assert plain.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in plain.parent.glob(".*")) == [".rlhf-backup.lock"]
+
+
+def damaged(file: Path, how: str) -> None:
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    spoilt = {
+        "cut short": whole[:middle],
+        "without its end": whole[:-1],
+        "altered": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "empty": b"",
+        "noise": b"\0PK\5\6" * 50,
+        "another archive": None,
+        "a member more": None,
+        "a member less": None,
+        "a member of another": None,
+        "no manifest": None,
+    }[how]
+    if spoilt is not None:
+        file.write_bytes(spoilt)
+        return
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    if how == "another archive":
+        members = {"a.txt": b"a"}
+    elif how == "a member more":
+        members["models/../../evil.joblib"] = b"x"
+    elif how == "a member less":
+        del members["tables/rlhf_users.jsonl"]
+    elif how == "a member of another":
+        members["tables/rlhf_users.jsonl"] = b""
+    else:
+        del members["manifest.json"]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, each in members.items():
+            archive.writestr(name, each)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut short", "without its end", "altered", "empty", "noise", "another archive", "a member more",
+        "a member less", "a member of another", "no manifest",
+    ],
+)  # fmt: skip
+def test_what_is_not_whole(plain: Path, tmp_path: Path, how: str) -> None:
+    """It is refused before anything is touched."""
+    damaged(plain, how)
+    there, new = elsewhere(tmp_path)
+    with pytest.raises(BackupError, match="is not a whole backup"):
+        backup.restore(there, new, plain, actor="bob")
+    assert not Path(there.url.database or "").exists()
+    assert not new.models_folder.exists()
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    change(manifest)
+    members["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, each in members.items():
+            archive.writestr(name, each)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda found: found.update(format=2), "which is newer"),
+        (lambda found: found.update(revision="9999"), "which is newer"),
+        (lambda found: found.update(revision=3), "is not a whole backup"),
+        (lambda found: found.update(tables=7), "is not a whole backup"),
+        (lambda found: found.update(extra=7), "is not a whole backup"),
+        (lambda found: found["tables"][0].update(name="x; DROP TABLE rlhf_users"), "was altered"),
+        (lambda found: found["tables"][0].update(columns=["id", 'a" --']), "was altered"),
+        (lambda found: found["tables"][6]["columns"].reverse(), "are not those of a database"),
+    ],
+    ids=["format", "revision", "number", "tables", "more", "table", "columns", "order"],
+)
+def test_hostile_manifests(plain: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
+    """One of a later version is named as that; whatever else is in a manifest, nothing of it is done."""
+    changed(plain, change)
+    there, new = elsewhere(tmp_path)
+    with pytest.raises(BackupError, match=words):
+        backup.restore(there, new, plain, actor="bob")
+    there.dispose()
+    if (file := Path(there.url.database or "")).exists():
+        reader = make_engine(f"sqlite:///{file}")
+        with reader.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar() == 0
+        reader.dispose()
+
+
+def test_one_of_an_earlier_revision(sqlite_engine: Engine, plain: Path, tmp_path: Path) -> None:
+    """It is restored at its own revision, whatever the database has had, and brought up to date with its rows."""
+    old = make_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    with migrating(old) as connection:
+        upgrade(connection, to="0014")
+        tables = {name: inspect(connection).get_columns(name) for name in inspect(connection).get_table_names()}
+    old.dispose()
+    known = {name: [each["name"] for each in columns] for name, columns in tables.items()}
+    with zipfile.ZipFile(plain) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members.pop("manifest.json"))
+    manifest["revision"] = "0014"
+    for table in manifest["tables"]:
+        name = f"tables/{table['name']}.jsonl"
+        rows = [json.loads(line) for line in members.pop(name).splitlines()]
+        kept = [place for place, each in enumerate(table["columns"]) if each in known.get(table["name"], ())]
+        for part in ("columns", "times", "json"):
+            table[part] = [each for each in table[part] if each in known.get(table["name"], ())]
+        if table["name"] in known:
+            members[name] = b"".join(json.dumps([row[place] for place in kept]).encode() + b"\n" for row in rows)
+    manifest["tables"] = [table for table in manifest["tables"] if table["name"] in known]
+    sums = {name: {"sha256": sha256(each).hexdigest(), "bytes": len(each)} for name, each in members.items()}
+    members["manifest.json"] = json.dumps({**manifest, "files": sums}).encode()
+    with zipfile.ZipFile(plain, "w") as archive:
+        for name, each in members.items():
+            archive.writestr(name, each)
+    there, new = elsewhere(tmp_path, sqlite_database(tmp_path / "used.db"))
+    backup.restore(there, new, plain, actor="bob")
+    assert revision(there) == head()
+    for name, columns in known.items():
+        if (table := Base.metadata.tables.get(name)) is not None:
+            places = [place for place, each in enumerate(table.columns) if each.name in columns]
+            rows, before = (
+                [[row[place] for place in places] for row in content(each).get(name, ())]
+                for each in (there, sqlite_engine)
+            )
+            assert rows == before
+    there.dispose()
+
+
+def test_a_database_that_is_not_empty(plain: Path, tmp_path: Path) -> None:
+    """Nothing is lost without --replace; with it all of the backup is there, and nothing else."""
+    there, new = elsewhere(tmp_path, sqlite_database(tmp_path / "used.db"))
+    record(there, [Rating("Kept?", "Kept.")])
+    users.add(there, "eve", role=UserRole.RATER, actor="t")
+    with pytest.raises(BackupError, match=r"is not empty: rlhf_\w+ has rows\. .*--replace"):
+        backup.restore(there, new, plain, actor="bob")
+    new.model_path.write_bytes(b"mine")
+    with pytest.raises(BackupError, match="There is another live model at"):
+        backup.restore(there, new, plain, actor="bob")
+    with reading(there) as connection:
+        assert connection.execute(select(Interaction.user_prompt)).scalars().all() == ["Kept?"]
+    backup.restore(there, new, plain, actor="bob", replace=True)
+    assert [account.user.name for account in users.accounts(there)] == ["ada", "app"]
+    with reading(there) as connection:
+        assert connection.execute(select(Interaction.user_prompt).distinct()).scalars().all() == [HOSTILE]
+    there.dispose()
+
+
+@pytest.mark.parametrize("step", ["_insert", "_give_next_ids", "_put_files", "_put_waiting"])
+def test_ended_in_the_middle_of_a_restoration(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Nothing of it is in the database, and the next attempt brings all."""
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    there, new = elsewhere(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, step, fails)
+        with pytest.raises(BackupError, match="No space left on device"):
+            backup.restore(there, new, plain, actor="bob")
+    with pytest.raises(DatabaseError), reading(there) as connection:
+        connection.execute(select(Interaction.id))
+    backup.restore(there, new, plain, actor="bob")
+    there.dispose()
+
+
+@pytest.mark.parametrize("step", ["_write_models", "look"])
+def test_ended_in_the_middle_of_a_backup(
+    sqlite_engine: Engine, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The file of before is as it was; nothing else is left."""
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    before = plain.read_bytes()
+    monkeypatch.setattr(backup, step, fails)
+    settings = settings_in(tmp_path / "plain", str(sqlite_engine.url))
+    with pytest.raises(BackupError, match=r"No space left on device\. .*What was there is there"):
+        backup.back_up(sqlite_engine, settings, plain, actor="ada")
+    assert plain.read_bytes() == before
+    assert sorted(path.name for path in plain.parent.glob(".*")) == [".rlhf-backup.lock"]
+
+
+def test_one_at_a_time(sqlite_engine: Engine, plain: Path, tmp_path: Path) -> None:
+    """A second one into the same folder is told so."""
+    settings = settings_in(tmp_path / "plain", str(sqlite_engine.url))
+
+    def meanwhile(done: int, total: int) -> None:
+        with pytest.raises(BackupError, match="Another backup is being written"):
+            backup.back_up(sqlite_engine, settings, plain, actor="ada")
+
+    backup.back_up(sqlite_engine, settings, plain, actor="ada", progress=meanwhile)
+
+
+def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The oldest go, by their names; whatever else is in the folder stays."""
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    for name in ("rlhf-loop-20250101T000000Z.zip", "rlhf-loop-20250102T000000Z.zip", "rlhf-loop-mine.zip", "a.zip"):
+        (folder / name).touch()
+    settings = replace(settings_in(tmp_path / "plain", str(sqlite_engine.url)), backup_keep=2)
+    backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
+    names = sorted(path.name for path in folder.glob("*.zip"))
+    assert names[0] == "a.zip"
+    assert names[1] == "rlhf-loop-20250102T000000Z.zip"
+    assert names[2].startswith("rlhf-loop-2")
+    assert names[3:] == ["rlhf-loop-mine.zip"]
