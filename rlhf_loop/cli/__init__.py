@@ -12,7 +12,7 @@ from rlhf_loop.cli.operate import alarms, backup, forget, rankings, report, rest
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init, settings
-from rlhf_loop.cli.training import encoder, models, rerank, retrain, train, warm
+from rlhf_loop.cli.training import encoder, models, rerank, retrain, score, train, warm
 from rlhf_loop.version import __version__
 
 
@@ -33,7 +33,7 @@ def main() -> None:
 SECTIONS = {
     "Begin": (demo, init, doctor, settings),
     "Ratings": (ratings, users, tokens),
-    "The model": (train, rerank, models, encoder),
+    "The model": (train, rerank, score, models, encoder),
     "The service": (index, warm, serve, mcp),
     "Keep it going": (worker, retrain, backup, restore, alarms, report, audit, rankings, forget),
 }

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from rlhf_loop.config import Settings
+
+#: How often progress is told where there is no terminal.
+_TELL_S = 10
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
 
@@ -154,6 +158,49 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def rated_progress(unit: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Show how much is done, how fast, and how long it will take, on stderr: a bar, or without a terminal lines.
+
+    The block gets a function that takes what begins now, and returns what takes how much of it is done. What was done
+    before the first call counts for no speed.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    terminal = sys.stderr.isatty()
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}")
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal)
+
+    def begin(what: str) -> Callable[[int, int], None]:
+        started = told = perf_counter()
+        first: int | None = None
+        task = bar.add_task(what, total=None, said="")
+
+        def report(done: int, total: int) -> None:
+            nonlocal first, told
+            first = done if first is None else first
+            now = perf_counter()
+            rate = (done - first) / max(now - started, 1e-9)
+            left = f", {_duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+            said = f"{done:,} of {total:,} {unit}" + (f", {rate:,.0f} a second{left}" if rate > 0 else "")
+            bar.update(task, completed=done, total=total, said=said)
+            if not terminal and (now - told > _TELL_S or (done == total and done > first)):
+                told = now
+                click.echo(f"{what}: {said}.", err=True)
+
+        return report
+
+    with bar:
+        yield begin
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes > 9 else f"{60 * minutes + seconds} s"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`rlhf-loop train`, `retrain`, `models`, `rerank` and `warm`: the reward model, its versions, and their use."""
+"""`rlhf-loop train`, `retrain`, `models`, `rerank`, `score`, `warm`: the reward model, its versions, and their use."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rlhf_loop.cli.common import (
     operator,
     print_json,
     progress_bar,
+    rated_progress,
     ratings_columns_option,
     read_settings,
     working,
@@ -478,6 +479,75 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
     elif not given:
         raise click.UsageError("There is nothing to rank. Give the candidates after the query.")
     print_ranking(query, given, rank(query, given))
+
+
+@click.command(short_help="Score the candidates of a file or folder of any size.")
+@click.argument("input")
+@click.argument("output")
+@columns_option(
+    "Which column holds a field (question, text, group, candidates), e.g. text=answer. May be given several times.",
+    example="text=answer",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or actors on a Ray cluster (extra [ray]).",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes or actors at most. Default: one for each core.")
+@click.option("--address", help="Address of the Ray cluster. Default: the one that Ray finds, or its own one here.")
+@click.option(
+    "--part-rows", type=click.IntRange(1), default=2000, show_default=True, help="Candidates in a part, about."
+)
+@json_option
+def score(
+    input: str,
+    output: str,
+    columns: dict[str, str],
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    part_rows: int,
+    as_json: bool,
+) -> None:
+    """Score and rank all candidates of INPUT by the live model, and write them as Parquet into the folder OUTPUT.
+
+    INPUT is a file or folder of Parquet, JSONL or CSV, or its address in an object store (s3://, gs://, abfs://), as
+    OUTPUT may be, too. A row is a candidate, with the columns question, text and, if there is one, group; or a question
+    with a list of candidates. The scores are those of rlhf-loop rerank. Stopped or killed, the same command goes on.
+    """
+    from rlhf_loop.exchange.scoring import BAD_ROWS_FILE, score_dataset
+    from rlhf_loop.utils.text import counted
+
+    try:
+        with rated_progress("rows") as progress:
+            report = score_dataset(
+                input,
+                output,
+                read_settings(),
+                columns=columns,
+                engine=engine,
+                workers=workers or 0,
+                address=address,
+                part_rows=part_rows,
+                progress=progress,
+            )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+    if as_json:
+        print_json(report)
+        return
+    before = f", {report.known_rows:,} of them before" if report.known_rows else ""
+    click.echo(
+        f"{counted(report.rows, 'row')} scored by {report.model_version}{before}, in {report.seconds:.1f} s: "
+        f"{counted(report.parts, 'part')} in {output}."
+    )
+    if report.bad_rows:
+        click.echo(f"{counted(report.bad_rows, 'bad row')} left out; {output}/{BAD_ROWS_FILE} says which, and why.")
 
 
 @click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")

@@ -97,6 +97,7 @@ class TextEncoder:
         self._turn = FairLock()
         self._process = os.getpid()
         self._computes = self._keeps = True
+        self._singly = False
         self.computed = self.remembered = 0
         # Part of each key: the same weights behind another tokenizer give other vectors.
         self._tokenizer_sum = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
@@ -153,6 +154,16 @@ class TextEncoder:
         """Return the same encoder, but one that computes all anew: to measure it."""
         alone = copy.copy(self)
         alone._cache, alone._lent = None, LRUCache(max_bytes=0)
+        return alone
+
+    def singly(self) -> TextEncoder:
+        """Return the same encoder, but one that computes each piece by itself.
+
+        What else is in a batch changes a vector in its last digits; so it is the same wherever it is computed. On one
+        thread that takes no longer.
+        """
+        alone = copy.copy(self)
+        alone._singly = True
         return alone
 
     def only_known(self) -> TextEncoder:
@@ -370,7 +381,7 @@ class TextEncoder:
         places: dict[str, int] = {}
         where = [places.setdefault(piece, len(places)) for piece in pieces]
         different, parts = list(places), []
-        turn = _TURN * cores()
+        turn = 1 if self._singly else _TURN * cores()
         for start in range(0, len(different), turn):
             with self._my_turn():
                 parts.append(self._runtime.encode(different[start : start + turn]))

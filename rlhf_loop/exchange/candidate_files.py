@@ -1,0 +1,535 @@
+"""Files of candidates for bulk scoring: rows of Parquet, JSONL or CSV, here or in an object store, staged in parts.
+
+Candidates of one question may stand anywhere in the input, and a score depends on all of them. So the rows are staged
+first: each goes to the part that the hash of its group and question names, with a memory that is bounded by a buffer.
+A part is then scored by itself, on whatever machine. Staged files are Arrow's IPC streams, one behind the other.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from rlhf_loop.errors import ImportFileError
+from rlhf_loop.utils.rows import container_of, read_records, refuse_doubled, refuse_other_kinds
+from rlhf_loop.utils.text import blank, clause
+
+#: What is looked for where no column is named, the first that is there.
+NAMES = {
+    "question": ("question", "query", "prompt", "user_prompt"),
+    "text": ("text", "answer", "response", "ai_response"),
+    "group": ("group",),
+    "candidates": ("candidates",),
+}
+#: The columns that the output adds; the input's of these names are replaced, as by `rerank_candidates`.
+SCORED = ("score", "rank", "model_version")
+#: The ways in which a file of candidates can hold its rows.
+FORMATS = ("parquet", "jsonl", "csv", "json")
+#: More parts than that are none, however large the input: their sizes stand in one small file.
+MOST_PARTS = 4096
+#: Rows and characters that are looked at together, and bytes that wait to be staged.
+_CHUNK, _CHUNK_CHARS, _BUFFER = 2000, 1 << 22, 1 << 26
+_READ = 1 << 20
+_GZIP = b"\x1f\x8b"
+
+#: Takes how much is done, and how much there is.
+Progress = Callable[[int, int], None]
+#: Takes a file, a line or row in it from 1, and what is wrong with it.
+BadRow = Callable[[str, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder, on this machine or in an object store."""
+
+    files: Any
+    path: str
+
+    @classmethod
+    def of(cls, where: str | Path) -> Place:
+        """Return the place that a path or an address such as s3://bucket/folder names.
+
+        Raises:
+            ImportFileError: it is not a valid address, or its store cannot be reached.
+        """
+        if not str(where):
+            raise ImportFileError("An empty text names no file or folder. Give its name.")
+        if isinstance(where, Path) or "://" not in where:
+            return cls(fs.LocalFileSystem(), str(Path(where).absolute()))
+        with translated(where):
+            files, path = fs.FileSystem.from_uri(where)
+            return cls(files, path.rstrip("/"))
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine, None in an object store."""
+        return Path(self.path) if isinstance(self.files, fs.LocalFileSystem) else None
+
+    def inside(self, name: str) -> Place:
+        """Return what has that name in the folder."""
+        return Place(self.files, f"{self.path}/{name}")
+
+    def names(self) -> set[str]:
+        """Return the names in the folder, none where it is not there."""
+        found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return {each.base_name for each in found}
+
+    def read(self) -> bytes:
+        """Return the file's content."""
+        with self.files.open_input_stream(self.path) as stream:
+            return cast(bytes, stream.read())
+
+    def write(self, content: bytes, *, by: Place) -> None:
+        """Write the file under the name `by` first, so that it is there whole or not at all."""
+        with self.files.open_output_stream(by.path) as stream:
+            stream.write(content)
+        self.files.move(by.path, self.path)
+
+
+@contextmanager
+def translated(where: str | Path) -> Iterator[None]:
+    """Make errors of files and object stores errors of this package that name the place."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ImportFileError(
+            f"{str(where)!r} cannot be read or written: {clause(error)}. Check the name, your rights, and space there."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file of the input, with what changes when it is written to."""
+
+    path: str
+    size: int
+    modified: int | None
+
+
+def input_files(place: Place) -> tuple[str, tuple[InputFile, ...]]:
+    """Return the format of the input and its files in order; those in a folder whose names begin with . or _ are none.
+
+    Raises:
+        ImportFileError: there is none, or they are of several formats.
+    """
+    (info,) = place.files.get_file_info([place.path])
+    if info.type == fs.FileType.NotFound:
+        raise ImportFileError(f"There is no file or folder {place.path!r}. Check its name.")
+    if info.type == fs.FileType.File:
+        return container_of(Path(place.path), FORMATS), (_described(info),)
+    by_format: dict[str, list[InputFile]] = {}
+    for each in place.files.get_file_info(fs.FileSelector(place.path, recursive=True)):
+        inside = Path(each.path).relative_to(place.path)
+        if each.type != fs.FileType.File or any(part.startswith((".", "_")) for part in inside.parts):
+            continue
+        try:
+            by_format.setdefault(container_of(inside, FORMATS), []).append(_described(each))
+        except ImportFileError:
+            continue  # such as a README beside the data
+    if len(by_format) != 1:
+        kinds = f"files of several formats ({', '.join(sorted(by_format))})" if by_format else "no file of candidates"
+        raise ImportFileError(f"The folder {place.path!r} holds {kinds}. Give one with Parquet, JSONL or CSV files.")
+    ((format, found),) = by_format.items()
+    return format, tuple(sorted(found, key=lambda file: file.path))
+
+
+def _described(info: Any) -> InputFile:
+    return InputFile(info.path, info.size, info.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of the input's columns: a row is a candidate with its `text`, or a question with its `candidates`."""
+
+    question: str
+    text: str | None
+    group: str | None
+    candidates: str | None
+
+    @classmethod
+    def among(cls, names: Sequence[str], given: Mapping[str, str], *, file: str) -> Columns:
+        """Return the columns of a file that has these names.
+
+        Raises:
+            ImportFileError: a column is not there, or it is not clear which is meant.
+        """
+        if unknown := sorted(given.keys() - NAMES.keys()):
+            raise ImportFileError(f"There is no field {unknown[0]!r}. The fields are: {', '.join(NAMES)}.")
+        if missing := sorted(set(given.values()) - set(names)):
+            raise ImportFileError(f"{file!r} has no column {missing[0]!r}. Its columns are: {_listed(names)}.")
+        found = {
+            field: given.get(field) or next((name for name in known if name in names), None)
+            for field, known in NAMES.items()
+        }
+        if found["text"] and found["candidates"] and ("text" in given) != ("candidates" in given):
+            found["candidates" if "text" in given else "text"] = None
+        lacks = "question" if not found["question"] else "text" if not (found["text"] or found["candidates"]) else ""
+        if lacks:
+            raise ImportFileError(
+                f"{file!r} has no column for {lacks}. Its columns are: {_listed(names)}. Name the one that is meant by "
+                f"--column {lacks}=NAME"
+                + (", or the column of a question's list by --column candidates=NAME." if lacks == "text" else ".")
+            )
+        if found["text"] and found["candidates"]:
+            raise ImportFileError(
+                f"{file!r} has the columns {found['text']!r} and {found['candidates']!r}. Say which one holds the "
+                f"candidates: --column text={found['text']} or --column candidates={found['candidates']}."
+            )
+        if found["candidates"] and "group" in given:
+            raise ImportFileError("A row is a question with all its candidates here. Omit --column group=...")
+        return cls(found["question"] or "", found["text"], found["group"], found["candidates"])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What was staged: the rows of each part, the columns that all have in common, and how many rows were left out."""
+
+    sizes: Mapping[int, int]
+    schema: Any
+    bad_rows: int
+    columns: Columns
+
+    @property
+    def rows(self) -> int:
+        return sum(self.sizes.values())
+
+
+def staged_name(part: int) -> str:
+    """Return the name of a part's staged file."""
+    return f"part-{part:05}.arrow"
+
+
+def stage(
+    place: Place,
+    format: str,
+    files: Sequence[InputFile],
+    *,
+    columns: Mapping[str, str],
+    folder: Path,
+    part_rows: int,
+    bad_row: BadRow,
+    progress: Progress | None = None,
+) -> Staged:
+    """Read the input once, and append each row to the staged file of its part in `folder`.
+
+    A row that cannot be scored goes to `bad_row`. The progress counts bytes.
+
+    Raises:
+        ImportFileError: a file is damaged, or lacks a column that is needed.
+    """
+    reader = _Reader(place, format, columns, bad_row)
+    expected = sum(reader.rows_in(file) for file in files)
+    stager = _Stager(folder, part_rows=max(part_rows, ceil(expected / MOST_PARTS)), expected=expected)
+    total, done = sum(file.size for file in files), 0
+    for file in files:
+        for table in reader.tables(file):
+            stager.add(table, cast(Columns, reader.columns))
+            if progress:
+                progress(min(total, done + reader.position()), total)
+        done += file.size
+    stager.flush()
+    if reader.columns is None or not stager.sizes:
+        raise ImportFileError(
+            f"Nothing in {place.path!r} can be scored ({reader.bad_rows} bad rows{reader.first_reason}). Correct it."
+        )
+    return Staged(stager.sizes, stager.schema, reader.bad_rows, reader.columns)
+
+
+class _Reader:
+    """Reads files of candidates a few rows at a time, and leaves out what cannot be scored."""
+
+    def __init__(self, place: Place, format: str, given: Mapping[str, str], bad_row: BadRow) -> None:
+        self._place, self._format, self._given, self._bad_row = place, format, given, bad_row
+        self.columns: Columns | None = None
+        self.bad_rows = 0
+        self.first_reason = ""
+        self.position: Callable[[], int] = lambda: 0
+        #: Of texts that say no type themselves: that of the rows before.
+        self._types: dict[str, Any] = {}
+        self._bytes_a_row: float | None = None
+
+    def rows_in(self, file: InputFile) -> int:
+        """Return about how many rows the file has."""
+        if self._format == "parquet":
+            with translated(file.path), ExitStack() as stack:
+                return int(pq.ParquetFile(stack.enter_context(self._opened(file))).metadata.num_rows)
+        if self._bytes_a_row is None:
+            with translated(file.path), self._opened(file) as stream:
+                start = packed = stream.read(_READ)
+            if start.startswith(_GZIP):
+                start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed, _READ)
+            self._bytes_a_row = min(len(packed), len(start)) / (1 + start.count(b"\n"))
+        return 1 + int(file.size / max(1, self._bytes_a_row))
+
+    def tables(self, file: InputFile) -> Iterator[Any]:
+        """Yield the rows that can be scored, as tables with the input's columns."""
+        tables = self._parquet(file) if self._format == "parquet" else self._texts(file)
+        with translated(file.path):
+            for lines, table, wrong in tables:
+                reasons = self._reasons(table) | wrong
+                for row, reason in sorted(reasons.items()):
+                    self._bad(file, lines[row], reason)
+                if reasons:
+                    table = table.take(pa.array([row for row in range(len(table)) if row not in reasons], pa.int64()))
+                yield table.drop_columns([name for name in SCORED if name in table.column_names])
+
+    def _bad(self, file: InputFile, line: int, reason: str) -> None:
+        self.bad_rows += 1
+        self.first_reason = self.first_reason or f", the first: {reason}"
+        self._bad_row(file.path, line, reason)
+
+    def _opened(self, file: InputFile) -> Any:
+        return self._place.files.open_input_file(file.path)
+
+    def _parquet(self, file: InputFile) -> Iterator[tuple[Sequence[int], Any, dict[int, str]]]:
+        with self._opened(file) as stream:
+            whole = pq.ParquetFile(stream, buffer_size=_READ, pre_buffer=False)
+            names = whole.schema_arrow.names
+            refuse_doubled(names, range(len(names)))
+            self._find_columns(names, file)
+            total, row = max(1, whole.metadata.num_rows), 1
+            for batch in whole.iter_batches(batch_size=_CHUNK):
+                self.position = lambda read=row: file.size * read // total  # type: ignore[misc]
+                yield range(row, row + len(batch)), pa.Table.from_batches([batch]), {}
+                row += len(batch)
+
+    def _texts(self, file: InputFile) -> Iterator[tuple[Sequence[int], Any, dict[int, str]]]:
+        rows: list[tuple[int, dict[str, Any]]] = []
+        chars, begun = 0, False
+        with self._opened(file) as opened:
+            self.position = lambda: file.size if opened.closed else int(opened.tell())
+            raw = io.BufferedReader(cast(io.RawIOBase, opened), _READ)
+            start = raw.peek(100)[:100]
+            refuse_other_kinds(Path(file.path), start, but=self._format)
+            stream: IO[bytes] = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if start.startswith(_GZIP) else raw
+            for record in read_records(Path(file.path), stream, format=self._format):
+                if record.reason:
+                    self._bad(file, record.line, record.reason)
+                    continue
+                if not record.cells:
+                    refuse_doubled(record.names, range(len(record.names)))
+                    self._find_columns(record.names, file)
+                    begun = True
+                if record.cells:
+                    row = dict(zip(record.names, record.cells, strict=True))
+                    chars += sum(map(_length, row.values()))
+                    rows.append((record.line, row))
+                if len(rows) == _CHUNK or chars > _CHUNK_CHARS:
+                    yield self._table(rows, None if begun else file)
+                    rows, chars, begun = [], 0, True
+        if rows:
+            yield self._table(rows, None if begun else file)
+
+    def _find_columns(self, names: Sequence[str], file: InputFile) -> None:
+        found = Columns.among(names, self._given, file=file.path)
+        if self.columns not in (None, found):
+            raise ImportFileError(f"{file.path!r} has other columns than the files before it. Score it by itself.")
+        self.columns = found
+
+    def _table(
+        self, rows: list[tuple[int, dict[str, Any]]], begins: InputFile | None
+    ) -> tuple[Sequence[int], Any, dict[int, str]]:
+        """Return the lines of rows, the rows as a table, and what is wrong with those that fit into no column.
+
+        Which columns there are is told by the first rows of a file, the one that `begins` with them.
+        """
+        wrong: dict[int, str] = {}
+        names = list(dict.fromkeys(name for _, row in rows for name in row))
+        if begins:
+            self._find_columns(names, begins)
+        arrays = []
+        for name in names:
+            values = [row.get(name) for _, row in rows]
+            if self.columns and name == self.columns.candidates:
+                values = _alike(values)
+            arrays.append(self._array(name, values, wrong))
+        return [line for line, _ in rows], pa.table(arrays, names=names), wrong
+
+    def _array(self, name: str, values: list[Any], wrong: dict[int, str]) -> Any:
+        known = self._types.get(name)
+        if self._format == "csv":
+            known = pa.string()
+        try:
+            array = pa.array(values, known) if self._format == "csv" else pa.array(values)
+            if "struct<>" in str(array.type):  # which Parquet cannot hold
+                array = pa.array([_without_empty(value) for value in values])
+            self._types[name] = array.type if known is None else _common(name, known, array.type)
+            return array
+        except (pa.ArrowException, OverflowError, UnicodeError):
+            pass
+        # Some value fits to no other: each by itself, and the row that brought it is left out.
+        for row, value in enumerate(values):
+            try:
+                one = pa.array([_without_empty(value)], known if self._format == "csv" else None)
+                known = one.type if known is None else _common(name, known, one.type)
+            except (pa.ArrowException, OverflowError, UnicodeError) as error:
+                broken = "is not UTF-8, or holds half a character"
+                unlike = f"is {str(value)[:60]!r}, which is no {known} as in other rows"
+                wrong[row] = f"its {name!r} {broken if isinstance(error, UnicodeError) else unlike}"
+        self._types[name] = known
+        return pa.array([None if row in wrong else _without_empty(value) for row, value in enumerate(values)], known)
+
+    def _reasons(self, table: Any) -> dict[int, str]:
+        """Return what is wrong with rows, by their place: what `rerank_candidates` would refuse."""
+        columns = cast(Columns, self.columns)
+        lists = columns.candidates is not None
+        found: dict[int, str] = {}
+        asked = _values(table, columns.question)
+        for row, (question, value) in enumerate(
+            zip(asked, _values(table, columns.candidates or columns.text), strict=True)
+        ):
+            if not isinstance(question, str) or blank(question):
+                found[row] = "it has no question" if not question else f"its question is no text: {str(question)[:60]}"
+            elif lists and not isinstance(value, list):
+                found[row] = "it has no list of candidates"
+            else:
+                texts = texts_of(value) if lists else [value]
+                bad = next((place for place, text in enumerate(texts) if not _is_text(text)), None)
+                if bad is not None:
+                    of = f"candidate {bad} has" if lists else "it has"
+                    found[row] = f"{of} no text" if not texts[bad] else f"{of} no text: {str(texts[bad])[:60]!r}"
+        return found
+
+
+def _is_text(text: object) -> bool:
+    return isinstance(text, str) and bool(text.strip())
+
+
+def texts_of(candidates: Sequence[Any]) -> list[Any]:
+    """Return the texts of a list of candidates: texts, or objects with a `text`."""
+    return [each.get("text") if isinstance(each, dict) else each for each in candidates]
+
+
+def _values(table: Any, name: str | None) -> list[Any]:
+    return table.column(name).to_pylist() if name in table.column_names else [None] * len(table)
+
+
+def _alike(lists: list[Any]) -> list[Any]:
+    """Make objects of all candidates where some are, as a column has one type."""
+    if any(isinstance(each, dict) for of in lists if isinstance(of, list) for each in of):
+        return [
+            [{"text": each} if isinstance(each, str) else each for each in of] if isinstance(of, list) else of
+            for of in lists
+        ]
+    return lists
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_length, value.values())) + 8
+    return sum(map(_length, value)) + 8 if isinstance(value, list) else 8
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_empty(each) for name, each in value.items()} or None
+    return [_without_empty(each) for each in value] if isinstance(value, list) else value
+
+
+def _common(name: str, some: Any, other: Any) -> Any:
+    one, two = pa.schema([(name, some)]), pa.schema([(name, other)])
+    return pa.unify_schemas([one, two], promote_options="permissive").field(0).type
+
+
+class _Stager:
+    """Appends rows to the files of their parts: by the hash of group and question, or one after the other."""
+
+    def __init__(self, folder: Path, *, part_rows: int, expected: int) -> None:
+        self._folder, self._part_rows = folder, part_rows
+        self._parts = min(MOST_PARTS, max(1, ceil(expected / part_rows)))
+        self._tables: list[Any] = []
+        self._numbers: list[Any] = []
+        self._bytes = 0
+        self._candidates = 0
+        self.sizes: dict[int, int] = {}
+        self.schema: Any = None
+
+    def add(self, table: Any, columns: Columns) -> None:
+        """Take rows, and write what waits once that is much."""
+        if not len(table):
+            return
+        self._tables.append(table)
+        self._numbers.append(self._numbers_of(table, columns))
+        self._bytes += table.nbytes
+        if self._bytes > _BUFFER:
+            self.flush()
+
+    def _numbers_of(self, table: Any, columns: Columns) -> Any:
+        if columns.candidates is not None:
+            numbers = np.empty(len(table), dtype=np.int64)
+            for row, value in enumerate(table.column(columns.candidates).to_pylist()):
+                numbers[row] = self._candidates // self._part_rows
+                self._candidates += max(1, len(value))
+            return numbers
+        keys = zip(_values(table, columns.group), table.column(columns.question).to_pylist(), strict=True)
+        return np.array([zlib.crc32(f"{group}\0{question}".encode()) % self._parts for group, question in keys])
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            ImportFileError: columns of one name are of types that have nothing in common.
+        """
+        if not self._tables:
+            return
+        try:
+            table = pa.concat_tables(self._tables, promote_options="permissive")
+            schemas = [table.schema.remove_metadata()] if self.schema is None else [self.schema, table.schema]
+            self.schema = pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
+        except pa.ArrowException as error:
+            raise ImportFileError(
+                f"Files of the input have columns of one name that do not fit together: {clause(error)}. Score them "
+                "one by one."
+            ) from error
+        numbers = np.concatenate(self._numbers)
+        order = np.argsort(numbers, kind="stable")
+        table, numbers = table.take(pa.array(order)).combine_chunks(), numbers[order]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
+            part = int(numbers[start])
+            with (self._folder / staged_name(part)).open("ab") as file, pa.ipc.new_stream(file, table.schema) as out:
+                out.write_table(table.slice(start, end - start))
+            self.sizes[part] = self.sizes.get(part, 0) + int(end - start)
+        self._tables, self._numbers, self._bytes = [], [], 0
+
+
+def read_staged(place: Place, *, schema: Any) -> Any:
+    """Return the rows of a staged part, in the input's order, with the columns of that schema."""
+    with ExitStack() as stack:
+        local = place.local
+        source = stack.enter_context(
+            pa.memory_map(place.path) if local is not None else place.files.open_input_file(place.path)
+        )
+        tables, size = [], source.size()
+        while source.tell() < size:
+            tables.append(pa.ipc.open_stream(source).read_all())
+        whole = pa.concat_tables([pa.schema(schema).empty_table(), *tables], promote_options="permissive")
+        return whole.select(schema.names).cast(schema)
+
+
+def bad_rows_writer(stream: IO[bytes]) -> BadRow:
+    """Return what writes bad rows as lines of JSON."""
+
+    def write(file: str, line: int, reason: str) -> None:
+        stream.write(json.dumps({"file": file, "line": line, "reason": reason}, ensure_ascii=True).encode() + b"\n")
+
+    return write

@@ -1,0 +1,302 @@
+"""Measure bulk scoring: one machine against clusters of Ray, with machines and drivers that are killed, and its memory.
+
+    make scale
+    make scale OPTIONS="--known 20000 --texts 0 --memory 0"
+
+A cluster is several raylets of one CPU each on this machine. The vectors of most candidates are synthetic, as in
+`make bench`: what is measured is the rest, as where vectors are known. The real encoder reads those of `--texts`. It
+prints a line for each run, and ends with exit code 1 where something does not hold.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhf_loop.config import Settings
+from rlhf_loop.domain import Candidate, Ranking
+from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors
+from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.encoders.weights import find_model_folder
+from rlhf_loop.exchange.scoring import ScoreReport, bulk_ranker, score_dataset
+from rlhf_loop.ranking import Ranker
+from rlhf_loop.reward import RECIPES, RewardModel
+from rlhf_loop.reward.classifier import Scorer
+from rlhf_loop.reward.model_file import save
+from rlhf_loop.utils.extras import require
+from tools.bench.synthesis import WordMeans, words_of_sample
+from tools.report import say
+
+#: Candidates of a question, and words of each.
+_CANDIDATES, _WORDS = 10, (20, 60)
+_ROWS = 10_000
+_OBJECT_STORE = 100_000_000
+_PATIENCE_S = 600
+
+
+class _WordVectors:
+    """A runtime that makes up a vector for each word."""
+
+    id = "synthetic"
+    shape = Shape()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.random.default_rng(0).standard_normal((len(texts), DIMENSION)).astype(np.float32)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+class _Watched(Ranker):
+    """A ranker that notes the memory of its process, as far as it ever went."""
+
+    _count = 0
+
+    def ranking(self, query: str, candidates: Sequence[Candidate], *, pointwise: bool = False) -> Ranking:
+        self._count += 1
+        if self._count % 100 == 1:
+            folder = self._settings.cache_dir
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"peak-{os.getpid()}").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        return super().ranking(query, candidates, pointwise=pointwise)
+
+
+def synthetic_ranker(settings: Settings) -> Ranker:
+    """Make a ranker whose vectors cost next to nothing, in whatever process."""
+    tokenizer = load_tokenizer(find_model_folder() / "tokenizer.json")
+    return _Watched(settings, encoder=TextEncoder(WordMeans(_WordVectors()), tokenizer))
+
+
+def write_candidates(path: Path, count: int, *, seed: int) -> None:
+    """Write that many candidates in no order, ten to a question."""
+    chance, words = random.Random(seed), words_of_sample()
+    names = pa.schema([("id", pa.int64()), ("question", pa.string()), ("text", pa.string())])
+    questions = max(1, count // _CANDIDATES)
+    with pq.ParquetWriter(path, names) as file:
+        for start in range(0, count, _ROWS):
+            ids = range(start, min(count, start + _ROWS))
+            texts = [" ".join(chance.choices(words, k=chance.randint(*_WORDS))) for _ in ids]
+            asked = [f"What is known of {words[id % 97]} and number {id % questions}?" for id in ids]
+            file.write_table(pa.table([list(ids), asked, texts], names))
+
+
+def put_model(settings: Settings) -> None:
+    """Save a model of synthetic vectors, which nobody has trained."""
+    size = len(RECIPES["passages"].feature_names())
+    scorer = Scorer(np.linspace(-1, 1, size), 0.0, np.full(size, -10.0), np.full(size, 10.0))
+    save(RewardModel.of(scorer, recipe="passages", encoder=_WordVectors.id), settings.model_path)
+
+
+def drive(source: str, output: str, folder: str, engine: str, workers: str, address: str) -> None:
+    """Score synthetic candidates in a process that may be killed, and print its memory."""
+    settings = _settings(Path(folder))
+    report = score_dataset(
+        source,
+        output,
+        settings,
+        engine=engine,
+        workers=int(workers),
+        address=address or None,
+        make_ranker=synthetic_ranker,
+    )
+    print(report.known_rows, report.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # noqa: T201
+
+
+def _settings(folder: Path) -> Settings:
+    return Settings(model_path=folder / "model.joblib", cache_dir=folder / "cache")
+
+
+@contextmanager
+def _cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
+    """Start so many raylets of one CPU; the first one has the driver."""
+    utilities = require("ray.cluster_utils", "ray")
+    cluster = utilities.Cluster()
+    try:
+        options = {"num_cpus": 1, "object_store_memory": _OBJECT_STORE}
+        started = [cluster.add_node(**options, include_dashboard=False)]
+        started += [cluster.add_node(**options) for _ in range(nodes - 1)]
+        cluster.wait_for_nodes()
+        yield cluster, started
+    finally:
+        cluster.shutdown()
+
+
+def _table(folder: Path) -> Any:
+    return pq.read_table(folder).sort_by("id")
+
+
+class _Runs:
+    """The runs with their output in one folder, each held against the first one of its input."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failed = False
+        self._expected: dict[Path, Any] = {}
+
+    def told(self, what: str, holds: bool, said: str) -> None:
+        """Print a result."""
+        self.failed |= not holds
+        click.echo(f"{'holds' if holds else 'FAILS'}  {what}: {said}")
+
+    def score(self, what: str, source: Path, **options: Any) -> ScoreReport:
+        """Score an input anew, and say how fast; the output is the same to the last bit whatever scored it."""
+        output = self.folder / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        say(what)
+        report = score_dataset(source, output, **options)
+        self.same(
+            what, source, output, f"{report.rows / report.seconds:,.0f} candidates a second, {report.seconds:.0f} s"
+        )
+        return report
+
+    def same(self, what: str, source: Path, output: Path, said: str) -> None:
+        """Compare an output with the first one of its input."""
+        table = _table(output)
+        expected = self._expected.setdefault(source, table)
+        rows = len(set(table["id"].to_pylist()))
+        same = table.equals(expected) and rows == len(table) == pq.read_metadata(source).num_rows
+        self.told(
+            what, same, f"{said}; {rows:,} rows, each once, {'the same' if same else 'NOT the same'} to the last bit"
+        )
+
+
+@click.command()
+@click.option("--known", default=200_000, show_default=True, help="Candidates with synthetic vectors; 0 leaves it out.")
+@click.option("--texts", default=20_000, show_default=True, help="Candidates for the real encoder.")
+@click.option("--memory", default=5_000_000, show_default=True, help="Candidates while memory is measured.")
+@click.option("--keep", is_flag=True, help="Keep the folder.")
+def main(known: int, texts: int, memory: int, keep: bool) -> None:
+    """Measure, and say what held."""
+    folder = Path(tempfile.mkdtemp(prefix="rlhf-scale-"))
+    runs = _Runs(folder)
+    try:
+        settings = _settings(folder)
+        put_model(settings)
+        if known:
+            _known(runs, settings, known)
+        if texts:
+            _texts(runs, texts)
+        if memory:
+            _memory(runs, memory)
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(runs.failed)
+
+
+def _known(runs: _Runs, settings: Settings, count: int) -> None:
+    source = runs.folder / "known.parquet"
+    write_candidates(source, count, seed=1)
+    options: dict[str, Any] = {"settings": settings, "make_ranker": synthetic_ranker}
+    runs.score("local, one process", source, workers=1, **options)
+    runs.score("local, two processes", source, workers=2, **options)
+    with _cluster(1) as (cluster, _):
+        runs.score("Ray, one node", source, engine="ray", address=cluster.address, **options)
+    with _cluster(2) as (cluster, _):
+        runs.score("Ray, two nodes", source, engine="ray", address=cluster.address, **options)
+        for engine, address in (("local", ""), ("ray", cluster.address)):
+            _killed_driver(runs, source, engine=engine, address=address)
+    with _cluster(2) as (cluster, nodes):
+
+        def kill(what: str) -> Callable[[int, int], None]:
+            def report(done: int, total: int) -> None:
+                if what == "Scoring" and done > total / 4 and len(nodes) > 1:
+                    cluster.remove_node(nodes.pop(), allow_graceful=False)
+
+            return report
+
+        runs.score(
+            "Ray, one of two nodes killed", source, engine="ray", address=cluster.address, progress=kill, **options
+        )
+        if len(nodes) > 1:
+            runs.told("Ray, one of two nodes killed", False, "the run was over before; give more candidates")
+
+
+def _killed_driver(runs: _Runs, source: Path, *, engine: str, address: str) -> None:
+    output = runs.folder / f"killed-{engine}"
+    command = _command(source, output, runs.folder, engine=engine, workers=2, address=address)
+    say(f"{engine}, driver killed")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:
+        end = time.monotonic() + _PATIENCE_S
+        while len(list(output.glob("part-*"))) < 3 and driver.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGKILL)
+    before = sum(pq.read_metadata(part).num_rows for part in output.glob("part-*"))
+    again = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
+    done, rows, _ = map(int, again.stdout.split()[-3:])
+    what = f"{engine}, driver killed"
+    runs.told(what, before <= done < rows, f"the second run left {done:,} of {rows:,} rows as they were")
+    runs.same(what, source, output, "the whole")
+
+
+def _command(source: Path, output: Path, folder: Path, *, engine: str, workers: int, address: str) -> list[str]:
+    words = [str(source), str(output), str(folder), engine, str(workers), address]
+    return [sys.executable, "-c", "import sys; from tools.scale import drive; drive(*sys.argv[1:])", *words]
+
+
+def _texts(runs: _Runs, count: int) -> None:
+    source = runs.folder / "texts.parquet"
+    write_candidates(source, count, seed=2)
+    by_prior = replace(_settings(runs.folder), model_path=runs.folder / "none.joblib", rerank_without_model="prior")
+
+    def score(what: str, **options: Any) -> None:
+        cache = runs.folder / f"cache-{len(list(runs.folder.iterdir()))}"
+        runs.score(what, source, settings=replace(by_prior, cache_dir=cache), make_ranker=bulk_ranker, **options)
+
+    score("new texts, local, one process", workers=1)
+    for nodes in (1, 2):
+        with _cluster(nodes) as (cluster, _):
+            score(f"new texts, Ray, {nodes} of one CPU", engine="ray", address=cluster.address)
+
+
+def _memory(runs: _Runs, count: int) -> None:
+    for rows in (count // 10, count):
+        source = runs.folder / f"memory-{rows}.parquet"
+        write_candidates(source, rows, seed=3)
+        for engine in ("local", "ray"):
+            folder = runs.folder / f"memory-{engine}-{rows}"
+            folder.mkdir()
+            put_model(_settings(folder))
+            say(f"memory, {engine}, {rows:,} candidates")
+            with _cluster(2) if engine == "ray" else _nothing() as (cluster, _):
+                command = _command(
+                    source, folder / "out", folder, engine=engine, workers=2, address=cluster.address if cluster else ""
+                )
+                found = subprocess.run(command, capture_output=True, text=True, check=True)
+            driver = int(found.stdout.split()[-1]) / 1024
+            peaks = [int(file.read_text()) / 1024 for file in (folder / "cache").glob("peak-*")]
+            size = (sum(map(_size, (folder / "out").glob("part-*")))) / 2**20
+            said = f"driver {driver:,.0f} MB, worker {max(peaks):,.0f} MB, result {size:,.0f} MB"
+            runs.told(f"memory, {engine}, {rows:,} candidates", True, said)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+@contextmanager
+def _nothing() -> Iterator[tuple[None, None]]:
+    yield None, None
+
+
+if __name__ == "__main__":
+    # By its name: other processes look for what is here, and __main__ is another module there.
+    from tools.scale import main as scale
+
+    scale()
