@@ -34,6 +34,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Ranking
 from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors
 from rlhf_loop.encoders.tokenizer import load_tokenizer
+from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.encoders.weights import find_model_folder
 from rlhf_loop.exchange.scoring import ScoreReport, bulk_ranker, score_dataset
 from rlhf_loop.ranking import Ranker
@@ -80,7 +81,8 @@ class _Watched(Ranker):
 def synthetic_ranker(settings: Settings) -> Ranker:
     """Make a ranker whose vectors cost next to nothing, in whatever process."""
     tokenizer = load_tokenizer(find_model_folder() / "tokenizer.json")
-    return _Watched(settings, encoder=TextEncoder(WordMeans(_WordVectors()), tokenizer))
+    cache = VectorCache(settings.cache_dir / "vectors.db", max_bytes=settings.cache_max_mb * 10**6)
+    return _Watched(settings, encoder=TextEncoder(WordMeans(_WordVectors()), tokenizer, cache))
 
 
 def write_candidates(path: Path, count: int, *, seed: int) -> None:
@@ -92,7 +94,7 @@ def write_candidates(path: Path, count: int, *, seed: int) -> None:
         for start in range(0, count, _ROWS):
             ids = range(start, min(count, start + _ROWS))
             texts = [" ".join(chance.choices(words, k=chance.randint(*_WORDS))) for _ in ids]
-            asked = [f"What is known of {words[id % 97]} and number {id % questions}?" for id in ids]
+            asked = [f"What is known of {words[id % questions % 97]} and number {id % questions}?" for id in ids]
             file.write_table(pa.table([list(ids), asked, texts], names))
 
 
@@ -113,9 +115,15 @@ def drive(source: str, output: str, folder: str, engine: str, workers: str, addr
         engine=engine,
         workers=int(workers),
         address=address or None,
+        part_rows=_part_rows(pq.read_metadata(source).num_rows),
         make_ranker=synthetic_ranker,
     )
     print(report.known_rows, report.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # noqa: T201
+
+
+def _part_rows(count: int) -> int:
+    """Return how many candidates a part has: a hundred parts, so that each of two workers has some before a kill."""
+    return min(2000, max(100, count // 100))
 
 
 def _settings(folder: Path) -> Settings:
@@ -159,6 +167,7 @@ class _Runs:
         output = self.folder / "out"
         shutil.rmtree(output, ignore_errors=True)
         say(what)
+        options["part_rows"] = _part_rows(pq.read_metadata(source).num_rows)
         report = score_dataset(source, output, **options)
         self.same(
             what, source, output, f"{report.rows / report.seconds:,.0f} candidates a second, {report.seconds:.0f} s"
@@ -204,6 +213,7 @@ def _known(runs: _Runs, settings: Settings, count: int) -> None:
     source = runs.folder / "known.parquet"
     write_candidates(source, count, seed=1)
     options: dict[str, Any] = {"settings": settings, "make_ranker": synthetic_ranker}
+    runs.score("local, one process, before their vectors were known", source, workers=1, **options)
     runs.score("local, one process", source, workers=1, **options)
     runs.score("local, two processes", source, workers=2, **options)
     with _cluster(1) as (cluster, _):
@@ -214,7 +224,7 @@ def _known(runs: _Runs, settings: Settings, count: int) -> None:
             _killed_driver(runs, source, engine=engine, address=address)
     with _cluster(2) as (cluster, nodes):
 
-        def kill(what: str) -> Callable[[int, int], None]:
+        def kill(what: str, unit: str) -> Callable[[int, int], None]:
             def report(done: int, total: int) -> None:
                 if what == "Scoring" and done > total / 4 and len(nodes) > 1:
                     cluster.remove_node(nodes.pop(), allow_graceful=False)

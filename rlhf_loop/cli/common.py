@@ -161,11 +161,11 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 @contextmanager
-def rated_progress(unit: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def rated_progress() -> Iterator[Callable[[str, str], Callable[[int, int], None]]]:
     """Show how much is done, how fast, and how long it will take, on stderr: a bar, or without a terminal lines.
 
-    The block gets a function that takes what begins now, and returns what takes how much of it is done. What was done
-    before the first call counts for no speed.
+    The block gets a function that takes what begins now and its unit, and returns what takes how much of it is done.
+    What was done before the first call counts for no speed.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -174,7 +174,7 @@ def rated_progress(unit: str) -> Iterator[Callable[[str], Callable[[int, int], N
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}")
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal)
 
-    def begin(what: str) -> Callable[[int, int], None]:
+    def begin(what: str, unit: str) -> Callable[[int, int], None]:
         started = told = perf_counter()
         first: int | None = None
         task = bar.add_task(what, total=None, said="")

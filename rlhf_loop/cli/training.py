@@ -521,7 +521,7 @@ def score(
     from rlhf_loop.utils.text import counted
 
     try:
-        with rated_progress("rows") as progress:
+        with rated_progress() as progress:
             report = score_dataset(
                 input,
                 output,

@@ -1,1 +1,1 @@
-"""Exchange of ratings: every file format, datasets, and feedback one piece at a time."""
+"""Exchange of ratings: every file format, datasets, and feedback one piece at a time; bulk scoring of candidates."""

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.text import clause
 
-if TYPE_CHECKING:
-    from rlhf_loop.exchange.scoring import Job
+#: Scores a part and returns its rows.
+ScorePart = Callable[[int], int]
 
 
 class PartActor:
     """An actor with an encoder and a model of its own, which scores part after part."""
 
-    def __init__(self, job: Job) -> None:
-        # Imported here, on the machine that scores: where it is looked for, the package without Ray is all there is.
-        from rlhf_loop.exchange.scoring import PartScorer
-
-        self._scorer = PartScorer(job)
+    def __init__(self, make: Callable[[], ScorePart]) -> None:
+        self._score = make()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
         """Score the parts of a batch; return the rows of each."""
-        return {"rows": [self._scorer(int(part)) for part in batch["part"]]}
+        return {"rows": [self._score(int(part)) for part in batch["part"]]}
 
 
-def score_parts(job: Job, parts: Sequence[int], *, workers: int, address: str | None) -> Iterator[int]:
-    """Score parts on a cluster; yield the rows of each once it is written. Only numbers of parts go over the wire.
+def score_parts(
+    make: Callable[[], ScorePart], parts: Sequence[int], *, workers: int, address: str | None
+) -> Iterator[int]:
+    """Score parts on a cluster; yield the rows of each once it is written.
 
-    A part that was under way on a machine that is lost is scored by another one.
+    `make` makes what scores, in each actor; only numbers of parts go over the wire. A part that was under way on a
+    machine that is lost is scored by another one.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -50,7 +50,7 @@ def score_parts(job: Job, parts: Sequence[int], *, workers: int, address: str | 
         numbers = data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
         scored = numbers.map_batches(
             PartActor,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(make,),
             batch_size=1,
             num_cpus=1,
             compute=data.ActorPoolStrategy(min_size=1, max_size=min(most, len(parts))),

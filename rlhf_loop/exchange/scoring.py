@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -119,7 +120,7 @@ def score_dataset(
     workers: int = 0,
     address: str | None = None,
     part_rows: int = PART_ROWS,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Callable[[str, str], Progress] | None = None,
     make_ranker: Callable[[Settings], Ranker] = bulk_ranker,
 ) -> ScoreReport:
     """Score and rank each candidate of a dataset, as `rerank_candidates` does, and write the result as Parquet.
@@ -137,7 +138,7 @@ def score_dataset(
         workers: processes or actors at most; 0 means one for each core, 1 on one machine none but this process.
         address: of a Ray cluster; by default the one that Ray finds, or one of its own here.
         part_rows: candidates in a part, about; more in inputs of many millions.
-        progress: gets what is done now, and returns what takes how much of it is done.
+        progress: gets what is done now and the unit that it is counted in, and returns what takes how much is done.
         make_ranker: for an encoder of one's own: makes the ranker in each worker, from settings with its model.
 
     Raises:
@@ -170,7 +171,7 @@ def score_dataset(
         version = _version(worker_settings, model, make_ranker, Path(folder))
         run = _begun(target, identity, version, model)
         if run is None:
-            said = progress and progress("Reading")
+            said = progress and progress("Reading", "bytes")
             staged = _staged(target, stack, part_rows, said, source, format, files, columns or {})
             if (format, files) != input_files(source):
                 raise ImportFileError(f"{str(input)!r} was changed while it was read. Run this again when it is whole.")
@@ -188,7 +189,7 @@ def score_dataset(
         )
         known = _finished(target, job.sizes)
         total, done = sum(job.sizes.values()), sum(known.values())
-        report = progress("Scoring") if progress else lambda done, total: None
+        report = progress("Scoring", "rows") if progress else lambda done, total: None
         report(done, total)
         left = sorted(job.sizes.keys() - known.keys())
         if left and run.get("finished"):
@@ -362,10 +363,14 @@ def _part_name(part: int) -> str:
 
 
 def _finished(target: Place, sizes: Mapping[int, int]) -> dict[int, int]:
-    """Return the parts that are there, with their rows; one that a crash of the machine has cut is not."""
+    """Return the parts that are there, with their rows; one that a crash of the machine has cut is not.
+
+    In an object store nothing is ever cut, and to look at each part would take minutes.
+    """
     names, found = target.names(), {}
     for part, rows in sizes.items():
-        if _part_name(part) in names and _rows_of(target.inside(_part_name(part))) == rows:
+        name = _part_name(part)
+        if name in names and (target.local is None or _rows_of(target.inside(name)) == rows):
             found[part] = rows
     return found
 
@@ -385,7 +390,7 @@ def _scored(
     if engine == Engine.RAY:
         from rlhf_loop.exchange.ray_engine import score_parts
 
-        yield from score_parts(job, parts, workers=workers, address=address)
+        yield from score_parts(partial(PartScorer, job), parts, workers=workers, address=address)
     elif workers == 1 or len(parts) == 1:
         yield from map(PartScorer(job), parts)
     else:

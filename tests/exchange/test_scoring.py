@@ -257,7 +257,7 @@ def test_a_run_goes_on(score: Score, settings: Settings, tmp_path: Path) -> None
     whole = score(path, output=tmp_path / "whole", part_rows=2)
     told: list[tuple[str, int, int]] = []
 
-    def stop(what: str) -> Callable[[int, int], None]:
+    def stop(what: str, unit: str) -> Callable[[int, int], None]:
         def report(done: int, total: int) -> None:
             if what == "Scoring" and done >= 10:
                 raise KeyboardInterrupt
@@ -270,7 +270,7 @@ def test_a_run_goes_on(score: Score, settings: Settings, tmp_path: Path) -> None
     assert 0 < len(there) < whole.parts
     before = there[0].stat().st_mtime_ns
     there[1].write_bytes(there[1].read_bytes()[:100])
-    report = score(path, progress=lambda what: lambda done, total: told.append((what, done, total)))
+    report = score(path, progress=lambda what, unit: lambda done, total: told.append((what, done, total)))
     assert 0 < report.known_rows < 20
     assert [what for what, _, _ in told] == ["Scoring"] * len(told)
     assert (told[0][1], told[-1][1:]) == (report.known_rows, (20, 20))
@@ -379,7 +379,7 @@ def test_one_run_at_a_time(score: Score, tmp_path: Path) -> None:
     """Into one folder one run writes at a time."""
     path = as_jsonl(tmp_path / "in.jsonl", ROWS)
 
-    def again(what: str) -> Callable[[int, int], None]:
+    def again(what: str, unit: str) -> Callable[[int, int], None]:
         with pytest.raises(ImportFileError, match="Another run writes to"):
             score(path)
         return lambda done, total: None
@@ -390,7 +390,7 @@ def test_one_run_at_a_time(score: Score, tmp_path: Path) -> None:
 def test_a_promotion_changes_nothing(score: Score, settings: Settings, tmp_path: Path) -> None:
     """A model that becomes live meanwhile scores none of the rest."""
     path = as_jsonl(tmp_path / "in.jsonl", ROWS)
-    report = score(path, progress=lambda what: lambda done, total: put_model(settings, slope=3.0))
+    report = score(path, progress=lambda what, unit: lambda done, total: put_model(settings, slope=3.0))
     assert {row["model_version"] for row in scored(tmp_path / "out")} == {report.model_version}
 
 
