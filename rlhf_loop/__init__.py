@@ -17,7 +17,7 @@ from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.version import __version__
 
 if TYPE_CHECKING:
-    from rlhf_loop.exchange.scoring import score_dataset
+    from rlhf_loop.exchange.bulk_scoring import score_dataset
     from rlhf_loop.exchange.transfer import export_ratings, import_ratings
     from rlhf_loop.registry.contest import compare_models
     from rlhf_loop.registry.promotion import promote as promote_model
@@ -59,7 +59,7 @@ _LATER = {
     "rate": "rlhf_loop.store.interactions:rate",
     "record": "rlhf_loop.store.interactions:record",
     "rollback_model": "rlhf_loop.registry.promotion:rollback",
-    "score_dataset": "rlhf_loop.exchange.scoring:score_dataset",
+    "score_dataset": "rlhf_loop.exchange.bulk_scoring:score_dataset",
     "train": "rlhf_loop.registry.training_run:run_training",
 }
 

@@ -36,7 +36,7 @@ from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors
 from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.encoders.weights import find_model_folder
-from rlhf_loop.exchange.scoring import ScoreReport, bulk_ranker, score_dataset
+from rlhf_loop.exchange.bulk_scoring import ScoreReport, bulk_ranker, score_dataset
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.classifier import Scorer

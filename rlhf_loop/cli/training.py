@@ -517,7 +517,7 @@ def score(
     OUTPUT may be, too. A row is a candidate, with the columns question, text and, if there is one, group; or a question
     with a list of candidates. The scores are those of rlhf-loop rerank. Stopped or killed, the same command goes on.
     """
-    from rlhf_loop.exchange.scoring import BAD_ROWS_FILE, score_dataset
+    from rlhf_loop.exchange.bulk_scoring import BAD_ROWS_FILE, score_dataset
     from rlhf_loop.utils.text import counted
 
     try:

@@ -120,7 +120,7 @@ class InputFile:
 
 
 def input_files(place: Place) -> tuple[str, tuple[InputFile, ...]]:
-    """Return the format of the input and its files in order; those in a folder whose names begin with . or _ are none.
+    """Return the format of the input and its files in order; those in a folder whose names begin with . or _ are left out.
 
     Raises:
         ImportFileError: there is none, or they are of several formats.
@@ -199,7 +199,7 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What was staged: the rows of each part, the columns that all have in common, and how many rows were left out."""
+    """The staged rows: how many each part has, the columns of all, and how many rows were left out."""
 
     sizes: Mapping[int, int]
     schema: Any
@@ -381,7 +381,7 @@ class _Reader:
                 known = one.type if known is None else _common(name, known, one.type)
             except (pa.ArrowException, OverflowError, UnicodeError) as error:
                 broken = "is not UTF-8, or holds half a character"
-                unlike = f"is {str(value)[:60]!r}, which is no {known} as in other rows"
+                unlike = f"is {str(value)[:60]!r}, and in other rows it is {known}"
                 wrong[row] = f"its {name!r} {broken if isinstance(error, UnicodeError) else unlike}"
         self._types[name] = known
         return pa.array([None if row in wrong else _without_empty(value) for row, value in enumerate(values)], known)
@@ -396,7 +396,9 @@ class _Reader:
             zip(asked, _values(table, columns.candidates or columns.text), strict=True)
         ):
             if not isinstance(question, str) or blank(question):
-                found[row] = "it has no question" if not question else f"its question is no text: {str(question)[:60]}"
+                found[row] = (
+                    "it has no question" if not question else f"its question is not a text: {str(question)[:60]}"
+                )
             elif lists and not isinstance(value, list):
                 found[row] = "it has no list of candidates"
             else:

@@ -17,7 +17,7 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.encoders.weights import find_model_folder
 from rlhf_loop.errors import EncoderError
-from rlhf_loop.exchange.scoring import score_dataset
+from rlhf_loop.exchange.bulk_scoring import score_dataset
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.classifier import Scorer

@@ -27,8 +27,8 @@ from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.encoders.weights import find_model_folder
 from rlhf_loop.errors import ImportFileError, MissingExtraError, ModelFileError, RlhfLoopError
-from rlhf_loop.exchange import candidate_files, scoring
-from rlhf_loop.exchange.scoring import ScoreReport, score_dataset
+from rlhf_loop.exchange import bulk_scoring, candidate_files
+from rlhf_loop.exchange.bulk_scoring import ScoreReport, score_dataset
 from rlhf_loop.ranking import Ranker, incoming_order, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.classifier import Scorer
@@ -105,7 +105,7 @@ def scored(folder: Path) -> Rows:
 
 
 def bad_rows(folder: Path) -> Rows:
-    return [json.loads(line) for line in (folder / scoring.BAD_ROWS_FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / bulk_scoring.BAD_ROWS_FILE).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_groups_part_what_asks_the_same(score: Score, tmp_path: Path) -> None:
             b'{"id":5,"question":"q","text":7}\n[1]\n{"id":6,"question":"q","text":"c\xff"}\n',
             {
                 2: "is not JSON",
-                4: "its question is no text",
+                4: "its question is not a text",
                 5: "it has no text",
                 6: "its 'id' is 'x'",
                 7: "its 'text' is not UTF-8",
