@@ -120,7 +120,7 @@ class InputFile:
 
 
 def input_files(place: Place) -> tuple[str, tuple[InputFile, ...]]:
-    """Return the format of the input and its files in order; those in a folder whose names begin with . or _ are left out.
+    """Return the format and the files in order; names in a folder that begin with . or _ are passed over.
 
     Raises:
         ImportFileError: there is none, or they are of several formats.
