@@ -55,7 +55,7 @@ from rlhf_loop.exchange.candidate_files import (
     texts_of,
     translated,
 )
-from rlhf_loop.ranking import Ranker, WithoutModel
+from rlhf_loop.ranking import Ranker, WithoutModel, off_marker
 from rlhf_loop.reward.model_file import StoredModel, put, verified
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.text import clause
@@ -143,7 +143,7 @@ def score_dataset(
 
     Raises:
         ImportFileError: the input cannot be read, the output is something else or of another input or model.
-        ModelFileError: there is no model, or it cannot be trusted.
+        ModelFileError: there is no model, it cannot be trusted, or it is switched off.
         MissingExtraError: Ray is not installed.
     """
     started = perf_counter()
@@ -241,6 +241,11 @@ def _within(source: Place, path: str) -> str:
 def _version(
     settings: Settings, model: StoredModel | None, make_ranker: Callable[[Settings], Ranker], folder: Path
 ) -> str:
+    if off_marker(settings.model_path).exists():
+        raise ModelFileError(
+            f"The model at {settings.model_path} is switched off, so nothing can be scored. Switch it on again: "
+            "rlhf-loop models on"
+        )
     if model is None and settings.rerank_without_model != WithoutModel.PRIOR:
         raise ModelFileError(
             f"There is no reward model at {settings.model_path}, so nothing can be scored. Train one (rlhf-loop "

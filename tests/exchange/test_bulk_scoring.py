@@ -29,7 +29,7 @@ from rlhf_loop.encoders.weights import find_model_folder
 from rlhf_loop.errors import ImportFileError, MissingExtraError, ModelFileError, RlhfLoopError
 from rlhf_loop.exchange import bulk_scoring, candidate_files
 from rlhf_loop.exchange.bulk_scoring import ScoreReport, score_dataset
-from rlhf_loop.ranking import Ranker, incoming_order, rerank_candidates
+from rlhf_loop.ranking import Ranker, incoming_order, off_marker, rerank_candidates
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.model_file import save
@@ -358,9 +358,13 @@ def test_bad_arguments(options: dict[str, Any], message: str, score: Score, tmp_
 
 
 def test_without_a_model(score: Score, settings: Settings, tmp_path: Path) -> None:
-    """Without a model nothing is scored, or by the prior where the settings say so."""
-    settings.model_path.unlink()
+    """Without a model, or while it is off, nothing is scored, or by the prior where the settings say so."""
     path = as_jsonl(tmp_path / "in.jsonl", ROWS)
+    off_marker(settings.model_path).touch()
+    with pytest.raises(ModelFileError, match="is switched off"):
+        score(path)
+    off_marker(settings.model_path).unlink()
+    settings.model_path.unlink()
     with pytest.raises(ModelFileError, match=r"There is no reward model at .*RLHF_RERANK_WITHOUT_MODEL=prior"):
         score(path)
     by_prior = replace(settings, rerank_without_model="prior")
