@@ -159,12 +159,28 @@ class Ranker:
         return Ranking(tuple(ranked), live[0].version if live else None)
 
     def record(
-        self, query: str, ranked: Iterable[RankedCandidate], *, model_version: str | None, door: str
+        self,
+        query: str,
+        ranked: Iterable[RankedCandidate],
+        *,
+        model_version: str | None,
+        door: str,
+        returned: int | None = None,
     ) -> RecordedRanking | None:
-        """Record a ranking of this process's own, if chance says so; return what is recorded, None for nothing."""
+        """Record a ranking of this process's own, if chance says so; return what is recorded, None for nothing.
+
+        `returned` is how many of them were handed on.
+        """
         if not is_drawn(self._share):
             return None
-        ranking = to_record(query, ranked, model_version=model_version, door=door, most=self._settings.record_documents)
+        ranking = to_record(
+            query,
+            ranked,
+            model_version=model_version,
+            door=door,
+            most=self._settings.record_documents,
+            returned=returned,
+        )
         if ranking is None or not self._recording().record_ranking(ranking):
             return None
         return ranking
@@ -229,7 +245,7 @@ class Ranker:
 
         found = self._in_turn(live, query, [Candidate(each["text"]) for each in given], finish=finish)
         version = live[0].version if live else None
-        if recorded := self.record(query, seen, model_version=version, door="rerank_candidates"):
+        if recorded := self.record(query, seen, model_version=version, door="rerank_candidates", returned=len(seen)):
             ids = recorded.interaction_ids
             found = [
                 {**each, "interaction_id": ids[of.position]} if of.position in ids else each

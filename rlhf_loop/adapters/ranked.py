@@ -72,15 +72,14 @@ def ranked(
             f"There is no reward model at {ranker.model_path} yet, so nothing can be ranked. Train one (rlhf-loop "
             "train), set RLHF_MODEL_PATH, or have the incoming order kept meanwhile: without_model='incoming'."
         ) from None
+    judged = found.model_version is not None
+    kept = [each for each in found.documents if threshold is None or not judged or each.score >= threshold][:top]
     recorded = None
     if door is not None:
         candidates = found.candidates([text or "" for text in texts])
-        recorded = ranker.record(query, candidates, model_version=found.model_version, door=door)
+        recorded = ranker.record(query, candidates, model_version=found.model_version, door=door, returned=len(kept))
     ids = recorded.interaction_ids if recorded else {}
-    if found.model_version is None:
-        return [RankedText(each.index, None, ids.get(each.index)) for each in found.documents[:top]]
-    kept = (document for document in found.documents if threshold is None or document.score >= threshold)
-    return [RankedText(each.index, each.score, ids.get(each.index)) for each in kept][:top]
+    return [RankedText(each.index, each.score if judged else None, ids.get(each.index)) for each in kept]
 
 
 def checked(*, top: int | None, threshold: float | None, without_model: Fallback) -> None:

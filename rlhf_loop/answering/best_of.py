@@ -121,17 +121,20 @@ class BestOf:
         self._breaker.succeeded() if found.status == 400 else self._breaker.failed()
         raise found
 
+    def wanted(self, asked: Mapping[str, Any]) -> int:
+        """Return how many drafts are asked for; fewer come where some fail or are late, or too many are under way."""
+        return max(asked.get("best_of") or self._drafts, asked.get("n") or 1)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def _plans(self, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the bodies of the requests for the drafts."""
-        count = max(asked.get("best_of") or self._drafts, asked.get("n") or 1)
         models = (asked["model"],) if asked.get("model") in self._models else self._models
         rest = {name: value for name, value in asked.items() if name not in _OURS}
         plans = []
-        for place in range(count):
+        for place in range(self.wanted(asked)):
             plan = {"model": models[place % len(models)], **rest}
             if self._temperatures and plan.get("temperature") is None:
                 plan["temperature"] = self._temperatures[place // len(models) % len(self._temperatures)]

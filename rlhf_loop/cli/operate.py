@@ -229,6 +229,8 @@ def purge_rankings(days: float | None, yes: bool) -> None:
     with reading(engine) as connection:
         found = count(connection, of_groups(connection, old(connection, before=before)))
     _print_stored(found, f"recorded before {before:%Y-%m-%d %H:%M} UTC and not rated")
+    if not found.answers:
+        click.echo("There is nothing to delete.")
     if found.answers and _allowed(yes):
         _print_stored(purge(engine, before=before, actor=operator()), "deleted")
 
@@ -243,6 +245,8 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     Models that learned from them stay as they are: train anew to have one that did not. Backups, exports and logs of
     others are not touched.
     """
+    from rlhf_loop.accounts.users import find
+    from rlhf_loop.errors import AccountError
     from rlhf_loop.store.engine import reading
     from rlhf_loop.store.rankings import Stored, count, external_ids, of_caller, of_query
     from rlhf_loop.store.rankings import forget as forget_answers
@@ -266,10 +270,17 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     keys, found, ids = look()
     waiting = recorder.take_out(query=query, caller=caller, ids=ids, dry_run=True)
     which = "to this question" if caller is None else f"by {given}"
+    nothing = not waiting and found == Stored()
+    if nothing and caller is not None:
+        with reading(engine) as connection:
+            if find(connection, caller) is None:
+                raise AccountError(f"There is no user {caller!r}, and nothing by one. All users: rlhf-loop users list")
     _print_stored(found, which)
+    if nothing:
+        click.echo("There is nothing to delete.")
     if waiting:
         click.echo(f"{counted(waiting, 'entry', 'entries')} in the outbox: {which}.")
-    if (waiting or found != Stored()) and _allowed(yes):
+    if not nothing and _allowed(yes):
         if waiting := recorder.take_out(query=query, caller=caller, ids=ids):
             click.echo(f"{counted(waiting, 'entry', 'entries')} in the outbox: deleted.")
         # Once more: what waited before may have come.

@@ -18,7 +18,7 @@ from sqlalchemy.orm import aliased
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.staging import REMARKS, Stored, take_turn
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import reading, transaction
+from rlhf_loop.store.engine import reading, scrub, transaction
 from rlhf_loop.store.tables import LARGEST_ID, Import, ImportChange, Interaction, Preference, Review, UtcDateTime
 from rlhf_loop.utils.translation import Message
 
@@ -157,7 +157,8 @@ def undo_import(engine: Engine, import_id: int, *, actor: str = "import", dry_ru
         audit.note(
             connection, actor, "ratings.import_undone", f"import:{import_id}", {"file": row.file} | counts | kept
         )
-        return undone
+    scrub(engine)
+    return undone
 
 
 def _past(row: Any) -> PastImport:

@@ -27,7 +27,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.utils.concurrency import FairLock
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.sqlite import file_id
+from rlhf_loop.utils.sqlite import empty_log, file_id
 from rlhf_loop.utils.text import counted, verb
 
 logger = logging.getLogger(__name__)
@@ -419,6 +419,7 @@ def _sqlite_engine(url: URL, patience_s: int, lasting: Settings | None) -> Engin
         connection.execute(f"PRAGMA busy_timeout = {1000 * patience_s}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged rating survives a power cut
+        connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten: see `scrub`
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             # Only where another process opens the new file in this very moment, and then that one sets it; or where
             # the file is read-only, and then there is nothing to journal.
@@ -514,6 +515,17 @@ def fold_in() -> None:
                     if (not busy and frames == done) or monotonic() > end:
                         break
                     sleep(_LOOK_EVERY_S)
+
+
+def scrub(engine: Engine) -> None:
+    """Have SQLite's write-ahead log hold nothing any more, and so nothing of what was just deleted.
+
+    In the database itself it is overwritten already; PostgreSQL does so by its vacuum.
+    """
+    path = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
+    if path is not None:
+        with closing(sqlite3.connect(path, timeout=_FOLD_S)) as connection:
+            empty_log(connection, path)
 
 
 def sqlite_file(url: URL) -> Path | None:

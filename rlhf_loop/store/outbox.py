@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
-from rlhf_loop.utils.sqlite import USED_BYTES, SqliteConnection
+from rlhf_loop.utils.sqlite import USED_BYTES, SqliteConnection, empty_log
 from rlhf_loop.utils.text import unstorable
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,11 @@ class Outbox:
         gone = [(entry.id,) for entry in entries]
         self._do(lambda connection: connection.executemany("DELETE FROM entries WHERE id = ?", gone))
 
+    def scrub(self) -> None:
+        """Have the file's write-ahead log hold nothing of what has left."""
+        if self.path.exists():
+            self._connection.do(lambda connection: empty_log(connection, self.path))
+
     def find(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """Return the entries that are wanted, also of those that the database has refused.
 
@@ -232,4 +237,5 @@ def _prepare(connection: sqlite3.Connection, *, durable: bool) -> None:
     # In full, what is acknowledged survives a power cut.
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")
     connection.executescript(_SCHEMA)

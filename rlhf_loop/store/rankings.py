@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from rlhf_loop.domain import ANSWERS, RANKED, prompt_key
 from rlhf_loop.store import audit, idempotency
-from rlhf_loop.store.engine import reading, transaction, upsert
+from rlhf_loop.store.engine import reading, scrub, transaction, upsert
 from rlhf_loop.store.tables import Draft, Interaction, Preference, Review, ServedQuestion, UsedPassage
 from rlhf_loop.utils.sqlite import in_parts
 
@@ -172,6 +172,8 @@ def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
             # Perhaps somebody has judged one meanwhile. From here on they wait.
             keys = of_groups(connection, old(connection, before=before, among=some))
             gone += _delete(connection, keys, action="rankings.purged", actor=actor)
+    if gone.answers:
+        scrub(engine)
     return gone
 
 
@@ -198,6 +200,7 @@ def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | Non
         if caller is not None:
             gone += Stored(_delete_served(connection, ServedQuestion.caller == caller))
         idempotency.forget(connection, ids)
+    scrub(engine)
     return gone
 
 

@@ -149,6 +149,8 @@ class Recorder:
                     found = outbox.find(is_meant)
                     if not dry_run:
                         outbox.done(*found)
+                        # What has been delivered, too, may still stand in its log.
+                        outbox.scrub()
             except Timeout as error:
                 raise OutboxError(
                     f"Another process has been writing what waits in the outbox {outbox.path} into the database for "

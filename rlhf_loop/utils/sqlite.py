@@ -43,6 +43,20 @@ def file_id(path: Path | str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def empty_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Fold the write-ahead log into the file and cut it to nothing; while others read it stays, and that is logged."""
+    try:
+        [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error:
+        busy = 1
+    if busy:
+        logger.warning(
+            "What was deleted may stand in %s-wal until nobody reads from it. Do it again then, or start what uses the "
+            "file anew.",
+            path,
+        )
+
+
 class SqliteConnection:
     """A connection that is opened when it is needed, anew after an error or a fork; one thread at a time uses it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 from databases import sqlite_database
 from filelock import FileLock
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 
+from rlhf_loop.accounts import users
 from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking
+from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking, UserRole
 from rlhf_loop.store.engine import open_database
 from rlhf_loop.store.outbox import Outbox
 from rlhf_loop.store.recording import Recorder
@@ -69,14 +71,31 @@ def left(url: str) -> int:
     [(("forget", "--query", "what  HELPS?"), "to this question"), (("forget", "--caller", "shop"), "by shop")],
 )
 def test_a_person_is_forgotten_only_when_it_is_said(run: Run, url: str, arguments: tuple[str, ...], which: str) -> None:
-    """What waits in the outbox counts, too; without --yes everything stays, and it is said how much that is."""
+    """What waits in the outbox counts, too; without --yes everything stays, and it is said how much that is.
+
+    Afterwards the text is in no file any more, neither of the database nor of the outbox, logs included.
+    """
     shown = run(*arguments).output
+    folder = Path(make_url(url).database or "").parent
+    # As another program has it open, SQLite does not clean up by itself.
+    held = sqlite3.connect(folder / "rlhf.db")
+    held.execute("SELECT count(*) FROM rlhf_interactions").fetchall()
     assert f"1 answer or document in 1 list, with 0 reviews: {which}." in shown
     assert "Nothing is deleted yet. Add --yes" in shown
     assert left(url) == 1
     assert "1 answer or document in 1 list, with 0 reviews: deleted." in run(*arguments, "--yes").output
     assert left(url) == 0
-    assert "deleted" not in run(*arguments, "--yes").output
+    kept = [file.name for file in folder.iterdir() if b"Sugar." in file.read_bytes()]
+    held.close()
+    assert kept == []
+
+
+def test_nothing_to_forget_is_said(run: Run, url: str) -> None:
+    """A name that is no user's is a mistake, as with other commands; a question that nobody asked is none."""
+    assert "There is nothing to delete." in run("forget", "--query", "Who?", "--yes").output
+    assert "There is no user 'nobody', and nothing by one." in run("forget", "--caller", "nobody", code=2).output
+    users.add(open_database(url), "quiet", role=UserRole.SERVICE, actor="test")
+    assert "There is nothing to delete." in run("forget", "--caller", "quiet").output
 
 
 def test_what_the_outbox_keeps_is_forgotten_too(run: Run, tmp_path: Path) -> None:
@@ -98,7 +117,7 @@ def test_old_rankings_are_purged_when_it_is_said(run: Run, url: str) -> None:
     """By the days that are given, else by those of the settings; 0 there says none are."""
     assert "RLHF_RECORD_DAYS is 0, so nothing is too old" in run("rankings", "purge", code=2).output
     assert "nan is not a valid number of days" in run("rankings", "purge", "--days", "nan", code=2).output
-    run("forget", "--caller", "nobody")
+    run("forget", "--query", "settles what waits")
     assert "0 answers and documents" in run("rankings", "purge", "--days", "30000", "--yes").output
     assert "Nothing is deleted yet" in run("rankings", "purge", RLHF_RECORD_DAYS="1").output
     assert left(url) == 1

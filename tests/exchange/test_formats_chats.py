@@ -214,6 +214,14 @@ def test_a_deep_tree_of_librechats_is_read(engine: Engine, tmp_path: Path) -> No
             LIBRECHAT | {"messages": [said("a", None, "x", model="m", feedback={"rating": 1})]},
             "feedback.rat",
         ),
+        ("dify", dify_message(feedback="like"), "feedback is 'like'"),
+        ("librechat", {"messageId": "a", "feedback": "up"}, "feedback is 'up'"),
+        ("librechat", {"messageId": "a", "feedback": {"thumb": "up"}}, "feedback.rating is 'None'"),
+        ("librechat", LIBRECHAT | {"messages": [said("a", None, "x", feedback=True)]}, "feedback is 'True'"),
+        ("ragflow", {"messages": [{"role": "user"}, {"role": "assistant", "thumbup": 0}]}, "thumbup is '0'"),
+        ("ragflow", {"message_id": "a", "thumbup": "up"}, "thumbup is 'up'"),
+        ("openwebui", {"history": {"messages": {"a": {"role": "assistant", "annotation": 1}}}}, "annotation is '1'"),
+        ("openwebui", {"type": "rating", "data": "up", "snapshot": {"chat": 1}, "meta": {}}, "data is 'up'"),
     ],
 )
 def test_what_cannot_be_read_is_named(

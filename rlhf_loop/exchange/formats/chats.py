@@ -20,7 +20,7 @@ from typing import Any
 from rlhf_loop.domain import ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError
-from rlhf_loop.exchange.formats.messages import as_mapping, first_present, read_answer, user_name
+from rlhf_loop.exchange.formats.messages import as_mapping, first_present, read_answer, said_of, user_name
 from rlhf_loop.exchange.formats.openwebui import OpenWebUILayout
 from rlhf_loop.utils.text import blank
 from rlhf_loop.utils.translation import Message
@@ -80,9 +80,9 @@ class DifyLayout(Layout):
                 Message("its question or its answer is empty"), what="messages without a question or an answer"
             )
         given = values.get("feedbacks")
-        given = given if isinstance(given, list) else [values.get("feedback")]
+        given = given if isinstance(given, list) else [first_present(given, values.get("feedback"))]
         rows = []
-        for feedback in map(as_mapping, given):
+        for feedback in (said_of("feedback", each) for each in given):
             account = as_mapping(feedback.get("from_account"))
             user = first_present(
                 *(feedback.get(name) for name in ("from_end_user_id", "from_account_id")), account.get("name")
@@ -117,9 +117,10 @@ class RagflowLayout(OpenWebUILayout):
         given = first_present(values.get("messages"), values.get("message"))
         if isinstance(given, list):
             return self._chat(line, {**values, "history": {"messages": dict(_session(given))}})
-        if isinstance(values.get("thumbup"), bool) and not is_missing(values.get("message_id")):
+        up = _ragflow_thumb(values)
+        if up is not None and not is_missing(values.get("message_id")):
             said = {
-                "rating": self._labels.label(values["thumbup"]),
+                "rating": self._labels.label(up),
                 "feedback_comment": values.get("feedback"),
                 "reviewer": user_name(self.tool, values.get("user_id")),
             }
@@ -147,21 +148,23 @@ class LibreChatLayout(OpenWebUILayout):
             return self._conversation(line, values.get("conversationId"), values, listed)
         if is_missing(values.get("messageId")):
             raise LeftOutError(Message("it is neither a conversation with messages nor a message with messageId"))
+        if "feedback" not in values and "isCreatedByUser" not in values:
+            raise LeftOutError(Message("it is neither a message nor its feedback"))
         if is_missing(values.get("conversationId")) or "isCreatedByUser" not in values:
             return [self._by_id(line, values)]
         self._alone.setdefault(str(values["conversationId"]), (line, []))[1].append(values)
         return []
 
     def _by_id(self, line: int, values: Mapping[str, Any]) -> FileRow:
-        annotation = _annotation(as_mapping(values.get("feedback")), values)
+        annotation = _annotation(values)
         said = self._said(annotation, user=annotation.get("user"), at=None)
         return _row(line, values["messageId"], said, None)
 
     def _conversation(
         self, line: int, id: object, values: Mapping[str, Any], listed: Sequence[Any]
     ) -> Iterator[FileRow]:
-        messages = {str(message.get("messageId")): _message(message) for message in _unfolded(listed)}
         try:
+            messages = {str(message.get("messageId")): _message(message) for message in _unfolded(listed)}
             yield from self._chat(line, {"id": id, "history": {"messages": messages}})
         except LeftOutError as error:
             self.pass_over(error.what)
@@ -180,6 +183,13 @@ def _row(line: int, id: object, said: Mapping[str, Any], texts: Mapping[str, Any
     return FileRow(line, rating, unsaid=_UNSAID, texts_elsewhere=elsewhere, taken_back=taken_back)
 
 
+def _ragflow_thumb(values: Mapping[str, Any]) -> bool | None:
+    up = values.get("thumbup")
+    if isinstance(up, bool) or is_missing(up):
+        return up if isinstance(up, bool) else None
+    raise ValueError(Message("thumbup is {up!r}, and RAGFlow's are true and false", up=str(up)[:60]))
+
+
 def _session(listed: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a session's messages, each of which answers the one before; what greets stands before any question."""
     parent: str | None = None
@@ -190,7 +200,7 @@ def _session(listed: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         found: dict[str, Any] = {"parentId": parent, "role": message.get("role"), "content": content}
         if message.get("role") == "assistant" and isinstance(content, str):
             found["content"] = _CITED.sub("", _THOUGHT.sub("", content))
-        if isinstance(up := message.get("thumbup"), bool):
+        if (up := _ragflow_thumb(message)) is not None:
             found["annotation"] = {"rating": 1 if up else -1, "comment": message.get("feedback")}
         parent = str(number)
         yield parent, found
@@ -226,14 +236,15 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
         "model": first_present(message.get("model"), message.get("sender")),
         "timestamp": _time(message.get("createdAt")),
         "error": failed,
-        "annotation": _annotation(as_mapping(message.get("feedback")), message),
+        "annotation": _annotation(message),
     }
 
 
-def _annotation(feedback: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str, Any]:
-    if is_missing(rating := feedback.get("rating")):
+def _annotation(message: Mapping[str, Any]) -> dict[str, Any]:
+    feedback = said_of("feedback", message.get("feedback"))
+    if all(map(is_missing, feedback.values())):
         return {"user": message.get("user")}
-    if rating not in _LIBRECHAT_THUMBS:
+    if not isinstance(rating := feedback.get("rating"), str) or rating not in _LIBRECHAT_THUMBS:
         raise ValueError(
             Message(
                 "feedback.rating is {rating!r}, and LibreChat's are thumbsUp and thumbsDown", rating=str(rating)[:60]

@@ -272,6 +272,18 @@ def as_mapping(value: object) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def said_of(name: str, value: object) -> Mapping[str, Any]:
+    """Return what somebody said of an answer; an empty object where there is nothing.
+
+    Raises:
+        ValueError: it has another form, and its rating would get lost.
+    """
+    found = as_mapping(value)
+    if not found and not is_missing(value) and value not in ({}, [], "{}"):
+        raise ValueError(Message("{name} is {value!r}, not an object with a rating", name=name, value=str(value)[:60]))
+    return found
+
+
 def user_name(tool: str, id: object) -> str | None:
     """Name a user of another tool; no user's name here has a colon, so that nobody is taken for one of them."""
     return None if is_missing(id) or blank(str(id)) else f"{tool}:{id}"

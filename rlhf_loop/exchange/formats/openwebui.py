@@ -28,7 +28,7 @@ from typing import Any
 from rlhf_loop.domain import GOOD_RATING, ReviewerRole
 from rlhf_loop.exchange.fields import is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, NumberScale
-from rlhf_loop.exchange.formats.messages import as_mapping, first_present, prompt_text, user_name
+from rlhf_loop.exchange.formats.messages import as_mapping, first_present, prompt_text, said_of, user_name
 from rlhf_loop.utils.translation import Message
 
 # What a model thought and which tools it called stands folded in the content; nobody rates that.
@@ -146,7 +146,7 @@ class OpenWebUILayout(Layout):
         raise LeftOutError(Message("it is neither a feedback with data, meta and snapshot nor a chat with its history"))
 
     def _feedback(self, line: int, values: Mapping[str, Any]) -> list[FileRow]:
-        data, meta = as_mapping(values.get("data")), as_mapping(values.get("meta"))
+        data, meta = said_of("data", values.get("data")), as_mapping(values.get("meta"))
         snapshot = as_mapping(values.get("snapshot"))
         if not snapshot:
             raise ValueError(
@@ -178,7 +178,7 @@ class OpenWebUILayout(Layout):
         given, rated = set[str](), dict[str, Mapping[str, Any]]()
         for id in chat:
             message = chat.message(id) or {}
-            annotation = as_mapping(message.get("annotation"))
+            annotation = said_of("annotation", message.get("annotation"))
             feedback = message.get("feedbackId")
             if message.get("role") != "assistant" or str(feedback) in given:
                 continue

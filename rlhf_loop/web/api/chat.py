@@ -94,6 +94,7 @@ _ANSWER = {
         }
     ],
     "usage": {"prompt_tokens": 18, "completion_tokens": 160, "total_tokens": 178},
+    "rlhf": {"drafts": 4, "wanted": 4},
 }
 _CHAT_HEADERS = {
     **HEADERS,
@@ -103,6 +104,11 @@ _CHAT_HEADERS = {
     },
     "X-RLHF-Drafts": {
         "description": "How many drafts came in time.",
+        "schema": {"type": "integer", "minimum": 1},
+        "required": True,
+    },
+    "X-RLHF-Drafts-Wanted": {
+        "description": "How many were asked for. Where fewer came, `n` choices may be more than there are.",
         "schema": {"type": "integer", "minimum": 1},
         "required": True,
     },
@@ -196,7 +202,8 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
                 "start the service anew."
             )
         try:
-            drafts = best_of.draw(given.model_dump(exclude_unset=True))
+            asked = given.model_dump(exclude_unset=True)
+            drafts = best_of.draw(asked)
         except LanguageModelError as error:
             failure = _STATUSES[error.status](str(error))
             if isinstance(failure, ServiceUnavailable | TooManyRequests):
@@ -213,12 +220,12 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
                 model_version=ranking.model_version,
                 door=request.path,
                 caller=None if bearer is None else bearer.user.name,
-                returned=given.n or 1,
+                returned=min(given.n or 1, len(drafts)),
                 most=len(drafts),
             )
         logs.begin(request).recorded = (request.path, None if recorded is None else recorded.id)
         logs.begin(request).model_version = ranking.model_version
-        return _response(given, drafts, ranking, recorded)
+        return _response(given, drafts, ranking, recorded, wanted=best_of.wanted(asked))
 
 
 def _checked(body: Mapping[str, Any]) -> ChatIn:
@@ -266,7 +273,7 @@ def _as_candidates(drafts: Sequence[Draft], ranking: DocumentRanking) -> Iterato
 
 
 def _response(
-    given: ChatIn, drafts: Sequence[Draft], ranking: DocumentRanking, recorded: RecordedRanking | None
+    given: ChatIn, drafts: Sequence[Draft], ranking: DocumentRanking, recorded: RecordedRanking | None, *, wanted: int
 ) -> Response:
     best = ranking.documents[: given.n or 1]
     judged = ranking.model_version is not None
@@ -288,6 +295,7 @@ def _response(
         "model": first.completion.get("model") or first.model,
         "choices": choices,
         "usage": _usage(first, drafts),
+        "rlhf": {"drafts": len(drafts), "wanted": wanted},
     }
     answer = plain(answer)
     if given.stream:
@@ -299,6 +307,7 @@ def _response(
     response = Response(written.encode("utf-8", "replace"), content_type=kind)
     ranked_by(response, ranking)
     response.headers["X-RLHF-Drafts"] = str(len(drafts))
+    response.headers["X-RLHF-Drafts-Wanted"] = str(wanted)
     if judged:
         response.headers["X-RLHF-Score"] = f"{best[0].score:.6f}"
     if recorded is not None:
