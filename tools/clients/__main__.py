@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -89,14 +90,18 @@ def prepare(folder: Path) -> tuple[str, str]:
 
 @contextmanager
 def drafting() -> Iterator[str]:
-    """Serve a test double of a language model: by its seed, a draft is one of the documents. Yield its base URL."""
+    """Serve a test double of a language model: by its seed, else in turn, a draft is one of the documents.
+
+    Yield its base URL.
+    """
+    turns = cycle(range(3))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            message = {"role": "assistant", "content": _DOCUMENTS[asked["seed"]]}
+            message = {"role": "assistant", "content": _DOCUMENTS[asked["seed"] if "seed" in asked else next(turns)]}
             answer = {
                 "id": "double",
                 "object": "chat.completion",

