@@ -1,7 +1,7 @@
 """
 title: Ratings to RLHF Loop
 description: Passes each thumb on to RLHF Loop in the moment in which a user gives it.
-version: 1.0
+version: 1.1
 required_open_webui_version: 0.10.0
 """
 
@@ -9,12 +9,14 @@ required_open_webui_version: 0.10.0
 # valves, switch it on. Open WebUI's event webhooks tell of a feedback's id and rating alone; here, inside of it,
 # question and answer can be read. The token is one of a service named `openwebui` with the scopes interactions:write
 # and reviews:write, so that the same users are known as in an import of Open WebUI's export. Ratings from before come
-# by that import, and so does what was rated while RLHF Loop could not be reached; both change nothing twice.
+# by that import, and so does what was rated while RLHF Loop could not be reached; both change nothing twice. With the
+# filter openwebui_rankings.py beside it, the thumb of an answer by best of n rates the draft that it is.
 
 import asyncio
 import json
 import logging
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from open_webui.models.feedbacks import Feedbacks
@@ -39,13 +41,29 @@ class Event:
         feedback = await Feedbacks.get_feedback_by_id(id)
         if feedback is None:
             return
+        record = feedback.model_dump()
         # Who rates goes on while this waits.
-        await asyncio.to_thread(self._send, str(event.get("id")), _without_copies(feedback.model_dump()))
+        await asyncio.to_thread(self._rate, str(event.get("id")), record)
 
-    def _send(self, key: str, record: dict) -> None:
+    def _rate(self, key: str, record: dict) -> None:
+        kept, thumb = _kept(record), (record.get("data") or {}).get("rating")
+        if kept is None:
+            self._send(key, "feedback/openwebui", _without_copies(record), record)
+        elif thumb in (1, -1):
+            data = record["data"]
+            comment = ": ".join(str(data[name]) for name in ("reason", "comment") if data.get(name)) or None
+            said = {"thumb": "up" if thumb == 1 else "down", "comment": comment, "reviewer": record["user_id"]}
+            self._send(key, "feedback", {**kept, **said}, record)
+        else:
+            named = f"{kept['ranking']}.{kept['index']}"
+            path = f"interactions/{quote(named)}/reviews?reviewer={quote(record['user_id'])}"
+            self._send(key, path, None, record)
+
+    def _send(self, key: str, path: str, body: dict | None, record: dict) -> None:
         request = Request(
-            f"{self.valves.url.rstrip('/')}/v1/feedback/openwebui",
-            data=json.dumps(record).encode(),
+            f"{self.valves.url.rstrip('/')}/v1/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method="DELETE" if body is None else "POST",
             headers={
                 "Authorization": f"Bearer {self.valves.token}",
                 "Content-Type": "application/json",
@@ -59,6 +77,15 @@ class Event:
             log.error("RLHF Loop did not take the feedback %s: %s", record.get("id"), error.read().decode()[:500])
         except OSError as error:
             log.error("RLHF Loop cannot be reached at %s: %s. Import the feedback later.", self.valves.url, error)
+
+
+def _kept(record: dict) -> dict | None:
+    """Return which draft of which ranking the rated message is, as the filter has kept it."""
+    chat = ((record.get("snapshot") or {}).get("chat") or {}).get("chat") or {}
+    messages = (chat.get("history") or {}).get("messages") or {}
+    message = messages.get((record.get("meta") or {}).get("message_id")) or {}
+    kept = (message.get("usage") or {}).get("rlhf")
+    return kept if isinstance(kept, dict) and {"ranking", "index"} <= set(kept) else None
 
 
 def _without_copies(record: dict) -> dict:

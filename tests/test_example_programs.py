@@ -23,12 +23,13 @@ from rlhf_loop import sample
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.training.train import TrainingReport
+from tools.exchange.__main__ import TRIALS
 
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BEST = "Dizziness after a blow to the head is a sign of concussion"
-#: Of Open WebUI, which is not installed here; it has a test of its own.
-ELSEWHERE = {"openwebui_ratings.py"}
+#: Of Open WebUI, which is not installed here; they have a test of their own.
+ELSEWHERE = {"openwebui_ratings.py", "openwebui_rankings.py"}
 #: Ends the process at once if it looks for a machine or speaks to another one: no library may do so behind our backs.
 NO_NETWORK = """
 import os, sys
@@ -160,10 +161,12 @@ def test_the_flask_application(folder: Path, environment: dict[str, str]) -> Non
 
 
 def test_all_are_listed() -> None:
-    """Each file is in examples/README.md, has fewer than 80 lines, and is run by a test."""
-    names = {file.name for file in EXAMPLES.glob("*.py")}
-    assert set(re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text("utf-8"))) == names
+    """Each file is in examples/README.md, has fewer than 100 lines, and is run by a test or by `make exchange`."""
+    names = {file.name for file in EXAMPLES.glob("*.*") if file.suffix in (".py", ".mjs")}
+    assert set(re.findall(r"\]\((\w+\.(?:py|mjs))\)", (EXAMPLES / "README.md").read_text("utf-8"))) == names
     here = Path(__file__).read_text("utf-8")
-    for name in names:
-        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 80, name
+    trials = {trial.example for trial in TRIALS} | {"vercel_ai.mjs", "litellm_proxy.py"}
+    assert {name for name in names if name in trials} == trials - {""}
+    for name in names - trials:
+        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 100, name
         assert f'"{name}"' in here

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
+import json
 import logging
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +16,27 @@ import pytest
 from pydantic import BaseModel
 from served_app import served_app
 from sqlalchemy import Engine, select
-from test_formats_openwebui import feedback
-from v1_apps import app_on, token_for
+from test_formats_openwebui import feedback, two_answers
+from v1_apps import app_on, settings_for, token_for
 
-from rlhf_loop.store.tables import Review
+from rlhf_loop.domain import Candidate, RankedCandidate, RecordedRanking
+from rlhf_loop.store.recording import Recorder
+from rlhf_loop.store.tables import Interaction, Review
+from rlhf_loop.web.api.chat import _events
 
-FILE = Path(__file__).parents[1] / "examples" / "openwebui_ratings.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DRAFTS = tuple(
+    RankedCandidate(Candidate(text), rank=rank, score=0.5, position=position)
+    for rank, position, text in ((1, 2, "Ruhe."), (2, 0, "Kaffee."))
+)
+RANKING = RecordedRanking(
+    id="r1",
+    query="Was hilft?",
+    candidates=DRAFTS,
+    door="/v1/chat/completions",
+    policy="live",
+    ranked_at=datetime(2026, 1, 31, tzinfo=UTC),
+)
 
 
 class FeedbackModel(BaseModel):
@@ -55,14 +73,19 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> Feedbacks:
     return feedbacks
 
 
-@pytest.fixture
-def function(stored: Feedbacks) -> Any:
-    spec = importlib.util.spec_from_file_location("openwebui_ratings", FILE)
+def loaded(name: str) -> Any:
+    """Load a file as Open WebUI's `load_function_module_by_id` does, which then looks for its class."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Event()
+    return module
+
+
+@pytest.fixture
+def function(stored: Feedbacks) -> Any:
+    return loaded("openwebui_ratings").Event()
 
 
 @pytest.fixture
@@ -95,6 +118,49 @@ def test_a_thumb_comes_at_once(function: Any, stored: Feedbacks, address: str, e
     stored.stored["f1"] = feedback(data={"rating": -1, "details": {"rating": 1}}, updated_at=1769860000)
     happen(function, "feedback.updated", "f1", event="e2")
     assert reviews() == [("openwebui:u-1", 1)]
+
+
+def streamed(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the usage that Open WebUI's `process_chat_response` stores of a stream that went through the filter.
+
+    It gives `Filter.stream` each piece as `event` (`process_filter_functions`), goes on with what comes back, and puts
+    `usage` together as `merge_usage` does, which keeps what it does not know.
+    """
+    handler, usage = loaded("openwebui_rankings").Filter().stream, dict[str, Any]()
+    for line in _events(answer, with_usage=True):
+        if (piece := line.removeprefix("data: ").strip()) != "[DONE]":
+            assert set(inspect.signature(handler).parameters) == {"event"}
+            usage |= handler(event=json.loads(piece)).get("usage") or {}
+    return usage
+
+
+def test_the_filter_has_a_thumb_rate_the_draft(
+    function: Any, stored: Feedbacks, address: str, engine: Engine, tmp_path: Path
+) -> None:
+    """It keeps the ranking's id in the answer's usage; the thumb, given, changed and taken back, is the draft's."""
+    recorder = Recorder(settings_for(engine, tmp_path))
+    recorder.record_ranking(RANKING)
+    recorder.settle()
+    recorder.close()
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Ruhe."}, "rlhf": {"index": 2, "score": 0.5}}
+    answer = {"id": "r1", "created": 1, "model": "m", "choices": [choice], "usage": {"total_tokens": 7}}
+    usage = streamed(answer)
+    assert usage == {"total_tokens": 7, "rlhf": {"ranking": "r1", "index": 2}}
+    function.valves = function.Valves(url=address, token=token_for(engine, "openwebui"))
+
+    def reviews() -> list[tuple[Any, ...]]:
+        wanted = select(Interaction.external_id, Review.reviewer, Review.rating, Review.comment)
+        with engine.connect() as connection:
+            return [
+                tuple(row) for row in connection.execute(wanted.join(Review, Review.interaction_key == Interaction.id))
+            ]
+
+    given = {"rating": 1, "reason": None, "comment": "Kurz.", "details": {}}
+    for number, (rating, expected) in enumerate(((1, 5), (-1, 1), (0, None))):
+        stored.stored["f1"] = feedback(*two_answers(usage=usage), data=given | {"rating": rating})
+        happen(function, "feedback.updated", "f1", event=f"e{number}")
+        assert reviews() == ([] if expected is None else [("r1.2", "openwebui:u-1", expected, "Kurz.")])
+    assert "usage" not in loaded("openwebui_rankings").Filter().stream({"choices": [{"index": 0, "delta": {}}, "odd"]})
 
 
 def test_trouble_is_in_its_log(

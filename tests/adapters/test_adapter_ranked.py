@@ -54,6 +54,18 @@ def test_a_threshold(ranker: Ranker) -> None:
     assert len(ranked(QUERY, [BAD, ""], ranker=ranker, threshold=0.0)) == 2
 
 
+@pytest.mark.parametrize(("options", "returned"), [({}, 3), ({"top": 2}, 2), ({"threshold": 1.0}, 0)])
+def test_how_many_were_handed_on_is_recorded(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], returned: int
+) -> None:
+    """By the best so many and by the threshold; `rerank_candidates` hands on all."""
+    said = list[Any]()
+    monkeypatch.setattr(ranker, "record", lambda *_, **given: said.append(given["returned"]))
+    ranked(QUERY, [BAD, GOOD, MIDDLING], ranker=ranker, door="x", **options)
+    ranking.rerank_candidates(QUERY, [BAD, GOOD], ranker=ranker)
+    assert said == [returned, 2]
+
+
 def test_what_is_recorded_and_what_is_not(tmp_path: Path) -> None:
     """rerank_candidates records as a door of its own; no texts, no door and no share are no record."""
     ranker = Recording(tmp_path)

@@ -81,11 +81,21 @@ def test_the_best_draft_goes_out(web: FlaskClient, service: RankingService) -> N
     assert answer["id"] == response.headers["X-RLHF-Ranking-Id"] == recorded.id
     assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 20, "total_tokens": 29}
     assert (response.headers["X-RLHF-Ranking"], response.headers["X-RLHF-Drafts"]) == ("model", "4")
+    assert (answer["rlhf"], response.headers["X-RLHF-Drafts-Wanted"]) == ({"drafts": 4, "wanted": 4}, "4")
     assert [each.text for each in recorded.candidates] == [each["text"] for each in expected]
     assert {each.candidate.source for each in recorded.candidates} == {"small"}
     assert (recorded.query, recorded.door, recorded.returned) == (QUERY, PATH, 1)
     described = document()["paths"][PATH]["post"]["responses"]["200"]["content"]["application/json"]
     checker(described["schema"]).validate(answer)
+
+
+def test_fewer_drafts_than_choices_are_said(web: FlaskClient, endpoint: Endpoint, service: RankingService) -> None:
+    """Where some fail, or too many are under way: n choices are more than there are."""
+    endpoint.reply = lambda body: (200, drafted(GOOD)) if body["seed"] == 1 else (500, {})
+    response = post(web, PATH, {**ASKED, "n": 3, "best_of": 2})
+    assert (len(response.json["choices"]), service.rankings[0].returned) == (1, 1)  # type: ignore[index]
+    assert response.json["rlhf"] == {"drafts": 1, "wanted": 3}  # type: ignore[index]
+    assert (response.headers["X-RLHF-Drafts"], response.headers["X-RLHF-Drafts-Wanted"]) == ("1", "3")
 
 
 def test_several_choices(web: FlaskClient) -> None:

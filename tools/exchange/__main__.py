@@ -1,7 +1,8 @@
 """Hold readers and doors against what other tools' own SDKs write and send; the result goes to docs/RLHF_EXCHANGE.md.
 
     make exchange
-    make exchange OPTIONS="--only trl --check"        that one, and write nothing
+    make exchange OPTIONS="--only trl"                that one; of the others what was found before stays
+    make exchange OPTIONS="--only trl --check"        and write nothing
 
 Each trial is a program beside this one, in an environment with its SDK. It is given the address of `rlhf-loop serve`
 with a model of the sample ratings and a test double of a language model, a token, and a folder with that model; each
@@ -116,13 +117,22 @@ def main(environments: Path, only: Sequence[str], check: bool) -> None:
                 found += _typescript(loop)
             if not only or _VERCEL in only:
                 found.append((f"ai {_NODE['ai']}", "examples/vercel_ai.mjs", _vercel(loop)))
-            if not only:
-                found.append(("rlhf-loop", "a training after all of these", loop.training()))
+            if not only or any(trial.example for trial in wanted):
+                found.append(("rlhf-loop", "a training after these examples", loop.training()))
     for package, what, result in found:
         click.echo(f"{result:<10} {package}: {what}")
     if not check:
-        put_into(_PAGE, "exchange", f"By `make exchange` on {today()}:\n\n{table(['by', 'what', 'result'], found)}")
+        rows = table(["by", "what", "result"], [*_before(found), *found])
+        put_into(_PAGE, "exchange", f"By `make exchange`, last on {today()}:\n\n{rows}")
     sys.exit(0 if found and all(result.startswith((_WORKS, _MISSING)) for _, _, result in found) else 1)
+
+
+def _before(found: Sequence[tuple[str, str, str]]) -> list[tuple[str, ...]]:
+    """Return the rows of the page that are of nothing that was tried now."""
+    new = {by.split()[0] for by, _, _ in found}
+    written = _PAGE.read_text("utf-8").partition("<!-- exchange -->")[2].partition("<!-- /exchange -->")[0]
+    rows = [tuple(line.strip("| ").split(" | ")) for line in written.splitlines() if line.startswith("| ")][2:]
+    return [row for row in rows if row[0].split()[0] not in new]
 
 
 def _token(url: str) -> str:
