@@ -32,11 +32,19 @@ def main(url: str, token: str, folder: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("litellm")), "--config", str(config), "--port", str(port)]
-    with (folder / "litellm.log").open("w") as log:
-        proxy = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=log, stderr=log, cwd=folder)
+    log_file = folder / "litellm.log"
+    with log_file.open("w") as log:
+        proxy = subprocess.Popen(
+            [*command, "--host", "127.0.0.1"],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        )
     try:
         address = f"http://127.0.0.1:{port}"
-        _wait(address, proxy)
+        if not _ready(address, proxy):
+            raise SystemExit(f"The proxy is not ready: {log_file.read_text()[-2000:]}")
         say("the proxy's `/health` with the configuration of Clients", health(address))
         example = [sys.executable, str(_HOME / "examples" / "litellm_proxy.py")]
         done = subprocess.run(example, env=os.environ | {"LITELLM_URL": address}, stdout=subprocess.PIPE, text=True)
@@ -58,7 +66,7 @@ def get(address: str) -> Any:
         return json.load(response)
 
 
-def _wait(address: str, proxy: subprocess.Popen[bytes]) -> None:
+def _ready(address: str, proxy: subprocess.Popen[bytes]) -> bool:
     end = time.monotonic() + _PATIENCE_S
     while proxy.poll() is None and time.monotonic() < end:
         try:
@@ -66,8 +74,8 @@ def _wait(address: str, proxy: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.5)
         else:
-            return
-    raise SystemExit(f"The proxy was not ready within {_PATIENCE_S} s; it ended with {proxy.poll()}.")
+            return True
+    return False
 
 
 def say(what: str, result: str) -> None:
