@@ -10,6 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# Files beside this one have the names of packages.
+sys.path.pop(0)
+
 #: The model was never tuned to chat, so that it continues a text.
 _TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}A doctor answers:"
 _ASKED = {"messages": [{"role": "user", "content": "What helps against hiccups?"}], "max_tokens": 12, "best_of": 3}
