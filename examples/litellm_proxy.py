@@ -1,8 +1,9 @@
 """Behind LiteLLM's proxy: documents are ranked and a chat is answered, and both are rated by their ids.
 
     pip install 'litellm[proxy]' openai
-    litellm --config config.yaml                 # as docs/CLIENTS.md has it, with this service's address and a token
-    RLHF_URL=http://127.0.0.1:8000 RLHF_TOKEN=rlhf_... LITELLM_URL=http://127.0.0.1:4000 python litellm_proxy.py
+    LITELLM_MASTER_KEY=sk-... litellm --config config.yaml    # that of docs/CLIENTS.md, with address and token
+    export RLHF_URL=http://127.0.0.1:8000 RLHF_TOKEN=rlhf_... LITELLM_URL=http://127.0.0.1:4000 LITELLM_KEY=sk-...
+    python litellm_proxy.py
 
 The token needs the scopes rerank, chat and reviews:write, and --record 1, or nothing that is ranked can be rated.
 """
@@ -15,7 +16,7 @@ import httpx
 from openai import OpenAI
 
 URL, TOKEN, PROXY = os.environ["RLHF_URL"], os.environ["RLHF_TOKEN"], os.environ["LITELLM_URL"]
-KEY = os.environ.get("LITELLM_KEY", "sk-any")
+KEY = os.environ["LITELLM_KEY"]
 QUESTION = "What helps against a nosebleed?"
 DOCUMENTS = ["Lean your head far back.", "Lean forward and pinch the nose for ten minutes.", "Museums open at ten."]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ def run(url: str, tmp_path: Path) -> Run:
     """Run a command, on a database whose ranking still waits in the outbox."""
     environ = {"RLHF_DATABASE_URL": url, "RLHF_OUTBOX_PATH": str(tmp_path / "outbox.db")}
     recorder = Recorder(Settings.from_env(environ))
-    recorder._down = True
+    recorder._replaying = os.getpid()  # no thread writes it into the database meanwhile
     candidate = RankedCandidate(Candidate("Sugar."), rank=1, score=0.5, position=0)
     recorder.record_ranking(
         RecordedRanking(

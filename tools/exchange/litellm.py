@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ sys.path.pop(0)
 
 _HOME = Path(__file__).resolve().parents[2]
 _PATIENCE_S = 300
+#: The proxy wants a key of its own, and a good one.
+_KEY = f"sk-{secrets.token_hex(32)}"
 
 
 def main(url: str, token: str, folder: Path) -> None:
@@ -39,7 +42,7 @@ def main(url: str, token: str, folder: Path) -> None:
             stdout=log,
             stderr=log,
             cwd=folder,
-            env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": _KEY},
         )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -47,7 +50,8 @@ def main(url: str, token: str, folder: Path) -> None:
             raise SystemExit(f"The proxy is not ready: {log_file.read_text()[-2000:]}")
         say("the proxy's `/health` with the configuration of Clients", health(address))
         example = [sys.executable, str(_HOME / "examples" / "litellm_proxy.py")]
-        done = subprocess.run(example, env=os.environ | {"LITELLM_URL": address}, stdout=subprocess.PIPE, text=True)
+        told = {"LITELLM_URL": address, "LITELLM_KEY": _KEY}
+        done = subprocess.run(example, env=os.environ | told, stdout=subprocess.PIPE, text=True)
         fine = done.returncode == 0 and done.stdout.endswith("Rated.\n")
         say("examples/litellm_proxy.py through the proxy", "works" if fine else f"fails: {done.stdout[-300:]!r}")
     finally:
@@ -62,7 +66,8 @@ def health(address: str) -> str:
 
 
 def get(address: str) -> Any:
-    with urllib.request.urlopen(address, timeout=_PATIENCE_S) as response:
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {_KEY}"})
+    with urllib.request.urlopen(request, timeout=_PATIENCE_S) as response:
         return json.load(response)
 
 
