@@ -1,7 +1,7 @@
 """ChatOpenAI on best of n: the best of several drafts is the answer, and what is said of it teaches the next training.
 
     pip install langchain-openai
-    RLHF_URL=http://127.0.0.1:8000 RLHF_TOKEN=rlhf_... python langchain_best_of.py
+    LOOP_URL=http://127.0.0.1:8000 LOOP_TOKEN=rlhf_... python langchain_best_of.py
 
 The service needs RLHF_LLM_URL, the token the scopes chat and reviews:write.
 """
@@ -15,7 +15,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 
-URL, TOKEN = os.environ["RLHF_URL"], os.environ["RLHF_TOKEN"]
+URL, TOKEN = os.environ["LOOP_URL"], os.environ["LOOP_TOKEN"]
 QUESTION = "How is a small burn cooled?"
 
 model = ChatOpenAI(model="rlhf-loop", base_url=f"{URL}/v1", api_key=TOKEN, extra_body={"best_of": 4})

@@ -2,7 +2,7 @@
 
     pip install 'litellm[proxy]' openai
     LITELLM_MASTER_KEY=sk-... litellm --config config.yaml    # that of docs/CLIENTS.md, with address and token
-    export RLHF_URL=http://127.0.0.1:8000 RLHF_TOKEN=rlhf_... LITELLM_URL=http://127.0.0.1:4000 LITELLM_KEY=sk-...
+    export LOOP_URL=http://127.0.0.1:8000 LOOP_TOKEN=rlhf_... LITELLM_URL=http://127.0.0.1:4000 LITELLM_KEY=sk-...
     python litellm_proxy.py
 
 The token needs the scopes rerank, chat and reviews:write, and --record 1, or nothing that is ranked can be rated.
@@ -15,7 +15,7 @@ import os
 import httpx
 from openai import OpenAI
 
-URL, TOKEN, PROXY = os.environ["RLHF_URL"], os.environ["RLHF_TOKEN"], os.environ["LITELLM_URL"]
+URL, TOKEN, PROXY = os.environ["LOOP_URL"], os.environ["LOOP_TOKEN"], os.environ["LITELLM_URL"]
 KEY = os.environ["LITELLM_KEY"]
 QUESTION = "What helps against a nosebleed?"
 DOCUMENTS = ["Lean your head far back.", "Lean forward and pinch the nose for ten minutes.", "Museums open at ten."]

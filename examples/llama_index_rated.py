@@ -1,7 +1,7 @@
 """A query engine of LlamaIndex on the served model: nodes are ranked over HTTP, and rated with the answer made of them.
 
     pip install llama-index-core httpx
-    RLHF_URL=http://127.0.0.1:8000 RLHF_TOKEN=rlhf_... python llama_index_rated.py
+    LOOP_URL=http://127.0.0.1:8000 LOOP_TOKEN=rlhf_... python llama_index_rated.py
 
 The token needs the scopes rerank, reviews:write and interactions:write, and --record 1. The retriever and the language
 model are stand-ins that need no network. In the service's own process, `rlhf_loop.adapters.llama_index` does the same.
@@ -19,7 +19,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 service = httpx.Client(
-    base_url=os.environ["RLHF_URL"], headers={"Authorization": f"Bearer {os.environ['RLHF_TOKEN']}"}, timeout=60
+    base_url=os.environ["LOOP_URL"], headers={"Authorization": f"Bearer {os.environ['LOOP_TOKEN']}"}, timeout=60
 )
 TEXTS = [
     "Wasps like jam.",

@@ -1,13 +1,13 @@
 // Vercel's AI SDK: documents are ranked by its Cohere provider, and rated by the ranking's id.
 //
 //     npm install ai @ai-sdk/cohere
-//     RLHF_URL=http://127.0.0.1:8000 RLHF_TOKEN=rlhf_... node vercel_ai.mjs
+//     LOOP_URL=http://127.0.0.1:8000 LOOP_TOKEN=rlhf_... node vercel_ai.mjs
 //
 // The token needs the scopes rerank and reviews:write, and --record 1.
 import { createCohere } from "@ai-sdk/cohere";
 import { rerank } from "ai";
 
-const { RLHF_URL: url, RLHF_TOKEN: token } = process.env;
+const { LOOP_URL: url, LOOP_TOKEN: token } = process.env;
 const cohere = createCohere({ baseURL: `${url}/v2`, apiKey: token });
 const documents = [
   { page: 1, text: "Museums open at ten." },

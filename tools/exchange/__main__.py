@@ -177,7 +177,8 @@ class _Loop:
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RLHF_", "LANGFUSE_"))}
-        ours = {"RLHF_EXCHANGE_PYTHON": sys.executable, "RLHF_URL": self.server, "RLHF_TOKEN": self.token}
+        # Not RLHF_: a name that this package does not know would be an error of its own commands.
+        ours = {"RLHF_EXCHANGE_PYTHON": sys.executable, "LOOP_URL": self.server, "LOOP_TOKEN": self.token}
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, env=kept | ours)
 
     def trial(self, command: Sequence[str], name: str) -> Iterator[tuple[str, str, str]]:
