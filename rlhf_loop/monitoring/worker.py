@@ -26,7 +26,7 @@ from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store import rankings
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
-from rlhf_loop.store.backup import back_up_into
+from rlhf_loop.store.backup import back_up_into, holds_nothing
 from rlhf_loop.store.engine import ensure_schema, make_engine
 from rlhf_loop.utils.text import clause
 
@@ -168,6 +168,8 @@ class Worker:
         if (folder := self._settings.backup_path) is None:
             return True
         ensure_schema(self._engine)
+        if holds_nothing(self._engine) and not any(folder.glob("*.zip")):
+            return True
         try:
             made = back_up_into(self._engine, self._settings, folder, actor="worker", progress=self._go_on)
         except (BackupError, DatabaseError) as error:

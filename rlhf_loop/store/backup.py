@@ -33,7 +33,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState
 from rlhf_loop.errors import BackupError, DatabaseError
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import VERSION_TABLE, head, migrating, reading, revision_in, transaction, upgrade
+from rlhf_loop.store.engine import VERSION_TABLE, describe, head, migrating, reading, revision_in, transaction, upgrade
 from rlhf_loop.store.outbox import Outbox, outboxes
 from rlhf_loop.store.tables import AuditEntry, Base, ModelVersion, UtcDateTime
 from rlhf_loop.utils.files import write_whole
@@ -145,9 +145,16 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
     Others may read and write meanwhile; what was acknowledged before the call is in it. `progress` may raise to stop.
 
     Raises:
-        BackupError: it cannot be written, or another one is being written there; what was there is there.
+        BackupError: the database holds nothing, it cannot be written, or another one is being written there; what was
+            there is there.
         DatabaseError: the database cannot be read.
     """
+    if holds_nothing(engine):
+        # Most likely another one is meant; and the file may be the last of that.
+        raise BackupError(
+            f"The database {describe(engine)} holds nothing, so no backup is made of it. Set RLHF_DATABASE_URL to the "
+            "one that is meant."
+        )
     draft = file.with_name(_DRAFT)
     with _alone(file):
         try:
@@ -193,6 +200,17 @@ def back_up_into(
         with suppress(OSError):
             file.unlink()
     return made
+
+
+def holds_nothing(engine: Engine) -> bool:
+    """Tell whether a database has no more than one that was just made.
+
+    Raises:
+        DatabaseError: the database cannot be asked.
+    """
+    with reading(engine) as connection:
+        tables = (table for table in Base.metadata.sorted_tables if table.name not in _OF_ITSELF)
+        return all(connection.execute(select(table).limit(1)).first() is None for table in tables)
 
 
 def last_backup(engine: Engine) -> LastBackup | None:

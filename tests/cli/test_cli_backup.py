@@ -55,7 +55,10 @@ def test_from_one_machine_to_another(loop: Run, tmp_path: Path) -> None:
     assert "1 of 50" in loop("ratings", "stats", place="there").stdout
     assert "is not empty" in loop("restore", file, code=2, place="there").stderr
     loop("restore", file, "--replace", place="there")
-    file.write_bytes(file.read_bytes()[:-9])
+    before = file.read_bytes()
+    assert "holds nothing, so no backup is made of it" in loop("backup", file, code=2, place="elsewhere").stderr
+    assert file.read_bytes() == before
+    file.write_bytes(before[:-9])
     assert "is not a whole backup" in loop("restore", file, "--check", code=2).stderr
     assert "There is no backup" in loop("restore", tmp_path / "none.zip", code=2).stderr
 
@@ -64,6 +67,7 @@ def test_the_doctor_knows_the_last_one(loop: Run, tmp_path: Path) -> None:
     """When it was made; with a folder for the worker's, two that were missed are a fault."""
     (tmp_path / "here").mkdir()
     engine = open_database(sqlite_database(tmp_path / "here" / "rlhf.db"))
+    record(engine, [Rating("Kept?", "Kept.")])
     now = datetime.now(UTC)
     plain, nightly = Settings(), Settings(backup_path=tmp_path)
     (found,) = backup(engine, plain, now)

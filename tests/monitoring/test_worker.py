@@ -17,7 +17,7 @@ from loopback import page, site
 from patience import PATIENCE_S, until
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import AlarmKind
+from rlhf_loop.domain import AlarmKind, Rating
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.monitoring import worker as module
 from rlhf_loop.monitoring.worker import Schedule, Worker
@@ -25,6 +25,7 @@ from rlhf_loop.registry.runs import begin_run, runs
 from rlhf_loop.store.alarms import alarms, open_alarms, raise_alarm
 from rlhf_loop.store.backup import last_backup, look
 from rlhf_loop.store.engine import make_engine, open_database
+from rlhf_loop.store.interactions import record
 
 #: A training that does nothing but end with some exit code.
 ENDS = "import sys; print('what it says'); sys.exit(int(sys.argv[1]))"
@@ -105,6 +106,9 @@ def test_backups(settings: Settings, tmp_path: Path) -> None:
     folder.touch()
     worker = Worker(replace(settings, backup_path=folder), retrain=python(ENDS, 0))
     engine = make_engine(settings.database_url)
+    # Nothing is there yet.
+    assert worker.once()
+    record(engine, [Rating("Kept?", "Kept.")])
     assert not worker.once()
     (alarm,) = open_alarms(engine)
     assert (alarm.kind, "cannot be written" in alarm.message) == ("backup", True)

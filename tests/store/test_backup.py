@@ -364,6 +364,9 @@ def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
     for name in ("rlhf-loop-20250101T000000Z.zip", "rlhf-loop-20250102T000000Z.zip", "rlhf-loop-mine.zip", "a.zip"):
         (folder / name).touch()
     settings = replace(settings_in(tmp_path / "plain", str(sqlite_engine.url)), backup_keep=2)
+    with pytest.raises(BackupError, match="holds nothing"):
+        backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
+    record(sqlite_engine, [Rating("Kept?", "Kept.")])
     backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
     names = sorted(path.name for path in folder.glob("*.zip"))
     assert names[0] == "a.zip"
