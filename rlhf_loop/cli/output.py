@@ -178,7 +178,8 @@ def print_preview(found: Preview, *, reviewer: str, unrated: bool, skip_invalid:
         click.echo(line)
     others = [name for name in report.ignored if not name.startswith("sheet ")]
     if found.columns and others:
-        shown = f"--column reviewer={shlex.quote(others[0])}"
+        field = next((each for each in ("rating", "reviewer") if each not in found.columns), "feedback_comment")
+        shown = f"--column {field}={shlex.quote(others[0])}"
         console.print(Text(f"A field takes another column by e.g. {shown}. The fields are: {', '.join(FIELDS)}."))
     refused = bool(found.unrated and not unrated)
     if refused:

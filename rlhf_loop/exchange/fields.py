@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -44,7 +45,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "model_version": "model",
         "external_id": "uuid",
         "created_at": "created served_at",
-        "rated_at": "reviewed_at rating_date bewertet_am bewertungsdatum datum",
+        "rated_at": "reviewed_at rating_date bewertet_am gepruft_am geprueft_am bewertungsdatum datum",
         "reviewer_role": "role",
         "harmful": "flagged",
         "title": "",
@@ -69,6 +70,7 @@ _FIRST, _LAST = 315_532_800, 4_102_444_800
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d{1,2}|0,\d+)")
 #: A day as it is written in much of Europe, alone or with a time behind it.
 _DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
+_SCALE = re.compile(r"\s*[(\[]\s*\d[^()\[\]]*[)\]]\s*$")
 #: The length of a day in ISO 8601's short form.
 _DAY = len("20260131")
 
@@ -90,12 +92,12 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
     """Find the fields among a file's column names.
 
     `wanted` (field -> column) comes first, then the field's own name, then its aliases; case, blanks and hyphens do not
-    count.
+    count, nor does a scale behind the name, as in "Bewertung (1-5)".
 
     Raises:
         ImportFileError: two columns mean the same field, or one that is used is there twice.
     """
-    plain = [_plain(name) for name in names]
+    plain, without_scale = [_plain(name) for name in names], [_plain(_SCALE.sub("", name)) for name in names]
     positions: dict[str, int] = {}
     for field, column in wanted.items():
         if column in names:
@@ -104,8 +106,8 @@ def match_columns(names: Sequence[str], wanted: Mapping[str, str]) -> Columns:
     for field in FIELDS:
         if field in wanted:
             continue
-        for spellings in ((field,), ALIASES[field]):
-            found = [i for i, name in enumerate(plain) if name in spellings and i not in chosen]
+        for of, spellings in itertools.product((plain, without_scale), ((field,), ALIASES[field])):
+            found = [i for i, name in enumerate(of) if name in spellings and i not in chosen]
             if len({names[i] for i in found}) > 1:
                 both = " and ".join(repr(names[i]) for i in found[:2])
                 advice = Message("Choose one with --column {field}={column}.", field=field, column=names[found[0]])

@@ -14,6 +14,7 @@ from rating_files import counts, reasons, write_csv, write_jsonl
 from sqlalchemy import Engine, text
 
 from rlhf_loop.errors import ImportFileError
+from rlhf_loop.exchange.fields import match_columns
 from rlhf_loop.exchange.transfer import export_ratings, import_ratings
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import stats
@@ -34,6 +35,20 @@ def test_the_usual_column_names_are_known(engine: Engine, tmp_path: Path) -> Non
     assert counts(report) == (2, 2, 0, 0, 0)
     assert report.ignored == ("mood",)
     assert [(e.response, e.rating, e.rank) for e in examples(engine)] == [("a", 4, 2), ("b", None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["Frage", "Antwort", "Bewertung (1-5)", "geprüft am"], {"rating": 2, "rated_at": 3}),
+        (["Frage", "Antwort", "rating [1 = bad, 5 = good]"], {"rating": 2}),
+        (["Frage", "Antwort", "Bewertung (1-5)", "Bewertung"], {"rating": 3}),
+        (["Frage", "Antwort", "Bewertung (KI)", "Note (1-6)"], {}),
+    ],
+)
+def test_a_scale_behind_a_name_does_not_count(names: list[str], found: dict[str, int]) -> None:
+    """A column is known with the numbers that it may have; a word behind it may make it another one."""
+    assert match_columns(names, {}).positions == {"user_prompt": 0, "ai_response": 1, **found}
 
 
 def test_columns_can_be_named(sqlite_engine: Engine, tmp_path: Path) -> None:

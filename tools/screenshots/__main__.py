@@ -91,7 +91,8 @@ _PICTURES = (
     _Picture("review-phone", _review, who="anna", window=_PHONE, whole=False),
     _Picture("compare", _go("/compare"), who="anna", window=_WIDE, whole=False),
     _Picture("agreement", _go("/review/agreement"), who=ADMIN, window=_WIDE),
-    _Picture("corrections", _go("/review/corrections"), who=ADMIN, window=_WIDE),
+    # The bar with the keys stands at its foot.
+    _Picture("corrections", _go("/review/corrections"), who=ADMIN, window={"width": 1100, "height": 1225}, whole=False),
     _Picture("flagged", _go("/review/flagged"), who=ADMIN, window=_WIDE),
     _Picture("guidelines", _go("/review/guidelines"), who=ADMIN, window=_WIDE),
     _Picture("admin", _go("/admin"), who=ADMIN, window=_WIDE),
