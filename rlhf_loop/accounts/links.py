@@ -72,7 +72,7 @@ def invitation(engine: Engine, secret: str, *, now: datetime) -> Invitation:
         AccountError: it is not valid any more.
     """
     wanted = (
-        select(OneTimeLink.user_id, Users.name, Users.role, Users.active)
+        select(OneTimeLink.user_id, Users.name, Users.role, Users.active, Users.display_name)
         .outerjoin(Users, Users.id == OneTimeLink.user_id)
         .where(_is_valid(secret, now))
     )
@@ -81,7 +81,7 @@ def invitation(engine: Engine, secret: str, *, now: datetime) -> Invitation:
         if row is None or (row.user_id is not None and not row.active):
             raise AccountError(_GONE)
         if row.user_id is not None:
-            return Invitation(User(row.user_id, row.name, UserRole(row.role)))
+            return Invitation(User(row.user_id, row.name, UserRole(row.role), display_name=row.display_name))
         if users.has_active_admin(connection):
             raise AccountError(_NOT_FIRST)
         return Invitation(None)

@@ -67,9 +67,12 @@ def test_columns_are_mapped(site: Site, ada: Browser) -> None:
     assert "no column for user_prompt and ai_response" in looked.text
     assert "Choose the right ones below." in looked.text
     assert not re.search(r"/tmp|--column", looked.text)
-    mapped = {"column_user_prompt": "q", "column_ai_response": "a", "column_rating": "grade"}
+    mapped = {"column_user_prompt": "q", "column_ai_response": "a"}
+    assert "No row is rated." in again(ada, looked, do="look", **mapped).text
+    mapped["column_rating"] = "grade"
     found = again(ada, looked, do="look", **mapped)
     assert (found.status_code, "4 of 5" in found.text, "<option selected>grade" in found.text) == (200, True, True)
+    assert "No row is rated." not in found.text
     assert again(ada, found, **mapped).status_code == 303
     assert stats(site.engine).distribution[4] == 1
 

@@ -198,6 +198,14 @@ def test_a_link_for_a_password(site: Site) -> None:
     assert site.browser().sign_in("rita").status_code == 422
 
 
+def test_a_link_greets_by_the_display_name(site: Site) -> None:
+    """And names the one to sign in by."""
+    users.set_display_name(site.engine, "rita", "Dr. Rot", actor="ada")
+    page = site.browser().get(f"/welcome/{links.invite(site.engine, 'rita', actor='ada')}").text
+    assert "Welcome, Dr. Rot" in page
+    assert "the name rita you sign in" in page
+
+
 def test_a_link_that_two_open_at_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them sets the password; the other reads that the link was used."""
     site, both, look = Site(engine), Barrier(2), links.invitation
