@@ -118,12 +118,8 @@ def promote(
             )
         if not reason:
             raise RegistryError("A promotion against the gate needs a reason, for those who come later: --reason TEXT")
-    given = reason if reason.endswith((".", "!", "?")) else f"{reason}."
-    said = Message.joined(
-        Message("Promoted by {actor}.", actor=actor),
-        *([Message("Against the gate.")] if force else []),
-        *([Message("Reason: {reason}", reason=given)] if reason else []),
-    )
+    against = [Message("Against the gate.")] if force else []
+    said = Message.joined(Message("Promoted by {actor}.", actor=actor), *against, *_why(reason))
     detail = {"forced": force, "reason": reason, "gate": version.reason if force else None}
     return _promoted(engine, settings, version, actor=actor, reason=said, detail=detail)
 
@@ -145,7 +141,7 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
             f"There is nothing to go back to: {now.version if now else 'no model'} is live, and none was before. See "
             "all versions: rlhf-loop models list"
         )
-    why = Message.joined(Message("Rolled back by {actor}.", actor=actor), *([reason] if reason else []))
+    why = Message.joined(Message("Rolled back by {actor}.", actor=actor), *_why(reason))
     back = Message("Live again: {version} was rolled back by {actor}.", version=now.version, actor=actor)
     detail = {"rolled_back": now.version, "reason": reason}
     fate = (ModelState.REJECTED, why)
@@ -221,6 +217,12 @@ def _seen(reason: str) -> str:
     """Return a reason as it is kept, an empty text where there is nothing to see of it."""
     kept = clean_text(reason)
     return "" if blank(kept) else kept
+
+
+def _why(reason: str) -> list[Message]:
+    """Return a reason as a sentence to add, if there is one."""
+    ended = reason if reason.endswith((".", "!", "?")) else f"{reason}."
+    return [Message("Reason: {reason}", reason=ended)] if reason else []
 
 
 def _promoted(

@@ -146,7 +146,7 @@ def test_rollback_goes_back_step_by_step(house: House) -> None:
     first, second, third = house.add(), house.add(), house.add()
     assert registry.rollback(house.engine, house.settings, actor="dora", reason="Bad.").version == second.version
     assert house.serving == second.sha256
-    assert "Rolled back by dora. Bad." in registry.find(house.engine, third.version).reason
+    assert "Rolled back by dora. Reason: Bad." in registry.find(house.engine, third.version).reason
     assert registry.rollback(house.engine, house.settings, actor="dora").version == first.version
     assert house.states == ["rejected", "rejected", "live"]
     with pytest.raises(RegistryError, match="nothing to go back to"):
