@@ -50,7 +50,6 @@ _CANDIDATES, _WORDS = 10, (20, 60)
 _ROWS = 10_000
 _OBJECT_STORE = 100_000_000
 _PATIENCE_S = 600
-_STARTS = 5
 
 
 class _WordVectors:
@@ -137,23 +136,13 @@ def _cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
     utilities = require("ray.cluster_utils", "ray")
     cluster = utilities.Cluster()
     try:
-        started = [_node(cluster, first=number == 0) for number in range(nodes)]
+        options = {"num_cpus": 1, "object_store_memory": _OBJECT_STORE}
+        started = [cluster.add_node(**options, include_dashboard=False)]
+        started += [cluster.add_node(**options) for _ in range(nodes - 1)]
         cluster.wait_for_nodes()
         yield cluster, started
     finally:
         cluster.shutdown()
-
-
-def _node(cluster: Any, *, first: bool) -> Any:
-    """Start a raylet; on a busy machine it may take longer than the 30 s that Ray gives it."""
-    dashboard = {"include_dashboard": False} if first else {}
-    for left in reversed(range(_STARTS)):
-        try:
-            return cluster.add_node(num_cpus=1, object_store_memory=_OBJECT_STORE, **dashboard)
-        except Exception:  # Ray has none of its own for this
-            if not left:
-                raise
-    return None
 
 
 def _table(folder: Path) -> Any:

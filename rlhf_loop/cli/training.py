@@ -518,6 +518,7 @@ def score(
     with a list of candidates. The scores are those of rlhf-loop rerank. Stopped or killed, the same command goes on.
     """
     from rlhf_loop.exchange.bulk_scoring import BAD_ROWS_FILE, score_dataset
+    from rlhf_loop.exchange.candidate_files import shown
     from rlhf_loop.utils.text import counted
 
     try:
@@ -544,10 +545,12 @@ def score(
     before = f", {report.known_rows:,} of them before" if report.known_rows else ""
     click.echo(
         f"{counted(report.rows, 'row')} scored by {report.model_version}{before}, in {report.seconds:.1f} s: "
-        f"{counted(report.parts, 'part')} in {output}."
+        f"{counted(report.parts, 'part')} in {shown(output)}."
     )
     if report.bad_rows:
-        click.echo(f"{counted(report.bad_rows, 'bad row')} left out; {output}/{BAD_ROWS_FILE} says which, and why.")
+        click.echo(
+            f"{counted(report.bad_rows, 'bad row')} left out; {shown(output)}/{BAD_ROWS_FILE} says which, and why."
+        )
 
 
 @click.command(short_help="Embed the answers of FILE now, so that nobody has to wait.")

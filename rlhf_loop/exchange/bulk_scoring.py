@@ -50,6 +50,7 @@ from rlhf_loop.exchange.candidate_files import (
     bad_rows_writer,
     input_files,
     read_staged,
+    shown,
     stage,
     staged_name,
     texts_of,
@@ -174,7 +175,9 @@ def score_dataset(
             said = progress and progress("Reading", "bytes")
             staged = _staged(target, stack, part_rows, said, source, format, files, columns or {})
             if (format, files) != input_files(source):
-                raise ImportFileError(f"{str(input)!r} was changed while it was read. Run this again when it is whole.")
+                raise ImportFileError(
+                    f"{shown(input)!r} was changed while it was read. Run this again when it is whole."
+                )
             run = _noted(target, identity, version, model, staged)
         job = Job(
             output=str(output) if here is None else str(here),
@@ -193,7 +196,7 @@ def score_dataset(
         report(done, total)
         left = sorted(job.sizes.keys() - known.keys())
         if left and run.get("finished"):
-            raise ImportFileError(f"Parts of the finished result in {str(output)!r} are gone. {_AGAIN}")
+            raise ImportFileError(f"Parts of the finished result in {shown(output)!r} are gone. {_AGAIN}")
         if left:
             with closing(_scored(chosen, job, left, workers=workers, address=address)) as scored:
                 for rows in scored:
@@ -201,7 +204,7 @@ def score_dataset(
                     report(done, total)
         if not run.get("finished"):
             if missing := sorted(job.sizes.keys() - _finished(target, job.sizes).keys()):
-                raise ImportFileError(f"{len(missing)} parts in {str(output)!r} are not whole. Run this again.")
+                raise ImportFileError(f"{len(missing)} parts in {shown(output)!r} are not whole. Run this again.")
             _write_run(target, run | {"finished": True})
             target.files.delete_dir(target.inside(_WORK).path)
     return ScoreReport(
@@ -430,7 +433,7 @@ class PartScorer:
             table = read_staged(work.inside(staged_name(part)), schema=self._schema)
             if len(table) != rows:
                 raise ImportFileError(
-                    f"Part {part} of {self._job.output!r} has {len(table)} staged rows, not {rows}. {_AGAIN}"
+                    f"Part {part} of {shown(self._job.output)!r} has {len(table)} staged rows, not {rows}. {_AGAIN}"
                 )
             columns = self._job.columns
             with single_threaded_blas():  # so many workers as cores

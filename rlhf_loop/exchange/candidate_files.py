@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -99,6 +100,11 @@ class Place:
         self.files.move(by.path, self.path)
 
 
+def shown(where: str | Path) -> str:
+    """Return a path or an address without the key that may stand before its bucket."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", str(where))
+
+
 @contextmanager
 def translated(where: str | Path) -> Iterator[None]:
     """Make errors of files and object stores errors of this package that name the place."""
@@ -106,7 +112,7 @@ def translated(where: str | Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise ImportFileError(
-            f"{str(where)!r} cannot be read or written: {clause(error)}. Check the name, your rights, and space there."
+            f"{shown(where)!r} cannot be read or written: {clause(error)}. Check its name, your rights, and space."
         ) from error
 
 

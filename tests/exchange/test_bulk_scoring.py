@@ -321,7 +321,11 @@ def test_another_input_or_model_is_refused(score: Score, settings: Settings, tmp
         ({"in.csv": "question,text\n1,2\n", "out/mine.txt": "a"}, {}, "is not empty, and no run of this: 'mine.txt'"),
         ({"in/a.csv": "question,text\n1,2\n"}, {"output": "in/out"}, "lie in each other"),
         ({"in.csv": "question,text\n1,2\n"}, {"output": ""}, "An empty text names no"),
-        ({"in.csv": "question,text\n1,2\n"}, {"output": "nonsense://a/b"}, "nonsense"),
+        (
+            {"in.csv": "question,text\n1,2\n"},
+            {"output": "nonsense://me:word@a/b"},
+            r"'nonsense://\*\*\*@a/b' cannot be",
+        ),
     ],
 )
 def test_what_is_refused(
