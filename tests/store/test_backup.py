@@ -12,22 +12,29 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from databases import sqlite_database
 from patience import PATIENCE_S
+from rerank_apps import DOCUMENTS, QUERY
 from sqlalchemy import Engine, delete, inspect, select, text
 
+from rlhf_loop import registry
 from rlhf_loop.accounts import tokens, users
 from rlhf_loop.accounts.links import invite
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import AlarmKind, Rating, Review, UserRole
+from rlhf_loop.domain import AlarmKind, ModelState, Rating, Review, UserRole
+from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import BackupError, DatabaseError
+from rlhf_loop.ranking import Ranker, rerank_candidates
+from rlhf_loop.reward import RewardModel
 from rlhf_loop.store import audit, backup
 from rlhf_loop.store.alarms import raise_alarm
 from rlhf_loop.store.engine import head, make_engine, migrating, reading, revision, transaction, upgrade
 from rlhf_loop.store.interactions import put_review, record
 from rlhf_loop.store.outbox import Outbox
 from rlhf_loop.store.tables import Base, Interaction, ModelVersion
+from rlhf_loop.training.train import TrainingReport
 
 HOSTILE = 'Ümläut "quoted" \\ back\tand\nnewline \u202e 🙂 \\N , \' -- ;'
 
@@ -144,6 +151,37 @@ def test_from_each_into_each(
     newest = audit.entries(there, limit=3)
     assert ("bob", "backup.restored") in [(each.actor, each.action) for each in newest]
     there.dispose()
+
+
+def test_the_live_model_ranks_the_same(
+    sqlite_engine: Engine, tmp_path: Path, encoder: TextEncoder, trained: tuple[RewardModel, TrainingReport]
+) -> None:
+    """Elsewhere it is live again, in place of one that was there, and scores to the last digit as before."""
+    here = settings_in(tmp_path / "here", str(sqlite_engine.url))
+    registry.add(
+        sqlite_engine,
+        here,
+        trained[0],
+        state=ModelState.LIVE,
+        reason="Better.",
+        judgement={},
+        metrics={},
+        fitted=np.array([1], dtype=np.int64),
+    )
+    backup.back_up(sqlite_engine, here, tmp_path / "made.zip", actor="ada")
+    engine, there = elsewhere(tmp_path)
+    there.model_path.write_bytes(b"of a demo")
+    backup.restore(engine, there, tmp_path / "made.zip", actor="bob", replace=True)
+    registry.settle(engine, there, force=True)
+    engine.dispose()
+    before, after = (
+        rerank_candidates(QUERY, DOCUMENTS, ranker=Ranker(each, encoder=encoder)) for each in (here, there)
+    )
+    assert before[0]["score"] is not None
+    assert after == before
+    assert {path.name for path in there.models_folder.iterdir()} >= {
+        path.name for path in here.models_folder.iterdir() if not path.name.startswith(".")
+    }
 
 
 def test_what_is_said_of_it(sqlite_engine: Engine, plain: Path) -> None:
