@@ -91,7 +91,7 @@ exchange: $(VENV)/.installed-dev  ## Hold readers and doors against other tools'
 client-ts: $(VENV)/.installed-dev  ## Build the TypeScript client from the API's description, into build/client_ts
 	@mkdir -p build && rm -rf build/client_ts && cp -r tools/exchange/client_ts build/
 	@$(BIN)/python -m tools.exchange.description > build/client_ts/openapi.json
-	cd build/client_ts && npm install --no-audit --no-fund && npx openapi-typescript openapi.json --output schema.d.ts && npx tsc --project .
+	cd build/client_ts && npm install --no-audit --no-fund && npx openapi-typescript openapi.json --default-non-nullable=false --output schema.d.ts && npx tsc --project .
 
 adapters: $(ADAPTERS:%=adapter-%)  ## Test each adapter where only its own framework is installed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import sqlite_database
 from patience import PATIENCE_S
 from rating_files import write_csv, write_jsonl
 from sqlalchemy import Engine, insert, select, text
@@ -23,7 +25,7 @@ from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.imports import Undone, past_imports, undo_import
 from rlhf_loop.exchange.transfer import import_ratings
 from rlhf_loop.store.audit import entries
-from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.engine import open_database, transaction
 from rlhf_loop.store.interactions import put_preference, rate, withdraw_review
 from rlhf_loop.store.tables import Assignment, Interaction, Preference, Review
 
@@ -361,3 +363,17 @@ def test_a_killed_undo_changes_nothing(engine: Engine, database_url: str, tmp_pa
         process.wait(PATIENCE_S)
     assert content(engine) == before
     assert undo_import(engine, number).answers == 200
+
+
+def test_what_was_undone_stands_in_no_file(tmp_path: Path) -> None:
+    """Neither in the database nor in its write-ahead log, which another program that has it open would keep."""
+    engine = open_database(sqlite_database(tmp_path / "rlhf.db"))
+    held = sqlite3.connect(tmp_path / "rlhf.db")
+    held.execute("SELECT count(*) FROM rlhf_interactions").fetchall()
+    (tmp_path / "in").mkdir()
+    path = write_jsonl(tmp_path / "in" / "a.jsonl", [{"prompt": "Why?", "response": "Blackcurrant.", "rating": 4}])
+    import_ratings(engine, path)
+    undo_import(engine, 1)
+    assert [file.name for file in tmp_path.glob("rlhf*") if b"Blackcurrant" in file.read_bytes()] == []
+    held.close()
+    engine.dispose()

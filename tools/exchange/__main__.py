@@ -263,11 +263,12 @@ def _typescript(loop: _Loop) -> Iterator[tuple[str, str, str]]:
     if not _has_node():
         yield _TYPESCRIPT, what, _NO_NODE
         return
-    made = loop.folder / "client_ts"
+    made, address = loop.folder / "client_ts", f"{loop.server}/openapi.json"
     shutil.copytree(_HERE / "client_ts", made)
     steps = (
         ["npm", "install", "--silent", "--no-audit", "--no-fund"],
-        ["npx", "openapi-typescript", f"{loop.server}/openapi.json", "--output", "schema.d.ts"],
+        # What has a default may be left out of a request.
+        ["npx", "openapi-typescript", address, "--default-non-nullable=false", "--output", "schema.d.ts"],
         ["npx", "tsc", "--project", "."],
     )
     for step in steps:
