@@ -250,6 +250,8 @@ def stage(
             if progress:
                 progress(min(total, done + reader.position()), total)
         done += file.size
+        if progress:
+            progress(done, total)
     stager.flush()
     if reader.columns is None or not stager.sizes:
         raise ImportFileError(
@@ -312,9 +314,9 @@ class _Reader:
             self._find_columns(names, file)
             total, row = max(1, whole.metadata.num_rows), 1
             for batch in whole.iter_batches(batch_size=_CHUNK):
-                self.position = lambda read=row: file.size * read // total  # type: ignore[misc]
-                yield range(row, row + len(batch)), pa.Table.from_batches([batch]), {}
-                row += len(batch)
+                first, row = row, row + len(batch)
+                self.position = lambda read=row - 1: file.size * read // total  # type: ignore[misc]
+                yield range(first, row), pa.Table.from_batches([batch]), {}
 
     def _texts(self, file: InputFile) -> Iterator[tuple[Sequence[int], Any, dict[int, str]]]:
         rows: list[tuple[int, dict[str, Any]]] = []
