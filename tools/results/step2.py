@@ -20,7 +20,7 @@ from rlhf_loop.domain import GOOD_RATING
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.recipes import PassagesRecipe, TransformerRecipe
-from rlhf_loop.training import fit
+from rlhf_loop.training import fit, transformer
 from rlhf_loop.training.data import JudgedAnswer, TrainingSet
 from rlhf_loop.training.evaluation import Predictions, evaluate
 from rlhf_loop.training.fit import Features, Material, PairMatrix, fit_recipe, read_features, read_pairs, tuned
@@ -48,8 +48,8 @@ _LABELS, _NOISE, _LABEL_WEIGHTS = 200, 0.7, (0.25, 0.5, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Ratings to fit on: all, those of the training split, or in each of the draws so many, in whole questions; and
-    what the label of a judge counts beside them, of answers to other questions.
+    """Ratings to fit on: all, those of the training split, or in each of the draws so many, in whole questions; what
+    the label of a judge counts beside them, of answers to other questions; and in how many folds layers are tuned.
     """
 
     name: str
@@ -58,10 +58,12 @@ class _Case:
     adapted: bool
     draws: int = 1
     label_weight: float = 0.0
+    folds: int = transformer.FOLDS
 
 
 _CASES = (
     _Case("MEDIQA", RATINGS, _ALL, True),
+    _Case("MEDIQA", RATINGS, _ALL, True, folds=5),
     _Case("MEDIQA", RATINGS, _TRAINING_SPLIT, True),
     *(_Case("MEDIQA", RATINGS, ratings, True, draws=2) for ratings in (50, 100, 200, 500)),
     _Case("MEDIQA", RATINGS, 1_000, True),
@@ -84,8 +86,9 @@ def measured(encoder: TextEncoder) -> str:
 
 Recipe `transformer` beside `passages`, whose columns it has: the last three layers of the encoder are tuned on the
 ratings ([step 2](RLHF_STEP2_README.md)). All ratings: five folds by question, mean over {len(run.SEEDS)} shufflings;
-the tuned scores are those of layers that did not see the question, in three folds of their own. Fewer ratings: whole
-questions are drawn until there are enough, and about {_JUDGED:,} answers to others judged; mean over the draws.
+the tuned scores are those of layers that did not see the question, in {transformer.FOLDS} folds of their own, or as
+many as are named. Fewer ratings: whole questions are drawn until there are enough, and about {_JUDGED:,} answers to
+others judged; mean over the draws. The other split is the one that its makers keep for judging, with other experts.
 *adapted*: first on the questions and answers of MedQuAD, without any rating; none of its questions is a rated one.
 *alone first*: questions for which this recipe puts a correct answer first and the other one does not, by the mean of
 the shufflings, in all draws together.
@@ -118,15 +121,20 @@ from a judge's labels of answers to other questions. The judge is made up: the e
 
 
 def _lines(case: _Case, drawn: Sequence[_Measured]) -> Iterator[list[str]]:
-    for recipe in _RECIPES:
+    for recipe in _RECIPES[1:] if _more_folds(case) else _RECIPES:
         label = f"`{recipe}`" + (", adapted" if case.adapted and recipe == "transformer" else "")
         scores = _mean(drawn, recipe)
         fitted, judged = (np.mean([getattr(each, name) for each in drawn]) for name in ("fitted", "judged"))
         told = "the same, out of fold" if case.ratings == _ALL else f"{judged:,.0f}"
         told += " of the other split" if case.ratings == _TRAINING_SPLIT else ""
         draws = f" ({case.draws} draws)" if case.draws > 1 else ""
+        draws += f" ({case.folds} folds)" if _more_folds(case) else ""
         alone = sum(int((each.first[recipe] & ~each.first[other]).sum()) for each in drawn for other in _RECIPES)
         yield [case.name, f"{fitted:,.0f}{draws}", told, label, *(f"{value:.3f}" for value in scores), str(alone)]
+
+
+def _more_folds(case: _Case) -> bool:
+    return case.folds != transformer.FOLDS
 
 
 def _mean(drawn: Sequence[_Measured], name: str) -> Floats:
@@ -170,6 +178,7 @@ def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
     compared = PairMatrix(pair_set([]), pairs, np.empty(0, dtype=np.intp), np.empty(0, dtype=np.bool_))
     material = Material(data, np.ones_like(held), held, found.features, rows, compared, encoder.id)
     kind = ("adapted" if case.adapted else "plain") + (f"-{case.label_weight:g}" if case.label_weight else "")
+    kind += f"-{case.folds}-folds" if _more_folds(case) else ""
     file = _CACHE / f"{case.name}-{case.ratings}-{draw}-{kind}.npy"
     if not file.exists():
         say(f"step 2: {file.stem}")
@@ -178,7 +187,10 @@ def _measured(case: _Case, draw: int, encoder: TextEncoder) -> _Measured:
         options = Tuning(
             threads=_THREADS, folder=_CACHE / "state", corpus=corpus, serves=bool(held.any()), judged=labels
         )
-        with mock.patch.object(fit, "JUDGE_WEIGHT", case.label_weight):
+        with (
+            mock.patch.object(fit, "JUDGE_WEIGHT", case.label_weight),
+            mock.patch.object(transformer, "FOLDS", case.folds),
+        ):
             material, _ = tuned(material, found, encoder, seed=0, options=options, progress=_say)
         np.save(file, material.features["transformer"])
     of = replace(material, features={**material.features, "transformer": np.load(file)})
