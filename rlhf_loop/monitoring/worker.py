@@ -175,7 +175,7 @@ class Worker:
         except (BackupError, DatabaseError) as error:
             if not self._stopped.is_set():
                 with suppress(DatabaseError):
-                    raise_alarm(self._engine, AlarmKind.BACKUP, str(error), detail={"folder": str(folder)})
+                    raise_alarm(self._engine, AlarmKind.BACKUP, error.args[0], detail={"folder": str(folder)})
             raise
         clear_alarm(self._engine, AlarmKind.BACKUP)
         logger.info("The backup of %s is whole: %s.", made.made_at.isoformat(timespec="seconds"), made.words)

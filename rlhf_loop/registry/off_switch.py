@@ -22,7 +22,7 @@ from rlhf_loop.ranking import off_marker
 from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
 from rlhf_loop.utils.files import write_whole
-from rlhf_loop.utils.text import clean_text
+from rlhf_loop.utils.text import clean_text, sentence
 from rlhf_loop.utils.translation import Message
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _note(engine: Engine, said: Mapping[str, str]) -> None:
             "No model ranks, and candidates keep their incoming order: switched off by {actor}: {reason} To go on: "
             "rlhf-loop models on",
             actor=said["actor"],
-            reason=_ended(said["reason"]),
+            reason=sentence(said["reason"]),
         ),
         detail=detail,
         also=lambda connection: audit.note(connection, said["actor"], "model.off", _TARGET, {"reason": said["reason"]}),
@@ -140,11 +140,7 @@ def _note(engine: Engine, said: Mapping[str, str]) -> None:
 
 
 def _said(said: Mapping[str, str]) -> str:
-    return f"switched off by {said['actor']}: {_ended(said['reason'])}"
-
-
-def _ended(reason: str) -> str:
-    return reason if reason.endswith((".", "!", "?")) else f"{reason}."
+    return f"switched off by {said['actor']}: {sentence(said['reason'])}"
 
 
 def _read(marker: Path) -> dict[str, str] | None:

@@ -36,7 +36,7 @@ from rlhf_loop.store import audit
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
-from rlhf_loop.utils.text import blank, clean_text
+from rlhf_loop.utils.text import blank, clean_text, sentence
 from rlhf_loop.utils.translation import Message, packed
 
 logger = logging.getLogger(__name__)
@@ -221,8 +221,7 @@ def _seen(reason: str) -> str:
 
 def _why(reason: str) -> list[Message]:
     """Return a reason as a sentence to add, if there is one."""
-    ended = reason if reason.endswith((".", "!", "?")) else f"{reason}."
-    return [Message("Reason: {reason}", reason=ended)] if reason else []
+    return [Message("Reason: {reason}", reason=sentence(reason))] if reason else []
 
 
 def _promoted(

@@ -38,6 +38,7 @@ from rlhf_loop.store.outbox import Outbox, outboxes
 from rlhf_loop.store.tables import AuditEntry, Base, ModelVersion, UtcDateTime
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import counted
+from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -152,8 +153,11 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
     if holds_nothing(engine):
         # Most likely another one is meant; and the file may be the last of that.
         raise BackupError(
-            f"The database {describe(engine)} holds nothing, so no backup is made of it. Set RLHF_DATABASE_URL to the "
-            "one that is meant."
+            Message(
+                "The database {database} holds nothing, so no backup is made of it. Set RLHF_DATABASE_URL to the one "
+                "that is meant.",
+                database=describe(engine),
+            )
         )
     draft = file.with_name(_DRAFT)
     with _alone(file):
@@ -170,8 +174,12 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
             _sync(file.parent)
         except OSError as error:
             raise BackupError(
-                f"The backup {file} cannot be written: {error.strerror or error}. Choose another place, or make room. "
-                "What was there is there."
+                Message(
+                    "The backup {file} cannot be written: {why}. Choose another place, or make room. What was there is "
+                    "there.",
+                    file=str(file),
+                    why=str(error.strerror or error),
+                )
             ) from error
         finally:
             with suppress(OSError):
@@ -421,11 +429,18 @@ def _alone(file: Path) -> Iterator[None]:
         lock = FileLock(file.with_name(_LOCK), timeout=0).acquire()
     except Timeout:
         raise BackupError(
-            f"Another backup is being written to {file.parent}. Wait for it, or choose another folder."
+            Message(
+                "Another backup is being written to {folder}. Wait for it, or choose another folder.",
+                folder=str(file.parent),
+            )
         ) from None
     except OSError as error:
         raise BackupError(
-            f"The backup {file} cannot be written: {error.strerror or error}. Choose another place."
+            Message(
+                "The backup {file} cannot be written: {why}. Choose another place.",
+                file=str(file),
+                why=str(error.strerror or error),
+            )
         ) from error
     with lock:
         yield

@@ -115,6 +115,11 @@ def clause(said: object) -> str:
     return text if bare == text else bare
 
 
+def sentence(said: str) -> str:
+    """Return words of a person with a full stop, unless they end in such a mark."""
+    return said if said.endswith((".", "!", "?")) else f"{said}."
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return "1 row", "2 rows", "1,200 rows"; `plural` is for nouns that take more than an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
