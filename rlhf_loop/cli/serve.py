@@ -55,6 +55,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
         )
     from rlhf_loop.answering import AnswerService
     from rlhf_loop.config import SHORTEST_KEY
+    from rlhf_loop.web import logs
     from rlhf_loop.web.server import server
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
@@ -72,6 +73,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
     cores = server.cores()
     size = server.Size(workers or server.default_workers(cores), threads)
     listener = server.listen(host, port)
+    logs.configure()
     for line in _greeting(settings, listener.getsockname()[:2], size, own_key=own_key):
         click.echo(line)
     sys.stdout.flush()

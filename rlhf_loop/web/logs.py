@@ -118,8 +118,8 @@ def configure(stream: TextIO | None = None) -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    # Each request to Wikipedia, with its address, which holds the words of the question.
-    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2"):
+    # Each step of a new database; each request to Wikipedia, with its address, which holds the words of the question.
+    for chatty in ("alembic", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

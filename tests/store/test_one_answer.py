@@ -186,6 +186,10 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"DROP INDEX {index}"))
         for column in (
             "rlhf_interactions DROP COLUMN import_id",
+            "rlhf_interactions DROP COLUMN drafted_by",
+            "rlhf_models DROP COLUMN said",
+            "rlhf_alarms DROP COLUMN said",
+            "rlhf_reward_model_training DROP COLUMN said",
             "rlhf_models DROP COLUMN weights_sha256",
             "rlhf_users DROP COLUMN display_name",
             "rlhf_correction_decisions DROP COLUMN edited",

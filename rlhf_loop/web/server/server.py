@@ -63,7 +63,6 @@ _YOUNG_S = 60.0
 
 def serve(settings: Settings, listener: socket.socket, size: Size, *, cores: int) -> NoReturn:
     """Answer requests until SIGTERM or Ctrl-C, then let the running ones finish and end the process."""
-    logs.configure()
     with shared_counts() as folder:
         _Server(_share_cores(settings, cores // size.workers), listener, size, folder).run()
     sys.exit(0)
