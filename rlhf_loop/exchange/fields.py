@@ -70,7 +70,8 @@ _FIRST, _LAST = 315_532_800, 4_102_444_800
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d{1,2}|0,\d+)")
 #: A day as it is written in much of Europe, alone or with a time behind it.
 _DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?:,?\s+(\d{1,2}:\d{2}(?::\d{2})?))?")
-_SCALE = re.compile(r"\s*[(\[]\s*\d[^()\[\]]*[)\]]\s*$")
+#: Of any other scale or order, such as (1 = best), nobody knows here what a number means.
+_SCALE = re.compile(r"\s*[(\[]\s*1\s*(?:-|–|\.\.+|…|to|bis|à|a)\s*5\s*[)\]]\s*$", re.IGNORECASE)
 #: The length of a day in ISO 8601's short form.
 _DAY = len("20260131")
 

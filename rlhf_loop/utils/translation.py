@@ -41,7 +41,7 @@ class Message(str):
 
     @classmethod
     def _made(cls, words: tuple[str, ...], text: str, values: Mapping[str, object]) -> Message:
-        made = super().__new__(cls, IN_ENGLISH.filled(text, values))
+        made = super().__new__(cls, _FOR_PROGRAMS.filled(text, values))
         made.words, made.values = words, values
         return made
 
@@ -95,6 +95,8 @@ def _packed(value: object) -> object:
         return {"time": value.isoformat()}
     if isinstance(value, date):
         return {"day": value.isoformat()}
+    if hasattr(value, "item"):
+        value = value.item()  # a number of NumPy's
     if isinstance(value, float) and not isfinite(value):
         return str(value)  # JSON has no such number: the text stays as it is
     return [_packed(each) for each in value] if isinstance(value, tuple) else value
@@ -113,8 +115,9 @@ def _unpacked(value: Any) -> object:
 class Translator:
     """The words, numbers and dates of one language: English, or one that has a folder with a catalogue."""
 
-    def __init__(self, language: str, folder: Path) -> None:
+    def __init__(self, language: str, folder: Path, *, minus: str = "\N{MINUS SIGN}") -> None:
         self.language = language
+        self._minus = minus
         #: The texts of scripts by the English ones; none in English.
         self.script: dict[str, str] = {}
         self._words, self._signs = NullTranslations(), dict[int, str]()
@@ -161,7 +164,7 @@ class Translator:
 
     def number(self, value: float, spec: str = ",") -> str:
         """Write a number as `format` does, with the signs of the language."""
-        return format(value, spec).translate(self._signs).replace("-", "\N{MINUS SIGN}")
+        return format(value, spec).translate(self._signs).replace("-", self._minus)
 
     def day(self, when: date, *, month: str = "%B") -> str:
         """Write a date; with the month as "%b" a short one, as "%B %Y" the month alone, as "%b %Y" that in short."""
@@ -249,5 +252,7 @@ class _Fill(Formatter):
         return str(escape(value))
 
 
-#: What a message is in English.
+#: What a page says in English.
 IN_ENGLISH = Translator(ENGLISH, Path())
+#: What is stored, logged and printed: any program reads its numbers, and any terminal shows them.
+_FOR_PROGRAMS = Translator(ENGLISH, Path(), minus="-")

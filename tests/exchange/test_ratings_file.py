@@ -41,13 +41,15 @@ def test_the_usual_column_names_are_known(engine: Engine, tmp_path: Path) -> Non
     ("names", "found"),
     [
         (["Frage", "Antwort", "Bewertung (1-5)", "geprüft am"], {"rating": 2, "rated_at": 3}),
-        (["Frage", "Antwort", "rating [1 = bad, 5 = good]"], {"rating": 2}),
+        (["Frage", "Antwort", "rating [1 to 5]"], {"rating": 2}),
+        (["Frage", "Antwort", "rating (1 = best, 5 = worst)"], {}),
+        (["Frage", "Antwort", "Rating (1-10)"], {}),
         (["Frage", "Antwort", "Bewertung (1-5)", "Bewertung"], {"rating": 3}),
         (["Frage", "Antwort", "Bewertung (KI)", "Note (1-6)"], {}),
     ],
 )
-def test_a_scale_behind_a_name_does_not_count(names: list[str], found: dict[str, int]) -> None:
-    """A column is known with the numbers that it may have; a word behind it may make it another one."""
+def test_the_scale_of_ratings_behind_a_name_does_not_count(names: list[str], found: dict[str, int]) -> None:
+    """A column is known with the scale that ratings have; another scale or a word may make it another one."""
     assert match_columns(names, {}).positions == {"user_prompt": 0, "ai_response": 1, **found}
 
 

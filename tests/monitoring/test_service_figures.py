@@ -113,7 +113,7 @@ def test_drift_in_words(
     ("low", "high", "words"),
     [
         (0.01, 0.05, "The model is worth it: the share of good ratings differs by +3.0 points (95 %: +1.0 to +5.0)"),
-        (-0.02, 0.08, "No difference is certain yet: the share of good ratings differs by +3.0 points (95 %: −2.0"),
+        (-0.02, 0.08, "No difference is certain yet: the share of good ratings differs by +3.0 points (95 %: -2.0"),
         (-0.9, -0.1, "The model does harm; go back by rlhf-loop models rollback"),
     ],
 )
