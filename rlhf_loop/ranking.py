@@ -74,7 +74,7 @@ class Ranker:
         language_named(settings.language)
         self._share = settings.record_rankings if record is None else checked_share("record", record)
         self._recorder: Recorder | None = None
-        self._marker = None if even_if_off else off_marker(settings.model_path)
+        self._even_if_off = even_if_off
         self._settings = settings
         self._encoder = encoder
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Ranker:
     @property
     def off(self) -> bool:
         """True while the model is switched off (`rlhf-loop models off`), so that nothing ranks."""
-        return self._marker is not None and os.path.exists(self._marker)
+        return not self._even_if_off and is_off(self._settings.model_path)
 
     @property
     def encoder(self) -> TextEncoder | None:
@@ -328,6 +328,20 @@ class Ranker:
 def off_marker(model_path: Path) -> Path:
     """Return the file that is beside the live model while that is switched off, in whatever state the database is."""
     return model_path.with_name(model_path.name + ".off")
+
+
+#: Live files that are switched off in this process alone: the database says so, and the marker cannot be written.
+_off_here = set[Path]()
+
+
+def is_off(model_path: Path) -> bool:
+    """Tell whether the model is switched off for this process."""
+    return model_path in _off_here or off_marker(model_path).exists()
+
+
+def keep_off_here(model_path: Path, *, off: bool) -> None:
+    """Have this process heed that the model is off, or no more, without its marker."""
+    (_off_here.add if off else _off_here.discard)(model_path)
 
 
 def checked_share(name: str, share: float) -> float:

@@ -37,7 +37,7 @@ from rlhf_loop.domain import (
     prompt_key,
 )
 from rlhf_loop.errors import ConfigError, EncoderError, OutboxError, RlhfLoopError
-from rlhf_loop.ranking import Ranker, incoming_order, is_prior, off_marker, to_record
+from rlhf_loop.ranking import Ranker, incoming_order, is_off, is_prior, to_record
 from rlhf_loop.sources.source import Source
 from rlhf_loop.store.engine import FILE_COPY, lost_file
 from rlhf_loop.store.recording import Recorder
@@ -317,7 +317,7 @@ class AnswerService:
 
     def switched_off(self) -> bool:
         """Tell whether the model is switched off (`rlhf-loop models off`)."""
-        return off_marker(self._settings.model_path).exists()
+        return is_off(self._settings.model_path)
 
     def waiting(self) -> tuple[int, int]:
         """Return how many answers and ratings wait for the database, and how many it has refused.

@@ -275,8 +275,8 @@ def list_models(limit: int, as_json: bool) -> None:
     from rlhf_loop.cli.output import print_versions
 
     print_versions(found)
-    if off := registry.switched_off(engine):
-        click.echo(off.message)
+    if still := off.message if (off := registry.switched_off(engine)) else _off_still().strip():
+        click.echo(still)
 
 
 @models.command("show", short_help="Show the card of the version NAME: data, measures, limits.")
@@ -324,7 +324,8 @@ def switch_model_off(reason: str) -> None:
     """Have no model rank: all candidates keep their incoming order, at once and without a restart.
 
     The processes on this machine heed it with their next ranking, be the database there or not; other machines that
-    serve follow within seconds. Trainings and promotions go on, and change nothing about it.
+    serve follow within seconds. Trainings and promotions go on, and change nothing about it; so does a `rlhf-loop
+    score` that has begun, which keeps the version it began with: stop it by hand.
     """
     from rlhf_loop import registry
     from rlhf_loop.utils.text import blank

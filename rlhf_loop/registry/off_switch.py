@@ -13,14 +13,17 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.errors import DatabaseError, RegistryError
-from rlhf_loop.ranking import off_marker
+from rlhf_loop.ranking import keep_off_here, off_marker
 from rlhf_loop.store import audit
-from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
+from rlhf_loop.store.alarms import Alarm, alarms, clear_alarm, open_alarms, raise_alarm
+from rlhf_loop.store.engine import reading
+from rlhf_loop.store.tables import Identity
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import clean_text, sentence
 from rlhf_loop.utils.translation import Message
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _BY_HAND: Mapping[str, str] = {"actor": "unknown", "reason": "The marker was put there by hand."}
 _TARGET = "model"
+#: What was said last of each marker: once, and not with every look.
+_told: dict[Path, str] = {}
 
 
 def switch_off(open_engine: Callable[[], Engine], settings: Settings, *, actor: str, reason: str) -> str:
@@ -56,11 +61,12 @@ def switch_off(open_engine: Callable[[], Engine], settings: Settings, *, actor: 
         )
     try:
         engine = open_engine()
-        if trouble and switched_off(engine) is None:
+        noted = switched_off(engine)
+        if noted is None:
             _note(engine, said)
-        noted = switched_off(engine) if trouble else follow(engine, settings)
-        if noted is not None and noted.detail.get("at") != said["at"]:
+        else:
             trouble = f"It was so already: {_said({**_BY_HAND, **noted.detail})} {trouble}".rstrip()
+        follow(engine, settings)
     except DatabaseError as error:
         if trouble:
             raise RegistryError(f"The model stays on. {trouble} And: {error}") from error
@@ -75,42 +81,72 @@ def switch_on(engine: Engine, settings: Settings, *, actor: str, reason: str = "
     """Let the live model rank again.
 
     Raises:
-        RegistryError: it is not off, or the marker cannot be deleted.
+        RegistryError: it is not off, or the marker cannot be deleted, or is that of another database.
         DatabaseError: the database cannot be used; it stays off.
     """
-    if follow(engine, settings) is None:
-        raise RegistryError("The model is not off. To switch it off: rlhf-loop models off --reason TEXT")
+    marker = off_marker(settings.model_path)
+    found, database = _read(marker), _identity(engine)
+    if found is not None and found.get("database", database) == database and switched_off(engine) is None:
+        # A decision that the log of them does not have yet.
+        follow(engine, settings)
+        found = _read(marker)
     detail = {"reason": clean_text(reason)} if reason else None
-    clear_alarm(
+    cleared = clear_alarm(
         engine, AlarmKind.MODEL_OFF, also=lambda connection: audit.note(connection, actor, "model.on", _TARGET, detail)
     )
-    follow(engine, settings)
+    keep_off_here(settings.model_path, off=False)
+    if found is not None and found.get("database", database) != database:
+        raise RegistryError(
+            f"The model is switched off in another database, as {marker} says: {_said(found)} Set RLHF_DATABASE_URL to "
+            "that one; where there is none any more, delete the file."
+        )
+    if found is None and not cleared:
+        raise RegistryError("The model is not off. To switch it off: rlhf-loop models off --reason TEXT")
+    try:
+        _delete(marker, found)
+    except OSError as error:
+        raise RegistryError(
+            f"{marker} cannot be deleted ({error.strerror}), so the model stays off on this machine. Mend the rights "
+            "of its folder, and delete the file."
+        ) from error
 
 
 def follow(engine: Engine, settings: Settings) -> Alarm | None:
-    """Bring marker and database together; return the alarm while the model is off, else None.
+    """Bring marker and database together; return the alarm while the model is off in the database, else None.
+
+    A marker goes only where its own database knows that just this decision is over. One that was restored from before
+    it learns of it anew, and another database leaves it alone. A marker that cannot be written or deleted is logged,
+    and this process is off without it.
 
     Raises:
         DatabaseError: the database cannot be used.
-        RegistryError: the marker cannot be written or deleted.
     """
-    marker = off_marker(settings.model_path)
-    found = _read(marker)
-    noted = switched_off(engine)
-    if noted is None and found is not None and not found.get("recorded"):
+    path = settings.model_path
+    marker = off_marker(path)
+    found, noted = _read(marker), switched_off(engine)
+    if found is None and noted is None:
+        keep_off_here(path, off=False)
+        return None
+    database = _identity(engine)
+    ours = found is None or found.get("database", database) == database
+    if noted is None and found is not None and ours and not _is_over(engine, found["at"]):
         _note(engine, found)
         noted = switched_off(engine)
+    trouble = ""
     try:
-        if noted is not None:
-            wanted = {**{name: str(value) for name, value in noted.detail.items()}, "recorded": "yes"}
+        if noted is None and ours:
+            _delete(marker, found)
+        elif noted is not None and ours:
+            wanted = {**{name: str(value) for name, value in noted.detail.items()}, "database": database}
             if found != wanted:
                 _write(marker, wanted)
-        elif found is not None and _read(marker) == found:
-            # Not one that somebody has put there since.
-            marker.unlink(missing_ok=True)
     except OSError as error:
         verb = "deleted" if noted is None else "written"
-        raise RegistryError(f"{marker} cannot be {verb}: {error.strerror}. Mend the rights of its folder.") from error
+        trouble = f"{marker} cannot be {verb}: {error.strerror}. Mend the rights of its folder."
+    if trouble and _told.get(marker) != trouble:
+        logger.warning("%s", trouble)
+    _told[marker] = trouble
+    keep_off_here(path, off=noted is not None and bool(trouble))
     return noted
 
 
@@ -123,8 +159,19 @@ def switched_off(engine: Engine) -> Alarm | None:
     return next((alarm for alarm in open_alarms(engine) if alarm.kind is AlarmKind.MODEL_OFF), None)
 
 
+def _is_over(engine: Engine, at: str) -> bool:
+    """Tell whether the database knows that what was switched off at that time was switched on again."""
+    past = alarms(engine, kind=AlarmKind.MODEL_OFF)
+    return any(each.cleared_at is not None and each.detail.get("at") == at for each in past)
+
+
+def _identity(engine: Engine) -> str:
+    with reading(engine) as connection:
+        return str(connection.execute(select(Identity.identity)).scalar())
+
+
 def _note(engine: Engine, said: Mapping[str, str]) -> None:
-    detail = {name: said[name] for name in ("actor", "reason", "at") if name in said}
+    detail = {name: said[name] for name in ("actor", "reason", "at")}
     raise_alarm(
         engine,
         AlarmKind.MODEL_OFF,
@@ -146,14 +193,21 @@ def _said(said: Mapping[str, str]) -> str:
 def _read(marker: Path) -> dict[str, str] | None:
     """Return what the marker says, None where there is none; whatever else is there was put there by hand."""
     try:
+        at = datetime.fromtimestamp(marker.stat().st_mtime, UTC).isoformat()
         found = json.loads(marker.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        return dict(_BY_HAND)
+    except (OSError, ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in _BY_HAND):
-        return dict(_BY_HAND)
-    return {name: str(value) for name, value in found.items()}
+        found = _BY_HAND
+    return {"at": at, **{name: str(value) for name, value in found.items()}}
+
+
+def _delete(marker: Path, found: Mapping[str, str] | None) -> None:
+    """Delete the marker that was found, and not one that somebody has put there since."""
+    if found is not None and _read(marker) == found:
+        marker.unlink(missing_ok=True)
 
 
 def _write(marker: Path, said: Mapping[str, str]) -> None:
@@ -161,5 +215,6 @@ def _write(marker: Path, said: Mapping[str, str]) -> None:
     try:
         write_whole(marker, json.dumps(said).encode())
     except OSError:
-        # On a full disk an empty one may still find room, and says enough.
-        marker.touch()
+        # On a full disk an empty one may still find room, and says enough; one that is there keeps its time.
+        if not marker.exists():
+            marker.touch()

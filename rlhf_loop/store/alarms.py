@@ -90,9 +90,10 @@ def open_alarms(engine: Engine) -> list[Alarm]:
     return _read(engine, _newest().where(AlarmRow.cleared_at.is_(None)))
 
 
-def alarms(engine: Engine, *, limit: int = 100) -> list[Alarm]:
-    """Return all alarms, the newest first."""
-    return _read(engine, _newest().limit(limit))
+def alarms(engine: Engine, *, limit: int = 100, kind: AlarmKind | None = None) -> list[Alarm]:
+    """Return all alarms, the newest first, or those of a kind."""
+    wanted = _newest() if kind is None else _newest().where(AlarmRow.kind == kind)
+    return _read(engine, wanted.limit(limit))
 
 
 def _open(kind: AlarmKind, subject: str) -> tuple[ColumnElement[bool], ...]:

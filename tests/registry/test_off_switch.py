@@ -8,18 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from databases import sqlite_database
 from rerank_apps import DOCUMENTS, QUERY, ranker_in
 from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Rating
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.errors import DatabaseError, ModelFileError, RegistryError
 from rlhf_loop.monitoring.checks import check
 from rlhf_loop.ranking import Ranker, WithoutModel, off_marker, rank_documents, rerank_candidates
 from rlhf_loop.registry import off_switch
 from rlhf_loop.reward import RewardModel
+from rlhf_loop.store import backup
 from rlhf_loop.store.audit import entries
+from rlhf_loop.store.engine import open_database
+from rlhf_loop.store.interactions import record
 from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.server.watch import Watch
@@ -122,9 +127,51 @@ def test_a_full_disk(engine: Engine, settings: Settings, monkeypatch: pytest.Mon
     monkeypatch.setattr(off_switch, "write_whole", full)
     off(engine, settings)
     assert off_marker(settings.model_path).read_bytes() == b""
+    switch_on(engine, settings)
+    registry.follow(engine, settings)
+    assert not off_marker(settings.model_path).exists()
+    assert [action for _, action, _ in audited(engine)] == ["model.off", "model.on"]
 
 
-def test_a_folder_that_cannot_be_written(engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_database(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    """One that has the same live file leaves it off, and cannot switch it on."""
+    off(engine, settings)
+    other = open_database(sqlite_database(tmp_path / "other.db"))
+    with other.begin() as connection:
+        connection.exec_driver_sql("UPDATE rlhf_database SET identity = 'another'")
+    registry.settle(other, settings)
+    with pytest.raises(RegistryError, match=r"in another database, .*switched off by cli:ada: It answers in rhymes\."):
+        switch_on(other, settings)
+    assert off_marker(settings.model_path).exists()
+    off_marker(settings.model_path).unlink()
+    off(other, settings, "Here, too")
+    with pytest.raises(RegistryError, match="in another database"):
+        switch_on(engine, settings)
+    registry.follow(engine, settings)
+    assert (registry.switched_off(engine), audited(other)[0][2]) == (None, "Here, too")
+    switch_on(other, settings)
+    assert not off_marker(settings.model_path).exists()
+    other.dispose()
+
+
+def test_a_database_of_before(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    """However an earlier state of the database comes back, the model stays off until it is on again."""
+    record(engine, [Rating("q", "a")])
+    for _ in range(2):
+        backup.back_up(engine, settings, tmp_path / "before.zip", actor="ada")
+        off(engine, settings)
+        backup.restore(engine, settings, tmp_path / "before.zip", actor="ada", replace=True)
+        assert registry.switched_off(engine) is None
+        registry.settle(engine, settings, force=True)
+        assert off_marker(settings.model_path).exists()
+        assert registry.switched_off(engine) is not None
+        switch_on(engine, settings)
+        assert not off_marker(settings.model_path).exists()
+
+
+def test_a_folder_that_cannot_be_written(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Then the database alone has it, for whoever serves; with neither the model stays on, which is said."""
 
     def refused(marker: Path, said: object) -> None:
@@ -135,6 +182,16 @@ def test_a_folder_that_cannot_be_written(engine: Engine, settings: Settings, mon
         with pytest.raises(RegistryError, match=r"The model stays on\. .*Permission denied.* it is away\."):
             registry.switch_off(away, settings, actor="cli:ada", reason="x")
         assert "cannot be written (Permission denied)" in off(engine, settings)
+        ranker, watch = Ranker(settings), Watch(settings, Database(settings))
+        caplog.clear()
+        for _ in range(2):
+            watch.look()
+            registry.settle(engine, settings)
+        assert ranker.off
+        assert [each.message for each in caplog.records if ".off cannot be written" in each.message] == []
+        switch_on(engine, settings)
+        assert not ranker.off
+        off(engine, settings)
     Watch(settings, Database(settings)).look()
     assert off_marker(settings.model_path).exists()
 
@@ -154,7 +211,7 @@ def test_killed_in_between(engine: Engine, settings: Settings, monkeypatch: pyte
         elif step == "off, before the marker":
             write: Callable[[Path, dict[str, str]], None] = off_switch._write
             patch.setattr(
-                off_switch, "_write", lambda path, said: killed() if "recorded" in said else write(path, said)
+                off_switch, "_write", lambda path, said: killed() if "database" in said else write(path, said)
             )
         else:
             off(engine, settings)
