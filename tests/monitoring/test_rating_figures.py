@@ -73,7 +73,7 @@ def test_agreement_by_month(engine: Engine) -> None:
     assert found.rows[0][2:] == (1.0, 1.0, 1.0)
     assert found.rows[1][2] < -0.5  # type: ignore[operator]
     assert found.rows[2][2:] == (None, None, None)
-    assert found.summary.startswith("In April 2026 Krippendorff's alpha was −0.95, by 20 answers")
+    assert found.summary.startswith("In April 2026 Krippendorff's alpha was -0.95, by 20 answers")
     assert "Talk about answers with different grades" in found.summary
 
 
