@@ -540,6 +540,8 @@ def score(
     except KeyboardInterrupt:
         click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
         sys.exit(130)
+    if report.bad_rows > report.rows:
+        click.echo("Most rows were left out. Correct the input, or name its columns by --column.", err=True)
     if as_json:
         print_json(report)
         return

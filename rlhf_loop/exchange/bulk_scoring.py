@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from functools import partial
 from itertools import islice
@@ -69,6 +69,12 @@ PART_ROWS = 2000
 #: Rows of a piece in which a part is written.
 _ROW_GROUP = 50_000
 _AGAIN = "Remove the folder to begin anew, or name another OUTPUT."
+
+
+#: Settings that workers have no need of, and that are not to lie about on a cluster.
+_SECRETS: dict[str, Any] = {
+    each.name: each.default for each in fields(Settings) if not each.repr or each.name in ("database_url", "llm_url")
+}
 
 
 class Engine(StrEnum):
@@ -167,7 +173,7 @@ def score_dataset(
             "columns": dict(sorted((columns or {}).items())),
         }
         model = verified(settings.model_path) if settings.model_path.exists() else None
-        worker_settings = replace(settings, encoder_threads=1)
+        worker_settings = replace(settings, encoder_threads=1, **_SECRETS)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhf-score-"))
         version = _version(worker_settings, model, make_ranker, Path(folder))
         run = _begun(target, identity, version, model)
@@ -202,6 +208,7 @@ def score_dataset(
                 for rows in scored:
                     done += rows
                     report(done, total)
+                    _refuse_off(settings)
         if not run.get("finished"):
             if missing := sorted(job.sizes.keys() - _finished(target, job.sizes).keys()):
                 raise ImportFileError(f"{len(missing)} parts in {shown(output)!r} are not whole. Run this again.")
@@ -241,14 +248,18 @@ def _within(source: Place, path: str) -> str:
     return path.removeprefix(source.path).lstrip("/") or Path(path).name
 
 
+def _refuse_off(settings: Settings) -> None:
+    if off_marker(settings.model_path).exists():
+        raise ModelFileError(
+            f"The model at {settings.model_path} is switched off, so nothing can be scored; what was scored before is "
+            "kept. Switch it on again: rlhf-loop models on"
+        )
+
+
 def _version(
     settings: Settings, model: StoredModel | None, make_ranker: Callable[[Settings], Ranker], folder: Path
 ) -> str:
-    if off_marker(settings.model_path).exists():
-        raise ModelFileError(
-            f"The model at {settings.model_path} is switched off, so nothing can be scored. Switch it on again: "
-            "rlhf-loop models on"
-        )
+    _refuse_off(settings)
     if model is None and settings.rerank_without_model != WithoutModel.PRIOR:
         raise ModelFileError(
             f"There is no reward model at {settings.model_path}, so nothing can be scored. Train one (rlhf-loop "
@@ -450,9 +461,9 @@ class PartScorer:
         columns = self._job.columns
         texts, questions = (table.column(name).to_pylist() for name in (columns.text, columns.question))
         groups = table.column(columns.group).to_pylist() if columns.group else [None] * len(texts)
-        together: dict[tuple[str, str], list[int]] = {}
+        together: dict[tuple[str | None, str], list[int]] = {}
         for row, (group, question) in enumerate(zip(groups, questions, strict=True)):
-            together.setdefault((str(group), question), []).append(row)
+            together.setdefault((None if group is None else str(group), question), []).append(row)
         scores, ranks = np.empty(len(texts)), np.empty(len(texts), dtype=np.int32)
         for (_, question), places in together.items():
             scores[places], ranks[places] = self._ranked(question, [texts[row] for row in places])

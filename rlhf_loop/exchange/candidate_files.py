@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import reduce
 from math import ceil
 from pathlib import Path
 from typing import IO, Any, cast
@@ -45,6 +47,8 @@ MOST_PARTS = 4096
 _CHUNK, _CHUNK_CHARS, _BUFFER = 2000, 1 << 22, 1 << 26
 _READ = 1 << 20
 _GZIP = b"\x1f\x8b"
+#: Stands for a value of Parquet that cannot be read.
+_NOT_UTF8 = object()
 
 #: Takes how much is done, and how much there is.
 Progress = Callable[[int, int], None]
@@ -176,6 +180,11 @@ class Columns:
             raise ImportFileError(f"There is no field {unknown[0]!r}. The fields are: {', '.join(NAMES)}.")
         if missing := sorted(set(given.values()) - set(names)):
             raise ImportFileError(f"{file!r} has no column {missing[0]!r}. Its columns are: {_listed(names)}.")
+        if clash := next((field for field in given if given[field] in SCORED), None):
+            raise ImportFileError(
+                f"The column {given[clash]!r} cannot be the {clash}: the result has its own {', '.join(SCORED)} in its "
+                "place. Rename it in the input."
+            )
         found = {
             field: given.get(field) or next((name for name in known if name in names), None)
             for field, known in NAMES.items()
@@ -242,7 +251,9 @@ def stage(
     """
     reader = _Reader(place, format, columns, bad_row)
     expected = sum(reader.rows_in(file) for file in files)
-    stager = _Stager(folder, part_rows=max(part_rows, ceil(expected / MOST_PARTS)), expected=expected)
+    part_rows = max(part_rows, ceil(expected / MOST_PARTS))
+    common = _one_type if format == "parquet" else _common
+    stager = _Stager(folder, part_rows=part_rows, expected=expected, common=common)
     total, done = sum(file.size for file in files), 0
     for file in files:
         for table in reader.tables(file):
@@ -365,57 +376,77 @@ class _Reader:
         arrays = []
         for name in names:
             values = [row.get(name) for _, row in rows]
-            if self.columns and name == self.columns.candidates:
-                values = _alike(values)
+            if self.columns:
+                values = self._checked(name, values, wrong)
             arrays.append(self._array(name, values, wrong))
         return [line for line, _ in rows], pa.table(arrays, names=names), wrong
 
+    def _checked(self, name: str, values: list[Any], wrong: dict[int, str]) -> list[Any]:
+        """Take what is no text or no list out of the columns that need one, so that it tells no type of the others."""
+        columns = cast(Columns, self.columns)
+        if name == columns.candidates:
+            values = _alike(values)
+            found = {row: _wrong_candidates(value) for row, value in enumerate(values) if value is not None}
+        elif name in (columns.question, columns.text):
+            found = {
+                row: f"its {name!r} is {str(value)[:60]!r}, and no text"
+                for row, value in enumerate(values)
+                if not (value is None or isinstance(value, str))
+            }
+        else:
+            return values
+        reasons = {row: reason for row, reason in found.items() if reason}
+        wrong |= reasons
+        return [None if row in reasons else value for row, value in enumerate(values)]
+
     def _array(self, name: str, values: list[Any], wrong: dict[int, str]) -> Any:
-        known = self._types.get(name)
-        if self._format == "csv":
-            known = pa.string()
+        """Return a column of values, as texts where they are of several kinds."""
+        known = pa.string() if self._format == "csv" else self._types.get(name, pa.null())
         try:
             array = pa.array(values, known) if self._format == "csv" else pa.array(values)
-            if "struct<>" in str(array.type):  # which Parquet cannot hold
-                array = pa.array([_without_empty(value) for value in values])
-            self._types[name] = array.type if known is None else _common(name, known, array.type)
-            return array
+            if "struct<>" not in str(array.type):  # which Parquet cannot hold
+                self._types[name] = _common(known, array.type)
+                return array
         except (pa.ArrowException, OverflowError, UnicodeError):
             pass
-        # Some value fits to no other: each by itself, and the row that brought it is left out.
         for row, value in enumerate(values):
             try:
-                one = pa.array([_without_empty(value)], known if self._format == "csv" else None)
-                known = one.type if known is None else _common(name, known, one.type)
-            except (pa.ArrowException, OverflowError, UnicodeError) as error:
-                broken = "is not UTF-8, or holds half a character"
-                unlike = f"is {str(value)[:60]!r}, and in other rows it is {known}"
-                wrong[row] = f"its {name!r} {broken if isinstance(error, UnicodeError) else unlike}"
+                known = _common(known, _type_of(value))
+            except UnicodeError:
+                wrong[row] = f"its {name!r} is not UTF-8, or holds half a character"
         self._types[name] = known
-        return pa.array([None if row in wrong else _without_empty(value) for row, value in enumerate(values)], known)
+        return pa.array([None if row in wrong else _fitted(value, known) for row, value in enumerate(values)], known)
 
     def _reasons(self, table: Any) -> dict[int, str]:
         """Return what is wrong with rows, by their place: what `rerank_candidates` would refuse."""
         columns = cast(Columns, self.columns)
-        lists = columns.candidates is not None
         found: dict[int, str] = {}
-        asked = _values(table, columns.question)
-        for row, (question, value) in enumerate(
-            zip(asked, _values(table, columns.candidates or columns.text), strict=True)
-        ):
-            if not isinstance(question, str) or blank(question):
+        needed = [name for name in (columns.question, columns.candidates or columns.text, columns.group) if name]
+        for row, values in enumerate(zip(*(_values(table, name) for name in needed), strict=True)):
+            question, value = values[:2]
+            broken = [name for name, each in zip(needed, values, strict=True) if each is _NOT_UTF8]
+            if broken:
+                found[row] = f"its {broken[0]!r} is not UTF-8"
+            elif not isinstance(question, str) or blank(question):
                 found[row] = (
                     "it has no question" if not question else f"its question is not a text: {str(question)[:60]}"
                 )
-            elif lists and not isinstance(value, list):
-                found[row] = "it has no list of candidates"
-            else:
-                texts = texts_of(value) if lists else [value]
-                bad = next((place for place, text in enumerate(texts) if not _is_text(text)), None)
-                if bad is not None:
-                    of = f"candidate {bad} has" if lists else "it has"
-                    found[row] = f"{of} no text" if not texts[bad] else f"{of} no text: {str(texts[bad])[:60]!r}"
+            elif columns.candidates:
+                if reason := _wrong_candidates(value):
+                    found[row] = reason
+            elif not _is_text(value):
+                found[row] = "it has no text" if not value else f"it has no text: {str(value)[:60]!r}"
         return found
+
+
+def _wrong_candidates(value: object) -> str | None:
+    if not isinstance(value, list):
+        return "it has no list of candidates"
+    texts = texts_of(value)
+    bad = next((place for place, text in enumerate(texts) if not _is_text(text)), None)
+    if bad is None:
+        return None
+    return f"candidate {bad} has no text" + (f": {str(texts[bad])[:60]!r}" if texts[bad] else "")
 
 
 def _is_text(text: object) -> bool:
@@ -428,7 +459,19 @@ def texts_of(candidates: Sequence[Any]) -> list[Any]:
 
 
 def _values(table: Any, name: str | None) -> list[Any]:
-    return table.column(name).to_pylist() if name in table.column_names else [None] * len(table)
+    if name not in table.column_names:
+        return [None] * len(table)
+    try:
+        return cast(list[Any], table.column(name).to_pylist())
+    except UnicodeDecodeError:
+        return [_value(each) for each in table.column(name)]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return _NOT_UTF8
 
 
 def _alike(lists: list[Any]) -> list[Any]:
@@ -449,22 +492,93 @@ def _length(value: Any) -> int:
     return sum(map(_length, value)) + 8 if isinstance(value, list) else 8
 
 
-def _without_empty(value: Any) -> Any:
+def as_text(value: Any) -> str | None:
+    """Return a value as the text that stands for it in a column of values of several kinds: but for texts, as JSON.
+
+    Equal numbers are equal texts, whether they came as whole ones or not.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float | Decimal) and float(value).is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _type_of(value: Any) -> Any:
+    """Return the type of a value of JSON; of an object without fields none."""
+    if isinstance(value, list):
+        return pa.list_(reduce(_common, map(_type_of, value), pa.null()))
     if isinstance(value, dict):
-        return {name: _without_empty(each) for name, each in value.items()} or None
-    return [_without_empty(each) for each in value] if isinstance(value, list) else value
+        return pa.struct({name: _type_of(each) for name, each in value.items()}) if value else pa.null()
+    try:
+        return pa.array([value]).type
+    except (pa.ArrowException, OverflowError):
+        return pa.string()
 
 
-def _common(name: str, some: Any, other: Any) -> Any:
-    one, two = pa.schema([(name, some)]), pa.schema([(name, other)])
+def _one_type(some: Any, other: Any) -> Any:
+    one, two = pa.schema([("it", some)]), pa.schema([("it", other)])
     return pa.unify_schemas([one, two], promote_options="permissive").field(0).type
+
+
+def _common(some: Any, other: Any) -> Any:
+    """Return a type for values of both, which is that of texts where they have nothing in common."""
+    try:
+        return _one_type(some, other)
+    except pa.ArrowException:
+        if pa.types.is_list(some) and pa.types.is_list(other):
+            one, two = some.value_type, other.value_type
+            if pa.types.is_struct(one) and pa.types.is_string(two):
+                return pa.list_(_common(one, pa.struct({"text": two})))
+            return (
+                _common(other, some)
+                if pa.types.is_string(one) and pa.types.is_struct(two)
+                else pa.list_(_common(one, two))
+            )
+        if pa.types.is_struct(some) and pa.types.is_struct(other):
+            fields = {field.name: field.type for field in some}
+            for field in other:
+                fields[field.name] = _common(fields.get(field.name, pa.null()), field.type)
+            return pa.struct(fields)
+        return pa.string()
+
+
+def _fitted(value: Any, type: Any) -> Any:
+    """Return a value as one of a type that `_common` gave."""
+    if value is None or pa.types.is_null(type):
+        return None
+    if pa.types.is_string(type):
+        return as_text(value)
+    if isinstance(value, list):
+        return [_fitted(each, type.value_type) for each in value]
+    if pa.types.is_struct(type) and value:
+        value = {"text": value} if isinstance(value, str) else value
+        return {field.name: _fitted(value.get(field.name), field.type) for field in type}
+    return value or None if isinstance(value, dict) else value
+
+
+def _of_schema(table: Any, schema: Any) -> Any:
+    """Return a table with the columns of a schema, which has all of the table's, of the same types or wider ones."""
+    try:
+        whole = pa.concat_tables([schema.empty_table(), table], promote_options="permissive")
+        if whole.schema.equals(schema):
+            return whole
+        return whole.select(schema.names).cast(schema)
+    except pa.ArrowException:
+        arrays = [
+            table.column(field.name)
+            if field.name in table.column_names and table.schema.field(field.name).type == field.type
+            else pa.array([_fitted(value, field.type) for value in _values(table, field.name)], field.type)
+            for field in schema
+        ]
+        return pa.table(arrays, schema=schema)
 
 
 class _Stager:
     """Appends rows to the files of their parts: by the hash of group and question, or one after the other."""
 
-    def __init__(self, folder: Path, *, part_rows: int, expected: int) -> None:
-        self._folder, self._part_rows = folder, part_rows
+    def __init__(self, folder: Path, *, part_rows: int, expected: int, common: Callable[[Any, Any], Any]) -> None:
+        self._folder, self._part_rows, self._common = folder, part_rows, common
         self._parts = min(MOST_PARTS, max(1, ceil(expected / part_rows)))
         self._tables: list[Any] = []
         self._numbers: list[Any] = []
@@ -491,7 +605,7 @@ class _Stager:
                 self._candidates += max(1, len(value))
             return numbers
         keys = zip(_values(table, columns.group), table.column(columns.question).to_pylist(), strict=True)
-        return np.array([zlib.crc32(f"{group}\0{question}".encode()) % self._parts for group, question in keys])
+        return np.array([zlib.crc32(f"{_key(group)}\0{question}".encode()) % self._parts for group, question in keys])
 
     def flush(self) -> None:
         """Write what waits.
@@ -501,10 +615,13 @@ class _Stager:
         """
         if not self._tables:
             return
+        types = {} if self.schema is None else {field.name: field.type for field in self.schema}
         try:
-            table = pa.concat_tables(self._tables, promote_options="permissive")
-            schemas = [table.schema.remove_metadata()] if self.schema is None else [self.schema, table.schema]
-            self.schema = pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
+            for field in (field for table in self._tables for field in table.schema):
+                known = types.get(field.name, field.type)
+                types[field.name] = known if known == field.type else self._common(known, field.type)
+            self.schema = pa.schema(types)
+            table = pa.concat_tables([_of_schema(table, self.schema) for table in self._tables])
         except pa.ArrowException as error:
             raise ImportFileError(
                 f"Files of the input have columns of one name that do not fit together: {clause(error)}. Score them "
@@ -522,6 +639,14 @@ class _Stager:
         self._tables, self._numbers, self._bytes = [], [], 0
 
 
+def _key(group: Any) -> str | None:
+    """Return a text that is the same for equal groups, whatever type each file has for them."""
+    if isinstance(group, int | float | Decimal) and not isinstance(group, bool):
+        return as_text(float(group))
+    # Of lists and objects all of a question go together: what is equal after all types are known is unknown here.
+    return None if isinstance(group, list | dict) else as_text(group)
+
+
 def read_staged(place: Place, *, schema: Any) -> Any:
     """Return the rows of a staged part, in the input's order, with the columns of that schema."""
     with ExitStack() as stack:
@@ -532,8 +657,7 @@ def read_staged(place: Place, *, schema: Any) -> Any:
         tables, size = [], source.size()
         while source.tell() < size:
             tables.append(pa.ipc.open_stream(source).read_all())
-        whole = pa.concat_tables([pa.schema(schema).empty_table(), *tables], promote_options="permissive")
-        return whole.select(schema.names).cast(schema)
+        return pa.concat_tables([schema.empty_table(), *(_of_schema(table, schema) for table in tables)])
 
 
 def bad_rows_writer(stream: IO[bytes]) -> BadRow:

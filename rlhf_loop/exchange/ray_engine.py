@@ -31,8 +31,8 @@ def score_parts(
 ) -> Iterator[int]:
     """Score parts on a cluster; yield the rows of each once it is written.
 
-    `make` makes what scores, in each actor; only numbers of parts go over the wire. A part that was under way on a
-    machine that is lost is scored by another one.
+    `make` makes what scores, and goes to each actor once; all that follows are numbers of parts. A part that was under
+    way on a machine that is lost is scored by another one.
 
     Raises:
         MissingExtraError: Ray is not installed.

@@ -5,9 +5,11 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +174,13 @@ def test_groups_part_what_asks_the_same(score: Score, tmp_path: Path) -> None:
         (
             "in.jsonl",
             b'{"id":1,"question":"q","text":"a"}\nno\n\n{"id":2,"question":" ","text":"a"}\n{"id":3,"question":"q"}\n'
-            b'{"id":"x","question":"q","text":"b"}\n{"id":4,"question":"q","text":"\\ud800"}\n'
+            b'{"id":8,"question":["q"],"text":"b"}\n{"id":4,"question":"q","text":"\\ud800"}\n'
             b'{"id":5,"question":"q","text":7}\n[1]\n{"id":6,"question":"q","text":"c\xff"}\n',
             {
                 2: "is not JSON",
                 4: "its question is not a text",
                 5: "it has no text",
-                6: "its 'id' is 'x'",
+                6: "its 'question' is \"['q']\", and no text",
                 7: "its 'text' is not UTF-8",
                 8: "its 'text' is '7'",
                 9: "not a JSON object",
@@ -210,6 +212,93 @@ def test_bad_rows_of_parquet(score: Score, tmp_path: Path) -> None:
     as_parquet(tmp_path / "in.parquet", [*ROWS[:2], {**ROWS[2], "text": None}, ROWS[3]])
     assert score(tmp_path / "in.parquet").rows == 3
     assert [(each["line"], each["reason"]) for each in bad_rows(tmp_path / "out")] == [(3, "it has no text")]
+
+
+def test_broken_texts_of_parquet(score: Score, tmp_path: Path) -> None:
+    """In Parquet a row is bad if what is needed of it is not UTF-8, and other columns may hold anything."""
+    broken = pa.array([b"a", b"\xff", b"c", b"d", b"e"]).view(pa.string())
+    for name in ("question", "text", "group", "other"):
+        columns = {of: pa.array(["a", "b", "c", "d", "e"]) for of in ("question", "text", "group")} | {name: broken}
+        pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+        assert score(tmp_path / "in.parquet", output=tmp_path / name).rows == (5 if name == "other" else 4)
+        if name != "other":
+            assert [(each["line"], each["reason"]) for each in bad_rows(tmp_path / name)] == [
+                (2, f"its {name!r} is not UTF-8")
+            ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [5, "x1", None, "7"],
+        [{"a": 1}, {"a": "s"}, {"b": [1, "c"]}, {}],
+        [[1], ["a"], {"a": 1}, 2**70],
+        [1.0, 1, True, "1"],
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_values_of_several_kinds(
+    values: list[Any], chunk: int, score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column of JSON that is only carried along leaves no row out, whatever it holds, and a bad row tells no type."""
+    monkeypatch.setattr(candidate_files, "_CHUNK", chunk)
+    bad: Rows = [{"question": ["q"], "text": "a"}, {"question": 5, "text": "a"}, {"question": "q", "text": {"a": 1}}]
+    rows = [{"id": id, "question": "q", "text": f"t{id}", "of": value} for id, value in enumerate(values)]
+    report = score(as_jsonl(tmp_path / "in.jsonl", [*bad, *rows]), part_rows=2)
+    assert (report.rows, report.bad_rows) == (4, 3)
+    found = scored(tmp_path / "out")
+    assert sorted(row["rank"] for row in found) == [1, 2, 3, 4]
+    for row, value in zip(found, values, strict=True):
+        if isinstance(row["of"], str):
+            expected = [value] if isinstance(value, str) else [json.dumps(value), json.dumps(value).replace(".0", "")]
+            assert row["of"] in expected
+        elif row["of"] is not None:
+            assert {name: each for name, each in row["of"].items() if each is not None} == {
+                name: each if isinstance(each, str) else json.dumps(each) if name == "a" else ["1", "c"]
+                for name, each in value.items()
+            }
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_candidates_of_several_kinds(chunk: int, score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of texts and of objects with whatever else may be mixed; what is no candidate is a bad row."""
+    monkeypatch.setattr(candidate_files, "_CHUNK", chunk)
+    lists: list[Any] = ["no", [7], ["a", "b"], [{"text": "c", "n": 1}, "d"], [{"text": "e", "n": "x"}], [{"n": 1}], []]
+    rows = [{"id": id, "question": f"q{id}", "candidates": each} for id, each in enumerate(lists)]
+    report = score(as_jsonl(tmp_path / "in.jsonl", rows))
+    assert [each["line"] for each in bad_rows(tmp_path / "out")] == [1, 2, 6]
+    assert report.rows == 4
+    found = [[each["text"] for each in row["candidates"]] for row in scored(tmp_path / "out")]
+    assert found == [["a", "b"], ["c", "d"], ["e"], []]
+
+
+@pytest.mark.parametrize(
+    ("groups", "ranks"),
+    [
+        ([pa.array([1, 2]), pa.array([1.0, None]), pa.array([2, 1], pa.uint8())], [1, 1, 1, 2, 2, 3]),
+        ([pa.array(["None", None]), pa.array(["None", None])], [1, 1, 2, 2]),
+        ([pa.array([1, 2]), pa.array([Decimal("1.00"), Decimal("2.00")])], [1, 1, 2, 2]),
+    ],
+    ids=["whole and broken", "none", "decimal"],
+)
+def test_groups_of_several_types(groups: list[Any], ranks: list[int], score: Score, tmp_path: Path) -> None:
+    """Equal groups are one group though files have other types for them, in whatever part; none at all is another."""
+    (tmp_path / "in").mkdir()
+    for place, group in enumerate(groups):
+        for copy in range(4):  # of so many questions that there are several parts
+            table = pa.table({"question": [f"q{copy}"] * 2, "text": [f"a{place}", f"b{place}"], "group": group})
+            pq.write_table(table, tmp_path / "in" / f"{place}-{copy}.parquet")
+    assert score(tmp_path / "in", part_rows=1).parts > 1
+    assert sorted(row["rank"] for row in pq.read_table(tmp_path / "out").to_pylist()) == sorted(ranks * 4)
+
+
+def test_groups_of_json(score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number is one group in JSON, too, whole or not, and the text of it, where there are texts."""
+    monkeypatch.setattr(candidate_files, "_CHUNK", 2)
+    groups = [1, 1, 1.0, 2.5, True, "1", "x", None]
+    rows = [{"id": id, "question": "q", "text": f"t{id}", "group": group} for id, group in enumerate(groups)]
+    score(as_jsonl(tmp_path / "in.jsonl", rows), part_rows=1)
+    assert sorted(row["rank"] for row in scored(tmp_path / "out")) == [1, 1, 1, 1, 1, 2, 3, 4]
 
 
 def test_columns_keep_their_types(score: Score, tmp_path: Path) -> None:
@@ -311,6 +400,8 @@ def test_another_input_or_model_is_refused(score: Score, settings: Settings, tmp
         ({"in.csv": "question,b\n1,2\n"}, {}, "has no column for text.*candidates=NAME"),
         ({"in.csv": "question,text\n1,2\n"}, {"columns": {"text": "c"}}, "has no column 'c'"),
         ({"in.csv": "question,text\n1,2\n"}, {"columns": {"x": "text"}}, "There is no field 'x'"),
+        ({"in.csv": "question,score\n1,2\n"}, {"columns": {"text": "score"}}, "'score' cannot be the text: the result"),
+        ({"in.csv": "question,text,rank\n1,2,3\n"}, {"columns": {"group": "rank"}}, "'rank' cannot be the group"),
         ({"in.csv": "question,text,text\n1,2,3\n"}, {}, "Two columns have the name 'text'"),
         ({"in.csv": "question,text\n"}, {}, r"Nothing in .* can be scored \(0 bad rows\)"),
         ({"in.jsonl": "x\n"}, {}, r"can be scored \(1 bad rows, the first: the line is not JSON"),
@@ -400,6 +491,34 @@ def test_a_promotion_changes_nothing(score: Score, settings: Settings, tmp_path:
     path = as_jsonl(tmp_path / "in.jsonl", ROWS)
     report = score(path, progress=lambda what, unit: lambda done, total: put_model(settings, slope=3.0))
     assert {row["model_version"] for row in scored(tmp_path / "out")} == {report.model_version}
+
+
+def test_switched_off_meanwhile(score: Score, settings: Settings, tmp_path: Path) -> None:
+    """A model that is switched off scores no further part, and once it is on again the run goes on."""
+    path = as_jsonl(tmp_path / "in.jsonl", ROWS)
+    marker = off_marker(settings.model_path)
+    with pytest.raises(ModelFileError, match="is switched off"):
+        score(path, part_rows=2, progress=lambda what, unit: lambda done, total: marker.touch() if done else None)
+    assert len(list((tmp_path / "out").glob("part-*"))) == 1
+    marker.unlink()
+    assert 0 < score(path).known_rows < 20
+    assert len(scored(tmp_path / "out")) == 20
+
+
+def test_workers_get_no_secrets(
+    score: Score, settings: Settings, make_ranker: Callable[[Settings], Ranker], tmp_path: Path
+) -> None:
+    """Of passwords and keys nothing goes to the workers."""
+    given: list[Settings] = []
+
+    def noting(of_worker: Settings) -> Ranker:
+        given.append(of_worker)
+        return make_ranker(of_worker)
+
+    secrets = {"secret_key": "hush-1" * 8, "llm_api_key": "hush-2", "alarm_webhook": "http://hush-3"}
+    settings = replace(settings, database_url="postgresql://me:hush-4@there/here", **secrets)
+    score(as_jsonl(tmp_path / "in.jsonl", ROWS[:2]), settings=settings, make_ranker=noting)
+    assert b"hush" not in pickle.dumps(given)
 
 
 def test_staging_has_bounded_memory(score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
