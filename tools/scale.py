@@ -15,12 +15,13 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ _CANDIDATES, _WORDS = 10, (20, 60)
 _ROWS = 10_000
 _OBJECT_STORE = 100_000_000
 _PATIENCE_S = 600
+#: What Ray reads when it is imported: how long its processes may take to start, and to answer while they do.
+_PATIENCE = {
+    "RAY_raylet_start_wait_time_s": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_gcs_server_request_timeout_seconds": "600",
+    "RAY_health_check_timeout_ms": "120000",
+}
+#: Ports that a raylet waits 15 s for its agents to choose, and then gives up, unless it is given them.
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
 class _WordVectors:
@@ -131,15 +142,23 @@ def _settings(folder: Path) -> Settings:
 
 
 @contextmanager
-def _cluster(nodes: int) -> Iterator[tuple[Any, list[Any]]]:
-    """Start so many raylets of one CPU; the first one has the driver."""
+def cluster_of(*cpus: int) -> Iterator[tuple[Any, list[Any]]]:
+    """Start raylets of so many CPUs each; the first one has the driver. A slow machine gets the time that it needs."""
+    os.environ.update(_PATIENCE)
     utilities = require("ray.cluster_utils", "ray")
     cluster = utilities.Cluster()
     try:
-        options = {"num_cpus": 1, "object_store_memory": _OBJECT_STORE}
-        started = [cluster.add_node(**options, include_dashboard=False)]
-        started += [cluster.add_node(**options) for _ in range(nodes - 1)]
-        cluster.wait_for_nodes()
+        started = []
+        for number in cpus:
+            with ExitStack() as stack:
+                sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in _AGENT_PORTS]
+                ports = {name: of.getsockname()[1] for name, of in zip(_AGENT_PORTS, sockets, strict=True)}
+            started.append(
+                cluster.add_node(
+                    wait=False, num_cpus=number, object_store_memory=_OBJECT_STORE, include_dashboard=False, **ports
+                )
+            )
+        cluster.wait_for_nodes(timeout=_PATIENCE_S)
         yield cluster, started
     finally:
         cluster.shutdown()
@@ -216,13 +235,13 @@ def _known(runs: _Runs, settings: Settings, count: int) -> None:
     runs.score("local, one process, before their vectors were known", source, workers=1, **options)
     runs.score("local, one process", source, workers=1, **options)
     runs.score("local, two processes", source, workers=2, **options)
-    with _cluster(1) as (cluster, _):
+    with cluster_of(1) as (cluster, _):
         runs.score("Ray, one node", source, engine="ray", address=cluster.address, **options)
-    with _cluster(2) as (cluster, _):
+    with cluster_of(1, 1) as (cluster, _):
         runs.score("Ray, two nodes", source, engine="ray", address=cluster.address, **options)
         for engine, address in (("local", ""), ("ray", cluster.address)):
             _killed_driver(runs, source, engine=engine, address=address)
-    with _cluster(2) as (cluster, nodes):
+    with cluster_of(1, 1) as (cluster, nodes):
 
         def kill(what: str, unit: str) -> Callable[[int, int], None]:
             def report(done: int, total: int) -> None:
@@ -271,7 +290,7 @@ def _texts(runs: _Runs, count: int) -> None:
 
     score("new texts, local, one process", workers=1)
     for nodes in (1, 2):
-        with _cluster(nodes) as (cluster, _):
+        with cluster_of(*[1] * nodes) as (cluster, _):
             score(f"new texts, Ray, {nodes} of one CPU", engine="ray", address=cluster.address)
 
 
@@ -284,7 +303,7 @@ def _memory(runs: _Runs, count: int) -> None:
             folder.mkdir()
             put_model(_settings(folder))
             say(f"memory, {engine}, {rows:,} candidates")
-            with _cluster(2) if engine == "ray" else _nothing() as (cluster, _):
+            with cluster_of(1, 1) if engine == "ray" else _nothing() as (cluster, _):
                 command = _command(
                     source, folder / "out", folder, engine=engine, workers=2, address=cluster.address if cluster else ""
                 )

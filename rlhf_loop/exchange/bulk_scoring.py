@@ -66,6 +66,8 @@ RUN_FILE, BAD_ROWS_FILE = "_score.json", "_bad_rows.jsonl"
 _WORK, _LOCK = "_work", ".score.lock"
 #: Rows of a part, of small inputs: a few seconds of a core where all texts are new.
 PART_ROWS = 2000
+#: The key of Parquet's metadata under which a part has its run.
+_RUN = b"rlhf_run"
 #: Rows of a piece in which a part is written.
 _ROW_GROUP = 50_000
 _AGAIN = "Remove the folder to begin anew, or name another OUTPUT."
@@ -108,6 +110,8 @@ class Job:
     schema: bytes
     sizes: Mapping[int, int]
     make_ranker: Callable[[Settings], Ranker]
+    #: What tells the parts of this run from those of another one.
+    run: str
     #: The folder of the model's file, where all workers are on one machine.
     folder: str | None
 
@@ -194,9 +198,10 @@ def score_dataset(
             schema=b64decode(run["schema"]),
             sizes={int(part): rows for part, rows in run["parts"].items()},
             make_ranker=make_ranker,
+            run=run.get("run", ""),
             folder=folder if chosen == Engine.LOCAL else None,
         )
-        known = _finished(target, job.sizes)
+        known = _finished(target, job)
         total, done = sum(job.sizes.values()), sum(known.values())
         report = progress("Scoring", "rows") if progress else lambda done, total: None
         report(done, total)
@@ -209,8 +214,9 @@ def score_dataset(
                     done += rows
                     report(done, total)
                     _refuse_off(settings)
+                    _refuse_other(target, job)
         if not run.get("finished"):
-            if missing := sorted(job.sizes.keys() - _finished(target, job.sizes).keys()):
+            if missing := sorted(job.sizes.keys() - _finished(target, job).keys()):
                 raise ImportFileError(f"{len(missing)} parts in {shown(output)!r} are not whole. Run this again.")
             _write_run(target, run | {"finished": True})
             target.files.delete_dir(target.inside(_WORK).path)
@@ -362,6 +368,7 @@ def _noted(
 ) -> dict[str, Any]:
     run = {
         "identity": identity,
+        "run": secrets.token_hex(8),
         "model_version": version,
         "model_sha256": model and model.sha256,
         "fields": asdict(staged.columns),
@@ -381,25 +388,32 @@ def _part_name(part: int) -> str:
     return f"part-{part:05}.parquet"
 
 
-def _finished(target: Place, sizes: Mapping[int, int]) -> dict[int, int]:
+def _refuse_other(target: Place, job: Job) -> None:
+    """Stop if another run has begun in the folder: no lock reaches from one machine to another in an object store."""
+    if json.loads(target.inside(RUN_FILE).read()).get("run", "") != job.run:
+        raise ImportFileError(f"Another run writes to {target.path!r} now. Name another OUTPUT for one of them.")
+
+
+def _finished(target: Place, job: Job) -> dict[int, int]:
     """Return the parts that are there, with their rows; one that a crash of the machine has cut is not.
 
     In an object store nothing is ever cut, and to look at each part would take minutes.
     """
     names, found = target.names(), {}
-    for part, rows in sizes.items():
+    for part, rows in job.sizes.items():
         name = _part_name(part)
-        if name in names and (target.local is None or _rows_of(target.inside(name)) == rows):
+        if name in names and (target.local is None or _is_whole(target.inside(name), rows, job.run)):
             found[part] = rows
     return found
 
 
-def _rows_of(part: Place) -> int:
+def _is_whole(part: Place, rows: int, run: str) -> bool:
     try:
         with part.files.open_input_file(part.path) as stream:
-            return int(pq.read_metadata(stream).num_rows)
+            found = pq.read_metadata(stream)
     except (pa.ArrowException, OSError):
-        return -1
+        return False
+    return bool(found.num_rows == rows and (found.metadata or {}).get(_RUN, b"").decode() == run)
 
 
 def _scored(
@@ -439,7 +453,7 @@ class PartScorer:
         rows = self._job.sizes[part]
         work, whole = self._target.inside(_WORK), self._target.inside(_part_name(part))
         with translated(self._job.output):
-            if _rows_of(whole) == rows:
+            if _is_whole(whole, rows, self._job.run):
                 return rows  # whoever did it was lost before it could say so
             table = read_staged(work.inside(staged_name(part)), schema=self._schema)
             if len(table) != rows:
@@ -451,6 +465,7 @@ class PartScorer:
                 scored = self._lists(table) if columns.candidates else self._rows(table)
             table = table.append_column(SCORED[0], scored[0]).append_column(SCORED[1], scored[1])
             table = table.append_column(SCORED[2], pa.array([self._job.model_version] * rows, pa.string()))
+            table = table.replace_schema_metadata({_RUN: self._job.run} if self._job.run else None)
             draft = work.inside(f"{_part_name(part)}.{secrets.token_hex(4)}")
             with draft.files.open_output_stream(draft.path) as stream:
                 pq.write_table(table, stream, row_group_size=_ROW_GROUP)

@@ -382,7 +382,7 @@ class _Reader:
         return [line for line, _ in rows], pa.table(arrays, names=names), wrong
 
     def _checked(self, name: str, values: list[Any], wrong: dict[int, str]) -> list[Any]:
-        """Take what is no text or no list out of the columns that need one, so that it tells no type of the others."""
+        """Remove values of a wrong type from the columns of texts and lists, whose types they would spoil."""
         columns = cast(Columns, self.columns)
         if name == columns.candidates:
             values = _alike(values)

@@ -493,6 +493,24 @@ def test_a_promotion_changes_nothing(score: Score, settings: Settings, tmp_path:
     assert {row["model_version"] for row in scored(tmp_path / "out")} == {report.model_version}
 
 
+def test_another_run_meanwhile(score: Score, tmp_path: Path) -> None:
+    """A run stops once another machine has begun one in its folder, and takes no part of another run for its own."""
+    path = as_jsonl(tmp_path / "in.jsonl", ROWS)
+    run = tmp_path / "out" / bulk_scoring.RUN_FILE
+
+    def other(what: str, unit: str) -> Callable[[int, int], None]:
+        def report(done: int, total: int) -> None:
+            if done and what == "Scoring":
+                run.write_text(json.dumps(json.loads(run.read_text()) | {"run": "another"}))
+
+        return report
+
+    with pytest.raises(ImportFileError, match="Another run writes to"):
+        score(path, part_rows=2, progress=other)
+    assert len(list((tmp_path / "out").glob("part-*"))) == 1
+    assert score(path).known_rows == 0
+
+
 def test_switched_off_meanwhile(score: Score, settings: Settings, tmp_path: Path) -> None:
     """A model that is switched off scores no further part, and once it is on again the run goes on."""
     path = as_jsonl(tmp_path / "in.jsonl", ROWS)

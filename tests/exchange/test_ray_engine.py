@@ -24,6 +24,7 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.model_file import save
+from tools.scale import cluster_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,35 +33,17 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra [ray]: make scale installs it"),
 ]
 
-#: What Ray reads as it is imported: how long its processes may take to start, and to answer while they start.
-PATIENCE = {
-    "RAY_raylet_start_wait_time_s": "600",
-    "RAY_worker_register_timeout_seconds": "600",
-    "RAY_agent_register_timeout_ms": "600000",
-    "RAY_gcs_server_request_timeout_seconds": "600",
-    "RAY_health_check_timeout_ms": "120000",
-}
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of two raylets of one CPU each, beside one without any that has the driver."""
     folder = Path(__file__).parent
+    # Actors find by it what is here: it is pickled by its name.
+    path = os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in PATIENCE.items():
-            patch.setenv(name, value)
-        # Actors find by it what is here: it is pickled by its name.
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")]))
-        from ray.cluster_utils import Cluster
-
-        found = Cluster()
-        try:
-            for cpus in (0, 1, 1):
-                found.add_node(wait=False, num_cpus=cpus, object_store_memory=80_000_000, include_dashboard=False)
-            found.wait_for_nodes(timeout=600)
+        patch.setenv("PYTHONPATH", path)
+        with cluster_of(0, 1, 1) as (found, _):
             yield found
-        finally:
-            found.shutdown()
 
 
 def quick_ranker(settings: Settings) -> Ranker:
