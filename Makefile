@@ -52,7 +52,7 @@ test: $(VENV)/.installed-dev  ## Run the test suite; OPTIONS=--note-slow: and no
 	$(PYTEST) $(OPTIONS)
 
 test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server or kill and is quick: two minutes, after each change
-	TESTS_ENCODER_CACHE=$(CURDIR)/.cache/tests $(PYTEST) --processes 2 -m "not slow"
+	TESTS_ENCODER_CACHE=$(CURDIR)/.cache/tests $(PYTEST) --processes 2 -m "not slow" $(OPTIONS)
 
 coverage: $(VENV)/.installed-dev  ## Run the test suite, and print which lines of the package its processes did not run
 	$(BIN)/coverage erase

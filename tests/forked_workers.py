@@ -87,7 +87,7 @@ class Workers:
                 reports.close()
                 os.waitpid(worker.pid, 0)
         if self.session.config.getoption("note_slow"):
-            slow_tests.write(self.seconds)
+            slow_tests.write(self.seconds, every=not self.session.config.getoption("markexpr"))
         if self.session.shouldfail:
             raise self.session.Failed(self.session.shouldfail)
         if self.session.shouldstop:
