@@ -21,6 +21,8 @@ _FILE = "_FILE"
 #: Characters of the key that signs sessions: as many as 192 random bits have in Base64. And what makes one.
 SHORTEST_KEY = 32
 NEW_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+#: How a key begins that the server makes up for one start, on loopback.
+MADE_UP = "made-up-"
 
 _NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {"int": (int, "a whole number"), "float": (float, "a number")}
 #: What a setting's value may be, by its declared type.
@@ -80,6 +82,19 @@ class Settings:
     cache_max_mb: int = _setting(
         2000, "Megabytes that the vector cache may have; 2,000 hold the passages of some 300,000 answers."
     )
+    cache_url: str = _setting(
+        "",
+        "URL of a Redis or Valkey server whose vectors several machines share, as in redis://HOST:6379/0 or "
+        "rediss://USER:PASSWORD@HOST:6379/0; needs the extra [redis]. Default: each machine has its own alone.",
+        secret=True,
+    )
+    cache_timeout_ms: float = _setting(
+        50.0,
+        "Milliseconds that a lookup of up to 128 texts there may take, more in proportion; then they are embedded.",
+        least=1,
+        most=10_000,
+    )
+    cache_days: float = _setting(30.0, "Days for which that server keeps a vector.", least=0.001, most=3650)
     language: str = _setting(
         "en", "Language of questions and answers, as in en or german: its stems, its sentences, its empty words."
     )
@@ -286,6 +301,11 @@ class Settings:
     def models_folder(self) -> Path:
         """The folder of the files of all versions."""
         return self.models_path or self.model_path.parent / "reward_models"
+
+    @property
+    def lasting_key(self) -> str:
+        """The secret key, empty if there is none that other processes have, too."""
+        return "" if self.secret_key.startswith(MADE_UP) else self.secret_key
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

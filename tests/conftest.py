@@ -7,7 +7,9 @@ import hashlib
 import importlib.util
 import os
 import pickle
+import shutil
 import sqlite3
+import subprocess
 import tempfile
 import warnings
 from collections import Counter
@@ -250,6 +252,19 @@ def _quick() -> Iterator[None]:
         patch.setattr(learning_curve, "MOST", 0)
         patch.setattr(hashlib, "file_digest", quick_digest)
         yield
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 with its key, signed by itself."""
+    if not (openssl := shutil.which("openssl")):
+        pytest.skip("openssl is not installed, so there is no certificate to test with")
+    file = tmp_path / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", file, "-out", tmp_path / "c.pem"]
+    name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run([*command, *name], check=True, capture_output=True)
+    file.write_text(file.read_text() + (tmp_path / "c.pem").read_text())
+    return file
 
 
 @pytest.fixture

@@ -30,6 +30,9 @@ def test_every_setting_can_be_set() -> None:
             "RLHF_KEEP_WEIGHTS": "7",
             "RLHF_CACHE_DIR": "/var/cache/rlhf",
             "RLHF_CACHE_MAX_MB": "500",
+            "RLHF_CACHE_URL": "rediss://me@cache",
+            "RLHF_CACHE_TIMEOUT_MS": "20",
+            "RLHF_CACHE_DAYS": "7",
             "RLHF_LANGUAGE": "de",
             "RLHF_ENCODER": "use-multilingual-v3",
             "RLHF_ENCODER_PATH": "/models/minilm",
@@ -103,6 +106,9 @@ def test_every_setting_can_be_set() -> None:
         keep_weights=7,
         cache_dir=Path("/var/cache/rlhf"),
         cache_max_mb=500,
+        cache_url="rediss://me@cache",
+        cache_timeout_ms=20.0,
+        cache_days=7.0,
         language="de",
         encoder="use-multilingual-v3",
         encoder_path=Path("/models/minilm"),
@@ -263,6 +269,8 @@ def test_settings_are_shown_without_what_is_secret(url: str) -> None:
         ("candidates_per_source", "0", "at least 1"),
         ("source_deadline_s", "0", "at least 0.001"),
         ("review_lease_minutes", "0", "at least 0.001"),
+        ("cache_timeout_ms", "0.5", "at least 1"),
+        ("cache_days", "0", "at least 0.001"),
     ],
 )
 def test_numbers_have_limits(name: str, value: str, limit: str) -> None:

@@ -112,7 +112,10 @@ def test_the_locks_fit_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = project["project"]["optional-dependencies"]
     program, build = (pinned(ROOT / "deploy" / "docker" / f"{name}.lock") for name in ("program", "build"))
-    asked = [*project["project"]["dependencies"], *extras["postgres"], *extras["llm"], *extras["otel"]]
+    asked = [
+        *project["project"]["dependencies"],
+        *(need for extra in ("postgres", "redis", "llm", "otel") for need in extras[extra]),
+    ]
     for lock, needs in ((program, asked), (build, project["build-system"]["requires"])):
         for need in map(Requirement, needs):
             assert need.specifier.contains(lock[canonicalize_name(need.name)]), need

@@ -73,6 +73,7 @@ class FakeService:
         self.roles: list[ReviewerRole] = []
         self.rankings: list[RecordedRanking] = []
         self.drafts: BestOf | None = None
+        self.shared: dict[str, int] = {}
         self.on_answer: Callable[[], None] = lambda: None
 
     def answer(self, query: str) -> Answer:
@@ -98,6 +99,10 @@ class FakeService:
 
     def switched_off(self) -> bool:
         return False
+
+    def shared_lookups(self) -> dict[str, int]:
+        taken, self.shared = self.shared, {}
+        return taken
 
     def waiting(self) -> tuple[int, int]:
         return 0, 0

@@ -14,10 +14,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.answering.drafting import chat_client
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError, LanguageModelError
+from rlhf_loop.utils.breaker import Breaker
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.text import clause
 from rlhf_loop.utils.timed_transport import all_by

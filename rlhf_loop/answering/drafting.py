@@ -14,11 +14,11 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
-from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Passage, field_values
 from rlhf_loop.errors import ConfigError, ImportFileError, SourceError
 from rlhf_loop.sources.excerpts import whole_sentences
+from rlhf_loop.utils.breaker import Breaker
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.languages import language_named

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from itertools import islice
 from time import monotonic, perf_counter
 
-from rlhf_loop.answering.breaker import Breaker
 from rlhf_loop.domain import Passage
 from rlhf_loop.errors import SourceError
 from rlhf_loop.sources.excerpts import excerpt
 from rlhf_loop.sources.source import Source
 from rlhf_loop.utils import tracing
+from rlhf_loop.utils.breaker import Breaker
 from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.languages import ENGLISH, Language, language_named
 from rlhf_loop.utils.text import clean_text, one_line, visible, web_address

@@ -48,6 +48,7 @@ from rlhf_loop.utils.tracing import stage
 
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
+    from rlhf_loop.encoders.shared_vectors import SharedVectors
 
 
 # In place of a reason that quotes the question.
@@ -177,9 +178,11 @@ class AnswerService:
         """
         end_user_scale(self._settings)
         experiments.check(self._settings)
+        from rlhf_loop.encoders.shared_vectors import open_shared
         from rlhf_loop.sources import sources_from
         from rlhf_loop.sources.index import open_store
 
+        open_shared(self._settings)
         names = self._settings.sources
         sources_from(replace(self._settings, sources=tuple(name for name in names if name != "index")), encoder=None)
         if "index" in names:
@@ -319,6 +322,11 @@ class AnswerService:
         """Tell whether the model is switched off (`rlhf-loop models off`)."""
         return is_off(self._settings.model_path)
 
+    def shared_lookups(self) -> Mapping[str, int]:
+        """Return what the lookups in the shared vector cache came to since this was last asked."""
+        shared = self._shared()
+        return shared.take_counts() if shared else {}
+
     def waiting(self) -> tuple[int, int]:
         """Return how many answers and ratings wait for the database, and how many it has refused.
 
@@ -338,6 +346,8 @@ class AnswerService:
             checks["source:index"] = nowhere
         if compared := parts.experiment.state():
             checks["experiment"] = compared
+        if shared := self._shared():
+            checks["shared cache"] = shared.state() or "ok"
         checks["recording"] = self._recording_state()
         if lost := lost_file(self._settings):
             checks["database"] = lost
@@ -364,6 +374,11 @@ class AnswerService:
             if parts is None or (parts.trouble and monotonic() - parts.loaded_at > _LOOK_AGAIN_S):
                 self._parts = parts = self._load()
             return parts
+
+    def _shared(self) -> SharedVectors | None:
+        parts = self._parts
+        encoder = parts.ranker.encoder if parts is not None and parts.ranker is not None else None
+        return encoder.shared if encoder is not None else None
 
     def _absent_index(self) -> str:
         from rlhf_loop.sources.index import absent_index

@@ -54,7 +54,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
             "Serve rlhf_loop.web.create_app(settings) with another server, such as waitress."
         )
     from rlhf_loop.answering import AnswerService
-    from rlhf_loop.config import SHORTEST_KEY
+    from rlhf_loop.config import MADE_UP, SHORTEST_KEY
     from rlhf_loop.web import logs
     from rlhf_loop.web.server import server
 
@@ -65,7 +65,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
         settings = replace(settings, hosts=tuple(dict.fromkeys((*_LOOPBACK, host))))
     if not own_key:
         # Made before the fork, so that all processes know each other's sessions.
-        settings = replace(settings, secret_key=secrets.token_urlsafe(SHORTEST_KEY))
+        settings = replace(settings, secret_key=MADE_UP + secrets.token_urlsafe(SHORTEST_KEY))
     # A source of one's own (RLHF_SOURCES=package.module:name) is found where one stands, as with flask and gunicorn.
     sys.path.insert(0, os.getcwd())
     AnswerService(settings).check()

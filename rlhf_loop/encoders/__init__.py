@@ -90,14 +90,16 @@ def load_encoder(settings: Settings, *, download: bool = True, serving: bool = F
     go on, and others say what they miss.
 
     Raises:
-        ConfigError: an unknown runtime, precision or language.
+        ConfigError: an unknown runtime, precision or language, or no URL of a shared cache.
         EncoderError: no weights, or not the official ones, or a folder that holds no encoder known here.
-        MissingExtraError: the runtime's package is not installed.
+        MissingExtraError: the runtime's package, or that for the shared cache, is not installed.
     """
     choice = choose(settings)
     language = language_named(settings.language)
+    from rlhf_loop.encoders.shared_vectors import open_shared
     from rlhf_loop.encoders.vector_cache import VectorCache
 
+    shared = open_shared(settings)
     cross = None
     if settings.cross_encoder:
         # Imported here: most have none.
@@ -111,7 +113,8 @@ def load_encoder(settings: Settings, *, download: bool = True, serving: bool = F
             if not serving:
                 raise
             logger.error("Only models that need no cross-encoder can rank: %s", error)
-    cache = VectorCache(settings.cache_dir / "vectors.db", max_bytes=settings.cache_max_mb * 10**6)
+    file, limit = settings.cache_dir / "vectors.db", settings.cache_max_mb * 10**6
+    cache = VectorCache(file, max_bytes=limit, shared=shared)
     threads = settings.encoder_threads
     folder = weights_folder(settings, download=download)
     if not _english(settings):

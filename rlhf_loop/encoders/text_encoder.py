@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rlhf_loop.encoders.runtime import UNRELATED, Runtime, Vectors, cores, with_cross
+from rlhf_loop.encoders.shared_vectors import SharedVectors
 from rlhf_loop.encoders.tokenizer import PassageSplitter, blocks, markers_of, spans_of
 from rlhf_loop.encoders.tuned import Checkpoint, Tunable, TunedLayers
 from rlhf_loop.encoders.vector_cache import VectorCache
@@ -63,6 +64,8 @@ _LATIN = re.compile("[^A-Za-zÀ-ɏ]")
 
 _Ids = list[list[int]]
 _Compute = Callable[[Sequence[str]], list[Vectors]]
+#: Texts by what is made of them.
+_Ahead = Sequence[tuple[str, Sequence[str]]]
 
 
 class TextEncoder:
@@ -200,20 +203,30 @@ class TextEncoder:
         """Return one unit vector a text, shape (texts, dimension), of as many of its first tokens as a window has."""
         return self._stacked(self._remembered("text", texts, self._compute_texts))
 
-    def encode_whole(self, texts: Sequence[str], *, passages: Sequence[str] = ()) -> Vectors:
+    @property
+    def shared(self) -> SharedVectors | None:
+        """The vectors that several machines share, None if there are none."""
+        return self._cache.shared if self._cache else None
+
+    def encode_whole(
+        self, texts: Sequence[str], *, passages: Sequence[str] = (), answers: Sequence[str] = ()
+    ) -> Vectors:
         """Return one unit vector a text, shape (texts, dimension); of a long text it is the mean over its windows.
 
         The texts are questions or parts of them, then come those of `passages`, which is all the same to an encoder
-        that does not tell questions from answers.
+        that does not tell questions from answers. `answers` are wanted next, by `encode_passages`: if any text here is
+        new, the shared vectors are asked for theirs along with it.
         """
+        ahead = [(self._passages.id, answers)]
         if self._windows.id == self._titles.id:
-            windows = self._whole(self._windows, [*texts, *passages])
+            windows = self._whole(self._windows, [*texts, *passages], ahead)
         else:
-            windows = self._whole(self._windows, texts) + self._whole(self._titles, passages)
+            ahead.append((self._titles.id, passages))
+            windows = self._whole(self._windows, texts, ahead) + self._whole(self._titles, passages)
         return self._stacked([vectors if len(vectors) == 1 else _mean(vectors) for vectors in windows])
 
-    def _whole(self, splitter: PassageSplitter, texts: Sequence[str]) -> list[Vectors]:
-        return self._remembered(splitter.id, texts, partial(self._compute_passages, splitter))
+    def _whole(self, splitter: PassageSplitter, texts: Sequence[str], ahead: _Ahead = ()) -> list[Vectors]:
+        return self._remembered(splitter.id, texts, partial(self._compute_passages, splitter), ahead)
 
     def encode_passages(self, texts: Sequence[str]) -> list[Vectors]:
         """Return for each text the unit vectors of its passages, shape (passages, dimension); it is read to its end."""
@@ -389,7 +402,7 @@ class TextEncoder:
         vectors = parts[0] if len(parts) == 1 else self._stacked(parts)
         return vectors if len(places) == len(pieces) else vectors[where]
 
-    def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute) -> list[Vectors]:
+    def _remembered(self, kind: str, texts: Sequence[str], compute: _Compute, ahead: _Ahead = ()) -> list[Vectors]:
         """Look the texts up, compute those that are new (each once), keep them, and return all in order."""
         texts = [_encodable(text) for text in texts]
         keys = [self._key(kind, text) for text in texts]
@@ -402,13 +415,28 @@ class TextEncoder:
         if new and not self._computes:
             able = copy.copy(self)
             able._computes = True
-            raise UnknownTextError(len(new), partial(able._remembered, kind, list(new.values()), compute))
+            raise UnknownTextError(len(new), partial(able._remembered, kind, list(new.values()), compute, ahead))
+        if new and (fetched := self._fetched(new, ahead)):
+            known |= fetched
+            self.remembered += len(new.keys() & fetched.keys())
+            new = {key: text for key, text in new.items() if key not in fetched}
         for chunk in _chunks(new):
             fresh = dict(zip(chunk, compute([new[key] for key in chunk]), strict=True))
             known.update(fresh)
             if self._cache and self._keeps:
                 self._cache.put(fresh)
         return [known[key] for key in keys]
+
+    def _fetched(self, new: Mapping[bytes, str], ahead: _Ahead) -> Mapping[bytes, Vectors]:
+        """Return what the shared vectors have of new texts; what they have of those ahead is kept with it."""
+        if self._cache is None or self._cache.shared is None:
+            return {}
+        dimension = self._shape.dimension
+        keys = dict.fromkeys(self._key(kind, _encodable(text)) for kind, texts in ahead for text in texts)
+        later = [key for key in keys if key not in new and self._lent.get(key) is None]
+        known = self._cache.get(later, dimension=dimension)
+        wanted = [*new, *(key for key in later if key not in known)]
+        return self._cache.fetch(wanted, dimension=dimension, keep=self._keeps)
 
     def _stacked(self, rows: list[Vectors]) -> Vectors:
         return np.concatenate(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)

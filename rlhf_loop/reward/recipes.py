@@ -371,10 +371,13 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Que
         for part in ([q.prompt], lexical.sentences(q.prompt, language), lexical.content_words(q.prompt, language))
     ]
     titles = [[lexical.title(response, language) for response in q.responses] for q in questions]
+    responses = [response for q in questions for response in q.responses]
     vectors = encoder.encode_whole(
-        [text for part in pieces for text in part], passages=[text for part in titles for text in part]
+        [text for part in pieces for text in part],
+        passages=[text for part in titles for text in part],
+        answers=responses,
     )
-    answers = iter(encoder.encode_passages([response for q in questions for response in q.responses]))
+    answers = iter(encoder.encode_passages(responses))
     cut = np.split(vectors, list(accumulate(map(len, [*pieces, *titles])))[:-1])
     parts, headings = iter(cut), iter(cut[len(pieces) :])
     for question in questions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -108,6 +108,12 @@ RANKINGS = MetricInfo(
     "Rankings that were to be recorded, by the way in; those for which there was no room are 'dropped'.",
     ("door", "result"),
 )
+SHARED_VECTORS = MetricInfo(
+    "rlhf_shared_vectors_total",
+    Kind.COUNTER,
+    "Texts looked up in the shared vector cache, by what came of it, and vectors written to it or dropped.",
+    ("result",),
+)
 WORKERS = MetricInfo("rlhf_workers", Kind.GAUGE, "Processes that answer.")
 MODEL = MetricInfo(
     "rlhf_model_info", Kind.GAUGE, "1 for each version of the model that a process serves now.", ("version",)
@@ -148,6 +154,7 @@ COUNTED = (
     TOP_SCORE,
     RATINGS,
     RANKINGS,
+    SHARED_VECTORS,
     WORKERS,
     MODEL,
 )
@@ -189,6 +196,7 @@ def add_routes(
     api: Api, settings: Settings, service: AnswerService, database: Database, guard: Guard, counts: Instruments
 ) -> None:
     """Add the route."""
+    counts.watch(service.shared_lookups)
     scrape = _Scrape(counts, service, database)
     words = {403: "The token does not have the scope metrics:read.", 503: "The database does not say whose token."}
     text = Content("In Prometheus's text format.", schema={"type": "string"}, media_type="text/plain")
@@ -228,6 +236,8 @@ class Instruments:
         self._top_score = self._histogram(TOP_SCORE)
         self._ratings = self._counter(RATINGS)
         self._rankings = self._counter(RANKINGS)
+        self._shared_vectors = self._counter(SHARED_VECTORS)
+        self._shared_lookups: Callable[[], Mapping[str, int]] = dict
         # Of processes that died, the library forgets gauges whose mode begins with "live".
         workers, model = WORKERS, MODEL
         self._workers = Gauge(workers.name, workers.help, registry=self._registry, multiprocess_mode="livesum")
@@ -250,12 +260,18 @@ class Instruments:
             method = request.method if request.method in _METHODS else OTHER
             self._requests.labels(method, route, str(response.status_code)).inc()
             self._request_seconds.labels(route).observe(perf_counter() - notes.started)
+            for result, number in self._shared_lookups().items():
+                self._shared_vectors.labels(result).inc(number)
             if response.status_code < 400:
                 self._count_work(notes.answer, notes.ratings)
                 if notes.recorded is not None:
                     door, id = notes.recorded
                     self._rankings.labels(door, "dropped" if id is None else "recorded").inc()
         return response
+
+    def watch(self, shared_lookups: Callable[[], Mapping[str, int]]) -> None:
+        """Count with each request what that returns, too: results of lookups in the shared vector cache."""
+        self._shared_lookups = shared_lookups
 
     def serves(self, version: str | None) -> None:
         """Note which version of the model this process serves; None for none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from examined import faults
+from valkey import Valkey, valkey
 
 from rlhf_loop.cli import main
 from rlhf_loop.cli.doctor import Finding
@@ -17,6 +18,8 @@ from rlhf_loop.cli.doctor.storage import DatabaseAccess, cache, disk, outbox, re
 from rlhf_loop.config import Settings
 from rlhf_loop.store.engine import trace_of
 from rlhf_loop.store.outbox import Outbox
+
+__all__ = ["valkey"]
 
 _Usage = namedtuple("_Usage", "total used free")
 MB = 10**6
@@ -144,6 +147,25 @@ def test_something_else_under_the_name_of_the_cache(settings: Settings) -> None:
     (settings.cache_dir / "vectors.db").write_bytes(b"something else entirely")
     (fault,) = faults(cache(settings))
     assert "Delete it" in fault.advice
+
+
+def test_a_shared_cache_that_answers(settings: Settings, valkey: Valkey) -> None:
+    """It is told; without a secret key also that its values are not signed. Nothing is written there."""
+    own, shared = cache(replace(settings, cache_url=valkey.url, secret_key="k" * 32))
+    assert (own.ok, shared.ok, shared.advice) == (True, True, "")
+    assert shared.text.startswith("the shared cache (RLHF_CACHE_URL) answers in ")
+    _, unsigned = cache(replace(settings, cache_url=valkey.url))
+    assert unsigned.ok
+    assert "RLHF_SECRET_KEY" in unsigned.advice
+
+
+def test_a_shared_cache_that_is_away_is_no_fault(settings: Settings) -> None:
+    """It costs time alone; its password is not shown. What cannot be one at all is found among the settings."""
+    _, shared = cache(replace(settings, cache_url="redis://me:hush@127.0.0.1:1"))
+    assert shared.ok
+    assert "cannot be used: ConnectionError" in shared.text
+    assert "hush" not in f"{shared.text}{shared.advice}"
+    assert len(list(cache(replace(settings, cache_url="http://cache")))) == 1
 
 
 def test_an_outbox_that_is_not_there_is_not_made(settings: Settings, tmp_path: Path) -> None:

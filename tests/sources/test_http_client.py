@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -411,19 +410,6 @@ def test_each_request_takes_its_turn() -> None:
     with site(answer) as there:
         assert get(client(there, turn=turn)) == b"Hello"
     assert log == ["taken", "asked", "given back"] * 3
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 with its key, signed by itself."""
-    if not (openssl := shutil.which("openssl")):
-        pytest.skip("openssl is not installed, so there is no certificate to test with")
-    file = tmp_path / "certificate.pem"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", file, "-out", tmp_path / "c.pem"]
-    name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run([*command, *name], check=True, capture_output=True)
-    file.write_text(file.read_text() + (tmp_path / "c.pem").read_text())
-    return file
 
 
 def test_a_site_with_a_certificate(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:

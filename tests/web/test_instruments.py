@@ -132,6 +132,16 @@ def test_failures_of_ours(client: FlaskClient, service: FakeService) -> None:
     assert "rlhf_answers_total" not in names(found)
 
 
+def test_shared_vectors_are_counted(client: FlaskClient, service: FakeService) -> None:
+    """What lookups in the shared cache came to is added up with the request after them."""
+    for lookups in ({"found": 3, "absent": 1}, {}, {"found": 2}):
+        service.shared = lookups
+        client.get("/healthz")
+    found = values(client)
+    assert of(found, "rlhf_shared_vectors_total", result="found") == 5
+    assert of(found, "rlhf_shared_vectors_total", result="absent") == 1
+
+
 def test_everything_of_the_catalogue(client: FlaskClient, settings: Settings) -> None:
     """Each name and kind is that of the catalogue, with a help text; without a model only its own are missing."""
     client.get("/data?query=Why")

@@ -32,6 +32,7 @@ from rlhf_loop.version import __version__
 #: What each extra brings, by the name of its package and that of the module.
 EXTRAS = {
     "postgres": (("psycopg", "psycopg"), ("pgvector", "pgvector")),
+    "redis": (("redis", "redis"),),
     "llm": (("openai", "openai"),),
     "langchain": (("langchain-core", "langchain_core"),),
     "llama-index": (("llama-index-core", "llama_index"),),
@@ -243,6 +244,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
     """Return what the commands themselves do first with values that are more than a number or a path."""
     from rlhf_loop.answering import experiments
     from rlhf_loop.answering.service import end_user_scale
+    from rlhf_loop.encoders.shared_vectors import open_shared
     from rlhf_loop.monitoring.webhook import checked_address
     from rlhf_loop.ranking import without_model
     from rlhf_loop.registry.training_run import checked_recipe, checked_weight
@@ -269,6 +271,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
         sessions_and_limits,
         without_model,
         webhook,
+        open_shared,
     )
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
+from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
 from rlhf_loop.config import Settings
-from rlhf_loop.errors import DatabaseError
+from rlhf_loop.errors import DatabaseError, RlhfLoopError
 from rlhf_loop.utils.text import counted, listed, verb
 
 if TYPE_CHECKING:
@@ -118,6 +119,33 @@ def cache(settings: Settings) -> Iterator[Finding]:
         yield fault("cache", f"{file} is not a vector cache", "Delete it; it is made anew")
     else:
         yield Finding("cache", f"{file} has {file.stat().st_size / 1e6:,.0f} MB of at most {limit:,}")
+    yield from _shared(settings)
+
+
+def _shared(settings: Settings) -> Iterator[Finding]:
+    """Tell whether the shared cache answers. That it does not costs time alone, so it is no fault."""
+    from rlhf_loop.encoders.shared_vectors import open_shared
+
+    try:
+        shared = open_shared(settings)
+    except RlhfLoopError:
+        # Found among the settings.
+        return
+    if shared is None:
+        return
+    started = perf_counter()
+    try:
+        shared.check()
+    except Exception as error:
+        text = f"the shared cache (RLHF_CACHE_URL) cannot be used: {in_words(error, settings)}"
+        yield Finding("cache", text, advice="Texts are embedded on this machine meanwhile; look after that server")
+        return
+    took = f"the shared cache (RLHF_CACHE_URL) answers in {1000 * (perf_counter() - started):.1f} ms"
+    if settings.secret_key:
+        yield Finding("cache", took)
+    else:
+        advice = "Set RLHF_SECRET_KEY, the same on all machines: whoever can write there could change scores"
+        yield Finding("cache", f"{took}; its values are not signed", advice=advice)
 
 
 def outbox(settings: Settings) -> Iterator[Finding]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.answering.breaker import Breaker
+from rlhf_loop.utils.breaker import Breaker
 
 
 class Clock:
