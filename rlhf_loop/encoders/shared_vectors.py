@@ -59,8 +59,8 @@ class _Side:
 class SharedVectors:
     """Keys (bytes) -> matrices of shape (n, dimension), float32. Safe to share between threads and across a fork.
 
-    A lookup has `timeout_s`, whatever the server does; after several that failed in a row it is left alone for a while.
-    What is put is written by a thread, and kept for `days`. With a `secret`, values that somebody wrote who does not
+    A lookup has `timeout_s`, whatever the server does; after several that failed in a row lookups are paused. A thread
+    writes, and the server keeps it for `days`. With a `secret`, values that somebody wrote who does not
     have it are refused; without one a checksum finds damage only.
 
     Raises:

@@ -123,7 +123,7 @@ def cache(settings: Settings) -> Iterator[Finding]:
 
 
 def _shared(settings: Settings) -> Iterator[Finding]:
-    """Tell whether the shared cache answers. That it does not costs time alone, so it is no fault."""
+    """Tell whether the shared cache answers; one that is away is not a fault, as it only costs time."""
     from rlhf_loop.encoders.shared_vectors import open_shared
 
     try:
