@@ -1,7 +1,7 @@
 """
 title: Rankings of RLHF Loop
 description: Keeps with each answer by best of n which draft of which ranking it is, so that its thumb rates that one.
-version: 1.0
+version: 1.1
 required_open_webui_version: 0.10.0
 """
 
@@ -13,10 +13,10 @@ required_open_webui_version: 0.10.0
 
 class Filter:
     def stream(self, event: dict) -> dict:
-        """Take the ranking's id from the piece of a stream that ends a choice; other models' pieces have none."""
+        """Take the ranking's id from the piece of a stream that ends a choice; what was not recorded has none."""
         for choice in event.get("choices") or []:
             about = choice.get("rlhf") if isinstance(choice, dict) else None
-            if isinstance(about, dict) and choice.get("index") == 0 and "index" in about:
-                kept = {"ranking": event.get("id"), "index": about["index"]}
+            if isinstance(about, dict) and choice.get("index") == 0 and about.get("ranking"):
+                kept = {"ranking": about["ranking"], "index": about["index"]}
                 event["usage"] = {**(event.get("usage") or {}), "rlhf": kept}
         return event

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -142,7 +143,8 @@ def test_the_filter_has_a_thumb_rate_the_draft(
     recorder.record_ranking(RANKING)
     recorder.settle()
     recorder.close()
-    choice = {"index": 0, "message": {"role": "assistant", "content": "Ruhe."}, "rlhf": {"index": 2, "score": 0.5}}
+    about = {"index": 2, "score": 0.5, "ranking": "r1"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Ruhe."}, "rlhf": about}
     answer = {"id": "r1", "created": 1, "model": "m", "choices": [choice], "usage": {"total_tokens": 7}}
     usage = streamed(answer)
     assert usage == {"total_tokens": 7, "rlhf": {"ranking": "r1", "index": 2}}
@@ -160,7 +162,29 @@ def test_the_filter_has_a_thumb_rate_the_draft(
         stored.stored["f1"] = feedback(*two_answers(usage=usage), data=given | {"rating": rating})
         happen(function, "feedback.updated", "f1", event=f"e{number}")
         assert reviews() == ([] if expected is None else [("r1.2", "openwebui:u-1", expected, "Kurz.")])
-    assert "usage" not in loaded("openwebui_rankings").Filter().stream({"choices": [{"index": 0, "delta": {}}, "odd"]})
+    for rlhf in ({}, {"index": 2, "score": 0.5, "ranking": None}):
+        piece = {"choices": [{"index": 0, "delta": {}, "rlhf": rlhf}, "odd"]}
+        assert "usage" not in loaded("openwebui_rankings").Filter().stream(piece)
+
+
+@pytest.mark.parametrize("caller", [None, "chat"])
+def test_a_thumb_of_no_draft_is_kept(
+    function: Any, stored: Feedbacks, address: str, engine: Engine, tmp_path: Path, caller: str | None
+) -> None:
+    """Not recorded, or for another application: it goes with its texts, told of twice, changed and taken back."""
+    if caller is not None:
+        recorder = Recorder(settings_for(engine, tmp_path))
+        recorder.record_ranking(replace(RANKING, caller=caller))
+        recorder.settle()
+        recorder.close()
+    function.valves = function.Valves(url=address, token=token_for(engine, "openwebui"))
+    for number, (rating, expected) in enumerate(((1, [5]), (1, [5]), (-1, [1]), (0, []))):
+        given = {"rating": rating, "reason": None, "comment": "Kurz.", "details": {}}
+        rated = two_answers(usage={"rlhf": {"ranking": "r1", "index": 2}})
+        stored.stored["f1"] = feedback(*rated, data=given, updated_at=1769860000 + max(number, 1))
+        happen(function, "feedback.updated", "f1", event=f"e{max(number, 1)}")
+        with engine.connect() as connection:
+            assert list(connection.execute(select(Review.rating)).scalars()) == expected
 
 
 def test_trouble_is_in_its_log(

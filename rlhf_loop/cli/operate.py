@@ -215,9 +215,10 @@ _yes = click.option("--yes", is_flag=True, help="Delete it. Without this, only i
 def purge_rankings(days: float | None, yes: bool) -> None:
     """Delete the documents of recorded rankings that are old, where nobody has rated any of them.
 
-    Their numbers stay in the trends, without any text. The worker does the same every hour by RLHF_RECORD_DAYS.
+    Their numbers stay in the trends, without any text. The worker does the same every hour by RLHF_RECORD_DAYS. Exit
+    code 1 while SQLite's log could not be emptied of what was deleted, now or before: then do it again.
     """
-    from rlhf_loop.store.engine import reading
+    from rlhf_loop.store.engine import reading, scrub
     from rlhf_loop.store.rankings import count, of_groups, old, purge
 
     days = read_settings().record_days or None if days is None else days
@@ -233,6 +234,9 @@ def purge_rankings(days: float | None, yes: bool) -> None:
         click.echo("There is nothing to delete.")
     if found.answers and _allowed(yes):
         _print_stored(purge(engine, before=before, actor=operator()), "deleted")
+    # Also where nothing was left to delete: an earlier run may have found the log in use.
+    if yes and not scrub(engine):
+        sys.exit(1)
 
 
 @click.command(short_help="Delete what was asked, or what a caller had ranked.")
@@ -243,11 +247,12 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     """Delete answers for good, with all that was said of them, because somebody is to be forgotten.
 
     Models that learned from them stay as they are: train anew to have one that did not. Backups, exports and logs of
-    others are not touched.
+    others are not touched. Exit code 1 while SQLite's log could not be emptied of what was deleted, now or before: then
+    do it again.
     """
     from rlhf_loop.accounts.users import find
     from rlhf_loop.errors import AccountError
-    from rlhf_loop.store.engine import reading
+    from rlhf_loop.store.engine import reading, scrub
     from rlhf_loop.store.rankings import Stored, count, external_ids, of_caller, of_query
     from rlhf_loop.store.rankings import forget as forget_answers
     from rlhf_loop.store.recording import Recorder
@@ -271,6 +276,8 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     waiting = recorder.take_out(query=query, caller=caller, ids=ids, dry_run=True)
     which = "to this question" if caller is None else f"by {given}"
     nothing = not waiting and found == Stored()
+    # An earlier run may have found the logs in use.
+    emptied = not (nothing and yes) or all([recorder.scrub(), scrub(engine)])
     if nothing and caller is not None:
         with reading(engine) as connection:
             if find(connection, caller) is None:
@@ -286,7 +293,10 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
         # Once more: what waited before may have come.
         keys, *_ = look()
         _print_stored(forget_answers(engine, keys, actor=operator(), caller=caller), "deleted")
+        emptied = all([recorder.scrub(), scrub(engine)])
     recorder.close()
+    if not emptied:
+        sys.exit(1)
 
 
 def _print_stored(found: Stored, which: str) -> None:

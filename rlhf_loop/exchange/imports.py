@@ -137,6 +137,14 @@ def undo_import(engine: Engine, import_id: int, *, actor: str = "import", dry_ru
         ImportFileError: there is no such import.
         DatabaseError: the database cannot be reached.
     """
+    undone = _undo_once(engine, import_id, actor=actor, dry_run=dry_run)
+    if not dry_run:
+        # The second time, too: whoever read the log the first time kept what was deleted in it.
+        scrub(engine)
+    return undone
+
+
+def _undo_once(engine: Engine, import_id: int, *, actor: str, dry_run: bool) -> Undone:
     with transaction(engine) as connection:
         take_turn(connection)
         wanted = select(Import).where(Import.id == import_id)
@@ -157,7 +165,6 @@ def undo_import(engine: Engine, import_id: int, *, actor: str = "import", dry_ru
         audit.note(
             connection, actor, "ratings.import_undone", f"import:{import_id}", {"file": row.file} | counts | kept
         )
-    scrub(engine)
     return undone
 
 

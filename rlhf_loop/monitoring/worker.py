@@ -27,7 +27,7 @@ from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store import rankings
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.backup import back_up_into, holds_nothing
-from rlhf_loop.store.engine import ensure_schema, make_engine
+from rlhf_loop.store.engine import ensure_schema, make_engine, scrub
 from rlhf_loop.utils.text import clause
 
 logger = logging.getLogger(__name__)
@@ -159,6 +159,8 @@ class Worker:
         if days := self._settings.record_days:
             ensure_schema(self._engine)
             gone = rankings.purge(self._engine, before=datetime.now(UTC) - timedelta(days=days), actor="worker")
+            # Also after an hour in which the log could not be emptied.
+            scrub(self._engine)
             if gone.answers:
                 logger.info("%d documents of %d recorded rankings are deleted.", gone.answers, gone.questions)
         return True

@@ -517,15 +517,16 @@ def fold_in() -> None:
                     sleep(_LOOK_EVERY_S)
 
 
-def scrub(engine: Engine) -> None:
-    """Have SQLite's write-ahead log hold nothing any more, and so nothing of what was just deleted.
+def scrub(engine: Engine) -> bool:
+    """Have SQLite's write-ahead log hold nothing any more, and so nothing of what was deleted; False if it has to stay.
 
-    In the database itself it is overwritten already; PostgreSQL does so by its vacuum.
+    Empty, the database's file has nothing of it either; PostgreSQL overwrites by its vacuum.
     """
     path = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
-    if path is not None:
-        with closing(sqlite3.connect(path, timeout=_FOLD_S)) as connection:
-            empty_log(connection, path)
+    if path is None:
+        return True
+    with closing(sqlite3.connect(path, timeout=_FOLD_S)) as connection:
+        return empty_log(connection, path)
 
 
 def sqlite_file(url: URL) -> Path | None:

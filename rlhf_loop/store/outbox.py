@@ -147,10 +147,9 @@ class Outbox:
         gone = [(entry.id,) for entry in entries]
         self._do(lambda connection: connection.executemany("DELETE FROM entries WHERE id = ?", gone))
 
-    def scrub(self) -> None:
-        """Have the file's write-ahead log hold nothing of what has left."""
-        if self.path.exists():
-            self._connection.do(lambda connection: empty_log(connection, self.path))
+    def scrub(self) -> bool:
+        """Have the file's write-ahead log hold nothing of what has left; return False if it has to stay."""
+        return not self.path.exists() or self._connection.do(lambda connection: empty_log(connection, self.path))
 
     def find(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """Return the entries that are wanted, also of those that the database has refused.

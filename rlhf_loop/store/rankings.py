@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from rlhf_loop.domain import ANSWERS, RANKED, prompt_key
 from rlhf_loop.store import audit, idempotency
-from rlhf_loop.store.engine import reading, scrub, transaction, upsert
+from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.tables import Draft, Interaction, Preference, Review, ServedQuestion, UsedPassage
 from rlhf_loop.utils.sqlite import in_parts
 
@@ -161,7 +161,10 @@ def count(connection: Connection, keys: Sequence[int], *, caller: str | None = N
 
 
 def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
-    """Delete the documents of what `old` finds; how it was served stays, for the trends. Return how much that was."""
+    """Delete the documents of what `old` finds; how it was served stays, for the trends. Return how much that was.
+
+    Afterwards, also where it was nothing, `store.engine.scrub` sees to the log.
+    """
     with reading(engine) as connection:
         groups = old(connection, before=before)
     gone = Stored()
@@ -172,8 +175,6 @@ def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
             # Perhaps somebody has judged one meanwhile. From here on they wait.
             keys = of_groups(connection, old(connection, before=before, among=some))
             gone += _delete(connection, keys, action="rankings.purged", actor=actor)
-    if gone.answers:
-        scrub(engine)
     return gone
 
 
@@ -181,7 +182,7 @@ def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | Non
     """Delete these answers with all that was said of them, and how they were served. Return how much that was.
 
     Of a caller the records of serving go, too, whose documents are deleted already. So do the stored answers to
-    requests (`store.idempotency`) that tell of what is deleted.
+    requests (`store.idempotency`) that tell of what is deleted. `store.engine.scrub` then sees to the log.
     """
     with reading(engine) as connection:
         ids, lists = external_ids(connection, keys), list(_lists(connection, keys).values())
@@ -200,7 +201,6 @@ def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | Non
         if caller is not None:
             gone += Stored(_delete_served(connection, ServedQuestion.caller == caller))
         idempotency.forget(connection, ids)
-    scrub(engine)
     return gone
 
 

@@ -149,8 +149,6 @@ class Recorder:
                     found = outbox.find(is_meant)
                     if not dry_run:
                         outbox.done(*found)
-                        # What has been delivered, too, may still stand in its log.
-                        outbox.scrub()
             except Timeout as error:
                 raise OutboxError(
                     f"Another process has been writing what waits in the outbox {outbox.path} into the database for "
@@ -158,6 +156,10 @@ class Recorder:
                 ) from error
             taken += len(found)
         return taken
+
+    def scrub(self) -> bool:
+        """Have the outboxes' logs hold nothing of what has left, delivered or taken out; False if one has to stay."""
+        return all([outbox.scrub() for outbox in (self._rankings, self._outbox)])
 
     def rate(self, interaction_id: str, review: Review) -> bool:
         """Keep a review of the interaction with that external id; return False if it waits in the outbox.

@@ -43,8 +43,8 @@ def file_id(path: Path | str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def empty_log(connection: sqlite3.Connection, path: Path) -> None:
-    """Fold the write-ahead log into the file and cut it to nothing; while others read it stays, and that is logged."""
+def empty_log(connection: sqlite3.Connection, path: Path) -> bool:
+    """Fold the write-ahead log into the file and cut it to nothing; False, and a warning, while others read it."""
     try:
         [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error:
@@ -55,6 +55,7 @@ def empty_log(connection: sqlite3.Connection, path: Path) -> None:
             "file anew.",
             path,
         )
+    return not busy
 
 
 class SqliteConnection:

@@ -91,6 +91,39 @@ def test_a_person_is_forgotten_only_when_it_is_said(run: Run, url: str, argument
     assert kept == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (("forget", "--query", "What helps?"), "rlhf.db"),
+        (("forget", "--query", "What helps?"), "outbox_rankings.db"),
+        (("rankings", "purge", "--days", "1"), "rlhf.db"),
+    ],
+)
+def test_a_second_time_empties_what_the_first_could_not(
+    run: Run, url: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], file: str
+) -> None:
+    """While somebody reads, the log keeps what was deleted, and the exit code says so; afterwards it is done again."""
+    monkeypatch.setattr("rlhf_loop.store.engine._FOLD_S", 0)
+    monkeypatch.setattr("rlhf_loop.store.outbox._BUSY_S", 0)
+    folder = Path(make_url(url).database or "").parent
+    held = sqlite3.connect(folder / file, isolation_level=None)
+    held.execute("BEGIN")
+    held.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    run("forget", "--query", "settles what waits")
+
+    def kept() -> list[str]:
+        return [found.name for found in folder.iterdir() if b"Sugar." in found.read_bytes()]
+
+    run(*arguments, "--yes", code=1)
+    assert left(url) == 0
+    assert kept()
+    run(*arguments, "--yes", code=1)
+    held.execute("COMMIT")
+    assert "nothing to delete" in run(*arguments, "--yes").output
+    assert kept() == []
+    held.close()
+
+
 def test_nothing_to_forget_is_said(run: Run, url: str) -> None:
     """A name that is no user's is a mistake, as with other commands; a question that nobody asked is none."""
     assert "There is nothing to delete." in run("forget", "--query", "Who?", "--yes").output

@@ -76,14 +76,15 @@ def test_the_best_draft_goes_out(web: FlaskClient, service: RankingService) -> N
     (choice,), (recorded,) = answer["choices"], service.rankings
     expected = rerank_candidates(QUERY, DRAFTS, ranker=service.ranker())
     assert choice["message"]["content"] == expected[0]["text"] == GOOD
-    assert choice["rlhf"] == {"index": 2, "score": pytest.approx(expected[0]["score"], abs=1e-6)}
+    score = pytest.approx(expected[0]["score"], abs=1e-6)
+    assert choice["rlhf"] == {"index": 2, "score": score, "ranking": recorded.id}
     assert float(response.headers["X-RLHF-Score"]) == choice["rlhf"]["score"]
     assert answer["id"] == response.headers["X-RLHF-Ranking-Id"] == recorded.id
     assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 20, "total_tokens": 29}
     assert (response.headers["X-RLHF-Ranking"], response.headers["X-RLHF-Drafts"]) == ("model", "4")
     assert (answer["rlhf"], response.headers["X-RLHF-Drafts-Wanted"]) == ({"drafts": 4, "wanted": 4}, "4")
     assert [each.text for each in recorded.candidates] == [each["text"] for each in expected]
-    assert {each.candidate.source for each in recorded.candidates} == {"small"}
+    assert {(each.candidate.source, each.candidate.drafted_by) for each in recorded.candidates} == {("small", "small")}
     assert (recorded.query, recorded.door, recorded.returned) == (QUERY, PATH, 1)
     described = document()["paths"][PATH]["post"]["responses"]["200"]["content"]["application/json"]
     checker(described["schema"]).validate(answer)

@@ -269,7 +269,8 @@ def _as_candidates(drafts: Sequence[Draft], ranking: DocumentRanking) -> Iterato
     for each in ranking.candidates([draft.text for draft in drafts]):
         draft = drafts[each.position]
         # What calls a tool is no answer; without a text it is not recorded, and keeps its place.
-        yield replace(each, candidate=Candidate("" if draft.acts else each.text, source=draft.model))
+        text = "" if draft.acts else each.text
+        yield replace(each, candidate=Candidate(text, source=draft.model, drafted_by=draft.model))
 
 
 def _response(
@@ -277,11 +278,16 @@ def _response(
 ) -> Response:
     best = ranking.documents[: given.n or 1]
     judged = ranking.model_version is not None
+    kept = {} if recorded is None else {each.position: recorded.id for each in recorded.candidates}
     choices = [
         {
             **drafts[one.index].choice,
             "index": place,
-            "rlhf": {"index": one.index, "score": round(one.score, 6) if judged else None},
+            "rlhf": {
+                "index": one.index,
+                "score": round(one.score, 6) if judged else None,
+                "ranking": kept.get(one.index),
+            },
         }
         for place, one in enumerate(best)
     ]
