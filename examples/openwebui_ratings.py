@@ -10,8 +10,8 @@ required_open_webui_version: 0.10.0
 # question and answer can be read. The token is one of a service named `openwebui` with the scopes interactions:write
 # and reviews:write, so that the same users are known as in an import of Open WebUI's export. Ratings from before come
 # by that import, and so does what was rated while RLHF Loop could not be reached; both change nothing twice. With the
-# filter openwebui_rankings.py beside it, the thumb of an answer by best of n rates the draft that it is; where RLHF Loop
-# does not know that draft, or knows it as another application's, it goes there with its texts as any other.
+# filter openwebui_rankings.py beside it, the thumb of an answer by best of n rates the draft that it is; where RLHF
+# Loop does not know that draft, or knows it as another application's, the thumb goes there with its texts as any other.
 
 import asyncio
 import json

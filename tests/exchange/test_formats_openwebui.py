@@ -118,6 +118,8 @@ def test_a_feedback_becomes_a_review_and_its_siblings_candidates(engine: Engine,
     ]
     assert counts(import_ratings(engine, path, format="openwebui")) == (2, 0, 0, 2, 0)
     with transaction(engine) as connection:
+        wrote = connection.execute(text("SELECT drafted_by FROM rlhf_interactions ORDER BY id")).scalars()
+        assert list(wrote) == ["llama3.2", "qwen3"]
         row = connection.execute(text("SELECT user_prompt FROM rlhf_interactions ORDER BY id")).first()
         times = connection.execute(text("SELECT reviewed_at FROM rlhf_reviews")).scalar()
     assert row == (QUESTION,)

@@ -256,6 +256,8 @@ def test_a_token_that_records_nothing(engine: Engine, tmp_path: Path, service: R
         before = len(service.rankings)
         answer = post(web, PATH, ASKED, headers={"Authorization": f"Bearer {token}"})
         assert (answer.status_code, len(service.rankings) - before) == (200, kept)
+        ranking = answer.get_json()["choices"][0]["rlhf"]["ranking"]
+        assert ranking == (service.rankings[-1].id if kept else None)
 
 
 def test_counts_as_texts(web: FlaskClient) -> None:

@@ -119,6 +119,7 @@ NO_INTERACTIONS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"id": ""}, "id is ''"),
     ({"url": "javascript:alert(1)"}, "url is "),
     ({"url": "https://"}, "url is not the address"),
+    ({"drafted_by": "\x1b[2Jllama"}, "drafted_by holds the character '\\x1b', which is not valid in a name"),
     ({"score": 1.5}, "score is 1.5: input should be less"),
     ({"shown_rank": 0}, "shown_rank is 0: input should be greater"),
     ({"shown_rank": 2**31}, "shown_rank is 2147483648: input"),
@@ -306,7 +307,7 @@ NO_NAMES = ("", "..", "../../x", "x" * 4000, "a\0b", "\ud800", "\u200b", "\u202e
 @pytest.mark.parametrize("bad", NO_NAMES, ids=ascii)
 def test_no_name_is_invisible_or_endless(app: Caller, engine: Engine, bad: str) -> None:
     """Wherever a name is asked for: it is refused, stands for none, or can be seen and is short."""
-    names = ("source", "title", "licence", "candidate_group", "model_version", "id")
+    names = ("source", "title", "licence", "candidate_group", "model_version", "id", "drafted_by")
     asked = [("POST", "/interactions", {**ITEM, "id": f"b-{name}", name: bad}) for name in names]
     for name in ("reviewer", "interaction_id", "source", "candidate_group"):
         said = {"prompt": "Why?", "response": f"By {name}.", "rating": 3, name: bad}

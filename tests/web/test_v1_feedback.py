@@ -348,10 +348,12 @@ def test_what_was_made_of_a_ranking_is_an_answer_of_its_own(app: Caller, engine:
     assert (first.status_code, second.status_code) == (201, 201)
     assert first.json["interaction_id"] == second.json["interaction_id"]
     answer = app("GET", f"/interactions/{first.json['interaction_id']}").json["interaction"]
-    assert {name: answer[name] for name in ("prompt", "response", "source", "candidate_group", "end_user_rating")} == {
+    names = ("prompt", "response", "source", "drafted_by", "candidate_group", "end_user_rating")
+    assert {name: answer[name] for name in names} == {
         "prompt": RANKING.query,
         "response": sent["answer"],
         "source": "llama3.2",
+        "drafted_by": "llama3.2",
         "candidate_group": "answers:r1",
         "end_user_rating": 5,
     }

@@ -118,6 +118,14 @@ def test_an_answer_with_what_it_takes_to_judge_it(anna: Visitor, sqlite_engine: 
     assert "partly right" in html
 
 
+def test_a_draft_of_no_page_names_its_model_once(anna: Visitor, sqlite_engine: Engine) -> None:
+    """One of best of n, or of a chat, has its model as its source, too."""
+    put_answers(sqlite_engine, 1, source="llama3.2", drafted_by="llama3.2", title=None, url=None)
+    html = anna.page("/review")
+    assert "Written by the language model llama3.2" in text(html)
+    assert html.count("llama3.2") == 1
+
+
 def test_blind(settings: Settings, sqlite_engine: Engine) -> None:
     """With `review_blind` nothing tells where an answer comes from, on both screens."""
     put_answers(sqlite_engine, 1, to_each=2, drafted_by="llama3.2")

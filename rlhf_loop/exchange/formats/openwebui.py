@@ -221,7 +221,7 @@ class OpenWebUILayout(Layout):
             "user_prompt": chat.question(id),
             "ai_response": answer.text,
             "corrected_response": answer.correction,
-            "source": None if model is None else str(model),
+            **dict.fromkeys(("source", "drafted_by"), None if model is None else str(model)),
             "candidate_group": group,
             "created_at": message.get("timestamp"),
             **said,

@@ -129,7 +129,8 @@ class PhoenixLayout(Layout):
                 )
         if is_missing(span):
             raise ValueError(Message("context.span_id is missing"))
-        about |= _about(given, answer, of="spans") | {"source": _value(attributes, "llm.model_name")}
+        about |= _about(given, answer, of="spans")
+        about |= dict.fromkeys(("source", "drafted_by"), _value(attributes, "llm.model_name"))
         if first:
             self._first[of] = str(span)
         self._of_spans |= {hash((str(span), each["reviewer"])) for each in said}

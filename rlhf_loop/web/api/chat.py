@@ -90,7 +90,7 @@ _ANSWER = {
             "index": 0,
             "message": {"role": "assistant", "content": "Rest in a dark room, and take the painkiller early."},
             "finish_reason": "stop",
-            "rlhf": {"index": 2, "score": 0.83},
+            "rlhf": {"index": 2, "score": 0.83, "ranking": _ID},
         }
     ],
     "usage": {"prompt_tokens": 18, "completion_tokens": 160, "total_tokens": 178},
@@ -132,9 +132,9 @@ class ChatIn(BaseModel, extra="allow", title="ChatRequest"):
 
 
 class ChatOut(BaseModel, extra="allow", title="ChatCompletion"):
-    """A chat's answer as OpenAI has it; each choice has `rlhf`: its score, and its index in the recorded ranking."""
+    """A chat's answer as OpenAI has it; each choice has `rlhf`: its score, and its place in the recorded ranking."""
 
-    id: Annotated[str, Field(description="The id by which `/v1/feedback` rates the drafts.")]
+    id: Annotated[str, Field(description="The id by which `/v1/feedback` rates the drafts, if they were recorded.")]
     object: str
     created: int
     model: Annotated[str, Field(description="The model that wrote the first choice.")]

@@ -85,7 +85,9 @@ class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
         Words | None, Field(description="The question. Together with the answer it is enough, and is known again.")
     ] = None
     response: Annotated[Words | None, Field(description="The answer that was given.")] = None
-    source: Annotated[Name | None, Field(description="Where the answer comes from: a source, or a model.")] = None
+    source: Annotated[
+        Name | None, Field(description="Where the answer comes from: a source, or a model; of `answer` the model.")
+    ] = None
     candidate_group: Annotated[
         Name | None, Field(description="The same for all answers that were offered together for one question.")
     ] = None
@@ -126,6 +128,7 @@ class FeedbackIn(ReviewIn, extra="forbid", strict=True, title="FeedbackInput"):
             ai_response=self.answer,
             candidate_group=f"{ANSWERS}{ranking.id}",
             external_id=final_id(ranking.id, self.answer),
+            drafted_by=self.source,
         )
 
     def said(self) -> Rating:

@@ -23,6 +23,13 @@ NEW_ID = r"^[A-Za-z0-9_~-][A-Za-z0-9._:~-]{0,199}$"
 Role = Literal["expert", "end_user"]
 
 
+def _printable(name: str) -> str:
+    """Refuse a name with what a terminal would obey, or nobody can see."""
+    if hidden := next((each for each in name if not each.isprintable()), None):
+        raise ValueError(f"holds the character {hidden!a}, which is not valid in a name: send what can be printed")
+    return name
+
+
 def _utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -102,8 +109,8 @@ class InteractionIn(BaseModel, extra="forbid", strict=True, title="InteractionIn
     licence: Annotated[Label | None, Field(description="Under which terms the text may be used.")] = None
     retrieved_at: Annotated[Date | None, Field(description="When the text was fetched.")] = None
     drafted_by: Annotated[
-        Name | None,
-        Field(description="The language model that wrote the answer from that page; null where nothing did."),
+        Annotated[Name, AfterValidator(_printable)] | None,
+        Field(description="The language model that wrote the answer, from that page if there is one; else null."),
     ] = None
     candidate_group: Annotated[
         Name | None, Field(description="The same for all answers that were offered together for one question.")
