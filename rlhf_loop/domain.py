@@ -131,8 +131,8 @@ class Origin:
     """The place a text comes from; columns, JSON fields and attributes have the same names everywhere.
 
     `source` names a source or an application, `licence` is a line such as "CC BY-SA 4.0", `retrieved_at` when the text
-    was fetched or indexed. `drafted_by` is the language model that wrote the text, from what the others name if they name
-    more than that model; None where these are its own words.
+    was fetched or indexed. `drafted_by` is the language model that wrote the text, from what the others name where that
+    is more than the model; None where these are its own words.
     """
 
     source: str | None = None
