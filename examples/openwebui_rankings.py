@@ -17,6 +17,6 @@ class Filter:
         for choice in event.get("choices") or []:
             about = choice.get("rlhf") if isinstance(choice, dict) else None
             if isinstance(about, dict) and choice.get("index") == 0 and about.get("ranking"):
-                kept = {"ranking": about["ranking"], "index": about["index"]}
+                kept = {"ranking": about["ranking"], "index": about.get("index")}
                 event["usage"] = {**(event.get("usage") or {}), "rlhf": kept}
         return event
