@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rlhf_loop import errors
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.text import clause
@@ -19,11 +20,20 @@ class PartActor:
     """An actor with an encoder and a model of its own, which scores part after part."""
 
     def __init__(self, make: Callable[[], ScorePart]) -> None:
-        self._score = make()
+        self._make = make
+        self._score: ScorePart | None = None
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Score the parts of a batch; return the rows of each."""
-        return {"rows": [self._score(int(part)) for part in batch["part"]]}
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Score the part of a batch; return its rows, or the name of the error that it met and what that says.
+
+        Of an error that is raised here, or while an actor is made, Ray hands on a long text alone.
+        """
+        (part,) = batch["part"]
+        try:
+            score = self._score = self._score or self._make()
+            return {"rows": [score(int(part))], "error": [""], "message": [""]}
+        except RlhfLoopError as error:
+            return {"rows": [0], "error": [type(error).__name__], "message": [str(error)]}
 
 
 def score_parts(
@@ -56,24 +66,14 @@ def score_parts(
             compute=data.ActorPoolStrategy(min_size=1, max_size=min(most, len(parts))),
         )
         for row in scored.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["error"], RlhfLoopError)(row["message"])
             yield int(row["rows"])
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        raise _told(error) from error
+        raise RlhfLoopError(
+            f"The cluster could not score: {clause(error)}. Look at its log; what is done is kept, and the same "
+            "command goes on."
+        ) from error
     finally:
         if own:
             ray.shutdown()
-
-
-def _told(error: BaseException) -> RlhfLoopError:
-    """Return the error of this package that was raised in an actor, or one that says what Ray says."""
-    of: BaseException | None = error
-    while of is not None:
-        cause = getattr(of, "cause", None)
-        for each in (of, cause):
-            if isinstance(each, RlhfLoopError):
-                return type(each)(*each.args)
-        of = of.__cause__
-    return RlhfLoopError(
-        f"The cluster could not score: {clause(error)}. Look at its log; what is done is kept, and the same command "
-        "goes on."
-    )
