@@ -140,8 +140,8 @@ def backup(file: Path) -> None:
     """Write the database, the versions of the model and what waits in the outbox to FILE, while everything runs.
 
     FILE is a ZIP archive that `rlhf-loop restore` puts back on any machine, into SQLite or PostgreSQL. It is read again
-    to its end before it takes the place of an earlier one. The index is not in it, nor are secrets of the settings;
-    but it has what people wrote and the hashes of their passwords, so only you may read it.
+    to its end before it takes the place of an earlier one, never of another file. The index is not in it, nor
+    are secrets of the settings; but it has what people wrote and hashes of passwords, so only you may read it.
     """
     from rlhf_loop.store.backup import back_up
 
@@ -176,7 +176,7 @@ def restore(file: Path, check: bool, replace: bool) -> None:
     engine = make_engine(settings.database_url)
     with progress_bar("Restoring") as progress:
         found = backups.restore(engine, settings, file, actor=operator(), replace=replace, progress=progress)
-    trouble = registry.settle(engine, settings, force=replace)
+    trouble = registry.settle(engine, settings, force=replace, restored=True)
     live = registry.live(engine)
     click.echo(f"{describe(engine)} has {found.words}, as they were at {found.made_at:%Y-%m-%d %H:%M:%S} UTC.")
     click.echo(f"{live.version} is live." if live else "No version is live.")
@@ -184,8 +184,8 @@ def restore(file: Path, check: bool, replace: bool) -> None:
         click.echo(f"What waits is in {settings.outbox_path} again; rlhf-loop serve brings it in.")
     if changed := ", ".join(f"RLHF_{name.upper()}={value}" for name, value in found.settings.items()):
         click.echo(f"The settings were: {changed}")
-    if trouble:
-        click.echo(trouble, err=True)
+    for said in filter(None, (trouble, (off := registry.switched_off(engine)) and off.message)):
+        click.echo(said, err=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from cronsim import CronSim, CronSimError
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
-from rlhf_loop.errors import BackupError, ConfigError, DatabaseError, RlhfLoopError
+from rlhf_loop.errors import BackupError, ConfigError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
 from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
@@ -169,15 +169,16 @@ class Worker:
         """Write a backup and delete those that are too many; an alarm is open while the last one failed."""
         if (folder := self._settings.backup_path) is None:
             return True
-        ensure_schema(self._engine)
-        if holds_nothing(self._engine) and not any(folder.glob("*.zip")):
-            return True
         try:
+            ensure_schema(self._engine)
+            if holds_nothing(self._engine) and not any(folder.glob("*.zip")):
+                return True
             made = back_up_into(self._engine, self._settings, folder, actor="worker", progress=self._go_on)
-        except (BackupError, DatabaseError) as error:
+        except Exception as error:
             if not self._stopped.is_set():
-                with suppress(DatabaseError):
-                    raise_alarm(self._engine, AlarmKind.BACKUP, error.args[0], detail={"folder": str(folder)})
+                said = error.args[0] if isinstance(error, RlhfLoopError) else f"{type(error).__name__}: {error}"
+                with suppress(Exception):  # the first one is what is said
+                    raise_alarm(self._engine, AlarmKind.BACKUP, said, detail={"folder": str(folder)})
             raise
         clear_alarm(self._engine, AlarmKind.BACKUP)
         logger.info("The backup of %s is whole: %s.", made.made_at.isoformat(timespec="seconds"), made.words)

@@ -148,11 +148,12 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
     return _promoted(engine, settings, before, actor=actor, reason=back, detail=detail, fate=fate)
 
 
-def settle(engine: Engine, settings: Settings, *, force: bool = False) -> str:
+def settle(engine: Engine, settings: Settings, *, force: bool = False, restored: bool = False) -> str:
     """Make the live file what the registry has, and return what is wrong with it; nothing is wrong with an empty text.
 
     A model that is switched off stays so, and is on all machines that share the database. With `force` a file that
-    somebody else has put there is replaced, too.
+    somebody else has put there is replaced, too; after the database was `restored` it is no fault that the file is not
+    there yet.
 
     Finishes a promotion that was killed, restores a file that is damaged or missing, and adopts one from before there
     was a registry. What cannot be mended raises an alarm, and the processes that serve keep the model that they have.
@@ -190,12 +191,12 @@ def settle(engine: Engine, settings: Settings, *, force: bool = False) -> str:
         raise_alarm(engine, AlarmKind.MODEL_FILE, trouble, detail={"file": str(path), "version": version.version})
         return trouble
     versions.tidy(engine, settings)
-    if trouble:
+    if trouble and not restored:
         # Mended, but somebody should hear of it: the alarm is over with the next look.
         restored = Message("It was restored from {version}.", version=version.version)
         raise_alarm(engine, AlarmKind.MODEL_FILE, Message.joined(trouble, restored))
     logger.info("The live model file is %s now.", version.version)
-    return trouble
+    return "" if restored else trouble
 
 
 def is_known(engine: Engine, sha256: str) -> bool:

@@ -16,8 +16,8 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,13 +27,24 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 from filelock import FileLock, Timeout
 from sqlalchemy import JSON, Table, func, inspect, select
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState
 from rlhf_loop.errors import BackupError, DatabaseError
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import VERSION_TABLE, describe, head, migrating, reading, revision_in, transaction, upgrade
+from rlhf_loop.store.engine import (
+    VERSION_TABLE,
+    describe,
+    head,
+    migrating,
+    reading,
+    revision_in,
+    revisions,
+    sqlite_file,
+    transaction,
+    upgrade,
+)
 from rlhf_loop.store.outbox import Outbox, outboxes
 from rlhf_loop.store.tables import AuditEntry, Base, ModelVersion, UtcDateTime
 from rlhf_loop.utils.files import write_whole
@@ -66,9 +77,11 @@ _LIVE = "live/model.joblib"
 _NAMED = re.compile(r"rlhf-loop-\d{8}T\d{6}Z\.zip", re.ASCII)
 #: What zipfile and zlib say of an archive that is cut short, altered, or none.
 _BROKEN = (
+    ArithmeticError,
+    AttributeError,
     BadZipFile,
     EOFError,
-    KeyError,
+    LookupError,
     NotImplementedError,
     OSError,
     RuntimeError,
@@ -146,8 +159,8 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
     Others may read and write meanwhile; what was acknowledged before the call is in it. `progress` may raise to stop.
 
     Raises:
-        BackupError: the database holds nothing, it cannot be written, or another one is being written there; what was
-            there is there.
+        BackupError: the database holds nothing, `file` is there and is no backup, it cannot be written, or another one
+            is being written there; what was there is there.
         DatabaseError: the database cannot be read.
     """
     if holds_nothing(engine):
@@ -159,19 +172,24 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
                 database=describe(engine),
             )
         )
-    draft = file.with_name(_DRAFT)
-    with _alone(file):
+    # A link stays one, and leads to the new backup.
+    target = Path(os.path.realpath(file))
+    _refuse_other_files(file, target, engine, settings)
+    draft = target.with_name(_DRAFT)
+    with _alone(target):
         try:
+            with suppress(FileNotFoundError):
+                draft.unlink()
             # Nobody else's business: it holds what people wrote, and the hashes of their passwords.
-            with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as out:
+            with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as out:
                 with ZipFile(out, "w", ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
                     _write(archive, engine, settings, progress)
                 out.flush()
                 os.fsync(out.fileno())
             made = look(draft)
             size = draft.stat().st_size
-            draft.replace(file)
-            _sync(file.parent)
+            draft.replace(target)
+            _sync(target.parent)
         except OSError as error:
             raise BackupError(
                 Message(
@@ -266,7 +284,8 @@ def restore(
         BackupError: the backup is not whole or of a later version, or something is there.
         DatabaseError: the database cannot be written.
     """
-    with _opened(file) as (archive, found):
+    with _opened(file) as (archive, found), ExitStack() as closed, ExitStack() as undone:
+        boxes = [closed.enter_context(closing(outbox)) for outbox in outboxes(settings)]
         if not replace:
             _refuse_others_model(settings, found)
         with migrating(engine) as connection:
@@ -274,14 +293,24 @@ def restore(
                 _load(connection, archive, found, replace=replace, progress=progress)
                 # Before the commit: where the rows are, these are, too.
                 _put_files(archive, found, settings)
-                _put_waiting(archive, found, settings)
+                dropped = _put_waiting(archive, found, boxes, undone)
             except OSError as error:
                 raise BackupError(
                     f"The backup cannot be restored: {error.strerror or error}. Make room, or mend the rights of "
                     f"{settings.models_folder}. The database is as it was."
                 ) from error
+            except (*_BROKEN, DataError) as error:
+                raise _not_whole(file, error) from error
             detail = {"file": str(file.absolute()), "rows": found.rows, "made_at": found.made_at.isoformat()}
             audit.note(connection, actor, _RESTORED, _TARGET, detail)
+        undone.pop_all()
+        if replace:
+            # Neither what waited for the database of before nor a model that the backup does not have.
+            for outbox, gone in zip(boxes, dropped, strict=True):
+                outbox.exchange(add=(), drop=gone)
+            if _LIVE not in found.files and (sums := _live_sum(settings)) is not None and sums != found.live:
+                for path in (settings.model_path, _sum_file(settings.model_path)):
+                    path.unlink(missing_ok=True)
     return found
 
 
@@ -332,6 +361,30 @@ def _write(archive: ZipFile, engine: Engine, settings: Settings, progress: Progr
     archive.writestr(_MANIFEST, json.dumps(values, indent=1, ensure_ascii=False))
 
 
+def _refuse_other_files(file: Path, target: Path, engine: Engine, settings: Settings) -> None:
+    """Refuse to take the place of what is no backup, or of what the settings name, be it there yet or not."""
+    named = [settings.model_path, settings.models_folder, settings.index_path]
+    named += [outbox.path for outbox in outboxes(settings)]
+    if engine.dialect.name == "sqlite" and (database := sqlite_file(engine.url)):
+        named.append(database)
+    endings = ("", "-wal", "-shm", "-journal", ".lock", ".sha256", ".off")
+    names = {os.path.realpath(f"{path}{ending}") for path in named for ending in endings}
+    other = str(target) in names
+    if not other and target.is_file() and target.stat().st_size:
+        try:
+            with ZipFile(target) as archive:
+                other = _MANIFEST not in archive.namelist()
+        except _BROKEN:
+            other = True
+    if other:
+        raise BackupError(
+            Message(
+                "{file} is not a backup, so none takes its place. Name a new file, or an earlier backup.",
+                file=str(file),
+            )
+        )
+
+
 def _lines(connection: Connection, table: Table) -> Iterator[tuple[bytes, int]]:
     wanted = select(table).order_by(*table.primary_key.columns)
     found = connection.execute(wanted, execution_options={"yield_per": _ROWS})
@@ -376,10 +429,10 @@ def _write_models(archive: ZipFile, settings: Settings, versions: Sequence[Any],
                 missing.append(name)
     live = settings.model_path
     with suppress(OSError):
-        known = live.with_name(f"{live.name}.sha256").read_text("ascii", "replace")[:64]
+        known = _sum_file(live).read_text("ascii", "replace")[:64]
         if known not in sums and _write_file(archive, _LIVE, live, files):
             # A model that somebody put there by hand, with the layers that it may have.
-            _write_file(archive, f"{_LIVE}.sha256", live.with_name(f"{live.name}.sha256"), files)
+            _write_file(archive, f"{_LIVE}.sha256", _sum_file(live), files)
             for layers in live.parent.glob(f"{'[0-9a-f]' * 64}.safetensors"):
                 _write_file(archive, f"live/{layers.name}", layers, files)
     return missing
@@ -479,21 +532,28 @@ def _opened(file: Path) -> Iterator[tuple[ZipFile, Backup]]:
 def _manifest(archive: ZipFile) -> Backup:
     if archive.getinfo(_MANIFEST).file_size > _LARGEST_MANIFEST:
         raise ValueError("its manifest is too large")
-    values = json.loads(archive.read(_MANIFEST))
-    if values["format"] > _FORMAT or values["revision"] > head():
+    written = archive.read(_MANIFEST)
+    values = json.loads(written)
+    form, revision = values["format"], values["revision"]
+    if form > _FORMAT or revision > head():
         raise BackupError(
-            f"The backup was made by rlhf-loop {str(values.get('program'))[:40]}, which is newer: its revision is "
-            f"{values['revision'][:40]}, and {head()} is known here. Install that version, or a later one."
+            f"The backup was made by rlhf-loop {str(values.get('program'))[:40]}, which is newer: its format is "
+            f"{str(form)[:40]} and its revision {str(revision)[:40]}, and {_FORMAT} and {head()} are known here. "
+            "Install that version, or a later one."
         )
-    names = ("columns", "times", "json")
-    tables = (TableRows(**{**each, **{name: tuple(each[name]) for name in names}}) for each in values["tables"])
-    parts = {
-        "tables": tuple(tables),
-        "files": {str(name): Member(**each) for name, each in values["files"].items()},
-        "made_at": datetime.fromisoformat(values["made_at"]),
-        "missing": tuple(values["missing"]),
-    }
-    return Backup(**{**values, **parts})
+    if form != _FORMAT or revision not in revisions() or set(values) != {each.name for each in fields(Backup)}:
+        raise ValueError("its manifest is none that a version has written")
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = TypeAdapter(Backup).validate_json(written, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))[:80]} of its manifest: {first['msg']}") from None
+    kept = {f"tables/{table.name}.jsonl" for table in found.tables} | {_OUTBOX}
+    if kept != {name for name in found.files if name == _OUTBOX or name.startswith("tables/")}:
+        raise ValueError("its tables are not those that its manifest names")
+    return found
 
 
 def _verify(archive: ZipFile, found: Backup) -> None:
@@ -578,15 +638,25 @@ def _refuse_rows(connection: Connection, there: Sequence[str]) -> None:
 
 def _refuse_others_model(settings: Settings, found: Backup) -> None:
     live = settings.model_path
-    if not live.exists():
+    if _live_sum(settings) in (None, found.live):
         return
-    with suppress(OSError):
-        if live.with_name(f"{live.name}.sha256").read_text("ascii", "replace")[:64] == found.live:
-            return
     raise BackupError(
         f"There is another live model at {live}. Name another place with RLHF_MODEL_PATH, or have it replaced: "
         "--replace"
     )
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _live_sum(settings: Settings) -> str | None:
+    """Return what the live file's sum should be, an empty text where nothing says that; None without a live file."""
+    if not settings.model_path.exists():
+        return None
+    with suppress(OSError):
+        return _sum_file(settings.model_path).read_text("ascii", "replace")[:64]
+    return ""
 
 
 def _drop(connection: Connection, there: Sequence[str]) -> None:
@@ -627,18 +697,21 @@ def _insert(
     on_sqlite = connection.dialect.name == "sqlite"
     times = [table.columns.index(name) for name in table.times] if on_sqlite else []
     as_json = [table.columns.index(name) for name in table.json]
-    names = ", ".join(f'"{name}"' for name in table.columns)
+    names, before = ", ".join(f'"{name}"' for name in table.columns), done
 
     def batches() -> Iterator[list[list[Any]]]:
         nonlocal done
         batch: list[list[Any]] = []
         with archive.open(f"tables/{table.name}.jsonl") as source:
             for line in source:
-                row = json.loads(line.decode("utf-8", "surrogatepass"))
+                # Some databases keep in JSON what is no number; JSON itself and PostgreSQL know no such thing.
+                row = json.loads(line.decode("utf-8", "surrogatepass"), parse_constant=lambda name: None)
                 for place in times:
                     row[place] = _on_sqlite(row[place])
                 for place in as_json:
                     row[place] = None if row[place] is None else json.dumps(row[place])
+                if len(row) != len(table.columns) or any(isinstance(each, list | dict) for each in row):
+                    raise ValueError("a row is not one of values")
                 batch.append(row)
                 if len(batch) == _ROWS:
                     yield batch
@@ -659,7 +732,15 @@ def _insert(
                     )
         else:
             _copy(connection, f"COPY {table.name} ({names}) FROM STDIN", batches())
-    except (IntegrityError, TypeError, ValueError, IndexError) as error:
+        if done - before != table.rows:
+            raise ValueError(f"{done - before:,} rows instead of {table.rows:,}")
+    except DataError as error:
+        raise BackupError(
+            f"A row of {table.name} in the backup has a value that PostgreSQL cannot hold: "
+            f"{' '.join(str(error.orig).split())}. Restore it into SQLite, mend the row there, and back up anew. "
+            "Nothing was changed."
+        ) from error
+    except (IntegrityError, *_BROKEN) as error:
         raise BackupError(
             f"The rows of {table.name} in the backup are not those of a database: "
             f"{' '.join(str(getattr(error, 'orig', None) or error).split())}. Take an earlier one."
@@ -672,12 +753,17 @@ def _copy(connection: Connection, statement: str, batches: Iterator[list[list[An
 
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
+    number = 0
     try:
         with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
             for batch in batches:
                 for row in batch:
+                    number += 1
                     copy.write_row(row)
     except psycopg.Error as error:
+        if not error.diag.context:
+            # The server names the line; what the driver itself refuses is this one.
+            error.args = (f"{error}, line {number}",)
         raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
 
 
@@ -721,13 +807,23 @@ def _put_file(source: IO[bytes], path: Path, member: Member) -> None:
     write_whole(path, source.read(), mode=0o644)
 
 
-def _put_waiting(archive: ZipFile, found: Backup, settings: Settings) -> None:
-    if not found.waiting:
-        return
-    kept: list[Outbox] = list(outboxes(settings))
+def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undone: ExitStack) -> list[list[Any]]:
+    """Have what waits in the backup wait here, until it is `undone`; return what else waits in each outbox."""
+    kept: list[list[Any]] = [[], []]
     with archive.open(_OUTBOX) as source:
         for line in source:
             place, kind, body, interactions = json.loads(line)
-            kept[place].put(kind, body, interactions=interactions)
-    for outbox in kept:
-        outbox.close()
+            if not (isinstance(kind, str) and isinstance(body, dict) and all(isinstance(e, str) for e in interactions)):
+                raise ValueError("an entry of the outbox is none")
+            kept[("0", "1").index(str(place))].append((kind, body, interactions))
+    if sum(map(len, kept)) != found.waiting:
+        raise ValueError(f"{sum(map(len, kept)):,} entries wait instead of {found.waiting:,}")
+    others = []
+    for outbox, entries in zip(boxes, kept, strict=True):
+        there = outbox.all()
+        mine, theirs = ({(kind, json.dumps(body)) for kind, body, _ in each} for each in (there, entries))
+        others.append([each for each in there if (each[0], json.dumps(each[1])) not in theirs])
+        new = [each for each in entries if (each[0], json.dumps(each[1])) not in mine]
+        undone.callback(outbox.exchange, add=(), drop=new)
+        outbox.exchange(add=new)
+    return others

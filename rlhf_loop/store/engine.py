@@ -202,13 +202,18 @@ def answered(error: DatabaseError) -> bool:
 
 
 @cache
-def head() -> str:
-    """Return the newest revision, by the names of the migrations' files.
+def revisions() -> frozenset[str]:
+    """Return all revisions, by the names of the migrations' files.
 
     So a database that is up to date costs one query, and not the import of Alembic.
     """
     versions = Path(__file__).parent / "migrations" / "versions"
-    return max(path.name[1:5] for path in versions.glob("r[0-9]*.py"))
+    return frozenset(path.name[1:5] for path in versions.glob("r[0-9]*.py"))
+
+
+def head() -> str:
+    """Return the newest revision."""
+    return max(revisions())
 
 
 def ensure_schema(engine: Engine) -> None:

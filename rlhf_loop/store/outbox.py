@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS mentions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mentions_by_entry ON mentions (entry);
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (id) WHERE refused IS NULL;"""
+_INSERT = "INSERT INTO entries (kind, body, created_at) VALUES (?, ?, ?)"
 _BUSY_S = 5
 #: Bytes of a file that takes no more entries, and characters of those that are read at a time.
 _MOST_BYTES, _MOST_CHARS = 2**30, 2**23
@@ -82,7 +83,7 @@ class Outbox:
                     f"The outbox {self.path} is full: {count:,} entries wait for the database, in {used:,} bytes. "
                     "Bring the database back, or raise RLHF_OUTBOX_MAX."
                 )
-            entry = connection.execute("INSERT INTO entries (kind, body, created_at) VALUES (?, ?, ?)", row).lastrowid
+            entry = connection.execute(_INSERT, row).lastrowid
             connection.executemany("INSERT INTO mentions VALUES (?, ?)", [(name, entry) for name in set(interactions)])
 
         self._do(insert)
@@ -141,6 +142,25 @@ class Outbox:
         about = "(SELECT json_group_array(interaction) FROM mentions WHERE entry = entries.id)"
         rows = self._rows(f"SELECT kind, body, {about} FROM entries WHERE refused IS NULL ORDER BY id")
         return [(kind, json.loads(body), json.loads(names)) for kind, body, names in rows]
+
+    def exchange(
+        self, *, add: Sequence[tuple[str, Mapping[str, Any], list[str]]], drop: Sequence[tuple[str, Any, Any]] = ()
+    ) -> None:
+        """Drop entries that wait, and add others, all or none.
+
+        Raises:
+            OutboxError: the file cannot be written.
+        """
+        now, gone = datetime.now(UTC).isoformat(), {(kind, _written(body)) for kind, body, _ in drop}
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM entries WHERE kind = ? AND body = ? AND refused IS NULL", [*gone])
+            for kind, body, names in add:
+                entry = connection.execute(_INSERT, (kind, _written(body), now)).lastrowid
+                connection.executemany("INSERT INTO mentions VALUES (?, ?)", [(name, entry) for name in set(names)])
+
+        if add or drop:
+            self._do(work)
 
     def done(self, *entries: Entry) -> None:
         """Forget entries, now that they are in the database."""

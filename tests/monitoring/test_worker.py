@@ -113,6 +113,11 @@ def test_backups(settings: Settings, tmp_path: Path) -> None:
     (alarm,) = open_alarms(engine)
     assert (alarm.kind, "cannot be written" in alarm.message) == ("backup", True)
     folder.unlink()
+    settings.outbox_path.write_bytes(b"no database" * 1000)
+    assert not worker.once()
+    (alarm,) = open_alarms(engine)
+    assert "outbox" in alarm.message
+    settings.outbox_path.unlink()
     assert worker.once()
     assert open_alarms(engine) == []
     (made,) = folder.glob("*.zip")

@@ -29,7 +29,7 @@ from rlhf_loop.errors import BackupError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.store import audit, backup
-from rlhf_loop.store.alarms import raise_alarm
+from rlhf_loop.store.alarms import open_alarms, raise_alarm
 from rlhf_loop.store.engine import head, make_engine, migrating, reading, revision, transaction, upgrade
 from rlhf_loop.store.interactions import put_review, record
 from rlhf_loop.store.outbox import Outbox
@@ -179,7 +179,8 @@ def test_the_live_model_ranks_the_same(
     engine, there = elsewhere(tmp_path)
     there.model_path.write_bytes(b"of a demo")
     backup.restore(engine, there, tmp_path / "made.zip", actor="bob", replace=True)
-    registry.settle(engine, there, force=True)
+    assert registry.settle(engine, there, force=True, restored=True) == ""
+    assert open_alarms(engine) == []
     engine.dispose()
     before, after = (
         rerank_candidates(QUERY, DOCUMENTS, ranker=Ranker(each, encoder=encoder)) for each in (here, there)
@@ -273,14 +274,27 @@ def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda found: found.update(format=2), "which is newer"),
         (lambda found: found.update(revision="9999"), "which is newer"),
         (lambda found: found.update(revision=3), "is not a whole backup"),
+        (lambda found: found.update(revision="0000x"), "is not a whole backup"),
+        (lambda found: found.update(revision=""), "is not a whole backup"),
+        (lambda found: found.update(format=0), "is not a whole backup"),
+        (lambda found: found.update(waiting="1"), "is not a whole backup"),
+        (lambda found: found.update(waiting=2), "is not a whole backup"),
+        (lambda found: found.update(versions="1"), "is not a whole backup"),
+        (lambda found: found["tables"].pop(), "is not a whole backup"),
+        (lambda found: found["tables"][0].update(times=["x"]), "is not a whole backup|are not those of"),
+        (lambda found: found["tables"][6].update(rows=1000), "are not those of a database"),
+        (lambda found: found["tables"][6].update(last_id=10**30), "is not a whole backup|are not those of"),
         (lambda found: found.update(tables=7), "is not a whole backup"),
         (lambda found: found.update(extra=7), "is not a whole backup"),
-        (lambda found: found["tables"][0].update(name="x; DROP TABLE rlhf_users"), "was altered"),
+        (lambda found: found["tables"][0].update(name="x; DROP TABLE rlhf_users"), "its tables are not those"),
         (lambda found: found["tables"][0].update(columns=["id", 'a" --']), "was altered"),
         (lambda found: found["tables"][6]["columns"].reverse(), "are not those of a database"),
     ],
-    ids=["format", "revision", "number", "tables", "more", "table", "columns", "order"],
-)
+    ids=[
+        "format", "revision", "number", "letter", "none", "format 0", "text", "waiting", "versions", "fewer", "times",
+        "rows", "id", "tables", "more", "table", "columns", "order",
+    ],
+)  # fmt: skip
 def test_hostile_manifests(plain: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
     """One of a later version is named as that; whatever else is in a manifest, nothing of it is done."""
     changed(plain, change)
@@ -415,3 +429,148 @@ def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert names[1] == "rlhf-loop-20250102T000000Z.zip"
     assert names[2].startswith("rlhf-loop-2")
     assert names[3:] == ["rlhf-loop-mine.zip"]
+
+
+def rewritten(file: Path, member: str, content: bytes, **values: Any) -> None:
+    """Give a member another content, with the sum that it needs, and the manifest other values."""
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()} | {member: content}
+    manifest = json.loads(members["manifest.json"]) | values
+    manifest["files"][member] = {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
+    members["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, each in members.items():
+            archive.writestr(name, each)
+
+
+def test_altered_content(plain: Path, tmp_path: Path) -> None:
+    """Whatever is in rows and entries, with sums that match, it is refused in words, and nothing is left of it."""
+    there, new = elsewhere(tmp_path)
+    whole = plain.read_bytes()
+    users_member, outbox = "tables/rlhf_users.jsonl", "outbox.jsonl"
+    for member, content in (
+        (users_member, b""),
+        (users_member, b"{}\n{}\n"),
+        (users_member, b"[[]]\n" * 2),
+        (users_member, b"[" * 100_000 + b"\n"),
+        (users_member, b"[" + b",".join([b"9" * 30] * 20) + b"]\n"),
+        (users_member, b"5\n"),
+        (outbox, b""),
+        (outbox, b"no JSON\n"),
+        (outbox, b"7\n"),
+        (outbox, b'[9, "rating", {}, []]\n'),
+        (outbox, b'[-1, "rating", {}, []]\n'),
+        (outbox, b'[0, ["rating"], {}, []]\n'),
+        (outbox, b'[0, "rating", {}, [5]]\n'),
+    ):
+        plain.write_bytes(whole)
+        rewritten(plain, member, content)
+        with pytest.raises(BackupError, match=r"are not those of a database|is not a whole backup"):
+            backup.restore(there, new, plain, actor="bob")
+    assert untouched(there)
+    assert not new.outbox_path.exists() or not Outbox(new.outbox_path, limit=10).all()
+    there.dispose()
+
+
+def waits(settings: Settings) -> list[Any]:
+    outbox = Outbox(settings.outbox_path, limit=10)
+    try:
+        return [body["text"] for _, body, _ in outbox.all()]
+    finally:
+        outbox.close()
+
+
+def test_what_waits_afterwards(
+    sqlite_engine: Engine, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits once, however often it is restored; of what is dropped nothing waits, and after a failure as before."""
+    there, new = elsewhere(tmp_path)
+    outbox = Outbox(new.outbox_path, limit=10)
+    outbox.put("rating", {"text": "of before"}, interactions=[])
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "note", fails)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(there, new, plain, actor="bob", replace=True)
+    assert (waits(new), untouched(there)) == (["of before"], True)
+    backup.restore(there, new, plain, actor="bob")
+    assert waits(new) == ["of before", HOSTILE]
+    for _ in range(2):
+        backup.restore(there, new, plain, actor="bob", replace=True)
+        assert waits(new) == [HOSTILE]
+    outbox.close()
+    there.dispose()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["by nobody", "without its file"])
+def test_a_live_model_that_the_backup_does_not_have(sqlite_engine: Engine, tmp_path: Path, known: bool) -> None:
+    """It is gone after a restoration in its place, whether the backup knows of none, or lacks the file of its own."""
+    settings = settings_in(tmp_path / "here", str(sqlite_engine.url))
+    if known:
+        fill(sqlite_engine, settings)
+        for path in settings.models_folder.iterdir():
+            path.unlink()
+    else:
+        record(sqlite_engine, [Rating("Kept?", "Kept.")])
+    backup.back_up(sqlite_engine, settings, tmp_path / "made.zip", actor="ada")
+    there, new = elsewhere(tmp_path)
+    new.model_path.write_bytes(b"of before")
+    new.model_path.with_name("live.joblib.sha256").write_text("7" * 64)
+    backup.restore(there, new, tmp_path / "made.zip", actor="bob", replace=True)
+    assert sorted(path.name for path in new.model_path.parent.glob("live.joblib*")) == []
+    there.dispose()
+
+
+def test_nothing_else_is_overwritten(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """Neither a file that is no backup nor a place that the settings name; a link's target gets the backup."""
+    settings = settings_in(tmp_path / "here", str(sqlite_engine.url))
+    fill(sqlite_engine, settings)
+    (tmp_path / "notes.txt").write_text("mine")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a.txt", "mine")
+    database = Path(str(sqlite_engine.url.database))
+    for path in (
+        database,
+        database.with_name(f"{database.name}-wal"),
+        settings.outbox_path,
+        settings.outbox_path.with_stem("outbox_rankings"),
+        settings.model_path,
+        settings.model_path.with_name("live.joblib.off"),
+        settings.models_folder / "passages-1a2b3c.joblib",
+        tmp_path / "notes.txt",
+        tmp_path / "other.zip",
+    ):
+        before = path.read_bytes() if path.exists() else None
+        with pytest.raises(BackupError, match="is not a backup, so none takes its place"):
+            backup.back_up(sqlite_engine, settings, path, actor="ada")
+        assert (path.read_bytes() if path.exists() else None) == before
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "latest.zip").symlink_to(tmp_path / "elsewhere" / "made.zip")
+    for _ in range(2):
+        backup.back_up(sqlite_engine, settings, tmp_path / "latest.zip", actor="ada")
+    assert (tmp_path / "latest.zip").is_symlink()
+    assert backup.look(tmp_path / "elsewhere" / "made.zip").rows > 0
+
+
+def test_values_that_postgresql_does_not_know(sqlite_engine: Engine, tmp_path: Path, postgres_url: str) -> None:
+    """What is no number in JSON becomes null; for a text or number that it cannot hold, the message names the row."""
+    settings = settings_in(tmp_path / "here", str(sqlite_engine.url))
+    record(sqlite_engine, [Rating("q", "a")])
+    raise_alarm(sqlite_engine, AlarmKind.SOURCE, "m", subject="arxiv", detail={"a": float("nan")})
+    there, new = elsewhere(tmp_path, postgres_url)
+    for value, words in (("'x' || char(0)", "NUL.*line 1"), ("NULL, shown_rank = 3000000000", r"out of range.*line 1")):
+        with sqlite_engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE rlhf_interactions SET title = {value}")
+        backup.back_up(sqlite_engine, settings, tmp_path / "made.zip", actor="ada")
+        with pytest.raises(BackupError, match=f"rlhf_interactions in the backup has a value .*{words}.*into SQLite"):
+            backup.restore(there, new, tmp_path / "made.zip", actor="bob")
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE rlhf_interactions SET shown_rank = 1")
+    backup.back_up(sqlite_engine, settings, tmp_path / "made.zip", actor="ada")
+    backup.restore(there, new, tmp_path / "made.zip", actor="bob")
+    (alarm,) = open_alarms(there)
+    assert alarm.detail == {"a": None}
+    there.dispose()
