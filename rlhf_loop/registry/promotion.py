@@ -193,8 +193,8 @@ def settle(engine: Engine, settings: Settings, *, force: bool = False, restored:
     versions.tidy(engine, settings)
     if trouble and not restored:
         # Mended, but somebody should hear of it: the alarm is over with the next look.
-        restored = Message("It was restored from {version}.", version=version.version)
-        raise_alarm(engine, AlarmKind.MODEL_FILE, Message.joined(trouble, restored))
+        mended = Message("It was restored from {version}.", version=version.version)
+        raise_alarm(engine, AlarmKind.MODEL_FILE, Message.joined(trouble, mended))
     logger.info("The live model file is %s now.", version.version)
     return "" if restored else trouble
 
