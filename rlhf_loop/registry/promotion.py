@@ -152,8 +152,8 @@ def settle(engine: Engine, settings: Settings, *, force: bool = False, restored:
     """Make the live file what the registry has, and return what is wrong with it; nothing is wrong with an empty text.
 
     A model that is switched off stays so, and is on all machines that share the database. With `force` a file that
-    somebody else has put there is replaced, too; after the database was `restored` it is no fault that the file is not
-    there yet.
+    somebody else has put there is replaced, too; after the database was `restored` nothing is said of
+    a file that was not there yet.
 
     Finishes a promotion that was killed, restores a file that is damaged or missing, and adopts one from before there
     was a registry. What cannot be mended raises an alarm, and the processes that serve keep the model that they have.

@@ -362,7 +362,7 @@ def _write(archive: ZipFile, engine: Engine, settings: Settings, progress: Progr
 
 
 def _refuse_other_files(file: Path, target: Path, engine: Engine, settings: Settings) -> None:
-    """Refuse to take the place of what is no backup, or of what the settings name, be it there yet or not."""
+    """Refuse to take the place of something else than a backup, or of what the settings name, be it there yet or not."""
     named = [settings.model_path, settings.models_folder, settings.index_path]
     named += [outbox.path for outbox in outboxes(settings)]
     if engine.dialect.name == "sqlite" and (database := sqlite_file(engine.url)):
@@ -542,7 +542,7 @@ def _manifest(archive: ZipFile) -> Backup:
             "Install that version, or a later one."
         )
     if form != _FORMAT or revision not in revisions() or set(values) != {each.name for each in fields(Backup)}:
-        raise ValueError("its manifest is none that a version has written")
+        raise ValueError("no version writes such a manifest")
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -711,7 +711,7 @@ def _insert(
                 for place in as_json:
                     row[place] = None if row[place] is None else json.dumps(row[place])
                 if len(row) != len(table.columns) or any(isinstance(each, list | dict) for each in row):
-                    raise ValueError("a row is not one of values")
+                    raise ValueError("a row has other values than its columns")
                 batch.append(row)
                 if len(batch) == _ROWS:
                     yield batch
@@ -814,7 +814,7 @@ def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undon
         for line in source:
             place, kind, body, interactions = json.loads(line)
             if not (isinstance(kind, str) and isinstance(body, dict) and all(isinstance(e, str) for e in interactions)):
-                raise ValueError("an entry of the outbox is none")
+                raise ValueError("an entry of the outbox is not valid")
             kept[("0", "1").index(str(place))].append((kind, body, interactions))
     if sum(map(len, kept)) != found.waiting:
         raise ValueError(f"{sum(map(len, kept)):,} entries wait instead of {found.waiting:,}")
