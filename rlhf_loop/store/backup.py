@@ -159,7 +159,7 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
     Others may read and write meanwhile; what was acknowledged before the call is in it. `progress` may raise to stop.
 
     Raises:
-        BackupError: the database holds nothing, `file` is there and is no backup, it cannot be written, or another one
+        BackupError: the database holds nothing, `file` is something else than a backup, it cannot be written, or another one
             is being written there; what was there is there.
         DatabaseError: the database cannot be read.
     """
@@ -362,7 +362,7 @@ def _write(archive: ZipFile, engine: Engine, settings: Settings, progress: Progr
 
 
 def _refuse_other_files(file: Path, target: Path, engine: Engine, settings: Settings) -> None:
-    """Refuse to take the place of something else than a backup, or of what the settings name, be it there yet or not."""
+    """Refuse to take the place of something else than a backup, or of what the settings name, there yet or not."""
     named = [settings.model_path, settings.models_folder, settings.index_path]
     named += [outbox.path for outbox in outboxes(settings)]
     if engine.dialect.name == "sqlite" and (database := sqlite_file(engine.url)):
