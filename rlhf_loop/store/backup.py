@@ -159,8 +159,8 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
     Others may read and write meanwhile; what was acknowledged before the call is in it. `progress` may raise to stop.
 
     Raises:
-        BackupError: the database holds nothing, `file` is something else than a backup, it cannot be written, or another one
-            is being written there; what was there is there.
+        BackupError: the database holds nothing, `file` is something else than a backup, it cannot be written, or
+            another one is being written there; what was there is there.
         DatabaseError: the database cannot be read.
     """
     if holds_nothing(engine):
