@@ -257,3 +257,11 @@ ratings_columns_option = columns_option(
     "Usual names (prompt, question, answer, comment ...) are found without it.",
     example="user_prompt=question",
 )
+
+
+def off_still() -> str:
+    """Say that the model is switched off, after what else is said of it; an empty text while it is on."""
+    from rlhf_loop.ranking import off_marker
+
+    off = off_marker(read_settings().model_path).exists()
+    return " It does not rank, as the model is switched off: rlhf-loop models on" if off else ""

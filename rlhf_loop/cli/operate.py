@@ -19,6 +19,7 @@ import click
 from rlhf_loop.cli.common import (
     FilePath,
     check_writable,
+    off_still,
     open_ratings,
     operator,
     print_json,
@@ -179,13 +180,13 @@ def restore(file: Path, check: bool, replace: bool) -> None:
     trouble = registry.settle(engine, settings, force=replace, restored=True)
     live = registry.live(engine)
     click.echo(f"{describe(engine)} has {found.words}, as they were at {found.made_at:%Y-%m-%d %H:%M:%S} UTC.")
-    click.echo(f"{live.version} is live." if live else "No version is live.")
+    click.echo((f"{live.version} is live." if live else "No version is live.") + off_still())
     if found.waiting:
-        click.echo(f"What waits is in {settings.outbox_path} again; rlhf-loop serve brings it in.")
+        click.echo(f"What waits is in the outbox again, at {settings.outbox_path}; rlhf-loop serve brings it in.")
     if changed := ", ".join(f"RLHF_{name.upper()}={value}" for name, value in found.settings.items()):
         click.echo(f"The settings were: {changed}")
-    for said in filter(None, (trouble, (off := registry.switched_off(engine)) and off.message)):
-        click.echo(said, err=True)
+    if trouble:
+        click.echo(trouble, err=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rlhf_loop.cli.common import (
     check_writable,
     columns_option,
     json_option,
+    off_still,
     open_ratings,
     operator,
     print_json,
@@ -275,7 +276,7 @@ def list_models(limit: int, as_json: bool) -> None:
     from rlhf_loop.cli.output import print_versions
 
     print_versions(found)
-    if still := off.message if (off := registry.switched_off(engine)) else _off_still().strip():
+    if still := off.message if (off := registry.switched_off(engine)) else off_still().strip():
         click.echo(still)
 
 
@@ -305,7 +306,7 @@ def promote_model(name: str, force: bool, reason: str) -> None:
     if force and blank(reason):
         raise click.UsageError("--force needs a reason, for those who come later: --reason TEXT")
     version = registry.promote(open_ratings(), read_settings(), name, actor=operator(), force=force, reason=reason)
-    click.echo(f"{version.version} is live.{_off_still()}")
+    click.echo(f"{version.version} is live.{off_still()}")
 
 
 @models.command("rollback", short_help="Put the version live again that was live before.")
@@ -315,7 +316,7 @@ def rollback_model(reason: str) -> None:
     from rlhf_loop import registry
 
     version = registry.rollback(open_ratings(), read_settings(), actor=operator(), reason=reason)
-    click.echo(f"{version.version} is live again.{_off_still()}")
+    click.echo(f"{version.version} is live again.{off_still()}")
 
 
 @models.command("off", short_help="Have no model rank, at once and everywhere, until `models on`.")
@@ -352,13 +353,6 @@ def switch_model_on(reason: str) -> None:
     registry.switch_on(engine, settings, actor=operator(), reason=reason)
     live = registry.live(engine)
     click.echo(f"The model is on: {live.version} ranks." if live else "The model is on, and no version is live.")
-
-
-def _off_still() -> str:
-    from rlhf_loop.ranking import off_marker
-
-    off = off_marker(read_settings().model_path).exists()
-    return " It does not rank, as the model is switched off: rlhf-loop models on" if off else ""
 
 
 @models.command("prune", short_help="Delete the tuned layers of old versions.")

@@ -54,7 +54,9 @@ def test_from_one_machine_to_another(loop: Run, tmp_path: Path) -> None:
     assert "RLHF_LLM_API_KEY=...," in said
     assert "1 of 50" in loop("ratings", "stats", place="there").stdout
     assert "is not empty" in loop("restore", file, code=2, place="there").stderr
-    loop("restore", file, "--replace", place="there")
+    loop("models", "off", "--reason", "bad", place="there")
+    said = loop("restore", file, "--replace", place="there").stdout
+    assert "No version is live. It does not rank, as the model is switched off" in said
     before = file.read_bytes()
     assert "holds nothing, so no backup is made of it" in loop("backup", file, code=2, place="elsewhere").stderr
     assert file.read_bytes() == before
