@@ -261,7 +261,7 @@ ratings_columns_option = columns_option(
 
 def off_still() -> str:
     """Say that the model is switched off, after what else is said of it; an empty text while it is on."""
-    from rlhf_loop.ranking import off_marker
+    from rlhf_loop.ranking import is_off
 
-    off = off_marker(read_settings().model_path).exists()
+    off = is_off(read_settings().model_path)
     return " It does not rank, as the model is switched off: rlhf-loop models on" if off else ""

@@ -161,14 +161,14 @@ def _host(url: str) -> str:
 
 
 def _model(path: Path) -> str:
-    from rlhf_loop.ranking import off_marker
+    from rlhf_loop.ranking import is_off
 
     # From the sum beside the file: to open it would load NumPy into the process that forks.
     try:
         known = path.with_name(path.name + ".sha256").read_text("ascii", errors="replace")[:12]
     except OSError:
         known = ""
-    if off_marker(path).exists():
+    if is_off(path):
         return "switched off, so that answers keep the order in which they come. To go on: rlhf-loop models on"
     if not path.exists():
         return f"none at {path} yet: answers keep the order in which they come. Train one: rlhf-loop train"

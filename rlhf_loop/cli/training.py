@@ -325,8 +325,8 @@ def switch_model_off(reason: str) -> None:
     """Have no model rank: all candidates keep their incoming order, at once and without a restart.
 
     The processes on this machine heed it with their next ranking, be the database there or not; other machines that
-    serve follow within seconds. Trainings and promotions go on, and change nothing about it; so does a `rlhf-loop
-    score` that has begun, which keeps the version it began with: stop it by hand.
+    serve follow within seconds. Trainings and promotions go on, and change nothing about it; a `rlhf-loop score` that
+    has begun stops.
     """
     from rlhf_loop import registry
     from rlhf_loop.utils.text import blank

@@ -56,7 +56,7 @@ from rlhf_loop.exchange.candidate_files import (
     texts_of,
     translated,
 )
-from rlhf_loop.ranking import Ranker, WithoutModel, off_marker
+from rlhf_loop.ranking import Ranker, WithoutModel, is_off
 from rlhf_loop.reward.model_file import StoredModel, put, verified
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.text import clause
@@ -255,7 +255,7 @@ def _within(source: Place, path: str) -> str:
 
 
 def _refuse_off(settings: Settings) -> None:
-    if off_marker(settings.model_path).exists():
+    if is_off(settings.model_path):
         raise ModelFileError(
             f"The model at {settings.model_path} is switched off, so nothing can be scored; what was scored before is "
             "kept. Switch it on again: rlhf-loop models on"

@@ -117,9 +117,9 @@ def alarms(engine: Engine) -> Iterator[Finding]:
 def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     """Tell whether a model serves, and whether it is the one that the registry has as live."""
     from rlhf_loop import registry
-    from rlhf_loop.ranking import off_marker
+    from rlhf_loop.ranking import is_off
 
-    if off_marker(settings.model_path).exists():
+    if is_off(settings.model_path):
         text = "it is switched off, so candidates keep their incoming order; rlhf-loop alarms says why, if need be"
         yield fault("model", text, "When it may rank again: rlhf-loop models on")
     live = registry.live(reached.engine) if reached.engine else None
