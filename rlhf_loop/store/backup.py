@@ -214,15 +214,17 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
 def back_up_into(
     engine: Engine, settings: Settings, folder: Path, *, actor: str, progress: Progress | None = None
 ) -> Backup:
-    """Write a backup into a folder, named by the time; of those that are named so the newest `backup_keep` stay.
+    """Write a backup into a folder, named by the time; of those that are named so it and the newest others stay, in all
+    `backup_keep`.
 
     Raises:
         BackupError, DatabaseError: see `back_up`. Then all earlier ones stay.
     """
     name = f"rlhf-loop-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
     made = back_up(engine, settings, folder / name, actor=actor, progress=progress)
-    named = sorted((file for file in folder.iterdir() if _NAMED.fullmatch(file.name)), reverse=True)
-    for file in named[settings.backup_keep :]:
+    # Whatever a clock that was ahead has named the others.
+    others = (file for file in folder.iterdir() if _NAMED.fullmatch(file.name) and file.name != name)
+    for file in sorted(others, reverse=True)[settings.backup_keep - 1 :]:
         with suppress(OSError):
             file.unlink()
     return made

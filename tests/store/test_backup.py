@@ -414,10 +414,10 @@ def test_one_at_a_time(sqlite_engine: Engine, plain: Path, tmp_path: Path) -> No
 
 
 def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """The oldest go, by their names; whatever else is in the folder stays."""
+    """The oldest go, by their names, and never the one that was just made; whatever else is in the folder stays."""
     folder = tmp_path / "backups"
     folder.mkdir()
-    for name in ("rlhf-loop-20250101T000000Z.zip", "rlhf-loop-20250102T000000Z.zip", "rlhf-loop-mine.zip", "a.zip"):
+    for name in ("rlhf-loop-20250101T000000Z.zip", "rlhf-loop-29990102T000000Z.zip", "rlhf-loop-mine.zip", "a.zip"):
         (folder / name).touch()
     settings = replace(settings_in(tmp_path / "plain", str(sqlite_engine.url)), backup_keep=2)
     with pytest.raises(BackupError, match="holds nothing"):
@@ -426,9 +426,12 @@ def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
     backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
     names = sorted(path.name for path in folder.glob("*.zip"))
     assert names[0] == "a.zip"
-    assert names[1] == "rlhf-loop-20250102T000000Z.zip"
-    assert names[2].startswith("rlhf-loop-2")
-    assert names[3:] == ["rlhf-loop-mine.zip"]
+    assert names[1].startswith("rlhf-loop-20")
+    assert names[2:] == ["rlhf-loop-29990102T000000Z.zip", "rlhf-loop-mine.zip"]
+    backup.back_up_into(sqlite_engine, replace(settings, backup_keep=1), folder, actor="worker")
+    names = sorted(path.name for path in folder.glob("*.zip"))
+    assert names[1] < "rlhf-loop-2999"
+    assert names[2:] == ["rlhf-loop-mine.zip"]
 
 
 def rewritten(file: Path, member: str, content: bytes, **values: Any) -> None:
