@@ -94,7 +94,7 @@ def pages(desk: Desk, browser: Browser) -> Iterator[Open]:
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 def sign_in(page: Page, name: str) -> None:

@@ -161,12 +161,12 @@ def test_the_flask_application(folder: Path, environment: dict[str, str]) -> Non
 
 
 def test_all_are_listed() -> None:
-    """Each file is in examples/README.md, has fewer than 100 lines, and is run by a test or by `make exchange`."""
+    """Each file is in examples/README.md, has fewer than 120 lines, and is run by a test or by `make exchange`."""
     names = {file.name for file in EXAMPLES.glob("*.*") if file.suffix in (".py", ".mjs")}
     assert set(re.findall(r"\]\((\w+\.(?:py|mjs))\)", (EXAMPLES / "README.md").read_text("utf-8"))) == names
     here = Path(__file__).read_text("utf-8")
     trials = {trial.example for trial in TRIALS} | {"vercel_ai.mjs", "litellm_proxy.py"}
     assert {name for name in names if name in trials} == trials - {""}
     for name in names - trials:
-        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 100, name
+        assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 120, name
         assert f'"{name}"' in here
