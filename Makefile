@@ -51,7 +51,7 @@ serve: $(VENV)/.installed  ## Install, then answer questions at http://127.0.0.1
 test: $(VENV)/.installed-dev  ## Run the test suite; OPTIONS=--note-slow: and note which tests take long
 	$(PYTEST) $(OPTIONS)
 
-test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server or kill and is quick: two minutes, after each change
+test-fast: $(VENV)/.installed-dev  ## Run what needs no browser, server or kill and is quick: one minute, after each change
 	TESTS_ENCODER_CACHE=$(CURDIR)/.cache/tests $(PYTEST) --processes 2 -m "not slow" $(OPTIONS)
 
 coverage: $(VENV)/.installed-dev  ## Run the test suite, and print which lines of the package its processes did not run
