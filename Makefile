@@ -144,23 +144,17 @@ $(DOCS_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@$(call install,$(DOCS_VENV)) 'zensical>=0.0.73' 'mkdocstrings-python>=2.0' ruff
 	@touch $@
 
-# All but torch is that of the tools for development, which it finds beside it. Pinned, as for make bench: a mirror's build
-# for processors alone then comes before that of PyPI with its drivers for GPUs.
-$(TUNING_VENV)/.installed: $(VENV)/.installed-dev
-	@echo "Installing torch into $(TUNING_VENV) ..."
-	@$(PYTHON) -m venv --without-pip $(TUNING_VENV)
+# All but torch or Ray is that of the tools for development, which it finds beside it. torch is pinned, as for make bench: a
+# mirror's build for processors alone then comes before that of PyPI with its drivers for GPUs. With Ray the tests of
+# tests/exchange/test_ray_engine.py run, too.
+$(TUNING_VENV)/.installed: BESIDE = torch==2.13.0
+$(SCALE_VENV)/.installed: BESIDE = ray[data]>=2.60
+$(TUNING_VENV)/.installed $(SCALE_VENV)/.installed: $(VENV)/.installed-dev
+	@echo "Installing $(BESIDE) into $(@D) ..."
+	@$(PYTHON) -m venv --without-pip $(@D)
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > "$$($(TUNING_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-	@$(call install,$(TUNING_VENV)) 'torch==2.13.0'
-	@touch $@
-
-# Its tests run there, too: tests/exchange/test_ray_engine.py.
-$(SCALE_VENV)/.installed: $(VENV)/.installed-dev
-	@echo "Installing Ray into $(SCALE_VENV) ..."
-	@$(PYTHON) -m venv --without-pip $(SCALE_VENV)
-	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > "$$($(SCALE_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-	@$(call install,$(SCALE_VENV)) 'ray[data]>=2.60'
+	  > "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	@$(call install,$(@D)) '$(BESIDE)'
 	@touch $@
 
 $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt
