@@ -56,6 +56,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     }.items()
 }
 
+#: What labelling tools are told of an answer besides its texts, in their tasks' metadata, which comes back with labels.
+ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence", "drafted_by")
+
 #: Yes and no, as forms are answered in the same languages.
 YES = frozenset(("yes", "ja", "oui", "sí", "si", "sì", "sim", "tak"))
 NO = frozenset(("no", "nein", "non", "não", "nao", "nie"))

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.exchange.fields import Columns, check_wanted, is_missing, match_columns, to_rating
+from rlhf_loop.exchange.fields import ABOUT, Columns, check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError
 from rlhf_loop.exchange.formats.messages import answer_text, as_mapping, first_present, parse_json, prompt_text
 from rlhf_loop.utils.row_writers import Kind, Row
@@ -35,8 +35,6 @@ COLUMNS = dict.fromkeys(
 )
 _TEXTS = {"user_prompt": prompt_text, "ai_response": answer_text}
 _QUESTIONS = ("rating", "feedback_comment", "corrected_response", "harmful")
-#: What is known of the answer itself; the same names in the metadata.
-_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence", "drafted_by")
 _TIMES = ("created_at", "retrieved_at")
 _REVIEWERS = "reviewers"
 _END_USERS = "end_users"
@@ -67,7 +65,7 @@ class ArgillaLayout(Layout):
         }
         if not about:
             raise LeftOutError(Message("fields is missing; a record of Argilla has fields, metadata and responses"))
-        about |= {field: found for field, _, found in self._known(metadata) if field in (*_ABOUT, *_TIMES)}
+        about |= {field: found for field, _, found in self._known(metadata) if field in (*ABOUT, *_TIMES)}
         if not is_missing(id := first_present(values.get("id"), values.get("external_id"))):
             about["external_id"] = str(id)
         names = {_user_id(name): name for name in _names(metadata, _REVIEWERS)}
@@ -142,7 +140,7 @@ class ArgillaLayout(Layout):
 def cells(ratings: Sequence[Rating]) -> Row:
     """Return the record of one answer with all that was said of it."""
     first = ratings[0]
-    metadata = {name: getattr(first, name) for name in _ABOUT}
+    metadata = {name: getattr(first, name) for name in ABOUT}
     metadata |= {name: moment.isoformat() for name in _TIMES if (moment := getattr(first, name))}
     reviews = [rating for rating in ratings if rating.rating is not None and rating.reviewer]
     metadata[_REVIEWERS] = [rating.reviewer for rating in reviews]

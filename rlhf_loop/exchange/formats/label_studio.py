@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_loop.domain import Rating
-from rlhf_loop.exchange.fields import check_wanted, is_missing, match_columns, to_rating
+from rlhf_loop.exchange.fields import ABOUT, check_wanted, is_missing, match_columns, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, tell_apart
 from rlhf_loop.exchange.formats.messages import (
     as_mapping,
@@ -46,18 +46,6 @@ _KIND_OF = {key: kind for kind, key in _KEYS.items()}
 #: What JSON_MIN and CSV add to the fields of the task and the names of the controls.
 _ADDED = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
 _REVIEW_FIELDS = ("rating", "feedback_comment", "corrected_response", "harmful")
-_ABOUT = (
-    "source",
-    "candidate_group",
-    "shown_rank",
-    "score",
-    "model_version",
-    "external_id",
-    "title",
-    "url",
-    "licence",
-    "drafted_by",
-)
 _TIMES = ("created_at", "retrieved_at")
 #: Several answers in one task have numbers or letters: answer1, response_b.
 _NUMBERED = re.compile(
@@ -321,7 +309,7 @@ class LabelStudioLayout(Layout):
             raise ValueError(
                 Message("no field is the answer; the task has {names}: --column ai_response=NAME", names=_listed(names))
             )
-        about = {field: task.data[known[field]] for field in (*_ABOUT, *_TIMES) if field in known}
+        about = {field: task.data[known[field]] for field in (*ABOUT, "external_id", *_TIMES) if field in known}
         if len(fields) > 1:
             # It is the task's, and these are several.
             about.pop("external_id", None)

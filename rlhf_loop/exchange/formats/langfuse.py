@@ -31,7 +31,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_loop.domain import Rating, ReviewerRole
-from rlhf_loop.exchange.fields import is_missing, to_rating
+from rlhf_loop.exchange.fields import ABOUT, is_missing, to_rating
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout, LeftOutError, tell_apart
 from rlhf_loop.exchange.formats.messages import (
     as_mapping,
@@ -52,7 +52,6 @@ _BY_MODEL, _BY_ANNOTATOR = "EVAL", "ANNOTATION"
 _NUMERIC, _CORRECTION, _CORRECTED = "NUMERIC", "CORRECTION", "output"
 _BOOLEAN, _CATEGORICAL = "BOOLEAN", "CATEGORICAL"
 #: What is known of the answer itself; the same names in the trace's metadata.
-_ABOUT = ("source", "candidate_group", "shown_rank", "score", "model_version", "title", "url", "licence", "drafted_by")
 _ABOUT_TIME = "retrieved_at"
 _LABELS = ("source", "candidate_group", "model_version", "title", "url", "licence")
 _UNSAID = frozenset({"reviewer_role", "harmful"})
@@ -269,7 +268,7 @@ class LangfuseLayout(Layout):
 def cells(ratings: Sequence[Rating], *, score_name: str) -> Row:
     """Return the trace of one answer with its scores."""
     first = ratings[0]
-    metadata = {name: getattr(first, name) for name in _ABOUT}
+    metadata = {name: getattr(first, name) for name in ABOUT}
     metadata[_ABOUT_TIME] = first.retrieved_at.isoformat() if first.retrieved_at else None
     scores = [score for rating in ratings if rating.rating is not None for score in _scores(rating, score_name)]
     return [
@@ -324,7 +323,7 @@ def _row(line: int, values: Mapping[str, Any], *, texts_elsewhere: bool = False)
 def _about(values: Mapping[str, Any]) -> dict[str, Any]:
     metadata, ours = as_mapping(_get(values, "metadata")), _get(values, "name") == _OURS
     # In another application's metadata the same names may mean anything; as texts they do no harm.
-    about = {name: metadata[name] for name in (*_ABOUT, _ABOUT_TIME) if not is_missing(metadata.get(name))}
+    about = {name: metadata[name] for name in (*ABOUT, _ABOUT_TIME) if not is_missing(metadata.get(name))}
     if not ours:
         about = {name: value for name, value in about.items() if isinstance(value, str) and name in _LABELS}
     given, answer = _get(values, "input"), _get(values, "output")
