@@ -216,7 +216,7 @@ def rounding(exact: Mapping[str, Any], rounded: Mapping[str, Any]) -> Rounding:
 def sections_of_recipes(results: Recipes) -> list[str]:
     """Return the sections of the document."""
     threads = os.environ.get("RLHF_ENCODER_THREADS") or "all"
-    tuned = [[f"{of.ratings:,}", f"{of.seconds:.0f}", f"{of.megabytes:,.0f}"] for of in results.tuned]
+    tuned = [[f"{of.ratings:,}", f"{of.seconds:,.0f}", f"{of.megabytes:,.0f}"] for of in results.tuned]
     last, of = results.tuned[-1], results.rounding
     rows = [
         [
