@@ -28,6 +28,10 @@ class BackupError(RlhfLoopError):
     """A backup cannot be written, is not whole, or cannot be restored here."""
 
 
+class ObjectStoreError(RlhfLoopError):
+    """An object store cannot be reached, read or written, or an address is not a valid one of such a store."""
+
+
 class ImportFileError(RlhfLoopError):
     """A ratings file cannot be read or written, or some of its rows are invalid; nothing was stored."""
 

@@ -513,7 +513,7 @@ def score(
     with a list of candidates. The scores are those of rlhf-loop rerank. Stopped or killed, the same command goes on.
     """
     from rlhf_loop.exchange.bulk_scoring import BAD_ROWS_FILE, score_dataset
-    from rlhf_loop.exchange.candidate_files import shown
+    from rlhf_loop.utils.object_store import shown
     from rlhf_loop.utils.text import counted
 
     try:

@@ -44,13 +44,12 @@ from rlhf_loop.errors import ImportFileError, ModelFileError, RlhfLoopError
 from rlhf_loop.exchange.candidate_files import (
     SCORED,
     Columns,
-    Place,
     Progress,
     Staged,
     bad_rows_writer,
     input_files,
+    place_of,
     read_staged,
-    shown,
     stage,
     staged_name,
     texts_of,
@@ -59,6 +58,7 @@ from rlhf_loop.exchange.candidate_files import (
 from rlhf_loop.ranking import Ranker, WithoutModel, is_off
 from rlhf_loop.reward.model_file import StoredModel, put, verified
 from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.object_store import Place, shown
 from rlhf_loop.utils.text import clause
 
 #: Files of the output that are no part of it, which readers of a folder of Parquet pass over for their first character.
@@ -160,7 +160,7 @@ def score_dataset(
     started = perf_counter()
     chosen = _checked_engine(engine, workers=workers, address=address, part_rows=part_rows)
     settings = settings or Settings.from_env()
-    source, target = Place.of(input), Place.of(output)
+    source, target = place_of(input), place_of(output)
     _refuse_overlap(source, target)
     with translated(output), ExitStack() as stack:
         if (here := target.local) is not None:
@@ -435,7 +435,7 @@ class PartScorer:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._target = Place.of(job.output)
+        self._target = place_of(job.output)
         self._schema = pa.ipc.read_schema(pa.py_buffer(job.schema))
         folder = job.folder
         if folder is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from rlhf_loop.errors import ImportFileError
+from rlhf_loop.errors import ImportFileError, ObjectStoreError
+from rlhf_loop.utils import object_store
+from rlhf_loop.utils.object_store import Place
 from rlhf_loop.utils.rows import container_of, read_records, refuse_doubled, refuse_other_kinds
 from rlhf_loop.utils.text import blank, clause
 
@@ -56,68 +57,24 @@ Progress = Callable[[int, int], None]
 BadRow = Callable[[str, int, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A file or folder, on this machine or in an object store."""
+def place_of(where: str | Path) -> Place:
+    """Return the file or folder that a path or an address such as s3://bucket/folder names.
 
-    files: Any
-    path: str
-
-    @classmethod
-    def of(cls, where: str | Path) -> Place:
-        """Return the place that a path or an address such as s3://bucket/folder names.
-
-        Raises:
-            ImportFileError: it is not a valid address, or its store cannot be reached.
-        """
-        if not str(where):
-            raise ImportFileError("An empty text names no file or folder. Give its name.")
-        if isinstance(where, Path) or "://" not in where:
-            return cls(fs.LocalFileSystem(), str(Path(where).absolute()))
-        with translated(where):
-            files, path = fs.FileSystem.from_uri(where)
-            return cls(files, path.rstrip("/"))
-
-    @property
-    def local(self) -> Path | None:
-        """The path on this machine, None in an object store."""
-        return Path(self.path) if isinstance(self.files, fs.LocalFileSystem) else None
-
-    def inside(self, name: str) -> Place:
-        """Return what has that name in the folder."""
-        return Place(self.files, f"{self.path}/{name}")
-
-    def names(self) -> set[str]:
-        """Return the names in the folder, none where it is not there."""
-        found = self.files.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return {each.base_name for each in found}
-
-    def read(self) -> bytes:
-        """Return the file's content."""
-        with self.files.open_input_stream(self.path) as stream:
-            return cast(bytes, stream.read())
-
-    def write(self, content: bytes, *, by: Place) -> None:
-        """Write the file under the name `by` first, so that it is there whole or not at all."""
-        with self.files.open_output_stream(by.path) as stream:
-            stream.write(content)
-        self.files.move(by.path, self.path)
-
-
-def shown(where: str | Path) -> str:
-    """Return a path or an address without the key that may stand before its bucket."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", str(where))
+    Raises:
+        ImportFileError: it is not a valid address, or its store cannot be reached.
+    """
+    with translated(where):
+        return Place.of(where)
 
 
 @contextmanager
 def translated(where: str | Path) -> Iterator[None]:
-    """Make errors of files and object stores errors of this package that name the place."""
+    """Make errors of files and object stores those of an import that name the place."""
     try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise ImportFileError(
-            f"{shown(where)!r} cannot be read or written: {clause(error)}. Check its name, your rights, and space."
-        ) from error
+        with object_store.translated(where):
+            yield
+    except ObjectStoreError as error:
+        raise ImportFileError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
