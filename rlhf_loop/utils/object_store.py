@@ -30,7 +30,7 @@ from rlhf_loop.utils.text import clause
 _CONNECT_S, _SILENCE_S, _ATTEMPTS = 3, 10, 2
 #: Seconds in which Google's client tries again; its own default is a quarter of an hour.
 _GOOGLE_S = 15
-_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "file")
 _S3_OPTIONS = ("region", "scheme", "endpoint_override")
 #: The environment's name for another endpoint than Amazon's, as all of its tools read it.
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -89,6 +89,8 @@ class Place:
         with translated(where):
             files, path = _opened(where)
             path = path.rstrip("/")
+            if isinstance(files, fs.LocalFileSystem):
+                return cls(files, path, path)
             return cls(files, path, f"{where.partition('://')[0]}://{path}")
 
     @property
@@ -302,7 +304,7 @@ def _opened(address: str) -> tuple[Any, str]:
     scheme = address.partition("://")[0]
     if scheme not in _SCHEMES:
         raise ObjectStoreError(
-            f"{shown(address)!r} is not a valid address of an object store: {scheme!r} is none of "
+            f"{shown(address)!r} is not a valid address of an object store: {scheme!r} is not among "
             f"{', '.join(_SCHEMES)}. Give one such as s3://bucket/folder, or a path."
         )
     if scheme == "s3":

@@ -415,7 +415,7 @@ def test_another_input_or_model_is_refused(score: Score, settings: Settings, tmp
         (
             {"in.csv": "question,text\n1,2\n"},
             {"output": "nonsense://me:word@a/b"},
-            r"'nonsense://\*\*\*@a/b' cannot be",
+            r"'nonsense://\*\*\*@a/b' is not a valid address",
         ),
     ],
 )

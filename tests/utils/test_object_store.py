@@ -53,7 +53,8 @@ def test_an_object_comes_and_goes_whole(folder: Place, tmp_path: Path) -> None:
 
 
 def test_here_it_is_the_same(tmp_path: Path) -> None:
-    """A folder of this machine is a place as well."""
+    """A folder of this machine is a place as well, by its path and by its address."""
+    assert Place.of(tmp_path.as_uri()) == Place.of(tmp_path) == Place.of(str(tmp_path))
     place = Place.of(tmp_path).inside("new").inside("a.bin")
     assert place.put(CONTENT) == sha256(CONTENT) == place.get(tmp_path / "copy", sha256=sha256(CONTENT))
     assert names(Place.of(tmp_path / "new")) == ["a.bin"]
@@ -183,7 +184,7 @@ def test_rights_that_are_missing(folder: Place, s3: S3Server, action: str) -> No
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("ftp://host/folder", "'ftp' is none of s3, gs"),
+        ("ftp://host/folder", "'ftp' is not among s3, gs"),
         ("s3://", "is not a valid address"),
         ("s3:///folder", "is not of the form"),
         ("s3://key@bucket/folder", r"'s3://\*\*\*@bucket/folder' is not a valid address"),
