@@ -232,6 +232,7 @@ class Settings:
         "Folder into which the worker writes a backup at the times of RLHF_BACKUP_SCHEDULE; unset: it writes none.",
     )
     backup_schedule: str = _setting("30 2 * * *", "When the worker writes a backup, as in a crontab, in UTC.")
+    backup_index: bool = _setting(False, "Whether backups have the index, too.")
     backup_keep: int = _setting(7, "Newest backups of the worker's that are kept.", least=1, most=100_000)
     experiment_share: float = _setting(
         0.0, "Share of the questions, 0 to 1, that the other order answers, to see what the model is worth."

@@ -30,6 +30,8 @@ from rlhf_loop.cli.common import (
 from rlhf_loop.utils.text import counted
 
 if TYPE_CHECKING:
+    from rlhf_loop.config import Settings
+    from rlhf_loop.sources.index import IndexLines
     from rlhf_loop.store.rankings import Stored
 
 _SHOWN = 100
@@ -50,7 +52,9 @@ def worker(once: bool) -> None:
     from rlhf_loop.monitoring.worker import Worker
     from rlhf_loop.web import logs
 
-    worker = Worker(read_settings(), retrain=[sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"])
+    settings = read_settings()
+    retrain = [sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"]
+    worker = Worker(settings, retrain=retrain, index=lambda: _index_lines(settings))
     logs.configure()
     logger = logging.getLogger(__name__)
     with _stopped_by_signals(worker.stop):
@@ -137,22 +141,32 @@ def report(file: Path, shown: bool) -> None:
 
 @click.command(short_help="Write all there is to one file, while everything runs.")
 @click.argument("file", type=FilePath(dir_okay=False))
-def backup(file: Path) -> None:
-    """Write the database, the versions of the model and what waits in the outbox to FILE, while everything runs.
+@click.option("--index", "with_index", is_flag=True, help="The index, too. [RLHF_BACKUP_INDEX]")
+def backup(file: Path, with_index: bool) -> None:
+    """Write the database, the versions of the model and this machine's outbox to FILE, while everything runs.
 
     FILE is a ZIP archive that `rlhf-loop restore` puts back on any machine, into SQLite or PostgreSQL. It is read again
-    to its end before it takes the place of an earlier one, never of another file. The index is not in it, nor
-    are secrets of the settings; but it has what people wrote and hashes of passwords, so only you may read it.
+    to its end before it takes the place of an earlier one, never of another file. Secrets of the settings are not in
+    it; but it has what people wrote and hashes of passwords, so only you may read it. Exit code 1 if outbox or index
+    could not be read: then it has all the rest.
     """
     from rlhf_loop.store.backup import back_up
+    from rlhf_loop.store.engine import make_engine, refuse_new_file
 
-    engine, settings = open_ratings(), read_settings()
+    settings = read_settings()
+    refuse_new_file(settings)
+    index = _index_lines(settings) if with_index or settings.backup_index else None
     with progress_bar("Writing the backup") as progress:
-        made = back_up(engine, settings, file, actor=operator(), progress=progress)
+        engine = make_engine(settings.database_url)
+        made = back_up(engine, settings, file, actor=operator(), index=index, progress=progress)
     size = file.stat().st_size / 1e6
     click.echo(f"{file} has {made.words} ({size:,.1f} MB). It was read again, and is whole.")
     if made.missing:
         click.echo(f"Files of versions that were not there: {', '.join(made.missing)}.", err=True)
+    for lacking in made.lacking:
+        click.echo(f"It lacks what could not be read: {lacking}", err=True)
+    if made.lacking:
+        sys.exit(1)
 
 
 @click.command(short_help="Put a backup back, into SQLite or PostgreSQL.")
@@ -163,7 +177,7 @@ def restore(file: Path, check: bool, replace: bool) -> None:
     """Put FILE, which `rlhf-loop backup` has written, into the database and the folders that the settings name.
 
     The database has to be empty, and may be of the other kind. All of it is there at the end, or nothing was changed.
-    People sign in anew; the index is made by `rlhf-loop index add`.
+    People sign in anew. The index comes back where it is in FILE (`backup --index`), into either kind, too.
     """
     from rlhf_loop import registry
     from rlhf_loop.store import backup as backups
@@ -176,17 +190,34 @@ def restore(file: Path, check: bool, replace: bool) -> None:
     settings = read_settings()
     engine = make_engine(settings.database_url)
     with progress_bar("Restoring") as progress:
-        found = backups.restore(engine, settings, file, actor=operator(), replace=replace, progress=progress)
+        found = backups.restore(
+            engine,
+            settings,
+            file,
+            actor=operator(),
+            replace=replace,
+            index=lambda: _index_lines(settings),
+            progress=progress,
+        )
     trouble = registry.settle(engine, settings, force=replace, restored=True)
     live = registry.live(engine)
     click.echo(f"{describe(engine)} has {found.words}, as they were at {found.made_at:%Y-%m-%d %H:%M:%S} UTC.")
     click.echo((f"{live.version} is live." if live else "No version is live.") + off_still())
-    if found.waiting:
-        click.echo(f"What waits is in the outbox again, at {settings.outbox_path}; rlhf-loop serve brings it in.")
+    if found.waiting or found.refused:
+        place = settings.outbox_path.absolute()
+        click.echo(f"What waits is in the outbox again, at {place}; rlhf-loop serve brings it in.")
+    for lacking in found.lacking:
+        click.echo(f"The backup lacks what could not be read then: {lacking}", err=True)
     if changed := ", ".join(f"RLHF_{name.upper()}={value}" for name, value in found.settings.items()):
         click.echo(f"The settings were: {changed}")
     if trouble:
         click.echo(trouble, err=True)
+
+
+def _index_lines(settings: Settings) -> IndexLines:
+    from rlhf_loop.sources.index import IndexLines, open_store
+
+    return IndexLines(open_store(settings))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store import rankings
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
-from rlhf_loop.store.backup import back_up_into, holds_nothing
+from rlhf_loop.store.backup import Index, back_up_into, holds_nothing
 from rlhf_loop.store.engine import ensure_schema, make_engine, scrub
 from rlhf_loop.utils.text import clause
 
@@ -80,10 +80,11 @@ class _Job:
 class Worker:
     """Jobs that retrain when it is due by `settings.worker_schedule`, look for problems, and keep the live model.
 
-    `retrain` is the command of a training, with exit codes as `rlhf-loop retrain` has them.
+    `retrain` is the command of a training, with exit codes as `rlhf-loop retrain` has them. `index` opens the index,
+    where the settings want it in backups.
     """
 
-    def __init__(self, settings: Settings, *, retrain: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, *, retrain: Sequence[str], index: Callable[[], Index] | None = None) -> None:
         """Nothing starts yet, and the database is not asked.
 
         Raises:
@@ -92,7 +93,7 @@ class Worker:
         """
         self.schedule = schedule = Schedule(settings.worker_schedule)
         backups = Schedule(settings.backup_schedule, setting="RLHF_BACKUP_SCHEDULE")
-        self._settings, self._command = settings, tuple(retrain)
+        self._settings, self._command, self._index = settings, tuple(retrain), index
         self._engine = make_engine(settings.database_url, lasting=settings)
         self._stopped = threading.Event()
         self._jobs = (
@@ -166,14 +167,17 @@ class Worker:
         return True
 
     def _back_up(self) -> bool:
-        """Write a backup and delete those that are too many; an alarm is open while the last one failed."""
+        """Write a backup, delete those that are too many; an alarm is open while the last one failed, or lacks some."""
         if (folder := self._settings.backup_path) is None:
             return True
         try:
             ensure_schema(self._engine)
             if holds_nothing(self._engine) and not any(folder.glob("*.zip")):
                 return True
-            made = back_up_into(self._engine, self._settings, folder, actor="worker", progress=self._go_on)
+            index = self._index() if self._index is not None and self._settings.backup_index else None
+            made = back_up_into(self._engine, self._settings, folder, actor="worker", index=index, progress=self._go_on)
+            if made.lacking:
+                raise BackupError(f"The backup is there, but lacks what could not be read: {' '.join(made.lacking)}")
         except Exception as error:
             if not self._stopped.is_set():
                 said = error.args[0] if isinstance(error, RlhfLoopError) else f"{type(error).__name__}: {error}"

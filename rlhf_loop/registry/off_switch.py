@@ -25,13 +25,15 @@ from rlhf_loop.store.alarms import Alarm, alarms, clear_alarm, open_alarms, rais
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Identity
 from rlhf_loop.utils.files import write_whole
-from rlhf_loop.utils.text import clean_text, sentence
+from rlhf_loop.utils.text import sentence, visible
 from rlhf_loop.utils.translation import Message
 
 logger = logging.getLogger(__name__)
 
 _BY_HAND: Mapping[str, str] = {"actor": "unknown", "reason": "The marker was put there by hand."}
 _TARGET = "model"
+#: Characters of a reason.
+_LONGEST = 2_000
 #: What was said last of each marker: once, and not with every look.
 _told: dict[Path, str] = {}
 
@@ -42,10 +44,10 @@ def switch_off(open_engine: Callable[[], Engine], settings: Settings, *, actor: 
     Of the marker and the database one is enough: whoever serves brings it to the other.
 
     Raises:
-        RegistryError: it is off already, or neither the marker nor the database can be written.
+        RegistryError: the reason is too long, it is off already, or neither the marker nor the database can be written.
     """
     marker = off_marker(settings.model_path)
-    said = {"actor": actor, "reason": clean_text(reason), "at": datetime.now(UTC).isoformat()}
+    said = {"actor": actor, "reason": _one_line(reason), "at": datetime.now(UTC).isoformat()}
     if marker.exists():
         raise RegistryError(
             f"The model is off already: {_said(_read(marker) or _BY_HAND)} To give another reason, switch it on first: "
@@ -81,16 +83,17 @@ def switch_on(engine: Engine, settings: Settings, *, actor: str, reason: str = "
     """Let the live model rank again.
 
     Raises:
-        RegistryError: it is not off, or the marker cannot be deleted, or is that of another database.
+        RegistryError: the reason is too long, it is not off, or the marker cannot be deleted, or is that of another
+            database.
         DatabaseError: the database cannot be used; it stays off.
     """
-    marker = off_marker(settings.model_path)
+    marker, reason = off_marker(settings.model_path), _one_line(reason)
     found, database = _read(marker), _identity(engine)
     if found is not None and found.get("database", database) == database and switched_off(engine) is None:
         # A decision that the log of them does not have yet.
         follow(engine, settings)
         found = _read(marker)
-    detail = {"reason": clean_text(reason)} if reason else None
+    detail = {"reason": reason} if reason else None
     cleared = clear_alarm(
         engine, AlarmKind.MODEL_OFF, also=lambda connection: audit.note(connection, actor, "model.on", _TARGET, detail)
     )
@@ -106,8 +109,8 @@ def switch_on(engine: Engine, settings: Settings, *, actor: str, reason: str = "
         _delete(marker, found)
     except OSError as error:
         raise RegistryError(
-            f"{marker} cannot be deleted ({error.strerror}), so the model stays off on this machine. Mend the rights "
-            "of its folder, and delete the file."
+            f"{marker} cannot be deleted ({error.strerror}), so the model stays off on this machine. Delete it, "
+            "whatever it is; perhaps the rights of its folder have to be mended before."
         ) from error
 
 
@@ -186,6 +189,16 @@ def _note(engine: Engine, said: Mapping[str, str]) -> None:
     )
 
 
+def _one_line(reason: str) -> str:
+    """Return what can be seen of a reason, in one line."""
+    seen = " ".join(visible(reason).split())
+    if len(seen) > _LONGEST:
+        raise RegistryError(
+            f"The reason has {len(seen):,} characters; at most {_LONGEST:,} are kept. Nothing was changed. Shorten it."
+        )
+    return seen
+
+
 def _said(said: Mapping[str, str]) -> str:
     return f"switched off by {said['actor']}: {sentence(said['reason'])}"
 
@@ -206,7 +219,12 @@ def _read(marker: Path) -> dict[str, str] | None:
 
 def _delete(marker: Path, found: Mapping[str, str] | None) -> None:
     """Delete the marker that was found, and not one that somebody has put there since."""
-    if found is not None and _read(marker) == found:
+    if found is None or _read(marker) != found:
+        return
+    if marker.is_dir():
+        # Put there by hand; one with something in it is left to whoever did.
+        marker.rmdir()
+    else:
         marker.unlink(missing_ok=True)
 
 

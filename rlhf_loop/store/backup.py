@@ -1,10 +1,11 @@
-"""Backups: the database row by row, the versions' files and what waits in the outbox, in one file that either database
-can be restored from.
+"""Backups: the database row by row, the versions' files, the outbox and, where it is wanted, the index, in one file
+that either database can be restored from.
 
 It is a ZIP archive: `tables/NAME.jsonl` has a row a line, as JSON in the order of the manifest's columns, times by ISO
-8601; `models/` and `live/` have model files as they are; `manifest.json`, the last one, has the schema's revision, all
-counts, and the sum of each member. So neither the server's version nor its client programs matter, and a restoration is
-one transaction. `pg_dump` would be faster on large databases, and could be restored into PostgreSQL alone.
+8601; `models/` and `live/` have model files as they are, `index.jsonl` a section a line; `manifest.json`, the last one,
+has the schema's revision, all counts, and the sum of each member. So neither the server's version nor its client
+programs matter, and a restoration is one transaction. `pg_dump` would be faster on large databases, and could be
+restored into PostgreSQL alone.
 """
 
 from __future__ import annotations
@@ -13,29 +14,33 @@ import json
 import logging
 import os
 import re
+import shutil
+import socket
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from filelock import FileLock, Timeout
-from sqlalchemy import JSON, Table, func, inspect, select
+from sqlalchemy import JSON, Table, func, inspect, literal, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState
-from rlhf_loop.errors import BackupError, DatabaseError
+from rlhf_loop.errors import BackupError, DatabaseError, OutboxError, VectorStoreError
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import (
     VERSION_TABLE,
     describe,
+    ensure_schema,
     head,
     migrating,
     reading,
@@ -45,9 +50,9 @@ from rlhf_loop.store.engine import (
     transaction,
     upgrade,
 )
-from rlhf_loop.store.outbox import Outbox, outboxes
+from rlhf_loop.store.outbox import Kept, Outbox, outboxes
 from rlhf_loop.store.tables import AuditEntry, Base, ModelVersion, UtcDateTime
-from rlhf_loop.utils.files import write_whole
+from rlhf_loop.utils.files import whole_file
 from rlhf_loop.utils.text import counted
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
@@ -56,10 +61,12 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-_FORMAT = 1
+#: The first format knew neither refused entries nor the index, and was made of what could be read or not at all.
+_FORMAT, _FIRST = 2, 1
+_ADDED = frozenset({"refused", "machine", "lacking", "index"})
 #: In the folder of the backups: what is not whole yet, and the lock of who writes it.
 _DRAFT, _LOCK = ".rlhf-backup.part", ".rlhf-backup.lock"
-_MANIFEST, _OUTBOX = "manifest.json", "outbox.jsonl"
+_MANIFEST, _OUTBOX, _INDEX = "manifest.json", "outbox.jsonl", "index.jsonl"
 #: Bytes of a manifest that is read at all: that of ten thousand versions has two million.
 _LARGEST_MANIFEST = 2**26
 #: Who signed out since would be in again, and a used link would work once more.
@@ -112,9 +119,30 @@ class Member:
     bytes: int
 
 
+class Index(Protocol):
+    """The vector index as a backup sees it: sections by source, a line each."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Count the sections that are there, by source."""
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Return each line beside its source, as all of them are at one moment."""
+
+    def check(self, lines: Iterable[bytes]) -> Mapping[str, int]:
+        """Count the sections of lines by source; a ValueError says which line is none."""
+
+    def put(self, lines: Iterable[bytes]) -> None:
+        """Have the sections of lines in place of all that is there, all or none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """The content of a backup; `missing` are files of versions that were not there, `live` is the live model's sum."""
+    """The content of a backup.
+
+    `missing` are files of versions that were not there, `live` is the live model's sum. The outbox is that of
+    `machine`: `waiting` entries, and `refused` ones that the database has not taken. `index` has its sections by
+    source, None where it was not wanted. `lacking` says of outbox and index what could not be read, and why.
+    """
 
     format: int
     program: str
@@ -128,6 +156,10 @@ class Backup:
     waiting: int
     settings: Mapping[str, str]
     files: Mapping[str, Member] = field(repr=False)
+    refused: int = 0
+    machine: str = ""
+    lacking: tuple[str, ...] = ()
+    index: Mapping[str, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -137,41 +169,60 @@ class Backup:
     @property
     def words(self) -> str:
         """Its content in words."""
-        waiting = f", {counted(self.waiting, 'waiting entry', 'waiting entries')}" if self.waiting else ""
-        rows = counted(self.rows, "row")
-        return (
-            f"{rows} of {counted(len(self.tables), 'table')}, {counted(self.versions, 'version')} of the model{waiting}"
+        return ", ".join(
+            [
+                f"{counted(self.rows, 'row')} of {counted(len(self.tables), 'table')}",
+                f"{counted(self.versions, 'version')} of the model",
+                *([counted(self.waiting, "waiting entry", "waiting entries")] if self.waiting else []),
+                *([counted(self.refused, "refused entry", "refused entries")] if self.refused else []),
+                *([] if self.index is None else [f"{counted(sum(self.index.values()), 'section')} of the index"]),
+            ]
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LastBackup:
-    """The last backup that the database knows of: where it is, how large, and when it was made."""
+    """The last backup that the database knows of: where it is, how large, when it was made, and what it lacks."""
 
     file: str
     bytes: int
     made_at: datetime
+    lacking: tuple[str, ...] = ()
 
 
-def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progress: Progress | None = None) -> Backup:
+def back_up(
+    engine: Engine,
+    settings: Settings,
+    file: Path,
+    *,
+    actor: str,
+    index: Index | None = None,
+    progress: Progress | None = None,
+) -> Backup:
     """Write all there is to `file`, in place of what is there, once it was read again and found to be whole.
 
-    Others may read and write meanwhile; what was acknowledged before the call is in it. `progress` may raise to stop.
+    Others may read and write meanwhile; what was acknowledged before the call, by this machine or by the database, is
+    in it. An outbox or an index that cannot be read holds up nothing: the backup says what it lacks. `progress` may
+    raise to stop.
+
+    Args:
+        index: the index, where that is wanted, too.
 
     Raises:
-        BackupError: the database holds nothing, `file` is something else than a backup, it cannot be written, or
-            another one is being written there; what was there is there.
+        BackupError: there is no database, or it holds nothing, `file` is something else than a backup, it cannot be
+            written, or another one is being written there; what was there is there.
         DatabaseError: the database cannot be read.
     """
     if holds_nothing(engine):
         # Most likely another one is meant; and the file may be the last of that.
         raise BackupError(
             Message(
-                "The database {database} holds nothing, so no backup is made of it. Set RLHF_DATABASE_URL to the one "
-                "that is meant.",
+                "The database {database} is not there, or holds nothing, so no backup is made of it. Set "
+                "RLHF_DATABASE_URL to the one that is meant.",
                 database=describe(engine),
             )
         )
+    ensure_schema(engine)
     # A link stays one, and leads to the new backup.
     target = Path(os.path.realpath(file))
     _refuse_other_files(file, target, engine, settings)
@@ -183,7 +234,7 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
             # Nobody else's business: it holds what people wrote, and the hashes of their passwords.
             with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as out:
                 with ZipFile(out, "w", ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-                    _write(archive, engine, settings, progress)
+                    _write(archive, engine, settings, index, progress)
                 out.flush()
                 os.fsync(out.fileno())
             made = look(draft)
@@ -202,7 +253,13 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
         finally:
             with suppress(OSError):
                 draft.unlink()
-    detail = {"file": str(file.absolute()), "bytes": size, "rows": made.rows, "made_at": made.made_at.isoformat()}
+    detail = {
+        "file": str(file.absolute()),
+        "bytes": size,
+        "rows": made.rows,
+        "made_at": made.made_at.isoformat(),
+        "lacking": list(made.lacking),
+    }
     try:
         with transaction(engine) as connection:
             audit.note(connection, actor, _ACTION, _TARGET, detail)
@@ -212,16 +269,24 @@ def back_up(engine: Engine, settings: Settings, file: Path, *, actor: str, progr
 
 
 def back_up_into(
-    engine: Engine, settings: Settings, folder: Path, *, actor: str, progress: Progress | None = None
+    engine: Engine,
+    settings: Settings,
+    folder: Path,
+    *,
+    actor: str,
+    index: Index | None = None,
+    progress: Progress | None = None,
 ) -> Backup:
     """Write a backup into a folder, named by the time; of those that are named so it and the newest others stay, in all
-    `backup_keep`.
+    `backup_keep`. After one that lacks something all others stay.
 
     Raises:
         BackupError, DatabaseError: see `back_up`. Then all earlier ones stay.
     """
     name = f"rlhf-loop-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
-    made = back_up(engine, settings, folder / name, actor=actor, progress=progress)
+    made = back_up(engine, settings, folder / name, actor=actor, index=index, progress=progress)
+    if made.lacking:
+        return made
     # Whatever a clock that was ahead has named the others.
     others = (file for file in folder.iterdir() if _NAMED.fullmatch(file.name) and file.name != name)
     for file in sorted(others, reverse=True)[settings.backup_keep - 1 :]:
@@ -231,14 +296,20 @@ def back_up_into(
 
 
 def holds_nothing(engine: Engine) -> bool:
-    """Tell whether a database has no more than one that was just made.
+    """Tell whether a database has no more than one that was just made, if there is one; none is made.
 
     Raises:
         DatabaseError: the database cannot be asked.
     """
+    file = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
+    if file is not None and not file.exists():
+        return True
     with reading(engine) as connection:
-        tables = (table for table in Base.metadata.sorted_tables if table.name not in _OF_ITSELF)
-        return all(connection.execute(select(table).limit(1)).first() is None for table in tables)
+        there = {*inspect(connection).get_table_names()} - _OF_ITSELF
+        tables = (table for table in Base.metadata.sorted_tables if table.name in there)
+        # Of an earlier revision, too.
+        found = (select(literal(1)).select_from(table).limit(1) for table in tables)
+        return all(connection.execute(each).first() is None for each in found)
 
 
 def last_backup(engine: Engine) -> LastBackup | None:
@@ -253,7 +324,8 @@ def last_backup(engine: Engine) -> LastBackup | None:
     if row is None:
         return None
     detail = row.detail or {}
-    return LastBackup(str(detail.get("file", "")), int(detail.get("bytes", 0)), row.happened_at)
+    lacking = tuple(map(str, detail.get("lacking", ())))
+    return LastBackup(str(detail.get("file", "")), int(detail.get("bytes", 0)), row.happened_at, lacking)
 
 
 def look(file: Path) -> Backup:
@@ -273,6 +345,7 @@ def restore(
     *,
     actor: str,
     replace: bool = False,
+    index: Callable[[], Index] | None = None,
     progress: Progress | None = None,
 ) -> Backup:
     """Put all of a backup into the database and the folders of the settings, or nothing into the database.
@@ -281,21 +354,29 @@ def restore(
 
     Args:
         replace: drop what is there. Without it, there must be nothing.
+        index: opens the index, which is asked only for a backup that has one. Without it, the backup's is left out.
 
     Raises:
         BackupError: the backup is not whole or of a later version, or something is there.
         DatabaseError: the database cannot be written.
+        VectorStoreError: the index cannot be.
     """
     with _opened(file) as (archive, found), ExitStack() as closed, ExitStack() as undone:
         boxes = [closed.enter_context(closing(outbox)) for outbox in outboxes(settings)]
         if not replace:
             _refuse_others_model(settings, found)
+        sections = index() if index is not None and found.index is not None else None
+        if sections is not None:
+            _check_index(archive, found, sections, replace=replace)
         with migrating(engine) as connection:
             try:
                 _load(connection, archive, found, replace=replace, progress=progress)
                 # Before the commit: where the rows are, these are, too.
                 _put_files(archive, found, settings)
                 dropped = _put_waiting(archive, found, boxes, undone)
+                if sections is not None:
+                    with archive.open(_INDEX) as source:
+                        sections.put(source)
             except OSError as error:
                 raise BackupError(
                     f"The backup cannot be restored: {error.strerror or error}. Make room, or mend the rights of "
@@ -319,10 +400,12 @@ def restore(
 # --- Writing ---------------------------------------------------------------------------------------------------------
 
 
-def _write(archive: ZipFile, engine: Engine, settings: Settings, progress: Progress | None) -> None:
-    made_at, files = datetime.now(UTC), dict[str, Member]()
+def _write(
+    archive: ZipFile, engine: Engine, settings: Settings, index: Index | None, progress: Progress | None
+) -> None:
+    made_at, files, lacking = datetime.now(UTC), dict[str, Member](), list[str]()
     # First: what leaves it from now on is in the database twice at worst, and then only once after a replay.
-    waiting = _write_waiting(archive, settings, files)
+    waiting, refused = _write_waiting(archive, settings, files, lacking)
     tables = [table for table in Base.metadata.sorted_tables if table.name not in _LEFT_OUT]
     with reading(engine) as connection:
         total = sum(_count(connection, table) for table in tables) if progress else 0
@@ -345,6 +428,7 @@ def _write(archive: ZipFile, engine: Engine, settings: Settings, progress: Progr
             select(ModelVersion.version, ModelVersion.sha256, ModelVersion.weights_sha256, ModelVersion.state)
         ).all()
     missing = _write_models(archive, settings, versions, files)
+    sections = None if index is None else _write_index(archive, index, files, lacking, progress)
     manifest = Backup(
         format=_FORMAT,
         program=__version__,
@@ -358,6 +442,10 @@ def _write(archive: ZipFile, engine: Engine, settings: Settings, progress: Progr
         waiting=waiting,
         settings=settings.changed(),
         files=files,
+        refused=refused,
+        machine=socket.gethostname(),
+        lacking=tuple(lacking),
+        index=sections,
     )
     values = {**asdict(manifest), "made_at": made_at.isoformat()}
     archive.writestr(_MANIFEST, json.dumps(values, indent=1, ensure_ascii=False))
@@ -451,15 +539,43 @@ def _write_file(archive: ZipFile, name: str, path: Path, files: dict[str, Member
     return True
 
 
-def _write_waiting(archive: ZipFile, settings: Settings, files: dict[str, Member]) -> int:
-    count = 0
+def _write_waiting(
+    archive: ZipFile, settings: Settings, files: dict[str, Member], lacking: list[str]
+) -> tuple[int, int]:
+    waiting = refused = 0
     with _member(archive, _OUTBOX, files) as out:
         for place, outbox in enumerate(outboxes(settings)):
-            for kind, body, interactions in outbox.all():
-                out((json.dumps([place, kind, body, interactions]) + "\n").encode())
-                count += 1
-            outbox.close()
-    return count
+            with closing(outbox):
+                try:
+                    entries = outbox.all()
+                except (OutboxError, ValueError) as error:
+                    # What the database has is worth a backup by itself.
+                    lacking.append(str(error))
+                    continue
+            for each in entries:
+                line = json.dumps([place, each.kind, each.body, each.interactions, each.refused])
+                out(f"{line}\n".encode())
+                waiting += each.refused is None
+                refused += each.refused is not None
+    return waiting, refused
+
+
+def _write_index(
+    archive: ZipFile, index: Index, files: dict[str, Member], lacking: list[str], progress: Progress | None
+) -> dict[str, int] | None:
+    counts = Counter[str]()
+    with _member(archive, _INDEX, files) as out:
+        try:
+            total = sum(index.counts().values()) if progress else 0
+            for source, line in index.lines():
+                out(line)
+                counts[source] += 1
+                if progress and counts.total() % _ROWS == 0:
+                    progress(counts.total(), max(total, counts.total()))
+        except VectorStoreError as error:
+            lacking.append(str(error))
+            return None
+    return dict(counts)
 
 
 @contextmanager
@@ -543,7 +659,8 @@ def _manifest(archive: ZipFile) -> Backup:
             f"{str(form)[:40]} and its revision {str(revision)[:40]}, and {_FORMAT} and {head()} are known here. "
             "Install that version, or a later one."
         )
-    if form != _FORMAT or revision not in revisions() or set(values) != {each.name for each in fields(Backup)}:
+    names = {each.name for each in fields(Backup)} - (_ADDED if form == _FIRST else set())
+    if form not in (_FIRST, _FORMAT) or revision not in revisions() or set(values) != names:
         raise ValueError("no version writes such a manifest")
     from pydantic import TypeAdapter, ValidationError
 
@@ -555,6 +672,8 @@ def _manifest(archive: ZipFile) -> Backup:
     kept = {f"tables/{table.name}.jsonl" for table in found.tables} | {_OUTBOX}
     if kept != {name for name in found.files if name == _OUTBOX or name.startswith("tables/")}:
         raise ValueError("its tables are not those that its manifest names")
+    if found.index is not None and _INDEX not in found.files:
+        raise ValueError("it has no index, although its manifest says so")
     return found
 
 
@@ -633,19 +752,41 @@ def _refuse_rows(connection: Connection, there: Sequence[str]) -> None:
             continue
         if connection.exec_driver_sql(f"SELECT 1 FROM {name} LIMIT 1").first() is not None:
             raise BackupError(
-                f"The database {connection.engine.url.render_as_string()} is not empty: {name} has rows. Name an empty "
+                f"The database {describe(connection.engine)} is not empty: {name} has rows. Name an empty "
                 "one with RLHF_DATABASE_URL, or have all that is there dropped: --replace"
             )
 
 
 def _refuse_others_model(settings: Settings, found: Backup) -> None:
-    live = settings.model_path
+    live, ours = settings.model_path, found.files.get(_LIVE)
     if _live_sum(settings) in (None, found.live):
         return
+    if ours is not None and _is_there(live, ours):
+        # An attempt that was killed has left it.
+        return
     raise BackupError(
-        f"There is another live model at {live}. Name another place with RLHF_MODEL_PATH, or have it replaced: "
-        "--replace"
+        f"There is another live model at {live.absolute()}. Name another place with RLHF_MODEL_PATH, or have it "
+        "replaced: --replace"
     )
+
+
+def _check_index(archive: ZipFile, found: Backup, index: Index, *, replace: bool) -> None:
+    """Read all of the index in the backup; refuse to put it in the place of another one."""
+    try:
+        with archive.open(_INDEX) as source:
+            counts = index.check(source)
+        if counts != found.index:
+            raise ValueError("its index is not the one that its manifest names")
+    except _BROKEN as error:
+        raise _not_whole(Path(archive.filename or ""), error) from error
+    there = index.counts()
+    if not replace and there and there != counts:
+        first = next((each for each in there if there[each] != counts.get(each)), next(iter(there)))
+        raise BackupError(
+            f"The index is not empty: it has {counted(there[first], 'section')} of {first[:60]!r}. Delete them with "
+            "rlhf-loop index delete, name another place with RLHF_INDEX_PATH, or have all that is there dropped: "
+            "--replace"
+        )
 
 
 def _sum_file(path: Path) -> Path:
@@ -803,29 +944,43 @@ def _put_files(archive: ZipFile, found: Backup, settings: Settings) -> None:
 
 
 def _put_file(source: IO[bytes], path: Path, member: Member) -> None:
-    with suppress(OSError):
-        if path.stat().st_size == member.bytes and sha256(path.read_bytes()).hexdigest() == member.sha256:
-            return
-    write_whole(path, source.read(), mode=0o644)
+    if not _is_there(path, member):
+        with whole_file(path, mode=0o644) as out:
+            shutil.copyfileobj(source, out, _CHUNK)
 
 
-def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undone: ExitStack) -> list[list[Any]]:
-    """Have what waits in the backup wait here, until it is `undone`; return what else waits in each outbox."""
-    kept: list[list[Any]] = [[], []]
+def _is_there(path: Path, member: Member) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return path.stat().st_size == member.bytes and file_digest(file, "sha256").hexdigest() == member.sha256
+    return False
+
+
+def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undone: ExitStack) -> list[list[Kept]]:
+    """Have the entries of the backup in the outboxes here, until that is `undone`; return what else each one has."""
+    kept: tuple[list[Kept], list[Kept]] = ([], [])
     with archive.open(_OUTBOX) as source:
         for line in source:
-            place, kind, body, interactions = json.loads(line)
-            if not (isinstance(kind, str) and isinstance(body, dict) and all(isinstance(e, str) for e in interactions)):
+            place, kind, body, interactions, *why = json.loads(line)
+            [reason] = why or [None]
+            if not (
+                isinstance(kind, str)
+                and isinstance(body, dict)
+                and all(isinstance(each, str) for each in interactions)
+                and (reason is None or isinstance(reason, str))
+            ):
                 raise ValueError("an entry of the outbox is not valid")
-            kept[("0", "1").index(str(place))].append((kind, body, interactions))
-    if sum(map(len, kept)) != found.waiting:
-        raise ValueError(f"{sum(map(len, kept)):,} entries wait instead of {found.waiting:,}")
+            kept[("0", "1").index(str(place))].append(Kept(kind, body, interactions, reason))
+    refused = sum(each.refused is not None for entries in kept for each in entries)
+    if (waiting := sum(map(len, kept)) - refused) != found.waiting or refused != found.refused:
+        raise ValueError(
+            f"{waiting:,} entries wait and {refused:,} are refused, instead of {found.waiting:,} and {found.refused:,}"
+        )
     others = []
     for outbox, entries in zip(boxes, kept, strict=True):
         there = outbox.all()
-        mine, theirs = ({(kind, json.dumps(body)) for kind, body, _ in each} for each in (there, entries))
-        others.append([each for each in there if (each[0], json.dumps(each[1])) not in theirs])
-        new = [each for each in entries if (each[0], json.dumps(each[1])) not in mine]
+        mine, theirs = ({(each.kind, json.dumps(each.body)) for each in some} for some in (there, entries))
+        others.append([each for each in there if (each.kind, json.dumps(each.body)) not in theirs])
+        new = [each for each in entries if (each.kind, json.dumps(each.body)) not in mine]
         undone.callback(outbox.exchange, add=(), drop=new)
         outbox.exchange(add=new)
     return others

@@ -289,7 +289,7 @@ _IDENTITY = "SELECT identity FROM rlhf_database"
 
 def _lost(url: URL, what: str) -> str:
     return (
-        f"The database {url.render_as_string()} {what}. Put its file back; or begin with a new one, which knows "
+        f"The database {_shown(url)} {what}. Put its file back; or begin with a new one, which knows "
         "nothing of before: rlhf-loop init. What runs takes another one only when it is started again."
     )
 
@@ -365,9 +365,15 @@ def revision(engine: Engine) -> str | None:
 
 
 def describe(engine: Engine) -> str:
-    """Name the database as it may be shown: its URL without password and without driver options."""
-    shown = {key: value for key, value in engine.url.query.items() if key in ("host", "port", "service")}
-    return engine.url.set(query=shown).render_as_string(hide_password=True)
+    """Name the database as it may be shown: its URL without password and driver options, a file by its whole path."""
+    return _shown(engine.url)
+
+
+def _shown(url: URL) -> str:
+    if url.get_backend_name() == "sqlite" and (file := sqlite_file(url)):
+        return url.set(database=str(file.absolute())).render_as_string()
+    shown = {key: value for key, value in url.query.items() if key in ("host", "port", "service")}
+    return url.set(query=shown).render_as_string(hide_password=True)
 
 
 def _parse(url: str) -> URL:

@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS mentions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mentions_by_entry ON mentions (entry);
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (id) WHERE refused IS NULL;"""
-_INSERT = "INSERT INTO entries (kind, body, created_at) VALUES (?, ?, ?)"
+_INSERT = "INSERT INTO entries (kind, body, created_at, refused) VALUES (?, ?, ?, ?)"
 _BUSY_S = 5
 #: Bytes of a file that takes no more entries, and characters of those that are read at a time.
 _MOST_BYTES, _MOST_CHARS = 2**30, 2**23
@@ -53,6 +53,16 @@ class Entry:
     id: int
     kind: str
     body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry with what it is about; `refused` says why the database has not taken it, None while it waits."""
+
+    kind: str
+    body: Mapping[str, Any]
+    interactions: Sequence[str]
+    refused: str | None = None
 
 
 class Outbox:
@@ -73,7 +83,7 @@ class Outbox:
         Raises:
             OutboxError: there is no room, or the file cannot be written.
         """
-        row = (kind, _written(body), datetime.now(UTC).isoformat())
+        row = (kind, _written(body), datetime.now(UTC).isoformat(), None)
 
         def insert(connection: sqlite3.Connection) -> None:
             (count,) = connection.execute("SELECT count(*) FROM entries WHERE refused IS NULL").fetchone()
@@ -133,31 +143,31 @@ class Outbox:
         rows = self._rows("SELECT created_at FROM entries WHERE refused IS NULL ORDER BY id LIMIT 1")
         return datetime.fromisoformat(rows[0][0]) if rows else None
 
-    def all(self) -> list[tuple[str, Mapping[str, Any], list[str]]]:
-        """Return what waits, with what each entry is about, the oldest first.
+    def all(self) -> list[Kept]:
+        """Return what waits and what the database has refused, with what each entry is about, the oldest first.
 
         Raises:
             OutboxError: the file cannot be read.
         """
         about = "(SELECT json_group_array(interaction) FROM mentions WHERE entry = entries.id)"
-        rows = self._rows(f"SELECT kind, body, {about} FROM entries WHERE refused IS NULL ORDER BY id")
-        return [(kind, json.loads(body), json.loads(names)) for kind, body, names in rows]
+        rows = self._rows(f"SELECT kind, body, {about}, refused FROM entries ORDER BY id")
+        return [Kept(kind, json.loads(body), json.loads(names), refused) for kind, body, names, refused in rows]
 
-    def exchange(
-        self, *, add: Sequence[tuple[str, Mapping[str, Any], list[str]]], drop: Sequence[tuple[str, Any, Any]] = ()
-    ) -> None:
-        """Drop entries that wait, and add others, all or none.
+    def exchange(self, *, add: Sequence[Kept], drop: Sequence[Kept] = ()) -> None:
+        """Drop entries, and add others, all or none.
 
         Raises:
             OutboxError: the file cannot be written.
         """
-        now, gone = datetime.now(UTC).isoformat(), {(kind, _written(body)) for kind, body, _ in drop}
+        now, gone = datetime.now(UTC).isoformat(), {(each.kind, _written(each.body)) for each in drop}
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.executemany("DELETE FROM entries WHERE kind = ? AND body = ? AND refused IS NULL", [*gone])
-            for kind, body, names in add:
-                entry = connection.execute(_INSERT, (kind, _written(body), now)).lastrowid
-                connection.executemany("INSERT INTO mentions VALUES (?, ?)", [(name, entry) for name in set(names)])
+            connection.executemany("DELETE FROM entries WHERE kind = ? AND body = ?", [*gone])
+            for each in add:
+                row = each.kind, _written(each.body), now, each.refused
+                entry = connection.execute(_INSERT, row).lastrowid
+                names = [(name, entry) for name in set(each.interactions)]
+                connection.executemany("INSERT INTO mentions VALUES (?, ?)", names)
 
         if add or drop:
             self._do(work)

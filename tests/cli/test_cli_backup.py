@@ -58,7 +58,10 @@ def test_from_one_machine_to_another(loop: Run, tmp_path: Path) -> None:
     said = loop("restore", file, "--replace", place="there").stdout
     assert "No version is live. It does not rank, as the model is switched off" in said
     before = file.read_bytes()
-    assert "holds nothing, so no backup is made of it" in loop("backup", file, code=2, place="elsewhere").stderr
+    database = tmp_path / "elsewhere" / "rlhf.db"
+    said = loop("backup", file, code=2, place="elsewhere").stderr
+    assert f"The database sqlite:///{database} is not there, or holds nothing, so no backup is made of it" in said
+    assert not database.parent.exists()
     assert file.read_bytes() == before
     file.write_bytes(before[:-9])
     assert "is not a whole backup" in loop("restore", file, "--check", code=2).stderr

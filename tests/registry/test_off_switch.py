@@ -260,3 +260,32 @@ def test_an_order_is_no_score(tmp_path: Path, encoder: TextEncoder, trained: Tra
         scored(ranker, [QUERY], DOCUMENTS[:1])
     looking = Ranker(Settings(model_path=ranker.model_path), encoder=encoder, even_if_off=True)
     assert looking.model_version is not None
+
+
+def test_a_reason_in_one_line(engine: Engine, settings: Settings) -> None:
+    """What cannot be seen of a reason is not kept; one that is too long is refused, and nothing changes."""
+    with pytest.raises(RegistryError, match=r"The reason has 10,000 characters; at most 2,000 are kept"):
+        off(engine, settings, "x" * 10_000)
+    assert registry.switched_off(engine) is None
+    assert not off_marker(settings.model_path).exists()
+    off(engine, settings, "It \x1b[31mrhymes\x9b2J\r\n\u202etwice\0")
+    assert json.loads(off_marker(settings.model_path).read_bytes())["reason"] == "It [31mrhymes2J twice"
+    with pytest.raises(RegistryError, match="The reason has"):
+        registry.switch_on(engine, settings, actor="cli:ada", reason="x" * 10_000)
+    assert registry.switched_off(engine) is not None
+
+
+def test_a_marker_that_is_a_folder(engine: Engine, settings: Settings) -> None:
+    """It switches off like a file; an empty one goes with the switch, another one is named."""
+    marker = off_marker(settings.model_path)
+    marker.mkdir()
+    assert registry.follow(engine, settings) is not None
+    switch_on(engine, settings)
+    assert not marker.exists()
+    (marker / "mine").mkdir(parents=True)
+    registry.follow(engine, settings)
+    with pytest.raises(RegistryError, match=r"off cannot be deleted \(.*stays off on this machine\. Delete it"):
+        switch_on(engine, settings)
+    (marker / "mine").rmdir()
+    registry.follow(engine, settings)
+    assert not marker.exists()

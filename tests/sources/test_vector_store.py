@@ -21,7 +21,7 @@ from patience import PATIENCE_S
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
-from rlhf_loop.sources.index import Entry, Section, SourceCount, VectorStore, lancedb_store, open_store
+from rlhf_loop.sources.index import Entry, Kept, Section, SourceCount, VectorStore, lancedb_store, open_store
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.sources.index.store import reciprocal_rank_fusion
@@ -679,3 +679,71 @@ def test_an_index_that_comes_later_is_cold_until_it_is_read(tmp_path: Path, monk
     assert store.cold
     assert len(store.sources()) == 1
     assert not store.cold
+
+
+def everything(store: VectorStore) -> list[tuple[Section, str, bytes, bytes | None]]:
+    """All that is kept, to compare to the last bit."""
+    kept = [each for batch in store.everything() for each in batch]
+    found = [
+        (
+            each.entry.section,
+            each.encoder,
+            each.entry.vectors.tobytes(),
+            each.entry.heading.tobytes() if each.entry.heading is not None else None,
+        )
+        for each in kept
+    ]
+    return sorted(found, key=lambda row: row[0].id)
+
+
+def test_everything_and_in_its_place(store: VectorStore) -> None:
+    """All comes out as it went in, to the last bit; others take its place as one, found by vectors and by words."""
+    assert list(store.everything()) == []
+    some = [entry("a", "apples", seeds=(1, 2), heading=3, title="Fruit"), entry("a", "pears", number=1, seeds=(4,))]
+    store.add(some, encoder=ENCODER)
+    store.add([entry("b", "plums", source="t", seeds=(5,))], encoder="model-a/int8")
+    before = everything(store)
+    assert [(row[0].id, row[1]) for row in before] == [("a-0", ENCODER), ("a-1", ENCODER), ("b-0", "model-a/int8")]
+    assert before[0][:1] + before[0][2:] == (some[0].section, unit(1, 2).tobytes(), unit(3)[0].tobytes())
+    new = [Kept(entry(f"c{number}", f"quinces {number}", seeds=(number,)), ENCODER) for number in range(12)]
+    store.replace([new[:7], new[7:]])
+    assert store.sources() == [SourceCount("s", 12, 12)]
+    assert found(store, "quinces 11")[0] == "c11"
+    assert found(store, "x", "vector", seed=4)[0] == "c4"
+    assert found(store, "plums") == []
+    store.add([entry("d", "medlars")], encoder=ENCODER)
+    store.optimize()
+    assert found(store, "medlars") == ["d"]
+    store.replace([])
+    assert store.sources() == []
+    assert found(store, "medlars") == []
+
+
+def test_a_replacement_that_breaks_off(store: VectorStore) -> None:
+    """What was there is there."""
+    store.add([entry("a", "apples")], encoder=ENCODER)
+
+    def batches() -> Iterator[list[Kept]]:
+        yield [Kept(entry("b", "plums"), ENCODER)]
+        raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, VectorStoreError)):
+        store.replace(batches())
+    assert found(store, "apples") == ["a"]
+    assert store.sources() == [SourceCount("s", 1, 1)]
+    store.replace([[Kept(entry("b", "plums"), ENCODER)]])
+    assert found(store, "plums") == ["b"]
+
+
+def test_others_write_while_everything_is_read(open_: Open) -> None:
+    """What is read is what was there at the beginning, whatever goes or is merged meanwhile."""
+    store, other = open_(), open_()
+    store.add([entry(f"a{number:03}") for number in range(600)], encoder=ENCODER)
+    batches = store.everything()
+    read = list(next(batches))
+    other.delete("s", keep=["a001"])
+    other.add([entry("b")], encoder=ENCODER)
+    other.optimize()
+    read += [each for batch in batches for each in batch]
+    assert sorted(each.entry.section.document for each in read) == [f"a{number:03}" for number in range(600)]
+    assert store.sources() == [SourceCount("s", 2, 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +33,7 @@ from rlhf_loop.store import audit, backup
 from rlhf_loop.store.alarms import open_alarms, raise_alarm
 from rlhf_loop.store.engine import head, make_engine, migrating, reading, revision, transaction, upgrade
 from rlhf_loop.store.interactions import put_review, record
-from rlhf_loop.store.outbox import Outbox
+from rlhf_loop.store.outbox import Kept, Outbox
 from rlhf_loop.store.tables import Base, Interaction, ModelVersion
 from rlhf_loop.training.train import TrainingReport
 
@@ -72,6 +73,8 @@ def fill(engine: Engine, settings: Settings) -> None:
     for name in ("passages-1a2b3c.joblib", "passages-1a2b3c.joblib.sha256", "6" * 64 + ".safetensors"):
         (settings.models_folder / name).write_bytes(name.encode() * 3)
     outbox = Outbox(settings.outbox_path, limit=10)
+    outbox.put("rating", {"interaction": "y", "text": "refused"}, interactions=["y"])
+    outbox.refuse(outbox.waiting(limit=1)[0], "no such answer")
     outbox.put("rating", {"interaction": "x", "text": HOSTILE}, interactions=["x"])
     outbox.close()
 
@@ -139,12 +142,16 @@ def test_from_each_into_each(
     there, new = elsewhere(tmp_path, url)
     found = backup.restore(there, new, made, actor="bob")
     assert content(there) == content(engine)
-    assert found.words == f"{found.rows} rows of {len(found.tables)} tables, 1 version of the model, 1 waiting entry"
+    tables = f"{found.rows} rows of {len(found.tables)} tables"
+    assert found.words == f"{tables}, 1 version of the model, 1 waiting entry, 1 refused entry"
     names = {path.name: path.read_bytes() for path in settings.models_folder.iterdir()}
     assert {path.name: path.read_bytes() for path in new.models_folder.iterdir()} == names
     assert found.missing == ("passages-1a2b3c.fitted.npy", "passages-1a2b3c.md")
     outbox = Outbox(new.outbox_path, limit=10)
-    assert outbox.all() == [("rating", {"interaction": "x", "text": HOSTILE}, ["x"])]
+    assert outbox.all() == [
+        Kept("rating", {"interaction": "y", "text": "refused"}, ["y"], "no such answer"),
+        Kept("rating", {"interaction": "x", "text": HOSTILE}, ["x"]),
+    ]
     outbox.close()
     record(there, [Rating("New?", "New.")])
     with reading(there) as connection:
@@ -271,7 +278,7 @@ def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda found: found.update(format=2), "which is newer"),
+        (lambda found: found.update(format=3), "which is newer"),
         (lambda found: found.update(revision="9999"), "which is newer"),
         (lambda found: found.update(revision=3), "is not a whole backup"),
         (lambda found: found.update(revision="0000x"), "is not a whole backup"),
@@ -279,6 +286,9 @@ def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda found: found.update(format=0), "is not a whole backup"),
         (lambda found: found.update(waiting="1"), "is not a whole backup"),
         (lambda found: found.update(waiting=2), "is not a whole backup"),
+        (lambda found: found.update(refused=2), "is not a whole backup"),
+        (lambda found: found.update(index={}), "it has no index"),
+        (lambda found: found.update(format=1), "is not a whole backup"),
         (lambda found: found.update(versions="1"), "is not a whole backup"),
         (lambda found: found["tables"].pop(), "is not a whole backup"),
         (lambda found: found["tables"][0].update(times=["x"]), "is not a whole backup|are not those of"),
@@ -291,8 +301,8 @@ def changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda found: found["tables"][6]["columns"].reverse(), "are not those of a database"),
     ],
     ids=[
-        "format", "revision", "number", "letter", "none", "format 0", "text", "waiting", "versions", "fewer", "times",
-        "rows", "id", "tables", "more", "table", "columns", "order",
+        "format", "revision", "number", "letter", "none", "format 0", "text", "waiting", "refused", "index",
+        "format 1", "versions", "fewer", "times", "rows", "id", "tables", "more", "table", "columns", "order",
     ],
 )  # fmt: skip
 def test_hostile_manifests(plain: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
@@ -478,7 +488,7 @@ def test_altered_content(plain: Path, tmp_path: Path) -> None:
 def waits(settings: Settings) -> list[Any]:
     outbox = Outbox(settings.outbox_path, limit=10)
     try:
-        return [body["text"] for _, body, _ in outbox.all()]
+        return [each.body["text"] for each in outbox.all()]
     finally:
         outbox.close()
 
@@ -500,11 +510,59 @@ def test_what_waits_afterwards(
             backup.restore(there, new, plain, actor="bob", replace=True)
     assert (waits(new), untouched(there)) == (["of before"], True)
     backup.restore(there, new, plain, actor="bob")
-    assert waits(new) == ["of before", HOSTILE]
+    assert waits(new) == ["of before", "refused", HOSTILE]
     for _ in range(2):
         backup.restore(there, new, plain, actor="bob", replace=True)
-        assert waits(new) == [HOSTILE]
+        assert waits(new) == ["refused", HOSTILE]
     outbox.close()
+    there.dispose()
+
+
+def test_one_of_the_first_format(plain: Path, tmp_path: Path) -> None:
+    """A file that knows nothing of refused entries and the index is restored like any other."""
+    with zipfile.ZipFile(plain) as archive:
+        entries = [json.loads(line) for line in archive.read("outbox.jsonl").splitlines()]
+    lines = "".join(f"{json.dumps(each[:4])}\n" for each in entries if each[4] is None)
+    rewritten(plain, "outbox.jsonl", lines.encode(), format=1)
+    changed(plain, lambda found: [found.pop(name) for name in ("refused", "machine", "lacking", "index")])
+    there, new = elsewhere(tmp_path)
+    found = backup.restore(there, new, plain, actor="bob")
+    assert (found.refused, found.index, waits(new)) == (0, None, [HOSTILE])
+    there.dispose()
+
+
+def test_an_outbox_that_cannot_be_read(sqlite_engine: Engine, plain: Path, tmp_path: Path) -> None:
+    """The database is backed up all the same, the backup says what it lacks, and no earlier one goes for it."""
+    settings = replace(settings_in(tmp_path / "plain", str(sqlite_engine.url)), backup_keep=1)
+    folder = tmp_path / "backups"
+    backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
+    before = {path.name for path in folder.glob("*.zip")}
+    (folder / min(before)).rename(folder / "rlhf-loop-20250101T000000Z.zip")
+    settings.outbox_path.write_bytes(b"no database" * 100)
+    made = backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
+    [said] = made.lacking
+    assert re.match(r"The outbox .*outbox\.db cannot be used: file is not a database", said)
+    assert len(list(folder.glob("*.zip"))) == 2
+    last = backup.last_backup(sqlite_engine)
+    assert last is not None
+    assert last.lacking == made.lacking
+    there, new = elsewhere(tmp_path)
+    assert backup.restore(there, new, Path(last.file), actor="bob").lacking == made.lacking
+    assert content(there)["rlhf_reviews"] == content(sqlite_engine)["rlhf_reviews"]
+    there.dispose()
+
+
+def test_a_live_file_that_a_killed_attempt_has_left(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A model that somebody has put there by hand, and no registry knows, is no other one for the next attempt."""
+    settings = settings_in(tmp_path / "here", str(sqlite_engine.url))
+    record(sqlite_engine, [Rating("Kept?", "Kept.")])
+    settings.model_path.write_bytes(b"by hand")
+    settings.model_path.with_name("live.joblib.sha256").write_text(sha256(b"by hand").hexdigest())
+    backup.back_up(sqlite_engine, settings, tmp_path / "made.zip", actor="ada")
+    there, new = elsewhere(tmp_path)
+    new.model_path.write_bytes(b"by hand")
+    backup.restore(there, new, tmp_path / "made.zip", actor="bob")
+    assert (new.model_path.read_bytes(), untouched(there)) == (b"by hand", False)
     there.dispose()
 
 

@@ -90,6 +90,9 @@ def backup(engine: Engine, settings: Settings, now: datetime) -> Iterator[Findin
 
     last, folder = last_backup(engine), settings.backup_path
     text = f"the last one is {last.file}, of {_moment(last.made_at)}" if last else "there was none yet"
+    if last and last.lacking:
+        yield fault("backup", f"{text}, and lacks some: {' '.join(last.lacking)}", "Mend it, and make another one")
+        return
     if folder is None:
         advice = "" if last else "; rlhf-loop backup FILE writes one, and the worker does with RLHF_BACKUP_PATH"
         yield Finding("backup", text + advice)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Mode, Section, SourceCount, VectorStore
+from rlhf_loop.sources.index.lines import IndexLines
+from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Kept, Mode, Section, SourceCount, VectorStore
 from rlhf_loop.utils.languages import language_named
 
-__all__ = ["LANGUAGES", "Entry", "Hit", "Mode", "Section", "SourceCount", "VectorStore", "absent_index", "open_store"]
+__all__ = [
+    "LANGUAGES",
+    "Entry",
+    "Hit",
+    "IndexLines",
+    "Kept",
+    "Mode",
+    "Section",
+    "SourceCount",
+    "VectorStore",
+    "absent_index",
+    "open_store",
+]
 
 
 def absent_index(settings: Settings) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +28,7 @@ from rlhf_loop.sources.index.store import (
     LANGUAGES,
     Entry,
     Hit,
+    Kept,
     Mode,
     Ranking,
     Section,
@@ -45,6 +48,8 @@ _Result = TypeVar("_Result")
 
 TABLE = "sections"
 LOCK = ".rlhf.lock"
+#: In the folder: the files of one version, which nobody deletes while they are read, and a table that is not whole yet.
+_COPY, _COPY_LOCK, _DRAFT = ".rlhf.copy", ".rlhf.copy.lock", ".rlhf.draft"
 #: Sections from which on searching all vectors takes longer (20 ms) than an index of them is worth.
 ANN_FROM = 5_000
 #: Parts of the vector index that are searched, and candidates for each hit that are compared exactly: together they
@@ -58,6 +63,8 @@ _RETRAIN = 4
 _GRACE = timedelta(milliseconds=1)
 _LOCK_TIMEOUT_S = 120
 _KEYS_A_QUERY = 500
+#: Sections that are read at a time where all are.
+_BATCH = 500
 _KEYS = ("id", "document")
 _WORDS = ("text", "title")
 #: What a word of the text and one of the title count. From 2 on titles find as much as they can on MedQuAD.
@@ -108,7 +115,7 @@ class LanceDbStore:
                 # Nothing is in it any more, so it may have the vectors of another encoder.
                 table = self._create(dimension, anew=True)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(_rows(entries, encoder))
+            merge.execute(_rows([Kept(entry, encoder) for entry in entries]))
 
     def encoders(self) -> list[str]:
         """Return the ids of all encoders that made the vectors, sorted."""
@@ -164,6 +171,39 @@ class LanceDbStore:
             return list(zip(titles, rows["text"].to_pylist(), strict=True))
 
         return self._read(find, [])
+
+    def everything(self) -> Iterator[list[Kept]]:
+        """Return all that is there, in batches; see `VectorStore`."""
+        with self._errors():
+            if self._read(lambda table: True, False):
+                with self._copied() as table:
+                    for batch in table.search().limit(None).to_batches(batch_size=_BATCH):
+                        yield _kept(batch)
+
+    def replace(self, batches: Iterable[Sequence[Kept]]) -> None:
+        """Keep these in place of all that is there, all or none; see `VectorStore`.
+
+        What has it open should be started again.
+        """
+        draft, place = self._folder / _DRAFT, self._folder / f"{TABLE}.lance"
+        rows = map(_rows, batches)
+        first = next(rows, None)
+        if first is None and not place.exists():
+            return
+        with self._errors(), self._writing():
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            try:
+                if first is not None:
+                    new = LanceDbStore(draft, language=self._language, ann_from=self._ann_from)
+                    new._create_of(chain([first], rows))
+                self._table = None
+                if place.exists():
+                    place.rename(draft / "former")
+                if first is not None:
+                    (draft / place.name).rename(place)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
 
     def optimize(self) -> None:
         """Merge small files, drop old versions, and bring all indices up to date."""
@@ -239,6 +279,40 @@ class LanceDbStore:
         self._index_columns(table)
         self._table, self._opened_at = table, table.version
         return table
+
+    def _create_of(self, parts: Iterable[pa.Table]) -> None:
+        """Create the table with its rows and indices."""
+        import pyarrow as pa
+
+        parts = iter(parts)
+        first = next(parts)
+        batches = (batch for part in chain([first], parts) for batch in part.to_batches())
+        rows = pa.RecordBatchReader.from_batches(first.schema, batches)
+        table = self._connect().create_table(TABLE, data=rows, schema=first.schema)
+        self._index_columns(table)
+        self._index_vectors(table)
+        table.optimize(cleanup_older_than=_GRACE)
+
+    @contextmanager
+    def _copied(self) -> Iterator[Table]:
+        """Give the table as it is now, by links to its files: others may drop this version while it is read."""
+        from filelock import FileLock, Timeout
+
+        name, copy = f"{TABLE}.lance", self._folder / _COPY
+        try:
+            lock = FileLock(self._folder / _COPY_LOCK, timeout=0).acquire()
+        except Timeout as error:
+            raise VectorStoreError(
+                f"Another process reads all of the index {str(self._folder)!r} just now. Wait for it, and try again."
+            ) from error
+        with lock:
+            try:
+                with self._writing():
+                    shutil.rmtree(copy, ignore_errors=True)
+                    shutil.copytree(self._folder / name, copy / name, copy_function=_link)
+                yield LanceDbStore(copy)._connect().open_table(TABLE)
+            finally:
+                shutil.rmtree(copy, ignore_errors=True)
 
     def _index_columns(self, table: Table) -> None:
         """Make sure that keys are indexed, and words in this language: an empty index tells how to read new rows."""
@@ -358,15 +432,16 @@ def _schema(dimension: int) -> pa.Schema:
     )
 
 
-def _rows(entries: Sequence[Entry], encoder: str) -> pa.Table:
+def _rows(kept: Sequence[Kept]) -> pa.Table:
     import pyarrow as pa
 
+    entries = [each.entry for each in kept]
     dimension = entries[0].vectors.shape[1]
     schema = _schema(dimension)
     columns: dict[str, Any] = {
         name: [getattr(entry.section, name) for entry in entries] for name in Section.__dataclass_fields__
     }
-    columns["encoder"] = [encoder] * len(entries)
+    columns["encoder"] = [each.encoder for each in kept]
     columns["headings"] = [int(entry.heading is not None) for entry in entries]
     # The vector of the heading, where there is one, stands before those of the passages.
     matrices = [
@@ -378,6 +453,30 @@ def _rows(entries: Sequence[Entry], encoder: str) -> pa.Table:
     vectors = pa.FixedSizeListArray.from_arrays(flat, dimension)
     columns["vectors"] = pa.ListArray.from_arrays(pa.array(offsets), vectors)
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _kept(rows: pa.RecordBatch) -> list[Kept]:
+    sections = rows.select(list(Section.__dataclass_fields__)).to_pylist()
+    headings, encoders = rows["headings"].to_pylist(), rows["encoder"].to_pylist()
+    found = []
+    for place, section in enumerate(sections):
+        matrix = _matrix(rows["vectors"][place])
+        number = headings[place]
+        found.append(Kept(Entry(Section(**section), matrix[number:], matrix[0] if number else None), encoders[place]))
+    return found
+
+
+def _matrix(vectors: Any) -> NDArray[np.float32]:
+    flat: NDArray[np.float32] = vectors.values.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(vectors), -1)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Not all file systems have them.
+        shutil.copyfile(source, target)
 
 
 def _encoders(table: Table) -> list[str]:
@@ -431,8 +530,7 @@ def _hits(table: Table, ranking: Ranking) -> list[Hit]:
         # One that another process deletes in this moment is not there any more.
         if (place := places.get(name)) is not None:
             section = Section(**{field: rows[field][place].as_py() for field in Section.__dataclass_fields__})
-            flat = rows["vectors"][place].values.flatten().to_numpy(zero_copy_only=False)
-            vectors = flat.reshape(-1, _dimension(table))[rows["headings"][place].as_py() :]
+            vectors = _matrix(rows["vectors"][place])[rows["headings"][place].as_py() :]
             hits.append(Hit(section, vectors, rows["encoder"][place].as_py(), float(score)))
     return hits
 

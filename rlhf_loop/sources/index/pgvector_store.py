@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -46,6 +46,7 @@ from rlhf_loop.sources.index.store import (
     LANGUAGES,
     Entry,
     Hit,
+    Kept,
     Mode,
     Ranking,
     Section,
@@ -91,6 +92,8 @@ _VECTOR_INDEX = "rlhf_index_vectors_hnsw"
 _LOCK = 0x524C4858
 #: The number of the vector that is of a title.
 _HEADING = -1
+#: Sections that are read at a time where all are.
+_BATCH = 500
 #: A character of Chinese, Japanese, Thai, Lao, Burmese or Khmer.
 _CHARACTER = "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff])"
 _FIELDS = tuple(Section.__dataclass_fields__)
@@ -227,15 +230,7 @@ class PgVectorStore:
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
             # That of the rows that are there, until optimize() gives all of them another one.
             language = language_of(connection) or self._language
-            words = words_expression(bindparam("title"), bindparam("text"), language=language)
-            rows = [{name: getattr(entry.section, name) for name in _FIELDS} for entry in entries]
-            connection.execute(
-                insert(SECTIONS).values(encoder=encoder, words=words, **{name: bindparam(name) for name in _FIELDS}),
-                rows,
-            )
-            found = select(SECTIONS.c.id, SECTIONS.c.key).where(SECTIONS.c.id.in_([row["id"] for row in rows]))
-            keys = {row.id: row.key for row in connection.execute(found)}
-            connection.execute(insert(VECTORS), list(_vectors(entries, keys)))
+            _insert(connection, [Kept(entry, encoder) for entry in entries], language=language)
 
     def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
         """Return those of the documents that are there; see `VectorStore`."""
@@ -289,6 +284,32 @@ class PgVectorStore:
         found = select(SECTIONS.c.title, SECTIONS.c.text).order_by(SECTIONS.c.key).limit(limit)
         wanted = found.where(SECTIONS.c.title.is_not(None)) if titled else found
         return self._read(lambda connection: [(row.title or "", row.text) for row in connection.execute(wanted)], [])
+
+    def everything(self) -> Iterator[list[Kept]]:
+        """Return all that is there, in batches; see `VectorStore`."""
+        with self._errors(), reading(self._engine) as connection:
+            last = 0 if tables_exist(connection) else None
+            while last is not None:
+                found = select(SECTIONS).where(SECTIONS.c.key > last).order_by(SECTIONS.c.key).limit(_BATCH)
+                rows = connection.execute(found).all()
+                last = rows[-1].key if rows else None
+                vectors = _stored(connection, [row.key for row in rows])
+                if rows:
+                    yield [_kept(row, vectors[row.key]) for row in rows]
+
+    def replace(self, batches: Iterable[Sequence[Kept]]) -> None:
+        """Keep these in place of all that is there, all or none; see `VectorStore`."""
+        fitted = False
+        with self._writing() as connection:
+            create_tables(connection, language=self._language)
+            connection.execute(delete(SECTIONS))
+            set_language(connection, self._language)
+            for batch in batches:
+                if not fitted:
+                    _fit(connection, batch[0].entry.vectors.shape[1])
+                    fitted = True
+                _insert(connection, batch, language=self._language)
+        self.optimize()
 
     def optimize(self) -> None:
         """Build the index of the vectors where there are many, and tell the planner how many; see `VectorStore`."""
@@ -396,6 +417,31 @@ def _apart(value: Any, language: str) -> Any:
 def _no_table(error: DatabaseError) -> bool:
     cause = error.__cause__
     return isinstance(cause, DBAPIError) and sqlstate(cause) == NO_TABLE
+
+
+def _insert(connection: Connection, kept: Sequence[Kept], *, language: str) -> None:
+    words = words_expression(bindparam("title"), bindparam("text"), language=language)
+    names = (*_FIELDS, "encoder")
+    rows = [{name: getattr(each.entry.section, name) for name in _FIELDS} | {"encoder": each.encoder} for each in kept]
+    connection.execute(insert(SECTIONS).values(words=words, **{name: bindparam(name) for name in names}), rows)
+    found = select(SECTIONS.c.id, SECTIONS.c.key).where(SECTIONS.c.id.in_([row["id"] for row in rows]))
+    keys = {row.id: row.key for row in connection.execute(found)}
+    connection.execute(insert(VECTORS), list(_vectors([each.entry for each in kept], keys)))
+
+
+def _stored(connection: Connection, keys: Sequence[int]) -> dict[int, dict[int, NDArray[np.float32]]]:
+    """Return the vectors of sections, by section and number."""
+    found: dict[int, dict[int, NDArray[np.float32]]] = {key: {} for key in keys}
+    wanted = select(VECTORS).where(VECTORS.c.section.in_(keys)).order_by(VECTORS.c.section, VECTORS.c.number)
+    for section, number, vector in connection.execute(wanted):
+        found[section][number] = vector
+    return found
+
+
+def _kept(row: Any, vectors: dict[int, NDArray[np.float32]]) -> Kept:
+    heading = vectors.pop(_HEADING, None)
+    section = Section(**{field: getattr(row, field) for field in _FIELDS})
+    return Kept(Entry(section, np.stack(list(vectors.values())), heading), row.encoder)
 
 
 def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[str, Any]]:

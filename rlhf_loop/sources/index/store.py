@@ -5,7 +5,7 @@ The scores of rankings by vectors and by words do not compare; reciprocal rank f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -82,6 +82,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry as it is kept: its vectors are by the encoder of that id."""
+
+    entry: Entry
+    encoder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A section that was found, with the vectors of its passages, as in `Entry`, by the encoder of that id.
 
@@ -136,6 +144,15 @@ class VectorStore(Protocol):
 
     def texts(self, *, limit: int, titled: bool) -> list[tuple[str, str]]:
         """Return title and text of so many sections at most: the `titled` alone, or all, with "" for no title."""
+
+    def everything(self) -> Iterator[list[Kept]]:
+        """Return all that is there, in batches, as it is at one moment; others may write meanwhile."""
+
+    def replace(self, batches: Iterable[Sequence[Kept]]) -> None:
+        """Keep these in place of all that is there, all or none, and make searches fast.
+
+        Batches are not empty, and all vectors are of one model.
+        """
 
     def optimize(self) -> None:
         """Make searches fast after many sections were added or deleted. What is new is found before that, too.
