@@ -33,6 +33,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "Path": (Path,),
     "Path | None": (Path, type(None)),
+    "Path | str | None": (Path, str, type(None)),
     "tuple[str, ...]": (tuple,),
 }
 _YES_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -227,9 +228,10 @@ class Settings:
     worker_schedule: str = _setting(
         "0 * * * *", "When `rlhf-loop worker` looks whether a retraining is due, as in a crontab, in UTC."
     )
-    backup_path: Path | None = _setting(
+    backup_path: Path | str | None = _setting(
         None,
-        "Folder into which the worker writes a backup at the times of RLHF_BACKUP_SCHEDULE; unset: it writes none.",
+        "Folder into which the worker writes a backup at the times of RLHF_BACKUP_SCHEDULE, here or in an object store "
+        "(s3://bucket/folder); unset: it writes none.",
     )
     backup_schedule: str = _setting("30 2 * * *", "When the worker writes a backup, as in a crontab, in UTC.")
     backup_index: bool = _setting(False, "Whether backups have the index, too.")
@@ -380,7 +382,8 @@ def _without_password(text: str) -> str:
 
 def _of_kind(setting: Field[Any], value: Any) -> Any:
     kind = str(setting.type)
-    if "Path" in kind and isinstance(value, str):
+    # Where a text may stay one, it does as the address of an object store.
+    if "Path" in kind and isinstance(value, str) and not ("str" in kind and "://" in value):
         return Path(value)
     if kind.startswith("tuple") and isinstance(value, list):
         return tuple(value)
@@ -418,4 +421,4 @@ def _parse(name: str, text: str, setting: Field[Any]) -> Any:
         return _YES_NO[text.strip().lower()]
     if kind.startswith("tuple"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    return Path(text) if "Path" in kind else text
+    return Path(text) if "Path" in kind and "str" not in kind else text

@@ -9,10 +9,10 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -139,28 +139,49 @@ def report(file: Path, shown: bool) -> None:
         click.launch(file.resolve().as_uri())
 
 
+class _FileOrAddress(FilePath):
+    """The type of what names a file, here or by its address in an object store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or the address as it is."""
+        if isinstance(value, str) and "://" in value:
+            return value
+        return super().convert(value, param, ctx)
+
+
+def _without_key(file: Path | str) -> str:
+    if isinstance(file, Path):
+        return str(file)
+    from rlhf_loop.utils.object_store import shown
+
+    return shown(file)
+
+
 @click.command(short_help="Write all there is to one file, while everything runs.")
-@click.argument("file", type=FilePath(dir_okay=False))
+@click.argument("file", type=_FileOrAddress(dir_okay=False))
 @click.option("--index", "with_index", is_flag=True, help="The index, too. [RLHF_BACKUP_INDEX]")
-def backup(file: Path, with_index: bool) -> None:
+def backup(file: Path | str, with_index: bool) -> None:
     """Write the database, the versions of the model and this machine's outbox to FILE, while everything runs.
 
     FILE is a ZIP archive that `rlhf-loop restore` puts back on any machine, into SQLite or PostgreSQL. It is read again
     to its end before it takes the place of an earlier one, never of another file. Secrets of the settings are not in
-    it; but it has what people wrote and hashes of passwords, so only you may read it. Exit code 1 if outbox or index
-    could not be read: then it has all the rest.
+    it; but it has what people wrote and hashes of passwords, so only you may read it. FILE may be an address in an
+    object store (s3://bucket/rlhf.zip). Exit code 1 if outbox or index could not be read: then it has all the rest.
     """
-    from rlhf_loop.store.backup import back_up
+    from rlhf_loop.store.backup import back_up, last_backup
     from rlhf_loop.store.engine import make_engine, refuse_new_file
 
     settings = read_settings()
     refuse_new_file(settings)
-    index = _index_lines(settings) if with_index or settings.backup_index else None
-    with progress_bar("Writing the backup") as progress:
-        engine = make_engine(settings.database_url)
+    engine = make_engine(settings.database_url)
+    with ExitStack() as closed:
+        wanted = with_index or settings.backup_index
+        index = closed.enter_context(closing(_index_lines(settings))) if wanted else None
+        progress = closed.enter_context(progress_bar("Writing the backup"))
         made = back_up(engine, settings, file, actor=operator(), index=index, progress=progress)
-    size = file.stat().st_size / 1e6
-    click.echo(f"{file} has {made.words} ({size:,.1f} MB). It was read again, and is whole.")
+    last = last_backup(engine)
+    size = f" ({last.bytes / 1e6:,.1f} MB)" if last else ""
+    click.echo(f"{_without_key(file)} has {made.words}{size}. It was read again, and is whole.")
     if made.missing:
         click.echo(f"Files of versions that were not there: {', '.join(made.missing)}.", err=True)
     for lacking in made.lacking:
@@ -170,12 +191,13 @@ def backup(file: Path, with_index: bool) -> None:
 
 
 @click.command(short_help="Put a backup back, into SQLite or PostgreSQL.")
-@click.argument("file", type=FilePath(dir_okay=False))
+@click.argument("file", type=_FileOrAddress(dir_okay=False))
 @click.option("--check", is_flag=True, help="Only read it to its end, and say what is in it.")
 @click.option("--replace", is_flag=True, help="Drop what is in the database and the live model. Stop what runs before.")
-def restore(file: Path, check: bool, replace: bool) -> None:
+def restore(file: Path | str, check: bool, replace: bool) -> None:
     """Put FILE, which `rlhf-loop backup` has written, into the database and the folders that the settings name.
 
+    FILE may be an address in an object store (s3://bucket/rlhf.zip), which is fetched into the folder of TMPDIR first.
     The database has to be empty, and may be of the other kind. All of it is there at the end, or nothing was changed.
     People sign in anew. The index comes back where it is in FILE (`backup --index`), into either kind, too.
     """
@@ -185,7 +207,9 @@ def restore(file: Path, check: bool, replace: bool) -> None:
 
     if check:
         found = backups.look(file)
-        click.echo(f"{file} is whole: {found.words}, of {found.made_at:%Y-%m-%d %H:%M} UTC, by {found.program}.")
+        click.echo(
+            f"{_without_key(file)} is whole: {found.words}, of {found.made_at:%Y-%m-%d %H:%M} UTC, by {found.program}."
+        )
         return
     settings = read_settings()
     engine = make_engine(settings.database_url)

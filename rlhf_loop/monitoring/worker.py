@@ -10,7 +10,7 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -26,7 +26,7 @@ from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store import rankings
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
-from rlhf_loop.store.backup import Index, back_up_into, holds_nothing
+from rlhf_loop.store.backup import Index, back_up_into, holds_nothing, stored
 from rlhf_loop.store.engine import ensure_schema, make_engine, scrub
 from rlhf_loop.utils.text import clause
 
@@ -172,17 +172,23 @@ class Worker:
             return True
         try:
             ensure_schema(self._engine)
-            if holds_nothing(self._engine) and not any(folder.glob("*.zip")):
+            if holds_nothing(self._engine) and not stored(folder):
                 return True
-            index = self._index() if self._index is not None and self._settings.backup_index else None
-            made = back_up_into(self._engine, self._settings, folder, actor="worker", index=index, progress=self._go_on)
+            with ExitStack() as closed:
+                index = None
+                if self._index is not None and self._settings.backup_index:
+                    index = closed.enter_context(closing(self._index()))
+                made = back_up_into(
+                    self._engine, self._settings, folder, actor="worker", index=index, progress=self._go_on
+                )
             if made.lacking:
                 raise BackupError(f"The backup is there, but lacks what could not be read: {' '.join(made.lacking)}")
         except Exception as error:
             if not self._stopped.is_set():
                 said = error.args[0] if isinstance(error, RlhfLoopError) else f"{type(error).__name__}: {error}"
                 with suppress(Exception):  # the first one is what is said
-                    raise_alarm(self._engine, AlarmKind.BACKUP, said, detail={"folder": str(folder)})
+                    detail = {"folder": self._settings.shown()["backup_path"]}
+                    raise_alarm(self._engine, AlarmKind.BACKUP, said, detail=detail)
             raise
         clear_alarm(self._engine, AlarmKind.BACKUP)
         logger.info("The backup of %s is whole: %s.", made.made_at.isoformat(timespec="seconds"), made.words)

@@ -22,10 +22,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import IO, Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from filelock import FileLock, Timeout
@@ -35,7 +36,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState
-from rlhf_loop.errors import BackupError, DatabaseError, OutboxError, VectorStoreError
+from rlhf_loop.errors import BackupError, DatabaseError, ObjectStoreError, OutboxError, VectorStoreError
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import (
     VERSION_TABLE,
@@ -57,6 +58,9 @@ from rlhf_loop.utils.text import counted
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 
+if TYPE_CHECKING:
+    from rlhf_loop.utils.object_store import Place
+
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
@@ -66,6 +70,8 @@ _FORMAT, _FIRST = 2, 1
 _ADDED = frozenset({"refused", "machine", "lacking", "index"})
 #: In the folder of the backups: what is not whole yet, and the lock of who writes it.
 _DRAFT, _LOCK = ".rlhf-backup.part", ".rlhf-backup.lock"
+#: What a killed upload has left in an object store goes with the first backup that is made so much later.
+_DRAFTS_STAY = timedelta(days=1)
 _MANIFEST, _OUTBOX, _INDEX = "manifest.json", "outbox.jsonl", "index.jsonl"
 #: Bytes of a manifest that is read at all: that of ten thousand versions has two million.
 _LARGEST_MANIFEST = 2**26
@@ -134,6 +140,9 @@ class Index(Protocol):
     def put(self, lines: Iterable[bytes]) -> None:
         """Have the sections of lines in place of all that is there, all or none."""
 
+    def close(self) -> None:
+        """Let go of files and connections."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
@@ -193,7 +202,7 @@ class LastBackup:
 def back_up(
     engine: Engine,
     settings: Settings,
-    file: Path,
+    file: Path | str | Place,
     *,
     actor: str,
     index: Index | None = None,
@@ -201,9 +210,9 @@ def back_up(
 ) -> Backup:
     """Write all there is to `file`, in place of what is there, once it was read again and found to be whole.
 
-    Others may read and write meanwhile; what was acknowledged before the call, by this machine or by the database, is
-    in it. An outbox or an index that cannot be read holds up nothing: the backup says what it lacks. `progress` may
-    raise to stop.
+    `file` may be an address in an object store. Others may read and write meanwhile; what was acknowledged before the
+    call, by this machine or by the database, is in it. An outbox or an index that cannot be read holds up nothing: the
+    backup says what it lacks. `progress` may raise to stop.
 
     Args:
         index: the index, where that is wanted, too.
@@ -212,6 +221,7 @@ def back_up(
         BackupError: there is no database, or it holds nothing, `file` is something else than a backup, it cannot be
             written, or another one is being written there; what was there is there.
         DatabaseError: the database cannot be read.
+        ObjectStoreError: the object store cannot be reached, or has another file than was written.
     """
     if holds_nothing(engine):
         # Most likely another one is meant; and the file may be the last of that.
@@ -223,38 +233,28 @@ def back_up(
             )
         )
     ensure_schema(engine)
+    target = _target(file)
     # A link stays one, and leads to the new backup.
-    target = Path(os.path.realpath(file))
-    _refuse_other_files(file, target, engine, settings)
-    draft = target.with_name(_DRAFT)
-    with _alone(target):
-        try:
-            with suppress(FileNotFoundError):
-                draft.unlink()
-            # Nobody else's business: it holds what people wrote, and the hashes of their passwords.
-            with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as out:
-                with ZipFile(out, "w", ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-                    _write(archive, engine, settings, index, progress)
-                out.flush()
-                os.fsync(out.fileno())
-            made = look(draft)
-            size = draft.stat().st_size
-            draft.replace(target)
-            _sync(target.parent)
-        except OSError as error:
-            raise BackupError(
-                Message(
-                    "The backup {file} cannot be written: {why}. Choose another place, or make room. What was there is "
-                    "there.",
-                    file=str(file),
-                    why=str(error.strerror or error),
-                )
-            ) from error
-        finally:
-            with suppress(OSError):
-                draft.unlink()
+    final = Path(os.path.realpath(target)) if isinstance(target, Path) else target
+    _refuse_other_files(_name(target), final, engine, settings)
+    # What goes to an object store is made whole on this machine first.
+    folder = final.parent if isinstance(final, Path) else settings.cache_dir
+    with _draft_in(folder, _name(target)) as draft:
+        # Nobody else's business: it holds what people wrote, and the hashes of their passwords.
+        with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as out:
+            with ZipFile(out, "w", ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
+                _write(archive, engine, settings, index, progress)
+            out.flush()
+            os.fsync(out.fileno())
+        made = look(draft)
+        size = draft.stat().st_size
+        if isinstance(final, Path):
+            draft.replace(final)
+            _sync(folder)
+        else:
+            final.put(draft)
     detail = {
-        "file": str(file.absolute()),
+        "file": _name(target),
         "bytes": size,
         "rows": made.rows,
         "made_at": made.made_at.isoformat(),
@@ -264,35 +264,55 @@ def back_up(
         with transaction(engine) as connection:
             audit.note(connection, actor, _ACTION, _TARGET, detail)
     except DatabaseError as error:
-        logger.warning("The backup %s is whole, but the database could not note it: %s", file, error)
+        logger.warning("The backup %s is whole, but the database could not note it: %s", _name(target), error)
     return made
 
 
 def back_up_into(
     engine: Engine,
     settings: Settings,
-    folder: Path,
+    folder: Path | str,
     *,
     actor: str,
     index: Index | None = None,
     progress: Progress | None = None,
 ) -> Backup:
-    """Write a backup into a folder, named by the time; of those that are named so it and the newest others stay, in all
-    `backup_keep`. After one that lacks something all others stay.
+    """Write a backup into a folder, here or in an object store, named by the time; of those that are named so it and
+    the newest others stay, in all `backup_keep`. After one that lacks something all others stay.
 
     Raises:
-        BackupError, DatabaseError: see `back_up`. Then all earlier ones stay.
+        BackupError, DatabaseError, ObjectStoreError: see `back_up`. Then all earlier ones stay.
     """
     name = f"rlhf-loop-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
-    made = back_up(engine, settings, folder / name, actor=actor, index=index, progress=progress)
+    target = _target(folder)
+    inside = target / name if isinstance(target, Path) else target.inside(name)
+    made = back_up(engine, settings, inside, actor=actor, index=index, progress=progress)
     if made.lacking:
         return made
     # Whatever a clock that was ahead has named the others.
-    others = (file for file in folder.iterdir() if _NAMED.fullmatch(file.name) and file.name != name)
-    for file in sorted(others, reverse=True)[settings.backup_keep - 1 :]:
-        with suppress(OSError):
-            file.unlink()
+    others = (each for each in stored(folder) if _NAMED.fullmatch(each) and each != name)
+    gone = sorted(others, reverse=True)[settings.backup_keep - 1 :]
+    for each in gone:
+        with suppress(OSError, ObjectStoreError):
+            (target / each).unlink() if isinstance(target, Path) else target.inside(each).delete()
+    if not isinstance(target, Path):
+        target.delete_drafts(older_than=made.made_at - _DRAFTS_STAY)
     return made
+
+
+def stored(folder: Path | str) -> list[str]:
+    """Return the names of the archives in a folder, here or in an object store.
+
+    Raises:
+        ObjectStoreError: the object store cannot be reached.
+    """
+    target = _target(folder)
+    names = (
+        (each.name for each in target.glob("*.zip"))
+        if isinstance(target, Path)
+        else (each.name for each in target.entries() if each.name.endswith(".zip"))
+    )
+    return sorted(names)
 
 
 def holds_nothing(engine: Engine) -> bool:
@@ -328,11 +348,12 @@ def last_backup(engine: Engine) -> LastBackup | None:
     return LastBackup(str(detail.get("file", "")), int(detail.get("bytes", 0)), row.happened_at, lacking)
 
 
-def look(file: Path) -> Backup:
-    """Read a backup to its end, and return what is in it.
+def look(file: Path | str) -> Backup:
+    """Read a backup, here or in an object store, to its end, and return what is in it.
 
     Raises:
         BackupError: it is not whole, or of a later version.
+        ObjectStoreError: it cannot be fetched.
     """
     with _opened(file) as (_, found):
         return found
@@ -341,7 +362,7 @@ def look(file: Path) -> Backup:
 def restore(
     engine: Engine,
     settings: Settings,
-    file: Path,
+    file: Path | str,
     *,
     actor: str,
     replace: bool = False,
@@ -359,15 +380,17 @@ def restore(
     Raises:
         BackupError: the backup is not whole or of a later version, or something is there.
         DatabaseError: the database cannot be written.
+        ObjectStoreError: the backup cannot be fetched.
         VectorStoreError: the index cannot be.
     """
     with _opened(file) as (archive, found), ExitStack() as closed, ExitStack() as undone:
         boxes = [closed.enter_context(closing(outbox)) for outbox in outboxes(settings)]
         if not replace:
             _refuse_others_model(settings, found)
-        sections = index() if index is not None and found.index is not None else None
-        if sections is not None:
-            _check_index(archive, found, sections, replace=replace)
+        sections = None
+        if index is not None and found.index is not None:
+            sections = closed.enter_context(closing(index()))
+            _check_index(archive, found, sections, file, replace=replace)
         with migrating(engine) as connection:
             try:
                 _load(connection, archive, found, replace=replace, progress=progress)
@@ -384,7 +407,7 @@ def restore(
                 ) from error
             except (*_BROKEN, DataError) as error:
                 raise _not_whole(file, error) from error
-            detail = {"file": str(file.absolute()), "rows": found.rows, "made_at": found.made_at.isoformat()}
+            detail = {"file": _name(_target(file)), "rows": found.rows, "made_at": found.made_at.isoformat()}
             audit.note(connection, actor, _RESTORED, _TARGET, detail)
         undone.pop_all()
         if replace:
@@ -451,28 +474,31 @@ def _write(
     archive.writestr(_MANIFEST, json.dumps(values, indent=1, ensure_ascii=False))
 
 
-def _refuse_other_files(file: Path, target: Path, engine: Engine, settings: Settings) -> None:
+def _refuse_other_files(name: str, target: Path | Place, engine: Engine, settings: Settings) -> None:
     """Refuse to take the place of something else than a backup, or of what the settings name, there yet or not."""
-    named = [settings.model_path, settings.models_folder, settings.index_path]
-    named += [outbox.path for outbox in outboxes(settings)]
-    if engine.dialect.name == "sqlite" and (database := sqlite_file(engine.url)):
-        named.append(database)
-    endings = ("", "-wal", "-shm", "-journal", ".lock", ".sha256", ".off")
-    names = {os.path.realpath(f"{path}{ending}") for path in named for ending in endings}
-    other = str(target) in names
-    if not other and target.is_file() and target.stat().st_size:
-        try:
-            with ZipFile(target) as archive:
-                other = _MANIFEST not in archive.namelist()
-        except _BROKEN:
-            other = True
+    if isinstance(target, Path):
+        named = [settings.model_path, settings.models_folder, settings.index_path]
+        named += [outbox.path for outbox in outboxes(settings)]
+        if engine.dialect.name == "sqlite" and (database := sqlite_file(engine.url)):
+            named.append(database)
+        endings = ("", "-wal", "-shm", "-journal", ".lock", ".sha256", ".off")
+        other = str(target) in {os.path.realpath(f"{path}{ending}") for path in named for ending in endings}
+        other = other or (target.is_file() and target.stat().st_size > 0 and not _is_backup(target))
+    else:
+        found = target.entry()
+        other = found is not None and found.bytes > 0 and not _is_backup(target.files.open_input_file(target.path))
     if other:
         raise BackupError(
             Message(
-                "{file} is not a backup, so none takes its place. Name a new file, or an earlier backup.",
-                file=str(file),
+                "{file} is not a backup, so none takes its place. Name a new file, or an earlier backup.", file=name
             )
         )
+
+
+def _is_backup(file: Path | IO[bytes]) -> bool:
+    with suppress(*_BROKEN), ZipFile(file) as archive:
+        return _MANIFEST in archive.namelist()
+    return False
 
 
 def _lines(connection: Connection, table: Table) -> Iterator[tuple[bytes, int]]:
@@ -594,27 +620,58 @@ def _member(archive: ZipFile, name: str, files: dict[str, Member]) -> Iterator[C
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def _draft_in(folder: Path, file: str) -> Iterator[Path]:
+    """Give the place of a draft to one at a time; what is there at the end goes."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_name(_LOCK), timeout=0).acquire()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK, timeout=0).acquire()
     except Timeout:
         raise BackupError(
             Message(
                 "Another backup is being written to {folder}. Wait for it, or choose another folder.",
-                folder=str(file.parent),
+                folder=str(folder),
             )
         ) from None
     except OSError as error:
         raise BackupError(
             Message(
                 "The backup {file} cannot be written: {why}. Choose another place.",
-                file=str(file),
+                file=file,
                 why=str(error.strerror or error),
             )
         ) from error
+    draft = folder / _DRAFT
     with lock:
-        yield
+        try:
+            with suppress(FileNotFoundError):
+                draft.unlink()
+            yield draft
+        except OSError as error:
+            raise BackupError(
+                Message(
+                    "The backup {file} cannot be written: {why}. Choose another place, or make room. What was there is "
+                    "there.",
+                    file=file,
+                    why=str(error.strerror or error),
+                )
+            ) from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+
+
+def _target(where: Path | str | Place) -> Path | Place:
+    """Return where a backup goes or comes from: a path, or a place in an object store."""
+    if isinstance(where, Path) or (isinstance(where, str) and "://" not in where):
+        return Path(where)
+    from rlhf_loop.utils.object_store import Place
+
+    place = Place.of(where) if isinstance(where, str) else where
+    return place.local or place
+
+
+def _name(target: Path | Place) -> str:
+    return str(target.absolute()) if isinstance(target, Path) else target.address
 
 
 def _sync(folder: Path) -> None:
@@ -630,21 +687,34 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[ZipFile, Backup]]:
+def _opened(file: Path | str) -> Iterator[tuple[ZipFile, Backup]]:
     """Open a backup, once all of it was read and is what its manifest says."""
-    try:
-        archive = ZipFile(file)
-    except FileNotFoundError:
-        raise BackupError(f"There is no backup {file}. Give the file that rlhf-loop backup has written.") from None
-    except _BROKEN as error:
-        raise _not_whole(file, error) from error
-    with archive:
+    with ExitStack() as closed:
+        target = _target(file)
+        try:
+            source = target if isinstance(target, Path) else closed.enter_context(_fetched(target))
+            archive = closed.enter_context(ZipFile(source))
+        except FileNotFoundError:
+            raise BackupError(
+                f"There is no backup {_name(target)}. Give the file that rlhf-loop backup has written."
+            ) from None
+        except _BROKEN as error:
+            raise _not_whole(file, error) from error
         try:
             found = _manifest(archive)
             _verify(archive, found)
         except _BROKEN as error:
             raise _not_whole(file, error) from error
         yield archive, found
+
+
+@contextmanager
+def _fetched(place: Place) -> Iterator[IO[bytes]]:
+    # It has no name, so that nothing of it stays, whatever ends this process.
+    with TemporaryFile() as file:
+        for part in place.parts():
+            file.write(part)
+        yield file
 
 
 def _manifest(archive: ZipFile) -> Backup:
@@ -692,7 +762,8 @@ def _verify(archive: ZipFile, found: Backup) -> None:
             raise ValueError(f"{name} is not as it was written")
 
 
-def _not_whole(file: Path, error: BaseException) -> BackupError:
+def _not_whole(where: Path | str, error: BaseException) -> BackupError:
+    file = where if isinstance(where, Path) else _name(_target(where))
     if isinstance(error, OSError) and error.strerror:
         return BackupError(f"The backup {file} cannot be read: {error.strerror}. Choose another file.")
     return BackupError(
@@ -770,7 +841,7 @@ def _refuse_others_model(settings: Settings, found: Backup) -> None:
     )
 
 
-def _check_index(archive: ZipFile, found: Backup, index: Index, *, replace: bool) -> None:
+def _check_index(archive: ZipFile, found: Backup, index: Index, file: Path | str, *, replace: bool) -> None:
     """Read all of the index in the backup; refuse to put it in the place of another one."""
     try:
         with archive.open(_INDEX) as source:
@@ -778,7 +849,7 @@ def _check_index(archive: ZipFile, found: Backup, index: Index, *, replace: bool
         if counts != found.index:
             raise ValueError("its index is not the one that its manifest names")
     except _BROKEN as error:
-        raise _not_whole(Path(archive.filename or ""), error) from error
+        raise _not_whole(file, error) from error
     there = index.counts()
     if not replace and there and there != counts:
         first = next((each for each in there if there[each] != counts.get(each)), next(iter(there)))

@@ -88,12 +88,12 @@ def backup(engine: Engine, settings: Settings, now: datetime) -> Iterator[Findin
     from rlhf_loop.monitoring.worker import Schedule
     from rlhf_loop.store.backup import last_backup
 
-    last, folder = last_backup(engine), settings.backup_path
+    last, folder = last_backup(engine), settings.shown()["backup_path"]
     text = f"the last one is {last.file}, of {_moment(last.made_at)}" if last else "there was none yet"
     if last and last.lacking:
         yield fault("backup", f"{text}, and lacks some: {' '.join(last.lacking)}", "Mend it, and make another one")
         return
-    if folder is None:
+    if not folder:
         advice = "" if last else "; rlhf-loop backup FILE writes one, and the worker does with RLHF_BACKUP_PATH"
         yield Finding("backup", text + advice)
         return

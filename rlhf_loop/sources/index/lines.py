@@ -96,6 +96,10 @@ class IndexLines:
         kept = map(_read, lines)
         self._store.replace(iter(lambda: list(islice(kept, _BATCH)), []))
 
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self._store.close()
+
 
 @cache
 def _adapter() -> TypeAdapter[_Line]:
