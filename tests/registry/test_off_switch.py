@@ -288,4 +288,5 @@ def test_a_marker_that_is_a_folder(engine: Engine, settings: Settings) -> None:
         switch_on(engine, settings)
     (marker / "mine").rmdir()
     registry.follow(engine, settings)
+    switch_on(engine, settings)
     assert not marker.exists()
