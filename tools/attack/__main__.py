@@ -18,12 +18,12 @@ from pathlib import Path
 
 import click
 
-from tools.attack import bombs, clock, hosts, kills, models, names, sockets
+from tools.attack import backups, bombs, clock, hosts, kills, models, names, sockets
 from tools.attack.document import write
 from tools.attack.product import Finding, make
 from tools.report import say
 
-PARTS = ("sockets", "hosts", "names", "bombs", "models", "kills", "clock")
+PARTS = ("sockets", "hosts", "names", "bombs", "models", "kills", "backups", "clock")
 _VERDICTS = {True: "holds", False: "FAILS", None: "skipped"}
 
 
@@ -64,6 +64,7 @@ def _found(folder: Path, parts: Iterable[str], *, seed: int, faketime: Path | No
         "bombs": lambda: bombs.attack(trained.copy(folder / "bombs")),
         "models": lambda: models.attack(bare, trained),
         "kills": lambda: kills.attack(bare, trained, seed=seed),
+        "backups": lambda: backups.attack(trained.copy(folder / "backups"), seed=seed),
         "clock": lambda: clock.attack(bare, trained, given=faketime),
     }
     for part in parts:

@@ -70,6 +70,14 @@ At moments drawn by the seed. Before, a copy of the SQLite file after an orderly
 six busy processes beside it, and a new empty database took the place of one that was deleted.
 """,
     ),
+    "backups": (
+        "Backups under load, and killed",
+        """
+Eight clients write while `rlhf-loop backup --index` runs, twice, beside 20,000 other ratings; the last file is restored
+into the other kind of database. Then backups and restorations are killed at moments drawn by the seed. Nobody had tried
+it before.
+""",
+    ),
     "clock": (
         "A clock that jumps back",
         """

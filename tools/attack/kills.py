@@ -50,7 +50,7 @@ def _index(product: Product, whole: Product, dice: random.Random) -> Iterator[Fi
     broken = []
     for _ in range(_KILLS):
         process = product.start("index", "add", "documents.jsonl")
-        _kill_after(process, dice.uniform(0.2, 1.0) * undisturbed.seconds)
+        kill_after(process, dice.uniform(0.2, 1.0) * undisturbed.seconds)
         looked = product.run("index", "list")
         if looked.code:
             broken.append(looked.error.strip()[-100:])
@@ -67,7 +67,7 @@ def _worker(product: Product, dice: random.Random) -> Iterator[Finding]:
     left = 0
     for _ in range(_KILLS):
         process = product.start("worker", "--once", name="worker")
-        _kill_after(process, dice.uniform(0.2, 1.0) * usual.seconds, alone=True)
+        kill_after(process, dice.uniform(0.2, 1.0) * usual.seconds, alone=True)
         left += len(_processes(product.folder))
     with suppress(Exception):
         until(lambda: not _processes(product.folder), "", limit_s=120)
@@ -95,7 +95,7 @@ def _trainings(product: Product, dice: random.Random) -> Iterator[Finding]:
         started = [product.start("train", "--seed", str(number), name=name) for number, name in enumerate(names)]
         time.sleep(dice.uniform(0.2, 1.0) * usual)
         for process in started:
-            _kill_after(process, 0.0)
+            kill_after(process, 0.0)
     done = product.run("train", "--seed", "7")
     product.run("worker", "--once")
     troubles = _troubles(product)
@@ -110,7 +110,7 @@ def _promotions(product: Product, dice: random.Random) -> Finding:
     torn: list[str] = []
     for number in range(_PROMOTIONS):
         process = product.start("models", "promote", names[number % len(names)], *_FORCED)
-        _kill_after(process, dice.uniform(0.2, 1.0) * usual)
+        kill_after(process, dice.uniform(0.2, 1.0) * usual)
         ranked = product.run("rerank", "Why?", "Because.", "Nobody knows.")
         torn += [ranked.error.strip()[-100:]] if ranked.code or "Traceback" in ranked.error else []
     done = product.run("models", "promote", names[0], *_FORCED)
@@ -260,7 +260,8 @@ def _written(product: Product, server: Running, count: int) -> set[int]:
     return found
 
 
-def _kill_after(process: subprocess.Popen[str], seconds: float, *, alone: bool = False) -> None:
+def kill_after(process: subprocess.Popen[str], seconds: float, *, alone: bool = False) -> None:
+    """Kill a process and what it has started, or it `alone`, unless it has ended by then."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     with suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -159,7 +159,15 @@ class Product:
     def copy(self, folder: Path) -> Product:
         """Return a copy in another folder."""
         shutil.copytree(self.folder, folder)
+        return self.moved(folder)
+
+    def moved(self, folder: Path) -> Product:
+        """Return the same in another folder, whatever is in it."""
         return Product(folder, self.token, _environ(folder))
+
+    def with_environ(self, **environ: str) -> Product:
+        """Return the same with other variables."""
+        return replace(self, environ={**self.environ, **environ})
 
     @contextmanager
     def served(self, *options: str, environ: Mapping[str, str] | None = None) -> Iterator[Running]:
