@@ -15,7 +15,7 @@ from raters import PASSWORD, put_answers, put_people
 from served_app import served_app
 from sqlalchemy import delete
 from sqlalchemy.engine import Engine
-from test_browser import CHROMIUM, launched
+from test_browser import CHROMIUM, complaint, launched, patient
 from web_fakes import GOOD, FakeService
 
 from rlhf_loop.config import Settings
@@ -39,7 +39,7 @@ class Desk:
         self.url = self.opened.enter_context(served_app(app))
         self.signed_in: dict[str, Any] = {}
         for name in ("anna", "dora"):
-            with closing(browser.new_context(base_url=self.url)) as context:
+            with closing(patient(browser, base_url=self.url)) as context:
                 page = context.new_page()
                 page.goto("/sign-in")
                 sign_in(page, name)
@@ -79,15 +79,11 @@ def pages(desk: Desk, browser: Browser) -> Iterator[Open]:
         put_answers(desk.engine, answers, to_each=2 if at == "/compare" else 1)
         state = desk.signed_in[name] if name else None
         options = {"reduced_motion": "reduce", **options}
-        context = browser.new_context(base_url=desk.url, storage_state=state, **options)
+        context = patient(browser, base_url=desk.url, storage_state=state, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console",
-            # That a request failed is told, too; it is expected, and tested, where it happens.
-            lambda message: None if "Failed to load" in message.text else complaints.append(message.text),
-        )
+        page.on("console", lambda message: complaints.append(said) if (said := complaint(message)) else None)
         page.goto(at)
         return page
 

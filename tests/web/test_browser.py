@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from databases import sqlite_database
 from hostile_markdown import HOSTILE_MARKDOWN
 from patience import PATIENCE_S
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 from served_app import served_app
 from sqlalchemy import select
 from test_openapi import document
@@ -52,9 +53,31 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+#: The screens' scripts give up on a request after 15 s, and then wait for somebody to press Retry.
+_PATIENT = f"""{{
+    const timeout = AbortSignal.timeout.bind(AbortSignal);
+    AbortSignal.timeout = (milliseconds) => timeout(Math.max(milliseconds, {PATIENCE_S * 1000}));
+}}"""
+
+
 def launched(playwright: Playwright) -> Browser:
-    expect.set_options(timeout=PATIENCE_S * 1000)  # pages and locators have 30 s of their own
+    expect.set_options(timeout=PATIENCE_S * 1000)
     return playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+def patient(browser: Browser, **options: Any) -> BrowserContext:
+    """A context in which pages, locators and the screens' own scripts wait for a machine of any speed."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE_S * 1000)
+    context.add_init_script(_PATIENT)
+    return context
+
+
+def complaint(message: ConsoleMessage) -> str:
+    """What a page's script or the policy complains of; an empty text for what is none."""
+    # That a request failed is told, too; it is expected, and tested, where it happens. Warnings are Chromium's own, as
+    # that the network is slow.
+    return message.text if message.type == "error" and "Failed to load" not in message.text else ""
 
 
 @pytest.fixture
@@ -67,16 +90,12 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         service: object, *, at: str = "/data-html", settings: Settings | None = None, **options: object
     ) -> Page:
         app = create_app(settings or Settings(), service=service)
-        context = browser.new_context(base_url=opened.enter_context(served_app(app)), **options)
+        context = patient(browser, base_url=opened.enter_context(served_app(app)), **options)
         opened.callback(context.close)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on(
-            "console",
-            # That a request failed is told, too; it is expected, and tested, where it happens.
-            lambda message: None if "Failed to load" in message.text else complaints.append(message.text),
-        )
+        page.on("console", lambda message: complaints.append(said) if (said := complaint(message)) else None)
         page.goto(at)
         return page
 

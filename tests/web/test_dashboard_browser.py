@@ -10,7 +10,7 @@ import pytest
 from desk_browser import Desk, Open, desk_in_chromium, pages
 from figure_fakes import ALL, CHINESE, SOURCES
 from playwright.sync_api import Browser, Route, expect
-from test_browser import CONTRASTS, no_sideways_scroll
+from test_browser import CONTRASTS, no_sideways_scroll, patient
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
@@ -158,7 +158,7 @@ def test_the_report_is_complete(chromium: tuple[Desk, Browser], tmp_path: Path, 
     desk, browser = chromium
     file = tmp_path / "report.html"
     file.write_text(report(desk.engine, Settings()), encoding="utf-8")
-    context = browser.new_context(offline=True, **options)
+    context = patient(browser, offline=True, **options)
     page = context.new_page()
     asked: list[str] = []
     complaints: list[str] = []

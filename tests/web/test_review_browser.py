@@ -49,7 +49,7 @@ def test_another_grade_from_the_history(open_page: Open, desk: Desk) -> None:
     """The key leads back to the history, which says so; what was typed with it is stored, and no draft is left."""
     page = open_page()
     press(page, "2")
-    fetched(page)
+    said(page, "Rated 2. Next answer.")
     page.goto("/review/history")
     page.get_by_role("link", name="change your grade").click()
     ready(page)

@@ -103,7 +103,7 @@ def _under_load(name: str, product: Product, url: str) -> Finding:
     lost = len(before - found)
     same = _scores(product) == _scores(there)
     said = (
-        f"{during / took:.0f} acknowledged a second during {took:.0f} s of backups; {len(before):,} before the last one, "
+        f"{during / took:.0f} acknowledged a second during {took:.0f} s of backups; {len(before):,} before the last, "
         f"{lost} of them lost; {broken} broken references; the model ranks "
         f"{'the same' if same else 'otherwise'}; exit codes {ran.code} and {restored.code}"
     )

@@ -218,10 +218,14 @@
 
   // Back to the page that led here, which says how it went.
   function goHome(value, text) {
-    stored = JSON.stringify(text);
-    const grade = Object.assign(document.createElement("input"), { type: "hidden", name: "rating", value });
-    form.append(grade);
-    form.submit();
+    const mine = form;
+    // A draft that is under way would arrive after the grade, and stay.
+    saving.then(() => {
+      stored = JSON.stringify(text);
+      const grade = Object.assign(document.createElement("input"), { type: "hidden", name: "rating", value });
+      mine.append(grade);
+      mine.submit();
+    });
   }
 
   // Show the next answer if it is here, and deliver meanwhile; else deliver first, and the response brings the next one.
