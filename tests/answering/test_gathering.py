@@ -77,9 +77,13 @@ def test_all_are_asked_at_the_same_time() -> None:
 
 def test_one_that_hangs_costs_only_its_candidates(hanging: FakeSource) -> None:
     """At the deadline the others' passages are returned, and the one that hangs is named."""
-    found = gather(hanging, good(), deadline_s=0.2)
+    # A machine may be so busy that the good one takes longer, too.
+    for deadline_s in (0.2, 2.0, 20.0, 200.0):
+        found = gather(hanging, good(), deadline_s=deadline_s)
+        if "good" not in found.degraded:
+            break
     assert found.passages == {"hanging": (), "good": (Passage(text="Hold your breath."),)}
-    assert found.degraded == {"hanging": "no answer within 0.2 s"}
+    assert found.degraded == {"hanging": f"no answer within {deadline_s:g} s"}
 
 
 @pytest.mark.parametrize(

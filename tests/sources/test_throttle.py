@@ -35,7 +35,7 @@ folder, url, interval, times, end = sys.argv[1:]
 throttle = Throttle(Path(folder) / "new" / "site.lock", interval_s=float(interval), site="The site")
 client = HttpClient(url, setting="X", turn=throttle.turn)
 for _ in range(int(times)):
-    client.get({}, budget_s=30.0, media_types=("text/plain",))
+    client.get({}, budget_s=300.0, media_types=("text/plain",))
 exec(end)
 """
 
@@ -55,7 +55,7 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
         others = [asker(tmp_path, there.url) for _ in range(3)]
 
         def ask(_: int) -> None:
-            with throttle(tmp_path).turn(30.0):
+            with throttle(tmp_path).turn(PATIENCE_S):
                 there.seen.append(SeenRequest("", {}, None, ("", 0), time.monotonic()))  # type: ignore[arg-type]
 
         with ThreadPoolExecutor(2) as threads:
@@ -68,18 +68,18 @@ def test_processes_and_threads_keep_the_pause(tmp_path: Path) -> None:
 @pytest.mark.kill
 def test_a_crash_blocks_nobody(tmp_path: Path) -> None:
     """A process that is killed while it holds its turn counts as a request, and the next one gets its turn."""
-    end = "with throttle.turn(30.0): import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    end = "with throttle.turn(300.0): import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with site(page("Hello")) as there:
         assert asker(tmp_path, there.url, times=0, end=end).wait(PATIENCE_S) < 0
     assert (tmp_path / "new" / "site.last").exists()
-    with throttle(tmp_path).turn(30.0):
+    with throttle(tmp_path).turn(PATIENCE_S):
         pass
 
 
 def test_an_error_gives_the_turn_back(tmp_path: Path) -> None:
     """What fails in its turn counts as a request, and blocks nobody."""
     for error in (ValueError, OSError, TimeoutError, KeyboardInterrupt):
-        with pytest.raises(error, match="mine"), throttle(tmp_path).turn(30.0):
+        with pytest.raises(error, match="mine"), throttle(tmp_path).turn(PATIENCE_S):
             raise error("mine")
 
 
@@ -99,11 +99,11 @@ def test_who_would_wait_too_long_is_told_when(tmp_path: Path) -> None:
 def test_who_finds_it_taken_is_told_when(tmp_path: Path) -> None:
     """While another request runs nobody waits longer than its budget."""
     one, other = throttle(tmp_path, 0.0), throttle(tmp_path, 0.0)
-    with one.turn(30.0):
+    with one.turn(PATIENCE_S):
         with pytest.raises(SourceError, match="may be asked only every") as error, other.turn(0.1):
             pytest.fail("it was let in")
         assert error.value.retry_after_s == 0
-    with other.turn(30.0):
+    with other.turn(PATIENCE_S):
         pass
 
 
@@ -113,10 +113,10 @@ def test_who_finds_it_taken_is_told_when(tmp_path: Path) -> None:
 def test_a_wrong_time_costs_one_pause(tmp_path: Path, stamp: Callable[[], str]) -> None:
     """A clock that went back, or half a time from a crash, makes nobody wait longer than one interval."""
     one = throttle(tmp_path)
-    with one.turn(30.0):
+    with one.turn(PATIENCE_S):
         pass
     (tmp_path / "new" / "site.last").write_text(stamp())
-    with one.turn(30.0):
+    with one.turn(PATIENCE_S):
         pass
     assert time.time() - float((tmp_path / "new" / "site.last").read_text()) < 60
 
@@ -125,7 +125,7 @@ def test_a_wrong_time_costs_one_pause(tmp_path: Path, stamp: Callable[[], str]) 
 def test_a_wrong_time_does_not_shut_out_who_has_little_time(tmp_path: Path, stamp: Callable[[], str]) -> None:
     """With less time than an interval one is refused once, and let in an interval later."""
     one = throttle(tmp_path)
-    with one.turn(30.0):
+    with one.turn(PATIENCE_S):
         pass
     (tmp_path / "new" / "site.last").write_text(stamp())
     with pytest.raises(SourceError, match="may be asked only every"), one.turn(INTERVAL / 2):

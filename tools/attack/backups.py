@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.attack.kills import kill_after
-from tools.attack.product import Finding, Product, Running
+from tools.attack.product import Finding, Product, Ran, Running
 
 PART = "backups"
 #: Ratings beside those that clients write, so that a backup takes longer than its start.
@@ -22,6 +22,7 @@ _ROWS = 20_000
 _DOCUMENTS = 40
 _WRITERS, _A_SECOND, _BACKUPS = 8, 60, 2
 _KILLS = 10
+_PATIENCE_S = 1800.0
 _URL = "RLHF_DATABASE_URL"
 
 
@@ -90,14 +91,14 @@ def _under_load(name: str, product: Product, url: str) -> Finding:
         took, began = 0.0, 0.0
         for _ in range(_BACKUPS):
             began = time.monotonic()
-            ran = product.run("backup", "--index", "loaded.zip", limit_s=600)
+            ran = _run(product, "backup", "--index", "loaded.zip")
             took += time.monotonic() - began
         during = sum(at >= time.monotonic() - took for at, _ in acknowledged)
         stop.set()
         for client in clients:
             client.join()
     there = _elsewhere(product, url)
-    restored = there.run("restore", str(product.folder / "loaded.zip"), limit_s=600)
+    restored = _run(there, "restore", str(product.folder / "loaded.zip"))
     found, broken = _state(there)
     before = {who for at, who in acknowledged if at < began}
     lost = len(before - found)
@@ -128,19 +129,19 @@ def _write(
 
 def _killed_backups(product: Product, dice: random.Random) -> Finding:
     """Kill backups: the file in their place is always whole, and says what it restores to."""
-    usual = product.run("backup", "--index", "killed.zip").seconds
+    usual = _run(product, "backup", "--index", "killed.zip").seconds
     broken, killed = [], 0
     for _ in range(_KILLS):
         process = product.start("backup", "--index", "killed.zip")
         kill_after(process, dice.uniform(0.2, 1.0) * usual)
         killed += process.returncode < 0
-        looked = product.run("restore", "--check", "killed.zip")
+        looked = _run(product, "restore", "--check", "killed.zip")
         broken += [looked.error.strip()[-100:]] if looked.code else []
-    said = product.run("restore", "--check", "killed.zip").out
+    said = _run(product, "restore", "--check", "killed.zip").out
     there = _elsewhere(product, "")
-    restored = there.run("restore", str(product.folder / "killed.zip"))
+    restored = _run(there, "restore", str(product.folder / "killed.zip"))
     same = bool(restored.out) and _words(restored.out) == _words(said) and _state(there) == _state(product)
-    done = product.run("backup", "--index", "killed.zip")
+    done = _run(product, "backup", "--index", "killed.zip")
     figures = (
         f"{killed} in the middle; {len(broken)} times not whole; restored {'as it says' if same else 'otherwise'}; "
         f"then exit code {done.code}"
@@ -151,7 +152,7 @@ def _killed_backups(product: Product, dice: random.Random) -> Finding:
 def _killed_restorations(name: str, product: Product, dice: random.Random, new_url: Callable[[], str]) -> Finding:
     """Kill restorations: each leaves all of the database or nothing, and the next attempt brings the rest."""
     file, expected = str(product.folder / "killed.zip"), _state(product)
-    usual = _elsewhere(product, new_url()).run("restore", file).seconds
+    usual = _run(_elsewhere(product, new_url()), "restore", file).seconds
     half, unfinished, killed = 0, [], 0
     for _ in range(_KILLS):
         there = _elsewhere(product, new_url())
@@ -162,7 +163,7 @@ def _killed_restorations(name: str, product: Product, dice: random.Random, new_u
         if found not in ((set(), 0), expected):
             half += 1
         if found != expected:
-            done = there.run("restore", file)
+            done = _run(there, "restore", file)
             unfinished += [] if _state(there) == expected else [done.error.strip()[-100:] or "another state"]
     figures = f"{killed} in the middle; {half} times half of it; {len(unfinished)} times not whole after the next one"
     figures += f": {unfinished[0]}" if unfinished else ""
@@ -220,7 +221,11 @@ def _words(said: str) -> str:
     return said.partition(" rows of ")[0].split()[-1]
 
 
+def _run(product: Product, *words: str) -> Ran:
+    return product.run(*words, limit_s=_PATIENCE_S)
+
+
 def _done(product: Product, *words: str) -> None:
-    ran = product.run(*words)
+    ran = _run(product, *words)
     if ran.code:
         raise RuntimeError(f"{' '.join(words)}: {ran.error}")

@@ -25,6 +25,7 @@ from tools.fuzz import prepare
 #: A process that takes more is stopped: the machine should survive.
 MOST_MB = 1500.0
 _PATIENCE_S = 180.0
+_MAKING_S = 1800.0
 _LOOK_EVERY_S = 0.01
 _CODE = "from rlhf_loop.cli import main; main()"
 
@@ -212,9 +213,9 @@ def make(folder: Path) -> tuple[Product, Product]:
     bare.mkdir(parents=True)
     token = prepare(f"sqlite:///{bare / 'rlhf.db'}").all
     product = Product(bare, token, _environ(bare))
-    _done(product.run("ratings", "import", str(sample.RATINGS_FILE)))
+    _done(product.run("ratings", "import", str(sample.RATINGS_FILE), limit_s=_MAKING_S))
     trained = product.copy(folder / "trained")
-    _done(trained.run("train"))
+    _done(trained.run("train", limit_s=_MAKING_S))
     return product, trained
 
 
