@@ -51,7 +51,7 @@ from rlhf_loop.store.engine import (
     transaction,
     upgrade,
 )
-from rlhf_loop.store.outbox import Kept, Outbox, outboxes
+from rlhf_loop.store.outbox import EntryCopy, Outbox, outboxes
 from rlhf_loop.store.tables import AuditEntry, Base, ModelVersion, UtcDateTime
 from rlhf_loop.utils.files import whole_file
 from rlhf_loop.utils.text import counted
@@ -135,7 +135,7 @@ class Index(Protocol):
         """Return each line beside its source, as all of them are at one moment."""
 
     def check(self, lines: Iterable[bytes]) -> Mapping[str, int]:
-        """Count the sections of lines by source; a ValueError says which line is none."""
+        """Count the sections of lines by source; a ValueError says which line is not valid."""
 
     def put(self, lines: Iterable[bytes]) -> None:
         """Have the sections of lines in place of all that is there, all or none."""
@@ -1026,9 +1026,9 @@ def _is_there(path: Path, member: Member) -> bool:
     return False
 
 
-def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undone: ExitStack) -> list[list[Kept]]:
+def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undone: ExitStack) -> list[list[EntryCopy]]:
     """Have the entries of the backup in the outboxes here, until that is `undone`; return what else each one has."""
-    kept: tuple[list[Kept], list[Kept]] = ([], [])
+    kept: tuple[list[EntryCopy], list[EntryCopy]] = ([], [])
     with archive.open(_OUTBOX) as source:
         for line in source:
             place, kind, body, interactions, *why = json.loads(line)
@@ -1040,7 +1040,7 @@ def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undon
                 and (reason is None or isinstance(reason, str))
             ):
                 raise ValueError("an entry of the outbox is not valid")
-            kept[("0", "1").index(str(place))].append(Kept(kind, body, interactions, reason))
+            kept[("0", "1").index(str(place))].append(EntryCopy(kind, body, interactions, reason))
     refused = sum(each.refused is not None for entries in kept for each in entries)
     if (waiting := sum(map(len, kept)) - refused) != found.waiting or refused != found.refused:
         raise ValueError(

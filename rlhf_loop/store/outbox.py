@@ -56,7 +56,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class EntryCopy:
     """An entry with what it is about; `refused` says why the database has not taken it, None while it waits."""
 
     kind: str
@@ -143,7 +143,7 @@ class Outbox:
         rows = self._rows("SELECT created_at FROM entries WHERE refused IS NULL ORDER BY id LIMIT 1")
         return datetime.fromisoformat(rows[0][0]) if rows else None
 
-    def all(self) -> list[Kept]:
+    def all(self) -> list[EntryCopy]:
         """Return what waits and what the database has refused, with what each entry is about, the oldest first.
 
         Raises:
@@ -151,9 +151,9 @@ class Outbox:
         """
         about = "(SELECT json_group_array(interaction) FROM mentions WHERE entry = entries.id)"
         rows = self._rows(f"SELECT kind, body, {about}, refused FROM entries ORDER BY id")
-        return [Kept(kind, json.loads(body), json.loads(names), refused) for kind, body, names, refused in rows]
+        return [EntryCopy(kind, json.loads(body), json.loads(names), refused) for kind, body, names, refused in rows]
 
-    def exchange(self, *, add: Sequence[Kept], drop: Sequence[Kept] = ()) -> None:
+    def exchange(self, *, add: Sequence[EntryCopy], drop: Sequence[EntryCopy] = ()) -> None:
         """Drop entries, and add others, all or none.
 
         Raises:

@@ -21,7 +21,7 @@ from patience import PATIENCE_S
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
-from rlhf_loop.sources.index import Entry, Kept, Section, SourceCount, VectorStore, lancedb_store, open_store
+from rlhf_loop.sources.index import Entry, Section, SourceCount, StoredEntry, VectorStore, lancedb_store, open_store
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.sources.index.store import reciprocal_rank_fusion
@@ -705,7 +705,7 @@ def test_everything_and_in_its_place(store: VectorStore) -> None:
     before = everything(store)
     assert [(row[0].id, row[1]) for row in before] == [("a-0", ENCODER), ("a-1", ENCODER), ("b-0", "model-a/int8")]
     assert before[0][:1] + before[0][2:] == (some[0].section, unit(1, 2).tobytes(), unit(3)[0].tobytes())
-    new = [Kept(entry(f"c{number}", f"quinces {number}", seeds=(number,)), ENCODER) for number in range(12)]
+    new = [StoredEntry(entry(f"c{number}", f"quinces {number}", seeds=(number,)), ENCODER) for number in range(12)]
     store.replace([new[:7], new[7:]])
     assert store.sources() == [SourceCount("s", 12, 12)]
     assert found(store, "quinces 11")[0] == "c11"
@@ -723,15 +723,15 @@ def test_a_replacement_that_breaks_off(store: VectorStore) -> None:
     """What was there is there."""
     store.add([entry("a", "apples")], encoder=ENCODER)
 
-    def batches() -> Iterator[list[Kept]]:
-        yield [Kept(entry("b", "plums"), ENCODER)]
+    def batches() -> Iterator[list[StoredEntry]]:
+        yield [StoredEntry(entry("b", "plums"), ENCODER)]
         raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, VectorStoreError)):
         store.replace(batches())
     assert found(store, "apples") == ["a"]
     assert store.sources() == [SourceCount("s", 1, 1)]
-    store.replace([[Kept(entry("b", "plums"), ENCODER)]])
+    store.replace([[StoredEntry(entry("b", "plums"), ENCODER)]])
     assert found(store, "plums") == ["b"]
 
 

@@ -33,7 +33,7 @@ from rlhf_loop.store import audit, backup
 from rlhf_loop.store.alarms import open_alarms, raise_alarm
 from rlhf_loop.store.engine import head, make_engine, migrating, reading, revision, transaction, upgrade
 from rlhf_loop.store.interactions import put_review, record
-from rlhf_loop.store.outbox import Kept, Outbox
+from rlhf_loop.store.outbox import EntryCopy, Outbox
 from rlhf_loop.store.tables import Base, Interaction, ModelVersion
 from rlhf_loop.training.train import TrainingReport
 
@@ -149,8 +149,8 @@ def test_from_each_into_each(
     assert found.missing == ("passages-1a2b3c.fitted.npy", "passages-1a2b3c.md")
     outbox = Outbox(new.outbox_path, limit=10)
     assert outbox.all() == [
-        Kept("rating", {"interaction": "y", "text": "refused"}, ["y"], "no such answer"),
-        Kept("rating", {"interaction": "x", "text": HOSTILE}, ["x"]),
+        EntryCopy("rating", {"interaction": "y", "text": "refused"}, ["y"], "no such answer"),
+        EntryCopy("rating", {"interaction": "x", "text": HOSTILE}, ["x"]),
     ]
     outbox.close()
     record(there, [Rating("New?", "New.")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.index.lines import IndexLines
-from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Kept, Mode, Section, SourceCount, VectorStore
+from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Mode, Section, SourceCount, StoredEntry, VectorStore
 from rlhf_loop.utils.languages import language_named
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "Entry",
     "Hit",
     "IndexLines",
-    "Kept",
     "Mode",
     "Section",
     "SourceCount",
+    "StoredEntry",
     "VectorStore",
     "absent_index",
     "open_store",

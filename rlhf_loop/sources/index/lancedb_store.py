@@ -28,11 +28,11 @@ from rlhf_loop.sources.index.store import (
     LANGUAGES,
     Entry,
     Hit,
-    Kept,
     Mode,
     Ranking,
     Section,
     SourceCount,
+    StoredEntry,
     ranked,
     refuse_other_dimension,
     refuse_other_model,
@@ -115,7 +115,7 @@ class LanceDbStore:
                 # Nothing is in it any more, so it may have the vectors of another encoder.
                 table = self._create(dimension, anew=True)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(_rows([Kept(entry, encoder) for entry in entries]))
+            merge.execute(_rows([StoredEntry(entry, encoder) for entry in entries]))
 
     def encoders(self) -> list[str]:
         """Return the ids of all encoders that made the vectors, sorted."""
@@ -172,7 +172,7 @@ class LanceDbStore:
 
         return self._read(find, [])
 
-    def everything(self) -> Iterator[list[Kept]]:
+    def everything(self) -> Iterator[list[StoredEntry]]:
         """Return all that is there, in batches; see `VectorStore`."""
         with self._errors():
             if self._read(lambda table: True, False):
@@ -180,7 +180,7 @@ class LanceDbStore:
                     for batch in table.search().limit(None).to_batches(batch_size=_BATCH):
                         yield _kept(batch)
 
-    def replace(self, batches: Iterable[Sequence[Kept]]) -> None:
+    def replace(self, batches: Iterable[Sequence[StoredEntry]]) -> None:
         """Keep these in place of all that is there, all or none; see `VectorStore`.
 
         What has it open should be started again.
@@ -432,7 +432,7 @@ def _schema(dimension: int) -> pa.Schema:
     )
 
 
-def _rows(kept: Sequence[Kept]) -> pa.Table:
+def _rows(kept: Sequence[StoredEntry]) -> pa.Table:
     import pyarrow as pa
 
     entries = [each.entry for each in kept]
@@ -455,14 +455,16 @@ def _rows(kept: Sequence[Kept]) -> pa.Table:
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def _kept(rows: pa.RecordBatch) -> list[Kept]:
+def _kept(rows: pa.RecordBatch) -> list[StoredEntry]:
     sections = rows.select(list(Section.__dataclass_fields__)).to_pylist()
     headings, encoders = rows["headings"].to_pylist(), rows["encoder"].to_pylist()
     found = []
     for place, section in enumerate(sections):
         matrix = _matrix(rows["vectors"][place])
         number = headings[place]
-        found.append(Kept(Entry(Section(**section), matrix[number:], matrix[0] if number else None), encoders[place]))
+        found.append(
+            StoredEntry(Entry(Section(**section), matrix[number:], matrix[0] if number else None), encoders[place])
+        )
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.encoders.runtime import same_model
-from rlhf_loop.sources.index.store import Entry, Kept, Section, VectorStore
+from rlhf_loop.sources.index.store import Entry, Section, StoredEntry, VectorStore
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -108,7 +108,7 @@ def _adapter() -> TypeAdapter[_Line]:
     return TypeAdapter(_Line)
 
 
-def _read(line: bytes) -> Kept:
+def _read(line: bytes) -> StoredEntry:
     from pydantic import ValidationError
 
     try:
@@ -120,7 +120,7 @@ def _read(line: bytes) -> Kept:
         raise ValueError(f"{'.'.join(map(str, first['loc']))[:80]} of a section: {first['msg']}") from None
     if not len(vectors) or not found.section.added_at.tzinfo:
         raise ValueError("a section has no vector, or a time without its zone")
-    return Kept(Entry(found.section, vectors, heading), found.encoder)
+    return StoredEntry(Entry(found.section, vectors, heading), found.encoder)
 
 
 def _written(vectors: NDArray[np.float32]) -> str:
@@ -130,5 +130,5 @@ def _written(vectors: NDArray[np.float32]) -> str:
 def _floats(text: str) -> NDArray[np.float32]:
     found = np.frombuffer(b64decode(text, validate=True), _FLOATS).astype(np.float32)
     if not np.isfinite(found).all():
-        raise ValueError("a vector has a number that is none")
+        raise ValueError("a vector has a number that is not finite")
     return found

@@ -46,11 +46,11 @@ from rlhf_loop.sources.index.store import (
     LANGUAGES,
     Entry,
     Hit,
-    Kept,
     Mode,
     Ranking,
     Section,
     SourceCount,
+    StoredEntry,
     ranked,
     refuse_other_dimension,
     refuse_other_model,
@@ -230,7 +230,7 @@ class PgVectorStore:
             connection.execute(delete(SECTIONS).where(SECTIONS.c.id.in_([entry.section.id for entry in entries])))
             # That of the rows that are there, until optimize() gives all of them another one.
             language = language_of(connection) or self._language
-            _insert(connection, [Kept(entry, encoder) for entry in entries], language=language)
+            _insert(connection, [StoredEntry(entry, encoder) for entry in entries], language=language)
 
     def known(self, documents: Collection[str], *, encoder: str | None = None) -> set[str]:
         """Return those of the documents that are there; see `VectorStore`."""
@@ -285,7 +285,7 @@ class PgVectorStore:
         wanted = found.where(SECTIONS.c.title.is_not(None)) if titled else found
         return self._read(lambda connection: [(row.title or "", row.text) for row in connection.execute(wanted)], [])
 
-    def everything(self) -> Iterator[list[Kept]]:
+    def everything(self) -> Iterator[list[StoredEntry]]:
         """Return all that is there, in batches; see `VectorStore`."""
         with self._errors(), reading(self._engine) as connection:
             last = 0 if tables_exist(connection) else None
@@ -297,7 +297,7 @@ class PgVectorStore:
                 if rows:
                     yield [_kept(row, vectors[row.key]) for row in rows]
 
-    def replace(self, batches: Iterable[Sequence[Kept]]) -> None:
+    def replace(self, batches: Iterable[Sequence[StoredEntry]]) -> None:
         """Keep these in place of all that is there, all or none; see `VectorStore`."""
         fitted = False
         with self._writing() as connection:
@@ -419,7 +419,7 @@ def _no_table(error: DatabaseError) -> bool:
     return isinstance(cause, DBAPIError) and sqlstate(cause) == NO_TABLE
 
 
-def _insert(connection: Connection, kept: Sequence[Kept], *, language: str) -> None:
+def _insert(connection: Connection, kept: Sequence[StoredEntry], *, language: str) -> None:
     words = words_expression(bindparam("title"), bindparam("text"), language=language)
     names = (*_FIELDS, "encoder")
     rows = [{name: getattr(each.entry.section, name) for name in _FIELDS} | {"encoder": each.encoder} for each in kept]
@@ -438,10 +438,10 @@ def _stored(connection: Connection, keys: Sequence[int]) -> dict[int, dict[int, 
     return found
 
 
-def _kept(row: Any, vectors: dict[int, NDArray[np.float32]]) -> Kept:
+def _kept(row: Any, vectors: dict[int, NDArray[np.float32]]) -> StoredEntry:
     heading = vectors.pop(_HEADING, None)
     section = Section(**{field: getattr(row, field) for field in _FIELDS})
-    return Kept(Entry(section, np.stack(list(vectors.values())), heading), row.encoder)
+    return StoredEntry(Entry(section, np.stack(list(vectors.values())), heading), row.encoder)
 
 
 def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[str, Any]]:

@@ -82,7 +82,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredEntry:
     """An entry as it is kept: its vectors are by the encoder of that id."""
 
     entry: Entry
@@ -145,10 +145,10 @@ class VectorStore(Protocol):
     def texts(self, *, limit: int, titled: bool) -> list[tuple[str, str]]:
         """Return title and text of so many sections at most: the `titled` alone, or all, with "" for no title."""
 
-    def everything(self) -> Iterator[list[Kept]]:
+    def everything(self) -> Iterator[list[StoredEntry]]:
         """Return all that is there, in batches, as it is at one moment; others may write meanwhile."""
 
-    def replace(self, batches: Iterable[Sequence[Kept]]) -> None:
+    def replace(self, batches: Iterable[Sequence[StoredEntry]]) -> None:
         """Keep these in place of all that is there, all or none, and make searches fast.
 
         Batches are not empty, and all vectors are of one model.
