@@ -11,9 +11,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from rlhf_loop.config import Settings
+    from rlhf_loop.encoders.cluster import EncoderCluster
 
 #: How often progress is told where there is no terminal.
 _TELL_S = 10
@@ -119,6 +121,50 @@ class Commands(click.Group):
             threading.Timer(0.01, os.kill, (os.getpid(), self._stopped)).start()
         else:
             sys.__unraisablehook__(unraisable)
+
+
+def engine_options(
+    work: str, workers: str = "Cores of the cluster"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the options that say where the work is done: here, or on a cluster of Ray."""
+    options = (
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help=f"{work}: on this machine, or on a Ray cluster (extra [ray]).",
+        ),
+        click.option("--workers", type=click.IntRange(1), help=f"{workers} at most. Default: all cores."),
+        click.option(
+            "--address", help="Address of the Ray cluster. Default: the one that Ray finds, or its own one here."
+        ),
+    )
+    return lambda command: reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+@contextmanager
+def cluster_of(
+    settings: Settings, *, engine: str, workers: int | None, address: str | None
+) -> Iterator[EncoderCluster | None]:
+    """Give the connected cluster that the options of `engine_options` name, None on this machine.
+
+    Raises:
+        click.UsageError: there are options of a cluster without one.
+        RlhfLoopError: it cannot be reached, or Ray is not installed.
+    """
+    if engine != "ray":
+        if workers is not None or address is not None:
+            raise click.UsageError("--workers and --address are those of a cluster. Add --engine ray, or omit them.")
+        yield None
+        return
+    from rlhf_loop.encoders.cluster import EncoderCluster
+    from rlhf_loop.utils.ray_engine import connected
+
+    with ExitStack() as stack:
+        with working("Connecting to the cluster"):
+            stack.enter_context(connected(address))
+        yield EncoderCluster(settings, address, workers or 0)
 
 
 def read_settings() -> Settings:

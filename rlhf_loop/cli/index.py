@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import FilePath, columns_option, progress_bar, read_settings, working
+from rlhf_loop.cli.common import (
+    FilePath,
+    cluster_of,
+    columns_option,
+    engine_options,
+    progress_bar,
+    read_settings,
+    working,
+)
 
 if TYPE_CHECKING:
     from rlhf_loop.sources.index.documents import ParsedDocument
@@ -43,6 +51,7 @@ def index() -> None:
     help="At the end, delete what else these sources hold: older versions of the files. Two files or folders of one "
     "name share a source, unless --source is given. A source of which something cannot be read keeps all it holds.",
 )
+@engine_options("Where files are read and documents embedded")
 def add(
     paths: tuple[Path, ...],
     source: str | None,
@@ -50,12 +59,15 @@ def add(
     format: str | None,
     skip_invalid: bool,
     replace: bool,
+    engine: str,
+    workers: int | None,
+    address: str | None,
 ) -> None:
     """Index the documents of PATH...: files, or folders with all that is in them.
 
     JSONL, CSV and Parquet hold a document a row; Markdown, text, PDF, HTML, DOCX and PPTX are a document each. What is
     indexed already is skipped, so the same command goes on after Ctrl-C. A changed file adds its new documents; the old
-    ones stay, unless --replace.
+    ones stay, unless --replace. On a cluster all machines need the files, but for tables, under the same names.
     """
     from rlhf_loop.encoders import load_encoder
     from rlhf_loop.errors import DocumentError
@@ -65,11 +77,16 @@ def add(
 
     settings = read_settings()
     try:
-        files = check_files(paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid)
-        with working("Loading the encoder"):
-            encoder = load_encoder(settings)
-        with closing(open_store(settings)) as store, progress_bar("Indexing") as progress:
-            report = index_files(files, store=store, encoder=encoder, replace=replace, progress=progress)
+        with cluster_of(settings, engine=engine, workers=workers, address=address) as cluster:
+            files = check_files(
+                paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid, cluster=cluster
+            )
+            with working("Loading the encoder"):
+                encoder = load_encoder(settings)
+            with closing(open_store(settings)) as store, progress_bar("Indexing") as progress:
+                report = index_files(
+                    files, store=store, encoder=encoder, replace=replace, progress=progress, cluster=cluster
+                )
     except KeyboardInterrupt:
         click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
         sys.exit(130)

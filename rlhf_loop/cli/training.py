@@ -13,7 +13,9 @@ import click
 from rlhf_loop.cli.common import (
     FilePath,
     check_writable,
+    cluster_of,
     columns_option,
+    engine_options,
     json_option,
     off_still,
     open_ratings,
@@ -483,15 +485,7 @@ def rerank(query: str | None, candidates: tuple[str, ...]) -> None:
     "Which column holds a field (question, text, group, candidates), e.g. text=answer. May be given several times.",
     example="text=answer",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Processes of this machine, or actors on a Ray cluster (extra [ray]).",
-)
-@click.option("--workers", type=click.IntRange(1), help="Processes or actors at most. Default: one for each core.")
-@click.option("--address", help="Address of the Ray cluster. Default: the one that Ray finds, or its own one here.")
+@engine_options("Where parts are scored", "Processes, or cores of the cluster,")
 @click.option(
     "--part-rows", type=click.IntRange(1), default=2000, show_default=True, help="Candidates in a part, about."
 )
@@ -558,18 +552,26 @@ def score(
     type=click.Choice(["csv", "jsonl", "parquet", "txt"]),
     help="The file's format; txt has one answer a line. Default: by the name's ending.",
 )
-def warm(file: Path, columns: dict[str, str], format: str | None) -> None:
+@engine_options("Where answers are embedded")
+def warm(
+    file: Path, columns: dict[str, str], format: str | None, engine: str, workers: int | None, address: str | None
+) -> None:
     """Embed the answers of FILE now, so that the first request need not wait.
 
     FILE is a ratings file (CSV, JSONL, Parquet; ratings are not needed) or a text with one answer a line (.txt), also
-    gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done.
+    gzip-compressed. What is known already is skipped, and Ctrl-C keeps what is done. A cluster fills the cache of
+    RLHF_CACHE_URL, which all its machines need to have set.
     """
     from rlhf_loop.cli.warming import warm as embed
     from rlhf_loop.utils.text import counted
 
     try:
-        with progress_bar(f"Warming {file.name}") as progress:
-            report = embed(file, read_settings(), columns=columns, format=format, progress=progress)
+        settings = read_settings()
+        with (
+            cluster_of(settings, engine=engine, workers=workers, address=address) as cluster,
+            progress_bar(f"Warming {file.name}") as progress,
+        ):
+            report = embed(file, settings, columns=columns, format=format, progress=progress, cluster=cluster)
     except KeyboardInterrupt:
         click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
         sys.exit(130)

@@ -155,9 +155,13 @@ class TextEncoder:
 
     def uncached(self) -> TextEncoder:
         """Return the same encoder, but one that computes all anew: to measure it."""
-        alone = copy.copy(self)
-        alone._cache, alone._lent = None, LRUCache(max_bytes=0)
-        return alone
+        return self.with_cache(None)
+
+    def with_cache(self, cache: VectorCache | None) -> TextEncoder:
+        """Return the same encoder with another cache; what it was lent it does not know either."""
+        other = copy.copy(self)
+        other._cache, other._lent = cache, LRUCache(max_bytes=0)
+        return other
 
     def singly(self) -> TextEncoder:
         """Return the same encoder, but one that computes each piece by itself.

@@ -13,14 +13,13 @@ import os
 import secrets
 import shutil
 import signal
-import tempfile
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from itertools import islice
@@ -28,7 +27,6 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from weakref import finalize
 
 import numpy as np
 import pyarrow as pa
@@ -58,12 +56,14 @@ from rlhf_loop.exchange.candidate_files import (
 from rlhf_loop.ranking import Ranker, WithoutModel, is_off
 from rlhf_loop.reward.model_file import StoredModel, put, verified
 from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.files import TemporaryFolder
 from rlhf_loop.utils.object_store import Place, shown
+from rlhf_loop.utils.ray_engine import for_workers, on_cluster, with_shared_cache
 from rlhf_loop.utils.text import clause
 
 #: Files of the output that are no part of it, which readers of a folder of Parquet pass over for their first character.
 RUN_FILE, BAD_ROWS_FILE = "_score.json", "_bad_rows.jsonl"
-_WORK, _LOCK = "_work", ".score.lock"
+_WORK, _LOCK, _TEMPORARY = "_work", ".score.lock", "rlhf-score-"
 #: Rows of a part, of small inputs: a few seconds of a core where all texts are new.
 PART_ROWS = 2000
 #: The key of Parquet's metadata under which a part has its run.
@@ -71,12 +71,6 @@ _RUN = b"rlhf_run"
 #: Rows of a piece in which a part is written.
 _ROW_GROUP = 50_000
 _AGAIN = "Remove the folder to begin anew, or name another OUTPUT."
-
-
-#: Settings that workers have no need of, and that are not to lie about on a cluster.
-_SECRETS: dict[str, Any] = {
-    each.name: each.default for each in fields(Settings) if not each.repr or each.name in ("database_url", "llm_url")
-}
 
 
 class Engine(StrEnum):
@@ -177,9 +171,9 @@ def score_dataset(
             "columns": dict(sorted((columns or {}).items())),
         }
         model = verified(settings.model_path) if settings.model_path.exists() else None
-        worker_settings = replace(settings, encoder_threads=1, **_SECRETS)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhf-score-"))
-        version = _version(worker_settings, model, make_ranker, Path(folder))
+        worker_settings = replace(for_workers(settings) if chosen == Engine.RAY else settings, encoder_threads=1)
+        folder = stack.enter_context(TemporaryFolder(_TEMPORARY))
+        version = _version(worker_settings, model, make_ranker, folder)
         run = _begun(target, identity, version, model)
         if run is None:
             said = progress and progress("Reading", "bytes")
@@ -199,7 +193,7 @@ def score_dataset(
             sizes={int(part): rows for part, rows in run["parts"].items()},
             make_ranker=make_ranker,
             run=run.get("run", ""),
-            folder=folder if chosen == Engine.LOCAL else None,
+            folder=str(folder) if chosen == Engine.LOCAL else None,
         )
         known = _finished(target, job)
         total, done = sum(job.sizes.values()), sum(known.values())
@@ -337,7 +331,7 @@ def _staged(
     if _WORK in target.names():
         target.files.delete_dir(work.path)
     target.files.create_dir(work.path)
-    folder = Path(work.path) if here else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhf-score-")))
+    folder = Path(work.path) if here else stack.enter_context(TemporaryFolder(_TEMPORARY))
     draft = folder / BAD_ROWS_FILE
     with draft.open("wb") as stream:
         staged = stage(
@@ -421,9 +415,7 @@ def _scored(
 ) -> Generator[int, None, None]:
     """Score parts; yield the rows of each once it is written."""
     if engine == Engine.RAY:
-        from rlhf_loop.exchange.ray_engine import score_parts
-
-        yield from score_parts(partial(PartScorer, job), parts, workers=workers, address=address)
+        yield from on_cluster(partial(PartScorer, job), parts, workers=workers, address=address)
     elif workers == 1 or len(parts) == 1:
         yield from map(PartScorer(job), parts)
     else:
@@ -437,12 +429,12 @@ class PartScorer:
         self._job = job
         self._target = place_of(job.output)
         self._schema = pa.ipc.read_schema(pa.py_buffer(job.schema))
-        folder = job.folder
+        settings, folder = job.settings, job.folder
         if folder is None:
-            folder = tempfile.mkdtemp(prefix="rlhf-score-")
-            # Not earlier: a ranker looks at its model's file again and again.
-            finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._rank = _pinned(job.settings, job.model, job.make_ranker, Path(folder))
+            # For as long as this: a ranker looks at its model's file again and again.
+            self._own = TemporaryFolder(_TEMPORARY)
+            settings, folder = with_shared_cache(settings), str(self._own.path)
+        self._rank = _pinned(settings, job.model, job.make_ranker, Path(folder))
 
     def __call__(self, part: int) -> int:
         """Score a part, unless it is there; return its rows.

@@ -1,13 +1,20 @@
-"""Atomic and durable writing of files."""
+"""Atomic and durable writing of files, and temporary folders that no kill leaves behind for good."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from weakref import finalize
+
+from filelock import FileLock
+
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -37,3 +44,36 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file that appears whole, under its name, or not at all; see `whole_file`."""
     with whole_file(path, mode=mode) as file:
         file.write(content)
+
+
+class TemporaryFolder:
+    """A folder of this process among the temporary files, with a name that begins with `prefix`.
+
+    It goes with the block or the object, at the latest with the process. One that a killed process has left goes when
+    the next one of its prefix is made: its lock died with the process.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            # Not ours, or in use.
+            with suppress(OSError):
+                if (left / _LOCK).exists():
+                    with FileLock(left / _LOCK, timeout=0):
+                        shutil.rmtree(left, ignore_errors=True)
+        # It gets its name once it is locked.
+        draft = Path(tempfile.mkdtemp(prefix=f".{prefix}"))
+        lock = FileLock(draft / _LOCK)
+        lock.acquire()
+        self.path = draft.rename(draft.with_name(draft.name.removeprefix(".")))
+        self.remove = finalize(self, _remove, self.path, lock)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()

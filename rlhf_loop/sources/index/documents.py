@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,15 @@ class DocumentFile:
     source: str
     columns: Mapping[str, str]
     problem: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """True where the file is one document, which takes time to read."""
+        return not self.problem and self.format not in _TABULAR
+
+    def absolute(self) -> DocumentFile:
+        """Return the same file for other processes, which may work in another folder."""
+        return replace(self, path=self.path.absolute())
 
     def __iter__(self) -> Iterator[ParsedDocument]:
         """Give the documents of the file, in order; a file that cannot be read is one invalid document."""

@@ -1,20 +1,30 @@
-"""Indexing of documents into the vector database: each once, in batches, so that a run that was killed can go on."""
+"""Indexing of documents into the vector database: each once, in batches, so that a run that was killed can go on.
+
+On a cluster its machines read whole files, and cut and embed the documents of all. Rows of tables are read here, where
+that takes a thousandth of the time of embedding them; and here alone is known what the index holds, and written to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import platform
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from time import perf_counter
 
 from rlhf_loop.encoders import TextEncoder, Vectors
+from rlhf_loop.encoders.cluster import EncoderCluster
 from rlhf_loop.errors import DocumentError, VectorStoreError
 from rlhf_loop.reward import lexical
 from rlhf_loop.sources.excerpts import sections
 from rlhf_loop.sources.index.documents import Document, DocumentFile, ParsedDocument, find_files
 from rlhf_loop.sources.index.store import Entry, Section, VectorStore, refuse_other_model
+from rlhf_loop.utils.ray_engine import on_cluster
 from rlhf_loop.utils.rows import HOPELESS, hopeless
 from rlhf_loop.utils.text import clause
 
@@ -28,6 +38,8 @@ _BATCH_CHARS = 100_000
 _PART = 128
 #: New sections after which a long run makes searches fast again.
 _OPTIMIZE_EVERY = 50_000
+#: Files that a machine of a cluster reads at a time.
+_FILES = 8
 
 #: Called with the characters that are done, and all of them; inside a document with those that are embedded.
 Progress = Callable[[int, int], None]
@@ -85,6 +97,7 @@ def check_files(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
     skip_invalid: bool = False,
+    cluster: EncoderCluster | None = None,
 ) -> CheckedFiles:
     """Read what files and folders hold, and store nothing; so a mistake is known before an encoder is in memory.
 
@@ -96,7 +109,7 @@ def check_files(
         files = find_files(paths, source=source, columns=columns, format=format)
     except ValueError as error:
         raise DocumentError(f"These files cannot be indexed so: {error}") from error
-    return CheckedFiles(files, _check(files, skip_invalid=skip_invalid))
+    return CheckedFiles(files, _check(files, skip_invalid=skip_invalid, cluster=cluster))
 
 
 def index_files(
@@ -110,6 +123,7 @@ def index_files(
     skip_invalid: bool = False,
     replace: bool = False,
     progress: Progress | None = None,
+    cluster: EncoderCluster | None = None,
 ) -> IndexReport:
     """Index what files and folders hold; what is there already, with vectors of this encoder, is skipped.
 
@@ -118,7 +132,7 @@ def index_files(
     interruption the same call goes on where it stopped. A file that was changed adds new documents beside the old ones,
     unless `replace`: then, at the end, those documents of the same sources go that were not in these files. A source of
     which something could not be read keeps them: it may be just that. What a re-ranking looks up beside the vectors
-    goes into the encoder's cache.
+    goes into the encoder's cache; that of `cluster`'s workers, if the documents are embedded there.
 
     Raises:
         InvalidDocumentsError: some cannot be read, and not `skip_invalid`.
@@ -128,38 +142,58 @@ def index_files(
     started = perf_counter()
     refuse_other_model(store.encoders(), encoder.id)
     if not isinstance(paths, CheckedFiles):
-        paths = check_files(paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid)
+        paths = check_files(
+            paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid, cluster=cluster
+        )
     files, total = paths.files, paths.chars
     # What is in the files now counts: they may have changed since they were checked.
-    reader = _DocumentReader(files)
+    reader = _DocumentReader(files, cluster)
     documents = new = renewed = n_sections = n_passages = since_optimized = done = 0
     seen: dict[str, set[str]] = {}
     spared: set[str] = set()
+    # Batches that are being embedded, and the ids of what is new in them: a cluster has several at a time.
+    waiting: deque[tuple[Sequence[Document], set[str]]] = deque()
+    being_embedded: set[str] = set()
 
     def advance(chars: int) -> None:
         if progress:
             progress(done + chars, total)
 
-    try:
+    def finish(batch: Sequence[Document]) -> None:
+        nonlocal documents, done
+        documents += len(batch)
+        for document in batch if replace else ():
+            seen.setdefault(document.source, set()).add(document.id)
+        done += sum(len(document.text) for document in batch)
+        advance(0)
+
+    def unknown_documents() -> Iterator[Mapping[str, Document]]:
         for batch in _batches(reader):
             by_id = {document.id: document for document in batch}
-            unknown = by_id.keys() - store.known(by_id, encoder=encoder.id)
-            with_other_vectors = len(store.known(unknown))
-            entries = _embed({name: by_id[name] for name in by_id if name in unknown}, encoder, advance)
-            store.add(entries, encoder=encoder.id)
-            documents += len(batch)
-            new += len(unknown) - with_other_vectors
-            renewed += with_other_vectors
-            n_sections += len(entries)
-            n_passages += sum(len(entry.vectors) for entry in entries)
-            since_optimized += len(entries)
-            if since_optimized >= _OPTIMIZE_EVERY:
-                store.optimize()
-                since_optimized = 0
-            for document in batch if replace else ():
-                seen.setdefault(document.source, set()).add(document.id)
-            done += sum(len(document.text) for document in batch)
-            advance(0)
+            unknown = by_id.keys() - store.known(by_id, encoder=encoder.id) - being_embedded
+            if not unknown:
+                finish(batch)
+                continue
+            being_embedded.update(unknown)
+            waiting.append((batch, unknown))
+            yield {name: by_id[name] for name in by_id if name in unknown}
+
+    try:
+        with closing(_embedded(unknown_documents(), encoder, cluster, advance)) as embedded:
+            for entries in embedded:
+                batch, unknown = waiting.popleft()
+                with_other_vectors = len(store.known(unknown))
+                store.add(entries, encoder=encoder.id)
+                being_embedded -= unknown
+                new += len(unknown) - with_other_vectors
+                renewed += with_other_vectors
+                n_sections += len(entries)
+                n_passages += sum(len(entry.vectors) for entry in entries)
+                since_optimized += len(entries)
+                if since_optimized >= _OPTIMIZE_EVERY:
+                    store.optimize()
+                    since_optimized = 0
+                finish(batch)
         if replace and reader.invalid_count:
             # A row that cannot be read does not tell its source either.
             spared = reader.invalid_sources | (set(seen) if any("source" in file.columns for file in files) else set())
@@ -191,29 +225,56 @@ class _DocumentReader:
     """The documents of files; of rows and files without one it keeps the number, the first, and the sources."""
 
     files: Sequence[DocumentFile]
+    cluster: EncoderCluster | None = None
     invalid_count: int = 0
     invalid: list[ParsedDocument] = field(default_factory=list)
     invalid_sources: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Document]:
         any_documents = False
-        for file in self.files:
-            for found in file:
-                if found.document is not None:
-                    any_documents = True
-                    yield found.document
-                    continue
-                self.invalid_count += 1
-                if self.invalid_count == HOPELESS and not any_documents:
-                    raise DocumentError(hopeless(found.path, found.reason))
-                self.invalid_sources.add(file.source)
-                if len(self.invalid) < LISTED:
-                    self.invalid.append(found)
+        for file, found in self._all():
+            if found.document is not None:
+                any_documents = True
+                yield found.document
+                continue
+            self.invalid_count += 1
+            if self.invalid_count == HOPELESS and not any_documents:
+                raise DocumentError(hopeless(found.path, found.reason))
+            self.invalid_sources.add(file.source)
+            if len(self.invalid) < LISTED:
+                self.invalid.append(found)
+
+    def _all(self) -> Iterator[tuple[DocumentFile, ParsedDocument]]:
+        for there, files in groupby(self.files, key=lambda file: self.cluster is not None and file.is_whole):
+            if there and self.cluster is not None:
+                some = [file.absolute() for file in files]
+                yield from zip(some, _read_there(some, self.cluster), strict=True)
+            else:
+                yield from ((file, found) for file in files for found in file)
 
 
-def _check(files: Sequence[DocumentFile], *, skip_invalid: bool) -> int:
+def _read_there(files: Sequence[DocumentFile], cluster: EncoderCluster) -> Iterator[ParsedDocument]:
+    """Read files that are a document each on the machines of a cluster, in order."""
+    groups = (files[start : start + _FILES] for start in range(0, len(files), _FILES))
+    parsed = on_cluster(_reader, groups, workers=cluster.workers, address=cluster.address)
+    return chain.from_iterable(parsed)
+
+
+def _reader() -> Callable[[Sequence[DocumentFile]], list[ParsedDocument]]:
+    def read(files: Sequence[DocumentFile]) -> list[ParsedDocument]:
+        if absent := next((file.path for file in files if not file.path.exists()), None):
+            raise DocumentError(
+                f"The machine {platform.node()!r} of the cluster has no file {str(absent)!r}. Put the files into a "
+                "folder that all machines have under the same name, or index them by this one: --engine local."
+            )
+        return [found for file in files for found in file]
+
+    return read
+
+
+def _check(files: Sequence[DocumentFile], *, skip_invalid: bool, cluster: EncoderCluster | None = None) -> int:
     """Read all files once; return how many characters their documents have."""
-    reader = _DocumentReader(files)
+    reader = _DocumentReader(files, cluster)
     documents = chars = 0
     for document in reader:
         documents += 1
@@ -241,7 +302,25 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _embed(documents: Mapping[str, Document], encoder: TextEncoder, advance: Callable[[int], None]) -> list[Entry]:
+def _embedded(
+    batches: Iterable[Mapping[str, Document]],
+    encoder: TextEncoder,
+    cluster: EncoderCluster | None,
+    advance: Callable[[int], None],
+) -> Generator[list[Entry], None, None]:
+    if cluster is not None:
+        yield from cluster.do(_embedder, batches, encoder=encoder.full_id)
+    else:
+        yield from (_embed(encoder, batch, advance) for batch in batches)
+
+
+def _embedder(encoder: TextEncoder) -> Callable[[Mapping[str, Document]], list[Entry]]:
+    return partial(_embed, encoder)
+
+
+def _embed(
+    encoder: TextEncoder, documents: Mapping[str, Document], advance: Callable[[int], None] = lambda chars: None
+) -> list[Entry]:
     """Cut and embed documents, given by their ids; `advance` counts characters."""
     now = datetime.now(UTC)
     cut = [
