@@ -165,20 +165,23 @@ def score_dataset(
                 stack.enter_context(FileLock(here / _LOCK, timeout=0))
             except Timeout:
                 raise ImportFileError(f"Another run writes to {str(here)!r} now. Wait for it, or stop it.") from None
-        format, files = input_files(source)
+        with translated(input):
+            format, files = input_files(source)
         identity = {
             "input": [[_within(source, file.path), file.size, file.modified] for file in files],
             "columns": dict(sorted((columns or {}).items())),
         }
         model = verified(settings.model_path) if settings.model_path.exists() else None
-        worker_settings = replace(for_workers(settings) if chosen == Engine.RAY else settings, encoder_threads=1)
+        worker_settings = replace(for_workers(settings), encoder_threads=1)
         folder = stack.enter_context(TemporaryFolder(_TEMPORARY))
         version = _version(worker_settings, model, make_ranker, folder)
         run = _begun(target, identity, version, model)
         if run is None:
             said = progress and progress("Reading", "bytes")
             staged = _staged(target, stack, part_rows, said, source, format, files, columns or {})
-            if (format, files) != input_files(source):
+            with translated(input):
+                again = input_files(source)
+            if (format, files) != again:
                 raise ImportFileError(
                     f"{shown(input)!r} was changed while it was read. Run this again when it is whole."
                 )
@@ -429,12 +432,12 @@ class PartScorer:
         self._job = job
         self._target = place_of(job.output)
         self._schema = pa.ipc.read_schema(pa.py_buffer(job.schema))
-        settings, folder = job.settings, job.folder
+        folder = job.folder
         if folder is None:
             # For as long as this: a ranker looks at its model's file again and again.
             self._own = TemporaryFolder(_TEMPORARY)
-            settings, folder = with_shared_cache(settings), str(self._own.path)
-        self._rank = _pinned(settings, job.model, job.make_ranker, Path(folder))
+            folder = str(self._own.path)
+        self._rank = _pinned(with_shared_cache(job.settings), job.model, job.make_ranker, Path(folder))
 
     def __call__(self, part: int) -> int:
         """Score a part, unless it is there; return its rows.

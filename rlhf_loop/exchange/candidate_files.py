@@ -13,7 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import reduce
 from math import ceil
@@ -42,6 +42,8 @@ NAMES = {
 SCORED = ("score", "rank", "model_version")
 #: The ways in which a file of candidates can hold its rows.
 FORMATS = ("parquet", "jsonl", "csv", "json")
+#: Those of which each row has names of its own.
+_ROW_BY_ROW = ("jsonl", "json")
 #: More parts than that are none, however large the input: their sizes stand in one small file.
 MOST_PARTS = 4096
 #: Rows and characters that are looked at together, and bytes that wait to be staged.
@@ -228,6 +230,17 @@ def stage(
     return Staged(stager.sizes, stager.schema, reader.bad_rows, reader.columns)
 
 
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Let errors say in which of many files they are."""
+    try:
+        yield
+    except ImportFileError as error:
+        if path in str(error) or repr(path) in str(error):
+            raise
+        raise ImportFileError(f"{path!r} cannot be read. {error}") from error
+
+
 class _Reader:
     """Reads files of candidates a few rows at a time, and leaves out what cannot be scored."""
 
@@ -257,7 +270,7 @@ class _Reader:
     def tables(self, file: InputFile) -> Iterator[Any]:
         """Yield the rows that can be scored, as tables with the input's columns."""
         tables = self._parquet(file) if self._format == "parquet" else self._texts(file)
-        with translated(file.path):
+        with translated(file.path), _named(file.path):
             for lines, table, wrong in tables:
                 reasons = self._reasons(table) | wrong
                 for row, reason in sorted(reasons.items()):
@@ -315,6 +328,9 @@ class _Reader:
 
     def _find_columns(self, names: Sequence[str], file: InputFile) -> None:
         found = Columns.among(names, self._given, file=file.path)
+        if self.columns and self._format in _ROW_BY_ROW:
+            group = found.group or self.columns.group
+            found, self.columns = replace(found, group=group), replace(self.columns, group=group)
         if self.columns not in (None, found):
             raise ImportFileError(f"{file.path!r} has other columns than the files before it. Score it by itself.")
         self.columns = found
@@ -324,12 +340,16 @@ class _Reader:
     ) -> tuple[Sequence[int], Any, dict[int, str]]:
         """Return the lines of rows, the rows as a table, and what is wrong with those that fit into no column.
 
-        Which columns there are is told by the first rows of a file, the one that `begins` with them.
+        Which columns there are is told by the first rows of a file, the one that `begins` with them; but a group may
+        come with any row, and those before it have none.
         """
         wrong: dict[int, str] = {}
         names = list(dict.fromkeys(name for _, row in rows for name in row))
         if begins:
             self._find_columns(names, begins)
+        elif self.columns and self.columns.text and not self.columns.group and self._format in _ROW_BY_ROW:
+            group = next((name for name in NAMES["group"] if name in names), None)
+            self.columns = replace(self.columns, group=group)
         arrays = []
         for name in names:
             values = [row.get(name) for _, row in rows]

@@ -301,6 +301,32 @@ def test_groups_of_json(score: Score, tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(row["rank"] for row in scored(tmp_path / "out")) == [1, 1, 1, 1, 1, 2, 3, 4]
 
 
+def test_a_group_that_comes_late(score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rows of JSONL, and of its files, need not have what others are grouped by."""
+    monkeypatch.setattr(candidate_files, "_CHUNK", 2)
+    groups = [None, None, None, "x", "y", "y", None]
+    rows = [
+        {"id": id, "question": "q", "text": f"t{id}"} | ({"group": group} if group else {})
+        for id, group in enumerate(groups)
+    ]
+    as_jsonl(tmp_path / "in" / "a.jsonl", rows[:6])
+    as_jsonl(tmp_path / "in" / "b.jsonl", rows[6:])
+    score(tmp_path / "in", part_rows=1)
+    ranks = [row["rank"] for row in scored(tmp_path / "out")]
+    assert (sorted([*ranks[:3], ranks[6]]), ranks[3], sorted(ranks[4:6])) == ([1, 2, 3, 4], 1, [1, 2])
+
+
+def test_an_input_out_of_reach(score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the input that is named, not the output."""
+
+    def unreachable(place: candidate_files.Place) -> Any:
+        raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation")
+
+    monkeypatch.setattr(bulk_scoring, "input_files", unreachable)
+    with pytest.raises(ImportFileError, match=r"in.jsonl' cannot be read or written: AWS Error NETWORK_CONNECTION"):
+        score(tmp_path / "in.jsonl")
+
+
 def test_columns_keep_their_types(score: Score, tmp_path: Path) -> None:
     """Parquet's columns come out as they went in, whole and broken numbers of JSON as numbers, and old scores go."""
     table = pa.table(
@@ -406,6 +432,7 @@ def test_another_input_or_model_is_refused(score: Score, settings: Settings, tmp
         ({"in.csv": "question,text\n"}, {}, r"Nothing in .* can be scored \(0 bad rows\)"),
         ({"in.jsonl": "x\n"}, {}, r"can be scored \(1 bad rows, the first: the line is not JSON"),
         ({"in.jsonl": '{"question":"q","text":"a","candidates":["a"]}'}, {}, "Say which one holds the candidates"),
+        ({"in/a.csv": "question,text\n1,2\n", "in/b.csv": ""}, {}, r"in/b.csv' cannot be read. The file is empty"),
         ({"in.parquet": "PAR1"}, {}, "in.parquet' cannot be read or written"),
         ({"in.jsonl": "PAR1"}, {}, "is Parquet"),
         ({"in.csv": "question,text\n1,2\n", "out": "a"}, {}, "is a file. The result is a folder"),

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
+from forked_process import program
+from patience import PATIENCE_S, until
 
-from rlhf_loop.utils.files import whole_file, write_whole
+from rlhf_loop.utils.files import TemporaryFolder, whole_file, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -32,3 +36,34 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
         write_whole(path, b"second")
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+HOLDING = """
+import time
+from rlhf_loop.utils.files import TemporaryFolder
+
+held = TemporaryFolder("held-")
+print("there", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_a_folder_that_a_killed_process_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes when the next one is made, and no sooner than its process."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "held-by-others").mkdir()
+    held = program(HOLDING, folder=tmp_path, TMPDIR=str(tmp_path))
+    until(lambda: "there" in held.said())
+    (its,) = (folder for folder in tmp_path.glob("held-*") if (folder / ".lock").exists())
+    with TemporaryFolder("held-") as mine:
+        assert its.is_dir()
+        assert mine.is_dir()
+    assert not mine.exists()
+    held.send(signal.SIGKILL)
+    held.wait(PATIENCE_S)
+    assert its.is_dir()
+    with TemporaryFolder("held-"):
+        assert not its.exists()
+    assert [folder.name for folder in tmp_path.glob("*held-*")] == ["held-by-others"]

@@ -38,6 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSVECTOR, insert
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import UserDefinedType
 
 from rlhf_loop.encoders import DIMENSION
@@ -120,12 +121,25 @@ class Vector(UserDefinedType[NDArray[np.float32]]):
         return lambda value: np.asarray(vector.from_binary(bytes(value)).to_numpy())
 
 
+#: PostgreSQL's names of the types that COPY sends, beside texts.
+_COPIED = {BigInteger: "int8", Integer: "int4", DateTime: "timestamptz", Vector: "vector"}
 VECTORS = Table(
     "rlhf_index_vectors",
     METADATA,
     Column("section", BigInteger, ForeignKey(SECTIONS.c.key, ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("vector", Vector, nullable=False),
+)
+
+
+#: Where sections wait that were copied, until their words are taken apart; each connection has its own.
+_NEW = Table(
+    "rlhf_index_new",
+    MetaData(),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    *(Column(name, SECTIONS.c[name].type) for name in (*_FIELDS, "encoder")),
+    prefixes=["TEMPORARY"],
+    postgresql_on_commit="DELETE ROWS",
 )
 
 
@@ -420,13 +434,36 @@ def _no_table(error: DatabaseError) -> bool:
 
 
 def _insert(connection: Connection, kept: Sequence[StoredEntry], *, language: str) -> None:
-    words = words_expression(bindparam("title"), bindparam("text"), language=language)
+    connection.execute(CreateTable(_NEW, if_not_exists=True))
+    connection.execute(delete(_NEW))
+    rows = ([*(getattr(each.entry.section, name) for name in _FIELDS), each.encoder] for each in kept)
+    _copy(connection, _NEW, ([place, *row] for place, row in enumerate(rows)))
     names = (*_FIELDS, "encoder")
-    rows = [{name: getattr(each.entry.section, name) for name in _FIELDS} | {"encoder": each.encoder} for each in kept]
-    connection.execute(insert(SECTIONS).values(words=words, **{name: bindparam(name) for name in names}), rows)
-    found = select(SECTIONS.c.id, SECTIONS.c.key).where(SECTIONS.c.id.in_([row["id"] for row in rows]))
-    keys = {row.id: row.key for row in connection.execute(found)}
-    connection.execute(insert(VECTORS), list(_vectors([each.entry for each in kept], keys)))
+    words = words_expression(_NEW.c.title, _NEW.c.text, language=language)
+    new = select(*(_NEW.c[name] for name in names), words).order_by(_NEW.c.place)
+    added = insert(SECTIONS).from_select([*names, "words"], new).returning(SECTIONS.c.id, SECTIONS.c.key)
+    keys = {row.id: row.key for row in connection.execute(added)}
+    _copy(connection, VECTORS, _vectors([each.entry for each in kept], keys))
+
+
+def _copy(connection: Connection, table: Table, rows: Iterable[Sequence[Any]]) -> None:
+    """Send rows to a table, in the order of its columns, by one COPY instead of a statement for each.
+
+    Raises:
+        DBAPIError: the server does not take them.
+    """
+    psycopg, pgvector = require("psycopg", "postgres"), require("pgvector.psycopg", "postgres")
+    columns = list(table.columns)
+    sql = f"COPY {table.name} ({', '.join(column.name for column in columns)}) FROM STDIN (FORMAT BINARY)"
+    driver: Any = connection.connection.driver_connection
+    try:
+        pgvector.register_vector(driver)
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types([_COPIED.get(type(column.type), "text") for column in columns])
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError(sql, None, error) from error
 
 
 def _stored(connection: Connection, keys: Sequence[int]) -> dict[int, dict[int, NDArray[np.float32]]]:
@@ -444,13 +481,13 @@ def _kept(row: Any, vectors: dict[int, NDArray[np.float32]]) -> StoredEntry:
     return StoredEntry(Entry(section, np.stack(list(vectors.values())), heading), row.encoder)
 
 
-def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[dict[str, Any]]:
+def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[Sequence[Any]]:
     for entry in entries:
         key = keys[entry.section.id]
         if entry.heading is not None:
-            yield {"section": key, "number": _HEADING, "vector": entry.heading}
+            yield key, _HEADING, entry.heading
         for number, vector in enumerate(entry.vectors):
-            yield {"section": key, "number": number, "vector": vector}
+            yield key, number, vector
 
 
 def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) -> Ranking:
