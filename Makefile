@@ -104,7 +104,7 @@ tuning: $(TUNING_VENV)/.installed  ## Test what tunes layers, where torch is ins
 bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torch; writes docs/BENCHMARKS.md
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
-scale: $(SCALE_VENV)/.installed  ## Measure bulk scoring on this machine and on clusters of Ray, with kills
+scale: $(SCALE_VENV)/.installed  ## Measure bulk scoring and indexing on this machine and on clusters of Ray, with kills
 	$(SCALE_VENV)/bin/python -m tools.scale $(OPTIONS)
 
 translations: $(VENV)/.installed-dev  ## Bring the catalogues of the screens up to date with the texts in the sources
@@ -146,9 +146,9 @@ $(DOCS_VENV)/.installed: $(VENV)/bin/python pyproject.toml
 
 # All but torch or Ray is that of the tools for development, which it finds beside it. torch is pinned, as for make bench: a
 # mirror's build for processors alone then comes before that of PyPI with its drivers for GPUs. With Ray the tests of
-# tests/exchange/test_ray_engine.py run, too.
+# tests/utils/test_ray_engine.py run, too.
 $(TUNING_VENV)/.installed: BESIDE = torch==2.13.0
-$(SCALE_VENV)/.installed: BESIDE = ray[data]>=2.60
+$(SCALE_VENV)/.installed: BESIDE = ray>=2.60
 $(TUNING_VENV)/.installed $(SCALE_VENV)/.installed: $(VENV)/.installed-dev
 	@echo "Installing $(BESIDE) into $(@D) ..."
 	@$(PYTHON) -m venv --without-pip $(@D)

@@ -127,7 +127,8 @@ def on_cluster(
 def for_workers(settings: Settings) -> Settings:
     """Return settings without passwords and keys, which are not to lie about on a cluster."""
     secret = [each for each in fields(Settings) if not each.repr or each.name in ("database_url", "llm_url")]
-    return replace(settings, **{each.name: each.default for each in secret})
+    defaults: dict[str, Any] = {each.name: each.default for each in secret}
+    return replace(settings, **defaults)
 
 
 def with_shared_cache(settings: Settings) -> Settings:

@@ -1,7 +1,7 @@
 """Indexing of documents into the vector database: each once, in batches, so that a run that was killed can go on.
 
-On a cluster its machines read whole files, and cut and embed the documents of all. Rows of tables are read here, where
-that takes a thousandth of the time of embedding them; and here alone is known what the index holds, and written to it.
+On a cluster its machines read whole files, and cut and embed the documents of all. Rows of tables are read here, which
+takes little beside embedding them; and here alone is known what the index holds, and written to it.
 """
 
 from __future__ import annotations
