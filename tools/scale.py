@@ -1,15 +1,16 @@
-"""Measure bulk scoring: one machine against clusters of Ray, with machines and drivers that are killed, and its memory.
+"""Measure bulk scoring and indexing: one machine against clusters of Ray, with machines and drivers that are killed.
 
     make scale
-    make scale OPTIONS="--known 20000 --texts 0 --memory 0"
+    make scale OPTIONS="--known 20000 --texts 0 --documents 0 --memory 0"
 
 A cluster is several raylets of one CPU each on this machine. The vectors of most candidates are synthetic, as in
-`make bench`: what is measured is the rest, as where vectors are known. The real encoder reads those of `--texts`. It
-prints a line for each run, and ends with exit code 1 where something does not hold.
+`make bench`: what is measured is the rest, as where vectors are known. The real encoder reads those of `--texts` and
+`--documents`. It prints a line for each run, and ends with exit code 1 where something does not hold.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -27,13 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Ranking
-from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors
+from rlhf_loop.encoders import DIMENSION, Shape, TextEncoder, Vectors, load_encoder
+from rlhf_loop.encoders.cluster import EncoderCluster
 from rlhf_loop.encoders.tokenizer import load_tokenizer
 from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.encoders.weights import find_model_folder
@@ -42,6 +45,8 @@ from rlhf_loop.ranking import Ranker
 from rlhf_loop.reward import RECIPES, RewardModel
 from rlhf_loop.reward.classifier import Scorer
 from rlhf_loop.reward.model_file import save
+from rlhf_loop.sources.index.indexing import check_files, index_files
+from rlhf_loop.sources.index.lancedb_store import TABLE, LanceDbStore
 from rlhf_loop.utils.extras import require
 from tools.bench.synthesis import WordMeans, words_of_sample
 from tools.report import say
@@ -211,9 +216,10 @@ class _Runs:
 @click.command()
 @click.option("--known", default=200_000, show_default=True, help="Candidates with synthetic vectors; 0 leaves it out.")
 @click.option("--texts", default=20_000, show_default=True, help="Candidates for the real encoder.")
+@click.option("--documents", default=2_000, show_default=True, help="Documents to index, by the real encoder.")
 @click.option("--memory", default=5_000_000, show_default=True, help="Candidates while memory is measured.")
 @click.option("--keep", is_flag=True, help="Keep the folder.")
-def main(known: int, texts: int, memory: int, keep: bool) -> None:
+def main(known: int, texts: int, documents: int, memory: int, keep: bool) -> None:
     """Measure, and say what held."""
     folder = Path(tempfile.mkdtemp(prefix="rlhf-scale-"))
     runs = _Runs(folder)
@@ -224,6 +230,8 @@ def main(known: int, texts: int, memory: int, keep: bool) -> None:
             _known(runs, settings, known)
         if texts:
             _texts(runs, texts)
+        if documents:
+            _documents(runs, documents)
         if memory:
             _memory(runs, memory)
     finally:
@@ -296,6 +304,85 @@ def _texts(runs: _Runs, count: int) -> None:
     for nodes in (1, 2):
         with cluster_of(*[1] * nodes) as (cluster, _):
             score(f"new texts, Ray, {nodes} of one CPU", engine="ray", address=cluster.address)
+
+
+def _documents(runs: _Runs, count: int) -> None:
+    source = runs.folder / "documents.jsonl"
+    chance, words = random.Random(4), words_of_sample()
+    with source.open("w") as file:
+        for number in range(count):
+            text = " ".join(f"{' '.join(chance.choices(words, k=chance.randint(8, 20)))}." for _ in range(9))
+            file.write(json.dumps({"text": text, "title": f"Document {number}"}) + "\n")
+    started = time.perf_counter()
+    check_files([source])
+    reading = count / (time.perf_counter() - started)
+    runs.told("documents, reading a table", True, f"{reading:,.0f} documents a second")
+    expected = _index(runs, "documents, local, one core", source)
+    for nodes in (1, 2):
+        with cluster_of(*[1] * nodes) as (cluster, _):
+            _index(runs, f"documents, Ray, {nodes} of one CPU", source, expected, address=cluster.address)
+    with cluster_of(1, 1) as (cluster, raylets):
+
+        def kill(done: int, total: int) -> None:
+            if done > total / 4 and len(raylets) > 1:
+                cluster.remove_node(raylets.pop(), allow_graceful=False)
+
+        what = "documents, Ray, one of two nodes killed"
+        _index(runs, what, source, expected, address=cluster.address, progress=kill)
+        runs.told(what, len(raylets) == 1, "a quarter was done when it was")
+    with cluster_of(1, 1) as (cluster, _):
+        what = "documents, Ray, driver killed"
+        say(what)
+        folder = runs.folder / "index-killed"
+        words = [str(source), str(folder), cluster.address]
+        code = "import sys; from tools.scale import drive_index; drive_index(*sys.argv[1:])"
+        store = LanceDbStore(folder / "index")
+        with subprocess.Popen([sys.executable, "-c", code, *words]) as driver:
+            end = time.monotonic() + _PATIENCE_S
+            while not store.sources() and driver.poll() is None and time.monotonic() < end:
+                time.sleep(0.1)
+            driver.kill()
+        begun = sum(each.documents for each in store.sources())
+        _index(runs, what, source, expected, address=cluster.address, folder=folder, begun=begun)
+
+
+def drive_index(source: str, folder: str, address: str) -> None:
+    """Index documents on a cluster, in a process that may be killed."""
+    settings = _settings(Path(folder))
+    store = LanceDbStore(Path(folder) / "index")
+    cluster = EncoderCluster(settings, address)
+    index_files([Path(source)], store=store, encoder=load_encoder(settings), cluster=cluster)
+
+
+def _index(
+    runs: _Runs,
+    what: str,
+    source: Path,
+    expected: Any = None,
+    *,
+    address: str | None = None,
+    folder: Path | None = None,
+    begun: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """Index documents, say how fast, and hold the table against the expected one, but for when rows were added."""
+    say(what)
+    folder = folder or runs.folder / f"index-{len(list(runs.folder.iterdir()))}"
+    settings = replace(_settings(folder), encoder_threads=1)
+    cluster = EncoderCluster(settings, address) if address else None
+    store = LanceDbStore(folder / "index")
+    report = index_files([source], store=store, encoder=load_encoder(settings), cluster=cluster, progress=progress)
+    table = lancedb.connect(folder / "index").open_table(TABLE).to_arrow().drop_columns(["added_at"]).sort_by("id")
+    same = expected is None or table.equals(expected)
+    there = f"{report.known:,} were there, " if begun else ""
+    rate = report.new / report.seconds
+    runs.told(
+        what,
+        same and report.known == begun and len(set(table["id"].to_pylist())) == len(table),
+        f"{there}{rate:,.1f} documents a second, {report.seconds:.0f} s; {len(table):,} sections, each once, "
+        f"{'the same' if same else 'NOT the same'} to the last bit",
+    )
+    return table
 
 
 def _memory(runs: _Runs, count: int) -> None:
