@@ -140,7 +140,7 @@ def score_dataset(
         columns: names of the columns, by field (question, text, group, candidates).
         engine: local, with processes of this machine, or ray. A program that calls this with several workers needs
             `if __name__ == "__main__":`, as Python's own process pools do.
-        workers: processes or actors at most; 0 means one for each core, 1 on one machine none but this process.
+        workers: processes, or cores of the cluster, at most; 0 means all cores, 1 on one machine none but this process.
         address: of a Ray cluster; by default the one that Ray finds, or one of its own here.
         part_rows: candidates in a part, about; more in inputs of many millions.
         progress: gets what is done now and the unit that it is counted in, and returns what takes how much is done.
