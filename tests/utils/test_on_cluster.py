@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cluster_work import corpus, everything, quick_encoder, reaching, stop_half_way
 from fake_ray import FakeRay
-from valkey import Valkey
+from valkey import Valkey, valkey
 
 from rlhf_loop.cli.warming import warm
 from rlhf_loop.config import Settings
@@ -28,6 +28,9 @@ from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.utils.ray_engine import for_workers, on_cluster, with_shared_cache
+
+
+__all__ = ["valkey"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cluster_work import corpus, everything, quick_encoder, reaching, stop_half_way
-from valkey import Valkey
+from valkey import Valkey, valkey
 
 from rlhf_loop.cli.warming import warm
 from rlhf_loop.config import Settings
@@ -30,6 +30,8 @@ from rlhf_loop.reward.model_file import save
 from rlhf_loop.sources.index.indexing import index_files
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from tools.scale import cluster_of
+
+__all__ = ["valkey"]
 
 pytestmark = [
     pytest.mark.slow,
