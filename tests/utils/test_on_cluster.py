@@ -29,7 +29,6 @@ from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.utils.ray_engine import for_workers, on_cluster, with_shared_cache
 
-
 __all__ = ["valkey"]
 
 
