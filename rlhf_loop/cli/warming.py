@@ -145,7 +145,7 @@ def warm(
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """How many texts of a chunk were computed, and how many were there."""
+    """The counts of a chunk's texts: those that were computed, and those that were there."""
 
     new: int
     known: int
@@ -168,7 +168,7 @@ def _warm(recipe: Recipe, encoder: TextEncoder, questions: Sequence[Question]) -
 
 
 class _Sharer:
-    """What fills the shared cache on a machine of a cluster, with what is not there yet."""
+    """A worker that fills the shared cache from a machine of a cluster, with what is not there yet."""
 
     def __init__(self, recipe: Recipe, encoder: TextEncoder) -> None:
         if encoder.shared is None:
