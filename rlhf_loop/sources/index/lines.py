@@ -124,7 +124,7 @@ def _read(line: bytes) -> StoredEntry:
 
 
 def _written(vectors: NDArray[np.float32]) -> str:
-    return b64encode(np.ascontiguousarray(vectors, _FLOATS)).decode()
+    return b64encode(np.ascontiguousarray(vectors, _FLOATS).tobytes()).decode()
 
 
 def _floats(text: str) -> NDArray[np.float32]:
