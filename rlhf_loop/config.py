@@ -182,6 +182,41 @@ class Settings:
         secret=True,
     )
     session_hours: float = _setting(12.0, "Hours after which who signed in has to do so again.")
+    passwords: bool = _setting(
+        True, "Let people sign in by a password; no: only by an identity provider or a proxy, and by one-time links."
+    )
+    oidc_issuer: str = _setting(
+        "",
+        "Address of an OpenID Connect identity provider, as its discovery document has it, by which people sign in; "
+        "needs the extra [oidc].",
+    )
+    oidc_client_id: str = _setting("", "Name by which that provider knows this service.")
+    oidc_client_secret: str = _setting("", "Secret that it gave this service; empty: a public client.", secret=True)
+    oidc_scopes: tuple[str, ...] = _setting(
+        ("openid", "profile", "email"), "Scopes that it is asked for, with commas; some want offline_access."
+    )
+    oidc_name_claim: str = _setting("preferred_username", "Claim of the name that a new user gets.")
+    oidc_roles_claim: str = _setting(
+        "groups", "Claim with the values of RLHF_SSO_ADMINS and RLHF_SSO_RATERS; with dots inside of objects."
+    )
+    oidc_recheck_s: float = _setting(
+        60.0,
+        "Seconds after which a session asks it whether its user still may be here; 0: at each request.",
+        most=86_400,
+    )
+    sso_admins: tuple[str, ...] = _setting(
+        (), "Values of the claim, or groups of the proxy's header, that make somebody an admin, with commas."
+    )
+    sso_raters: tuple[str, ...] = _setting(
+        (), "The same for raters; *: everybody who can sign in there. Without both, roles are those of /admin."
+    )
+    proxy_user_header: str = _setting(
+        "", "Header in which a proxy that signs people in names them, as in Remote-User; empty: none does."
+    )
+    proxy_groups_header: str = _setting("", "Header in which it names their groups, with commas, as in Remote-Groups.")
+    proxy_user_from: tuple[str, ...] = _setting(
+        (), "Addresses or networks of that proxy, with commas; from elsewhere the header counts for nothing."
+    )
     proxies: int = _setting(
         0, "Proxies in front of the server whose X-Forwarded-For and X-Forwarded-Proto are to be trusted."
     )

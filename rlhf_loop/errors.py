@@ -96,6 +96,14 @@ class AccountError(RlhfLoopError):
     """A user, password, token or link is refused; the message is for whoever asked."""
 
 
+class ProviderError(RlhfLoopError):
+    """The identity provider cannot be asked now; nothing is known of whoever wants to sign in."""
+
+
+class MailError(RlhfLoopError):
+    """The mail server did not take a mail."""
+
+
 class ThrottledError(AccountError):
     """Too many attempts failed; the next one may come after `retry_after_s` seconds."""
 

@@ -87,8 +87,10 @@ def invitation(engine: Engine, secret: str, *, now: datetime) -> Invitation:
         return Invitation(None)
 
 
-def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: str | None = None) -> User:
+def redeem(engine: Engine, secret: str, password: str | None, *, now: datetime, name: str | None = None) -> User:
     """Set the password by a link, which is not valid afterwards; the first admin chooses a name as well.
+
+    Without a password nothing is set: where there are none, the link itself lets somebody in, once.
 
     A link that is used twice at one moment works for one of them. Where the name or the password is refused, it can be
     used again.
@@ -99,7 +101,7 @@ def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: s
     # Looked up first, so that whoever guesses links does not cost a hash of a password.
     found = invitation(engine, secret, now=now)
     chosen = found.user.name if found.user else users.checked_name(name or "")
-    password_hash = users.hash_password(password, name=chosen)
+    password_hash = None if password is None else users.hash_password(password, name=chosen)
     with transaction(engine) as connection:
         if not found.user:
             # Two of these at one moment: on PostgreSQL the second waits here, and then sees that there is an admin.
@@ -112,7 +114,8 @@ def redeem(engine: Engine, secret: str, password: str, *, now: datetime, name: s
             user = users.find_known(connection, chosen).user
             if not user.active:
                 raise AccountError(_GONE)
-            users.set_hash(connection, user, password_hash, actor=user.name)
+            if password_hash is not None:
+                users.set_hash(connection, user, password_hash, actor=user.name)
         else:
             if users.has_active_admin(connection):
                 raise AccountError(_NOT_FIRST)

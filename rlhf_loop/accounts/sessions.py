@@ -13,6 +13,7 @@ import math
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select, text, update
 from sqlalchemy.engine import Connection, Engine
@@ -40,8 +41,32 @@ _FIRST_WAIT_S = 30.0
 _LOCK = 0x524C4853  # "RLHS": the key of PostgreSQL's advisory lock
 #: For whatever is wrong: which of both, would tell which names there are.
 _WRONG = Message("The name or the password is wrong. Look at both and try again.")
+_PROOF = (Session.method, Session.subject, Session.provider_session, Session.provider_tokens)
 #: How all names that cannot be one are counted.
 _NO_NAME = "?"
+
+
+class Method(StrEnum):
+    """How somebody has shown who they are when a session began."""
+
+    PASSWORD = "password"
+    CODE = "password and code"
+    LINK = "link"
+    PROVIDER = "oidc"
+    PROXY = "proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How a session began; `subject`, its session and sealed `tokens` are those of a provider or proxy."""
+
+    method: Method = Method.PASSWORD
+    subject: str | None = None
+    provider_session: str | None = None
+    tokens: str | None = None
+
+
+_BY_LINK = Proof(Method.LINK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +87,21 @@ class SessionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSession:
-    """A session that goes on; `due` says that `extend` has something to write."""
+    """A session that goes on; `due` says that `extend` has something to write.
+
+    `checked_at` is when the provider of its user was asked last.
+    """
 
     user: User
     due: bool
+    proof: Proof
+    checked_at: datetime | None
 
 
 def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> ActiveSession | None:
     """Return the session, None if it has ended."""
     wanted = (
-        select(Users.id, Users.name, Users.role, Users.display_name, Session.seen_at)
+        select(Users.id, Users.name, Users.role, Users.display_name, Session.seen_at, *_PROOF, Session.checked_at)
         .join(Users, Users.id == Session.user_id)
         .where(Session.token_hash == _hashed(secret, keeping.key), Session.expires_at > now, Users.active)
     )
@@ -80,7 +110,8 @@ def find(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) 
     if row is None:
         return None
     user = User(row.id, row.name, UserRole(row.role), display_name=row.display_name)
-    return ActiveSession(user, due=row.seen_at + _NOTED_EVERY <= now)
+    proof = Proof(Method(row.method), row.subject, row.provider_session, row.provider_tokens)
+    return ActiveSession(user, row.seen_at + _NOTED_EVERY <= now, proof, row.checked_at)
 
 
 def extend(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime) -> None:
@@ -91,6 +122,39 @@ def extend(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime
         if begun is not None:
             ends = min(now + keeping.lasts, begun + 2 * keeping.lasts)
             connection.execute(update(Session).where(mine).values(seen_at=now, expires_at=ends))
+
+
+def take_check(engine: Engine, secret: str, found: ActiveSession, *, keeping: SessionPolicy, now: datetime) -> bool:
+    """Take it upon this request to ask the provider of the session; False where another one has just done so."""
+    mine = (Session.token_hash == _hashed(secret, keeping.key), Session.checked_at == found.checked_at)
+    with transaction(engine) as connection:
+        return connection.execute(update(Session).where(*mine).values(checked_at=now)).rowcount == 1
+
+
+def keep_tokens(engine: Engine, secret: str, tokens: str, *, keeping: SessionPolicy) -> None:
+    """Keep the provider's new tokens with the session."""
+    mine = Session.token_hash == _hashed(secret, keeping.key)
+    with transaction(engine) as connection:
+        connection.execute(update(Session).where(mine).values(provider_tokens=tokens))
+
+
+def end_of_provider(
+    engine: Engine, method: Method, *, subject: str | None, provider_session: str | None, actor: str
+) -> int:
+    """End the sessions that a provider's or a proxy's word has ended; return how many there were."""
+    theirs = [Session.method == method]
+    if subject is not None:
+        theirs.append(Session.subject == subject)
+    if provider_session is not None:
+        theirs.append(Session.provider_session == provider_session)
+    with transaction(engine) as connection:
+        whose = select(Users.name).join(Session, Session.user_id == Users.id).where(*theirs).order_by(Users.name)
+        ended = connection.execute(whose).scalars().all()
+        connection.execute(delete(Session).where(*theirs))
+        for name in dict.fromkeys(ended):
+            detail = {"sessions": ended.count(name)}
+            audit.note(connection, actor, "session.signed_out", f"user:{name}", detail)
+    return len(ended)
 
 
 def end(engine: Engine, secret: str, *, keeping: SessionPolicy, user: User) -> None:
@@ -181,17 +245,26 @@ def sign_in(
         if right and found and found.user.active and found.password_hash == stored:
             forget_failures(connection, name, address)
             connection.execute(update(Users).where(Users.id == found.user.id).values(password_hash=renewed or stored))
-            return _begin(connection, found.user, address=address, keeping=keeping, now=now)
+            return _begin(connection, found.user, address=address, keeping=keeping, now=now, proof=Proof())
         # An unknown name is left out: many a password has been typed into the wrong field.
         target = f"user:{name}" if found else "user:?"
         audit.note(connection, ANONYMOUS, "session.failed", target, {"address": address})
     raise AccountError(_WRONG)
 
 
-def begin_session(engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime) -> NewSession:
+def begin_session(
+    engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime, proof: Proof = _BY_LINK
+) -> NewSession:
     """Begin a session for somebody who has shown in another way who they are."""
     with transaction(engine) as connection:
-        return _begin(connection, user, address=address, keeping=keeping, now=now)
+        return _begin(connection, user, address=address, keeping=keeping, now=now, proof=proof)
+
+
+def note_refusal(engine: Engine, account: str, *, method: Method, address: str, reason: str) -> None:
+    """Note that somebody may not be here whom a provider or a proxy has named."""
+    detail = {"address": address, "by": method.value, "account": account, "reason": reason}
+    with transaction(engine) as connection:
+        audit.note(connection, ANONYMOUS, "session.failed", "user:?", detail)
 
 
 def change_password(engine: Engine, user: User, old: str, new: str, *, address: str, now: datetime) -> None:
@@ -212,7 +285,9 @@ def change_password(engine: Engine, user: User, old: str, new: str, *, address: 
         users.set_hash(connection, user, password_hash, actor=user.name)
 
 
-def _begin(connection: Connection, user: User, *, address: str, keeping: SessionPolicy, now: datetime) -> NewSession:
+def _begin(
+    connection: Connection, user: User, *, address: str, keeping: SessionPolicy, now: datetime, proof: Proof
+) -> NewSession:
     """Begin a session; tidy up those that have ended."""
     connection.execute(update(Users).where(Users.id == user.id).values(signed_in_at=now))
     connection.execute(delete(Session).where(Session.expires_at <= now))
@@ -223,9 +298,15 @@ def _begin(connection: Connection, user: User, *, address: str, keeping: Session
         "created_at": now,
         "seen_at": now,
         "expires_at": now + keeping.lasts,
+        "method": proof.method,
+        "subject": proof.subject,
+        "provider_session": proof.provider_session,
+        "provider_tokens": proof.tokens,
+        "checked_at": now if proof.tokens else None,
     }
     connection.execute(insert(Session), values)
-    audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", {"address": address})
+    detail = {"address": address, "by": proof.method.value}
+    audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", detail)
     return NewSession(user, secret)
 
 

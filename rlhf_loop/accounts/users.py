@@ -33,6 +33,9 @@ from rlhf_loop.utils.translation import Message
 SHORTEST = 12
 LONGEST = 1_000
 _LONGEST_DISPLAY_NAME = 80
+_LONGEST_EMAIL = 254
+#: What a mail server takes for one address: nothing that could end a header or begin another.
+_EMAIL = re.compile(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9]+(?:[.-]+[a-z0-9]+)*")
 #: Scripts that stand in one word of Japanese, Chinese or Korean.
 _ONE_SCRIPT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC"), "CJK")
 #: Fewer would be "aaaaaaaaaaaa" and the like.
@@ -115,6 +118,7 @@ class Account:
 
     user: User
     has_password: bool
+    email: str | None
     created_at: datetime
     signed_in_at: datetime | None
 
@@ -206,6 +210,7 @@ def accounts(engine: Engine) -> list[Account]:
             Account(
                 user=_user(row),
                 has_password=row.password_hash is not None,
+                email=row.email,
                 created_at=row.created_at,
                 signed_in_at=row.signed_in_at,
             )
@@ -223,29 +228,40 @@ def change(engine: Engine, name: str, *, actor: str, role: UserRole | None = Non
         AccountError: there is no such user, or no active admin would be left.
     """
     with transaction(engine) as connection:
-        if active is False or role == UserRole.SERVICE:
-            _void_links(connection, name)
-        admins = _lock_admins(connection)
-        before = find_known(connection, name).user
-        after = replace(before, role=role or before.role, active=before.active if active is None else active)
-        if after == before:
-            return after
-        if admins == {before.id} and not (after.active and after.role == UserRole.ADMIN):
-            raise AccountError(
-                Message(
-                    "{name!r} is the only active admin, and one has to remain. Make somebody else an admin first.",
-                    name=before.name,
-                )
+        return change_in(connection, name, actor=actor, role=role, active=active)
+
+
+def change_in(
+    connection: Connection, name: str, *, actor: str, role: UserRole | None = None, active: bool | None = None
+) -> User:
+    """Do what `change` does, in a transaction of the caller's.
+
+    Raises:
+        AccountError: there is no such user, or no active admin would be left.
+    """
+    if active is False or role == UserRole.SERVICE:
+        _void_links(connection, name)
+    admins = _lock_admins(connection)
+    before = find_known(connection, name).user
+    after = replace(before, role=role or before.role, active=before.active if active is None else active)
+    if after == before:
+        return after
+    if admins == {before.id} and not (after.active and after.role == UserRole.ADMIN):
+        raise AccountError(
+            Message(
+                "{name!r} is the only active admin, and one has to remain. Make somebody else an admin first.",
+                name=before.name,
             )
-        values: dict[str, object] = {"role": after.role, "active": after.active}
-        if after.role == UserRole.SERVICE:
-            values["password_hash"] = None
-        connection.execute(update(Users).where(Users.id == before.id).values(values))
-        if not after.active or after.role == UserRole.SERVICE:
-            sign_out_everywhere(connection, before.id)
-        changes = {name: (getattr(before, name), getattr(after, name)) for name in ("role", "active")}
-        detail = {name: {"before": old, "after": new} for name, (old, new) in changes.items() if old != new}
-        audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
+        )
+    values: dict[str, object] = {"role": after.role, "active": after.active}
+    if after.role == UserRole.SERVICE:
+        values["password_hash"] = None
+    connection.execute(update(Users).where(Users.id == before.id).values(values))
+    if not after.active or after.role == UserRole.SERVICE:
+        sign_out_everywhere(connection, before.id)
+    changes = {name: (getattr(before, name), getattr(after, name)) for name in ("role", "active")}
+    detail = {name: {"before": old, "after": new} for name, (old, new) in changes.items() if old != new}
+    audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
     return after
 
 
@@ -416,6 +432,49 @@ def set_display_name(engine: Engine, name: str, display_name: str, *, actor: str
             detail = {"display_name": {"before": before.display_name, "after": shown}}
             audit.note(connection, actor, "user.changed", f"user:{before.name}", detail)
     return replace(before, display_name=shown)
+
+
+def checked_email(email: str) -> str | None:
+    """Return the e-mail address as it is stored, in lower case; None for an empty one.
+
+    Raises:
+        AccountError: it is not valid.
+    """
+    given = email.strip().lower()
+    if given and not (len(given) <= _LONGEST_EMAIL and given.isascii() and _EMAIL.fullmatch(given)):
+        raise AccountError(
+            Message("{email!r} is not a valid e-mail address. Write one as in anna@example.org.", email=given[:80])
+        )
+    return given or None
+
+
+def set_email(engine: Engine, name: str, email: str, *, actor: str) -> str | None:
+    """Give a user an e-mail address, or with an empty one none; return it as it is stored.
+
+    Raises:
+        AccountError: there is no such user, it is not valid, or somebody else's.
+    """
+    given = checked_email(email)
+    with transaction(engine) as connection:
+        user = find_known(connection, name).user
+        refuse_service(user)
+        before = connection.execute(select(Users.email).where(Users.id == user.id)).scalar_one()
+        taken = select(Users.name).where(Users.email == given, Users.id != user.id)
+        if given and (of := connection.execute(taken).scalar()):
+            raise AccountError(
+                Message("{email} is the address of {of!r}. Give each user one of their own.", email=given, of=of)
+            )
+        if given != before:
+            connection.execute(update(Users).where(Users.id == user.id).values(email=given))
+            # Without the addresses: what the audit log has, nobody can have deleted.
+            audit.note(connection, actor, "user.changed", f"user:{user.name}", {"email": "set" if given else "removed"})
+    return given
+
+
+def email_of(engine: Engine, name: str) -> str | None:
+    """Return the e-mail address of a user, None if there is none."""
+    with reading(engine) as connection:
+        return connection.execute(select(Users.email).where(Users.name == name)).scalar()
 
 
 def _looks(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import open_ratings, operator
+from rlhf_loop.cli.common import open_ratings, operator, read_settings
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -29,6 +29,9 @@ _SCOPES = click.Choice(
     ]
 )
 _display_name = click.option("--display-name", help="The name that screens show, 'Dr. Weber'; exports have NAME.")
+_email = click.option(
+    "--email", metavar="ADDRESS", help="Where invitations go, and by what an identity provider's user is known."
+)
 _password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from the first line of the standard input."
 )
@@ -48,10 +51,16 @@ def users() -> None:
     help="A rater reviews answers, an admin does everything, a service is an application with tokens.",
 )
 @_display_name
+@_email
 @_password_stdin
 @click.option("--link", is_flag=True, help="Set no password, but print a link by which the person does.")
-def add_user(name: str, role: str, display_name: str | None, password_stdin: bool, link: bool) -> None:
-    """Add the user NAME. Asks for the password twice, unless told otherwise; a service has none."""
+def add_user(
+    name: str, role: str, display_name: str | None, email: str | None, password_stdin: bool, link: bool
+) -> None:
+    """Add the user NAME. Asks for the password twice, unless told otherwise; a service has none.
+
+    With RLHF_PASSWORDS=no nobody has one: people sign in by the identity provider or the proxy.
+    """
     from rlhf_loop.accounts import users as accounts
     from rlhf_loop.domain import UserRole
 
@@ -59,13 +68,20 @@ def add_user(name: str, role: str, display_name: str | None, password_stdin: boo
         raise click.UsageError("--password-stdin and --link exclude each other. Choose one of them.")
     if role == UserRole.SERVICE and (password_stdin or link):
         raise click.UsageError("A service has tokens and no password. Leave --password-stdin and --link out.")
+    passwords = read_settings().passwords
+    if password_stdin and not passwords:
+        raise click.UsageError("RLHF_PASSWORDS=no, so users have no password. Leave --password-stdin out.")
     engine = open_ratings()
     accounts.checked_name(name, new=True)
     accounts.checked_display_name(display_name or "")
-    password = None if link or role == UserRole.SERVICE else _password(from_stdin=password_stdin)
+    accounts.checked_email(email or "")
+    without = link or role == UserRole.SERVICE or not passwords
+    password = None if without else _password(from_stdin=password_stdin)
     user = accounts.add(engine, name, role=UserRole(role), password=password, actor=operator())
     if display_name:
         accounts.set_display_name(engine, name, display_name, actor=operator())
+    if email:
+        accounts.set_email(engine, name, email, actor=operator())
     click.echo(f"{user.name} is added as {user.role}.")
     if link:
         _print_link(engine, user.name)
@@ -77,7 +93,7 @@ def list_users() -> None:
     from rlhf_loop.accounts.users import accounts
     from rlhf_loop.domain import UserRole
 
-    found = accounts(open_ratings())
+    found, passwords = accounts(open_ratings()), read_settings().passwords
     if not found:
         click.echo("There is no user yet. Add one: rlhf-loop users add NAME --role admin")
     for account in found:
@@ -86,7 +102,9 @@ def list_users() -> None:
         if user.role != UserRole.SERVICE:
             notes.append(f"last signed in {_moment(account.signed_in_at)}")
             if not account.has_password:
-                notes.append("no password yet")
+                notes.append("no password yet" if passwords else "no password")
+            if account.email:
+                notes.append(account.email)
         shown = f" ({user.display_name})" if user.display_name else ""
         click.echo(f"{user.name}{shown}: {', '.join(notes)}")
 
@@ -96,19 +114,25 @@ def list_users() -> None:
 @click.option("--role", type=_ROLES, help="What the user may do from now on.")
 @click.option("--active/--inactive", default=None, help="Whether the user may do anything; inactive ends all sessions.")
 @_display_name
-def set_user(name: str, role: str | None, active: bool | None, display_name: str | None) -> None:
-    """Change role, display name or activity of the user NAME."""
-    from rlhf_loop.accounts.users import change, set_display_name
+@_email
+def set_user(name: str, role: str | None, active: bool | None, display_name: str | None, email: str | None) -> None:
+    """Change role, display name, e-mail address or activity of the user NAME."""
+    from rlhf_loop.accounts.users import change, set_display_name, set_email
     from rlhf_loop.domain import UserRole
 
-    if role is None and active is None and display_name is None:
-        raise click.UsageError("There is nothing to change. Give --role, --active, --inactive or --display-name.")
+    if role is None and active is None and display_name is None and email is None:
+        raise click.UsageError(
+            "There is nothing to change. Give --role, --active, --inactive, --display-name or --email."
+        )
     chosen = None if role is None else UserRole(role)
     engine = open_ratings()
     if display_name is not None:
         set_display_name(engine, name, display_name, actor=operator())
+    address = None if email is None else set_email(engine, name, email, actor=operator())
     user = change(engine, name, role=chosen, active=active, actor=operator())
     shown = f", and screens show {user.shown}" if display_name is not None else ""
+    if email is not None:
+        shown += f"; the e-mail address is {address or 'none'}"
     click.echo(f"{user.name} is {user.role} and {'active' if user.active else 'not active'}{shown}.")
 
 
@@ -119,6 +143,10 @@ def set_password(name: str, password_stdin: bool) -> None:
     """Give the user NAME a new password, and sign them out everywhere."""
     from rlhf_loop.accounts import users as accounts
 
+    if not read_settings().passwords:
+        raise click.UsageError(
+            f"RLHF_PASSWORDS=no, so no password is of use. For a way in: rlhf-loop users link {name}"
+        )
     engine = open_ratings()
     accounts.refuse_service(accounts.get(engine, name))
     accounts.set_password(engine, name, _password(from_stdin=password_stdin), actor=operator())
@@ -128,7 +156,10 @@ def set_password(name: str, password_stdin: bool) -> None:
 @users.command("link")
 @click.argument("name")
 def link_user(name: str) -> None:
-    """Print a link by which the user NAME sets a password. It works once, within 24 hours."""
+    """Print a link by which the user NAME sets a password. It works once, within 24 hours.
+
+    With RLHF_PASSWORDS=no it lets them in once, which is the way while the identity provider is away.
+    """
     _print_link(open_ratings(), name)
 
 

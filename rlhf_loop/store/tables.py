@@ -448,12 +448,14 @@ class Guideline(Base):
 class User(Base):
     """A person or an application. `name` is lower case; without `password_hash` nobody can sign in as them.
 
-    `display_name` is what screens show instead, "Dr. Weber"; ratings and exports have `name`.
+    `display_name` is what screens show instead, "Dr. Weber"; ratings and exports have `name`. `email`, in lower case,
+    is where invitations go, and by what an identity provider's user is known who signs in for the first time.
     """
 
     __tablename__ = "rlhf_users"
     __table_args__ = (
         CheckConstraint("role IN ('rater', 'admin', 'service')", name="ck_rlhf_users_role"),
+        Index("uq_rlhf_users_email", "email", unique=True),
         AUTOINCREMENT,
     )
 
@@ -465,10 +467,46 @@ class User(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
     signed_in_at: Mapped[datetime | None]
     display_name: Mapped[str | None]
+    email: Mapped[str | None]
+
+
+class ExternalIdentity(Base):
+    """An account at an identity provider or a proxy, and whose it is."""
+
+    __tablename__ = "rlhf_identities"
+
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UserKey] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=Now())
+
+
+class SecondFactor(Base):
+    """An authenticator app of a user: `salt` and the secret key make what both know; `last_step` is the last code's."""
+
+    __tablename__ = "rlhf_second_factors"
+
+    user_id: Mapped[UserKey] = mapped_column(primary_key=True, autoincrement=False)
+    salt: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=Now())
+    confirmed_at: Mapped[datetime | None]
+    last_step: Mapped[int]
+
+
+class RecoveryCode(Base):
+    """A code by which somebody signs in once without their app, by its hash; a used one is gone."""
+
+    __tablename__ = "rlhf_recovery_codes"
+
+    code_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UserKey] = mapped_column(index=True)
 
 
 class Session(Base):
-    """A browser in which somebody signed in, by the hash of what its cookie holds."""
+    """A browser in which somebody signed in, by the hash of what its cookie holds.
+
+    `subject` is who they are at the provider or the proxy; `provider_tokens` are sealed by the secret key.
+    """
 
     __tablename__ = "rlhf_sessions"
 
@@ -477,6 +515,11 @@ class Session(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=Now())
     seen_at: Mapped[datetime] = mapped_column(server_default=Now())
     expires_at: Mapped[datetime]
+    method: Mapped[str] = mapped_column(server_default=text("'password'"))
+    subject: Mapped[str | None]
+    provider_session: Mapped[str | None]
+    provider_tokens: Mapped[str | None]
+    checked_at: Mapped[datetime | None]
 
 
 class Token(Base):

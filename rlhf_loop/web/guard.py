@@ -16,8 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from ipaddress import IPv6Address, ip_address, ip_network
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -27,10 +27,11 @@ from sqlalchemy.engine import Engine
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, TooManyRequests, Unauthorized
 
-from rlhf_loop.accounts import sessions, tokens
+from rlhf_loop.accounts import identities, sessions, tokens
+from rlhf_loop.accounts.oidc import Provider
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
-from rlhf_loop.errors import ConfigError, DatabaseError
+from rlhf_loop.errors import AccountError, ConfigError, DatabaseError, ProviderError
 from rlhf_loop.store.engine import answered, hurried
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.problems import error_format
@@ -64,6 +65,7 @@ _UNLIMITED = (".healthz", ".readyz", ".health", ".static")
 _PROBES = (".healthz", ".readyz", ".health")
 _HOST = re.compile(r"(?:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)|\[([0-9A-Fa-f:.]+)\])(:[0-9]{1,5})?")
 _LONGEST_HOST = 100
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 #: Free for this machine only: others may ask as often as for anything else.
 _METRICS = ".metrics"
 #: Headers by which a proxy can be told, also one of which the settings know nothing.
@@ -115,9 +117,23 @@ class Guard:
         # Without a key of the operator's, one for the time that this process runs.
         self._key = settings.secret_key.encode() or secrets.token_bytes(32)
         self._keeping = sessions.SessionPolicy(self._key, settings.session_hours)
+        self.rules = identities.RoleRules.of(settings)
+        #: By which people sign in; None without one.
+        self.provider = Provider(settings, key=self.signing_key("identity provider")) if settings.oidc_issuer else None
+        self._proxy = _checked_proxy(settings)
+        if not settings.passwords and self.provider is None and not settings.proxy_user_header:
+            raise ConfigError(
+                "RLHF_PASSWORDS=no, and there is neither RLHF_OIDC_ISSUER nor RLHF_PROXY_USER_HEADER, so nobody could "
+                "sign in. Set one of them, or unset RLHF_PASSWORDS."
+            )
         self._down_until = 0.0
         self._down = ""
         self._no_notes_until = 0.0
+
+    @property
+    def passwords(self) -> bool:
+        """Whether people may sign in by a password."""
+        return self._settings.passwords
 
     @property
     def keeping(self) -> sessions.SessionPolicy:
@@ -146,7 +162,7 @@ class Guard:
         found = _this()
         if not found.asked:
             found.asked = True
-            secret = request.cookies.get(_cookie(SESSION_COOKIE), "")
+            secret = request.cookies.get(own_cookie(SESSION_COOKIE), "")
             if secret:
                 self._find_session(found, secret)
         return found.user
@@ -225,6 +241,30 @@ class Guard:
         found = self._bearer()
         return found is not None and scope in found.scopes
 
+    def session(self) -> sessions.ActiveSession | None:
+        """Return the session of this browser, None where nobody is signed in."""
+        return _this().session if self.user() is not None else None
+
+    def proxied(self) -> identities.Identity | None:
+        """Return whom the proxy names that signs people in; None if it names nobody, or another one asks."""
+        settings = self._settings
+        # The peer itself, whatever it says of where it has the request from.
+        before = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
+        if not settings.proxy_user_header or not _is_of(before.get("REMOTE_ADDR"), self._proxy):
+            return None
+        name = _header(settings.proxy_user_header)
+        if not name or "," in name or not name.isprintable():
+            # With a comma there are two of it, one of which somebody else has written.
+            return None
+        groups = _header(settings.proxy_groups_header) if settings.proxy_groups_header else ""
+        return identities.Identity(
+            issuer=identities.PROXY,
+            subject=name.lower(),
+            name=name,
+            email=name if "@" in name else None,
+            groups=frozenset(group.strip() for group in groups.split(",") if group.strip()),
+        )
+
     def form_token(self) -> str:
         """Return what a form of this session has to bring along as `form_token` (scripts: header X-Form-Token).
 
@@ -247,8 +287,8 @@ class Guard:
         if user is not None:
             expected = self._signed("form", _this().secret)
         else:
-            expected = self._signed("form of a browser", request.cookies.get(_cookie(FORM_COOKIE), ""))
-            if not request.cookies.get(_cookie(FORM_COOKIE)):
+            expected = self._signed("form of a browser", request.cookies.get(own_cookie(FORM_COOKIE), ""))
+            if not request.cookies.get(own_cookie(FORM_COOKIE)):
                 given = ""
         if not hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode()):
             raise Forbidden(
@@ -284,14 +324,14 @@ class Guard:
     def begin(self, response: Response, signed_in: User, secret: str) -> Response:
         """Have the browser keep the secret of a session that has just begun."""
         found = _this()
-        found.asked, found.user, found.secret, found.trouble = True, signed_in, secret, None
+        found.asked, found.user, found.secret, found.session, found.trouble = True, signed_in, secret, None, None
         # The table says when it ends; the browser may forget it when it has certainly ended.
         ends_s = int(2 * self._keeping.lasts.total_seconds())
-        return set_cookie(response, _cookie(SESSION_COOKIE), secret, max_age=ends_s)
+        return set_cookie(response, own_cookie(SESSION_COOKIE), secret, max_age=ends_s)
 
     def end(self, response: Response) -> Response:
         """Have the browser forget its session; the table is the caller's."""
-        return forget_cookie(response, _cookie(SESSION_COOKIE))
+        return forget_cookie(response, own_cookie(SESSION_COOKIE))
 
     def session_secret(self) -> str:
         """Return what this browser holds of its session; empty where nobody is signed in."""
@@ -310,9 +350,68 @@ class Guard:
             return
         if session is None:
             return
-        found.user, found.secret = session.user, secret
+        try:
+            user = self._still_here(session, secret, now)
+        except DatabaseError as error:
+            found.trouble = error
+            return
+        if user is None:
+            return
+        found.user, found.secret, found.session = user, secret, session
         if session.due:
             self._note(lambda engine: sessions.extend(engine, secret, keeping=self._keeping, now=now))
+
+    def _still_here(self, session: sessions.ActiveSession, secret: str, now: datetime) -> User | None:
+        """Return whose session it is by what holds now: the settings, the proxy's word, the provider's."""
+        proof = session.proof
+        if proof.method in (sessions.Method.PASSWORD, sessions.Method.CODE):
+            return session.user if self._settings.passwords else None
+        if proof.method is sessions.Method.PROXY:
+            identity = self.proxied()
+            if identity is None or identity.subject != proof.subject:
+                return None
+            return self._reconsidered(session, identity)
+        return self._asked_again(session, secret, now) if proof.method is sessions.Method.PROVIDER else session.user
+
+    def _asked_again(self, session: sessions.ActiveSession, secret: str, now: datetime) -> User | None:
+        if self.provider is None:
+            return None
+        proof, asked = session.proof, session.checked_at
+        if asked is None or proof.tokens is None or proof.subject is None:
+            return session.user
+        if now < asked + timedelta(seconds=self._settings.oidc_recheck_s):
+            return session.user
+        engine = self._database.engine()
+        # One request asks, and the others go on with what held: a token for that may be worth one use.
+        if not sessions.take_check(engine, secret, session, keeping=self._keeping, now=now):
+            return session.user
+        if not self.provider.breaker.may_try():
+            return session.user
+        try:
+            again = self.provider.again(proof.tokens, subject=proof.subject)
+        except ProviderError as error:
+            # Who has signed in goes on: the provider's being away says nothing of them.
+            logger.warning("%s", error)
+            return session.user
+        except AccountError:
+            sessions.end(engine, secret, keeping=self._keeping, user=session.user)
+            return None
+        if again is None:
+            return session.user
+        identity, kept = again
+        sessions.keep_tokens(engine, secret, kept, keeping=self._keeping)
+        return self._reconsidered(session, identity)
+
+    def _reconsidered(self, session: sessions.ActiveSession, identity: identities.Identity) -> User | None:
+        engine, proof = self._database.engine(), session.proof
+        try:
+            return identities.reconsider(engine, session.user, identity, rules=self.rules)
+        except AccountError as error:
+            logger.info("The sessions of %s end: %s", session.user.name, error)
+            sessions.end_of_provider(
+                engine, proof.method, subject=proof.subject, provider_session=None, actor=identities.actor(identity)
+            )
+            return None
 
     def _bearer(self) -> tokens.Bearer | None:
         found = _this()
@@ -372,10 +471,10 @@ class Guard:
     def _form_cookie(self) -> str:
         found = _this()
         if not found.form_cookie:
-            found.form_cookie = request.cookies.get(_cookie(FORM_COOKIE), "")
+            found.form_cookie = request.cookies.get(own_cookie(FORM_COOKIE), "")
         if not found.form_cookie:
             value = found.form_cookie = secrets.token_urlsafe(16)
-            after_this_request(lambda response: set_cookie(response, _cookie(FORM_COOKIE), value))
+            after_this_request(lambda response: set_cookie(response, own_cookie(FORM_COOKIE), value))
         return found.form_cookie
 
     def _signed(self, purpose: str, value: str) -> str:
@@ -488,6 +587,47 @@ def _wait(before: int, present: int, most: int, into: float, period: float) -> f
         wait = period - into + period * (1 - most / present)
     # It fits once that time is over, and not in the very moment.
     return max(wait, _MOMENT_S)
+
+
+def _checked_proxy(settings: Settings) -> tuple[IPv4Network | IPv6Network, ...]:
+    if not settings.proxy_user_header:
+        return ()
+    for name in filter(None, (settings.proxy_user_header, settings.proxy_groups_header)):
+        if not _HEADER.fullmatch(name):
+            raise ConfigError(f"{name!r} is not a valid name of a header. Give one as in Remote-User.")
+    if not settings.proxy_user_from:
+        raise ConfigError(
+            "RLHF_PROXY_USER_HEADER is set, and RLHF_PROXY_USER_FROM is not, so anybody could write the header. Give "
+            "it the addresses of the proxy, as in 127.0.0.1 or 10.0.0.0/24."
+        )
+    found = []
+    for each in settings.proxy_user_from:
+        try:
+            found.append(ip_network(each))
+        except ValueError as error:
+            raise ConfigError(
+                f"RLHF_PROXY_USER_FROM: {each!r} is not a valid address or network ({error}). Give those of the proxy, "
+                "as in 127.0.0.1 or 10.0.0.0/24."
+            ) from error
+    return tuple(found)
+
+
+def _is_of(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    try:
+        found = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return any((mapped or found) in network for network in networks)
+
+
+def _header(name: str) -> str:
+    # WSGI hands on bytes as Latin-1; proxies write UTF-8.
+    given = request.headers.get(name, "").strip()
+    try:
+        return given.encode("latin-1").decode()
+    except ValueError:
+        return given
 
 
 def is_loopback(address: str | None) -> bool:
@@ -671,6 +811,7 @@ class _Request:
     user: User | None = None
     #: What the browser holds, where `user` is somebody.
     secret: str = ""
+    session: sessions.ActiveSession | None = None
     #: The error that hides who it is.
     trouble: DatabaseError | None = None
     asked: bool = False
@@ -688,7 +829,8 @@ def _this() -> _Request:
     return found
 
 
-def _cookie(name: str) -> str:
+def own_cookie(name: str) -> str:
+    """Return the name of a cookie that, by TLS, only this very host can have set."""
     # So named, a browser takes it from this very host by TLS only, and not from one beside it.
     return f"__Host-{name}" if request.is_secure and home_path() == "/" else name
 

@@ -184,6 +184,7 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
         for index in ("ix_rlhf_assignments_not_my_field", "ix_rlhf_reviews_flagged", "ix_rlhf_served_questions_door"):
             connection.execute(text(f"DROP INDEX {index}"))
+        connection.execute(text("DROP INDEX uq_rlhf_users_email"))
         for column in (
             "rlhf_interactions DROP COLUMN import_id",
             "rlhf_interactions DROP COLUMN drafted_by",
@@ -192,6 +193,12 @@ def old(engine: Engine) -> Engine:
             "rlhf_reward_model_training DROP COLUMN said",
             "rlhf_models DROP COLUMN weights_sha256",
             "rlhf_users DROP COLUMN display_name",
+            "rlhf_users DROP COLUMN email",
+            "rlhf_sessions DROP COLUMN method",
+            "rlhf_sessions DROP COLUMN subject",
+            "rlhf_sessions DROP COLUMN provider_session",
+            "rlhf_sessions DROP COLUMN provider_tokens",
+            "rlhf_sessions DROP COLUMN checked_at",
             "rlhf_correction_decisions DROP COLUMN edited",
             "rlhf_correction_decisions DROP COLUMN former",
             "rlhf_assignments DROP COLUMN not_my_field",
@@ -209,6 +216,9 @@ def old(engine: Engine) -> Engine:
             "rlhf_imports",
             "rlhf_database",
             "rlhf_used_passages",
+            "rlhf_identities",
+            "rlhf_second_factors",
+            "rlhf_recovery_codes",
         ):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))

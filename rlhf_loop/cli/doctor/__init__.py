@@ -50,6 +50,7 @@ def _checks(settings: Settings, reached: DatabaseAccess, now: datetime) -> Itera
     yield "drafts", machine.drafts(settings)
     yield "telemetry", machine.telemetry(settings)
     yield "secret key", machine.secret_key(settings)
+    yield "sign-in", machine.sign_in(settings)
     yield "worker", machine.worker(settings, now)
     yield "disk", storage.disk(settings, reached)
     yield "cache", storage.cache(settings)

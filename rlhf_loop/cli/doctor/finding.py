@@ -14,7 +14,7 @@ from rlhf_loop.errors import RlhfLoopError
 #: Topics that belong together, in the order in which they are shown.
 SECTIONS = {
     "This machine": ("software", "extra", "processor", "encoder"),
-    "Settings": ("settings", "sources", "drafts", "telemetry", "secret key", "worker"),
+    "Settings": ("settings", "sources", "drafts", "telemetry", "secret key", "sign-in", "worker"),
     "Storage": ("database", "disk", "cache", "outbox", "backup"),
     "The loop": ("ratings", "training", "model", "registry", "alarms"),
 }

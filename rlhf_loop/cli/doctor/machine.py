@@ -25,7 +25,7 @@ from rlhf_loop.encoders import (
     weights_folder,
 )
 from rlhf_loop.encoders.runtime import abilities, cores, processor_name
-from rlhf_loop.errors import ConfigError, RlhfLoopError
+from rlhf_loop.errors import ConfigError, MissingExtraError, ProviderError, RlhfLoopError
 from rlhf_loop.utils.text import listed
 from rlhf_loop.version import __version__
 
@@ -33,6 +33,7 @@ from rlhf_loop.version import __version__
 EXTRAS = {
     "postgres": (("psycopg", "psycopg"), ("pgvector", "pgvector")),
     "redis": (("redis", "redis"),),
+    "oidc": (("authlib", "authlib"), ("joserfc", "joserfc"), ("cryptography", "cryptography")),
     "llm": (("openai", "openai"),),
     "langchain": (("langchain-core", "langchain_core"),),
     "llama-index": (("llama-index-core", "llama_index"),),
@@ -210,6 +211,27 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
         yield fault("secret key", text, f"Make another one: {NEW_KEY}")
     else:
         yield Finding("secret key", f"RLHF_SECRET_KEY is set, with {len(key)} characters")
+
+
+def sign_in(settings: Settings) -> Iterator[Finding]:
+    """Tell how people sign in, and ask the identity provider whether it is there."""
+    from rlhf_loop.accounts.oidc import Provider
+
+    ways = ["by password"] if settings.passwords else []
+    if settings.oidc_issuer:
+        ways.append(f"by {settings.oidc_issuer} (RLHF_OIDC_ISSUER)")
+    if settings.proxy_user_header:
+        ways.append(f"by the header {settings.proxy_user_header} of a proxy (RLHF_PROXY_USER_HEADER)")
+    yield Finding("sign-in", f"people sign in {listed(ways)}" if ways else "nobody can sign in")
+    if not settings.oidc_issuer:
+        return
+    # What the settings themselves lack has been told.
+    try:
+        place = Provider(settings, key=bytes(32)).check()
+    except (ProviderError, MissingExtraError) as error:
+        yield from_error("sign-in", error)
+    else:
+        yield Finding("sign-in", f"the identity provider answers; people sign in at {urlsplit(place).hostname}")
 
 
 def worker(settings: Settings, now: datetime) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from flask import (
 from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.exceptions import NotFound, UnprocessableEntity
 
-from rlhf_loop.accounts import links, sessions, users
+from rlhf_loop.accounts import identities, links, sessions, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
@@ -41,6 +41,7 @@ from rlhf_loop.web.process import Database
 COOKIE = "rlhf_notice"
 _LASTS_S = 60
 
+_NO_PASSWORDS = Message("Passwords are switched off here (RLHF_PASSWORDS=no). Sign in as /sign-in says.")
 _FOR_ALL = {"data_html": Message("Ask")}
 _FOR_RATERS = {
     "review": Message("Review"),
@@ -65,12 +66,17 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @html_errors
     def sign_in() -> Response:
         way = local_path(request.args.get("next", ""))
-        return _to(way or _first_page()) if guard.user() else _sign_in_page(guard, way=way)
+        if guard.user():
+            return led_to(way or first_page())
+        identity = guard.proxied()
+        return sign_in_page(guard, way=way) if identity is None else _let_in(database, guard, identity, way=way)
 
     @web.post("/sign-in")
     @html_errors
     def sign_in_post() -> Response:
         _read_form(guard)
+        if not settings.passwords:
+            raise NotFound(_NO_PASSWORDS)
         name, way = request.form.get("name", ""), local_path(request.form.get("next", ""))
         try:
             found = sessions.sign_in(
@@ -82,22 +88,29 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
                 now=guard.now(),
             )
         except AccountError as error:
-            return _refused(_sign_in_page(guard, way=way, name=name, error=str(error)), error)
-        _end_session(database, guard)
-        return guard.begin(_to(way or _first_page()), found.user, found.secret)
+            return _refused(sign_in_page(guard, way=way, name=name, error=str(error)), error)
+        end_session(database, guard)
+        return guard.begin(led_to(way or first_page()), found.user, found.secret)
 
     @web.get("/sign-out")
     @html_errors
     def sign_out() -> Response:
         # An address that is opened, or an image of another site, must sign nobody out.
-        return _to(url_for(".account"))
+        return led_to(url_for(".account"))
 
     @web.post("/sign-out")
     @html_errors
     def sign_out_post() -> Response:
         _read_form(guard)
-        _end_session(database, guard)
-        return guard.end(_to(url_for(".data_html")))
+        session = guard.session()
+        end_session(database, guard)
+        provider = guard.provider
+        if provider is None or session is None or session.proof.method is not sessions.Method.PROVIDER:
+            return guard.end(led_to(url_for(".data_html")))
+        back = url_for(".sign_in", _external=True)
+        onward = provider.sign_out_address(session.proof.tokens, return_to=back)
+        # A page of its own: what a form leads to has to be of this site, to the last redirect.
+        return guard.end(page("signed_out.html", guard, onward=onward, provider=provider.host))
 
     @web.get("/welcome/<secret>")
     @html_errors
@@ -111,13 +124,14 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         invitation = _invitation(database, guard, secret)
         name = request.form.get("name", "")
         try:
-            user = links.redeem(database.engine(), secret, _new_password(), name=name, now=guard.now())
+            password = _new_password() if settings.passwords else None
+            user = links.redeem(database.engine(), secret, password, name=name, now=guard.now())
         except AccountError as error:
             # The link may have become invalid meanwhile: then the response is a 404.
             _invitation(database, guard, secret)
             return _refused(_welcome_page(guard, invitation, name=name, error=str(error)), error)
-        _end_session(database, guard)
-        return _signed_in(database, guard, user, _to(_first_page()))
+        end_session(database, guard)
+        return _signed_in(database, guard, user, led_to(first_page()))
 
     @web.get("/account")
     @html_errors
@@ -129,6 +143,8 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     def account_password() -> Response:
         user = guard.signed_in()
         _read_form(guard)
+        if not settings.passwords:
+            raise NotFound(_NO_PASSWORDS)
         old = request.form.get("old", "")
         try:
             sessions.change_password(
@@ -136,7 +152,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
             )
         except AccountError as error:
             return _refused(_account_page(guard, user, error=str(error)), error)
-        response = _signed_in(database, guard, user, _to(url_for(".account")))
+        response = _signed_in(database, guard, user, led_to(url_for(".account")))
         text = Message("Your password is changed. You are signed out everywhere else.")
         return leave(guard, response, Flash(text))
 
@@ -150,7 +166,9 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
             changed = users.set_display_name(database.engine(), user.name, given, actor=user.name)
         except AccountError as error:
             return _refused(_account_page(guard, user, error=str(error)), error)
-        return leave(guard, _to(url_for(".account")), Flash(Message("You are shown as {shown}.", shown=changed.shown)))
+        return leave(
+            guard, led_to(url_for(".account")), Flash(Message("You are shown as {shown}.", shown=changed.shown))
+        )
 
     @web.post("/account/sign-out-everywhere")
     @html_errors
@@ -158,7 +176,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         user = guard.signed_in()
         _read_form(guard)
         sessions.end_all(database.engine(), user)
-        return guard.end(_to(url_for(".sign_in")))
+        return guard.end(led_to(url_for(".sign_in")))
 
     @web.post("/language")
     @html_errors
@@ -170,7 +188,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
             raise UnprocessableEntity(
                 Message("There are no screens in the language {chosen!r}. Choose one below.", chosen=chosen[:20])
             )
-        return set_cookie(_to(way_back() or url_for(".data_html")), LANGUAGE, chosen, max_age=YEAR_S)
+        return set_cookie(led_to(way_back() or url_for(".data_html")), LANGUAGE, chosen, max_age=YEAR_S)
 
 
 def page(template: str, guard: Guard, *, status: int = 200, **values: object) -> Response:
@@ -279,16 +297,34 @@ def _serializer(guard: Guard) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(guard.signing_key("flashes"), salt=guard.session_secret())
 
 
-def _sign_in_page(guard: Guard, *, way: str | None, name: str = "", error: str = "") -> Response:
-    return page("sign_in.html", guard, way=way, name=name, error=error)
+def sign_in_page(guard: Guard, *, way: str | None, name: str = "", error: str = "", status: int = 200) -> Response:
+    """Return the page on which people sign in, by what the settings allow."""
+    return page(
+        "sign_in.html",
+        guard,
+        status=status,
+        way=way,
+        name=name,
+        error=error,
+        passwords=guard.passwords,
+        provider=guard.provider.host if guard.provider else None,
+    )
 
 
 def _welcome_page(guard: Guard, invitation: links.Invitation, *, name: str = "", error: str = "") -> Response:
-    return page("password.html", guard, invited=invitation.user, name=name, error=error, shortest=users.SHORTEST)
+    return page(
+        "password.html",
+        guard,
+        invited=invitation.user,
+        name=name,
+        error=error,
+        shortest=users.SHORTEST,
+        passwords=guard.passwords,
+    )
 
 
 def _account_page(guard: Guard, user: User, *, error: str = "") -> Response:
-    return page("account.html", guard, user=user, error=error, shortest=users.SHORTEST)
+    return page("account.html", guard, user=user, error=error, shortest=users.SHORTEST, passwords=guard.passwords)
 
 
 def _refused(response: Response, error: AccountError) -> Response:
@@ -326,18 +362,35 @@ def _signed_in(database: Database, guard: Guard, user: User, response: Response)
     return guard.begin(response, begun.user, begun.secret)
 
 
-def _end_session(database: Database, guard: Guard) -> None:
+def _let_in(database: Database, guard: Guard, identity: identities.Identity, *, way: str | None) -> Response:
+    """Begin a session for whom the proxy names."""
+    engine, method = database.engine(), sessions.Method.PROXY
+    try:
+        user = identities.recognize(engine, identity, rules=guard.rules)
+    except AccountError as error:
+        sessions.note_refusal(engine, identity.name, method=method, address=guard.address(), reason=str(error))
+        return sign_in_page(guard, way=way, error=str(error), status=403)
+    proof = sessions.Proof(method, identity.subject)
+    begun = sessions.begin_session(
+        engine, user, address=guard.address(), keeping=guard.keeping, now=guard.now(), proof=proof
+    )
+    return guard.begin(led_to(way or first_page()), begun.user, begun.secret)
+
+
+def end_session(database: Database, guard: Guard) -> None:
     """End the session of this browser, if it has one: it shall not go on beside the next."""
     if user := guard.user():
         sessions.end(database.engine(), guard.session_secret(), keeping=guard.keeping, user=user)
 
 
-def _first_page() -> str:
+def first_page() -> str:
+    """Return the page for whoever wanted to none."""
     reviews = f"{request.blueprint}.review" in current_app.view_functions
     return url_for(".review" if reviews else ".data_html")
 
 
-def _to(address: str) -> Response:
+def led_to(address: str) -> Response:
+    """Return what leads the browser to an address."""
     return make_response(redirect(address, code=303))
 
 
