@@ -217,6 +217,13 @@ class Settings:
     proxy_user_from: tuple[str, ...] = _setting(
         (), "Addresses or networks of that proxy, with commas; from elsewhere the header counts for nothing."
     )
+    smtp_url: str = _setting(
+        "",
+        "Mail server for invitations: smtp://USER:PASSWORD@HOST:587 (STARTTLS), smtps://HOST:465, or, in a network of "
+        "your own, smtp-plain://HOST:25; empty: admins hand links on themselves.",
+        secret=True,
+    )
+    smtp_from: str = _setting("", "Sender of these mails, as in RLHF Loop <loop@example.org>.")
     proxies: int = _setting(
         0, "Proxies in front of the server whose X-Forwarded-For and X-Forwarded-Proto are to be trusted."
     )

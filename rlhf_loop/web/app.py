@@ -175,7 +175,7 @@ def _routes(
     people.add_routes(web, settings, database, guard)
     if guard.provider is not None:
         provider.add_routes(web, database, guard, guard.provider)
-    admin.add_routes(web, database, guard)
+    admin.add_routes(web, settings, database, guard)
     review.add_routes(web, settings, database, guard, Scoring(settings, ranker=service.ranker))
     dashboard.add_routes(web, settings, database, guard, lambda: _encoder(service))
     v1.add_routes(api.tagged("Applications"), database, guard)

@@ -10,13 +10,16 @@ from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.exceptions import UnprocessableEntity
 
 from rlhf_loop.accounts import links, tokens, users
+from rlhf_loop.accounts.mail import MailServer, send
+from rlhf_loop.config import Settings
 from rlhf_loop.domain import UserRole
-from rlhf_loop.errors import AccountError
+from rlhf_loop.errors import AccountError, MailError
 from rlhf_loop.store import audit
 from rlhf_loop.utils.text import one_line
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
 from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.localization import translator
 from rlhf_loop.web.pages import admin_import, people
 from rlhf_loop.web.pages.people import Flash, moment, page
 from rlhf_loop.web.problems import html_errors
@@ -41,14 +44,20 @@ _SCOPES = {
     tokens.BATCH: Message("send the documents of a question in batches: their scores do not depend on each other"),
     tokens.CHAT: Message("have the language model answer, the best of several drafts"),
 }
+_SUBJECT = Message("Your account at RLHF Loop")
 _DEFAULT_DAYS = 365
 _LARGEST_ID = 2**31 - 1
 
 
-def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
-    """Give the blueprint these routes."""
+def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Guard) -> None:
+    """Give the blueprint these routes.
+
+    Raises:
+        ConfigError: the mail server cannot be used.
+    """
     admin_import.add_routes(web, database, guard)
-    users_page, tokens_page = partial(_users_page, database, guard), partial(_tokens_page, database, guard)
+    mail = MailServer.of(settings)
+    users_page, tokens_page = partial(_users_page, database, guard, mail), partial(_tokens_page, database, guard)
 
     @web.get("/admin")
     @html_errors
@@ -59,18 +68,21 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
     @web.post("/admin/users")
     @_form(guard, users_page)
     def admin_users_add(actor: str) -> Response:
-        role = _role(request.form.get("role", ""))
+        role, email = _role(request.form.get("role", "")), request.form.get("email", "")
+        users.checked_email(email)
         user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor)
         if role == UserRole.SERVICE:
             flash = Flash(Message("The service {name} is added. Make a token for it next.", name=user.name))
             return _done(guard, ".admin_tokens", flash)
-        return _done(guard, ".admin", _invited(database, user.name, actor, Message("{name} is added.", name=user.name)))
+        users.set_email(database.engine(), user.name, email, actor=actor)
+        said = Message("{name} is added.", name=user.name)
+        return _done(guard, ".admin", _invited(database, guard, mail, user.name, actor, said))
 
     @web.post("/admin/users/change")
     @_form(guard, users_page)
     def admin_users_change(actor: str) -> Response:
         name, what = request.form.get("name", ""), request.form.get("do", "")
-        return _done(guard, ".admin", _changed(database, name, what, actor))
+        return _done(guard, ".admin", _changed(database, guard, mail, name, what, actor))
 
     @web.get("/admin/tokens")
     @html_errors
@@ -122,7 +134,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         )
 
 
-def _users_page(database: Database, guard: Guard, error: str = "") -> Response:
+def _users_page(database: Database, guard: Guard, mail: MailServer | None, error: str = "") -> Response:
     return page(
         "admin.html",
         guard,
@@ -132,6 +144,8 @@ def _users_page(database: Database, guard: Guard, error: str = "") -> Response:
         error=error,
         given=request.form,
         moment=moment,
+        passwords=guard.passwords,
+        mail=mail is not None,
     )
 
 
@@ -175,9 +189,15 @@ def _form(
     return wrap
 
 
-def _changed(database: Database, name: str, what: str, actor: str) -> Flash:
+def _changed(database: Database, guard: Guard, mail: MailServer | None, name: str, what: str, actor: str) -> Flash:
     if what == "link":
-        return _invited(database, name, actor, Message("There is a new link for {name}.", name=name))
+        said = Message("There is a new link for {name}.", name=name)
+        return _invited(database, guard, mail, name, actor, said)
+    if what == "email":
+        address = users.set_email(database.engine(), name, request.form.get("email", ""), actor=actor)
+        if address:
+            return Flash(Message("The e-mail address of {name} is {address}.", name=name, address=address))
+        return Flash(Message("{name} has no e-mail address any more.", name=name))
     if what == "role":
         changed = users.change(database.engine(), name, role=_role(request.form.get("role", "")), actor=actor)
         return Flash(Message("{name} is {role}.", name=changed.name, role=_ROLES[changed.role]))
@@ -192,17 +212,49 @@ def _changed(database: Database, name: str, what: str, actor: str) -> Flash:
     raise UnprocessableEntity(Message("The form does not say what to do. Use the buttons of the page."))
 
 
-def _invited(database: Database, name: str, actor: str, said: Message) -> Flash:
-    secret = links.invite(database.engine(), name, actor=actor)
+def _invited(database: Database, guard: Guard, mail: MailServer | None, name: str, actor: str, said: Message) -> Flash:
+    """Invite somebody: by e-mail where that can be, else by a link that the admin hands on."""
+    engine = database.engine()
+    to, address = users.email_of(engine, name), url_for(".sign_in", _external=True)
+    if guard.passwords:
+        address = url_for(".welcome", secret=links.invite(engine, name, actor=actor), _external=True)
+    unsent: str = Message("Give the link to nobody else: whoever opens it first sets the password.")
+    if mail is not None and to:
+        speaks = translator()
+        try:
+            send(mail, to, subject=speaks(_SUBJECT), text=speaks(_invitation(guard, name, address)))
+            return Flash(Message("{said} An invitation has gone to {to}.", said=said, to=to))
+        except MailError as error:
+            unsent = Message("{error} {unsent}", error=str(error), unsent=unsent)
+    if not guard.passwords:
+        return Flash(Message("{said} They sign in at {address}.", said=said, address=address))
     return Flash(
         Message(
-            "{said} Give the link to nobody else: whoever opens it first sets the password. It works once, within "
-            "{hours} hours, and is shown only now.",
+            "{said} {unsent} It works once, within {hours} hours, and is shown only now.",
             said=said,
+            unsent=unsent,
             hours=links.HOURS,
         ),
-        secret=url_for(".welcome", secret=secret, _external=True),
+        secret=address,
         label=Message("Link for {name}", name=name),
+    )
+
+
+def _invitation(guard: Guard, name: str, address: str) -> Message:
+    if not guard.passwords:
+        return Message(
+            "Hello,\n\nyou have been added to RLHF Loop as {name}. Sign in here:\n\n{address}\n\nIf you do not know "
+            "what this is about, leave it alone.\n",
+            name=name,
+            address=address,
+        )
+    return Message(
+        "Hello,\n\nyou have been added to RLHF Loop as {name}. Choose your password here; the link works once, within "
+        "{hours} hours:\n\n{address}\n\nIf you do not know what this is about, leave it alone: without "
+        "the link nothing happens.\n",
+        name=name,
+        hours=links.HOURS,
+        address=address,
     )
 
 
