@@ -185,6 +185,11 @@ class Settings:
     passwords: bool = _setting(
         True, "Let people sign in by a password; no: only by an identity provider or a proxy, and by one-time links."
     )
+    second_factor: str = _setting(
+        "optional",
+        "Who has to enter a code of an authenticator app after the password: optional, admins or everybody; needs the "
+        "extra [totp].",
+    )
     oidc_issuer: str = _setting(
         "",
         "Address of an OpenID Connect identity provider, as its discovery document has it, by which people sign in; "

@@ -8,6 +8,7 @@ freely. Failures are in the database, so that all processes share them.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import math
 import secrets
@@ -18,7 +19,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select, text, update
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.accounts import users
+from rlhf_loop.accounts import second_factor, users
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ThrottledError
 from rlhf_loop.store import audit
@@ -66,7 +67,8 @@ class Proof:
     tokens: str | None = None
 
 
-_BY_LINK = Proof(Method.LINK)
+#: Of who has a one-time link.
+BY_LINK = Proof(Method.LINK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +225,18 @@ class NewSession:
     secret: str
 
 
+@dataclass(frozen=True, slots=True)
+class CodeNeeded:
+    """Somebody who has shown the right password, and has to show a code; `fingerprint` is that of the password."""
+
+    name: str
+    fingerprint: str
+
+
 def sign_in(
     engine: Engine, name: str, password: str, *, address: str, keeping: SessionPolicy, now: datetime
-) -> NewSession:
-    """Begin a session for whoever knows the password.
+) -> NewSession | CodeNeeded:
+    """Begin a session for whoever knows the password, unless a code of their app is wanted as well.
 
     Raises:
         ThrottledError: too many attempts of the name, there or everywhere, or from the address have failed.
@@ -245,6 +255,8 @@ def sign_in(
         if right and found and found.user.active and found.password_hash == stored:
             forget_failures(connection, name, address)
             connection.execute(update(Users).where(Users.id == found.user.id).values(password_hash=renewed or stored))
+            if second_factor.has(connection, found.user):
+                return CodeNeeded(name, _fingerprint(renewed or stored))
             return _begin(connection, found.user, address=address, keeping=keeping, now=now, proof=Proof())
         # An unknown name is left out: many a password has been typed into the wrong field.
         target = f"user:{name}" if found else "user:?"
@@ -252,8 +264,60 @@ def sign_in(
     raise AccountError(_WRONG)
 
 
+def half_of(engine: Engine, user: User) -> CodeNeeded | None:
+    """Return what a user with an app has to show a code for, None for one without."""
+    with reading(engine) as connection:
+        stored = users.find_known(connection, user.name).password_hash
+        return CodeNeeded(user.name, _fingerprint(stored)) if stored and second_factor.has(connection, user) else None
+
+
+def sign_in_by_code(
+    engine: Engine, half: CodeNeeded, code: str, *, key: bytes, address: str, keeping: SessionPolicy, now: datetime
+) -> NewSession:
+    """Begin a session for whoever has shown the password and now the code.
+
+    Raises:
+        ThrottledError: too many codes were wrong.
+        AccountError: the code is wrong or was used, or the password has changed since.
+    """
+    stored = _attempted(engine, half.name, address, counted_as=f"code:{half.name}", now=now)
+    if stored is None or not hmac.compare_digest(_fingerprint(stored), half.fingerprint):
+        raise AccountError(Message("Your password has changed since. Sign in again at /sign-in."))
+    with transaction(engine) as connection:
+        user = users.find_known(connection, half.name).user
+        if user.active and second_factor.use(connection, user, code, key=key, now=now):
+            forget_failures(connection, f"code:{half.name}", address)
+            return _begin(connection, user, address=address, keeping=keeping, now=now, proof=Proof(Method.CODE))
+        detail = {"address": address, "by": Method.CODE.value}
+        audit.note(connection, ANONYMOUS, "session.failed", f"user:{user.name}", detail)
+    raise AccountError(second_factor.WRONG)
+
+
+def check_code(engine: Engine, user: User, code: str, *, key: bytes, address: str, now: datetime) -> None:
+    """Use up a code of a user who has signed in, before something that wants one.
+
+    Raises:
+        ThrottledError: too many codes were wrong.
+        AccountError: the code is wrong or was used.
+    """
+    _attempted(engine, user.name, address, counted_as=f"code:{user.name}", now=now)
+    with transaction(engine) as connection:
+        if not second_factor.use(connection, user, code, key=key, now=now):
+            raise AccountError(second_factor.WRONG)
+        forget_failures(connection, f"code:{user.name}", address)
+
+
+def begin_anew(
+    engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime, proof: Proof
+) -> NewSession:
+    """End all sessions of a user, and begin one."""
+    with transaction(engine) as connection:
+        users.sign_out_everywhere(connection, user.id)
+        return _begin(connection, user, address=address, keeping=keeping, now=now, proof=proof)
+
+
 def begin_session(
-    engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime, proof: Proof = _BY_LINK
+    engine: Engine, user: User, *, address: str, keeping: SessionPolicy, now: datetime, proof: Proof = BY_LINK
 ) -> NewSession:
     """Begin a session for somebody who has shown in another way who they are."""
     with transaction(engine) as connection:
@@ -308,6 +372,10 @@ def _begin(
     detail = {"address": address, "by": proof.method.value}
     audit.note(connection, user.name, "session.signed_in", f"user:{user.name}", detail)
     return NewSession(user, secret)
+
+
+def _fingerprint(password_hash: str) -> str:
+    return hashlib.sha256(password_hash.encode()).hexdigest()[:32]
 
 
 def _hashed(secret: str, key: bytes) -> str:

@@ -115,22 +115,29 @@ def list_users() -> None:
 @click.option("--active/--inactive", default=None, help="Whether the user may do anything; inactive ends all sessions.")
 @_display_name
 @_email
-def set_user(name: str, role: str | None, active: bool | None, display_name: str | None, email: str | None) -> None:
-    """Change role, display name, e-mail address or activity of the user NAME."""
+@click.option("--remove-app", is_flag=True, help="Take the authenticator app away, for a lost phone.")
+def set_user(
+    name: str, role: str | None, active: bool | None, display_name: str | None, email: str | None, remove_app: bool
+) -> None:
+    """Change role, display name, e-mail address or activity of the user NAME, or take their authenticator app away."""
+    from rlhf_loop.accounts import second_factor
     from rlhf_loop.accounts.users import change, set_display_name, set_email
     from rlhf_loop.domain import UserRole
 
-    if role is None and active is None and display_name is None and email is None:
+    if role is None and active is None and display_name is None and email is None and not remove_app:
         raise click.UsageError(
-            "There is nothing to change. Give --role, --active, --inactive, --display-name or --email."
+            "There is nothing to change. Give --role, --active, --inactive, --display-name, --email or --remove-app."
         )
     chosen = None if role is None else UserRole(role)
     engine = open_ratings()
     if display_name is not None:
         set_display_name(engine, name, display_name, actor=operator())
+    removed = remove_app and second_factor.remove(engine, name, actor=operator())
     address = None if email is None else set_email(engine, name, email, actor=operator())
     user = change(engine, name, role=chosen, active=active, actor=operator())
     shown = f", and screens show {user.shown}" if display_name is not None else ""
+    if remove_app:
+        shown += "; the authenticator app is taken away" if removed else "; there was no authenticator app"
     if email is not None:
         shown += f"; the e-mail address is {address or 'none'}"
     click.echo(f"{user.name} is {user.role} and {'active' if user.active else 'not active'}{shown}.")

@@ -27,7 +27,7 @@ from sqlalchemy.engine import Engine
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, TooManyRequests, Unauthorized
 
-from rlhf_loop.accounts import identities, sessions, tokens
+from rlhf_loop.accounts import identities, second_factor, sessions, tokens
 from rlhf_loop.accounts.oidc import Provider
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
@@ -65,6 +65,7 @@ _UNLIMITED = (".healthz", ".readyz", ".health", ".static")
 _PROBES = (".healthz", ".readyz", ".health")
 _HOST = re.compile(r"(?:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)|\[([0-9A-Fa-f:.]+)\])(:[0-9]{1,5})?")
 _LONGEST_HOST = 100
+_SECOND_FACTOR = ("optional", "admins", "everybody")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 #: Free for this machine only: others may ask as often as for anything else.
 _METRICS = ".metrics"
@@ -121,6 +122,13 @@ class Guard:
         #: By which people sign in; None without one.
         self.provider = Provider(settings, key=self.signing_key("identity provider")) if settings.oidc_issuer else None
         self._proxy = _checked_proxy(settings)
+        if settings.second_factor not in _SECOND_FACTOR:
+            raise ConfigError(
+                f"RLHF_SECOND_FACTOR={settings.second_factor!r} is not a valid choice. Give it one of: "
+                f"{', '.join(_SECOND_FACTOR)}."
+            )
+        if settings.second_factor != "optional":
+            second_factor.check()
         if not settings.passwords and self.provider is None and not settings.proxy_user_header:
             raise ConfigError(
                 "RLHF_PASSWORDS=no, and there is neither RLHF_OIDC_ISSUER nor RLHF_PROXY_USER_HEADER, so nobody could "
@@ -178,8 +186,8 @@ class Guard:
             raise trouble
         return user
 
-    def signed_in(self, *roles: UserRole) -> User:
-        """Return who is signed in; an admin may do what any role may.
+    def signed_in(self, *roles: UserRole, code: bool = True) -> User:
+        """Return who is signed in; an admin may do what any role may. Without `code` also who owes one.
 
         Raises:
             HTTPException: nobody is (a page then leads to /sign-in and back, a call by script gets 401), or somebody of
@@ -189,6 +197,8 @@ class Guard:
         user = self.surely()
         if user is None:
             self._refuse_nobody()
+        if code and self._owes_code(user):
+            self._refuse_without_code()
         if roles and user.role not in (*roles, UserRole.ADMIN):
             raise Forbidden(
                 Message(
@@ -333,6 +343,22 @@ class Guard:
         """Have the browser forget its session; the table is the caller's."""
         return forget_cookie(response, own_cookie(SESSION_COOKIE))
 
+    @property
+    def second_factor_key(self) -> bytes:
+        """What makes the secrets of authenticator apps.
+
+        Raises:
+            Forbidden: the key of this service lasts until its next start only, and so would the apps.
+        """
+        if not self._settings.lasting_key:
+            raise Forbidden(
+                Message(
+                    "This service makes a new key at each start, and an app would be worth nothing then. Whoever runs "
+                    "it sets RLHF_SECRET_KEY first."
+                )
+            )
+        return self.signing_key("second factor")
+
     def session_secret(self) -> str:
         """Return what this browser holds of its session; empty where nobody is signed in."""
         return _this().secret if self.user() is not None else ""
@@ -459,6 +485,22 @@ class Guard:
         except DatabaseError as error:
             self._no_notes_until = self._timer() + _DOWN_S
             logger.info("The use of a session or token could not be noted: %s", error)
+
+    def wants_code(self, user: User) -> bool:
+        """Tell whether this user has to enter a code after the password."""
+        wanted = self._settings.second_factor
+        return wanted == "everybody" or (wanted == "admins" and user.role == UserRole.ADMIN)
+
+    def _owes_code(self, user: User) -> bool:
+        session = _this().session
+        # A link stands for a password, where there are passwords.
+        of_password = (sessions.Method.PASSWORD, sessions.Method.LINK) if self.passwords else ()
+        return self.wants_code(user) and (session is None or session.proof.method in of_password)
+
+    def _refuse_without_code(self) -> NoReturn:
+        if error_format(current_app.view_functions.get(request.endpoint or "")).html:
+            abort(redirect(url_for(".account_second_factor"), code=303))
+        raise Forbidden(Message("A code of an authenticator app is wanted here. Add one at /account/second-factor."))
 
     def _refuse_nobody(self) -> NoReturn:
         if error_format(current_app.view_functions.get(request.endpoint or "")).html:

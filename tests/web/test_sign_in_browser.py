@@ -16,7 +16,7 @@ import pytest
 import server_process
 from databases import sqlite_database
 from desk_browser import press, ready, said
-from identity_provider import CLIENT, SECRET, IdentityProvider, identity_provider
+from identity_provider import CLIENT, SECRET, THE_PROVIDERS_OWN, IdentityProvider, identity_provider
 from patience import PATIENCE_S, until
 from playwright.sync_api import Page, expect, sync_playwright
 from raters import put_answers, reviews
@@ -28,7 +28,7 @@ from rlhf_loop.store.engine import make_engine
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork"),
-    pytest.mark.filterwarnings("ignore::authlib.deprecate.AuthlibDeprecationWarning"),
+    *THE_PROVIDERS_OWN,
     pytest.mark.browser,
 ]
 #: Its fixtures, here too.

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from identity_provider import CLIENT, IdentityProvider, identity_provider, query, with_query
+from identity_provider import CLIENT, THE_PROVIDERS_OWN, IdentityProvider, identity_provider, query, with_query
 from joserfc.jwk import RSAKey
 from people_fakes import PASSWORD, Browser, Site, actions
 from sqlalchemy import Engine
@@ -26,7 +26,7 @@ from rlhf_loop.errors import ConfigError
 from rlhf_loop.store import audit
 from rlhf_loop.web import create_app
 
-pytestmark = pytest.mark.filterwarnings("ignore::authlib.deprecate.AuthlibDeprecationWarning")
+pytestmark = THE_PROVIDERS_OWN
 
 BACK_CHANNEL = "/sign-in/provider/signed-out"
 LOGOUT = {"http://schemas.openid.net/event/backchannel-logout": {}}

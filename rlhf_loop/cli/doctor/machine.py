@@ -33,6 +33,7 @@ from rlhf_loop.version import __version__
 EXTRAS = {
     "postgres": (("psycopg", "psycopg"), ("pgvector", "pgvector")),
     "redis": (("redis", "redis"),),
+    "totp": (("pyotp", "pyotp"), ("segno", "segno")),
     "oidc": (("authlib", "authlib"), ("joserfc", "joserfc"), ("cryptography", "cryptography")),
     "llm": (("openai", "openai"),),
     "langchain": (("langchain-core", "langchain_core"),),

@@ -9,7 +9,7 @@ from functools import partial, wraps
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.exceptions import UnprocessableEntity
 
-from rlhf_loop.accounts import links, tokens, users
+from rlhf_loop.accounts import links, second_factor, tokens, users
 from rlhf_loop.accounts.mail import MailServer, send
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import UserRole
@@ -145,6 +145,7 @@ def _users_page(database: Database, guard: Guard, mail: MailServer | None, error
         given=request.form,
         moment=moment,
         passwords=guard.passwords,
+        second_factors=second_factor.owners(database.engine()),
         mail=mail is not None,
     )
 
@@ -193,6 +194,9 @@ def _changed(database: Database, guard: Guard, mail: MailServer | None, name: st
     if what == "link":
         said = Message("There is a new link for {name}.", name=name)
         return _invited(database, guard, mail, name, actor, said)
+    if what == "second-factor":
+        second_factor.remove(database.engine(), name, actor=actor)
+        return Flash(Message("The app of {name} is taken away. Their password alone is asked for.", name=name))
     if what == "email":
         address = users.set_email(database.engine(), name, request.form.get("email", ""), actor=actor)
         if address:

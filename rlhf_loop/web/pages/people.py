@@ -25,14 +25,23 @@ from flask import (
 from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.exceptions import NotFound, UnprocessableEntity
 
-from rlhf_loop.accounts import identities, links, sessions, users
+from rlhf_loop.accounts import identities, links, second_factor, sessions, users
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
 from rlhf_loop.reviewing import MOST_TO_DECIDE, to_decide
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.guard import YEAR_S, Guard, forget_cookie, local_path, refuse_other_sites, set_cookie, way_back
+from rlhf_loop.web.guard import (
+    YEAR_S,
+    Guard,
+    forget_cookie,
+    local_path,
+    own_cookie,
+    refuse_other_sites,
+    set_cookie,
+    way_back,
+)
 from rlhf_loop.web.localization import COOKIE as LANGUAGE
 from rlhf_loop.web.localization import languages, translator
 from rlhf_loop.web.problems import html_errors
@@ -40,6 +49,8 @@ from rlhf_loop.web.process import Database
 
 COOKIE = "rlhf_notice"
 _LASTS_S = 60
+#: Of a browser in which somebody has entered their password, and has so many seconds for the code.
+HALF, _HALF_LASTS_S = "rlhf_half", 600
 
 _NO_PASSWORDS = Message("Passwords are switched off here (RLHF_PASSWORDS=no). Sign in as /sign-in says.")
 _FOR_ALL = {"data_html": Message("Ask")}
@@ -74,7 +85,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/sign-in")
     @html_errors
     def sign_in_post() -> Response:
-        _read_form(guard)
+        read_form(guard)
         if not settings.passwords:
             raise NotFound(_NO_PASSWORDS)
         name, way = request.form.get("name", ""), local_path(request.form.get("next", ""))
@@ -88,7 +99,9 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
                 now=guard.now(),
             )
         except AccountError as error:
-            return _refused(sign_in_page(guard, way=way, name=name, error=str(error)), error)
+            return refused(sign_in_page(guard, way=way, name=name, error=str(error)), error)
+        if isinstance(found, sessions.CodeNeeded):
+            return ask_for_code(guard, found, way=way)
         end_session(database, guard)
         return guard.begin(led_to(way or first_page()), found.user, found.secret)
 
@@ -101,7 +114,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/sign-out")
     @html_errors
     def sign_out_post() -> Response:
-        _read_form(guard)
+        read_form(guard)
         session = guard.session()
         end_session(database, guard)
         provider = guard.provider
@@ -120,7 +133,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @web.post("/welcome/<secret>")
     @html_errors
     def welcome_post(secret: str) -> Response:
-        _read_form(guard)
+        read_form(guard)
         invitation = _invitation(database, guard, secret)
         name = request.form.get("name", "")
         try:
@@ -129,8 +142,11 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         except AccountError as error:
             # The link may have become invalid meanwhile: then the response is a 404.
             _invitation(database, guard, secret)
-            return _refused(_welcome_page(guard, invitation, name=name, error=str(error)), error)
+            return refused(_welcome_page(guard, invitation, name=name, error=str(error)), error)
         end_session(database, guard)
+        if settings.passwords and (half := sessions.half_of(database.engine(), user)):
+            # A new password does not stand for the phone.
+            return ask_for_code(guard, half, way=None)
         return _signed_in(database, guard, user, led_to(first_page()))
 
     @web.get("/account")
@@ -142,7 +158,8 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @html_errors
     def account_password() -> Response:
         user = guard.signed_in()
-        _read_form(guard)
+        session = guard.session()
+        read_form(guard)
         if not settings.passwords:
             raise NotFound(_NO_PASSWORDS)
         old = request.form.get("old", "")
@@ -151,8 +168,9 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
                 database.engine(), user, old, _new_password(), address=guard.address(), now=guard.now()
             )
         except AccountError as error:
-            return _refused(_account_page(guard, user, error=str(error)), error)
-        response = _signed_in(database, guard, user, led_to(url_for(".account")))
+            return refused(_account_page(guard, user, error=str(error)), error)
+        proof = session.proof if session else sessions.BY_LINK
+        response = _signed_in(database, guard, user, led_to(url_for(".account")), proof=proof)
         text = Message("Your password is changed. You are signed out everywhere else.")
         return leave(guard, response, Flash(text))
 
@@ -160,12 +178,12 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @html_errors
     def account_display_name() -> Response:
         user = guard.signed_in()
-        _read_form(guard)
+        read_form(guard)
         given = request.form.get("display_name", "")
         try:
             changed = users.set_display_name(database.engine(), user.name, given, actor=user.name)
         except AccountError as error:
-            return _refused(_account_page(guard, user, error=str(error)), error)
+            return refused(_account_page(guard, user, error=str(error)), error)
         return leave(
             guard, led_to(url_for(".account")), Flash(Message("You are shown as {shown}.", shown=changed.shown))
         )
@@ -174,7 +192,7 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @html_errors
     def account_sign_out_everywhere() -> Response:
         user = guard.signed_in()
-        _read_form(guard)
+        read_form(guard)
         sessions.end_all(database.engine(), user)
         return guard.end(led_to(url_for(".sign_in")))
 
@@ -293,6 +311,26 @@ def waits(database: Database) -> Callable[[], Mapping[str, str]]:
     return counted
 
 
+def ask_for_code(guard: Guard, half: sessions.CodeNeeded, *, way: str | None) -> Response:
+    """Return what leads a browser on that has shown the right password, to the page that asks for the code."""
+    response = make_response(redirect(url_for(".sign_in_code", next=way), code=303))
+    kept = _halves(guard).dumps([half.name, half.fingerprint])
+    return set_cookie(response, own_cookie(HALF), kept, max_age=_HALF_LASTS_S)
+
+
+def half_signed_in(guard: Guard) -> sessions.CodeNeeded | None:
+    """Return who has shown the password in this browser and has to show a code, None if nobody has."""
+    try:
+        name, fingerprint = _halves(guard).loads(request.cookies.get(own_cookie(HALF), ""), max_age=_HALF_LASTS_S)
+    except (BadData, TypeError, ValueError):
+        return None
+    return sessions.CodeNeeded(name, fingerprint)
+
+
+def _halves(guard: Guard) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(guard.signing_key("half a sign-in"))
+
+
 def _serializer(guard: Guard) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(guard.signing_key("flashes"), salt=guard.session_secret())
 
@@ -324,10 +362,18 @@ def _welcome_page(guard: Guard, invitation: links.Invitation, *, name: str = "",
 
 
 def _account_page(guard: Guard, user: User, *, error: str = "") -> Response:
-    return page("account.html", guard, user=user, error=error, shortest=users.SHORTEST, passwords=guard.passwords)
+    return page(
+        "account.html",
+        guard,
+        user=user,
+        error=error,
+        shortest=users.SHORTEST,
+        passwords=guard.passwords,
+        second_factor=guard.passwords and second_factor.available(),
+    )
 
 
-def _refused(response: Response, error: AccountError) -> Response:
+def refused(response: Response, error: AccountError) -> Response:
     """Give a page that shows an error the status of the error."""
     response.status_code = 422
     if isinstance(error, ThrottledError):
@@ -336,7 +382,8 @@ def _refused(response: Response, error: AccountError) -> Response:
     return response
 
 
-def _read_form(guard: Guard) -> None:
+def read_form(guard: Guard) -> None:
+    """Read the form of the request, and end it unless it is one of ours."""
     whole_body()
     guard.check_form()
 
@@ -355,9 +402,11 @@ def _invitation(database: Database, guard: Guard, secret: str) -> links.Invitati
         raise NotFound(str(error)) from error
 
 
-def _signed_in(database: Database, guard: Guard, user: User, response: Response) -> Response:
+def _signed_in(
+    database: Database, guard: Guard, user: User, response: Response, *, proof: sessions.Proof = sessions.BY_LINK
+) -> Response:
     begun = sessions.begin_session(
-        database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now()
+        database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now(), proof=proof
     )
     return guard.begin(response, begun.user, begun.secret)
 
