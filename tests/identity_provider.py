@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import threading
 import time
@@ -16,7 +18,7 @@ import pytest
 from authlib.deprecate import AuthlibDeprecationWarning
 from flask import g
 from joserfc import jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.jwk import RSAKey
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request
 
@@ -100,12 +102,12 @@ class IdentityProvider:
         head = {"alg": alg, "kid": own.kid or own.thumbprint(), **header}
         return jwt.encode(head, dict(claims), key or own, algorithms=[alg])
 
-    def public_pem(self) -> OctKey:
-        """The public key as a secret: what a confusion of algorithms would check by."""
-        own = RSAKey.import_key(self._storage().jwk.as_dict(is_private=True))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return OctKey.import_key(own.as_pem(private=False))
+    def confused(self, claims: Mapping[str, Any]) -> str:
+        """Return a token that is signed by the public key, as if that were a secret, which libraries refuse to do."""
+        pem = RSAKey.import_key(self._storage().jwk.as_dict(is_private=True)).as_pem(private=False)
+        parts = ({"alg": "HS256", "typ": "JWT"}, dict(claims))
+        signed = b".".join(_coded(json.dumps(part).encode()) for part in parts)
+        return (signed + b"." + _coded(hmac.digest(pem, signed, "sha256"))).decode()
 
     def claims(self, subject: str, **more: Any) -> dict[str, Any]:
         """The claims of a token for the service, by now."""
@@ -146,6 +148,10 @@ def _again(request: Request) -> Any:
     from io import BytesIO
 
     return BytesIO(request.get_data(cache=True))
+
+
+def _coded(part: bytes) -> bytes:
+    return base64.urlsafe_b64encode(part).rstrip(b"=")
 
 
 def query(address: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ def reconsider(engine: Engine, user: User, identity: Identity, *, rules: RoleRul
     Raises:
         AccountError: they may not be here any more.
     """
-    if rules.decide and rules.role(identity.groups) == user.role:
+    if not rules.decide or rules.role(identity.groups) == user.role:
         return user
     with transaction(engine) as connection:
         return _with_role(connection, users.find_known(connection, user.name).user, identity, rules)

@@ -138,8 +138,8 @@ class Provider:
         Raises:
             ProviderError: the provider cannot be asked where that is.
         """
-        made = (secrets.token_urlsafe(32) for _ in range(3))
-        pending = _Pending(*made, redirect_uri=redirect_uri, way=way)
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        pending = _Pending(state, nonce, verifier, redirect_uri, way)
         with self._asking(), self._client(self._about()) as client:
             address, _ = client.create_authorization_url(
                 self._about()["authorization_endpoint"],
@@ -175,11 +175,13 @@ class Provider:
                     error=params.get("error_description") or error,
                 )
             )
+        if not params.get("code"):
+            raise AccountError(_invalid("there is no code"))
         with self._asking(), self._client(about) as client:
             answer = client.fetch_token(
                 about["token_endpoint"],
                 grant_type="authorization_code",
-                code=params.get("code", ""),
+                code=params["code"],
                 redirect_uri=pending.redirect_uri,
                 code_verifier=pending.verifier,
             )
@@ -389,15 +391,22 @@ class Provider:
     def _asking(self) -> Iterator[None]:
         """Translate what can go wrong with the provider, and give all of it some seconds."""
         oauth_error = require("authlib.integrations.base_client", "oidc").OAuthError
+        failures = (*_FAILURES, self._invalid_token(), ValueError, KeyError, TypeError, AttributeError)
         try:
             with all_by(time.monotonic() + TIMEOUT_S):
                 yield
         except oauth_error as error:
-            logger.warning("The identity provider refuses a request: %s", _short(error))
-            raise AccountError(
-                Message("{host} does not know this sign-in any more. Sign in again at /sign-in.", host=self.host)
+            if error.error == "invalid_grant":
+                raise AccountError(
+                    Message("{host} does not know this sign-in any more. Sign in again at /sign-in.", host=self.host)
+                ) from error
+            # What it has against this service, such as a secret that was changed, says nothing of a user.
+            self.breaker.failed()
+            raise ProviderError(
+                f"The identity provider at {self.host} refuses this service ({_short(error)}). Whoever has signed in "
+                "goes on; check RLHF_OIDC_CLIENT_ID and RLHF_OIDC_CLIENT_SECRET."
             ) from error
-        except (*_FAILURES, ValueError, KeyError, TypeError, AttributeError) as error:
+        except failures as error:
             self.breaker.failed()
             raise ProviderError(
                 f"The identity provider at {self.host} does not answer as one ({_short(error)}). Whoever has signed in "

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from people_fakes import PASSWORD, Browser, Site, actions
 from sqlalchemy import Engine
 from werkzeug.test import TestResponse
 
-from rlhf_loop.accounts import links, users
+from rlhf_loop.accounts import links, sessions, users
 from rlhf_loop.accounts.oidc import Provider
 from rlhf_loop.domain import UserRole
 from rlhf_loop.errors import ConfigError
@@ -180,7 +181,7 @@ def _changed(provider: IdentityProvider, claims: Claims) -> str:
 
 FORGERIES: dict[str, Forged] = {
     "no signature": _unsigned,
-    "the public key as a secret": lambda p, c: p.sign(c, alg="HS256", key=p.public_pem()),
+    "the public key as a secret": lambda p, c: p.confused(c),
     "another's key": lambda p, c: p.sign(c, key=RSAKey.generate_key(2048)),
     "another's key in its header": lambda p, c: _with_own_key(p, c),
     "changed": _changed,
@@ -376,6 +377,16 @@ def test_the_provider_is_away(sqlite_engine: Engine, provider: IdentityProvider)
     assert is_in(sign_in(site, provider, "s-1"))
 
 
+def test_a_secret_that_was_changed(site: Site, provider: IdentityProvider) -> None:
+    """What the provider has against the service throws nobody out, and lets nobody in."""
+    browser = sign_in(site, provider, "s-1")
+    waiting = provider.signed_in(departed(fresh := site.browser()), "s-1")
+    provider.tamper = lambda path, answer: {"error": "invalid_client"} if path == "/oauth2/token" else answer
+    assert is_in(browser)
+    assert back(fresh, waiting).status_code == 503
+    assert not is_in(fresh)
+
+
 def test_a_provider_that_answers_nonsense(site: Site, provider: IdentityProvider) -> None:
     """Another issuer, addresses without TLS and no keys are as good as none, and nobody is signed in."""
     bad: list[tuple[str, dict[str, Any]]] = [
@@ -423,6 +434,34 @@ def test_signed_out_at_the_provider(site: Site, provider: IdentityProvider) -> N
     assert not is_in(browser)
     assert is_in(other)
     assert audit.entries(site.engine, limit=1)[0].actor == f"sso:{provider.issuer}"
+    one, two = (_in_session(site, provider, name) for name in ("one", "two"))
+    notice = provider.sign(provider.claims("s-1", sub=None, sid="one", events=LOGOUT))
+    assert client.post(BACK_CHANNEL, data={"logout_token": notice}).status_code == 200
+    assert (is_in(one), is_in(two)) == (False, True)
+
+
+def _in_session(site: Site, provider: IdentityProvider, name: str) -> Browser:
+    """Sign in at a provider that numbers its sessions."""
+    browser = site.browser()
+    address = departed(browser)
+    claims = provider.claims("s-1", nonce=query(address)["nonce"], sid=name, groups=["experts"], email="x")
+    token = provider.sign(claims | {"preferred_username": "eva"})
+    provider.tamper = lambda path, answer: answer | {"id_token": token} if path == "/oauth2/token" else answer
+    assert back(browser, provider.signed_in(address, "s-1")).status_code == 303
+    provider.tamper = lambda path, answer: answer
+    return browser
+
+
+def test_one_request_asks(site: Site, provider: IdentityProvider) -> None:
+    """Of two at one moment the second goes on with what held: a token may be worth one use."""
+    browser = sign_in(site, provider, "s-1")
+    cookie = browser.client.get_cookie("rlhf_session")
+    assert cookie is not None
+    keeping, now = sessions.SessionPolicy(b"k" * 32, 12), datetime.now(UTC)
+    found = sessions.find(site.engine, cookie.value, keeping=keeping, now=now)
+    assert found is not None
+    asks = [sessions.take_check(site.engine, cookie.value, found, keeping=keeping, now=now) for _ in range(2)]
+    assert asks == [True, False]
 
 
 def test_passwords_are_off(sqlite_engine: Engine, provider: IdentityProvider) -> None:
