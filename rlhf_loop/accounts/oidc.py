@@ -114,7 +114,8 @@ class Provider:
     """
 
     def __init__(self, settings: Settings, *, key: bytes, clock: Callable[[], float] = time.monotonic) -> None:
-        require("authlib", "oidc")
+        for module in ("authlib", "joserfc"):
+            require(module, "oidc")
         self._settings = settings
         self.issuer = _checked_issuer(settings)
         self._seal = require("cryptography.fernet", "oidc").Fernet(base64.urlsafe_b64encode(key))

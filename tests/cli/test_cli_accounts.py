@@ -13,7 +13,7 @@ from databases import sqlite_database
 from people_fakes import OTHER_PASSWORD, PASSWORD
 from sqlalchemy import Engine
 
-from rlhf_loop.accounts import links, tokens, users
+from rlhf_loop.accounts import links, second_factor, tokens, users
 from rlhf_loop.cli import accounts, main
 from rlhf_loop.store.engine import open_database
 
@@ -211,3 +211,32 @@ def test_a_container_without_a_name_for_its_user(run: Run, monkeypatch: pytest.M
     monkeypatch.setattr("getpass.getuser", nobody)
     run("users", "add", "bot", "--role", "service")
     assert "\tcli:unknown\t" in run("audit").output
+
+
+def test_addresses_and_apps(run: Run, engine: Engine) -> None:
+    """An address is added, changed and taken away, and stands in no entry of the audit log; so is an app taken away."""
+    run("users", "add", "ann", "--role", "rater", "--link", "--email", "Ann@Clinic.example")
+    assert "ann@clinic.example" in run("users", "list").output
+    assert run("users", "set", "ann", "--email", "ann@example.org").output == (
+        "ann is rater and active; the e-mail address is ann@example.org.\n"
+    )
+    assert "the e-mail address is none" in run("users", "set", "ann", "--email", "").output
+    assert "is not a valid e-mail address" in run("users", "set", "ann", "--email", "ann", code=2).output
+    run("users", "add", "bob", "--role", "rater", "--link", "--email", "bob", code=2)
+    assert "bob" not in run("users", "list").output
+    assert "example" not in run("audit").output
+    assert "there was no authenticator app" in run("users", "set", "ann", "--remove-app").output
+    second_factor.begin(engine, users.get(engine, "ann"), key=bytes(32))
+    assert "the authenticator app is taken away" in run("users", "set", "ann", "--remove-app").output
+
+
+def test_without_passwords(run: Run, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked for one or gets one, and a link lets somebody in."""
+    monkeypatch.setenv("RLHF_PASSWORDS", "no")
+    assert run("users", "add", "ann", "--role", "rater").output == "ann is added as rater.\n"
+    assert "no password" in run("users", "list").output
+    for refused in (("password", "ann"), ("add", "bob", "--role", "rater", "--password-stdin")):
+        assert "RLHF_PASSWORDS=no" in run("users", *refused, input=PASSWORD, code=2).output
+    secret = run("users", "link", "ann").stdout.strip().removeprefix("/welcome/")
+    assert links.redeem(engine, secret, None, now=datetime.now(UTC)).name == "ann"
+    assert stored(engine, "ann") is None

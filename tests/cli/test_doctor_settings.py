@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import pytest
 from examined import faults
 
 from rlhf_loop.cli.doctor.finding import with_failures
-from rlhf_loop.cli.doctor.machine import drafts, secret_key, settings_in_use, sources, telemetry, worker
+from rlhf_loop.cli.doctor.machine import drafts, secret_key, settings_in_use, sign_in, sources, telemetry, worker
 from rlhf_loop.config import Settings
 
 Hide = Callable[[str], None]
@@ -188,3 +189,23 @@ def test_the_next_look_of_the_worker_is_told() -> None:
     """In words, and in UTC."""
     (found,) = worker(Settings(worker_schedule="30 3 * * 1-5"), datetime(2027, 1, 1, 12, tzinfo=UTC))
     assert found.text.endswith("at 03:30 on Monday through Friday, next at 2027-01-04 03:30 UTC")
+
+
+@pytest.mark.parametrize("extra", ["authlib", "joserfc"])
+def test_an_identity_provider_needs_its_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the settings are at fault, and the provider is not asked."""
+    monkeypatch.setitem(sys.modules, extra, None)
+    settings = Settings(oidc_issuer="https://login.example.org", oidc_client_id="rlhf")
+    assert any("rlhf-loop[oidc]" in fault.advice + fault.text for fault in faults(sign_in(settings)))
+
+
+def test_an_identity_provider_that_is_away() -> None:
+    """How people sign in is told, and that the provider does not answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = Settings(oidc_issuer=f"http://127.0.0.1:{port}", oidc_client_id="rlhf")
+    ways, away = sign_in(settings)
+    assert ways.text == f"people sign in by password and by http://127.0.0.1:{port} (RLHF_OIDC_ISSUER)"
+    assert (away.ok, "does not answer" in away.text) == (False, True)
+    assert [found.text for found in sign_in(Settings())] == ["people sign in by password"]
