@@ -19,8 +19,11 @@ from authlib.deprecate import AuthlibDeprecationWarning
 from flask import g
 from joserfc import jwt
 from joserfc.jwk import RSAKey
+from patience import PATIENCE_S
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request
+
+from rlhf_loop.accounts import oidc
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -171,6 +174,7 @@ def identity_provider() -> Iterator[IdentityProvider]:
     with pytest.MonkeyPatch.context() as patch:
         # The provider's own, which would want TLS.
         patch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")
+        patch.setattr(oidc, "TIMEOUT_S", PATIENCE_S)
         provider = IdentityProvider()
         try:
             yield provider

@@ -252,7 +252,7 @@ def sign_in(
     with transaction(engine) as connection:
         # Anew: what was true before the password was checked may have changed meanwhile.
         found = users.find(connection, name)
-        if right and found and found.user.active and found.password_hash == stored:
+        if right and stored and found and found.user.active and found.password_hash == stored:
             forget_failures(connection, name, address)
             connection.execute(update(Users).where(Users.id == found.user.id).values(password_hash=renewed or stored))
             if second_factor.has(connection, found.user):

@@ -19,13 +19,18 @@ from patience import PATIENCE_S
 from people_fakes import PASSWORD, Browser, Site
 from sqlalchemy import Engine
 
-from rlhf_loop.accounts import users
+from rlhf_loop.accounts import mail, users
 from rlhf_loop.accounts.mail import MailServer, send
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError, MailError
 
 FROM = "RLHF Loop <loop@clinic.example>"
 ME = "anna@clinic.example"
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail, "TIMEOUT_S", PATIENCE_S)
 
 
 class Inbox:
@@ -41,9 +46,9 @@ class Inbox:
         return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:
-        mail = message_from_bytes(envelope.original_content or b"", policy=policy.default)
-        assert isinstance(mail, EmailMessage)
-        self.mails.append(mail)
+        came = message_from_bytes(envelope.original_content or b"", policy=policy.default)
+        assert isinstance(came, EmailMessage)
+        self.mails.append(came)
         return "250 OK"
 
 
@@ -107,13 +112,13 @@ def test_an_invitation(engine: Engine) -> None:
     with mail_server() as (inbox, port):
         site = Site(engine, smtp_url=f"smtp://127.0.0.1:{port}", smtp_from=FROM)
         _, page = invited(site, "Anna@Clinic.example")
-    (mail,) = inbox.mails
+    (came,) = inbox.mails
     assert "An invitation has gone to anna@clinic.example" in page
     assert "/welcome/" not in page
-    assert (mail["From"], mail["To"], mail["Subject"]) == (FROM, ME, "Your account at RLHF Loop")
-    assert mail["Auto-Submitted"] == "auto-generated"
-    link = re.search(r"^http://localhost(/welcome/[\w-]+)$", mail.get_content(), re.MULTILINE)
-    assert link, mail.get_content()
+    assert (came["From"], came["To"], came["Subject"]) == (FROM, ME, "Your account at RLHF Loop")
+    assert came["Auto-Submitted"] == "auto-generated"
+    link = re.search(r"^http://localhost(/welcome/[\w-]+)$", came.get_content(), re.MULTILINE)
+    assert link, came.get_content()
     anna = site.browser()
     assert anna.post(link[1], {"password": PASSWORD, "again": PASSWORD}, page=link[1]).status_code == 303
     assert anna.get("/account").status_code == 200
@@ -123,9 +128,9 @@ def test_in_german(sqlite_engine: Engine) -> None:
     """The language is that of the admin's screen."""
     with mail_server() as (inbox, port):
         invited(Site(sqlite_engine, smtp_url=f"smtp://127.0.0.1:{port}", smtp_from=FROM), language="de")
-    (mail,) = inbox.mails
-    assert mail["Subject"] == "Ihr Konto bei RLHF Loop"
-    assert "Wählen Sie hier Ihr Passwort" in mail.get_content()
+    (came,) = inbox.mails
+    assert came["Subject"] == "Ihr Konto bei RLHF Loop"
+    assert "Wählen Sie hier Ihr Passwort" in came.get_content()
 
 
 def test_a_mail_that_does_not_go(sqlite_engine: Engine) -> None:
@@ -177,7 +182,7 @@ def test_tls_and_a_password(certificate: Path, monkeypatch: pytest.MonkeyPatch) 
         assert given[-1] == LoginPassword(login=b"loop", password=b"p@ss")
         with pytest.raises(MailError, match="535"):
             send(server_at("smtp", port, "loop:wrong@"), ME, subject="x", text="y")
-        assert [(mail["Subject"], mail.get_content().strip()) for mail in inbox.mails] == [("Grüße", "äöü")]
+        assert [(each["Subject"], each.get_content().strip()) for each in inbox.mails] == [("Grüße", "äöü")]
     with mail_server() as (inbox, port):
         with pytest.raises(MailError, match="STARTTLS"):
             send(server_at("smtp", port, "loop:p@"), ME, subject="x", text="y")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from identity_provider import CLIENT, THE_PROVIDERS_OWN, IdentityProvider, identity_provider, query, with_query
 from joserfc.jwk import RSAKey
+from patience import PATIENCE_S
 from people_fakes import PASSWORD, Browser, Site, actions
 from sqlalchemy import Engine
 from werkzeug.test import TestResponse
@@ -245,7 +246,7 @@ def test_changed_keys(site: Site, provider: IdentityProvider) -> None:
     assert len(provider.asked("/jwks")) == 1
     provider.change_keys()
     # Not within some seconds of the last fetch, or any token would make one.
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         browser = site.browser()
         if back(browser, provider.signed_in(departed(browser), "s-1")).status_code == 303:
