@@ -1,13 +1,16 @@
-"""Settings: read once, at the edge, from a mapping of environment variables."""
+"""Settings: read once, at the edge, from a mapping of environment variables, to which files may add."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,13 @@ import platformdirs
 
 from rlhf_loop.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "RLHF_"
 #: How a variable ends that names a file with the value of a secret.
 _FILE = "_FILE"
+#: The files with settings that are looked for in the working folder; the first one comes before the second.
+ENV_FILE, TOML_FILE = ".env", "rlhf-loop.toml"
 #: Characters of the key that signs sessions: as many as 192 random bits have in Base64. And what makes one.
 SHORTEST_KEY = 32
 NEW_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -370,6 +377,107 @@ class Settings:
         return cls(**{setting.name: _parse(name, text(), setting) for setting, name, text in given})
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Variables of the environment and of files, and the file of each that is not in the environment."""
+
+    environ: Mapping[str, str]
+    files: Mapping[str, Path]
+
+    def by_file(self) -> dict[Path, list[str]]:
+        """Return the variables of each file, sorted."""
+        return {file: sorted(n for n, f in self.files.items() if f == file) for file in self.files.values()}
+
+
+def find_variables(environ: Mapping[str, str], *, env_file: Path | None = None, folder: Path = Path()) -> Found:
+    """Return `environ` with what files add: `env_file`, or else `.env` in the folder, and then `rlhf-loop.toml` there.
+
+    Of `env_file` all variables count, as if they had been in the environment; of `.env`, which may be somebody else's,
+    only settings.
+
+    Raises:
+        ConfigError: a file cannot be read, or what it says of a setting is not valid.
+    """
+    found = dict(environ)
+    files: dict[str, Path] = {}
+    lines, toml = env_file or folder / ENV_FILE, folder / TOML_FILE
+    for file, variables in ((lines, _of_lines(lines, named=env_file is not None)), (toml, _of_toml(toml))):
+        # A secret and the file of a secret are one setting.
+        taken = {_without_file(name) for name in found}
+        for name, text in variables.items():
+            if "\0" in text:
+                raise ConfigError(f"{name} in {str(file)!r} has a character NUL. Take it out; values are texts.")
+            if _without_file(name) not in taken:
+                found[name], files[name] = text, file.absolute()
+    return Found(found, files)
+
+
+def _without_file(name: str) -> str:
+    return name.removesuffix(_FILE) if name.startswith(PREFIX) else name
+
+
+def _of_lines(file: Path, *, named: bool) -> dict[str, str]:
+    """Return the variables of a file of lines NAME=value; of one that nobody has named, settings alone."""
+    try:
+        # As the environment has it, bytes that are not UTF-8 included.
+        text = file.read_text("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        said = f"{str(file)!r} cannot be read: {error.strerror}."
+        if named:
+            raise ConfigError(f"{said} Name a file of lines NAME=value.") from error
+        # Somebody's virtual environment may have that name, and what is somebody else's may not be for us to read.
+        if not isinstance(error, FileNotFoundError) and not file.is_dir():
+            logger.warning("%s Its settings do not count; name another one with --env-file, or /dev/null.", said)
+        return {}
+    from dotenv.parser import parse_stream
+
+    variables = {}
+    for line in parse_stream(StringIO(text)):
+        said = line.original.string.strip()
+        if (line.error or line.value is None) and said and not said.startswith("#") and (named or PREFIX in said):
+            # Without its text: it may have a secret.
+            number = line.original.line
+            raise ConfigError(f"Line {number} of {str(file)!r} is not of the form NAME=value. Correct it, quotes too.")
+        if line.key and line.value is not None and (named or line.key.startswith(PREFIX)):
+            variables[line.key] = line.value
+    return variables
+
+
+def _of_toml(file: Path) -> dict[str, str]:
+    """Return the settings of a TOML file as variables."""
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{str(file)!r} cannot be read as TOML: {reason}. Correct it, or move it away.") from error
+    known = {setting.name: setting for setting in fields(Settings)}
+    variables = {}
+    for name, value in values.items():
+        setting = known.get(name.removesuffix(_FILE.lower()))
+        if setting is None or (name not in known and not _may_be_in_file(setting)):
+            near = get_close_matches(name.lower().removeprefix(PREFIX.lower()), known, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"Unknown setting {name!r} in {str(file)!r}.{meant} Known settings are those of rlhf-loop settings "
+                "--all, in small letters and without RLHF_."
+            )
+        parts = value if isinstance(value, list) and str(setting.type).startswith("tuple") else [value]
+        if not all(isinstance(part, str | bool | int | float) for part in parts):
+            kind = "a list" if isinstance(value, list) else "a table" if isinstance(value, dict) else "a time"
+            raise ConfigError(
+                f"{name!r} in {str(file)!r} is {kind}. Give it a text, a number, true or false, or, where the setting "
+                "is a list, a list of these."
+            )
+        variables[PREFIX + name.upper()] = ",".join(str(part) for part in parts)
+    return variables
+
+
+def _may_be_in_file(setting: Field[Any]) -> bool:
+    return setting.name == "database_url" or not setting.repr
+
+
 def origins(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that give settings their values, by the setting's name.
 
@@ -388,7 +496,7 @@ def _given(environ: Mapping[str, str]) -> Iterator[tuple[Field[Any], str, Callab
             yield known[name], name, partial(str, text)
             continue
         setting = known.get(name.removesuffix(_FILE))
-        if setting is None or not (setting.name == "database_url" or not setting.repr):
+        if setting is None or not _may_be_in_file(setting):
             near = get_close_matches(name, known, 1)
             # Without its value: it may be a secret behind a mistyped name.
             meant = f" Did you mean {near[0]}?" if near else ""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_loop.config import Settings, origins
+from rlhf_loop.config import Settings, find_variables, origins
 from rlhf_loop.errors import ConfigError
 
 
@@ -328,3 +329,90 @@ def test_secrets_in_files(tmp_path: Path) -> None:
         Settings.from_env({"RLHF_DATABASE_URL_FILE": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match=r"Unknown setting RLHF_LLM_URL_FILE\. Did you mean RLHF_LLM_URL\?"):
         Settings.from_env({"RLHF_LLM_URL_FILE": str(file)})
+
+
+def test_files_come_below_the_environment(tmp_path: Path) -> None:
+    """The environment comes before the named file or .env, and these before rlhf-loop.toml; a secret with its file."""
+    (tmp_path / ".env").write_text('export RLHF_PROXIES=2\nRLHF_HOSTS="a.org, b.org" # both\nPOSTGRES_PASSWORD=x\n')
+    (tmp_path / "rlhf-loop.toml").write_text(
+        'proxies = 3\nsources = ["index", "wikipedia"]\nreview_blind = true\nalarm_queue = 7\nsecret_key = "low"\n'
+        'llm_api_key_file = "key"\n'
+    )
+    named = tmp_path / "named"
+    named.write_text("PGPASSWORD=x\nRLHF_PROXIES=4\nRLHF_SECRET_KEY_FILE=high\n")
+    environ = {"RLHF_ALARM_QUEUE": "9", "RLHF_LLM_API_KEY": "own"}
+
+    found = find_variables(environ, folder=tmp_path)
+    assert found.by_file() == {
+        tmp_path / ".env": ["RLHF_HOSTS", "RLHF_PROXIES"],
+        tmp_path / "rlhf-loop.toml": ["RLHF_REVIEW_BLIND", "RLHF_SECRET_KEY", "RLHF_SOURCES"],
+    }
+    assert Settings.from_env(found.environ) == Settings(
+        proxies=2,
+        hosts=("a.org", "b.org"),
+        sources=("index", "wikipedia"),
+        review_blind=True,
+        alarm_queue=9,
+        secret_key="low",
+        llm_api_key="own",
+    )
+    found = find_variables(environ, env_file=named, folder=tmp_path)
+    assert found.by_file()[named] == ["PGPASSWORD", "RLHF_PROXIES", "RLHF_SECRET_KEY_FILE"]
+    assert "RLHF_SECRET_KEY" not in found.environ
+    assert "RLHF_HOSTS" not in found.environ
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("A=1\nRLHF_PROXIES\n", r"Line 2 of '.*' is not of the form NAME=value\."),
+        ("RLHF_SECRET_KEY='S3CRET\n", r"Line 1 of '.*' is not of the form NAME=value\."),
+        ("RLHF_PROXIES=1\0\n", r"RLHF_PROXIES in '.*' has a character NUL\."),
+    ],
+)
+def test_lines_that_cannot_be_meant(tmp_path: Path, lines: str, message: str) -> None:
+    """They are named by their number, without what they say."""
+    (tmp_path / ".env").write_text(lines)
+    with pytest.raises(ConfigError, match=message) as caught:
+        find_variables({}, folder=tmp_path)
+    assert "S3CRET" not in str(caught.value)
+    with pytest.raises(ConfigError, match=message):
+        find_variables({}, env_file=tmp_path / ".env")
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("proxes = 1", r"Unknown setting 'proxes' in '.*'\. Did you mean proxies\?"),
+        ("RLHF_PROXIES = 1", r"Unknown setting 'RLHF_PROXIES' in '.*'\. Did you mean proxies\?"),
+        ('llm_url_file = "x"', r"Unknown setting 'llm_url_file' in '.*'\. Did you mean llm_url\?"),
+        ("proxies = [1]", r"'proxies' in '.*' is a list\. Give it"),
+        ("[serve]\nproxies = 1", r"Unknown setting 'serve' in"),
+        ("[proxies]\nx = 1", r"'proxies' in '.*' is a table\. Give it"),
+        ("proxies = 2026-01-01", r"'proxies' in '.*' is a time\. Give it"),
+        ("proxies = ", r"cannot be read as TOML: Invalid value .*\. Correct it"),
+        ("contact = '\\\udce4'", r"cannot be read as TOML: 'utf-8' codec"),
+        ('contact = "\\u0000"', r"RLHF_CONTACT in '.*' has a character NUL\."),
+    ],
+)
+def test_toml_that_cannot_be_meant(tmp_path: Path, toml: str, message: str) -> None:
+    """An unknown name, a value of no setting's kind, and what is no TOML are errors that show it."""
+    (tmp_path / "rlhf-loop.toml").write_bytes(toml.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=message):
+        find_variables({}, folder=tmp_path)
+
+
+def test_somebody_elses_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A .env of others breaks nothing and sets nothing: other names, other forms, other encodings, no file at all."""
+    (tmp_path / ".env").write_bytes(b"\xff\xfeA=\xe4\nMY_RLHF_X=1\nrubbish here\nQ='open\n\n")
+    assert find_variables({}, folder=tmp_path).files == {}
+    (tmp_path / ".env").unlink()
+    (tmp_path / ".env").mkdir()
+    assert find_variables({}, folder=tmp_path).files == {}
+    (tmp_path / ".env").rmdir()
+    (tmp_path / ".env").symlink_to(".env")
+    assert find_variables({}, folder=tmp_path).files == {}
+    assert "Its settings do not count" in caplog.text
+    with pytest.raises(ConfigError, match=r"cannot be read: .*\. Name a file of lines"):
+        find_variables({}, env_file=tmp_path / ".env")
+    assert find_variables({}, env_file=Path(os.devnull), folder=tmp_path).files == {}

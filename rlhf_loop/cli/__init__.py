@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rlhf_loop.cli.accounts import audit, tokens, users
-from rlhf_loop.cli.common import Commands
+from rlhf_loop.cli.common import Commands, FilePath, keep_env_file
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.mcp import mcp
 from rlhf_loop.cli.operate import alarms, backup, forget, rankings, report, restore, worker
@@ -22,10 +22,18 @@ from rlhf_loop.version import __version__
     epilog="To begin: rlhf-loop demo, then rlhf-loop serve. Each command says more: rlhf-loop serve --help",
 )
 @click.version_option(__version__, prog_name="rlhf-loop")
+@click.option(
+    "--env-file",
+    type=FilePath(dir_okay=False),
+    expose_value=False,
+    callback=keep_env_file,
+    help="File of lines NAME=value that go into the environment, where they are not yet; in place of .env.",
+)
 def main() -> None:
     """Expert ratings become a reward model that puts the best answer first.
 
-    Settings come from the environment: RLHF_DATABASE_URL names the database (default: sqlite:///rlhf.db).
+    Settings come from the environment, from --env-file or .env, and from rlhf-loop.toml, in this order:
+    RLHF_DATABASE_URL names the database (default: sqlite:///rlhf.db).
     """
 
 

@@ -14,21 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from rlhf_loop.errors import RlhfLoopError
+from rlhf_loop.utils.text import listed
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from rlhf_loop.config import Settings
+    from rlhf_loop.config import Found, Settings
     from rlhf_loop.encoders.cluster import EncoderCluster
 
+#: What a command keeps of its settings, in click's context.
+_ENV_FILE, _FOUND = "rlhf_loop.env_file", "rlhf_loop.found"
 #: How often progress is told where there is no terminal.
 _TELL_S = 10
 
@@ -167,11 +170,37 @@ def cluster_of(
         yield EncoderCluster(settings, address, workers or 0)
 
 
+def find_settings() -> Found:
+    """Find what gives settings their values, once a command, and say on stderr what files were found.
+
+    What files add is then in the environment: of this process, and of those that it starts.
+    """
+    from rlhf_loop.config import find_variables
+
+    context = click.get_current_context()
+    if (kept := context.meta.get(_FOUND)) is not None:
+        return cast("Found", kept)
+    env_file: Path | None = context.meta.get(_ENV_FILE)
+    found = context.meta[_FOUND] = find_variables(os.environ, env_file=env_file)
+    for name in found.files:
+        os.environ[name] = found.environ[name]
+        context.find_root().call_on_close(partial(os.environ.pop, name, None))
+    for file, names in found.by_file().items():
+        if env_file is None or file != env_file.absolute():
+            click.echo(f"Settings from {file}: {listed(names)}.", err=True)
+    return found
+
+
+def keep_env_file(context: click.Context, option: click.Parameter, value: Path | None) -> None:
+    """Keep what --env-file names until settings are read."""
+    context.meta[_ENV_FILE] = value
+
+
 def read_settings() -> Settings:
-    """Read the settings from the environment."""
+    """Read the settings: from the environment, and from files."""
     from rlhf_loop.config import Settings
 
-    return Settings.from_env()
+    return Settings.from_env(find_settings().environ)
 
 
 def open_ratings() -> Engine:

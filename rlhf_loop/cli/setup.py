@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import json_option, open_ratings, operator, print_json, read_settings, working
+from rlhf_loop.cli.common import find_settings, json_option, open_ratings, operator, print_json, read_settings, working
 from rlhf_loop.cli.training import rank
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ def doctor(as_json: bool) -> None:
     Looks only, and changes nothing. The exit code is 1 if something is not all right.
     """
     from rlhf_loop.cli.doctor import examine_environment
+    from rlhf_loop.cli.doctor.machine import settings_files
     from rlhf_loop.cli.output import print_findings
 
     with suppress(OSError):  # the folder that one stands in may be gone
         # Where the server finds a source of one's own (RLHF_SOURCES=package.module:name).
         sys.path.insert(0, os.getcwd())
-    findings = examine_environment(os.environ)
+    files = list(settings_files(find_settings))
+    findings = examine_environment(os.environ, files=files)
     if as_json:
         print_json(findings)
     else:
@@ -64,20 +66,29 @@ def doctor(as_json: bool) -> None:
 def settings(with_defaults: bool, as_json: bool) -> None:
     """Show the settings that hold here, and where each comes from; of secrets only that they are set.
 
-    A variable of the environment comes before its file (RLHF_SECRET_KEY_FILE, for secrets and the database), and both
-    before the default.
+    The environment comes before --env-file or .env, these before rlhf-loop.toml, and all before the default; in each
+    of them, a variable before its file (RLHF_SECRET_KEY_FILE, for secrets and the database).
     """
     from rlhf_loop.config import PREFIX, origins
 
-    found, given = read_settings(), origins(os.environ)
+    found, given, files = read_settings(), origins(os.environ), find_settings().files
     shown = {name: value for name, value in found.shown().items() if with_defaults or name in given}
     if as_json:
-        print_json({PREFIX + name.upper(): {"value": value, "from": given.get(name)} for name, value in shown.items()})
+        print_json(
+            {
+                PREFIX + name.upper(): {
+                    "value": value,
+                    "from": given.get(name),
+                    "file": str(files[given[name]]) if given.get(name) in files else None,
+                }
+                for name, value in shown.items()
+            }
+        )
         return
     for name, value in shown.items():
-        variable = PREFIX + name.upper()
-        origin = given.get(name, "the default")
-        click.echo(f"{variable}={value}  ({'the environment' if origin == variable else origin})")
+        variable, origin = PREFIX + name.upper(), given.get(name)
+        where = str(files.get(origin, "the environment")) if origin else "the default"
+        click.echo(f"{variable}={value}  ({where if origin in (variable, None) else f'{origin} in {where}'})")
     if not shown:
         click.echo(
             "All settings are at their defaults: rlhf-loop settings --all. docs/SETTINGS.md says what each does."

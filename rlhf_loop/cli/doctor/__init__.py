@@ -18,10 +18,13 @@ from rlhf_loop.config import Settings
 __all__ = ["EXTRAS", "SECTIONS", "Finding", "examine", "examine_environment"]
 
 
-def examine_environment(environ: Mapping[str, str]) -> list[Finding]:
-    """Look at everything as `examine` does; a setting that cannot be read is a finding, and stays at its default."""
+def examine_environment(environ: Mapping[str, str], *, files: Iterable[Finding] = ()) -> list[Finding]:
+    """Look at everything as `examine` does; a setting that cannot be read is a finding, and stays at its default.
+
+    `files` is what was found in the files that may have settings.
+    """
     settings, findings = machine.readable_settings(environ)
-    return in_order([*findings, *examine(settings)])
+    return in_order([*files, *findings, *examine(settings)])
 
 
 def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
-from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Settings
+from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Found, Settings
 from rlhf_loop.encoders import (
     ENGLISH_ENCODER,
     MULTILINGUAL_ENCODER,
@@ -105,6 +105,15 @@ def encoder(settings: Settings) -> Iterator[Finding]:
     yield Finding("encoder", f"{official} of {name} are in {folder}")
     if cross := cross_encoder_name(settings):
         yield Finding("encoder", f"the cross-encoder is {cross} (RLHF_CROSS_ENCODER={settings.cross_encoder})")
+
+
+def settings_files(find: Callable[[], Found]) -> Iterator[Finding]:
+    """Tell which settings come from files, and which of these cannot be read."""
+    try:
+        for file, names in find().by_file().items():
+            yield Finding("settings", f"from {file}: {listed(names)}")
+    except ConfigError as error:
+        yield from_error("settings", error)
 
 
 def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Finding]]:
