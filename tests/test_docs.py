@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tomllib
@@ -10,8 +11,10 @@ import click
 import pytest
 
 from rlhf_loop import ranking
+from rlhf_loop.answering import AnswerService
 from rlhf_loop.cli import main
 from rlhf_loop.config import PREFIX, Settings
+from rlhf_loop.domain import AlarmKind
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -99,3 +102,15 @@ def test_the_page_on_python_runs() -> None:
     page = (ROOT / "docs" / "RLHF_PYTHON.md").read_text("utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
     exec(compile(code, "RLHF_PYTHON.md", "exec"), {"__name__": "page"})
+
+
+def test_the_runbook_knows_what_can_be_said() -> None:
+    """Each kind of alarm, each part of /readyz, each alert and each exit code of a command has its line."""
+    rows = set(re.findall(r"^\| `?([\w: ]+?)`? \|", (ROOT / "docs" / "RUNBOOK.md").read_text("utf-8"), re.MULTILINE))
+    parts = set(re.findall(r'"([a-z][a-z ]*)"(?:\]|: )', inspect.getsource(AnswerService.readiness)))
+    assert {"encoder", "recording", "database", "sources"} <= parts
+    alerts = set(re.findall(r"- alert: (\w+)", (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8")))
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "rlhf_loop" / "cli").glob("*.py"))
+    codes = set(re.findall(r"(?:exit\(|_TRY_LATER = )(\d+)", code)) | {"0"}
+    assert {"2", "3", "75", "130"} <= codes
+    assert {*AlarmKind, *parts, *alerts, *codes} - rows == set()

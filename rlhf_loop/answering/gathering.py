@@ -80,6 +80,21 @@ class Gatherer:
         for asked in self._asked:
             asked.close()
 
+    def silent(self, *, without_database: bool) -> bool:
+        """Tell whether there are sources, and none can be asked now.
+
+        A source that is nothing without the ratings database may say so by an attribute `needs_database`.
+        """
+        return bool(self._asked) and all(
+            asked.breaker.rest_s() or (asked.needs_database and without_database) for asked in self._asked
+        )
+
+    def ask_again(self) -> None:
+        """End the pauses of those sources that need the database, which is there again."""
+        for asked in self._asked:
+            if asked.needs_database:
+                asked.breaker.succeeded()
+
     def resting(self) -> Mapping[str, float]:
         """Return for how many more seconds which sources are paused."""
         rests = {asked.name: asked.breaker.rest_s() for asked in self._asked}
@@ -98,6 +113,7 @@ class _SourceState:
 
     def __init__(self, source: Source, limit: int, language: Language) -> None:
         self.name = source.name
+        self.needs_database = bool(getattr(source, "needs_database", False))
         self.breaker = Breaker()
         self._source = source
         self._limit = limit

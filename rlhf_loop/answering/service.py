@@ -118,6 +118,8 @@ ANSWERED = "question:"
 # What whoever asked is told; the log has the reason, with paths and names in it.
 _INCOMING_ORDER = "it cannot be used, so the candidates keep their incoming order; the log says why"
 _SWITCHED_OFF = "it is switched off, so the candidates keep their incoming order"
+_AWAY = "it does not answer; the log says why"
+_SILENT = "none can be asked now, so that no question is answered"
 _NOT_RECORDED = "not recorded, so it cannot be rated; the log says why"
 #: Seconds after which weights that were missing are looked for again.
 _LOOK_AGAIN_S = 30.0
@@ -129,6 +131,11 @@ class Readiness:
 
     ready: bool
     checks: Mapping[str, str]
+
+    @property
+    def ranks(self) -> bool:
+        """Whether candidates of others can be ranked, whatever the sources and the database do."""
+        return self.checks.get("encoder") == "ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +172,7 @@ class AnswerService:
         self._settings = settings
         self._sources = sources
         self._encoder = encoder
-        self._recorder = Recorder(settings)
+        self._recorder = Recorder(settings, on_return=self._ask_again)
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
         self._warm = False
@@ -349,12 +356,18 @@ class AnswerService:
         if shared := self._shared():
             checks["shared cache"] = shared.state() or "ok"
         checks["recording"] = self._recording_state()
-        if lost := lost_file(self._settings):
-            checks["database"] = lost
-            if lost != FILE_COPY and checks["recording"] == "ok":
-                checks["recording"] = "what comes waits in the outbox until the database is back"
-        # Questions are answered while a database is away; a file that is gone does not come back by itself.
-        return Readiness(not parts.trouble and lost in ("", FILE_COPY), checks)
+        lost = lost_file(self._settings)
+        away = lost not in ("", FILE_COPY) or not self._recorder.reachable()
+        if lost or away:
+            checks["database"] = lost or _AWAY
+        if away and checks["recording"] == "ok":
+            checks["recording"] = "what comes waits in the outbox until the database is back"
+        if silent := parts.gatherer.silent(without_database=away):
+            checks["sources"] = _SILENT
+        # Questions are answered while a database is away, if there is a source without it; a file that is gone does
+        # not come back by itself. Rankings for everybody need neither.
+        answers = not silent or self._settings.rerank_public
+        return Readiness(not parts.trouble and answers and lost in ("", FILE_COPY), checks)
 
     def close(self) -> None:
         """Close what is open. What waits in the outbox stays there for the next start."""
@@ -374,6 +387,10 @@ class AnswerService:
             if parts is None or (parts.trouble and monotonic() - parts.loaded_at > _LOOK_AGAIN_S):
                 self._parts = parts = self._load()
             return parts
+
+    def _ask_again(self) -> None:
+        if self._parts is not None:
+            self._parts.gatherer.ask_again()
 
     def _shared(self) -> SharedVectors | None:
         parts = self._parts

@@ -54,6 +54,7 @@ class CorrectionsSource:
     """
 
     name = "corrections"
+    needs_database = True
 
     def __init__(
         self, settings: Settings, encoder: TextEncoder | None, *, clock: Callable[[], float] = monotonic

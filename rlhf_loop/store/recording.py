@@ -61,13 +61,14 @@ class Recorder:
 
     What is written twice, because nobody could tell whether the first time went well, is there once: each interaction
     has an external id, and a rating replaces the same reviewer's earlier one. `loses` says that the last one could be
-    kept nowhere.
+    kept nowhere. `on_return` is called when a database that could not be used is there again.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_return: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
+        self._on_return = on_return
         self._outbox, self._rankings = outboxes(settings)
-        self.loses = self._down = self._drops = False
+        self.loses = self._down = self._away = self._drops = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._ready = False
@@ -206,6 +207,16 @@ class Recorder:
         self._start_replaying()
         self._bounded(ensure_schema)
 
+    def reachable(self) -> bool:
+        """Tell whether the database answers; while it does not, the replaying thread looks, and nobody waits for it."""
+        self._start_replaying()
+        if not self._away:
+            try:
+                self._look()
+            except DatabaseError as error:
+                logger.error("The database cannot be used: %s", error)
+        return not self._away
+
     def close(self) -> None:
         """Stop replaying, and close the connections; what waits stays on disk."""
         self._stop.set()
@@ -249,6 +260,16 @@ class Recorder:
             raise
         self.loses = False
         return reason
+
+    def _look(self) -> None:
+        try:
+            self._bounded(ensure_schema)
+        except DatabaseError:
+            self._lost()
+            # Not so where only writing fails, as to a full disk.
+            self._away = True
+            raise
+        self._away = False
 
     def _lost(self) -> None:
         # What comes back may be another database: restored, or empty.
@@ -312,8 +333,9 @@ class Recorder:
     def _replay(self, *, lock_s: float = 0) -> None:
         """Write what waits, in order; one process at a time does it."""
         if self._down:
-            self._bounded(ensure_schema)
+            self._look()
             self._down = False
+            self._on_return()
         # Rankings depend on nothing, and the ratings of their documents on them.
         for outbox in (self._rankings, self._outbox):
             self._empty(outbox, lock_s)

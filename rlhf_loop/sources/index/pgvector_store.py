@@ -219,6 +219,8 @@ class PgVectorStore:
     Tables and the extension are created by the first `add`.
     """
 
+    needs_database = True
+
     def __init__(self, engine: Engine, *, language: str = "english", ann_from: int = ANN_FROM) -> None:
         require("pgvector", "postgres")
         self._engine = engine

@@ -252,6 +252,11 @@ class IndexSource:
         return [_passage(hit) for hit in best]
 
     @property
+    def needs_database(self) -> bool:
+        """True where the index is in the ratings database."""
+        return getattr(self._store, "needs_database", False)
+
+    @property
     def cold(self) -> bool:
         """True while there is an index that was not there at the start: its first search loads the database first."""
         return getattr(self._store, "cold", False)

@@ -136,7 +136,7 @@ def add_routes(api: Api, settings: Settings, service: AnswerService, guard: Guar
     def health() -> Response:
         """Can it rank? As Text Embeddings Inference, vLLM and Infinity say it; `/readyz` says more."""
         readiness = service.readiness()
-        if not readiness.ready:
+        if not readiness.ranks:
             raise ServiceUnavailable("The service is not ready; /readyz says why.", retry_after=_RETRY_AFTER_S)
         return json_response(HealthyOut())
 
