@@ -111,9 +111,9 @@ def _try(revision: str, folder: Path) -> None:
     new = Product([sys.executable, "-m", "rlhf_loop"], old.folder)
     click.echo(f"From {old.run('--version').strip()} ({revision}) to {new.run('--version').strip()}")
     old.run("demo")
-    before = _rows(old.folder / "rlhf.db")
     scores = old.scores()
     told = _fill_outbox(old) if "serve" in old.run("--help") else 0
+    before = _rows(old.folder / "rlhf.db")
     _say("made by the former version", f"{_counted(before)}; scores {scores}; {told} in the outbox")
     copy = folder / "copy"
     shutil.copytree(old.folder, copy)
