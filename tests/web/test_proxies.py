@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from loopback import site
+from loopback import page, site
 from patience import PATIENCE_S, until
 from server_process import Server
 from server_process import environ as environ
@@ -156,18 +156,30 @@ def test_in_front_of_the_service(proxied: Callable[[int], Proxy], start: Callabl
         assert response.headers["Location"].startswith(f"https://{NAME}")
         assert response.headers["Location"].endswith("/data-html?query=x")
 
-    # A file of the largest size is for the service to refuse, where nobody is signed in; one of more never gets there.
-    largest = b"x" * (MAX_FILE_BYTES * 4 // 3 + 1000)
-    status, _, text = proxy.ask("/admin/import", method="POST", body=largest, source="127.0.0.9")
-    assert status != 413, text
-    with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
-        status, _, _ = proxy.ask("/admin/import", method="POST", body=largest + b"x" * 1_000_000, source="127.0.0.9")
-        assert status == 413
-
     asked = [proxy.ask("/data?query=Hiccups", X_Forwarded_For=f"203.0.113.{turn}")[0] for turn in range(13)]
     assert asked == [200] * 12 + [429]
     # From another address of this machine.
     assert proxy.ask("/data?query=Hiccups", source="127.0.0.2")[0] == 200
+
+
+def test_what_reaches_the_service(proxied: Callable[[int], Proxy]) -> None:
+    """The name and the way by which a client came, its address last of all, and no more than the service takes."""
+    largest = b"x" * (MAX_FILE_BYTES * 4 // 3 + 64 * 1024)
+    with site(page("taken")) as service:
+        proxy = proxied(service.port)
+        status, _, text = proxy.ask(
+            "/x", method="POST", body=largest, source="127.0.0.2", X_Forwarded_For="203.0.113.9"
+        )
+        assert (status, text) == (200, b"taken")
+        (seen,) = service.seen
+        assert (seen.headers["Host"], seen.headers["X-Forwarded-Proto"], len(seen.body)) == (
+            NAME,
+            "https",
+            len(largest),
+        )
+        assert seen.headers["X-Forwarded-For"].rpartition(",")[2].strip() == "127.0.0.2"
+        with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
+            assert proxy.ask("/x", method="POST", body=largest + b"x" * 1_000_000)[0] in (413, 502)
 
 
 def test_a_stream_is_not_held_back(proxied: Callable[[int], Proxy]) -> None:
