@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from databases import sqlite_database
 from outage import Outage
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 from sqlalchemy import select
 
 from rlhf_loop import sample
@@ -23,6 +23,7 @@ from rlhf_loop.errors import ConfigError, SourceError
 from rlhf_loop.ranking import off_marker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
+from rlhf_loop.store import recording
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.train import TrainingReport
@@ -41,6 +42,16 @@ class Fixed:
 
     def search(self, query: str, *, limit: int) -> list[Passage]:
         return [Passage(text=text, url=f"https://example.org/{self.name}") for text in self.texts[:limit]]
+
+
+class Away:
+    """A source that says for how long it will not answer."""
+
+    def __init__(self, name: str, *, needs_database: bool = False) -> None:
+        self.name, self.needs_database = name, needs_database
+
+    def search(self, query: str, *, limit: int) -> list[Passage]:
+        raise SourceError("The site is down for an hour.", retry_after_s=3600)
 
 
 class Broken:
@@ -337,6 +348,38 @@ def test_readiness(make: Any, live: str) -> None:
     assert state.checks["model"] == live
     assert state.checks["recording"] == "ok"
     assert "paused" in state.checks["source:broken"]
+
+
+def test_it_is_not_ready_while_nothing_can_be_answered(make: Any, live: str) -> None:
+    """Where all sources are paused; unless everybody may have candidates of their own ranked."""
+    for public in (False, True):
+        service = make(Away("one"), Away("two"), rerank_public=public)
+        service.warm_up()
+        assert service.readiness().ready
+        service.answer(QUERY)
+        state = service.readiness()
+        assert (state.ready, state.ranks) == (public, True)
+        assert state.checks["sources"] == "none can be asked now, so that no question is answered"
+
+
+def test_sources_in_the_database_are_asked_again_when_it_is_back(
+    make: Any, live: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only after their pause; others wait for the end of theirs."""
+
+    monkeypatch.setattr(recording, "_LOOK_EVERY_S", 0.05)
+    outage = Outage(postgres_url)
+    service = make(Away("outside"), Away("stored", needs_database=True), Fixed("one", ["A."]), database_url=outage.url)
+    service.warm_up()
+    outage.cut()
+    service.answer(QUERY)
+    assert {"database", "source:outside", "source:stored"} <= service.readiness().checks.keys()
+    outage.restore()
+    until(lambda: "database" not in service.readiness().checks)
+    until(lambda: "source:stored" not in service.readiness().checks)
+    assert "source:outside" in service.readiness().checks
+    service.close()
+    outage.close()
 
 
 def test_many_at_once(make: Any, live: str, settings: Settings) -> None:
