@@ -378,7 +378,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Variables:
     """Variables of the environment and of files, and the file of each that is not in the environment."""
 
     environ: Mapping[str, str]
@@ -389,7 +389,7 @@ class Found:
         return {file: sorted(n for n, f in self.files.items() if f == file) for file in self.files.values()}
 
 
-def find_variables(environ: Mapping[str, str], *, env_file: Path | None = None, folder: Path = Path()) -> Found:
+def find_variables(environ: Mapping[str, str], *, env_file: Path | None = None, folder: Path = Path()) -> Variables:
     """Return `environ` with what files add: `env_file`, or else `.env` in the folder, and then `rlhf-loop.toml` there.
 
     Of `env_file` all variables count, as if they had been in the environment; of `.env`, which may be somebody else's,
@@ -409,7 +409,7 @@ def find_variables(environ: Mapping[str, str], *, env_file: Path | None = None, 
                 raise ConfigError(f"{name} in {str(file)!r} has a character NUL. Take it out; values are texts.")
             if _without_file(name) not in taken:
                 found[name], files[name] = text, file.absolute()
-    return Found(found, files)
+    return Variables(found, files)
 
 
 def _without_file(name: str) -> str:

@@ -134,7 +134,7 @@ class Readiness:
 
     @property
     def ranks(self) -> bool:
-        """Whether candidates of others can be ranked, whatever the sources and the database do."""
+        """True if candidates of others can be ranked, whatever the sources and the database do."""
         return self.checks.get("encoder") == "ok"
 
 

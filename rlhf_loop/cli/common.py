@@ -27,7 +27,7 @@ from rlhf_loop.utils.text import listed
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from rlhf_loop.config import Found, Settings
+    from rlhf_loop.config import Settings, Variables
     from rlhf_loop.encoders.cluster import EncoderCluster
 
 #: What a command keeps of its settings, in click's context.
@@ -170,7 +170,7 @@ def cluster_of(
         yield EncoderCluster(settings, address, workers or 0)
 
 
-def find_settings() -> Found:
+def find_settings() -> Variables:
     """Find what gives settings their values, once a command, and say on stderr what files were found.
 
     What files add is then in the environment: of this process, and of those that it starts.
@@ -179,7 +179,7 @@ def find_settings() -> Found:
 
     context = click.get_current_context()
     if (kept := context.meta.get(_FOUND)) is not None:
-        return cast("Found", kept)
+        return cast("Variables", kept)
     env_file: Path | None = context.meta.get(_ENV_FILE)
     found = context.meta[_FOUND] = find_variables(os.environ, env_file=env_file)
     for name in found.files:

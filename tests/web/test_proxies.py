@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import http.client
 import os
 import shutil
@@ -26,7 +27,7 @@ from rlhf_loop.web.pages.admin_import import MAX_FILE_BYTES
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAME = "rlhf.example.org"
 _NGINX = """
-daemon off; pid {folder}/nginx.pid; error_log stderr; worker_processes 1;
+user {user}; daemon off; pid {folder}/nginx.pid; error_log stderr; worker_processes 1;
 events {{}}
 http {{ access_log off; include {folder}/rlhf-loop.conf;
 {folders} }}
@@ -74,14 +75,9 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path, certificate: Path) -
             tls, plain = one.getsockname()[1], other.getsockname()[1]
         make = _nginx if request.param == "nginx" else _caddy
         command = make(program, tmp_path, certificate, (port, tls, plain))
-        log = (tmp_path / "proxy.log").open("wb")
-        environ = {
-            **os.environ,
-            "HOME": str(tmp_path),
-            "XDG_DATA_HOME": str(tmp_path),
-            "XDG_CONFIG_HOME": str(tmp_path),
-        }
-        running.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log))
+        own = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+        with (tmp_path / "proxy.log").open("wb") as log:
+            running.append(subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log))
 
         def up() -> bool:
             assert running[0].poll() is None, (tmp_path / "proxy.log").read_text()
@@ -124,7 +120,7 @@ def _nginx(program: str, folder: Path, certificate: Path, ports: tuple[int, int,
     (folder / "rlhf-loop.conf").write_text(ours)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     folders = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, folders=folders))
+    (folder / "nginx.conf").write_text(_NGINX.format(user=getpass.getuser(), folder=folder, folders=folders))
     return [program, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", "stderr"]
 
 

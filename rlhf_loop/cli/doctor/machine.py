@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
-from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Found, Settings
+from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Variables, Settings
 from rlhf_loop.encoders import (
     ENGLISH_ENCODER,
     MULTILINGUAL_ENCODER,
@@ -107,7 +107,7 @@ def encoder(settings: Settings) -> Iterator[Finding]:
         yield Finding("encoder", f"the cross-encoder is {cross} (RLHF_CROSS_ENCODER={settings.cross_encoder})")
 
 
-def settings_files(find: Callable[[], Found]) -> Iterator[Finding]:
+def settings_files(find: Callable[[], Variables]) -> Iterator[Finding]:
     """Tell which settings come from files, and which of these cannot be read."""
     try:
         for file, names in find().by_file().items():
