@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from rlhf_loop.cli.doctor.finding import Finding, fault, from_error, in_words
-from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Variables, Settings
+from rlhf_loop.config import NEW_KEY, PREFIX, SHORTEST_KEY, Settings, Variables
 from rlhf_loop.encoders import (
     ENGLISH_ENCODER,
     MULTILINGUAL_ENCODER,
