@@ -148,6 +148,7 @@ def test_in_front_of_the_service(proxied: Callable[[int], Proxy], start: Callabl
     with closing(http.client.HTTPConnection("127.0.0.1", proxy.plain, timeout=PATIENCE_S)) as plain:
         plain.request("GET", "/data-html?query=x", headers={"Host": NAME})
         response = plain.getresponse()
+        response.read()
         assert response.status in (301, 308)
         assert response.headers["Location"].startswith(f"https://{NAME}")
         assert response.headers["Location"].endswith("/data-html?query=x")
