@@ -44,8 +44,8 @@ def test_from_one_machine_to_another(loop: Run, tmp_path: Path) -> None:
     record(engine, [Rating("Kept?", "Kept.", rating=4)])
     engine.dispose()
     file = tmp_path / "made.zip"
-    said = loop("backup", file).stdout
-    assert "tables, 0 versions of the model" in said
+    said = loop("backup", "--index", file).stdout
+    assert "tables, 0 versions of the model, 0 sections of the index (" in said
     assert "It was read again, and is whole." in said
     assert "is whole: " in loop("restore", file, "--check", place="there").stdout
     assert not (tmp_path / "there").exists()
@@ -81,4 +81,11 @@ def test_the_doctor_knows_the_last_one(loop: Run, tmp_path: Path) -> None:
     for settings, days, fine in ((plain, 100, True), (nightly, 1, True), (nightly, 3, False)):
         (found,) = backup(engine, settings, now + timedelta(days=days))
         assert (found.text.startswith(f"the last one is {tmp_path / 'made.zip'}, of "), found.ok) == (True, fine)
+    (tmp_path / "here" / "outbox.db").write_bytes(b"no database" * 100)
+    said = loop("backup", tmp_path / "made.zip", code=1)
+    assert "It was read again, and is whole." in said.stdout
+    assert "It lacks what could not be read: The outbox " in said.stderr
+    assert "The backup lacks what could not be read then: " in loop("restore", tmp_path / "made.zip", place="t").stderr
+    (found,) = backup(engine, plain, now)
+    assert ("and lacks some: The outbox " in found.text, found.ok) == (True, False)
     engine.dispose()

@@ -196,7 +196,9 @@ def _state(product: Product) -> tuple[set[str], int]:
     if engine.dialect.name == "postgresql" or Path(str(engine.url.database)).exists():
         with engine.connect() as connection:
             if inspect(connection).has_table("rlhf_reviews"):
-                found = set(connection.execute(text("SELECT reviewer FROM rlhf_reviews")).scalars())
+                names = connection.execute(text("SELECT reviewer FROM rlhf_reviews")).scalars()
+                # Before the colon stands the user whose token it was.
+                found = {name.rpartition(":")[2] for name in names}
             if engine.dialect.name == "sqlite":
                 # PostgreSQL itself has looked at each of them.
                 broken = len(connection.exec_driver_sql("PRAGMA foreign_key_check").all())
