@@ -62,7 +62,7 @@ class RoleRules:
 
     @property
     def decide(self) -> bool:
-        """Whether roles come from elsewhere."""
+        """True where roles come from elsewhere."""
         return bool(self.admins or self.raters)
 
     def role(self, groups: Collection[str]) -> UserRole | None:

@@ -81,7 +81,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class LogoutNotice:
-    """Whose sessions the provider has ended: all of a subject, or one."""
+    """News of the provider's that sessions have ended: all of a subject, or one."""
 
     subject: str | None
     provider_session: str | None
@@ -244,7 +244,7 @@ class Provider:
         claims = self._verified(token)
         events = claims.get("events")
         if not isinstance(events, dict) or not isinstance(events.get(_LOGOUT_EVENT), dict) or "nonce" in claims:
-            raise AccountError(_invalid("the token is no logout token"))
+            raise AccountError(_invalid("the token is not a logout token"))
         registry = require("joserfc.jwt", "oidc").JWTClaimsRegistry(
             leeway=_LEEWAY_S, **self._wanted(), iat={"essential": True}
         )

@@ -48,7 +48,7 @@ _NO_NAME = "?"
 
 
 class Method(StrEnum):
-    """How somebody has shown who they are when a session began."""
+    """The way in which somebody has shown who they are when a session began."""
 
     PASSWORD = "password"
     CODE = "password and code"
@@ -59,7 +59,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How a session began; `subject`, its session and sealed `tokens` are those of a provider or proxy."""
+    """The way in which a session began; `subject`, its session and sealed `tokens` are those of a provider or proxy."""
 
     method: Method = Method.PASSWORD
     subject: str | None = None

@@ -27,7 +27,7 @@ from rlhf_loop.web.api.discovery import canonical_path
 from rlhf_loop.web.api.openapi import Api
 from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
 from rlhf_loop.web.localization import languages, translator
-from rlhf_loop.web.pages import admin, dashboard, people, provider, review, second_factor
+from rlhf_loop.web.pages import admin, authenticator, dashboard, people, provider, review
 from rlhf_loop.web.pages import answers as pages
 from rlhf_loop.web.pages.people import navigation, shown_names, waits
 from rlhf_loop.web.problems import as_page, as_problem, error_format, unexpected
@@ -173,7 +173,7 @@ def _routes(
     web.before_request(guard.limit)
     web.context_processor(lambda: _shared(guard, database))
     people.add_routes(web, settings, database, guard)
-    second_factor.add_routes(web, database, guard)
+    authenticator.add_routes(web, database, guard)
     if guard.provider is not None:
         provider.add_routes(web, database, guard, guard.provider)
     admin.add_routes(web, settings, database, guard)

@@ -140,7 +140,7 @@ class Guard:
 
     @property
     def passwords(self) -> bool:
-        """Whether people may sign in by a password."""
+        """True where people may sign in by a password."""
         return self._settings.passwords
 
     @property
@@ -345,7 +345,7 @@ class Guard:
 
     @property
     def second_factor_key(self) -> bytes:
-        """What makes the secrets of authenticator apps.
+        """The key that makes the secrets of authenticator apps.
 
         Raises:
             Forbidden: the key of this service lasts until its next start only, and so would the apps.
