@@ -105,7 +105,7 @@ bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torc
 	$(BENCH_VENV)/bin/python -m tools.bench $(PARTS)
 
 scale: $(SCALE_VENV)/.installed  ## Measure bulk scoring and indexing on this machine and on clusters of Ray, with kills
-	$(SCALE_VENV)/bin/python -m tools.scale $(OPTIONS)
+	env -u PYTHONDONTWRITEBYTECODE $(SCALE_VENV)/bin/python -m tools.scale $(OPTIONS)
 
 translations: $(VENV)/.installed-dev  ## Bring the catalogues of the screens up to date with the texts in the sources
 	@mkdir -p build
