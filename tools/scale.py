@@ -160,7 +160,10 @@ def cluster_of(*cpus: int) -> Iterator[tuple[Any, list[Any]]]:
 
 
 def _raylet(cluster: Any, cpus: int) -> Any:
-    """Start a raylet; once more where it has given up, as it does if the machine is too busy for its agents."""
+    """Start a raylet; once more where it has given up, as it does if the machine is too busy for its agents.
+
+    Not the first one: with it Ray starts servers, which would be left.
+    """
     end = time.monotonic() + _PATIENCE_S
     while True:
         with ExitStack() as stack:
@@ -169,7 +172,7 @@ def _raylet(cluster: Any, cpus: int) -> Any:
         try:
             return cluster.add_node(num_cpus=cpus, object_store_memory=_OBJECT_STORE, include_dashboard=False, **ports)
         except Exception:  # Ray has no class for it
-            if time.monotonic() > end:
+            if cluster.head_node is None or time.monotonic() > end:
                 raise
 
 
