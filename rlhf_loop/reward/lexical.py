@@ -75,6 +75,11 @@ def sentences(text: str, language: Language = _EN) -> list[str]:
     return [part for part in parts if len(words(part, language)) > 1] or [text]
 
 
+def question_parts(prompt: str, language: Language = _EN) -> list[list[str]]:
+    """Return the texts that are embedded of a question: itself, its sentences, and its words that carry meaning."""
+    return [[prompt], sentences(prompt, language), content_words(prompt, language)]
+
+
 def title(text: str, language: Language = _EN) -> str:
     """Return the heading or the first sentence: up to the first `.`, `?`, `!` or `:`, at most 200 characters."""
     match = (_TITLE if language.code == ENGLISH else _TITLE_ANYWHERE).match(text)

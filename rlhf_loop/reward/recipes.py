@@ -365,11 +365,7 @@ def _embed(questions: Sequence[Question], encoder: TextEncoder) -> Iterator[_Que
     answers need not be looked up in vain.
     """
     language = encoder.language
-    pieces = [
-        part
-        for q in questions
-        for part in ([q.prompt], lexical.sentences(q.prompt, language), lexical.content_words(q.prompt, language))
-    ]
+    pieces = [part for q in questions for part in lexical.question_parts(q.prompt, language)]
     titles = [[lexical.title(response, language) for response in q.responses] for q in questions]
     responses = [response for q in questions for response in q.responses]
     vectors = encoder.encode_whole(

@@ -9,9 +9,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -56,6 +56,23 @@ _USUAL = timedelta(minutes=1)
 _ANSWER, _RATING, _RANKING = "answer", "rating", "ranking"
 
 
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The candidates of one answer, with how it was served."""
+
+    ratings: Sequence[Rating]
+    served: ServingRecord | None
+
+
+@dataclass(slots=True)
+class _Group:
+    """Answers for the next transaction; `busy` while a thread of this process writes those before them."""
+
+    process: int = field(default_factory=os.getpid)
+    answers: list[tuple[_Recorded, Future[None]]] = field(default_factory=list)
+    busy: bool = False
+
+
 class Recorder:
     """Writes what was answered and rated. Safe to share between threads; light until its first use.
 
@@ -70,6 +87,7 @@ class Recorder:
         self._outbox, self._rankings = outboxes(settings)
         self.loses = self._down = self._away = self._drops = False
         self._lock = threading.Lock()
+        self._group = _Group()
         self._engine: Engine | None = None
         self._ready = False
         self._stop = threading.Event()
@@ -78,7 +96,8 @@ class Recorder:
     def record(self, ratings: Sequence[Rating], served: ServingRecord | None = None) -> str:
         """Keep the candidates of one answer, with how it was served; return why they wait in the outbox.
 
-        An empty text says that they do not. All of it is in the database, or nothing of it.
+        An empty text says that they do not. All of it is in the database, or nothing of it. Answers that come while
+        others are written are written together: a transaction costs more than what is in it.
 
         Raises:
             OutboxError: neither the database nor the outbox can take them.
@@ -89,7 +108,7 @@ class Recorder:
             return candidates if served is None else {**candidates, "served": _to_json(served)}
 
         names = [rating.external_id for rating in ratings if rating.external_id]
-        return self._do(_ANSWER, lambda engine: _write_answer(engine, ratings, served), body, names)
+        return self._do(_ANSWER, lambda: self._write_with_others(_Recorded(ratings, served)), body, names)
 
     def record_ranking(self, ranking: RecordedRanking) -> bool:
         """Keep a ranking, which is in the database soon; return False if it cannot be kept, which the log says.
@@ -179,7 +198,7 @@ class Recorder:
             raise ValueError(f"The rating cannot be stored: {reason}.")
         return not self._do(
             _RATING,
-            lambda engine: _write_review(engine, interaction_id, review),
+            lambda: self._bounded(lambda engine: _write_review(engine, interaction_id, review)),
             lambda: {"interaction": interaction_id, **_to_json(review)},
             [interaction_id],
         )
@@ -228,7 +247,7 @@ class Recorder:
             self._engine, self._ready = None, False
 
     def _do(
-        self, kind: str, write: Callable[[Engine], None], body: Callable[[], Mapping[str, Any]], names: Sequence[str]
+        self, kind: str, write: Callable[[], None], body: Callable[[], Mapping[str, Any]], names: Sequence[str]
     ) -> str:
         """Write now if it can be done, else put the body into the outbox; return why."""
         self._start_replaying()
@@ -240,7 +259,7 @@ class Recorder:
             reason = "it follows what waits already"
         else:
             try:
-                self._bounded(write)
+                write()
                 self.loses = False
                 return ""
             except DatabaseError as error:
@@ -284,19 +303,60 @@ class Recorder:
             logger.error("%s", error)
             return False
 
+    def _write_with_others(self, answer: _Recorded) -> None:
+        """Write an answer, in one transaction with those that come while others are written."""
+        done: Future[None] = Future()
+        with self._lock:
+            if self._group.process != os.getpid():
+                self._group = _Group()
+            group = self._group
+            group.answers.append((answer, done))
+            first, group.busy = not group.busy, True
+        try:
+            if first:
+                start_thread(lambda: self._write_group(group), name="rlhf-recording")
+            _awaited(done)
+        except Exception:
+            with self._lock:
+                # Whoever comes next does not wait for a thread that hangs.
+                if self._group is group:
+                    self._group = _Group()
+            raise
+
+    def _write_group(self, group: _Group) -> None:
+        while True:
+            with self._lock:
+                answers, group.answers = group.answers[:_BATCH], group.answers[_BATCH:]
+                if not answers:
+                    group.busy = False
+                    return
+            if len(answers) == 1 or not self._written_at_once(answers):
+                for answer, done in answers:
+                    try:
+                        _write_answer(self._opened(), answer)
+                    except Exception as error:
+                        done.set_exception(error)
+                    else:
+                        done.set_result(None)
+
+    def _written_at_once(self, answers: Sequence[tuple[_Recorded, Future[None]]]) -> bool:
+        """Write answers in one transaction; return False if the database is there and does not take one of them."""
+        try:
+            _write_once(self._opened(), *(answer for answer, _ in answers))
+        except DatabaseError as error:
+            for _, done in answers:
+                done.set_exception(DatabaseError(str(error)))
+        except Exception as error:
+            logger.info("Answers are recorded one by one: %s", error)
+            return False
+        else:
+            for _, done in answers:
+                done.set_result(None)
+        return True
+
     def _bounded(self, work: Callable[[Engine], _Result]) -> _Result:
         """Do the work in a thread of its own, and do not wait for ever: a database that hangs says nothing."""
-
-        def do() -> _Result:
-            return work(self._opened())
-
-        result = start_thread(do, name="rlhf-recording")
-        # Twice as long: to find an old connection dead, and to open a new one.
-        if not wait([result], timeout=2 * PATIENCE_S).done:
-            raise DatabaseError(f"The database gave no answer within {2 * PATIENCE_S} s. Check that its server runs.")
-        if (error := result.exception()) and not isinstance(error, Exception):
-            raise DatabaseError(f"Writing to the database failed: {error!r}. The log says more.") from error
-        return result.result()
+        return _awaited(start_thread(lambda: work(self._opened()), name="rlhf-recording"))
 
     def _opened(self) -> Engine:
         with self._lock:
@@ -388,14 +448,29 @@ class Recorder:
         return 1
 
 
+def _awaited(result: Future[_Result]) -> _Result:
+    """Return what a thread that uses the database comes to.
+
+    Raises:
+        DatabaseError: it takes too long, or ends by what is no `Exception`.
+    """
+    # Twice as long: to find an old connection dead, and to open a new one.
+    if not wait([result], timeout=2 * PATIENCE_S).done:
+        raise DatabaseError(f"The database gave no answer within {2 * PATIENCE_S} s. Check that its server runs.")
+    if (error := result.exception()) and not isinstance(error, Exception):
+        raise DatabaseError(f"Writing to the database failed: {error!r}. The log says more.") from error
+    return result.result()
+
+
 def _write_entry(engine: Engine, entry: Entry) -> None:
     if entry.kind == _ANSWER:
         # An entry from before questions were counted has candidates only.
         served = ServingRecord(**_from_json(entry.body["served"])) if "served" in entry.body else None
-        _write_answer(engine, [Rating(**_from_json(values)) for values in entry.body["candidates"]], served)
+        ratings = [Rating(**_from_json(values)) for values in entry.body["candidates"]]
+        _write_answer(engine, _Recorded(ratings, served))
     elif entry.kind == _RANKING:
         ranking = _ranking_from_json(entry.body)
-        _write_answer(engine, ranking.ratings, ranking.served)
+        _write_answer(engine, _Recorded(ranking.ratings, ranking.served))
     else:
         # One from before there were roles is of a visitor.
         values = {"role": ReviewerRole.END_USER, **_from_json(entry.body)}
@@ -406,29 +481,27 @@ def _write_entry(engine: Engine, entry: Entry) -> None:
         _write_review(engine, entry.body["interaction"], Review(**known))
 
 
-def _write_answer(engine: Engine, ratings: Sequence[Rating], served: ServingRecord | None) -> None:
+def _write_answer(engine: Engine, answer: _Recorded) -> None:
     try:
-        _write_once(engine, ratings, served)
+        _write_once(engine, answer)
     except ValueError:
         # Perhaps a first attempt did more than anybody heard of.
-        there = interactions.ids(engine, [rating.external_id for rating in ratings if rating.external_id])
+        there = interactions.ids(engine, [each.external_id for each in answer.ratings if each.external_id])
         if not there:
             raise
-        _write_once(engine, [rating for rating in ratings if rating.external_id not in there], served)
+        rest = [each for each in answer.ratings if each.external_id not in there]
+        _write_once(engine, _Recorded(rest, answer.served))
 
 
-def _write_once(engine: Engine, ratings: Sequence[Rating], served: ServingRecord | None) -> None:
+def _write_once(engine: Engine, *answers: _Recorded) -> None:
     with transaction(engine) as connection:
-        interactions.put_interactions(connection, ratings)
-        if served is not None:
-            put_served(connection, served)
+        interactions.put_interactions(connection, [rating for each in answers for rating in each.ratings])
+        put_served(connection, *(each.served for each in answers if each.served is not None))
 
 
 def _write_rankings(engine: Engine, entries: Sequence[Entry]) -> None:
     rankings = [_ranking_from_json(entry.body) for entry in entries]
-    with transaction(engine) as connection:
-        interactions.put_interactions(connection, [rating for each in rankings for rating in each.ratings])
-        put_served(connection, *(each.served for each in rankings))
+    _write_once(engine, *(_Recorded(each.ratings, each.served) for each in rankings))
 
 
 def _write_review(engine: Engine, interaction_id: str, review: Review) -> None:

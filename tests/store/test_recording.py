@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -211,6 +212,79 @@ def test_what_is_written_twice_is_there_once(recorder: Recorder, database_url: s
     engine.dispose()
 
 
+class Gate:
+    """Holds up the first transaction until others wait behind it, and counts the answers of each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened, self.sizes, self._write = threading.Event(), list[int](), recording._write_once
+        monkeypatch.setattr(recording, "_write_once", self.write)
+
+    def write(self, engine: Engine, *answers: recording._Recorded) -> None:
+        self.sizes.append(len(answers))
+        assert self.opened.wait(PATIENCE_S)
+        self._write(engine, *answers)
+
+
+def together(recorder: Recorder, gate: Gate, *answers: list[Rating]) -> list[str]:
+    """Record the first answer, and the others while it is written; return what is said of each."""
+    with ThreadPoolExecutor(len(answers)) as pool:
+        running = [pool.submit(recorder.record, answers[0])]
+        until(lambda: gate.sizes)
+        running += [pool.submit(recorder.record, each) for each in answers[1:]]
+        until(lambda: len(recorder._group.answers) == len(answers) - 1)
+        gate.opened.set()
+        return [each.result() for each in running]
+
+
+def test_answers_that_come_together_are_one_transaction(
+    recorder: Recorder, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes while others are written waits for the next transaction, and each is there when it is acknowledged."""
+    monkeypatch.setattr(recording, "PATIENCE_S", PATIENCE_S)
+    recorder.record(candidates("first"))
+    gate = Gate(monkeypatch)
+    assert together(recorder, gate, *map(candidates, "abcdef")) == [""] * 6
+    assert gate.sizes == [1, 5]
+    engine = make_engine(database_url)
+    assert count(engine) == 2 + 6 * 2
+    engine.dispose()
+    assert recorder.waiting() == (0, 0)
+
+
+def test_one_bad_answer_does_not_hold_up_those_beside_it(
+    recorder: Recorder, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits in the outbox, to be refused with the reason; one that is there already is there once."""
+    monkeypatch.setattr(recording, "PATIENCE_S", PATIENCE_S)
+    recorder.record(candidates("twice"))
+    gate, bad = Gate(monkeypatch), [replace(candidates("bad", 1)[0], score=7.0)]
+    said = together(recorder, gate, candidates("a"), candidates("b"), bad, candidates("twice"), candidates("c"))
+    assert said == ["", "", "the database refused it", "", ""]
+    engine = make_engine(database_url)
+    assert count(engine) == 2 + 3 * 2
+    engine.dispose()
+    until(lambda: recorder.waiting() == (0, 1))
+
+
+def test_nobody_waits_behind_a_transaction_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever came with it or after it is told in time, and is in the outbox; when all is well again, it is written."""
+    monkeypatch.setattr(recording, "PATIENCE_S", 0.2)
+    recorder = Recorder(settings_for(sqlite_database(tmp_path / "one.db"), tmp_path))
+    monkeypatch.setattr(recorder, "_start_replaying", lambda: None)
+    gate = Gate(monkeypatch)
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(recorder.record, map(candidates, "abc")))
+    assert all(said)
+    assert recorder.waiting() == (3, 0)
+    gate.opened.set()
+    recorder._replay()
+    assert recorder.record(candidates("d")) == ""
+    engine = make_engine(sqlite_database(tmp_path / "one.db"))
+    until(lambda: count(engine) == 8)
+    engine.dispose()
+    recorder.close()
+
+
 def test_how_an_answer_was_served_comes_with_it(recorder: Recorder, database_url: str) -> None:
     """Both are written at once, and each once; entries from before there was such a row are replayed without one."""
     served = ServingRecord(
@@ -235,10 +309,9 @@ def test_how_an_answer_was_served_comes_with_it(recorder: Recorder, database_url
             ("question:b", NOON, {"total": 1.5}),
         ]
     assert count(engine) == 5
+    bad = [replace(candidates("bad", 1)[0], score=7.0)]
     with pytest.raises(ValueError, match=r"score is 7\.0"):
-        recording._write_answer(
-            engine, [replace(candidates("bad", 1)[0], score=7.0)], replace(served, candidate_group="question:c")
-        )
+        recording._write_answer(engine, recording._Recorded(bad, replace(served, candidate_group="question:c")))
     with engine.connect() as connection:
         assert connection.execute(select(func.count()).select_from(ServedQuestion)).scalar_one() == 2
     engine.dispose()

@@ -3,27 +3,34 @@
 A row is a section with all its vectors in one column (a list of vectors), so that a section is there as a whole or not
 at all, and LanceDB itself takes the nearest of them. A change is a new version of the table that readers see when it is
 complete; a process that is killed leaves the last version and at most files that nobody refers to.
+
+Of a small index there is a copy in one mapped file beside the table (`exact_copy.py`), by which searches compare all
+vectors, in a fraction of the time that LanceDB takes to begin with one. It is of one version, and used for no other.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import re
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.errors import VectorStoreError
+from rlhf_loop.sources.index.exact_copy import MOST_BYTES, ExactCopy, NoCopyError, write_copy
 from rlhf_loop.sources.index.store import (
     LANGUAGES,
     Entry,
@@ -37,12 +44,15 @@ from rlhf_loop.sources.index.store import (
     refuse_other_dimension,
     refuse_other_model,
 )
+from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.utils.languages import UNSPACED
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.index import FTS
     from lancedb.table import Table
+
+logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -72,6 +82,9 @@ _BOOSTS = [1.0, 2.0]
 #: New versions after which a connection is opened anew, in 4 ms: it keeps files of each version that it has read open,
 #: long after they were deleted.
 _VERSIONS = 20
+#: The folder of exact copies, and seconds between two attempts of a process to make one that is missing.
+_EXACT = "exact"
+_EXACT_EVERY_S = 5.0
 #: What a full, foreign or read-only disk is called, by the system and deep inside LanceDB's messages.
 _FULL = "no space left"
 _REFUSED = ("permission denied", "read-only")
@@ -84,14 +97,23 @@ class LanceDbStore:
 
     The folder appears with the first `add`. Each process opens it for itself, with its first use: LanceDB's threads do
     not survive a fork, and so a process that was forked later is refused, where LanceDB itself often hangs.
+    `exact_bytes` of vectors, at most, are all compared.
     """
 
-    def __init__(self, folder: Path, *, language: str = "english", ann_from: int = ANN_FROM) -> None:
+    def __init__(
+        self, folder: Path, *, language: str = "english", ann_from: int = ANN_FROM, exact_bytes: int = MOST_BYTES
+    ) -> None:
         self._folder = folder
         self._language = language
         self._ann_from = ann_from
+        self._exact_bytes = exact_bytes
         self._table: Table | None = None
         self._opened_at = 0
+        self._state: str | None = None
+        self._dimension = 0
+        self._exact: tuple[str, ExactCopy] | None = None
+        self._exact_from = 0.0
+        self._uncopied: str | None = None
         self._process = os.getpid()
         self._opening = threading.Lock()
 
@@ -111,7 +133,7 @@ class LanceDbStore:
                 table = self._create(dimension)
             some = table.search().select(["encoder"]).limit(1).to_arrow()["encoder"].to_pylist()
             refuse_other_model(some, encoder)
-            if _dimension(table) != dimension:
+            if self._dimension != dimension:
                 # Nothing is in it any more, so it may have the vectors of another encoder.
                 table = self._create(dimension, anew=True)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -131,11 +153,17 @@ class LanceDbStore:
             return []
 
         def find(table: Table) -> list[Hit]:
-            if _dimension(table) != len(vector):
+            if self._dimension != len(vector):
                 refuse_other_dimension(_encoders(table), len(vector))
                 return []  # all was deleted
-            by_vector, by_words = partial(_by_vector, table, vector), partial(_by_words, table, query)
-            return _hits(table, ranked(mode, limit, by_vector=by_vector, by_words=by_words))
+            copy = self._exact_copy()
+            by_vector = partial(_by_vector, table, vector) if copy is None else partial(copy.nearest, vector)
+            ranking = ranked(mode, limit, by_vector=by_vector, by_words=partial(_by_words, table, query))
+            hits = {} if copy is None else copy.hits(ranking)
+            # What came in this moment is not in the copy.
+            hits |= _hits(table, [each for each in ranking if each[0] not in hits])
+            # One that another process deletes in this moment is not there any more.
+            return [hits[name] for name, _ in ranking if name in hits]
 
         return self._read(find, [])
 
@@ -202,6 +230,7 @@ class LanceDbStore:
                     place.rename(draft / "former")
                 if first is not None:
                     (draft / place.name).rename(place)
+                self._make_exact_copy(lock_s=_LOCK_TIMEOUT_S)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
 
@@ -213,10 +242,11 @@ class LanceDbStore:
             self._index_columns(table)
             self._index_vectors(table)
             table.optimize(cleanup_older_than=_GRACE)
+            self._make_exact_copy(lock_s=_LOCK_TIMEOUT_S)
 
     def close(self) -> None:
         """Let go of the files; the next use opens them again."""
-        self._table = None
+        self._table = self._exact = None
 
     def _read(self, work: Callable[[Table], _Result], otherwise: _Result) -> _Result:
         """Return the result of the work on the table, `otherwise` if there is none yet."""
@@ -232,26 +262,52 @@ class LanceDbStore:
                 raise
             except Exception:  # see _errors
                 # Another process may just have dropped the version that was read; the next read finds the newest.
+                self._state = None
                 return once()
 
     def _open(self) -> Table | None:
         """Return the table, None if there is none yet."""
         if self._process != os.getpid():
-            self._table, self._process, self._opening = None, os.getpid(), threading.Lock()
+            self._table, self._state, self._process, self._opening = None, None, os.getpid(), threading.Lock()
         if _AT_WORK - {os.getpid()}:
             raise VectorStoreError(
                 "The index was in use when this process was forked, and LanceDB does not survive that. Start processes "
                 "before the index is first used, or start them by spawn."
             )
         with self._opening:
-            if self._table is not None and self._table.version - self._opened_at >= _VERSIONS:
-                # Not closed: other threads may be reading it. It goes with the last of them.
-                self._table = None
-            if self._table is None and self._folder.is_dir():
-                database = self._connect()
-                if TABLE in database.list_tables().tables:
-                    self._table = self._opened(database)
+            state = self._folder_state()
+            if self._table is None or state != self._state:
+                self._look(state)
             return self._table
+
+    def _folder_state(self) -> str:
+        """Return what changes with each version of the table, an empty text while there is none.
+
+        To ask LanceDB takes ten times as long, and a search would ask five times.
+        """
+        versions = self._folder / f"{TABLE}.lance" / "_versions"
+        try:
+            status, names = versions.stat(), sorted(os.listdir(versions))
+        except OSError:
+            return ""
+        # Of the folder as well: another one in its place may have the same versions.
+        seen = f"{status.st_ino} {status.st_mtime_ns} {' '.join(names)}"
+        return hashlib.sha256(seen.encode()).hexdigest()
+
+    def _look(self, state: str) -> None:
+        """Have the newest version of the table, or none if there is none yet."""
+        table, self._state = self._table, None
+        if table is not None and state:
+            table.checkout_latest()
+            if 0 <= table.version - self._opened_at < _VERSIONS:
+                self._state, self._dimension = state, _dimension(table)
+                return
+        # Not closed: other threads may be reading it. It goes with the last of them.
+        self._table = None
+        if self._folder.is_dir():
+            database = self._connect()
+            if TABLE in database.list_tables().tables and (found := self._opened(database)) is not None:
+                self._table, self._state, self._dimension = found, state, _dimension(found)
 
     def _opened(self, database: Any) -> Table | None:
         """Open the table; None if another process has only begun to make it, even if that was killed meanwhile."""
@@ -270,14 +326,14 @@ class LanceDbStore:
         import lancedb
 
         _AT_WORK.add(os.getpid())
-        # Each read looks for the newest version: others may have written it.
-        return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
+        # Whether others have written a newer version, each read looks by itself.
+        return lancedb.connect(self._folder)
 
     def _create(self, dimension: int, *, anew: bool = False) -> Table:
         how: dict[str, Any] = {"mode": "overwrite"} if anew else {"exist_ok": True}
         table: Table = self._connect().create_table(TABLE, schema=_schema(dimension), **how)
         self._index_columns(table)
-        self._table, self._opened_at = table, table.version
+        self._table, self._opened_at, self._state, self._dimension = table, table.version, None, dimension
         return table
 
     def _create_of(self, parts: Iterable[pa.Table]) -> None:
@@ -341,6 +397,61 @@ class LanceDbStore:
         stats = table.index_stats(_VECTOR_INDEX)
         if stats is None or count > _RETRAIN * stats.num_indexed_rows:
             table.create_index("vectors", config=IvfSq(distance_type="cosine"), name=_VECTOR_INDEX, replace=True)
+
+    def _exact_copy(self) -> ExactCopy | None:
+        """Return the copy of this version of the table; None where it is too large for one, or has none yet."""
+        state, copy = self._state, self._exact
+        if copy is not None and copy[0] == state:
+            return copy[1]
+        if state is None or state == self._uncopied:
+            return None
+        try:
+            self._exact = state, ExactCopy(self._exact_file(state))
+        except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+            # While an index grows there is a new version each second.
+            if monotonic() > self._exact_from + _EXACT_EVERY_S:
+                self._exact_from = monotonic()
+                start_thread(self._make_exact_copy, name="rlhf-index-copy")
+            return None
+        return self._exact[1]
+
+    def _exact_file(self, state: str) -> Path:
+        return self._folder / _EXACT / f"{state}.arrow"
+
+    def _make_exact_copy(self, *, lock_s: float = 0) -> None:
+        """Copy the newest version of the table, unless others are at it for so long, and drop all older ones."""
+        from filelock import FileLock, Timeout
+
+        folder = self._folder / _EXACT
+        try:
+            folder.mkdir(exist_ok=True)
+            with FileLock(folder / LOCK, timeout=lock_s):
+                state = self._folder_state()
+                file = self._exact_file(state)
+                try:
+                    if not file.exists():
+                        self._write_exact_copy(file)
+                except NoCopyError:
+                    self._uncopied = state
+                # What has come meanwhile is not in it, or is and should not be.
+                kept = {file} if self._folder_state() == state else set()
+                for other in set(folder.glob("*.arrow")) - kept:
+                    with suppress(OSError):  # some systems keep what is mapped
+                        other.unlink()
+        except Timeout:
+            pass
+        except Exception as error:  # see _errors
+            logger.info("The index %s is searched without a copy: %s", self._folder, error)
+
+    def _write_exact_copy(self, file: Path) -> None:
+        if not (self._folder / f"{TABLE}.lance").is_dir():
+            raise NoCopyError
+        # Opened anew, so that no search brings it to another version meanwhile.
+        table = self._connect().open_table(TABLE)
+        count = table.count_rows()
+        if not count or 4 * count * _dimension(table) > self._exact_bytes:
+            raise NoCopyError
+        write_copy(file, table.search().limit(None).to_batches(batch_size=_BATCH), most_bytes=self._exact_bytes)
 
     @contextmanager
     def _changing(self) -> Iterator[Table | None]:
@@ -522,18 +633,15 @@ def _by_words(table: Table, query: str, depth: int) -> Ranking:
     return list(zip(rows["id"].to_pylist(), rows["_score"].to_pylist(), strict=True))
 
 
-def _hits(table: Table, ranking: Ranking) -> list[Hit]:
+def _hits(table: Table, ranking: Ranking) -> dict[str, Hit]:
     if not ranking:
-        return []
+        return {}
     rows = table.search().where(_in("id", [name for name, _ in ranking])).limit(None).to_arrow()
-    places = {name: number for number, name in enumerate(rows["id"].to_pylist())}
-    hits = []
-    for name, score in ranking:
-        # One that another process deletes in this moment is not there any more.
-        if (place := places.get(name)) is not None:
-            section = Section(**{field: rows[field][place].as_py() for field in Section.__dataclass_fields__})
-            vectors = _matrix(rows["vectors"][place])[rows["headings"][place].as_py() :]
-            hits.append(Hit(section, vectors, rows["encoder"][place].as_py(), float(score)))
+    scores, hits = dict(ranking), {}
+    for place, name in enumerate(rows["id"].to_pylist()):
+        section = Section(**{field: rows[field][place].as_py() for field in Section.__dataclass_fields__})
+        vectors = _matrix(rows["vectors"][place])[rows["headings"][place].as_py() :]
+        hits[name] = Hit(section, vectors, rows["encoder"][place].as_py(), float(scores[name]))
     return hits
 
 
