@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from itertools import islice
+
+from patience import until
 
 from tools.bench import server, service
 
 RESULT = service.Service(
     workers="2 processes with 8 threads each",
     load=service.Load(answers=6000, errors=0, degraded=0, rate=100.0, p50=490.4, p99=900.6),
+    processor_ms=12.34,
     before=500.0,
     memory=[(10, 510.0), (30, 511.0), (60, 512.0)],
     exit_code=0,
@@ -17,10 +22,11 @@ RESULT = service.Service(
 
 
 def test_the_section_has_all_that_was_promised() -> None:
-    """Answers a second, p50, p99, errors, and the memory over time."""
+    """Answers a second, p50, p99, errors, the processor's time, and the memory over time."""
     text = service.section(RESULT)
     for row in ("| answers a second | 100 |", "| p50 | 490 ms |", "| p99 | 901 ms |", "| errors | 0 |"):
         assert row in text
+    assert "| processor time of the server, an answer | 12.3 ms |" in text
     assert "| memory after 60 s | 512 MB |" in text
 
 
@@ -33,3 +39,11 @@ def test_no_question_comes_twice() -> None:
 def test_memory_counts_the_children() -> None:
     """This process has more than ten and less than ten thousand megabytes."""
     assert 10 < server.megabytes(os.getpid()) < 10_000
+
+
+def test_processor_time_is_in_seconds() -> None:
+    """It grows by about what Python says of this process."""
+    with subprocess.Popen([sys.executable, "-c", "sum(range(20_000_000)); input()"], stdin=subprocess.PIPE) as process:
+        served = server.Server(process=process, port=0, workers="")  # type: ignore[arg-type]
+        until(lambda: served.processor_s() > 0.05)
+        process.kill()

@@ -32,6 +32,11 @@ class Server:
         """Return the memory of all its processes."""
         return megabytes(self.process.pid)
 
+    def processor_s(self) -> float:
+        """Return the seconds of the processor that all its processes have taken so far."""
+        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in family(self.process.pid))
+        return sum(int(each[11]) + int(each[12]) for each in stats) / os.sysconf("SC_CLK_TCK")
+
 
 def environ(folder: Path) -> dict[str, str]:
     """Return variables that keep everything in the folder, and ask nobody else."""
@@ -88,9 +93,13 @@ def log_of(folder: Path) -> str:
 
 def megabytes(parent: int) -> float:
     """Return the memory of a process and its children; a page that several share counts once."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    found = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (str(parent), *children))
+    found = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in family(parent))
     return sum(int(each[1]) * 1024 / 1e6 for text in found if (each := re.search(r"^Pss:\s*(\d+)", text, re.MULTILINE)))
+
+
+def family(parent: int) -> list[int]:
+    """Return a process and its children."""
+    return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
 
 
 def sample() -> tuple[list[str], list[str]]:

@@ -45,10 +45,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The load, and the memory of all processes at some seconds from its start, in MB (shared pages once)."""
+    """The load, and the memory of all processes at some seconds from its start, in MB (shared pages once).
+
+    `processor_ms` is what the server's processes took of the processor for an answer.
+    """
 
     workers: str
     load: Load
+    processor_ms: float
     before: float
     memory: Sequence[tuple[int, float]]
     exit_code: int
@@ -63,7 +67,7 @@ def measure(*, clients: int = CLIENTS, seconds: int = SECONDS, documents: int = 
             warmed = _result(_asking(served.port, clients, requests=_WARM_REQUESTS))
             if warmed.errors or warmed.degraded:
                 sys.exit(f"The server does not answer well:\n{server.log_of(folder)}")
-            before = served.megabytes()
+            before, taken = served.megabytes(), served.processor_s()
             asking = _asking(served.port, clients, seconds=seconds)
             started, memory = monotonic(), []
             for moment in (moment for moment in _MOMENTS if moment <= seconds):
@@ -71,9 +75,17 @@ def measure(*, clients: int = CLIENTS, seconds: int = SECONDS, documents: int = 
                 sleep(max(0.0, started + moment - 0.5 - monotonic()))
                 memory.append((moment, served.megabytes()))
             load = _result(asking)
+            taken = served.processor_s() - taken
             served.process.send_signal(signal.SIGTERM)
             code = served.process.wait(60)
-            return Service(workers=served.workers, load=load, before=before, memory=memory, exit_code=code)
+            return Service(
+                workers=served.workers,
+                load=load,
+                processor_ms=1e3 * taken / max(1, load.answers),
+                before=before,
+                memory=memory,
+                exit_code=code,
+            )
 
 
 def section(service: Service) -> str:
@@ -83,6 +95,7 @@ def section(service: Service) -> str:
         ("answers a second", f"{load.rate:.0f}"),
         ("p50", f"{load.p50:.0f} ms"),
         ("p99", f"{load.p99:.0f} ms"),
+        ("processor time of the server, an answer", f"{service.processor_ms:.1f} ms"),
         ("answers", f"{load.answers:,}"),
         ("errors", f"{load.errors}"),
         ("answers with something degraded", f"{load.degraded}"),

@@ -76,6 +76,15 @@ class ExactCopy:
         return {name: place[0].hit(place[1], score) for name, place, score in places if place is not None}
 
 
+def is_copy(path: Path) -> bool:
+    """Tell whether the file is there, and can be opened."""
+    try:
+        ExactCopy(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def write_copy(path: Path, batches: Iterable[pa.RecordBatch], *, most_bytes: int) -> None:
     """Write the file that `ExactCopy` opens, whole or not at all; each section has a vector at least.
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_loop.errors import VectorStoreError
-from rlhf_loop.sources.index.exact_copy import MOST_BYTES, ExactCopy, NoCopyError, write_copy
+from rlhf_loop.sources.index.exact_copy import MOST_BYTES, ExactCopy, NoCopyError, is_copy, write_copy
 from rlhf_loop.sources.index.store import (
     LANGUAGES,
     Entry,
@@ -429,19 +429,20 @@ class LanceDbStore:
                 state = self._folder_state()
                 file = self._exact_file(state)
                 try:
-                    if not file.exists():
+                    if not is_copy(file):
                         self._write_exact_copy(file)
                 except NoCopyError:
                     self._uncopied = state
                 # What has come meanwhile is not in it, or is and should not be.
                 kept = {file} if self._folder_state() == state else set()
-                for other in set(folder.glob("*.arrow")) - kept:
+                for other in {*folder.glob("*.arrow"), *folder.glob(".*.tmp")} - kept:
                     with suppress(OSError):  # some systems keep what is mapped
                         other.unlink()
         except Timeout:
             pass
         except Exception as error:  # see _errors
-            logger.info("The index %s is searched without a copy: %s", self._folder, error)
+            self._uncopied = self._folder_state()
+            logger.warning("The index %s is searched without an exact copy: %s", self._folder, error)
 
     def _write_exact_copy(self, file: Path) -> None:
         if not (self._folder / f"{TABLE}.lance").is_dir():
