@@ -183,6 +183,11 @@ class Settings:
     record_days: float = _setting(
         0.0, "Days after which the worker deletes recorded rankings of which nothing was rated; 0: never.", most=36_500
     )
+    served_days: float = _setting(
+        0.0,
+        "Days after which the worker deletes how questions were served; their answers stay, and the trends; 0: never.",
+        most=36_500,
+    )
     secret_key: str = _setting(
         "",
         "Signs sessions and forms, the same for all processes. Beyond loopback the server does not start without one.",

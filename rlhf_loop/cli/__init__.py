@@ -8,7 +8,7 @@ from rlhf_loop.cli.accounts import audit, tokens, users
 from rlhf_loop.cli.common import Commands, FilePath, keep_env_file
 from rlhf_loop.cli.index import index
 from rlhf_loop.cli.mcp import mcp
-from rlhf_loop.cli.operate import alarms, backup, forget, rankings, report, restore, worker
+from rlhf_loop.cli.operate import alarms, backup, forget, purge, rankings, report, restore, worker
 from rlhf_loop.cli.ratings import ratings
 from rlhf_loop.cli.serve import serve
 from rlhf_loop.cli.setup import demo, doctor, init, settings
@@ -43,7 +43,7 @@ SECTIONS = {
     "Ratings": (ratings, users, tokens),
     "The model": (train, rerank, score, models, encoder),
     "The service": (index, warm, serve, mcp),
-    "Keep it going": (worker, retrain, backup, restore, alarms, report, audit, rankings, forget),
+    "Keep it going": (worker, retrain, backup, restore, alarms, report, audit, purge, rankings, forget),
 }
 for section, commands in SECTIONS.items():
     for command in commands:

@@ -1,5 +1,5 @@
-"""`rlhf-loop worker`, `backup`, `restore`, `alarms`, `report`, `rankings`, `forget`: the periodic jobs, what is kept,
-looked at or deleted.
+"""`rlhf-loop worker`, `backup`, `restore`, `alarms`, `report`, `purge`, `rankings`, `forget`: the periodic jobs, what
+is kept, looked at or deleted.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def worker(once: bool) -> None:
 
     It looks at the times of RLHF_WORKER_SCHEDULE whether a retraining is due, as `rlhf-loop retrain --if-due` does,
     every five minutes for alarms, of which it tells the webhook, every minute after the live model's file and
-    killed trainings, and every hour for recorded rankings that are older than RLHF_RECORD_DAYS. One worker is
-    enough; several do no harm. SIGTERM stops a running training, too. Logs go to stderr, a line of JSON each.
+    killed trainings, and every hour it sums up days that are over for the trends, and deletes what is older than
+    RLHF_RECORD_DAYS and RLHF_SERVED_DAYS, as `rlhf-loop purge` does. One worker is enough; several do no harm. SIGTERM
+    stops a running training, too. Logs go to stderr, a line of JSON each.
     """
     from rlhf_loop.monitoring.worker import Worker
     from rlhf_loop.web import logs
@@ -260,13 +261,12 @@ def rankings() -> None:
     """Delete recorded rankings (RLHF_RECORD_RANKINGS) that are old."""
 
 
+_DAYS = click.FloatRange(0, 36_500)
 _yes = click.option("--yes", is_flag=True, help="Delete it. Without this, only its number is shown.")
 
 
 @rankings.command("purge", short_help="Delete recorded rankings that are old and not rated.")
-@click.option(
-    "--days", type=click.FloatRange(0, 36_500), help="Those older than so many days. Default: RLHF_RECORD_DAYS."
-)
+@click.option("--days", type=_DAYS, help="Those older than so many days. Default: RLHF_RECORD_DAYS.")
 @_yes
 def purge_rankings(days: float | None, yes: bool) -> None:
     """Delete the documents of recorded rankings that are old, where nobody has rated any of them.
@@ -275,7 +275,8 @@ def purge_rankings(days: float | None, yes: bool) -> None:
     code 1 while SQLite's log could not be emptied of what was deleted, now or before: then do it again.
     """
     from rlhf_loop.store.engine import reading, scrub
-    from rlhf_loop.store.rankings import count, of_groups, old, purge
+    from rlhf_loop.store.rankings import count, of_groups, old
+    from rlhf_loop.store.rankings import purge as purge_documents
 
     days = read_settings().record_days or None if days is None else days
     if days is not None and math.isnan(days):
@@ -289,8 +290,55 @@ def purge_rankings(days: float | None, yes: bool) -> None:
     if not found.answers:
         click.echo("There is nothing to delete.")
     if found.answers and _allowed(yes):
-        _print_stored(purge(engine, before=before, actor=operator()), "deleted")
+        _print_stored(purge_documents(engine, before=before, actor=operator()), "deleted")
     # Also where nothing was left to delete: an earlier run may have found the log in use.
+    if yes and not scrub(engine):
+        sys.exit(1)
+
+
+@click.command(short_help="Delete what is older than the settings keep.")
+@click.option("--record-days", type=_DAYS, help="Recorded rankings, not rated. Default: RLHF_RECORD_DAYS.")
+@click.option("--served-days", type=_DAYS, help="How questions were served. Default: RLHF_SERVED_DAYS.")
+@_yes
+def purge(record_days: float | None, served_days: float | None, yes: bool) -> None:
+    """Delete recorded rankings that nobody rated, and how questions were served, both after so many days; 0: never.
+
+    Answers and ratings stay; the trends of days that are over, too, as they are summed up before. The worker does the
+    same every hour. Exit code 1 while SQLite's log could not be emptied of what was deleted: then do it again.
+    """
+    from rlhf_loop.monitoring.served_days import purge_old, served_before
+    from rlhf_loop.store.engine import reading, scrub
+    from rlhf_loop.store.rankings import Stored, count, count_served, of_groups, old
+
+    settings = read_settings()
+    record_days = settings.record_days if record_days is None else record_days
+    served_days = settings.served_days if served_days is None else served_days
+    if math.isnan(record_days) or math.isnan(served_days):
+        raise click.UsageError("nan is not a valid number of days. Give a number from 0 to 36,500.")
+    if not record_days and not served_days:
+        raise click.UsageError(
+            "RLHF_RECORD_DAYS and RLHF_SERVED_DAYS are 0, so nothing is too old. Set one, or give --record-days or "
+            "--served-days."
+        )
+    engine, now = open_ratings(), datetime.now(UTC)
+    documents, served = Stored(), 0
+    with reading(engine) as connection:
+        if record_days:
+            groups = old(connection, before=now - timedelta(days=record_days))
+            documents = count(connection, of_groups(connection, groups))
+        if served_days:
+            served = count_served(connection, before=served_before(served_days, now=now))
+    if yes:
+        ages = {"record_days": record_days, "served_days": served_days}
+        gone = purge_old(engine, **ages, threshold=settings.quality_threshold, actor=operator(), now=now)
+        documents, served = gone.documents, gone.served
+    which = "deleted" if yes else "too old"
+    _print_stored(documents, which)
+    click.echo(f"{counted(served, 'record', 'records')} of served questions: {which}.")
+    if not documents.answers and not served:
+        click.echo("There was nothing to delete." if yes else "There is nothing to delete.")
+    else:
+        _allowed(yes)
     if yes and not scrub(engine):
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""The worker's periodic jobs: retraining, checks and webhook, the live model's file, old rankings, backups.
+"""The worker's periodic jobs: retraining, checks and webhook, the live model's file, sums of days, retention, backups.
 
 Each job has a thread of its own, so that one that fails or takes long holds up no other. Trainings are
 processes of their own: they take hours and gigabytes at worst, and one that crashes must not take the rest along.
@@ -22,9 +22,9 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
 from rlhf_loop.errors import BackupError, ConfigError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
+from rlhf_loop.monitoring.served_days import purge_old
 from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
-from rlhf_loop.store import rankings
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.backup import Index, back_up_into, holds_nothing, stored
 from rlhf_loop.store.engine import ensure_schema, make_engine, scrub
@@ -100,7 +100,7 @@ class Worker:
             _Job("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
             _Job("retraining", schedule.after, self._retrain, at_once=False),
             _Job("looking for problems", lambda now: now + _CHECK_EVERY, self._check),
-            _Job("deleting old rankings", lambda now: now + _PURGE_EVERY, self._purge),
+            _Job("summing up past days, and deleting what is old", lambda now: now + _PURGE_EVERY, self._purge),
             _Job("writing a backup", backups.after, self._back_up, at_once=False),
         )
 
@@ -157,13 +157,18 @@ class Worker:
         return True
 
     def _purge(self) -> bool:
-        if days := self._settings.record_days:
-            ensure_schema(self._engine)
-            gone = rankings.purge(self._engine, before=datetime.now(UTC) - timedelta(days=days), actor="worker")
+        ensure_schema(self._engine)
+        of = self._settings
+        ages = {"record_days": of.record_days, "served_days": of.served_days}
+        gone = purge_old(self._engine, **ages, threshold=of.quality_threshold, actor="worker")
+        if any(ages.values()):
             # Also after an hour in which the log could not be emptied.
             scrub(self._engine)
-            if gone.answers:
-                logger.info("%d documents of %d recorded rankings are deleted.", gone.answers, gone.questions)
+        if gone.documents.answers:
+            documents = gone.documents
+            logger.info("%d documents of %d recorded rankings are deleted.", documents.answers, documents.questions)
+        if gone.served:
+            logger.info("The records of %d served questions are deleted.", gone.served)
         return True
 
     def _back_up(self) -> bool:

@@ -46,9 +46,7 @@ def due(
         error = func.coalesce(TrainingRun.error, "")
         failed, _ = _last(connection, ("failed",), not_(or_(*(error.startswith(name) for name in STOPPED))))
         last, seen = _last(connection, _FINISHED)
-        rated = connection.execute(
-            select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
-        ).scalar_one()
+        rated = _rated(connection, most=None if last is None else MIN_SAMPLES)
         new = _new_ratings(connection, last, seen) if last else rated
     if failed is not None and abs(now - failed) < _AFTER_FAILURE and (last is None or failed > last):
         return Due(False, f"The last training failed at {failed:%Y-%m-%d %H:%M} UTC; the next try is an hour later.")
@@ -89,6 +87,12 @@ def _last(
     )
     row = connection.execute(newest).first()
     return (row.started_at, (row.metrics or {}).get("last_review")) if row else (None, None)
+
+
+def _rated(connection: Connection, *, most: int | None) -> int:
+    """Count the rated answers, at most so many: there may be millions."""
+    found = select(Interaction.rating).where(Interaction.rating.is_not(None)).limit(most).subquery()
+    return connection.execute(select(func.count()).select_from(found)).scalar_one()
 
 
 def _new_ratings(connection: Connection, since: datetime, seen: int | None) -> int:

@@ -302,7 +302,7 @@ def count_waiting(connection: Connection, rater: Rater, settings: Settings, *, m
 
 def count_left(connection: Connection, *, most: int) -> int:
     """Count the answers that no expert has rated, of the newest `most`, each text once."""
-    looked_at = _newest_waiting(most).subquery()
+    looked_at = newest_waiting(most).subquery()
     left = select(Interaction.id).join(looked_at, looked_at.c.id == Interaction.id).where(stands_for_all())
     return connection.execute(select(func.count()).select_from(left.subquery())).scalar_one()
 
@@ -315,7 +315,8 @@ def count_open(connection: Connection, rater: Rater) -> int:
     return connection.execute(select(func.count()).select_from(unrated.subquery())).scalar_one()
 
 
-def _newest_waiting(most: int) -> Select[Any]:
+def newest_waiting(most: int) -> Select[Any]:
+    """Select the ids of the newest answers that no expert has rated, at most so many."""
     return select(Interaction.id).where(Interaction.rating.is_(None)).order_by(Interaction.id.desc()).limit(most)
 
 
@@ -403,7 +404,7 @@ def _drawn(connection: Connection, rater: Rater, settings: Settings) -> list[int
 
 def _stretch(rater: Rater, settings: Settings, *, up_to: int | None = None, limit: int = _NEWEST) -> Select[Any]:
     """Select the newest answers that wait, or the newest of those up to an id."""
-    ids = _newest_waiting(_WAITING)
+    ids = newest_waiting(_WAITING)
     if up_to is not None:
         ids = ids.where(Interaction.id <= up_to)
     looked_at = ids.subquery()

@@ -107,17 +107,18 @@ def _filled(name: str, text: str, *, limit: int) -> str:
     return checked
 
 
-#: Among so many answers it counts; a larger number tells nobody more.
-MOST_COUNTED = 1000
+#: Among so many answers it counts, and so many rated ones; a larger number tells nobody more.
+MOST_COUNTED, MOST_RATED = 1000, 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """`rated` answers of the `needed` ones; `today`, since midnight UTC, of the `goal`; and how many wait.
 
-    `rated` counts answers that experts rated. `today` counts the rater's reviews and comparisons. `waiting` counts what
-    the rater may still be given of the newest 1,000 answers that no expert has rated; second opinions are not in it.
-    `left` counts these answers for all raters, and `mine` what the rater may be given or has open now.
+    `rated` counts answers that experts rated, to `MOST_RATED`. `today` counts the rater's reviews and comparisons.
+    `waiting` counts what the rater may still be given of the newest 1,000 answers that no expert has rated; second
+    opinions are not in it. `left` counts these answers for all raters, and `mine` what the rater may be given or has
+    open now.
     """
 
     rated: int
@@ -133,7 +134,8 @@ def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime
     """Count how far the rater is."""
     now = (now or datetime.now(UTC)).astimezone(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    rated = select(func.count()).select_from(Interaction).where(Interaction.rating.is_not(None))
+    some = select(Interaction.rating).where(Interaction.rating.is_not(None)).limit(MOST_RATED).subquery()
+    rated = select(func.count()).select_from(some)
     reviews = select(func.count()).where(
         Review.reviewer == reviewer, Review.reviewed_at >= midnight, Review.role == ReviewerRole.EXPERT
     )

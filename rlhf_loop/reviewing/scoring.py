@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Protocol
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
@@ -24,10 +25,11 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Ranking, field_values
 from rlhf_loop.errors import RlhfLoopError
 from rlhf_loop.ranking import Ranker
-from rlhf_loop.reviewing.candidates import same_prompt, stands_for_all
+from rlhf_loop.reviewing.candidates import newest_waiting, same_prompt, stands_for_all
 from rlhf_loop.store.engine import reading, transaction, upsert
-from rlhf_loop.store.tables import AnswerScore, Interaction
+from rlhf_loop.store.tables import AnswerScore, Interaction, Review
 from rlhf_loop.utils.concurrency import start_thread
+from rlhf_loop.utils.sqlite import in_parts
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,10 @@ logger = logging.getLogger(__name__)
 _QUESTIONS, _OF_ONE = 10, 50
 #: The cosine from which two questions may be of one field.
 _NEAR_FIELD = 0.3
-#: Scores of answers that wait no more, deleted at a time.
-_DELETED = 2_000
+#: The newest answers that wait, among which those without a score are looked for: the queue is not as long for anybody.
+_LOOKED_AT = 20_000
+#: Scores that are looked at for answers that wait no more.
+_OF_RATED = 5_000
 
 
 class Ranks(Protocol):
@@ -184,30 +188,37 @@ class Scoring:
 
 
 def _forget_rated(engine: Engine) -> None:
-    """Delete scores of answers that were rated meanwhile, elsewhere than on the review screen."""
-    rated = (
-        select(AnswerScore.interaction_key)
-        .join(Interaction, Interaction.id == AnswerScore.interaction_key)
-        .where(Interaction.rating.is_not(None))
-        .limit(_DELETED)
-    )
+    """Delete scores of answers that were rated meanwhile, elsewhere than on the review screen.
+
+    They are looked for among the answers of the newest reviews, and in a stretch of the scores that begins anywhere: so
+    what was left over is found sooner or later, and not all are read each time.
+    """
+    of = AnswerScore.interaction_key
     with reading(engine) as connection:
-        ids = list(connection.execute(rated).scalars())
-    if ids:
+        ends = (select(end(of)).scalar_subquery() for end in (func.min, func.max))
+        first, last = connection.execute(select(*ends)).one()
+        if first is None:
+            return
+        newest = select(Review.interaction_key).order_by(Review.id.desc()).limit(_OF_RATED)
+        stretch = select(of).where(of >= random.randint(first, last)).order_by(of).limit(_OF_RATED)
+        ids = set[int]()
+        for some in (newest, stretch):
+            looked_at = some.subquery()
+            rated = select(of).join(looked_at, looked_at.c[0] == of).join(Interaction, Interaction.id == of)
+            ids.update(connection.execute(rated.where(Interaction.rating.is_not(None))).scalars())
+    for part in in_parts(sorted(ids)):
         with transaction(engine) as connection:
-            connection.execute(delete(AnswerScore).where(AnswerScore.interaction_key.in_(ids)))
+            connection.execute(delete(AnswerScore).where(of.in_(part)))
 
 
 def _questions(connection: Connection, version: str, limit: int) -> list[_Waiting]:
     """Return the newest answers that are to be scored, by the group and the prompt of their question."""
+    newest = newest_waiting(_LOOKED_AT).subquery()
     waiting = (
         select(Interaction.id, Interaction.candidate_group, Interaction.user_prompt)
+        .join(newest, newest.c.id == Interaction.id)
         .join(AnswerScore, AnswerScore.interaction_key == Interaction.id, isouter=True)
-        .where(
-            Interaction.rating.is_(None),
-            or_(AnswerScore.interaction_key.is_(None), AnswerScore.model_version != version),
-            stands_for_all(),
-        )
+        .where(or_(AnswerScore.interaction_key.is_(None), AnswerScore.model_version != version), stands_for_all())
         .order_by(Interaction.id.desc())
         .limit(limit)
     )

@@ -91,7 +91,10 @@ class InteractionEntry:
 
 @dataclass(frozen=True, slots=True)
 class InteractionPage:
-    """Some interactions, newest first; with `next` as cursor comes the next page, None on the last one."""
+    """Some interactions, newest first; with `next` as cursor comes the next page, None on the last one.
+
+    A page may have fewer than were asked for, or none, and a next one all the same.
+    """
 
     interactions: tuple[InteractionEntry, ...]
     next: str | None
@@ -110,16 +113,14 @@ def interactions(
 ) -> InteractionPage:
     """Return a page. What comes while somebody turns the pages moves none of them: it would be before the first.
 
+    Where hardly anything fulfils the filters, it ends early, as a search does, and may be empty with a next one.
+
     Raises:
         ValueError: the cursor is not valid, or of other filters.
     """
     of = _fingerprint("interactions", *map(str, astuple(filters)))
-    wanted = _filtered(select(*_columns()), filters).order_by(Interaction.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        wanted = wanted.where(Interaction.id < _position(cursor, of))
-    with reading(engine) as connection:
-        rows = connection.execute(wanted).all()
-    return InteractionPage(tuple(map(_entry, rows[:limit])), _next(rows, limit, of))
+    found = search(engine, filters, before=None if cursor is None else _position(cursor, of), limit=limit)
+    return InteractionPage(found.interactions, None if found.before is None else _cursor(found.before, of))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,9 @@ def search(
         oldest, newest = connection.execute(first_and_last()).one()
         upper = min(before or LARGEST_ID, (newest or 0) + 1)
         found: list[Row[Any]] = []
-        step, lasted, before_that = _FIRST_STEP, 0.0, 0.0
+        # What an index finds by itself needs no ranges.
+        step = upper if filters.candidate_group is not None or filters.harmful else _FIRST_STEP
+        lasted = before_that = 0.0
         while oldest is not None and upper > oldest and lasted < seconds:
             lower = max(upper - step, 0)
             missing = limit + 1 - len(found)
@@ -452,8 +455,11 @@ def _fingerprint(*parts: str) -> bytes:
 def _next(rows: Sequence[Row[Any]], limit: int, of: bytes) -> str | None:
     if len(rows) <= limit:
         return None
-    last: int = rows[limit - 1].row_id
-    return urlsafe_b64encode(of + last.to_bytes(8)).rstrip(b"=").decode()
+    return _cursor(rows[limit - 1].row_id, of)
+
+
+def _cursor(position: int, of: bytes) -> str:
+    return urlsafe_b64encode(of + position.to_bytes(8)).rstrip(b"=").decode()
 
 
 def _position(cursor: str, of: bytes) -> int:

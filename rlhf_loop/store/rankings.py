@@ -1,16 +1,17 @@
 """Recorded rankings in the database: found to be rated, deleted when they are old, or when somebody is to be forgotten.
 
 The documents of a ranking are interactions, which reviews and trends know as any others; how it was served is a row of
-`rlhf_served_questions`, which stays when they are deleted for their age.
+`rlhf_served_questions`, which stays when they are deleted for their age. Such rows are deleted for their own age, too,
+a few thousand in a transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, UpdateBase, delete, exists, func, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
@@ -22,6 +23,8 @@ from rlhf_loop.utils.sqlite import in_parts
 
 #: Rankings and answers that are deleted in one transaction, for which others wait.
 _GROUPS_AT_ONCE, _ANSWERS_AT_ONCE = 50, 900
+#: Records of serving that are changed or deleted in one.
+_RECORDS_AT_ONCE = 5_000
 
 
 class PurgedError(LookupError):
@@ -104,7 +107,7 @@ def old(connection: Connection, *, before: datetime, among: Sequence[str] | None
     other, group = aliased(Interaction), ServedQuestion.candidate_group
     wanted = (
         select(group)
-        .where(ServedQuestion.door.is_not(None), ServedQuestion.served_at < before)
+        .where(*_has_documents(before))
         .where(exists().where(Interaction.candidate_group == group))
         .where(~exists().where(other.candidate_group == group, _is_judged(other)))
     )
@@ -163,7 +166,8 @@ def count(connection: Connection, keys: Sequence[int], *, caller: str | None = N
 def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
     """Delete the documents of what `old` finds; how it was served stays, for the trends. Return how much that was.
 
-    Afterwards, also where it was nothing, `store.engine.scrub` sees to the log.
+    Whatever has no documents then is noted, and not looked at again. Afterwards, also where it was nothing,
+    `store.engine.scrub` sees to the log.
     """
     with reading(engine) as connection:
         groups = old(connection, before=before)
@@ -175,7 +179,51 @@ def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
             # Perhaps somebody has judged one meanwhile. From here on they wait.
             keys = of_groups(connection, old(connection, before=before, among=some))
             gone += _delete(connection, keys, action="rankings.purged", actor=actor)
+    group = ServedQuestion.candidate_group
+    empty = select(group).where(*_has_documents(before), ~exists().where(Interaction.candidate_group == group))
+    now = datetime.now(UTC)
+    _in_batches(engine, empty, lambda some: update(ServedQuestion).where(group.in_(some)).values(emptied_at=now))
     return gone
+
+
+def _has_documents(before: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that it is a recorded ranking from before that time which may have documents."""
+    of = ServedQuestion
+    return of.door.is_not(None), of.emptied_at.is_(None), of.served_at < before
+
+
+def count_served(connection: Connection, *, before: datetime) -> int:
+    """Count what `purge_served` would delete."""
+    return connection.execute(select(func.count()).select_from(_old_served(before).subquery())).scalar_one()
+
+
+def purge_served(engine: Engine, *, before: datetime, actor: str) -> int:
+    """Delete how questions were served before that time; return how many. Their answers stay.
+
+    So do recorded rankings that have documents: they are found by that record.
+    """
+    group = ServedQuestion.candidate_group
+    gone = _in_batches(engine, _old_served(before), lambda some: delete(ServedQuestion).where(group.in_(some)))
+    if gone:
+        with transaction(engine) as connection:
+            audit.note(connection, actor, "served.purged", "served questions", {"count": gone})
+    return gone
+
+
+def _old_served(before: datetime) -> Select[str]:
+    of = ServedQuestion
+    return select(of.candidate_group).where(of.served_at < before, or_(of.door.is_(None), of.emptied_at.is_not(None)))
+
+
+def _in_batches(engine: Engine, wanted: Select[str], change: Callable[[Select[str]], UpdateBase]) -> int:
+    """Change the records of these groups some at a time, so that nobody waits long; return how many they were."""
+    some, changed = wanted.order_by(ServedQuestion.served_at).limit(_RECORDS_AT_ONCE), 0
+    while True:
+        with transaction(engine) as connection:
+            batch = connection.execute(change(some)).rowcount
+        changed += batch
+        if batch < _RECORDS_AT_ONCE:
+            return changed
 
 
 def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | None = None) -> Stored:

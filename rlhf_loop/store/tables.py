@@ -201,6 +201,7 @@ class Review(Base):
         CheckConstraint("rating IN (1, 2, 3, 4, 5)", name="ck_rlhf_reviews_rating_1_to_5"),
         CheckConstraint("role IN ('expert', 'end_user')", name="ck_rlhf_reviews_role"),
         Index("ix_rlhf_reviews_reviewer", "reviewer", "reviewed_at"),
+        Index("ix_rlhf_reviews_reviewed_at", "reviewed_at"),
         _partial_index("ix_rlhf_reviews_corrected", "id", where="correction IS NOT NULL"),
         Index("ix_rlhf_reviews_flagged", "id", sqlite_where=text("harmful = 1"), postgresql_where=text("harmful")),
         AUTOINCREMENT,
@@ -679,7 +680,8 @@ class ServedQuestion(Base):
     there. `degraded` has what did not work and `timings` milliseconds by stage.
 
     A ranking that came by another door than `/data` has its name in `door` (an address, a function, an adapter), whose
-    token it was in `caller`, and in `returned` how many of its documents went back.
+    token it was in `caller`, and in `returned` how many of its documents went back. `emptied_at` is when it was found
+    that none of its documents is left.
     """
 
     __tablename__ = "rlhf_served_questions"
@@ -688,7 +690,8 @@ class ServedQuestion(Base):
         _partial_index(
             "ix_rlhf_served_questions_experiment", "experiment", "served_at", where="experiment IS NOT NULL"
         ),
-        _partial_index("ix_rlhf_served_questions_door", "served_at", where="door IS NOT NULL"),
+        # Those whose documents may have to be deleted: there are few of them beside those that ever were.
+        _partial_index("ix_rlhf_served_questions_door", "served_at", where="door IS NOT NULL AND emptied_at IS NULL"),
     )
 
     candidate_group: Mapped[str] = mapped_column(primary_key=True)
@@ -704,6 +707,24 @@ class ServedQuestion(Base):
     door: Mapped[str | None]
     caller: Mapped[str | None]
     returned: Mapped[int | None]
+    emptied_at: Mapped[datetime | None]
+
+
+class ServedDay(Base):
+    """Sums over the questions that were served on a day (UTC), for the trends; made once the day is over.
+
+    Of the `answers` that came first with a score, `score_sum` sums up the scores, and `below` counts those under
+    `threshold`. `sources` has for each source of `/data` how many of its answers were offered, and how many came first.
+    """
+
+    __tablename__ = "rlhf_served_days"
+
+    day: Mapped[str] = mapped_column(primary_key=True)
+    threshold: Mapped[float]
+    answers: Mapped[int]
+    score_sum: Mapped[float]
+    below: Mapped[int]
+    sources: Mapped[dict[str, Any]]
 
 
 class UsedPassage(Base):

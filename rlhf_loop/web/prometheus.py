@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -33,6 +34,7 @@ from rlhf_loop.domain import Answer, ReviewerRole
 from rlhf_loop.errors import DatabaseError, RlhfLoopError
 from rlhf_loop.monitoring.gauges import Gauges, count_answers, read_gauges
 from rlhf_loop.store.engine import hurried
+from rlhf_loop.utils.concurrency import start_thread
 from rlhf_loop.version import __version__
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, Content, problems
@@ -188,6 +190,8 @@ _Found = TypeVar("_Found")
 
 #: Seconds for which what the database said is good, or that it did not answer; to count answers takes it longer.
 _GOOD_S, _ANSWERS_GOOD_S = 15.0, 60.0
+#: What takes long stays for so many times as long.
+_TIMES_ITS_WORK = 20
 #: Seconds that a look waits for a lock of others.
 _PATIENCE_S = 1.0
 
@@ -343,7 +347,9 @@ class _Scrape(Collector):
     def __init__(self, counts: Instruments, service: AnswerService, database: Database) -> None:
         self._counts, self._service, self._database = counts, service, database
         self._gauges = _CachedReading(lambda: read_gauges(self._engine()), _GOOD_S)
-        self._answers = _CachedReading(lambda: count_answers(self._engine()), _ANSWERS_GOOD_S)
+        self._answers = _CachedReading(
+            lambda: count_answers(self._engine()), _ANSWERS_GOOD_S, patience_s=_PATIENCE_S / 4
+        )
 
     def collect(self) -> Iterator[Metric]:
         try:
@@ -382,14 +388,19 @@ class _Scrape(Collector):
 
 
 class _CachedReading(Generic[_Found]):
-    """A value that is read at most once in so many seconds, also where that fails. Safe to share between threads."""
+    """A value that is read at most once in so many seconds, also where that fails. Safe to share between threads.
 
-    def __init__(self, ask: Callable[[], _Found], good_s: float) -> None:
-        self._ask, self._good_s = ask, good_s
+    One that takes long stays for as many times as long. With `patience_s` nobody waits longer for a new one while there
+    is an old one, which is then at most as old as the time between two who ask.
+    """
+
+    def __init__(self, ask: Callable[[], _Found], good_s: float, *, patience_s: float | None = None) -> None:
+        self._ask, self._good_s, self._patience_s = ask, good_s, patience_s
         self._lock = threading.Lock()
         self._until = -1.0
         self._found: _Found | None = None
         self._error: DatabaseError | None = None
+        self._reading: Future[None] | None = None
 
     def get(self) -> _Found:
         """Return it.
@@ -398,18 +409,27 @@ class _CachedReading(Generic[_Found]):
             DatabaseError: the database did not answer, now or a moment ago.
         """
         with self._lock:
-            if monotonic() >= self._until:
-                self._found, self._error = None, None
-                try:
-                    self._found = self._ask()
-                    self._until = monotonic() + self._good_s
-                except DatabaseError as error:
-                    self._error = error
-                    self._until = monotonic() + _GOOD_S
+            if monotonic() >= self._until and self._reading is None:
+                self._reading = start_thread(self._read, name="rlhf-metrics")
+            if self._reading is not None:
+                read = self._reading
+                if wait([read], timeout=None if self._found is None else self._patience_s).done:
+                    self._reading = None
+                    read.result()
             if self._error is not None:
                 raise self._error
             assert self._found is not None
             return self._found
+
+    def _read(self) -> None:
+        began = monotonic()
+        try:
+            self._found, self._error = self._ask(), None
+            now = monotonic()
+            self._until = now + max(self._good_s, _TIMES_ITS_WORK * (now - began))
+        except DatabaseError as error:
+            self._found, self._error = None, error
+            self._until = monotonic() + _GOOD_S
 
 
 def _of_the_loop(found: Gauges) -> Iterator[Metric]:

@@ -182,7 +182,12 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
-        for index in ("ix_rlhf_assignments_not_my_field", "ix_rlhf_reviews_flagged", "ix_rlhf_served_questions_door"):
+        for index in (
+            "ix_rlhf_assignments_not_my_field",
+            "ix_rlhf_reviews_flagged",
+            "ix_rlhf_reviews_reviewed_at",
+            "ix_rlhf_served_questions_door",
+        ):
             connection.execute(text(f"DROP INDEX {index}"))
         connection.execute(text("DROP INDEX uq_rlhf_users_email"))
         for column in (
@@ -205,6 +210,7 @@ def old(engine: Engine) -> Engine:
             "rlhf_served_questions DROP COLUMN door",
             "rlhf_served_questions DROP COLUMN caller",
             "rlhf_served_questions DROP COLUMN returned",
+            "rlhf_served_questions DROP COLUMN emptied_at",
             "rlhf_tokens DROP COLUMN record",
         ):
             connection.execute(text(f"ALTER TABLE {column}"))
@@ -219,6 +225,7 @@ def old(engine: Engine) -> Engine:
             "rlhf_identities",
             "rlhf_second_factors",
             "rlhf_recovery_codes",
+            "rlhf_served_days",
         ):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text(f"UPDATE {db.VERSION_TABLE} SET version_num = '0006'"))

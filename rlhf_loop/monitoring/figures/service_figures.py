@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from datetime import timedelta
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 
 from sqlalchemy import Float, cast, func, select
 
@@ -12,7 +12,8 @@ from rlhf_loop.domain import Interval
 from rlhf_loop.monitoring.drift import MOVED, drift
 from rlhf_loop.monitoring.experiment import InterleavingReport, experiment
 from rlhf_loop.monitoring.figures.figure import Figure, Form, Series, View, three
-from rlhf_loop.monitoring.figures.weekly import weeks
+from rlhf_loop.monitoring.figures.weekly import Week
+from rlhf_loop.monitoring.served_days import ServedSums, served_sums
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion
 from rlhf_loop.utils.text import percent
@@ -29,15 +30,7 @@ _SOURCE = func.coalesce(Interaction.source, "unknown")
 def quality(view: View) -> Figure:
     """The scores of the answers that came first, by week."""
     threshold = view.settings.quality_threshold
-    found = weeks(
-        view.engine,
-        select(ServedQuestion)
-        .join(Interaction, Interaction.external_id == ServedQuestion.first_id)
-        .where(ServedQuestion.served_at >= view.since, Interaction.score.is_not(None)),
-        at=ServedQuestion.served_at,
-        value=Interaction.score,
-        condition=Interaction.score < threshold,
-    )
+    found = _weeks_of_scores(view)
     if found:
         last = found[-1]
         summary = Message.counted(
@@ -74,28 +67,34 @@ def quality(view: View) -> Figure:
     )
 
 
+def _sums(view: View) -> Mapping[date, ServedSums]:
+    return served_sums(view.engine, since=view.since, threshold=view.settings.quality_threshold)
+
+
+def _weeks_of_scores(view: View) -> list[Week]:
+    sums: dict[date, ServedSums] = defaultdict(ServedSums)
+    for day, of in _sums(view).items():
+        week = sums[day - timedelta(days=day.weekday())]
+        week.answers, week.score_sum, week.below = (
+            week.answers + of.answers,
+            week.score_sum + of.score_sum,
+            week.below + of.below,
+        )
+    return [
+        Week(start, of.answers, of.score_sum / of.answers, of.below / of.answers)
+        for start, of in sums.items()
+        if of.answers
+    ]
+
+
 def sources(view: View) -> Figure:
     """Return how often each source had the first answer."""
-    # Of what the service served alone: imported answers had no question to be first at, and what others found and had
-    # ranked here is none of our sources'.
-    answered = (ServedQuestion.served_at >= view.since, ServedQuestion.door.is_(None))
-    offered = (
-        select(_SOURCE, func.count())
-        .join(ServedQuestion, ServedQuestion.candidate_group == Interaction.candidate_group)
-        .where(*answered)
-        .group_by(_SOURCE)
-    )
-    won = (
-        select(_SOURCE, func.count())
-        .join(ServedQuestion, ServedQuestion.first_id == Interaction.external_id)
-        .where(*answered)
-        .group_by(_SOURCE)
-    )
-    with reading(view.engine) as connection:
-        wins = {name: count for name, count in connection.execute(won)}
-        found = connection.execute(offered).all()
-    total = sum(wins.values())
-    rows = [(name, count, wins.get(name, 0), wins.get(name, 0) / total if total else None) for name, count in found]
+    offered, wins = Counter[str](), Counter[str]()
+    for day in _sums(view).values():
+        offered.update({name: of.offered for name, of in day.sources.items()})
+        wins.update({name: of.first for name, of in day.sources.items()})
+    total = wins.total()
+    rows = [(name, count, wins[name], wins[name] / total if total else None) for name, count in offered.items()]
     rows.sort(key=lambda row: (-row[2], -row[1], row[0]))
     if rows and total:
         summary = Message.counted(

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, Select, case, cast, func
 from sqlalchemy.engine import Engine
 
+from rlhf_loop.monitoring.served_days import utc_day
 from rlhf_loop.store.engine import reading
 
 
@@ -28,8 +29,7 @@ class Week:
 
 def weeks(engine: Engine, rows: Select[Any], *, at: Any, value: Any, condition: ColumnElement[bool]) -> list[Week]:
     """Return the weeks of the values of these rows, the oldest first; `at` is the column of their time."""
-    # PostgreSQL would else count days in the time zone of the connection.
-    day = func.date(at if engine.dialect.name == "sqlite" else func.timezone("UTC", at))
+    day = utc_day(engine.dialect, at)
     met = func.sum(case((condition, 1.0), else_=0.0))
     by_day = rows.with_only_columns(day, func.count(), func.sum(cast(value, Float)), met, maintain_column_froms=True)
     sums: dict[date, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])

@@ -8,7 +8,7 @@ from alembic import op
 from rlhf_loop.store.migrations.ddl import USER, create_index, create_table, integers, text, texts, times
 
 revision = "0018"
-down_revision = "0016"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,1 @@
+"""Large tables: PostgreSQL filled to millions of rows, and what the service and its jobs take with them."""
