@@ -63,7 +63,7 @@ def sum_up(engine: Engine, *, threshold: float, now: datetime | None = None) -> 
     end = _summed_until(now)
     with reading(engine) as connection:
         oldest = connection.execute(select(func.min(ServedQuestion.served_at))).scalar()
-        known = dict(connection.execute(select(ServedDay.day, ServedDay.threshold)).tuples().all())
+        known = {row.day: row.threshold for row in connection.execute(select(ServedDay.day, ServedDay.threshold))}
     if oldest is None:
         return 0
     day, summed = oldest.date(), 0
