@@ -17,7 +17,7 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Row, delete, exists, insert, select, update
+from sqlalchemy import Row, delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -203,8 +203,12 @@ def get(engine: Engine, name: str) -> User:
         return find_known(connection, name).user
 
 
-def accounts(engine: Engine) -> list[Account]:
-    """Return all users, by name."""
+def accounts(engine: Engine, *, words: str = "", after: str = "", limit: int | None = None) -> list[Account]:
+    """Return the users, by name: those in whose name or display name the words stand, the first ones after a name."""
+    wanted = select(Users.__table__).where(Users.name > after).order_by(Users.name).limit(limit)
+    if words:
+        named = func.lower(Users.name + " " + func.coalesce(Users.display_name, ""))
+        wanted = wanted.where(named.contains(words.lower(), autoescape=True))
     with reading(engine) as connection:
         return [
             Account(
@@ -214,7 +218,7 @@ def accounts(engine: Engine) -> list[Account]:
                 created_at=row.created_at,
                 signed_in_at=row.signed_in_at,
             )
-            for row in connection.execute(select(Users.__table__).order_by(Users.name))
+            for row in connection.execute(wanted)
         ]
 
 

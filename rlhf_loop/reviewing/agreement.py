@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: The newest reviews that are looked at.
-MOST_REVIEWS = 200_000
+#: The newest reviews that are looked at: for a page, and for all months.
+MOST_REVIEWS, _OF_ALL_MONTHS = 50_000, 200_000
 #: A drift takes so many shared answers; halves of fewer say nothing.
 DRIFT_FROM = 20
 #: The weeks of a report, the newest.
@@ -70,7 +70,8 @@ class Agreement:
     """Krippendorff's alpha: 1 where all agree, 0 as by chance; where it cannot be computed None, and `reason` says why.
 
     `interval` is its 95 % interval by a bootstrap over the answers, None without alpha or where resamples have none.
-    `answers` have reviews by two experts or more, `reviews` counts those.
+    `answers` have reviews by two experts or more, `reviews` counts those. `raters` are those that were asked for, by
+    name; there are others after `next`, if it is not None.
     """
 
     alpha: float | None
@@ -79,6 +80,7 @@ class Agreement:
     answers: int
     reviews: int
     raters: tuple[RaterReport, ...]
+    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,21 +104,37 @@ class _RatingRow:
     difference: float | None
 
 
-def agreement(engine: Engine, *, seed: int = 0) -> Agreement:
-    """Measure how far the experts agree, by their newest 200,000 reviews."""
+def agreement(
+    engine: Engine,
+    *,
+    seed: int = 0,
+    of: str | None = None,
+    after: str = "",
+    limit: int | None = None,
+    drifts: bool = True,
+) -> Agreement:
+    """Measure how far the experts agree, by their newest 50,000 reviews.
+
+    Reports are made of the rater `of`, or of the first `limit` raters after that name. Their drifts take most of the
+    time.
+    """
     import numpy as np
 
-    by_answer = _newest(engine)
+    by_answer = _newest(engine, most=MOST_REVIEWS)
     shared = [[rating for _, rating, _ in reviews] for reviews in by_answer.values() if len(reviews) > 1]
     rng = np.random.default_rng(seed)
     alpha, interval, reason = _alpha(shared, rng)
+    names = sorted({reviewer for reviews in by_answer.values() for reviewer, _, _ in reviews})
+    wanted = [name for name in names if (name > after if of is None else name == of)]
+    chosen = wanted[:limit]
     return Agreement(
         alpha=alpha,
         interval=interval,
         reason=reason,
         answers=len(shared),
         reviews=sum(map(len, shared)),
-        raters=_reports(by_answer.values(), rng),
+        raters=_reports(by_answer.values(), chosen, rng, drifts=drifts),
+        next=chosen[-1] if len(wanted) > len(chosen) else None,
     )
 
 
@@ -125,7 +143,7 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
     import numpy as np
 
     months: dict[date, list[list[int]]] = {}
-    for reviews in _newest(engine).values():
+    for reviews in _newest(engine, most=_OF_ALL_MONTHS).values():
         if len(reviews) > 1:
             last = max(reviewed_at for _, _, reviewed_at in reviews).astimezone(UTC)
             months.setdefault(last.date().replace(day=1), []).append([rating for _, rating, _ in reviews])
@@ -140,13 +158,13 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
     return points
 
 
-def _newest(engine: Engine) -> dict[int, list[tuple[str, int, datetime]]]:
+def _newest(engine: Engine, *, most: int) -> dict[int, list[tuple[str, int, datetime]]]:
     """Return the reviews of each answer: reviewer, rating, time."""
     wanted = (
         select(Review.interaction_key, Review.reviewer, Review.rating, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
-        .limit(MOST_REVIEWS)
+        .limit(most)
     )
     by_answer: dict[int, list[tuple[str, int, datetime]]] = {}
     with reading(engine) as connection:
@@ -213,19 +231,24 @@ def alphas(patterns: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.
 
 
 def _reports(
-    answers: Iterable[Sequence[tuple[str, int, datetime]]], rng: np.random.Generator
+    answers: Iterable[Sequence[tuple[str, int, datetime]]],
+    chosen: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    drifts: bool,
 ) -> tuple[RaterReport, ...]:
-    by_rater: dict[str, list[_RatingRow]] = {}
+    by_rater: dict[str, list[_RatingRow]] = {name: [] for name in chosen}
     for reviews in answers:
         ratings = [rating for _, rating, _ in reviews]
         for place, (reviewer, rating, reviewed_at) in enumerate(reviews):
-            others = ratings[:place] + ratings[place + 1 :]
-            difference = rating - median(others) if others else None
-            by_rater.setdefault(reviewer, []).append(_RatingRow(reviewer, rating, reviewed_at, difference))
-    return tuple(_report(reviewer, by_rater[reviewer], rng) for reviewer in sorted(by_rater))
+            if (rows := by_rater.get(reviewer)) is not None:
+                others = ratings[:place] + ratings[place + 1 :]
+                difference = rating - median(others) if others else None
+                rows.append(_RatingRow(reviewer, rating, reviewed_at, difference))
+    return tuple(_report(name, rows, rng if drifts else None) for name, rows in by_rater.items())
 
 
-def _report(reviewer: str, reviews: list[_RatingRow], rng: np.random.Generator) -> RaterReport:
+def _report(reviewer: str, reviews: list[_RatingRow], rng: np.random.Generator | None) -> RaterReport:
     reviews.sort(key=lambda review: review.reviewed_at)
     differences = [review.difference for review in reviews if review.difference is not None]
     weeks: dict[date, list[_RatingRow]] = {}
@@ -242,7 +265,7 @@ def _report(reviewer: str, reviews: list[_RatingRow], rng: np.random.Generator) 
             WeekPoint(start=start, reviews=len(week), mean_rating=_mean_rating(week), bias=_bias(week))
             for start, week in sorted(weeks.items())[-WEEKS:]
         ),
-        drift=_drift(differences, rng),
+        drift=None if rng is None else _drift(differences, rng),
     )
 
 

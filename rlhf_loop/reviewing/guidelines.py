@@ -115,7 +115,7 @@ MOST_COUNTED, MOST_RATED = 1000, 10_000
 class Progress:
     """`rated` answers of the `needed` ones; `today`, since midnight UTC, of the `goal`; and how many wait.
 
-    `rated` counts answers that experts rated, to `MOST_RATED`. `today` counts the rater's reviews and comparisons.
+    `rated` counts answers that experts rated, to `most`. `today` counts the rater's reviews and comparisons.
     `waiting` counts what the rater may still be given of the newest 1,000 answers that no expert has rated; second
     opinions are not in it. `left` counts these answers for all raters, and `mine` what the rater may be given or has
     open now.
@@ -128,6 +128,7 @@ class Progress:
     waiting: int
     left: int
     mine: int
+    most: int = MOST_RATED
 
 
 def progress(engine: Engine, *, reviewer: str, settings: Settings, now: datetime | None = None) -> Progress:

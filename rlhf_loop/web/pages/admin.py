@@ -25,7 +25,7 @@ from rlhf_loop.web.pages.people import Flash, moment, page
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 
-_ENTRIES = 50
+_ENTRIES, _USERS = 50, 50
 #: The rights of roles and scopes, in an admin's words.
 _ROLES = {
     UserRole.RATER: Message("rater: reviews answers"),
@@ -135,11 +135,18 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
 
 
 def _users_page(database: Database, guard: Guard, mail: MailServer | None, error: str = "") -> Response:
+    words, after = (one_line(request.args.get(name)) or "" for name in ("q", "after"))
+    found = users.accounts(database.engine(), words=words, after=after, limit=_USERS + 1)
+    shown = found[:_USERS]
     return page(
         "admin.html",
         guard,
         status=422 if error else 200,
-        accounts=users.accounts(database.engine()),
+        accounts=shown,
+        words=words,
+        # A few are found at a glance.
+        searchable=bool(words or after or len(found) > _USERS),
+        more=url_for(".admin", q=words or None, after=shown[-1].user.name) if len(found) > _USERS else None,
         roles=_ROLES,
         error=error,
         given=request.form,

@@ -33,7 +33,7 @@ _STATES: Mapping[State, Message] = {
     "rejected": Message("Rejected"),
     "all": Message("All"),
 }
-_PER_PAGE = 20
+_PER_PAGE, _RATERS = 20, 50
 #: Of processor time, for the differences on one page.
 _SECONDS_OF_CHANGES = 1.0
 #: From here on agreement is good, and from here on it allows careful conclusions (Krippendorff, Content Analysis,
@@ -46,6 +46,10 @@ _WIDTH, _HEIGHT, _EDGE = 160.0, 44.0, 5.0
 
 class _PageIn(BaseModel):
     before: int | None = Field(default=None, ge=1, lt=2**63)
+
+
+class _RatersIn(BaseModel):
+    after: Annotated[str, Field(max_length=400)] = ""
 
 
 class _FilterIn(_PageIn):
@@ -201,14 +205,16 @@ def add_routes(web: Blueprint, desk: Desk) -> None:
     @html_errors
     def agreement() -> Response:
         user = desk.rater()
-        found = reviewing.agreement(desk.engine())
         everybody = user.role is UserRole.ADMIN
-        raters = [each for each in found.raters if everybody or each.reviewer == user.name]
+        after = checked(_RatersIn, request.args.to_dict()).after
+        of = None if everybody else user.name
+        found = reviewing.agreement(desk.engine(), of=of, after=after, limit=_RATERS)
         return desk.page(
             "agreement.html",
             agreement=found,
             meaning=meaning(found),
-            raters=raters,
+            raters=found.raters,
+            more=address("agreement", after=found.next) if found.next else None,
             everybody=everybody,
             dots=dots,
             weeks_in_words=weeks_in_words,
