@@ -33,7 +33,7 @@ install = $(BIN)/python -m tools.install $(1)/bin/python
 PYTEST = env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --processes 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients exchange client-ts docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench scale package lock clean
+.PHONY: help demo serve test test-fast coverage lint format results simulate fuzz attack clients exchange client-ts docs translations adapters $(ADAPTERS:%=adapter-%) tuning bench scale large package lock clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ bench: $(BENCH_VENV)/.installed  ## Measure speed, memory and growth beside torc
 
 scale: $(SCALE_VENV)/.installed  ## Measure bulk scoring and indexing on this machine and on clusters of Ray, with kills
 	env -u PYTHONDONTWRITEBYTECODE $(SCALE_VENV)/bin/python -m tools.scale $(OPTIONS)
+
+large: $(VENV)/.installed-dev  ## Measure requests and jobs on millions of rows in PostgreSQL; writes into docs/SCALING.md
+	$(BIN)/python -m tools.large $(OPTIONS)
 
 translations: $(VENV)/.installed-dev  ## Bring the catalogues of the screens up to date with the texts in the sources
 	@mkdir -p build

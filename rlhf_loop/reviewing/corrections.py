@@ -161,11 +161,13 @@ def decide_all(
 
 def last_decisions(engine: Engine, *, decided_by: str) -> LastDecisions | None:
     """Return what an admin decided last at one time, None if there is nothing."""
+    of = CorrectionDecision
+    newest = select(of.decided_at).where(of.decided_by == decided_by).order_by(of.decided_at.desc()).limit(1)
     wanted = (
-        select(CorrectionDecision.decided_at, CorrectionDecision.approved, func.count().label("decisions"))
-        .where(CorrectionDecision.decided_by == decided_by)
-        .group_by(CorrectionDecision.decided_at, CorrectionDecision.approved)
-        .order_by(CorrectionDecision.decided_at.desc())
+        select(of.decided_at, of.approved, func.count().label("decisions"))
+        .where(of.decided_by == decided_by, of.decided_at == newest.scalar_subquery())
+        .group_by(of.decided_at, of.approved)
+        .order_by(of.approved)
         .limit(1)
     )
     with reading(engine) as connection:

@@ -337,6 +337,7 @@ class CorrectionDecision(Base):
     """
 
     __tablename__ = "rlhf_correction_decisions"
+    __table_args__ = (Index("ix_rlhf_correction_decisions_decided_by", "decided_by", "decided_at"),)
 
     review_id: Mapped[int] = mapped_column(ForeignKey("rlhf_reviews.id", ondelete="CASCADE"), primary_key=True)
     correction: Mapped[str]

@@ -186,6 +186,7 @@ def old(engine: Engine) -> Engine:
             "ix_rlhf_assignments_not_my_field",
             "ix_rlhf_reviews_flagged",
             "ix_rlhf_reviews_reviewed_at",
+            "ix_rlhf_correction_decisions_decided_by",
             "ix_rlhf_served_questions_door",
         ):
             connection.execute(text(f"DROP INDEX {index}"))

@@ -1,4 +1,4 @@
-"""Large tables: indices of new reviews and of rankings that have documents yet, and sums of past days."""
+"""Large tables: indices of new reviews, decisions, and rankings that have documents, and sums of days."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ depends_on = None
 def upgrade() -> None:
     """Add them; which rankings have no documents any more is noted by the next purge, a part at a time."""
     create_index("rlhf_reviews", "reviewed_at", ["reviewed_at"])
+    create_index("rlhf_correction_decisions", "decided_by", ["decided_by", "decided_at"])
     for column in times("emptied_at", null=True):
         op.add_column("rlhf_served_questions", column)
     op.drop_index("ix_rlhf_served_questions_door", "rlhf_served_questions")
