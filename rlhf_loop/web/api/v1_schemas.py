@@ -259,7 +259,7 @@ class InteractionOut(BaseModel, title="Interaction"):
 
 
 class InteractionPageOut(BaseModel, title="InteractionPage"):
-    """A page of interactions, newest first. Where hardly any meets the filters it is short, with a `next` all the same."""
+    """A page of interactions, newest first. It may be short, or empty, with a `next` where hardly any meets the filters."""
 
     interactions: list[InteractionOut]
     next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last one.")]
