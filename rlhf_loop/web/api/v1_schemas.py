@@ -259,7 +259,7 @@ class InteractionOut(BaseModel, title="Interaction"):
 
 
 class InteractionPageOut(BaseModel, title="InteractionPage"):
-    """A page of interactions, newest first. It may be short, or empty, with a `next` where hardly any meets the filters."""
+    """A page of interactions, newest first; where hardly any meets the filters, a short or empty one with a `next`."""
 
     interactions: list[InteractionOut]
     next: Annotated[str | None, Field(description="Send it as `cursor` for the next page; null on the last one.")]
