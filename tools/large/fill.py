@@ -71,9 +71,9 @@ SELECT 'ranking:' || md5('group ' || question), at, 'live', :version, first_id, 
 FROM (SELECT id / 3 AS question, min(created_at) AS at, min(external_id) AS first_id FROM rlhf_interactions
   WHERE candidate_group LIKE 'ranking:%' GROUP BY 1) AS ranked
 UNION ALL
-SELECT 'ranking:' || md5('deleted ' || n), {_MOMENT}, 'live', :version, md5('gone ' || n), '{{"rank": 3.1}}'::json,
+SELECT 'ranking:' || md5('deleted ' || n), {_MOMENT.replace(":count", ":served")}, 'live', :version, md5('gone ' || n), '{{"rank": 3.1}}'::json,
   '/v1/rerank', 'service' || n % 5, 10
-FROM generate_series(1, CAST(:count AS int)) AS n
+FROM generate_series(1, CAST(:served AS int)) AS n
 """
 #: The first review of each fifth answer, and two more of every tenth of those.
 _REVIEWS = f"""
@@ -164,6 +164,8 @@ def fill(engine: Engine, interactions: int, *, now: datetime | None = None) -> N
     values = {
         "now": now or datetime.now(UTC),
         "count": interactions,
+        # Besides a question for three interactions.
+        "served": round(interactions * (SERVED_OF_ONE - 1 / 3)),
         "raters": max(3, interactions // INTERACTIONS_OF_RATER),
         "version": VERSION,
     }
