@@ -71,8 +71,8 @@ SELECT 'ranking:' || md5('group ' || question), at, 'live', :version, first_id, 
 FROM (SELECT id / 3 AS question, min(created_at) AS at, min(external_id) AS first_id FROM rlhf_interactions
   WHERE candidate_group LIKE 'ranking:%' GROUP BY 1) AS ranked
 UNION ALL
-SELECT 'ranking:' || md5('deleted ' || n), {_MOMENT.replace(":count", ":served")}, 'live', :version, md5('gone ' || n), '{{"rank": 3.1}}'::json,
-  '/v1/rerank', 'service' || n % 5, 10
+SELECT 'ranking:' || md5('deleted ' || n), {_MOMENT.replace(":count", ":served")}, 'live', :version,
+  md5('gone ' || n), '{{"rank": 3.1}}'::json, '/v1/rerank', 'service' || n % 5, 10
 FROM generate_series(1, CAST(:served AS int)) AS n
 """
 #: The first review of each fifth answer, and two more of every tenth of those.
