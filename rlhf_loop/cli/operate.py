@@ -329,8 +329,14 @@ def purge(record_days: float | None, served_days: float | None, yes: bool) -> No
         if served_days:
             served = count_served(connection, before=served_before(served_days, now=now))
     if yes:
-        ages = {"record_days": record_days, "served_days": served_days}
-        gone = purge_old(engine, **ages, threshold=settings.quality_threshold, actor=operator(), now=now)
+        gone = purge_old(
+            engine,
+            record_days=record_days,
+            served_days=served_days,
+            threshold=settings.quality_threshold,
+            actor=operator(),
+            now=now,
+        )
         documents, served = gone.documents, gone.served
     which = "deleted" if yes else "too old"
     _print_stored(documents, which)

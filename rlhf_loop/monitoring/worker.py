@@ -159,9 +159,14 @@ class Worker:
     def _purge(self) -> bool:
         ensure_schema(self._engine)
         of = self._settings
-        ages = {"record_days": of.record_days, "served_days": of.served_days}
-        gone = purge_old(self._engine, **ages, threshold=of.quality_threshold, actor="worker")
-        if any(ages.values()):
+        gone = purge_old(
+            self._engine,
+            record_days=of.record_days,
+            served_days=of.served_days,
+            threshold=of.quality_threshold,
+            actor="worker",
+        )
+        if of.record_days or of.served_days:
             # Also after an hour in which the log could not be emptied.
             scrub(self._engine)
         if gone.documents.answers:
