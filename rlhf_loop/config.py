@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "Path | str | None": (Path, str, type(None)),
     "tuple[str, ...]": (tuple,),
 }
+#: What `Path` makes of an address.
+_ADDRESS = re.compile("(s3|gs|gcs|abfss?):/")
 _YES_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -71,10 +74,10 @@ class Settings:
         "SQLAlchemy URL of the ratings database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     )
     model_path: Path = _setting(Path("reward_model.joblib"), "The live reward model file.")
-    models_path: Path | None = _setting(
+    models_path: Path | str | None = _setting(
         None,
-        "Folder of all trained versions, which machines that share a database have to share, too. Default: "
-        "reward_models beside the live model.",
+        "Folder of all trained versions, which machines that share a database have to share, too: one that they all "
+        "mount, or one in an object store (s3://bucket/folder). Default: reward_models beside the live model.",
     )
     keep_weights: int = _setting(
         5,
@@ -361,8 +364,15 @@ class Settings:
 
     @property
     def models_folder(self) -> Path:
-        """The folder of the files of all versions."""
-        return self.models_path or self.model_path.parent / "reward_models"
+        """The folder of the files of all versions; of those in an object store what is on this machine of them."""
+        if address := self.models_store:
+            return self.cache_dir / "models" / sha256(address.encode()).hexdigest()[:16]
+        return Path(self.models_path or self.model_path.parent / "reward_models")
+
+    @property
+    def models_store(self) -> str | None:
+        """The address of the folder of all versions in an object store, None where it is on this machine."""
+        return self.models_path if isinstance(self.models_path, str) else None
 
     @property
     def lasting_key(self) -> str:
@@ -547,6 +557,11 @@ def _of_kind(setting: Field[Any], value: Any) -> Any:
         return Path(value)
     if kind.startswith("tuple") and isinstance(value, list):
         return tuple(value)
+    if isinstance(value, Path) and "str" in kind and _ADDRESS.match(str(value)):
+        raise ConfigError(
+            f"The setting {setting.name} is the path {str(value)!r}, which was an address of an object store. Give it "
+            "as a text."
+        )
     if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
         # Of a secret only what it is.
         seen = repr(value) if setting.repr else f"a {type(value).__name__}"

@@ -181,6 +181,9 @@ def check(settings: Settings) -> None:
         )
     if not share or settings.experiment_against == INCOMING:
         return
+    if settings.models_store:
+        # It comes here later (`web/server/watch.py`), and a store that is away is no reason not to serve.
+        return
     file = model_file(settings)
     from rlhf_loop.reward.model_file import verified
 

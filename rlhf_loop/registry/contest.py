@@ -70,6 +70,7 @@ def compare_models(
     """
     both = find(engine, first), find(engine, second)
     encoder = encoder or load_encoder(settings)
+    models = [load(settings, version, encoder=encoder.full_id).model for version in both]
     data = training_set(engine).grouped(encoder)
     rows = np.ones(len(data.row), dtype=np.bool_)
     unknown = []
@@ -79,7 +80,6 @@ def compare_models(
             unknown.append(version.version)
         else:
             rows &= ~data.seen(fitted)
-    models = [load(settings, version, encoder=encoder.full_id).model for version in both]
     ours, theirs = (predict(model, data, rows, encoder) for model in models)
     rows &= np.isfinite(ours) & np.isfinite(theirs)
     found = compare(data.predictions(ours[rows], rows), theirs[rows])

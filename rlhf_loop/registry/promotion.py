@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.encoders import full_name
 from rlhf_loop.errors import EncoderError, ModelFileError, RegistryError
-from rlhf_loop.registry import versions
+from rlhf_loop.registry import model_store, versions
 from rlhf_loop.registry.off_switch import follow
 from rlhf_loop.registry.runs import plain
 from rlhf_loop.registry.versions import Version, find, live, live_version, named, previous
@@ -37,7 +38,7 @@ from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.utils.text import blank, clean_text, sentence
-from rlhf_loop.utils.translation import Message, packed
+from rlhf_loop.utils.translation import Message, packed, unpacked
 
 logger = logging.getLogger(__name__)
 _ADOPTED = Message("It was live before there was a registry.")
@@ -62,6 +63,8 @@ def add(
 ) -> Version:
     """Keep a new version: its files first, then its row; with the state live it is promoted.
 
+    Where its files could not be brought into the object store, it is a candidate until they were (`settle`).
+
     Raises:
         ModelFileError: its files cannot be written. The live model is untouched.
     """
@@ -85,13 +88,17 @@ def add(
         live_from=None,
         live_until=None,
     )
-    versions.keep(settings, new, stored, fitted=fitted)
+    trouble = versions.keep(settings, new, stored, fitted=fitted)
+    if trouble and state != ModelState.REJECTED:
+        state, new = ModelState.CANDIDATE, replace(new, reason=_waiting(settings, reason, trouble))
     # The same model again: its file already is what it should be.
     with suppress(IntegrityError), transaction(engine) as connection:
         _insert(connection, replace(new, state=ModelState.CANDIDATE if state == ModelState.LIVE else state))
         if state == ModelState.REJECTED:
             audit.note(connection, actor, "model.refused", f"model:{new.version}", {"run": run_id, "reason": reason})
-    if state == ModelState.LIVE:
+    if trouble:
+        logger.warning("The model %s is trained, and is not in the object store yet: %s", new.version, trouble)
+    elif state == ModelState.LIVE:
         return _promoted(engine, settings, new, actor=actor, reason=reason, detail={"run": run_id})
     versions.tidy(engine, settings)
     return find(engine, new.version)
@@ -151,9 +158,10 @@ def rollback(engine: Engine, settings: Settings, *, actor: str, reason: str = ""
 def settle(engine: Engine, settings: Settings, *, force: bool = False, restored: bool = False) -> str:
     """Make the live file what the registry has, and return what is wrong with it; nothing is wrong with an empty text.
 
+    Versions that wait for the object store are brought there first, and those that the gate let pass go live then.
     A model that is switched off stays so, and is on all machines that share the database. With `force` a file that
-    somebody else has put there is replaced, too; after the database was `restored` nothing is said of
-    a file that was not there yet.
+    somebody else has put there is replaced, too; after the database was `restored`, and on a machine that has joined
+    others by an object store, nothing is said of a file that was not there yet.
 
     Finishes a promotion that was killed, restores a file that is damaged or missing, and adopts one from before there
     was a registry. What cannot be mended raises an alarm, and the processes that serve keep the model that they have.
@@ -162,11 +170,14 @@ def settle(engine: Engine, settings: Settings, *, force: bool = False, restored:
         DatabaseError: the database cannot be used.
     """
     follow(engine, settings)
+    _bring_waiting(engine, settings)
     version = live(engine)
     if version is None:
         _adopt(engine, settings)
         return ""
     path, trouble = settings.model_path, ""
+    # With an object store, a machine without the file is one that has just joined.
+    restored = restored or (bool(settings.models_store) and not path.exists())
     try:
         found = verified(path).sha256
     except ModelFileError as error:
@@ -237,8 +248,15 @@ def _promoted(
 ) -> Version:
     """Make it live and the one that was live something else, in one transaction; then bring its file to its place."""
     # From the look at its files on: what tidies meanwhile does not know yet that its tuned layers are wanted again.
-    with versions.weights_lock(settings):
+    with versions.weights_lock(engine, settings):
         versions.load(settings, wanted, encoder=wanted.encoder)
+        try:
+            model_store.ensure(settings, wanted.version, weights=wanted.weights_sha256)
+        except ModelFileError as error:
+            if fate is None:
+                raise
+            # Most machines have the one that they have served; those that have not keep theirs until the store is back.
+            logger.warning("It goes live on machines that have its files: %s", error)
         now = datetime.now(UTC)
         with transaction(engine) as connection:
             version, before = named(connection, wanted.version), live_version(connection)
@@ -258,8 +276,48 @@ def _promoted(
                 audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
             promoted = named(connection, wanted.version)
         versions.deploy(settings, promoted)
+    model_store.arrived(settings, promoted.version)
     versions.tidy(engine, settings)
     return promoted
+
+
+def _waiting(settings: Settings, reason: str, trouble: str) -> str:
+    """Return the reason of a version whose files are on this machine alone."""
+    return Message.joined(
+        reason,
+        Message(
+            "Its files wait in {folder} on {host} for the object store, and are brought there with the next look of "
+            "rlhf-loop worker, a training or rlhf-loop models list on that machine: {trouble}",
+            folder=str(settings.models_folder),
+            host=gethostname(),
+            trouble=trouble,
+        ),
+    )
+
+
+def _bring_waiting(engine: Engine, settings: Settings) -> None:
+    """Bring what waits into the object store; what the gate let pass goes live, unless somebody has decided since."""
+    for name in model_store.waiting(settings):
+        try:
+            model_store.bring(settings, name)
+        except ModelFileError as error:
+            logger.warning("The model %s still waits for the object store: %s", name, error)
+            return
+        model_store.arrived(settings, name)
+        logger.info("The model %s is in the object store now.", name)
+        with suppress(RegistryError):  # one that was killed before it had a row
+            version, before = find(engine, name), live(engine)
+            said = " ".join(version.judgement.get("reasons") or ())
+            reason = unpacked(said, version.judgement.get("said"))
+            decided = version.changed_at != version.made_at or (
+                before is not None and before.live_from is not None and before.live_from > version.made_at
+            )
+            if version.judgement.get("state") == ModelState.LIVE and not decided:
+                _promoted(engine, settings, version, actor="registry", reason=reason, detail={"run": version.run_id})
+            elif version.state == ModelState.CANDIDATE and not decided:
+                words = {"reason": reason, "said": packed(reason)}
+                with transaction(engine) as connection:
+                    connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(words))
 
 
 def _adopt(engine: Engine, settings: Settings) -> None:
@@ -292,8 +350,9 @@ def _adopt(engine: Engine, settings: Settings) -> None:
     )
     version = _with_metrics(version, plain(card.get("metrics")))
     try:
-        if not versions.version_path(settings, version.version).exists():
-            versions.keep(settings, version, stored, fitted=None)
+        is_there = versions.version_path(settings, version.version).exists()
+        if trouble := "" if is_there else versions.keep(settings, version, stored, fitted=None):
+            logger.warning("The live model is not in the object store yet: %s", trouble)
         with suppress(IntegrityError), transaction(engine) as connection:  # another process was faster
             _insert(connection, version)
             audit.note(connection, "registry", "model.promoted", f"model:{version.version}", {"reason": _ADOPTED})

@@ -1,4 +1,4 @@
-"""Versions of the reward model: their rows in the database, and their files, all in one folder.
+"""Versions of the reward model: their rows in the database, and their files, all in one folder or object store.
 
 These are the model with its checksum, the questions that it was fitted on, and a card for people in Markdown.
 """
@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Interval, ModelState
 from rlhf_loop.errors import ModelFileError, RegistryError
+from rlhf_loop.registry import model_store
 from rlhf_loop.reward.model_file import (
     READABLE,
     WEIGHTS_ENDING,
@@ -34,7 +35,7 @@ from rlhf_loop.reward.model_file import (
     weights_of,
 )
 from rlhf_loop.reward.model_file import load as load_file
-from rlhf_loop.store.engine import reading
+from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import ModelVersion
 from rlhf_loop.utils.files import write_whole
 from rlhf_loop.utils.text import counted, html_table
@@ -43,6 +44,8 @@ from rlhf_loop.utils.translation import Message, unpacked
 #: Seconds in which a file that nobody names is not deleted.
 _YOUNG_S = 3600
 _LOCK_TIMEOUT_S = 30
+#: "RLHW": the key of PostgreSQL's advisory lock.
+_WEIGHTS_KEY = 0x524C4857
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +209,7 @@ def _version(row: Mapping[Any, Any]) -> Version:
 
 
 def version_path(settings: Settings, version: str, *, ending: str = ".joblib") -> Path:
-    """Return where the model file of a version is, or the one beside it with another ending.
+    """Return where the model file of a version is on this machine, or the one beside it with another ending.
 
     Raises:
         ModelFileError: no version has such a name.
@@ -228,9 +231,10 @@ def load(settings: Settings, version: Version, *, encoder: str) -> LoadedModel:
     """Read the model of a version, for use with the encoder of that id.
 
     Raises:
-        ModelFileError: the file is missing, altered, or of another version.
+        ModelFileError: the file is missing, altered, of another version, or in a store that cannot be reached.
     """
     path = version_path(settings, version.version)
+    model_store.fetch(settings, version.version, sha256=version.sha256)
     loaded = load_file(path, encoder=encoder)
     _check(path, loaded.sha256, version)
     return loaded
@@ -245,8 +249,10 @@ def fitted_questions(settings: Settings, version: str) -> NDArray[np.int64] | No
     return found if found.dtype == np.int64 and found.ndim == 1 else None
 
 
-def keep(settings: Settings, version: Version, stored: StoredModel, *, fitted: NDArray[np.int64] | None) -> None:
+def keep(settings: Settings, version: Version, stored: StoredModel, *, fitted: NDArray[np.int64] | None) -> str:
     """Write the files of a version; its model file last, so that where it is the others are, too.
+
+    Where they could not be brought into the object store, they wait on this machine, and why is what is returned.
 
     Raises:
         ModelFileError: they cannot be written.
@@ -259,34 +265,47 @@ def keep(settings: Settings, version: Version, stored: StoredModel, *, fitted: N
             np.save(buffer, fitted, allow_pickle=False)
             write_whole(_fitted_path(settings, version.version), buffer.getvalue(), mode=READABLE)
         write_whole(card_path(settings, version.version), card(version).encode(), mode=READABLE)
+        if settings.models_store:
+            model_store.set_waiting(settings, version.version)
     except OSError as error:
         raise ModelFileError(
             f"Cannot write the files of the model {version.version} to {path.parent}: {error.strerror or error}. Make "
             "space there, or set RLHF_MODELS_PATH to another place."
         ) from error
     put(stored, path)
+    if settings.models_store:
+        try:
+            model_store.bring(settings, version.version)
+        except ModelFileError as error:
+            return str(error)
+        model_store.arrived(settings, version.version)
+    return ""
 
 
 def deploy(settings: Settings, version: Version) -> None:
     """Put the version's file where serving processes look for the live model.
 
     Raises:
-        ModelFileError: the version's file is missing or altered, or the live one cannot be written.
+        ModelFileError: the version's file is missing or altered, in a store that cannot be reached, or the live one
+            cannot be written.
     """
     path = version_path(settings, version.version)
+    model_store.fetch(settings, version.version, sha256=version.sha256)
     stored = verified(path)
     _check(path, stored.sha256, version)
     put(stored, settings.model_path)
 
 
 @contextmanager
-def weights_lock(settings: Settings) -> Iterator[None]:
+def weights_lock(engine: Engine, settings: Settings) -> Iterator[None]:
     """Keep others from deleting the tuned layers of versions, and from making these live, for as long as it is open.
 
-    Where this process may write nothing into the folder of all versions, it has no such lock, and deletes nothing.
+    Where this process may write nothing into the folder of all versions, it has no such lock, and deletes nothing. An
+    object store has no locks; there PostgreSQL keeps machines apart.
 
     Raises:
         ModelFileError: another process holds it for long.
+        DatabaseError: another machine does, or the database cannot be used.
     """
     with ExitStack() as stack:
         try:
@@ -298,11 +317,15 @@ def weights_lock(settings: Settings) -> Iterator[None]:
             ) from None
         except OSError:
             pass
+        if settings.models_store and engine.dialect.name == "postgresql":
+            connection = stack.enter_context(transaction(engine))
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WEIGHTS_KEY})
         yield
 
 
-def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list[Path]:
-    """Delete tuned layers that nobody will ask for, and return their files.
+def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list[str]:
+    """Delete tuned layers that nobody will ask for, and return their files or addresses.
 
     Those of the live version stay, of the one before, to roll back to, of the newest so many (`RLHF_KEEP_WEIGHTS`),
     of the one that an experiment is against, and whatever is younger than an hour: a training or a promotion may be
@@ -313,11 +336,11 @@ def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list
     """
     count = settings.keep_weights if keep is None else keep
     live_path, folder = settings.model_path, settings.models_folder
-    if not folder.is_dir():
+    if not settings.models_store and not folder.is_dir():
         return []
-    deleted: list[Path] = []
-    # Whoever holds the lock for long tidies as well.
-    with suppress(ModelFileError), weights_lock(settings):
+    deleted: list[str] = []
+    # Whoever holds the lock for long tidies as well; while the store is away, the next one does.
+    with suppress(ModelFileError), weights_lock(engine, settings):
         with reading(engine) as connection:
             serving = [version for version in (live_version(connection), previous(connection)) if version]
             newest = connection.execute(
@@ -337,7 +360,10 @@ def tidy(engine: Engine, settings: Settings, *, keep: int | None = None) -> list
                 with suppress(OSError):
                     if file.stem not in wanted and time() - file.stat().st_mtime > _YOUNG_S:
                         file.unlink()
-                        deleted.append(file)
+                        deleted.append(str(file))
+        if settings.models_store:
+            known = {name: weights for name, weights in newest}
+            deleted += model_store.delete_weights(settings, wanted=wanted, known=known, young_s=_YOUNG_S)
     return deleted
 
 

@@ -232,8 +232,8 @@ def load(path: Path, *, encoder: str) -> LoadedModel:
         ) from error
 
 
-def verified(path: Path) -> StoredModel:
-    """Return what the file holds and its weights; their sums are the ones that stand beside it and in it.
+def verified(path: Path, *, weights: bool = True) -> StoredModel:
+    """Return what the file holds and its weights, if they are wanted; their sums are those beside it and in it.
 
     Raises:
         ModelFileError: no file, no sum, or another sum.
@@ -251,7 +251,7 @@ def verified(path: Path) -> StoredModel:
             content = newer
     else:
         raise ModelFileError(f"{path} is replaced over and over, faster than it can be read. Try again.")
-    named = _named_weights(path, content)
+    named = _named_weights(path, content) if weights else None
     return StoredModel(content, found, _weights(path, *named) if named else None)
 
 

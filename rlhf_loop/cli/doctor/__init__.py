@@ -56,6 +56,7 @@ def _checks(settings: Settings, reached: DatabaseAccess, now: datetime) -> Itera
     yield "sign-in", machine.sign_in(settings)
     yield "worker", machine.worker(settings, now)
     yield "disk", storage.disk(settings, reached)
+    yield "store", storage.store(settings)
     yield "cache", storage.cache(settings)
     yield "outbox", storage.outbox(settings)
     yield "model", loop.model(settings, reached)

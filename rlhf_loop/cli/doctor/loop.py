@@ -17,7 +17,7 @@ from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
 from rlhf_loop.cli.doctor.storage import DatabaseAccess
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import MIN_SAMPLES, RunRecord
-from rlhf_loop.errors import EncoderError, ModelFileError
+from rlhf_loop.errors import EncoderError, ModelFileError, ObjectStoreError
 from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
@@ -175,19 +175,21 @@ def _lasted(duration: timedelta) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A model file: the sum of what it holds, or what is wrong with it; `shut` if it may not be read."""
+    """A model file: the sum of what it holds, or what is wrong with it; `shut` if it may not be read, `away` with its
+    object store.
+    """
 
-    path: Path
+    path: Path | str
     sha256: str = ""
     trouble: str = ""
     shut: bool = False
+    away: bool = False
 
 
 def _with_live(settings: Settings, engine: Engine, live: Version) -> Iterator[Finding]:
-    from rlhf_loop import registry
 
     file = _file(settings.model_path)
-    own = _file(registry.version_path(settings, live.version))
+    own = _own(settings, live.version)
     if file.sha256 == live.sha256:
         yield _loaded(settings)
     else:
@@ -211,6 +213,8 @@ def _restoring(engine: Engine, file: _File, own: _File, live: Version) -> str:
 
     if file.shut:
         return _RIGHTS
+    if own.away:
+        return "See store: what serves keeps the model that it has, and follows once the store answers"
     if own.sha256 != live.sha256:
         return f"See registry: once {own.path} is whole, this one is put right, too"
     if file.sha256 and not is_known(engine, file.sha256):
@@ -221,14 +225,16 @@ def _restoring(engine: Engine, file: _File, own: _File, live: Version) -> str:
 
 def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: Version) -> str:
     """Return what brings back the live version's own file."""
-    from rlhf_loop import registry
     from rlhf_loop.registry.versions import previous
     from rlhf_loop.reward.model_file import sum_file, weights_file
     from rlhf_loop.store.engine import reading
 
     if own.shut:
         return _RIGHTS
-    if file.sha256 == live.sha256:
+    if settings.models_store and (own.away or file.sha256 == live.sha256):
+        back = f"bring it there again: rlhf-loop models promote {live.version}"
+        return "See store" if own.away else f"The file of the live model is whole; {back}"
+    if file.sha256 == live.sha256 and isinstance(file.path, Path) and isinstance(own.path, Path):
         copied = [(file.path, own.path), (sum_file(file.path), sum_file(own.path))]
         if weights := live.weights_sha256:
             copied.insert(0, (weights_file(file.path, weights), weights_file(own.path, weights)))
@@ -236,7 +242,7 @@ def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: 
         return "Run: " + " && ".join(shlex.join(map(str, words)) for words in copies)
     with reading(engine) as connection:
         before = previous(connection)
-    if before and _file(registry.version_path(settings, before.version)).sha256 == before.sha256:
+    if before and _own(settings, before.version).sha256 == before.sha256:
         return f"Restore it from a copy, with its .sha256, or go back to {before.version}: rlhf-loop models rollback"
     return "Restore it from a copy, with its .sha256, or train a new one: rlhf-loop train"
 
@@ -270,6 +276,22 @@ def _loaded(settings: Settings) -> Finding:
     trained = loaded.model.card.get("trained_at", "at an unknown time")
     text = f"{loaded.version} at {settings.model_path}, trained {trained} with {loaded.model.encoder}"
     return Finding("model", text)
+
+
+def _own(settings: Settings, version: str) -> _File:
+    """Return the version's own file, in the folder or in the object store."""
+    from rlhf_loop.registry import model_store, version_path
+
+    if not settings.models_store:
+        return _file(version_path(settings, version))
+    address = settings.models_store
+    try:
+        address = model_store.home(settings).inside(f"{version}.joblib").address
+        return _File(address, model_store.stored(settings, version).sha256)
+    except (ModelFileError, ObjectStoreError) as error:
+        text = str(error).partition(". ")[0].rstrip(".")
+        away = isinstance(error, ObjectStoreError) or isinstance(error.__cause__, ObjectStoreError)
+        return _File(address, trouble=text, away=away)
 
 
 def _file(path: Path) -> _File:

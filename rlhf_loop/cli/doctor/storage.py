@@ -148,6 +148,28 @@ def _shared(settings: Settings) -> Iterator[Finding]:
         yield Finding("cache", f"{took}; its values are not signed", advice=advice)
 
 
+def store(settings: Settings) -> Iterator[Finding]:
+    """Tell whether the object store of the versions answers, and which versions wait for it on this machine."""
+    if not settings.models_store:
+        return
+    from rlhf_loop.registry import model_store
+
+    started = perf_counter()
+    try:
+        there = model_store.home(settings)
+        count = sum(each.name.endswith(".joblib") for each in there.entries())
+    except RlhfLoopError as error:
+        yield from_error("store", error)
+    else:
+        took = 1000 * (perf_counter() - started)
+        yield Finding("store", f"{there.address} answers in {took:.0f} ms and has {counted(count, 'version')}")
+    if waiting := model_store.waiting(settings):
+        text = (
+            f"{listed(waiting)} {verb(len(waiting), 'waits', 'wait')} in {settings.models_folder} for the object store"
+        )
+        yield fault("store", text, "Once it answers, bring them there: rlhf-loop models list")
+
+
 def outbox(settings: Settings) -> Iterator[Finding]:
     """Tell how much waits in the outbox for the database, and how much the database has refused for good."""
     file = settings.outbox_path
@@ -212,10 +234,11 @@ class _Place:
 def _places(settings: Settings, reached: DatabaseAccess) -> list[_Place]:
     places = [
         _Place("live model", settings.model_path.parent, "RLHF_MODEL_PATH"),
-        _Place("versions", settings.models_folder, "RLHF_MODELS_PATH"),
         _Place("outbox", settings.outbox_path.parent, "RLHF_OUTBOX_PATH"),
         _Place(_CACHE, settings.cache_dir, "RLHF_CACHE_DIR"),
     ]
+    if not settings.models_store:
+        places.insert(1, _Place("versions", settings.models_folder, "RLHF_MODELS_PATH"))
     if reached.file is not None:
         places.insert(0, _Place(_DATABASE, reached.file.parent, "RLHF_DATABASE_URL"))
     if not settings.database_url.startswith("postgres"):

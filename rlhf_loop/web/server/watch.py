@@ -10,14 +10,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
+from sqlalchemy.engine import Engine
+
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.errors import RlhfLoopError
+from rlhf_loop.errors import RegistryError, RlhfLoopError
+from rlhf_loop.registry import model_store
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.reward.model_file import sum_file, weights_file
+from rlhf_loop.store.interactions import INCOMING
 from rlhf_loop.utils.concurrency import trim_memory
 from rlhf_loop.web.process import Database
 
@@ -67,8 +72,17 @@ class Watch:
             # What was mended is another file now, and what was not should be tried again.
             self._seen = () if trouble else seen
         if monotonic() - self._runs_at > _RUNS_EVERY_S:
+            self._fetch_other(engine)
             self._runs_at = monotonic()
             mark_dead_runs(engine, self._settings)
+
+    def _fetch_other(self, engine: Engine) -> None:
+        """Have the version that an experiment is against on this machine, where an object store has all of them."""
+        settings = self._settings
+        if settings.models_store and settings.experiment_share and settings.experiment_against != INCOMING:
+            with suppress(RegistryError):  # the experiment says so itself
+                version = registry.find(engine, settings.experiment_against)
+                model_store.fetch(settings, version.version, sha256=version.sha256)
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
