@@ -134,9 +134,13 @@ def test_settings_of_the_manifests(tmp_path: Path) -> None:
     (settings,) = [
         document["data"] for file in MANIFESTS for document in documents(file) if document["kind"] == "ConfigMap"
     ]
-    read = Settings.from_env(settings)
-    assert read.models_folder.is_relative_to("/models")
+    ours = {name: value for name, value in settings.items() if name.startswith("RLHF_")}
+    assert settings.keys() - ours.keys() == {"AWS_REGION"}
+    read = Settings.from_env(ours)
+    assert read.models_store == "s3://rlhf-loop/models"
     assert all(path.is_relative_to("/state") for path in (read.model_path, read.outbox_path, read.cache_dir))
+    claims = [document for file in MANIFESTS for document in documents(file) if "accessModes" in str(document)]
+    assert "ReadWriteMany" not in str(claims)
 
 
 def test_probes(sqlite_engine: Engine) -> None:
