@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from hashlib import file_digest, sha256
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
@@ -150,7 +150,8 @@ class Backup:
 
     `missing` are files of versions that were not there, `live` is the live model's sum. The outbox is that of
     `machine`: `waiting` entries, and `refused` ones that the database has not taken. `index` has its sections by
-    source, None where it was not wanted. `lacking` says of outbox and index what could not be read, and why.
+    source, None where it was not wanted. `lacking` says of outbox, index and the versions'
+    object store what could not be read, and why.
     """
 
     format: int
@@ -405,6 +406,8 @@ def restore(
                     f"The backup cannot be restored: {error.strerror or error}. Make room, or mend the rights of "
                     f"{settings.models_folder}. The database is as it was."
                 ) from error
+            except ObjectStoreError as error:
+                raise BackupError(f"The backup cannot be restored: {error} The database is as it was.") from error
             except (*_BROKEN, DataError) as error:
                 raise _not_whole(file, error) from error
             detail = {"file": _name(_target(file)), "rows": found.rows, "made_at": found.made_at.isoformat()}
@@ -450,7 +453,7 @@ def _write(
         versions = connection.execute(
             select(ModelVersion.version, ModelVersion.sha256, ModelVersion.weights_sha256, ModelVersion.state)
         ).all()
-    missing = _write_models(archive, settings, versions, files)
+    missing = _write_models(archive, settings, versions, files, lacking)
     sections = None if index is None else _write_index(archive, index, files, lacking, progress)
     manifest = Backup(
         format=_FORMAT,
@@ -532,17 +535,28 @@ def _last_ids(connection: Connection) -> dict[str, int]:
     return found
 
 
-def _write_models(archive: ZipFile, settings: Settings, versions: Sequence[Any], files: dict[str, Member]) -> list[str]:
+def _write_models(
+    archive: ZipFile, settings: Settings, versions: Sequence[Any], files: dict[str, Member], lacking: list[str]
+) -> list[str]:
     """Write the files of the versions; return the names of those that there are not."""
     folder, missing, sums = settings.models_folder, list[str](), set[str]()
+    store = _models_store(settings)
     for version in versions:
         sums.add(version.sha256)
         names = [f"{version.version}{ending}" for ending in (".joblib", ".joblib.sha256", ".fitted.npy", ".md")]
         if version.weights_sha256:
             names.append(f"{version.weights_sha256}.safetensors")
         for name in names:
-            if f"models/{name}" not in files and not _write_file(archive, f"models/{name}", folder / name, files):
+            if f"models/{name}" in files or _write_file(archive, f"models/{name}", folder / name, files):
+                continue
+            try:
+                if store is None or not _write_stored(archive, f"models/{name}", store.inside(name), files):
+                    missing.append(name)
+            except ObjectStoreError as error:
+                # Of one that is away nothing else is asked, or each file would take as long.
+                lacking.append(str(error))
                 missing.append(name)
+                store = None
     live = settings.model_path
     with suppress(OSError):
         known = _sum_file(live).read_text("ascii", "replace")[:64]
@@ -552,6 +566,24 @@ def _write_models(archive: ZipFile, settings: Settings, versions: Sequence[Any],
             for layers in live.parent.glob(f"{'[0-9a-f]' * 64}.safetensors"):
                 _write_file(archive, f"live/{layers.name}", layers, files)
     return missing
+
+
+def _models_store(settings: Settings) -> Place | None:
+    """Return the object store that has the versions, if one has."""
+    if not settings.models_store:
+        return None
+    from rlhf_loop.utils.object_store import Place
+
+    return Place.of(settings.models_store)
+
+
+def _write_stored(archive: ZipFile, name: str, place: Place, files: dict[str, Member]) -> bool:
+    # By way of a file: a member that was begun could not be taken back.
+    with TemporaryDirectory(prefix="rlhf-backup-") as folder:
+        copy = Path(folder) / place.name
+        with suppress(FileNotFoundError):
+            place.get(copy)
+        return _write_file(archive, name, copy, files)
 
 
 def _write_file(archive: ZipFile, name: str, path: Path, files: dict[str, Member]) -> bool:
@@ -1003,9 +1035,15 @@ def _give_next_ids(connection: Connection, table: TableRows) -> None:
 
 
 def _put_files(archive: ZipFile, found: Backup, settings: Settings) -> None:
-    live = settings.model_path
+    live, store = settings.model_path, _models_store(settings)
     for name in found.files:
         if not (named := _MODEL_FILE.fullmatch(name)):
+            continue
+        if store is not None and named[1] == "models":
+            with TemporaryDirectory(prefix="rlhf-restore-") as copies, archive.open(name) as source:
+                copy = Path(copies) / named[2]
+                _put_file(source, copy, found.files[name])
+                store.inside(named[2]).put(copy)
             continue
         folder = settings.models_folder if named[1] == "models" else live.parent
         path = live.with_name(name.replace(_LIVE, live.name)) if name.startswith(_LIVE) else folder / named[2]

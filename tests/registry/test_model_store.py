@@ -21,12 +21,13 @@ from rlhf_loop.cli import main
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, Candidate, ModelState
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.errors import ConfigError, ModelFileError
+from rlhf_loop.errors import BackupError, ConfigError, ModelFileError
 from rlhf_loop.ranking import Ranker
 from rlhf_loop.registry import Version, model_store
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import load, verified, weights_of
 from rlhf_loop.store.alarms import open_alarms
+from rlhf_loop.store.backup import back_up, restore
 from rlhf_loop.utils.object_store import Place
 from rlhf_loop.web.process import Database
 from rlhf_loop.web.server.watch import Watch
@@ -295,6 +296,29 @@ def test_a_folder_becomes_a_store(machine: Callable[[str], Machine]) -> None:
         Place.of(STORE).inside(file.name).put(file)
     registry.rollback(there.engine, there.settings, actor="cli:ops")
     assert there.serving == first.sha256
+
+
+def test_a_backup_has_what_the_store_has(machine: Callable[[str], Machine], s3: S3Server, tmp_path: Path) -> None:
+    """Versions that no file here has are in a backup, come into another store, and a store that is away is named."""
+    here, there = machine("here"), machine("there")
+    first, second = here.add(1, tuned=True), here.add(2)
+    backup = tmp_path / "backup.zip"
+    made = back_up(there.engine, there.settings, backup, actor="cli:ops")
+    assert (made.missing, made.lacking, made.versions) == ((), (), 2)
+    elsewhere = replace(there.settings, models_path="s3://bucket/elsewhere")
+    restore(there.engine, elsewhere, backup, actor="cli:ops", replace=True)
+    assert {each.name for each in Place.of("s3://bucket/elsewhere").entries()} == names()
+    registry.settle(there.engine, elsewhere, restored=True)
+    assert there.serving == second.sha256
+    assert registry.load(elsewhere, first, encoder=first.encoder).model.tuned is not None
+    s3.stop()
+    lacking = back_up(there.engine, there.settings, tmp_path / "lacking.zip", actor="cli:ops")
+    assert lacking.rows > made.rows
+    assert f"{first.version}.joblib" in lacking.missing
+    assert len(lacking.lacking) == 1
+    with pytest.raises(BackupError, match=r"cannot be read or written: .* The database is as it was\."):
+        restore(there.engine, there.settings, backup, actor="cli:ops", replace=True)
+    assert registry.live(there.engine) is not None
 
 
 def test_an_experiment_fetches_the_other_version(machine: Callable[[str], Machine], s3: S3Server) -> None:
