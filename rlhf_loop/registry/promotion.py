@@ -252,6 +252,7 @@ def _promoted(
         versions.load(settings, wanted, encoder=wanted.encoder)
         try:
             model_store.ensure(settings, wanted.version, weights=wanted.weights_sha256)
+            model_store.arrived(settings, wanted.version)
         except ModelFileError as error:
             if fate is None:
                 raise
@@ -276,7 +277,6 @@ def _promoted(
                 audit.note(connection, actor, "model.promoted", f"model:{version.version}", {**detail, **replaced})
             promoted = named(connection, wanted.version)
         versions.deploy(settings, promoted)
-    model_store.arrived(settings, promoted.version)
     versions.tidy(engine, settings)
     return promoted
 
@@ -300,24 +300,29 @@ def _bring_waiting(engine: Engine, settings: Settings) -> None:
     for name in model_store.waiting(settings):
         try:
             model_store.bring(settings, name)
+            with suppress(RegistryError):  # one that was killed before it had a row
+                _begin_again(engine, settings, find(engine, name))
         except ModelFileError as error:
             logger.warning("The model %s still waits for the object store: %s", name, error)
             return
         model_store.arrived(settings, name)
         logger.info("The model %s is in the object store now.", name)
-        with suppress(RegistryError):  # one that was killed before it had a row
-            version, before = find(engine, name), live(engine)
-            said = " ".join(version.judgement.get("reasons") or ())
-            reason = unpacked(said, version.judgement.get("said"))
-            decided = version.changed_at != version.made_at or (
-                before is not None and before.live_from is not None and before.live_from > version.made_at
-            )
-            if version.judgement.get("state") == ModelState.LIVE and not decided:
-                _promoted(engine, settings, version, actor="registry", reason=reason, detail={"run": version.run_id})
-            elif version.state == ModelState.CANDIDATE and not decided:
-                words = {"reason": reason, "said": packed(reason)}
-                with transaction(engine) as connection:
-                    connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(words))
+
+
+def _begin_again(engine: Engine, settings: Settings, version: Version) -> None:
+    """Do with a version that waited what the gate has said of it."""
+    before = live(engine)
+    replaced = before is not None and before.live_from is not None and before.live_from > version.made_at
+    if version.state != ModelState.CANDIDATE or version.changed_at != version.made_at:
+        return
+    said = " ".join(version.judgement.get("reasons") or ())
+    reason = unpacked(said, version.judgement.get("said"))
+    if version.judgement.get("state") == ModelState.LIVE and not replaced:
+        _promoted(engine, settings, version, actor="registry", reason=reason, detail={"run": version.run_id})
+        return
+    words = {"reason": reason, "said": packed(reason)}
+    with transaction(engine) as connection:
+        connection.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(words))
 
 
 def _adopt(engine: Engine, settings: Settings) -> None:

@@ -119,7 +119,7 @@ def test_one_machine_promotes_and_another_serves(machine: Callable[[str], Machin
     here.watch.look()
     assert here.serving == there.serving == first.sha256
     rankers = (Ranker(each.settings, encoder=encoder) for each in (here, there))
-    ours, theirs = (ranker("How do I treat a burn?", CANDIDATES) for ranker in rankers)
+    ours, theirs = (ranker.rank("How do I treat a burn?", CANDIDATES) for ranker in rankers)
     assert [each.score for each in ours] == [each.score for each in theirs]
     assert open_kinds(here.engine) == []
 
@@ -329,7 +329,9 @@ def test_an_experiment_fetches_the_other_version(machine: Callable[[str], Machin
     there.settings = replace(there.settings, experiment_share=0.5, experiment_against=first.version)
     s3.stop()
     watch = Watch(there.settings, Database(there.settings))
-    watch.look()
+    with pytest.raises(ModelFileError, match="cannot be read or written"):
+        watch.look()
+    assert there.serving is None
     assert there.cached == set()
     s3.start()
     Watch(there.settings, Database(there.settings)).look()

@@ -15,7 +15,7 @@ from rlhf_loop.errors import RlhfLoopError
 SECTIONS = {
     "This machine": ("software", "extra", "processor", "encoder"),
     "Settings": ("settings", "sources", "drafts", "telemetry", "secret key", "sign-in", "worker"),
-    "Storage": ("database", "disk", "cache", "outbox", "backup"),
+    "Storage": ("database", "disk", "store", "cache", "outbox", "backup"),
     "The loop": ("ratings", "training", "model", "registry", "alarms"),
 }
 _TOPICS = [topic for topics in SECTIONS.values() for topic in topics]

@@ -72,9 +72,9 @@ class Watch:
             # What was mended is another file now, and what was not should be tried again.
             self._seen = () if trouble else seen
         if monotonic() - self._runs_at > _RUNS_EVERY_S:
-            self._fetch_other(engine)
             self._runs_at = monotonic()
             mark_dead_runs(engine, self._settings)
+            self._fetch_other(engine)
 
     def _fetch_other(self, engine: Engine) -> None:
         """Have the version that an experiment is against on this machine, where an object store has all of them."""
