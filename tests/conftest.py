@@ -150,7 +150,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kinds = {value for value in params if isinstance(value, str)}
         if used & {"browser", "chromium"}:
             item.add_marker("browser")
-        if used & {"start", "postgres_databases"} or kinds & {"postgresql", "pgvector"}:
+        if used & {"start", "postgres_databases", "s3"} or kinds & {"postgresql", "pgvector"}:
             item.add_marker("server")
         if any(item.get_closest_marker(name) for name in ("browser", "server", "kill")):
             item.add_marker("slow")

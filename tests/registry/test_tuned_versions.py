@@ -106,7 +106,7 @@ def test_young_files_and_those_of_others_stay(house: House) -> None:
         file.write_bytes(b"x")
     for file in (old, foreign):
         os.utime(file, (time() - 86_400,) * 2)
-    assert registry.tidy(house.engine, house.settings) == [old]
+    assert registry.tidy(house.engine, house.settings) == [str(old)]
     assert young.exists()
     assert foreign.exists()
 
