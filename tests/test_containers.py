@@ -107,15 +107,16 @@ def test_each_pinned_package_has_a_hash(file: Path) -> None:
         assert re.fullmatch(r"[\w.-]+==[\w.]+( ;[^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n", entry), entry[:80]
 
 
+#: The extra [all], and what a service with other servers beside it needs.
+IN_IMAGE = ("serve", "index", "charts", "onnx", "postgres", "redis", "llm", "otel")
+
+
 def test_the_locks_fit_the_project() -> None:
     """What pyproject.toml asks for is pinned, in a version that it allows. After a change of it: make lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = project["project"]["optional-dependencies"]
     program, build = (pinned(ROOT / "deploy" / "docker" / f"{name}.lock") for name in ("program", "build"))
-    asked = [
-        *project["project"]["dependencies"],
-        *(need for extra in ("postgres", "redis", "llm", "otel") for need in extras[extra]),
-    ]
+    asked = [*project["project"]["dependencies"], *(need for extra in IN_IMAGE for need in extras[extra])]
     for lock, needs in ((program, asked), (build, project["build-system"]["requires"])):
         for need in map(Requirement, needs):
             assert need.specifier.contains(lock[canonicalize_name(need.name)]), need

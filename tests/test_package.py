@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tomllib
 import zipfile
@@ -62,3 +63,15 @@ def test_the_default_install_has_no_torch(wheel: zipfile.ZipFile) -> None:
     names = " ".join(PROJECT["dependencies"])
     assert "torch" not in names
     assert "transformers" not in names
+
+
+def test_the_default_install_has_no_server_and_no_index() -> None:
+    """What ranks and trains brings nothing that draws, serves or searches, nor ONNX's library; [all] has the four."""
+    extras = PROJECT["optional-dependencies"]
+    names = {re.split(r"[\[<>=]", need)[0] for need in PROJECT["dependencies"]}
+    heavy = {"flask", "gunicorn", "lancedb", "matplotlib", "onnx", "pyarrow", "scikit-learn", "scipy"}
+    assert names & heavy == set()
+    assert extras["all"] == ["rlhf-loop[charts,index,onnx,serve]"]
+    assert heavy <= {
+        re.split(r"[\[<>=]", need)[0] for name in ("charts", "index", "onnx", "serve") for need in extras[name]
+    }

@@ -46,7 +46,7 @@ def main() -> None:
     tensors = load_file(folder / weights.WEIGHTS_FILE)
     batcher = Batcher(load_tokenizer(folder / weights.TOKENIZER_FILE), tokens=1)  # one text at a time: no padding
     feeds = [{"input_ids": b.ids, "attention_mask": b.mask} for b in batcher.batches(_texts())]
-    exact = Graph(tensors).build()
+    exact = Graph(tensors).build().to_onnx()
     sources = {node.output[0]: node.input[0] for node in exact.graph.node}
     inputs = {at: sources[layers[0]] for at, layers in INPUTS.items()}
     layers = list(chain.from_iterable(INPUTS.values()))
@@ -116,7 +116,7 @@ def _corrected(
     """Bring the mean output of each layer back to the exact one's, front to back: each feels those before it."""
     corrected = dict(calibrations)
     for at, layers in INPUTS.items():
-        graph = Int8Graph(tensors, corrected).build()
+        graph = Int8Graph(tensors, corrected).build().to_onnx()
         found = _run(graph, layers, feeds)
         off = np.concatenate([means[name] - found[name].mean(axis=0) for name in layers])
         corrected[at] = replace(corrected[at], correction=off.astype(np.float32))

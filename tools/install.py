@@ -18,17 +18,18 @@ _NO_MATTER |= {"quiet", "require-virtualenv", "retries", "root-user-action", "ti
 
 
 def main(python: str, *wanted: str) -> int:
-    """Install what is wanted for this Python; return the exit code."""
+    """Install what is wanted for this Python, with a progress bar at a terminal; return the exit code."""
+    quiet = () if sys.stderr.isatty() else ("--quiet",)
     pip, uv = [sys.executable, "-m", "pip", "--disable-pip-version-check"], Path(sys.executable).with_name("uv")
     if not uv.exists():
         subprocess.run([*pip, "install", "--quiet", "uv>=0.9"])
     options = as_for_uv(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
     if uv.exists() and options is not None:
         # Of all indexes the newest version, as with pip.
-        command = [str(uv), "pip", "install", "--quiet", "--index-strategy", "unsafe-best-match", "--python", python]
+        command = [str(uv), "pip", "install", *quiet, "--index-strategy", "unsafe-best-match", "--python", python]
         if subprocess.run([*command, *options, *wanted]).returncode == 0:
             return 0
-    return subprocess.run([*pip, "--python", python, "install", "--quiet", *wanted]).returncode
+    return subprocess.run([*pip, "--python", python, "install", *quiet, *wanted]).returncode
 
 
 def as_for_uv(listed: str) -> list[str] | None:

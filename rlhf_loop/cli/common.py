@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 #: What a command keeps of its settings, in click's context.
 _ENV_FILE, _FOUND = "rlhf_loop.env_file", "rlhf_loop.found"
+#: What a shell gives a program that Ctrl-C has ended, and one that SIGHUP or SIGTERM has.
+_CTRL_C, _HUNG_UP, _TERMINATED = 130, 129, 143
+#: What is said to be kept, see `stoppable`.
+GOES_ON = "What is done is kept; the same command goes on from there."
+UNCHANGED = "Nothing was changed."
 #: How often progress is told where there is no terminal.
 _TELL_S = 10
 
@@ -97,6 +102,9 @@ class Commands(click.Group):
         before, sys.unraisablehook = sys.unraisablehook, self._drop
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Stopped. Nothing more was done.", err=True)
+            ctx.exit(_CTRL_C)
         except Exception as error:
             if self._stopped:
                 # A library that was just at work may make an error of its own out of the stop.
@@ -165,7 +173,7 @@ def cluster_of(
     from rlhf_loop.utils.ray_engine import connected
 
     with ExitStack() as stack:
-        with working("Connecting to the cluster"):
+        with working("Connecting to the cluster", kept=UNCHANGED):
             stack.enter_context(connected(address))
         yield EncoderCluster(settings, address, workers or 0)
 
@@ -222,25 +230,43 @@ def operator() -> str:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on stderr while the block runs; none where stderr is not a terminal."""
+def stoppable(kept: str) -> Iterator[None]:
+    """Say on Ctrl-C and on SIGTERM what is `kept` of the block's work, and end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"Stopped. {kept}", err=True)
+        sys.exit(_CTRL_C)
+    except SystemExit as stop:
+        if stop.code in (_HUNG_UP, _TERMINATED):
+            click.echo(f"Stopped. {kept}", err=True)
+        raise
+
+
+@contextmanager
+def progress_bar(what: str, *, kept: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar with the time that is left on stderr while the block runs, none where stderr is not a terminal.
+
+    See `stoppable` for `kept`.
+    """
     if not sys.stderr.isatty():
-        yield None
+        with stoppable(kept):
+            yield None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with stoppable(kept), Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
-def rated_progress() -> Iterator[Callable[[str, str], Callable[[int, int], None]]]:
+def rated_progress(*, kept: str) -> Iterator[Callable[[str, str], Callable[[int, int], None]]]:
     """Show how much is done, how fast, and how long it will take, on stderr: a bar, or without a terminal lines.
 
-    The block gets a function that takes what begins now and its unit, and returns what takes how much of it is done.
-    What was done before the first call counts for no speed.
+    See `stoppable` for `kept`. The block gets a function that takes what begins now and its unit, and returns what
+    takes how much of it is done. What was done before the first call counts for no speed.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -268,7 +294,7 @@ def rated_progress() -> Iterator[Callable[[str, str], Callable[[int, int], None]
 
         return report
 
-    with bar:
+    with stoppable(kept), bar:
         yield begin
 
 
@@ -279,14 +305,18 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show a sign of life on stderr while the block runs; none where stderr is not a terminal."""
+def working(what: str, *, kept: str) -> Iterator[None]:
+    """Show a sign of life on stderr while the block runs, none where stderr is not a terminal.
+
+    See `stoppable` for `kept`.
+    """
     if not sys.stderr.isatty():
-        yield
+        with stoppable(kept):
+            yield
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(f"{what} ..."):
+    with stoppable(kept), Console(stderr=True).status(f"{what} ..."):
         yield
 
 

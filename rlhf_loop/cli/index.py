@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rlhf_loop.cli.common import (
+    GOES_ON,
+    UNCHANGED,
     FilePath,
     cluster_of,
     columns_option,
@@ -76,20 +77,18 @@ def add(
     from rlhf_loop.utils.text import counted
 
     settings = read_settings()
+    store = open_store(settings, anew=True)  # what it lacks is said before the files are read
     try:
         with cluster_of(settings, engine=engine, workers=workers, address=address) as cluster:
             files = check_files(
                 paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid, cluster=cluster
             )
-            with working("Loading the encoder"):
+            with working("Loading the encoder", kept=UNCHANGED):
                 encoder = load_encoder(settings)
-            with closing(open_store(settings)) as store, progress_bar("Indexing") as progress:
+            with closing(store), progress_bar("Indexing", kept=GOES_ON) as progress:
                 report = index_files(
                     files, store=store, encoder=encoder, replace=replace, progress=progress, cluster=cluster
                 )
-    except KeyboardInterrupt:
-        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
     except InvalidDocumentsError as error:
         _print_invalid(error.invalid, error.count)
         raise
@@ -125,14 +124,14 @@ def delete(source: str) -> None:
     from rlhf_loop.utils.text import counted
 
     with closing(open_store(read_settings())) as store:
-        with working(f"Deleting {source}"):
+        with working(f"Deleting {source}", kept="It may be deleted in part; the same command deletes the rest."):
             count = store.delete(source)
         if not count:
             there = ", ".join(repr(each.source) for each in store.sources()) or "none"
             raise VectorStoreError(f"There is no source {source!r} in the index. Its sources are: {there}.")
         # Said before anything else can fail: they are gone.
         click.echo(f"{counted(count, 'document')} deleted.")
-        with working("Tidying the index"):
+        with working("Tidying the index", kept="The index is whole."):
             store.optimize()
 
 
@@ -190,12 +189,9 @@ def questions(file: Path, most: int) -> None:
     if not texts:
         raise VectorStoreError("The index is empty. Fill it with: rlhf-loop index add PATH...")
     drawn = sorted(texts, key=lambda text: sha256(text.encode("utf-8", "replace")).digest())[:most]
-    try:
-        with progress_bar("Writing questions") as progress:
-            done = write_questions(drawn, file, settings, progress=progress)
-    except KeyboardInterrupt:
-        click.echo("Stopped. What is written is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
+    kept = "What is written is kept; the same command goes on from there."
+    with progress_bar("Writing questions", kept=kept) as progress:
+        done = write_questions(drawn, file, settings, progress=progress)
     said = f"{counted(done.questions, 'question')} for {counted(done.sections, 'section')} written to {file}"
     for count, what in ((done.known, "had some"), (done.without, "answer nothing"), (done.failed, "failed")):
         said += f", {count} {what}" if count else ""

@@ -27,6 +27,7 @@ from rlhf_loop.cli.common import (
     read_settings,
     working,
 )
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.text import counted
 
 if TYPE_CHECKING:
@@ -48,15 +49,17 @@ def worker(once: bool) -> None:
     every five minutes for alarms, of which it tells the webhook, every minute after the live model's file and
     killed trainings, and every hour it sums up days that are over for the trends, and deletes what is older than
     RLHF_RECORD_DAYS and RLHF_SERVED_DAYS, as `rlhf-loop purge` does. One worker is enough; several do no harm. SIGTERM
-    stops a running training, too. Logs go to stderr, a line of JSON each.
+    stops a running training, too. Logs go to stderr: text at a terminal, elsewhere a line of JSON each
+    (RLHF_LOG_FORMAT).
     """
     from rlhf_loop.monitoring.worker import Worker
-    from rlhf_loop.web import logs
+    from rlhf_loop.utils import log_format
 
     settings = read_settings()
+    require("sklearn", "serve")  # before an alarm needs it, in the night
     retrain = [sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"]
     worker = Worker(settings, retrain=retrain, index=lambda: _index_lines(settings))
-    logs.configure()
+    log_format.configure(settings.log_format)
     logger = logging.getLogger(__name__)
     with _stopped_by_signals(worker.stop):
         if once:
@@ -89,7 +92,7 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
         from rlhf_loop.monitoring.checks import check as run_checks
         from rlhf_loop.monitoring.webhook import deliver
 
-        with working("Checking"):
+        with working("Checking", kept="Alarms that were raised are kept."):
             run_checks(engine, settings)
             deliver(engine, settings)
     still = open_alarms(engine)
@@ -124,7 +127,7 @@ def report(file: Path, shown: bool) -> None:
     check_writable(file, hint="FILE")
     engine, settings = open_ratings(), read_settings()
     encoder = None
-    with progress_bar("Computing the figures") as progress:
+    with progress_bar("Computing the figures", kept="No report was written.") as progress:
         try:
             encoder = load_encoder(settings, download=False)
         except EncoderError as error:
@@ -178,7 +181,9 @@ def backup(file: Path | str, with_index: bool) -> None:
     with ExitStack() as closed:
         wanted = with_index or settings.backup_index
         index = closed.enter_context(closing(_index_lines(settings))) if wanted else None
-        progress = closed.enter_context(progress_bar("Writing the backup"))
+        progress = closed.enter_context(
+            progress_bar("Writing the backup", kept=f"{_without_key(file)} is as it was before.")
+        )
         made = back_up(engine, settings, file, actor=operator(), index=index, progress=progress)
     last = last_backup(engine)
     size = f" ({last.bytes / 1e6:,.1f} MB)" if last else ""
@@ -214,7 +219,7 @@ def restore(file: Path | str, check: bool, replace: bool) -> None:
         return
     settings = read_settings()
     engine = make_engine(settings.database_url)
-    with progress_bar("Restoring") as progress:
+    with progress_bar("Restoring", kept="All of it is restored, or nothing was changed.") as progress:
         found = backups.restore(
             engine,
             settings,

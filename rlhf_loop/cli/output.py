@@ -18,7 +18,6 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from rlhf_loop.cli.doctor import SECTIONS, Finding
 from rlhf_loop.domain import MIN_SAMPLES, ModelState, ReviewerRole
 from rlhf_loop.exchange.fields import FIELDS
 from rlhf_loop.exchange.imports import PastImport
@@ -51,10 +50,6 @@ _ORDERS = {"model": "this model", "incoming": "incoming order", "random": "rando
 #: Answers of a class below which no interval means much; the AUC above which nobody has to learn anything.
 _RARE, _TOO_EASY = 10, 0.99
 _STYLES = {"live": "bold green", "rejected": "red", "candidate": "yellow"}
-_TOPIC = 2 + max(len(topic) for topics in SECTIONS.values() for topic in topics)
-_INDENT = 4 + _TOPIC
-#: A terminal that is narrower breaks the lines by itself.
-_NARROWEST = 30
 
 
 def headline(text: str) -> None:
@@ -350,28 +345,6 @@ def print_encoders(contest: EncoderContest) -> None:
             console.print(f"{letter} does not know the language of these texts: {of.foreign}.", markup=False)
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the findings by section, with advice for each problem, and the number of problems.
-
-    Lines are broken for a terminal only, and never those with advice: it is mostly a command, to be copied.
-    """
-    console = Console(highlight=False, soft_wrap=True)
-    for section, topics in SECTIONS.items():
-        together = [finding for finding in findings if finding.topic in topics]
-        if together:
-            console.print(Text(f"\n{section}\n", style="bold"))
-        before = ""
-        for finding in together:
-            _print(console, finding, "" if finding.topic == before else finding.topic)
-            before = finding.topic
-    faults = sum(not finding.ok for finding in findings)
-    if faults:
-        said = f"{counted(faults, 'thing')} {verb(faults, 'needs', 'need')} attention."
-        console.print(Text(f"\n{said}", style="bold red"))
-    else:
-        console.print(Text("\nAll is well.", style="bold green"))
-
-
 def _verdict(outcome: TrainingOutcome) -> str:
     path, why = escape(str(outcome.path)), _comparison(outcome)
     name, said = escape(outcome.version.version), escape(outcome.judgement.reason)
@@ -584,20 +557,3 @@ def _cells(of: Comparison | None) -> tuple[str, str, str]:
 
 def _value(measure: Mapping[str, Any] | None) -> str:
     return "-" if not measure or measure.get("value") is None else f"{measure['value']:.3f}"
-
-
-def _print(console: Console, finding: Finding, topic: str) -> None:
-    text = _one_line(finding.text)
-    if console.is_terminal:
-        room = max(_NARROWEST, console.width - _INDENT - 1)
-        text = textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)
-    mark, style = ("ok", "green") if finding.ok else ("!!", "bold red")
-    body = text.replace("\n", f"\n{'':{_INDENT}}")
-    console.print(Text.assemble((mark, style), f"  {topic:{_TOPIC}}{body}"))
-    if finding.advice:
-        advice = _one_line(finding.advice)
-        console.print(Text(f"{'':{_INDENT}}{advice}", style="" if finding.ok else "bold"))
-
-
-def _one_line(text: str) -> str:
-    return _printable(" ".join(text.split()))

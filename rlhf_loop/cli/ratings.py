@@ -25,6 +25,8 @@ from rlhf_loop.cli.common import (
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
 _IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix", "dify", "ragflow", "librechat"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
+_WHOLE = "The file is stored as a whole or not at all; import it again."
+_AS_BEFORE = "What was at that place is as it was before."
 _FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json){} or parquet by the name's ending."
 
 
@@ -155,7 +157,7 @@ def import_(
             sys.exit(0 if taken else 2)
         engine = open_ratings()
         try:
-            with progress_bar(f"Importing {file.name}") as progress:
+            with progress_bar(f"Importing {file.name}", kept=_WHOLE) as progress:
                 report = import_ratings(
                     engine,
                     file,
@@ -176,9 +178,6 @@ def import_(
         except InvalidRowsError as error:
             print_invalid(error.report)
             raise
-        except (KeyboardInterrupt, SystemExit) as stop:
-            click.echo("Stopped. The file is stored as a whole or not at all; import it again.", err=True)
-            sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
     print_invalid(report)
     print_import(report)
 
@@ -312,7 +311,7 @@ def export(
         min_margin=min_margin,
         sft=sft,
     )
-    with progress_bar(f"Exporting {file.name}") as progress:
+    with progress_bar(f"Exporting {file.name}", kept=_AS_BEFORE) as progress:
         count = export_ratings(open_ratings(), file, format=format, options=options, progress=progress)
     click.echo(f"{counted(count, 'row')} written to {file}.")
 
@@ -330,7 +329,7 @@ def _export_dataset(folder: Path, *, min_gap: int, conversational: bool, names: 
         key=settings.secret_key,
         reviewer_weighting=settings.reviewer_weighting,
     )
-    with progress_bar(f"Exporting {folder.name}") as progress:
+    with progress_bar(f"Exporting {folder.name}", kept=_AS_BEFORE) as progress:
         engine, encoder = open_ratings(), load_encoder(settings)
         configs = export_dataset(engine, folder, options=options, encoder=encoder, progress=progress)
     for config in configs:

@@ -43,7 +43,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
     """Answer questions, for people at /data-html and for programs at /data, and have experts rate at /review.
 
     Needs no model and no index to begin with. SIGTERM lets the running requests finish, for 30 seconds at most. Logs go
-    to stderr, a line of JSON each.
+    to stderr: text at a terminal, elsewhere a line of JSON each (RLHF_LOG_FORMAT).
     """
     settings = read_settings()
     if sys.platform == "win32":
@@ -55,7 +55,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
         )
     from rlhf_loop.answering import AnswerService
     from rlhf_loop.config import MADE_UP, SHORTEST_KEY
-    from rlhf_loop.web import logs
+    from rlhf_loop.utils import log_format
     from rlhf_loop.web.server import server
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
@@ -73,7 +73,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
     cores = server.cores()
     size = server.Size(workers or server.default_workers(cores), threads)
     listener = server.listen(host, port)
-    logs.configure()
+    log_format.configure(settings.log_format)
     for line in _greeting(settings, listener.getsockname()[:2], size, own_key=own_key):
         click.echo(line)
     sys.stdout.flush()

@@ -15,6 +15,8 @@ from rlhf_loop.cli.training import rank
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+_DEMO = "The sample's ratings are stored; the same command begins anew."
+
 
 @click.command()
 def init() -> None:
@@ -45,7 +47,7 @@ def doctor(as_json: bool) -> None:
     """
     from rlhf_loop.cli.doctor import examine_environment
     from rlhf_loop.cli.doctor.machine import settings_files
-    from rlhf_loop.cli.output import print_findings
+    from rlhf_loop.cli.doctor.printing import print_findings
 
     with suppress(OSError):  # the folder that one stands in may be gone
         # Where the server finds a source of one's own (RLHF_SOURCES=package.module:name).
@@ -127,24 +129,22 @@ def demo() -> None:
             f"'rlhf-loop[multilingual]', and set RLHF_ENCODER={MULTILINGUAL_ENCODER}."
         )
     chosen = sample.SAMPLES[language.code]
-    encoder = load_encoder(settings)  # what it lacks is said before anything is stored
+    store, encoder = open_store(settings, anew=True), load_encoder(settings)  # what is missing is said first
     _refuse_own_ratings(engine)
     output.headline("1  Sample ratings (not medical advice)")
     output.print_import(import_ratings(engine, chosen.ratings_file, source="sample"))
     output.print_stats(count(engine))
     output.headline("2  Training")
-    with working("Training"):
+    with working("Training", kept=_DEMO):
         outcome = run_training(engine, settings, actor=operator())
     output.print_training(outcome)
     output.headline("3  A question that the model has not seen")
     given = list(chosen.candidates)
     output.print_ranking(chosen.question, given, rank(chosen.question, given))
     output.headline("4  The sample's answers as documents to answer from")
-    with working("Indexing"):
+    with working("Indexing", kept=_DEMO):
         columns = {"text": "ai_response", "title": "user_prompt"}
-        index_files(
-            [chosen.ratings_file], store=open_store(settings), encoder=encoder, source="sample", columns=columns
-        )
+        index_files([chosen.ratings_file], store=store, encoder=encoder, source="sample", columns=columns)
     click.echo("They are in the index now: rlhf-loop serve answers from them. Some are wrong on purpose.")
     output.headline("What next")
     output.print_next_steps()

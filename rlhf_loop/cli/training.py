@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlhf_loop.cli.common import (
+    GOES_ON,
+    UNCHANGED,
     FilePath,
     check_writable,
     cluster_of,
@@ -27,6 +29,7 @@ from rlhf_loop.cli.common import (
     read_settings,
     working,
 )
+from rlhf_loop.utils.extras import require
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 #: What --adapt calls the documents of the index; a file of that name is ./index.
 _INDEX = "index"
+_TRAINED = "What was live stays live, and vectors that were made are in the cache; the same command begins anew."
 _PICTURES = (".png", ".svg", ".pdf")
 #: As sysexits.h has it: not now, try again later.
 _TRY_LATER = 75
@@ -118,7 +122,7 @@ def train(
         raise click.UsageError("--column is for a file of questions with answers. Leave it out with --adapt index.")
     known = _pairs(settings, corpus, columns)
     engine = open_ratings()
-    with progress_bar("Training") as progress:
+    with progress_bar("Training", kept=_TRAINED) as progress:
         outcome = run_training(
             engine,
             settings,
@@ -131,7 +135,7 @@ def train(
         )
     print_training(outcome)
     if curve is not None:
-        with working("Drawing the learning curve"):
+        with working("Drawing the learning curve", kept="The model that was trained is kept; there is no picture."):
             points = _learning_curve(engine, settings, outcome.report, seed, curve)
         print_curve(points, curve)
     if not outcome.live:
@@ -244,7 +248,7 @@ def retrain(if_due: bool) -> None:
             return
     known = _pairs(settings, _set_corpus(settings) if settings.recipe == "transformer" else None, {})
     try:
-        with progress_bar("Training") as progress:
+        with progress_bar("Training", kept=_TRAINED) as progress:
             outcome = run_training(engine, settings, corpus=known, progress=progress, actor=operator())
     except TrainingRunningError as error:
         click.echo(f"Error: {error}", err=True)
@@ -382,7 +386,7 @@ def compare_versions(first: str, second: str, as_json: bool) -> None:
     from rlhf_loop.registry.contest import compare_models
 
     engine, settings = open_ratings(), read_settings()
-    with working("Comparing"):
+    with working("Comparing", kept=UNCHANGED):
         found = compare_models(engine, settings, first, second)
     if as_json:
         values = {"a": found.first.version, "b": found.second.version}
@@ -418,7 +422,7 @@ def gaming(questions: int, policy: Path | None, as_json: bool) -> None:
     engine, settings = open_ratings(), read_settings()
     encoder = load_encoder(settings, serving=True)
     ranker = Ranker(settings, encoder=encoder, record=0, even_if_off=True)
-    with working("Scoring"):
+    with working("Scoring", kept=UNCHANGED):
         found = gaming_report(engine, ranker, questions=questions)
         moved = policy_drift(engine, policy_answers(policy), encoder=encoder, ranker=ranker) if policy else None
     if as_json:
@@ -446,7 +450,7 @@ def compare_encoders_(first: str, second: str, as_json: bool) -> None:
     from rlhf_loop.registry.contest import compare_encoders
 
     engine, settings = open_ratings(), read_settings()
-    with working("Training with both"):
+    with working("Training with both", kept=f"{UNCHANGED} Vectors that were made are in the cache."):
         found = compare_encoders(engine, settings, first, second)
     if as_json:
         print_json(asdict(found))
@@ -511,7 +515,7 @@ def score(
     from rlhf_loop.utils.text import counted
 
     try:
-        with rated_progress() as progress:
+        with rated_progress(kept=GOES_ON) as progress:
             report = score_dataset(
                 input,
                 output,
@@ -525,9 +529,6 @@ def score(
             )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
     if report.bad_rows > report.rows:
         click.echo("Most rows were left out. Correct the input, or name its columns by --column.", err=True)
     if as_json:
@@ -565,16 +566,12 @@ def warm(
     from rlhf_loop.cli.warming import warm as embed
     from rlhf_loop.utils.text import counted
 
-    try:
-        settings = read_settings()
-        with (
-            cluster_of(settings, engine=engine, workers=workers, address=address) as cluster,
-            progress_bar(f"Warming {file.name}") as progress,
-        ):
-            report = embed(file, settings, columns=columns, format=format, progress=progress, cluster=cluster)
-    except KeyboardInterrupt:
-        click.echo("Stopped. What is done is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
+    settings = read_settings()
+    with (
+        cluster_of(settings, engine=engine, workers=workers, address=address) as cluster,
+        progress_bar(f"Warming {file.name}", kept=GOES_ON) as progress,
+    ):
+        report = embed(file, settings, columns=columns, format=format, progress=progress, cluster=cluster)
     for row in report.invalid:
         click.echo(f"line {row.line}: {row.reason}", err=True)
     left_out = f"; {counted(report.invalid_count, 'invalid row')} left out" if report.invalid_count else ""
@@ -626,4 +623,5 @@ def _picture(path: Path | None) -> Path | None:
     except OSError as error:
         raise click.BadParameter(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error
     check_writable(path)
+    require("matplotlib", "charts")
     return path

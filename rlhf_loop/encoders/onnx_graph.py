@@ -1,5 +1,9 @@
 """Sentence encoders as ONNX graphs, written straight from their weights, without torch.
 
+A graph is nodes and tensors; ONNX's own library makes a file of them (extra [onnx]). Those of all-MiniLM-L6-v2, which
+are the same everywhere but for the weights, come with the package (`python -m tools.graphs` writes them): the tensors
+go into a file beside, so no library is needed.
+
 A graph is the published architecture in standard operators (opset 23, whose `Attention` ONNX Runtime has a fast kernel
 for). It takes `input_ids` and `attention_mask` (int32, batch x tokens). Inside, the tokens of all texts stand in one
 matrix; only attention has to know where a text ends.
@@ -15,23 +19,34 @@ itself, GELU and the norms stay in 32 bits.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from rlhf_loop.encoders.tuned import BELOW
 from rlhf_loop.encoders.weights import INPUT_OF, Calibration
+from rlhf_loop.utils.extras import require
+
+if TYPE_CHECKING:
+    import onnx
 
 #: ONNX Runtime's own operators, beside the standard ones.
 MICROSOFT = "com.microsoft"
 _OPSET = 23
 _IR_VERSION = 11
+#: Types of numbers, as ONNX's format counts them.
+_FLOAT, _INT32, _BOOL = 1, 6, 9
+#: Graphs without their large tensors, each under its `digest`.
+SHIPPED_FILE = Path(__file__).parent / "minilm_graphs.zip"
+#: Bytes from which on a tensor stands in the file beside the graph.
+_LARGE = 1024
 #: What is added to a score so that nothing is left of it.
 _NEVER = -1e9
 
@@ -70,19 +85,111 @@ class Head:
     types: bool = False
 
 
-def save_graph(model: onnx.ModelProto, target: Path, *, without: Container[str] = ()) -> None:
-    """Write the graph to `target`, its tensors to a second file beside it (`target` + ".data", mapped when loaded).
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator with its inputs and outputs; "" is the domain of the standard ones."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: tuple[tuple[str, int | float | str], ...]
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output of a graph, of numbers of a type."""
+
+    name: str
+    type: int
+    shape: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A whole graph."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    output: Value
+    nodes: Sequence[Node]
+    tensors: Mapping[str, NDArray[np.generic]]
+
+    def places(self, file: str, without: Container[str] = ()) -> Places:
+        """Place large tensors in `file`, or instead those that the graph is to be `without` in files of their names."""
+        if without:
+            return {name: (name, 0, value.nbytes) for name, value in self.tensors.items() if name in without}
+        found, end = {}, 0
+        for name, value in self.tensors.items():
+            if value.nbytes >= _LARGE:
+                found[name] = file, end, value.nbytes
+                end += value.nbytes
+        return found
+
+    def digest(self, places: Places) -> str:
+        """Return the sum of all that the graph's file holds when those tensors stand elsewhere."""
+        tensors = [(name, value.dtype.str, value.shape, places.get(name)) for name, value in self.tensors.items()]
+        parts = _IR_VERSION, _OPSET, self.name, self.inputs, self.output, list(self.nodes), tensors
+        found = hashlib.sha256(repr(parts).encode())
+        for name, value in self.tensors.items():
+            if name not in places:
+                found.update(value.tobytes())
+        return found.hexdigest()
+
+    def to_onnx(self, places: Places | None = None) -> onnx.ModelProto:
+        """Return it as ONNX has it, without the tensors that stand elsewhere.
+
+        Raises:
+            MissingExtraError: onnx is not installed.
+        """
+        helper = require("onnx.helper", "onnx")
+        numpy_helper, outside = require("onnx.numpy_helper", "onnx"), require("onnx.external_data_helper", "onnx")
+        nodes, tensors = [], []
+        for node in self.nodes:
+            named = {"name": node.outputs[0]} if len(node.outputs) == 1 else {}
+            made = helper.make_node(node.operator, node.inputs, node.outputs, domain=node.domain, **named)
+            made.attribute.extend(helper.make_attribute(name, value) for name, value in node.attributes)
+            nodes.append(made)
+        for name, value in self.tensors.items():
+            tensor = numpy_helper.from_array(value, name)
+            if places and name in places:
+                outside.set_external_data(tensor, *places[name])
+                tensor.ClearField("raw_data")
+            tensors.append(tensor)
+        inputs, outputs = (
+            [helper.make_tensor_value_info(each.name, each.type, each.shape) for each in values]
+            for values in (self.inputs, [self.output])
+        )
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        graph = helper.make_graph(nodes, self.name, inputs, outputs, tensors)
+        whole: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+        return whole
+
+
+#: Of tensors that do not stand in the graph the file, where they begin in it, and their bytes.
+Places = Mapping[str, tuple[str, int, int]]
+
+
+def save_graph(model: Model, target: Path, *, without: Container[str] = ()) -> None:
+    """Write the graph to `target`, its large tensors to a file beside it (`target` + ".data", mapped when loaded).
 
     `without` some tensors all others are in the graph itself, and whoever loads it gives those, by their names.
+
+    Raises:
+        MissingExtraError: it does not come with the package, and onnx is not installed.
     """
+    beside = target.with_name(f"{target.name}.data")
+    places = model.places(beside.name, without)
+    target.write_bytes(_shipped(model.digest(places)) or model.to_onnx(places).SerializeToString())
     if not without:
-        onnx.save_model(model, target, save_as_external_data=True, location=target.name + ".data")
-        return
-    for tensor in model.graph.initializer:
-        if tensor.name in without:
-            external_data_helper.set_external_data(tensor, tensor.name, offset=0, length=len(tensor.raw_data))
-            tensor.ClearField("raw_data")
-    onnx.save_model(model, target)
+        with beside.open("wb") as file:
+            for name in places:
+                file.write(model.tensors[name].tobytes())
+
+
+def _shipped(digest: str) -> bytes | None:
+    with ZipFile(SHIPPED_FILE) as graphs:
+        return graphs.read(digest) if digest in graphs.namelist() else None
 
 
 class Nodes:
@@ -93,32 +200,32 @@ class Nodes:
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._nodes: list[onnx.NodeProto] = []
-        self._tensors: dict[str, onnx.TensorProto] = {}
+        self._nodes: list[Node] = []
+        self._tensors: dict[str, NDArray[np.generic]] = {}
 
-    def _model(self, name: str, output: str, *shape: str | int, below: int = 0, types: bool = False) -> onnx.ModelProto:
+    def _model(self, name: str, output: str, *shape: str | int, below: int = 0, types: bool = False) -> Model:
         """Return the graph, which reads tokens, or of each the so many numbers that layers below have made of it.
 
         With `types` it reads which of two texts each token belongs to as well.
         """
         names = ["input_ids"] * (not below) + ["attention_mask"] + ["token_type_ids"] * types
-        inputs = [helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "tokens"]) for name in names]
+        inputs = [Value(name, _INT32, ("batch", "tokens")) for name in names]
         if below:
-            inputs.insert(0, helper.make_tensor_value_info(BELOW, TensorProto.FLOAT, ["batch", "tokens", below]))
-        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *shape])]
-        graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._tensors.values()))
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+            inputs.insert(0, Value(BELOW, _FLOAT, ("batch", "tokens", below)))
+        return Model(name, tuple(inputs), Value(output, _FLOAT, ("batch", *shape)), self._nodes, self._tensors)
 
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: int | float | str) -> str:
-        domain = str(attributes.pop("domain", ""))
-        node = helper.make_node(operator, inputs, [output], name=output, domain=domain)
-        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
-        self._nodes.append(node)
+    def _node(
+        self, operator: str, inputs: list[str], output: str, domain: str = "", **attributes: int | float | str
+    ) -> str:
+        self._nodes.append(Node(operator, tuple(inputs), (output,), tuple(attributes.items()), domain))
         return output
 
+    def _split(self, whole: str, parts: list[str], *, axis: int) -> None:
+        attributes = (("axis", axis), ("num_outputs", len(parts)))
+        self._nodes.append(Node("Split", (whole,), tuple(parts), attributes))
+
     def _tensor(self, name: str, value: NDArray[np.generic]) -> str:
-        self._tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self._tensors[name] = np.ascontiguousarray(value)
         return name
 
     def _ints(self, name: str, *values: int) -> str:
@@ -137,7 +244,7 @@ class Graph(Nodes):
         self._pooled = pooled
         self._types = False
 
-    def build(self, *, start: int = 0, stop: int | None = None, head: Head | None = None) -> onnx.ModelProto:
+    def build(self, *, start: int = 0, stop: int | None = None, head: Head | None = None) -> Model:
         """Return the graph of the layers from `start` to before `stop`, by default the whole encoder.
 
         Layers that are not the first take `below` (float32, batch x tokens x width) in place of tokens; those that are
@@ -171,7 +278,7 @@ class Graph(Nodes):
         one, width_ = self._ints("one", 1), self._ints("width", width)
         self._node("Concat", [self._node("Shape", ["attention_mask"], "batch"), width_], "texts", axis=0)
         tokens = self._node("Shape", ["attention_mask"], "tokens", start=1, end=2)
-        real = self._node("Cast", ["attention_mask"], "mask.real", to=TensorProto.BOOL)
+        real = self._node("Cast", ["attention_mask"], "mask.real", to=_BOOL)
         real = self._node("Unsqueeze", [real, self._ints("mask.axes", 1, 2)], "mask.row")
         shape = self._node("Concat", [one, one, tokens, tokens], "mask.shape", axis=0)
         self._node("Expand", [real, shape], "mask")
@@ -277,7 +384,7 @@ class Graph(Nodes):
     def _mean(self, hidden: str) -> str:
         """Add the mean over real tokens."""
         hidden = self._node("Reshape", [hidden, "texts"], "pool.texts")
-        real = self._node("Cast", ["attention_mask"], "pool.real", to=TensorProto.FLOAT)
+        real = self._node("Cast", ["attention_mask"], "pool.real", to=_FLOAT)
         weight = self._node("Unsqueeze", [real, self._ints("pool.last", -1)], "pool.weight")
         masked = self._node("Mul", [hidden, weight], "pool.masked")
         total = self._node("ReduceSum", [masked, "one"], "pool.total", keepdims=0)
@@ -377,13 +484,13 @@ class ModernBertGraph(Graph):
         inputs = self._plain_norm(f"{at}attn_norm", hidden) if f"{at}attn_norm.weight" in self._weights else hidden
         whole = self._product(f"{at}attn.Wqkv", inputs)
         parts = [f"{at}attn.{part}" for part in ("query", "key", "value")]
-        self._nodes.append(helper.make_node("Split", [whole], parts, axis=1, num_outputs=3))
+        self._split(whole, parts, axis=1)
         turned = [self._turned(part, angles) for part in parts[:2]]
         context = self._attention(at, [*turned, parts[2]], mask)
         hidden = self._node("Add", [self._product(f"{at}attn.Wo", context), hidden], f"{at}attended")
         whole = self._product(f"{at}mlp.Wi", self._plain_norm(f"{at}mlp_norm", hidden))
         halves = [f"{at}mlp.inner", f"{at}mlp.gate"]
-        self._nodes.append(helper.make_node("Split", [whole], halves, axis=1, num_outputs=2))
+        self._split(whole, halves, axis=1)
         gated = self._node("Mul", [self._gelu(halves[0], f"{at}gelu"), halves[1]], f"{at}gated")
         return self._node("Add", [self._product(f"{at}mlp.Wo", gated), hidden], f"{at}output")
 
@@ -391,7 +498,7 @@ class ModernBertGraph(Graph):
         """Turn each head's vectors by their positions, the first half of the numbers against the second."""
         apart = self._node("Reshape", [part, "apart.shape"], f"{part}.apart")
         halves = [f"{part}.first", f"{part}.second"]
-        self._nodes.append(helper.make_node("Split", [apart], halves, axis=-1, num_outputs=2))
+        self._split(apart, halves, axis=-1)
         swapped = self._node(
             "Concat", [self._node("Neg", [halves[1]], f"{part}.minus"), halves[0]], f"{part}.swapped", axis=-1
         )
@@ -411,14 +518,14 @@ class UniversalGraph(Nodes):
     #: The tokens of each convolution, and how many of them stand before its own.
     _ORDERS = ((2, 0), (3, 1), (5, 2))
 
-    def build(self) -> onnx.ModelProto:
+    def build(self) -> Model:
         """Return the whole graph."""
         self._ints("flat", -1, self._WIDTH)
         self._ints("last", -1)
         self._ints("one", 1)
         self._node("Shape", ["input_ids"], "batch")
         self._node("Shape", ["input_ids"], "tokens", start=1, end=2)
-        self._node("Cast", ["attention_mask"], "mask.real", to=TensorProto.FLOAT)
+        self._node("Cast", ["attention_mask"], "mask.real", to=_FLOAT)
         self._node("Unsqueeze", ["mask.real", "last"], "mask")
         words = self._words()
         branches = self._branches(self._node("Reshape", [words, "flat"], "words.flat"))
@@ -443,7 +550,7 @@ class UniversalGraph(Nodes):
         # Their rows in turn, as the package lays them out; each part has a scale and a least value of its own.
         table = np.stack(parts, axis=1).reshape(-1, self._WIDTH)
         rows = self._node("Gather", [self._tensor("words.table", table), "input_ids"], "words.rounded")
-        values = self._node("Cast", [rows], "words.values", to=TensorProto.FLOAT)
+        values = self._node("Cast", [rows], "words.values", to=_FLOAT)
         for name, operator, of in (("scale", "Mul", values), ("lo", "Add", "words.scale")):
             each = np.tile(self._weights[name], len(parts[0]))[:, np.newaxis]
             chosen = self._node("Gather", [self._tensor(f"{name}.each", each), "input_ids"], f"{name}.chosen")
@@ -465,7 +572,7 @@ class UniversalGraph(Nodes):
         )
         real = self._node("Mul", [self._node("Reshape", [normal, whole], "projected.texts"), "mask"], "projected.real")
         names = [f"branch{order}" for order in orders]
-        self._nodes.append(helper.make_node("Split", [real], names, axis=-1, num_outputs=len(orders)))
+        self._split(real, names, axis=-1)
         branches = []
         for order, before in self._ORDERS:
             first = self._convolved(f"branch{order}", "1", order, before)
@@ -515,7 +622,7 @@ class Int8Graph(Graph):
     def _words(self) -> str:
         table = self._weights["embeddings.word_embeddings.weight"].astype(np.float16)
         words = self._node("Gather", [self._tensor("words.table", table), "input_ids"], "words.half")
-        return self._node("Cast", [words], "words", to=TensorProto.FLOAT)
+        return self._node("Cast", [words], "words", to=_FLOAT)
 
     def _linear(self, name: str, inputs: str) -> str:
         at = INPUT_OF[name]

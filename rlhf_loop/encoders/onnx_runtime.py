@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from rlhf_loop.utils.lru import LRUCache
 from rlhf_loop.utils.text import clause
 
 if TYPE_CHECKING:
-    from rlhf_loop.encoders.onnx_graph import Form, Graph
+    from rlhf_loop.encoders.onnx_graph import Form, Graph, Model
 
 #: Part of the graph's name: raise it when what is written changes.
 GRAPH_VERSION = 2
@@ -87,10 +87,11 @@ def write_graph(weights_file: Path, target: Path, *, precision: str) -> None:
     # Imported here: only the first start on a machine needs them.
     from rlhf_loop.encoders.onnx_graph import save_graph
 
-    save_graph(_graph(weights_file, precision).build(), target)
+    save_graph(minilm_graph(weights_file, precision).build(), target)
 
 
-def _graph(weights_file: Path, precision: str) -> Graph:
+def minilm_graph(weights_file: Path, precision: str) -> Graph:
+    """Return what makes the graph of all-MiniLM-L6-v2 in that precision."""
     from rlhf_loop.encoders.onnx_graph import Graph, Int8Graph
 
     tensors = Tensors(weights_file)
@@ -129,14 +130,28 @@ def halves(
     def write(fresh: Path) -> None:
         from rlhf_loop.encoders.onnx_graph import save_graph
 
-        save_graph(graph().build(stop=first), fresh / _LOWER_FILE)
-        save_graph(graph().build(start=first), fresh / _UPPER_FILE)
-        own = frozenset(stored({name: weights[name] for name in names}))
-        save_graph(graph().build(start=first), fresh / _BARE_FILE, without=own)
+        for part in parts(graph, first, stored({name: weights[name] for name in names})):
+            save_graph(part.model, fresh / part.file, without=part.without)
 
     folder = kept(whole.with_name(f"{whole.name}-from{first}.{_HALVES_VERSION}"), write)
     shapes = {name: weights[name].shape for name in names}
     return Halves(folder / _LOWER_FILE, folder / _UPPER_FILE, folder / _BARE_FILE, shapes, stored)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the files of a graph, and the tensors that it lacks."""
+
+    file: str
+    model: Model
+    without: frozenset[str] = frozenset()
+
+
+def parts(graph: Callable[[], Graph], first: int, own: Iterable[str]) -> Iterator[Part]:
+    """Give the layers below a certain one, those from there on, and these without tensors of their own."""
+    yield Part(_LOWER_FILE, graph().build(stop=first))
+    yield Part(_UPPER_FILE, graph().build(start=first))
+    yield Part(_BARE_FILE, graph().build(start=first), frozenset(own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +364,7 @@ class OnnxRuntime(GraphRuntime):
 
         def cut(first: int) -> Halves:
             file = model_folder / weights.WEIGHTS_FILE
-            whole, graph = _graph_folder(cache_dir, precision), partial(_graph, file, precision)
+            whole, graph = _graph_folder(cache_dir, precision), partial(minilm_graph, file, precision)
             return halves(whole, first, graph, Tensors(file), dict if precision == "fp32" else weights.in_int8)
 
         super().__init__(

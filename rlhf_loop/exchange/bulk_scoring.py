@@ -29,10 +29,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from pyarrow import fs
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Candidate, Ranking
@@ -56,10 +53,17 @@ from rlhf_loop.exchange.candidate_files import (
 from rlhf_loop.ranking import Ranker, WithoutModel, is_off
 from rlhf_loop.reward.model_file import StoredModel, put, verified
 from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.files import TemporaryFolder
 from rlhf_loop.utils.object_store import Place, shown
 from rlhf_loop.utils.ray_engine import for_workers, on_cluster, with_shared_cache
 from rlhf_loop.utils.text import clause
+
+require("pyarrow", "index")  # before the imports, which would only name a module
+
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+from pyarrow import fs  # noqa: E402
 
 #: Files of the output that are no part of it, which readers of a folder of Parquet pass over for their first character.
 RUN_FILE, BAD_ROWS_FILE = "_score.json", "_bad_rows.jsonl"

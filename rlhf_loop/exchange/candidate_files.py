@@ -21,15 +21,19 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import fs
 
 from rlhf_loop.errors import ImportFileError, ObjectStoreError
 from rlhf_loop.utils import object_store
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.object_store import Place
 from rlhf_loop.utils.rows import container_of, read_records, refuse_doubled, refuse_other_kinds
 from rlhf_loop.utils.text import blank, clause
+
+require("pyarrow", "index")  # before the imports, which would only name a module
+
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+from pyarrow import fs  # noqa: E402
 
 #: What is looked for where no column is named, the first that is there.
 NAMES = {

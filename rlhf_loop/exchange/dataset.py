@@ -37,6 +37,7 @@ from rlhf_loop.store.tables import ANONYMOUS
 from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash, stored_groups
 from rlhf_loop.training.grouping import QuestionGroups
 from rlhf_loop.utils.row_writers import Columns, Kind, Row, WriteRows, written_file
+from rlhf_loop.utils.rows import parquet_libraries
 from rlhf_loop.version import __version__
 
 #: By this an export knows an earlier one.
@@ -332,9 +333,7 @@ def _written(
 
 
 def _split(name: str, count: int, file: Path) -> Split:
-    import pyarrow.parquet as pq
-
-    found = pq.read_metadata(file)
+    found = parquet_libraries()[1].read_metadata(file)
     size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
     return Split(name, count, size, file.stat().st_size)
 

@@ -25,6 +25,7 @@ from rlhf_loop.domain import prompt_key
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.translation import Message
 
 if TYPE_CHECKING:
@@ -362,8 +363,7 @@ class Shift:
 
 def of_counts(before: Counts, after: Counts) -> Shift:
     """Compare how often each bin was met; the p value is that of the chi-square test of homogeneity."""
-    from scipy.stats import chi2_contingency
-
+    chi2_contingency = require("scipy.stats", "serve").chi2_contingency
     met = before + after > 0
     if met.sum() < 2:
         return Shift(0.0, 1.0)
@@ -373,8 +373,7 @@ def of_counts(before: Counts, after: Counts) -> Shift:
 
 def of_numbers(before: Floats, after: Floats) -> Shift:
     """Compare numbers by the deciles of those before; the p value is that of the Kolmogorov-Smirnov test."""
-    from scipy.stats import ks_2samp
-
+    ks_2samp = require("scipy.stats", "serve").ks_2samp
     # Where many are equal, several deciles are one.
     edges = np.unique(np.quantile(before, np.arange(1, _BINS) / _BINS))
     counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (before, after)]
@@ -406,15 +405,14 @@ class Topics:
     """
 
     def __init__(self, reference: Vectors, *, seed: int = 0) -> None:
-        from sklearn.cluster import KMeans
-
+        cluster = require("sklearn.cluster", "serve")
         drawn = reference[np.random.default_rng(seed).permutation(len(reference))]
         made_of, counted = drawn[::2], drawn[1::2]
         clusters = max(_FEWEST_CLUSTERS, min(_CLUSTERS, len(made_of) // _OF_A_CLUSTER))
         with single_threaded_blas():
             # The same question asked again and again is one point, and there are no more clusters than points.
             clusters = min(clusters, len(np.unique(made_of, axis=0)))
-            self._clusters = KMeans(clusters, n_init=_BEGINNINGS, random_state=seed).fit(made_of)
+            self._clusters = cluster.KMeans(clusters, n_init=_BEGINNINGS, random_state=seed).fit(made_of)
             self._far = float(np.quantile(self._distances(counted).min(axis=1), 1 - _FAR))
             self._met = self._count(counted)
 

@@ -26,6 +26,7 @@ from rlhf_loop.monitoring.drift import MOVED, RARE, Floats, Shift, Topics, of_nu
 from rlhf_loop.ranking import Ranker, logit, rank_documents
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import container_of, open_stream, read_records
 from rlhf_loop.utils.text import blank
 from rlhf_loop.utils.translation import Message
@@ -78,8 +79,7 @@ class Change:
     @property
     def pays(self) -> bool:
         """True if a policy would learn it."""
-        from scipy.stats import binomtest
-
+        binomtest = require("scipy.stats", "serve").binomtest
         rising = round(self.rises * self.answers)
         certain = binomtest(rising, self.answers, alternative="greater").pvalue < RARE if self.answers else False
         return self.gain >= PAYS and certain
@@ -295,8 +295,7 @@ def _scores(ranker: Ranker, question: str, answers: Sequence[str], versions: set
 
 
 def _trends(asked: Sequence[Sequence[RatedAnswer]], scores: Sequence[Sequence[float]]) -> Iterator[Trend]:
-    from scipy.stats import spearmanr
-
+    spearmanr = require("scipy.stats", "serve").spearmanr
     flat = [answer for answers in asked for answer in answers]
     given = np.array([float(answer.rating >= GOOD_RATING) for answer in flat])
     by_model = np.array([score for each in scores for score in each])

@@ -24,6 +24,7 @@ from rlhf_loop.registry.runs import runs
 from rlhf_loop.store.alarms import Alarm, open_alarms
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.translation import IN_ENGLISH, Translator
 from rlhf_loop.version import __version__
 
@@ -107,6 +108,7 @@ def report(
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Return the report as HTML: what `/dashboard` shows, without network and without scripts."""
+    require("jinja2", "serve")
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     now = now or datetime.now(UTC)

@@ -38,7 +38,7 @@ from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
 #: What the numbers of a model may depend on.
-_LIBRARIES = ("joblib", "numpy", "onnxruntime", "scikit-learn", "scipy", "tokenizers")
+_LIBRARIES = ("joblib", "numpy", "onnxruntime", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ Features = Floats | NDArray[np.float32]
 _SLOPE, _SLOPE_DEVIATION, _OFFSET_DEVIATION = 1.0, 0.35, 0.25
 _USUAL_SHARE, _USUAL_ANSWERS = 0.35, 20
 _LEAST_SLOPE = 1e-6
-_ITERATIONS = 2000
 #: How strongly a fit may be drawn to its prior, against the same penalty without one: as strongly, four times, or not
 #: at all. By few ratings another than the first is taken if what a fit has not seen is more likely by so many nats.
 STRENGTHS = (1.0, 4.0, 0.0)
@@ -31,9 +30,8 @@ _FEW = 100
 _ENOUGH = 2000
 #: Answers that the scales of the prior's own data count for.
 _PRIOR_ANSWERS = 20
-_NEWTON_STEPS, _HALVINGS, _NEWTON_TOLERANCE, _LEAST_CURVATURE = 50, 20, 1e-8, 1e-12
-#: By which the intercept's column is larger than a scaled feature.
-_INTERCEPT = 30.0
+#: The tolerance is of a gradient against the first one, or of a step.
+_NEWTON_STEPS, _HALVINGS, _NEWTON_TOLERANCE, _LEAST_CURVATURE = 100, 30, 1e-8, 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +240,7 @@ class RewardClassifier:
         values = rows.features.astype(np.float64)
         columns = values.shape[1]
         if not self.scaled:
-            coef, intercept = self._learn(values, rows, pairs, np.ones(columns))
+            coef, intercept = self._learn(values, rows, pairs, np.ones(columns), None, 0.0)
             anything = np.full(columns, np.inf)
             return Scorer(coef, intercept, -anything, anything)
         low, high = values.min(axis=0), values.max(axis=0)
@@ -262,82 +260,89 @@ class RewardClassifier:
         if self.scales is not None:
             deviation = deviation / self.scales
         values /= deviation
-        if self.prior is not None and strength:
-            coef, intercept = self._shrink(values, rows, pairs, deviation, self.prior.coef, strength)
-        else:
-            coef, intercept = self._learn(values, rows, pairs, deviation)
+        to = self.prior.coef if self.prior is not None and strength else None
+        coef, intercept = self._learn(values, rows, pairs, deviation, to, strength)
         coef = coef / deviation
         return Scorer(coef, float(intercept - mean @ coef), low, high)
 
-    def _learn(self, values: Floats, rows: _Rows, pairs: PairRows | None, scale: Floats) -> tuple[Floats, float]:
-        """Return coefficients and intercept, fitted on ratings, whose `values` are scaled already, and on pairs."""
-        # Imported here: scikit-learn takes a second to import, and serving does without it.
-        from sklearn.linear_model import LogisticRegression
-
-        if rows.weight is None and pairs is None:
-            model = LogisticRegression(C=self.penalty_c, class_weight="balanced", max_iter=_ITERATIONS)
-            model.fit(values, rows.label)
-            return model.coef_[0], float(model.intercept_[0])
-        weight = _balanced(rows.label, np.ones(len(values)) if rows.weight is None else rows.weight)
-        if pairs is None:
-            model = LogisticRegression(C=self.penalty_c, max_iter=_ITERATIONS)
-            model.fit(values, rows.label, sample_weight=weight)
-            return model.coef_[0], float(model.intercept_[0])
-        # The intercept as a column that ratings have and pairs have not, large enough for the penalty not to matter.
-        rated, compared = len(values), len(pairs.weight)
-        table = np.zeros((rated + compared, values.shape[1] + 1))
-        table[:rated, :-1], table[:rated, -1] = values, _INTERCEPT
-        np.divide(pairs.difference, scale, out=table[rated:, :-1])
-        model = LogisticRegression(C=self.penalty_c, fit_intercept=False, max_iter=_ITERATIONS)
-        model.fit(
-            table,
-            np.concatenate([rows.label, np.ones(compared, dtype=np.intp)]),
-            sample_weight=np.concatenate([weight, pairs.weight]),
-        )
-        return model.coef_[0, :-1], float(model.coef_[0, -1] * _INTERCEPT)
-
-    def _shrink(
-        self, values: Floats, rows: _Rows, pairs: PairRows | None, scale: Floats, to: Floats, strength: float
+    def _learn(
+        self, values: Floats, rows: _Rows, pairs: PairRows | None, scale: Floats, to: Floats | None, strength: float
     ) -> tuple[Floats, float]:
-        """Return coefficients and intercept as `_learn` does, of the smallest loss plus the squared distance to `to`.
+        """Return coefficients and intercept, fitted on ratings, whose `values` are scaled already, and on pairs.
 
-        By Newton's method, since scikit-learn's regression knows no offset: a few dozen columns need five steps or six.
+        Without a prior, `to`, they are drawn to 0, with it to that. An intercept is not drawn anywhere.
         """
         weight = _balanced(rows.label, np.ones(len(values)) if rows.weight is None else rows.weight)
         label, table = rows.label, np.c_[values, np.ones(len(values))]
         if pairs is not None:
+            # The intercept is a column that ratings have and pairs have not.
             table = np.concatenate([table, np.c_[pairs.difference / scale, np.zeros(len(pairs.weight))]])
             label = np.r_[label, np.ones(len(pairs.weight), dtype=np.intp)]
             weight = np.r_[weight, pairs.weight]
-        weight = weight * (self.penalty_c / strength)
-        target = np.r_[to, 0.0]
-        penalty = np.r_[np.ones(len(to)), 0.0]
+        target = np.r_[np.zeros(values.shape[1]) if to is None else to, 0.0]
+        penalty = np.r_[np.full(values.shape[1], 1.0 if to is None else strength), 0.0] / self.penalty_c
+        found = _logistic(table, label, weight, target=target, penalty=penalty)
+        return found[:-1], float(found[-1])
 
-        def loss(at: Floats, margin: Floats) -> float:
-            surprise = np.logaddexp(0, margin) - label * margin
-            return float(weight @ surprise + penalty @ (at - target) ** 2 / 2)
 
-        at = target
-        margin = table @ at
-        value = loss(at, margin)
-        for _ in range(_NEWTON_STEPS):
-            probability = sigmoid(margin)
-            slope = table.T @ (weight * (probability - label)) + penalty * (at - target)
-            curve = weight * np.maximum(probability * (1 - probability), _LEAST_CURVATURE)
-            step = np.linalg.solve((table * curve[:, np.newaxis]).T @ table + np.diag(penalty), slope)
-            for _ in range(_HALVINGS):
-                new = at - step
-                new_margin = table @ new
-                new_value = loss(new, new_margin)
-                if new_value <= value:
-                    break
-                step = step / 2
-            else:
+def _logistic(table: Floats, label: Ints, weight: Floats, *, target: Floats, penalty: Floats) -> Floats:
+    """Return the coefficients of the smallest weighted logistic loss plus `penalty` / 2 times squares of distances to
+    `target`.
+
+    By Newton's method, its steps by conjugate gradients, as far as each is worth it (Dembo and Steihaug 1983): so a
+    thousand columns need no matrix of their own.
+    """
+
+    def loss(at: Floats, margin: Floats) -> float:
+        surprise = np.logaddexp(0, margin) - label * margin
+        return float(weight @ surprise + penalty @ (at - target) ** 2 / 2)
+
+    at = target
+    margin = table @ at
+    value = loss(at, margin)
+    first = 0.0
+    for _ in range(_NEWTON_STEPS):
+        probability = sigmoid(margin)
+        slope = table.T @ (weight * (probability - label)) + penalty * (at - target)
+        steep = float(np.linalg.norm(slope))
+        first = first or steep
+        if steep <= _NEWTON_TOLERANCE * first:
+            break
+        curve = weight * np.maximum(probability * (1 - probability), _LEAST_CURVATURE)
+        step = _solved(table, curve, penalty, slope, within=min(0.1, steep / first) * steep)
+        for _ in range(_HALVINGS):
+            new = at - step
+            new_margin = table @ new
+            new_value = loss(new, new_margin)
+            if new_value <= value:
                 break
-            at, margin, value = new, new_margin, new_value
-            if np.abs(step).max() < _NEWTON_TOLERANCE:
-                break
-        return at[:-1], float(at[-1])
+            step = step / 2
+        else:
+            break
+        at, margin, value = new, new_margin, new_value
+    return at
+
+
+def _solved(table: Floats, curve: Floats, penalty: Floats, slope: Floats, *, within: float) -> Floats:
+    """Return x where (table' curve table + penalty) x = slope, up to a residual of that length.
+
+    By conjugate gradients (Hestenes and Stiefel 1952), with the diagonal as the scale of each column.
+    """
+    diagonal = np.einsum("ij,i,ij->j", table, curve, table) + penalty
+    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    found, residual = np.zeros_like(slope), slope
+    scaled = residual / diagonal
+    direction, size = scaled, float(residual @ scaled)
+    for _ in range(2 * len(slope)):
+        if np.linalg.norm(residual) <= within:
+            break
+        product = table.T @ (curve * (table @ direction)) + penalty * direction
+        length = size / float(direction @ product)
+        found, residual = found + length * direction, residual - length * product
+        scaled = residual / diagonal
+        before, size = size, float(residual @ scaled)
+        direction = scaled + size / before * direction
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,21 +387,31 @@ def _calibrate(score: Floats, label: Ints, weight: Floats | None) -> tuple[float
 
     The slope stays positive, so the ranking stays as it is.
     """
-    # Imported here, like scikit-learn: serving does without it.
-    from scipy.optimize import minimize
-
     counts = np.ones(len(label)) if weight is None else weight
     share = (counts @ label + _USUAL_SHARE * _USUAL_ANSWERS) / (counts.sum() + _USUAL_ANSWERS)
     expected = np.array([_SLOPE, np.log(share / (1 - share))])
     deviation = np.array([_SLOPE_DEVIATION, _OFFSET_DEVIATION])
 
-    def loss(at: Floats) -> tuple[float, Floats]:
-        margin = at[0] * score + at[1]
-        residual = counts * (sigmoid(margin) - label)
-        distance = (at - expected) / deviation
-        value = counts @ (np.logaddexp(0, margin) - label * margin) + distance @ distance / 2
-        return float(value), np.array([residual @ score, residual.sum()]) + distance / deviation
+    def loss(at: Floats) -> float:
+        margin, distance = at[0] * score + at[1], (at - expected) / deviation
+        return float(counts @ (np.logaddexp(0, margin) - label * margin) + distance @ distance / 2)
 
-    bounds = [(_LEAST_SLOPE, None), (None, None)]
-    found = minimize(loss, expected, jac=True, method="L-BFGS-B", bounds=bounds)
-    return float(found.x[0]), float(found.x[1]), float(found.fun)
+    at, value = expected, loss(expected)
+    for _ in range(_NEWTON_STEPS):
+        probability = sigmoid(at[0] * score + at[1])
+        residual = counts * (probability - label)
+        gradient = np.array([residual @ score, residual.sum()]) + (at - expected) / deviation**2
+        curve, table = counts * probability * (1 - probability), np.stack([score, np.ones(len(score))])
+        step = np.linalg.solve((table * curve) @ table.T + np.diag(deviation**-2), gradient)
+        for _ in range(_HALVINGS):
+            new = at - step
+            new[0] = max(new[0], _LEAST_SLOPE)
+            if (new_value := loss(new)) <= value:
+                break
+            step = step / 2
+        else:
+            break
+        moved, at, value = float(np.abs(new - at).max()), new, new_value
+        if moved < _NEWTON_TOLERANCE:
+            break
+    return float(at[0]), float(at[1]), value

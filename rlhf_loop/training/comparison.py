@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,13 +105,29 @@ def by_chance(of: Predictions) -> float:
     one-sided. Few answers of one kind make it large, as they should: of four bad ones chance may well put three last.
     1 where all say the same.
     """
-    # Imported here, like scikit-learn: serving does without it.
-    from scipy.stats import spearmanr
-
     varied = [each for each in (of.rating, of.label) if len(np.unique(each)) > 1]
     if len(np.unique(of.probability)) < 2:
         return 1.0
-    return min((float(spearmanr(of.probability, each, alternative="greater").pvalue) for each in varied), default=1.0)
+    return min((_correlated(_ranks(of.probability), _ranks(each)) for each in varied), default=1.0)
+
+
+def _correlated(first: Floats, second: Floats) -> float:
+    """Return how probable a correlation at least as large is where there is none, one-sided (Student 1908).
+
+    Of n pairs the correlation sin a has then the density of cos(a) ** (n - 3).
+    """
+    count = len(first)
+    if count < 3:
+        return 1.0
+    angle = math.asin(max(-1.0, min(1.0, float(np.corrcoef(first, second)[0, 1]))))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    # The integral of cos ** power from 0, two powers more in each step: up to that angle, and up to a right one.
+    part, whole, power = (angle, math.pi / 2, 0) if count % 2 else (sine, 1.0, 1)
+    while power < count - 3:
+        power += 2
+        part = (cosine ** (power - 1) * sine + (power - 1) * part) / power
+        whole *= (power - 1) / power
+    return max(0.0, 0.5 - part / whole / 2)
 
 
 def by_chance_within(of: Predictions) -> float:
@@ -120,8 +137,6 @@ def by_chance_within(of: Predictions) -> float:
     of which questions have good answers, and loses nothing by scores of different models for different questions. 1
     where no question has answers that differ in score and in rating.
     """
-    from scipy.stats import norm
-
     size = np.bincount(of.question)[of.question]
     scores = _ranks_within(of.question, of.probability) / (size + 1)
     found = 1.0
@@ -131,7 +146,7 @@ def by_chance_within(of: Predictions) -> float:
         # Of all orders by lot of a question's answers.
         variance = np.prod(list(squares), axis=0) / np.maximum(1, np.bincount(of.question) - 1)
         if variance.sum() > _ROUNDING:
-            found = min(found, float(norm.sf(scores @ grades / np.sqrt(variance.sum()))))
+            found = min(found, math.erfc(float(scores @ grades / np.sqrt(2 * variance.sum()))) / 2)
     return found
 
 
@@ -156,11 +171,16 @@ def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEnco
 
 def _ranks_within(question: Ints, values: NDArray[np.generic]) -> Floats:
     """Return the rank of each value among those of its question, less the mean of these ranks; ties share theirs."""
-    from scipy.stats import rankdata
-
     place = np.unique(np.stack([question, np.unique(values, return_inverse=True)[1]]), axis=1, return_inverse=True)[1]
-    ranks: Floats = rankdata(place)
+    ranks = _ranks(place)
     return ranks - (np.bincount(question, ranks) / np.bincount(question))[question]
+
+
+def _ranks(values: NDArray[np.generic]) -> Floats:
+    """Return the rank of each value, from 1; equal ones share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(count) - (count - 1) / 2)[place]
+    return ranks
 
 
 def _auc(of: Predictions, theirs: Floats, seed: int) -> Comparison | None:

@@ -184,20 +184,22 @@ def _joined(first: Ints, later: Ints, earlier: Ints) -> Ints:
         return first
     # Sorted, so that of those that hang together the first one is the oldest.
     names, number = np.unique(pairs, return_inverse=True)
-    oldest = names[_first_of(_components(number.reshape(pairs.shape), len(names)))]
+    oldest = names[_components(number.reshape(pairs.shape), len(names))]
     place = np.minimum(np.searchsorted(names, first), len(names) - 1)
     joined: Ints = np.where(names[place] == first, oldest[place], first)
     return joined
 
 
 def _components(links: Ints, count: int) -> Ints:
-    """Number `count` things so that those hang together that are linked, shape (2, links)."""
-    # Imported here, like scikit-learn: serving does without it.
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(links.shape[1], dtype=np.int8), (links[0], links[1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+    """Return for each of `count` things the first one that it hangs together with by links, shape (2, links)."""
+    first, second = links
+    oldest = np.arange(count)
+    while not np.array_equal(one := oldest[first], other := oldest[second]):
+        # Of two that are linked the later one's oldest takes the earlier one's, and all that have it follow.
+        np.minimum.at(oldest, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(older := oldest[oldest], oldest):
+            oldest = older
+    return oldest
 
 
 def _first_of(values: NDArray[np.int64]) -> Ints:

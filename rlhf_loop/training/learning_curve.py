@@ -27,6 +27,7 @@ from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.training.fit import read_features, rows_for
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.extras import require
 
 #: Beyond so many times the ratings that there are, nothing is promised.
 HORIZON = 10
@@ -272,9 +273,7 @@ def learning_curve(
 def plot(points: Sequence[CurvePoint], path: Path, *, title: str) -> None:
     """Draw the curve as a picture; the ending of `path` says which kind."""
     # Imported here: matplotlib takes a second, and only this needs it.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = require("matplotlib.figure", "charts").Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     rated = [point.rated for point in points]
     for name, label in (("accuracy", "accuracy"), ("auc", "AUC"), ("precision_at_1", "P@1")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from time import perf_counter
@@ -265,8 +265,9 @@ def train(
     _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
     every = [*recipes, *_besides(incumbent, recipes, cross=cross)]
     rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in every}
-    found = read_features(data, rows, encoder, progress=_part(progress, data, compared))
-    of_pairs = read_pairs(compared, every, encoder, seed=seed, progress=_part(progress, data, compared, first=False))
+    bar = _Bar(progress, len(data.candidates), 2 * len(compared), fits=len(recipes) + 2)
+    found = read_features(data, rows, encoder, progress=bar.answers)
+    of_pairs = read_pairs(compared, every, encoder, seed=seed, progress=bar.pairs)
     seconds = {"grouping": grouping} | dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
     # Now, and not after the next line: there its prompts still have all their rated answers.
     question = data.question_of(compared.numbers["prompt"])
@@ -291,6 +292,7 @@ def train(
     for each in recipes:
         started = perf_counter()
         fits[each.name] = fit_recipe(each, material, seed=seed)
+        bar.fit()
         seconds[f"{each.name} fit"] = perf_counter() - started
     started = perf_counter()
     # The same questions for all: where one recipe had a sample only, the others are compared with it on that.
@@ -306,9 +308,11 @@ def train(
     if relevance and relevance.before is not None:
         inside[chosen] = evaluate(data.predictions(fit.probability[common], common))
     seconds["relevance"] = perf_counter() - started
+    bar.fit()
     started = perf_counter()
     alone = fit_recipe(taken, material, seed=seed, pointwise=True) if chosen != JointRecipe.name else fit
     seconds["pointwise fit"] = perf_counter() - started
+    bar.fit()
     started = perf_counter()
     name = encoder.full_id if is_crossed(taken) else encoder.id
     outside, hints = having & held, rows[chosen] & ~judged & ~held
@@ -600,11 +604,30 @@ def _pair_report(of: PairMatrix, recipe: str, margin: Floats) -> PairReport:
     )
 
 
-def _part(
-    progress: Progress | None, data: TrainingSet, pairs: PairSet, *, first: bool = True
-) -> Callable[[int, int], None] | None:
-    """Make the progress of the answers, then of the pairs, one."""
-    if progress is None or (first and not len(pairs)):
-        return progress
-    before, total = 0 if first else len(data.candidates), len(data.candidates) + 2 * len(pairs)
-    return lambda done, _: progress(before + (done if first else 2 * done), total)
+@dataclass(slots=True)
+class _Bar:
+    """The progress of a training as one: its answers, its pairs, and fits, each as long as a tenth of the answers."""
+
+    progress: Progress | None
+    of_answers: int
+    of_pairs: int
+    fits: int
+    fitted: int = 0
+
+    def answers(self, done: int, _: int) -> None:
+        """Count answers that were read."""
+        self._tell(done)
+
+    def pairs(self, done: int, _: int) -> None:
+        """Count pairs that were read, of two answers each."""
+        self._tell(self.of_answers + 2 * done)
+
+    def fit(self) -> None:
+        """Count a fit."""
+        self.fitted += 1
+        self._tell(self.of_answers + self.of_pairs)
+
+    def _tell(self, done: int) -> None:
+        fit = max(1, self.of_answers // 10)
+        if self.progress:
+            self.progress(done + fit * self.fitted, self.of_answers + self.of_pairs + fit * self.fits)

@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import pyarrow as pa
-from pyarrow import fs
-
 from rlhf_loop.errors import ObjectStoreError
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.files import whole_file
 from rlhf_loop.utils.text import clause
+
+require("pyarrow", "index")  # before the imports, which would only name a module
+
+import pyarrow as pa  # noqa: E402
+from pyarrow import fs  # noqa: E402
 
 #: Seconds to connect, and seconds of silence after which a request counts as lost; each is tried twice.
 _CONNECT_S, _SILENCE_S, _ATTEMPTS = 3, 10, 2

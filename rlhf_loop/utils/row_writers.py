@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.utils.files import whole_file
+from rlhf_loop.utils.rows import parquet_libraries
 from rlhf_loop.utils.text import without_formula
 
 Row = Sequence[Any]
@@ -127,9 +128,7 @@ def _json_writer(stream: IO[bytes], columns: Columns) -> Iterator[WriteRows]:
 
 @contextmanager
 def _parquet_writer(stream: IO[bytes], columns: Columns) -> Iterator[WriteRows]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = parquet_libraries()
     if Kind.OBJECT in columns.values():
         raise ImportFileError("Objects of any form cannot be in a Parquet file. End the name in .json or .jsonl.")
     kinds = {

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -20,10 +21,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, NamedTuple, cast
 from uuid import UUID
 
-from rlhf_loop.errors import ImportFileError
+from rlhf_loop.errors import ImportFileError, MissingExtraError
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.text import clause
 from rlhf_loop.utils.translation import Message
 
@@ -262,8 +265,6 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
     Raises:
         ImportFileError: the file is damaged or of another format.
     """
-    from pyarrow import ArrowException
-
     readers: dict[str, Callable[[IO[bytes]], Iterator[Record]]]
     readers = {
         "csv": _csv_records,
@@ -274,7 +275,7 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
     }
     try:
         yield from readers[format](stream)
-    except (*DAMAGED, ArrowException, OSError) as error:  # pyarrow says OSError, too
+    except _unreadable() as error:
         raise ImportFileError(
             Message(
                 "The file {file!r} is damaged or of another format: {reason}. {advice}",
@@ -283,6 +284,24 @@ def read_records(path: Path, stream: IO[bytes], *, format: str) -> Iterator[Reco
                 advice=Message("Make it anew, or give --format."),
             )
         ) from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Return what is raised for a damaged file; what Arrow raises, too, where it has been loaded to read one."""
+    arrow = sys.modules.get("pyarrow")
+    return (*DAMAGED, OSError) if arrow is None else (*DAMAGED, OSError, arrow.ArrowException)
+
+
+def parquet_libraries() -> tuple[ModuleType, ModuleType]:
+    """Return Arrow, and what reads and writes Parquet.
+
+    Raises:
+        ImportFileError: they are not installed.
+    """
+    try:
+        return require("pyarrow", "index"), require("pyarrow.parquet", "index")
+    except MissingExtraError as error:
+        raise ImportFileError(f"Parquet cannot be read or written here. {error}") from error
 
 
 def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
@@ -482,9 +501,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _parquet_records(stream: IO[bytes]) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = parquet_libraries()
     with ExitStack() as stack:
         if isinstance(stream, gzip.GzipFile):  # Parquet is read from its end
             unpacked = stack.enter_context(tempfile.TemporaryFile())

@@ -16,6 +16,8 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from rlhf_loop.utils.extras import require
+
 if TYPE_CHECKING:
     from markupsafe import Markup
 
@@ -125,6 +127,7 @@ class Translator:
             self._read(folder / language / CATALOGUE)
 
     def _read(self, path: Path) -> None:
+        require("babel", "serve")
         from babel.messages.mofile import write_mo
         from babel.messages.pofile import read_po
         from babel.numbers import format_percent, get_decimal_symbol, get_group_symbol

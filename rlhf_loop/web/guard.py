@@ -34,7 +34,6 @@ from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ConfigError, DatabaseError, ProviderError
 from rlhf_loop.store.engine import answered, hurried
 from rlhf_loop.utils.translation import Message
-from rlhf_loop.web.problems import error_format
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
@@ -498,12 +497,12 @@ class Guard:
         return self.wants_code(user) and (session is None or session.proof.method in of_password)
 
     def _refuse_without_code(self) -> NoReturn:
-        if error_format(current_app.view_functions.get(request.endpoint or "")).html:
+        if _is_page():
             abort(redirect(url_for(".account_second_factor"), code=303))
         raise Forbidden(Message("A code of an authenticator app is wanted here. Add one at /account/second-factor."))
 
     def _refuse_nobody(self) -> NoReturn:
-        if error_format(current_app.view_functions.get(request.endpoint or "")).html:
+        if _is_page():
             abort(redirect(url_for(".sign_in", next=way_back()), code=303))
         raise Unauthorized(
             Message("Nobody is signed in here, or no longer. Sign in at /sign-in and repeat."),
@@ -881,3 +880,10 @@ def _challenge(scheme: str, *, error: str = "") -> WWWAuthenticate:
     # As one piece: werkzeug would leave the quotes out that RFC 9110, 11.5 and RFC 6750, 3 want.
     parts = ['realm="rlhf-loop"', *([f'error="{error}"'] if error else [])]
     return WWWAuthenticate(scheme, token=", ".join(parts))
+
+
+def _is_page() -> bool:
+    # Imported here: whoever only checks the settings (rlhf-loop doctor) need not wait for all that pages say.
+    from rlhf_loop.web.problems import error_format
+
+    return error_format(current_app.view_functions.get(request.endpoint or "")).html

@@ -1,4 +1,4 @@
-"""Logs in JSON: one line for each message, with the id of its request.
+"""The log's line for each request, with its id.
 
 No line holds the text of a question: it may be personal.
 """
@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import uuid
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, TextIO
 
 from flask import Request, Response, g
-from pythonjsonlogger.json import JsonFormatter
 
 from rlhf_loop.domain import Answer, ReviewerRole
-from rlhf_loop.utils import tracing
+from rlhf_loop.utils.log_format import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +25,6 @@ HEADER = "X-Request-ID"
 _SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 #: What follows is the secret part of a one-time link, however the address was mistyped or meant for another method.
 _LINK = re.compile(r"(?<=/welcome)(?:/|%2f|\\).*", re.IGNORECASE | re.DOTALL)
-_LINK_IN_TEXT = re.compile(r"(?<=/welcome)(?:/|%2f|\\)[^\s\"'<>]+", re.IGNORECASE)
-_current: ContextVar[str | None] = ContextVar("rlhf_request_id", default=None)
-
-
-class _Lines(JsonFormatter):
-    """Masks links in what others log, too: gunicorn names the address of a request that went wrong in its own hands."""
-
-    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        return {k: _LINK_IN_TEXT.sub("/...", v) if isinstance(v, str) else v for k, v in log_data.items()}
 
 
 @dataclass(slots=True)
@@ -64,7 +51,7 @@ def begin(request: Request) -> RequestNotes:
         given = request.headers.get(HEADER, "")
         found = RequestNotes(given if _SANE.fullmatch(given) else uuid.uuid4().hex, perf_counter())
         g.rlhf_notes = found
-        _current.set(found.id)
+        request_id.set(found.id)
     return found
 
 
@@ -99,36 +86,7 @@ def path(request: Request) -> str:
 
 def forget() -> None:
     """Leave the request: the thread's next lines belong to another one, or to none."""
-    _current.set(None)
-
-
-def configure(stream: TextIO | None = None) -> None:
-    """Make JSON of everything that this process logs, warnings included; replaces what was configured before."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.addFilter(_add_ids)
-    handler.setFormatter(
-        _Lines(
-            ["levelname", "name", "process", "request_id", "message"],
-            rename_fields={"levelname": "level", "name": "logger", "process": "pid"},
-            timestamp="time",
-            json_ensure_ascii=False,
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    # Each step of a new database; each request to Wikipedia, with its address, which holds the words of the question.
-    for chatty in ("alembic", "httpx", "httpx2", "httpcore", "httpcore2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-def _add_ids(record: logging.LogRecord) -> bool:
-    if not hasattr(record, "request_id"):
-        record.request_id = _current.get()
-    if found := tracing.trace_id():
-        record.trace_id = found
-    return True
+    request_id.set(None)
 
 
 def _level(request: Request, response: Response) -> int:

@@ -84,7 +84,7 @@ def test_a_folder_with_a_graph_of_its_own(tmp_path: Path) -> None:
     """`model.onnx` gives the same as the weights that it was made of; without the list of modules it is the mean."""
     weights = tiny_encoders.write(tmp_path)
     form = Form(layers=LAYERS, heads=HEADS, width=WIDTH, epsilon=1e-5)
-    onnx.save_model(Graph(weights, form, pooled=False).build(), tmp_path / "model.onnx")
+    onnx.save_model(Graph(weights, form, pooled=False).build().to_onnx(), tmp_path / "model.onnx")
     for name in ("model.safetensors", "modules.json"):
         (tmp_path / name).unlink()
     of = read_folder(tmp_path)

@@ -33,13 +33,13 @@ def test_the_coefficients_are_those_of_scikit_learn(scaled: bool) -> None:
     """The uncalibrated scores are those of a balanced LogisticRegression, after a StandardScaler if scaled."""
     features, label, question = data()
     ours = RewardClassifier(penalty_c=0.3, scaled=scaled).fit(features, label, question)
-    regression = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
+    regression = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000, tol=1e-10)
     model = make_pipeline(StandardScaler(), regression) if scaled else regression
     model.fit(features, label)
     assert ours.scorer_.decision(features) == pytest.approx(model.decision_function(features), abs=1e-6)
     if not scaled:
-        assert ours.scorer_.coef == pytest.approx(regression.coef_[0], abs=1e-12)
-        assert ours.scorer_.intercept == pytest.approx(regression.intercept_[0], abs=1e-12)
+        assert ours.scorer_.coef == pytest.approx(regression.coef_[0], abs=1e-6)
+        assert ours.scorer_.intercept == pytest.approx(regression.intercept_[0], abs=1e-6)
 
 
 def test_fold_scores_come_from_models_that_did_not_see_the_question() -> None:

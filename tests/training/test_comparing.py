@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from rlhf_loop.domain import Example
 from rlhf_loop.encoders import TextEncoder
@@ -118,3 +119,16 @@ def test_a_model_sees_all_candidates(
     some = predict(trained[0], data, rows, encoder)
     assert some[rows] == pytest.approx(every[rows], abs=1e-12)
     assert np.isnan(some[~rows]).all()
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10, 51, 1000])
+def test_the_probability_by_chance_is_that_of_scipy(count: int) -> None:
+    """With ties, for odd and even numbers of answers, whether the order is right, wrong or neither."""
+    rng = np.random.default_rng(count)
+    for slant in (-1.0, 0.0, 0.3, 1.0):
+        rating = rng.permutation(np.resize(np.arange(1, 6), count))
+        score = slant * rating + rng.normal(size=count).round(1)
+        of = Predictions(np.zeros(count, dtype=np.intp), rating, score, np.arange(count))
+        varied = [each for each in (of.rating, of.label) if len(set(each.tolist())) > 1]
+        expected = min(spearmanr(score, each, alternative="greater").pvalue for each in varied)
+        assert by_chance(of) == pytest.approx(expected, abs=1e-9)

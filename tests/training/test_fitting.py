@@ -255,11 +255,11 @@ def test_experts_come_first_into_the_sample(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_progress_counts_pairs_too(encoder: TextEncoder, words: WordsRecipe) -> None:
-    """The progress goes on from the answers to the pairs and reaches one end."""
+    """The progress goes on from the answers to the pairs and the fits, and reaches one end."""
     words.words = ("good",)
     seen: list[tuple[int, int]] = []
     pairs = [Pair(f"Question {number}?", "good", "bad") for number in range(600)]
     train(rated(300), pairs=pairs, encoder=encoder, recipe="words", progress=lambda *done: seen.append(done))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert {total for _, total in seen} == {2_400}
-    assert seen[-1] == (2_400, 2_400)
+    assert {total for _, total in seen} == {2_760}
+    assert seen[-1] == (2_760, 2_760)

@@ -5,6 +5,7 @@ from math import log2
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, ndcg_score, precision_score, recall_score, roc_auc_score
 
 from rlhf_loop.training import metrics
@@ -233,3 +234,11 @@ def test_interval() -> None:
     values = np.r_[5.0, np.arange(1001) / 1000]
     assert metrics.interval(values) == pytest.approx((5.0, 0.025, 0.975))
     assert metrics.interval(floats(5.0)) == pytest.approx((5.0, np.nan, np.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize(("part", "whole"), [(0, 1), (1, 1), (3, 7), (999, 1000), (0, 20)])
+def test_the_interval_of_a_share_is_wilsons(part: int, whole: int) -> None:
+    """As SciPy computes it."""
+    expected = binomtest(part, whole).proportion_ci(method="wilson")
+    found = metrics.share(part, whole)
+    assert (found.low, found.value, found.high) == pytest.approx((expected.low, part / whole, expected.high), abs=1e-12)

@@ -12,9 +12,9 @@ from werkzeug.test import TestResponse
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import OutboxError
+from rlhf_loop.utils.log_format import JsonFormatter, configure
 from rlhf_loop.web import create_app
 from rlhf_loop.web.app import MAX_BODY_BYTES
-from rlhf_loop.web.logs import JsonFormatter, configure
 
 RATING = {"interaction_id": "id-1", "rating": 4}
 

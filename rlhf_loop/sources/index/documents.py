@@ -116,6 +116,7 @@ def read_pdf(path: Path) -> Prose:
     Raises:
         DocumentError: it is encrypted, damaged, or has no text.
     """
+    require("pypdf", "index")
     from pypdf import PdfReader, apply_configuration
     from pypdf.errors import DependencyError, FileNotDecryptedError, LimitReachedError
 

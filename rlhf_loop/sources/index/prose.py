@@ -21,6 +21,7 @@ from zipfile import ZipFile
 
 from rlhf_loop.errors import DocumentError, ImportFileError
 from rlhf_loop.utils.encodings import UTF_8, known_encoding, likely_encoding
+from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.rows import DAMAGED, open_stream
 from rlhf_loop.utils.text import blank, clause, web_address
 
@@ -107,6 +108,7 @@ def read_html(path: Path) -> Prose:
     Raises:
         DocumentError: it cannot be read, is too large, or is not text.
     """
+    require("selectolax", "index")
     from selectolax.lexbor import LexborHTMLParser
 
     try:
@@ -145,6 +147,7 @@ def read_docx(path: Path) -> Prose:
     Raises:
         DocumentError: it is encrypted, damaged, too large, or none.
     """
+    require("mammoth", "index")
     import mammoth
     from selectolax.lexbor import LexborHTMLParser
 
