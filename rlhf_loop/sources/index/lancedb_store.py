@@ -298,7 +298,7 @@ class LanceDbStore:
         """Have the newest version of the table, or none if there is none yet."""
         table, self._state = self._table, None
         if table is not None and state:
-            table.checkout_latest()
+            table.checkout_latest()  # type: ignore[no-untyped-call]
             if 0 <= table.version - self._opened_at < _VERSIONS:
                 self._state, self._dimension = state, _dimension(table)
                 return
