@@ -146,6 +146,9 @@ def test_it_may_be_wanted(sqlite_engine: Engine, wanted: str, of_rita: bool) -> 
     for path in ("/admin", "/account", "/review", "/admin/tokens"):
         assert ada.get(path).headers["Location"] == PAGE
     assert ada.client.post("/review", headers={"Accept": "application/json"}, json={}).status_code in (303, 403)
+    rating, token = {"interaction_id": "0" * 32, "rating": 5}, {"X-Form-Token": ada.form_token(PAGE)}
+    refused = ada.client.post("/data/ratings", json=rating, headers=token)
+    assert "authenticator" in refused.json["detail"]
     link = f"/welcome/{links.invite(sqlite_engine, 'ada', actor='test')}"
     by_link = site.browser()
     by_link.post(link, {"password": PASSWORD, "again": PASSWORD}, page=link)

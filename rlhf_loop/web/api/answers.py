@@ -185,13 +185,14 @@ def rater(guard: Guard) -> Rater:
     """Tell who rates. Read the body before.
 
     Raises:
-        Forbidden: an expert's session, but not from a page of it.
+        HTTPException: an expert's session, but not from a page of it, or one that owes the code of an app.
         DatabaseError: there is a session, and the database does not say whose.
     """
     user = guard.surely()
     if user is None or user.role is UserRole.SERVICE:
         name = visitor()
         return Rater(f"visitor:{name}", ReviewerRole.END_USER, name)
+    guard.signed_in(UserRole.RATER)
     guard.check_form()
     return Rater(user.name, ReviewerRole.EXPERT)
 
