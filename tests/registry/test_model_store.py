@@ -221,7 +221,7 @@ def test_what_was_altered_there_is_not_opened_here(
     assert there.serving == first.sha256
     assert open_kinds(there.engine) == [AlarmKind.MODEL_FILE]
     assert second.version not in there.cached
-    assert "rlhf-loop models promote" in there.run("doctor")
+    assert "rlhf-loop models rollback" in there.run("doctor")
     # The machine that has it brings it there again.
     place.delete()
     registry.promote(here.engine, here.settings, second.version, actor="cli:ops")
