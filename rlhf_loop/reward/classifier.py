@@ -396,22 +396,31 @@ def _calibrate(score: Floats, label: Ints, weight: Floats | None) -> tuple[float
         margin, distance = at[0] * score + at[1], (at - expected) / deviation
         return float(counts @ (np.logaddexp(0, margin) - label * margin) + distance @ distance / 2)
 
-    at, value = expected, loss(expected)
-    for _ in range(_NEWTON_STEPS):
-        probability = sigmoid(at[0] * score + at[1])
-        residual = counts * (probability - label)
-        gradient = np.array([residual @ score, residual.sum()]) + (at - expected) / deviation**2
-        curve, table = counts * probability * (1 - probability), np.stack([score, np.ones(len(score))])
-        step = np.linalg.solve((table * curve) @ table.T + np.diag(deviation**-2), gradient)
-        for _ in range(_HALVINGS):
-            new = at - step
-            new[0] = max(new[0], _LEAST_SLOPE)
-            if (new_value := loss(new)) <= value:
+    def smallest(at: Floats, free: slice) -> tuple[Floats, float]:
+        """Return where the loss is smallest, with all but the free numbers as they are, and the loss; by Newton."""
+        value = loss(at)
+        for _ in range(_NEWTON_STEPS):
+            probability = sigmoid(at[0] * score + at[1])
+            residual = counts * (probability - label)
+            gradient = np.array([residual @ score, residual.sum()]) + (at - expected) / deviation**2
+            curve, table = counts * probability * (1 - probability), np.stack([score, np.ones(len(score))])
+            hessian = (table * curve) @ table.T + np.diag(deviation**-2)
+            step = np.zeros(2)
+            step[free] = np.linalg.solve(hessian[free, free], gradient[free])
+            for _ in range(_HALVINGS):
+                new = at - step
+                if (new_value := loss(new)) <= value:
+                    break
+                step = step / 2
+            else:
                 break
-            step = step / 2
-        else:
-            break
-        moved, at, value = float(np.abs(new - at).max()), new, new_value
-        if moved < _NEWTON_TOLERANCE:
-            break
+            moved, at, value = float(np.abs(new - at).max()), new, new_value
+            if moved < _NEWTON_TOLERANCE:
+                break
+        return at, value
+
+    at, value = smallest(expected, slice(0, 2))
+    if at[0] < _LEAST_SLOPE:
+        # The loss is convex: where its minimum is out of bounds, the smallest loss within them is at the bound.
+        at, value = smallest(np.array([_LEAST_SLOPE, at[1]]), slice(1, 2))
     return float(at[0]), float(at[1]), value

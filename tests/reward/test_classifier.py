@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
 from rlhf_loop.reward import RewardClassifier
-from rlhf_loop.reward.classifier import PairRows
+from rlhf_loop.reward.classifier import PairRows, _calibrate
 from rlhf_loop.training import metrics
 from rlhf_loop.utils.arrays import Floats, Ints
 
@@ -110,6 +110,26 @@ def test_scores_the_wrong_way_round_leave_the_level() -> None:
     classifier = RewardClassifier(penalty_c=100.0, scaled=False).fit(features, label, question)
     assert classifier.scorer_.slope > 0
     assert classifier.fold_probability_.mean() == pytest.approx(label.mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_the_calibration_of_scores_that_mislead_is_the_likeliest(scale: float) -> None:
+    """Where scores go against the labels, the slope ends at its bound, and the offset is that of SciPy's L-BFGS-B."""
+    rng = np.random.default_rng(0)
+    label = (rng.random(1000) < 0.8).astype(np.intp)
+    score = scale * rng.normal(size=1000) - 3 * label
+    share = (label.sum() + 0.35 * 20) / (len(label) + 20)
+
+    def loss(at: Floats) -> float:
+        margin = at[0] * score + at[1]
+        prior = ((at[0] - 1) / 0.35) ** 2 + ((at[1] - np.log(share / (1 - share))) / 0.25) ** 2
+        return float((np.logaddexp(0, margin) - label * margin).sum() + prior / 2)
+
+    best = minimize(loss, [1.0, 0.0], method="L-BFGS-B", bounds=[(1e-6, None), (None, None)], tol=1e-12)
+    slope, offset, nats = _calibrate(score, label, None)
+    assert slope == best.x[0] == 1e-6
+    assert offset == pytest.approx(best.x[1], abs=1e-4)
+    assert nats == pytest.approx(best.fun, abs=1e-6)
 
 
 def test_a_constant_column_changes_nothing() -> None:
