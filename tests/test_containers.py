@@ -108,7 +108,7 @@ def test_each_pinned_package_has_a_hash(file: Path) -> None:
 
 
 #: The extra [all], and what a service with other servers beside it needs.
-IN_IMAGE = ("serve", "index", "charts", "onnx", "postgres", "redis", "llm", "otel")
+IN_IMAGE = ("serve", "index", "charts", "onnx", "postgres", "redis", "oidc", "totp", "llm", "otel")
 
 
 def test_the_locks_fit_the_project() -> None:

@@ -274,8 +274,8 @@ def measure(wheel: Path, beside: str | None) -> None:
             earlier = Path(name) / "earlier"
             earlier.mkdir()
             run(["sh", "-c", f"git -C '{ROOT}' archive {beside} | tar -x -C '{earlier}'"])
-            before = run(["git", "-C", str(ROOT), "log", "-1", "--format=%h, %cs", beside]).strip()
-            asked[f"`rlhf-loop` before ({before})"] = wanted(build(earlier, earlier / "dist"), "")
+            before = run(["git", "-C", str(ROOT), "log", "-1", "--format=%cs", beside]).strip()
+            asked[f"`rlhf-loop` as of {before}"] = wanted(build(earlier, earlier / "dist"), "")
         lines = []
         for place, (what, need) in enumerate(asked.items()):
             environment = Path(name) / str(place)

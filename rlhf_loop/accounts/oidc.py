@@ -110,7 +110,8 @@ class Provider:
     `key` seals what is kept of it, and has to be the same in all processes.
 
     Raises:
-        ConfigError, MissingExtraError: the settings name it.
+        ConfigError: its address is not https, the client's name is missing, or the scopes lack `openid`.
+        MissingExtraError: the extra `[oidc]` is not installed.
     """
 
     def __init__(self, settings: Settings, *, key: bytes, clock: Callable[[], float] = time.monotonic) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Row, delete, exists, func, insert, select, update
+from sqlalchemy import Row, String, delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -207,7 +207,9 @@ def accounts(engine: Engine, *, words: str = "", after: str = "", limit: int | N
     """Return the users, by name: those in whose name or display name the words stand, the first ones after a name."""
     wanted = select(Users.__table__).where(Users.name > after).order_by(Users.name).limit(limit)
     if words:
-        named = func.lower(Users.name + " " + func.coalesce(Users.display_name, ""))
+        # SQLite's own knows only the letters A to Z.
+        lower = func.rlhf_lower if engine.dialect.name == "sqlite" else func.lower
+        named = lower(Users.name + " " + func.coalesce(Users.display_name, ""), type_=String)
         wanted = wanted.where(named.contains(words.lower(), autoescape=True))
     with reading(engine) as connection:
         return [

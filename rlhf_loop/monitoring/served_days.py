@@ -21,7 +21,7 @@ from rlhf_loop.store.rankings import Stored, purge, purge_served
 from rlhf_loop.store.tables import Interaction, ServedDay, ServedQuestion
 
 _DAY = timedelta(days=1)
-#: A day is over only then: what waits in an outbox comes later.
+#: A day is over only then: what waits in an outbox comes later. What waits there for longer is in no trend.
 _OVER = timedelta(days=1)
 _SOURCE = func.coalesce(Interaction.source, "unknown")
 
@@ -45,7 +45,7 @@ class ServedSums:
 
 
 def served_sums(engine: Engine, *, since: datetime, threshold: float) -> Mapping[date, ServedSums]:
-    """Return the sums of each day since then on which anything was served, the oldest first."""
+    """Return the sums of each day since then, the oldest first; a day on which nothing was served may be missing."""
     # The first day is a part of one.
     first = since.astimezone(UTC).date() + _DAY
     with reading(engine) as connection:

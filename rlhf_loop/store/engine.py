@@ -438,6 +438,10 @@ def _sqlite_engine(url: URL, patience_s: int, lasting: Settings | None) -> Engin
                 connection.execute("PRAGMA journal_mode = WAL")
 
     @event.listens_for(engine, "connect")
+    def _add_functions(connection: sqlite3.Connection, _: Any) -> None:
+        connection.create_function("rlhf_lower", 1, str.lower, deterministic=True)
+
+    @event.listens_for(engine, "connect")
     def _remember_file(_: sqlite3.Connection, record: Any) -> None:
         record.info["file"] = file_id(path) if path is not None else None
 

@@ -89,7 +89,9 @@ class Guard:
     `counts` is a file in which several processes count their requests together; `clock` and `timer` are for tests.
 
     Raises:
-        ConfigError: the rate limit cannot be read, or sessions would end at once or hardly ever.
+        ConfigError: a setting of hosts, limits, sessions, roles, the provider, the proxy or the second factor is not
+            valid, or nobody could sign in.
+        MissingExtraError: a setting asks for an extra that is not installed.
     """
 
     def __init__(

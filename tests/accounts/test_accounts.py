@@ -176,6 +176,15 @@ def test_a_service_has_no_password(sqlite_engine: Engine) -> None:
     assert [account.has_password for account in users.accounts(sqlite_engine)] == [False, False]
 
 
+def test_users_are_found_by_their_names(engine: Engine) -> None:
+    """In small or large letters, with accents too; a percent sign is one."""
+    for name, shown in (("ann", "Özlem Ünal"), ("bea", "Dr. Weber")):
+        users.add(engine, name, role=UserRole.RATER, actor="test")
+        users.set_display_name(engine, name, shown, actor="test")
+    expected = {"özlem": ["ann"], "ÜNAL": ["ann"], "WEBER": ["bea"], "EA": ["bea"], "%": []}
+    assert {words: [each.user.name for each in users.accounts(engine, words=words)] for words in expected} == expected
+
+
 def test_who_is_not_there_is_named(sqlite_engine: Engine) -> None:
     """With the command that lists who is."""
     for call in (

@@ -160,12 +160,18 @@ def test_in_front_of_the_service(proxied: Callable[[int], Proxy], start: Callabl
 
 
 def test_what_reaches_the_service(proxied: Callable[[int], Proxy]) -> None:
-    """The name and the way by which a client came, its address last of all, and no more than the service takes."""
+    """The name and the way by which a client came, its address last of all, no claim of a name, and no more than fits."""
     largest = b"x" * (MAX_FILE_BYTES * 4 // 3 + 64 * 1024)
     with site(page("taken")) as service:
         proxy = proxied(service.port)
         status, _, text = proxy.ask(
-            "/x", method="POST", body=largest, source="127.0.0.2", X_Forwarded_For="203.0.113.9"
+            "/x",
+            method="POST",
+            body=largest,
+            source="127.0.0.2",
+            X_Forwarded_For="203.0.113.9",
+            Remote_User="ada",
+            Remote_Groups="rlhf-admins",
         )
         assert (status, text) == (200, b"taken")
         (seen,) = service.seen
@@ -175,6 +181,7 @@ def test_what_reaches_the_service(proxied: Callable[[int], Proxy]) -> None:
             len(largest),
         )
         assert seen.headers["X-Forwarded-For"].rpartition(",")[2].strip() == "127.0.0.2"
+        assert not [name for name in seen.headers if name.lower().startswith("remote-")]
         with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
             assert proxy.ask("/x", method="POST", body=largest + b"x" * 1_000_000)[0] in (413, 502)
 

@@ -74,14 +74,13 @@ six busy processes beside it, and a new empty database took the place of one tha
         "Backups under load, and killed",
         """
 Eight clients write while `rlhf-loop backup --index` runs, twice, beside 20,000 other ratings; the last file is restored
-into the other kind of database. Then backups and restorations are killed at moments drawn by the seed. Nobody had tried
-it before.
+into the other kind of database. Then backups and restorations are killed at moments drawn by the seed.
 """,
     ),
     "clock": (
         "A clock that jumps back",
         """
-By libfaketime, an hour, a day or 40 days, beneath a server, a worker and trainings. Nobody had tried it before.
+By libfaketime, an hour, a day or 40 days, beneath a server, a worker and trainings.
 """,
     ),
 }
