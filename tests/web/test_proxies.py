@@ -160,7 +160,7 @@ def test_in_front_of_the_service(proxied: Callable[[int], Proxy], start: Callabl
 
 
 def test_what_reaches_the_service(proxied: Callable[[int], Proxy]) -> None:
-    """The name and the way by which a client came, its address last of all, no claim of a name, and no more than fits."""
+    """The name and the way by which a client came, its address last, no claim of a user, and no more than fits."""
     largest = b"x" * (MAX_FILE_BYTES * 4 // 3 + 64 * 1024)
     with site(page("taken")) as service:
         proxy = proxied(service.port)
