@@ -112,5 +112,6 @@ def test_the_runbook_knows_what_can_be_said() -> None:
     alerts = set(re.findall(r"- alert: (\w+)", (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8")))
     code = "".join(path.read_text("utf-8") for path in (ROOT / "rlhf_loop" / "cli").glob("*.py"))
     codes = set(re.findall(r"(?:exit\(|_TRY_LATER = )(\d+)\)?$", code, re.MULTILINE)) | {"0"}
-    assert {"2", "3", "75", "130"} <= codes
+    codes |= set(re.findall(r"\d+", re.findall(r"_TERMINATED = (.*)", code)[0]))
+    assert {"2", "3", "75", "129", "130", "143"} <= codes
     assert {*AlarmKind, *parts, *alerts, *codes} - rows == set()
