@@ -280,8 +280,9 @@ def measure(wheel: Path, beside: str | None) -> None:
         for place, (what, need) in enumerate(asked.items()):
             environment = Path(name) / str(place)
             python, begun = make(environment), _processor_s()
-            # Compiled, as by pip.
-            run([sys.executable, "-m", "tools.install", python, "--compile-bytecode", need], cwd=ROOT)
+            # Compiled, as by pip; however slow the machine.
+            command = [sys.executable, "-m", "tools.install", python, "--compile-bytecode", need]
+            run(command, cwd=ROOT, env={**os.environ, "UV_COMPILE_BYTECODE_TIMEOUT": "0"})
             packages = len([*environment.rglob("*.dist-info")])
             lines.append([what, str(packages), f"{on_disk(environment):,.0f}", f"{_processor_s() - begun:.0f}"])
             click.echo(" | ".join(lines[-1]))
